@@ -1,0 +1,62 @@
+"""Train image-embedding models from a list of labelled images, and put them to work.
+
+    import lookalike
+
+    run = lookalike.train(train="train.txt", val="val.txt", output="runs/shoes", loss="arcface")
+    embedder = lookalike.load("runs/shoes")
+    vectors = embedder.embed(["a.jpg", "b.jpg"])   # (2, D) float32, unit length
+
+Importing this package does nothing: the names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "Embedder",
+    "LookalikeError",
+    "Run",
+    "Scores",
+    "embed",
+    "evaluate",
+    "load",
+    "quickstart",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from lookalike.config import Config
+    from lookalike.errors import LookalikeError
+    from lookalike.model.embedder import Embedder
+    from lookalike.retrieval.metrics import Scores
+    from lookalike.run import Run
+    from lookalike.verbs.embed import embed, load
+    from lookalike.verbs.evaluate import evaluate
+    from lookalike.verbs.quickstart import quickstart
+    from lookalike.verbs.train import train
+
+_HOMES = {
+    "Config": "lookalike.config",
+    "Embedder": "lookalike.model.embedder",
+    "LookalikeError": "lookalike.errors",
+    "Run": "lookalike.run",
+    "Scores": "lookalike.retrieval.metrics",
+    "embed": "lookalike.verbs.embed",
+    "evaluate": "lookalike.verbs.evaluate",
+    "load": "lookalike.verbs.embed",
+    "quickstart": "lookalike.verbs.quickstart",
+    "train": "lookalike.verbs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lookalike' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,294 @@
+"""Everything that a run needs to go on exactly, on disk without pickles.
+
+    checkpoints/step-00000120/
+        state.json                       step, loss scale, best score, sizes of the files below
+        network.safetensors              backbone, neck and branch
+        network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
+        ema.safetensors                  where an average is kept
+        head-<name>-<part>.safetensors   class rows with their optimizer state; every worker
+                                         writes its own rows, and any number of workers reads them
+
+Random states are not among them, because nothing here has any: data order, augmentation and
+dropout follow from (seed, epoch, row) and (seed, step, rank).
+
+A checkpoint is written under another name and renamed when every worker's files are safely on
+disk; its state.json holds the files' sizes, so that a torn copy is found out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lookalike.distributed import World
+from lookalike.errors import RunError
+from lookalike.losses.head import Head
+from lookalike.optim import Ema, LossScaler
+
+FORMAT = "lookalike checkpoint 1"
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        best_score: the best primary metric so far, None without a validation set.
+        best_step: the step that reached it.
+        skipped: steps left out because the loss or a gradient was not finite.
+    """
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All that changes in training: what a checkpoint holds.
+
+    Attributes:
+        network: backbone, neck and branch, the same on every worker.
+        heads: the class weights by the name of their loss.
+        optimizer: over both.
+        scaler: the loss scale.
+        ema: the average of weights, or None.
+    """
+
+    network: nn.Module
+    heads: Mapping[str, Head]
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    ema: Ema | None
+
+
+def folder_name(step: int) -> str:
+    """`step-00000120`; names sort by step."""
+    return f"step-{step:08d}"
+
+
+def save(folder: Path, trained: Trained, progress: Progress, world: World) -> None:
+    """Write `folder`, all workers together; it appears only when it is complete.
+
+    Raises:
+        RunError: the disk refused, on whichever worker; all workers raise.
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    if world.is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    world.barrier()
+    failure = None
+    try:
+        for name, (tensors, metadata) in _files(trained, world):
+            _write(aside / name, tensors, metadata)
+    except (OSError, SafetensorError) as error:
+        failure = error
+    failed = torch.tensor([int(failure is not None)], device=world.device)
+    if world.sum(failed).item():
+        cause = str(failure) if failure is not None else "another worker could not write"
+        raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
+    if world.is_main:
+        state = {
+            "format": FORMAT,
+            "progress": asdict(progress),
+            "workers": world.size,
+            "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
+            "files": {path.name: path.stat().st_size for path in sorted(aside.iterdir())},
+        }
+        _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
+        if folder.exists():  # the same step again, after a resume
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _sync(folder.parent)
+    world.barrier()
+
+
+def load(folder: Path, trained: Trained) -> Progress:
+    """Put the state of `folder` into `trained`, in place, and say where it stands.
+
+    Raises:
+        RunError: a file is missing, torn or does not fit the model; names it.
+    """
+    state = read_state(folder)
+    try:
+        _load_network(folder, trained)
+        for name, head in trained.heads.items():
+            _load_head(folder, name, head, trained.optimizer)
+        if trained.ema is not None:
+            trained.ema.load(safetensors.torch.load_file(folder / "ema.safetensors"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: {Path(error.filename or '?').name} is missing; the checkpoint was made "
+            "with other settings (ema, loss, head) or is incomplete"
+        ) from None
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"{folder}: does not fit this configuration: {str(error).splitlines()[0]}"
+        ) from None
+    trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
+    return Progress(**state["progress"])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The content of state.json, after its files were found whole.
+
+    Raises:
+        RunError: something is missing or has another size than when it was written.
+    """
+    try:
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        files = state["files"]
+    except (OSError, ValueError, KeyError):
+        raise RunError(f"{folder}: {STATE_FILE} is missing or broken") from None
+    for name, size in files.items():
+        path = folder / name
+        if not path.exists():
+            raise RunError(f"{folder}: {name} is missing")
+        if path.stat().st_size != size:
+            raise RunError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
+    return dict(state)
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint in `folder`, and what is wrong with newer ones."""
+    faults = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            read_state(path)
+        except RunError as error:
+            faults.append(str(error))
+        else:
+            return path, faults
+    return None, faults
+
+
+def prune(folder: Path, *, keep: int, also: Path | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the one named by `also`."""
+    for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
+        if path != also:
+            shutil.rmtree(path)
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path)
+
+
+def _files(
+    trained: Trained, world: World
+) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
+    """What this worker writes: file name, tensors and metadata."""
+    if world.is_main:
+        yield "network.safetensors", (trained.network.state_dict(), {})
+        yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
+        if trained.ema is not None:
+            yield "ema.safetensors", (trained.ema.average, {})
+    for name, head in trained.heads.items():
+        if head.sharded or world.is_main:
+            part = world.rank if head.sharded else 0
+            metadata = {"start": str(head.rows.start), "stop": str(head.rows.stop)}
+            tensors = {"weight": head.weight.detach()}
+            state = trained.optimizer.state.get(head.weight, {})
+            tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+            yield f"head-{name}-{part:05d}.safetensors", (tensors, metadata)
+
+
+def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, parameter in trained.network.named_parameters()
+        for key, value in trained.optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_network(folder: Path, trained: Trained) -> None:
+    trained.network.load_state_dict(safetensors.torch.load_file(folder / "network.safetensors"))
+    saved = safetensors.torch.load_file(folder / "network-optimizer.safetensors")
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        name, state = key.rsplit(".", 1)
+        states.setdefault(name, {})[state] = value
+    for name, parameter in trained.network.named_parameters():
+        if name in states:
+            trained.optimizer.state[parameter] = {
+                key: _placed(value, parameter) for key, value in states[name].items()
+            }
+
+
+def _load_head(folder: Path, name: str, head: Head, optimizer: torch.optim.Optimizer) -> None:
+    """Collect this worker's rows from whichever files hold them."""
+    files = sorted(folder.glob(f"head-{name}-*.safetensors"))
+    if not files:
+        raise FileNotFoundError(2, "no file", f"head-{name}-00000.safetensors")
+    rows: dict[str, Tensor] = {}
+    filled = 0
+    for file in files:
+        with safe_open(file, framework="pt") as content:
+            span = content.metadata()
+            start = max(int(span["start"]), head.rows.start)
+            stop = min(int(span["stop"]), head.rows.stop)
+            for key in content.keys():  # noqa: SIM118  # not a dict
+                part = content.get_slice(key)
+                if len(part.get_shape()) == 0:
+                    rows[key] = content.get_tensor(key)
+                elif start < stop:
+                    offset = int(span["start"])
+                    values = part[start - offset : stop - offset]
+                    if key not in rows:
+                        rows[key] = torch.zeros(
+                            (len(head.rows), *values.shape[1:]), dtype=values.dtype
+                        )
+                    rows[key][start - head.rows.start : stop - head.rows.start] = values
+            filled += max(stop - start, 0)
+    if filled != len(head.rows):
+        raise ValueError(
+            f"the files of head '{name}' hold {filled} of the {len(head.rows)} class rows needed"
+        )
+    with torch.no_grad():
+        if len(head.rows):
+            head.weight.copy_(rows.pop("weight"))
+    state = {
+        key.removeprefix("optimizer."): value for key, value in rows.items() if key != "weight"
+    }
+    if state:
+        optimizer.state[head.weight] = {
+            key: _placed(value, head.weight) for key, value in state.items()
+        }
+
+
+def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Where the optimizer wants a state: beside its parameter, in the parameter's memory order."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.to(parameter.device)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(plain, path, metadata)
+    _sync(path)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

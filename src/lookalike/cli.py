@@ -1,0 +1,169 @@
+"""The command line: parse and show; no logic, and no torch before it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike import __version__
+from lookalike.errors import ConfigError, LookalikeError
+
+app = typer.Typer(
+    name="lookalike",
+    help="Train image-embedding models from a list of labelled images, and put them to work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Model = Annotated[Path, typer.Argument(help="An output directory, or a model folder.")]
+
+
+def main() -> None:
+    """Run the program; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except LookalikeError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+    except RuntimeError:
+        # A worker loses its peers when one of them ends with an error: that one has spoken.
+        if not _peers_ended():
+            raise
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+
+
+def _peers_ended() -> bool:
+    from lookalike.launch import in_worker, somebody_said
+
+    return in_worker() and somebody_said()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _settings_help() -> str:
+    from lookalike.config import keys
+
+    lines = [f"{key} ({kind}, {default}): {text}" for key, (kind, default, text) in keys().items()]
+    return "Settings (key=value, or in a YAML file):\n\n" + "\n\n".join(lines).replace("\\|", "|")
+
+
+@app.command()
+def train(
+    request: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
+    ] = None,
+    train: Annotated[str | None, typer.Option(help="List of labelled images to learn.")] = None,
+    val: Annotated[str | None, typer.Option(help="List to measure retrieval on.")] = None,
+    output: Annotated[str | None, typer.Option(help="Directory for the results.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
+    loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 200.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting.")] = False,
+) -> None:
+    """Train a model from a list of labelled images.
+
+    All settings with their meaning: lookalike train --settings.
+    """
+    from lookalike.config import FLAGS, Config
+
+    if settings:
+        typer.echo(_settings_help())
+        return
+    given = locals()
+    flags = {key: given[flag] for flag, key in FLAGS.items()}
+    files = [item for item in request or [] if "=" not in item]
+    overrides = [item for item in request or [] if "=" in item]
+    if len(files) > 1:
+        raise ConfigError(f"more than one configuration file: {', '.join(files)}")
+    config = Config.load(files[0] if files else None, overrides, flags)
+    if resume and not files and config.run.output is not None:
+        saved = Path(config.run.output) / "config.yaml"
+        if saved.exists():
+            config = Config.load(saved, overrides, flags)
+    from lookalike.verbs.train import train as verb
+
+    verb(config, resume=resume)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Option(help="List of labelled images.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    format: Annotated[str, typer.Option(help="auto, image_list or itag.")] = "auto",
+    threads: Threads = 4,
+    device: Device = "auto",
+) -> None:
+    """Measure how well a model retrieves."""
+    from lookalike import log
+    from lookalike.inference import summary
+    from lookalike.verbs.evaluate import evaluate as verb
+
+    if as_json:
+        log.start(speak=False)  # stdout is for the object
+    scores = verb(model, data, format=format, threads=threads, device=device)
+    typer.echo(json.dumps(scores.to_dict()) if as_json else summary(scores))
+
+
+@app.command()
+def embed(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help="Folders, lists (.txt) or images.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="NAME.parquet or NAME.npy.")],
+    threads: Threads = 4,
+    device: Device = "auto",
+) -> None:
+    """Turn images into vectors."""
+    from lookalike.verbs.embed import embed as verb
+
+    verb(model, images, output, threads=threads, device=device)
+
+
+@app.command()
+def quickstart(
+    output: Annotated[
+        str, typer.Option(help="Directory for data and results.")
+    ] = "runs/quickstart",
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+) -> None:
+    """Train on bundled real images and score on unseen classes, in under three minutes."""
+    from lookalike.verbs.quickstart import quickstart as verb
+
+    verb(output, seed=seed)
+
+
+def _report(error: LookalikeError) -> None:
+    """Say it once, whichever workers found it."""
+    from lookalike.launch import WorkersFailed, first_to_say
+
+    message = str(error)
+    if isinstance(error, WorkersFailed) or not first_to_say(message):
+        return
+    sys.stderr.write(f"error: {message}\n" if "\n" not in message else f"error:\n{message}\n")

@@ -1,0 +1,462 @@
+"""The whole request: every setting once, documented by the string beneath it.
+
+That text feeds `lookalike train --help`, docs/parameters.md and the JSON schema. A `Config` is
+frozen; `Config.load` builds it from a file, flags and dotted overrides, and the verbs resolve
+what was left open into a new one.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lookalike.errors import ConfigError
+from lookalike.model import BACKBONE_ALIASES, POOLINGS
+
+LossName = Literal[
+    "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax"
+]
+
+LOSS_ALIASES = {
+    "AMSoftmax": "amsoftmax",
+    "ArcFaceLoss": "arcface",
+    "CosFaceLoss": "cosface",
+    "LargeMarginSoftmaxLoss": "large_margin_softmax",
+    "SphereFaceLoss": "sphereface",
+    "Softmax": "softmax",
+}
+"""The component's names of the losses."""
+
+MODEL_PARALLEL_LOSSES = {
+    "Model-parallel AMSoftmax": "amsoftmax",
+    "Model-parallel Softmax": "softmax",
+}
+"""The component's losses that mean a margin and `head.parallel=model` in one."""
+
+FORMAT_ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class DataConfig(_Section):
+    """Which images to learn from and how to read them."""
+
+    train: str | None = None
+    """Annotation file to train on: a path or URI of a list with one `path label` a line, or of
+    an iTAG manifest. Required."""
+    val: str | None = None
+    """Annotation file to measure retrieval on, best with classes that training never sees.
+    Without one, quality is not measured."""
+    val_fraction: float = Field(0.0, ge=0, lt=1)
+    """Hold this part of the training classes (whole classes) out as the validation set."""
+    format: Literal["auto", "image_list", "itag"] = "auto"
+    """Format of the annotation files; `auto` looks at the content. `ClsSourceImageList` and
+    `ClsSourceItag` are accepted."""
+    classes: list[str] | str | None = None
+    """Class names: a list, or the path or URI of a file with one name a line."""
+    num_classes: int | None = Field(None, ge=1)
+    """Number of training classes; inferred. With integer labels it may exceed the highest."""
+    threads: int = Field(4, ge=0, le=256)
+    """Threads that read and decode images, for each worker."""
+    max_bad_images: float = Field(0.01, ge=0)
+    """How many images may be missing or broken before the run stops: a fraction of the list
+    below 1, a count from 1 on."""
+    min_crop: float = Field(0.2, gt=0, le=1)
+    """Smallest part of an image's area that a random training crop covers."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Strength of random brightness, contrast and saturation in training; 0 is off."""
+    grayscale: float = Field(0.0, ge=0, le=1)
+    """Probability that a training image loses its colours."""
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _format_alias(cls, value: Any) -> Any:
+        return FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+class ModelConfig(_Section):
+    """The network from pixels to embedding."""
+
+    backbone: str = "resnet50"
+    """resnet18 34 50 101, swint_tiny small base, vit_tiny small base, xcit_tiny small base, the
+    component's spellings (`resnet_50`, `swin_transformer_tiny`), or any timm model name."""
+    pretrained: bool | str = True
+    """`true`: timm's weights from its hub; `false`: random; or the path or URI of a `.pth` or
+    `.safetensors` file."""
+    image_size: int = Field(224, ge=16, le=4096)
+    """Side of the square, in pixels, that the network sees."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """Part of the resized image that the centre crop keeps in evaluation; by default what timm
+    states for the backbone."""
+    backbone_dim: int | None = Field(None, ge=1)
+    """Channels of the backbone's feature map; inferred, and checked when given."""
+    embedding_dim: int = Field(1536, ge=2)
+    """Length of the embedding."""
+    pooling: str = "gem+avg"
+    """How the neck pools the feature map: gem, avg, max, cls (the class token of a ViT or XCiT),
+    or several joined by `+`; each gets an equal part of the embedding."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_alias(cls, value: str) -> str:
+        return BACKBONE_ALIASES.get(value, value)
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_poolings(cls, value: str) -> str:
+        parts = value.split("+")
+        wrong = [part for part in parts if part not in POOLINGS]
+        if wrong or len(set(parts)) < len(parts):
+            raise ValueError(f"takes {', '.join(POOLINGS)}, or several of them joined by '+'")
+        return value
+
+
+class LossConfig(_Section):
+    """What training minimises."""
+
+    name: LossName = "amsoftmax"
+    """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface or softmax; the
+    component's names are accepted."""
+    margin: float | None = None
+    """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
+    whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
+    scale: float | None = Field(None, gt=0)
+    """Scale of the logits; by default the recommended one."""
+    weight: float = Field(1.0, ge=0)
+    """Weight of the metric loss beside the classification loss: the total is
+    weight * metric + classification_weight * classification."""
+    classification_weight: float | None = Field(None, ge=0)
+    """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
+    branch) with `head.parallel=model`, as in the component."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Label smoothing of the classification loss."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_alias(cls, value: Any) -> Any:
+        return LOSS_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+class HeadConfig(_Section):
+    """Where the class weights live."""
+
+    parallel: Literal["data", "model"] = "data"
+    """`data`: every worker holds all class weights; `model`: each holds its share of them."""
+    lr_factor: float = Field(1.0, gt=0)
+    """Learning rate of the class weights, relative to `optim.lr`."""
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _parallel_alias(cls, value: Any) -> Any:
+        names = {
+            "Data-parallel metric learning": "data",
+            "Model-parallel metric learning": "model",
+            "DataParallelMetricLearning": "data",
+            "ModelParallelMetricLearning": "model",
+        }
+        return names.get(value, value) if isinstance(value, str) else value
+
+
+class OptimConfig(_Section):
+    """The optimizer and its schedule."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with momentum) or adamw."""
+    lr: float = Field(0.03, gt=0)
+    """Learning rate after the warm-up."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd; the first beta of adamw."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay; norms and biases have none."""
+    backbone_lr_factor: float = Field(1.0, ge=0)
+    """Learning rate of the backbone, relative to `lr`."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = Field(100, ge=0)
+    """Steps over which the learning rate rises from near zero; a tenth of the run at most."""
+    min_lr: float = Field(1e-6, ge=0)
+    """Where the cosine schedule ends."""
+    clip_grad_norm: float = Field(0.0, ge=0)
+    """Largest norm of all gradients together; 0 is off."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+
+class TrainConfig(_Section):
+    """How long and how to train."""
+
+    batch_size: int = Field(64, ge=1)
+    """Images a step, over all workers together."""
+    epochs: int = Field(200, ge=1)
+    """Passes over the training images."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many steps, whatever `epochs` says."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
+    has it, fp16 on another GPU, fp32 on a CPU."""
+    compile: bool = False
+    """Compile the backbone with torch.compile."""
+    seed: int = Field(0, ge=0)
+    """Everything random follows from it."""
+    eval_every: int = Field(1, ge=0)
+    """Epochs between measurements on the validation set; 0 measures at the start and end only."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Epochs between checkpoints; the last epoch has one too."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Steps between further checkpoints."""
+    checkpoint_minutes: float = Field(15, ge=0)
+    """Minutes between further checkpoints, so that long epochs are safe; 0 is off."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of the latest checkpoints stay on disk, beside the best."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is measured and
+    saved as the model; 0 is off."""
+    freeze_backbone: bool = False
+    """Never train the backbone."""
+    freeze_backbone_epochs: int = Field(0, ge=0)
+    """Train only neck and head for the first epochs."""
+    freeze_batchnorm: bool = False
+    """Keep the pretrained statistics of the backbone's batch norms."""
+    sync_batchnorm: bool = True
+    """Batch norms see the global batch when there are several workers."""
+    tensorboard: bool = False
+    """Write metrics for TensorBoard too (needs the extra `tensorboard`)."""
+
+
+class RunConfig(_Section):
+    """Where the results go and who computes."""
+
+    output: str | None = None
+    """Directory for everything the run writes. Required."""
+    workers: int = Field(1, ge=1)
+    """Processes on this machine, started through torchrun."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes CUDA devices when there are any."""
+
+
+class Config(_Section):
+    """The whole request."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    head: HeadConfig = HeadConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_parallel_losses(cls, value: Any) -> Any:
+        """The component says margin and head in one name; we keep them apart."""
+        loss = value.get("loss") if isinstance(value, Mapping) else None
+        name = loss.get("name") if isinstance(loss, Mapping) else None
+        if not isinstance(name, str) or name not in MODEL_PARALLEL_LOSSES:
+            return value
+        head = dict(value.get("head") or {})
+        if head.get("parallel", "model") in ("data", "Data-parallel metric learning"):
+            raise ValueError(f"loss.name={name!r} contradicts head.parallel={head['parallel']!r}")
+        return {
+            **value,
+            "loss": {**loss, "name": MODEL_PARALLEL_LOSSES[name]},
+            "head": {**head, "parallel": "model"},
+        }
+
+    @classmethod
+    def load(
+        cls,
+        file: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        flags: Mapping[str, Any] | None = None,
+    ) -> "Config":
+        """The request made of a YAML file, `key=value` overrides and flags; the later wins.
+
+        Args:
+            file: a YAML file with the sections of this class.
+            overrides: dotted, `optim.lr=0.01`; values are YAML.
+            flags: dotted key to value; None means "not given".
+
+        Raises:
+            ConfigError: a key is unknown or a value is wrong; all of them are named.
+        """
+        tree = _read_yaml(file) if file is not None else {}
+        place = str(file) if file is not None else ""
+        for item in overrides:
+            key, equals, text = item.partition("=")
+            if not equals:
+                raise ConfigError(f"{item!r} is neither a YAML file nor key=value")
+            try:
+                _put(tree, key.strip(), yaml.load(text, _Loader))
+            except yaml.YAMLError:
+                raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
+        for key, value in (flags or {}).items():
+            if value is not None:
+                _put(tree, key, value)
+        return cls.build(tree, place)
+
+    @classmethod
+    def build(cls, tree: Mapping[str, Any], place: str = "") -> "Config":
+        """A checked Config from nested mappings; errors name `place`."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, place)) from None
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """A new Config with these dotted keys changed."""
+        tree = self.model_dump()
+        for key, value in values.items():
+            _put(tree, key, value)
+        return self.build(tree)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Config":
+        """A new Config with settings by flag, by unambiguous last part, or as `section__key`.
+
+        Raises:
+            ConfigError: a name is unknown or ambiguous.
+        """
+        return self.with_values({_key(name): value for name, value in settings.items()})
+
+    def to_yaml(self) -> str:
+        """The complete request, loadable."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+    def get(self, key: str) -> Any:
+        """The value of a dotted key."""
+        section, name = key.split(".")
+        return getattr(getattr(self, section), name)
+
+
+FLAGS = {
+    "train": "data.train",
+    "val": "data.val",
+    "output": "run.output",
+    "backbone": "model.backbone",
+    "loss": "loss.name",
+    "epochs": "train.epochs",
+    "workers": "run.workers",
+}
+"""The settings that have a flag of their own on the command line."""
+
+
+def keys() -> dict[str, tuple[str, str, str]]:
+    """Every dotted key with its type, its default and its text."""
+    found = {}
+    for section, outer in Config.model_fields.items():
+        assert isinstance(outer.annotation, type)
+        assert issubclass(outer.annotation, BaseModel)
+        for name, field in outer.annotation.model_fields.items():
+            text = " ".join((field.description or "").split())
+            found[f"{section}.{name}"] = (_type_name(field.annotation), _shown(field.default), text)
+    return found
+
+
+def _key(name: str) -> str:
+    """The dotted key of a keyword argument."""
+    known = keys()
+    dotted = FLAGS.get(name, name.replace("__", "."))
+    if dotted in known:
+        return dotted
+    found = [key for key in known if key.endswith(f".{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        spelled = ", ".join(key.replace(".", "__") for key in found)
+        raise ConfigError(f"the setting {name!r} is ambiguous; say one of {spelled}")
+    close = difflib.get_close_matches(name, [*FLAGS, *(k.split(".")[1] for k in known)], 1, 0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"there is no setting {name!r}{hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-4` as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _read_yaml(file: str | Path) -> dict[str, Any]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ConfigError(f"{file}: {str(reason).lower()}") from None
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{file}: holds no sections; write e.g. 'optim:' and below it '  lr: 0.1'"
+        )
+    return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, name = key.split(".")
+    for part in path:
+        inner = tree.get(part)
+        tree[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        tree = tree[part]
+    tree[name] = value
+
+
+def _explain(error: ValidationError, place: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(
+            str(part) for part in item["loc"] if part not in ("bool", "str", "list[str]")
+        )
+        value = item.get("input")
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, [*keys(), *Config.model_fields], 1, 0.5)
+            what = f"{key} is not a key" + (f"; did you mean {close[0]}?" if close else "")
+        elif item["type"] == "literal_error":
+            what = f"{key}={value!r} is not one of {item['ctx']['expected']}"
+        elif item["type"] == "value_error":
+            text = str(item["ctx"]["error"])
+            what = f"{key}={value!r} {text}" if key else text
+        elif item["type"] == "model_type":
+            what = f"{key}={value!r} is a section: write {key}.NAME=value"
+        else:
+            what = f"{key}={value!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        lines.append(f"{place}: {what}" if place else what)
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _type_name(annotation: Any) -> str:
+    if choices := [c for c in get_args(annotation) if isinstance(c, str)]:
+        return " \\| ".join(choices)
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace(" | None", "").replace(" | ", " \\| ").replace("typing.", "")
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "-"
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -1,0 +1,81 @@
+"""The text of annotation files, and how to complain about it: shared by all readers."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from lookalike import storage
+from lookalike.errors import DataError
+
+_SHOWN = 10  # bad lines described in full; the rest are counted
+# C0 without the tab, DEL, C1 and lone surrogates: no file system or terminal takes them well.
+_CONTROL = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)])) - {"\t"}
+
+T = TypeVar("T")
+
+
+def read_text(uri: str) -> str:
+    """The text of an annotation file: gunzipped, decoded, without its byte order mark.
+
+    Raises:
+        StorageError: the file cannot be read.
+        DataError: it is not UTF-8 text (the error names the line), or a damaged gzip file.
+    """
+    content = storage.read_bytes(uri)
+    place = storage.public(uri)
+    if content[:2] == b"\x1f\x8b":  # no UTF-8 text begins so
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{place}: damaged gzip file ({error}); write it again") from None
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{place}: UTF-16 text; save the file as UTF-8")
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{place}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text;"
+            " save the file as UTF-8"
+        ) from None
+
+
+def unusable(text: str) -> bool:
+    """Whether `text` holds a character that neither a path nor a label may hold."""
+    return not text.isprintable() and not _CONTROL.isdisjoint(text)
+
+
+def malformed(uri: str) -> bool:
+    """Whether `uri` is a URI that cannot be taken apart, as `http://[cat`."""
+    if "://" in uri and not (uri.isascii() and "[" not in uri and "]" not in uri):
+        try:
+            storage.public(uri)
+        except ValueError:
+            return True
+    return False
+
+
+def shortest(label: str) -> str:
+    """`label`, or its shortest form if it is a non-negative integer: `007` is `7`."""
+    return (label.lstrip("0") or "0") if label[:1] == "0" and is_integer(label) else label
+
+
+def quoted(text: str) -> str:
+    """A value as messages show it: quoted, control characters escaped, cut after 80 characters."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def all_bad(bad: Sequence[T], describe: Callable[[T], str]) -> DataError:
+    """One error about all of `bad`: the first ten described in full, the rest counted."""
+    lines = [describe(item) for item in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"and {len(bad) - _SHOWN:,} more")
+    return DataError("\n".join(lines))
+
+
+def is_integer(label: str) -> bool:
+    """Whether `label` is a non-negative integer, of any length."""
+    return label.isascii() and label.isdigit()

@@ -1,0 +1,93 @@
+"""What all loaders yield and share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from lookalike.data.catalog import Record
+from lookalike.data.decode import BadImage
+from lookalike.errors import ConfigError
+from lookalike.storage import public, read_bytes
+
+AHEAD = 3
+"""Batches that are made before their turn."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loader yields; b images.
+
+    Attributes:
+        images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device.
+        classes: (b,) int64.
+        rows: (b,) int64, indices of the records that these images truly are.
+    """
+
+    images: Tensor
+    classes: Tensor
+    rows: Tensor
+
+
+class Waiting(Protocol):
+    """A loader that counts how long its consumer waits."""
+
+    wait_seconds: float
+
+
+def timed(loader: Waiting, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+    """`batches` that have images, with the time they take added to `loader.wait_seconds`."""
+    try:
+        while True:
+            began = perf_counter()
+            batch = next(batches, None)
+            loader.wait_seconds += perf_counter() - began
+            if batch is None:
+                return
+            if len(batch.rows):
+                yield batch
+            del batch  # not kept while the next is waited for
+    finally:
+        batches.close()
+
+
+def read_twice(record: Record, use: Callable[[bytes], T]) -> T:
+    """`use` of the record's bytes; again, with fresh ones, if they turn out to be no image.
+
+    A file server under load may hand out half a file.
+    """
+    try:
+        return use(read_bytes(record.uri))
+    except BadImage:
+        return use(read_bytes(record.uri))
+
+
+def cause(error: Exception, record: Record) -> str:
+    """The reason of `error` without the URI, with which the storage's messages begin."""
+    return str(error).removeprefix(f"{public(record.uri)}: ")
+
+
+def empty_images(count: int, size: int, device: torch.device) -> Tensor:
+    """Room for `count` pictures on their way to `device`: (count, 3, size, size) uint8."""
+    # A tensor born in the consumer's inference mode could not be filled by other threads.
+    with torch.inference_mode(False):
+        return torch.empty(
+            (count, 3, size, size),
+            dtype=torch.uint8,
+            memory_format=torch.channels_last,
+            pin_memory=device.type == "cuda",
+        )
+
+
+def check_at_least(**numbers: tuple[int, int]) -> None:
+    """Raise a ConfigError unless each value, given as name=(value, least), is at least that."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ConfigError(f"{name}={value} must be at least {least}")

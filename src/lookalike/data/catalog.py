@@ -1,0 +1,229 @@
+"""A data set: records, and the map between labels and classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookalike.data.annotation import all_bad, is_integer, quoted
+from lookalike.data.classes import Classes, listed, read_class_names
+from lookalike.errors import ConfigError, DataError
+
+_MOST_CLASSES = 100_000_000  # each has a name in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of an annotation.
+
+    Attributes:
+        uri: where the image is (a local path or a URI).
+        label: the label as written (integers in their shortest form: `007` is `7`).
+        source: the annotation file that holds the line.
+        line: the line's number, from 1.
+    """
+
+    uri: str
+    label: str
+    source: str
+    line: int
+
+    @property
+    def origin(self) -> str:
+        """`train.txt:17`: the place that every error about this record names."""
+        return f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A data set.
+
+    Attributes:
+        records: the images with their labels, N of them.
+        class_ids: (N,) int64, the class of each record.
+        classes: the map label <-> class.
+    """
+
+    records: tuple[Record, ...]
+    class_ids: np.ndarray
+    classes: Classes
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def open_catalog(
+    uri: str,
+    *,
+    format: str = "auto",
+    classes: str | Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> Catalog:
+    """Read an annotation and give every label its class.
+
+    - `classes` given: a label is one of these names. If every label is an integer and none of
+      them is a name, it is the row of its name instead.
+    - Integer labels: the distinct ones in numeric order; but with `num_classes` given the label
+      *is* the class, so that absent classes keep their rows.
+    - Text labels (or text and integers): the distinct ones in the order of their code points.
+
+    Args:
+        uri: the annotation file.
+        format: `auto`, or one of `lookalike.data.SOURCES` or its aliases.
+        classes: class names, or a file of them: see `read_class_names`.
+        num_classes: how many classes there are.
+
+    Raises:
+        StorageError: a file cannot be read.
+        ConfigError: `format`, or `num_classes` beside `classes`, is wrong.
+        DataError: bad lines, or labels that contradict `classes` or `num_classes`; all of them
+            are reported together, the first ten in full.
+    """
+    # Here, because the registry imports the readers and these import Record from this file.
+    from lookalike.data import read_records
+
+    if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
+        raise ConfigError(f"data.num_classes={num_classes} is not within 1 to {_MOST_CLASSES:,}")
+    named = None if classes is None else Classes(read_class_names(classes))
+    if named is not None and num_classes not in (None, len(named)):
+        raise ConfigError(
+            f"data.num_classes={num_classes}, but data.classes holds {len(named):,} names;"
+            " leave data.num_classes out"
+        )
+    records = tuple(read_records(uri, format))
+    distinct = dict.fromkeys(record.label for record in records)
+    integers = all(map(is_integer, distinct))
+
+    found: Classes
+    rows: dict[str, int]
+    complain: Callable[[str], str]
+    if named is not None and not (integers and named.rows.keys().isdisjoint(distinct)):
+        found, rows, complain = named, named.rows, named.unknown
+    elif named is not None:
+        found, rows, complain = named, _up_to(len(named), distinct), _no_row(named)
+    elif integers and num_classes is not None:
+        found = Classes(tuple(map(str, range(num_classes))))
+        rows, complain = _up_to(num_classes, distinct), _too_large(num_classes, distinct)
+    else:
+        if num_classes is not None and num_classes != len(distinct):
+            raise DataError(_wrong_count(records, num_classes, list(distinct)))
+        # Shortest forms order by (length, digits) as their numbers do, however long they are.
+        key = (lambda label: (len(label), label)) if integers else None
+        found = Classes(tuple(sorted(distinct, key=key)))
+        rows, complain = found.rows, found.unknown
+
+    bad = [record for record in records if record.label not in rows]
+    if bad:
+        raise all_bad(bad, lambda record: f"{record.origin}: {complain(record.label)}")
+    ids = np.fromiter((rows[record.label] for record in records), np.int64, len(records))
+    return Catalog(records, ids, found)
+
+
+def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Catalog]:
+    """Split off whole classes, to measure retrieval on classes that training never sees.
+
+    A class is drawn by a hash of its name and the seed: the draw is the same on every machine,
+    and more images of the same classes do not change it. At least two held-out classes have two
+    images or more. In both parts the classes keep their order and are numbered anew; classes
+    without images stay with the training part.
+
+    Args:
+        catalog: the data set.
+        fraction: the share of the classes with images to hold out, between 0 and 1.
+        seed: another seed draws other classes.
+
+    Returns:
+        The training part and the held-out part.
+
+    Raises:
+        ConfigError: `fraction` is not between 0 and 1.
+        DataError: there are too few classes for both parts.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.val_fraction={fraction} is not between 0 and 1")
+    counts = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
+    present = np.flatnonzero(counts)
+    pairs = np.flatnonzero(counts >= 2)
+    if len(present) < 4 or len(pairs) < 2:
+        raise DataError(
+            f"data.val_fraction={fraction} cannot hold out classes: it takes 4 classes, 2 of them"
+            f" with 2 images or more, and there are {len(present):,}, {len(pairs):,} of them with"
+            " 2 images or more; give a validation list (data.val) instead"
+        )
+    names = catalog.classes.names
+    drawn = sorted(present.tolist(), key=lambda row: _draw(names[row], seed))
+    # Two classes that can be measured come first; where they are among the first drawn anyway,
+    # this changes nothing.
+    first = [row for row in drawn if counts[row] >= 2][:2]
+    number = min(max(2, round(fraction * len(present))), len(present) - 2)
+    held = np.zeros(len(names), dtype=bool)
+    held[(first + [row for row in drawn if row not in first])[:number]] = True
+    return _of_classes(catalog, ~held), _of_classes(catalog, held)
+
+
+def check_trainable(catalog: Catalog) -> None:
+    """Refuse a data set that has nothing to tell apart.
+
+    Raises:
+        DataError: the images are all of one class.
+    """
+    present = np.unique(catalog.class_ids)
+    if len(present) < 2:
+        label = quoted(catalog.classes.names[present[0]])
+        raise DataError(
+            f"{catalog.records[0].source}: all {len(catalog):,} images have the label {label};"
+            " training needs at least 2 classes"
+        )
+
+
+def _up_to(count: int, labels: Iterable[str]) -> dict[str, int]:
+    """The integer labels below `count`; the length is looked at first, as int() has a limit."""
+    digits = len(str(count))
+    return {label: int(label) for label in labels if len(label) <= digits and int(label) < count}
+
+
+def _no_row(named: Classes) -> Callable[[str], str]:
+    return lambda label: (
+        f"label {quoted(label)} is not a row of the {len(named):,} classes"
+        f" ({listed(named.names)}), 0 to {len(named) - 1}; fix the line or extend data.classes"
+    )
+
+
+def _too_large(num_classes: int, labels: Iterable[str]) -> Callable[[str], str]:
+    largest = max(labels, key=lambda label: (len(label), label))
+    fix = "leave it out"
+    if len(largest) <= 8:  # beyond, nobody wants a row for every number in between
+        fix = f"set data.num_classes to at least {int(largest) + 1} or leave it out"
+    return lambda label: (
+        f"label {quoted(label)} is too large for data.num_classes={num_classes}; {fix}"
+    )
+
+
+def _wrong_count(records: Sequence[Record], num_classes: int, distinct: Sequence[str]) -> str:
+    """Text labels, but not `num_classes` of them; `distinct` is in order of appearance."""
+    if len(distinct) > num_classes:
+        label, what = distinct[num_classes], "is one too many"
+    else:
+        label, what = next(x for x in distinct if not is_integer(x)), "is text"
+    origin = next(record.origin for record in records if record.label == label)
+    return (
+        f"{origin}: label {quoted(label)} {what}: the list holds {len(distinct):,} different"
+        f" labels, but data.num_classes={num_classes}; set data.num_classes to {len(distinct)} or"
+        " leave it out"
+    )
+
+
+def _draw(name: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
+
+
+def _of_classes(catalog: Catalog, kept: np.ndarray) -> Catalog:
+    """The records of the `kept` classes, a (C,) mask, with the classes numbered anew."""
+    rows = np.cumsum(kept) - 1  # old class -> new class, where kept
+    mine = np.flatnonzero(kept[catalog.class_ids])
+    names = tuple(catalog.classes.names[row] for row in np.flatnonzero(kept))
+    records = tuple(catalog.records[i] for i in mine)
+    return Catalog(records, rows[catalog.class_ids[mine]].astype(np.int64), Classes(names))

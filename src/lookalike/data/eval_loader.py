@@ -1,0 +1,140 @@
+"""Pictures for evaluation and use: in order, each once, without chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.bad_images import BadImages
+from lookalike.data.batch import (
+    AHEAD,
+    Batch,
+    cause,
+    check_at_least,
+    empty_images,
+    read_twice,
+    timed,
+)
+from lookalike.data.catalog import Record
+from lookalike.data.decode import BadImage, decode
+from lookalike.data.prefetch import Job, in_order
+from lookalike.data.preprocess import Preprocess
+from lookalike.distributed import ALONE, World
+from lookalike.errors import StorageError
+
+
+class EvalLoader:
+    """Every picture once, in order, without chance; those that cannot be read are left out.
+
+    Batch i always holds the records [i * batch_size, (i + 1) * batch_size): whole batches are
+    dealt to workers, so that an image shares its batch with the same others, and its embedding
+    has the same bits, whatever the number of workers.
+
+    Attributes:
+        wait_seconds: how long the consumer has waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        preprocess: Preprocess,
+        batch_size: int,
+        threads: int,
+        bad: BadImages,
+        batches: range | None = None,
+        class_ids: np.ndarray | None = None,
+        device: torch.device = ALONE.device,
+    ) -> None:
+        """Prepare; nothing is read before the loader is iterated.
+
+        Args:
+            records: the images; `Batch.rows` are indices of it.
+            preprocess: what is done to each picture.
+            batch_size: in images.
+            threads: that read and decode; with 0 the consumer's thread does.
+            bad: the rows known to fail; those found are added.
+            batches: the numbers of the batches to yield; default all.
+            class_ids: (N,) int64, for `Batch.classes`; without them these are zeros.
+            device: where the batches are to go: those for CUDA are pinned.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        check_at_least(batch_size=(batch_size, 1), threads=(threads, 0))
+        self.wait_seconds = 0.0
+        self._records = records
+        self._preprocess = preprocess
+        self._batch_size = batch_size
+        self._threads = threads
+        self._bad = bad
+        self._batches = range(-(-len(records) // batch_size)) if batches is None else batches
+        self._class_ids = class_ids
+        self._device = device
+
+    def shard(self, world: World) -> EvalLoader:
+        """The loader of one worker: every world.size-th of these batches, for its device."""
+        return EvalLoader(
+            self._records,
+            preprocess=self._preprocess,
+            batch_size=self._batch_size,
+            threads=self._threads,
+            bad=self._bad,
+            batches=self._batches[world.rank :: world.size],
+            class_ids=self._class_ids,
+            device=world.device,
+        )
+
+    def __len__(self) -> int:
+        """The number of batches, counting those of which no image can be read."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that have at least one image."""
+        return timed(self, in_order(self._jobs(), self._threads, AHEAD))
+
+    def _jobs(self) -> Iterator[Job[Batch]]:
+        for number in self._batches:
+            start = number * self._batch_size
+            yield _EvalJob(self, range(start, min(start + self._batch_size, len(self._records))))
+
+    def _empty(self, count: int) -> Tensor:
+        return empty_images(count, self._preprocess.image_size, self._device)
+
+    def _write(self, row: int, slot: Tensor) -> bool:
+        """Fill `slot` (3, S, S) with the picture of `row`; whether it could be read."""
+        if row in self._bad:
+            return False
+        try:
+            pixels = read_twice(self._records[row], decode)
+        except (BadImage, StorageError) as error:
+            self._bad.add(row, cause(error, self._records[row]))
+            return False
+        slot.copy_(self._preprocess.prepare(pixels))
+        return True
+
+
+class _EvalJob:
+    def __init__(self, loader: EvalLoader, rows: range) -> None:
+        self.size = len(rows)
+        self._loader = loader
+        self._rows = rows
+        self._read = np.zeros(self.size, dtype=bool)
+        self._images = loader._empty(self.size)
+
+    def run(self, piece: int) -> None:
+        self._read[piece] = self._loader._write(self._rows[piece], self._images[piece])
+
+    def result(self) -> Batch:
+        rows, images = np.arange(self._rows.start, self._rows.stop), self._images  # (b,)
+        if not self._read.all():
+            rows = rows[self._read]
+            kept = images[torch.from_numpy(self._read)]
+            images = self._loader._empty(len(rows)).copy_(kept)
+        classes = np.zeros_like(rows)
+        if self._loader._class_ids is not None:
+            classes = self._loader._class_ids[rows].astype(np.int64)
+        return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows))

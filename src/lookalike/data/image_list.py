@@ -1,0 +1,78 @@
+"""The image list: one `path label` a line, as the component's ClsSourceImageList reads it."""
+
+from __future__ import annotations
+
+from lookalike import storage
+from lookalike.data.annotation import all_bad, malformed, quoted, read_text, shortest, unusable
+from lookalike.data.catalog import Record
+from lookalike.errors import DataError
+
+_BLANKS = " \t"
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def read(uri: str, text: str | None = None) -> list[Record]:
+    r"""The records of an image list.
+
+    Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
+    hold blanks and labels may not; a label that looks like an image's file name while the path does
+    not is a forgotten label. Lines that are blank or begin with `#` are skipped. Relative
+    paths start at the list's folder; absolute paths and URIs are kept. UTF-8 with or without a
+    byte order mark, lines that end in `\n` or `\r\n`, plain or gzipped.
+
+    Args:
+        uri: the list.
+        text: its content, if the caller has read it already.
+
+    Raises:
+        StorageError: the list cannot be read.
+        DataError: bad lines (all reported together, the first ten in full), or no records.
+    """
+    text = read_text(uri) if text is None else text
+    source = storage.public(uri)
+    folder = storage.resolve("", uri)
+    labels: dict[str, str] = {}  # as written -> shortest form; also keeps one object a label
+    records: list[Record] = []
+    bad: list[tuple[int, str]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip(" \t\r")
+        if not line or line[0] == "#":
+            continue
+        cut = line.rfind(" ")
+        if "\t" in line:
+            cut = max(cut, line.rfind("\t"))
+        path, label = line[: max(cut, 0)].rstrip(_BLANKS), line[cut + 1 :]
+        # isprintable() is one quick pass, and false for every character that could be wrong.
+        if not path or not (path.isprintable() and label.isprintable()) or "." in label:
+            complaint = _complaint(line, path, label)
+            if complaint:
+                bad.append((number, complaint))
+                continue
+        known = labels.get(label)
+        if known is None:
+            known = labels[label] = shortest(label)
+        # What storage.resolve does, without its regular expression for a plain relative path.
+        if ":" not in path and path[0] not in "/\\":
+            place = folder + path
+        elif malformed(path):
+            bad.append((number, f"{quoted(path)} is not a valid URI; correct it"))
+            continue
+        else:
+            place = storage.resolve(path, uri)
+        records.append(Record(place, known, source, number))
+    if bad:
+        raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
+    if not records:
+        raise DataError(f"{source}: the list holds no images; write one a line: path label")
+    return records
+
+
+def _complaint(line: str, path: str, label: str) -> str | None:
+    """What is wrong with a line, and the fix; None if it is only unusual."""
+    if unusable(path) or unusable(label):
+        return f"{quoted(line)} holds a control character; remove it"
+    # `my cat.jpg` without its label splits into a path and a label, too.
+    missing = label.lower().endswith(_SUFFIXES) and not path.lower().endswith(_SUFFIXES)
+    if not path or missing:
+        return f"{quoted(line)} has no label; write: path label"
+    return None

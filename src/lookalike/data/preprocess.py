@@ -1,0 +1,125 @@
+"""What a model expects of its pictures: the deterministic path of evaluation and use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.resize import check_interpolation, resize
+from lookalike.errors import ConfigError
+
+# A picture longer than this many times its shorter side loses its ends before it is resized:
+# they are cropped anyway, and a 1 x 50000 line would need gigabytes on the way.
+_LONGEST = 8
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side, crop the centre, normalise.
+
+    Attributes:
+        image_size: S, the side of the square that the model sees, in pixels.
+        crop_pct: S as a share of the shorter side after the resize, above 0 and at most 1.
+        mean: of each channel (R, G, B), on the scale 0 to 1.
+        std: of each channel (R, G, B), on the scale 0 to 1.
+        interpolation: "bilinear" or "bicubic", both antialiased.
+    """
+
+    image_size: int
+    crop_pct: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        check_interpolation(self.interpolation)
+        if self.image_size < 1:
+            raise ConfigError(f"image_size={self.image_size} must be at least 1")
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct={self.crop_pct} must be above 0 and at most 1")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"mean={self.mean} and std={self.std} must be three numbers each, for R, G and B, "
+                f"with std above 0"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`; lists are as good as tuples.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is wrong.
+        """
+        arguments: dict[str, Any] = dict(values)
+        try:
+            for key in arguments.keys() & {"mean", "std"}:
+                arguments[key] = tuple(float(number) for number in arguments[key])
+            return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"preprocessing {dict(values)}: {str(error).removeprefix('Preprocess.__init__() ')}"
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON keeps as they are."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def resized(self) -> int:
+        """The length of the shorter side after the resize, in pixels."""
+        return round(self.image_size / self.crop_pct)
+
+    def prepare(self, pixels: np.ndarray) -> Tensor:
+        """What the model sees of one picture.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB, as `decode` gives it.
+
+        Returns:
+            (3, S, S) uint8, in memory (S, S, 3).
+        """
+        height, width = pixels.shape[:2]
+        short, long = sorted((height, width))
+        if long > _LONGEST * short:
+            # The trimmed length keeps the parity, so that the centre stays where it was.
+            keep = _LONGEST * short + (long - _LONGEST * short) % 2
+            start = (long - keep) // 2
+            ends = slice(start, start + keep)
+            pixels = pixels[ends] if height > width else pixels[:, ends]
+            height, width = pixels.shape[:2]
+        # The longer side is rounded down, and the crop to even, as torchvision's Resize and
+        # CenterCrop do.
+        target = self.resized
+        if height <= width:
+            new_height, new_width = target, int(target * width / height)
+        else:
+            new_height, new_width = int(target * height / width), target
+        image = resize(pixels, new_height, new_width, self.interpolation)  # (3, H', W')
+        top = round((new_height - self.image_size) / 2)
+        left = round((new_width - self.image_size) / 2)
+        return image[:, top : top + self.image_size, left : left + self.image_size]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 on any device -> (B, 3, S, S) float32, same device and layout.
+
+        (x / 255 - mean) / std, for each channel.
+        """
+        shift, scale = _shift_and_scale(self.mean, self.std, images.device)
+        return images.to(torch.float32).sub_(shift).mul_(scale)
+
+
+@lru_cache(maxsize=32)
+def _shift_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """255 mean and 1 / (255 std), each (3, 1, 1); kept, since a copy to CUDA would wait for it."""
+    with torch.inference_mode(False):  # the cache must serve training too
+        shift = torch.tensor(mean, dtype=torch.float64).mul(255)[:, None, None]
+        scale = torch.tensor(std, dtype=torch.float64).mul(255).reciprocal()[:, None, None]
+        return shift.to(device, torch.float32), scale.to(device, torch.float32)

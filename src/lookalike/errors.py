@@ -1,0 +1,67 @@
+"""Every error that a user can cause, as a tree.
+
+    LookalikeError            one clear line (or a short list of lines), exit code 2
+    ├── ConfigError           a key or a value of the request is wrong
+    ├── DataError             a list, a label or an image is wrong
+    ├── ModelError            a backbone name or a weights file is wrong
+    ├── RunError              an output directory or a checkpoint is wrong
+    ├── StorageError          a URI cannot be read or written
+    ├── TrainingError         training cannot go on (the loss is not finite, ...)
+    ├── Interrupted           a signal ended training; a checkpoint was saved
+    └── MissingExtraError     an optional dependency is not installed
+
+A message names the place, the value, the choices and the fix. Anything that is not a
+`LookalikeError` is our own mistake and keeps its traceback.
+"""
+
+import signal
+
+
+class LookalikeError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+    exit_code = 2
+
+
+class ConfigError(LookalikeError):
+    """A key or a value of the request is wrong."""
+
+
+class DataError(LookalikeError):
+    """A list, a label or an image is wrong."""
+
+
+class ModelError(LookalikeError):
+    """A backbone name or a weights file is wrong."""
+
+
+class RunError(LookalikeError):
+    """An output directory or a checkpoint is wrong."""
+
+
+class StorageError(LookalikeError):
+    """A URI cannot be read or written."""
+
+
+class TrainingError(LookalikeError):
+    """Training cannot go on."""
+
+
+class Interrupted(LookalikeError):
+    """A signal ended training; a checkpoint was saved."""
+
+    def __init__(self, number: int, step: int, output: str) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} at step {step}, which is saved; "
+            f"go on with: lookalike train --resume --output {output}"
+        )
+        self.exit_code = 128 + number
+
+
+class MissingExtraError(LookalikeError):
+    """An optional dependency is not installed; says which extra brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with: pip install 'lookalike[{extra}]'"
+        )

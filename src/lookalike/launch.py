@@ -1,0 +1,82 @@
+"""Several workers on this machine: the same program again, through torchrun."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lookalike.errors import LookalikeError
+
+
+class WorkersFailed(LookalikeError):
+    """The workers ended with an error, which they have told already."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the workers ended with exit code {exit_code}; see their lines above")
+        self.exit_code = exit_code
+
+
+def in_worker() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
+
+
+_SAID = "LOOKALIKE_SAID"
+
+
+def first_to_say(message: str) -> bool:
+    """Whether no other worker of this machine has told the user this yet."""
+    folder = os.environ.get(_SAID)
+    if folder is None:
+        return True
+    name = hashlib.sha256(message.encode()).hexdigest()
+    try:
+        (Path(folder) / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # the folder went with the launcher: better twice than never
+        return True
+    return True
+
+
+def somebody_said() -> bool:
+    """Whether a worker of this machine has told the user why the run ends."""
+    folder = os.environ.get(_SAID)
+    return folder is not None and any(len(path.name) == 64 for path in Path(folder).iterdir())
+
+
+def launch(workers: int, arguments: Sequence[str], folder: str | Path) -> None:
+    """Run `python -m lookalike ARGUMENTS` as `workers` processes, and wait for them.
+
+    Args:
+        workers: how many.
+        arguments: what follows the program's name.
+        folder: a temporary one, where the workers note which errors were told.
+
+    Raises:
+        WorkersFailed: one of them ended with another exit code than 0.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    # torchrun's own default is one thread each, whatever the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
+    os.environ[_SAID] = str(folder)
+    # Its warnings are about itself; our workers' errors are told by our workers.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    options = ["--standalone", f"--nproc-per-node={workers}", "--no-python", sys.executable]
+    try:
+        run(parse_args([*options, "-m", "lookalike", *arguments]))
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        raise WorkersFailed(2 if 2 in codes else max(codes, key=abs)) from None
+    except SignalException as error:
+        raise WorkersFailed(128 + int(error.sigval)) from None
+    finally:
+        del os.environ[_SAID]

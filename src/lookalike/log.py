@@ -1,0 +1,158 @@
+"""What people see while the program works: lines, and a progress bar on a terminal.
+
+Lines go through the standard logger `lookalike`; `start` gives it a console when nobody else
+has. Only the main worker speaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+logger = logging.getLogger("lookalike")
+
+_LINE_SECONDS = 10.0
+
+
+def start(*, speak: bool = True) -> None:
+    """Send the program's lines to the console, unless the application set up its own logging.
+
+    Args:
+        speak: False on all workers but the main one, which then only report errors.
+    """
+    logger.setLevel(logging.INFO if speak else logging.ERROR)
+    if not logger.handlers and not logging.getLogger().handlers:
+        handler = _ConsoleHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+@contextmanager
+def also_to(path: Path) -> Iterator[None]:
+    """Append the program's lines to a file as well, with their times."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def is_terminal() -> bool:
+    """Whether a person may be watching."""
+    return sys.stdout.isatty()
+
+
+class Bar:
+    """A task's progress: a bar on a terminal, a line every ten seconds elsewhere.
+
+    Use as a context manager; `advance` is cheap enough for every step.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0, *, unit: str, quiet: bool = False):
+        """Describe the task.
+
+        Args:
+            what: its name.
+            total: how many steps it has.
+            done: how many were done before (a resumed run).
+            unit: what is counted, in plural.
+            quiet: show nothing (workers other than the main one).
+        """
+        self.what, self.total, self.done, self.unit = what, total, done, unit
+        self.quiet = quiet
+        self._begun_at = done
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._start = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        self._start = self._last_line = time.monotonic()
+        if not self.quiet and is_terminal():
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=_console(),
+                transient=True,
+            )
+            self._task = self._progress.add_task(
+                self.what, total=self.total, completed=self.done, note=""
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more steps; `note` says how it goes (rate, loss)."""
+        self.done += count
+        if self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
+            rate = (self.done - self._begun_at) / (now - self._start)
+            left = duration((self.total - self.done) / rate) if rate else "?"
+            logger.info(
+                "%s: %d of %d %s, %s left%s",
+                self.what, self.done, self.total, self.unit, left, f", {note}" if note else "",
+            )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """`3 h 05 min`, `4 min 10 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines through rich, which keeps them apart from a live progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if not is_terminal():
+            print(text, file=sys.stdout, flush=True)  # noqa: T201  # this is the console
+            return
+        style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
+        _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+_shared_console: list[Console] = []
+
+
+def _console() -> Console:
+    if not _shared_console:
+        _shared_console.append(Console())
+    return _shared_console[0]

@@ -1,0 +1,98 @@
+"""What a margin is: the one thing that differs between the losses of this package.
+
+Every loss here is a softmax cross-entropy over the classes. With c_j the cosine between an
+embedding and the weight of class j, and y the true class, the logits are
+
+    z_j = scale * [norm of the embedding] * [norm of the class weight] * c_j      for j != y
+    z_y = the same with target(c_y) in place of c_y
+
+and a margin says what `target` does and which of the two norms are in. It has no weights and
+knows of no workers: that is the head's business (`lookalike.losses.head`).
+
+The modules of the margins use methods of tensors only and do not import torch, so that a
+request can be checked without loading it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lookalike.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# unit -> (allowed values in words, lowest, highest (excluded for cosines))
+_RANGES = {
+    "cosine": ("a number from 0 to below 2 (a difference of cosines)", 0.0, math.nextafter(2, 0)),
+    "degrees": ("0, or 1 to 90 degrees", 0.0, 90.0),
+    "multiplier": ("a whole number from 1 to 20 (it multiplies the angle)", 1.0, 20.0),
+    "none": ("0: this loss has no margin", 0.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Margin(ABC):
+    """Base of all margins.
+
+    Attributes:
+        margin: how hard the true class is made, in `unit`.
+        scale: the constant that multiplies every logit, above 0.
+        name: the key in the registry, and in `loss.name`.
+        unit: of `margin`: "cosine", "degrees", "multiplier" (of the angle) or "none".
+        default_margin: the recommended margin.
+        default_scale: the recommended scale.
+        embedding_norm: whether the logits carry the norm of the embedding.
+        weight_norm: whether the logits carry the norm of the class weight.
+
+    Raises:
+        ConfigError: the margin or the scale is out of its range.
+    """
+
+    margin: float
+    scale: float
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    default_margin: ClassVar[float]
+    default_scale: ClassVar[float]
+    embedding_norm: ClassVar[bool] = False
+    weight_norm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(
+                f"loss.scale={self.scale:g} for {self.name} is not a number above 0; "
+                f"recommended: {self.default_scale:g}"
+            )
+        words, lowest, highest = _RANGES[self.unit]
+        recommended = f"recommended: {self.default_margin:g}"
+        place = f"loss.margin={self.margin:g} for {self.name}"
+        if self.unit == "degrees" and 0 < self.margin < 1:
+            raise ConfigError(
+                f"{place} is in degrees, and {self.margin:g} looks like radians; "
+                f"{math.degrees(self.margin):.1f} degrees is the same "
+                f"(allowed: {words}; {recommended})"
+            )
+        whole = self.unit != "multiplier" or float(self.margin).is_integer()
+        if not (lowest <= self.margin <= highest and whole):  # NaN fails the comparison
+            raise ConfigError(f"{place} is not {words}; {recommended}")
+
+    @abstractmethod
+    def target(self, cos: Tensor) -> Tensor:
+        """What becomes of the cosine to the true class.
+
+        Args:
+            cos: (B,) cosines; rounding may carry them a little past -1 and 1.
+
+        Returns:
+            (B,) modified cosines, differentiable by autograd, with slopes that are finite
+            everywhere.
+        """
+
+    def warning(self) -> str | None:
+        """A plain sentence about a setting that is known to train badly, or None."""
+        return None

@@ -1,0 +1,27 @@
+"""The plain softmax cross-entropy: no margin, no bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lookalike.losses.margin import Margin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Softmax(Margin):
+    """z_j = scale * (e . w_j) for every class."""
+
+    name = "softmax"
+    unit = "none"
+    default_margin = 0.0
+    default_scale = 1.0
+    embedding_norm = True
+    weight_norm = True
+
+    def target(self, cos: Tensor) -> Tensor:
+        """The cosine as it is, (B,)."""
+        return cos

@@ -1,0 +1,220 @@
+"""The artefact: pixels in, embedding out, preprocessing included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lookalike.data.decode import ImageSource, load_image
+from lookalike.data.preprocess import Preprocess
+from lookalike.errors import ModelError, RunError
+from lookalike.model.backbone import Backbone
+from lookalike.model.neck import Neck
+from lookalike.model.weights import Match, load_into, read_weights
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Embedder(nn.Module):
+    """Backbone, neck and the preprocessing that belongs to them.
+
+    `forward` gives raw embeddings for training; `embed` gives unit vectors for use.
+
+    Attributes:
+        preprocess: how an image becomes the network's input.
+        embedding_dim: length D of the embedding.
+        match: what a custom weights file brought, when one was loaded.
+    """
+
+    def __init__(
+        self, backbone: Backbone, embedding_dim: int, pooling: str, preprocess: Preprocess
+    ) -> None:
+        super().__init__()
+        if "cls" in pooling.split("+") and not backbone.has_class_token:
+            raise ModelError(
+                f"model.pooling={pooling!r}: {backbone.name} has no class token; "
+                "use gem, avg, max or gem+avg"
+            )
+        self.backbone = backbone
+        self.neck = Neck(backbone.dim, embedding_dim, pooling)
+        self.embedding_dim = embedding_dim
+        self.pooling = pooling
+        self.preprocess = preprocess
+        self.match: Match | None = None
+
+    @classmethod
+    def create(
+        cls,
+        backbone: str = "resnet50",
+        *,
+        pretrained: bool | str = True,
+        image_size: int = 224,
+        crop_pct: float | None = None,
+        embedding_dim: int = 1536,
+        backbone_dim: int | None = None,
+        pooling: str = "gem+avg",
+    ) -> Embedder:
+        """A new embedder.
+
+        Args:
+            backbone: one of `lookalike.model.BACKBONES`, an alias, or any timm name.
+            pretrained: True for timm's weights, False for a random start, or the path or URI of
+                a `.pth` or `.safetensors` file.
+            image_size: side in pixels of the square that the network sees.
+            crop_pct: part of the resized image that the centre crop keeps; None for timm's.
+            embedding_dim: length of the embedding.
+            backbone_dim: channels of the feature map, to be checked; None to infer.
+            pooling: gem, avg, max, cls, or several joined by `+`.
+
+        Raises:
+            ModelError: an unknown name, weights that cannot be had or do not fit, a
+                contradiction.
+        """
+        trunk = Backbone(backbone, image_size, download=pretrained is True)
+        if backbone_dim is not None and backbone_dim != trunk.dim:
+            raise ModelError(
+                f"model.backbone_dim={backbone_dim} contradicts {backbone}, whose feature map has "
+                f"{trunk.dim} channels; set {trunk.dim} or leave it out"
+            )
+        match = None
+        if isinstance(pretrained, str):
+            match = load_into(trunk.model, read_weights(pretrained), pretrained)
+        data = trunk.data_config
+        preprocess = Preprocess(
+            image_size=image_size,
+            crop_pct=float(crop_pct or data["crop_pct"]),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
+        )
+        embedder = cls(trunk, embedding_dim, pooling, preprocess)
+        embedder.match = match
+        return embedder
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, N, C) and class token (B, C) or None, for uint8 images (B, 3, S, S)."""
+        normal = self.preprocess.normalise(images).to(self.dtype)
+        return self.backbone(normal)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw embeddings (B, D) of uint8 images (B, 3, S, S)."""
+        features, token = self.features(images)
+        return self.neck(features, token)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def embed_batch(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D) float32 of preprocessed uint8 images (B, 3, S, S)."""
+        was_training = self.training
+        self.eval()
+        try:
+            return F.normalize(self(images.to(self.device)).float(), dim=1)
+        finally:
+            self.train(was_training)
+
+    def embed(
+        self, images: Sequence[ImageSource], *, batch_size: int = 64, threads: int = 4
+    ) -> np.ndarray:
+        """Unit vectors of images.
+
+        Args:
+            images: paths, URIs, encoded bytes, PIL images or uint8 RGB arrays (H, W, 3), N of
+                them, of any size.
+            batch_size: images at a time.
+            threads: threads that read and decode.
+
+        Returns:
+            (N, D) float32; the cosine of two images is the dot product of their rows.
+
+        Raises:
+            DataError: an image cannot be read; nothing is skipped silently.
+        """
+        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
+            raise ModelError(
+                f"embed takes a list of images, not one {type(images).__name__}; "
+                "write embed([image])"
+            )
+        vectors = np.empty((len(images), self.embedding_dim), dtype=np.float32)
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            for start in range(0, len(images), batch_size):
+                part = images[start : start + batch_size]
+                batch = torch.stack(list(pool.map(self._prepare, part)))  # (B, 3, S, S)
+                vectors[start : start + len(part)] = self.embed_batch(batch).cpu().numpy()
+        return vectors
+
+    def _prepare(self, image: ImageSource) -> Tensor:
+        return self.preprocess.prepare(load_image(image))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes with."""
+        return next(self.parameters()).dtype
+
+    def describe(self) -> dict[str, Any]:
+        """What `Embedder.load` needs beside the weights."""
+        return {
+            "format": "lookalike embedder 1",
+            "backbone": self.backbone.name,
+            "backbone_dim": self.backbone.dim,
+            "embedding_dim": self.embedding_dim,
+            "pooling": self.pooling,
+            "preprocess": self.preprocess.to_dict(),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors to save, by name, contiguous and on the CPU."""
+        return {
+            name: tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+            for name, tensor in self.state_dict().items()
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into `folder`, made when it is not there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", "utf-8")
+        # Aside, then renamed: whoever loads meanwhile gets the old weights or the new.
+        aside = folder / f".{WEIGHTS_FILE}.partial"
+        safetensors.torch.save_file(self.weights(), aside)
+        aside.replace(folder / WEIGHTS_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Embedder:
+        """The embedder that `save` wrote, in evaluation mode.
+
+        Raises:
+            RunError: `folder` holds no embedder, or a broken one.
+        """
+        folder = Path(folder)
+        try:
+            described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+            preprocess = Preprocess.from_dict(described["preprocess"])
+            backbone = Backbone(described["backbone"], preprocess.image_size)
+            embedder = cls(backbone, described["embedding_dim"], described["pooling"], preprocess)
+            weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+            embedder.load_state_dict(weights)
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{folder}: no embedder here ({Path(error.filename).name} is missing)"
+            ) from None
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise RunError(
+                f"{folder}: the embedder is broken: {str(error).splitlines()[0]}"
+            ) from None
+        except safetensors.SafetensorError as error:
+            raise RunError(f"{folder / WEIGHTS_FILE}: broken: {error}") from None
+        return embedder.to(device).eval()

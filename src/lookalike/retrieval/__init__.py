@@ -1,0 +1,1 @@
+"""How well embeddings find images of the same class."""

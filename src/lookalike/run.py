@@ -1,0 +1,146 @@
+"""What is on disk: every path of an output directory, and the few ways to write there.
+
+config.yaml            resolved: what ran, complete, loadable
+classes.json           label <-> class
+metrics.jsonl          one JSON object a line; the file is the truth
+bad_images.jsonl       images that could not be read
+log.txt                the lines that the console showed
+checkpoints/step-N/    resumable; written aside, then renamed
+checkpoints/latest     the name of the newest one
+checkpoints/best       the name of the best one by the primary retrieval metric
+model/                 the embedder alone
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import RunError
+
+
+@dataclass(frozen=True)
+class Run:
+    """An output directory.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, output: str | Path, *, resume: bool = False) -> Run:
+        """A directory to write a new run into, or one to go on with.
+
+        Raises:
+            RunError: it holds a run already and `resume` is False, or it cannot be made.
+        """
+        run = cls(Path(output))
+        if run.exists() and not resume:
+            raise RunError(
+                f"{output} holds a run already; add --resume to go on with it, "
+                "or choose another --output"
+            )
+        if run.path.is_dir() and not run.exists() and any(run.path.iterdir()) and not resume:
+            raise RunError(f"{output} is not empty; choose another --output")
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise RunError(f"{output}: cannot be made: {reason}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """A run that is there.
+
+        Raises:
+            RunError: there is none.
+        """
+        run = cls(Path(path))
+        if not run.exists():
+            raise RunError(f"{path}: no run here (config.yaml is missing)")
+        return run
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists()
+
+    @property
+    def config(self) -> Path:
+        """The resolved request."""
+        return self.path / "config.yaml"
+
+    @property
+    def classes(self) -> Path:
+        """The map label <-> class."""
+        return self.path / "classes.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def bad_images(self) -> Path:
+        """Images that could not be read, one JSON object a line."""
+        return self.path / "bad_images.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The lines that the console showed."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The embedder alone: what is loaded, exported and deployed."""
+        return self.path / "model"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard looks."""
+        return self.path / "tensorboard"
+
+    def append(self, file: Path, record: Mapping[str, Any]) -> None:
+        """Add one JSON object as a line to `file` of this run, in one write."""
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def read(self, file: Path) -> Iterator[dict[str, Any]]:
+        """The objects of a JSON-lines file of this run; a torn last line is left out."""
+        if not file.exists():
+            return
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)
+
+    def scores(self) -> list[dict[str, Any]]:
+        """The evaluations of this run, in order."""
+        return [record for record in self.read(self.metrics) if "recall_at_1" in record]
+
+    def forget_after(self, step: int) -> None:
+        """Take back the metrics of steps that a resumed run will do again."""
+        kept = [record for record in self.read(self.metrics) if record["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the content of `path` as a whole: a reader sees the old or the new."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)

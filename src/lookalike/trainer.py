@@ -1,0 +1,281 @@
+"""The training loop: which step comes next, and what happens between steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lookalike import checkpoint, interrupt
+from lookalike.checkpoint import Progress, Trained
+from lookalike.data.loader import Batch, TrainLoader
+from lookalike.distributed import World
+from lookalike.errors import TrainingError
+from lookalike.log import Bar, logger
+from lookalike.optim import Schedule, set_lr
+from lookalike.quota import Quota
+from lookalike.step import Outcome, TrainStep
+
+PATIENCE = 25
+"""Steps in a row without a finite loss after which training gives up."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When things happen.
+
+    Attributes:
+        total_steps: length of the run.
+        eval_every: epochs between measurements, 0 for none between start and end.
+        log_every: steps between records.
+        checkpoint_every: epochs between checkpoints.
+        checkpoint_every_steps: steps between further checkpoints, None for none.
+        checkpoint_minutes: minutes between further checkpoints, 0 for none.
+        keep_checkpoints: how many of the latest stay.
+        freeze_steps: first steps in which the backbone does not learn.
+    """
+
+    total_steps: int
+    eval_every: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 10
+    checkpoint_every_steps: int | None = None
+    checkpoint_minutes: float = 15
+    keep_checkpoints: int = 2
+    freeze_steps: int = 0
+
+
+class Trainer:
+    """Train on the batches of a loader, measure, save.
+
+    Args:
+        trained: network, heads, optimizer, loss scale and average.
+        step: does one step with them.
+        loader: the training batches.
+        schedule: the learning rate.
+        pace: when to log, measure and save.
+        folder: where the checkpoints go.
+        world: the workers.
+        quota: how many bad images are bearable.
+        measure: gives the primary score and a record of all scores; None without a validation
+            set.
+        keep_model: saves the embedder as the run's result.
+        record: takes one object for metrics.jsonl.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        step: TrainStep,
+        loader: TrainLoader,
+        schedule: Schedule,
+        pace: Pace,
+        folder: Path,
+        world: World,
+        quota: Quota,
+        measure: Callable[[], tuple[float, dict[str, Any]]] | None,
+        keep_model: Callable[[], None],
+        record: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.trained = trained
+        self.step = step
+        self.loader = loader
+        self.schedule = schedule
+        self.pace = pace
+        self.folder = folder
+        self.world = world
+        self.quota = quota
+        self.measure = measure
+        self.keep_model = keep_model
+        self.record = record
+        self.progress = Progress()
+        self._unhealthy = 0
+        self._saved_at = time.monotonic()
+        self._watch = _Stopwatch()
+
+    def fit(self) -> int | None:
+        """Train to the end, or until a signal asks to stop; either way a checkpoint is there.
+
+        Returns:
+            The number of the signal that ended it, None when it came to its end.
+
+        Raises:
+            TrainingError: the loss stays not finite.
+            DataError: more images are bad than the quota bears.
+        """
+        if self.progress.step == 0:
+            self._measure(epoch=0)
+            self._save()
+        total, quiet = self.pace.total_steps, not self.world.is_main
+        with (
+            interrupt.deferred() as wish,
+            Bar("training", total, self.progress.step, unit="steps", quiet=quiet) as bar,
+        ):
+            self._watch.start()
+            while self.progress.step < total and not wish:
+                epoch, position = divmod(self.progress.step, self.loader.steps_per_epoch)
+                self._set_phase()
+                with closing(self.loader.epoch(epoch, position)) as batches:
+                    for batch in batches:
+                        bar.advance(note=self._one(batch, epoch))
+                        stop, late = self._agree(wish)
+                        if stop and not wish:
+                            wish.signal = stop
+                        self._after(epoch, late=late or bool(stop))
+                        if self.progress.step == total or wish:
+                            break
+        return wish.signal if self.progress.step < total else None
+
+    def _one(self, batch: Batch, epoch: int) -> str:
+        """One step and its record; returns a note for the progress bar."""
+        if self.progress.step == self.pace.freeze_steps:
+            self._set_phase()
+        lr = self.schedule.at(self.progress.step)
+        set_lr(self.trained.optimizer, lr)
+        outcome = self.step(batch, self.progress.step)
+        self._count(outcome)
+        self._watch.add(self.loader.batch_size)
+        step = self.progress.step
+        if step % self.pace.log_every == 0 or step in (1, self.pace.total_steps):
+            rate, waiting = self._watch.lap(self.loader.wait_seconds)
+            self.record(
+                {
+                    "step": step,
+                    "epoch": epoch + 1,
+                    **outcome.losses,
+                    "lr": lr,
+                    "grad_norm": outcome.grad_norm,
+                    "images_per_second": round(rate, 2),
+                    "waiting": round(waiting, 4),
+                    "skipped": self.progress.skipped,
+                }
+            )
+        return f"loss {outcome.losses['loss']:.3f}, {self._watch.rate():.0f} images/s"
+
+    def _count(self, outcome: Outcome) -> None:
+        """Progress, loss scale, and the patience with losses that are not finite."""
+        scaler = self.trained.scaler
+        scaler.update(finite=outcome.finite)
+        skipped = self.progress.skipped + (not outcome.finite)
+        self.progress = replace(self.progress, step=self.progress.step + 1, skipped=skipped)
+        self._unhealthy = 0 if outcome.finite else self._unhealthy + 1
+        # A loss scale that is still falling to its level is no illness.
+        if self._unhealthy < PATIENCE or (scaler.enabled and scaler.scale > 1):
+            return
+        newest, _ = checkpoint.newest(self.folder)
+        raise TrainingError(
+            f"the loss has not been finite for {self._unhealthy} steps in a row, since step "
+            f"{self.progress.step - self._unhealthy + 1} (learning rate "
+            f"{self.schedule.at(self.progress.step - 1):.2g}). Lower optim.lr, set "
+            f"optim.clip_grad_norm=1, or use train.precision=fp32; the last good checkpoint is "
+            f"{newest}"
+        )
+
+    def _agree(self, wish: interrupt.Wish) -> tuple[int, bool]:
+        """What any worker wishes, known to all: a signal to stop at, and whether to save now."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        late = self.world.is_main and 0 < self.pace.checkpoint_minutes <= minutes
+        mine = torch.tensor([wish.signal or 0, int(late), self.quota.unshared()])
+        stop, save, bad = self.world.max(mine.to(self.world.device)).tolist()
+        if bad:
+            self.quota.share()
+        return stop, bool(save)
+
+    def _after(self, epoch: int, *, late: bool) -> None:
+        """Measure and save where it is due after a step."""
+        step, pace, done = self.progress.step, self.pace, epoch + 1
+        end_of_epoch = step % self.loader.steps_per_epoch == 0
+        last = step == pace.total_steps
+        improved = False
+        if last or (end_of_epoch and pace.eval_every and done % pace.eval_every == 0):
+            with self._watch.paused():
+                improved = self._measure(epoch=done)
+                self._set_phase()
+        due = (
+            last
+            or late
+            or improved
+            or (end_of_epoch and done % pace.checkpoint_every == 0)
+            or bool(pace.checkpoint_every_steps and step % pace.checkpoint_every_steps == 0)
+        )
+        if due:
+            with self._watch.paused():
+                self._save()
+
+    def _measure(self, epoch: int) -> bool:
+        """Measure retrieval and keep the model if it is the best; returns whether it is."""
+        if self.measure is None:
+            self._averaged(self.keep_model)
+            return False
+        score, record = self._averaged(self.measure)
+        self.record({"step": self.progress.step, "epoch": epoch, **record})
+        improved = self.progress.best_score is None or score > self.progress.best_score
+        if improved:
+            self.progress = replace(self.progress, best_score=score, best_step=self.progress.step)
+            self._averaged(self.keep_model)
+        return improved
+
+    def _averaged(self, action: Callable[[], T]) -> T:
+        """Do it with the average of the weights, where one is kept."""
+        ema = self.trained.ema
+        with ema.applied() if ema is not None else nullcontext():
+            return action()
+
+    def _save(self) -> None:
+        name = checkpoint.folder_name(self.progress.step)
+        checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
+        self._saved_at = time.monotonic()
+        if not self.world.is_main:
+            return
+        best = self.folder / name
+        (self.folder / "latest").write_text(name + "\n", "utf-8")
+        if self.progress.best_score is not None:
+            best = self.folder / checkpoint.folder_name(self.progress.best_step)
+            (self.folder / "best").write_text(best.name + "\n", "utf-8")
+        checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
+        logger.debug("checkpoint %s", name)
+
+    def _set_phase(self) -> None:
+        self.step.prepare(frozen=self.progress.step < self.pace.freeze_steps)
+
+
+class _Stopwatch:
+    """Rate and waiting time since the last lap, pauses left out."""
+
+    def __init__(self) -> None:
+        self._images, self._seconds, self._waited = 0, 0.0, 0.0
+        self._since = time.monotonic()
+        self._last_rate = 0.0
+
+    def start(self) -> None:
+        self._since = time.monotonic()
+
+    def add(self, images: int) -> None:
+        now = time.monotonic()
+        self._images += images
+        self._seconds += now - self._since
+        self._since = now
+
+    def rate(self) -> float:
+        """Images a second in this lap; in the last one where this one just began."""
+        return self._images / self._seconds if self._images else self._last_rate
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """Rate, and the part of the time spent waiting, given the sum of all waits so far."""
+        self._last_rate = self.rate()
+        waiting = (waited - self._waited) / self._seconds if self._seconds else 0.0
+        self._images, self._seconds, self._waited = 0, 0.0, waited
+        return self._last_rate, min(max(waiting, 0.0), 1.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+        self._since = time.monotonic()

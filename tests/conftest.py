@@ -1,0 +1,47 @@
+"""Small pictures that can be learned, made anew for each session."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def draw(klass: int, view: int, size: int = 40) -> Image.Image:
+    """A picture of class `klass`: its own shape and colours, moved and brightened by `view`."""
+    rng = np.random.default_rng([klass, view])
+    look = np.random.default_rng(klass)
+    front, back = look.integers(0, 256, (2, 3))
+    image = Image.new("RGB", (size, size), tuple(int(c) for c in back))
+    x, y = rng.integers(0, size // 3, 2)
+    box = [int(x), int(y), int(x) + size // 2, int(y) + size // 2]
+    pen = ImageDraw.Draw(image)
+    [pen.rectangle, pen.ellipse][klass % 2](box, fill=tuple(int(c) for c in front))
+    noisy = np.asarray(image, np.int16) + rng.integers(-20, 20, (size, size, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def write_set(folder: Path, classes: range, views: int, name: str) -> Path:
+    """Images of these classes and the list of them."""
+    lines = []
+    for klass in classes:
+        for view in range(views):
+            path = folder / f"images/{klass}-{view}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(klass, view).save(path, quality=90)
+            lines.append(f"{path.relative_to(folder)} {klass}\n")
+    (folder / name).write_text("".join(lines))
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.txt (8 classes of 6 images) and val.txt (5 other classes of 4)."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_set(folder, range(8), 6, "train.txt")
+    write_set(folder, range(100, 105), 4, "val.txt")
+    return folder

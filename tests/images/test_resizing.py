@@ -1,0 +1,291 @@
+import io
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picture_files import encode, picture
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from lookalike.data.augment import Augment, scale_box
+from lookalike.data.decode import decode
+from lookalike.data.preprocess import Preprocess
+from lookalike.errors import ConfigError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
+
+
+def slot(size: int) -> torch.Tensor:
+    batch = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    return batch.to(memory_format=torch.channels_last)[1]
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor | Image.Image) -> float:
+    if isinstance(theirs, Image.Image):
+        theirs = torch.from_numpy(np.array(theirs)).permute(2, 0, 1)
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype == torch.uint8
+    return float((ours.int() - theirs.int()).abs().float().mean())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("size", "crop_pct"), [(64, 0.875), (96, 0.9), (97, 1.0), (224, 0.95)])
+@pytest.mark.parametrize(
+    "shape", [(375, 500), (500, 375), (100, 100), (33, 80), (1, 1), (7, 3), (400, 51), (60, 480)]
+)
+def test_evaluation_path_is_torchvisions(mode, size, crop_pct, shape):
+    pixels = picture(*shape)
+    ours = Preprocess(size, crop_pct, MEAN, STD, mode).prepare(pixels)
+    theirs = v2.Compose(
+        [
+            v2.Resize(round(size / crop_pct), MODES[mode], antialias=True),
+            v2.CenterCrop(size),
+        ]
+    )
+    assert ours.stride()[0] == 1  # channels last
+    assert distance(ours, theirs(torch.from_numpy(pixels).permute(2, 0, 1))) < 0.01
+    assert distance(ours, theirs(Image.fromarray(pixels))) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 50000), (30000, 2), (9, 400), (401, 9), (8, 65)])
+def test_extreme_ratios_give_the_centre_without_gigabytes(shape):
+    size = 64
+    pixels = np.zeros((*shape, 3), np.uint8)
+    long = int(np.argmax(shape))
+    short_length, length = min(shape), max(shape)
+    ramp = np.linspace(0, 255, 2 * short_length + length % 2).astype(np.uint8)
+    start = (length - len(ramp)) // 2
+    shaped = ramp[:, None, None] if long == 0 else ramp[None, :, None]
+    window = [slice(None), slice(None)]
+    window[long] = slice(start, start + len(ramp))
+    pixels[tuple(window)] = shaped
+    ours = Preprocess(size, 1.0, MEAN, STD).prepare(pixels)
+    assert ours.shape == (3, size, size)
+    # The reference resizes a generous neighbourhood of the centre, of another length.
+    near = 20 * short_length + (length - 20 * short_length) % 2
+    if near < length:
+        window[long] = slice((length - near) // 2, (length + near) // 2)
+        pixels = pixels[tuple(window)]
+    theirs = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    assert distance(ours, theirs(torch.from_numpy(pixels.copy()).permute(2, 0, 1))) <= 1
+
+
+def test_normalise():
+    images = torch.randint(0, 256, (3, 3, 9, 9), dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+    preprocess = Preprocess(9, 1.0, MEAN, STD)
+    with torch.inference_mode():
+        preprocess.normalise(images)  # what it keeps must not be bound to this mode
+    floats = preprocess.normalise(images)
+    assert not floats.is_inference()
+    assert floats.dtype == torch.float32
+    assert floats.is_contiguous(memory_format=torch.channels_last)
+    expected = tv.normalize(images.double() / 255, MEAN, STD)
+    torch.testing.assert_close(floats.double(), expected, rtol=0, atol=1e-6)
+    assert images.dtype == torch.uint8
+
+
+def test_preprocess_survives_json():
+    preprocess = Preprocess(224, 0.9, MEAN, STD, "bicubic")
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+    assert preprocess.to_dict()["mean"] == list(MEAN)
+    assert preprocess.resized == 249
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"interpolation": "lanczos"}, "'lanczos' is not one of bilinear, bicubic"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"crop_pct": 1.2}, "crop_pct=1.2"),
+        ({"std": (0.1, 0.0, 0.1)}, "std"),
+        ({"mean": (0.5,)}, "three numbers"),
+        ({"mean": 0.5}, "preprocessing"),
+        ({"size": 3}, "'size'"),
+    ],
+)
+def test_wrong_preprocessing_is_refused(change, said):
+    values = Preprocess(224, 0.9, MEAN, STD).to_dict() | change
+    with pytest.raises(ConfigError, match=said):
+        Preprocess.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 0},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 0.2)},
+        {"crop_ratio": (2.0, 1.0)},
+        {"flip": 1.5},
+        {"grayscale": -0.1},
+        {"color_jitter": -1.0},
+        {"interpolation": "nearest"},
+    ],
+)
+def test_wrong_augmentation_is_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Augment(**({"image_size": 32} | change))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(375, 500), (60, 40), (1, 1), (3, 900)])
+def test_crop_is_torchvisions_on_the_same_parameters(mode, shape):
+    augment = Augment(64, flip=0.5, interpolation=mode)
+    pixels = picture(*shape)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    flips = 0
+    for seed in range(12):
+        rng = random.Random(seed)
+        box = augment.draw_box(*shape, rng)
+        state = rng.getstate()
+        out = slot(64)
+        augment.write(pixels, box, rng, out)
+        rng.setstate(state)
+        expected = tv.resized_crop(image, *box, [64, 64], MODES[mode], antialias=True)
+        by_pil = tv.resized_crop(Image.fromarray(pixels), *box, [64, 64], MODES[mode])
+        if rng.random() < 0.5:
+            flips += 1
+            expected, by_pil = tv.hflip(expected), tv.hflip(by_pil)
+        assert distance(out, expected) < 0.01
+        assert distance(out, by_pil) <= 1
+    assert 0 < flips < 12
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (100, 300), (900, 120)])
+def test_boxes_are_distributed_as_torchvisions(shape):
+    augment, draws = Augment(64, crop_scale=(0.2, 1.0)), 3000
+    rng = random.Random(5)
+    ours = np.array([augment.draw_box(*shape, rng) for _ in range(draws)], float)
+    transform = v2.RandomResizedCrop(64, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3))
+    torch.manual_seed(5)
+    like = torch.empty(3, *shape)
+    theirs = np.array(
+        [
+            [made[key] for key in ("top", "left", "height", "width")]
+            for made in (transform.make_params([like]) for _ in range(draws))
+        ],
+        float,
+    )
+    for a, b in zip(ours.T, theirs.T, strict=True):
+        # Two samples' quantiles, in units of the picture; 3000 draws scatter by about 0.01.
+        quantiles = np.linspace(0.05, 0.95, 10)
+        gap = np.quantile(a, quantiles) - np.quantile(b, quantiles)
+        assert np.abs(gap).max() < 0.06 * max(shape)
+        assert abs(a.mean() - b.mean()) < 5 * math.hypot(a.std(), b.std()) / math.sqrt(draws) + 1e-9
+
+
+@given(
+    st.integers(1, 400), st.integers(1, 400), st.integers(0, 10**9), st.sampled_from([0.08, 0.9])
+)
+@settings(max_examples=300, deadline=None)
+def test_boxes_lie_in_the_picture(height, width, seed, least):
+    augment = Augment(32, crop_scale=(least, 1.0))
+    box = augment.draw_box(height, width, random.Random(seed))
+    top, left, crop_height, crop_width = box
+    assert 0 <= top
+    assert top + crop_height <= height
+    assert 0 <= left
+    assert left + crop_width <= width
+    assert crop_height >= 1
+    assert crop_width >= 1
+    # The whole picture may be shrunk to the least size, and the crop keeps 32 pixels or its own.
+    small = augment.least_size(height, width, box)
+    new = scale_box(box, (height, width), small)
+    assert new[2] >= min(32, crop_height) - 1
+    assert new[3] >= min(32, crop_width) - 1
+    assert min(new) >= 0
+    assert new[2] >= 1
+    assert new[3] >= 1
+    assert new[0] + new[2] <= small[0]
+    assert new[1] + new[3] <= small[1]
+
+
+def test_smaller_decoding_gives_nearly_the_same_crop():
+    augment = Augment(64, crop_scale=(0.5, 1.0))
+    data = encode(picture(700, 900), "JPEG", quality=92)
+    full, shrunk = decode(data), 0
+    for seed in range(8):
+        box = augment.draw_box(700, 900, random.Random(seed))
+        small = decode(data, min_size=augment.least_size(700, 900, box))
+        shrunk += small.size < full.size
+        a, b = slot(64), slot(64)
+        augment.write(full, box, random.Random(1), a)
+        augment.write(small, scale_box(box, (700, 900), small.shape), random.Random(1), b)
+        assert distance(a, b) < 3
+    assert shrunk == 8
+
+
+class Scripted(random.Random):
+    """Chance that gives these numbers in turn."""
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__(0)
+        self.numbers = list(numbers)
+
+    def random(self) -> float:
+        return self.numbers.pop(0)
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self.random()
+
+
+@pytest.mark.parametrize(
+    "factors", [(1.0, 1.0, 1.0), (0.7, 1.0, 1.0), (1.0, 0.6, 1.0), (1.0, 1.0, 0.5), (0.8, 0.7, 1.3)]
+)
+@pytest.mark.parametrize("grey", [False, True])
+def test_colours_are_torchvisions(factors, grey):
+    jitter = 0.4
+    augment = Augment(48, flip=0.5, color_jitter=jitter, grayscale=0.5)
+    # Neither 0 nor 255 is reached on the way, where torchvision would clamp in between.
+    pixels = (picture(48, 48) // 2 + 40).astype(np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    numbers = [(factor - (1 - jitter)) / (2 * jitter) for factor in factors]
+    out = slot(48)
+    augment.write(pixels, (0, 0, 48, 48), Scripted(0.9, *numbers, 0.1 if grey else 0.9), out)
+    floats = image.float() / 255
+    floats = tv.adjust_brightness(floats, factors[0])
+    floats = tv.adjust_contrast(floats, factors[1])
+    floats = tv.adjust_saturation(floats, 0.0 if grey else factors[2])
+    # torchvision's luma coefficients are rounded to four digits.
+    assert float((out.float() - floats * 255).abs().max()) <= 0.6
+    if factors == (1.0, 1.0, 1.0) and not grey:
+        assert torch.equal(out, image)
+
+
+def test_chance_is_spent_as_declared():
+    pixels, out = picture(80, 90), slot(32)
+    whole = (0, 0, 80, 90)
+    for flip, colour in ((0.0, 0.0), (1.0, 0.0)):
+        results = set()
+        for seed in range(5):
+            Augment(32, flip=flip, color_jitter=colour).write(
+                pixels, whole, random.Random(seed), out
+            )
+            results.add(out.numpy().tobytes())
+        assert len(results) == 1
+    grey = Augment(32, grayscale=1.0)
+    grey.write(pixels, whole, random.Random(0), out)
+    assert torch.equal(out[0], out[1])
+    assert torch.equal(out[0], out[2])
+
+
+def test_pil_reads_back_what_we_prepare():
+    """The prepared picture looks like the picture: upright, RGB and not BGR."""
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[:100, :, 0] = 255  # red above
+    pixels[:, 150:, 2] = 255  # blue on the right
+    data = io.BytesIO(encode(pixels, "PNG")).getvalue()
+    image = Preprocess(50, 1.0, MEAN, STD).prepare(decode(data))
+    corners = SimpleNamespace(a=image[:, 2, 2], b=image[:, 2, -3], c=image[:, -3, 2])
+    assert corners.a.tolist() == [255, 0, 0]
+    assert corners.b.tolist() == [255, 0, 255]
+    assert corners.c.tolist() == [0, 0, 0]
