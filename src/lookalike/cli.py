@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -126,8 +127,7 @@ def evaluate(
     from lookalike.inference import summary
     from lookalike.verbs.evaluate import evaluate as verb
 
-    if as_json:
-        log.start(speak=False)  # stdout is for the object
+    log.start(logging.WARNING if as_json else logging.INFO)  # stdout may be for the object
     scores = verb(model, data, format=format, threads=threads, device=device)
     typer.echo(json.dumps(scores.to_dict()) if as_json else summary(scores))
 

@@ -266,9 +266,9 @@ class Config(_Section):
     def _model_parallel_losses(cls, value: Any) -> Any:
         """The component says margin and head in one name; we keep them apart."""
         loss = value.get("loss") if isinstance(value, Mapping) else None
-        name = loss.get("name") if isinstance(loss, Mapping) else None
-        if not isinstance(name, str) or name not in MODEL_PARALLEL_LOSSES:
+        if not isinstance(loss, Mapping) or loss.get("name") not in MODEL_PARALLEL_LOSSES:
             return value
+        name = loss["name"]
         head = dict(value.get("head") or {})
         if head.get("parallel", "model") in ("data", "Data-parallel metric learning"):
             raise ValueError(f"loss.name={name!r} contradicts head.parallel={head['parallel']!r}")

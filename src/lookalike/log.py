@@ -29,13 +29,16 @@ logger = logging.getLogger("lookalike")
 _LINE_SECONDS = 10.0
 
 
-def start(*, speak: bool = True) -> None:
+def start(level: int = logging.INFO) -> None:
     """Send the program's lines to the console, unless the application set up its own logging.
 
+    Information goes to stdout, warnings go to stderr.
+
     Args:
-        speak: False on all workers but the main one, which then only report errors.
+        level: the least that is said: ERROR on all workers but the main one, WARNING where
+            stdout is kept for a result.
     """
-    logger.setLevel(logging.INFO if speak else logging.ERROR)
+    logger.setLevel(level)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _ConsoleHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -142,10 +145,12 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
+        warning = record.levelno >= logging.WARNING
         if not is_terminal():
-            print(text, file=sys.stdout, flush=True)  # noqa: T201  # this is the console
+            stream = sys.stderr if warning else sys.stdout
+            print(text, file=stream, flush=True)  # noqa: T201  # this is the console
             return
-        style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "")
+        style = "yellow" if warning else ""
         _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

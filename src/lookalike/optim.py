@@ -68,7 +68,7 @@ def parameter_groups(
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.named_modules()
         if callable(getattr(module, "no_weight_decay", None))
-        for name in module.no_weight_decay()  # type: ignore[operator]
+        for name in module.no_weight_decay()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

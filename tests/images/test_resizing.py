@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from lookalike.data.augment import Augment, scale_box
 from lookalike.data.decode import decode
 from lookalike.data.preprocess import Preprocess
+from lookalike.data.resize import resize
 from lookalike.errors import ConfigError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -76,6 +77,15 @@ def test_extreme_ratios_give_the_centre_without_gigabytes(shape):
         pixels = pixels[tuple(window)]
     theirs = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
     assert distance(ours, theirs(torch.from_numpy(pixels.copy()).permute(2, 0, 1))) <= 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_views_stay_channels_last(mode):
+    pixels = picture(90, 120)
+    for view in (pixels, pixels[10:70, 20:110], pixels[10:42, 20:52]):
+        image = resize(view, 32, 32, mode)
+        assert image.shape == (3, 32, 32)
+        assert image.stride()[0] == 1
 
 
 def test_normalise():
@@ -191,9 +201,9 @@ def test_boxes_lie_in_the_picture(height, width, seed, least):
     augment = Augment(32, crop_scale=(least, 1.0))
     box = augment.draw_box(height, width, random.Random(seed))
     top, left, crop_height, crop_width = box
-    assert 0 <= top
+    assert top >= 0
     assert top + crop_height <= height
-    assert 0 <= left
+    assert left >= 0
     assert left + crop_width <= width
     assert crop_height >= 1
     assert crop_width >= 1

@@ -169,15 +169,18 @@ def test_half_embeddings_and_autocast_compute_in_float32(dtype):
     half = embeddings.to(dtype)
     head = make_head(create_margin("arcface"), weight, chunk=16)
     loss, by_embedding, by_weight = head_loss_and_gradients(head, half.float(), classes)
+    nearest = head.predict(half.float())
     leaf = half.clone().requires_grad_()
     with torch.autocast("cpu", dtype):
         under = head(leaf, classes)
         under.backward()  # inside the region too
+        assert torch.equal(head.predict(leaf), nearest)
     assert under.dtype == torch.float32
     assert torch.equal(under, loss)
     assert torch.equal(head.weight.grad, by_weight)
     assert leaf.grad.dtype == dtype
     assert torch.equal(leaf.grad, by_embedding.to(dtype))
+    assert torch.equal(head.predict(half), nearest)
 
 
 def test_the_case_that_a_corrected_logsumexp_gets_wrong():

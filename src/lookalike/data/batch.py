@@ -42,7 +42,9 @@ class Waiting(Protocol):
     wait_seconds: float
 
 
-def timed(loader: Waiting, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+def timed(
+    loader: Waiting, batches: Generator[Batch, None, None]
+) -> Generator[Batch, None, None]:
     """`batches` that have images, with the time they take added to `loader.wait_seconds`."""
     try:
         while True:

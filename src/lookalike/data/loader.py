@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from random import Random
 
@@ -90,7 +90,7 @@ class TrainLoader:
         self._world = world
         self._bad = BadImages() if bad is None else bad
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch number `epoch` (from 0), from step `start` on.
 
         An image that cannot be read is noted in `bad` and replaced by another, drawn from

@@ -95,6 +95,7 @@ class _Pool:
 
 
 def _work(tasks: Tasks, stopped: threading.Event, started: threading.Semaphore) -> None:
+    torch.get_num_threads()  # or the thread's first computation would undo the next line
     torch.set_num_threads(1)
     started.release()
     while (task := tasks.get()) is not None:

@@ -26,9 +26,9 @@ def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> T
     Returns:
         A tensor whose memory is (height, width, 3), as a slot of a channels-last batch is.
     """
-    # The leading dimension is added before the permutation: only then torch sees a channels-last
-    # tensor in a cropped view, and takes its fast path without a copy.
-    images = torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)  # (1, 3, H, W)
+    # The leading dimension is added by torch and before the permutation: only with the stride that
+    # it has then, a cropped view too counts as channels last, and takes the fast path uncopied.
+    images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
     if pixels.shape[:2] == (height, width):
         return images[0]
     return F.interpolate(images, size=(height, width), mode=interpolation, antialias=True)[0]

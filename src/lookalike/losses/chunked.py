@@ -71,7 +71,8 @@ def class_statistics(
         total_i  = sum over j != y_i of z_ij               (zeros unless `need_total`)
         target_i = w of y_i, as it is                      (zeros where y_i is not in [0, n))
 
-    All three are differentiable with respect to `rows` and `weight`, once.
+    All three are differentiable with respect to `rows` and `weight`, once. An autocast region
+    changes nothing: it leaves products alone that are written in place or to `out`.
 
     Args:
         rows: (B, D), scaled as the logits shall be.
@@ -133,28 +134,27 @@ class _ClassStatistics(torch.autograd.Function):
         need_total: bool,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(rows.device.type, enabled=False):
-            chunks = _Chunks(rows, weight, classes, size)
-            inverse = weight.new_empty(len(weight)) if normalize else None  # (n,)
-            peak = rows.new_full((len(rows),), -torch.inf)  # (B,) highest logit so far
-            mass = rows.new_zeros(len(rows))  # (B,) sum of exp(z - peak) so far
-            total = rows.new_zeros(len(rows))  # (B,)
-            lowest = torch.finfo(rows.dtype).min
-            for span in chunks.spans():
-                if inverse is not None:
-                    inverse_norms(weight[span], out=inverse[span])
-                z = chunks.logits(span, inverse)
-                if need_total:
-                    chunks.mask_target(z, span, 0)
-                    total += z.sum(1)
-                chunks.mask_target(z, span, -torch.inf)
-                # Not below the lowest number: a chunk that holds the true class alone has no
-                # peak, and -inf - -inf is not a number.
-                higher = torch.maximum(peak, z.amax(1)).clamp_min_(lowest)
-                mass.mul_(peak.sub_(higher).exp_()).add_(z.sub_(higher[:, None]).exp_().sum(1))
-                peak = higher
-            lse = mass.log_().add_(peak)
-            target, _, _ = _target_rows(weight, classes)
+        chunks = _Chunks(rows, weight, classes, size)
+        inverse = weight.new_empty(len(weight)) if normalize else None  # (n,)
+        peak = rows.new_full((len(rows),), -torch.inf)  # (B,) highest logit so far
+        mass = rows.new_zeros(len(rows))  # (B,) sum of exp(z - peak) so far
+        total = rows.new_zeros(len(rows))  # (B,)
+        lowest = torch.finfo(rows.dtype).min
+        for span in chunks.spans():
+            if inverse is not None:
+                inverse_norms(weight[span], out=inverse[span])
+            z = chunks.logits(span, inverse)
+            if need_total:
+                chunks.mask_target(z, span, 0)
+                total += z.sum(1)
+            chunks.mask_target(z, span, -torch.inf)
+            # Not below the lowest number: a chunk that holds the true class alone has no
+            # peak, and -inf - -inf is not a number.
+            higher = torch.maximum(peak, z.amax(1)).clamp_min_(lowest)
+            mass.mul_(peak.sub_(higher).exp_()).add_(z.sub_(higher[:, None]).exp_().sum(1))
+            peak = higher
+        lse = mass.log_().add_(peak)
+        target, _, _ = _target_rows(weight, classes)
         ctx.save_for_backward(rows, weight, classes, inverse, lse)
         ctx.need_total, ctx.size = need_total, size
         return lse, total, target
@@ -166,32 +166,31 @@ class _ClassStatistics(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         rows, weight, classes, inverse, lse = ctx.saved_tensors
         need_weight = ctx.needs_input_grad[1]
-        with torch.autocast(rows.device.type, enabled=False):
-            chunks = _Chunks(rows, weight, classes, ctx.size)
-            spare = chunks.new_buffer()
-            d_rows = torch.zeros_like(rows)
-            d_weight = torch.empty_like(weight) if need_weight else None
-            for span in chunks.spans():
-                z = chunks.logits(span, inverse)
-                d_z = torch.sub(z, lse[:, None], out=chunks.block(spare, span))
-                d_z.exp_().mul_(d_lse[:, None])
-                if ctx.need_total:
-                    d_z += d_total[:, None]
-                chunks.mask_target(d_z, span, 0)  # also where exp was infinite
-                if inverse is not None:
-                    # z = rows . w / |w|, hence with u = w / |w|:
-                    #   dw = (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
-                    # The second term goes first; the product below adds to it.
-                    if d_weight is not None:
-                        along = z.mul_(d_z).sum(0).mul_(inverse[span]).mul_(inverse[span])
-                        torch.mul(weight[span], along.neg_()[:, None], out=d_weight[span])
-                    d_z.mul_(inverse[span])
+        chunks = _Chunks(rows, weight, classes, ctx.size)
+        spare = chunks.new_buffer()
+        d_rows = torch.zeros_like(rows)
+        d_weight = torch.empty_like(weight) if need_weight else None
+        for span in chunks.spans():
+            z = chunks.logits(span, inverse)
+            d_z = torch.sub(z, lse[:, None], out=chunks.block(spare, span))
+            d_z.exp_().mul_(d_lse[:, None])
+            if ctx.need_total:
+                d_z += d_total[:, None]
+            chunks.mask_target(d_z, span, 0)  # also where exp was infinite
+            if inverse is not None:
+                # z = rows . w / |w|, hence with u = w / |w|:
+                #   dw = (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
+                # The second term goes first; the product below adds to it.
                 if d_weight is not None:
-                    d_weight[span].addmm_(d_z.t(), rows, beta=0 if inverse is None else 1)
-                d_rows.addmm_(d_z, weight[span])
-            if d_weight is not None and len(weight):
-                _, index, inside = _target_rows(weight, classes)
-                d_weight.index_add_(0, index, d_target.where(inside[:, None], 0))
+                    along = z.mul_(d_z).sum(0).mul_(inverse[span]).mul_(inverse[span])
+                    torch.mul(weight[span], along.neg_()[:, None], out=d_weight[span])
+                d_z.mul_(inverse[span])
+            if d_weight is not None:
+                d_weight[span].addmm_(d_z.t(), rows, beta=0 if inverse is None else 1)
+            d_rows.addmm_(d_z, weight[span])
+        if d_weight is not None and len(weight):
+            _, index, inside = _target_rows(weight, classes)
+            d_weight.index_add_(0, index, d_target.where(inside[:, None], 0))
         return d_rows, d_weight, None, None, None, None
 
 

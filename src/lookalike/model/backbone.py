@@ -36,17 +36,18 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.name = name
-        self.model = _create(name, image_size, download)
-        self._features: Callable[[Tensor], Tensor] = self.model.forward_features  # type: ignore[assignment]
-        self.dim = int(self.model.num_features)
+        model: Any = _create(name, image_size, download)  # timm has no types
+        self.model = model
+        self._features: Callable[[Tensor], Tensor] = model.forward_features
+        self.dim = int(model.num_features)
         # Vision transformers put class and register tokens before the image's.
-        self.num_prefix_tokens = int(getattr(self.model, "num_prefix_tokens", 0) or 0)
-        self.has_class_token = getattr(self.model, "cls_token", None) is not None
-        self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(self.model)
+        self.num_prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
+        self.has_class_token = getattr(model, "cls_token", None) is not None
+        self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
 
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
-        self._features = torch.compile(self.model.forward_features)
+        self._features = torch.compile(self._features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, N, C) and the class token (B, C) or None, for images (B, 3, S, S)."""

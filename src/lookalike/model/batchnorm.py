@@ -19,14 +19,14 @@ class _GlobalSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         total = grad.clone()
         dist.all_reduce(total)
         return total
 
 
 def _global_sum(values: Tensor) -> Tensor:
-    return _GlobalSum.apply(values)  # type: ignore[no-any-return]
+    return _GlobalSum.apply(values)
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -72,7 +72,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm
 
-        return convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+        return convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, BatchNormAct2d):
             # timm's fused norm: keep its own module, whose state names the checkpoint uses.
@@ -84,7 +84,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-class _GlobalBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]  # timm has no types
+class _GlobalBatchNormAct2d(BatchNormAct2d):  # timm has no types
     """timm's BatchNorm + activation over the global batch."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -104,12 +104,12 @@ class Embedder(nn.Module):
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, N, C) and class token (B, C) or None, for uint8 images (B, 3, S, S)."""
         normal = self.preprocess.normalise(images).to(self.dtype)
-        return self.backbone(normal)  # type: ignore[no-any-return]
+        return self.backbone(normal)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw embeddings (B, D) of uint8 images (B, 3, S, S)."""
         features, token = self.features(images)
-        return self.neck(features, token)  # type: ignore[no-any-return]
+        return self.neck(features, token)
 
     @torch.inference_mode()
     def embed_batch(self, images: Tensor) -> Tensor:

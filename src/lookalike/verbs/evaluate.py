@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from lookalike import log
 from lookalike.data.catalog import open_catalog
 from lookalike.distributed import World
 from lookalike.inference import Validator
@@ -35,7 +34,6 @@ def evaluate(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    log.start()
     embedder = load(model, device=device)
     catalog = open_catalog(data, format=format)
     unknown = torch.full((len(catalog.classes),), -1)

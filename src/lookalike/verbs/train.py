@@ -5,6 +5,7 @@ The file to open first: `train` reads top to bottom as the story of a run.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -67,7 +68,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     with ExitStack() as stack:
         world = stack.enter_context(World.from_env(config.run.device))
         stack.enter_context(torch.random.fork_rng())
-        log.start(speak=world.is_main)
+        log.start(logging.INFO if world.is_main else logging.ERROR)
         run = _open_run(config, resume, world)
         if world.is_main:
             stack.enter_context(log.also_to(run.log))
@@ -245,7 +246,7 @@ def _assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world:
         synchronise(network, world.device)
     network.to(world.device)
     if embedder.backbone.is_convolutional:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     for head in heads.values():
         head.to(world.device)
     if config.train.compile:
