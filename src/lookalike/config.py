@@ -96,6 +96,9 @@ class ModelConfig(_Section):
     `.safetensors` file."""
     image_size: int = Field(224, ge=16, le=4096)
     """Side of the square, in pixels, that the network sees."""
+    train_size: int | None = Field(None, ge=16, le=4096)
+    """Side of the square in training; `image_size` by default. A smaller one trains faster, and
+    convolutional backbones often gain from it (Touvron et al., FixRes, 2019)."""
     crop_pct: float | None = Field(None, gt=0, le=1)
     """Part of the resized image that the centre crop keeps in evaluation; by default what timm
     states for the backbone."""

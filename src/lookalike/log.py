@@ -148,7 +148,7 @@ class _ConsoleHandler(logging.Handler):
         warning = record.levelno >= logging.WARNING
         if not is_terminal():
             stream = sys.stderr if warning else sys.stdout
-            print(text, file=stream, flush=True)  # noqa: T201  # this is the console
+            print(text, file=stream, flush=True)  # this is the console
             return
         style = "yellow" if warning else ""
         _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)

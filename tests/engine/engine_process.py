@@ -39,4 +39,3 @@ def curve(run: Path) -> list[tuple]:
         tuple(sorted((k, v) for k, v in record.items() if k not in clocks))
         for record in records(run)
     ]
-

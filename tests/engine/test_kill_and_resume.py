@@ -57,9 +57,7 @@ def test_killed_ten_times_equals_uninterrupted(shapes, tmp_path, workers):
     war = tmp_path / "war"
     words = [*arguments(shapes, war, workers), "--resume"]
     rng = random.Random(workers)
-    killed = sum(
-        start_and_kill(words, war / "metrics.jsonl", rng, tmp_path) for _ in range(KILLS)
-    )
+    killed = sum(start_and_kill(words, war / "metrics.jsonl", rng, tmp_path) for _ in range(KILLS))
     done = call(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert killed >= KILLS // 2, "the run ended too early for this test to mean anything"

@@ -82,7 +82,9 @@ def test_settings_of_the_python_interface_find_their_keys():
     assert config.data.train == "t.txt"
     assert config.loss.name == "arcface"
     assert (config.optim.lr, config.train.batch_size, config.optim.name) == (0.5, 7, "adamw")
-    with pytest.raises(ConfigError, match="'name' is ambiguous; say one of loss__name, optim__name"):
+    with pytest.raises(
+        ConfigError, match="'name' is ambiguous; say one of loss__name, optim__name"
+    ):
         Config().with_settings({"name": "x"})
     with pytest.raises(ConfigError, match="no setting 'epoch'; did you mean epochs"):
         Config().with_settings({"epoch": 3})

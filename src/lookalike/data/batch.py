@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -42,9 +42,7 @@ class Waiting(Protocol):
     wait_seconds: float
 
 
-def timed(
-    loader: Waiting, batches: Generator[Batch, None, None]
-) -> Generator[Batch, None, None]:
+def timed(loader: Waiting, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
     """`batches` that have images, with the time they take added to `loader.wait_seconds`."""
     try:
         while True:

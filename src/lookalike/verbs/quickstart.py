@@ -115,8 +115,7 @@ def _tell(run: Run, folder: Path, seconds: float) -> None:
         f"images     {folder / 'data'} (credits: LICENSES.md there)",
         f"took       {log.duration(seconds)}",
         "",
-        "next:      lookalike evaluate "
-        f"{run.path} --data {folder / 'data' / 'test.txt'}",
+        f"next:      lookalike evaluate {run.path} --data {folder / 'data' / 'test.txt'}",
         "your own:  lookalike train --train list.txt --val other.txt --output runs/mine",
     ]
     logger.info("\n".join(lines))

@@ -179,6 +179,11 @@ def _create_embedder(config: Config) -> Embedder:
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
     )
+    if model.train_size not in (None, model.image_size) and not embedder.backbone.is_convolutional:
+        raise ConfigError(
+            f"model.train_size={model.train_size} differs from model.image_size="
+            f"{model.image_size}, but {model.backbone} is built for one size; leave it out"
+        )
     if embedder.match is not None:
         say = logger.warning if worth_saying(embedder.match) else logger.info
         say("%s: %s", model.pretrained, embedder.match.summary())
@@ -277,7 +282,7 @@ def _create_loader(
         catalog,
         batch_size=config.train.batch_size,
         augment=Augment(
-            image_size=config.model.image_size,
+            image_size=config.model.train_size or config.model.image_size,
             crop_scale=(data.min_crop, 1.0),
             flip=data.flip,
             color_jitter=data.color_jitter,
@@ -408,10 +413,12 @@ def _say_plan(
     world: World,
 ) -> None:
     parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
+    size = config.model.train_size
+    trained_at = f" (trained at {size})" if size else ""
     logger.info(
-        "model: %s at %d px, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
+        "model: %s at %d px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
         "scale %g, %s",
-        config.model.backbone, config.model.image_size, config.model.pooling,
+        config.model.backbone, config.model.image_size, trained_at, config.model.pooling,
         embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
         config.loss.scale, config.train.precision,
     )  # fmt: skip
