@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from lookalike.errors import MissingExtraError, StorageError
+from lookalike.errors import LookalikeError, MissingExtraError, StorageError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _EXTRAS = {"s3": "s3fs", "oss": "ossfs", "gs": "gcsfs", "gcs": "gcsfs"}
@@ -36,7 +36,8 @@ def resolve(uri: str, base: str) -> str:
     if _SCHEME.match(uri) or os.path.isabs(uri):
         return uri
     if is_remote(base):
-        return base.rsplit("/", 1)[0] + "/" + uri
+        place, _, query = base.partition("?")
+        return place.rsplit("/", 1)[0] + "/" + uri + (f"?{query}" if query else "")
     return os.path.join(os.path.dirname(local_path(base)), uri)
 
 
@@ -44,9 +45,9 @@ def public(uri: str) -> str:
     """`uri` without user info and query, which may hold secrets: for logs and messages."""
     if not is_remote(uri):
         return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rsplit("@", 1)[-1]
-    return f"{parts.scheme}://{host}{parts.path}"
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
 
 def read_bytes(uri: str, *, retries: int = 2) -> bytes:
@@ -87,21 +88,32 @@ def _filesystem(uri: str):  # type: ignore[no-untyped-def]  # fsspec has no type
     except ImportError:
         raise MissingExtraError(_EXTRAS.get(scheme, scheme), scheme) from None
     except ValueError as error:
-        raise StorageError(f"{public(uri)}: {error}") from None
+        raise StorageError(
+            f"{public(uri)}: no client for {scheme}:// ({type(error).__name__})"
+        ) from None
 
 
 def _retrying(action: Callable[[], T], uri: str, retries: int) -> T:
     for attempt in range(retries + 1):
         try:
             return action()
-        except _FINAL as error:
+        except LookalikeError:
+            raise
+        except (*_FINAL, ValueError) as error:  # ValueError: a NUL in a path, a broken URL
             raise StorageError(f"{public(uri)}: {_cause(error)}") from None
-        except OSError as error:
+        except Exception as error:
+            # A store's client raises what it likes, not only OSError; on this machine anything
+            # else is our own mistake.
+            if not isinstance(error, OSError) and not is_remote(uri):
+                raise
             if attempt == retries:
                 raise StorageError(f"{public(uri)}: {_cause(error)}") from None
             time.sleep(0.05 * 4**attempt)
     raise AssertionError("unreachable")
 
 
-def _cause(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
+def _cause(error: Exception) -> str:
+    """Why, without the error's own words, which may quote a URL with its secrets."""
+    if isinstance(error, ValueError):
+        return "not a path or URL that can be opened"
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
