@@ -76,6 +76,7 @@ class PlainLoop:
         self.model.train()
 
     def step(self, images: torch.Tensor, classes: torch.Tensor) -> float:
+        """Do a step; returns the loss."""
         self.optimizer.zero_grad()
         loss = self.loss(self.model(images), classes)
         loss.backward()
@@ -106,6 +107,7 @@ class OurLoop:
         self.steps = 0
 
     def step(self, batch: Batch) -> float:
+        """Do a step; returns the loss."""
         self.steps += 1
         return self.run(batch, self.steps).losses["loss"]
 
@@ -154,11 +156,13 @@ def duel(name: str, ours: Callable[[], int], theirs: Callable[[], int], rounds: 
 
 
 def forever(loader: DataLoader) -> Iterator:
+    """The plain loop's batches, epoch after epoch."""
     while True:
         yield from loader
 
 
 def our_batches(loader: TrainLoader) -> Iterator[Batch]:
+    """Our batches, epoch after epoch."""
     epoch = 0
     while True:
         yield from loader.epoch(epoch)

@@ -129,7 +129,7 @@ def load(folder: Path, trained: Trained) -> Progress:
         for name, head in trained.heads.items():
             _load_head(folder, name, head, trained.optimizer)
         if trained.ema is not None:
-            trained.ema.load(safetensors.torch.load_file(folder / "ema.safetensors"))
+            trained.ema.load(_average(folder))
     except FileNotFoundError as error:
         raise RunError(
             f"{folder}: {Path(error.filename or '?').name} is missing; the checkpoint was made "
@@ -137,7 +137,7 @@ def load(folder: Path, trained: Trained) -> Progress:
         ) from None
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{folder}: does not fit this configuration: {str(error).splitlines()[0]}"
+            f"{folder}: does not fit this configuration: {' '.join(str(error).split())[:300]}"
         ) from None
     trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
     return Progress(**state["progress"])
@@ -225,6 +225,13 @@ def _load_network(folder: Path, trained: Trained) -> None:
             trained.optimizer.state[parameter] = {
                 key: _placed(value, parameter) for key, value in states[name].items()
             }
+
+
+def _average(folder: Path) -> dict[str, Tensor]:
+    path = folder / "ema.safetensors"
+    if not path.exists():
+        raise RunError(f"{folder}: has no average of the weights; it was made with train.ema=0")
+    return dict(safetensors.torch.load_file(path))
 
 
 def _load_head(folder: Path, name: str, head: Head, optimizer: torch.optim.Optimizer) -> None:

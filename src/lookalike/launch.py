@@ -69,7 +69,9 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
     os.environ[_SAID] = str(folder)
     # Its warnings are about itself; our workers' errors are told by our workers.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     options = ["--standalone", f"--nproc-per-node={workers}", "--no-python", sys.executable]
     try:
         run(parse_args([*options, "-m", "lookalike", *arguments]))

@@ -14,6 +14,7 @@ model/                 the embedder alone
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,8 +47,15 @@ class Run:
                 f"{output} holds a run already; add --resume to go on with it, "
                 "or choose another --output"
             )
-        if run.path.is_dir() and not run.exists() and any(run.path.iterdir()) and not resume:
-            raise RunError(f"{output} is not empty; choose another --output")
+        if run.path.is_dir() and not run.exists() and not resume:
+            # What an attempt leaves that found a mistake before it began is no obstacle.
+            ours = {run.log, run.checkpoints, run.bad_images}
+            foreign = [path.name for path in run.path.iterdir() if path not in ours]
+            if foreign or any(run.checkpoints.glob("*")):
+                raise RunError(
+                    f"{output} is not empty (it has {(foreign or ['checkpoints'])[0]}); "
+                    "choose another --output"
+                )
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,7 +122,7 @@ class Run:
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
         """Add one JSON object as a line to `file` of this run, in one write."""
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
 
     def read(self, file: Path) -> Iterator[dict[str, Any]]:
         """The objects of a JSON-lines file of this run; a torn last line is left out."""
@@ -134,6 +142,11 @@ class Run:
         """Take back the metrics of steps that a resumed run will do again."""
         kept = [record for record in self.read(self.metrics) if record["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -199,14 +199,11 @@ class Trainer:
             with self._watch.paused():
                 improved = self._measure(epoch=done)
                 self._set_phase()
-        due = (
-            last
-            or late
-            or improved
-            or (end_of_epoch and done % pace.checkpoint_every == 0)
-            or bool(pace.checkpoint_every_steps and step % pace.checkpoint_every_steps == 0)
+        regular = (end_of_epoch and done % pace.checkpoint_every == 0) or bool(
+            pace.checkpoint_every_steps and step % pace.checkpoint_every_steps == 0
         )
-        if due:
+        # Nothing regular in the middle of trouble: it would push out an older, sounder one.
+        if last or late or improved or (regular and self._unhealthy == 0):
             with self._watch.paused():
                 self._save()
 

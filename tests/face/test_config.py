@@ -95,3 +95,23 @@ def test_scientific_notation_is_a_number_as_people_mean_it(tmp_path):
     file.write_text("optim: {lr: 1e-4, min_lr: 2.5E-7}\n")
     config = Config.load(file, ["optim.weight_decay=5e-5"])
     assert (config.optim.lr, config.optim.min_lr, config.optim.weight_decay) == (1e-4, 2.5e-7, 5e-5)
+
+
+def test_the_formats_of_the_config_are_those_of_the_registry():
+    from lookalike.config import DataConfig
+    from lookalike.data import ALIASES, SOURCES
+
+    formats = DataConfig.model_fields["format"].annotation.__args__
+    assert set(formats) == {"auto", *SOURCES}
+    for alias, name in ALIASES.items():
+        assert Config.load(None, [f"data.format={alias}"]).data.format == name
+
+
+def test_odd_values_of_a_name_are_told_without_a_traceback():
+    for value in ("[a]", "{a: 1}", "3", "null"):
+        with pytest.raises(ConfigError, match=r"loss\.name"):
+            Config.load(None, [f"loss.name={value}"])
+
+
+def test_class_names_may_look_like_numbers():
+    assert Config.load(None, ["data.classes=[0, 1.5, b]"]).data.classes == ["0", "1.5", "b"]

@@ -45,16 +45,14 @@ class LargeMarginSoftmax(Margin):
         return (1 - 2 * (k % 2)) * chebyshev - 2 * k
 
     def warning(self) -> str | None:
-        """Says that a margin above 2 may shrink the embeddings instead of turning them."""
+        """Says that a margin above 2 makes a hard start."""
         if self.margin <= 2:
             return None
         # At 90 degrees, where training starts, psi is 1 - m for even m, against 0 for the other
-        # classes: shorter embeddings are the quickest way to a lower loss. The papers start
-        # close to the plain cosine and anneal for this reason.
+        # classes. The papers start close to the plain cosine and anneal for this reason.
         return (
-            f"loss.margin={self.margin:g} for {self.name}: early in training the loss can fall by "
-            "shrinking the embeddings, and then stays near ln(number of classes); if it does, "
-            "use loss.margin=2 or a lower optim.lr"
+            f"loss.margin={self.margin:g} for {self.name} makes a hard start; if the loss stays "
+            "near ln(number of classes), use loss.margin=2"
         )
 
 
@@ -63,9 +61,21 @@ class SphereFace(LargeMarginSoftmax):
     """Large-margin softmax with class weights of unit length.
 
     The logit of the true class is at most scale * |e|. With embeddings of a fixed length of 1 or
-    so, the recommended scale of 1 could therefore hardly tell many classes apart: the original
-    component suffers from it. Here the length is free, and grows as it is needed.
+    so, as our neck and the original's give them, the recommended scale of 1 can hardly tell many
+    classes apart.
     """
 
     name = "sphereface"
     weight_norm = False
+
+    ENOUGH_SCALE = 8.0
+
+    def warning(self) -> str | None:
+        """Says that a small scale bounds the loss from below."""
+        if self.scale >= self.ENOUGH_SCALE:
+            return super().warning()
+        return (
+            f"loss.scale={self.scale:g} for sphereface: the logit of the true class is at most "
+            "scale times the length of the embedding, so with many classes the loss can hardly "
+            "fall; loss.scale=20 with loss.margin=2 learns better"
+        )

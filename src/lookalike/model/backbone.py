@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 def _create(name: str, image_size: int, download: bool) -> nn.Module:
     target = timm_name(name)
     if not timm.is_model(target.split(".")[0]):
-        known = [*BACKBONES, *timm.list_models()]
+        known = {*BACKBONES, *timm.list_models()}
         close = difflib.get_close_matches(name, known, 3, 0.5)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise ModelError(

@@ -18,7 +18,7 @@ from lookalike import checkpoint, log
 from lookalike.checkpoint import Progress, Trained
 from lookalike.config import Config
 from lookalike.data.augment import Augment
-from lookalike.data.bad_images import BadImages
+from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.loader import TrainLoader
 from lookalike.distributed import World
@@ -62,6 +62,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         raise ConfigError("nothing to train on: give data.train (--train), a list of images")
     if config.run.output is None:
         raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+    create_margin(config.loss.name, config.loss.margin, config.loss.scale)  # fails before work
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, resume)
 
@@ -324,12 +325,16 @@ def _measure(
     """What measures the embedder on the validation set; None without one."""
     if held_out is None:
         return None
-    known = catalog.classes.rows
-    train_classes = torch.tensor([known.get(name, -1) for name in held_out.classes.names])
-    validator = Validator(held_out, train_classes, threads=config.data.threads, world=world)
+    threads = config.data.threads
+    validator = Validator(held_out, _in_training(held_out, catalog), threads=threads, world=world)
+    named: set[int] = set()
 
     def measure() -> tuple[float, dict[str, Any]]:
         scores, record = validator.measure(embedder, head)
+        for row, reason in validator.bad.reasons.items():
+            if row not in named:
+                named.add(row)
+                logger.warning("left out: %s", describe_bad(held_out.records[row], reason))
         logger.info("validation: %s", summary(scores))
         return scores.primary[1], record
 
@@ -386,6 +391,18 @@ def _restore(
     return progress
 
 
+def _in_training(held_out: Catalog, catalog: Catalog) -> torch.Tensor:
+    """The training class of each class of `held_out`, (classes,) int64; -1 where it is new.
+
+    Where `data.classes` gave the integers of the training list names, the validation list has
+    the same integers.
+    """
+    rows = catalog.classes.rows
+    if catalog.records[0].label not in rows:  # integers are rows of the names: all of them
+        rows = {str(row): row for row in range(len(catalog.classes))}
+    return torch.tensor([rows.get(name, -1) for name in held_out.classes.names])
+
+
 def _say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
     logger.info(
         "training: %s images of %s classes (%s)",
@@ -397,7 +414,7 @@ def _say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> Non
             "data.val_fraction=0.1 to hold out a tenth of the classes"
         )
         return
-    seen = len(set(held_out.classes.names) & set(catalog.classes.names))
+    seen = int((_in_training(held_out, catalog) >= 0).sum())
     logger.info(
         "validation: %s images of %s classes, %s of them seen in training",
         f"{len(held_out):,}", f"{len(held_out.classes):,}", f"{seen:,}" if seen else "none",

@@ -1,0 +1,111 @@
+"""Signals, losses that are not finite, checkpoints that are torn: nothing is lost, all is told."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from engine_process import TINY, call, command, curve, environment, records
+
+
+def words(shapes, output, *more):
+    return [
+        "train", "--train", str(shapes / "train.txt"), "--output", str(output),
+        "model.backbone=test_resnet", "run.device=cpu", *TINY, *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 1, 130),
+                                    (signal.SIGTERM, 2, 143)],
+)  # fmt: skip
+def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, code):
+    run = tmp_path / "run"
+    mine = words(shapes, run, "--epochs", "200", "--workers", str(workers))
+    process = subprocess.Popen(
+        command(*mine), cwd=tmp_path, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and len(records(run)) > 5:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "go on with: lookalike train --resume" in errors
+    assert "Traceback" not in errors
+    step = records(run)[-1]["step"]
+    assert (run / "checkpoints/latest").read_text() == f"step-{step:08d}\n"
+
+    done = call("train", "--resume", "--output", str(run), f"train.max_steps={step + 2}",
+                "run.workers=1", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [r["step"] for r in records(run)] == list(range(1, step + 3))
+
+
+def test_a_loss_that_stays_infinite_stops_with_an_explanation(shapes, tmp_path):
+    run = tmp_path / "run"
+    done = call(
+        *words(shapes, run, "--epochs", "60", "optim.lr=1e36", "optim.warmup_steps=0"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "the loss has not been finite for 25 steps in a row" in done.stderr
+    assert "Lower optim.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    kept = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert kept[-1]["skipped"] >= 24
+    assert "step-00000000" in done.stderr
+
+
+def test_a_torn_checkpoint_is_left_aside_and_the_curve_is_the_same(shapes, tmp_path):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    more = ("--epochs", "3", "train.checkpoint_every_steps=6", "optim.schedule=constant",
+            "optim.warmup_steps=0")  # fmt: skip
+    assert call(*words(shapes, whole, *more), cwd=tmp_path).returncode == 0
+    cut = call(*words(shapes, torn, *more, "train.max_steps=12"), cwd=tmp_path)
+    assert cut.returncode == 0
+    file = torn / "checkpoints/step-00000012/network.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    done = call(*words(shapes, torn, *more, "train.max_steps=18", "--resume"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step-00000012/network.safetensors: has" in done.stderr
+    assert "going on from" in done.stdout
+    assert "step-00000006" in done.stdout
+    assert curve(torn) == curve(whole)
+
+
+def test_a_corrected_mistake_may_use_the_same_output(shapes, tmp_path):
+    run = tmp_path / "run"
+    bad = shapes / "one-bad-line.txt"
+    bad.write_text((shapes / "train.txt").read_text() + "nolabel\n")
+    first = words(shapes, run, "train.max_steps=1")
+    first[2] = str(bad)
+    assert call(*first, cwd=tmp_path).returncode == 2
+    done = call(*words(shapes, run, "train.max_steps=1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["data", "model"])
+def test_a_run_goes_on_with_another_number_of_workers(shapes, tmp_path, sharded):
+    """One curve to rounding; without the branch, whose dropout is another on each worker, and
+    without batch norm, which blows rounding up on maps of one pixel."""
+    more = ["loss.classification_weight=0", f"head.parallel={'model' if sharded else 'data'}",
+            "model.backbone=test_vit", "optim.schedule=constant", "optim.warmup_steps=0",
+            "optim.lr=0.003"]  # fmt: skip
+    one, many = tmp_path / "one", tmp_path / "many"
+    done = call(*words(shapes, one, *more, "train.max_steps=18"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for steps, workers in ((6, 2), (12, 1), (18, 3)):
+        done = call(
+            *words(shapes, many, *more, "--resume", "--workers", str(workers)),
+            f"train.max_steps={steps}", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    expected = [r["loss"] for r in records(one)]
+    assert len(expected) == 18
+    assert [r["loss"] for r in records(many)] == pytest.approx(expected, rel=1e-4)
