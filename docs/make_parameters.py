@@ -78,7 +78,7 @@ def page() -> str:
     known = keys()
     flags = {key: f"--{flag}" for flag, key in FLAGS.items()}
     lines = [
-        "<!-- Written by docs/make_parameters.py; change lookalike/config.py instead. -->",
+        "<!-- Written by docs/make_parameters.py; change lookalike/settings.py instead. -->",
         "",
         "# Parameters",
         "",

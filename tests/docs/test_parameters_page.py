@@ -13,9 +13,10 @@ import typer
 import yaml
 
 from lookalike.cli import app
-from lookalike.config import FLAGS, LOSS_ALIASES, Config, keys
+from lookalike.config import FLAGS, Config, keys
 from lookalike.losses import MARGINS
 from lookalike.model import BACKBONE_ALIASES, BACKBONES
+from lookalike.settings import LOSS_ALIASES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

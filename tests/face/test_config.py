@@ -1,9 +1,10 @@
 import pytest
 import yaml
 
-from lookalike.config import Config, LossName, keys
+from lookalike.config import Config, keys
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS
+from lookalike.settings import LossName
 
 
 def test_a_written_config_is_complete_and_loads_to_the_same(tmp_path):
@@ -98,8 +99,8 @@ def test_scientific_notation_is_a_number_as_people_mean_it(tmp_path):
 
 
 def test_the_formats_of_the_config_are_those_of_the_registry():
-    from lookalike.config import DataConfig
     from lookalike.data import ALIASES, SOURCES
+    from lookalike.settings import DataConfig
 
     formats = DataConfig.model_fields["format"].annotation.__args__
     assert set(formats) == {"auto", *SOURCES}

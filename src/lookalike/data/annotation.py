@@ -6,6 +6,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from lookalike import storage
 from lookalike.errors import DataError
@@ -52,7 +53,7 @@ def malformed(uri: str) -> bool:
     """Whether `uri` is a URI that cannot be taken apart, as `http://[cat`."""
     if "://" in uri and not (uri.isascii() and "[" not in uri and "]" not in uri):
         try:
-            storage.public(uri)
+            urlsplit(uri)
         except ValueError:
             return True
     return False

@@ -1,0 +1,82 @@
+"""What a run says about itself: its data, its plan, its result."""
+
+from __future__ import annotations
+
+from lookalike.assembly import in_training
+from lookalike.checkpoint import Progress
+from lookalike.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.data.loader import TrainLoader
+from lookalike.distributed import World
+from lookalike.log import logger
+from lookalike.model.embedder import Embedder
+from lookalike.run import Run
+from lookalike.trainer import Pace
+
+
+def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
+    """How many images and classes there are, and whether quality is measured."""
+    logger.info(
+        "training: %s images of %s classes (%s)",
+        f"{len(catalog):,}", f"{len(catalog.classes):,}", config.data.train,
+    )  # fmt: skip
+    if held_out is None:
+        logger.warning(
+            "no validation list: the quality of the model is NOT measured. Give --val LIST, or "
+            "data.val_fraction=0.1 to hold out a tenth of the classes"
+        )
+        return
+    seen = int((in_training(held_out, catalog) >= 0).sum())
+    logger.info(
+        "validation: %s images of %s classes, %s of them seen in training",
+        f"{len(held_out):,}", f"{len(held_out.classes):,}", f"{seen:,}" if seen else "none",
+    )  # fmt: skip
+
+
+def say_plan(
+    config: Config,
+    embedder: Embedder,
+    loader: TrainLoader,
+    pace: Pace,
+    progress: Progress,
+    world: World,
+) -> None:
+    """The model, the loss, the batch and the steps to come."""
+    parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
+    size = config.model.train_size
+    trained_at = f" (trained at {size})" if size else ""
+    logger.info(
+        "model: %s at %d px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
+        "scale %g, %s",
+        config.model.backbone, config.model.image_size, trained_at, config.model.pooling,
+        embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
+        config.loss.scale, config.train.precision,
+    )  # fmt: skip
+    share = len(world.share(loader.batch_size))
+    logger.info(
+        "batch: %d images in all, %d on each of %d worker%s; %d steps an epoch, %d steps to do",
+        loader.batch_size, share, world.size, "s" if world.size > 1 else "",
+        loader.steps_per_epoch, pace.total_steps - progress.step,
+    )  # fmt: skip
+
+
+def say_result(run: Run, progress: Progress) -> None:
+    """Where the model lies and how good it is; plainly so if training did not help."""
+    scores = run.scores()
+    if not scores:
+        logger.info("done: %s (its quality was not measured)", run.model)
+        return
+    start, best = scores[0], next(s for s in scores if s["step"] == progress.best_step)
+    logger.info(
+        "done: %s, from step %d: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
+        run.model, best["step"], 100 * best["recall_at_1"], 100 * best["map_at_r"],
+        100 * start["recall_at_1"], 100 * start["map_at_r"],
+    )  # fmt: skip
+    if progress.best_step == 0:
+        logger.warning(
+            "training did not improve MAP@R over the start: %s holds the model as it was before "
+            "the first step",
+            run.model,
+        )
+    elif best["recall_at_1"] < start["recall_at_1"]:
+        logger.warning("Recall@1 ended below the start, while MAP@R, the primary metric, rose")
