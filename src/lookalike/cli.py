@@ -29,6 +29,9 @@ Model = Annotated[Path, typer.Argument(help="An output directory, or a model fol
 
 def main() -> None:
     """Run the program; a user's mistake is one line on stderr and exit code 2."""
+    from lookalike.launch import end_with_launcher
+
+    end_with_launcher()
     try:
         app()
     except LookalikeError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ def in_worker() -> bool:
 
 
 _SAID = "LOOKALIKE_SAID"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def first_to_say(message: str) -> bool:
@@ -47,6 +50,20 @@ def somebody_said() -> bool:
     """Whether a worker of this machine has told the user why the run ends."""
     folder = os.environ.get(_SAID)
     return folder is not None and any(len(path.name) == 64 for path in Path(folder).iterdir())
+
+
+def end_with_launcher() -> None:
+    """Let this worker end when the process that launched it does, however that ended.
+
+    torchrun gives each worker a session of its own: a launcher that is killed outright would
+    leave its workers behind, writing into the directory of the run that is resumed meanwhile.
+    Linux only; elsewhere the lock of the run's directory says that somebody is still there.
+    """
+    if _SAID not in os.environ or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it ended before we asked
+        sys.exit(1)
 
 
 def launch(workers: int, arguments: Sequence[str], folder: str | Path) -> None:

@@ -13,15 +13,22 @@ model/                 the embedder alone
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookalike import storage
 from lookalike.errors import RunError
+
+# A worker that was just killed may take a moment to let go.
+_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,12 @@ class Run:
         Raises:
             RunError: it holds a run already and `resume` is False, or it cannot be made.
         """
-        run = cls(Path(output))
+        if storage.is_remote(str(output)):
+            raise RunError(
+                f"run.output={storage.public(str(output))}: results are written to a directory of "
+                "this machine; give one (a mounted bucket will do)"
+            )
+        run = cls(Path(storage.local_path(str(output))))
         if run.exists() and not resume:
             raise RunError(
                 f"{output} holds a run already; add --resume to go on with it, "
@@ -49,7 +61,7 @@ class Run:
             )
         if run.path.is_dir() and not run.exists() and not resume:
             # What an attempt leaves that found a mistake before it began is no obstacle.
-            ours = {run.log, run.checkpoints, run.bad_images}
+            ours = {run.log, run.checkpoints, run.bad_images, run.lock_file}
             foreign = [path.name for path in run.path.iterdir() if path not in ours]
             if foreign or any(run.checkpoints.glob("*")):
                 raise RunError(
@@ -118,6 +130,33 @@ class Run:
     def tensorboard(self) -> Path:
         """Where TensorBoard looks."""
         return self.path / "tensorboard"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains into this directory."""
+        return self.path / ".lock"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains into this directory inside the block.
+
+        Raises:
+            RunError: another process does, and did so for the next ten seconds.
+        """
+        with self.lock_file.open("a") as file:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise RunError(
+                            f"{self.path}: another process is training into this directory; "
+                            "stop it first"
+                        ) from None
+                    time.sleep(0.1)
+            yield
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
         """Add one JSON object as a line to `file` of this run, in one write."""

@@ -8,6 +8,9 @@ import time
 import pytest
 from engine_process import TINY, call, command, curve, environment, records
 
+from lookalike.errors import RunError
+from lookalike.run import Run
+
 
 def words(shapes, output, *more):
     return [
@@ -77,6 +80,35 @@ def test_a_torn_checkpoint_is_left_aside_and_the_curve_is_the_same(shapes, tmp_p
     assert "going on from" in done.stdout
     assert "step-00000006" in done.stdout
     assert curve(torn) == curve(whole)
+
+
+def test_two_processes_do_not_train_into_one_directory(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr("lookalike.run._LOCK_SECONDS", 0.3)
+    run = Run.create(tmp_path / "run")
+    with run.locked(), pytest.raises(RunError, match="another process is training"), run.locked():
+        pytest.fail("the lock was given twice")
+    with run.locked():
+        assert run.lock_file.exists()
+
+
+def test_workers_end_with_a_launcher_that_is_killed(shapes, tmp_path):
+    run = tmp_path / "run"
+    mine = words(shapes, run, "--epochs", "200", "--workers", "2")
+    process = subprocess.Popen(
+        command(*mine), cwd=tmp_path, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.kill()  # it alone, as the kernel does when memory is short
+    process.wait()
+    time.sleep(1)
+    before = len(records(run))
+    time.sleep(2)
+    assert len(records(run)) == before
+    with Run(run).locked():
+        pass
 
 
 def test_a_corrected_mistake_may_use_the_same_output(shapes, tmp_path):

@@ -70,6 +70,8 @@ def embed(
     Raises:
         LookalikeError: no model, no images, or none that can be read.
     """
+    if storage.is_remote(str(output)):
+        raise ConfigError(f"{output}: vectors are written to this machine; give a local path")
     output = Path(output)
     if output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"{output}: the output's name must end in .npy or .parquet")

@@ -73,6 +73,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         log.start(logging.INFO if world.is_main else logging.ERROR)
         run = _open_run(config, resume, world)
         if world.is_main:
+            stack.enter_context(run.locked())
             stack.enter_context(log.also_to(run.log))
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
