@@ -70,16 +70,21 @@ def parameter_groups(
         if callable(getattr(module, "no_weight_decay", None))
         for name in module.no_weight_decay()
     }
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # The backbone has groups of its own even at the same rate: it may begin to learn later, and
+    # the fused optimizers want all of a group to have a momentum or none.
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        factor = backbone_lr_factor if name.startswith(backbone_prefix) else 1.0
         decay = 0.0 if parameter.ndim <= 1 or name in exempt else weight_decay
-        groups.setdefault((factor, decay), []).append(parameter)
+        if name.startswith(backbone_prefix):
+            key = ("backbone", backbone_lr_factor, decay)
+        else:
+            key = ("neck", 1.0, decay)
+        groups.setdefault(key, []).append(parameter)
     for head in heads:
-        groups.setdefault((head_lr_factor, weight_decay), []).extend(head.parameters())
+        groups.setdefault(("head", head_lr_factor, weight_decay), []).extend(head.parameters())
     return [
         {"params": parameters, "lr_factor": factor, "weight_decay": decay}
-        for (factor, decay), parameters in groups.items()
+        for (_, factor, decay), parameters in groups.items()
     ]
 
 

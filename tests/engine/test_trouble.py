@@ -6,6 +6,8 @@ import subprocess
 import time
 
 import pytest
+import safetensors.torch
+import torch
 from engine_process import TINY, call, command, curve, environment, records
 
 from lookalike.errors import RunError
@@ -80,6 +82,27 @@ def test_a_torn_checkpoint_is_left_aside_and_the_curve_is_the_same(shapes, tmp_p
     assert "going on from" in done.stdout
     assert "step-00000006" in done.stdout
     assert curve(torn) == curve(whole)
+
+
+@pytest.mark.parametrize(("workers", "optimizer"), [(1, "sgd"), (2, "sgd"), (1, "adamw")])
+def test_a_backbone_that_is_frozen_first_learns_later(shapes, tmp_path, workers, optimizer):
+    run = tmp_path / "run"
+    done = call(
+        *words(shapes, run, "--epochs", "2", "--workers", str(workers)), f"optim.name={optimizer}",
+        "train.freeze_backbone_epochs=1", "train.checkpoint_every=1", "train.keep_checkpoints=9",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    start, frozen, free = (
+        safetensors.torch.load_file(run / f"checkpoints/step-{step:08d}/network.safetensors")
+        for step in (0, 6, 12)
+    )
+    for name in start:
+        if name.startswith("embedder.backbone"):
+            assert torch.equal(start[name], frozen[name]), name
+            assert start[name].ndim < 2 or not torch.equal(frozen[name], free[name]), name
+        elif name.endswith("weight"):
+            assert not torch.equal(start[name], frozen[name]), name
 
 
 def test_two_processes_do_not_train_into_one_directory(shapes, tmp_path, monkeypatch):
