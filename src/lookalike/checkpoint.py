@@ -284,7 +284,9 @@ def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(plain, path, metadata)
+    # No tensors with empty metadata (an optimizer before its first step) is a file that
+    # safetensors 0.8 writes and cannot read; without metadata it can.
+    safetensors.torch.save_file(plain, path, metadata or None)
     _sync(path)
 
 

@@ -1,6 +1,7 @@
 """Signals, losses that are not finite, checkpoints that are torn: nothing is lost, all is told."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -132,6 +133,19 @@ def test_workers_end_with_a_launcher_that_is_killed(shapes, tmp_path):
     assert len(records(run)) == before
     with Run(run).locked():
         pass
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_killed_before_its_first_step_goes_on_from_the_start(shapes, tmp_path, optimizer):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    more = ("--epochs", "1", f"optim.name={optimizer}", "train.ema=0.9")
+    assert call(*words(shapes, whole, *more), cwd=tmp_path).returncode == 0
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints/step-00000006")
+    done = call(*words(shapes, cut, *more, "--resume"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step-00000000" in done.stdout
+    assert curve(cut) == curve(whole)
 
 
 def test_a_corrected_mistake_may_use_the_same_output(shapes, tmp_path):
