@@ -176,7 +176,8 @@ def _restore(
     quota.restore({found["row"]: found["reason"] for found in run.read(run.bad_images)})
     world.barrier()
     if world.is_main:
-        run.forget_after(progress.step if newest is not None else -1)
+        # At step 0 the start is measured again, and recorded again.
+        run.forget_after(progress.step or -1)
     logger.info("going on from %s", newest or "the start: there is no checkpoint yet")
     return progress
 
