@@ -16,7 +16,7 @@ from lookalike.checkpoint import Progress, Trained
 from lookalike.data.loader import Batch, TrainLoader
 from lookalike.distributed import World
 from lookalike.errors import TrainingError
-from lookalike.log import Bar, logger
+from lookalike.log import Bar
 from lookalike.optim import Schedule, set_lr
 from lookalike.quota import Quota
 from lookalike.step import Outcome, TrainStep
@@ -230,15 +230,15 @@ class Trainer:
         name = checkpoint.folder_name(self.progress.step)
         checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
         self._saved_at = time.monotonic()
-        if not self.world.is_main:
-            return
-        best = self.folder / name
-        (self.folder / "latest").write_text(name + "\n", "utf-8")
-        if self.progress.best_score is not None:
-            best = self.folder / checkpoint.folder_name(self.progress.best_step)
-            (self.folder / "best").write_text(best.name + "\n", "utf-8")
-        checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
-        logger.debug("checkpoint %s", name)
+        if self.world.is_main:
+            best = self.folder / name
+            (self.folder / "latest").write_text(name + "\n", "utf-8")
+            if self.progress.best_score is not None:
+                best = self.folder / checkpoint.folder_name(self.progress.best_step)
+                (self.folder / "best").write_text(best.name + "\n", "utf-8")
+            checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
+        # A worker that ends now must not take the main one down in the middle of this.
+        self.world.barrier()
 
     def _set_phase(self) -> None:
         self.step.prepare(frozen=self.progress.step < self.pace.freeze_steps)
