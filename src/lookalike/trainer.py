@@ -115,24 +115,25 @@ class Trainer:
             self._measure(epoch=0)
             self._save()
         total, quiet = self.pace.total_steps, not self.world.is_main
+        # Only what all workers agreed on ends the loop: a wish that comes a moment later is
+        # granted after the next step, with its checkpoint.
+        stop = 0
         with (
             interrupt.deferred() as wish,
             Bar("training", total, self.progress.step, unit="steps", quiet=quiet) as bar,
         ):
             self._watch.start()
-            while self.progress.step < total and not wish:
+            while self.progress.step < total and not stop:
                 epoch, position = divmod(self.progress.step, self.loader.steps_per_epoch)
                 self._set_phase()
                 with closing(self.loader.epoch(epoch, position)) as batches:
                     for batch in batches:
                         bar.advance(note=self._one(batch, epoch))
                         stop, late = self._agree(wish)
-                        if stop and not wish:
-                            wish.signal = stop
                         self._after(epoch, late=late or bool(stop))
-                        if self.progress.step == total or wish:
+                        if self.progress.step == total or stop:
                             break
-        return wish.signal if self.progress.step < total else None
+        return stop if stop and self.progress.step < total else None
 
     def _one(self, batch: Batch, epoch: int) -> str:
         """One step and its record; returns a note for the progress bar."""

@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 from engine_process import TINY, call, command, curve, environment, records
 
-from lookalike.errors import RunError
+from lookalike.errors import Interrupted, RunError
 from lookalike.run import Run
+from lookalike.trainer import Trainer
+from lookalike.verbs.train import train
 
 
 def words(shapes, output, *more):
@@ -50,6 +52,26 @@ def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, co
                 "run.workers=1", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [r["step"] for r in records(run)] == list(range(1, step + 3))
+
+
+def test_a_signal_that_comes_after_the_workers_agreed_is_granted_a_step_later(
+    shapes, tmp_path, monkeypatch
+):
+    after = Trainer._after
+
+    def signalled(trainer, epoch, *, late):
+        if trainer.progress.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        after(trainer, epoch, late=late)
+
+    monkeypatch.setattr(Trainer, "_after", signalled)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match="at step 4, which is saved"):
+        train(
+            train=str(shapes / "train.txt"), output=str(run), backbone="test_resnet",
+            pretrained=False, image_size=32, embedding_dim=16, batch_size=8, device="cpu",
+        )  # fmt: skip
+    assert (run / "checkpoints/latest").read_text() == "step-00000004\n"
 
 
 def test_a_loss_that_stays_infinite_stops_with_an_explanation(shapes, tmp_path):
