@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lookalike.assembly_heads import metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
 from lookalike.data.augment import Augment
@@ -17,10 +18,9 @@ from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.inference import Validator, summary
 from lookalike.log import logger
-from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.branch import TEMPERATURE, ClassificationBranch, TrainingNetwork
+from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.model.weights import worth_saying
 from lookalike.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
@@ -73,13 +73,13 @@ def create_embedder(config: Config) -> Embedder:
 
 def resolve(config: Config, embedder: Embedder, world: World) -> Config:
     """The request with everything filled in that was left to us; what config.yaml will say."""
-    loss, head = config.loss, config.head
-    margin = create_margin(loss.name, loss.margin, loss.scale)
+    loss = config.loss
+    margin = metric_margin(config)
     if warning := margin.warning():
         logger.warning("%s", warning)
     classification = loss.classification_weight
     if classification is None:
-        classification = 1.0 if head.parallel == "data" else 0.0
+        classification = 1.0 if config.head.parallel == "data" else 0.0
     if loss.weight == 0 and classification == 0:
         raise ConfigError("loss.weight=0 and loss.classification_weight=0 leave nothing to learn")
     precision = config.train.precision
@@ -99,27 +99,9 @@ def resolve(config: Config, embedder: Embedder, world: World) -> Config:
             "loss.scale": margin.scale,
             "loss.classification_weight": classification,
             "train.precision": precision,
+            **resolve_head(config, margin, precision),
         }
     )
-
-
-def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, Head]:
-    """The margin on the embedding, and plain softmax on the branch where it has a weight."""
-    loss, dim, count = config.loss, config.model.embedding_dim, len(catalog.classes)
-    sharded, seed = config.head.parallel == "model", config.train.seed
-    margin = create_margin(loss.name, loss.margin, loss.scale)
-    heads = {"metric": Head(dim, count, margin, sharded=sharded, world=world, seed=seed)}
-    if loss.classification_weight:
-        heads["classification"] = Head(
-            dim,
-            count,
-            create_margin("softmax", scale=1 / TEMPERATURE),
-            label_smoothing=loss.label_smoothing,
-            sharded=sharded,
-            world=world,
-            seed=seed + 1,
-        )
-    return heads
 
 
 def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: World) -> Trained:
@@ -140,7 +122,7 @@ def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: 
     optim = config.optim
     groups = parameter_groups(
         network,
-        heads.values(),
+        [head for head in heads.values() if head.update is None],
         weight_decay=optim.weight_decay,
         backbone_prefix="embedder.backbone.",
         backbone_lr_factor=optim.backbone_lr_factor,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lookalike.losses.update import HeadUpdate
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -58,7 +60,7 @@ def parameter_groups(
 
     Args:
         network: backbone, neck and branch.
-        heads: the modules that hold class weights.
+        heads: the modules that hold class weights for the optimizer to change.
         weight_decay: for all other weights.
         backbone_prefix: how the names of the backbone's parameters begin.
         backbone_lr_factor: rate of the backbone.
@@ -81,7 +83,8 @@ def parameter_groups(
             key = ("neck", 1.0, decay)
         groups.setdefault(key, []).append(parameter)
     for head in heads:
-        groups.setdefault(("head", head_lr_factor, weight_decay), []).extend(head.parameters())
+        key = ("head", head_lr_factor, weight_decay)
+        groups.setdefault(key, []).extend(head.parameters(recurse=False))
     return [
         {"params": parameters, "lr_factor": factor, "weight_decay": decay}
         for (_, factor, decay), parameters in groups.items()
@@ -97,10 +100,12 @@ def create_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=True)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The schedule's rate, for each group by its factor."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, updates: Iterable[HeadUpdate] = ()) -> None:
+    """The schedule's rate, for each group, and each update of a head, by its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+    for update in updates:
+        update.lr = lr * update.rule.lr_factor
 
 
 @dataclass

@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from lookalike.model import BACKBONE_ALIASES, POOLINGS
 
 LossName = Literal[
-    "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax"
-]
+    "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
+    "adaface", "adaptive_arcface", "curricularface", "magface",
+]  # fmt: skip
 
 LOSS_ALIASES = {
     "AMSoftmax": "amsoftmax",
@@ -127,13 +128,15 @@ class LossConfig(Section):
     """What training minimises."""
 
     name: LossName = "amsoftmax"
-    """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface or softmax; the
-    component's names are accepted."""
+    """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
+    adaptive_arcface, curricularface or magface; the component's names are accepted."""
     margin: float | None = None
     """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
     whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
     scale: float | None = Field(None, gt=0)
     """Scale of the logits; by default the recommended one."""
+    options: dict[str, float] = {}
+    """Further numbers of the margin by name, where it has any; by default those of its paper."""
     weight: float = Field(1.0, ge=0)
     """Weight of the metric loss beside the classification loss: the total is
     weight * metric + classification_weight * classification."""
@@ -150,12 +153,30 @@ class LossConfig(Section):
 
 
 class HeadConfig(Section):
-    """Where the class weights live."""
+    """Where the class weights live, and how the loss over them is computed."""
 
     parallel: Literal["data", "model"] = "data"
     """`data`: every worker holds all class weights; `model`: each holds its share of them."""
     lr_factor: float = Field(1.0, gt=0)
     """Learning rate of the class weights, relative to `optim.lr`."""
+    centres: int = Field(1, ge=1, le=64)
+    """Weights a class; the nearest one counts (sub-centre ArcFace uses 3). For classes of several
+    looks, or with wrong labels among them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the products between embeddings and class weights; sums, margin and softmax
+    are fp32. `auto`: bf16 where `train.precision` is bf16, else fp32."""
+    fused_update: bool | None = None
+    """Update the class weights a chunk at a time in the backward pass, so that their gradient
+    never exists: a third less memory. `optim.clip_grad_norm` then leaves them out. By default
+    where `dtype` or `sample_rate` needs it."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
+    rounding."""
+    sample_rate: float = Field(1.0, gt=0, le=1)
+    """Part of the classes that each step looks at, besides those of the batch."""
+    filter_above: float | None = Field(None, gt=-1, le=1)
+    """Leave out other classes whose cosine to the image is above this: with noisy labels they are
+    often the same thing under another name (0.4 in Partial FC's paper)."""
 
     @field_validator("parallel", mode="before")
     @classmethod
@@ -237,6 +258,9 @@ class TrainConfig(Section):
     """Keep the pretrained statistics of the backbone's batch norms."""
     sync_batchnorm: bool = True
     """Batch norms see the global batch when there are several workers."""
+    start_from: str | None = None
+    """An earlier run's output directory to begin from: its network, and the class weights of the
+    classes that have the same label there; new classes start at random."""
     tensorboard: bool = False
     """Write metrics for TensorBoard too (needs the extra `tensorboard`)."""
 

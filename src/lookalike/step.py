@@ -24,7 +24,8 @@ class Outcome:
 
     Attributes:
         losses: means over the global batch: `loss` in all, `<head>_loss` by head.
-        grad_norm: of all gradients together, before clipping.
+        grad_norm: of all gradients together, before clipping; class weights that change in the
+            backward pass have none.
         finite: whether everything was finite, and so the weights were updated.
     """
 
@@ -68,6 +69,7 @@ class TrainStep:
         self.freeze_batchnorm = freeze_batchnorm
         self._wrapped: nn.Module | None = None
         self._wrapped_frozen: bool | None = None
+        self._updating = [head for head in trained.heads.values() if head.update is not None]
         self._shards = [head.weight for head in trained.heads.values() if head.sharded]
         self._shared = [
             *(p for p in self.network.parameters()),
@@ -99,8 +101,18 @@ class TrainStep:
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
         """Do step `step` with this worker's part of the global batch."""
+        scale = self.trained.scaler.scale
+        for head in self._updating:
+            head.begin(1 / scale)
         losses = self.forward(batch, step)
+        if self._updating:
+            # These heads change in the backward pass, so that the loss must be sound before it.
+            means = self.world.sum(torch.stack(list(losses.values())).detach()) / self.world.size
+            if not means.isfinite().all():
+                return Outcome(dict(zip(losses, means.tolist(), strict=True)), math.nan, False)
         self.backward(losses["loss"])
+        for head in self._updating:
+            head.end()
         return self._update(losses, step)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:

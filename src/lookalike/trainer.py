@@ -140,7 +140,8 @@ class Trainer:
         if self.progress.step == self.pace.freeze_steps:
             self._set_phase()
         lr = self.schedule.at(self.progress.step)
-        set_lr(self.trained.optimizer, lr)
+        updates = [head.update for head in self.trained.heads.values() if head.update is not None]
+        set_lr(self.trained.optimizer, lr, updates)
         outcome = self.step(batch, self.progress.step)
         self._count(outcome)
         self._watch.add(self.loader.batch_size)

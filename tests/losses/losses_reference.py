@@ -5,6 +5,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from lookalike.losses.head import Head, HeadOptions
+
+# The margins that are a function of the cosine alone; the others are tested by their papers.
+PLAIN = ["amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax"]
+
 
 def target_cosine(name, margin, cos):
     """What each paper does to the cosine of the true class."""
@@ -69,3 +74,17 @@ def draw(rows, dim, count, dtype=torch.float64):
         embeddings[poor] = torch.randn(int(poor.sum()), dim, dtype=dtype)
         poor = F.cosine_similarity(embeddings, weight[classes]).abs() > 1 - 5e-7
     return embeddings * (0.3 + 2 * torch.rand(rows, 1, dtype=dtype)), weight, classes
+
+
+def head_with(margin, weight, *, centres=1, **arguments):
+    """A head that holds `weight`; fields of HeadOptions and arguments of Head alike."""
+    names = HeadOptions.__dataclass_fields__
+    options = HeadOptions(
+        centres=centres, **{key: arguments.pop(key) for key in list(arguments) if key in names}
+    )
+    head = Head(weight.shape[1], len(weight) // centres, margin, options, **arguments)
+    head = head.to(weight.dtype)
+    with torch.no_grad():
+        rows = head.rows
+        head.weight.copy_(weight[rows.start * centres : rows.stop * centres])
+    return head

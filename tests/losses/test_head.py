@@ -1,18 +1,16 @@
 import pytest
 import torch
-from losses_reference import draw
+from losses_reference import draw, head_with
 
 from lookalike.distributed import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head
+from lookalike.losses.head import Head, HeadOptions
 
 ARCFACE = create_margin("arcface")
 
 
 def head_of(weight, **options):
-    head = Head(weight.shape[1], len(weight), ARCFACE, **options).to(weight.dtype)
-    head.weight.data.copy_(weight)
-    return head
+    return head_with(ARCFACE, weight, **options)
 
 
 @pytest.mark.parametrize("count", [1, 5, 1024, 2500])
@@ -74,9 +72,18 @@ def test_shapes_and_settings_that_do_not_fit():
         head(torch.ones(2, 3), torch.tensor([0]))
     with pytest.raises(ValueError, match="label_smoothing"):
         Head(3, 5, ARCFACE, label_smoothing=1)
-    for sizes in ({"dim": 0}, {"num_classes": 0}, {"chunk": 0}):
+    for sizes in ({"dim": 0}, {"num_classes": 0}):
         with pytest.raises(ValueError, match="not positive"):
             Head(**{"dim": 3, "num_classes": 5, "margin": ARCFACE, **sizes})
+    for options in ({"chunk": 0}, {"centres": 0}):
+        with pytest.raises(ValueError, match="not positive"):
+            HeadOptions(**options)
+    for options in ({"sample_rate": 0.5}, {"dtype": torch.bfloat16}):
+        with pytest.raises(ValueError, match="need update"):
+            HeadOptions(**options)
+    for options in ({"centres": 2}, {"filter_above": 0.5}):
+        with pytest.raises(ValueError, match="normalised classes"):
+            Head(3, 5, create_margin("softmax"), HeadOptions(**options))
 
 
 def test_repr_says_what_it_is():

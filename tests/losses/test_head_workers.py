@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from losses_reference import loss_and_gradients
+from losses_reference import PLAIN, loss_and_gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.distributed import World
-from lookalike.losses import MARGINS, create_margin
-from lookalike.losses.head import Head
+from lookalike.losses import create_margin
+from lookalike.losses.head import Head, HeadOptions
 
 DIM = 6
 
@@ -42,12 +42,12 @@ class Case:
             DIM,
             self.num_classes,
             create_margin(self.name),
+            HeadOptions(chunk=2),
             label_smoothing=self.smoothing,
             sharded=self.sharded,
             world=world,
             seed=5,
             init_std=0.7,
-            chunk=2,
         )
         return head.double()
 
@@ -55,7 +55,7 @@ class Case:
 def cases(size):
     found = [
         Case(name, sharded, 7, (5, 2, 4)[:size], smoothing)
-        for name, sharded, smoothing in itertools.product(MARGINS, (False, True), (0.0, 0.1))
+        for name, sharded, smoothing in itertools.product(PLAIN, (False, True), (0.0, 0.1))
     ]
     # Equal batches; one row; more workers than classes; one class.
     for sharded, smoothing in itertools.product((False, True), (0.0, 0.1)):
@@ -176,7 +176,7 @@ def test_the_cases_cover_an_empty_share_and_an_absent_class(workers):
             assert case.num_classes - 1 not in case.data()[2]
 
 
-@pytest.mark.parametrize("name", MARGINS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_sharded_over_one_worker_is_the_dense_head(name):
     dense = Case(name, False, 7, (9,), 0.1)
     sharded = Case(name, True, 7, (9,), 0.1)

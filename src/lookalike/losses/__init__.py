@@ -4,9 +4,16 @@ A new loss is one subclass of `Margin` and one line in `MARGINS`; it then works 
 sharded.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
+
 from lookalike.errors import ConfigError
+from lookalike.losses.adaface import AdaFace
+from lookalike.losses.adaptive import AdaptiveArcFace
 from lookalike.losses.additive import AMSoftmax, CosFace
 from lookalike.losses.arcface import ArcFace
+from lookalike.losses.curricular import CurricularFace
+from lookalike.losses.magface import MagFace
 from lookalike.losses.margin import Margin
 from lookalike.losses.multiplicative import LargeMarginSoftmax, SphereFace
 from lookalike.losses.softmax import Softmax
@@ -18,16 +25,26 @@ MARGINS: dict[str, type[Margin]] = {
     "large_margin_softmax": LargeMarginSoftmax,
     "sphereface": SphereFace,
     "softmax": Softmax,
+    "adaface": AdaFace,
+    "adaptive_arcface": AdaptiveArcFace,
+    "curricularface": CurricularFace,
+    "magface": MagFace,
 }
 
 
-def create_margin(name: str, margin: float | None = None, scale: float | None = None) -> Margin:
+def create_margin(
+    name: str,
+    margin: float | None = None,
+    scale: float | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Margin:
     """The margin called `name`.
 
     Args:
         name: a key of `MARGINS`.
         margin: in the unit of that margin; None for the recommended value.
         scale: of the logits; None for the recommended value.
+        options: further numbers that this margin has, by name.
 
     Raises:
         ConfigError: the name is unknown, or a value is out of its range.
@@ -35,7 +52,13 @@ def create_margin(name: str, margin: float | None = None, scale: float | None = 
     if name not in MARGINS:
         raise ConfigError(f"loss.name={name!r} is not one of {', '.join(MARGINS)}")
     kind = MARGINS[name]
+    known = [field.name for field in fields(kind) if field.name not in ("margin", "scale")]
+    for option in options or {}:
+        if option not in known:
+            choices = f"its options are {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"loss.options: {name} has no option {option!r}; {choices}")
     return kind(
         margin=kind.default_margin if margin is None else float(margin),
         scale=kind.default_scale if scale is None else float(scale),
+        **{option: float(value) for option, value in (options or {}).items()},
     )

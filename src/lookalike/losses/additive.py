@@ -15,6 +15,8 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lookalike.losses.margin import Rows
+
 
 @dataclass(frozen=True)
 class AMSoftmax(Margin):
@@ -25,7 +27,7 @@ class AMSoftmax(Margin):
     default_margin = 0.4
     default_scale = 30.0
 
-    def target(self, cos: Tensor) -> Tensor:
+    def target(self, cos: Tensor, rows: Rows) -> Tensor:
         """Cosine minus the margin, (B,)."""
         return cos - self.margin
 

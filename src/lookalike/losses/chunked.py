@@ -1,126 +1,190 @@
 """Softmax statistics over many classes without the matrix of logits.
 
 `class_statistics` walks over the classes in chunks that fit the cache. The forward pass keeps an
-online log-sum-exp per row (Milakov and Gimelshein, arXiv 1805.02867); the backward pass computes
-each chunk of logits again, which costs less than writing and reading them. There is no B x C
-tensor, no one-hot matrix and no normalised copy of the weight.
+online log-sum-exp per row; the backward pass computes each chunk of logits again, which costs
+less than writing and reading them. There is no B x C tensor, no one-hot matrix and no normalised
+copy of the weight, and with an `Update` no gradient of the weight either.
 
-The true class is masked inside its chunk, and its logit is made elsewhere from the row of the
-weight returned here. Correcting a finished log-sum-exp instead is numerically wrong: at
-scale 64, margin 0.35 and a cosine of 0.7 it gives -inf in float32 where the loss is 0.0618.
+The true class is masked inside its chunk, and its logit is made elsewhere. Correcting a finished
+log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it gives
+-inf in float32 where the loss is 0.0618.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A vector shorter than this has no direction: its cosine with everything is 0, and no gradient
-# flows through its direction (1/norm would be one of 1e12 and more).
-SHORTEST = 1e-12
+from lookalike.losses.directions import inverse_norms
+from lookalike.losses.epilogue import LogitBend, RowSums
+from lookalike.losses.kernels import epilogues
 
 _CPU_CHUNK = 2048  # x B=128 floats = 1 MB: a chunk of logits stays in the L2 cache
 _GPU_CHUNK_BYTES = 64 * 2**20  # large enough to fill the device, small next to the weight
 
 
-def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of length 1 and the lengths they had; a row without a direction becomes zeros.
+class Update(Protocol):
+    """Changes rows of the weight as soon as their gradient is there."""
 
-    Args:
-        rows: (B, D).
+    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
+        """Use the gradient (n, D) of the rows `where`; it may be overwritten."""
 
-    Returns:
-        (B, D) and (B,), both differentiable.
+
+@dataclass(frozen=True)
+class Walk:
+    """How to walk over the classes.
+
+    Attributes:
+        normalize: whether the classes count by their direction only.
+        need_total: whether the sum of the logits is wanted (label smoothing).
+        centres: rows of the weight a class; the highest logit of them is the class's.
+        chunk: classes at once; None for a default by device.
+        precision: dtype of the products; None for that of the embeddings. Sums are never in less
+            than float32.
     """
-    norm = torch.linalg.vector_norm(rows, dim=1)  # (B,)
-    inverse = (norm > SHORTEST) / norm.clamp_min(SHORTEST)  # (B,)
-    return rows * inverse[:, None], norm
+
+    normalize: bool
+    need_total: bool = False
+    centres: int = 1
+    chunk: int | None = None
+    precision: torch.dtype | None = None
 
 
-def inverse_norms(weight: Tensor, out: Tensor) -> Tensor:
-    """1 / length of each row, (n,), written to `out`; 0 for rows without a direction."""
-    norm = torch.linalg.vector_norm(weight, dim=1, out=out)
-    short = norm <= SHORTEST
-    return norm.clamp_min_(SHORTEST).reciprocal_().masked_fill_(short, 0)
+class Statistics(NamedTuple):
+    """What a softmax needs to know; see `class_statistics`. Each is (B,)."""
+
+    lse: Tensor
+    total: Tensor
+    true: Tensor
+    length: Tensor
 
 
 def default_chunk(rows: int, weight: Tensor) -> int:
-    """How many classes to take at once for a batch of `rows`, by the device of `weight`."""
+    """How many rows of `weight` to take at once for a batch of `rows`, by its device."""
     if weight.device.type == "cpu":
         return _CPU_CHUNK
-    return max(1024, _GPU_CHUNK_BYTES // (max(rows, 1) * weight.element_size()))
+    return max(1024, _GPU_CHUNK_BYTES // (max(rows, 1) * 4))
 
 
 def class_statistics(
     rows: Tensor,
     weight: Tensor,
     classes: Tensor,
+    walk: Walk,
     *,
-    normalize: bool,
-    need_total: bool = False,
-    chunk: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What a softmax needs to know of all classes but the true one, and the true one's weight.
+    index: Tensor | None = None,
+    bend: Callable[[Tensor], LogitBend | None] | None = None,
+    update: Update | None = None,
+) -> Statistics:
+    """What a softmax needs to know of all classes but the true one, and the true one's logit.
 
-    With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `normalize`, and y_i the class of
+    With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `walk.normalize`, and y_i the class of
     row i:
 
-        lse_i    = log sum over j != y_i of exp(z_ij)      (-inf over no class)
-        total_i  = sum over j != y_i of z_ij               (zeros unless `need_total`)
-        target_i = w of y_i, as it is                      (zeros where y_i is not in [0, n))
+        lse_i    = log sum over j != y_i of exp(bent z_ij)   (-inf over no class)
+        total_i  = sum over j != y_i of bent z_ij            (zeros unless `walk.need_total`)
+        true_i   = z of y_i                                  (zeros where it is not held)
+        length_i = |w of y_i|                                (zeros where it is not held)
 
-    All three are differentiable with respect to `rows` and `weight`, once. An autocast region
-    changes nothing: it leaves products alone that are written in place or to `out`.
+    With several centres a class, z_ij is the largest of theirs, and the length that of the
+    nearest one. All are differentiable with respect to `rows` and `weight`, once; `length` only
+    where the classes are not normalised. An autocast region changes nothing: it leaves products
+    alone that are written to `out`.
 
     Args:
         rows: (B, D), scaled as the logits shall be.
-        weight: (n, D), of the same dtype; n may be 0.
-        classes: (B,) int64, row of `weight`; a number outside [0, n) names no class here.
-        normalize: whether the classes count by their direction only.
-        need_total: whether `total` is wanted (label smoothing).
-        chunk: classes at once; None for a default by device.
-
-    Returns:
-        lse (B,), total (B,), target (B, D).
+        weight: (n * centres, D), class by class; n may be 0. Of the dtype of `rows`, or a
+            narrower one when `update` is given.
+        classes: (B,) int64, class held here; a number outside [0, n) names none.
+        walk: how.
+        index: (m,) int64, ascending: only these classes take part, and `classes` are positions
+            in it. The rows are read in place; needs `update`.
+        bend: given the true logits (B,), without gradient, what becomes of the others.
+        update: takes the weight's gradient chunk by chunk in the backward pass, and changes the
+            weight in place; the weight then gets no `grad`.
     """
-    size = default_chunk(len(rows), weight) if chunk is None else chunk
-    lse, total, target = _ClassStatistics.apply(rows, weight, classes, normalize, need_total, size)
-    return lse, total, target
+    if index is not None and update is None:
+        raise ValueError("a sample of the classes needs an update that knows of it")
+    return Statistics(*_ClassStatistics.apply(rows, weight, classes, walk, index, bend, update))
 
 
 class _Chunks:
-    """The logits of one batch chunk by chunk, in one buffer."""
+    """The products of one batch with the weight, chunk by chunk, each result in one buffer."""
 
-    def __init__(self, rows: Tensor, weight: Tensor, classes: Tensor, size: int) -> None:
-        self.rows, self.weight, self.classes = rows, weight, classes
-        self.size = max(1, min(size, len(weight)))
-        self.buffer = self.new_buffer()
-
-    def new_buffer(self) -> Tensor:
-        return self.rows.new_empty(len(self.rows) * self.size)
+    def __init__(
+        self, rows: Tensor, weight: Tensor, classes: Tensor, walk: Walk, index: Tensor | None
+    ) -> None:
+        self.rows, self.weight, self.classes, self.walk = rows, weight, classes, walk
+        self.index = index
+        self.count = len(weight) // walk.centres if index is None else len(index)
+        size = walk.chunk or max(1, default_chunk(len(rows), weight) // walk.centres)
+        self.size = max(1, min(size, self.count))
+        self.dtype = walk.precision or rows.dtype
+        self.narrow = self.dtype != rows.dtype
+        self.direct = rows.device.type == "cuda"  # narrow products with wide results
+        self.rows_in = rows.to(self.dtype)
+        self._buffers: dict[str, Tensor] = {}
 
     def spans(self) -> Iterator[slice]:
-        for start in range(0, len(self.weight), self.size):
-            yield slice(start, min(start + self.size, len(self.weight)))
+        """Classes, or positions in `index`, of each chunk."""
+        for start in range(0, self.count, self.size):
+            yield slice(start, min(start + self.size, self.count))
 
-    def block(self, buffer: Tensor, span: slice) -> Tensor:
-        width = span.stop - span.start
-        return buffer[: len(self.rows) * width].view(len(self.rows), width)
+    def row_span(self, span: slice) -> slice:
+        """The rows of the weight (or of the sample of it) that belong to a span of classes."""
+        return slice(span.start * self.walk.centres, span.stop * self.walk.centres)
 
-    def logits(self, span: slice, inverse: Tensor | None) -> Tensor:
-        z = self.block(self.buffer, span)  # (B, n of the chunk)
-        torch.mm(self.rows, self.weight[span].t(), out=z)
-        return z if inverse is None else z.mul_(inverse[span])
+    def where(self, span: slice) -> slice | Tensor:
+        """The rows of the weight in a span, for an update."""
+        if self.index is None:
+            return self.row_span(span)
+        own, k = self.index[span], self.walk.centres
+        return own if k == 1 else (own[:, None] * k + torch.arange(k, device=own.device)).flatten()
 
-    def mask_target(self, block: Tensor, span: slice, value: float) -> None:
-        """Write `value` where the true class is; without asking which rows have theirs here."""
-        column = self.classes - span.start  # (B,)
-        inside = (column >= 0) & (column < block.shape[1])
-        index = column.clamp(0, block.shape[1] - 1)[:, None]  # (B, 1)
-        kept = block.gather(1, index)
-        block.scatter_(1, index, kept.masked_fill_(inside[:, None], value))
+    def stored(self, span: slice) -> Tensor:
+        """The weight of a span as it is stored, (n * centres, D)."""
+        where = self.where(span)
+        if isinstance(where, slice):
+            return self.weight[where]
+        out = self.buffer("stored", (len(where), self.weight.shape[1]), self.weight.dtype)
+        return torch.index_select(self.weight, 0, where, out=out)
+
+    def operand(self, stored: Tensor) -> Tensor:
+        """The same in the dtype of the products."""
+        if stored.dtype == self.dtype:
+            return stored
+        return self.buffer("operand", stored.shape, self.dtype).copy_(stored)
+
+    def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A block of the buffer called `name`, which the first and largest chunk makes."""
+        count = math.prod(shape)
+        if name not in self._buffers:
+            self._buffers[name] = self.rows.new_empty(count, dtype=dtype)
+        return self._buffers[name][:count].view(*shape)
+
+    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
+        """`left @ right`, both in the dtype of the products, as wide as the embeddings."""
+        shape = (len(left), right.shape[1])
+        out = self.buffer(name, shape, self.rows.dtype)
+        if not self.narrow:
+            return torch.mm(left, right, out=out)
+        if self.direct:
+            return torch.mm(left, right, out_dtype=out.dtype, out=out)
+        narrow = self.buffer(f"narrow {name}", shape, self.dtype)
+        return out.copy_(torch.mm(left, right, out=narrow))
+
+    def logits(self, operand: Tensor, inverse: Tensor | None) -> Tensor:
+        """(B, n * centres)."""
+        z = self.product("logits", self.rows_in, operand.t())
+        return z if inverse is None else z.mul_(inverse)
+
+    def column(self, span: slice) -> Tensor:
+        """(B,) column of the true class within a span; outside it where it is elsewhere."""
+        return self.classes - span.start
 
 
 class _ClassStatistics(torch.autograd.Function):
@@ -128,76 +192,154 @@ class _ClassStatistics(torch.autograd.Function):
     def forward(
         ctx: Any,
         rows: Tensor,  # (B, D)
-        weight: Tensor,  # (n, D)
+        weight: Tensor,  # (n * centres, D)
         classes: Tensor,  # (B,)
-        normalize: bool,
-        need_total: bool,
-        size: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        chunks = _Chunks(rows, weight, classes, size)
-        inverse = weight.new_empty(len(weight)) if normalize else None  # (n,)
-        peak = rows.new_full((len(rows),), -torch.inf)  # (B,) highest logit so far
-        mass = rows.new_zeros(len(rows))  # (B,) sum of exp(z - peak) so far
-        total = rows.new_zeros(len(rows))  # (B,)
-        lowest = torch.finfo(rows.dtype).min
+        walk: Walk,
+        index: Tensor | None,  # (m,)
+        make_bend: Callable[[Tensor], LogitBend | None] | None,
+        update: Update | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        chunks = _Chunks(rows, weight, classes, walk, index)
+        add_chunk, _ = epilogues(rows.device)
+        true, length = _true_logits(chunks)
+        bend = make_bend(true) if make_bend is not None else None
+        inverse = rows.new_empty(chunks.count * walk.centres) if walk.normalize else None
+        sums = RowSums.empty(rows, walk.need_total)
         for span in chunks.spans():
+            stored = chunks.stored(span)
+            own = None
             if inverse is not None:
-                inverse_norms(weight[span], out=inverse[span])
-            z = chunks.logits(span, inverse)
-            if need_total:
-                chunks.mask_target(z, span, 0)
-                total += z.sum(1)
-            chunks.mask_target(z, span, -torch.inf)
-            # Not below the lowest number: a chunk that holds the true class alone has no
-            # peak, and -inf - -inf is not a number.
-            higher = torch.maximum(peak, z.amax(1)).clamp_min_(lowest)
-            mass.mul_(peak.sub_(higher).exp_()).add_(z.sub_(higher[:, None]).exp_().sum(1))
-            peak = higher
-        lse = mass.log_().add_(peak)
-        target, _, _ = _target_rows(weight, classes)
-        ctx.save_for_backward(rows, weight, classes, inverse, lse)
-        ctx.need_total, ctx.size = need_total, size
-        return lse, total, target
+                own = inverse_norms(stored, out=inverse[chunks.row_span(span)])
+            z = chunks.logits(chunks.operand(stored), own)
+            if walk.centres > 1:
+                z = z.view(len(rows), span.stop - span.start, walk.centres).amax(2)
+            add_chunk(sums, z, chunks.column(span), bend)
+        lse = sums.lse()
+        ctx.save_for_backward(rows, weight, classes, index, inverse, lse)
+        ctx.walk, ctx.bend, ctx.update = walk, bend, update
+        total = sums.total if sums.total is not None else torch.zeros_like(lse)
+        return lse, total, true, length
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, d_lse: Tensor, d_total: Tensor, d_target: Tensor
+        ctx: Any, d_lse: Tensor, d_total: Tensor, d_true: Tensor, d_length: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, weight, classes, inverse, lse = ctx.saved_tensors
-        need_weight = ctx.needs_input_grad[1]
-        chunks = _Chunks(rows, weight, classes, ctx.size)
-        spare = chunks.new_buffer()
+        rows, weight, classes, index, inverse, lse = ctx.saved_tensors
+        walk, update = ctx.walk, ctx.update
+        chunks = _Chunks(rows, weight, classes, walk, index)
+        _, logit_gradient = epilogues(rows.device)
+        wanted = update is not None or ctx.needs_input_grad[1]
+        d_weight = torch.empty_like(weight) if wanted and update is None else None
         d_rows = torch.zeros_like(rows)
-        d_weight = torch.empty_like(weight) if need_weight else None
         for span in chunks.spans():
-            z = chunks.logits(span, inverse)
-            d_z = torch.sub(z, lse[:, None], out=chunks.block(spare, span))
-            d_z.exp_().mul_(d_lse[:, None])
-            if ctx.need_total:
-                d_z += d_total[:, None]
-            chunks.mask_target(d_z, span, 0)  # also where exp was infinite
+            stored, own = chunks.stored(span), None
             if inverse is not None:
-                # z = rows . w / |w|, hence with u = w / |w|:
-                #   dw = (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
-                # The second term goes first; the product below adds to it.
-                if d_weight is not None:
-                    along = z.mul_(d_z).sum(0).mul_(inverse[span]).mul_(inverse[span])
-                    torch.mul(weight[span], along.neg_()[:, None], out=d_weight[span])
-                d_z.mul_(inverse[span])
-            if d_weight is not None:
-                d_weight[span].addmm_(d_z.t(), rows, beta=0 if inverse is None else 1)
-            d_rows.addmm_(d_z, weight[span])
-        if d_weight is not None and len(weight):
-            _, index, inside = _target_rows(weight, classes)
-            d_weight.index_add_(0, index, d_target.where(inside[:, None], 0))
-        return d_rows, d_weight, None, None, None, None
+                own = inverse[chunks.row_span(span)]
+            operand, column = chunks.operand(stored), chunks.column(span)
+            z = chunks.logits(operand, own)
+            nearest = None
+            if walk.centres > 1:
+                full = z.view(len(rows), span.stop - span.start, walk.centres)
+                z, nearest = full.max(2)
+            d_z = logit_gradient(
+                z, lse, d_lse, d_total if walk.need_total else None, d_true, column, ctx.bend,
+                chunks.buffer("d_z", z.shape, z.dtype),
+            )  # fmt: skip
+            if nearest is not None:
+                d_z = torch.zeros_like(full).scatter_(2, nearest[..., None], d_z[..., None])
+                d_z, z = d_z.flatten(1), full.flatten(1)
+            along = None
+            if wanted:
+                along = _along(chunks, span, z, d_z, own, d_length, stored)
+            if own is not None:
+                d_z.mul_(own)
+            d_z = d_z.to(chunks.dtype)
+            if wanted:
+                place = chunks.where(span)
+                out = d_weight[place] if d_weight is not None else None
+                gradient = _weight_gradient(chunks, d_z, stored, along, out)
+                if update is not None:
+                    # Before the weight changes: the embeddings' gradient needs it as it was.
+                    _add_product(chunks, d_rows, d_z, operand)
+                    update.use(weight, place, gradient)
+                    continue
+            _add_product(chunks, d_rows, d_z, operand)
+        return d_rows, d_weight, None, None, None, None, None
 
 
-def _target_rows(weight: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The weight of each row's class (zeros if it is not here), its clamped index, and whether."""
-    inside = (classes >= 0) & (classes < len(weight))  # (B,)
-    if len(weight) == 0:
-        return weight.new_zeros(len(classes), weight.shape[1]), classes, inside
-    index = classes.clamp(0, len(weight) - 1)
-    return weight[index] * inside[:, None], index, inside
+def _along(
+    chunks: _Chunks,
+    span: slice,
+    z: Tensor,
+    d_z: Tensor,
+    inverse: Tensor | None,
+    d_length: Tensor,
+    stored: Tensor,
+) -> Tensor | None:
+    """What times each row of the weight is added to its gradient, (n * centres,).
+
+    With u = w / |w| and z = rows . u the gradient of w is
+
+        (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
+
+    and this is the factor of w in its second term. Where the classes are not normalised, it is
+    the gradient of their length.
+    """
+    if inverse is not None:
+        return z.mul_(d_z).sum(0).mul_(inverse).mul_(inverse).neg_()
+    if chunks.walk.centres > 1:
+        raise NotImplementedError("several centres need normalised classes")
+    column = chunks.column(span)
+    inside = (column >= 0) & (column < len(stored))
+    index = column.clamp(0, len(stored) - 1)
+    factor = d_length.new_zeros(len(stored)).index_add_(0, index, d_length.where(inside, 0))
+    return factor.mul_(inverse_norms(stored, torch.empty_like(factor)))
+
+
+def _weight_gradient(
+    chunks: _Chunks, d_z: Tensor, stored: Tensor, along: Tensor | None, out: Tensor | None
+) -> Tensor:
+    """(n * centres, D), of the dtype of the embeddings."""
+    if chunks.narrow or stored.dtype != chunks.rows.dtype:
+        gradient = chunks.product("gradient", d_z.t(), chunks.rows_in)
+        if along is not None:
+            gradient.addcmul_(stored.to(gradient.dtype), along[:, None])
+        return gradient if out is None else out.copy_(gradient)
+    if out is None:
+        out = chunks.buffer("gradient", stored.shape, chunks.rows.dtype)
+    if along is None:
+        return torch.mm(d_z.t(), chunks.rows, out=out)
+    return torch.mul(stored, along[:, None], out=out).addmm_(d_z.t(), chunks.rows)
+
+
+def _add_product(chunks: _Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -> None:
+    if chunks.narrow:
+        d_rows.add_(chunks.product("d_rows", d_z, operand))
+    else:
+        d_rows.addmm_(d_z, operand)
+
+
+def _true_logits(chunks: _Chunks) -> tuple[Tensor, Tensor]:
+    """The logit of each row's class and the length of its weight, (B,) each; 0 where not held.
+
+    Never in a narrow dtype: the margin's slope is steep where the cosine is near 1.
+    """
+    rows, walk, count = chunks.rows, chunks.walk, chunks.count
+    if count == 0:
+        return rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+    inside = (chunks.classes >= 0) & (chunks.classes < count)
+    own = chunks.classes.clamp(0, count - 1)
+    if chunks.index is not None:
+        own = chunks.index[own]
+    k = walk.centres
+    places = own[:, None] * k + torch.arange(k, device=own.device)  # (B, centres)
+    target = chunks.weight[places.flatten()].to(rows.dtype)  # (B * centres, D)
+    inverse = inverse_norms(target, rows.new_empty(len(target))).view(-1, k)  # (B, centres)
+    length = torch.linalg.vector_norm(target, dim=1).view(-1, k)
+    true = (rows[:, None] * target.view(len(rows), k, -1)).sum(2)  # (B, centres)
+    if walk.normalize:
+        true = true * inverse
+    best = true.argmax(1, keepdim=True)
+    true, length = true.gather(1, best)[:, 0], length.gather(1, best)[:, 0]
+    return true.where(inside, 0), length.where(inside, 0)

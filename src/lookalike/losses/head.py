@@ -1,21 +1,59 @@
 """The head: class weights, and the loss of a batch of embeddings against them."""
 
-import numpy as np
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
 from lookalike.distributed import ALONE, World
-from lookalike.losses.chunked import class_statistics, default_chunk, inverse_norms, unit_rows
-from lookalike.losses.exchange import exchange_rows, gather_embeddings, gather_equal
-from lookalike.losses.margin import Margin
+from lookalike.losses.chunked import Walk, class_statistics
+from lookalike.losses.directions import unit_rows
+from lookalike.losses.epilogue import LogitBend
+from lookalike.losses.exchange import exchange_rows, gather_embeddings
+from lookalike.losses.initial import initial_weight
+from lookalike.losses.margin import Margin, Rows
+from lookalike.losses.nearest import nearest_class
+from lookalike.losses.sampling import Sampler, positions
+from lookalike.losses.update import HeadUpdate, UpdateRule
 
-# Class weights are drawn in blocks of this many classes. Part of what a seed means: another
-# number draws other values.
-_BLOCK = 1024
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """How a head computes; none of it changes what is minimised but the last two.
+
+    Attributes:
+        centres: rows of the weight a class, of which the nearest counts (Deng et al.,
+            Sub-center ArcFace, ECCV 2020).
+        chunk: classes at once; None for a default by device.
+        precision: dtype of the products; None for that of the embeddings.
+        dtype: of the weight and its optimizer state; float32, or bfloat16 with `update`.
+        update: the optimizer that changes the weight in the backward pass; None leaves a
+            gradient to an ordinary one.
+        sample_rate: part of the classes that each step looks at besides the batch's own; below 1
+            with `update`.
+        filter_above: other classes whose cosine is above this are left out of the sum (inter-class
+            filtering, Partial FC, arXiv 2203.15565); None for no filter.
+    """
+
+    centres: int = 1
+    chunk: int | None = None
+    precision: torch.dtype | None = None
+    dtype: torch.dtype = torch.float32
+    update: UpdateRule | None = None
+    sample_rate: float = 1.0
+    filter_above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.centres < 1 or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(f"centres={self.centres}, chunk={self.chunk}: not positive")
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate={self.sample_rate} is not in (0, 1]")
+        if self.update is None and (self.sample_rate < 1 or self.dtype == torch.bfloat16):
+            raise ValueError("sample_rate below 1 and a weight in bfloat16 need update")
 
 
 class Head(nn.Module):
-    """Class weights (C, D) and the margin softmax loss on them.
+    """Class weights and the margin softmax loss on them.
 
     Either every worker holds all classes (`sharded=False`), or each holds its share. A dense head
     is the sharded one with a world of one: `peers` below are the workers that hold one weight
@@ -30,23 +68,37 @@ class Head(nn.Module):
     - The gradient of the weight, after `average_gradients`, is the gradient of that mean loss.
       The head must stay outside DistributedDataParallel.
 
+    With an update rule the weight never has a gradient: call `begin` before the forward pass and
+    `end` after the backward pass of each step, and set `update.lr`.
+
     Attributes:
-        weight: (len(rows), D) float32, the weights of this worker's classes; not normalised.
+        weight: (len(rows) * centres, D), the weights of this worker's classes, class by class;
+            not normalised.
         rows: the classes that this worker holds.
+        centres: weights a class.
+        update: the optimizer in the backward pass and its state, or None.
+        margin_state: (s,) the margin's running statistics.
+        class_counts: (C,) training images of each class, where the margin asks for them.
     """
+
+    margin_state: Tensor
+    class_counts: Tensor
+    update: HeadUpdate | None
+    sampler: Sampler | None
 
     def __init__(
         self,
         dim: int,
         num_classes: int,
         margin: Margin,
+        options: HeadOptions | None = None,
         *,
         label_smoothing: float = 0.0,
         sharded: bool = False,
         world: World = ALONE,
         seed: int = 0,
         init_std: float = 0.01,
-        chunk: int | None = None,
+        class_counts: Tensor | None = None,
     ) -> None:
         """Draw the class weights.
 
@@ -60,35 +112,80 @@ class Head(nn.Module):
             dim: D, length of an embedding.
             num_classes: C, over all workers.
             margin: what happens to the true class.
+            options: how to compute.
             label_smoothing: the share of the target that is spread evenly over the other C - 1
                 classes, in [0, 1); ignored for C = 1.
             sharded: each worker holds its share of the classes instead of all.
             world: the workers.
             seed: of the initial weights, which do not depend on the number of workers.
             init_std: standard deviation of the initial weights.
-            chunk: classes to take at once; None for a default by device.
+            class_counts: (C,) training images of each class; one each by default.
         """
         super().__init__()
+        options = options or HeadOptions()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} is not in [0, 1)")
-        if dim < 1 or num_classes < 1 or (chunk is not None and chunk < 1):
-            raise ValueError(f"dim={dim}, num_classes={num_classes}, chunk={chunk}: not positive")
-        self.dim = dim
-        self.num_classes = num_classes
-        self.margin = margin
+        if dim < 1 or num_classes < 1:
+            raise ValueError(f"dim={dim}, num_classes={num_classes}: not positive")
+        if options.centres > 1 and margin.weight_norm:
+            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
+        if options.filter_above is not None and (label_smoothing or margin.weight_norm):
+            raise ValueError("filter_above needs normalised classes, and no label smoothing")
+        self.dim, self.num_classes = dim, num_classes
+        self.margin, self.options, self.centres = margin, options, options.centres
         self.label_smoothing = label_smoothing if num_classes > 1 else 0.0
-        self.sharded = sharded
-        self.world = world
+        self.sharded, self.world = sharded, world
         self.peers = world if sharded else ALONE
-        self.chunk = chunk
         self.rows = self.peers.share(num_classes)
-        self.weight = nn.Parameter(_initial_weight(self.rows, dim, seed, init_std))
+        held = range(self.rows.start * self.centres, self.rows.stop * self.centres)
+        self.weight = nn.Parameter(
+            initial_weight(held, dim, seed=seed, std=init_std, dtype=options.dtype)
+        )
+        counts = torch.ones(1) if class_counts is None else class_counts.float()
+        self.register_buffer("class_counts", counts.expand(num_classes), persistent=False)
+        self.register_buffer("margin_state", torch.tensor(margin.initial_state))
+        self.walk = Walk(
+            normalize=not margin.weight_norm,
+            need_total=self.label_smoothing > 0,
+            centres=self.centres,
+            chunk=options.chunk,
+            precision=options.precision,
+        )
+        sampled = options.sample_rate < 1
+        self.update = None
+        if options.update is not None:
+            part = seed + 7919 * (self.peers.rank + 1)
+            self.update = options.update.create(self.weight, lazy=sampled, seed=part)
+        self.sampler = None
+        if sampled:
+            part = seed + 104729 * (self.peers.rank + 1)
+            self.sampler = Sampler(len(self.rows), options.sample_rate, part)
+        # Margins that look at the true cosines before the others are computed.
+        self._looks_ahead = (
+            bool(margin.initial_state) or type(margin).negatives is not Margin.negatives
+        )
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of embeddings, logits and sums: that of the weight, float32 at least."""
+        narrow = self.weight.dtype == torch.bfloat16
+        return torch.float32 if narrow else self.weight.dtype
+
+    def begin(self, unscale: float = 1.0) -> None:
+        """Start a step, before its forward pass; `unscale` is 1 / loss scale."""
+        if self.update is not None:
+            self.update.begin(unscale)
+
+    def end(self) -> None:
+        """Finish a step, after its backward pass."""
+        if self.update is not None:
+            self.update.end(self.weight)
 
     def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The loss of this worker, a scalar; see the class for what its mean and gradients are.
 
-        Every worker must call it at the same step. Computed in the dtype of the weight, inside
-        an autocast region too.
+        Every worker must call it at the same step. Computed in `compute_dtype`, inside an
+        autocast region too.
 
         Args:
             embeddings: (b, D) raw embeddings of this worker; b may differ between workers.
@@ -99,40 +196,55 @@ class Head(nn.Module):
         """
         self._check(embeddings, classes)
         with torch.autocast(self.weight.device.type, enabled=False):
+            embeddings = embeddings.to(self.compute_dtype)
             if self.sharded:
                 parts = self.peers.gather(classes)
                 classes = torch.cat(parts)  # (B,)
                 embeddings = gather_embeddings(
-                    embeddings.to(self.weight.dtype), [len(part) for part in parts], self.peers
+                    embeddings, [len(part) for part in parts], self.peers
                 )  # (B, D)
                 return self._row_losses(embeddings, classes).mean()
             count = torch.full((), len(classes), device=classes.device)
             count = self.world.sum(count)  # B; a tensor, so that no one waits for the device
-            losses = self._row_losses(embeddings.to(self.weight.dtype), classes)  # (b,)
+            losses = self._row_losses(embeddings, classes)  # (b,)
             return losses.sum() * self.world.size / count
 
     def _row_losses(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The loss of each row of (B, D) embeddings, (B,), the same on all peers."""
-        margin = self.margin
+        margin, scale = self.margin, self.margin.scale
         unit, length = unit_rows(embeddings)  # (B, D), (B,)
         own = classes - self.rows.start  # (B,) row of our weight, where we hold the class
         held = (own >= 0) & (own < len(self.rows))  # (B,)
+        facts = Rows(length, self.class_counts[classes], self.margin_state)
+        index, own = self._sample(own)
 
-        lse, total, target = class_statistics(
-            (embeddings if margin.embedding_norm else unit) * margin.scale,
+        def bend(true: Tensor) -> LogitBend | None:
+            nonlocal facts
+            if self._looks_ahead:
+                cos = exchange_rows((true / scale).where(held, 0), self.peers).sum(0)
+                facts = replace(facts, state=self._advance(cos, length.detach()))
+            else:
+                cos = true
+            return self._bend(cos, facts)
+
+        lse, total, raw, target_length = class_statistics(
+            (embeddings if margin.embedding_norm else unit) * scale,
             self.weight,
             own,
-            normalize=not margin.weight_norm,
-            need_total=self.label_smoothing > 0,
-            chunk=self.chunk,
-        )  # (B,), (B,), (B, D)
+            self.walk,
+            index=index,
+            bend=bend,
+            update=_Averaged(self) if self.update is not None else None,
+        )  # (B,) each
 
-        target_unit, target_length = unit_rows(target)
-        true = margin.target((unit * target_unit).sum(1)) * margin.scale  # (B,)
+        norms = torch.full_like(raw, scale)  # what the cosine is multiplied by
         if margin.embedding_norm:
-            true = true * length
+            norms = norms * length
         if margin.weight_norm:
-            true = true * target_length
+            norms = norms * target_length
+        directed = norms > 0
+        cos = raw.where(directed, 0) / norms.where(directed, 1)
+        true = margin.target(cos, facts) * norms  # (B,)
 
         # The peers' numbers: one knows the logit of the true class, each the rest of its own.
         statistics = torch.stack([true.where(held, 0), lse, total])  # (3, B)
@@ -143,9 +255,63 @@ class Head(nn.Module):
         zero = torch.zeros_like(all_lse[:1])
         losses = torch.logsumexp(torch.cat([all_lse - true, zero]), 0)  # (B,)
         if self.label_smoothing > 0:
-            others = all_total.sum(0) / (self.num_classes - 1)  # (B,) mean logit
+            others = all_total.sum(0) / (self._classes_seen(index) - 1)  # (B,) mean logit
             losses = losses + self.label_smoothing * (true - others)
-        return losses
+        penalty = margin.penalty(facts)
+        return losses if penalty is None else losses + penalty
+
+    def _sample(self, own: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The classes of this step, and where those of the batch are among them."""
+        if self.sampler is None or self.update is None:
+            return None, own
+        positives = own
+        if not self.sharded and self.world.size > 1:  # all workers draw alike
+            positives = torch.cat(self.world.gather(own))
+        index = self.sampler.draw(positives, self.update.steps)
+        if torch.is_grad_enabled():
+            rows = index
+            if self.centres > 1:
+                inner = torch.arange(self.centres, device=index.device)
+                rows = (index[:, None] * self.centres + inner).flatten()
+            self.update.catch_up(self.weight, rows)
+        return index, positions(index, own)
+
+    def _classes_seen(self, index: Tensor | None) -> int | Tensor:
+        """How many classes take part in this step, on all peers together."""
+        if index is None:
+            return self.num_classes
+        return self.peers.sum(torch.tensor(len(index), device=index.device))
+
+    @torch.no_grad()
+    def _advance(self, cos: Tensor, length: Tensor) -> Tensor:
+        """The margin's running statistics with this batch in them, kept while training."""
+        observed = self.margin.observe(cos, length)  # (k, B)
+        ones = torch.ones_like(observed[:0].sum(0, keepdim=True))  # (1, B)
+        sums = torch.cat([observed, ones]).sum(1)  # (k + 1,)
+        if not self.sharded:
+            sums = self.world.sum(sums)
+        state = self.margin.advance(self.margin_state, sums[:-1] / sums[-1], sums[-1])
+        state = state.where(state.isfinite(), self.margin_state)
+        if self.training:
+            self.margin_state.copy_(state)
+        return state
+
+    def _bend(self, cos: Tensor, facts: Rows) -> LogitBend | None:
+        """What becomes of the other classes' logits, from what becomes of their cosines."""
+        bend, limit = self.margin.negatives(cos, facts), self.options.filter_above
+        if bend is None and limit is None:
+            return None
+        scale = torch.full_like(cos, self.margin.scale)
+        if self.margin.embedding_norm:
+            scale = scale * facts.length.detach()
+        never = torch.full_like(cos, torch.inf)
+        ones = torch.ones_like(cos)
+        return LogitBend(
+            above=never if bend is None else bend.above * scale,
+            linear=ones if bend is None else bend.linear * ones,
+            square=ones if bend is None else bend.square / scale,
+            limit=never if limit is None else limit * scale,
+        )
 
     @torch.no_grad()
     def average_gradients(self) -> None:
@@ -169,21 +335,11 @@ class Head(nn.Module):
             (b,) int64 classes in [0, C).
         """
         with torch.autocast(self.weight.device.type, enabled=False):
-            parts = self.peers.gather(embeddings.to(self.weight.dtype))
+            parts = self.peers.gather(embeddings.to(self.compute_dtype))
             unit, _ = unit_rows(torch.cat(parts))  # (B, D)
-            best = unit.new_full((len(unit),), -torch.inf)
-            nearest = torch.full((len(unit),), self.rows.start, device=unit.device)
-            size = default_chunk(len(unit), self.weight) if self.chunk is None else self.chunk
-            for start in range(0, len(self.rows), size):
-                block = self.weight[start : start + size]  # (n, D)
-                cos = unit @ block.t() * inverse_norms(block, block.new_empty(len(block)))
-                value, index = cos.max(dim=1)  # of equal values, the first
-                nearer = value > best
-                best = value.where(nearer, best)
-                nearest = (index + (self.rows.start + start)).where(nearer, nearest)
-            # Peers hold ascending classes: the first of equal values is the lowest class.
-            winner = gather_equal(best, self.peers).argmax(0, keepdim=True)  # (1, B)
-            nearest = gather_equal(nearest, self.peers).gather(0, winner)[0]  # (B,)
+            nearest = nearest_class(
+                unit, self.weight, self.rows, self.walk, self.update, self.peers
+            )
             return nearest.split([len(part) for part in parts])[self.peers.rank]
 
     def extra_repr(self) -> str:
@@ -209,20 +365,15 @@ class Head(nn.Module):
             raise ValueError(f"class {int(wrong[0])} is not in [0, {self.num_classes})")
 
 
-def _initial_weight(rows: range, dim: int, seed: int, std: float) -> Tensor:
-    """The weights of the classes `rows`, (len(rows), D), the same for any sharding.
+class _Averaged:
+    """The head's update, with the gradient averaged over the workers where each has a part."""
 
-    Each block of classes has a generator of its own, so that a worker draws only the blocks that
-    it holds a part of.
-    """
-    weight = torch.empty(len(rows), dim)
-    for block in range(rows.start // _BLOCK, -(-rows.stop // _BLOCK)):
-        (state,) = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state))
-        values = torch.randn(_BLOCK, dim, generator=generator)
-        first = max(rows.start, block * _BLOCK)
-        stop = min(rows.stop, (block + 1) * _BLOCK)
-        weight[first - rows.start : stop - rows.start] = values[
-            first - block * _BLOCK : stop - block * _BLOCK
-        ]
-    return weight.mul_(std)
+    def __init__(self, head: Head) -> None:
+        assert head.update is not None
+        self.update = head.update
+        self.world = ALONE if head.sharded else head.world
+
+    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
+        if self.world.size > 1:
+            self.world.sum(gradient).div_(self.world.size)
+        self.update.use(weight, where, gradient)

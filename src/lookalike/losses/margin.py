@@ -6,8 +6,11 @@ embedding and the weight of class j, and y the true class, the logits are
     z_j = scale * [norm of the embedding] * [norm of the class weight] * c_j      for j != y
     z_y = the same with target(c_y) in place of c_y
 
-and a margin says what `target` does and which of the two norms are in. It has no weights and
-knows of no workers: that is the head's business (`lookalike.losses.head`).
+and a margin says what `target` does and which of the two norms are in. Some margins also look at
+the length of the embedding or the size of the class, bend the cosines of the other classes, or
+follow a running statistic; each of these is one method below, and doing nothing is the default. A
+margin has no weights and knows of no workers: that is the head's business
+(`lookalike.losses.head`).
 
 The modules of the margins use methods of tensors only and do not import torch, so that a
 request can be checked without loading it.
@@ -35,6 +38,38 @@ _RANGES = {
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What a margin may know of the rows of a batch, beside their cosines.
+
+    Attributes:
+        length: (B,) lengths of the embeddings, differentiable.
+        count: (B,) training images of each row's class.
+        state: (s,) the margin's running statistics, this batch included; no gradient.
+    """
+
+    length: Tensor
+    count: Tensor
+    state: Tensor
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What becomes of the cosine c to a class that is not the true one.
+
+    c where c <= above, else linear * c + square * c^2. No gradient flows through these numbers.
+
+    Attributes:
+        above: (B,) cosine from which on a class counts as hard.
+        linear: () factor.
+        square: () factor.
+    """
+
+    above: Tensor
+    linear: Tensor
+    square: Tensor
+
+
+@dataclass(frozen=True)
 class Margin(ABC):
     """Base of all margins.
 
@@ -47,6 +82,9 @@ class Margin(ABC):
         default_scale: the recommended scale.
         embedding_norm: whether the logits carry the norm of the embedding.
         weight_norm: whether the logits carry the norm of the class weight.
+        uses_length: whether the margin reads the length of the embedding, which the network must
+            then be free to choose.
+        initial_state: the running statistics at the start of training.
 
     Raises:
         ConfigError: the margin or the scale is out of its range.
@@ -61,6 +99,8 @@ class Margin(ABC):
     default_scale: ClassVar[float]
     embedding_norm: ClassVar[bool] = False
     weight_norm: ClassVar[bool] = False
+    uses_length: ClassVar[bool] = False
+    initial_state: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -82,16 +122,44 @@ class Margin(ABC):
             raise ConfigError(f"{place} is not {words}; {recommended}")
 
     @abstractmethod
-    def target(self, cos: Tensor) -> Tensor:
+    def target(self, cos: Tensor, rows: Rows) -> Tensor:
         """What becomes of the cosine to the true class.
 
         Args:
             cos: (B,) cosines; rounding may carry them a little past -1 and 1.
+            rows: what else is known of the rows.
 
         Returns:
             (B,) modified cosines, differentiable by autograd, with slopes that are finite
             everywhere.
         """
+
+    def negatives(self, cos: Tensor, rows: Rows) -> Bend | None:
+        """What becomes of the cosines to the other classes; None for nothing.
+
+        Args:
+            cos: (B,) cosines to the true class, no gradient.
+            rows: what else is known of the rows.
+        """
+        return None
+
+    def penalty(self, rows: Rows) -> Tensor | None:
+        """What is added to the loss of each row, (B,); None for nothing."""
+        return None
+
+    def observe(self, cos: Tensor, length: Tensor) -> Tensor:
+        """Numbers of each row whose mean over the global batch `advance` wants, (k, B)."""
+        return cos.new_empty(0, len(cos))
+
+    def advance(self, state: Tensor, means: Tensor, count: Tensor) -> Tensor:
+        """The running statistics after a batch, (s,).
+
+        Args:
+            state: (s,) before it.
+            means: (k,) of what `observe` gave.
+            count: () rows of the global batch.
+        """
+        return state
 
     def warning(self) -> str | None:
         """A plain sentence about a setting that is known to train badly, or None."""

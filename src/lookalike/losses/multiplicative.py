@@ -16,6 +16,8 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lookalike.losses.margin import Rows
+
 
 @dataclass(frozen=True)
 class LargeMarginSoftmax(Margin):
@@ -31,7 +33,7 @@ class LargeMarginSoftmax(Margin):
     embedding_norm = True
     weight_norm = True
 
-    def target(self, cos: Tensor) -> Tensor:
+    def target(self, cos: Tensor, rows: Rows) -> Tensor:
         """The value psi of the angle, (B,)."""
         m = int(self.margin)
         # cos(m * angle) is the Chebyshev polynomial T_m(cos): unlike acos, it has a finite slope

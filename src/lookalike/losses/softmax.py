@@ -10,6 +10,8 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lookalike.losses.margin import Rows
+
 
 @dataclass(frozen=True)
 class Softmax(Margin):
@@ -22,6 +24,6 @@ class Softmax(Margin):
     embedding_norm = True
     weight_norm = True
 
-    def target(self, cos: Tensor) -> Tensor:
+    def target(self, cos: Tensor, rows: Rows) -> Tensor:
         """The cosine as it is, (B,)."""
         return cos

@@ -32,12 +32,19 @@ class Embedder(nn.Module):
 
     Attributes:
         preprocess: how an image becomes the network's input.
-        embedding_dim: length D of the embedding.
+        embedding_dim: numbers D of an embedding.
+        free_length: whether the network chooses the length of raw embeddings.
         match: what a custom weights file brought, when one was loaded.
     """
 
     def __init__(
-        self, backbone: Backbone, embedding_dim: int, pooling: str, preprocess: Preprocess
+        self,
+        backbone: Backbone,
+        embedding_dim: int,
+        pooling: str,
+        preprocess: Preprocess,
+        *,
+        free_length: bool = False,
     ) -> None:
         super().__init__()
         if "cls" in pooling.split("+") and not backbone.has_class_token:
@@ -46,9 +53,10 @@ class Embedder(nn.Module):
                 "use gem, avg, max or gem+avg"
             )
         self.backbone = backbone
-        self.neck = Neck(backbone.dim, embedding_dim, pooling)
+        self.neck = Neck(backbone.dim, embedding_dim, pooling, free_length=free_length)
         self.embedding_dim = embedding_dim
         self.pooling = pooling
+        self.free_length = free_length
         self.preprocess = preprocess
         self.match: Match | None = None
 
@@ -63,6 +71,7 @@ class Embedder(nn.Module):
         embedding_dim: int = 1536,
         backbone_dim: int | None = None,
         pooling: str = "gem+avg",
+        free_length: bool = False,
     ) -> Embedder:
         """A new embedder.
 
@@ -72,9 +81,11 @@ class Embedder(nn.Module):
                 a `.pth` or `.safetensors` file.
             image_size: side in pixels of the square that the network sees.
             crop_pct: part of the resized image that the centre crop keeps; None for timm's.
-            embedding_dim: length of the embedding.
+            embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
             pooling: gem, avg, max, cls, or several joined by `+`.
+            free_length: let the network choose the length of raw embeddings, for losses that
+                read it (`Margin.uses_length`); see `Neck`.
 
         Raises:
             ModelError: an unknown name, weights that cannot be had or do not fit, a
@@ -97,7 +108,7 @@ class Embedder(nn.Module):
             std=tuple(data["std"]),
             interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
         )
-        embedder = cls(trunk, embedding_dim, pooling, preprocess)
+        embedder = cls(trunk, embedding_dim, pooling, preprocess, free_length=free_length)
         embedder.match = match
         return embedder
 
@@ -172,6 +183,7 @@ class Embedder(nn.Module):
             "backbone_dim": self.backbone.dim,
             "embedding_dim": self.embedding_dim,
             "pooling": self.pooling,
+            "free_length": self.free_length,
             "preprocess": self.preprocess.to_dict(),
         }
 
@@ -204,7 +216,13 @@ class Embedder(nn.Module):
             described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
             preprocess = Preprocess.from_dict(described["preprocess"])
             backbone = Backbone(described["backbone"], preprocess.image_size)
-            embedder = cls(backbone, described["embedding_dim"], described["pooling"], preprocess)
+            embedder = cls(
+                backbone,
+                described["embedding_dim"],
+                described["pooling"],
+                preprocess,
+                free_length=described.get("free_length", False),  # absent in older files
+            )
             weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
             embedder.load_state_dict(weights)
         except FileNotFoundError as error:

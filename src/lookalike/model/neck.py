@@ -1,11 +1,16 @@
 """From a feature map to an embedding."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GEM_POWER = 3.0
 GEM_EPS = 1e-6
+
+# The dimension for which margins that read the length of the embedding state their lengths.
+LENGTH_DIM = 512
 
 
 class Neck(nn.Module):
@@ -16,17 +21,29 @@ class Neck(nn.Module):
     the feature map before pooling, where the poolings differ. The joined vector has the length
     sqrt(number of parts); `Embedder.embed` normalises it.
 
+    With `free_length` the network chooses the length of each embedding, for margins that read it
+    (MagFace, AdaFace): the joined projections go through a batch norm and are not normalised.
+    The authors' backbones of both end in such a norm, AdaFace's without scale and shift, MagFace's
+    with them. It has them here: without a scale to learn the mean square of the lengths is fixed,
+    and MagFace's reward for longer embeddings could lengthen none but at the cost of others;
+    AdaFace follows the mean of the lengths whatever it is. The scale starts at sqrt(512 / D), so
+    that lengths start near sqrt(512) = 22.6 for any D: the bounds of MagFace (10 to 110) and the
+    start of AdaFace (20) suppose D = 512.
+
     The projections start semi-orthogonal, so that the embedding of a pretrained backbone keeps
     the backbone's angles as far as its length allows, and the measured start means something.
 
     Args:
         in_dim: channels C of the feature map.
-        out_dim: length D of the embedding.
+        out_dim: numbers D of an embedding.
         pooling: gem, avg, max or cls, or several joined by `+`; each has D / k dimensions (the
             first ones have one more where k does not divide D).
+        free_length: batch norm over the joined parts instead of length 1 for each.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, pooling: str = "gem+avg") -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, pooling: str = "gem+avg", *, free_length: bool = False
+    ) -> None:
         super().__init__()
         self.poolings = tuple(pooling.split("+"))
         base, more = divmod(out_dim, len(self.poolings))
@@ -36,6 +53,11 @@ class Neck(nn.Module):
         )
         for projection in self.projections:
             nn.init.orthogonal_(projection.weight)  # type: ignore[arg-type]
+        self.norm: nn.BatchNorm2d | None = None
+        if free_length:
+            # 2d, so that the norm is one of those that see the global batch.
+            self.norm = nn.BatchNorm2d(out_dim)
+            nn.init.constant_(self.norm.weight, math.sqrt(LENGTH_DIM / out_dim))
 
     def forward(self, features: Tensor, class_token: Tensor | None) -> Tensor:
         """Embeddings (B, D), not normalised as a whole.
@@ -51,8 +73,13 @@ class Neck(nn.Module):
                 pooled = class_token
             else:
                 pooled = pool(features, pooling)
-            parts.append(F.normalize(at_least_float32(projection(pooled)), dim=1))
-        return torch.cat(parts, dim=1)  # (B, D)
+            part = at_least_float32(projection(pooled))
+            parts.append(part if self.norm is not None else F.normalize(part, dim=1))
+        joined = torch.cat(parts, dim=1)  # (B, D)
+        if self.norm is None:
+            return joined
+        joined = joined.to(self.norm.weight.dtype)[:, :, None, None]  # (B, D, 1, 1)
+        return at_least_float32(self.norm(joined).flatten(1))
 
 
 def pool(features: Tensor, kind: str) -> Tensor:

@@ -18,7 +18,6 @@ from lookalike import checkpoint, log
 from lookalike.assembly import (
     assemble,
     create_embedder,
-    create_heads,
     create_loader,
     create_measure,
     create_schedule,
@@ -27,6 +26,7 @@ from lookalike.assembly import (
     plan_pace,
     resolve,
 )
+from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.checkpoint import Progress, Trained
 from lookalike.config import Config
 from lookalike.data.bad_images import BadImages
@@ -35,7 +35,6 @@ from lookalike.distributed import World
 from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunError
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
-from lookalike.losses import create_margin
 from lookalike.quota import Quota
 from lookalike.run import Run, write_text
 from lookalike.telling import say_data, say_plan, say_result
@@ -63,7 +62,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         raise ConfigError("nothing to train on: give data.train (--train), a list of images")
     if config.run.output is None:
         raise ConfigError("nowhere to write to: give run.output (--output), a directory")
-    create_margin(config.loss.name, config.loss.margin, config.loss.scale)  # fails before work
+    metric_margin(config)  # fails before work
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, resume)
 

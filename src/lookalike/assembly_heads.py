@@ -1,0 +1,103 @@
+"""The heads of a run, made as a Config asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lookalike.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.distributed import World
+from lookalike.errors import ConfigError
+from lookalike.losses import create_margin
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.margin import Margin
+from lookalike.losses.update import UpdateRule
+from lookalike.model.branch import TEMPERATURE
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def metric_margin(config: Config) -> Margin:
+    """The margin on the embedding."""
+    loss = config.loss
+    return create_margin(loss.name, loss.margin, loss.scale, loss.options)
+
+
+def resolve_head(config: Config, margin: Margin, precision: str) -> dict[str, Any]:
+    """The head's settings that were left to us, by dotted key.
+
+    Args:
+        config: the request.
+        margin: on the embedding.
+        precision: of the network, resolved.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    head = config.head
+    needing = [
+        f"head.{key}={value}"
+        for key, value, plain in (
+            ("dtype", head.dtype, "fp32"),
+            ("sample_rate", head.sample_rate, 1.0),
+        )
+        if value != plain
+    ]
+    if needing and head.fused_update is False:
+        raise ConfigError(
+            f"head.fused_update=false, but {' and '.join(needing)} needs it; leave it out"
+        )
+    if margin.weight_norm and (head.centres > 1 or head.filter_above is not None):
+        key = "centres" if head.centres > 1 else "filter_above"
+        raise ConfigError(
+            f"head.{key} needs a loss on cosines, and loss.name={config.loss.name} carries the "
+            "length of the class weights; use arcface, or leave it out"
+        )
+    wanted = head.precision
+    if wanted == "auto":
+        wanted = "bf16" if precision == "bf16" else "fp32"
+    return {
+        "head.precision": wanted,
+        "head.fused_update": bool(head.fused_update or needing),
+    }
+
+
+def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, Head]:
+    """The margin on the embedding, and plain softmax on the branch where it has a weight.
+
+    The config must be resolved.
+    """
+    loss, dim, count = config.loss, config.model.embedding_dim, len(catalog.classes)
+    sharded, seed = config.head.parallel == "model", config.train.seed
+    counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
+    heads = {
+        "metric": Head(
+            dim, count, metric_margin(config), _options(config, metric=True),
+            sharded=sharded, world=world, seed=seed, class_counts=counts,
+        )
+    }  # fmt: skip
+    if loss.classification_weight:
+        heads["classification"] = Head(
+            dim, count, create_margin("softmax", scale=1 / TEMPERATURE),
+            _options(config, metric=False),
+            label_smoothing=loss.label_smoothing, sharded=sharded, world=world, seed=seed + 1,
+        )  # fmt: skip
+    return heads
+
+
+def _options(config: Config, *, metric: bool) -> HeadOptions:
+    """The plain softmax has one centre a class, and leaves nobody out."""
+    head, optim = config.head, config.optim
+    rule = UpdateRule(
+        optim.name, optim.momentum, optim.weight_decay, lr_factor=config.head.lr_factor
+    )
+    return HeadOptions(
+        centres=head.centres if metric else 1,
+        precision=torch.bfloat16 if head.precision == "bf16" else None,
+        dtype=DTYPES[head.dtype],
+        update=rule if head.fused_update else None,
+        sample_rate=head.sample_rate,
+        filter_above=head.filter_above if metric else None,
+    )

@@ -1,0 +1,144 @@
+"""What happens to a chunk of logits between the products: the softmax, forward and backward.
+
+Two functions over the (B, n) logits of a chunk of classes. On a CUDA device with Triton they are
+one kernel each (`lookalike.losses.triton_epilogue`); here they are plain torch, for any device,
+and the reference of the kernels' tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogitBend:
+    """What becomes of the logit z to a class that is not the true one; no gradient flows here.
+
+    z where z <= above, linear * z + square * z^2 above that, and no class at all where z > limit.
+
+    Attributes:
+        above: (B,).
+        linear: (B,).
+        square: (B,).
+        limit: (B,).
+    """
+
+    above: Tensor
+    linear: Tensor
+    square: Tensor
+    limit: Tensor
+
+    def apply(self, z: Tensor) -> Tensor:
+        """The bent logits of (B, n), in place."""
+        hard = z > self.above[:, None]
+        out = z > self.limit[:, None]
+        bent = z * (self.linear[:, None] + self.square[:, None] * z)
+        return z.copy_(bent.where(hard, z)).masked_fill_(out, -torch.inf)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Derivative of the bent logits by z (B, n) as it was, (B, n)."""
+        steep = self.linear[:, None] + 2 * self.square[:, None] * z
+        slope = steep.where(z > self.above[:, None], 1)
+        return slope.masked_fill_(z > self.limit[:, None], 0)
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """The statistics of each row, gathered chunk by chunk.
+
+    Attributes:
+        peak: (B,) highest logit so far.
+        mass: (B,) sum of exp(z - peak) so far.
+        total: (B,) sum of z so far, None where it is not wanted.
+    """
+
+    peak: Tensor
+    mass: Tensor
+    total: Tensor | None
+
+    @classmethod
+    def empty(cls, rows: Tensor, need_total: bool) -> RowSums:
+        """Before the first chunk."""
+        zeros = rows.new_zeros(len(rows))
+        total = zeros.clone() if need_total else None
+        return cls(torch.full_like(zeros, -torch.inf), zeros, total)
+
+    def lse(self) -> Tensor:
+        """Log of the sum of exp(z), (B,); -inf over nothing."""
+        return self.mass.log().add_(self.peak)
+
+
+def add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) -> None:
+    """Add a chunk of logits to the sums, without the true class. Overwrites `z`.
+
+    Args:
+        sums: updated in place (online log-sum-exp, Milakov and Gimelshein, arXiv 1805.02867).
+        z: (B, n) logits.
+        column: (B,) where the true class is; outside [0, n) where it is in another chunk.
+        bend: what becomes of the logits.
+    """
+    if bend is not None:
+        bend.apply(z)
+    if sums.total is not None:
+        put_in_column(z, column, 0)
+        sums.total.add_(z.sum(1))
+    put_in_column(z, column, -torch.inf)
+    # Not below the lowest number: a chunk that holds the true class alone has no peak, and
+    # -inf - -inf is not a number.
+    higher = torch.maximum(sums.peak, z.amax(1)).clamp_min_(torch.finfo(z.dtype).min)
+    shrink = torch.exp(sums.peak - higher)
+    sums.mass.mul_(shrink).add_(z.sub_(higher[:, None]).exp_().sum(1))
+    sums.peak.copy_(higher)
+
+
+def logit_gradient(
+    z: Tensor,
+    lse: Tensor,
+    d_lse: Tensor,
+    d_total: Tensor | None,
+    d_true: Tensor,
+    column: Tensor,
+    bend: LogitBend | None,
+    out: Tensor,
+) -> Tensor:
+    """The gradient by the logits of a chunk, (B, n), written to `out`.
+
+    Args:
+        z: (B, n) logits, before bending; kept.
+        lse: (B,) over all chunks.
+        d_lse: (B,) gradient of lse.
+        d_total: (B,) gradient of total, None where it is not wanted.
+        d_true: (B,) gradient of the true logit.
+        column: (B,) where the true class is; outside [0, n) where it is in another chunk.
+        bend: what became of the logits.
+        out: (B, n).
+    """
+    if bend is None:
+        torch.sub(z, lse[:, None], out=out)
+    else:
+        torch.sub(bend.apply(out.copy_(z)), lse[:, None], out=out)
+    out.exp_().mul_(d_lse[:, None])
+    if d_total is not None:
+        out.add_(d_total[:, None])
+    if bend is not None:
+        # Where the true class is, exp may have been infinite; it is overwritten below.
+        out.mul_(bend.slope(z))
+    put_in_column(out, column, d_true)
+    return out
+
+
+def put_in_column(block: Tensor, column: Tensor, value: Tensor | float) -> None:
+    """Write `value` (a number, or one of each row) where the true class is.
+
+    Without asking which rows have theirs here: the answer would make the host wait.
+    """
+    inside = (column >= 0) & (column < block.shape[1])
+    index = column.clamp(0, block.shape[1] - 1)[:, None]  # (B, 1)
+    kept = block.gather(1, index)
+    if isinstance(value, Tensor):
+        block.scatter_(1, index, value[:, None].to(block.dtype).where(inside[:, None], kept))
+    else:
+        block.scatter_(1, index, kept.masked_fill_(inside[:, None], value))

@@ -1,0 +1,260 @@
+"""Optimizers that change class weights chunk by chunk, while the gradient is still in the cache.
+
+An ordinary optimizer wants the whole gradient of the weight first: as much memory as the weight,
+written and read once more. Here each chunk of the gradient is used as soon as it is there
+(`lookalike.losses.chunked`), and never stored.
+
+The numbers are those of torch.optim.SGD and torch.optim.AdamW, by the same code. What differs is
+what an optimizer could only know with the whole gradient: its norm. Gradient clipping therefore
+leaves these weights out, and a step whose gradient is not finite elsewhere is not undone here;
+the caller has to see that the loss is finite before it goes backward.
+
+Rows that a sampled step does not look at are not touched at all, and catch up when they are drawn
+again (`Lazy`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from lookalike.losses.rounding import Noise, store
+
+WINDOW = 4096
+"""Steps that a row may miss; then all rows catch up."""
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """Which optimizer, and its constants.
+
+    Attributes:
+        name: "sgd" or "adamw".
+        momentum: of sgd; the first beta of adamw.
+        weight_decay: coupled for sgd, decoupled for adamw, as in torch.
+        beta2: second beta of adamw.
+        eps: of adamw.
+        lr_factor: learning rate, relative to that of the schedule.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    eps: float = 1e-8
+    lr_factor: float = 1.0
+
+    def create(self, weight: Tensor, *, lazy: bool, seed: int) -> HeadUpdate:
+        """State for `weight` (n, D), in its dtype.
+
+        Args:
+            weight: what will be changed.
+            lazy: whether steps see a part of the rows only.
+            seed: of the stochastic rounding.
+        """
+        return (SGDUpdate if self.name == "sgd" else AdamWUpdate)(self, weight, lazy, seed)
+
+
+class HeadUpdate(nn.Module, ABC):
+    """The state of an optimizer over class weights, and its step on some of their rows.
+
+    A step is `begin`, one `use` for each chunk, `end`. State is in buffers, so that it follows
+    the head to its device.
+
+    Attributes:
+        rule: the optimizer's constants.
+        lazy: whether steps see a part of the rows only.
+        lr: learning rate; to be set before a step ends.
+        steps: how many there were.
+    """
+
+    clock: Tensor
+    seen: Tensor
+    table: Tensor
+
+    MOMENTS: tuple[str, ...] = ()
+
+    def __init__(self, rule: UpdateRule, weight: Tensor, lazy: bool, seed: int) -> None:
+        super().__init__()
+        self.rule, self.lazy = rule, lazy
+        self.lr, self.unscale = 0.0, 1.0
+        for name in self.MOMENTS:
+            self.register_buffer(name, torch.zeros_like(weight, requires_grad=False))
+        # Steps done, by all rows together; on the host, where it is needed.
+        self.steps = 0
+        self.register_buffer("clock", torch.zeros((), dtype=torch.int64))
+        if lazy:
+            # Steps that each row has been through.
+            self.register_buffer("seen", torch.zeros(len(weight), dtype=torch.int32))
+            self.register_buffer("table", self._identity())
+        self._noise = Noise(seed)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """The state that belongs to rows: first dimension as the weight's."""
+        names = [*self.MOMENTS, *(["seen"] if self.lazy else [])]
+        return {name: self.get_buffer(name) for name in names}
+
+    @property
+    def common(self) -> dict[str, Tensor]:
+        """The state that is the same on every worker."""
+        return {
+            name: self.get_buffer(name) for name in ["clock", *(["table"] if self.lazy else [])]
+        }
+
+    def restored(self) -> None:
+        """To be called after the state was filled from a checkpoint."""
+        self.steps = int(self.clock)
+
+    def begin(self, unscale: float = 1.0) -> None:
+        """Start a step, before its forward pass.
+
+        Args:
+            unscale: what gradients are to be multiplied by: 1 / loss scale.
+        """
+        self.unscale = unscale
+        self._noise.renew(self.steps, self.clock.device)
+
+    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
+        """Change the rows `where` of the weight by their gradient (n, D), which is overwritten."""
+        if self.unscale != 1:
+            gradient.mul_(self.unscale)
+        names = ["weight", *self.MOMENTS]
+        stored = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+        wide = [_read(tensor, where, gradient.dtype) for tensor in stored]
+        self._step(gradient, *wide)
+        for name, tensor, value in zip(names, stored, wide, strict=True):
+            store(tensor, where, value, self._noise, name)
+        if self.lazy:
+            self.seen[where] = self.steps + 1
+
+    @torch.no_grad()
+    def end(self, weight: Tensor) -> None:
+        """Finish a step; every now and then all rows catch up."""
+        self.steps += 1
+        self.clock.fill_(self.steps)
+        if not self.lazy:
+            return
+        self.table.copy_(self._grown())
+        if self.steps % (WINDOW - 1) == 0:
+            for start in range(0, len(weight), WINDOW):
+                stop = min(start + WINDOW, len(weight))
+                self.catch_up(weight, torch.arange(start, stop, device=weight.device))
+
+    @torch.no_grad()
+    def catch_up(self, weight: Tensor, index: Tensor) -> None:
+        """Let the rows `index` go through the steps that they missed, with gradients of zero."""
+        if not self.lazy:
+            return
+        tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+        wide = self.caught_up(weight, index)
+        for name, tensor, value in zip(["weight", *self.MOMENTS], tensors, wide, strict=True):
+            store(tensor, index, value, self._noise, name)
+        self.seen[index] = self.steps
+
+    def caught_up(self, weight: Tensor, index: Tensor) -> list[Tensor]:
+        """What weight and state of the rows `index` are once they have caught up, (m, D) each."""
+        dtype = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
+        tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+        wide = [tensor[index].to(dtype) for tensor in tensors]
+        missed = self.steps - self.seen[index].long()  # (m,)
+        return self._idle(missed, *wide)
+
+    @abstractmethod
+    def _step(self, gradient: Tensor, weight: Tensor, *state: Tensor) -> None:
+        """One step of the optimizer on these rows, in place."""
+
+    @abstractmethod
+    def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
+        """Weight and state after `missed` (m,) steps without a gradient."""
+
+    @abstractmethod
+    def _identity(self) -> Tensor:
+        """The table of what 0, 1, ... missed steps do, before the first step."""
+
+    @abstractmethod
+    def _grown(self) -> Tensor:
+        """The table after another step."""
+
+
+class SGDUpdate(HeadUpdate):
+    """SGD with momentum, as torch.optim.SGD.
+
+    A step without a gradient is linear in the momentum m and the weight w:
+
+        (m, w) <- A (m, w),  A = [[momentum, decay], [-lr momentum, 1 - lr decay]]
+
+    so a row that missed some steps catches up exactly, by the product of their matrices. The
+    table holds that product for 0, 1, ... missed steps.
+    """
+
+    MOMENTS = ("momentum_buffer",)
+
+    def _step(self, gradient: Tensor, weight: Tensor, *state: Tensor) -> None:
+        sgd(
+            [weight], [gradient], [state[0]], fused=True, foreach=False,
+            weight_decay=self.rule.weight_decay, momentum=self.rule.momentum, lr=self.lr,
+            dampening=0, nesterov=False, maximize=False, has_sparse_grad=False,
+        )  # fmt: skip
+
+    def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
+        factors = self.table[missed].to(weight.dtype)  # (m, 2, 2)
+        (momentum,) = state
+        return [
+            factors[:, 1, :1] * momentum + factors[:, 1, 1:] * weight,
+            factors[:, 0, :1] * momentum + factors[:, 0, 1:] * weight,
+        ]
+
+    def _identity(self) -> Tensor:
+        return torch.eye(2, dtype=torch.float64).repeat(WINDOW, 1, 1)
+
+    def _grown(self) -> Tensor:
+        momentum, decay, lr = self.rule.momentum, self.rule.weight_decay, self.lr
+        step = self.table.new_tensor([[momentum, decay], [-lr * momentum, 1 - lr * decay]])
+        return torch.cat([self.table[:1], step @ self.table[:-1]])
+
+
+class AdamWUpdate(HeadUpdate):
+    """AdamW, as torch.optim.AdamW.
+
+    Steps that a row missed let its moments and its weight decay exactly; the moves that AdamW
+    would have made with a gradient of zero are left out, as in torch.optim.SparseAdam. The table
+    holds the decay of the weight over 0, 1, ... missed steps.
+    """
+
+    MOMENTS = ("exp_avg", "exp_avg_sq")
+
+    def _step(self, gradient: Tensor, weight: Tensor, *state: Tensor) -> None:
+        rule = self.rule
+        # adamw() counts the step in the tensor that it is given.
+        steps = torch.full((), float(self.steps), device=weight.device)
+        adamw(
+            [weight], [gradient], [state[0]], [state[1]], [], [steps], fused=True, foreach=False,
+            amsgrad=False, beta1=rule.momentum, beta2=rule.beta2, lr=self.lr,
+            weight_decay=rule.weight_decay, eps=rule.eps, maximize=False,
+        )  # fmt: skip
+
+    def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
+        kept = self.table[missed].to(weight.dtype)[:, None]
+        first, second = (
+            torch.pow(beta, missed.to(torch.float64)).to(weight.dtype)[:, None]
+            for beta in (self.rule.momentum, self.rule.beta2)
+        )
+        return [kept * weight, first * state[0], second * state[1]]
+
+    def _identity(self) -> Tensor:
+        return torch.ones(WINDOW, dtype=torch.float64)
+
+    def _grown(self) -> Tensor:
+        return torch.cat([self.table[:1], self.table[:-1] * (1 - self.lr * self.rule.weight_decay)])
+
+
+def _read(tensor: Tensor, where: slice | Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows `where`: the tensor's own memory where dtype and kind allow, else a copy."""
+    return tensor.detach()[where].to(dtype)
