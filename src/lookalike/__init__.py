@@ -23,6 +23,7 @@ __all__ = [
     "embed",
     "evaluate",
     "load",
+    "plan",
     "quickstart",
     "train",
 ]
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lookalike.run import Run
     from lookalike.verbs.embed import embed, load
     from lookalike.verbs.evaluate import evaluate
+    from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
     from lookalike.verbs.train import train
 
@@ -47,6 +49,7 @@ _HOMES = {
     "embed": "lookalike.verbs.embed",
     "evaluate": "lookalike.verbs.evaluate",
     "load": "lookalike.verbs.embed",
+    "plan": "lookalike.verbs.plan",
     "quickstart": "lookalike.verbs.quickstart",
     "train": "lookalike.verbs.train",
 }

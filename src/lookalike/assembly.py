@@ -59,6 +59,7 @@ def create_embedder(config: Config) -> Embedder:
         embedding_dim=model.embedding_dim,
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
+        free_length=metric_margin(config).uses_length,
     )
     if model.train_size not in (None, model.image_size) and not embedder.backbone.is_convolutional:
         raise ConfigError(

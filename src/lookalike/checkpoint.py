@@ -5,8 +5,8 @@
         network.safetensors              backbone, neck and branch
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
         ema.safetensors                  where an average is kept
-        head-<name>-<part>.safetensors   class rows with their optimizer state; every worker
-                                         writes its own rows, and any number of workers reads them
+        head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
+                                         see `lookalike.elastic`
 
 Random states are not among them, because nothing here has any: data order, augmentation and
 dropout follow from (seed, epoch, row) and (seed, step, rank).
@@ -21,22 +21,29 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lookalike import elastic
 from lookalike.distributed import World
 from lookalike.errors import RunError
 from lookalike.losses.head import Head
 from lookalike.optim import Ema, LossScaler
 
-FORMAT = "lookalike checkpoint 1"
+FORMAT = "lookalike checkpoint 2"
+OLDER_FORMATS = ("lookalike checkpoint 1",)
+"""Formats that can be read beside today's: 1 had no class counts and centres in its heads."""
+
 STATE_FILE = "state.json"
+NETWORK_FILE = "network.safetensors"
+AVERAGE_FILE = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -124,12 +131,27 @@ def load(folder: Path, trained: Trained) -> Progress:
         RunError: a file is missing, torn or does not fit the model; names it.
     """
     state = read_state(folder)
-    try:
+    progress = Progress(**state["progress"])
+    with reading(folder):
         _load_network(folder, trained)
+        steps = progress.step - progress.skipped
         for name, head in trained.heads.items():
-            _load_head(folder, name, head, trained.optimizer)
+            elastic.load_head(folder, name, head, trained.optimizer, steps=steps)
         if trained.ema is not None:
             trained.ema.load(_average(folder))
+    trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
+    return progress
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Say of anything wrong with the files of `folder` what it means for the user.
+
+    Raises:
+        RunError: a file is missing or broken, or does not fit.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         raise RunError(
             f"{folder}: {Path(error.filename or '?').name} is missing; the checkpoint was made "
@@ -139,8 +161,6 @@ def load(folder: Path, trained: Trained) -> Progress:
         raise RunError(
             f"{folder}: does not fit this configuration: {' '.join(str(error).split())[:300]}"
         ) from None
-    trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
-    return Progress(**state["progress"])
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -151,9 +171,11 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads((folder / STATE_FILE).read_text("utf-8"))
-        files = state["files"]
+        files, format = state["files"], state["format"]
     except (OSError, ValueError, KeyError):
         raise RunError(f"{folder}: {STATE_FILE} is missing or broken") from None
+    if format not in (FORMAT, *OLDER_FORMATS):
+        raise RunError(f"{folder}: written by another version of lookalike, as {format!r}")
     for name, size in files.items():
         path = folder / name
         if not path.exists():
@@ -190,18 +212,14 @@ def _files(
 ) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
     """What this worker writes: file name, tensors and metadata."""
     if world.is_main:
-        yield "network.safetensors", (trained.network.state_dict(), {})
+        yield NETWORK_FILE, (trained.network.state_dict(), {})
         yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
         if trained.ema is not None:
-            yield "ema.safetensors", (trained.ema.average, {})
+            yield AVERAGE_FILE, (trained.ema.average, {})
     for name, head in trained.heads.items():
         if head.sharded or world.is_main:
             part = world.rank if head.sharded else 0
-            metadata = {"start": str(head.rows.start), "stop": str(head.rows.stop)}
-            tensors = {"weight": head.weight.detach()}
-            state = trained.optimizer.state.get(head.weight, {})
-            tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-            yield f"head-{name}-{part:05d}.safetensors", (tensors, metadata)
+            yield elastic.file_name(name, part), elastic.content(head, trained.optimizer)
 
 
 def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
@@ -214,7 +232,7 @@ def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
 
 
 def _load_network(folder: Path, trained: Trained) -> None:
-    trained.network.load_state_dict(safetensors.torch.load_file(folder / "network.safetensors"))
+    trained.network.load_state_dict(safetensors.torch.load_file(folder / NETWORK_FILE))
     saved = safetensors.torch.load_file(folder / "network-optimizer.safetensors")
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.items():
@@ -228,51 +246,10 @@ def _load_network(folder: Path, trained: Trained) -> None:
 
 
 def _average(folder: Path) -> dict[str, Tensor]:
-    path = folder / "ema.safetensors"
+    path = folder / AVERAGE_FILE
     if not path.exists():
         raise RunError(f"{folder}: has no average of the weights; it was made with train.ema=0")
     return dict(safetensors.torch.load_file(path))
-
-
-def _load_head(folder: Path, name: str, head: Head, optimizer: torch.optim.Optimizer) -> None:
-    """Collect this worker's rows from whichever files hold them."""
-    files = sorted(folder.glob(f"head-{name}-*.safetensors"))
-    if not files:
-        raise FileNotFoundError(2, "no file", f"head-{name}-00000.safetensors")
-    rows: dict[str, Tensor] = {}
-    filled = 0
-    for file in files:
-        with safe_open(file, framework="pt") as content:
-            span = content.metadata()
-            start = max(int(span["start"]), head.rows.start)
-            stop = min(int(span["stop"]), head.rows.stop)
-            for key in content.keys():  # noqa: SIM118  # not a dict
-                part = content.get_slice(key)
-                if len(part.get_shape()) == 0:
-                    rows[key] = content.get_tensor(key)
-                elif start < stop:
-                    offset = int(span["start"])
-                    values = part[start - offset : stop - offset]
-                    if key not in rows:
-                        rows[key] = torch.zeros(
-                            (len(head.rows), *values.shape[1:]), dtype=values.dtype
-                        )
-                    rows[key][start - head.rows.start : stop - head.rows.start] = values
-            filled += max(stop - start, 0)
-    if filled != len(head.rows):
-        raise ValueError(
-            f"the files of head '{name}' hold {filled} of the {len(head.rows)} class rows needed"
-        )
-    with torch.no_grad():
-        if len(head.rows):
-            head.weight.copy_(rows.pop("weight"))
-    state = {
-        key.removeprefix("optimizer."): value for key, value in rows.items() if key != "weight"
-    }
-    if state:
-        optimizer.state[head.weight] = {
-            key: _placed(value, head.weight) for key, value in state.items()
-        }
 
 
 def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:

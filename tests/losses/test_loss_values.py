@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.losses import create_margin
 from lookalike.losses.chunked import Walk, class_statistics
+from lookalike.losses.margin import Rows
 
 # PML builds its binomials through numpy.asarray of a tensor's items, which numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -68,7 +69,8 @@ def test_where_pml_departs_from_the_formulas():
     cos = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
     theirs = pml.LargeMarginSoftmaxLoss(2, 2, margin=4).double()
     theirs.cast_types(torch.float64, cos.device)
-    ours = create_margin("large_margin_softmax").target(cos)
+    unread = Rows(cos.detach(), cos.detach(), cos.detach()[:0])
+    ours = create_margin("large_margin_softmax").target(cos, unread)
     psi = theirs.modify_cosine_of_target_classes(cos).squeeze()
     assert psi.item() == pytest.approx(ours.item(), abs=1e-12) == -7
     assert torch.autograd.grad(psi.sum(), cos)[0].item() == pytest.approx(-16)

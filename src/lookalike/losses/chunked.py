@@ -79,6 +79,7 @@ def class_statistics(
     index: Tensor | None = None,
     bend: Callable[[Tensor], LogitBend | None] | None = None,
     update: Update | None = None,
+    workspace: dict[str, Tensor] | None = None,
 ) -> Statistics:
     """What a softmax needs to know of all classes but the true one, and the true one's logit.
 
@@ -106,17 +107,27 @@ def class_statistics(
         bend: given the true logits (B,), without gradient, what becomes of the others.
         update: takes the weight's gradient chunk by chunk in the backward pass, and changes the
             weight in place; the weight then gets no `grad`.
+        workspace: keeps the buffers of the chunks for the next call.
     """
     if index is not None and update is None:
         raise ValueError("a sample of the classes needs an update that knows of it")
-    return Statistics(*_ClassStatistics.apply(rows, weight, classes, walk, index, bend, update))
+    space = {} if workspace is None else workspace
+    return Statistics(
+        *_ClassStatistics.apply(rows, weight, classes, walk, index, bend, update, space)
+    )
 
 
 class _Chunks:
     """The products of one batch with the weight, chunk by chunk, each result in one buffer."""
 
     def __init__(
-        self, rows: Tensor, weight: Tensor, classes: Tensor, walk: Walk, index: Tensor | None
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        classes: Tensor,
+        walk: Walk,
+        index: Tensor | None,
+        workspace: dict[str, Tensor],
     ) -> None:
         self.rows, self.weight, self.classes, self.walk = rows, weight, classes, walk
         self.index = index
@@ -127,7 +138,7 @@ class _Chunks:
         self.narrow = self.dtype != rows.dtype
         self.direct = rows.device.type == "cuda"  # narrow products with wide results
         self.rows_in = rows.to(self.dtype)
-        self._buffers: dict[str, Tensor] = {}
+        self.workspace = workspace
 
     def spans(self) -> Iterator[slice]:
         """Classes, or positions in `index`, of each chunk."""
@@ -160,11 +171,15 @@ class _Chunks:
         return self.buffer("operand", stored.shape, self.dtype).copy_(stored)
 
     def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A block of the buffer called `name`, which the first and largest chunk makes."""
-        count = math.prod(shape)
-        if name not in self._buffers:
-            self._buffers[name] = self.rows.new_empty(count, dtype=dtype)
-        return self._buffers[name][:count].view(*shape)
+        """A block of the buffer called `name`, which grows with the largest chunk so far."""
+        count, held = math.prod(shape), self.workspace.get(name)
+        if (
+            held is None
+            or len(held) < count
+            or (held.dtype, held.device) != (dtype, self.rows.device)
+        ):
+            held = self.workspace[name] = self.rows.new_empty(count, dtype=dtype)
+        return held[:count].view(*shape)
 
     def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
         """`left @ right`, both in the dtype of the products, as wide as the embeddings."""
@@ -198,8 +213,9 @@ class _ClassStatistics(torch.autograd.Function):
         index: Tensor | None,  # (m,)
         make_bend: Callable[[Tensor], LogitBend | None] | None,
         update: Update | None,
+        workspace: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chunks = _Chunks(rows, weight, classes, walk, index)
+        chunks = _Chunks(rows, weight, classes, walk, index, workspace)
         add_chunk, _ = epilogues(rows.device)
         true, length = _true_logits(chunks)
         bend = make_bend(true) if make_bend is not None else None
@@ -216,7 +232,7 @@ class _ClassStatistics(torch.autograd.Function):
             add_chunk(sums, z, chunks.column(span), bend)
         lse = sums.lse()
         ctx.save_for_backward(rows, weight, classes, index, inverse, lse)
-        ctx.walk, ctx.bend, ctx.update = walk, bend, update
+        ctx.walk, ctx.bend, ctx.update, ctx.workspace = walk, bend, update, workspace
         total = sums.total if sums.total is not None else torch.zeros_like(lse)
         return lse, total, true, length
 
@@ -227,7 +243,7 @@ class _ClassStatistics(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         rows, weight, classes, index, inverse, lse = ctx.saved_tensors
         walk, update = ctx.walk, ctx.update
-        chunks = _Chunks(rows, weight, classes, walk, index)
+        chunks = _Chunks(rows, weight, classes, walk, index, ctx.workspace)
         _, logit_gradient = epilogues(rows.device)
         wanted = update is not None or ctx.needs_input_grad[1]
         d_weight = torch.empty_like(weight) if wanted and update is None else None
@@ -265,7 +281,7 @@ class _ClassStatistics(torch.autograd.Function):
                     update.use(weight, place, gradient)
                     continue
             _add_product(chunks, d_rows, d_z, operand)
-        return d_rows, d_weight, None, None, None, None, None
+        return d_rows, d_weight, None, None, None, None, None, None
 
 
 def _along(

@@ -160,6 +160,7 @@ class Head(nn.Module):
         if sampled:
             part = seed + 104729 * (self.peers.rank + 1)
             self.sampler = Sampler(len(self.rows), options.sample_rate, part)
+        self._workspace: dict[str, Tensor] = {}
         # Margins that look at the true cosines before the others are computed.
         self._looks_ahead = (
             bool(margin.initial_state) or type(margin).negatives is not Margin.negatives
@@ -235,6 +236,7 @@ class Head(nn.Module):
             index=index,
             bend=bend,
             update=_Averaged(self) if self.update is not None else None,
+            workspace=self._workspace,
         )  # (B,) each
 
         norms = torch.full_like(raw, scale)  # what the cosine is multiplied by

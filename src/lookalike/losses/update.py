@@ -61,6 +61,9 @@ class UpdateRule:
         return (SGDUpdate if self.name == "sgd" else AdamWUpdate)(self, weight, lazy, seed)
 
 
+_BLOCK = 1024  # rows that catch up at once: they stay in the cache
+
+
 class HeadUpdate(nn.Module, ABC):
     """The state of an optimizer over class weights, and its step on some of their rows.
 
@@ -143,9 +146,7 @@ class HeadUpdate(nn.Module, ABC):
             return
         self.table.copy_(self._grown())
         if self.steps % (WINDOW - 1) == 0:
-            for start in range(0, len(weight), WINDOW):
-                stop = min(start + WINDOW, len(weight))
-                self.catch_up(weight, torch.arange(start, stop, device=weight.device))
+            self.catch_up(weight, torch.arange(len(weight), device=weight.device))
 
     @torch.no_grad()
     def catch_up(self, weight: Tensor, index: Tensor) -> None:
@@ -153,16 +154,17 @@ class HeadUpdate(nn.Module, ABC):
         if not self.lazy:
             return
         tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
-        wide = self.caught_up(weight, index)
-        for name, tensor, value in zip(["weight", *self.MOMENTS], tensors, wide, strict=True):
-            store(tensor, index, value, self._noise, name)
+        for part in index.split(_BLOCK):
+            wide = self.caught_up(weight, part)
+            for name, tensor, value in zip(["weight", *self.MOMENTS], tensors, wide, strict=True):
+                store(tensor, part, value, self._noise, name)
         self.seen[index] = self.steps
 
     def caught_up(self, weight: Tensor, index: Tensor) -> list[Tensor]:
         """What weight and state of the rows `index` are once they have caught up, (m, D) each."""
         dtype = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
         tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
-        wide = [tensor[index].to(dtype) for tensor in tensors]
+        wide = [tensor.detach().index_select(0, index).to(dtype) for tensor in tensors]
         missed = self.steps - self.seen[index].long()  # (m,)
         return self._idle(missed, *wide)
 
@@ -172,7 +174,7 @@ class HeadUpdate(nn.Module, ABC):
 
     @abstractmethod
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
-        """Weight and state after `missed` (m,) steps without a gradient."""
+        """Weight and state after `missed` (m,) steps without a gradient; may use their memory."""
 
     @abstractmethod
     def _identity(self) -> Tensor:
@@ -206,10 +208,8 @@ class SGDUpdate(HeadUpdate):
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
         factors = self.table[missed].to(weight.dtype)  # (m, 2, 2)
         (momentum,) = state
-        return [
-            factors[:, 1, :1] * momentum + factors[:, 1, 1:] * weight,
-            factors[:, 0, :1] * momentum + factors[:, 0, 1:] * weight,
-        ]
+        moved = (factors[:, 1, 1:] * weight).addcmul_(factors[:, 1, :1], momentum)
+        return [moved, momentum.mul_(factors[:, 0, :1]).addcmul_(factors[:, 0, 1:], weight)]
 
     def _identity(self) -> Tensor:
         return torch.eye(2, dtype=torch.float64).repeat(WINDOW, 1, 1)
@@ -257,4 +257,5 @@ class AdamWUpdate(HeadUpdate):
 
 def _read(tensor: Tensor, where: slice | Tensor, dtype: torch.dtype) -> Tensor:
     """The rows `where`: the tensor's own memory where dtype and kind allow, else a copy."""
-    return tensor.detach()[where].to(dtype)
+    rows = tensor.detach()
+    return (rows[where] if isinstance(where, slice) else rows.index_select(0, where)).to(dtype)

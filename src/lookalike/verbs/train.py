@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lookalike import checkpoint, log
+from lookalike import checkpoint, log, warm_start
 from lookalike.assembly import (
     assemble,
     create_embedder,
@@ -98,7 +98,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             keep_model=lambda: embedder.save(run.model) if world.is_main else None,
             record=_recorder(run, config, world),
         )
-        trainer.progress = _restore(run, trained, quota, catalog, resume, world)
+        restored = _restore(run, trained, quota, catalog, resume, world)
+        if restored is None and config.train.start_from is not None:
+            warm_start.begin(config.train.start_from, trained, catalog.classes)
+        trainer.progress = restored or Progress()
         say_plan(config, embedder, loader, pace, trainer.progress, world)
         if world.is_main:
             write_text(run.config, config.to_yaml())
@@ -156,10 +159,10 @@ def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any
 
 def _restore(
     run: Run, trained: Trained, quota: Quota, catalog: Catalog, resume: bool, world: World
-) -> Progress:
-    """Go on where the newest whole checkpoint stands; from the start where there is none."""
+) -> Progress | None:
+    """Go on where the newest whole checkpoint stands; None where there is none yet."""
     if not resume or not run.exists():
-        return Progress()
+        return None
     saved = run.classes.read_text("utf-8") if run.classes.exists() else None
     if saved is not None and saved != catalog.classes.to_json():
         raise RunError(
@@ -171,12 +174,12 @@ def _restore(
         logger.warning("%s; left aside", fault)
     if newest is None and faults:
         raise RunError(f"{run.path}: no whole checkpoint is left to go on from")
-    progress = Progress() if newest is None else checkpoint.load(newest, trained)
+    progress = None if newest is None else checkpoint.load(newest, trained)
     quota.restore({found["row"]: found["reason"] for found in run.read(run.bad_images)})
     world.barrier()
     if world.is_main:
         # At step 0 the start is measured again, and recorded again.
-        run.forget_after(progress.step or -1)
+        run.forget_after(progress.step if progress and progress.step else -1)
     logger.info("going on from %s", newest or "the start: there is no checkpoint yet")
     return progress
 
