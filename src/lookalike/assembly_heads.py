@@ -11,7 +11,8 @@ from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head import Head
+from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.margin import Margin
 from lookalike.losses.update import UpdateRule
 from lookalike.model.branch import TEMPERATURE

@@ -4,7 +4,8 @@ from losses_reference import draw, head_with
 
 from lookalike.distributed import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head import Head
+from lookalike.losses.head_options import HeadOptions
 
 ARCFACE = create_margin("arcface")
 

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.distributed import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head import Head
+from lookalike.losses.head_options import HeadOptions
 
 DIM = 6
 

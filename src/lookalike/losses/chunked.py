@@ -244,6 +244,8 @@ class _ClassStatistics(torch.autograd.Function):
         rows, weight, classes, index, inverse, lse = ctx.saved_tensors
         walk, update = ctx.walk, ctx.update
         chunks = _Chunks(rows, weight, classes, walk, index, ctx.workspace)
+        # -inf over no class: nothing flows there, and -inf - -inf is not a number.
+        lse = lse.clamp_min(torch.finfo(lse.dtype).min)
         _, logit_gradient = epilogues(rows.device)
         wanted = update is not None or ctx.needs_input_grad[1]
         d_weight = torch.empty_like(weight) if wanted and update is None else None

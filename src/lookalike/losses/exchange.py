@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lookalike.distributed import World
+from lookalike.losses.update import HeadUpdate
 
 
 def gather_equal(tensor: Tensor, world: World) -> Tensor:
@@ -75,3 +76,18 @@ class _GatherEmbeddings(torch.autograd.Function):
         own = torch.empty_like(padded[0])
         dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
         return own[: counts[world.rank]].mul_(world.size), None, None
+
+
+class AveragedUpdate:
+    """An update of a weight that all workers hold, each with the gradient of its own rows.
+
+    Chunk by chunk the gradient is averaged over the workers, then used by all of them alike.
+    """
+
+    def __init__(self, update: HeadUpdate, world: World) -> None:
+        self.update, self.world = update, world
+
+    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
+        """Average the gradient (n, D), and change the rows `where` by it."""
+        self.world.sum(gradient).div_(self.world.size)
+        self.update.use(weight, where, gradient)

@@ -1,55 +1,21 @@
 """The head: class weights, and the loss of a batch of embeddings against them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lookalike.distributed import ALONE, World
-from lookalike.losses.chunked import Walk, class_statistics
+from lookalike.losses.chunked import Update, Walk, class_statistics
 from lookalike.losses.directions import unit_rows
-from lookalike.losses.epilogue import LogitBend
-from lookalike.losses.exchange import exchange_rows, gather_embeddings
+from lookalike.losses.epilogue import LogitBend, bent_logits
+from lookalike.losses.exchange import AveragedUpdate, exchange_rows, gather_embeddings
+from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.initial import initial_weight
 from lookalike.losses.margin import Margin, Rows
 from lookalike.losses.nearest import nearest_class
 from lookalike.losses.sampling import Sampler, positions
-from lookalike.losses.update import HeadUpdate, UpdateRule
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """How a head computes; none of it changes what is minimised but the last two.
-
-    Attributes:
-        centres: rows of the weight a class, of which the nearest counts (Deng et al.,
-            Sub-center ArcFace, ECCV 2020).
-        chunk: classes at once; None for a default by device.
-        precision: dtype of the products; None for that of the embeddings.
-        dtype: of the weight and its optimizer state; float32, or bfloat16 with `update`.
-        update: the optimizer that changes the weight in the backward pass; None leaves a
-            gradient to an ordinary one.
-        sample_rate: part of the classes that each step looks at besides the batch's own; below 1
-            with `update`.
-        filter_above: other classes whose cosine is above this are left out of the sum (inter-class
-            filtering, Partial FC, arXiv 2203.15565); None for no filter.
-    """
-
-    centres: int = 1
-    chunk: int | None = None
-    precision: torch.dtype | None = None
-    dtype: torch.dtype = torch.float32
-    update: UpdateRule | None = None
-    sample_rate: float = 1.0
-    filter_above: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.centres < 1 or (self.chunk is not None and self.chunk < 1):
-            raise ValueError(f"centres={self.centres}, chunk={self.chunk}: not positive")
-        if not 0 < self.sample_rate <= 1:
-            raise ValueError(f"sample_rate={self.sample_rate} is not in (0, 1]")
-        if self.update is None and (self.sample_rate < 1 or self.dtype == torch.bfloat16):
-            raise ValueError("sample_rate below 1 and a weight in bfloat16 need update")
+from lookalike.losses.update import HeadUpdate
 
 
 class Head(nn.Module):
@@ -226,7 +192,7 @@ class Head(nn.Module):
                 facts = replace(facts, state=self._advance(cos, length.detach()))
             else:
                 cos = true
-            return self._bend(cos, facts)
+            return bent_logits(margin, cos, facts, self.options.filter_above)
 
         lse, total, raw, target_length = class_statistics(
             (embeddings if margin.embedding_norm else unit) * scale,
@@ -235,7 +201,7 @@ class Head(nn.Module):
             self.walk,
             index=index,
             bend=bend,
-            update=_Averaged(self) if self.update is not None else None,
+            update=self._averaged(),
             workspace=self._workspace,
         )  # (B,) each
 
@@ -260,7 +226,10 @@ class Head(nn.Module):
             others = all_total.sum(0) / (self._classes_seen(index) - 1)  # (B,) mean logit
             losses = losses + self.label_smoothing * (true - others)
         penalty = margin.penalty(facts)
-        return losses if penalty is None else losses + penalty
+        if penalty is None:
+            return losses
+        # All peers have the same penalty; its gradient comes from the one that holds the class.
+        return losses + penalty.where(held, penalty.detach())
 
     def _sample(self, own: Tensor) -> tuple[Tensor | None, Tensor]:
         """The classes of this step, and where those of the batch are among them."""
@@ -298,22 +267,11 @@ class Head(nn.Module):
             self.margin_state.copy_(state)
         return state
 
-    def _bend(self, cos: Tensor, facts: Rows) -> LogitBend | None:
-        """What becomes of the other classes' logits, from what becomes of their cosines."""
-        bend, limit = self.margin.negatives(cos, facts), self.options.filter_above
-        if bend is None and limit is None:
-            return None
-        scale = torch.full_like(cos, self.margin.scale)
-        if self.margin.embedding_norm:
-            scale = scale * facts.length.detach()
-        never = torch.full_like(cos, torch.inf)
-        ones = torch.ones_like(cos)
-        return LogitBend(
-            above=never if bend is None else bend.above * scale,
-            linear=ones if bend is None else bend.linear * ones,
-            square=ones if bend is None else bend.square / scale,
-            limit=never if limit is None else limit * scale,
-        )
+    def _averaged(self) -> Update | None:
+        """The update, with gradients averaged over the workers where each has a part of them."""
+        if self.update is None or self.sharded or self.world.size == 1:
+            return self.update
+        return AveragedUpdate(self.update, self.world)
 
     @torch.no_grad()
     def average_gradients(self) -> None:
@@ -365,17 +323,3 @@ class Head(nn.Module):
         elif not inside:
             wrong = classes[(classes < 0) | (classes >= self.num_classes)]
             raise ValueError(f"class {int(wrong[0])} is not in [0, {self.num_classes})")
-
-
-class _Averaged:
-    """The head's update, with the gradient averaged over the workers where each has a part."""
-
-    def __init__(self, head: Head) -> None:
-        assert head.update is not None
-        self.update = head.update
-        self.world = ALONE if head.sharded else head.world
-
-    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
-        if self.world.size > 1:
-            self.world.sum(gradient).div_(self.world.size)
-        self.update.use(weight, where, gradient)

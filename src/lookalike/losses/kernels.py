@@ -1,12 +1,83 @@
-"""Which implementation of the epilogues a device gets."""
+"""Which implementation of the epilogues and of the update a device gets.
 
+Triton's where the device is a CUDA one that Triton knows and Triton is installed, else plain
+torch. The environment variable LOOKALIKE_TRITON, read here alone, says otherwise: 0 means plain
+torch everywhere, 1 means Triton everywhere, which on the CPU needs its interpreter
+(TRITON_INTERPRET=1) and is for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
+from lookalike.errors import ConfigError
 from lookalike.losses import epilogue
+from lookalike.losses.epilogue import LogitBend, RowSums
+
+_OLDEST = (8, 0)  # compute capability that Triton supports
 
 
-def epilogues(device: torch.device) -> tuple[Callable[..., None], Callable[..., torch.Tensor]]:
-    """`add_chunk` and `logit_gradient` for tensors on `device`."""
+def uses_triton(device: torch.device) -> bool:
+    """Whether tensors on `device` go to the Triton kernels.
+
+    Raises:
+        ConfigError: LOOKALIKE_TRITON has another value, or asks for what cannot be.
+    """
+    wish = os.environ.get("LOOKALIKE_TRITON", "")
+    if wish not in ("", "0", "1"):
+        raise ConfigError(
+            f"LOOKALIKE_TRITON is {wish!r}; it is 0 (never), 1 (always) or unset (by device)"
+        )
+    installed = importlib.util.find_spec("triton") is not None
+    if wish == "1":
+        if not installed:
+            raise ConfigError("LOOKALIKE_TRITON is 1, but triton is not installed; unset it")
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ConfigError(
+                f"LOOKALIKE_TRITON is 1, but Triton does not run on {device.type}; unset it, or "
+                "set TRITON_INTERPRET=1 (slow, for tests)"
+            )
+        return True
+    if wish == "0" or device.type != "cuda" or not installed:
+        return False
+    return torch.cuda.get_device_capability(device) >= _OLDEST
+
+
+def epilogues(device: torch.device) -> tuple[Callable[..., None], Callable[..., Tensor]]:
+    """`add_chunk` and `logit_gradient` for tensors on `device`.
+
+    Triton's are for float32: logits of another dtype go to those in torch on every device.
+    """
+    if uses_triton(device):
+        return _add_chunk, _logit_gradient
     return epilogue.add_chunk, epilogue.logit_gradient
+
+
+def row_updates(device: torch.device) -> ModuleType | None:
+    """`lookalike.losses.triton_update` where `device` takes it, else None."""
+    if not uses_triton(device):
+        return None
+    # Not above: not every platform has Triton.
+    from lookalike.losses import triton_update
+
+    return triton_update
+
+
+def _add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) -> None:
+    from lookalike.losses import triton_epilogue
+
+    module = triton_epilogue if z.dtype == torch.float32 else epilogue
+    module.add_chunk(sums, z, column, bend)
+
+
+def _logit_gradient(z: Tensor, *arguments: Tensor | LogitBend | None, **more: Tensor) -> Tensor:
+    from lookalike.losses import triton_epilogue
+
+    module = triton_epilogue if z.dtype == torch.float32 else epilogue
+    return module.logit_gradient(z, *arguments, **more)  # type: ignore[arg-type]
