@@ -1,0 +1,284 @@
+"""Our class head against its peers, side by side in one run.
+
+    python benchmarks/head.py [--classes 100000 400000 1000000] [--partial-fc FOLDER] [--json FILE]
+
+Every contender does a whole step: forward, backward, SGD with momentum and weight decay.
+
+1. Agreement: one step of each against float64 autograd. A contender that computes something else
+   is not timed; if it is ours, the exit code is 1.
+2. Memory: the peak of each in a process of its own, less weight and momentum.
+3. Time: two at a time, in turns, so that a noisy machine slows both. A figure is the median of
+   the ratios of neighbouring turns, with the lowest and the highest.
+4. The floor: our head in turns with the four products alone.
+
+FOLDER holds insightface's recognition/arcface_torch/partial_fc_v2.py and losses.py, which are run
+as they are and are no part of this repository.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from head_contender import NotRunError, Shape
+from head_measure import check, copy_rate, duel
+from head_memory import answer_peak, free_memory, limit_memory, out_of_memory, peak_in_child
+from head_ours import OURS
+from head_plan import ALL, DUELS, FLOOR_OF, RATES, tolerance
+
+Lines = Iterator[tuple[list[str], dict[str, Any]]]
+
+
+class Report:
+    """Tables for people, and the same figures for a file."""
+
+    def __init__(self) -> None:
+        self.console = Console(width=max(Console().width, 140))
+        self.figures: dict[str, Any] = {}
+
+    def rows(
+        self, key: str, title: str, columns: list[str], lines: Iterable[tuple[list[str], dict]]
+    ) -> None:
+        """Show a table as its lines come, and keep their figures under `key`.
+
+        Args:
+            key: in the file.
+            title: above the table.
+            columns: names of the cells; a last one, for remarks, is added.
+            lines: the cells of a row, and its figures; with a figure "not_run", that is the
+                remark, and there may be fewer cells.
+        """
+        table = Table(*columns, "", title=title, title_justify="left")
+        for cells, figures in lines:
+            reason = figures.get("not_run")
+            remark = [f"not run: {reason}" if reason else figures.get("remark", "")]
+            row = [*cells, *[""] * (len(columns) - len(cells)), *remark]
+            table.add_row(*row)
+            self.figures.setdefault(key, []).append(figures)
+            print("  ", *(cell for cell in row if cell), sep="  ", file=sys.stderr, flush=True)
+        self.console.print(table)
+
+
+def agreement(names: list[str], shape: Shape, out: dict[str, str]) -> Lines:
+    """Table 1; notes in `out` why a head is left out of the others."""
+    for name in names:
+        try:
+            found = check(ALL[name], shape)
+        except NotRunError as reason:
+            out[name] = str(reason)
+            yield [name], {"name": name, "not_run": str(reason)}
+            continue
+        allowed = tolerance(name)
+        line = {"name": name, **asdict(found), "remark": ""}
+        if not found.worst <= allowed:  # NaN is not
+            line["remark"] = f"above {allowed:g}"
+        if not found.worst <= (allowed if name in OURS else 0.1):
+            out[name] = f"disagrees with float64 by {found.worst:.1e}"
+        yield [name, *(f"{error:.1e}" for error in asdict(found).values())], line
+
+
+def memory(names: list[str], shape: Shape, threads: int, need: dict[str, int | str]) -> Lines:
+    """Table 2; notes in `need` the bytes that each needs, or why it did not run."""
+    for name in names:
+        line = {
+            "name": name,
+            "classes": shape.classes,
+            **peak_in_child(__file__, name, shape, threads),
+        }
+        if "not_run" in line:
+            need[name] = line["not_run"]
+            yield [name], line
+            continue
+        held, extra = line["held"], line["extra"]
+        need[name] = held + extra
+        cells = [name, f"{held / 2**30:.2f} GiB", f"{extra / 2**30:.3f} GiB"]
+        fp32 = 4 * shape.classes * shape.dim
+        yield [*cells, f"{100 * extra / held:.1f} %", f"{extra / fp32:.2f} x"], line
+
+
+def compete(
+    ours: str, theirs: str, shape: Shape, options: argparse.Namespace,
+    need: dict[str, int | str], out: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """A duel's figures, or why there was none."""
+    for name in (ours, theirs):
+        if name in out:
+            return {"not_run": out[name]}
+        if isinstance(need.get(name), str):
+            return {"not_run": f"{name}: {need[name]}"}
+    wanted = sum(int(need.get(name, 0)) for name in (ours, theirs))
+    free = free_memory(shape.device)
+    if wanted > 0.95 * free:
+        return {"not_run": f"both need {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} are free"}
+    try:
+        allowed = 10 * max(tolerance(ours), tolerance(theirs))
+        found = duel(ALL[ours], ALL[theirs], shape, options.rounds, options.seconds, allowed)
+    except NotRunError as reason:
+        return {"not_run": str(reason)}
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return {"not_run": "out of memory"}
+    finite = None if math.isnan(found.difference) else found.difference
+    return {
+        "ours_ms": 1e3 * found.ours, "theirs_ms": 1e3 * found.theirs, "ratio": found.ratio,
+        "lowest": min(found.ratios), "highest": max(found.ratios), "rounds": len(found.ratios),
+        "difference": finite,
+    }  # fmt: skip
+
+
+def times(
+    duels: list[tuple[str, str]], shape: Shape, options: argparse.Namespace,
+    need: dict[str, int | str], out: dict[str, str],
+) -> Lines:  # fmt: skip
+    """Table 3."""
+    for ours, theirs in duels:
+        line = compete(ours, theirs, shape, options, need, out)
+        names = {"ours": ours, "peer": theirs, "classes": shape.classes}
+        cells = [] if "not_run" in line else _cells(line)
+        yield [ours, theirs, *cells], {**names, **line}
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    difference = "-" if line["difference"] is None else f"{line['difference']:.1e}"
+    return [
+        f"{line['ours_ms']:.1f}", f"{line['theirs_ms']:.1f}", f"{line['ratio']:.2f}",
+        f"{line['lowest']:.2f} to {line['highest']:.2f}", str(line["rounds"]), difference,
+    ]  # fmt: skip
+
+
+def floors(
+    names: list[str], shape: Shape, options: argparse.Namespace,
+    need: dict[str, int | str], out: dict[str, str], rate: float,
+) -> Lines:  # fmt: skip
+    """Table 4; `rate` is that of copies, bytes a second."""
+    for name in names:
+        line = compete(name, FLOOR_OF[name], shape, options, need, out)
+        line = {"name": name, "classes": shape.classes, **line}
+        if "not_run" in line:
+            yield [name], line
+            continue
+        numbers = RATES.get(name, 1.0) * shape.classes * shape.dim
+        width = 2 if name.endswith("bf16 weight") else 4
+        line["gflops"] = 8 * shape.batch * numbers / line["theirs_ms"] / 1e6
+        # Forward: read w. Backward: read w and m, write w and m.
+        line["bytes_ms"] = 1e3 * 5 * width * numbers / rate
+        yield [
+            name, f"{line['ours_ms']:.1f}", f"{line['theirs_ms']:.1f}", f"{line['gflops']:.0f}",
+            f"{100 * line['ratio']:.0f} %",
+            f"{100 * line['lowest']:.0f} to {100 * line['highest']:.0f} %",
+            f"{line['bytes_ms']:.1f}",
+        ], line  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="of a duel; three rounds at least"
+    )
+    parser.add_argument("--partial-fc", help="folder of insightface's partial_fc_v2.py")
+    parser.add_argument("--only", default="", help="contenders with this in their name, and ours")
+    parser.add_argument("--skip", nargs="*", default=[], choices=("memory", "times", "floor"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print; the exit code."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    shape = Shape(
+        options.batch, options.dim, options.classes[0], options.device, options.partial_fc
+    )
+    if options.peak:
+        answer_peak(ALL[options.peak], shape)
+        return 0
+    if shape.device == "cpu":
+        limit_memory()
+    report = Report()
+    place = torch.cuda.get_device_name() if shape.device == "cuda" else _processor()
+    report.figures["run"] = {
+        **vars(options), "json": str(options.json), "place": place, "torch": torch.__version__,
+    }  # fmt: skip
+    report.console.print(
+        f"{place}, {options.threads} threads, torch {torch.__version__}: "
+        f"batch {shape.batch}, {shape.dim} dimensions"
+    )
+    duels = [
+        (ours, theirs)
+        for ours, others in DUELS
+        for theirs in others
+        if options.only in theirs or (theirs in OURS and options.only in ours)
+    ]
+    names = list(dict.fromkeys(name for pair in duels for name in pair))
+    mine = [name for name in names if name in FLOOR_OF]
+    out: dict[str, str] = {}
+    report.rows(
+        "agreement",
+        "Agreement with float64: relative errors of one step",
+        ["head", "loss", "gradient of embeddings", "change of weight", "of absent classes"],
+        agreement(names, shape, out),
+    )
+    rate = copy_rate(shape.device)
+    report.figures["copy_bytes_per_second"] = rate
+    for classes in options.classes:
+        shape = replace(shape, classes=classes)
+        need: dict[str, int | str] = {}
+        if "memory" not in options.skip:
+            report.rows(
+                "memory",
+                f"Peak memory of a step, {classes:,} classes",
+                ["head", "weight, momentum", "on top", "of both", "of a fp32 weight"],
+                memory([name for name in names if name not in out], shape, options.threads, need),
+            )
+        if "times" not in options.skip:
+            report.rows(
+                "times",
+                f"Time of a step, {classes:,} classes",
+                ["ours", "peer", "ours ms", "peer ms", "ratio", "spread", "n", "difference"],
+                times(duels, shape, options, need, out),
+            )
+        if "floor" not in options.skip:
+            report.rows(
+                "floor",
+                f"Share of the floor, {classes:,} classes (copy: {rate / 1e9:.1f} GB/s)",
+                ["head", "ours ms", "products ms", "GFLOP/s", "share", "spread", "bytes ms"],
+                floors(mine, shape, options, need, out, rate),
+            )
+        if options.json is not None:
+            options.json.write_text(json.dumps(report.figures, indent=1))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return int(any(name.startswith("ours") for name in out))
+
+
+def _processor() -> str:
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.processor()} x {os.cpu_count()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""How much memory a head needs: peaks in a process of its own, and what is free."""
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from head_contender import Maker, NotRunError, Shape, make_batch, synchronise
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Memory of a contender, bytes.
+
+    Attributes:
+        held: weight and momentum.
+        extra: what came on top in the worst moment of a step.
+    """
+
+    held: int
+    extra: int
+
+
+def measure_peak(make: Maker, shape: Shape, steps: int = 3) -> Peak:
+    """The peak of some steps. To be called in a process of its own.
+
+    On the CPU: the high-water mark of resident memory, less what was resident before, and less
+    the weight and the momentum.
+    """
+    warm = make(replace(shape, classes=4096))
+    warm.step(*make_batch(replace(shape, classes=4096)))  # libraries load, thread pools start
+    del warm
+    gc.collect()
+    cuda = shape.device == "cuda"
+    batch = make_batch(shape)
+    synchronise(shape.device)
+    before = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
+    contender = make(shape)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from here
+    for _ in range(steps):
+        contender.step(*batch)
+    synchronise(shape.device)
+    peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
+    held = 2 * shape.classes * shape.dim * contender.itemsize
+    return Peak(held, peak - before - held)
+
+
+def _status(name: str) -> int:
+    """A figure of /proc/self/status, bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise NotRunError(f"/proc/self/status has no {name}")
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had now."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise NotRunError("/proc/meminfo has no MemAvailable")
+
+
+def limit_memory() -> None:
+    """Let an allocation beyond what is free fail in this process, instead of ending another."""
+    limit = _status("VmData") + int(0.92 * free_memory("cpu"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is what torch raises then."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def peak_in_child(script: str, name: str, shape: Shape, threads: int) -> dict[str, Any]:
+    """`measure_peak` in a process of its own; `script` answers to --peak by `answer_peak`."""
+    command = [sys.executable, script, "--peak", name, *as_flags(shape, threads)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode < 0:
+        return {"not_run": f"ended by signal {-done.returncode}"}
+    raise RuntimeError(f"{name}: {done.stderr}")
+
+
+def as_flags(shape: Shape, threads: int) -> list[str]:
+    """The command line that asks for this shape."""
+    flags = {
+        "--batch": shape.batch, "--dim": shape.dim, "--classes": shape.classes,
+        "--device": shape.device, "--threads": threads,
+    }  # fmt: skip
+    if shape.partial_fc is not None:
+        flags["--partial-fc"] = shape.partial_fc
+    return [str(word) for pair in flags.items() for word in pair]
+
+
+def answer_peak(make: Maker, shape: Shape) -> None:
+    """What the child does: one line of JSON."""
+    if shape.device == "cpu":
+        limit_memory()
+    try:
+        line = asdict(measure_peak(make, shape))
+    except NotRunError as reason:
+        line = {"not_run": str(reason)}
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        line = {"not_run": "out of memory"}
+    print(json.dumps(line))
