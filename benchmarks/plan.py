@@ -5,8 +5,8 @@
 
 Each measurement is a process of its own for each worker, which trains a few steps on random
 pixels through the program's own parts. Memory is the peak of the resident set over what the
-process had after its imports; seconds are the lower quartile of the steps of the slowest worker, because
-whatever else the machine does only ever adds.
+process had after its imports; seconds are the lower quartile of the steps of the slowest worker,
+because whatever else the machine does only ever adds.
 """
 
 from __future__ import annotations

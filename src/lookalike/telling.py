@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
 from lookalike.assembly import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
@@ -9,6 +13,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.loader import TrainLoader
 from lookalike.distributed import World
 from lookalike.log import logger
+from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.run import Run
 from lookalike.trainer import Pace
@@ -58,6 +63,27 @@ def say_plan(
         loader.batch_size, share, world.size, "s" if world.size > 1 else "",
         loader.steps_per_epoch, pace.total_steps - progress.step,
     )  # fmt: skip
+
+
+def say_heads(heads: Mapping[str, Head], world: World) -> None:
+    """How many class weights there are, where they are and what they take."""
+    for name, head in heads.items():
+        held = [head.weight, *([] if head.update is None else head.update.rows.values())]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e9
+        options = head.options
+        notes = [
+            f"{options.centres} centres a class" if options.centres > 1 else "",
+            f"{100 * options.sample_rate:g} % of the classes a step" if head.sampler else "",
+            "updated in the backward pass" if head.update is not None else "",
+            "in bfloat16" if head.weight.dtype == torch.bfloat16 else "",
+            f"1/{world.size} of them on each worker" if head.sharded and world.size > 1 else "",
+        ]
+        logger.info(
+            "%s head: %s classes x %d, %.3g GB%s on this worker%s",
+            name, f"{head.num_classes:,}", head.dim, size,
+            " with their momentum" if head.update is not None else "",
+            "".join(f", {note}" for note in notes if note),
+        )  # fmt: skip
 
 
 def say_result(run: Run, progress: Progress) -> None:

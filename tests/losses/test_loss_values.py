@@ -117,7 +117,9 @@ def test_statistics_pass_gradcheck(normalize):
     weight.requires_grad_()
 
     def statistics(rows, weight):
-        walk = Walk(normalize=normalize, need_total=True, chunk=3)
+        walk = Walk(
+            normalize=normalize, need_total=True, chunk=3, need_length=not normalize, stash=200
+        )
         found = class_statistics(rows, weight, classes, walk)
         # The length has no gradient where the classes are normalised.
         return found[:3] if normalize else found

@@ -45,6 +45,8 @@ class Walk:
         chunk: classes at once; None for a default by device.
         precision: dtype of the products; None for that of the embeddings. Sums are never in less
             than float32.
+        need_length: whether the gradient of the classes' lengths is wanted.
+        stash: bytes of products that may wait for the backward pass instead of being made again.
     """
 
     normalize: bool
@@ -52,6 +54,8 @@ class Walk:
     centres: int = 1
     chunk: int | None = None
     precision: torch.dtype | None = None
+    need_length: bool = False
+    stash: int = 0
 
 
 class Statistics(NamedTuple):
@@ -93,7 +97,7 @@ def class_statistics(
 
     With several centres a class, z_ij is the largest of theirs, and the length that of the
     nearest one. All are differentiable with respect to `rows` and `weight`, once; `length` only
-    where the classes are not normalised. An autocast region changes nothing: it leaves products
+    with `walk.need_length`, where the classes are not normalised. An autocast region changes nothing: it leaves products
     alone that are written to `out`.
 
     Args:
@@ -192,14 +196,52 @@ class _Chunks:
         narrow = self.buffer(f"narrow {name}", shape, self.dtype)
         return out.copy_(torch.mm(left, right, out=narrow))
 
-    def logits(self, operand: Tensor, inverse: Tensor | None) -> Tensor:
-        """(B, n * centres)."""
-        z = self.product("logits", self.rows_in, operand.t())
-        return z if inverse is None else z.mul_(inverse)
+    def products(self, operand: Tensor) -> Tensor:
+        """Of the batch and rows of the weight, (B, n * centres)."""
+        return self.product("products", self.rows_in, operand.t())
 
     def column(self, span: slice) -> Tensor:
         """(B,) column of the true class within a span; outside it where it is elsewhere."""
         return self.classes - span.start
+
+
+class _Stash:
+    """The products of the first chunks, as many as a budget allows.
+
+    To make a product again costs D multiplications; to keep it costs memory. Where
+    memory traffic is cheap next to arithmetic, as on a CPU, a few per cent of the weight's bytes
+    save a part of the products.
+    """
+
+    def __init__(self, chunks: _Chunks, budget: int) -> None:
+        rows, self.centres = chunks.rows, chunks.walk.centres
+        self.workspace, self.batch = chunks.workspace, len(rows)
+        room = budget // max(1, self.batch * self.centres * rows.element_size())
+        # Whole chunks only.
+        self.classes = min(room // chunks.size * chunks.size, chunks.count)
+        size = self.classes * self.centres * self.batch
+        # Taken out of the workspace: another forward pass may come before our backward pass.
+        held = self.workspace.pop("stash", None)
+        if held is None or len(held) < size or held.dtype != rows.dtype:
+            held = rows.new_empty(size)
+        self.held = held
+
+    def keep(self, span: slice, z: Tensor) -> None:
+        """Remember the products of a chunk if there is room."""
+        block = self.take(span)
+        if block is not None:
+            block.copy_(z)
+
+    def take(self, span: slice) -> Tensor | None:
+        """The products (B, n * centres) of a chunk if they were kept; to be used once."""
+        if span.stop > self.classes:
+            return None
+        each = self.batch * self.centres
+        return self.held[span.start * each : span.stop * each].view(self.batch, -1)
+
+    def give_back(self) -> None:
+        """Leave the memory to the next forward pass."""
+        self.workspace["stash"] = self.held
 
 
 class _ClassStatistics(torch.autograd.Function):
@@ -221,18 +263,23 @@ class _ClassStatistics(torch.autograd.Function):
         bend = make_bend(true) if make_bend is not None else None
         inverse = rows.new_empty(chunks.count * walk.centres) if walk.normalize else None
         sums = RowSums.empty(rows, walk.need_total)
+        stash = _Stash(chunks, walk.stash if any(ctx.needs_input_grad) else 0)
         for span in chunks.spans():
             stored = chunks.stored(span)
             own = None
             if inverse is not None:
                 own = inverse_norms(stored, out=inverse[chunks.row_span(span)])
-            z = chunks.logits(chunks.operand(stored), own)
+            z = chunks.products(chunks.operand(stored))
+            stash.keep(span, z)
+            if own is not None:
+                z.mul_(own)
             if walk.centres > 1:
                 z = z.view(len(rows), span.stop - span.start, walk.centres).amax(2)
             add_chunk(sums, z, chunks.column(span), bend)
         lse = sums.lse()
         ctx.save_for_backward(rows, weight, classes, index, inverse, lse)
-        ctx.walk, ctx.bend, ctx.update, ctx.workspace = walk, bend, update, workspace
+        ctx.walk, ctx.bend, ctx.update = walk, bend, update
+        ctx.workspace, ctx.stash = workspace, stash
         total = sums.total if sums.total is not None else torch.zeros_like(lse)
         return lse, total, true, length
 
@@ -250,29 +297,42 @@ class _ClassStatistics(torch.autograd.Function):
         wanted = update is not None or ctx.needs_input_grad[1]
         d_weight = torch.empty_like(weight) if wanted and update is None else None
         d_rows = torch.zeros_like(rows)
+        stash, ctx.stash = ctx.stash, None  # used up here
         for span in chunks.spans():
             stored, own = chunks.stored(span), None
             if inverse is not None:
                 own = inverse[chunks.row_span(span)]
             operand, column = chunks.operand(stored), chunks.column(span)
-            z = chunks.logits(operand, own)
-            nearest = None
-            if walk.centres > 1:
+            sums = None
+            if wanted and own is not None:
+                sums = chunks.buffer("along", own.shape, rows.dtype)
+            dense = walk.centres == 1
+            z = stash.take(span) if stash is not None else None
+            if z is None:
+                z = chunks.products(operand)
+            d_all = d_total if walk.need_total else None
+            if dense:
+                d_z = logit_gradient(
+                    z, lse, d_lse, d_all, d_true, column, ctx.bend,
+                    chunks.buffer("d_z", z.shape, chunks.dtype), inverse=own, along=sums,
+                )  # fmt: skip
+            else:
+                if own is not None:
+                    z.mul_(own)
                 full = z.view(len(rows), span.stop - span.start, walk.centres)
                 z, nearest = full.max(2)
-            d_z = logit_gradient(
-                z, lse, d_lse, d_total if walk.need_total else None, d_true, column, ctx.bend,
-                chunks.buffer("d_z", z.shape, z.dtype),
-            )  # fmt: skip
-            if nearest is not None:
+                d_z = logit_gradient(
+                    z, lse, d_lse, d_all, d_true, column, ctx.bend,
+                    chunks.buffer("d_z", z.shape, z.dtype),
+                )  # fmt: skip
                 d_z = torch.zeros_like(full).scatter_(2, nearest[..., None], d_z[..., None])
                 d_z, z = d_z.flatten(1), full.flatten(1)
-            along = None
-            if wanted:
-                along = _along(chunks, span, z, d_z, own, d_length, stored)
-            if own is not None:
-                d_z.mul_(own)
-            d_z = d_z.to(chunks.dtype)
+                if sums is not None:
+                    torch.sum(z.mul_(d_z), 0, out=sums)
+                if own is not None:
+                    d_z.mul_(own)
+                d_z = d_z.to(chunks.dtype)
+            along = _along(chunks, span, sums, own, d_length, stored) if wanted else None
             if wanted:
                 place = chunks.where(span)
                 out = d_weight[place] if d_weight is not None else None
@@ -283,14 +343,15 @@ class _ClassStatistics(torch.autograd.Function):
                     update.use(weight, place, gradient)
                     continue
             _add_product(chunks, d_rows, d_z, operand)
+        if stash is not None:
+            stash.give_back()
         return d_rows, d_weight, None, None, None, None, None, None
 
 
 def _along(
     chunks: _Chunks,
     span: slice,
-    z: Tensor,
-    d_z: Tensor,
+    sums: Tensor | None,
     inverse: Tensor | None,
     d_length: Tensor,
     stored: Tensor,
@@ -301,13 +362,13 @@ def _along(
 
         (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
 
-    and this is the factor of w in its second term. Where the classes are not normalised, it is
-    the gradient of their length.
+    and this is the factor of w in its second term; `sums` (n * centres,) is sum_i dz_i z_i, and
+    overwritten. Where the classes are not normalised, it is the gradient of their length.
     """
-    if inverse is not None:
-        return z.mul_(d_z).sum(0).mul_(inverse).mul_(inverse).neg_()
-    if chunks.walk.centres > 1:
-        raise NotImplementedError("several centres need normalised classes")
+    if inverse is not None and sums is not None:
+        return sums.mul_(inverse).mul_(inverse).neg_()
+    if not chunks.walk.need_length:
+        return None
     column = chunks.column(span)
     inside = (column >= 0) & (column < len(stored))
     index = column.clamp(0, len(stored) - 1)

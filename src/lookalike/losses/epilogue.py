@@ -129,31 +129,49 @@ def logit_gradient(
     column: Tensor,
     bend: LogitBend | None,
     out: Tensor,
+    *,
+    inverse: Tensor | None = None,
+    along: Tensor | None = None,
 ) -> Tensor:
-    """The gradient by the logits of a chunk, (B, n), written to `out`.
+    """The gradient by the products of a chunk, (B, n), written to `out`.
+
+    With `inverse` what the product makes is not yet the logit: that is z * inverse. Both are then
+    done here, the factor before the gradient and the factor after it.
 
     Args:
-        z: (B, n) logits, before bending; kept.
-        lse: (B,) over all chunks.
+        z: (B, n) products, before bending; overwritten where `inverse` or `along` is given.
+        lse: (B,) over all chunks; not below the lowest number.
         d_lse: (B,) gradient of lse.
         d_total: (B,) gradient of total, None where it is not wanted.
         d_true: (B,) gradient of the true logit.
         column: (B,) where the true class is; outside [0, n) where it is in another chunk.
         bend: what became of the logits.
-        out: (B, n).
+        out: (B, n), of the dtype of `z` or a narrower one.
+        inverse: (n,) factor of each column.
+        along: (n,), where the sum over the rows of logit * gradient by the logit is written.
+
+    Returns:
+        `out`.
     """
+    if inverse is not None:
+        z.mul_(inverse)
+    d_z = out if out.dtype == z.dtype else torch.empty_like(z)
     if bend is None:
-        torch.sub(z, lse[:, None], out=out)
+        torch.sub(z, lse[:, None], out=d_z)
     else:
-        torch.sub(bend.apply(out.copy_(z)), lse[:, None], out=out)
-    out.exp_().mul_(d_lse[:, None])
+        torch.sub(bend.apply(d_z.copy_(z)), lse[:, None], out=d_z)
+    d_z.exp_().mul_(d_lse[:, None])
     if d_total is not None:
-        out.add_(d_total[:, None])
+        d_z.add_(d_total[:, None])
     if bend is not None:
         # Where the true class is, exp may have been infinite; it is overwritten below.
-        out.mul_(bend.slope(z))
-    put_in_column(out, column, d_true)
-    return out
+        d_z.mul_(bend.slope(z))
+    put_in_column(d_z, column, d_true)
+    if along is not None:
+        torch.sum(z.mul_(d_z), 0, out=along)
+    if inverse is not None:
+        d_z.mul_(inverse)
+    return out if d_z is out else out.copy_(d_z)
 
 
 def put_in_column(block: Tensor, column: Tensor, value: Tensor | float) -> None:

@@ -17,6 +17,9 @@ from lookalike.losses.nearest import nearest_class
 from lookalike.losses.sampling import Sampler, positions
 from lookalike.losses.update import HeadUpdate
 
+# Part of the bytes of weight and momentum that logits may take between forward and backward pass.
+_STASH = 0.035
+
 
 class Head(nn.Module):
     """Class weights and the margin softmax loss on them.
@@ -116,6 +119,7 @@ class Head(nn.Module):
             centres=self.centres,
             chunk=options.chunk,
             precision=options.precision,
+            need_length=margin.weight_norm and margin.bends_target,
         )
         sampled = options.sample_rate < 1
         self.update = None
@@ -198,21 +202,23 @@ class Head(nn.Module):
             (embeddings if margin.embedding_norm else unit) * scale,
             self.weight,
             own,
-            self.walk,
+            replace(self.walk, stash=self._stash_bytes()),
             index=index,
             bend=bend,
             update=self._averaged(),
             workspace=self._workspace,
         )  # (B,) each
 
-        norms = torch.full_like(raw, scale)  # what the cosine is multiplied by
-        if margin.embedding_norm:
-            norms = norms * length
-        if margin.weight_norm:
-            norms = norms * target_length
-        directed = norms > 0
-        cos = raw.where(directed, 0) / norms.where(directed, 1)
-        true = margin.target(cos, facts) * norms  # (B,)
+        true = raw
+        if margin.bends_target:
+            norms = torch.full_like(raw, scale)  # what the cosine is multiplied by
+            if margin.embedding_norm:
+                norms = norms * length
+            if margin.weight_norm:
+                norms = norms * target_length
+            directed = norms > 0
+            cos = raw.where(directed, 0) / norms.where(directed, 1)
+            true = margin.target(cos, facts) * norms  # (B,)
 
         # The peers' numbers: one knows the logit of the true class, each the rest of its own.
         statistics = torch.stack([true.where(held, 0), lse, total])  # (3, B)
@@ -266,6 +272,12 @@ class Head(nn.Module):
         if self.training:
             self.margin_state.copy_(state)
         return state
+
+    def _stash_bytes(self) -> int:
+        """Logits that may wait for the backward pass: a small part of what the weight takes."""
+        if self.weight.device.type != "cpu":
+            return 0  # products are cheap there, and memory is dear
+        return int(_STASH * 2 * self.weight.numel() * self.weight.element_size())
 
     def _averaged(self) -> Update | None:
         """The update, with gradients averaged over the workers where each has a part of them."""

@@ -82,6 +82,7 @@ class Margin(ABC):
         default_scale: the recommended scale.
         embedding_norm: whether the logits carry the norm of the embedding.
         weight_norm: whether the logits carry the norm of the class weight.
+        bends_target: whether `target` does anything at all.
         uses_length: whether the margin reads the length of the embedding, which the network must
             then be free to choose.
         initial_state: the running statistics at the start of training.
@@ -99,6 +100,7 @@ class Margin(ABC):
     default_scale: ClassVar[float]
     embedding_norm: ClassVar[bool] = False
     weight_norm: ClassVar[bool] = False
+    bends_target: ClassVar[bool] = True
     uses_length: ClassVar[bool] = False
     initial_state: ClassVar[tuple[float, ...]] = ()
 

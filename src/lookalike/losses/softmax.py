@@ -23,6 +23,7 @@ class Softmax(Margin):
     default_scale = 1.0
     embedding_norm = True
     weight_norm = True
+    bends_target = False
 
     def target(self, cos: Tensor, rows: Rows) -> Tensor:
         """The cosine as it is, (B,)."""

@@ -140,7 +140,7 @@ def _add_parts(
     for first in range(begin, end, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         inside = columns < end
-        z = tl.load(z_row + columns, mask=inside, other=float("-inf"))
+        z = tl.load(z_row + columns, mask=inside, other=0.0)
         if BEND:
             gone = z > limit
             z = tl.where(z > above, z * (linear + square * z), z)
@@ -228,13 +228,14 @@ def _gradient(
             gone = z > limit
             bent = tl.where(z > above, z * (linear + square * z), z)
             bent = tl.where(gone, float("-inf"), bent)
-        d_z = tl.exp(bent - lse) * d_lse
+        # Where the true class is, exp could be infinite.
+        counted = inside & (columns[None, :] != target)
+        d_z = tl.exp(tl.where(counted, bent - lse, float("-inf"))) * d_lse
         if TOTAL:
             d_z += tl.load(d_total_ptr + row, mask=in_rows, other=0.0)[:, None]
         if BEND:
             d_z = tl.where(z > above, d_z * (linear + 2.0 * square * z), d_z)
             d_z = tl.where(gone, 0.0, d_z)
-        # Where the true class is, exp may have been infinite.
         d_z = tl.where(columns[None, :] == target, d_true, d_z)
         if ALONG:
             along += tl.where(inside, d_z * z, 0.0)

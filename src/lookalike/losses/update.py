@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from lookalike.losses.kernels import row_updates
 from lookalike.losses.rounding import Noise, store
 
 WINDOW = 4096
@@ -126,14 +128,17 @@ class HeadUpdate(nn.Module, ABC):
 
     def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
         """Change the rows `where` of the weight by their gradient (n, D), which is overwritten."""
-        if self.unscale != 1:
-            gradient.mul_(self.unscale)
-        names = ["weight", *self.MOMENTS]
         stored = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
-        wide = [_read(tensor, where, gradient.dtype) for tensor in stored]
-        self._step(gradient, *wide)
-        for name, tensor, value in zip(names, stored, wide, strict=True):
-            store(tensor, where, value, self._noise, name)
+        kernels = row_updates(weight.device)
+        if kernels is not None and gradient.dtype == torch.float32:
+            self._step_rows(kernels, gradient, where, *(tensor.detach() for tensor in stored))
+        else:
+            if self.unscale != 1:
+                gradient.mul_(self.unscale)
+            wide = [_read(tensor, where, gradient.dtype) for tensor in stored]
+            self._step(gradient, *wide)
+            for name, tensor, value in zip(["weight", *self.MOMENTS], stored, wide, strict=True):
+                store(tensor, where, value, self._noise, name)
         if self.lazy:
             self.seen[where] = self.steps + 1
 
@@ -173,6 +178,12 @@ class HeadUpdate(nn.Module, ABC):
         """One step of the optimizer on these rows, in place."""
 
     @abstractmethod
+    def _step_rows(
+        self, kernels: ModuleType, gradient: Tensor, where: slice | Tensor, *stored: Tensor
+    ) -> None:
+        """The same on the rows `where` of the whole weight and state, by a kernel of its own."""
+
+    @abstractmethod
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
         """Weight and state after `missed` (m,) steps without a gradient; may use their memory."""
 
@@ -203,6 +214,15 @@ class SGDUpdate(HeadUpdate):
             [weight], [gradient], [state[0]], fused=True, foreach=False,
             weight_decay=self.rule.weight_decay, momentum=self.rule.momentum, lr=self.lr,
             dampening=0, nesterov=False, maximize=False, has_sparse_grad=False,
+        )  # fmt: skip
+
+    def _step_rows(
+        self, kernels: ModuleType, gradient: Tensor, where: slice | Tensor, *stored: Tensor
+    ) -> None:
+        kernels.sgd_rows(
+            *stored, gradient, where, lr=self.lr, momentum=self.rule.momentum,
+            weight_decay=self.rule.weight_decay, unscale=self.unscale,
+            seed=self._noise.seed, step=self.steps,
         )  # fmt: skip
 
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
@@ -238,6 +258,16 @@ class AdamWUpdate(HeadUpdate):
             [weight], [gradient], [state[0]], [state[1]], [], [steps], fused=True, foreach=False,
             amsgrad=False, beta1=rule.momentum, beta2=rule.beta2, lr=self.lr,
             weight_decay=rule.weight_decay, eps=rule.eps, maximize=False,
+        )  # fmt: skip
+
+    def _step_rows(
+        self, kernels: ModuleType, gradient: Tensor, where: slice | Tensor, *stored: Tensor
+    ) -> None:
+        rule = self.rule
+        kernels.adamw_rows(
+            *stored, gradient, where, lr=self.lr, beta1=rule.momentum, beta2=rule.beta2,
+            eps=rule.eps, weight_decay=rule.weight_decay, unscale=self.unscale,
+            seed=self._noise.seed, step=self.steps,
         )  # fmt: skip
 
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:

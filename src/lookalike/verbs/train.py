@@ -37,7 +37,7 @@ from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.quota import Quota
 from lookalike.run import Run, write_text
-from lookalike.telling import say_data, say_plan, say_result
+from lookalike.telling import say_data, say_heads, say_plan, say_result
 from lookalike.trainer import Trainer
 
 
@@ -103,6 +103,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             warm_start.begin(config.train.start_from, trained, catalog.classes)
         trainer.progress = restored or Progress()
         say_plan(config, embedder, loader, pace, trainer.progress, world)
+        say_heads(heads, world)
         if world.is_main:
             write_text(run.config, config.to_yaml())
             write_text(run.classes, catalog.classes.to_json())
@@ -161,7 +162,9 @@ def _restore(
     run: Run, trained: Trained, quota: Quota, catalog: Catalog, resume: bool, world: World
 ) -> Progress | None:
     """Go on where the newest whole checkpoint stands; None where there is none yet."""
-    if not resume or not run.exists():
+    # As the main worker finds it, which soon writes what makes it exist for a slower one.
+    began = torch.tensor(int(resume and run.exists()), device=world.device)
+    if not world.broadcast(began):
         return None
     saved = run.classes.read_text("utf-8") if run.classes.exists() else None
     if saved is not None and saved != catalog.classes.to_json():
