@@ -1,0 +1,215 @@
+"""Machines to plan for: published figures, a file, or this one measured (`calibrate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lookalike.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one worker has, while all workers of its machine compute.
+
+    Attributes:
+        name: of the machine, or of the accelerator.
+        device: cpu or cuda.
+        memory: bytes of memory of one worker; 0 where it is not known.
+        wide: float32 products, operations a second.
+        narrow: bfloat16 (float16 on V100 and T4) products, operations a second.
+        bandwidth: of memory, bytes a second.
+        link: what a worker sends to another of its machine, bytes a second.
+        network: the same between machines.
+        latency: of a collective, seconds.
+        workers: that a machine holds.
+        utilisation: part of the narrow or wide rate that a backbone reaches.
+        bfloat16: whether it has it.
+        source: where the figures are from.
+        fresh: bytes a second written to memory that was just given out; 0 for `bandwidth`.
+        epilogue: seconds a logit of what is between the products, forward and backward.
+        rounding: seconds a number of stochastic rounding to bfloat16 and back.
+        network_seconds: forward and backward pass and update of the network with the batch of
+            one worker, where it was measured.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    memory: float
+    wide: float
+    narrow: float
+    bandwidth: float
+    link: float
+    network: float
+    latency: float
+    workers: int
+    utilisation: float
+    bfloat16: bool
+    source: str
+    fresh: float = 0.0
+    epilogue: float = 0.0
+    rounding: float = 0.0
+    network_seconds: float | None = None
+
+
+# Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The other
+# accelerators are taken to reach the same parts of their published peaks.
+_PRODUCTS, _COPIES = 798 / 989, 3.0 / 3.35
+# 2470 images/s of a ResNet-50 on an A100 (NVIDIA DeepLearningExamples) are 61 of 312 TFLOP/s;
+# ViT-5-S compiled on an H100 reaches 22 to 23 % of 989. Of the reachable rate it is a quarter.
+_UTILISATION = 0.2 / _PRODUCTS
+
+
+def _gpu(
+    name: str,
+    *,
+    gigabytes: float,
+    narrow: float,
+    wide: float,
+    bandwidth: float,
+    link: float,
+    network: float,
+    workers: int,
+    source: str,
+    bfloat16: bool = True,
+) -> Machine:
+    """From published peaks: TFLOP/s without sparsity, and GB/s in one direction."""
+    return Machine(
+        name=name,
+        device="cuda",
+        memory=gigabytes * 1e9,
+        wide=wide * 1e12 * _PRODUCTS,
+        narrow=narrow * 1e12 * _PRODUCTS,
+        bandwidth=bandwidth * 1e9 * _COPIES,
+        link=link * 1e9 * 0.8,  # what NCCL's tests reach of NVLink
+        network=network * 1e9 * 0.8,
+        latency=30e-6,
+        workers=workers,
+        utilisation=_UTILISATION,
+        bfloat16=bfloat16,
+        source=source,
+    )
+
+
+MACHINES: dict[str, Machine] = {
+    "h100": _gpu(
+        "H100 SXM", gigabytes=80, narrow=989, wide=67, bandwidth=3350, link=450, network=50,
+        workers=8, source="NVIDIA H100 datasheet; NVLink 4; NDR InfiniBand 400 Gb/s a GPU",
+    ),
+    "h200": _gpu(
+        "H200 SXM", gigabytes=141, narrow=989, wide=67, bandwidth=4800, link=450, network=50,
+        workers=8, source="NVIDIA H200 datasheet; NVLink 4; NDR InfiniBand 400 Gb/s a GPU",
+    ),
+    "a100": _gpu(
+        "A100 SXM 80 GB", gigabytes=80, narrow=312, wide=19.5, bandwidth=2039, link=300,
+        network=25, workers=8,
+        source="NVIDIA A100 datasheet; NVLink 3; HDR InfiniBand 200 Gb/s a GPU",
+    ),
+    "a100-40": _gpu(
+        "A100 SXM 40 GB", gigabytes=40, narrow=312, wide=19.5, bandwidth=1555, link=300,
+        network=25, workers=8,
+        source="NVIDIA A100 datasheet; NVLink 3; HDR InfiniBand 200 Gb/s a GPU",
+    ),
+    "l40s": _gpu(
+        "L40S", gigabytes=48, narrow=362, wide=91.6, bandwidth=864, link=32, network=12.5,
+        workers=8, source="NVIDIA L40S datasheet; PCIe 4 x16; 100 Gb/s a GPU",
+    ),
+    "l4": _gpu(
+        "L4", gigabytes=24, narrow=121, wide=30.3, bandwidth=300, link=32, network=6.25,
+        workers=8, source="NVIDIA L4 datasheet; PCIe 4 x16; 50 Gb/s a GPU",
+    ),
+    "a10": _gpu(
+        "A10", gigabytes=24, narrow=125, wide=31.2, bandwidth=600, link=32, network=6.25,
+        workers=4, source="NVIDIA A10 datasheet; PCIe 4 x16; 50 Gb/s a GPU",
+    ),
+    "v100": _gpu(
+        "V100 SXM2 32 GB", gigabytes=32, narrow=125, wide=15.7, bandwidth=900, link=150,
+        network=12.5, workers=8, bfloat16=False,
+        source="NVIDIA V100 datasheet; NVLink 2; EDR InfiniBand 100 Gb/s a GPU",
+    ),
+    "t4": _gpu(
+        "T4", gigabytes=16, narrow=65, wide=8.1, bandwidth=320, link=16, network=3.1,
+        workers=4, bfloat16=False, source="NVIDIA T4 datasheet; PCIe 3 x16; 25 Gb/s a GPU",
+    ),
+}  # fmt: skip
+"""Accelerators by the name that `lookalike plan --gpu` takes."""
+
+
+def known_machine(name: str) -> Machine:
+    """The machine called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = MACHINES.get(name.lower())
+    if found is None:
+        raise ConfigError(
+            f"--gpu {name}: not one of {', '.join(MACHINES)}; describe another with --machine FILE"
+        )
+    return found
+
+
+def read_machine(file: str | Path) -> Machine:
+    """A machine from a YAML file with the fields of `Machine`; `base` may name a known one.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown, missing or wrong.
+    """
+    try:
+        tree = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or "is not YAML"
+        raise ConfigError(f"--machine {file}: {str(reason).lower()}") from None
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"--machine {file}: holds no fields; write e.g. 'base: h100'")
+    values: dict[str, Any] = {}
+    if "base" in tree:
+        base = known_machine(str(tree["base"]))
+        values = {field.name: getattr(base, field.name) for field in fields(Machine)}
+    else:
+        values = {"name": Path(file).stem, "source": str(file), "latency": 30e-6}
+        values |= {"bfloat16": True, "utilisation": _UTILISATION, "device": "cuda", "memory": 0.0}
+    known = {field.name: field for field in fields(Machine)}
+    for key, value in tree.items():
+        if key == "base":
+            continue
+        if key not in known:
+            raise ConfigError(f"--machine {file}: {key} is not one of base, {', '.join(known)}")
+        values[key] = _checked(file, key, value, str(known[key].type))
+    missing = [
+        name
+        for name in ("wide", "narrow", "bandwidth", "link", "network", "workers")
+        if name not in values
+    ]
+    if missing:
+        raise ConfigError(f"--machine {file}: lacks {', '.join(missing)}; give them, or a base")
+    return Machine(**values)
+
+
+def _checked(file: str | Path, key: str, value: Any, kind: str) -> Any:
+    """`value` in the type of its field."""
+    place = f"--machine {file}: {key}={value!r}"
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{place} is neither true nor false")
+        return value
+    if kind.startswith("Literal"):
+        if value not in ("cpu", "cuda"):
+            raise ConfigError(f"{place} is not one of cpu, cuda")
+        return value
+    if kind == "str":
+        return str(value)
+    if isinstance(value, str):  # YAML 1.1 reads `1e12` as text
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"{place} is not a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigError(f"{place} is not a number from 0 on")
+    if value == 0 and key in ("wide", "narrow", "bandwidth", "link", "network", "workers"):
+        raise ConfigError(f"{place} is not above 0")
+    return int(value) if kind == "int" else float(value)

@@ -1,0 +1,156 @@
+"""The bytes of one worker in a training step, by what they are for.
+
+What is alive at the same time, and so adds up, follows from the step (`lookalike.step`):
+
+- all the time: weights, optimizer state, the average, the batches that wait;
+- in the forward pass: the gradients of the step before, which are dropped after it, and the
+  activations, the most of them at its end, where the head adds its own;
+- in the backward pass: first the head's gradient beside all activations, then the network's
+  gradients grow while the activations shrink. With several workers the network's gradients lie
+  in DistributedDataParallel's buckets all the time.
+
+The head never has the B x C logits: a chunk of them, twice, is all there is
+(`lookalike.losses.chunked`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lookalike.data.batch import AHEAD
+from lookalike.losses.chunked import default_chunk
+from lookalike.losses.update import _BLOCK, WINDOW
+from lookalike.planning.footprint import Footprint
+from lookalike.planning.setup import Setup
+
+_NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.rounding)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the worker that needs most.
+
+    Attributes:
+        network_weights: parameters and buffers.
+        network_gradients: of the parameters that learn.
+        network_optimizer: state of the optimizer for them.
+        average: the moving average of the embedder.
+        head_weights: class weights, and images a class where they are kept.
+        head_gradients: zero with an update in the backward pass.
+        head_optimizer: state of the optimizer for the class weights.
+        activations: what the network's forward pass keeps.
+        transient: the most that a pass of the network needs beyond that, for a moment.
+        head_saved: 1 / norms of the classes and copies of the embeddings, kept for backward.
+        chunks: buffers for one chunk of classes; these instead of B x C logits.
+        logits: the B x C logits: none.
+        batches: uint8 images that wait or are in use.
+        runtime: what the process holds before it has a model (given).
+        peak: the most at one time, of all these.
+    """
+
+    network_weights: int
+    network_gradients: int
+    network_optimizer: int
+    average: int
+    head_weights: int
+    head_gradients: int
+    head_optimizer: int
+    activations: int
+    transient: int
+    head_saved: int
+    chunks: int
+    logits: int
+    batches: int
+    runtime: int
+    peak: int
+
+
+def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
+    """The bytes of a worker.
+
+    Args:
+        setup: the run.
+        network: measured with the batch of one worker.
+        runtime: bytes of the process before it has a model.
+    """
+    moments = 2 if setup.optimizer == "adamw" else int(setup.momentum)
+    network_optimizer = network.learning * moments
+    rows, dim = sum(setup.head_rows), setup.dim
+    head_weights = rows * dim * setup.weight_bytes + 4 * setup.classes
+    head_optimizer = rows * dim * setup.weight_bytes * setup.moments
+    if setup.sample_rate < 1:  # the step of each row, and the table of what missed steps do
+        head_optimizer += 4 * rows + 8 * WINDOW * (4 if setup.optimizer == "sgd" else 1)
+    head_gradients = 0 if setup.fused else rows * dim * 4
+    rows_seen = setup.head_batch * dim * 4
+    saved = 4 * sum(setup.seen_rows) + 4 * rows_seen * setup.heads
+    forward, backward = _chunk_buffers(setup)
+    batches = _batches(setup)
+    average = network.embedder if setup.ema else 0
+    kept = (
+        network.weights + network_optimizer + average + head_weights + head_optimizer
+        + batches + runtime
+    )  # fmt: skip
+    gradients = network.learning
+    held = gradients if setup.workers > 1 else 0  # the buckets
+    in_backward = held + network.backward_peak if held else network.backward_grown_peak
+    peak = kept + max(
+        gradients + head_gradients + network.forward_peak,
+        gradients + head_gradients + network.activations + saved + forward,
+        held + head_gradients + network.activations + saved + backward,
+        head_gradients + in_backward,
+    )
+    return Memory(
+        network_weights=network.weights,
+        network_gradients=gradients,
+        network_optimizer=network_optimizer,
+        average=average,
+        head_weights=head_weights,
+        head_gradients=head_gradients,
+        head_optimizer=head_optimizer,
+        activations=network.activations,
+        transient=max(network.forward_peak, network.backward_peak) - network.activations,
+        head_saved=saved,
+        chunks=max(forward, backward),
+        logits=0,
+        batches=batches,
+        runtime=runtime,
+        peak=peak,
+    )
+
+
+def _chunk_buffers(setup: Setup) -> tuple[int, int]:
+    """Bytes that the head needs for a moment, in its forward and in its backward pass."""
+    place = torch.empty(0, device="cpu" if setup.device == "cpu" else "meta")
+    batch, dim, k = setup.head_batch, setup.dim, setup.centres
+    chunk = min(default_chunk(batch, place), max(setup.seen_rows))
+    narrow, narrow_weight = setup.product_bytes == 2, setup.weight_bytes == 2
+    sampled = setup.sample_rate < 1
+    block, tile, rows = batch * chunk * 4, chunk * dim * 4, batch * dim * 4
+    stored = chunk * dim * setup.weight_bytes if sampled else 0
+    operand = chunk * dim * setup.product_bytes if narrow != narrow_weight else 0
+    beside = block // 2 if narrow and setup.device == "cpu" else 0  # narrow products, widened
+    forward = stored + operand + block + beside + (block // k if k > 1 else 0)
+    backward = stored + operand + 2 * block + beside + rows
+    if k > 1:
+        backward += block + 2 * block // k
+    if narrow:
+        backward += block // 2 + rows + rows // 2
+    if narrow or narrow_weight or setup.fused:
+        backward += tile
+    if narrow_weight:
+        backward += tile
+    if setup.fused and (narrow_weight or sampled):
+        backward += (1 + setup.moments) * tile  # rows as float32, to be written back
+    if setup.fused and narrow_weight:
+        backward += _NOISE + 2 * tile
+    if sampled:  # the sample catches up before the forward pass, a block at a time
+        forward = max(forward, 6 * min(_BLOCK, max(setup.seen_rows)) * dim * 4)
+    return forward, backward
+
+
+def _batches(setup: Setup) -> int:
+    """Bytes of images on the device: one batch on a GPU, all that are made ahead on a CPU."""
+    one = setup.local_batch * 3 * setup.image_size**2
+    return one * (AHEAD + 2) if setup.device == "cpu" else one

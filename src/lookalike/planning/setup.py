@@ -1,0 +1,113 @@
+"""What is planned, in plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, as far as its bytes and seconds depend on it.
+
+    Attributes:
+        classes: C, over all workers.
+        images: in the training list; None where it is not known.
+        epochs: passes over them.
+        max_steps: the run ends after so many steps, None for no limit.
+        workers: N.
+        batch: images of a step, over all workers.
+        image_size: side of the training images, in pixels.
+        dim: D, length of an embedding.
+        heads: 1, or 2 with the classification branch's, which has as many classes.
+        centres: rows a class of the first head's weight; the second has one.
+        sharded: every worker holds a share of the classes, instead of all.
+        fused: the head's weight changes in the backward pass and has no gradient.
+        weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
+        product_bytes: of a number in the head's products, 4 or 2.
+        narrow_network: whether the network computes in bfloat16 or float16.
+        sample_rate: part of the classes that a step looks at.
+        optimizer: sgd or adamw.
+        momentum: whether sgd keeps one in the network's optimizer (a head's update always does).
+        ema: whether an average of the embedder is kept.
+        shared_norms: whether batch norms exchange their statistics.
+        device: cpu or cuda.
+    """
+
+    classes: int
+    images: int | None
+    epochs: int
+    max_steps: int | None
+    workers: int
+    batch: int
+    image_size: int
+    dim: int
+    heads: int
+    centres: int
+    sharded: bool
+    fused: bool
+    weight_bytes: int
+    product_bytes: int
+    narrow_network: bool
+    sample_rate: float
+    optimizer: Literal["sgd", "adamw"]
+    momentum: bool
+    ema: bool
+    shared_norms: bool
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def local_batch(self) -> int:
+        """Images on the worker that has most of them."""
+        return -(-self.batch // self.workers)
+
+    @property
+    def head_batch(self) -> int:
+        """Rows that a worker's head compares with its classes."""
+        return self.batch if self.sharded else self.local_batch
+
+    @property
+    def share(self) -> int:
+        """Classes on the worker that has most of them."""
+        return -(-self.classes // self.workers) if self.sharded else self.classes
+
+    @property
+    def seen(self) -> int:
+        """Classes of a share that a step looks at; those of the batch always take part."""
+        if self.sample_rate == 1:
+            return self.share
+        drawn = int(self.share * self.sample_rate) + 1
+        return min(self.share, drawn + (self.batch if not self.sharded else self.head_batch))
+
+    @property
+    def moments(self) -> int:
+        """Numbers of optimizer state for each number of the head's weight."""
+        if self.optimizer == "adamw":
+            return 2
+        return 1 if self.momentum or self.fused else 0
+
+    @property
+    def head_rows(self) -> tuple[int, ...]:
+        """Rows of the weight of each head on one worker."""
+        return (self.share * self.centres, *[self.share] * (self.heads - 1))
+
+    @property
+    def seen_rows(self) -> tuple[int, ...]:
+        """Rows of each head that a step looks at, on one worker."""
+        return (self.seen * self.centres, *[self.seen] * (self.heads - 1))
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the run, None where the number of images is not known."""
+        epoch = self.steps_per_epoch
+        if epoch is None:
+            return self.max_steps
+        total = epoch * self.epochs
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Full batches in an epoch, None where the number of images is not known."""
+        if self.images is None:
+            return None
+        return self.images // min(self.images, self.batch)

@@ -1,0 +1,250 @@
+"""`lookalike plan`: what a run needs, before renting anything to run it on."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookalike.assembly import PRECISIONS, create_embedder, open_catalogs, resolve
+from lookalike.config import Config
+from lookalike.distributed import World
+from lookalike.errors import ConfigError
+from lookalike.losses.chunked import default_chunk
+from lookalike.model.branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.embedder import Embedder
+from lookalike.planning.calibrate import Sample, calibrate, installed
+from lookalike.planning.estimate import Measure, Plan, make_plan
+from lookalike.planning.footprint import Footprint
+from lookalike.planning.footprint import measure as measure_network
+from lookalike.planning.machines import Machine, known_machine, read_machine
+from lookalike.planning.setup import Setup
+
+CUDA_RUNTIME = 1_500_000_000
+"""Bytes that the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL are taken to need."""
+
+FIRST_STEP = 100_000_000
+"""Bytes of code and caches that torch loads on a CPU when it first trains (measured)."""
+
+LIST_BYTES = 240
+"""Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def plan(
+    config: Config | None = None,
+    *,
+    classes: int | None = None,
+    images: int | None = None,
+    memory: str | int | None = None,
+    gpu: str | None = None,
+    machine: str | Path | None = None,
+    measure: bool = True,
+    **settings: Any,
+) -> Plan:
+    """Bytes, traffic and seconds of a run, for each worker; nothing is trained or downloaded.
+
+    Args:
+        config: the request; None for the defaults.
+        classes: in place of those of the list, which is then not read.
+        images: in place of those of the list.
+        memory: of a worker, in bytes or as `80GB`, `24GiB`; by default that of the machine.
+        gpu: plan for such accelerators, a key of `lookalike.planning.machines.MACHINES`.
+        machine: plan for the machine that this YAML file describes.
+        measure: without `gpu` and `machine`, measure this machine for some seconds; otherwise
+            the plan says nothing of seconds.
+        settings: values that differ from `config`, as in `lookalike.train`.
+
+    Raises:
+        LookalikeError: anything that the user can mend.
+    """
+    config = (config or Config()).with_settings(settings)
+    for name, number in (("classes", classes), ("images", images)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} {number}: not a number above 0")
+    if gpu is not None and machine is not None:
+        raise ConfigError("--gpu and --machine exclude each other; give one")
+    limit = None if memory is None else parse_bytes(memory)
+    base = _resident()
+    place: Machine | None = None
+    if gpu is not None:
+        place = known_machine(gpu)
+    elif machine is not None:
+        place = read_machine(machine)
+    classes, images = _counts(config, classes, images)
+    config, embedder = _resolved(config, place)
+    setup = _setup(config, classes, images, _device(config, place))
+    if place is None and measure:
+        place = calibrate(_sample(config, setup))
+    if limit is None:
+        limit = _memory_of(place, setup)
+    runtime = base + FIRST_STEP if setup.device == "cpu" else CUDA_RUNTIME
+    measured = _footprints(config, embedder)
+    return make_plan(
+        setup, measured, runtime=runtime, limit=limit, machine=place, notes=_notes(setup)
+    )
+
+
+def parse_bytes(text: str | int) -> int:
+    """`80GB` (80e9), `24GiB` (24 x 2^30), or a number of bytes.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if found is None or found[2].lower() not in _UNITS or float(found[1]) == 0:
+        raise ConfigError(f"--memory {text}: not a size; write e.g. 80GB or 24GiB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, int | None]:
+    """Classes and images: as told, or counted in the list."""
+    if classes is not None:
+        return classes, images
+    if config.data.train is not None:
+        catalog, _ = open_catalogs(config)
+        return len(catalog.classes), images or len(catalog)
+    if config.data.num_classes is not None:
+        return config.data.num_classes, images
+    raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
+
+
+def _device(config: Config, place: Machine | None) -> str:
+    if place is not None:
+        return place.device
+    cuda = torch.cuda.is_available() and config.run.device != "cpu"
+    return "cuda" if cuda else "cpu"
+
+
+def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
+    """The request with all that was left open, as the run will resolve it on that machine."""
+    device = _device(config, place)
+    precision = config.train.precision
+    if precision == "auto" and device == "cuda":
+        narrow = place.bfloat16 if place is not None else torch.cuda.is_bf16_supported()
+        precision = "bf16" if narrow else "fp16"
+    config = config.with_values({"model.pretrained": False, "train.precision": precision})
+    embedder = create_embedder(config)
+    return resolve(config, embedder, World(size=config.run.workers)), embedder
+
+
+def _setup(config: Config, classes: int, images: int | None, device: str) -> Setup:
+    head, optim, train = config.head, config.optim, config.train
+    batch = train.batch_size if images is None else min(train.batch_size, images)
+    if batch < config.run.workers:
+        raise ConfigError(
+            f"a batch of {batch} images cannot be shared by {config.run.workers} workers"
+        )
+    return Setup(
+        classes=classes,
+        images=images,
+        epochs=train.epochs,
+        max_steps=train.max_steps,
+        workers=config.run.workers,
+        batch=batch,
+        image_size=config.model.train_size or config.model.image_size,
+        dim=config.model.embedding_dim,
+        heads=2 if config.loss.classification_weight else 1,
+        centres=head.centres,
+        sharded=head.parallel == "model",
+        fused=bool(head.fused_update),
+        weight_bytes=2 if head.dtype == "bf16" else 4,
+        product_bytes=2 if head.precision == "bf16" else 4,
+        narrow_network=train.precision != "fp32",
+        sample_rate=head.sample_rate,
+        optimizer=optim.name,
+        momentum=optim.momentum > 0,
+        ema=train.ema > 0,
+        shared_norms=train.sync_batchnorm and config.run.workers > 1,
+        device="cuda" if device == "cuda" else "cpu",
+    )
+
+
+def _sample(config: Config, setup: Setup) -> Sample:
+    """What to measure for this run."""
+    device = "cpu" if setup.device == "cpu" else "meta"
+    return Sample(
+        workers=setup.workers,
+        backbone=config.model.backbone,
+        image_size=setup.image_size,
+        dim=setup.dim,
+        pooling=config.model.pooling,
+        branch=setup.heads > 1,
+        batch=setup.local_batch,
+        precision=PRECISIONS[config.train.precision],
+        optimizer=setup.optimizer,
+        frozen=config.train.freeze_backbone,
+        shared_norms=setup.shared_norms,
+        rows=setup.head_batch,
+        chunk=min(default_chunk(setup.head_batch, torch.empty(0, device=device)), setup.share),
+        device=setup.device,
+    )
+
+
+def _footprints(config: Config, embedder: Embedder) -> Measure:
+    """Measures the network for other batches and embeddings too, each once."""
+
+    @cache
+    def network(dim: int, branch: bool) -> TrainingNetwork:
+        trunk = embedder
+        if dim != embedder.embedding_dim:
+            trunk = create_embedder(config.with_values({"model.embedding_dim": dim}))
+        second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
+        found = TrainingNetwork(trunk, second)
+        if trunk.backbone.is_convolutional:
+            found.to(memory_format=torch.channels_last)
+        return found
+
+    @cache
+    def measured(dim: int, branch: bool, images: int) -> Footprint:
+        return measure_network(
+            network(dim, branch),
+            images=images,
+            image_size=config.model.train_size or config.model.image_size,
+            precision=PRECISIONS[config.train.precision],
+            frozen=config.train.freeze_backbone,
+            freeze_batchnorm=config.train.freeze_batchnorm,
+        )
+
+    # A batch norm cannot take one image alone; with several workers it sees those of all.
+    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.local_batch))
+
+
+def _memory_of(place: Machine | None, setup: Setup) -> int | None:
+    """Bytes of one worker, as far as they are known."""
+    if place is not None:
+        return int(place.memory) or None
+    if setup.device == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    return installed() // setup.workers
+
+
+def _notes(setup: Setup) -> tuple[str, ...]:
+    """What the figures leave out."""
+    notes = []
+    if setup.images is not None and setup.images >= 10**7:
+        gigabytes = setup.images * LIST_BYTES / 1e9
+        notes.append(
+            f"The list of {setup.images:,} images takes about {gigabytes:,.0f} GB of host memory "
+            "in each worker's process, besides the above."
+        )
+    if setup.device == "cuda":
+        notes.append(
+            "Not in the bytes: what the caching allocator cannot use again, a few per cent."
+        )
+    return tuple(notes)
+
+
+def _resident() -> int:
+    """Bytes of this process now: the program and its libraries, without a model."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
