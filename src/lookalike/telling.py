@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 
 import torch
@@ -84,6 +85,15 @@ def say_heads(heads: Mapping[str, Head], world: World) -> None:
             " with their momentum" if head.update is not None else "",
             "".join(f", {note}" for note in notes if note),
         )  # fmt: skip
+
+
+def say_memory(world: World) -> None:
+    """The most memory that the main worker held at any time."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    device = ""
+    if world.device.type == "cuda":
+        device = f", {torch.cuda.max_memory_allocated(world.device) / 1e9:.2f} GB on the device"
+    logger.info("peak memory of the main worker: %.2f GB%s", host, device)
 
 
 def say_result(run: Run, progress: Progress) -> None:

@@ -97,8 +97,8 @@ def class_statistics(
 
     With several centres a class, z_ij is the largest of theirs, and the length that of the
     nearest one. All are differentiable with respect to `rows` and `weight`, once; `length` only
-    with `walk.need_length`, where the classes are not normalised. An autocast region changes nothing: it leaves products
-    alone that are written to `out`.
+    with `walk.need_length`, where the classes are not normalised. An autocast region changes
+    nothing: it leaves products alone that are written to `out`.
 
     Args:
         rows: (B, D), scaled as the logits shall be.

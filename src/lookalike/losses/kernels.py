@@ -80,4 +80,4 @@ def _logit_gradient(z: Tensor, *arguments: Tensor | LogitBend | None, **more: Te
     from lookalike.losses import triton_epilogue
 
     module = triton_epilogue if z.dtype == torch.float32 else epilogue
-    return module.logit_gradient(z, *arguments, **more)  # type: ignore[arg-type]
+    return module.logit_gradient(z, *arguments, **more)

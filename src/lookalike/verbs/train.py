@@ -37,7 +37,7 @@ from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.quota import Quota
 from lookalike.run import Run, write_text
-from lookalike.telling import say_data, say_heads, say_plan, say_result
+from lookalike.telling import say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
 
 
@@ -110,6 +110,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         ended_by = trainer.fit()
         if ended_by:
             raise Interrupted(ended_by, trainer.progress.step, str(run.path))
+        say_memory(world)
         say_result(run, trainer.progress)
     return run
 
