@@ -100,7 +100,7 @@ def resolve(config: Config, embedder: Embedder, world: World) -> Config:
             "loss.scale": margin.scale,
             "loss.classification_weight": classification,
             "train.precision": precision,
-            **resolve_head(config, margin, precision),
+            **resolve_head(config, margin, precision, world.device),
         }
     )
 

@@ -13,6 +13,7 @@ from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.kernels import has_bf16_products
 from lookalike.losses.margin import Margin
 from lookalike.losses.update import UpdateRule
 from lookalike.model.branch import TEMPERATURE
@@ -26,13 +27,16 @@ def metric_margin(config: Config) -> Margin:
     return create_margin(loss.name, loss.margin, loss.scale, loss.options)
 
 
-def resolve_head(config: Config, margin: Margin, precision: str) -> dict[str, Any]:
+def resolve_head(
+    config: Config, margin: Margin, precision: str, device: torch.device
+) -> dict[str, Any]:
     """The head's settings that were left to us, by dotted key.
 
     Args:
         config: the request.
         margin: on the embedding.
         precision: of the network, resolved.
+        device: where the head will compute.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -58,7 +62,7 @@ def resolve_head(config: Config, margin: Margin, precision: str) -> dict[str, An
         )
     wanted = head.precision
     if wanted == "auto":
-        wanted = "bf16" if precision == "bf16" else "fp32"
+        wanted = "bf16" if precision == "bf16" and has_bf16_products(device) else "fp32"
     return {
         "head.precision": wanted,
         "head.fused_update": bool(head.fused_update or needing),
@@ -72,10 +76,13 @@ def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, He
     """
     loss, dim, count = config.loss, config.model.embedding_dim, len(catalog.classes)
     sharded, seed = config.head.parallel == "model", config.train.seed
-    counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
+    margin = metric_margin(config)
+    counts = None
+    if margin.uses_count:
+        counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
     heads = {
         "metric": Head(
-            dim, count, metric_margin(config), _options(config, metric=True),
+            dim, count, margin, _options(config, metric=True),
             sharded=sharded, world=world, seed=seed, class_counts=counts,
         )
     }  # fmt: skip
@@ -99,6 +106,7 @@ def _options(config: Config, *, metric: bool) -> HeadOptions:
         precision=torch.bfloat16 if head.precision == "bf16" else None,
         dtype=DTYPES[head.dtype],
         update=rule if head.fused_update else None,
+        stash=head.stash,
         sample_rate=head.sample_rate,
         filter_above=head.filter_above if metric else None,
     )

@@ -164,7 +164,8 @@ class HeadConfig(Section):
     looks, or with wrong labels among them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the products between embeddings and class weights; sums, margin and softmax
-    are fp32. `auto`: bf16 where `train.precision` is bf16, else fp32."""
+    are fp32. `auto`: bf16 where `train.precision` is bf16 and the device has products in bf16 that
+    are faster (any GPU; a CPU with AMX), else fp32."""
     fused_update: bool | None = None
     """Update the class weights a chunk at a time in the backward pass, so that their gradient
     never exists: a third less memory. `optim.clip_grad_norm` then leaves them out. By default
@@ -172,6 +173,11 @@ class HeadConfig(Section):
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
     rounding."""
+    stash: float | None = Field(None, ge=0)
+    """Memory for logits that wait for the backward pass instead of being computed again, as a
+    share of class weights and momentum. By default 0.035 on a CPU, where this pays, and 0 on a
+    GPU; `train.batch_size` / (2 x `model.embedding_dim`) keeps all of them, which saves a quarter
+    of the products."""
     sample_rate: float = Field(1.0, gt=0, le=1)
     """Part of the classes that each step looks at, besides those of the batch."""
     filter_above: float | None = Field(None, gt=-1, le=1)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 
-from lookalike.losses import chunked, create_margin
+from lookalike.losses import create_margin
 from lookalike.losses.rounding import Noise, store
 from lookalike.losses.update import UpdateRule
+from lookalike.losses.walk import Chunks
 
 SGD = UpdateRule("sgd", momentum=0.9)
 
@@ -20,7 +21,7 @@ def test_bf16_products_are_within_1e_2_of_float64(monkeypatch, name, wide):
     # rounds the logits too, which costs as much again (as in eager code under autocast).
     if wide:
         monkeypatch.setattr(
-            chunked._Chunks, "product", lambda self, name, a, b: torch.mm(a.float(), b.float())
+            Chunks, "product", lambda self, name, a, b: torch.mm(a.float(), b.float())
         )
     embeddings, weight, classes = draw(64, 128, 3000, torch.float32)
     margin = create_margin(name)

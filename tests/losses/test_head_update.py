@@ -95,7 +95,8 @@ def test_no_tensor_as_large_as_the_weight_is_made():
     }
     with Largest() as largest:
         step(head, embeddings, classes, 0.1)
-    assert largest.found <= 4000  # 1 / norm of each class
+    # 1 / norm of each class, and the logits that wait for the backward pass.
+    assert largest.found <= max(4000, 0.07 * weight.numel())
     assert len(weight) * 8 > 4000
 
 

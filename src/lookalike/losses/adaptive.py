@@ -47,6 +47,7 @@ class AdaptiveArcFace(ArcFace):
 
     name = "adaptive_arcface"
     default_scale = 80.0
+    uses_count = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,10 +10,8 @@ log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine 
 -inf in float32 where the loss is 0.0618.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,40 +20,7 @@ from torch.autograd.function import once_differentiable
 from lookalike.losses.directions import inverse_norms
 from lookalike.losses.epilogue import LogitBend, RowSums
 from lookalike.losses.kernels import epilogues
-
-_CPU_CHUNK = 2048  # x B=128 floats = 1 MB: a chunk of logits stays in the L2 cache
-_GPU_CHUNK_BYTES = 64 * 2**20  # large enough to fill the device, small next to the weight
-
-
-class Update(Protocol):
-    """Changes rows of the weight as soon as their gradient is there."""
-
-    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
-        """Use the gradient (n, D) of the rows `where`; it may be overwritten."""
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How to walk over the classes.
-
-    Attributes:
-        normalize: whether the classes count by their direction only.
-        need_total: whether the sum of the logits is wanted (label smoothing).
-        centres: rows of the weight a class; the highest logit of them is the class's.
-        chunk: classes at once; None for a default by device.
-        precision: dtype of the products; None for that of the embeddings. Sums are never in less
-            than float32.
-        need_length: whether the gradient of the classes' lengths is wanted.
-        stash: bytes of products that may wait for the backward pass instead of being made again.
-    """
-
-    normalize: bool
-    need_total: bool = False
-    centres: int = 1
-    chunk: int | None = None
-    precision: torch.dtype | None = None
-    need_length: bool = False
-    stash: int = 0
+from lookalike.losses.walk import Chunks, Stash, Update, Walk, rows_of
 
 
 class Statistics(NamedTuple):
@@ -65,13 +30,6 @@ class Statistics(NamedTuple):
     total: Tensor
     true: Tensor
     length: Tensor
-
-
-def default_chunk(rows: int, weight: Tensor) -> int:
-    """How many rows of `weight` to take at once for a batch of `rows`, by its device."""
-    if weight.device.type == "cpu":
-        return _CPU_CHUNK
-    return max(1024, _GPU_CHUNK_BYTES // (max(rows, 1) * 4))
 
 
 def class_statistics(
@@ -121,129 +79,6 @@ def class_statistics(
     )
 
 
-class _Chunks:
-    """The products of one batch with the weight, chunk by chunk, each result in one buffer."""
-
-    def __init__(
-        self,
-        rows: Tensor,
-        weight: Tensor,
-        classes: Tensor,
-        walk: Walk,
-        index: Tensor | None,
-        workspace: dict[str, Tensor],
-    ) -> None:
-        self.rows, self.weight, self.classes, self.walk = rows, weight, classes, walk
-        self.index = index
-        self.count = len(weight) // walk.centres if index is None else len(index)
-        size = walk.chunk or max(1, default_chunk(len(rows), weight) // walk.centres)
-        self.size = max(1, min(size, self.count))
-        self.dtype = walk.precision or rows.dtype
-        self.narrow = self.dtype != rows.dtype
-        self.direct = rows.device.type == "cuda"  # narrow products with wide results
-        self.rows_in = rows.to(self.dtype)
-        self.workspace = workspace
-
-    def spans(self) -> Iterator[slice]:
-        """Classes, or positions in `index`, of each chunk."""
-        for start in range(0, self.count, self.size):
-            yield slice(start, min(start + self.size, self.count))
-
-    def row_span(self, span: slice) -> slice:
-        """The rows of the weight (or of the sample of it) that belong to a span of classes."""
-        return slice(span.start * self.walk.centres, span.stop * self.walk.centres)
-
-    def where(self, span: slice) -> slice | Tensor:
-        """The rows of the weight in a span, for an update."""
-        if self.index is None:
-            return self.row_span(span)
-        own, k = self.index[span], self.walk.centres
-        return own if k == 1 else (own[:, None] * k + torch.arange(k, device=own.device)).flatten()
-
-    def stored(self, span: slice) -> Tensor:
-        """The weight of a span as it is stored, (n * centres, D)."""
-        where = self.where(span)
-        if isinstance(where, slice):
-            return self.weight[where]
-        out = self.buffer("stored", (len(where), self.weight.shape[1]), self.weight.dtype)
-        return torch.index_select(self.weight, 0, where, out=out)
-
-    def operand(self, stored: Tensor) -> Tensor:
-        """The same in the dtype of the products."""
-        if stored.dtype == self.dtype:
-            return stored
-        return self.buffer("operand", stored.shape, self.dtype).copy_(stored)
-
-    def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A block of the buffer called `name`, which grows with the largest chunk so far."""
-        count, held = math.prod(shape), self.workspace.get(name)
-        if (
-            held is None
-            or len(held) < count
-            or (held.dtype, held.device) != (dtype, self.rows.device)
-        ):
-            held = self.workspace[name] = self.rows.new_empty(count, dtype=dtype)
-        return held[:count].view(*shape)
-
-    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
-        """`left @ right`, both in the dtype of the products, as wide as the embeddings."""
-        shape = (len(left), right.shape[1])
-        out = self.buffer(name, shape, self.rows.dtype)
-        if not self.narrow:
-            return torch.mm(left, right, out=out)
-        if self.direct:
-            return torch.mm(left, right, out_dtype=out.dtype, out=out)
-        narrow = self.buffer(f"narrow {name}", shape, self.dtype)
-        return out.copy_(torch.mm(left, right, out=narrow))
-
-    def products(self, operand: Tensor) -> Tensor:
-        """Of the batch and rows of the weight, (B, n * centres)."""
-        return self.product("products", self.rows_in, operand.t())
-
-    def column(self, span: slice) -> Tensor:
-        """(B,) column of the true class within a span; outside it where it is elsewhere."""
-        return self.classes - span.start
-
-
-class _Stash:
-    """The products of the first chunks, as many as a budget allows.
-
-    To make a product again costs D multiplications; to keep it costs memory. Where
-    memory traffic is cheap next to arithmetic, as on a CPU, a few per cent of the weight's bytes
-    save a part of the products.
-    """
-
-    def __init__(self, chunks: _Chunks, budget: int) -> None:
-        rows, self.centres = chunks.rows, chunks.walk.centres
-        self.workspace, self.batch = chunks.workspace, len(rows)
-        room = budget // max(1, self.batch * self.centres * rows.element_size())
-        # Whole chunks only.
-        self.classes = min(room // chunks.size * chunks.size, chunks.count)
-        size = self.classes * self.centres * self.batch
-        # Taken out of the workspace: another forward pass may come before our backward pass.
-        held = self.workspace.pop("stash", None)
-        if held is None or len(held) < size or held.dtype != rows.dtype:
-            held = rows.new_empty(size)
-        self.held = held
-
-    def keep(self, span: slice, z: Tensor) -> None:
-        """Remember the products of a chunk if there is room."""
-        block = self.take(span)
-        if block is not None:
-            block.copy_(z)
-
-    def take(self, span: slice) -> Tensor | None:
-        """The products (B, n * centres) of a chunk if they were kept; to be used once."""
-        if span.stop > self.classes:
-            return None
-        each = self.batch * self.centres
-        return self.held[span.start * each : span.stop * each].view(self.batch, -1)
-
-    def give_back(self) -> None:
-        """Leave the memory to the next forward pass."""
-        self.workspace["stash"] = self.held
-
-
 class _ClassStatistics(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -257,22 +92,20 @@ class _ClassStatistics(torch.autograd.Function):
         update: Update | None,
         workspace: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chunks = _Chunks(rows, weight, classes, walk, index, workspace)
+        chunks = Chunks(rows, weight, classes, walk, index, update, workspace)
         add_chunk, _ = epilogues(rows.device)
         true, length = _true_logits(chunks)
         bend = make_bend(true) if make_bend is not None else None
         inverse = rows.new_empty(chunks.count * walk.centres) if walk.normalize else None
         sums = RowSums.empty(rows, walk.need_total)
-        stash = _Stash(chunks, walk.stash if any(ctx.needs_input_grad) else 0)
+        stash = Stash(chunks, walk.stash if any(ctx.needs_input_grad) else 0)
         for span in chunks.spans():
-            stored = chunks.stored(span)
-            own = None
-            if inverse is not None:
-                own = inverse_norms(stored, out=inverse[chunks.row_span(span)])
+            stored = chunks.read(chunks.where(span))
             z = chunks.products(chunks.operand(stored))
             stash.keep(span, z)
-            if own is not None:
-                z.mul_(own)
+            if inverse is not None:
+                # After the product, which has brought the weight into the cache.
+                z.mul_(inverse_norms(stored, out=inverse[chunks.row_span(span)]))
             if walk.centres > 1:
                 z = z.view(len(rows), span.stop - span.start, walk.centres).amax(2)
             add_chunk(sums, z, chunks.column(span), bend)
@@ -290,66 +123,77 @@ class _ClassStatistics(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         rows, weight, classes, index, inverse, lse = ctx.saved_tensors
         walk, update = ctx.walk, ctx.update
-        chunks = _Chunks(rows, weight, classes, walk, index, ctx.workspace)
-        # -inf over no class: nothing flows there, and -inf - -inf is not a number.
-        lse = lse.clamp_min(torch.finfo(lse.dtype).min)
-        _, logit_gradient = epilogues(rows.device)
+        chunks = Chunks(rows, weight, classes, walk, index, update, ctx.workspace)
         wanted = update is not None or ctx.needs_input_grad[1]
         d_weight = torch.empty_like(weight) if wanted and update is None else None
         d_rows = torch.zeros_like(rows)
         stash, ctx.stash = ctx.stash, None  # used up here
-        for span in chunks.spans():
-            stored, own = chunks.stored(span), None
-            if inverse is not None:
-                own = inverse[chunks.row_span(span)]
-            operand, column = chunks.operand(stored), chunks.column(span)
+        # -inf over no class: nothing flows there, and -inf - -inf is not a number.
+        lse = lse.clamp_min(torch.finfo(lse.dtype).min)
+        d_all = d_total if walk.need_total else None
+        # Backwards: what the forward pass saw last is still in the cache.
+        for span in reversed(chunks.spans()):
+            place = chunks.where(span)
+            stored = chunks.take(place)
+            operand = chunks.operand(stored)
+            own = inverse[chunks.row_span(span)] if inverse is not None else None
             sums = None
             if wanted and own is not None:
                 sums = chunks.buffer("along", own.shape, rows.dtype)
-            dense = walk.centres == 1
             z = stash.take(span) if stash is not None else None
             if z is None:
                 z = chunks.products(operand)
-            d_all = d_total if walk.need_total else None
-            if dense:
-                d_z = logit_gradient(
-                    z, lse, d_lse, d_all, d_true, column, ctx.bend,
-                    chunks.buffer("d_z", z.shape, chunks.dtype), inverse=own, along=sums,
-                )  # fmt: skip
-            else:
-                if own is not None:
-                    z.mul_(own)
-                full = z.view(len(rows), span.stop - span.start, walk.centres)
-                z, nearest = full.max(2)
-                d_z = logit_gradient(
-                    z, lse, d_lse, d_all, d_true, column, ctx.bend,
-                    chunks.buffer("d_z", z.shape, z.dtype),
-                )  # fmt: skip
-                d_z = torch.zeros_like(full).scatter_(2, nearest[..., None], d_z[..., None])
-                d_z, z = d_z.flatten(1), full.flatten(1)
-                if sums is not None:
-                    torch.sum(z.mul_(d_z), 0, out=sums)
-                if own is not None:
-                    d_z.mul_(own)
-                d_z = d_z.to(chunks.dtype)
-            along = _along(chunks, span, sums, own, d_length, stored) if wanted else None
+            d_z = _logit_gradient(
+                chunks, span, z, (lse, d_lse, d_all, d_true), ctx.bend, inverse=own, along=sums
+            )
             if wanted:
-                place = chunks.where(span)
+                along = _along(chunks, span, sums, own, d_length, stored)
                 out = d_weight[place] if d_weight is not None else None
                 gradient = _weight_gradient(chunks, d_z, stored, along, out)
-                if update is not None:
-                    # Before the weight changes: the embeddings' gradient needs it as it was.
-                    _add_product(chunks, d_rows, d_z, operand)
-                    update.use(weight, place, gradient)
-                    continue
+            # Before the weight changes: the embeddings' gradient needs it as it was.
             _add_product(chunks, d_rows, d_z, operand)
+            if update is not None:
+                update.use(weight, place, gradient)
         if stash is not None:
             stash.give_back()
         return d_rows, d_weight, None, None, None, None, None, None
 
 
+def _logit_gradient(
+    chunks: Chunks,
+    span: slice,
+    z: Tensor,
+    of_rows: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    bend: LogitBend | None,
+    *,
+    inverse: Tensor | None,
+    along: Tensor | None,
+) -> Tensor:
+    """The gradient by the products z (B, n * centres), in their dtype.
+
+    See `lookalike.losses.epilogue.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
+    """
+    _, logit_gradient = epilogues(z.device)
+    column, k = chunks.column(span), chunks.walk.centres
+    if k == 1:
+        out = chunks.buffer("d_z", z.shape, chunks.dtype)
+        return logit_gradient(z, *of_rows, column, bend, out, inverse=inverse, along=along)
+    if inverse is not None:
+        z.mul_(inverse)
+    full = z.view(len(z), -1, k)
+    highest, nearest = full.max(2)  # (B, n) each
+    out = chunks.buffer("d_z", highest.shape, z.dtype)
+    d_z = logit_gradient(highest, *of_rows, column, bend, out)
+    spread = torch.zeros_like(full).scatter_(2, nearest[..., None], d_z[..., None]).flatten(1)
+    if along is not None:
+        torch.sum(z.mul_(spread), 0, out=along)
+    if inverse is not None:
+        spread.mul_(inverse)
+    return spread.to(chunks.dtype)
+
+
 def _along(
-    chunks: _Chunks,
+    chunks: Chunks,
     span: slice,
     sums: Tensor | None,
     inverse: Tensor | None,
@@ -370,6 +214,8 @@ def _along(
     if not chunks.walk.need_length:
         return None
     column = chunks.column(span)
+    if column is None:
+        return None
     inside = (column >= 0) & (column < len(stored))
     index = column.clamp(0, len(stored) - 1)
     factor = d_length.new_zeros(len(stored)).index_add_(0, index, d_length.where(inside, 0))
@@ -377,7 +223,7 @@ def _along(
 
 
 def _weight_gradient(
-    chunks: _Chunks, d_z: Tensor, stored: Tensor, along: Tensor | None, out: Tensor | None
+    chunks: Chunks, d_z: Tensor, stored: Tensor, along: Tensor | None, out: Tensor | None
 ) -> Tensor:
     """(n * centres, D), of the dtype of the embeddings."""
     if chunks.narrow or stored.dtype != chunks.rows.dtype:
@@ -392,14 +238,14 @@ def _weight_gradient(
     return torch.mul(stored, along[:, None], out=out).addmm_(d_z.t(), chunks.rows)
 
 
-def _add_product(chunks: _Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -> None:
+def _add_product(chunks: Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -> None:
     if chunks.narrow:
         d_rows.add_(chunks.product("d_rows", d_z, operand))
     else:
         d_rows.addmm_(d_z, operand)
 
 
-def _true_logits(chunks: _Chunks) -> tuple[Tensor, Tensor]:
+def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor]:
     """The logit of each row's class and the length of its weight, (B,) each; 0 where not held.
 
     Never in a narrow dtype: the margin's slope is steep where the cosine is near 1.
@@ -412,8 +258,7 @@ def _true_logits(chunks: _Chunks) -> tuple[Tensor, Tensor]:
     if chunks.index is not None:
         own = chunks.index[own]
     k = walk.centres
-    places = own[:, None] * k + torch.arange(k, device=own.device)  # (B, centres)
-    target = chunks.weight[places.flatten()].to(rows.dtype)  # (B * centres, D)
+    target = chunks.read(rows_of(own, k)).to(rows.dtype)  # (B * centres, D)
     inverse = inverse_norms(target, rows.new_empty(len(target))).view(-1, k)  # (B, centres)
     length = torch.linalg.vector_norm(target, dim=1).view(-1, k)
     true = (rows[:, None] * target.view(len(rows), k, -1)).sum(2)  # (B, centres)

@@ -7,6 +7,7 @@ and the reference of the kernels' tests.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -97,13 +98,14 @@ class RowSums:
         return self.mass.log().add_(self.peak)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) -> None:
+def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
     """Add a chunk of logits to the sums, without the true class. Overwrites `z`.
 
     Args:
         sums: updated in place (online log-sum-exp, Milakov and Gimelshein, arXiv 1805.02867).
         z: (B, n) logits.
-        column: (B,) where the true class is; outside [0, n) where it is in another chunk.
+        column: (B,) where the true class is; outside [0, n) where it is in another chunk. None
+            where all are.
         bend: what becomes of the logits.
     """
     if bend is not None:
@@ -116,7 +118,8 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) 
     # -inf - -inf is not a number.
     higher = torch.maximum(sums.peak, z.amax(1)).clamp_min_(torch.finfo(z.dtype).min)
     shrink = torch.exp(sums.peak - higher)
-    sums.mass.mul_(shrink).add_(z.sub_(higher[:, None]).exp_().sum(1))
+    z.sub_(higher[:, None]).clamp_min_(_negligible(z.dtype)).exp_()
+    sums.mass.mul_(shrink).add_(z.sum(1)).masked_fill_(higher == torch.finfo(z.dtype).min, 0)
     sums.peak.copy_(higher)
 
 
@@ -126,7 +129,7 @@ def logit_gradient(
     d_lse: Tensor,
     d_total: Tensor | None,
     d_true: Tensor,
-    column: Tensor,
+    column: Tensor | None,
     bend: LogitBend | None,
     out: Tensor,
     *,
@@ -144,7 +147,8 @@ def logit_gradient(
         d_lse: (B,) gradient of lse.
         d_total: (B,) gradient of total, None where it is not wanted.
         d_true: (B,) gradient of the true logit.
-        column: (B,) where the true class is; outside [0, n) where it is in another chunk.
+        column: (B,) where the true class is; outside [0, n) where it is in another chunk. None
+            where all are.
         bend: what became of the logits.
         out: (B, n), of the dtype of `z` or a narrower one.
         inverse: (n,) factor of each column.
@@ -160,7 +164,7 @@ def logit_gradient(
         torch.sub(z, lse[:, None], out=d_z)
     else:
         torch.sub(bend.apply(d_z.copy_(z)), lse[:, None], out=d_z)
-    d_z.exp_().mul_(d_lse[:, None])
+    d_z.clamp_min_(_negligible(z.dtype)).exp_().mul_(d_lse[:, None])
     if d_total is not None:
         d_z.add_(d_total[:, None])
     if bend is not None:
@@ -174,11 +178,22 @@ def logit_gradient(
     return out if d_z is out else out.copy_(d_z)
 
 
-def put_in_column(block: Tensor, column: Tensor, value: Tensor | float) -> None:
+def _negligible(dtype: torch.dtype) -> float:
+    """Log of a share of the softmax that no sum in `dtype` can feel, however many classes.
+
+    Smaller shares are raised to it: their exp, or products with it, would be denormal numbers,
+    with which a CPU is a hundred times slower.
+    """
+    return 2.5 * math.log(torch.finfo(dtype).eps)
+
+
+def put_in_column(block: Tensor, column: Tensor | None, value: Tensor | float) -> None:
     """Write `value` (a number, or one of each row) where the true class is.
 
     Without asking which rows have theirs here: the answer would make the host wait.
     """
+    if column is None:
+        return
     inside = (column >= 0) & (column < block.shape[1])
     index = column.clamp(0, block.shape[1] - 1)[:, None]  # (B, 1)
     kept = block.gather(1, index)

@@ -87,6 +87,14 @@ class AveragedUpdate:
     def __init__(self, update: HeadUpdate, world: World) -> None:
         self.update, self.world = update, world
 
+    def read(self, weight: Tensor, where: slice | Tensor) -> Tensor:
+        """The rows `where` as they are in this step, (n, D); not to be written to."""
+        return self.update.read(weight, where)
+
+    def take(self, weight: Tensor, where: slice | Tensor) -> Tensor:
+        """The same, of rows whose `use` comes next."""
+        return self.update.take(weight, where)
+
     def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
         """Average the gradient (n, D), and change the rows `where` by it."""
         self.world.sum(gradient).div_(self.world.size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.distributed import ALONE, World
-from lookalike.losses.chunked import Update, Walk, class_statistics
+from lookalike.losses.chunked import class_statistics
 from lookalike.losses.directions import unit_rows
 from lookalike.losses.epilogue import LogitBend, bent_logits
 from lookalike.losses.exchange import AveragedUpdate, exchange_rows, gather_embeddings
@@ -16,9 +16,7 @@ from lookalike.losses.margin import Margin, Rows
 from lookalike.losses.nearest import nearest_class
 from lookalike.losses.sampling import Sampler, positions
 from lookalike.losses.update import HeadUpdate
-
-# Part of the bytes of weight and momentum that logits may take between forward and backward pass.
-_STASH = 0.035
+from lookalike.losses.walk import Update, Walk, stash_bytes
 
 
 class Head(nn.Module):
@@ -47,7 +45,7 @@ class Head(nn.Module):
         centres: weights a class.
         update: the optimizer in the backward pass and its state, or None.
         margin_state: (s,) the margin's running statistics.
-        class_counts: (C,) training images of each class, where the margin asks for them.
+        class_counts: (C,) training images of each class where the margin uses them, else (1,).
     """
 
     margin_state: Tensor
@@ -110,8 +108,10 @@ class Head(nn.Module):
         self.weight = nn.Parameter(
             initial_weight(held, dim, seed=seed, std=init_std, dtype=options.dtype)
         )
-        counts = torch.ones(1) if class_counts is None else class_counts.float()
-        self.register_buffer("class_counts", counts.expand(num_classes), persistent=False)
+        counts = torch.ones(1)
+        if margin.uses_count and class_counts is not None:
+            counts = class_counts.float()
+        self.register_buffer("class_counts", counts, persistent=False)
         self.register_buffer("margin_state", torch.tensor(margin.initial_state))
         self.walk = Walk(
             normalize=not margin.weight_norm,
@@ -186,7 +186,8 @@ class Head(nn.Module):
         unit, length = unit_rows(embeddings)  # (B, D), (B,)
         own = classes - self.rows.start  # (B,) row of our weight, where we hold the class
         held = (own >= 0) & (own < len(self.rows))  # (B,)
-        facts = Rows(length, self.class_counts[classes], self.margin_state)
+        counted = classes if len(self.class_counts) > 1 else torch.zeros_like(classes)
+        facts = Rows(length, self.class_counts[counted], self.margin_state)
         index, own = self._sample(own)
 
         def bend(true: Tensor) -> LogitBend | None:
@@ -202,7 +203,7 @@ class Head(nn.Module):
             (embeddings if margin.embedding_norm else unit) * scale,
             self.weight,
             own,
-            replace(self.walk, stash=self._stash_bytes()),
+            replace(self.walk, stash=stash_bytes(self.options.stash, self.weight)),
             index=index,
             bend=bend,
             update=self._averaged(),
@@ -245,12 +246,6 @@ class Head(nn.Module):
         if not self.sharded and self.world.size > 1:  # all workers draw alike
             positives = torch.cat(self.world.gather(own))
         index = self.sampler.draw(positives, self.update.steps)
-        if torch.is_grad_enabled():
-            rows = index
-            if self.centres > 1:
-                inner = torch.arange(self.centres, device=index.device)
-                rows = (index[:, None] * self.centres + inner).flatten()
-            self.update.catch_up(self.weight, rows)
         return index, positions(index, own)
 
     def _classes_seen(self, index: Tensor | None) -> int | Tensor:
@@ -272,12 +267,6 @@ class Head(nn.Module):
         if self.training:
             self.margin_state.copy_(state)
         return state
-
-    def _stash_bytes(self) -> int:
-        """Logits that may wait for the backward pass: a small part of what the weight takes."""
-        if self.weight.device.type != "cpu":
-            return 0  # products are cheap there, and memory is dear
-        return int(_STASH * 2 * self.weight.numel() * self.weight.element_size())
 
     def _averaged(self) -> Update | None:
         """The update, with gradients averaged over the workers where each has a part of them."""

@@ -19,6 +19,8 @@ class HeadOptions:
         dtype: of the weight and its optimizer state; float32, or bfloat16 with `update`.
         update: the optimizer that changes the weight in the backward pass; None leaves a
             gradient to an ordinary one.
+        stash: memory for logits that wait for the backward pass, as a share of weight and
+            momentum; None for a default by device.
         sample_rate: part of the classes that each step looks at besides the batch's own; below 1
             with `update`.
         filter_above: other classes whose cosine is above this are left out of the sum (inter-class
@@ -30,6 +32,7 @@ class HeadOptions:
     precision: torch.dtype | None = None
     dtype: torch.dtype = torch.float32
     update: UpdateRule | None = None
+    stash: float | None = None
     sample_rate: float = 1.0
     filter_above: float | None = None
 

@@ -8,6 +8,7 @@ torch everywhere, 1 means Triton everywhere, which on the CPU needs its interpre
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -34,9 +35,8 @@ def uses_triton(device: torch.device) -> bool:
         raise ConfigError(
             f"LOOKALIKE_TRITON is {wish!r}; it is 0 (never), 1 (always) or unset (by device)"
         )
-    installed = importlib.util.find_spec("triton") is not None
     if wish == "1":
-        if not installed:
+        if not _installed():
             raise ConfigError("LOOKALIKE_TRITON is 1, but triton is not installed; unset it")
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(
@@ -44,9 +44,23 @@ def uses_triton(device: torch.device) -> bool:
                 "set TRITON_INTERPRET=1 (slow, for tests)"
             )
         return True
-    if wish == "0" or device.type != "cuda" or not installed:
+    if wish == "0" or device.type != "cuda" or not _installed():
         return False
     return torch.cuda.get_device_capability(device) >= _OLDEST
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None  # looks at the disk
+
+
+def has_bf16_products(device: torch.device) -> bool:
+    """Whether `device` multiplies matrices in bfloat16 faster than in float32.
+
+    A CPU does with AMX only: one with AVX-512's bfloat16 instructions alone made 156 GFLOP/s of
+    them, and 265 in float32.
+    """
+    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
 
 
 def epilogues(device: torch.device) -> tuple[Callable[..., None], Callable[..., Tensor]]:
@@ -69,7 +83,7 @@ def row_updates(device: torch.device) -> ModuleType | None:
     return triton_update
 
 
-def _add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) -> None:
+def _add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
     from lookalike.losses import triton_epilogue
 
     module = triton_epilogue if z.dtype == torch.float32 else epilogue

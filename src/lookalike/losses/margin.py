@@ -43,7 +43,7 @@ class Rows:
 
     Attributes:
         length: (B,) lengths of the embeddings, differentiable.
-        count: (B,) training images of each row's class.
+        count: (B,) training images of each row's class; ones where the margin does not use it.
         state: (s,) the margin's running statistics, this batch included; no gradient.
     """
 
@@ -85,6 +85,7 @@ class Margin(ABC):
         bends_target: whether `target` does anything at all.
         uses_length: whether the margin reads the length of the embedding, which the network must
             then be free to choose.
+        uses_count: whether the margin reads how many images a class has.
         initial_state: the running statistics at the start of training.
 
     Raises:
@@ -102,6 +103,7 @@ class Margin(ABC):
     weight_norm: ClassVar[bool] = False
     bends_target: ClassVar[bool] = True
     uses_length: ClassVar[bool] = False
+    uses_count: ClassVar[bool] = False
     initial_state: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed import World
-from lookalike.losses.chunked import Walk, default_chunk
 from lookalike.losses.directions import inverse_norms
 from lookalike.losses.exchange import gather_equal
 from lookalike.losses.update import HeadUpdate
+from lookalike.losses.walk import Walk, default_chunk
 
 
 def nearest_class(
@@ -38,7 +38,7 @@ def nearest_class(
         span = slice(start * walk.centres, min(start + size, len(rows)) * walk.centres)
         if update is not None and update.lazy:
             index = torch.arange(span.start, span.stop, device=weight.device)
-            block = update.caught_up(weight, index)[0]
+            block = update.read(weight, index)
         else:
             block = weight[span].to(unit.dtype)  # (n * centres, D)
         cos = unit @ block.t() * inverse_norms(block, block.new_empty(len(block)))

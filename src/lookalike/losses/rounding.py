@@ -8,7 +8,8 @@ up (Gupta et al., Deep Learning with Limited Numerical Precision, arXiv 1502.025
 import torch
 from torch import Tensor
 
-_BLOCK = 2**20  # random numbers a step; used again for every chunk, turned by another number
+_BLOCK = 2**20  # random numbers a step; every chunk begins elsewhere in them
+_SHIFTS = 2**16
 
 
 class Noise:
@@ -30,15 +31,15 @@ class Noise:
         if self._block is None or self._block.device != self._device:
             generator = torch.Generator(self._device).manual_seed(_mixed(self.seed, self._step))
             self._block = torch.randint(
-                -(2**31), 2**31, (_BLOCK,), dtype=torch.int32, generator=generator,
+                2**16, (_BLOCK + _SHIFTS,), dtype=torch.int32, generator=generator,
                 device=self._device,
             )  # fmt: skip
         self._uses += 1
-        turn = _mixed(self._uses, len(name)) & 0x7FFFFFFF
+        first = _mixed(self._uses, len(name)) % _SHIFTS
         block = self._block
-        if count > len(block):
-            block = block.repeat(-(-count // len(block)))
-        return (block[:count] ^ turn) & 0xFFFF
+        if first + count > len(block):
+            block = block.repeat(-(-(first + count) // len(block)))
+        return block[first : first + count]
 
 
 def store(tensor: Tensor, where: slice | Tensor, value: Tensor, noise: Noise, name: str) -> None:

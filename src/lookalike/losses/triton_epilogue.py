@@ -7,10 +7,10 @@ chunk is divided among programs depends on its shape alone, for the same reason.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+import triton
 from lookalike.losses.epilogue import LogitBend, RowSums
 
 _PROGRAMS = 1024  # enough to fill any device at hand: some 8 for each of an H100's 132 processors
@@ -19,7 +19,7 @@ _TILE = (16, 128)  # rows, columns at once, in logit_gradient: each warp reads 5
 _LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) -> None:
+def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
     """As `lookalike.losses.epilogue.add_chunk`, but `z` is kept.
 
     A program goes along a part of a row. With many rows a part is the whole row, and the program
@@ -40,7 +40,7 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor, bend: LogitBend | None) 
     kept = results if parts == 1 else tuple(z.new_empty(rows, parts) for _ in results)
     with torch.cuda.device_of(z):
         _add_parts[(rows, parts)](
-            z, column, *_bend_arguments(bend, z), *kept, n, z.stride(0), span, parts,
+            z, _columns(column, z), *_bend_arguments(bend, z), *kept, n, z.stride(0), span, parts,
             BEND=bend is not None, TOTAL=sums.total is not None, ALONE=parts == 1,
             BLOCK=_COLUMNS, num_warps=4,
         )  # fmt: skip
@@ -57,7 +57,7 @@ def logit_gradient(
     d_lse: Tensor,
     d_total: Tensor | None,
     d_true: Tensor,
-    column: Tensor,
+    column: Tensor | None,
     bend: LogitBend | None,
     out: Tensor,
     *,
@@ -91,7 +91,8 @@ def logit_gradient(
         kept = z.new_empty(parts, n)
     with torch.cuda.device_of(z):
         _gradient[(blocks, parts)](
-            z, lse, d_lse, d_lse if d_total is None else d_total, d_true, column,
+            z, lse, d_lse, d_lse if d_total is None else d_total, d_true,
+            _columns(column, z),
             *_bend_arguments(bend, z), z if inverse is None else inverse, out,
             z if kept is None else kept, rows, n, z.stride(0), out.stride(0), span,
             BEND=bend is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
@@ -107,6 +108,11 @@ def _check(z: Tensor) -> None:
         raise TypeError(f"these kernels are for float32, not {z.dtype}")
     if z.stride(1) != 1 and z.shape[1] > 1:
         raise TypeError("the rows of the logits have to be contiguous")
+
+
+def _columns(column: Tensor | None, z: Tensor) -> Tensor:
+    """-1 where there are none: no column has that number."""
+    return z.new_full((len(z),), -1, dtype=torch.int64) if column is None else column
 
 
 def _bend_arguments(bend: LogitBend | None, unused: Tensor) -> tuple[Tensor, ...]:

@@ -84,6 +84,7 @@ class HeadUpdate(nn.Module, ABC):
     table: Tensor
 
     MOMENTS: tuple[str, ...] = ()
+    MOVED_BY = 0
 
     def __init__(self, rule: UpdateRule, weight: Tensor, lazy: bool, seed: int) -> None:
         super().__init__()
@@ -99,6 +100,7 @@ class HeadUpdate(nn.Module, ABC):
             self.register_buffer("seen", torch.zeros(len(weight), dtype=torch.int32))
             self.register_buffer("table", self._identity())
         self._noise = Noise(seed)
+        self._taken: tuple[slice | Tensor, list[Tensor]] | None = None
 
     @property
     def rows(self) -> dict[str, Tensor]:
@@ -126,19 +128,38 @@ class HeadUpdate(nn.Module, ABC):
         self.unscale = unscale
         self._noise.renew(self.steps, self.clock.device)
 
+    def read(self, weight: Tensor, where: slice | Tensor) -> Tensor:
+        """The rows `where` as they are in this step, (n, D); not to be written to."""
+        if not self.lazy:
+            return weight.detach()[where]
+        moments = [self.get_buffer(name) for name in self.MOMENTS[: self.MOVED_BY]]
+        wide = [_wide(tensor, where) for tensor in [weight, *moments]]
+        return self._moved(self._missed(where), *wide)
+
+    def take(self, weight: Tensor, where: slice | Tensor) -> Tensor:
+        """The same, of rows whose `use` comes next."""
+        if not self.lazy or row_updates(weight.device) is not None:
+            return self.read(weight, where)
+        self._taken = where, self.caught_up(weight, where)
+        return self._taken[1][0]
+
     def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
         """Change the rows `where` of the weight by their gradient (n, D), which is overwritten."""
-        stored = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+        taken, self._taken = self._taken, None
+        stored = self._stored(weight)
         kernels = row_updates(weight.device)
         if kernels is not None and gradient.dtype == torch.float32:
+            self.catch_up(weight, where)
             self._step_rows(kernels, gradient, where, *(tensor.detach() for tensor in stored))
         else:
             if self.unscale != 1:
                 gradient.mul_(self.unscale)
-            wide = [_read(tensor, where, gradient.dtype) for tensor in stored]
+            if taken is not None and taken[0] is where:
+                wide = taken[1]
+            else:
+                wide = self.caught_up(weight, where)
             self._step(gradient, *wide)
-            for name, tensor, value in zip(["weight", *self.MOMENTS], stored, wide, strict=True):
-                store(tensor, where, value, self._noise, name)
+            self._store(weight, where, wide)
         if self.lazy:
             self.seen[where] = self.steps + 1
 
@@ -151,27 +172,40 @@ class HeadUpdate(nn.Module, ABC):
             return
         self.table.copy_(self._grown())
         if self.steps % (WINDOW - 1) == 0:
-            self.catch_up(weight, torch.arange(len(weight), device=weight.device))
+            self.catch_up(weight, slice(0, len(weight)))
 
     @torch.no_grad()
-    def catch_up(self, weight: Tensor, index: Tensor) -> None:
-        """Let the rows `index` go through the steps that they missed, with gradients of zero."""
+    def catch_up(self, weight: Tensor, where: slice | Tensor) -> None:
+        """Let the rows `where` go through the steps that they missed, with gradients of zero."""
         if not self.lazy:
             return
-        tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+        if isinstance(where, slice):
+            index = torch.arange(where.start, where.stop, device=weight.device)
+        else:
+            index = where
         for part in index.split(_BLOCK):
-            wide = self.caught_up(weight, part)
-            for name, tensor, value in zip(["weight", *self.MOMENTS], tensors, wide, strict=True):
-                store(tensor, part, value, self._noise, name)
-        self.seen[index] = self.steps
+            self._store(weight, part, self.caught_up(weight, part))
+        self.seen[where] = self.steps
 
-    def caught_up(self, weight: Tensor, index: Tensor) -> list[Tensor]:
-        """What weight and state of the rows `index` are once they have caught up, (m, D) each."""
-        dtype = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
-        tensors = [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
-        wide = [tensor.detach().index_select(0, index).to(dtype) for tensor in tensors]
-        missed = self.steps - self.seen[index].long()  # (m,)
-        return self._idle(missed, *wide)
+    def caught_up(self, weight: Tensor, where: slice | Tensor) -> list[Tensor]:
+        """Weight and state of the rows `where` once they have caught up, (n, D) each.
+
+        Those of float32 may be the stored memory itself where there is nothing to catch up with.
+        """
+        wide = [_wide(tensor, where) for tensor in self._stored(weight)]
+        return self._idle(self._missed(where), *wide) if self.lazy else wide
+
+    def _missed(self, where: slice | Tensor) -> Tensor:
+        return self.steps - self.seen[where].long()  # (n,)
+
+    def _stored(self, weight: Tensor) -> list[Tensor]:
+        return [weight, *(self.get_buffer(name) for name in self.MOMENTS)]
+
+    def _store(self, weight: Tensor, where: slice | Tensor, wide: list[Tensor]) -> None:
+        for name, tensor, value in zip(
+            ["weight", *self.MOMENTS], self._stored(weight), wide, strict=True
+        ):
+            store(tensor, where, value, self._noise, name)
 
     @abstractmethod
     def _step(self, gradient: Tensor, weight: Tensor, *state: Tensor) -> None:
@@ -184,8 +218,12 @@ class HeadUpdate(nn.Module, ABC):
         """The same on the rows `where` of the whole weight and state, by a kernel of its own."""
 
     @abstractmethod
+    def _moved(self, missed: Tensor, weight: Tensor, *state: Tensor) -> Tensor:
+        """The weight after `missed` (n,) steps without a gradient; needs MOVED_BY of the state."""
+
+    @abstractmethod
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
-        """Weight and state after `missed` (m,) steps without a gradient; may use their memory."""
+        """Weight and state after `missed` (n,) steps without a gradient; may use their memory."""
 
     @abstractmethod
     def _identity(self) -> Tensor:
@@ -208,6 +246,7 @@ class SGDUpdate(HeadUpdate):
     """
 
     MOMENTS = ("momentum_buffer",)
+    MOVED_BY = 1
 
     def _step(self, gradient: Tensor, weight: Tensor, *state: Tensor) -> None:
         sgd(
@@ -226,10 +265,14 @@ class SGDUpdate(HeadUpdate):
         )  # fmt: skip
 
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
-        factors = self.table[missed].to(weight.dtype)  # (m, 2, 2)
+        factors = self.table[missed].to(weight.dtype)  # (n, 2, 2)
         (momentum,) = state
         moved = (factors[:, 1, 1:] * weight).addcmul_(factors[:, 1, :1], momentum)
         return [moved, momentum.mul_(factors[:, 0, :1]).addcmul_(factors[:, 0, 1:], weight)]
+
+    def _moved(self, missed: Tensor, weight: Tensor, *state: Tensor) -> Tensor:
+        factors = self.table[missed, 1].to(weight.dtype)  # (n, 2)
+        return weight.mul_(factors[:, 1:]).addcmul_(factors[:, :1], state[0])
 
     def _identity(self) -> Tensor:
         return torch.eye(2, dtype=torch.float64).repeat(WINDOW, 1, 1)
@@ -271,12 +314,14 @@ class AdamWUpdate(HeadUpdate):
         )  # fmt: skip
 
     def _idle(self, missed: Tensor, weight: Tensor, *state: Tensor) -> list[Tensor]:
-        kept = self.table[missed].to(weight.dtype)[:, None]
         first, second = (
             torch.pow(beta, missed.to(torch.float64)).to(weight.dtype)[:, None]
             for beta in (self.rule.momentum, self.rule.beta2)
         )
-        return [kept * weight, first * state[0], second * state[1]]
+        return [self._moved(missed, weight), first * state[0], second * state[1]]
+
+    def _moved(self, missed: Tensor, weight: Tensor, *state: Tensor) -> Tensor:
+        return weight.mul_(self.table[missed].to(weight.dtype)[:, None])
 
     def _identity(self) -> Tensor:
         return torch.ones(WINDOW, dtype=torch.float64)
@@ -285,7 +330,8 @@ class AdamWUpdate(HeadUpdate):
         return torch.cat([self.table[:1], self.table[:-1] * (1 - self.lr * self.rule.weight_decay)])
 
 
-def _read(tensor: Tensor, where: slice | Tensor, dtype: torch.dtype) -> Tensor:
-    """The rows `where`: the tensor's own memory where dtype and kind allow, else a copy."""
+def _wide(tensor: Tensor, where: slice | Tensor) -> Tensor:
+    """The rows `where` in float32 at least; of a range, the tensor's own memory if it is that."""
     rows = tensor.detach()
-    return (rows[where] if isinstance(where, slice) else rows.index_select(0, where)).to(dtype)
+    rows = rows[where] if isinstance(where, slice) else rows.index_select(0, where)
+    return rows.float() if rows.dtype == torch.bfloat16 else rows

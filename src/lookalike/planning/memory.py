@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 
 from lookalike.data.batch import AHEAD
-from lookalike.losses.chunked import default_chunk
-from lookalike.losses.update import _BLOCK, WINDOW
+from lookalike.losses.update import WINDOW
+from lookalike.losses.walk import default_chunk
 from lookalike.planning.footprint import Footprint
 from lookalike.planning.setup import Setup
 
@@ -42,9 +42,10 @@ class Memory:
         head_optimizer: state of the optimizer for the class weights.
         activations: what the network's forward pass keeps.
         transient: the most that a pass of the network needs beyond that, for a moment.
-        head_saved: 1 / norms of the classes and copies of the embeddings, kept for backward.
+        head_saved: 1 / norms of the classes, copies of the embeddings and a few logits, kept for
+            the backward pass.
         chunks: buffers for one chunk of classes; these instead of B x C logits.
-        logits: the B x C logits: none.
+        logits: B x C logits beyond those: none.
         batches: uint8 images that wait or are in use.
         runtime: what the process holds before it has a model (given).
         peak: the most at one time, of all these.
@@ -78,13 +79,13 @@ def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
     moments = 2 if setup.optimizer == "adamw" else int(setup.momentum)
     network_optimizer = network.learning * moments
     rows, dim = sum(setup.head_rows), setup.dim
-    head_weights = rows * dim * setup.weight_bytes + 4 * setup.classes
+    head_weights = rows * dim * setup.weight_bytes + 4 * setup.counted
     head_optimizer = rows * dim * setup.weight_bytes * setup.moments
     if setup.sample_rate < 1:  # the step of each row, and the table of what missed steps do
         head_optimizer += 4 * rows + 8 * WINDOW * (4 if setup.optimizer == "sgd" else 1)
     head_gradients = 0 if setup.fused else rows * dim * 4
     rows_seen = setup.head_batch * dim * 4
-    saved = 4 * sum(setup.seen_rows) + 4 * rows_seen * setup.heads
+    saved = 4 * (sum(setup.seen_rows) + rows_seen * setup.heads + sum(setup.kept_logits))
     forward, backward = _chunk_buffers(setup)
     batches = _batches(setup)
     average = network.embedder if setup.ema else 0
@@ -144,9 +145,7 @@ def _chunk_buffers(setup: Setup) -> tuple[int, int]:
     if setup.fused and (narrow_weight or sampled):
         backward += (1 + setup.moments) * tile  # rows as float32, to be written back
     if setup.fused and narrow_weight:
-        backward += _NOISE + 2 * tile
-    if sampled:  # the sample catches up before the forward pass, a block at a time
-        forward = max(forward, 6 * min(_BLOCK, max(setup.seen_rows)) * dim * 4)
+        backward += _NOISE
     return forward, backward
 
 

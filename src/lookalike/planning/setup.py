@@ -19,6 +19,7 @@ class Setup:
         batch: images of a step, over all workers.
         image_size: side of the training images, in pixels.
         dim: D, length of an embedding.
+        counted: numbers of images that are kept: C where the margin uses them, else 1.
         heads: 1, or 2 with the classification branch's, which has as many classes.
         centres: rows a class of the first head's weight; the second has one.
         sharded: every worker holds a share of the classes, instead of all.
@@ -26,6 +27,7 @@ class Setup:
         weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
         product_bytes: of a number in the head's products, 4 or 2.
         narrow_network: whether the network computes in bfloat16 or float16.
+        stash: logits kept for the backward pass, as a share of weight and momentum.
         sample_rate: part of the classes that a step looks at.
         optimizer: sgd or adamw.
         momentum: whether sgd keeps one in the network's optimizer (a head's update always does).
@@ -42,6 +44,7 @@ class Setup:
     batch: int
     image_size: int
     dim: int
+    counted: int
     heads: int
     centres: int
     sharded: bool
@@ -49,6 +52,7 @@ class Setup:
     weight_bytes: int
     product_bytes: int
     narrow_network: bool
+    stash: float
     sample_rate: float
     optimizer: Literal["sgd", "adamw"]
     momentum: bool
@@ -78,6 +82,17 @@ class Setup:
             return self.share
         drawn = int(self.share * self.sample_rate) + 1
         return min(self.share, drawn + (self.batch if not self.sharded else self.head_batch))
+
+    @property
+    def kept_logits(self) -> tuple[int, ...]:
+        """Logits of each head that wait for the backward pass, on one worker."""
+        budgets = [
+            int(self.stash * 2 * rows * self.dim * self.weight_bytes / 4) for rows in self.head_rows
+        ]
+        return tuple(
+            min(budget, seen * self.head_batch)
+            for budget, seen in zip(budgets, self.seen_rows, strict=True)
+        )
 
     @property
     def moments(self) -> int:

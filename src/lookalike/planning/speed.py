@@ -1,7 +1,8 @@
 """The seconds of a training step, from what a machine can do.
 
 The head's products are 8 B D R operations for R rows of weight (2 forward, and 2 more to make the
-logits again, 2 for each gradient, backward). Its bytes are passes over the rows:
+logits again where they were not kept, 2 for each gradient, backward). Its bytes are passes over
+the rows:
 
 - fused: read forward; read and written backward, with its optimizer state: 5 passes with sgd
   (20 bytes a number in float32), 7 with adamw;
@@ -71,7 +72,7 @@ def speed(setup: Setup, network: Footprint, sent: Traffic, machine: Machine) -> 
     """
     rows = sum(setup.seen_rows)
     rate = machine.narrow if setup.product_bytes == 2 else machine.wide
-    products = 8 * setup.head_batch * setup.dim * rows / rate
+    products = (8 * setup.head_batch * rows - 2 * sum(setup.kept_logits)) * setup.dim / rate
     moved = _seconds_of_bytes(setup, rows * setup.dim, machine)
     numbers = rows * setup.dim * (1 + setup.moments) if setup.weight_bytes == 2 else 0
     epilogue = setup.head_batch * rows * machine.epilogue + numbers * machine.rounding

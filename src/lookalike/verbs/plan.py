@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from lookalike.assembly import PRECISIONS, create_embedder, open_catalogs, resolve
+from lookalike.assembly_heads import metric_margin
 from lookalike.config import Config
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
-from lookalike.losses.chunked import default_chunk
+from lookalike.losses.walk import CPU_STASH, default_chunk
 from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.planning.calibrate import Sample, calibrate, installed
@@ -132,7 +133,8 @@ def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
         precision = "bf16" if narrow else "fp16"
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
     embedder = create_embedder(config)
-    return resolve(config, embedder, World(size=config.run.workers)), embedder
+    world = World(size=config.run.workers, device=torch.device(device))
+    return resolve(config, embedder, world), embedder
 
 
 def _setup(config: Config, classes: int, images: int | None, device: str) -> Setup:
@@ -151,6 +153,7 @@ def _setup(config: Config, classes: int, images: int | None, device: str) -> Set
         batch=batch,
         image_size=config.model.train_size or config.model.image_size,
         dim=config.model.embedding_dim,
+        counted=classes if metric_margin(config).uses_count else 1,
         heads=2 if config.loss.classification_weight else 1,
         centres=head.centres,
         sharded=head.parallel == "model",
@@ -158,6 +161,7 @@ def _setup(config: Config, classes: int, images: int | None, device: str) -> Set
         weight_bytes=2 if head.dtype == "bf16" else 4,
         product_bytes=2 if head.precision == "bf16" else 4,
         narrow_network=train.precision != "fp32",
+        stash=(CPU_STASH if device == "cpu" else 0.0) if head.stash is None else head.stash,
         sample_rate=head.sample_rate,
         optimizer=optim.name,
         momentum=optim.momentum > 0,

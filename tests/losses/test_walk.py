@@ -1,0 +1,101 @@
+"""Chunks, the logits that wait for the backward pass, and numbers a CPU is slow with."""
+
+import pytest
+import torch
+from losses_reference import draw, head_loss_and_gradients, head_with
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lookalike.assembly_heads import resolve_head
+from lookalike.config import Config
+from lookalike.losses import create_margin, epilogue
+from lookalike.losses.walk import stash_bytes
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("centres", [1, 3])
+def test_logits_that_wait_are_those_that_would_be_made_again(centres, precision):
+    embeddings, weight, classes = draw(9, 16, 600, torch.float32)
+    classes %= 600 // centres
+    counts, results = [], []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket == torch.ops.aten.mm:
+                self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    for stash in (0.0, 0.05, 10.0):
+        head = head_with(
+            create_margin("arcface"), weight, centres=centres, chunk=20, stash=stash,
+            precision=precision,
+        )  # fmt: skip
+        head_loss_and_gradients(head, embeddings, classes)  # the memory is used again
+        with Products() as products:
+            products.count = 0
+            results.append(head_loss_and_gradients(head, embeddings, classes))
+        counts.append(products.count)
+    chunks = 600 // centres // 20
+    assert counts[0] - counts[2] == chunks
+    assert counts[0] > counts[1] > counts[2]
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_two_forward_passes_before_a_backward_pass_do_not_share_logits():
+    embeddings, weight, classes = draw(9, 16, 600)
+    head = head_with(create_margin("arcface"), weight, chunk=20, stash=10.0)
+    one, two = (e.clone().requires_grad_() for e in (embeddings, embeddings.flip(0)))
+    losses = head(one, classes), head(two, classes)
+    losses[0].backward()
+    losses[1].backward()
+    for leaf in (one, two):
+        _, expected, _ = head_loss_and_gradients(head, leaf, classes)
+        torch.testing.assert_close(leaf.grad, expected)
+
+
+def test_a_share_of_weight_and_momentum_waits_on_a_cpu_and_nothing_on_a_gpu():
+    weight = torch.zeros(1000, 64)
+    assert stash_bytes(None, weight) == int(0.035 * 2 * weight.nbytes)
+    assert stash_bytes(0.5, weight) == weight.nbytes
+    assert stash_bytes(None, weight.to("meta")) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_denormal_number_comes_out_of_a_softmax_of_unlike_logits(dtype):
+    z = -1000 * torch.rand(4, 500, dtype=dtype)
+    column = torch.zeros(4, dtype=torch.int64)
+    sums = epilogue.RowSums.empty(z, False)
+    logits = z.clone()
+    epilogue.add_chunk(sums, logits, column, None)
+    others = z[:, 1:].double()
+    torch.testing.assert_close(sums.lse().double(), others.logsumexp(1), rtol=1e-6, atol=1e-6)
+    d_lse = torch.full((4,), 1e-15, dtype=dtype)
+    got = epilogue.logit_gradient(
+        z, sums.lse(), d_lse, None, torch.zeros_like(d_lse), column, None, torch.empty_like(z)
+    )
+    tiny = torch.finfo(dtype).tiny
+    for numbers in (logits, got):
+        assert ((numbers == 0) | (numbers.abs() >= tiny)).all()
+    expected = 1e-15 * others.softmax(1)
+    torch.testing.assert_close(got[:, 1:].double(), expected, rtol=1e-5, atol=1e-32)
+    assert (got[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "amx", "wanted", "resolved"),
+    [
+        ("cpu", False, "auto", "fp32"),
+        ("cpu", True, "auto", "bf16"),
+        ("cuda", False, "auto", "bf16"),
+        ("cpu", False, "bf16", "bf16"),
+        ("cuda", True, "fp32", "fp32"),
+    ],
+)
+def test_bf16_products_where_they_are_faster_or_asked_for(
+    monkeypatch, device, amx, wanted, resolved
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    config = Config().with_values({"head.precision": wanted})
+    found = resolve_head(config, create_margin("arcface"), "bf16", torch.device(device))
+    assert found["head.precision"] == resolved
