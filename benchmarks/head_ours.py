@@ -9,7 +9,10 @@ from torch import Tensor
 from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.kernels import has_bf16_products
 from lookalike.losses.update import UpdateRule
+
+BF16 = torch.bfloat16
 
 
 class Ours(Contender):
@@ -22,6 +25,7 @@ class Ours(Contender):
         fused: update the weight in the backward pass.
         dtype: of the weight and its momentum.
         rate: part of the classes that a step looks at.
+        keep: keep all logits for the backward pass.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Ours(Contender):
         fused: bool = True,
         dtype: torch.dtype = torch.float32,
         rate: float = 1.0,
+        keep: bool = False,
     ) -> None:
         self.shape, self.margin, self.sample_rate = shape, margin, rate
         self.itemsize = dtype.itemsize
@@ -43,7 +48,11 @@ class Ours(Contender):
             if margin == "arcface"
             else create_margin(margin),
             HeadOptions(
-                precision=precision, dtype=dtype, sample_rate=rate, update=rule if fused else None
+                precision=precision,
+                dtype=dtype,
+                sample_rate=rate,
+                update=rule if fused else None,
+                stash=shape.batch / (2 * shape.dim) if keep else None,
             ),
         ).to(shape.device)
         self.optimizer = None
@@ -76,6 +85,12 @@ class Ours(Contender):
         if self.head.sampler is None or self.head.update is None:
             return None
         return self.head.sampler.draw(classes, self.head.update.steps - 1)
+
+
+def by_device(shape: Shape) -> Ours:
+    """What a run with train.precision=bf16 gets: products in bfloat16 where they are faster."""
+    fast = has_bf16_products(torch.device(shape.device))
+    return Ours(shape, precision=BF16 if fast else torch.float32)
 
 
 class Floor(Contender):
@@ -136,17 +151,18 @@ class Floor(Contender):
         return self.weight
 
 
-BF16 = torch.bfloat16
-
 OURS: dict[str, Maker] = {
     "ours fp32": Ours,
     "ours fp32, unfused": partial(Ours, fused=False),
+    "ours fp32, all logits kept": partial(Ours, keep=True),
+    "ours bf16 by device": by_device,
     "ours bf16": partial(Ours, precision=BF16),
     "ours bf16, unfused": partial(Ours, precision=BF16, fused=False),
     "ours bf16, bf16 weight": partial(Ours, precision=BF16, dtype=BF16),
     "ours fp32, rate 0.3": partial(Ours, rate=0.3),
     "ours fp32, rate 0.1": partial(Ours, rate=0.1),
     "ours softmax fp32": partial(Ours, margin="softmax"),
+    "ours softmax fp32, all logits kept": partial(Ours, margin="softmax", keep=True),
     "ours softmax bf16": partial(Ours, margin="softmax", precision=BF16),
 }
 

@@ -131,8 +131,7 @@ class _ClassStatistics(torch.autograd.Function):
         # -inf over no class: nothing flows there, and -inf - -inf is not a number.
         lse = lse.clamp_min(torch.finfo(lse.dtype).min)
         d_all = d_total if walk.need_total else None
-        # Backwards: what the forward pass saw last is still in the cache.
-        for span in reversed(chunks.spans()):
+        for span in chunks.spans():
             place = chunks.where(span)
             stored = chunks.take(place)
             operand = chunks.operand(stored)
