@@ -7,8 +7,8 @@ Every contender does a whole step: forward, backward, SGD with momentum and weig
 1. Agreement: one step of each against float64 autograd. A contender that computes something else
    is not timed; if it is ours, the exit code is 1.
 2. Memory: the peak of each in a process of its own, less weight and momentum.
-3. Time: two at a time, in turns, so that a noisy machine slows both. A figure is the median of
-   the ratios of neighbouring turns, with the lowest and the highest.
+3. Time: two at a time in a process of their own, in turns, so that a noisy machine slows both. A
+   figure is the median of the ratios of neighbouring turns, with the lowest and the highest.
 4. The floor: our head in turns with the four products alone; and its share of their time and
    that of the bytes that have to be moved beside them, one after the other.
 
@@ -23,6 +23,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from head_child import duel_in_child
 from head_contender import NotRunError, Shape
-from head_measure import check, copy_rate, duel
+from head_measure import check, copy_rate
 from head_memory import answer_peak, free_memory, limit_memory, out_of_memory, peak_in_child
 from head_ours import OURS
 from head_plan import ALL, DUELS, FLOOR_OF, RATES, tolerance
@@ -123,9 +125,13 @@ def compete(
         return {"not_run": f"both need {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} are free"}
     try:
         allowed = 10 * max(tolerance(ours), tolerance(theirs))
-        found = duel(ALL[ours], ALL[theirs], shape, options.rounds, options.seconds, allowed)
+        found = duel_in_child(
+            ours, theirs, shape, options.rounds, options.seconds, allowed, options.threads
+        )
     except NotRunError as reason:
         return {"not_run": str(reason)}
+    except BrokenProcessPool:
+        return {"not_run": "killed, most likely for memory"}
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -28,6 +28,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lookalike.losses.head import Head
+from lookalike.losses.optimizers import create_update
 from lookalike.losses.update import UpdateRule
 
 BLOCK_BYTES = 2**25
@@ -210,7 +211,7 @@ class HeadRows:
     def _catch_up(self, rows: dict[str, Tensor], rule: UpdateRule) -> None:
         """Do to these rows what the steps did that they missed."""
         weight = rows["weight"]
-        update = rule.create(weight, lazy=True, seed=0)
+        update = create_update(rule, weight, lazy=True, seed=0)
         for name in [*update.MOMENTS, "seen"]:
             setattr(update, name, rows[name])
         update.clock, update.table = self.common["clock"], self.common["table"]

@@ -63,7 +63,9 @@ def test_a_step_on_a_bf16_weight_is_that_on_float32_rounded(rule, precision):
         # One of the two neighbours in bfloat16: less than a unit in the last place away.
         unit = 2.0 ** (torch.frexp(other.abs().clamp_min(1e-30))[1] - 8).float()
         assert value.dtype == torch.bfloat16
-        assert ((value.float() - other).abs() <= unit * 1.0001).all()
+        # The gradients of both are made in another order: what nearly cancels differs by more.
+        cancelled = 1e-6 * other.abs().amax(1, keepdim=True)
+        assert ((value.float() - other).abs() <= unit * 1.0001 + cancelled).all()
 
 
 def test_small_updates_add_up_in_bfloat16():

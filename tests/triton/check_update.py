@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lookalike.losses.optimizers import create_update
 from lookalike.losses.triton_update import adamw_rows, sgd_rows
 from lookalike.losses.update import UpdateRule
 
@@ -37,7 +38,7 @@ def test_three_steps_in_two_chunks_are_those_of_torch(rule, dim):
     weight = torch.randn(23, dim, device=DEVICE)
     exact = nn.Parameter(weight.double())
     reference = optimizer(rule, exact, 0.1)
-    update = rule.create(weight, lazy=False, seed=3).to(DEVICE)
+    update = create_update(rule, weight, lazy=False, seed=3).to(DEVICE)
     parameter = nn.Parameter(weight)
     order = torch.randperm(13, device=DEVICE)
     for step in range(3):

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookalike.losses.margin import Margin, Rows
-
 
 @dataclass(frozen=True)
 class LogitBend:
@@ -46,30 +44,6 @@ class LogitBend:
         steep = self.linear[:, None] + 2 * self.square[:, None] * z
         slope = steep.where(z > self.above[:, None], 1)
         return slope.masked_fill_(z > self.limit[:, None], 0)
-
-
-def bent_logits(margin: Margin, cos: Tensor, rows: Rows, limit: float | None) -> LogitBend | None:
-    """What becomes of the other classes' logits, from what a margin does to their cosines.
-
-    Args:
-        margin: of the head.
-        cos: (B,) cosines to the true class, no gradient.
-        rows: what else is known of the rows.
-        limit: cosine above which a class is left out; None for no such limit.
-    """
-    bend = margin.negatives(cos, rows)
-    if bend is None and limit is None:
-        return None
-    scale = torch.full_like(cos, margin.scale)
-    if margin.embedding_norm:
-        scale = scale * rows.length.detach()
-    never, ones = torch.full_like(cos, torch.inf), torch.ones_like(cos)
-    return LogitBend(
-        above=never if bend is None else bend.above * scale,
-        linear=ones if bend is None else bend.linear * ones,
-        square=ones if bend is None else bend.square / scale,
-        limit=never if limit is None else limit * scale,
-    )
 
 
 @dataclass(frozen=True)

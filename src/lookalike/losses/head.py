@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from lookalike.distributed import ALONE, World
 from lookalike.losses.chunked import class_statistics
 from lookalike.losses.directions import unit_rows
-from lookalike.losses.epilogue import LogitBend, bent_logits
+from lookalike.losses.epilogue import LogitBend
 from lookalike.losses.exchange import AveragedUpdate, exchange_rows, gather_embeddings
 from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.initial import initial_weight
+from lookalike.losses.logits import bent_logits, target_logits
 from lookalike.losses.margin import Margin, Rows
 from lookalike.losses.nearest import nearest_class
+from lookalike.losses.optimizers import create_update
 from lookalike.losses.sampling import Sampler, positions
 from lookalike.losses.update import HeadUpdate
 from lookalike.losses.walk import Update, Walk, stash_bytes
@@ -94,10 +96,7 @@ class Head(nn.Module):
             raise ValueError(f"label_smoothing={label_smoothing} is not in [0, 1)")
         if dim < 1 or num_classes < 1:
             raise ValueError(f"dim={dim}, num_classes={num_classes}: not positive")
-        if options.centres > 1 and margin.weight_norm:
-            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
-        if options.filter_above is not None and (label_smoothing or margin.weight_norm):
-            raise ValueError("filter_above needs normalised classes, and no label smoothing")
+        options.check(margin, label_smoothing)
         self.dim, self.num_classes = dim, num_classes
         self.margin, self.options, self.centres = margin, options, options.centres
         self.label_smoothing = label_smoothing if num_classes > 1 else 0.0
@@ -125,7 +124,7 @@ class Head(nn.Module):
         self.update = None
         if options.update is not None:
             part = seed + 7919 * (self.peers.rank + 1)
-            self.update = options.update.create(self.weight, lazy=sampled, seed=part)
+            self.update = create_update(options.update, self.weight, lazy=sampled, seed=part)
         self.sampler = None
         if sampled:
             part = seed + 104729 * (self.peers.rank + 1)
@@ -210,16 +209,7 @@ class Head(nn.Module):
             workspace=self._workspace,
         )  # (B,) each
 
-        true = raw
-        if margin.bends_target:
-            norms = torch.full_like(raw, scale)  # what the cosine is multiplied by
-            if margin.embedding_norm:
-                norms = norms * length
-            if margin.weight_norm:
-                norms = norms * target_length
-            directed = norms > 0
-            cos = raw.where(directed, 0) / norms.where(directed, 1)
-            true = margin.target(cos, facts) * norms  # (B,)
+        true = target_logits(margin, raw, target_length, facts)
 
         # The peers' numbers: one knows the logit of the true class, each the rest of its own.
         statistics = torch.stack([true.where(held, 0), lse, total])  # (3, B)

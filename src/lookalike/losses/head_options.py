@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lookalike.losses.margin import Margin
 from lookalike.losses.update import UpdateRule
 
 
@@ -43,3 +44,14 @@ class HeadOptions:
             raise ValueError(f"sample_rate={self.sample_rate} is not in (0, 1]")
         if self.update is None and (self.sample_rate < 1 or self.dtype == torch.bfloat16):
             raise ValueError("sample_rate below 1 and a weight in bfloat16 need update")
+
+    def check(self, margin: Margin, label_smoothing: float) -> None:
+        """Whether a margin can be computed so.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.centres > 1 and margin.weight_norm:
+            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
+        if self.filter_above is not None and (label_smoothing or margin.weight_norm):
+            raise ValueError("filter_above needs normalised classes, and no label smoothing")
