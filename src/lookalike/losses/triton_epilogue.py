@@ -7,10 +7,10 @@ chunk is divided among programs depends on its shape alone, for the same reason.
 from __future__ import annotations
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-import triton
 from lookalike.losses.epilogue import LogitBend, RowSums
 
 _PROGRAMS = 1024  # enough to fill any device at hand: some 8 for each of an H100's 132 processors
