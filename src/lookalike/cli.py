@@ -126,7 +126,9 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="List of labelled images.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    format: Annotated[str, typer.Option(help="auto, image_list or itag.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto, image_list, itag, folder or webdataset.")
+    ] = "auto",
     threads: Threads = 4,
     device: Device = "auto",
 ) -> None:

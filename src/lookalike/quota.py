@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from lookalike import storage
-from lookalike.data.bad_images import BadImages
+from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
 from lookalike.errors import DataError
@@ -86,13 +85,13 @@ class Quota:
         if self.world.is_main:
             record = self.catalog.records[row]
             logger.warning("bad image: %s", self._line(row))
-            uri = storage.public(record.uri)
-            self.record({"row": row, "origin": record.origin, "uri": uri, "reason": reason})
+            self.record(
+                {"row": row, "origin": record.origin, "uri": record.place, "reason": reason}
+            )
 
     def _line(self, row: int) -> str:
         record = self.catalog.records[row]
         reason = self._known[row]
-        uri = storage.public(record.uri)
-        return (
-            f"{record.origin}: {reason}" if uri in reason else f"{record.origin}: {uri}: {reason}"
-        )
+        if record.place in reason:
+            return f"{record.origin}: {reason}"
+        return describe_bad(record, reason)

@@ -42,15 +42,16 @@ class DataConfig(Section):
     """Which images to learn from and how to read them."""
 
     train: str | None = None
-    """Annotation file to train on: a path or URI of a list with one `path label` a line, or of
-    an iTAG manifest. Required."""
+    """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
+    of a folder with a folder of images for each class, or of WebDataset shards
+    (`shards/{0000..0099}.tar`). Required."""
     val: str | None = None
-    """Annotation file to measure retrieval on, best with classes that training never sees.
+    """The same to measure retrieval on, best with classes that training never sees.
     Without one, quality is not measured."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
     """Hold this part of the training classes (whole classes) out as the validation set."""
-    format: Literal["auto", "image_list", "itag"] = "auto"
-    """Format of the annotation files; `auto` looks at the content. `ClsSourceImageList` and
+    format: Literal["auto", "image_list", "itag", "folder", "webdataset"] = "auto"
+    """Format of both; `auto` looks at the content. `ClsSourceImageList` and
     `ClsSourceItag` are accepted."""
     classes: list[str] | str | None = None
     """Class names: a list, or the path or URI of a file with one name a line."""

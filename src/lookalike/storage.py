@@ -6,8 +6,9 @@ A local path never goes through fsspec: opening a file must cost one system call
 import os
 import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from lookalike.errors import LookalikeError, MissingExtraError, StorageError
@@ -50,17 +51,39 @@ def public(uri: str) -> str:
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
 
-def read_bytes(uri: str, *, retries: int = 2) -> bytes:
-    """The whole content of `uri`.
+def read_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
+    """The content of `uri`.
 
     Args:
         uri: a local path or any fsspec URI.
+        part: offset and size of the bytes to read; None for all.
         retries: how often to ask again, with growing pauses, when the answer may change.
 
     Raises:
-        StorageError: it cannot be read; the message holds the cause.
+        StorageError: it cannot be read, or ends before `part` does; the message holds the cause.
     """
-    return _retrying(lambda: _read_once(uri), uri, retries)
+    return _retrying(lambda: _read_once(uri, part), uri, retries)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[IO[bytes]]:
+    """`uri` as a stream of bytes that can seek.
+
+    Raises:
+        StorageError: it cannot be opened, or fails while it is read.
+    """
+    try:
+        if is_remote(uri):
+            filesystem, path = _filesystem(uri)
+            stream = filesystem.open(path, "rb")
+        else:
+            stream = open(local_path(uri), "rb")  # noqa: SIM115  # closed below
+        with stream:
+            yield stream
+    except LookalikeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{public(uri)}: {_cause(error)}") from None
 
 
 def exists(uri: str) -> bool:
@@ -71,12 +94,86 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
-def _read_once(uri: str) -> bytes:
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is a folder (in object storage: whether any key begins with it and a `/`).
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
     if not is_remote(uri):
-        with open(local_path(uri), "rb") as file:
-            return file.read()
-    filesystem, path = _filesystem(uri)
-    return bytes(filesystem.cat_file(path))
+        return os.path.isdir(local_path(uri))
+    if uri.startswith(("http://", "https://")):
+        return False  # a web server has no folders, only pages
+
+    def ask() -> bool:
+        filesystem, path = _filesystem(uri)
+        return bool(filesystem.isdir(path))
+
+    return _retrying(ask, uri, 2)
+
+
+def files_below(uri: str) -> list[str]:
+    """The paths of all files below a folder, relative to it, with `/`, in their order.
+
+    Links to folders are followed, but never to a folder that is being looked at already.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if is_remote(uri):
+
+        def ask() -> list[str]:
+            filesystem, path = _filesystem(uri)
+            root = path.rstrip("/") + "/"
+            return sorted(found.removeprefix(root) for found in filesystem.find(path))
+
+        return _retrying(ask, uri, 2)
+    return sorted(_retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
+
+
+def join(folder: str, path: str) -> str:
+    """The URI of a file below a folder, as `resolve` makes it from a list that lies there."""
+    if not is_remote(folder):
+        return os.path.join(local_path(folder), path)
+    place, _, query = folder.partition("?")
+    return place.rstrip("/") + "/" + path + (f"?{query}" if query else "")
+
+
+def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Files of `folder` and its folders, each with `below` before it."""
+    status = os.stat(folder)
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{below}{entry.name}/", (*above, own))
+            else:
+                yield below + entry.name
+
+
+def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
+    if part is None:
+        if not is_remote(uri):
+            with open(local_path(uri), "rb") as file:
+                return file.read()
+        filesystem, path = _filesystem(uri)
+        return bytes(filesystem.cat_file(path))
+    offset, size = part
+    if not is_remote(uri):
+        with open(local_path(uri), "rb", buffering=0) as file:
+            file.seek(offset)
+            content = file.read(size)
+    else:
+        filesystem, path = _filesystem(uri)
+        content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))
+    if len(content) != size:
+        raise StorageError(
+            f"{public(uri)}: ends at {offset + len(content):,} bytes, {offset + size:,} expected; "
+            "it has changed since it was indexed, or is cut off"
+        )
+    return content
 
 
 def _filesystem(uri: str):  # type: ignore[no-untyped-def]  # fsspec has no types

@@ -141,7 +141,7 @@ def test_a_missing_list():
 
 def test_formats_and_their_names(tmp_path):
     uri = write(tmp_path, "a.jpg 1\n")
-    assert set(SOURCES) == {"image_list", "itag"}
+    assert set(SOURCES) == {"image_list", "itag", "folder", "webdataset"}
     assert set(ALIASES) == {"ClsSourceImageList", "ClsSourceItag"}
     for name in ("auto", "image_list", "ClsSourceImageList"):
         assert read_records(uri, name) == image_list.read(uri)
@@ -150,7 +150,8 @@ def test_formats_and_their_names(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_records(uri, "csv")
     assert str(caught.value) == (
-        "data.format='csv' is not one of auto, image_list, itag, ClsSourceImageList, ClsSourceItag"
+        "data.format='csv' is not one of auto, image_list, itag, folder, webdataset, "
+        "ClsSourceImageList, ClsSourceItag"
     )
 
 
@@ -203,7 +204,7 @@ def test_any_bytes(tmp_path, content):
 
 
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
-    lambda name: not name.lower().endswith(image_list._SUFFIXES)  # see my cat.jpg, above
+    lambda name: not name.lower().endswith(image_list.IMAGE_SUFFIXES)  # see my cat.jpg, above
 )
 
 

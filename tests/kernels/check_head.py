@@ -11,7 +11,14 @@ from losses_reference import (
 )
 
 from lookalike.errors import ConfigError
-from lookalike.losses import create_margin, epilogue, kernels, triton_epilogue, triton_update
+from lookalike.losses import (
+    create_margin,
+    epilogue,
+    kernels,
+    triton_check,
+    triton_epilogue,
+    triton_update,
+)
 from lookalike.losses.update import UpdateRule
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,3 +127,36 @@ def test_who_gets_triton(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="does not run on cpu"):
         kernels.epilogues(torch.device("cpu"))
+
+
+def test_a_device_is_tried_before_it_gets_the_kernels(monkeypatch, caplog):
+    monkeypatch.delenv("LOOKALIKE_TRITON")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    # The kernels run here, whatever the device is called.
+    monkeypatch.setattr(triton_check, "fault", lambda device, was=triton_check.fault: was(DEVICE))
+    kernels._works.cache_clear()
+    assert kernels.uses_triton(torch.device("cuda", 0))
+    assert not caplog.records
+
+    monkeypatch.setattr(triton_epilogue, "logit_gradient", lambda *a, out=None, **k: None)
+    kernels._works.cache_clear()
+    assert not kernels.uses_triton(torch.device("cuda", 0))
+    assert "do not work on cuda:0" in caplog.text
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    kernels._works.cache_clear()
+    assert not kernels.uses_triton(torch.device("cuda", 0))
+    kernels._works.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["sgd_rows", "adamw_rows"])
+def test_a_kernel_that_is_a_little_wrong_is_found_out(monkeypatch, name):
+    was = getattr(triton_update, name)
+
+    def wrong(weight, *arguments, **more):
+        was(weight, *arguments, **{**more, "lr": more["lr"] * 1.1})
+
+    assert triton_check.fault(DEVICE) is None
+    monkeypatch.setattr(triton_update, name, wrong)
+    assert "differs from PyTorch's" in triton_check.fault(DEVICE)
+    monkeypatch.setattr(triton_update, name, lambda *a, **k: 1 / 0)
+    assert triton_check.fault(DEVICE) == "ZeroDivisionError: division by zero"

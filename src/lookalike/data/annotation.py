@@ -11,6 +11,12 @@ from urllib.parse import urlsplit
 from lookalike import storage
 from lookalike.errors import DataError
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".avif", ".jp2"),
+)
+"""How the names of images end, in lower case."""
+
 _SHOWN = 10  # bad lines described in full; the rest are counted
 # C0 without the tab, DEL, C1 and lone surrogates: no file system or terminal takes them well.
 _CONTROL = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)])) - {"\t"}

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 
 from lookalike.data.catalog import Record
-from lookalike.storage import public
 
 
 class BadImages:
@@ -43,4 +42,5 @@ class BadImages:
 
 def describe_bad(record: Record, reason: str) -> str:
     """`train.txt:17: photos/cat.jpg: truncated`: the line that logs and errors show."""
-    return f"{record.origin}: {public(record.uri)}: {reason}"
+    origin = f"{record.origin}: " if record.line else ""  # without lines it says less than `place`
+    return f"{origin}{record.place}: {reason}"

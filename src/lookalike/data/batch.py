@@ -64,9 +64,15 @@ def read_twice(record: Record, use: Callable[[bytes], T]) -> T:
     A file server under load may hand out half a file.
     """
     try:
-        return use(read_bytes(record.uri))
+        return use(_bytes_of(record))
     except BadImage:
-        return use(read_bytes(record.uri))
+        return use(_bytes_of(record))
+
+
+def _bytes_of(record: Record) -> bytes:
+    if record.member is None:
+        return read_bytes(record.uri)
+    return read_bytes(record.uri, part=(record.member.offset, record.member.size))
 
 
 def cause(error: Exception, record: Record) -> str:

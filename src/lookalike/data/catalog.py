@@ -8,11 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.data.annotation import all_bad, is_integer, quoted
 from lookalike.data.classes import Classes, listed, read_class_names
 from lookalike.errors import ConfigError, DataError
 
 _MOST_CLASSES = 100_000_000  # each has a name in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image inside of a larger file.
+
+    Attributes:
+        name: in that file.
+        offset: of its first byte.
+        size: in bytes.
+    """
+
+    name: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +38,27 @@ class Record:
     Attributes:
         uri: where the image is (a local path or a URI).
         label: the label as written (integers in their shortest form: `007` is `7`).
-        source: the annotation file that holds the line.
-        line: the line's number, from 1.
+        source: the annotation file that holds the line, or the folder.
+        line: the line's number, from 1; 0 where the source has no lines.
+        member: the part of the file that is the image; None for all of it.
     """
 
     uri: str
     label: str
     source: str
     line: int
+    member: Member | None = None
+
+    @property
+    def place(self) -> str:
+        """The image as messages name it, without secrets: its URI, and where it is in the file."""
+        place = storage.public(self.uri)
+        return f"{place}: {self.member.name}" if self.member else place
 
     @property
     def origin(self) -> str:
         """`train.txt:17`: the place that every error about this record names."""
-        return f"{self.source}:{self.line}"
+        return f"{self.source}:{self.line}" if self.line else self.source
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, malformed, quoted, read_text, shortest, unusable
+from lookalike.data.annotation import (
+    IMAGE_SUFFIXES,
+    all_bad,
+    malformed,
+    quoted,
+    read_text,
+    shortest,
+    unusable,
+)
 from lookalike.data.catalog import Record
 from lookalike.errors import DataError
 
 _BLANKS = " \t"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read(uri: str, text: str | None = None) -> list[Record]:
@@ -72,7 +79,7 @@ def _complaint(line: str, path: str, label: str) -> str | None:
     if unusable(path) or unusable(label):
         return f"{quoted(line)} holds a control character; remove it"
     # `my cat.jpg` without its label splits into a path and a label, too.
-    missing = label.lower().endswith(_SUFFIXES) and not path.lower().endswith(_SUFFIXES)
+    missing = label.lower().endswith(IMAGE_SUFFIXES) and not path.lower().endswith(IMAGE_SUFFIXES)
     if not path or missing:
         return f"{quoted(line)} has no label; write: path label"
     return None

@@ -1,15 +1,16 @@
 """Which implementation of the epilogues and of the update a device gets.
 
-Triton's where the device is a CUDA one that Triton knows and Triton is installed, else plain
-torch. The environment variable LOOKALIKE_TRITON, read here alone, says otherwise: 0 means plain
-torch everywhere, 1 means Triton everywhere, which on the CPU needs its interpreter
-(TRITON_INTERPRET=1) and is for tests.
+Triton's where the device is a CUDA one that Triton knows, Triton is installed, and the kernels are
+seen to compute there what torch computes; else plain torch. The environment variable
+LOOKALIKE_TRITON, read here alone, says otherwise: 0 means plain torch everywhere, 1 means Triton
+everywhere, untried, which on the CPU needs its interpreter (TRITON_INTERPRET=1) and is for tests.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -20,6 +21,8 @@ from torch import Tensor
 from lookalike.errors import ConfigError
 from lookalike.losses import epilogue
 from lookalike.losses.epilogue import LogitBend, RowSums
+
+_log = logging.getLogger(__name__)
 
 _OLDEST = (8, 0)  # compute capability that Triton supports
 
@@ -46,7 +49,25 @@ def uses_triton(device: torch.device) -> bool:
         return True
     if wish == "0" or device.type != "cuda" or not _installed():
         return False
-    return torch.cuda.get_device_capability(device) >= _OLDEST
+    return _works(device)
+
+
+@functools.cache
+def _works(device: torch.device) -> bool:
+    """Whether Triton's kernels are right on a CUDA device; if not, says so."""
+    if torch.cuda.get_device_capability(device) < _OLDEST:
+        return False
+    # Not above: not every platform has Triton.
+    from lookalike.losses import triton_check
+
+    fault = triton_check.fault(device)
+    if fault is not None:
+        _log.warning(
+            "Triton's kernels of the class head do not work on %s (%s); using PyTorch's "
+            "operations, which are slower. LOOKALIKE_TRITON=1 shows the error, LOOKALIKE_TRITON=0 "
+            "leaves Triton out", device, fault,
+        )  # fmt: skip
+    return fault is None
 
 
 @functools.cache
@@ -77,7 +98,6 @@ def row_updates(device: torch.device) -> ModuleType | None:
     """`lookalike.losses.triton_update` where `device` takes it, else None."""
     if not uses_triton(device):
         return None
-    # Not above: not every platform has Triton.
     from lookalike.losses import triton_update
 
     return triton_update

@@ -91,10 +91,9 @@ def logit_gradient(
         kept = z.new_empty(parts, n)
     with torch.cuda.device_of(z):
         _gradient[(blocks, parts)](
-            z, lse, d_lse, d_lse if d_total is None else d_total, d_true,
-            _columns(column, z),
-            *_bend_arguments(bend, z), z if inverse is None else inverse, out,
-            z if kept is None else kept, rows, n, z.stride(0), out.stride(0), span,
+            z, *_dense(lse, d_lse, d_lse if d_total is None else d_total, d_true),
+            _columns(column, z), *_bend_arguments(bend, z),
+            z if inverse is None else inverse.contiguous(), out, z if kept is None else kept, rows, n, z.stride(0), out.stride(0), span,
             BEND=bend is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
             ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
         )  # fmt: skip
@@ -112,13 +111,20 @@ def _check(z: Tensor) -> None:
 
 def _columns(column: Tensor | None, z: Tensor) -> Tensor:
     """-1 where there are none: no column has that number."""
-    return z.new_full((len(z),), -1, dtype=torch.int64) if column is None else column
+    if column is None:
+        return z.new_full((len(z),), -1, dtype=torch.int64)
+    return column.contiguous()
+
+
+def _dense(*vectors: Tensor) -> tuple[Tensor, ...]:
+    """Of autograd's making, gradients may be views with any stride; the kernels know none."""
+    return tuple(vector.contiguous() for vector in vectors)
 
 
 def _bend_arguments(bend: LogitBend | None, unused: Tensor) -> tuple[Tensor, ...]:
     if bend is None:
         return (unused,) * 4
-    return bend.above, bend.linear, bend.square, bend.limit
+    return _dense(bend.above, bend.linear, bend.square, bend.limit)
 
 
 @triton.jit

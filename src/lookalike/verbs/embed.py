@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import log, storage
+from lookalike.data.annotation import IMAGE_SUFFIXES
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Record
 from lookalike.distributed import World
@@ -19,11 +20,6 @@ from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.run import Run
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-"""What counts as an image when a folder is given."""
 
 
 def load(path: str | Path, *, device: str = "auto") -> Embedder:
@@ -104,7 +100,7 @@ def find_images(places: Sequence[str | Path]) -> list[str]:
             continue
         path = Path(storage.local_path(place))
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
             if not inside:
                 raise DataError(f"{place}: no images in this folder")
             found += map(str, inside)

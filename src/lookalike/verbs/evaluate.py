@@ -27,7 +27,7 @@ def evaluate(
     Args:
         model: an output directory, or a model folder.
         data: an annotation file.
-        format: auto, image_list or itag.
+        format: auto, image_list, itag, folder or webdataset.
         threads: threads that read and decode.
         device: auto, cpu or cuda.
 
