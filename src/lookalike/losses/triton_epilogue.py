@@ -93,7 +93,8 @@ def logit_gradient(
         _gradient[(blocks, parts)](
             z, *_dense(lse, d_lse, d_lse if d_total is None else d_total, d_true),
             _columns(column, z), *_bend_arguments(bend, z),
-            z if inverse is None else inverse.contiguous(), out, z if kept is None else kept, rows, n, z.stride(0), out.stride(0), span,
+            z if inverse is None else inverse.contiguous(), out, z if kept is None else kept,
+            rows, n, z.stride(0), out.stride(0), span,
             BEND=bend is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
             ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
         )  # fmt: skip
