@@ -1,0 +1,131 @@
+"""Bytes from anywhere, one function a verb.
+
+A local path never goes through fsspec: opening a file must cost one system call.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from lookalike.errors import LookalikeError, StorageError
+from lookalike.storage.clients import filesystem_of
+from lookalike.storage.retry import cause, retrying
+from lookalike.storage.uri import is_remote, local_path, public
+
+
+def read_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
+    """The content of `uri`.
+
+    Args:
+        uri: a local path or any fsspec URI.
+        part: offset and size of the bytes to read; None for all.
+        retries: how often to ask again, with growing pauses, when the answer may change.
+
+    Raises:
+        StorageError: it cannot be read, or ends before `part` does; the message holds the cause.
+    """
+    return retrying(lambda: _read_once(uri, part), uri, retries)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[IO[bytes]]:
+    """`uri` as a stream of bytes that can seek.
+
+    Raises:
+        StorageError: it cannot be opened, or fails while it is read.
+    """
+    try:
+        if is_remote(uri):
+            filesystem, path = filesystem_of(uri)
+            stream = filesystem.open(path, "rb")
+        else:
+            stream = open(local_path(uri), "rb")  # noqa: SIM115  # closed below
+        with stream:
+            yield stream
+    except LookalikeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{public(uri)}: {cause(error)}") from None
+
+
+def exists(uri: str) -> bool:
+    """Whether `uri` can be found."""
+    if not is_remote(uri):
+        return os.path.exists(local_path(uri))
+    filesystem, path = filesystem_of(uri)
+    return bool(filesystem.exists(path))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is a folder (in object storage: whether any key begins with it and a `/`).
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    if not is_remote(uri):
+        return os.path.isdir(local_path(uri))
+    if uri.startswith(("http://", "https://")):
+        return False  # a web server has no folders, only pages
+
+    def ask() -> bool:
+        filesystem, path = filesystem_of(uri)
+        return bool(filesystem.isdir(path))
+
+    return retrying(ask, uri, 2)
+
+
+def files_below(uri: str) -> list[str]:
+    """The paths of all files below a folder, relative to it, with `/`, in their order.
+
+    Links to folders are followed, but never to a folder that is being looked at already.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if is_remote(uri):
+
+        def ask() -> list[str]:
+            filesystem, path = filesystem_of(uri)
+            root = path.rstrip("/") + "/"
+            return sorted(found.removeprefix(root) for found in filesystem.find(path))
+
+        return retrying(ask, uri, 2)
+    return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
+
+
+def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Files of `folder` and its folders, each with `below` before it."""
+    status = os.stat(folder)
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{below}{entry.name}/", (*above, own))
+            else:
+                yield below + entry.name
+
+
+def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
+    if part is None:
+        if not is_remote(uri):
+            with open(local_path(uri), "rb") as file:
+                return file.read()
+        filesystem, path = filesystem_of(uri)
+        return bytes(filesystem.cat_file(path))
+    offset, size = part
+    if not is_remote(uri):
+        with open(local_path(uri), "rb", buffering=0) as file:
+            file.seek(offset)
+            content = file.read(size)
+    else:
+        filesystem, path = filesystem_of(uri)
+        content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))
+    if len(content) != size:
+        raise StorageError(
+            f"{public(uri)}: ends at {offset + len(content):,} bytes, {offset + size:,} expected; "
+            "it has changed since it was indexed, or is cut off"
+        )
+    return content

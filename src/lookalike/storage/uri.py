@@ -1,0 +1,44 @@
+"""Paths and URIs: taking them apart, and what of them may be shown."""
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names a place that is not a path of this machine."""
+    return bool(_SCHEME.match(uri)) and not uri.startswith("file://")
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI: `file:///a%20b` and plain paths."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def resolve(uri: str, base: str) -> str:
+    """`uri` as written in the file `base`: a relative path starts at that file's folder."""
+    if _SCHEME.match(uri) or os.path.isabs(uri):
+        return uri
+    if is_remote(base):
+        place, _, query = base.partition("?")
+        return place.rsplit("/", 1)[0] + "/" + uri + (f"?{query}" if query else "")
+    return os.path.join(os.path.dirname(local_path(base)), uri)
+
+
+def public(uri: str) -> str:
+    """`uri` without user info and query, which may hold secrets: for logs and messages."""
+    if not is_remote(uri):
+        return uri
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
+
+
+def join(folder: str, path: str) -> str:
+    """The URI of a file below a folder, as `resolve` makes it from a list that lies there."""
+    if not is_remote(folder):
+        return os.path.join(local_path(folder), path)
+    place, _, query = folder.partition("?")
+    return place.rstrip("/") + "/" + path + (f"?{query}" if query else "")
