@@ -10,10 +10,12 @@ import torch
 from lookalike.assembly_heads import metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
+from lookalike.data import read_records
 from lookalike.data.augment import Augment
 from lookalike.data.bad_images import BadImages, describe_bad
-from lookalike.data.catalog import Catalog, check_trainable, hold_out, open_catalog
+from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.loader import TrainLoader
+from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.inference import Validator, summary
@@ -34,16 +36,19 @@ def open_catalogs(config: Config) -> tuple[Catalog, Catalog | None]:
     """The training set, and the validation set where one is given or held out."""
     data = config.data
     assert data.train is not None
-    catalog = open_catalog(
-        data.train, format=data.format, classes=data.classes, num_classes=data.num_classes
+    records = read_records(data.train, data.format)
+    catalog = build_catalog(
+        select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
     held_out = None
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
-        held_out = open_catalog(data.val, format=data.format)
+        held_out = open_catalog(data.val, format=data.format, split=data.val_split)
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
+    elif split_name(data.val_split) in splits_of(records):
+        held_out = build_catalog(select(records, data.val_split))
     check_trainable(catalog)
     return catalog, held_out
 

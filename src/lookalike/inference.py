@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
-from lookalike.data.catalog import Catalog, Record
+from lookalike.data.catalog import Catalog
 from lookalike.data.loader import EvalLoader
+from lookalike.data.record import Record
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError
 from lookalike.log import Bar
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.metrics import Scores, score
+from lookalike.retrieval.roles import Roles
 
 BATCH_SIZE = 64
 """Images at a time. One number for all: the same image in the same batch gives the same bits."""
@@ -110,11 +112,12 @@ class Validator:
         self.threads = threads
         self.world = world
         self.bad = BadImages()
+        self._roles = Roles.of(catalog.records)
 
     def measure(
         self, embedder: Embedder, head: Head | None = None
     ) -> tuple[Scores, dict[str, Any]]:
-        """Leave-one-out retrieval scores, and a record of them for metrics.jsonl.
+        """Retrieval scores by the roles that the records state, and a record for metrics.jsonl.
 
         Where labels are among the training classes and `head` is given, the record has `accuracy`
         as well: the part of those images whose nearest class centre is their own.
@@ -134,7 +137,9 @@ class Validator:
         if len(embedded.rows) == 0:
             raise DataError("validation cannot be measured: no image of the list can be read")
         labels = torch.from_numpy(self.catalog.class_ids)[embedded.rows]
-        scores = score(embedded.vectors.to(self.world.device), labels, world=self.world)
+        roles = None if self._roles is None else self._roles[embedded.rows]
+        vectors = embedded.vectors.to(self.world.device)
+        scores = score(vectors, labels, roles=roles, world=self.world)
         record: dict[str, Any] = scores.to_dict()
         record["unreadable"] = len(self.bad)
         known = self.train_classes[labels]  # (M,)

@@ -43,14 +43,21 @@ class DataConfig(Section):
 
     train: str | None = None
     """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
-    of a folder with a folder of images for each class, or of WebDataset shards
+    of a CSV or Parquet table with the columns `path,label` and perhaps
+    `split,is_query,is_gallery,category,sequence,x_1,y_1,x_2,y_2`, of a Hugging Face data set on
+    disk, of a folder with a folder of images for each class, or of WebDataset shards
     (`shards/{0000..0099}.tar`). Required."""
     val: str | None = None
-    """The same to measure retrieval on, best with classes that training never sees.
-    Without one, quality is not measured."""
+    """The same to measure retrieval on, best with classes that training never sees; the rows of
+    `data.val_split` in `data.train` by default. Without one, quality is not measured."""
+    train_split: str = "train"
+    """Where `data.train` has splits, the one to learn from."""
+    val_split: str = "validation"
+    """Where the validation data have splits, the one to measure on; `val`, `valid` and `dev` are
+    the same."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
     """Hold this part of the training classes (whole classes) out as the validation set."""
-    format: Literal["auto", "image_list", "itag", "folder", "webdataset"] = "auto"
+    format: Literal["auto", "image_list", "itag", "csv", "parquet", "folder", "webdataset"] = "auto"
     """Format of both; `auto` looks at the content. `ClsSourceImageList` and
     `ClsSourceItag` are accepted."""
     classes: list[str] | str | None = None

@@ -141,17 +141,17 @@ def test_a_missing_list():
 
 def test_formats_and_their_names(tmp_path):
     uri = write(tmp_path, "a.jpg 1\n")
-    assert set(SOURCES) == {"image_list", "itag", "folder", "webdataset"}
+    assert set(SOURCES) == {"image_list", "itag", "csv", "folder", "webdataset", "parquet"}
     assert set(ALIASES) == {"ClsSourceImageList", "ClsSourceItag"}
     for name in ("auto", "image_list", "ClsSourceImageList"):
         assert read_records(uri, name) == image_list.read(uri)
     with pytest.raises(DataError, match=r"train\.txt:1: 'a\.jpg 1' is not JSON"):
         read_records(uri, "ClsSourceItag")
     with pytest.raises(ConfigError) as caught:
-        read_records(uri, "csv")
+        read_records(uri, "tsv")
     assert str(caught.value) == (
-        "data.format='csv' is not one of auto, image_list, itag, folder, webdataset, "
-        "ClsSourceImageList, ClsSourceItag"
+        "data.format='tsv' is not one of auto, image_list, itag, csv, folder, webdataset, "
+        "parquet, ClsSourceImageList, ClsSourceItag"
     )
 
 

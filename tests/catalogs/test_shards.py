@@ -66,7 +66,7 @@ def test_several_shards_in_order(tmp_path):
         )
     records = read_records(str(tmp_path / "s-{002..011}.tar"))
     assert [read_twice(r, bytes) for r in records] == contents[2:]
-    assert shards._expanded("{0..1}/{08..10}.tar") == [
+    assert shards.expanded("{0..1}/{08..10}.tar") == [
         "0/08.tar", "0/09.tar", "0/10.tar", "1/08.tar", "1/09.tar", "1/10.tar",
     ]  # fmt: skip
     with pytest.raises(StorageError, match=r"s-012\.tar: no such file"):

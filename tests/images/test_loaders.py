@@ -15,7 +15,7 @@ import torch
 from picture_files import encode, picture, write_catalog
 
 from lookalike.data import batch as batch_module
-from lookalike.data import loader as loader_module
+from lookalike.data import pixels as pixels_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.decode import decode
@@ -272,7 +272,7 @@ def test_an_exception_in_a_thread_surfaces(catalog, monkeypatch, threads):
     def explode(data):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(loader_module, "decode", explode)
+    monkeypatch.setattr(pixels_module, "decode", explode)
     batches = trainer(catalog, threads=threads).epoch(0)
     with pytest.raises(ZeroDivisionError, match="ours"):
         next(batches)
@@ -423,7 +423,7 @@ def test_waiting_is_measured(catalog, monkeypatch):
         time.sleep(0.02)
         return decode(data)
 
-    monkeypatch.setattr(loader_module, "decode", slow)
+    monkeypatch.setattr(pixels_module, "decode", slow)
     loader = trainer(catalog)
     assert loader.wait_seconds == 0
     list(loader.epoch(0))

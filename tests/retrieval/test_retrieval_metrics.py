@@ -229,7 +229,7 @@ def test_values_by_hand():
     # One query of class 0 sees, by angle: 0, 1, 0 | 1, 0 -> R = 3, hits at ranks 1 and 3.
     angles = torch.tensor([0.0, 0.1, 0.21, 0.33, 0.46, 0.6])
     labels = torch.tensor([0, 0, 1, 0, 2, 0])
-    ranks = ranking.leave_one_out(
+    ranks = ranking.rank(
         torch.stack([angles.cos(), angles.sin()], 1),
         labels,
         depth=8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from lookalike.data.catalog import Record
+from lookalike.data.record import Record
 
 
 class BadImages:

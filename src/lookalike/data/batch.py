@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lookalike.data.catalog import Record
 from lookalike.data.decode import BadImage
+from lookalike.data.record import Record
 from lookalike.errors import ConfigError
 from lookalike.storage import public, read_bytes
 

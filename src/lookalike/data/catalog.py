@@ -8,57 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike import storage
+from lookalike.data import read_records
 from lookalike.data.annotation import all_bad, is_integer, quoted
 from lookalike.data.classes import Classes, listed, read_class_names
+from lookalike.data.record import Record
+from lookalike.data.splits import select
 from lookalike.errors import ConfigError, DataError
 
 _MOST_CLASSES = 100_000_000  # each has a name in memory
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image inside of a larger file.
-
-    Attributes:
-        name: in that file.
-        offset: of its first byte.
-        size: in bytes.
-    """
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One line of an annotation.
-
-    Attributes:
-        uri: where the image is (a local path or a URI).
-        label: the label as written (integers in their shortest form: `007` is `7`).
-        source: the annotation file that holds the line, or the folder.
-        line: the line's number, from 1; 0 where the source has no lines.
-        member: the part of the file that is the image; None for all of it.
-    """
-
-    uri: str
-    label: str
-    source: str
-    line: int
-    member: Member | None = None
-
-    @property
-    def place(self) -> str:
-        """The image as messages name it, without secrets: its URI, and where it is in the file."""
-        place = storage.public(self.uri)
-        return f"{place}: {self.member.name}" if self.member else place
-
-    @property
-    def origin(self) -> str:
-        """`train.txt:17`: the place that every error about this record names."""
-        return f"{self.source}:{self.line}" if self.line else self.source
 
 
 @dataclass(frozen=True)
@@ -85,8 +42,34 @@ def open_catalog(
     format: str = "auto",
     classes: str | Sequence[str] | None = None,
     num_classes: int | None = None,
+    split: str | None = None,
 ) -> Catalog:
-    """Read an annotation and give every label its class.
+    """Read an annotation and give every label its class, as `build_catalog` does.
+
+    Args:
+        uri: the annotation.
+        format: `auto`, or one of `lookalike.data.SOURCES` or its aliases.
+        classes: class names, or a file of them: see `read_class_names`.
+        num_classes: how many classes there are.
+        split: where the annotation has splits, the one to take; see `lookalike.data.splits`.
+
+    Raises:
+        StorageError: a file cannot be read.
+        ConfigError: `format`, or `num_classes` beside `classes`, is wrong.
+        DataError: bad lines, no such split, or labels that contradict `classes` or `num_classes`;
+            all of them are reported together, the first ten in full.
+    """
+    records = select(read_records(uri, format), split)
+    return build_catalog(records, classes=classes, num_classes=num_classes)
+
+
+def build_catalog(
+    records: Sequence[Record],
+    *,
+    classes: str | Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> Catalog:
+    """Give every label its class.
 
     - `classes` given: a label is one of these names. If every label is an integer and none of
       them is a name, it is the row of its name instead.
@@ -95,20 +78,17 @@ def open_catalog(
     - Text labels (or text and integers): the distinct ones in the order of their code points.
 
     Args:
-        uri: the annotation file.
-        format: `auto`, or one of `lookalike.data.SOURCES` or its aliases.
+        records: the images, at least one.
         classes: class names, or a file of them: see `read_class_names`.
         num_classes: how many classes there are.
 
     Raises:
-        StorageError: a file cannot be read.
-        ConfigError: `format`, or `num_classes` beside `classes`, is wrong.
-        DataError: bad lines, or labels that contradict `classes` or `num_classes`; all of them
-            are reported together, the first ten in full.
+        StorageError: the file of class names cannot be read.
+        ConfigError: `num_classes` is wrong, or is beside `classes` and differs.
+        DataError: labels that contradict `classes` or `num_classes`; all of them are reported
+            together, the first ten in full.
     """
-    # Here, because the registry imports the readers and these import Record from this file.
-    from lookalike.data import read_records
-
+    records = tuple(records)
     if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
         raise ConfigError(f"data.num_classes={num_classes} is not within 1 to {_MOST_CLASSES:,}")
     named = None if classes is None else Classes(read_class_names(classes))
@@ -117,7 +97,6 @@ def open_catalog(
             f"data.num_classes={num_classes}, but data.classes holds {len(named):,} names;"
             " leave data.num_classes out"
         )
-    records = tuple(read_records(uri, format))
     distinct = dict.fromkeys(record.label for record in records)
     integers = all(map(is_integer, distinct))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from lookalike.data.batch import (
     read_twice,
     timed,
 )
-from lookalike.data.catalog import Record
-from lookalike.data.decode import BadImage, decode
+from lookalike.data.decode import BadImage
+from lookalike.data.pixels import picture
 from lookalike.data.prefetch import Job, in_order
 from lookalike.data.preprocess import Preprocess
+from lookalike.data.record import Record
 from lookalike.distributed import ALONE, World
 from lookalike.errors import StorageError
 
@@ -109,7 +111,8 @@ class EvalLoader:
         if row in self._bad:
             return False
         try:
-            pixels = read_twice(self._records[row], decode)
+            record = self._records[row]
+            pixels = read_twice(record, partial(picture, record))
         except (BadImage, StorageError) as error:
             self._bad.add(row, cause(error, self._records[row]))
             return False

@@ -6,7 +6,7 @@ import logging
 
 from lookalike import storage
 from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, shortest, unusable
-from lookalike.data.catalog import Record
+from lookalike.data.record import Record
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)

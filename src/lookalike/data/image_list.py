@@ -12,7 +12,7 @@ from lookalike.data.annotation import (
     shortest,
     unusable,
 )
-from lookalike.data.catalog import Record
+from lookalike.data.record import Record
 from lookalike.errors import DataError
 
 _BLANKS = " \t"

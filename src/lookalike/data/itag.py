@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from lookalike import storage
 from lookalike.data.annotation import all_bad, malformed, quoted, read_text, shortest, unusable
-from lookalike.data.catalog import Record
+from lookalike.data.record import Record
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ from lookalike.data.batch import (
 from lookalike.data.catalog import Catalog
 from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.eval_loader import EvalLoader
+from lookalike.data.pixels import picture
 from lookalike.data.prefetch import Job, in_order
+from lookalike.data.record import Record
 from lookalike.data.sampler import epoch_order, global_batch, row_rng, steps_per_epoch
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError, StorageError
@@ -120,7 +122,7 @@ class TrainLoader:
             if row not in self._bad:
                 rng = row_rng(self._seed, epoch, row, attempt)
                 try:
-                    pixels, box = read_twice(record, partial(self._crop, rng=rng))
+                    pixels, box = read_twice(record, partial(self._crop, record, rng))
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))
                 else:
@@ -135,11 +137,12 @@ class TrainLoader:
             f"{describe_bad(records[first], reasons[first])}"
         )
 
-    def _crop(self, data: bytes, rng: Random) -> tuple[np.ndarray, Box]:
-        """The picture in `data`, (H, W, 3), and the part of it to use."""
-        size = jpeg_size(data) if self._augment.scaled_decode else None
+    def _crop(self, record: Record, rng: Random, data: bytes) -> tuple[np.ndarray, Box]:
+        """The record's picture in `data`, (H, W, 3), and the part of it to use."""
+        boxed = record.details is not None and record.details.box is not None
+        size = jpeg_size(data) if self._augment.scaled_decode and not boxed else None
         if size is None:
-            pixels = decode(data)
+            pixels = picture(record, data)
             height, width, _ = pixels.shape
             return pixels, self._augment.draw_box(height, width, rng)
         box = self._augment.draw_box(*size, rng)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from lookalike import storage
 from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, shortest, unusable
-from lookalike.data.catalog import Member, Record
+from lookalike.data.record import Member, Record
 from lookalike.errors import DataError
 
 # Names of a sample's label, the first that is there counts. `.txt` comes last: in some sets it is
@@ -55,7 +55,7 @@ def read(uri: str) -> list[Record]:
     records: list[Record] = []
     bad: list[tuple[str, str]] = []
     labels: dict[str, str] = {}  # keeps one object a label
-    for shard in _expanded(uri):
+    for shard in expanded(uri):
         source = storage.public(shard)
         for key, files in _samples(shard):
             try:
@@ -74,8 +74,12 @@ def read(uri: str) -> list[Record]:
     return records
 
 
-def _expanded(uri: str) -> list[str]:
-    """All of `{0000..0099}`, with as many digits as the first number."""
+def expanded(uri: str) -> list[str]:
+    """The files that `uri` means: all of `{0000..0099}`, with the digits of the first number.
+
+    Raises:
+        DataError: the range is empty.
+    """
     found = _RANGE.search(uri)
     if found is None:
         return [uri]
@@ -84,7 +88,7 @@ def _expanded(uri: str) -> list[str]:
         raise DataError(f"{storage.public(uri)}: the range {found[0]} is empty; turn it around")
     before, after = uri[: found.start()], uri[found.end() :]
     names = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-    return [shard for name in names for shard in _expanded(before + name + after)]
+    return [shard for name in names for shard in expanded(before + name + after)]
 
 
 _Files = dict[str, tuple[Member, bytes]]  # by the end of the name; contents of labels only

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError, TrainingError
-from lookalike.retrieval.ranking import leave_one_out
+from lookalike.retrieval.ranking import rank
+from lookalike.retrieval.roles import Roles
 
 KS = (1, 2, 4, 8)
 
@@ -24,10 +25,11 @@ DEFINITIONS = {
     " them and else 0, and P(i) is the share of them among the first i; divided by R, not by the"
     " number of hits",
     "r_precision": "mean over the queries of the share of the query's class among the first R",
-    "queries": "each image in turn asks for its class among all others; it never finds itself",
-    "lone_queries": "images without another image of their class: they ask nothing, are in no"
-    " average, and stay in the gallery",
-    "gallery": "images that are searched: all of the set",
+    "queries": "each image in turn, or those marked is_query, asks for its class among all others,"
+    " or those marked is_gallery; it finds neither itself nor an image of its sequence",
+    "lone_queries": "images that would ask but have no other image of their class to find: they"
+    " are in no average, and stay in the gallery",
+    "gallery": "images that are searched: all of the set, or those marked is_gallery",
     "similarity": "cosine; two that differ by at most 2^-23 (float32's epsilon) are tied, and ties"
     " are decided against the query",
 }
@@ -42,8 +44,8 @@ class Scores:
         map_at_r: MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020), of 1.
         r_precision: R-precision, of 1.
         num_queries: the queries that the averages are over.
-        num_lone: images that could not ask, as no other image has their class.
-        num_gallery: all images.
+        num_lone: images that could not ask, as there is no other of their class to find.
+        num_gallery: the images that are searched.
     """
 
     recall: dict[int, float]
@@ -79,11 +81,12 @@ def score(
     embeddings: Tensor,
     labels: Tensor | np.ndarray,
     *,
+    roles: Roles | None = None,
     ks: Sequence[int] = KS,
     world: World = ALONE,
     device: torch.device | None = None,
 ) -> Scores:
-    """Measure leave-one-out retrieval by cosine similarity.
+    """Measure retrieval by cosine similarity: leave-one-out, or by roles.
 
     Ranking is exact and streamed: the result is the same to the last bit for any order of the
     images, number of workers and threads, and device, and the N x N similarities are never held.
@@ -93,13 +96,15 @@ def score(
         embeddings: (N, D) of any floating type and length, on any device; on all workers the
             same, each image once (gathered by row).
         labels: (N,) integers, the class of each image.
+        roles: who asks, who is searched and who never meets; by default everyone asks for all
+            others.
         ks: the k of Recall@k.
         world: the workers, who divide the queries; all of them return the same scores.
         device: where to compute, by default the worker's device.
 
     Raises:
         TrainingError: an embedding is not finite.
-        DataError: no class has two images, so that there is nothing to find.
+        DataError: no query has anything to find.
     """
     labels = torch.as_tensor(labels)
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
@@ -125,21 +130,30 @@ def score(
     device = world.device if device is None else torch.device(device)
     if device.type == "mps":
         device = torch.device("cpu")  # it has no float64
-    counts = torch.unique(labels, return_counts=True)[1]
-    if not (counts > 1).any():
-        raise DataError(
-            f"validation cannot be measured: no class has two images ({len(labels):,} images); add"
-            " images of the same classes"
-        )
-    ranks = leave_one_out(embeddings, labels, depth=max(ks), world=world, device=device)
+    ranks = rank(embeddings, labels, depth=max(ks), world=world, device=device, roles=roles)
+    if len(ranks.relevant) == 0:
+        raise DataError(_nothing_to_find(len(labels), roles))
     relevant = ranks.relevant.double()
     return Scores(
         recall={k: _mean((ranks.first <= k).double()) for k in sorted(set(ks))},
         map_at_r=_mean(ranks.precision / relevant),
         r_precision=_mean(ranks.hits.double() / relevant),
         num_queries=len(relevant),
-        num_lone=len(labels) - len(relevant),
-        num_gallery=len(labels),
+        num_lone=(len(labels) if roles is None else int(roles.query.sum())) - len(relevant),
+        num_gallery=len(labels) if roles is None else int(roles.gallery.sum()),
+    )
+
+
+def _nothing_to_find(count: int, roles: Roles | None) -> str:
+    if roles is None:
+        return (
+            f"validation cannot be measured: no class has two images ({count:,} images); add"
+            " images of the same classes"
+        )
+    return (
+        f"validation cannot be measured: of {count:,} images, {int(roles.query.sum()):,} are"
+        f" queries and {int(roles.gallery.sum()):,} are in the gallery, and no query has an image"
+        " of its class, and not of its own sequence, to find; see is_query, is_gallery, sequence"
     )
 
 

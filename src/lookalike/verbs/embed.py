@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lookalike import log, storage
 from lookalike.data.annotation import IMAGE_SUFFIXES
 from lookalike.data.bad_images import BadImages
-from lookalike.data.catalog import Record
+from lookalike.data.record import Record
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.inference import embed_records

@@ -1,0 +1,247 @@
+"""Images that lie in the rows of a table: where each one's bytes can be read at any time.
+
+An Arrow file that is not compressed holds every image as it is: they are read in place. Parquet
+does not (pages are compressed, and have to be read whole): its images are unpacked once, one after
+the other, into a file of the cache, `$LOOKALIKE_CACHE/unpacked` or `~/.cache/lookalike/unpacked`,
+whose name follows from the table's address, size and footer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike import storage
+from lookalike.data.record import Member
+from lookalike.errors import DataError, LookalikeError, StorageError
+
+_ROWS = 4096  # of text at a time
+_IMAGES = 64  # rows with images at a time
+
+Batch = tuple[pa.RecordBatch, Sequence[Member | None] | None]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A table, a batch of rows at a time.
+
+    Attributes:
+        schema: the columns.
+        image: the name of the column that holds images; None where there is none.
+        images: the file in which the images lie.
+        batches: rows, without the column of images, and where their images lie.
+    """
+
+    schema: pa.Schema
+    image: str | None
+    images: str
+    batches: Iterator[Batch]
+
+
+def arrow_tables(file: str) -> Tables:
+    """An Arrow file of this machine, as a stream or with an index.
+
+    Raises:
+        StorageError: it cannot be read.
+        DataError: it is no Arrow file, or is compressed.
+    """
+    place = storage.public(file)
+    if storage.is_remote(file):
+        raise DataError(f"{place}: Arrow files are read in place; copy it to this machine first")
+    path = storage.local_path(file)
+    try:
+        whole = pa.memory_map(path).read_buffer()
+        if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
+            table = pa.ipc.open_file(whole).read_all()
+        else:
+            table = pa.ipc.open_stream(whole).read_all()
+        table.validate(full=True)  # offsets of a damaged file would lead anywhere
+        image = _image_column(table.schema)
+    except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
+        raise DataError(f"{place}: not a whole Arrow file ({_short(error)})") from None
+    except OSError as error:
+        raise StorageError(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
+
+    def batches() -> Iterator[Batch]:
+        first = 1
+        for batch in table.to_batches(max_chunksize=_ROWS):
+            if image is None:
+                yield batch, None
+                continue
+            index = batch.schema.get_field_index(image)
+            members = _in_place(_bytes_of(batch.column(index)), whole, first, place)
+            first += len(batch)
+            yield batch.set_column(index, image, pa.nulls(len(batch))), members
+
+    return Tables(table.schema, image, path, batches())
+
+
+def parquet_tables(file: str) -> Tables:
+    """A Parquet file, local or remote; its images are unpacked unless they were before.
+
+    Raises:
+        StorageError: it cannot be read, or the cache cannot be written.
+        DataError: it is no Parquet file.
+    """
+    place = storage.public(file)
+    with _parquet(file) as (table, stream):
+        schema = table.schema_arrow
+        image = _image_column(schema)
+        blob = _unpacked(file, table, stream, image) if image else Path()
+
+    def batches() -> Iterator[Batch]:
+        sizes = np.load(blob.with_suffix(".npy"), allow_pickle=False) if image else np.zeros(0)
+        ends = np.cumsum(np.maximum(sizes, 0))
+        names = [name for name in schema.names if name != image]
+        row = 0
+        with _parquet(file) as (table, _):
+            for batch in table.iter_batches(_ROWS, columns=names):
+                if image is None:
+                    yield batch, None
+                    continue
+                rows = range(row, row + len(batch))
+                row += len(batch)
+                members = [
+                    Member(f"row {i + 1}", int(ends[i] - sizes[i]), int(sizes[i]))
+                    if sizes[i] >= 0
+                    else None
+                    for i in rows
+                ]
+                index = schema.get_field_index(image)
+                yield batch.add_column(index, image, pa.nulls(len(batch))), members
+
+    if image and storage.is_remote(file):
+        place = str(blob)
+    return Tables(schema, image, str(blob) if image else place, batches())
+
+
+class _parquet:
+    """A Parquet file and its stream, with errors as ours."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._opened = storage.opened(file)
+
+    def __enter__(self) -> tuple[pq.ParquetFile, IO[bytes]]:
+        stream = self._opened.__enter__()
+        try:
+            return pq.ParquetFile(stream), stream
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self._opened.__exit__(None, None, None)
+            raise self._error(error) from None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._opened.__exit__(None, None, None)
+        if isinstance(error, pa.ArrowException | OSError | ValueError) and not isinstance(
+            error, LookalikeError
+        ):
+            raise self._error(error) from None
+
+    def _error(self, error: BaseException) -> DataError:
+        return DataError(
+            f"{storage.public(self._file)}: not a whole Parquet file ({_short(error)})"
+        )
+
+
+def _image_column(schema: pa.Schema) -> str | None:
+    """The column of bytes, or of Hugging Face's `{bytes, path}`; one named image comes first."""
+    found = [
+        field.name
+        for field in schema
+        if pa.types.is_binary(_bytes_type(field.type))
+        or pa.types.is_large_binary(_bytes_type(field.type))
+    ]
+    return "image" if "image" in found else found[0] if found else None
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return kind
+    return kind.field("bytes").type
+
+
+def _bytes_of(column: pa.Array) -> pa.Array:
+    if not pa.types.is_struct(column.type):
+        return column
+    # Not `field`, which forgets that the struct itself may be null.
+    return column.flatten()[column.type.get_field_index("bytes")]
+
+
+def _in_place(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> list[Member | None]:
+    """Where the values of a column of bytes lie in the file that holds it."""
+    _, offsets_at, data = column.buffers()
+    if data is None or not data.size:  # nothing but nulls and empty images
+        data = whole
+    if not (
+        whole.address <= data.address and data.address + data.size <= whole.address + whole.size
+    ):
+        raise DataError(f"{place}: a compressed Arrow file; write it without compression")
+    kind = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    offsets = np.frombuffer(offsets_at, kind)[column.offset : column.offset + len(column) + 1]
+    start = data.address - whole.address
+    return [
+        Member(f"row {first + i}", start + int(offsets[i]), int(offsets[i + 1] - offsets[i]))
+        if valid
+        else None
+        for i, valid in enumerate(column.is_valid().to_pylist())
+    ]
+
+
+def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -> Path:
+    """The images of a Parquet file, one after the other; their sizes lie beside as `.npy`."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(end - 8)
+    footer = int.from_bytes(stream.read(4), "little")
+    stream.seek(end - 8 - footer)
+    address = storage.public(file) if storage.is_remote(file) else os.path.abspath(file)
+    key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
+    folder = _cache() / "unpacked"
+    blob = folder / f"{key.hexdigest()[:32]}.images"
+    index = blob.with_suffix(".npy")
+    # The index is renamed last: where it is, the blob is whole.
+    if index.exists() and blob.exists():
+        return blob
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            _unpack(table, image, Path(aside, "images"), Path(aside, "sizes.npy"))
+            os.replace(Path(aside, "images"), blob)
+            os.replace(Path(aside, "sizes.npy"), index)
+    except OSError as error:
+        if error.errno is None:  # pyarrow's, about the table
+            raise
+        raise StorageError(
+            f"{folder}: the images of {storage.public(file)} cannot be unpacked there: "
+            f"{(error.strerror or '').lower()}; set LOOKALIKE_CACHE to another folder"
+        ) from None
+    return blob
+
+
+def _unpack(table: pq.ParquetFile, image: str, blob: Path, index: Path) -> None:
+    sizes: list[int] = []
+    with blob.open("wb") as stream:
+        for batch in table.iter_batches(_IMAGES, columns=[image]):
+            for value in _bytes_of(batch.column(0)).to_pylist():
+                sizes.append(-1 if value is None else len(value))
+                stream.write(value or b"")
+    np.save(index, np.array(sizes, np.int64))
+
+
+def _cache() -> Path:
+    own = os.environ.get("LOOKALIKE_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+
+
+def _short(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__

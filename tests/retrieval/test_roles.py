@@ -1,0 +1,112 @@
+"""Queries, gallery and sequences against rankings written out image by image."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike.data.record import Details, Record
+from lookalike.errors import DataError
+from lookalike.retrieval import ranking
+from lookalike.retrieval.metrics import score
+from lookalike.retrieval.roles import Roles
+
+
+def brute_force(x, labels, roles, ks):
+    """Every query looks at what it may find, in order of similarity; no ties are drawn."""
+    x = torch.nn.functional.normalize(x.double()).numpy()
+    recall, averages, r_precision = {k: [] for k in ks}, [], []
+    lone = 0
+    for query in np.flatnonzero(roles.query):
+        others = [
+            i for i in np.flatnonzero(roles.gallery)
+            if i != query
+            and (roles.sequence[query] < 0 or roles.sequence[query] != roles.sequence[i])
+        ]  # fmt: skip
+        others.sort(key=lambda i, q=query: -float(x[q] @ x[i]))
+        relevant = [bool(labels[i] == labels[query]) for i in others]
+        size = sum(relevant)
+        if size == 0:
+            lone += 1
+            continue
+        for k in ks:
+            recall[k].append(any(relevant[:k]))
+        r_precision.append(sum(relevant[:size]) / size)
+        averages.append(
+            sum(sum(relevant[: i + 1]) / (i + 1) for i in range(size) if relevant[i]) / size
+        )
+    return {
+        **{f"recall_at_{k}": np.mean(values) for k, values in recall.items()},
+        "map_at_r": np.mean(averages),
+        "r_precision": np.mean(r_precision),
+        "queries": len(averages),
+        "lone_queries": lone,
+        "gallery": int(roles.gallery.sum()),
+    }
+
+
+def draw(count, classes, sequences, asking=0.4, searched=0.7):
+    labels = torch.randint(classes, (count,))
+    x = torch.randn(classes, 16)[labels] + 1.5 * torch.randn(count, 16)
+    sequence = torch.randint(-2, sequences, (count,)).clamp_min(-1)
+    roles = Roles(torch.rand(count) < asking, torch.rand(count) < searched, sequence)
+    return x, labels, roles
+
+
+@pytest.mark.parametrize("tile", [4096, 17])
+@pytest.mark.parametrize("sequences", [0, 3, 60])
+def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
+    monkeypatch.setattr(ranking, "_TILE", tile)
+    monkeypatch.setattr(ranking, "_QUERIES", 23)
+    for classes in (2, 9, 60):
+        x, labels, roles = draw(150, classes, sequences)
+        found = score(x, labels, roles=roles, ks=(1, 3, 10)).to_dict()
+        assert found == pytest.approx(brute_force(x, labels, roles, (1, 3, 10)), abs=1e-9)
+
+
+def test_everyone_in_every_role_is_leave_one_out():
+    x, labels, _ = draw(120, 12, 0)
+    everyone = torch.ones(120, dtype=torch.bool)
+    roles = Roles(everyone, everyone, torch.full((120,), -1))
+    assert score(x, labels, roles=roles) == score(x, labels)
+
+
+def test_the_order_of_the_images_changes_nothing():
+    x, labels, roles = draw(200, 20, 30)
+    order = torch.randperm(200)
+    assert score(x[order], labels[order], roles=roles[order]) == score(x, labels, roles=roles)
+
+
+def test_a_sequence_that_would_give_everything_away_gives_nothing():
+    # Copies within a sequence are nearest; without them every query is wrong.
+    labels = torch.tensor([0, 0, 1, 1, 0, 1])
+    x = torch.eye(4)[[0, 0, 1, 1, 2, 3]]
+    x[4, 1], x[5, 0] = 3.0, 3.0  # the others of each class look like the other class
+    roles = Roles(
+        torch.tensor([True, True, True, True, False, False]),
+        torch.ones(6, dtype=torch.bool),
+        torch.tensor([0, 0, 1, 1, -1, -1]),
+    )
+    assert score(x, labels).recall[1] > 0.6
+    assert score(x, labels, roles=roles).recall[1] == 0
+
+
+def records(*details):
+    return [Record(f"{i}.jpg", "a", "t.csv", i, details=one) for i, one in enumerate(details)]
+
+
+def test_roles_are_what_the_records_say():
+    assert Roles.of(records(None, Details(), Details(split="test"))) is None
+    roles = Roles.of(records(Details(is_query=True), Details(is_query=False), None))
+    assert roles.query.tolist() == [True, False, False]
+    assert roles.gallery.tolist() == [True, True, True]
+    roles = Roles.of(records(Details(sequence="s"), Details(), Details(sequence="s")))
+    assert roles.sequence.tolist() == [0, -1, 0]
+    assert roles.query.all()
+    assert roles.gallery.all()
+
+
+def test_nothing_to_find_is_said_with_the_numbers():
+    x, labels, _ = draw(10, 2, 0)
+    nobody = torch.zeros(10, dtype=torch.bool)
+    with pytest.raises(DataError, match="of 10 images, 10 are queries and 0 are in the gallery"):
+        score(x, labels, roles=Roles(~nobody, nobody, torch.full((10,), -1)))
