@@ -147,7 +147,7 @@ class Trainer:
         self._watch.add(self.loader.batch_size)
         step = self.progress.step
         if step % self.pace.log_every == 0 or step in (1, self.pace.total_steps):
-            rate, waiting = self._watch.lap(self.loader.wait_seconds)
+            rate, share = self._watch.lap(self.loader.wait_seconds)
             self.record(
                 {
                     "step": step,
@@ -156,11 +156,13 @@ class Trainer:
                     "lr": lr,
                     "grad_norm": outcome.grad_norm,
                     "images_per_second": round(rate, 2),
-                    "waiting": round(waiting, 4),
+                    "waiting": round(share, 4),
                     "skipped": self.progress.skipped,
                 }
             )
-        return f"loss {outcome.losses['loss']:.3f}, {self._watch.rate():.0f} images/s"
+        waiting = self._watch.waiting(self.loader.wait_seconds)
+        starved = f", {waiting:.0%} waiting for images" if waiting >= 0.01 else ""
+        return f"loss {outcome.losses['loss']:.3f}, {self._watch.rate():.0f} images/s{starved}"
 
     def _count(self, outcome: Outcome) -> None:
         """Progress, loss scale, and the patience with losses that are not finite."""
@@ -252,7 +254,7 @@ class _Stopwatch:
     def __init__(self) -> None:
         self._images, self._seconds, self._waited = 0, 0.0, 0.0
         self._since = time.monotonic()
-        self._last_rate = 0.0
+        self._last_rate = self._last_waiting = 0.0
 
     def start(self) -> None:
         self._since = time.monotonic()
@@ -267,12 +269,21 @@ class _Stopwatch:
         """Images a second in this lap; in the last one where this one just began."""
         return self._images / self._seconds if self._images else self._last_rate
 
+    def waiting(self, waited: float) -> float:
+        """The part of this lap spent waiting, of the last one where this one just began.
+
+        Args:
+            waited: the sum of all waits so far, in seconds.
+        """
+        if not self._images:
+            return self._last_waiting
+        return min(max((waited - self._waited) / self._seconds, 0.0), 1.0)
+
     def lap(self, waited: float) -> tuple[float, float]:
         """Rate, and the part of the time spent waiting, given the sum of all waits so far."""
-        self._last_rate = self.rate()
-        waiting = (waited - self._waited) / self._seconds if self._seconds else 0.0
+        self._last_rate, self._last_waiting = self.rate(), self.waiting(waited)
         self._images, self._seconds, self._waited = 0, 0.0, waited
-        return self._last_rate, min(max(waiting, 0.0), 1.0)
+        return self._last_rate, self._last_waiting
 
     @contextmanager
     def paused(self) -> Iterator[None]:

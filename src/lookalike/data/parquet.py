@@ -18,7 +18,7 @@ import pyarrow as pa
 from lookalike import storage
 from lookalike.data.annotation import all_bad, quoted, unusable
 from lookalike.data.embedded import Tables, arrow_tables, parquet_tables
-from lookalike.data.record import Record
+from lookalike.data.record import Member, Record
 from lookalike.data.shards import expanded
 from lookalike.data.splits import split_name
 from lookalike.data.table import Columns, Malformed, checked_label, image_place
@@ -109,7 +109,7 @@ def _records(
     columns = Columns(tables.schema.names, source, path=tables.image)
     names = _class_names(tables.schema, columns.label)
     details: dict[Any, Any] = {}
-    for number, cells, member in _rows(tables, columns):
+    for number, cells, member in _rows(tables, columns, source):
         try:
             if cells[columns.label] is None:
                 raise Malformed("no label")
@@ -129,20 +129,28 @@ def _records(
             yield Record(place, label, source, number, member, said)
 
 
-def _rows(tables: Tables, columns: Columns) -> Iterator[tuple[int, list[Any], Any]]:
+def _rows(
+    tables: Tables, columns: Columns, source: str
+) -> Iterator[tuple[int, list[Any], Member | None]]:
+    """Number, cells and embedded image of each row."""
     number = 0
-    for batch, members in tables.batches:
-        lists = [
-            batch.column(index).to_pylist() if index in columns.used else [None] * len(batch)
-            for index in range(batch.num_columns)
-        ]
-        for row in range(len(batch)):
-            number += 1
-            cells = [values[row] for values in lists]
-            yield number, cells, None if members is None else members[row]
+    try:
+        for batch, members in tables.batches:
+            lists = [
+                batch.column(index).to_pylist() if index in columns.used else [None] * len(batch)
+                for index in range(batch.num_columns)
+            ]
+            for row in range(len(batch)):
+                number += 1
+                member = None if members is None else members[row]
+                yield number, [values[row] for values in lists], member
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: damaged behind row {number} ({error})") from None
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bytes | dict | list | tuple):
+        raise Malformed(f"{quoted(str(value))} is neither a text nor a number")
     return "" if value is None else str(value)
 
 
