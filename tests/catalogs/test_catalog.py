@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lookalike import storage
 from lookalike.data.catalog import Catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.classes import Classes, read_class_names
 from lookalike.errors import ConfigError, DataError, StorageError
@@ -297,3 +298,11 @@ def test_one_class_cannot_be_trained(tmp_path):
         "train.txt: all 3 images have the label '3'; training needs at least 2 classes"
     )
     check_trainable(open_catalog(write(tmp_path, [3, 4])))  # lone images are fine
+
+
+@pytest.mark.parametrize(
+    "base", ["l.txt", "/a/l.txt", "s3://b/x/l.txt", "oss://b/x/l.txt?endpoint=e"]
+)
+@pytest.mark.parametrize("path", ["a b.jpg", "c/d.jpg", "/e.jpg", "s3://f/g.jpg", "h:i.jpg", "\\j"])
+def test_many_paths_are_resolved_as_one_is(base, path):
+    assert storage.resolver(base)(path) == storage.resolve(path, base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -48,6 +48,19 @@ def read_text(uri: str) -> str:
             f"{place}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text;"
             " save the file as UTF-8"
         ) from None
+
+
+def lines(text: str) -> Iterator[str]:
+    r"""Lines that end in `\n` or `\r\n` only, with their ends.
+
+    One at a time: a list of all would hold the text a second time. Unicode's other line ends
+    are ordinary characters here.
+    """
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin) + 1 or len(text)
+        yield text[begin:end]
+        begin = end
 
 
 def unusable(text: str) -> bool:

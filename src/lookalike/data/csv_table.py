@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 
 from lookalike import storage
-from lookalike.data.annotation import read_text
+from lookalike.data.annotation import lines, read_text
 from lookalike.data.record import Record
 from lookalike.data.table import Columns, delimiter_of, text_records
 from lookalike.errors import DataError
@@ -29,7 +28,7 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
     header = text.partition("\n")[0]
-    rows = csv.reader(_lines(text), delimiter=delimiter_of(header), strict=True)
+    rows = csv.reader(lines(text), delimiter=delimiter_of(header), strict=True)
     try:
         names = next(rows, None)
         if names is None:
@@ -39,12 +38,3 @@ def read(uri: str, text: str | None = None) -> list[Record]:
         return text_records(filled, columns, len(names), uri)
     except csv.Error as error:
         raise DataError(f"{source}:{rows.line_num}: not CSV ({error})") from None
-
-
-def _lines(text: str) -> Iterator[str]:
-    r"""Lines that end in `\n` or `\r\n` only, and not at Unicode's other line ends."""
-    begin = 0
-    while begin < len(text):
-        end = text.find("\n", begin) + 1 or len(text)
-        yield text[begin:end]
-        begin = end

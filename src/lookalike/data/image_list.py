@@ -6,6 +6,7 @@ from lookalike import storage
 from lookalike.data.annotation import (
     IMAGE_SUFFIXES,
     all_bad,
+    lines,
     malformed,
     quoted,
     read_text,
@@ -37,12 +38,12 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
-    folder = storage.resolve("", uri)
+    resolve = storage.resolver(uri)
     labels: dict[str, str] = {}  # as written -> shortest form; also keeps one object a label
     records: list[Record] = []
     bad: list[tuple[int, str]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip(" \t\r")
+    for number, line in enumerate(lines(text), 1):
+        line = line.strip(" \t\r\n")
         if not line or line[0] == "#":
             continue
         cut = line.rfind(" ")
@@ -58,15 +59,10 @@ def read(uri: str, text: str | None = None) -> list[Record]:
         known = labels.get(label)
         if known is None:
             known = labels[label] = shortest(label)
-        # What storage.resolve does, without its regular expression for a plain relative path.
-        if ":" not in path and path[0] not in "/\\":
-            place = folder + path
-        elif malformed(path):
+        if ":" in path and malformed(path):
             bad.append((number, f"{quoted(path)} is not a valid URI; correct it"))
             continue
-        else:
-            place = storage.resolve(path, uri)
-        records.append(Record(place, known, source, number))
+        records.append(Record(resolve(path), known, source, number))
     if bad:
         raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
     if not records:

@@ -18,7 +18,15 @@ import logging
 from collections.abc import Iterator
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, malformed, quoted, read_text, shortest, unusable
+from lookalike.data.annotation import (
+    all_bad,
+    lines,
+    malformed,
+    quoted,
+    read_text,
+    shortest,
+    unusable,
+)
 from lookalike.data.record import Record
 from lookalike.errors import DataError
 
@@ -45,11 +53,12 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
+    resolve = storage.resolver(uri)
     labels: dict[str, str] = {}  # keeps one object a label
     records: list[Record] = []
     bad: list[tuple[int, str]] = []
     left_out = 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines(text), 1):
         line = line.strip()
         if not line:
             continue
@@ -60,7 +69,7 @@ def read(uri: str, text: str | None = None) -> list[Record]:
                 left_out += 1
                 continue
             label = shortest(_one(answers))
-            place = storage.resolve(_image(item), uri)
+            place = resolve(_image(item))
         except _Malformed as error:
             bad.append((number, str(error)))
         else:
@@ -100,20 +109,32 @@ def _image(item: dict[str, object]) -> str:
         raise _Malformed("data.source is missing; it must be the image's path or URI")
     if unusable(source):
         raise _Malformed(f"data.source {quoted(source)} holds a control character; remove it")
-    if malformed(source.strip()):
+    if ":" in source and malformed(source.strip()):
         raise _Malformed(f"data.source {quoted(source)} is not a valid URI; correct it")
     return source.strip()
 
 
 def _answers_of(item: dict[str, object]) -> list[str]:
     """The different answers of the highest stage, in order; none if it is empty."""
-    stages = [(_stage(key), key) for key, value in item.items() if "label" in key and value]
-    highest = max((stage for stage, _ in stages), default=0)
+    keys = [key for key, value in item.items() if "label" in key and value]
+    if len(keys) > 1:
+        highest = max(map(_stage, keys))
+        keys = [key for key in keys if _stage(key) == highest]
     answers: dict[str, None] = {}
-    for stage, key in stages:
-        if stage == highest:
-            answers.update(dict.fromkeys(_stage_answers(key, item[key])))
+    for key in keys:
+        text = _plain(item[key])
+        answers.update({text: None} if text else dict.fromkeys(_stage_answers(key, item[key])))
     return list(answers)
+
+
+def _plain(value: object) -> str | None:
+    """The answer in `{"results": [{"data": "cat"}]}`; None for any other form: a quick look."""
+    results = value.get("results") if type(value) is dict else None
+    if type(results) is list and len(results) == 1 and type(results[0]) is dict:
+        data = results[0].get("data")
+        if type(data) is str and data.isprintable():
+            return data.strip()
+    return None
 
 
 def _stage(key: str) -> int:

@@ -104,7 +104,7 @@ def _records(
     file: str, split: str | None, labels: dict[str, str]
 ) -> Iterator[Record | tuple[str, str]]:
     """The records of one file; place and complaint in the stead of a bad one."""
-    source = storage.public(file)
+    source, resolve = storage.public(file), storage.resolver(file)
     tables = arrow_tables(file) if file.lower().endswith(".arrow") else parquet_tables(file)
     columns = Columns(tables.schema.names, source, path=tables.image)
     names = _class_names(tables.schema, columns.label)
@@ -116,7 +116,7 @@ def _records(
             label = checked_label(_named(cells[columns.label], names))
             said = columns.details([_text(cell) for cell in cells], split)
             if tables.image is None:
-                place = image_place(_text(cells[columns.path]), file)
+                place = image_place(_text(cells[columns.path]), resolve)
             elif member is None:
                 raise Malformed("no image")
             else:

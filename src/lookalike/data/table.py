@@ -118,7 +118,7 @@ def text_records(
     Raises:
         DataError: bad rows (all reported together, the first ten in full).
     """
-    source = storage.public(uri)
+    source, resolve = storage.public(uri), storage.resolver(uri)
     labels: dict[str, str] = {}
     records: list[Record] = []
     bad: list[tuple[int, str]] = []
@@ -127,7 +127,7 @@ def text_records(
             if len(cells) != width:
                 raise Malformed(f"{len(cells)} cells, {width} columns; quote cells with commas")
             label = checked_label(cells[columns.label])
-            place = image_place(cells[columns.path], uri)
+            place = image_place(cells[columns.path], resolve)
             details = columns.details(cells)
         except Malformed as error:
             bad.append((number, str(error)))
@@ -141,16 +141,16 @@ def text_records(
     return records
 
 
-def image_place(text: str, table: str) -> str:
-    """The address of an image in a row of `table`, in whose folder relative paths start.
+def image_place(text: str, resolve: Callable[[str], str]) -> str:
+    """The address of an image, by the `storage.resolver` of the table that names it.
 
     Raises:
         Malformed: it is no path and no URI.
     """
     path = text.strip()
-    if not path or unusable(path) or malformed(path):
+    if not path or unusable(path) or (":" in path and malformed(path)):
         raise Malformed(f"{quoted(path)} is not the path or URI of an image")
-    return storage.resolve(path, table)
+    return resolve(path)
 
 
 def checked_label(text: str) -> str:
