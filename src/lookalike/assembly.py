@@ -158,6 +158,7 @@ def create_loader(
             color_jitter=data.color_jitter,
             grayscale=data.grayscale,
             interpolation=embedder.preprocess.interpolation,
+            scaled_decode=data.scaled_decode,
         ),
         seed=config.train.seed,
         threads=data.threads,

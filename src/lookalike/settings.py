@@ -69,6 +69,9 @@ class DataConfig(Section):
     max_bad_images: float = Field(0.01, ge=0)
     """How many images may be missing or broken before the run stops: a fraction of the list
     below 1, a count from 1 on."""
+    scaled_decode: bool = False
+    """Decode large JPEGs at a fraction of their size where the crop allows it: faster from about a
+    megapixel on; pixels of training differ by some two grey levels on average."""
     min_crop: float = Field(0.2, gt=0, le=1)
     """Smallest part of an image's area that a random training crop covers."""
     flip: float = Field(0.5, ge=0, le=1)

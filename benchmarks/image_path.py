@@ -1,0 +1,136 @@
+"""Files to batches: our image path against those that others use, side by side in one run.
+
+    python benchmarks/image_path.py [--rounds 7] [--workers 2]
+
+The contenders take turns, one epoch each, on the same files; a ratio is that of two neighbours in
+time, and the medians and ranges of the ratios are printed. What is not installed is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+
+from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, installed
+from lookalike.data.augment import Augment
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loader import TrainLoader
+from lookalike.data.preprocess import Preprocess
+from lookalike.data.record import Record
+from photographs import SIZES, write_photographs
+
+BATCH, SIZE = 64, 224
+
+
+def ours(paths: list[str], workers: int, *, scaled: bool = False, alone: bool = False) -> Epoch:
+    """Our loader, and unless `alone` the normalisation that training does on the device."""
+    records = tuple(Record(path, "0", "list.txt", 1) for path in paths)
+    catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
+    augment = Augment(image_size=SIZE, crop_scale=SCALE, scaled_decode=scaled)
+    loader = TrainLoader(catalog, batch_size=BATCH, augment=augment, seed=0, threads=workers)
+    preprocess = Preprocess(SIZE, 1.0, MEAN, STD)
+    number = iter(range(10**9))
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for batch in loader.epoch(next(number)):
+            yield batch.images if alone else preprocess.normalise(batch.images)
+
+    return epoch
+
+
+def decode_only(paths: list[str], workers: int) -> float:
+    """Images a second of nothing but reading and simplejpeg."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda path: simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB"), paths))
+    return len(paths) / (time.perf_counter() - began)
+
+
+def rate(epoch: Epoch) -> float:
+    """Images a second of one epoch."""
+    gc.collect()
+    began, count = time.perf_counter(), 0
+    for images in epoch():
+        assert images.shape[1:] == (3, SIZE, SIZE)
+        count += len(images)
+    return count / (time.perf_counter() - began)
+
+
+def compare(
+    name: str, size: tuple[int, int], files: int, epochs: int, args: argparse.Namespace
+) -> None:
+    """Measure all contenders on files of one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(path) for path in write_photographs(Path(folder), size, files)]
+        mean = sum(map(os.path.getsize, paths)) / len(paths) / 1e3
+        print(f"\n{name}: {size[1]} x {size[0]}, {mean:.0f} KB a file, {args.workers} workers")
+        paths *= epochs
+        contenders: dict[str, Callable[[], float]] = {}
+        fast = ours(paths, args.workers, scaled=True)
+        plain = ours(paths, args.workers)
+        half = ours(paths[: len(paths) // 2], 1, alone=True)
+        both = ours(paths, args.workers, alone=True)
+        contenders["lookalike"] = lambda: rate(plain)
+        contenders["lookalike, scaled decode"] = lambda: rate(fast)
+        contenders["its loader alone"] = lambda: rate(both)
+        contenders["its loader alone, 1 thread"] = lambda: rate(half)
+        contenders["decode only"] = lambda: decode_only(paths, args.workers)
+        for peer, (modules, build) in PEERS.items():
+            if not installed(modules):
+                print(f"  {peer}: not run, as {', '.join(modules)} is not installed")
+                continue
+            epoch = build(paths, SIZE, BATCH, args.workers)
+            contenders[peer] = lambda epoch=epoch: rate(epoch)
+        for contender, measure in list(contenders.items()):  # starts workers, fills caches
+            try:
+                measure()
+            except Exception as error:  # a peer that is installed but does not work here
+                if contender not in PEERS:
+                    raise
+                print(f"  {contender}: not run: {str(error)[:120]}")
+                del contenders[contender]
+        rates: dict[str, list[float]] = {contender: [] for contender in contenders}
+        for _ in range(args.rounds):
+            for contender, measure in contenders.items():
+                rates[contender].append(measure())
+        for contender, values in rates.items():
+            line = f"  {contender:26} {statistics.median(values):6.0f} images/s"
+            for base in ("lookalike", "lookalike, scaled decode"):
+                if contender in PEERS or contender == "decode only":
+                    line += f" | {base} is {_ratio(rates[base], values)} times this"
+            print(line, flush=True)
+        alone = rates["its loader alone"]
+        print(f"  loader / decode only: {_ratio(alone, rates['decode only'])}")
+        print(f"  {args.workers} threads / 1: {_ratio(alone, rates['its loader alone, 1 thread'])}")
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def main() -> None:
+    """Run both sizes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.workers)
+    for name, (files, epochs) in {"0.2 MP": (192, 6), "1.5 MP": (96, 2)}.items():
+        compare(name, SIZES[name], files, epochs, args)
+
+
+if __name__ == "__main__":
+    main()
