@@ -52,9 +52,14 @@ def ours(paths: list[str], workers: int, *, scaled: bool = False, alone: bool = 
 
 def decode_only(paths: list[str], workers: int) -> float:
     """Images a second of nothing but reading and simplejpeg."""
+
+    def decode(path: str) -> None:
+        simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB")
+
     began = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda path: simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB"), paths))
+        for _ in pool.map(decode, paths):  # nothing is kept
+            pass
     return len(paths) / (time.perf_counter() - began)
 
 

@@ -299,3 +299,17 @@ def test_pil_reads_back_what_we_prepare():
     assert corners.a.tolist() == [255, 0, 0]
     assert corners.b.tolist() == [255, 0, 255]
     assert corners.c.tolist() == [0, 0, 0]
+
+
+def test_normalising_is_the_same_in_every_layout():
+    preprocess = Preprocess(20, 1.0, (0.3, 0.4, 0.5), (0.2, 0.3, 0.25))
+    images = torch.randint(0, 256, (5, 3, 20, 14), dtype=torch.uint8)
+    expected = preprocess.normalise(images)
+    last = preprocess.normalise(images.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(last, expected)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    wanted = (images.double() / 255 - torch.tensor([0.3, 0.4, 0.5]).view(3, 1, 1)) / torch.tensor(
+        [0.2, 0.3, 0.25], dtype=torch.float64
+    ).view(3, 1, 1)
+    assert (last - wanted).abs().max() < 1e-5
+    assert len(preprocess.normalise(images[:0])) == 0
