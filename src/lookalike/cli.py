@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ app = typer.Typer(
 
 Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Model = Annotated[Path, typer.Argument(help="An output directory, or a model folder.")]
+Model = Annotated[str, typer.Argument(help="An output directory, or a model folder.")]
 
 
 def main() -> None:
@@ -113,9 +114,14 @@ def train(
     files, overrides = _split(request)
     config = Config.load(files[0] if files else None, overrides, flags)
     if resume and not files and config.run.output is not None:
-        saved = Path(config.run.output) / "config.yaml"
-        if saved.exists():
-            config = Config.load(saved, overrides, flags)
+        from lookalike.fetched import saved_config
+
+        saved = saved_config(config.run.output)
+        if saved is not None:
+            with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+                copy = Path(folder) / "config.yaml"
+                copy.write_bytes(saved)
+                config = Config.load(copy, overrides, flags)
     from lookalike.verbs.train import train as verb
 
     verb(config, resume=resume)

@@ -68,6 +68,7 @@ class Trainer:
             set.
         keep_model: saves the embedder as the run's result.
         record: takes one object for metrics.jsonl.
+        saved: is told on the main worker after each checkpoint.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Trainer:
         measure: Callable[[], tuple[float, dict[str, Any]]] | None,
         keep_model: Callable[[], None],
         record: Callable[[dict[str, Any]], None],
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
         self.trained = trained
         self.step = step
@@ -96,6 +98,7 @@ class Trainer:
         self.measure = measure
         self.keep_model = keep_model
         self.record = record
+        self.saved = saved
         self.progress = Progress()
         self._unhealthy = 0
         self._saved_at = time.monotonic()
@@ -241,6 +244,7 @@ class Trainer:
                 best = self.folder / checkpoint.folder_name(self.progress.best_step)
                 (self.folder / "best").write_text(best.name + "\n", "utf-8")
             checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
+            self.saved()
         # A worker that ends now must not take the main one down in the middle of this.
         self.world.barrier()
 

@@ -229,8 +229,9 @@ MISTAKES = {
         ["--train", "{train}", "--val", "{train}", "--output", "{out}", "data.val_fraction=0.1"],
         "exclude each other",
     ),
-    "remote output": (
-        ["--train", "{train}", "--output", "oss://bucket/x"], "run.output=oss://bucket/x: results",
+    "secrets in a remote output": (
+        ["--train", "{train}", "--output", "oss://me:key@bucket/x"],
+        "run.output=oss://bucket/x: has user info",
     ),
     "output is a file": (
         ["--train", "{train}", "--output", "{train}/x"], "cannot be made",

@@ -2,8 +2,17 @@
 
 from lookalike.storage.reading import exists, files_below, is_folder, opened, read_bytes
 from lookalike.storage.uri import is_remote, join, local_path, public, resolve, resolver
+from lookalike.storage.writing import (
+    fetch_file,
+    remove_file,
+    sizes_below,
+    version_of,
+    write_bytes,
+    write_file,
+)
 
 __all__ = [
-    "exists", "files_below", "is_folder", "is_remote", "join", "local_path", "opened", "public",
-    "read_bytes", "resolve", "resolver",
+    "exists", "fetch_file", "files_below", "is_folder", "is_remote", "join", "local_path", "opened",
+    "public", "read_bytes", "remove_file", "resolve", "resolver", "sizes_below", "version_of",
+    "write_bytes", "write_file",
 ]  # fmt: skip

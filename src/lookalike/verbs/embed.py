@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike import log, storage
+from lookalike import fetched, log, storage
 from lookalike.data.annotation import IMAGE_SUFFIXES
 from lookalike.data.bad_images import BadImages
 from lookalike.data.record import Record
@@ -33,7 +33,7 @@ def load(path: str | Path, *, device: str = "auto") -> Embedder:
         RunError: there is no model at `path`, or a broken one.
     """
     place = World.from_env(device).device
-    folder = Path(path)
+    folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else Path(path)
     if Run(folder).model.is_dir():
         return Embedder.load(Run(folder).model, place)
     if not (folder / CONFIG_FILE).exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lookalike import checkpoint, log, warm_start
+from lookalike import checkpoint, fetched, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
     create_embedder,
@@ -35,6 +35,7 @@ from lookalike.distributed import World
 from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunError
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
+from lookalike.mirror import Mirror
 from lookalike.quota import Quota
 from lookalike.run import Run, write_text
 from lookalike.telling import say_data, say_heads, say_memory, say_plan, say_result
@@ -81,6 +82,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         config = resolve(config, embedder, world)
         heads = create_heads(config, catalog, world)
         trained = assemble(config, embedder, heads, world)
+        mirror = _mirror(run, config, world)
         bad = BadImages()
         loader = create_loader(config, embedder, catalog, bad, world)
         quota = _create_quota(config, catalog, bad, run, world)
@@ -97,6 +99,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             measure=create_measure(embedder, heads["metric"], held_out, catalog, config, world),
             keep_model=lambda: embedder.save(run.model) if world.is_main else None,
             record=_recorder(run, config, world),
+            saved=lambda: mirror.saved() if mirror is not None else None,
         )
         restored = _restore(run, trained, quota, catalog, resume, world)
         if restored is None and config.train.start_from is not None:
@@ -107,9 +110,13 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if world.is_main:
             write_text(run.config, config.to_yaml())
             write_text(run.classes, catalog.classes.to_json())
+        if mirror is not None:
+            mirror.start()
         ended_by = trainer.fit()
+        if mirror is not None:
+            mirror.finish()
         if ended_by:
-            raise Interrupted(ended_by, trainer.progress.step, str(run.path))
+            raise Interrupted(ended_by, trainer.progress.step, _shown(config))
         say_memory(world)
         say_result(run, trainer.progress)
     return run
@@ -123,16 +130,59 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
         launch(config.run.workers, arguments, folder)
     assert config.run.output is not None
-    return Run.open(config.run.output)
+    return Run.open(_place(config))
 
 
 def _open_run(config: Config, resume: bool, world: World) -> Run:
     """The output directory, made by the main worker before the others look at it."""
     assert config.run.output is not None
+    place = _place(config)
+    if storage.is_remote(config.run.output) and world.local_size != world.size:
+        raise RunError(
+            f"run.output={_shown(config)}: workers on several machines cannot write to object "
+            "storage yet; give a directory that they share"
+        )
     if world.is_main:
-        run = Run.create(config.run.output, resume=resume)
+        if storage.is_remote(config.run.output):
+            _meet(config.run.output, Run(place), resume)
+        run = Run.create(place, resume=resume)
     world.barrier()
-    return run if world.is_main else Run(Path(config.run.output))
+    return run if world.is_main else Run(place)
+
+
+def _meet(output: str, local: Run, resume: bool) -> None:
+    """Look at what a remote output holds, and bring it here to go on with it."""
+    if resume:
+        local.path.mkdir(parents=True, exist_ok=True)
+        with local.locked():
+            fetched.resume_from(output, local)
+    elif "config.yaml" in storage.sizes_below(output):
+        raise RunError(
+            f"{storage.public(output)} holds a run already; add --resume to go on with it, "
+            "or choose another --output"
+        )
+
+
+def _place(config: Config) -> Path:
+    """The directory of this machine that the run is written to."""
+    output = config.run.output
+    assert output is not None
+    if storage.is_remote(output):
+        return fetched.workdir(output, config.run.workdir)
+    return Path(storage.local_path(output))
+
+
+def _shown(config: Config) -> str:
+    return storage.public(str(config.run.output))
+
+
+def _mirror(run: Run, config: Config, world: World) -> Mirror | None:
+    """The upload of a run with a remote output, on the main worker."""
+    output = config.run.output
+    if not world.is_main or output is None or not storage.is_remote(output):
+        return None
+    logger.info("written to %s, and from there to %s", run.path, storage.public(output))
+    return Mirror(run, output, keep=config.train.keep_checkpoints)
 
 
 def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,173 @@
+"""Runs and models in object storage, brought to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from lookalike import checkpoint, storage
+from lookalike.errors import RunError, StorageError
+from lookalike.log import logger
+from lookalike.run import Run, write_text
+
+CHECKPOINTS = "checkpoints"
+_VERSIONS = ".versions.json"
+
+
+def workdir(output: str, chosen: str | None = None) -> Path:
+    """Where a run with the remote `output` is written on this machine.
+
+    Args:
+        output: a URI without secrets; `?endpoint=` may stand in it.
+        chosen: `run.workdir`, which goes before the user's cache directory.
+
+    Raises:
+        RunError: user info or another query is in the URI, and would be saved with the run.
+    """
+    parts = urlsplit(output)
+    if "@" in parts.netloc or {key for key, _ in parse_qsl(parts.query, True)} - {"endpoint"}:
+        raise RunError(
+            f"run.output={storage.public(output)}: has user info or a query in it, which would be "
+            "saved with the run; credentials belong in the environment"
+        )
+    return Path(chosen) if chosen else _cache("runs", output)
+
+
+def saved_config(output: str) -> bytes | None:
+    """The config.yaml of a run, here or in object storage; None where no run was begun.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    place = storage.join(output, "config.yaml")
+    if storage.is_remote(output):
+        there = "config.yaml" in storage.sizes_below(output)
+    else:
+        there = storage.exists(place)
+    return storage.read_bytes(place) if there else None
+
+
+def resume_from(output: str, local: Run) -> None:
+    """Bring the newest whole remote checkpoint and its run to `local`, where that is behind.
+
+    Raises:
+        RunError: there are checkpoints, but no whole one, there or here.
+        StorageError: the storage does not answer, or a file changed meanwhile.
+    """
+    sizes = storage.sizes_below(output)
+    if "config.yaml" not in sizes:
+        return
+    found, faults = newest(output, sizes)
+    for fault in faults:
+        logger.warning("%s; left aside", fault)
+    here, _ = checkpoint.newest(local.checkpoints)
+    if found is None and here is None and faults:
+        raise RunError(f"{storage.public(output)}: no whole checkpoint is left to go on from")
+    if here is not None and (found is None or here.name >= found):
+        return
+    best = _best(output, sizes)
+    for name in {found, best} - {None}:
+        assert name is not None
+        fetch_checkpoint(output, name, local.checkpoints)
+    others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
+    for name in sorted(others, key=lambda name: name == "config.yaml"):  # the last makes it a run
+        storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
+    if best is not None:
+        write_text(local.checkpoints / "best", best + "\n")
+    if found is not None:
+        write_text(local.checkpoints / "latest", found + "\n")
+    logger.info("brought %s from %s to %s", found, storage.public(output), local.path)
+
+
+def newest(output: str, sizes: dict[str, int]) -> tuple[str | None, list[str]]:
+    """The name of the newest whole checkpoint of a remote run, and the faults of newer ones."""
+    faults: list[str] = []
+    names = {name.split("/")[1] for name in sizes if name.startswith(f"{CHECKPOINTS}/step-")}
+    for name in sorted(names, reverse=True):
+        fault = _fault(output, name, sizes)
+        if fault is None:
+            return name, faults
+        faults.append(fault)
+    return None, faults
+
+
+def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
+    """Bring one whole checkpoint into the local `folder`, where it appears when it is complete."""
+    place = f"{CHECKPOINTS}/{name}"
+    text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
+    aside = folder / f".{name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    for file, size in json.loads(text)["files"].items():
+        storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
+    storage.write_bytes(str(aside / checkpoint.STATE_FILE), text)
+    checkpoint.read_state(aside)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    aside.rename(folder / name)
+
+
+def model_of(uri: str) -> Path:
+    """The model of a remote run, or a remote model folder, as a folder of this machine.
+
+    Files are fetched again when they changed.
+
+    Raises:
+        RunError: there is no model.
+        StorageError: the storage does not answer.
+    """
+    sizes = storage.sizes_below(uri)
+    prefix = "model/" if "model/config.json" in sizes else ""
+    if f"{prefix}config.json" not in sizes:
+        raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
+    folder = _cache("models", uri)
+    for name in (f"{prefix}config.json", f"{prefix}model.safetensors"):
+        _refreshed(storage.join(uri, name), folder / name.removeprefix(prefix))
+    return folder
+
+
+def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
+    """What is wrong with a remote checkpoint; None if it is whole."""
+    place = f"{CHECKPOINTS}/{name}"
+    shown = storage.public(storage.join(output, place))
+    if f"{place}/{checkpoint.STATE_FILE}" not in sizes:
+        return f"{shown}: {checkpoint.STATE_FILE} is missing: it was not uploaded whole"
+    try:
+        text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
+        files = dict(json.loads(text)["files"])
+    except (ValueError, KeyError):
+        return f"{shown}: {checkpoint.STATE_FILE} is broken"
+    for file, size in files.items():
+        if sizes.get(f"{place}/{file}") != size:
+            there = sizes.get(f"{place}/{file}")
+            return f"{shown}: {file} has {there or 'no'} bytes instead of {size}"
+    return None
+
+
+def _best(output: str, sizes: dict[str, int]) -> str | None:
+    """The name of the best checkpoint, if it is whole."""
+    if f"{CHECKPOINTS}/best" not in sizes:
+        return None
+    name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
+    return name if name.startswith("step-") and _fault(output, name, sizes) is None else None
+
+
+def _refreshed(uri: str, local: Path) -> None:
+    note = local.parent / _VERSIONS
+    versions = json.loads(note.read_text("utf-8")) if note.exists() else {}
+    version = storage.version_of(uri)
+    if local.exists() and versions.get(local.name) == version:
+        return
+    storage.fetch_file(uri, local)
+    if storage.version_of(uri) != version:
+        raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
+    write_text(note, json.dumps({**versions, local.name: version}))
+
+
+def _cache(kind: str, uri: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
+    digest = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:12]
+    return Path(root) / "lookalike" / kind / f"{name}-{digest}"

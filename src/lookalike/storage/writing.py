@@ -1,0 +1,163 @@
+"""Bytes to anywhere: whole or not at all, and looked at again before they count as written."""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from lookalike.errors import StorageError
+from lookalike.storage.clients import filesystem_of
+from lookalike.storage.retry import retrying
+from lookalike.storage.uri import is_remote, local_path, public
+
+_MD5 = re.compile(r"^[0-9a-f]{32}$")
+_RETRIES = 2
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Make `data` the content of `uri`.
+
+    Raises:
+        StorageError: it could not be written, or is not there afterwards.
+    """
+    if not is_remote(uri):
+        retrying(lambda: _replace(Path(local_path(uri)), data), uri, 0)
+        return
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        aside = Path(folder) / "data"
+        aside.write_bytes(data)
+        write_file(aside, uri)
+
+
+def write_file(local: str | Path, uri: str) -> None:
+    """Copy a file of this machine to `uri`, in parts where it is large.
+
+    Raises:
+        StorageError: it could not be written, or is not there afterwards.
+    """
+    if not is_remote(uri):
+        write_bytes(uri, Path(local).read_bytes())
+        return
+    retrying(lambda: _put(str(local), uri), uri, _RETRIES)
+
+
+def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
+    """Copy remote `uri` to the file `local`, which appears only when it is whole.
+
+    Args:
+        uri: the file.
+        local: where to; its folder is made.
+        size: bytes that it must have; None for what the storage says.
+
+    Raises:
+        StorageError: it cannot be read, or has another size.
+    """
+    local.parent.mkdir(parents=True, exist_ok=True)
+    aside = local.with_name(f".{local.name}.{os.getpid()}.partial")
+
+    def get() -> None:
+        filesystem, path = filesystem_of(uri)
+        filesystem.invalidate_cache()
+        expected = filesystem.info(path)["size"] if size is None else size
+        filesystem.get_file(path, str(aside))
+        if aside.stat().st_size != expected:
+            raise OSError(f"{aside.stat().st_size} bytes of {expected} arrived")
+
+    try:
+        retrying(get, uri, _RETRIES)
+        aside.replace(local)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_file(uri: str) -> None:
+    """Remove remote `uri`; one that is not there is removed already.
+
+    Raises:
+        StorageError: the storage refuses.
+    """
+
+    def act() -> None:
+        filesystem, path = filesystem_of(uri)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm_file(path)
+        filesystem.invalidate_cache()
+
+    retrying(act, uri, _RETRIES)
+
+
+def sizes_below(uri: str) -> dict[str, int]:
+    """The size of each file below a remote folder, by its path relative to it.
+
+    What was listed before is not remembered: another machine may have written since.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+
+    def ask() -> dict[str, int]:
+        filesystem, path = filesystem_of(uri)
+        filesystem.invalidate_cache()
+        root = path.rstrip("/") + "/"
+        found = filesystem.find(path, detail=True)
+        return {name.removeprefix(root): entry["size"] for name, entry in found.items()}
+
+    return retrying(ask, uri, _RETRIES)
+
+
+def version_of(uri: str) -> str:
+    """A text that changes when the content of remote `uri` does (its ETag, times, size).
+
+    Raises:
+        StorageError: it cannot be asked for.
+    """
+
+    def ask() -> str:
+        filesystem, path = filesystem_of(uri)
+        filesystem.invalidate_cache()
+        return str(filesystem.ukey(path))
+
+    return retrying(ask, uri, _RETRIES)
+
+
+def _put(local: str, uri: str) -> None:
+    size = os.stat(local).st_size
+    filesystem, path = filesystem_of(uri)
+    try:
+        filesystem.put_file(local, path)
+    except FileNotFoundError:
+        raise StorageError(
+            f"{public(uri)}: cannot be written: no such bucket; make it first, or mend the name"
+        ) from None
+    except PermissionError:
+        raise StorageError(
+            f"{public(uri)}: cannot be written: no permission; the credentials of this machine's "
+            "environment must allow writing here"
+        ) from None
+    filesystem.invalidate_cache()
+    info = filesystem.info(path)
+    if info["size"] != size:
+        raise OSError(f"{info['size']} bytes of {size} arrived")
+    tag = str(info.get("ETag", "")).strip('"').lower()
+    # An ETag is the MD5 only of what was written in one part and not encrypted by a key of the
+    # user's; so where it differs, the content itself decides.
+    if _MD5.match(tag):
+        wanted = _md5(Path(local).read_bytes())
+        if tag != wanted and _md5(bytes(filesystem.cat_file(path))) != wanted:
+            raise OSError("other bytes arrived than were sent")
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
