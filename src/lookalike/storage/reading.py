@@ -50,11 +50,19 @@ def opened(uri: str) -> Iterator[IO[bytes]]:
 
 
 def exists(uri: str) -> bool:
-    """Whether `uri` can be found."""
+    """Whether `uri` can be found.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
-    filesystem, path = filesystem_of(uri)
-    return bool(filesystem.exists(path))
+
+    def ask() -> bool:
+        filesystem, path = filesystem_of(uri)
+        return bool(filesystem.exists(path))
+
+    return retrying(ask, uri, 2)
 
 
 def is_folder(uri: str) -> bool:

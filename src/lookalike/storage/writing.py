@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from lookalike.errors import StorageError
 from lookalike.storage.clients import filesystem_of
@@ -144,13 +145,20 @@ def _put(local: str, uri: str) -> None:
     # An ETag is the MD5 only of what was written in one part and not encrypted by a key of the
     # user's; so where it differs, the content itself decides.
     if _MD5.match(tag):
-        wanted = _md5(Path(local).read_bytes())
-        if tag != wanted and _md5(bytes(filesystem.cat_file(path))) != wanted:
-            raise OSError("other bytes arrived than were sent")
+        with open(local, "rb") as file:
+            wanted = _md5(file)
+        if tag == wanted:
+            return
+        with filesystem.open(path, "rb") as file:
+            if _md5(file) != wanted:
+                raise OSError("other bytes arrived than were sent")
 
 
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def _md5(file: IO[bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -112,9 +112,11 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             write_text(run.classes, catalog.classes.to_json())
         if mirror is not None:
             mirror.start()
-        ended_by = trainer.fit()
-        if mirror is not None:
-            mirror.finish()
+        try:
+            ended_by = trainer.fit()
+        finally:  # what a failed training has saved is uploaded too
+            if mirror is not None:
+                mirror.finish()
         if ended_by:
             raise Interrupted(ended_by, trainer.progress.step, _shown(config))
         say_memory(world)
