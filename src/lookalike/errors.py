@@ -43,6 +43,10 @@ class StorageError(LookalikeError):
     """A URI cannot be read or written."""
 
 
+class CredentialsError(StorageError):
+    """The storage refuses whoever asks, whatever is asked for."""
+
+
 class TrainingError(LookalikeError):
     """Training cannot go on."""
 

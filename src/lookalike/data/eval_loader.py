@@ -25,7 +25,7 @@ from lookalike.data.prefetch import Job, in_order
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
 from lookalike.distributed import ALONE, World
-from lookalike.errors import StorageError
+from lookalike.errors import CredentialsError, StorageError
 
 
 class EvalLoader:
@@ -113,6 +113,8 @@ class EvalLoader:
         try:
             record = self._records[row]
             pixels = read_twice(record, partial(picture, record))
+        except CredentialsError:
+            raise  # it is not this image's fault, and would be every image's
         except (BadImage, StorageError) as error:
             self._bad.add(row, cause(error, self._records[row]))
             return False

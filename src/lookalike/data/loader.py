@@ -29,7 +29,7 @@ from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
 from lookalike.data.sampler import epoch_order, global_batch, row_rng, steps_per_epoch
 from lookalike.distributed import ALONE, World
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import CredentialsError, DataError, StorageError
 
 __all__ = ["BadImages", "Batch", "EvalLoader", "TrainLoader", "describe_bad"]
 
@@ -123,6 +123,8 @@ class TrainLoader:
                 rng = row_rng(self._seed, epoch, row, attempt)
                 try:
                     pixels, box = read_twice(record, partial(self._crop, record, rng))
+                except CredentialsError:
+                    raise  # it is not this image's fault, and would be every image's
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))
                 else:

@@ -10,6 +10,7 @@ from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage.clients import filesystem_of
+from lookalike.storage.getting import get
 from lookalike.storage.retry import cause, retrying
 from lookalike.storage.uri import is_remote, local_path, public
 
@@ -60,7 +61,12 @@ def exists(uri: str) -> bool:
 
     def ask() -> bool:
         filesystem, path = filesystem_of(uri)
-        return bool(filesystem.exists(path))
+        try:
+            # Not `exists`, for which ossfs wants the right to read the bucket's settings.
+            filesystem.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     return retrying(ask, uri, 2)
 
@@ -121,16 +127,14 @@ def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
         if not is_remote(uri):
             with open(local_path(uri), "rb") as file:
                 return file.read()
-        filesystem, path = filesystem_of(uri)
-        return bytes(filesystem.cat_file(path))
+        return get(uri, None)
     offset, size = part
     if not is_remote(uri):
         with open(local_path(uri), "rb", buffering=0) as file:
             file.seek(offset)
             content = file.read(size)
     else:
-        filesystem, path = filesystem_of(uri)
-        content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))
+        content = get(uri, part)
     if len(content) != size:
         raise StorageError(
             f"{public(uri)}: ends at {offset + len(content):,} bytes, {offset + size:,} expected; "

@@ -15,6 +15,8 @@ from lookalike.storage.uri import is_remote, local_path, public
 
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 _RETRIES = 2
+# What the clients of the several storages call it.
+_VERSION = ("ETag", "etag", "LastModified", "mtime", "created", "size")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -109,7 +111,7 @@ def sizes_below(uri: str) -> dict[str, int]:
 
 
 def version_of(uri: str) -> str:
-    """A text that changes when the content of remote `uri` does (its ETag, times, size).
+    """A text that changes when the content of remote `uri` does: its ETag, time and size.
 
     Raises:
         StorageError: it cannot be asked for.
@@ -118,7 +120,8 @@ def version_of(uri: str) -> str:
     def ask() -> str:
         filesystem, path = filesystem_of(uri)
         filesystem.invalidate_cache()
-        return str(filesystem.ukey(path))
+        info = filesystem.info(path)  # not `ukey`, which ossfs does not answer
+        return " ".join(f"{name}={info[name]}" for name in _VERSION if info.get(name) is not None)
 
     return retrying(ask, uri, _RETRIES)
 

@@ -1,0 +1,37 @@
+"""A bucket on loopback, spoken to by the real clients of S3 and OSS."""
+
+from urllib.request import Request, urlopen
+
+import pytest
+from moto.moto_api._internal import moto_api_backend
+from object_server import object_server
+
+from lookalike.storage import clients, getting
+
+
+@pytest.fixture(scope="session")
+def server():
+    with object_server() as (address, faults):
+        yield address, faults
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path):
+    """The faults of a server that holds an empty bucket `shop`, for s3:// and oss://."""
+    address, faults = server
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"), "OSS_CONFIG_FILE": str(tmp_path / "none"),
+        "OSS_ACCESS_KEY_ID": "id", "OSS_ACCESS_KEY_SECRET": "hush-hush", "OSS_ENDPOINT": address,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for scheme in ("s3", "oss"):
+        clients.forget_credentials(f"{scheme}://shop/x")
+    getting.forget()
+    faults.plan, faults.delay = (lambda *_: None), 0.0
+    moto_api_backend.reset()
+    urlopen(Request(f"{address}/shop", method="PUT")).close()
+    faults.counts.clear()
+    return faults
