@@ -106,11 +106,11 @@ class Mirror:
             for pointer in ("latest", "best")
             if (self.run.checkpoints / pointer).exists()
         }
-        for path in sorted(self.run.path.rglob("*")):
+        for path in _files(self.run.path):
             name = path.relative_to(self.run.path)
             top = name.parts[0]
             wanted = len(name.parts) < 3 or top != "checkpoints" or name.parts[1] in names
-            if not path.is_file() or not wanted or top.startswith(".") or name.name[0] == ".":
+            if not wanted or name.name[0] == ".":
                 continue
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".safetensors" and top == "checkpoints":
@@ -208,3 +208,15 @@ class Mirror:
 
     def _uri(self, name: str) -> str:
         return storage.join(self.output, name)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below `folder`, in order, but not what lies in hidden folders.
+
+    Among these is the staging folder, which the upload's thread is emptying meanwhile.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place) / name for name in files]
+    return sorted(found)

@@ -6,7 +6,7 @@ import pytest
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import oss, retry
+from lookalike.storage import listing, oss, retry
 
 SCHEMES = ["s3", "oss"]
 
@@ -58,6 +58,34 @@ def test_a_bad_hour_is_told(bucket, scheme):
     bucket.plan = lambda *_: 503
     with pytest.raises(StorageError, match=f"^{scheme}://shop/x: "):
         storage.read_bytes(f"{scheme}://shop/x")
+
+
+@pytest.mark.parametrize("fault", [500, "reset", "cut"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_listing_is_whole_or_an_error(bucket, scheme, fault):
+    names = {"a/1", "a/b/2", "c/3"}
+    for name in names:
+        storage.write_bytes(f"{scheme}://shop/top/{name}", b"x")
+    seen = []
+
+    def second(method, path, count):
+        seen.append(path)
+        return fault if len(seen) % 11 == 2 else None
+
+    bucket.plan = second
+    for _ in range(4):
+        assert set(storage.sizes_below(f"{scheme}://shop/top")) == names
+        assert storage.is_folder(f"{scheme}://shop/top/a")
+        assert storage.exists(f"{scheme}://shop/top/a/1")
+    assert storage.sizes_below(f"{scheme}://shop/none") == {}
+    assert not storage.exists(f"{scheme}://shop/to")
+
+
+def test_a_listing_of_oss_goes_on_after_its_first_page(bucket, monkeypatch):
+    for name in "abcde":
+        storage.write_bytes(f"oss://shop/top/{name}", b"x")
+    monkeypatch.setattr(listing._oss_objects, "__defaults__", (2,))
+    assert set(storage.sizes_below("oss://shop/top")) == set("abcde")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -33,7 +33,7 @@ def get(uri: str, part: Part) -> bytes:
 def forget() -> None:
     """Make the clients anew at the next request, with the credentials of then."""
     _s3_store.cache_clear()
-    _oss_bucket.cache_clear()
+    oss_bucket.cache_clear()
 
 
 def _by_fsspec(uri: str, part: Part) -> bytes:
@@ -57,7 +57,7 @@ def _by_obstore(uri: str, part: Part) -> bytes:
 def _by_signed_url(uri: str, part: Part) -> bytes:
     """OSS: signed by the vendor's library, fetched by urllib3 without its other layers."""
     endpoint, name, key = oss.locate(uri, account().endpoint)
-    bucket, pool = _oss_bucket(endpoint, name)
+    bucket, pool = oss_bucket(endpoint, name)
     headers = {"Accept-Encoding": "identity"}
     if part is not None:
         headers["Range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
@@ -138,7 +138,12 @@ def _frozen(keys: Any) -> Callable[[], dict[str, Any]]:
 
 
 @lru_cache(maxsize=64)
-def _oss_bucket(endpoint: str, name: str) -> tuple[Any, Any]:
+def oss_bucket(endpoint: str, name: str) -> tuple[Any, Any]:
+    """The vendor's client of a bucket, and the connections by which its signed URLs are fetched.
+
+    Raises:
+        MissingExtraError: the client is not installed.
+    """
     try:
         import oss2
         import urllib3

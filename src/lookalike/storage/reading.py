@@ -11,6 +11,7 @@ from typing import IO
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage.clients import filesystem_of
 from lookalike.storage.getting import get
+from lookalike.storage.listing import described, has_below, sizes_in
 from lookalike.storage.retry import cause, retrying
 from lookalike.storage.uri import is_remote, local_path, public
 
@@ -60,12 +61,10 @@ def exists(uri: str) -> bool:
         return os.path.exists(local_path(uri))
 
     def ask() -> bool:
-        filesystem, path = filesystem_of(uri)
         try:
-            # Not `exists`, for which ossfs wants the right to read the bucket's settings.
-            filesystem.info(path)
+            described(uri)
         except FileNotFoundError:
-            return False
+            return has_below(uri)
         return True
 
     return retrying(ask, uri, 2)
@@ -81,12 +80,7 @@ def is_folder(uri: str) -> bool:
         return os.path.isdir(local_path(uri))
     if uri.startswith(("http://", "https://")):
         return False  # a web server has no folders, only pages
-
-    def ask() -> bool:
-        filesystem, path = filesystem_of(uri)
-        return bool(filesystem.isdir(path))
-
-    return retrying(ask, uri, 2)
+    return retrying(lambda: has_below(uri), uri, 2)
 
 
 def files_below(uri: str) -> list[str]:
@@ -98,13 +92,7 @@ def files_below(uri: str) -> list[str]:
         StorageError: it cannot be read.
     """
     if is_remote(uri):
-
-        def ask() -> list[str]:
-            filesystem, path = filesystem_of(uri)
-            root = path.rstrip("/") + "/"
-            return sorted(found.removeprefix(root) for found in filesystem.find(path))
-
-        return retrying(ask, uri, 2)
+        return sorted(retrying(lambda: sizes_in(uri), uri, 2))
     return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
 
 

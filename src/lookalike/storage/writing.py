@@ -10,6 +10,7 @@ from typing import IO
 
 from lookalike.errors import StorageError
 from lookalike.storage.clients import filesystem_of
+from lookalike.storage.listing import described, sizes_in
 from lookalike.storage.retry import retrying
 from lookalike.storage.uri import is_remote, local_path, public
 
@@ -61,9 +62,9 @@ def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
     aside = local.with_name(f".{local.name}.{os.getpid()}.partial")
 
     def get() -> None:
+        expected = described(uri)["size"] if size is None else size
         filesystem, path = filesystem_of(uri)
         filesystem.invalidate_cache()
-        expected = filesystem.info(path)["size"] if size is None else size
         filesystem.get_file(path, str(aside))
         if aside.stat().st_size != expected:
             raise OSError(f"{aside.stat().st_size} bytes of {expected} arrived")
@@ -99,15 +100,7 @@ def sizes_below(uri: str) -> dict[str, int]:
     Raises:
         StorageError: it cannot be listed.
     """
-
-    def ask() -> dict[str, int]:
-        filesystem, path = filesystem_of(uri)
-        filesystem.invalidate_cache()
-        root = path.rstrip("/") + "/"
-        found = filesystem.find(path, detail=True)
-        return {name.removeprefix(root): entry["size"] for name, entry in found.items()}
-
-    return retrying(ask, uri, _RETRIES)
+    return retrying(lambda: sizes_in(uri), uri, _RETRIES)
 
 
 def version_of(uri: str) -> str:
@@ -118,9 +111,7 @@ def version_of(uri: str) -> str:
     """
 
     def ask() -> str:
-        filesystem, path = filesystem_of(uri)
-        filesystem.invalidate_cache()
-        info = filesystem.info(path)  # not `ukey`, which ossfs does not answer
+        info = described(uri)  # not `ukey`, which ossfs does not answer
         return " ".join(f"{name}={info[name]}" for name in _VERSION if info.get(name) is not None)
 
     return retrying(ask, uri, _RETRIES)
@@ -140,8 +131,7 @@ def _put(local: str, uri: str) -> None:
             f"{public(uri)}: cannot be written: no permission; the credentials of this machine's "
             "environment must allow writing here"
         ) from None
-    filesystem.invalidate_cache()
-    info = filesystem.info(path)
+    info = described(uri)
     if info["size"] != size:
         raise OSError(f"{info['size']} bytes of {size} arrived")
     tag = str(info.get("ETag", "")).strip('"').lower()
