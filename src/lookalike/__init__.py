@@ -20,6 +20,7 @@ __all__ = [
     "LookalikeError",
     "Run",
     "Scores",
+    "doctor",
     "embed",
     "evaluate",
     "load",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lookalike.model.embedder import Embedder
     from lookalike.retrieval.metrics import Scores
     from lookalike.run import Run
+    from lookalike.verbs.doctor import doctor
     from lookalike.verbs.embed import embed, load
     from lookalike.verbs.evaluate import evaluate
     from lookalike.verbs.plan import plan
@@ -46,6 +48,7 @@ _HOMES = {
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.retrieval.metrics",
+    "doctor": "lookalike.verbs.doctor",
     "embed": "lookalike.verbs.embed",
     "evaluate": "lookalike.verbs.evaluate",
     "load": "lookalike.verbs.embed",

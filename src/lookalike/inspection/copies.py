@@ -1,0 +1,68 @@
+"""What the same picture in several places means: copies, contradictions, leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from lookalike.inspection.duplicates import exact_groups, near_groups
+from lookalike.inspection.finding import Finding, Group, Lists, Severity, finding
+from lookalike.inspection.pictures import Pictures
+
+_SAID: tuple[tuple[str, Severity, str, str], ...] = (
+    (
+        "leakage", "wrong", "{} are in the training and the validation list",
+        "Remove them from one of the lists: validation must not measure what was learnt.",
+    ),
+    (
+        "two_labels", "wrong", "{} have different labels in one list",
+        "Decide on one label for each. If both are right, the two classes are one.",
+    ),
+    (
+        "duplicates", "doubtful", "{} stand in one list with one label",
+        "Keep one of each, or the class counts for more images than it has. In a validation list "
+        "they find each other, and scores come out too high.",
+    ),
+)  # fmt: skip
+
+
+def inspect_copies(lists: Lists, pictures: Pictures) -> list[Finding]:
+    """Findings about pictures with the same content, and about nearly the same pictures."""
+    exact = exact_groups(pictures)
+    spare = np.zeros(len(pictures.rows), bool)
+    for group in exact:
+        spare[group[1:]] = True
+    near = near_groups(pictures, np.flatnonzero(pictures.readable & ~spare))
+    return [
+        *_findings(lists, pictures, exact, "exact", "groups of files with the same content"),
+        *_findings(lists, pictures, near, "near", "groups of nearly the same picture"),
+    ]
+
+
+def _findings(
+    lists: Lists, pictures: Pictures, groups: Iterable[np.ndarray], how: str, what: str
+) -> list[Finding]:
+    leaks, labels, copies = [], [], []
+    for group in groups:
+        rows = pictures.rows[group].tolist()
+        mine = [row for row in rows if row < lists.training]
+        other = rows[len(mine) :]
+        if mine and other:
+            leaks.append(Group(tuple(rows), _sizes(pictures, group)))
+        for part in (mine, other):
+            if len({lists.records[row].label for row in part}) > 1:
+                labels.append(Group(tuple(part), _sizes(pictures, group)))
+            elif len(part) > 1:
+                copies.append(Group(tuple(part), _sizes(pictures, group)))
+    return [
+        found
+        for (kind, severity, title, advice), its in zip(_SAID, (leaks, labels, copies), strict=True)
+        for found in finding(f"{kind}_{how}", severity, title.format(what), advice, its)
+    ]
+
+
+def _sizes(pictures: Pictures, group: np.ndarray) -> str:
+    """`72 x 72, 36 x 36`: width and height of each picture, each size once."""
+    sizes = dict.fromkeys(f"{w} x {h}" for h, w in pictures.sizes[group].tolist())
+    return ", ".join(list(sizes)[:4]) + (", ..." if len(sizes) > 4 else "")

@@ -1,0 +1,153 @@
+"""A diagnosis as one HTML file with its pictures inside, which asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from lookalike.data.batch import read_twice
+from lookalike.data.decode import BadImage, decode
+from lookalike.data.pixels import picture
+from lookalike.data.prefetch import Job, in_order
+from lookalike.data.record import Record
+from lookalike.errors import StorageError
+from lookalike.inspection.finding import Diagnosis, Finding
+from lookalike.inspection.table import MARKS, summary
+
+MOST_PICTURES = 360
+"""Pictures of a page: some 3 kB each, so that it stays near a megabyte."""
+
+_GROUPS = 24  # of a finding
+_ROWS = 6  # of a group
+_SIDE = 112  # pixels of a picture
+
+
+def render(diagnosis: Diagnosis, *, threads: int) -> str:
+    """The page.
+
+    Args:
+        diagnosis: what was found.
+        threads: threads that read the pictures; those that cannot be read are left empty.
+    """
+    shown: dict[int, None] = {}
+    most = max(12, MOST_PICTURES // max(1, len(diagnosis.findings)))
+    sections = [_section(diagnosis, found, shown, most) for found in diagnosis.findings]
+    pictures = _pictures(diagnosis, list(shown), threads)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lookalike.inspection", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = lambda value: f"{value:,}"
+    return environment.get_template("page.html.j2").render(
+        lines=[line.split(None, 1) for line in summary(diagnosis) if line[:1] != " "],
+        facts=diagnosis.facts,
+        charts=list(_charts(diagnosis)),
+        sections=sections,
+        pictures=pictures,
+        side=_SIDE,
+    )
+
+
+def _section(
+    diagnosis: Diagnosis, found: Finding, shown: dict[int, None], most: int
+) -> dict[str, Any]:
+    """What the template shows of a finding; notes the rows whose pictures it needs."""
+    groups: list[dict[str, Any]] = []
+    rows = 0
+    for group in found.groups[:_GROUPS]:
+        if rows >= most:
+            break
+        cards = []
+        for row in group.rows[:_ROWS]:
+            record = diagnosis.lists.records[row]
+            cards.append(
+                {
+                    "row": row,
+                    "label": record.label,
+                    "place": record.place,
+                    "origin": record.origin,
+                    "part": diagnosis.lists.part(row),
+                }
+            )
+            if found.kind not in _WITHOUT:
+                shown[row] = None
+        rows += len(cards)
+        groups.append({"note": group.note, "cards": cards, "left": len(group.rows) - len(cards)})
+    mark, _ = MARKS[found.severity]
+    return {
+        "finding": found,
+        "mark": mark,
+        "groups": groups,
+        "left": found.count - len(groups) if found.groups else 0,
+        "plain": found.kind in _WITHOUT,
+    }
+
+
+# Findings about the text of the lists, for which no picture is worth its bytes.
+_WITHOUT = {"suspicious_paths", "odd_names", "mixed_paths", "empty_classes", "unreadable"}
+
+
+def _charts(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
+    """Bars: classes by their images, images by their size."""
+    facts = diagnosis.facts
+    for part in ("training", "validation"):
+        if part in facts:
+            yield _chart(f"Classes by images, {part}", facts[part]["classes_by_images"])
+    if "shorter_side" in facts.get("images", {}):
+        yield _chart("Images by shorter side, pixels", facts["images"]["shorter_side"])
+
+
+def _chart(title: str, counts: dict[str, int]) -> dict[str, Any]:
+    most = max(counts.values(), default=1) or 1
+    bars = [
+        {"name": name, "count": count, "share": round(100 * count / most, 1)}
+        for name, count in counts.items()
+    ]
+    return {"title": title, "bars": bars}
+
+
+def _pictures(diagnosis: Diagnosis, rows: list[int], threads: int) -> dict[int, str]:
+    """Data URIs of these rows; those that cannot be read are missing."""
+    jobs = [_PictureJob(diagnosis.lists.records[row]) for row in rows]
+    found = in_order(_each(jobs), threads, 16)
+    return {row: uri for row, uri in zip(rows, found, strict=True) if uri}
+
+
+def _each(jobs: list[_PictureJob]) -> Iterator[Job[str]]:
+    yield from jobs
+
+
+class _PictureJob:
+    size = 1
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._uri = ""
+
+    def run(self, piece: int) -> None:
+        try:
+            self._uri = read_twice(self._record, partial(_data_uri, self._record))
+        except (BadImage, StorageError):
+            self._uri = ""  # the finding says why; the page shows an empty frame
+
+    def result(self) -> str:
+        return self._uri
+
+
+def _data_uri(record: Record, data: bytes) -> str:
+    boxed = record.details is not None and record.details.box is not None
+    pixels = picture(record, data) if boxed else decode(data, min_size=(_SIDE, _SIDE))
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SIDE, _SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
