@@ -7,20 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from lookalike.inspection.duplicates import exact_groups, near_groups
-from lookalike.inspection.finding import Finding, Group, Lists, Severity, finding
+from lookalike.inspection.finding import Finding, Group, Lists, finding
 from lookalike.inspection.pictures import Pictures
 
-_SAID: tuple[tuple[str, Severity, str, str], ...] = (
+_SAID = (
     (
-        "leakage", "wrong", "{} are in the training and the validation list",
+        "leakage", "{} are in the training and the validation list",
         "Remove them from one of the lists: validation must not measure what was learnt.",
     ),
     (
-        "two_labels", "wrong", "{} have different labels in one list",
+        "two_labels", "{} have different labels in one list",
         "Decide on one label for each. If both are right, the two classes are one.",
     ),
     (
-        "duplicates", "doubtful", "{} stand in one list with one label",
+        "duplicates", "{} stand in one list with one label",
         "Keep one of each, or the class counts for more images than it has. In a validation list "
         "they find each other, and scores come out too high.",
     ),
@@ -57,8 +57,15 @@ def _findings(
                 copies.append(Group(tuple(part), _sizes(pictures, group)))
     return [
         found
-        for (kind, severity, title, advice), its in zip(_SAID, (leaks, labels, copies), strict=True)
-        for found in finding(f"{kind}_{how}", severity, title.format(what), advice, its)
+        for (kind, title, advice), its in zip(_SAID, (leaks, labels, copies), strict=True)
+        for found in finding(
+            f"{kind}_{how}",
+            # Nearly the same may be two things after all: that is for people to see.
+            "doubtful" if how == "near" or kind == "duplicates" else "wrong",
+            title.format(what),
+            ("Look at them. " if how == "near" else "") + advice,
+            its,
+        )
     ]
 
 

@@ -52,5 +52,19 @@ def perceptual_hash(square: np.ndarray) -> int:
 
 def thumbnail(square: np.ndarray) -> np.ndarray:
     """`small` at half its side, (THUMB, THUMB, 3) uint8: means of 2 x 2 pixels."""
-    means = square.reshape(THUMB, 2, THUMB, 2, 3).mean((1, 3))
-    return np.rint(means).astype(np.uint8)
+    # Sums of slices: numpy's reductions over so short axes are ten times slower.
+    pairs = square[::2] + square[1::2]
+    return np.rint((pairs[:, ::2] + pairs[:, 1::2]) / 4).astype(np.uint8)
+
+
+def contrast(square: np.ndarray) -> float:
+    """Standard deviation of the luma of `small`, in grey levels."""
+    return float((square @ GREY).std())
+
+
+def colourfulness(square: np.ndarray) -> float:
+    """Mean difference of the largest and the smallest channel of `small`, in grey levels."""
+    red, green, blue = (np.ascontiguousarray(square[..., channel]) for channel in range(3))
+    most = np.maximum(np.maximum(red, green), blue)
+    least = np.minimum(np.minimum(red, green), blue)
+    return float((most - least).mean())

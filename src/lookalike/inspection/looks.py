@@ -76,11 +76,12 @@ def inspect_looks(
 
 def _misnamed(lists: Lists, pictures: Pictures) -> list[Group]:
     groups = []
+    broken = {int(pictures.rows[place]) for place in pictures.reasons}
     for row, real in zip(pictures.rows.tolist(), pictures.formats, strict=True):
         record = lists.records[row]
         name = record.uri.partition("?")[0] if record.member is None else record.member.name
         said = format_of_name(name)
-        if real and said and real != said:
+        if real and said and real != said and row not in broken:
             groups.append(Group((row,), f"is {real}"))
     return groups
 

@@ -107,7 +107,9 @@ def _charts(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
 
 
 def _chart(title: str, counts: dict[str, int]) -> dict[str, Any]:
-    most = max(counts.values(), default=1) or 1
+    names = [name for name, count in counts.items() if count]  # the first bars may be empty
+    counts = dict(list(counts.items())[list(counts).index(names[0]) :])
+    most = max(counts.values())
     bars = [
         {"name": name, "count": count, "share": round(100 * count / most, 1)}
         for name, count in counts.items()

@@ -7,44 +7,48 @@ from collections import Counter
 
 from lookalike import storage
 from lookalike.data.annotation import IMAGE_SUFFIXES
-from lookalike.data.record import Record
 from lookalike.inspection.finding import Finding, Group, Lists, finding
 
-# What archives and file managers leave behind, and paths of another system.
-_LITTER = re.compile(
-    r"(?P<mac>(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|\.AppleDouble/))"
-    r"|(?P<windows>(?:^|/)(?:Thumbs\.db$|desktop\.ini$|\$RECYCLE\.BIN/))"
-    r"|(?P<editor>(?:^|/)(?:\.ipynb_checkpoints|\.git|@eaDir)/|~$|\.(?:tmp|part|crdownload|bak)$)"
-    r"|(?P<backslash>\\)",
+# What archives, file managers and programs leave behind.
+_FOLDERS = re.compile(
+    r"(?:^|/)(?P<name>__MACOSX|\.AppleDouble|\$RECYCLE\.BIN|\.ipynb_checkpoints|\.git|@eaDir)/",
     re.IGNORECASE,
 )
-_WHY = {
-    "mac": "left behind by macOS",
-    "windows": "left behind by Windows",
-    "editor": "left behind by a program",
-    "backslash": "a path of Windows",
-}
+_FILES = frozenset([".ds_store", "thumbs.db", "desktop.ini"])
+_ENDS = ("~", ".tmp", ".part", ".crdownload", ".bak")
 
 
 def inspect_paths(lists: Lists) -> list[Finding]:
     """Left-overs of other programs, names that are no image's, and paths of several kinds."""
-    litter, names = [], []
+    litter, odd = [], []
+    folders: dict[tuple[str, str], str] = {}  # few beside the files: each is looked at once
     kinds: dict[str, Counter[str]] = {}
     first: dict[tuple[str, str], int] = {}
-    folders: dict[str, str] = {}
+    bases: dict[str, str] = {}
+    counted: dict[tuple[str, str], list[int]] = {}  # lines of a list and folder: first and number
     for row, record in enumerate(lists.records):
-        name = record.uri if record.member is None else record.member.name
-        hit = _LITTER.search(name)
-        if hit is not None:
-            litter.append(Group((row,), _WHY[hit.lastgroup or ""]))
-        elif record.member is None and not _is_named(name):
-            names.append(Group((row,)))
-        if record.line and record.member is None:
-            if record.source not in folders:
-                folders[record.source] = storage.resolve("", record.source)
-            kind = _kind(record, folders[record.source])
-            kinds.setdefault(record.source, Counter())[kind] += 1
-            first.setdefault((record.source, kind), row)
+        path = record.uri if record.member is None else record.member.name
+        folder, _, name = path.rpartition("/")
+        key = (record.source, folder)
+        why = folders.get(key)
+        if why is None:
+            why = folders[key] = _left_behind(folder)
+            counted[key] = [row, 0]
+        counted[key][1] += bool(record.line and record.member is None)
+        low = name.lower()
+        if low[:2] == "._" or low in _FILES or low.endswith(_ENDS):
+            why = "left behind by another program"
+        if why or "\\" in name:
+            litter.append(Group((row,), why or "a path of Windows"))
+        elif record.member is None and not (low.endswith(IMAGE_SUFFIXES) or _is_named(path)):
+            odd.append(Group((row,)))
+    for (source, folder), (row, number) in counted.items():
+        if number:
+            if source not in bases:
+                bases[source] = storage.resolve("", source)
+            kind = _kind(f"{folder}/" if folder else lists.records[row].uri, bases[source])
+            kinds.setdefault(source, Counter())[kind] += number
+            first.setdefault((source, kind), row)
     return [
         *finding(
             "suspicious_paths", "doubtful", "paths look like something else than an image of yours",
@@ -52,7 +56,7 @@ def inspect_paths(lists: Lists) -> list[Finding]:
         ),
         *finding(
             "odd_names", "note", "names do not end as an image's name does",
-            "Images are read by their content, so this does no harm if they are images.", names,
+            "Images are read by their content, so this does no harm if they are images.", odd,
         ),
         *finding(
             "mixed_paths", "note", "lists mix paths of several kinds",
@@ -70,16 +74,21 @@ def inspect_paths(lists: Lists) -> list[Finding]:
 
 
 def _is_named(uri: str) -> bool:
-    """Whether a URI ends as an image's name does; quickly where it does."""
-    if uri.lower().endswith(IMAGE_SUFFIXES):
-        return True
+    """Whether a URI ends as an image's name does, without its query."""
     return storage.public(uri).lower().endswith(IMAGE_SUFFIXES)
 
 
-def _kind(record: Record, folder: str) -> str:
+def _left_behind(folder: str) -> str:
+    """What is wrong with a folder; "" for nothing."""
+    hit = _FOLDERS.search(f"{folder}/")
+    if hit is not None:
+        return f"in {hit['name']}"
+    return "a path of Windows" if "\\" in folder else ""
+
+
+def _kind(uri: str, base: str) -> str:
     """How a path stands to the folder of its list; one below it counts as relative."""
-    uri = record.uri
-    if folder and uri.startswith(folder):
+    if base and uri.startswith(base):
         return "relative"
     if storage.is_remote(uri):
         return f"in {uri.partition('://')[0]}://"

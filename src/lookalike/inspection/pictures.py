@@ -16,7 +16,14 @@ from lookalike.data.pixels import picture
 from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
 from lookalike.errors import StorageError
-from lookalike.inspection.fingerprint import THUMB, perceptual_hash, small, thumbnail
+from lookalike.inspection.fingerprint import (
+    THUMB,
+    colourfulness,
+    contrast,
+    perceptual_hash,
+    small,
+    thumbnail,
+)
 from lookalike.inspection.formats import format_of
 from lookalike.log import Bar
 
@@ -127,8 +134,8 @@ def _note(found: Pictures, place: int, record: Record, data: bytes) -> None:
     found.digests[place] = _digest(data, record)
     found.hashes[place] = perceptual_hash(square)
     found.thumbs[place] = thumbnail(square)
-    found.contrast[place] = square.mean(2).std()
-    found.colour[place] = (square.max(2) - square.min(2)).mean()
+    found.contrast[place] = contrast(square)
+    found.colour[place] = colourfulness(square)
     found.readable[place] = True
 
 
