@@ -27,6 +27,9 @@ from typing import Any
 from lookalike import storage
 from lookalike.errors import RunError
 
+DOCTOR_JSON = "doctor.json"
+DOCTOR_PAGE = "doctor.html"
+
 # A worker that was just killed may take a moment to let go.
 _LOCK_SECONDS = 10.0
 
@@ -62,6 +65,7 @@ class Run:
         if run.path.is_dir() and not run.exists() and not resume:
             # What an attempt leaves that found a mistake before it began is no obstacle.
             ours = {run.log, run.checkpoints, run.bad_images, run.lock_file}
+            ours |= {run.path / DOCTOR_JSON, run.path / DOCTOR_PAGE}  # a look before the training
             foreign = [path.name for path in run.path.iterdir() if path not in ours]
             if foreign or any(run.checkpoints.glob("*")):
                 raise RunError(

@@ -52,6 +52,18 @@ def test_labels_that_differ_in_case_and_blanks(tmp_path):
     assert "'Red Cat' (2)" in variants.groups[0].note
 
 
+def test_the_same_path_in_another_spelling(tmp_path):
+    train = "1.jpg a\n./1.jpg a\nx/../1.jpg a\n2.jpg b\nhttp://h/./3.jpg b\nhttp://h/3.jpg b\n"
+    _, found = look(tmp_path, train)
+    assert [group.rows for group in found["repeated_lines"].groups] == [(0, 1, 2)]
+
+
+def test_queries_are_no_part_of_a_path(tmp_path):
+    uri = "oss://b/x/{}.jpg?endpoint=http://127.0.0.1:9/"
+    _, found = look(tmp_path, "".join(f"{uri.format(i)} {i % 2}\n" for i in range(4)))
+    assert found.keys() == {"no_validation"}
+
+
 def test_suspicious_and_mixed_paths(tmp_path):
     train = (
         "a/1.jpg x\n__MACOSX/a/._1.jpg x\na/Thumbs.db y\na/.DS_Store y\na\\2.jpg x\n"
@@ -88,7 +100,7 @@ def test_boxes_of_one_picture_are_different_images():
         ({"data": "a.txt"}, "give run"),
         ({"train": "none.txt"}, "none.txt: no such file"),
         ({"run": "nowhere"}, "no run here"),
-        ({"train": "a.txt", "output": "s3://a/b"}, "directory of this machine"),
+        ({"run": "memory://nowhere/run"}, "no run here"),
     ],
 )
 def test_bad_input_is_an_error(settings, message):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import cli
+import lookalike
+from lookalike import cli, storage
 from lookalike.inspection import page
+from lookalike.run import Run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TRICKY = "<script>alert(1)</script>&'\"_" + "long" * 20
@@ -98,3 +100,29 @@ def test_a_browser_shows_it_whole(written, shapes, tmp_path, monkeypatch, scheme
             assert pictures.count() > 0
             assert shown.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
         browser.close()
+
+
+def test_lists_images_and_results_in_storage(shapes):
+    for file in [shapes / "train.txt", shapes / "val.txt", *(shapes / "images").iterdir()]:
+        storage.write_bytes(f"memory://shop/{file.relative_to(shapes)}", file.read_bytes())
+    storage.write_bytes("memory://shop/images/broken.jpg", b"nothing")
+    more = storage.read_bytes("memory://shop/train.txt") + b"images/broken.jpg 1\nimages/no.jpg 1\n"
+    storage.write_bytes("memory://shop/train.txt", more)
+    remote = lookalike.doctor(
+        train="memory://shop/train.txt", val="memory://shop/val.txt", output="memory://shop/out"
+    )
+    local = lookalike.doctor(train=str(shapes / "train.txt"), val=str(shapes / "val.txt"))
+    kinds = [{finding.kind for finding in one.findings} for one in (remote, local)]
+    assert kinds[0] == kinds[1] | {"unreadable"}
+    found = json.loads(storage.read_bytes("memory://shop/out/doctor.json"))
+    broken = next(one for one in found["findings"] if one["kind"] == "unreadable")
+    assert [group["note"] for group in broken["groups"]] == [
+        "not an image (starts with b'nothi')", "no such file or directory",
+    ]  # fmt: skip
+    assert b"data:image/jpeg" in storage.read_bytes("memory://shop/out/doctor.html")
+
+
+def test_a_run_may_be_trained_into_the_folder_of_the_results(tmp_path):
+    for name in ("doctor.json", "doctor.html"):
+        (tmp_path / name).write_text("")
+    assert not Run.create(tmp_path).exists()

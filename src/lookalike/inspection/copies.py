@@ -6,24 +6,31 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lookalike.inspection.duplicates import exact_groups, near_groups
+from lookalike.inspection.duplicates import MOST_PAIRS, exact_groups, near_groups
 from lookalike.inspection.finding import Finding, Group, Lists, finding
 from lookalike.inspection.pictures import Pictures
 
 _SAID = (
     (
-        "leakage", "{} are in the training and the validation list",
+        "leakage", "{}, in the training and the validation list",
         "Remove them from one of the lists: validation must not measure what was learnt.",
     ),
     (
-        "two_labels", "{} have different labels in one list",
+        "two_labels", "{}, with different labels in one list",
         "Decide on one label for each. If both are right, the two classes are one.",
     ),
     (
-        "duplicates", "{} stand in one list with one label",
+        "duplicates", "{}, in one list with one label",
         "Keep one of each, or the class counts for more images than it has. In a validation list "
         "they find each other, and scores come out too high.",
     ),
+)  # fmt: skip
+
+_CUT = Finding(
+    "near_search_cut", "note", "search for nearly the same pictures that was not finished",
+    f"So many are much alike that only the first {MOST_PAIRS:,} pairs were compared. Frames of a "
+    "film? Keep fewer of them, or look at one part of the list at a time.",
+    1, (),
 )  # fmt: skip
 
 
@@ -33,10 +40,11 @@ def inspect_copies(lists: Lists, pictures: Pictures) -> list[Finding]:
     spare = np.zeros(len(pictures.rows), bool)
     for group in exact:
         spare[group[1:]] = True
-    near = near_groups(pictures, np.flatnonzero(pictures.readable & ~spare))
+    near, whole = near_groups(pictures, np.flatnonzero(pictures.readable & ~spare))
     return [
         *_findings(lists, pictures, exact, "exact", "groups of files with the same content"),
         *_findings(lists, pictures, near, "near", "groups of nearly the same picture"),
+        *([] if whole else [_CUT]),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lookalike.inspection.fingerprint import GREY
+from lookalike.inspection.fingerprint import GREY, THUMB
 from lookalike.inspection.pictures import Pictures
 
 RADIUS = 6
@@ -14,7 +14,11 @@ RADIUS = 6
 
 _BANDS = 4  # RADIUS < 2 * _BANDS: some band of two such hashes differs in one bit at most
 _BITS = 16  # of a band
-_CHUNK = 1 << 21  # pairs looked at together
+_CHUNK = 1 << 21  # pairs of hashes looked at together
+_PIECE = 1 << 14  # pairs of pictures
+
+MOST_PAIRS = 50_000_000
+"""Pairs of pictures that are compared: half a minute. Frames of a film may have many more."""
 
 FLAT = 3.0
 """Grey levels of contrast below which a picture has nothing to be known by."""
@@ -44,46 +48,66 @@ def exact_groups(pictures: Pictures) -> list[np.ndarray]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def near_groups(pictures: Pictures, places: np.ndarray) -> list[np.ndarray]:
+def near_groups(pictures: Pictures, places: np.ndarray) -> tuple[list[np.ndarray], bool]:
     """Groups of pictures that are nearly the same as some other of their group.
 
     Candidates are all pairs whose hashes differ in `RADIUS` bits at most, found through bands:
     none is missed, and no other pair is looked at but those that share a band up to one bit. Each
-    is confirmed on the thumbnails, in colour.
+    is confirmed on the thumbnails, in colour, unless other pairs have joined the two already.
 
     Args:
         pictures: the facts.
         places: (M,) indices of pictures with different content.
 
     Returns:
-        Indices of pictures, each group ascending, two or more in each.
+        Indices of pictures, each group ascending, two or more in each; and whether the search was
+        whole: it ends after `MOST_PAIRS` candidates.
     """
     places = places[pictures.contrast[places] >= FLAT]
     roots = np.arange(len(places))
     contrast = pictures.contrast[places]
     means = pictures.thumbs[places].mean((1, 2), dtype=np.float32)  # (M, 3)
-    for left, right in near_pairs(pictures.hashes[places]):
-        apart = roots[left] != roots[right]
-        left, right = left[apart], right[apart]
-        # Quickly, before thumbnails are looked at.
-        near = (np.abs(means[left] - means[right]) <= _MEAN).all(1) & (
-            np.abs(contrast[left] - contrast[right]) <= _CONTRAST * contrast[left] + 1
-        )
-        left, right = left[near], right[near]
-        same = confirmed(pictures, places[left], places[right])
-        if same.any():
-            _join(roots, left[same], right[same])
+    coarse = _coarse(pictures, places)
+    looked = 0
+    for pairs in near_pairs(pictures.hashes[places]):
+        for start in range(0, len(pairs[0]), _PIECE):
+            left, right = (side[start : start + _PIECE] for side in pairs)
+            apart = roots[left] != roots[right]
+            left, right = left[apart], right[apart]
+            looked += len(left)
+            # Quickly, before thumbnails are looked at.
+            near = (np.abs(means[left] - means[right]) <= _MEAN).all(1) & (
+                np.abs(contrast[left] - contrast[right]) <= _CONTRAST * contrast[left] + 1
+            )
+            left, right = left[near], right[near]
+            far = np.abs(coarse[left] - coarse[right]).max(1, initial=0)
+            left, right = left[far <= _REGION + 1], right[far <= _REGION + 1]  # they are rounded
+            same = confirmed(pictures, places[left], places[right])
+            if same.any():
+                _join(roots, left[same], right[same])
+        if looked > MOST_PAIRS:
+            break
     order = np.argsort(roots, kind="stable")
     cuts = np.flatnonzero(np.diff(roots[order])) + 1
-    return [places[group] for group in np.split(order, cuts) if len(group) > 1]
+    groups = [places[group] for group in np.split(order, cuts) if len(group) > 1]
+    return groups, looked <= MOST_PAIRS
+
+
+def _coarse(pictures: Pictures, places: np.ndarray) -> np.ndarray:
+    """Luma of each square of 2 x 2 places, rounded: (M, T * T / 4) int16."""
+    found = np.empty((len(places), (THUMB // 2) ** 2), np.int16)
+    for start in range(0, len(places), 4096):
+        luma = pictures.thumbs[places[start : start + 4096]].astype(np.float32) @ GREY
+        found[start : start + 4096] = np.rint(_squares(luma[..., None])).reshape(len(luma), -1)
+    return found
 
 
 def near_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs (i, j) of (N,) uint64 `hashes` that differ in `RADIUS` bits at most.
+    """All pairs (i, j) of (N,) uint64 `hashes` that differ in `RADIUS` bits at most, each once.
 
     Of 64 bits in four bands, up to seven differing bits leave a band with one or none. So each
     hash is looked up by each band, and by each band with one bit turned: 4 x 17 look-ups among
-    N / 65,536 hashes each, if they are spread well. A pair may come more than once.
+    N / 65,536 hashes each, if they are spread well.
     """
     for band in range(_BANDS):
         keys = ((hashes >> np.uint64(band * _BITS)) & np.uint64(0xFFFF)).astype(np.int64)
@@ -101,8 +125,12 @@ def near_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 mine, first = ranks, ranks + 1
                 counts = ends[sorted_keys] - first
             for i, j in _pairs(mine, first, counts):
-                near = np.bitwise_count(sorted_hashes[i] ^ sorted_hashes[j]) <= RADIUS
-                if near.any():
+                differing = sorted_hashes[i] ^ sorted_hashes[j]
+                near = np.flatnonzero(np.bitwise_count(differing) <= RADIUS)
+                for earlier in range(band):  # where an earlier band has told of them
+                    part = (differing[near] >> np.uint64(earlier * _BITS)) & np.uint64(0xFFFF)
+                    near = near[np.bitwise_count(part) > 1]
+                if len(near):
                     yield order[i[near]], order[j[near]]
 
 

@@ -36,7 +36,7 @@ class Finding:
         kind: its name for programs, as `leakage_exact`.
         severity: `wrong` spoils training or its measure, `doubtful` wants a look, `note` is good
             to know.
-        title: what it is, to be read after the count: "images that cannot be read".
+        title: what it is, to be read after the count, of one or many: "images that cannot be read".
         advice: what to do.
         count: how often it was found.
         groups: where, worst first; the first `MOST_GROUPS` of them.

@@ -107,13 +107,13 @@ def inspect_labels(
     }
     return facts, [
         *finding(
-            "suspect_labels", "doubtful", "images lie closer to another class than to their own",
+            "suspect_labels", "doubtful", "images closer to another class than to their own",
             "Look at the first ones: a wrong label, two things in one picture, or two classes "
             "that are one. Mend the list and train again; the end of the ranking is mostly right.",
             suspects,
         ),
         *finding(
-            "classes_alike", "doubtful", "pairs of classes look like one",
+            "classes_alike", "doubtful", "pairs of classes that look like one",
             "If they are the same thing under two names, give them one label.", pairs,
         ),
     ]  # fmt: skip

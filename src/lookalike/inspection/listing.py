@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.data.catalog import Catalog
 from lookalike.data.record import Record
 from lookalike.inspection.finding import MOST_GROUPS, Finding, Group, Lists, finding
@@ -39,10 +41,13 @@ def inspect_lists(
 
 def key_of(record: Record) -> Any:
     """What two records of the same picture have in common: address, place in the file, box."""
+    uri = record.uri
+    if "/." in uri or uri[:2] == "./":  # `./a.jpg` and `b/../a.jpg` are `a.jpg`
+        uri = uri if storage.is_remote(uri) else os.path.normpath(storage.local_path(uri))
     if record.member is None and record.details is None:
-        return record.uri
+        return uri
     box = record.details.box if record.details else None
-    return record.uri if record.member is None and box is None else (record.uri, record.member, box)
+    return uri if record.member is None and box is None else (uri, record.member, box)
 
 
 def distinct_rows(records: Sequence[Record]) -> list[int]:
@@ -100,16 +105,16 @@ def _repeated(lists: Lists) -> list[Finding]:
                 twice.append(Group(tuple(part)))
     return [
         *finding(
-            "leakage_path", "wrong", "images are in the training and the validation list",
+            "leakage_path", "wrong", "images in the training and the validation list",
             "Remove them from one of the lists: validation must not measure what was learnt.",
             leaks,
         ),
         *finding(
-            "two_labels_path", "wrong", "images stand in a list with two labels",
+            "two_labels_path", "wrong", "images with two labels in one list",
             "Keep the line with the right label and remove the others.", labels,
         ),
         *finding(
-            "repeated_lines", "doubtful", "images stand in a list more than once",
+            "repeated_lines", "doubtful", "images more than once in one list",
             "Keep one line each, unless the image is to count more than others.", twice,
         ),
     ]  # fmt: skip
@@ -137,7 +142,8 @@ def _label_variants(lists: Lists) -> list[Finding]:
         if len(labels) > 1
     ]
     return finding(
-        "label_variants", "wrong", "groups of labels differ only in case, blanks or underscores",
+        "label_variants", "wrong",
+        "groups of labels that differ only in case, blanks or underscores",
         "They are different classes to training. Write each label in one way.", groups,
     )  # fmt: skip
 
@@ -150,7 +156,7 @@ def _singletons(train: Catalog) -> list[Finding]:
     return [
         Finding(
             "singletons", "doubtful" if len(rows) * 10 > (sizes > 0).sum() else "note",
-            "classes have a single training image",
+            "classes with a single training image",
             "One image cannot show what its class has in common. Add images, or drop the classes; "
             "a few do no harm.",
             len(rows), tuple(Group((int(row),)) for row in rows[:MOST_GROUPS]),
@@ -166,7 +172,7 @@ def _empty_classes(train: Catalog) -> list[Finding]:
         return []
     return [
         Finding(
-            "empty_classes", "note", "classes have no training image",
+            "empty_classes", "note", "classes without a training image",
             "Their weights only push others away. Leave them out of data.classes, or lower "
             "data.num_classes, unless they are to be filled later.",
             len(empty), tuple(Group((), name) for name in names),
@@ -185,7 +191,7 @@ def _imbalance(train: Catalog) -> list[Finding]:
         first.setdefault(int(train.class_ids[row]), row)
     return finding(
         "large_classes", "note",
-        f"classes have more than {_MANY_TIMES} times the median of {median:g} images",
+        f"classes with more than {_MANY_TIMES} times the median of {median:g} images",
         "They fill most batches. Look whether they hold one thing, or leave some images out.",
         [Group((first[c],), f"{names[c]}: {sizes[c]:,} images") for c in large.tolist()],
     )  # fmt: skip
@@ -194,7 +200,7 @@ def _imbalance(train: Catalog) -> list[Finding]:
 def _unmeasured() -> list[Finding]:
     return [
         Finding(
-            "no_validation", "note", "list only: there is none for validation",
+            "no_validation", "note", "list only: none for validation",
             "Quality will not be measured. Give data.val, best with classes that are not in "
             "training, or data.val_fraction=0.1.",
             1, (),

@@ -46,26 +46,26 @@ def inspect_looks(
     broken = sorted(pictures.reasons.items())
     found = [
         *finding(
-            "unreadable", "wrong", "images cannot be read",
+            "unreadable", "wrong", "images that cannot be read",
             "Fetch or export them again, or remove their lines. Training bears "
             "data.max_bad_images of them and then stops.",
             [Group((rows[place],), reason) for place, reason in broken],
         ),
         *finding(
-            "tiny", "doubtful", f"images are smaller than {TINY} pixels",
+            "tiny", "doubtful", f"images smaller than {TINY} pixels",
             "They are enlarged and blurred. Look for the originals, or remove thumbnails.",
             at(tiny),
         ),
         *finding(
-            "blank", "doubtful", "images are of a single colour",
+            "blank", "doubtful", "images of a single colour",
             "There is nothing to learn from them; remove them.", at(flat),
         ),
         *finding(
-            "long", "doubtful", f"images are longer than {_LONG:g} times their shorter side",
+            "long", "doubtful", f"images longer than {_LONG:g} times their shorter side",
             "Only the middle is seen. Crop them to the object.", at(long),
         ),
         *finding(
-            "wrong_extension", "note", "files are of another format than their name says",
+            "wrong_extension", "note", "files of another format than their name says",
             "lookalike goes by the content, other programs may not; rename them. Many of a kind "
             "hint at a careless export.",
             _misnamed(lists, pictures),

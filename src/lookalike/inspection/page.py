@@ -48,8 +48,7 @@ def render(diagnosis: Diagnosis, *, threads: int) -> str:
     )
     environment.filters["number"] = lambda value: f"{value:,}"
     return environment.get_template("page.html.j2").render(
-        lines=[line.split(None, 1) for line in summary(diagnosis) if line[:1] != " "],
-        facts=diagnosis.facts,
+        lines=[(line[:11].strip(), line[11:].strip()) for line in summary(diagnosis)],
         charts=list(_charts(diagnosis)),
         sections=sections,
         pictures=pictures,

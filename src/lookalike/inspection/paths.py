@@ -28,6 +28,8 @@ def inspect_paths(lists: Lists) -> list[Finding]:
     counted: dict[tuple[str, str], list[int]] = {}  # lines of a list and folder: first and number
     for row, record in enumerate(lists.records):
         path = record.uri if record.member is None else record.member.name
+        if "?" in path and storage.is_remote(path):
+            path = storage.public(path)  # a query may hold anything, `/` too
         folder, _, name = path.rpartition("/")
         key = (record.source, folder)
         why = folders.get(key)
@@ -40,7 +42,7 @@ def inspect_paths(lists: Lists) -> list[Finding]:
             why = "left behind by another program"
         if why or "\\" in name:
             litter.append(Group((row,), why or "a path of Windows"))
-        elif record.member is None and not (low.endswith(IMAGE_SUFFIXES) or _is_named(path)):
+        elif record.member is None and not low.endswith(IMAGE_SUFFIXES):
             odd.append(Group((row,)))
     for (source, folder), (row, number) in counted.items():
         if number:
@@ -51,15 +53,16 @@ def inspect_paths(lists: Lists) -> list[Finding]:
             first.setdefault((source, kind), row)
     return [
         *finding(
-            "suspicious_paths", "doubtful", "paths look like something else than an image of yours",
+            "suspicious_paths", "doubtful",
+            "paths that look like something else than an image of yours",
             "Remove these lines; make the list from the images alone.", litter,
         ),
         *finding(
-            "odd_names", "note", "names do not end as an image's name does",
+            "odd_names", "note", "names that do not end as an image's name does",
             "Images are read by their content, so this does no harm if they are images.", odd,
         ),
         *finding(
-            "mixed_paths", "note", "lists mix paths of several kinds",
+            "mixed_paths", "note", "lists with paths of several kinds",
             "Paths relative to the list move with it, absolute ones do not. Write all in one way.",
             [
                 Group(
@@ -71,11 +74,6 @@ def inspect_paths(lists: Lists) -> list[Finding]:
             ],
         ),
     ]  # fmt: skip
-
-
-def _is_named(uri: str) -> bool:
-    """Whether a URI ends as an image's name does, without its query."""
-    return storage.public(uri).lower().endswith(IMAGE_SUFFIXES)
 
 
 def _left_behind(folder: str) -> str:

@@ -33,14 +33,14 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         lines = [f"[bold]{escape(found.title)}[/bold]"]
         lines += [f"[dim]{escape(example(diagnosis, g))}[/dim]" for g in found.groups[:_EXAMPLES]]
         left = found.count - _EXAMPLES
-        lines[-1] += f" [dim]and {left:,} more[/dim]" if left > 0 and found.groups else ""
+        lines += [f"[dim]and {left:,} more[/dim]"] if left > 0 and found.groups else []
         lines.append(escape(found.advice))
         table.add_row(f"[{style}]{mark}[/{style}]", f"{found.count:,}", "\n".join(lines))
     console.print(table, highlight=False)
 
 
 def summary(diagnosis: Diagnosis) -> list[str]:
-    """The facts in a line for each list, one for the images, one for the labels."""
+    """The facts in a line or two each for the lists, the images, their colours and the labels."""
     facts, lines = diagnosis.facts, []
     for part in ("training", "validation"):
         if part in facts:
@@ -62,6 +62,16 @@ def summary(diagnosis: Diagnosis) -> list[str]:
                 + ", ".join(f"{count:,} {name}" for name, count in its["formats"].items())
             )
         lines.append(line)
+        if "width" in its:
+            lines.append(
+                f"{'':11} {its['smaller_than_the_network_sees']:,} are smaller than the "
+                f"{its['network_sees']} pixels that the network sees"
+            )
+            rgb = ", ".join(f"{value:.2f}" for value in its["mean_rgb"])
+            lines.append(
+                f"{'colours':11} mean of red, green, blue {rgb}; {its['without_colours']:,} images "
+                "without colours"
+            )
     if "labels" in facts:
         its = facts["labels"]
         lines.append(f"{'labels':11} {its['judged']:,} of {its['embedded']:,} images judged")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from lookalike import log, storage
+from lookalike import fetched, log, storage
 from lookalike.assembly import open_catalogs
 from lookalike.config import Config
 from lookalike.data.bad_images import BadImages
@@ -22,7 +23,8 @@ from lookalike.inspection.looks import inspect_looks
 from lookalike.inspection.page import render
 from lookalike.inspection.pictures import read_pictures
 from lookalike.log import logger
-from lookalike.run import Run, write_text
+from lookalike.model.embedder import Embedder
+from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE, Run
 from lookalike.verbs.embed import load
 
 
@@ -41,8 +43,8 @@ def doctor(
 
     Args:
         config: the request, of which `data` counts; None for the defaults.
-        run: an output directory: its model tells which labels of its training list are doubtful,
-            and `config` is added to by what it was trained with.
+        run: an output directory or its URI: its model tells which labels of its training list are
+            doubtful, and `config` is added to by what it was trained with.
         data: with `run`, another list to judge in place of its training list.
         images: look into the images too, not only at the lists.
         settings: values that differ from `config`, as `train` takes them.
@@ -54,14 +56,15 @@ def doctor(
         LookalikeError: there is no list, or it cannot be read as one.
     """
     config = (config or Config()).with_settings(settings)
-    output = _output_folder(config)
+    output = _output_place(config)
     if run is None and data is not None:
         raise ConfigError("data is the list that a run is to judge: give run (--run) too, or train")
     if run is not None:
-        config = _as_trained(config, Run.open(run), data)
+        config = _as_trained(config, _saved(str(run)), data)
     if config.data.train is None:
         raise ConfigError("nothing to look at: give data.train (--train), or a run (--run)")
     log.start()
+    embedder = None if run is None else load(run, device=config.run.device)
     train, val = open_catalogs(config)
     lists = Lists.of(train, val)
     facts, found = inspect_lists(lists, train, val)
@@ -71,8 +74,8 @@ def doctor(
         )
         facts["images"], more = inspect_looks(lists, pictures, image_size=config.model.image_size)
         found += [*more, *inspect_copies(lists, pictures)]
-    if run is not None:
-        facts["labels"], more = _judge_labels(config, train, run)
+    if embedder is not None:
+        facts["labels"], more = _judge_labels(embedder, train, config.data.threads)
         found += more
     diagnosis = Diagnosis(lists, facts, worst_first(found))
     if output is not None:
@@ -80,9 +83,21 @@ def doctor(
     return diagnosis
 
 
-def _as_trained(config: Config, run: Run, data: str | None) -> Config:
+def _saved(run: str) -> Config:
+    """What a run, here or in object storage, was asked for."""
+    if not storage.is_remote(run):
+        return Config.load(Run.open(storage.local_path(run)).config)
+    text = fetched.saved_config(run)
+    if text is None:
+        raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        copy = Path(folder) / "config.yaml"
+        copy.write_bytes(text)
+        return Config.load(copy)
+
+
+def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     """The run's request, with what was asked for now where it differs from the defaults."""
-    trained = Config.load(run.config)
     if config.data.train is not None:
         raise ConfigError("data.train (--train) and a run exclude each other; give data (--data)")
     values: dict[str, Any] = {"run.device": config.run.device, "data.threads": config.data.threads}
@@ -95,40 +110,36 @@ def _as_trained(config: Config, run: Run, data: str | None) -> Config:
 
 
 def _judge_labels(
-    config: Config, train: Catalog, run: str | Path
+    embedder: Embedder, train: Catalog, threads: int
 ) -> tuple[dict[str, int], list[Finding]]:
     """Embed the training list and compare each image with the centres of the classes."""
-    embedder = load(run, device=config.run.device)
-    bad = BadImages()
     world = World(device=embedder.device)
-    embedded = embed_records(
-        embedder, train.records, threads=config.data.threads, bad=bad, world=world
-    )
+    embedded = embed_records(embedder, train.records, threads=threads, bad=BadImages(), world=world)
     if not len(embedded.rows):
         raise DataError(f"{train.records[0].source}: none of its images can be read")
     return inspect_labels(train, embedded.rows, embedded.vectors)
 
 
-def _output_folder(config: Config) -> Path | None:
-    """The folder for the results, made before the work."""
-    if config.run.output is None:
+def _output_place(config: Config) -> str | None:
+    """Where the results go, tried before the work."""
+    output = config.run.output
+    if output is None:
         return None
-    if storage.is_remote(config.run.output):
-        raise ConfigError(
-            f"run.output={storage.public(config.run.output)}: the doctor writes to a directory of "
-            "this machine; give one"
-        )
-    output = Path(storage.local_path(config.run.output))
+    if storage.is_remote(output):
+        storage.sizes_below(output)
+        return output
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        Path(storage.local_path(output)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise RunError(f"{output}: cannot be made: {reason}") from None
-    return output
+    return storage.local_path(output)
 
 
-def _write(diagnosis: Diagnosis, output: Path, threads: int) -> None:
-    text = json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1) + "\n"
-    write_text(output / "doctor.json", text)
-    write_text(output / "doctor.html", render(diagnosis, threads=threads))
-    logger.info("written: %s, %s", output / "doctor.json", output / "doctor.html")
+def _write(diagnosis: Diagnosis, output: str, threads: int) -> None:
+    found = json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1) + "\n"
+    results = {DOCTOR_JSON: found, DOCTOR_PAGE: render(diagnosis, threads=threads)}
+    places = {storage.join(output, name): text for name, text in results.items()}
+    for place, text in places.items():
+        storage.write_bytes(place, text.encode())
+    logger.info("written: %s", ", ".join(map(storage.public, places)))
