@@ -18,7 +18,7 @@ _CHUNK = 1 << 21  # pairs of hashes looked at together
 _PIECE = 1 << 14  # pairs of pictures
 
 MOST_PAIRS = 50_000_000
-"""Pairs of pictures that are compared: half a minute. Frames of a film may have many more."""
+"""Pairs of pictures that are compared at most. Frames of a film may have many more."""
 
 FLAT = 3.0
 """Grey levels of contrast below which a picture has nothing to be known by."""
