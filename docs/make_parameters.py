@@ -78,7 +78,7 @@ def page() -> str:
     known = keys()
     flags = {key: f"--{flag}" for flag, key in FLAGS.items()}
     lines = [
-        "<!-- Written by docs/make_parameters.py; change lookalike/settings.py instead. -->",
+        "<!-- Written by docs/make_parameters.py; change lookalike/settings instead. -->",
         "",
         "# Parameters",
         "",

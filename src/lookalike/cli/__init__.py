@@ -1,0 +1,84 @@
+"""The command line: parse and show; no logic, and no torch before it is needed.
+
+A file for each command; `COMMANDS` has them in the order in which `lookalike --help` shows them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lookalike import __version__
+from lookalike.cli.doctor import doctor
+from lookalike.cli.embed import embed
+from lookalike.cli.evaluate import evaluate
+from lookalike.cli.plan import plan
+from lookalike.cli.quickstart import quickstart
+from lookalike.cli.train import train
+from lookalike.errors import LookalikeError
+
+COMMANDS = (quickstart, train, evaluate, embed, doctor, plan)
+
+app = typer.Typer(
+    name="lookalike",
+    help="Train image-embedding models from a list of labelled images, and put them to work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the program; a user's mistake is one line on stderr and exit code 2."""
+    from lookalike.launch import end_with_launcher
+
+    end_with_launcher()
+    try:
+        app()
+    except LookalikeError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+    except RuntimeError:
+        # A worker loses its peers when one of them ends with an error: that one has spoken.
+        if not _peers_ended():
+            raise
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+
+
+def _peers_ended() -> bool:
+    from lookalike.launch import in_worker, somebody_said
+
+    return in_worker() and somebody_said()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _report(error: LookalikeError) -> None:
+    """Say it once, whichever workers found it."""
+    from lookalike.launch import WorkersFailed, first_to_say
+
+    message = str(error)
+    if isinstance(error, WorkersFailed) or not first_to_say(message):
+        return
+    sys.stderr.write(f"error: {message}\n" if "\n" not in message else f"error:\n{message}\n")

@@ -1,0 +1,21 @@
+"""What several commands take, and how it is taken apart."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lookalike.errors import ConfigError
+
+Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Model = Annotated[str, typer.Argument(help="An output directory, or a model folder.")]
+
+
+def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:
+    """The configuration file, if there is one, and the `key=value`s."""
+    files = [item for item in request or [] if "=" not in item]
+    if len(files) > 1:
+        raise ConfigError(f"more than one configuration file: {', '.join(files)}")
+    return files, [item for item in request or [] if "=" in item]

@@ -1,0 +1,19 @@
+"""`lookalike quickstart`: parse and show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def quickstart(
+    output: Annotated[
+        str, typer.Option(help="Directory for data and results.")
+    ] = "runs/quickstart",
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+) -> None:
+    """Train on bundled real images and score on unseen classes, in under three minutes."""
+    from lookalike.verbs.quickstart import quickstart as verb
+
+    verb(output, seed=seed)

@@ -1,0 +1,56 @@
+"""The loss, and the component's names of it."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from lookalike.settings.section import Section
+
+LossName = Literal[
+    "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
+    "adaface", "adaptive_arcface", "curricularface", "magface",
+]  # fmt: skip
+
+LOSS_ALIASES = {
+    "AMSoftmax": "amsoftmax",
+    "ArcFaceLoss": "arcface",
+    "CosFaceLoss": "cosface",
+    "LargeMarginSoftmaxLoss": "large_margin_softmax",
+    "SphereFaceLoss": "sphereface",
+    "Softmax": "softmax",
+}
+"""The component's names of the losses."""
+
+MODEL_PARALLEL_LOSSES = {
+    "Model-parallel AMSoftmax": "amsoftmax",
+    "Model-parallel Softmax": "softmax",
+}
+"""The component's losses that mean a margin and `head.parallel=model` in one."""
+
+
+class LossConfig(Section):
+    """What training minimises."""
+
+    name: LossName = "amsoftmax"
+    """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
+    adaptive_arcface, curricularface or magface; the component's names are accepted."""
+    margin: float | None = None
+    """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
+    whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
+    scale: float | None = Field(None, gt=0)
+    """Scale of the logits; by default the recommended one."""
+    options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
+    """Further numbers of the margin by name, where it has any; by default those of its paper."""
+    weight: float = Field(1.0, ge=0)
+    """Weight of the metric loss beside the classification loss: the total is
+    weight * metric + classification_weight * classification."""
+    classification_weight: float | None = Field(None, ge=0)
+    """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
+    branch) with `head.parallel=model`, as in the component."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Label smoothing of the classification loss."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_alias(cls, value: Any) -> Any:
+        return LOSS_ALIASES.get(value, value) if isinstance(value, str) else value

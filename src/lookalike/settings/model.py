@@ -1,0 +1,46 @@
+"""The network."""
+
+from pydantic import Field, field_validator
+
+from lookalike.model import BACKBONE_ALIASES, POOLINGS
+from lookalike.settings.section import Section
+
+
+class ModelConfig(Section):
+    """The network from pixels to embedding."""
+
+    backbone: str = "resnet50"
+    """resnet18 34 50 101, swint_tiny small base, vit_tiny small base, xcit_tiny small base, the
+    component's spellings (`resnet_50`, `swin_transformer_tiny`), or any timm model name."""
+    pretrained: bool | str = True
+    """`true`: timm's weights from its hub; `false`: random; or the path or URI of a `.pth` or
+    `.safetensors` file."""
+    image_size: int = Field(224, ge=16, le=4096)
+    """Side of the square, in pixels, that the network sees."""
+    train_size: int | None = Field(None, ge=16, le=4096)
+    """Side of the square in training; `image_size` by default. A smaller one trains faster, and
+    convolutional backbones often gain from it (Touvron et al., FixRes, 2019)."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """Part of the resized image that the centre crop keeps in evaluation; by default what timm
+    states for the backbone."""
+    backbone_dim: int | None = Field(None, ge=1)
+    """Channels of the backbone's feature map; inferred, and checked when given."""
+    embedding_dim: int = Field(1536, ge=2)
+    """Length of the embedding."""
+    pooling: str = "gem+avg"
+    """How the neck pools the feature map: gem, avg, max, cls (the class token of a ViT or XCiT),
+    or several joined by `+`; each gets an equal part of the embedding."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_alias(cls, value: str) -> str:
+        return BACKBONE_ALIASES.get(value, value)
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_poolings(cls, value: str) -> str:
+        parts = value.split("+")
+        wrong = [part for part in parts if part not in POOLINGS]
+        if wrong or len(set(parts)) < len(parts):
+            raise ValueError(f"takes {', '.join(POOLINGS)}, or several of them joined by '+'")
+        return value
