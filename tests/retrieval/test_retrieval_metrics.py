@@ -12,12 +12,13 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.distributed import ALONE
 from lookalike.errors import DataError, TrainingError
 from lookalike.retrieval import ranking
 from lookalike.retrieval.metrics import DEFINITIONS, Scores, score
+from lookalike.retrieval.per_query import measure_queries
 
 KS = (1, 2, 4, 8)
+DEEP = (1, 5, 40)
 
 
 def brute_force(embeddings: torch.Tensor, labels: torch.Tensor, ks=KS) -> Scores:
@@ -28,7 +29,8 @@ def brute_force(embeddings: torch.Tensor, labels: torch.Tensor, ks=KS) -> Scores
     similarity = units @ units.T  # in steps of 2^-52
     labels = labels.numpy()
     recall = {k: [] for k in ks}
-    precisions, averages = [], []
+    precision = {k: [] for k in DEEP}
+    precisions, averages, whole, penalties = [], [], [], []
     for query in range(len(labels)):
         others = [i for i in range(len(labels)) if i != query]
         size = sum(labels[i] == labels[query] for i in others)
@@ -44,9 +46,14 @@ def brute_force(embeddings: torch.Tensor, labels: torch.Tensor, ks=KS) -> Scores
         relevant = [bool(labels[i] == labels[query]) for i in others]
         for k in ks:
             recall[k].append(any(relevant[:k]))
+        for k in DEEP:
+            precision[k].append(sum(relevant[:k]) / k)
         precisions.append(sum(relevant[:size]) / size)
         hits = [sum(relevant[: i + 1]) / (i + 1) for i in range(size) if relevant[i]]
         averages.append(sum(hits) / size)
+        places = [i + 1 for i in range(len(others)) if relevant[i]]
+        whole.append(sum((i + 1) / place for i, place in enumerate(places)) / size)
+        penalties.append(size / places[-1])
     return Scores(
         recall={k: float(np.mean(values)) for k, values in recall.items()},
         map_at_r=float(np.mean(averages)),
@@ -54,7 +61,14 @@ def brute_force(embeddings: torch.Tensor, labels: torch.Tensor, ks=KS) -> Scores
         num_queries=len(averages),
         num_lone=len(labels) - len(averages),
         num_gallery=len(labels),
+        precision={k: float(np.mean(values)) for k, values in precision.items()},
+        mean_average_precision=float(np.mean(whole)),
+        minp=float(np.mean(penalties)),
     )
+
+
+def measured(embeddings: torch.Tensor, labels: torch.Tensor) -> Scores:
+    return score(embeddings, labels, precision=DEEP, full=True)
 
 
 def assert_same(found: Scores, expected: Scores) -> None:
@@ -140,7 +154,7 @@ def test_agrees_with_brute_force(kind):
             expected = brute_force(embeddings / embeddings.abs().amax(1, keepdim=True), labels)
         else:
             expected = brute_force(embeddings, labels)
-        assert_same(score(embeddings, labels), expected)
+        assert_same(measured(embeddings, labels), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -154,29 +168,29 @@ def test_agrees_with_brute_force_on_small_sets(data):
     labels = torch.tensor(
         [0, 0, *data.draw(st.lists(st.integers(0, 3), min_size=count - 2, max_size=count - 2))]
     )
-    assert_same(score(embeddings, labels), brute_force(embeddings, labels))
+    assert_same(measured(embeddings, labels), brute_force(embeddings, labels))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
     embeddings, labels = random_set(kind)
-    expected = score(embeddings, labels)
+    expected = measured(embeddings, labels)
     order = torch.randperm(len(labels))
-    assert score(embeddings[order], labels[order]) == expected
-    assert score(embeddings * 2.0**-7, labels) == expected
-    assert score(embeddings, labels + 3) == expected
+    assert measured(embeddings[order], labels[order]) == expected
+    assert measured(embeddings * 2.0**-7, labels) == expected
+    assert measured(embeddings, labels + 3) == expected
     monkeypatch.setattr(ranking, "_TILE", 11)
     monkeypatch.setattr(ranking, "_QUERIES", 7)
-    assert score(embeddings[order], labels[order]) == expected
+    assert measured(embeddings[order], labels[order]) == expected
     monkeypatch.setattr(ranking, "_NUMBERS", 1)
-    assert score(embeddings, labels) == expected
+    assert measured(embeddings, labels) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_are_ranked_as_they_are(dtype):
     embeddings, labels = random_set("random")
     embeddings = embeddings.to(dtype)
-    assert_same(score(embeddings, labels), brute_force(embeddings.double(), labels))
+    assert_same(measured(embeddings, labels), brute_force(embeddings.double(), labels))
 
 
 def test_large_float32_sets_change_no_bit_with_order_and_threads():
@@ -229,17 +243,25 @@ def test_values_by_hand():
     # One query of class 0 sees, by angle: 0, 1, 0 | 1, 0 -> R = 3, hits at ranks 1 and 3.
     angles = torch.tensor([0.0, 0.1, 0.21, 0.33, 0.46, 0.6])
     labels = torch.tensor([0, 0, 1, 0, 2, 0])
-    ranks = ranking.rank(
+    found = measure_queries(
         torch.stack([angles.cos(), angles.sin()], 1),
         labels,
-        depth=8,
-        world=ALONE,
-        device=torch.device("cpu"),
+        recall=(1, 2),
+        precision=(3,),
+        full=True,
     )
-    assert ranks.relevant.tolist() == [3, 3, 3, 3]  # 2 lone ones are no queries
-    assert ranks.first[0] == 1
-    assert ranks.hits[0] == 2
-    assert ranks.precision[0] == 1 + 2 / 3  # P(1) + P(3)
+    assert found.rows.tolist() == [0, 1, 3, 5]  # 2 and 4 are lone and ask for nothing
+    assert found.relevant.tolist() == [3, 3, 3, 3]
+    values = {name: float(of[0]) for name, of in found.values.items()}
+    assert values == {
+        "recall_at_1": 1,
+        "recall_at_2": 1,
+        "precision_at_3": 2 / 3,
+        "map_at_r": (1 + 2 / 3) / 3,
+        "r_precision": 2 / 3,
+        "average_precision": (1 + 2 / 3 + 3 / 5) / 3,
+        "inverse_negative_penalty": 3 / 5,
+    }
 
 
 class LargestTensor(TorchDispatchMode):
@@ -279,6 +301,34 @@ def test_counts_names_and_the_primary_metric():
     assert scores.primary == ("map_at_r", scores.map_at_r)
     assert values["queries"] + values["lone_queries"] == values["gallery"] == 150
     assert {"recall_at_k", *list(values)[2:]} < set(DEFINITIONS)
+    whole = score(embeddings, labels, precision=(3,), full=True).to_dict()
+    assert list(whole)[4:9] == [
+        "precision_at_3", "map_at_r", "r_precision", "mean_average_precision", "minp",
+    ]  # fmt: skip
+    assert {"precision_at_k", *list(whole)[5:9]} < set(DEFINITIONS)
+
+
+def test_scores_are_the_means_of_what_each_query_found():
+    embeddings, labels = random_set("many lone")
+    found = measure_queries(embeddings, labels, recall=(1, 3), precision=(2,), full=True)
+    scores = score(embeddings, labels, ks=(3, 1), precision=(2,), full=True)
+    assert Scores.of(found, len(labels)) == scores
+    assert found.rows.tolist() == sorted(found.rows.tolist())
+    assert (torch.bincount(labels)[labels[found.rows]] - 1).equal(found.relevant)
+    means = {name: float(values.mean()) for name, values in found.values.items()}
+    means["mean_average_precision"] = means.pop("average_precision")
+    means["minp"] = means.pop("inverse_negative_penalty")
+    flat = scores.to_dict()
+    assert means == pytest.approx({name: flat[name] for name in means})
+    assert {name for name, values in found.values.items() if values.dtype != torch.float64} == set()
+
+
+def test_what_is_measured_beside_changes_no_value():
+    embeddings, labels = random_set("random")
+    whole = measure_queries(embeddings, labels, recall=(1, 9), precision=(2, 30), full=True).values
+    for recall, precision in [((1,), ()), ((), ()), ((9,), (30,))]:
+        some = measure_queries(embeddings, labels, recall=recall, precision=precision).values
+        assert all(values.equal(whole[name]) for name, values in some.items())
 
 
 def test_labels_may_be_numpy():

@@ -5,8 +5,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lookalike.distributed import World
+from lookalike.distributed import ALONE, World
 from lookalike.retrieval.metrics import score
+from lookalike.retrieval.per_query import measure_queries
 
 
 def sets() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -17,17 +18,32 @@ def sets() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(embeddings, labels), (tiny, torch.tensor([1, 0, 1]))]
 
 
+def everything(world: World) -> list:
+    return [
+        (score(*data, world=world).to_dict(), found.rows, found.relevant, found.values)
+        for data in sets()
+        for full in (False, True)
+        for found in [measure_queries(*data, precision=(3,), full=full, world=world)]
+    ]
+
+
 def work(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     world = World(rank=rank, size=size, local_size=size)
-    torch.save([score(*data, world=world).to_dict() for data in sets()], f"{folder}/{rank}.pt")
+    torch.save(everything(world), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_workers_agree_with_one(size, tmp_path):
     mp.spawn(work, args=(size, str(tmp_path)), nprocs=size)
-    expected = [score(*data).to_dict() for data in sets()]
+    expected = everything(ALONE)
     for rank in range(size):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for (scores, rows, relevant, values), theirs in zip(expected, found, strict=True):
+            assert theirs[0] == scores
+            assert theirs[1].equal(rows)
+            assert theirs[2].equal(relevant)
+            assert list(theirs[3]) == list(values)
+            assert all(theirs[3][name].equal(one) for name, one in values.items())

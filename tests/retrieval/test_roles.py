@@ -14,7 +14,8 @@ from lookalike.retrieval.roles import Roles
 def brute_force(x, labels, roles, ks):
     """Every query looks at what it may find, in order of similarity; no ties are drawn."""
     x = torch.nn.functional.normalize(x.double()).numpy()
-    recall, averages, r_precision = {k: [] for k in ks}, [], []
+    recall, precision = {k: [] for k in ks}, {k: [] for k in ks}
+    averages, r_precision, whole, penalties = [], [], [], []
     lone = 0
     for query in np.flatnonzero(roles.query):
         others = [
@@ -30,14 +31,21 @@ def brute_force(x, labels, roles, ks):
             continue
         for k in ks:
             recall[k].append(any(relevant[:k]))
+            precision[k].append(sum(relevant[:k]) / k)
         r_precision.append(sum(relevant[:size]) / size)
         averages.append(
             sum(sum(relevant[: i + 1]) / (i + 1) for i in range(size) if relevant[i]) / size
         )
+        places = np.flatnonzero(relevant) + 1
+        whole.append(float(np.mean(np.arange(1, size + 1) / places)))
+        penalties.append(size / places[-1])
     return {
         **{f"recall_at_{k}": np.mean(values) for k, values in recall.items()},
+        **{f"precision_at_{k}": np.mean(values) for k, values in precision.items()},
         "map_at_r": np.mean(averages),
         "r_precision": np.mean(r_precision),
+        "mean_average_precision": np.mean(whole),
+        "minp": np.mean(penalties),
         "queries": len(averages),
         "lone_queries": lone,
         "gallery": int(roles.gallery.sum()),
@@ -59,7 +67,8 @@ def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
     monkeypatch.setattr(ranking, "_QUERIES", 23)
     for classes in (2, 9, 60):
         x, labels, roles = draw(150, classes, sequences)
-        found = score(x, labels, roles=roles, ks=(1, 3, 10)).to_dict()
+        ks = (1, 3, 10)
+        found = score(x, labels, roles=roles, ks=ks, precision=ks, full=True).to_dict()
         assert found == pytest.approx(brute_force(x, labels, roles, (1, 3, 10)), abs=1e-9)
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.distributed import ALONE, World
-from lookalike.errors import DataError, TrainingError
-from lookalike.retrieval.ranking import rank
+from lookalike.retrieval.per_query import RECALL, PerQuery, measure_queries
 from lookalike.retrieval.roles import Roles
-
-KS = (1, 2, 4, 8)
 
 DEFINITIONS = {
     "recall_at_k": "share of the queries with an image of their class among the k most similar"
     " (metric-learning recall; recall_at_1 is precision@1)",
+    "precision_at_k": "mean over the queries of the share of their class among the k most similar;"
+    " divided by k, also where the class is smaller",
     "map_at_r": "mean over the queries of (1/R) * sum over the ranks i <= R of P(i) * rel(i), where"
     " R is the number of other images of the query's class, rel(i) is 1 if rank i holds one of"
     " them and else 0, and P(i) is the share of them among the first i; divided by R, not by the"
     " number of hits",
     "r_precision": "mean over the queries of the share of the query's class among the first R",
+    "mean_average_precision": "mean over the queries of (1/R) * sum over all ranks i of"
+    " P(i) * rel(i): the whole ranking counts, and every image of the class is found somewhere",
+    "minp": "mean over the queries of R divided by the rank of the image of their class that comes"
+    " last (mINP of Ye et al., Deep Learning for Person Re-identification, 2021)",
     "queries": "each image in turn, or those marked is_query, asks for its class among all others,"
     " or those marked is_gallery; it finds neither itself nor an image of its sequence",
     "lone_queries": "images that would ask but have no other image of their class to find: they"
@@ -46,6 +49,9 @@ class Scores:
         num_queries: the queries that the averages are over.
         num_lone: images that could not ask, as there is no other of their class to find.
         num_gallery: the images that are searched.
+        precision: precision@k by k, of 1, for the k that were asked for.
+        mean_average_precision: of the full ranking, of 1; None where it was not asked for.
+        minp: mINP, of 1; None where it was not asked for.
     """
 
     recall: dict[int, float]
@@ -54,6 +60,31 @@ class Scores:
     num_queries: int
     num_lone: int
     num_gallery: int
+    precision: dict[int, float] = field(default_factory=dict)
+    mean_average_precision: float | None = None
+    minp: float | None = None
+
+    @classmethod
+    def of(cls, found: PerQuery, count: int, roles: Roles | None = None) -> Scores:
+        """The means of what each query found.
+
+        Args:
+            found: as `measure_queries` measured it.
+            count: N, the images of the set.
+            roles: their roles, as they were measured with.
+        """
+        means = {name: _mean(values) for name, values in found.values.items()}
+        return cls(
+            recall=_by_k(means, "recall_at_"),
+            map_at_r=means["map_at_r"],
+            r_precision=means["r_precision"],
+            num_queries=len(found.rows),
+            num_lone=(count if roles is None else int(roles.query.sum())) - len(found.rows),
+            num_gallery=count if roles is None else int(roles.gallery.sum()),
+            precision=_by_k(means, "precision_at_"),
+            mean_average_precision=means.get("average_precision"),
+            minp=means.get("inverse_negative_penalty"),
+        )
 
     @property
     def primary(self) -> tuple[str, float]:
@@ -66,11 +97,14 @@ class Scores:
         return "map_at_r", self.map_at_r
 
     def to_dict(self) -> dict[str, float]:
-        """Flat names and values, as metrics.jsonl and tables have them."""
+        """Flat names and values, as metrics.jsonl and tables have them; only what was measured."""
+        whole = {"mean_average_precision": self.mean_average_precision, "minp": self.minp}
         return {
             **{f"recall_at_{k}": value for k, value in self.recall.items()},
+            **{f"precision_at_{k}": value for k, value in self.precision.items()},
             "map_at_r": self.map_at_r,
             "r_precision": self.r_precision,
+            **{name: value for name, value in whole.items() if value is not None},
             "queries": self.num_queries,
             "lone_queries": self.num_lone,
             "gallery": self.num_gallery,
@@ -82,15 +116,13 @@ def score(
     labels: Tensor | np.ndarray,
     *,
     roles: Roles | None = None,
-    ks: Sequence[int] = KS,
+    ks: Sequence[int] = RECALL,
+    precision: Sequence[int] = (),
+    full: bool = False,
     world: World = ALONE,
     device: torch.device | None = None,
 ) -> Scores:
-    """Measure retrieval by cosine similarity: leave-one-out, or by roles.
-
-    Ranking is exact and streamed: the result is the same to the last bit for any order of the
-    images, number of workers and threads, and device, and the N x N similarities are never held.
-    See `lookalike.retrieval.ranking` for the arithmetic, the rule for ties and the memory.
+    """Measure retrieval by cosine similarity: the means of what `measure_queries` finds.
 
     Args:
         embeddings: (N, D) of any floating type and length, on any device; on all workers the
@@ -99,6 +131,8 @@ def score(
         roles: who asks, who is searched and who never meets; by default everyone asks for all
             others.
         ks: the k of Recall@k.
+        precision: the k of precision@k.
+        full: measure mean average precision and mINP too.
         world: the workers, who divide the queries; all of them return the same scores.
         device: where to compute, by default the worker's device.
 
@@ -106,55 +140,27 @@ def score(
         TrainingError: an embedding is not finite.
         DataError: no query has anything to find.
     """
-    labels = torch.as_tensor(labels)
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
-            f" {tuple(embeddings.shape)}"
-        )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
-            f" {tuple(labels.shape)}"
-        )
-    if not ks or min(ks) < 1:
+    if not ks:
         raise ValueError(f"ks must be positive, got {tuple(ks)}")
-    embeddings = embeddings.detach()
-    broken = ~torch.isfinite(embeddings).all(1)  # (N,)
-    if broken.any():
-        raise TrainingError(
-            f"{int(broken.sum()):,} of {len(broken):,} embeddings are not finite (the first is row"
-            f" {int(broken.nonzero()[0])}): the model has diverged; lower optim.lr, or train in"
-            " fp32 or bf16"
-        )
-    device = world.device if device is None else torch.device(device)
-    if device.type == "mps":
-        device = torch.device("cpu")  # it has no float64
-    ranks = rank(embeddings, labels, depth=max(ks), world=world, device=device, roles=roles)
-    if len(ranks.relevant) == 0:
-        raise DataError(_nothing_to_find(len(labels), roles))
-    relevant = ranks.relevant.double()
-    return Scores(
-        recall={k: _mean((ranks.first <= k).double()) for k in sorted(set(ks))},
-        map_at_r=_mean(ranks.precision / relevant),
-        r_precision=_mean(ranks.hits.double() / relevant),
-        num_queries=len(relevant),
-        num_lone=(len(labels) if roles is None else int(roles.query.sum())) - len(relevant),
-        num_gallery=len(labels) if roles is None else int(roles.gallery.sum()),
+    found = measure_queries(
+        embeddings,
+        labels,
+        roles=roles,
+        recall=ks,
+        precision=precision,
+        full=full,
+        world=world,
+        device=device,
     )
+    return Scores.of(found, len(labels), roles)
 
 
-def _nothing_to_find(count: int, roles: Roles | None) -> str:
-    if roles is None:
-        return (
-            f"validation cannot be measured: no class has two images ({count:,} images); add"
-            " images of the same classes"
-        )
-    return (
-        f"validation cannot be measured: of {count:,} images, {int(roles.query.sum()):,} are"
-        f" queries and {int(roles.gallery.sum()):,} are in the gallery, and no query has an image"
-        " of its class, and not of its own sequence, to find; see is_query, is_gallery, sequence"
-    )
+def _by_k(means: dict[str, float], prefix: str) -> dict[int, float]:
+    return {
+        int(name.removeprefix(prefix)): mean
+        for name, mean in means.items()
+        if name.startswith(prefix)
+    }
 
 
 def _mean(values: Tensor) -> float:

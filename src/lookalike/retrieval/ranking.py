@@ -1,13 +1,6 @@
 """Ranking a set against itself, all or by roles, without its similarity matrix.
 
-**Exact similarities.** Unit vectors are rounded to integers in steps of 2^-26, and similarities
-are float64 matrix products of these integers. Every product is a multiple of 2^-52 and, by
-Cauchy and Schwarz, every partial sum is at most 1 (plus rounding): float64 holds all of them
-exactly. So a similarity depends on its two vectors only: not on the order of summation, the place
-in a tile, the number of threads or workers, or the device. A vector that occurs twice gives equal
-similarities, and the figures are the same to the last bit in any order of the images and on any
-number of workers. The rounding moves a similarity by about 6e-9, less than float32's own
-arithmetic does (about 1e-7).
+**Exact similarities.** See `lookalike.retrieval.fixed_point`.
 
 **Ties.** Two similarities that differ by at most 2^-23, float32's epsilon, are tied, and a tie is
 decided against the query: an image of the query's class ranks behind every image of another class
@@ -18,46 +11,24 @@ flatters, even if its embedding comes from another batch and differs in its last
 **Memory.** Images are sorted by the size of their class and by class, which makes positives
 neighbours and gives queries of one chunk similar needs. Chunks of queries meet tiles of the
 gallery. A query keeps the similarities of its R positives, and those of its max(R, k) closest
-negatives: further ranks change no metric.
+negatives: further ranks change no metric, unless all are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lookalike.distributed import World
+from lookalike.retrieval.fixed_point import TIE, unit_integers
 from lookalike.retrieval.roles import Roles, relevant_of
-
-_STEPS = 2**26  # a unit vector's coordinates are integers of at most this size
-_TIE = 2**29  # 2^-23 in units of a similarity, which are 2^-52
 
 _QUERIES = 1024  # rows of a similarity tile at most
 _TILE = 4096  # columns of a similarity tile at most
 _NUMBERS = 4 * 2**20  # float64 numbers in the largest array of a chunk of queries: 32 MiB
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """What the metrics need to know of each query's ranking.
-
-    Queries are the Q images that ask and whose class has another image that they may find, in an
-    order of their own.
-
-    Attributes:
-        relevant: (Q,) int64, R: the other images of the query's class that it may find.
-        first: (Q,) int64, the rank of the closest of them, from 1; exact up to max(R, depth).
-        hits: (Q,) int64, how many of them are among the first R.
-        precision: (Q,) float64, the sum of P(i) over their ranks i up to R.
-    """
-
-    relevant: Tensor
-    first: Tensor
-    hits: Tensor
-    precision: Tensor
 
 
 @torch.no_grad()
@@ -65,20 +36,31 @@ def rank(
     embeddings: Tensor,
     labels: Tensor,
     *,
-    depth: int,
+    depth: int | None,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    columns: int,
     world: World,
     device: torch.device,
     roles: Roles | None = None,
-) -> Ranks:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rank, for every query, all images that it may find by cosine similarity.
 
     Args:
         embeddings: (N, D), finite; the same on all workers. A zero vector has similarity 0 to all.
         labels: (N,) integers; the same on all workers.
-        depth: ranks up to this are needed, also where R is smaller.
+        depth: ranks up to this are needed, also where R is smaller; None: all ranks.
+        measure: takes the ranks, (b, W) int64, of the images that b queries should find, padded
+            behind R, and R, (b,); gives (b, columns) float64. Ranks are exact up to the larger of
+            R and `depth`, and above it where they are not.
+        columns: how many numbers a query has.
         world: the workers, who divide the queries and all get all results.
         device: where to compute; it must know float64.
         roles: who asks, who is searched and who never meets; by default all others of everyone.
+
+    Returns:
+        The Q images that ask and whose class has another image that they may find, in an order of
+        their own: their rows, (Q,) int64, how many images they should find, R, (Q,) int64, and
+        what `measure` made of them, (Q, columns) float64; all on the CPU.
     """
     _, classes, sizes = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     order = torch.argsort(sizes[classes] * len(sizes) + classes, stable=True)  # (N,)
@@ -91,11 +73,14 @@ def rank(
     share = world.share(len(queries))
     mine = queries[share.start : share.stop].to(device)
     wanted = relevant.to(device)
-    parts = [_rank(images, rows, wanted[rows], depth) for rows in _chunks(mine, images, depth)]
-    # One table, as a gather is one collective: counts below 2^53 are exact in float64.
-    table = torch.cat([torch.empty(0, 3, dtype=torch.float64, device=device), *parts])
-    table = torch.cat(world.gather(table.to(world.device))).cpu()  # (Q, 3)
-    return Ranks(relevant[queries], table[:, 0].long(), table[:, 1].long(), table[:, 2])
+    depth = len(labels) if depth is None else depth
+    parts = [
+        measure(_ranks(images, rows, int(wanted[rows].max()), depth), wanted[rows])
+        for rows in _chunks(mine, images, depth)
+    ]
+    table = torch.cat([torch.empty(0, columns, dtype=torch.float64, device=device), *parts])
+    table = torch.cat(world.gather(table.to(world.device))).cpu()  # (Q, columns)
+    return order[queries], relevant[queries], table
 
 
 @dataclass(frozen=True)
@@ -136,23 +121,8 @@ class _Sorted:
             hidden = ~roles.gallery[order].to(device)
         if roles is not None and (roles.sequence >= 0).any():
             sequences = roles.sequence[order].to(device)
-        vectors = _integers(embeddings, order, device)
+        vectors = unit_integers(embeddings, order, device)
         return cls(vectors, sizes.to(device), begins.to(device), hidden, sequences)
-
-
-def _integers(embeddings: Tensor, order: Tensor, device: torch.device) -> Tensor:
-    """Unit vectors in steps of 2^-26, (N, D) int32, in the given order."""
-    result = torch.empty(embeddings.shape, dtype=torch.int32, device=device)
-    step = max(1, _NUMBERS // (4 * max(1, embeddings.shape[1])))
-    for begin in range(0, len(order), step):
-        rows = order[begin : begin + step].to(embeddings.device)
-        x = embeddings[rows].to(device=device, dtype=torch.float64)  # (b, D)
-        peak = x.abs().amax(1, keepdim=True)  # (b, 1); divided by, so that no square overflows
-        x /= peak.masked_fill_(peak == 0, 1)
-        norm = _sum(x.square()).sqrt_()[:, None]  # (b, 1)
-        x /= norm.masked_fill_(norm == 0, 1)
-        result[begin : begin + step] = x.mul_(_STEPS).round_()
-    return result
 
 
 def _chunks(mine: Tensor, images: _Sorted, depth: int) -> Iterator[Tensor]:
@@ -169,25 +139,20 @@ def _chunks(mine: Tensor, images: _Sorted, depth: int) -> Iterator[Tensor]:
         begin = end
 
 
-def _rank(images: _Sorted, rows: Tensor, relevant: Tensor, depth: int) -> Tensor:
-    """The queries `rows`, (b,): (b, 3) float64, the columns `first`, `hits`, `precision`.
+def _ranks(images: _Sorted, rows: Tensor, most: int, depth: int) -> Tensor:
+    """The ranks of the images that the queries `rows`, (b,), should find: (b, most) int64.
 
-    `relevant`, (b,), is how many images each may find, at least 1.
+    `most` is the largest number of such images. Ascending from 1, padded behind.
     """
-    most = int(relevant.max())
     positives, negatives = _similarities(images, rows, max(most, depth))
     # Those that are not searched are -inf and come last.
     positives = positives.sort(1, descending=True).values[:, :most].contiguous()  # (b, most)
     # How many negatives rank before a positive: those of similarity >= the positive's - tie.
     # searchsorted wants them ascending, so both sides change their sign.
     above = torch.searchsorted(
-        negatives.neg_().sort(1).values, positives.neg_().add_(_TIE), right=True
+        negatives.neg_().sort(1).values, positives.neg_().add_(TIE), right=True
     )  # (b, most)
-    number = torch.arange(1, most + 1, device=above.device)  # (most,): the i-th positive ...
-    place = above.add_(number)  # (b, most): ... and its rank
-    hit = (place <= relevant[:, None]) & (number <= relevant[:, None])  # (b, most)
-    precision = torch.where(hit, number.double() / place, 0.0)  # P(i) = i / rank of the i-th
-    return torch.stack([place[:, 0].double(), hit.sum(1).double(), _sum(precision)], 1)
+    return above + torch.arange(1, most + 1, device=above.device)  # the i-th has i - 1 before it
 
 
 def _similarities(images: _Sorted, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
@@ -233,16 +198,3 @@ def _similarities(images: _Sorted, rows: Tensor, depth: int) -> tuple[Tensor, Te
     # The query itself, found by its place and not by its similarity.
     positives.scatter_(1, rows[:, None] - begins, -torch.inf)
     return positives, negatives
-
-
-def _sum(x: Tensor) -> Tensor:
-    """Sums of the rows, (b, W) -> (b,), in an order that depends on nothing else.
-
-    Neighbours are added, then their sums, and so on: the same bits on any device, for any b, and
-    for any number of zeros behind. torch.sum's order depends on shapes and threads.
-    """
-    while x.shape[1] > 1:
-        if x.shape[1] % 2:
-            x = torch.nn.functional.pad(x, (0, 1))
-        x = x[:, 0::2] + x[:, 1::2]
-    return x.sum(1)
