@@ -19,6 +19,7 @@ from lookalike.data.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
 from lookalike.model.backbone import Backbone
 from lookalike.model.neck import Neck
+from lookalike.model.projection import Projection
 from lookalike.model.weights import Match, load_into, read_weights
 
 CONFIG_FILE = "config.json"
@@ -28,11 +29,13 @@ WEIGHTS_FILE = "model.safetensors"
 class Embedder(nn.Module):
     """Backbone, neck and the preprocessing that belongs to them.
 
-    `forward` gives raw embeddings for training; `embed` gives unit vectors for use.
+    `forward` gives raw embeddings for training; `unit` and `embed` give unit vectors for use.
 
     Attributes:
         preprocess: how an image becomes the network's input.
         embedding_dim: numbers D of an embedding.
+        mirror: whether a unit vector is the mean of those of the image and its mirror image.
+        projection: a linear map behind the unit vector; `embedding_dim` is then what it gives.
         free_length: whether the network chooses the length of raw embeddings.
         match: what a custom weights file brought, when one was loaded.
     """
@@ -57,6 +60,8 @@ class Embedder(nn.Module):
         self.embedding_dim = embedding_dim
         self.pooling = pooling
         self.free_length = free_length
+        self.mirror = False
+        self.projection: Projection | None = None
         self.preprocess = preprocess
         self.match: Match | None = None
 
@@ -122,13 +127,27 @@ class Embedder(nn.Module):
         features, token = self.features(images)
         return self.neck(features, token)
 
+    def improve(self, *, mirror: bool, projection: Projection | None) -> None:
+        """Change what `unit` gives of the same weights; see the attributes."""
+        self.mirror = mirror
+        self.projection = projection
+        self.embedding_dim = len(projection.matrix) if projection else self.neck.out_dim
+
+    def unit(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D) float32 of preprocessed uint8 images (B, 3, S, S) on our device."""
+        vectors = F.normalize(self(images).float(), dim=1)
+        if self.mirror:
+            vectors = vectors + F.normalize(self(images.flip(-1)).float(), dim=1)
+            vectors = F.normalize(vectors, dim=1)
+        return vectors if self.projection is None else self.projection(vectors)
+
     @torch.inference_mode()
     def embed_batch(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) float32 of preprocessed uint8 images (B, 3, S, S)."""
         was_training = self.training
         self.eval()
         try:
-            return F.normalize(self(images.to(self.device)).float(), dim=1)
+            return self.unit(images.to(self.device))
         finally:
             self.train(was_training)
 
@@ -177,15 +196,20 @@ class Embedder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What `Embedder.load` needs beside the weights."""
-        return {
+        described = {
             "format": "lookalike embedder 1",
             "backbone": self.backbone.name,
             "backbone_dim": self.backbone.dim,
-            "embedding_dim": self.embedding_dim,
+            "embedding_dim": self.neck.out_dim,
             "pooling": self.pooling,
             "free_length": self.free_length,
             "preprocess": self.preprocess.to_dict(),
         }
+        if self.mirror:
+            described["mirror"] = True
+        if self.projection is not None:
+            described["projected_dim"] = self.embedding_dim
+        return described
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors to save, by name, contiguous and on the CPU."""
@@ -223,6 +247,11 @@ class Embedder(nn.Module):
                 preprocess,
                 free_length=described.get("free_length", False),  # absent in older files
             )
+            if (dim := described.get("projected_dim")) is not None:
+                projection = Projection.empty(described["embedding_dim"], dim)
+            else:
+                projection = None
+            embedder.improve(mirror=described.get("mirror", False), projection=projection)
             weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
             embedder.load_state_dict(weights)
         except FileNotFoundError as error:

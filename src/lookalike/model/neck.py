@@ -45,6 +45,7 @@ class Neck(nn.Module):
         self, in_dim: int, out_dim: int, pooling: str = "gem+avg", *, free_length: bool = False
     ) -> None:
         super().__init__()
+        self.out_dim = out_dim
         self.poolings = tuple(pooling.split("+"))
         base, more = divmod(out_dim, len(self.poolings))
         self.projections = nn.ModuleList(
