@@ -63,9 +63,10 @@ def nearest(
             if cosines.shape[1] > k:
                 cosines, chosen = cosines.topk(k, dim=1)
                 places = places.gather(1, chosen)
-        # Equal cosines stand in the order of the gallery: topk promises none.
-        places, order = places.sort(1, stable=True)
-        cosines, by_cosine = cosines.gather(1, order).sort(1, descending=True, stable=True)
+        # Equal cosines stand in the order of the gallery (which of them are found where there are
+        # more than k is topk's choice).
+        places, order = places.sort(dim=1, stable=True)
+        cosines, by_cosine = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
         places = places.gather(1, by_cosine).masked_fill_(cosines == -torch.inf, -1)
         found.append((cosines, places, lowest))
     if not found:

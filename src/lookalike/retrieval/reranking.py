@@ -93,7 +93,7 @@ class _Graph:
         found = nearest(vectors, vectors, k1 + 1)
         own = torch.arange(len(vectors))[:, None]
         # Exact copies can stand before the image itself, or crowd it out.
-        first = (found.places != own).to(torch.int8).sort(1, stable=True).indices
+        first = (found.places != own).to(torch.int8).sort(dim=1, stable=True).indices
         places = found.places.gather(1, first)
         places[:, :1] = own
         self.places = places.numpy()  # (N, k1 + 1)

@@ -1,0 +1,224 @@
+"""`lookalike improve`: what better use of a trained model gains, measured; kept on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lookalike import log, storage
+from lookalike.config import Config
+from lookalike.data import read_records
+from lookalike.data.bad_images import BadImages, describe_bad
+from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.record import Record
+from lookalike.data.splits import measured_split, select
+from lookalike.distributed import World
+from lookalike.errors import ConfigError, DataError
+from lookalike.inference import embed_records
+from lookalike.log import logger
+from lookalike.model.embedder import Embedder
+from lookalike.model.projection import Projection
+from lookalike.retrieval.metrics import Scores
+from lookalike.retrieval.per_query import PerQuery
+from lookalike.retrieval.roles import Roles
+from lookalike.retrieval.variants import KEPT, Split, Variant, measure_variant
+from lookalike.run import Run
+from lookalike.verbs.embed import load
+
+MOST_FIT = 20_000
+"""Images that whitening is fitted on, at most: every n-th of the list."""
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """One way to use a model, beside the plain one.
+
+    Attributes:
+        variant: the steps, joined by `+`; "plain" for none.
+        scores: over the same queries and gallery as all others.
+        bytes: of a stored vector.
+    """
+
+    variant: str
+    scores: Scores
+    bytes: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Flat, as JSON."""
+        return {"variant": self.variant, "bytes": self.bytes, **self.scores.to_dict()}
+
+
+def improve(
+    model: str | Path,
+    data: str,
+    *,
+    variants: Sequence[str] | None = None,
+    fit: str | None = None,
+    keep: str | None = None,
+    output: str | Path | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    threads: int = 4,
+    device: str = "auto",
+) -> list[Improvement]:
+    """Measure ways to use a trained model, none of which trains it further.
+
+    Args:
+        model: an output directory, or a model folder.
+        data: labelled images, which neither the model nor whitening has seen.
+        variants: as `lookalike.retrieval.variants` writes them; by default one of each kind.
+        fit: images that whitening is fitted on; by default the run's training list.
+        keep: a variant of `flip`, `whiten` and `dims` to save with the model.
+        output: folder of the model with `keep` in it.
+        format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        split: where the data have splits, the one to measure on.
+        threads: threads that read and decode.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The plain way first, then the variants in their order.
+
+    Raises:
+        LookalikeError: no model, a wrong list, an unknown variant.
+    """
+    if (keep is None) != (output is None):
+        raise ConfigError("keep (--keep) and output (--output) go together")
+    kept = None if keep is None else _keepable(keep)
+    parsed = None if variants is None else [Variant.parse(text) for text in variants]
+    log.start()
+    embedder = load(model, device=device)
+    if kept is not None and (embedder.mirror or embedder.projection is not None):
+        raise ConfigError(f"{model}: was improved before; keep with the model that it came from")
+    ways = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
+    records = read_records(data, format)
+    catalog = build_catalog(select(records, split or measured_split(records)))
+    needing = [*ways, kept] if kept is not None else ways
+    fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
+    views = sorted({"flip" in way.steps for way in needing} | {False})
+    seen = {flip: _Seen.of(embedder, catalog, fitting, flip, threads) for flip in views}
+    plain = seen[False]
+    asking = Split.of(plain.labels, plain.roles)
+    found = []
+    for way in [Variant("plain", {}), *ways]:
+        view = seen["flip" in way.steps]
+        projection = way.projection(view.vectors.shape[1], view.fit)
+        measured = measure_variant(way, view.vectors, asking, projection)
+        dim = view.vectors.shape[1] if projection is None else len(projection[1])
+        scores = _scores(measured, asking)
+        found.append(Improvement(way.name, scores, way.bytes_of(dim)))
+    if kept is not None and output is not None:
+        view = seen["flip" in kept.steps]
+        projection = kept.projection(view.vectors.shape[1], view.fit)
+        _keep(embedder, kept, projection, Path(output))
+    return found
+
+
+def _defaults(embedder: Embedder, model: str | Path, fit: str | None) -> list[str]:
+    """One of each kind; whitening where there is something to fit on."""
+    full = embedder.embedding_dim
+    sizes = [dim for dim in (64, 128, 256, 512, 1024) if dim < full]
+    learnt = ["whiten"] if fit is not None or _training_list(model) is not None else []
+    ways = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
+    return [*ways, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
+
+
+def _keepable(text: str) -> Variant:
+    variant = Variant.parse(text)
+    others = [name for name in variant.steps if name not in KEPT]
+    if others:
+        raise ConfigError(
+            f"--keep {text}: {', '.join(others)} cannot be kept with a model; {', '.join(KEPT)} can"
+        )
+    return variant
+
+
+def _training_list(model: str | Path) -> Config | None:
+    """What a run was trained with, where `model` is a run of this machine."""
+    if storage.is_remote(str(model)) or not Run(Path(model)).exists():
+        return None
+    return Config.load(Run(Path(model)).config)
+
+
+def _fitting(model: str | Path, fit: str | None, format: str) -> list[Record]:
+    """The images that whitening is fitted on."""
+    if fit is not None:
+        records = list(read_records(fit, format))
+    else:
+        config = _training_list(model)
+        if config is None or config.data.train is None:
+            raise ConfigError("whitening needs images that are not measured on: give --fit LIST")
+        everything = read_records(config.data.train, config.data.format)
+        records = list(select(everything, config.data.train_split))
+    return records[:: max(1, -(-len(records) // MOST_FIT))]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The images in one view: (N, D) `vectors` of the catalog's, and `fit`, (M, D), of others."""
+
+    vectors: Tensor
+    labels: Tensor
+    roles: Roles | None
+    fit: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        embedder: Embedder,
+        catalog: Catalog,
+        fitting: Sequence[Record] | None,
+        flip: bool,
+        threads: int,
+    ) -> _Seen:
+        world, was = World(device=embedder.device), embedder.mirror
+        embedder.improve(mirror=flip or was, projection=embedder.projection)
+        bad = BadImages()
+        found = embed_records(embedder, catalog.records, threads=threads, bad=bad, world=world)
+        if not flip:
+            for row, reason in bad.reasons.items():
+                logger.warning("left out: %s", describe_bad(catalog.records[row], reason))
+        if len(found.rows) == 0:
+            raise DataError(f"none of the {len(catalog)} images can be read")
+        fit = None
+        if fitting is not None:
+            fit = embed_records(
+                embedder, fitting, threads=threads, bad=BadImages(), world=world, what="fitting"
+            ).vectors
+        embedder.improve(mirror=was, projection=embedder.projection)
+        labels = torch.from_numpy(catalog.class_ids)[found.rows]
+        roles = Roles.of(catalog.records)
+        return cls(found.vectors, labels, None if roles is None else roles[found.rows], fit)
+
+
+def _scores(measured: PerQuery, asking: Split) -> Scores:
+    count = len(asking.labels)
+    is_query = torch.zeros(count, dtype=torch.bool)
+    is_query[asking.queries] = True
+    searched = torch.zeros(count, dtype=torch.bool)
+    searched[asking.gallery] = True
+    return Scores.of(measured, count, Roles(is_query, searched, asking.groups))
+
+
+def _keep(
+    embedder: Embedder, kept: Variant, projection: tuple[Tensor, Tensor] | None, output: Path
+) -> None:
+    """Write the model with the variant in it."""
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} is not empty; choose another --output")
+    made = None if projection is None else Projection(*projection).to(embedder.device)
+    embedder.improve(mirror="flip" in kept.steps, projection=made)
+    aside = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    embedder.save(aside)
+    (aside / "improved.json").write_text(json.dumps({"variant": kept.name}) + "\n", "utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.exists():
+        output.rmdir()
+    aside.replace(output)
+    logger.info("%s: the model with %s, vectors of %d", output, kept.name, embedder.embedding_dim)
