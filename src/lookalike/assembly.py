@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lookalike.assembly_heads import metric_margin, resolve_head
+from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
 from lookalike.data import read_records
@@ -228,10 +228,7 @@ def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
     """The training step on these parts."""
     return TrainStep(
         trained,
-        loss_weights={
-            "metric": config.loss.weight,
-            "classification": config.loss.classification_weight or 0.0,
-        },
+        loss_weights=loss_weights(config),
         world=world,
         seed=config.train.seed,
         precision=PRECISIONS[config.train.precision],

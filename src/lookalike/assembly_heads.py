@@ -60,6 +60,17 @@ def resolve_head(
             f"head.{key} needs a loss on cosines, and loss.name={config.loss.name} carries the "
             "length of the class weights; use arcface, or leave it out"
         )
+    nested, dim = config.loss.nested_dims, config.model.embedding_dim
+    if nested and nested[-1] >= dim:
+        raise ConfigError(
+            f"loss.nested_dims={list(nested)}: each must be less than model.embedding_dim={dim}, "
+            "which is learnt from anyway"
+        )
+    if nested and margin.uses_length:
+        raise ConfigError(
+            f"loss.nested_dims needs a loss that does not read the length of the embedding, and "
+            f"loss.name={config.loss.name} does; use arcface"
+        )
     wanted = head.precision
     if wanted == "auto":
         wanted = "bf16" if precision == "bf16" and has_bf16_products(device) else "fp32"
@@ -81,10 +92,11 @@ def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, He
     if margin.uses_count:
         counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
     heads = {
-        "metric": Head(
-            dim, count, margin, _options(config, metric=True),
+        name: Head(
+            its_dim, count, margin, _options(config, metric=True),
             sharded=sharded, world=world, seed=seed, class_counts=counts,
         )
+        for name, its_dim in (("metric", dim), *_nested(config).items())
     }  # fmt: skip
     if loss.classification_weight:
         heads["classification"] = Head(
@@ -93,6 +105,26 @@ def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, He
             label_smoothing=loss.label_smoothing, sharded=sharded, world=world, seed=seed + 1,
         )  # fmt: skip
     return heads
+
+
+def loss_weights(config: Config) -> dict[str, float]:
+    """The weight of each head's loss: the whole embedding and its beginnings share that of metric.
+
+    The paper adds its losses up; their mean keeps the learning rate and the balance with the
+    classification loss as they are without.
+    """
+    nested = _nested(config)
+    share = config.loss.weight / (1 + len(nested))
+    return {
+        "metric": share,
+        **dict.fromkeys(nested, share),
+        "classification": config.loss.classification_weight or 0.0,
+    }
+
+
+def _nested(config: Config) -> dict[str, int]:
+    """The heads on the first dimensions of the embedding, by name."""
+    return {f"metric_{dim}": dim for dim in config.loss.nested_dims}
 
 
 def _options(config: Config, *, metric: bool) -> HeadOptions:

@@ -124,8 +124,11 @@ class TrainStep:
         classes = batch.classes.to(device, non_blocking=True)
         with self._autocast():
             embeddings, branch = (self._wrapped or self.network)(images)
-        inputs = {"metric": embeddings, "classification": branch}
-        losses = {name: head(inputs[name], classes) for name, head in self.trained.heads.items()}
+        losses = {
+            # A head of fewer dimensions than the embedding reads the first ones.
+            name: head(branch if name == "classification" else embeddings[:, : head.dim], classes)
+            for name, head in self.trained.heads.items()
+        }
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}}
 

@@ -38,15 +38,22 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     if world.size > 1:
         synchronise(network, world.device)
     heads = {
-        name: Head(12, CLASSES, create_margin(margin), sharded=sharded, world=world).double()
-        for name, margin in (("metric", "arcface"), ("classification", "softmax"))
+        name: Head(dim, CLASSES, create_margin(margin), sharded=sharded, world=world).double()
+        for name, dim, margin in (
+            ("metric", 12, "arcface"),
+            ("metric_5", 5, "arcface"),
+            ("classification", 12, "softmax"),
+        )
     }
     parameters = [*network.parameters(), *(h.weight for h in heads.values())]
     trained = Trained(
         network, heads, torch.optim.SGD(parameters, lr=0.1), LossScaler(enabled=False), None
     )
     step = TrainStep(
-        trained, loss_weights={"metric": 1.0, "classification": 0.5}, world=world, seed=0
+        trained,
+        loss_weights={"metric": 0.7, "metric_5": 0.3, "classification": 0.5},
+        world=world,
+        seed=0,
     )
     step.prepare(frozen=False)
     whole = batch()
@@ -56,7 +63,7 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     step.backward(losses["loss"])
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     for name, head in heads.items():
-        rows = torch.zeros(CLASSES, 12, dtype=torch.float64)
+        rows = torch.zeros(CLASSES, head.dim, dtype=torch.float64)
         if len(head.rows):
             rows[head.rows.start : head.rows.stop] = head.weight.grad
         found[f"head {name}"] = world.sum(rows) if sharded else rows

@@ -76,7 +76,8 @@ class Plan:
     def head_parameters(self) -> int:
         """Class weights over all workers, each counted once."""
         setup = self.setup
-        return setup.classes * setup.dim * (setup.centres + setup.heads - 1)
+        whole = setup.classes * setup.dim * (setup.centres + setup.heads - 1)
+        return whole + setup.classes * setup.centres * sum(setup.nested)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures; bytes and seconds."""

@@ -21,6 +21,7 @@ class Setup:
         dim: D, length of an embedding.
         counted: numbers of images that are kept: C where the margin uses them, else 1.
         heads: 1, or 2 with the classification branch's, which has as many classes.
+        nested: dimensions of the heads on the first ones of the embedding, ascending.
         centres: rows a class of the first head's weight; the second has one.
         sharded: every worker holds a share of the classes, instead of all.
         fused: the head's weight changes in the backward pass and has no gradient.
@@ -46,6 +47,7 @@ class Setup:
     dim: int
     counted: int
     heads: int
+    nested: tuple[int, ...]
     centres: int
     sharded: bool
     fused: bool
@@ -103,13 +105,22 @@ class Setup:
 
     @property
     def head_rows(self) -> tuple[int, ...]:
-        """Rows of the weight of each head on one worker."""
-        return (self.share * self.centres, *[self.share] * (self.heads - 1))
+        """Rows of the weight of each head on one worker; of the nested ones, as many of D numbers
+        as make up their shorter rows.
+        """
+        return (
+            self.share * self.centres,
+            *[self.share] * (self.heads - 1),
+            *self._short(self.share),
+        )
 
     @property
     def seen_rows(self) -> tuple[int, ...]:
         """Rows of each head that a step looks at, on one worker."""
-        return (self.seen * self.centres, *[self.seen] * (self.heads - 1))
+        return (self.seen * self.centres, *[self.seen] * (self.heads - 1), *self._short(self.seen))
+
+    def _short(self, rows: int) -> tuple[int, ...]:
+        return tuple(-(-rows * self.centres * dim // self.dim) for dim in self.nested)
 
     @property
     def steps(self) -> int | None:

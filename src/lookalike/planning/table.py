@@ -69,7 +69,7 @@ def _run(plan: Plan) -> Lines:
     if network.branch:
         yield "branch", f"{network.branch:,}", "parameters of the classification branch"
     kind = "weights in all, each held by one worker" if setup.sharded else "weights, on all workers"
-    yield "head" if setup.heads == 1 else "heads", f"{plan.head_parameters:,}", kind
+    yield "head" if len(setup.head_rows) == 1 else "heads", f"{plan.head_parameters:,}", kind
     flops = network.flops / network.images
     yield "network", f"{flops / 1e9:,.2f}", "GFLOP an image, forward and backward"
 

@@ -41,6 +41,10 @@ class LossConfig(Section):
     """Scale of the logits; by default the recommended one."""
     options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
     """Further numbers of the margin by name, where it has any; by default those of its paper."""
+    nested_dims: tuple[int, ...] = ()
+    """Also learn from the first so many dimensions of the embedding alone, `[64, 128]`, each with
+    class weights of its own: such an embedding may be cut to these lengths (Kusupati et al.,
+    Matryoshka Representation Learning, 2022)."""
     weight: float = Field(1.0, ge=0)
     """Weight of the metric loss beside the classification loss: the total is
     weight * metric + classification_weight * classification."""
@@ -49,6 +53,13 @@ class LossConfig(Section):
     branch) with `head.parallel=model`, as in the component."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the classification loss."""
+
+    @field_validator("nested_dims")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)) or any(dim < 2 for dim in value):
+            raise ValueError("takes ascending numbers of dimensions, from 2 on, as [64, 128]")
+        return value
 
     @field_validator("name", mode="before")
     @classmethod

@@ -155,6 +155,7 @@ def _setup(config: Config, classes: int, images: int | None, device: str) -> Set
         dim=config.model.embedding_dim,
         counted=classes if metric_margin(config).uses_count else 1,
         heads=2 if config.loss.classification_weight else 1,
+        nested=config.loss.nested_dims,
         centres=head.centres,
         sharded=head.parallel == "model",
         fused=bool(head.fused_update),
