@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_process import TINY, call, curve
+from engine_process import TINY, call, curve, records
 
 import lookalike
 from lookalike.assembly_heads import create_heads, loss_weights
@@ -30,8 +30,8 @@ def test_each_head_reads_the_beginning_and_they_share_the_weight(shapes):
         cosines = F.normalize(x, dim=1) @ F.normalize(head.weight.detach().double(), dim=1).T
         cosines[torch.arange(9), classes] -= 0.35
         expected = F.cross_entropy(64 * cosines, classes)
-        found = head(embeddings[:, : head.dim], classes)
-        assert abs(float(found) - float(expected)) < 1e-4 * float(expected)
+        found = head(embeddings[:, : head.dim], classes).item()
+        assert abs(found - expected.item()) < 1e-4 * expected.item()
 
 
 @pytest.mark.parametrize("parallel", ["data", "model"])
@@ -42,13 +42,15 @@ def test_training_resumes_to_the_same_curve(shapes, tmp_path, parallel):
     ]  # fmt: skip
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     steps = ["train.checkpoint_every_steps=2", "optim.schedule=constant"]
-    assert call(*words, "--output", str(whole), "train.max_steps=4", *steps).returncode == 0
-    assert call(*words, "--output", str(parts), "train.max_steps=2", *steps).returncode == 0
-    more = ["--resume", "--output", str(parts), "train.max_steps=4"]
-    done = call("train", *more)
-    assert done.returncode == 0, done.stderr
+    for more in (
+        [*words, *steps, "--output", str(whole), "train.max_steps=4"],
+        [*words, *steps, "--output", str(parts), "train.max_steps=2"],
+        ["train", "--resume", "--output", str(parts), "train.max_steps=4"],
+    ):
+        done = call(*more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     assert curve(parts) == curve(whole)
-    assert {"metric_4_loss", "metric_8_loss"} <= curve(whole)[-1].keys()
+    assert {"metric_4_loss", "metric_8_loss"} <= records(whole)[-1].keys()
 
 
 @pytest.mark.parametrize(
