@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
+    "Comparison",
     "Config",
     "Embedder",
     "LookalikeError",
     "Run",
     "Scores",
+    "compare",
     "doctor",
     "embed",
     "evaluate",
@@ -33,23 +36,28 @@ __all__ = [
 if TYPE_CHECKING:
     from lookalike.config import Config
     from lookalike.errors import LookalikeError
+    from lookalike.evaluation.result import Comparison
     from lookalike.model.embedder import Embedder
+    from lookalike.retrieval.calibration import Calibration
     from lookalike.retrieval.metrics import Scores
     from lookalike.run import Run
     from lookalike.verbs.doctor import doctor
     from lookalike.verbs.embed import embed, load
-    from lookalike.verbs.evaluate import evaluate
+    from lookalike.verbs.evaluate import compare, evaluate
     from lookalike.verbs.improve import improve
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
     from lookalike.verbs.train import train
 
 _HOMES = {
+    "Calibration": "lookalike.retrieval.calibration",
+    "Comparison": "lookalike.evaluation.result",
     "Config": "lookalike.config",
     "Embedder": "lookalike.model.embedder",
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.retrieval.metrics",
+    "compare": "lookalike.verbs.evaluate",
     "doctor": "lookalike.verbs.doctor",
     "embed": "lookalike.verbs.embed",
     "evaluate": "lookalike.verbs.evaluate",

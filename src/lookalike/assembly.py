@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lookalike import storage
 from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
@@ -17,8 +19,8 @@ from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold
 from lookalike.data.loader import TrainLoader
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
-from lookalike.errors import ConfigError
-from lookalike.inference import Validator, summary
+from lookalike.errors import ConfigError, DataError
+from lookalike.inference import Validator, calibrate_on, summary
 from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
@@ -26,6 +28,7 @@ from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.model.weights import worth_saying
 from lookalike.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
+from lookalike.retrieval.calibration import Calibration
 from lookalike.step import TrainStep
 from lookalike.trainer import Pace
 
@@ -210,6 +213,36 @@ def create_measure(
         return scores.primary[1], record
 
     return measure
+
+
+def calibrate_model(
+    folder: Path, held_out: Catalog | None, catalog: Catalog, config: Config, world: World
+) -> Calibration | None:
+    """The calibration of the model that was kept in `folder`, on the validation set.
+
+    None, with the reason said, where there is no validation set, or one that is too small.
+    """
+    if held_out is None:
+        logger.info("no threshold was measured: there is no validation set")
+        return None
+    world.barrier()  # the main worker has written the model
+    data = config.data
+    source = (
+        f"validation set: {data.val or f'{data.val_fraction:g} of the classes of {data.train}'}"
+    )
+    try:
+        return calibrate_on(
+            Embedder.load(folder, world.device),
+            held_out,
+            in_training(held_out, catalog),
+            threads=data.threads,
+            source=storage.public(source),
+            chose_checkpoint=True,
+            world=world,
+        )
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def in_training(held_out: Catalog, catalog: Catalog) -> torch.Tensor:

@@ -125,6 +125,11 @@ def model_of(uri: str) -> Path:
     folder = _cache("models", uri)
     for name in (f"{prefix}config.json", f"{prefix}model.safetensors"):
         _refreshed(storage.join(uri, name), folder / name.removeprefix(prefix))
+    calibration = f"{prefix}{Run(folder).calibration.name}"
+    if calibration in sizes:
+        _refreshed(storage.join(uri, calibration), folder / calibration.removeprefix(prefix))
+    else:
+        (folder / calibration.removeprefix(prefix)).unlink(missing_ok=True)
     return folder
 
 

@@ -19,11 +19,15 @@ from lookalike.errors import DataError
 from lookalike.log import Bar
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
+from lookalike.retrieval.calibration import Calibration, calibrate
 from lookalike.retrieval.metrics import Scores, score
 from lookalike.retrieval.roles import Roles
 
 BATCH_SIZE = 64
 """Images at a time. One number for all: the same image in the same batch gives the same bits."""
+
+LEAST_UNSEEN = 20
+"""Fewer classes that training did not see are too few to calibrate on."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,55 @@ class Validator:
             record["accuracy"] = _accuracy(head, vectors, known[mine], self.world)
         record["seconds"] = round(time.monotonic() - began, 3)
         return scores, record
+
+
+def calibrate_on(
+    embedder: Embedder,
+    catalog: Catalog,
+    train_classes: Tensor,
+    *,
+    threads: int,
+    source: str,
+    chose_checkpoint: bool,
+    world: World = ALONE,
+) -> Calibration:
+    """What the model's cosines mean, on the classes that training did not see.
+
+    Where fewer than `LEAST_UNSEEN` of the classes are new, all of them are taken, and the
+    calibration says how many were seen.
+
+    Args:
+        embedder: the model.
+        catalog: images with classes, numbered on their own.
+        train_classes: (classes of the catalog,) int64: -1 where training does not know the label.
+        threads: threads that read and decode, for each worker.
+        source: what the images are, in words.
+        chose_checkpoint: whether they chose the model among others.
+        world: the workers.
+
+    Raises:
+        DataError: there are too few images or classes for any threshold.
+    """
+    classes = torch.from_numpy(catalog.class_ids)
+    unseen = train_classes[classes] < 0  # (N,)
+    if len(classes[unseen].unique()) < LEAST_UNSEEN:
+        unseen[:] = True
+    rows = unseen.nonzero()[:, 0]
+    records = [catalog.records[row] for row in rows.tolist()]
+    embedded = embed_records(
+        embedder, records, threads=threads, bad=BadImages(), world=world, what="calibration"
+    )
+    labels = classes[rows][embedded.rows]
+    roles = Roles.of(records)
+    return calibrate(
+        embedded.vectors.to(world.device),
+        labels,
+        roles=None if roles is None else roles[embedded.rows],
+        source=source,
+        chose_checkpoint=chose_checkpoint,
+        seen_in_training=int((train_classes[labels.unique()] >= 0).sum()),
+        world=world,
+    )
 
 
 def _accuracy(head: Head, vectors: Tensor, classes: Tensor, world: World) -> float:

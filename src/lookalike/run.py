@@ -8,7 +8,7 @@ log.txt                the lines that the console showed
 checkpoints/step-N/    resumable; written aside, then renamed
 checkpoints/latest     the name of the newest one
 checkpoints/best       the name of the best one by the primary retrieval metric
-model/                 the embedder alone
+model/                 the embedder alone, and what its cosines mean
 """
 
 from __future__ import annotations
@@ -129,6 +129,11 @@ class Run:
     def model(self) -> Path:
         """The embedder alone: what is loaded, exported and deployed."""
         return self.path / "model"
+
+    @property
+    def calibration(self) -> Path:
+        """What the model's cosines mean; there after a training with a validation set."""
+        return self.model / "calibration.json"
 
     @property
     def tensorboard(self) -> Path:

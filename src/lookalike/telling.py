@@ -16,6 +16,7 @@ from lookalike.distributed import World
 from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
+from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
 from lookalike.trainer import Pace
 
@@ -94,6 +95,24 @@ def say_memory(world: World) -> None:
     if world.device.type == "cuda":
         device = f", {torch.cuda.max_memory_allocated(world.device) / 1e9:.2f} GB on the device"
     logger.info("peak memory of the main worker: %.2f GB%s", host, device)
+
+
+def say_calibration(calibration: Calibration) -> None:
+    """From which cosine on two images are the same thing, and how sure that is."""
+    level = calibration.level()
+    logger.info(
+        "same thing: cosine of %.3f or more; of pairs of different things %.3g %% pass (%.2g to "
+        "%.2g %% expected on as many new classes), of the same %.1f %%; more in "
+        "model/calibration.json",
+        level.threshold, 100 * level.far, 100 * level.far_low, 100 * level.far_high,
+        100 * level.tar,
+    )  # fmt: skip
+    if calibration.seen_in_training:
+        logger.warning(
+            "%s of the %s classes that the threshold was measured on were trained on: new things "
+            "will pass more often than it says",
+            f"{calibration.seen_in_training:,}", f"{calibration.classes:,}",
+        )  # fmt: skip
 
 
 def say_result(run: Run, progress: Progress) -> None:

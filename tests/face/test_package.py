@@ -15,8 +15,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
-        "Config", "Embedder", "LookalikeError", "Run", "Scores",
-        "doctor", "embed", "evaluate", "improve", "load", "plan", "quickstart", "train",
+        "Calibration", "Comparison", "Config", "Embedder", "LookalikeError", "Run", "Scores",
+        "compare", "doctor", "embed", "evaluate", "improve", "load", "plan", "quickstart",
+        "train",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name

@@ -1,53 +1,282 @@
-"""`lookalike evaluate`: how well a model retrieves on a labelled list."""
+"""`lookalike evaluate`: how well models retrieve on a labelled list, and which is better."""
 
 from __future__ import annotations
 
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from lookalike.data import read_records
-from lookalike.data.catalog import build_catalog
-from lookalike.data.splits import measured_split, select
+from lookalike import fetched, log, storage
+from lookalike.assembly import open_catalogs
+from lookalike.config import Config
+from lookalike.data.bad_images import BadImages
 from lookalike.distributed import World
-from lookalike.inference import Validator
+from lookalike.errors import ConfigError, LookalikeError
+from lookalike.evaluation.copies import copies_line
+from lookalike.evaluation.measuring import Subject, Wanted, common, compared, measure
+from lookalike.evaluation.result import Comparison, Evaluation
+from lookalike.evaluation.rows import check_name, class_rows, query_rows, write_rows
+from lookalike.evaluation.testset import (
+    TestSet,
+    from_files,
+    from_list,
+    from_query_and_gallery,
+)
+from lookalike.inference import embed_records
 from lookalike.log import logger
+from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import Scores
+from lookalike.retrieval.nearest import nearest
+from lookalike.retrieval.per_query import RECALL
 from lookalike.verbs.embed import load
+
+RESULT_JSON = "evaluation.json"
 
 
 def evaluate(
     model: str | Path,
-    data: str,
+    data: str | None = None,
     *,
+    query: str | None = None,
+    gallery: str | None = None,
     format: str = "auto",
     split: str | None = None,
+    recall: Sequence[int] = RECALL,
+    precision: Sequence[int] = (),
+    full: bool = False,
     threads: int = 4,
     device: str = "auto",
 ) -> Scores:
-    """Retrieval scores: each image asks for the others of its class.
+    """Retrieval scores of one model: each image asks for the others of its class.
 
-    Where the data say who asks and who is searched (`is_query`, `is_gallery`), they do.
+    Where the data say who asks and who is searched (`is_query`, `is_gallery`), they do. `compare`
+    gives confidence intervals and more, also for a single model.
 
     Args:
         model: an output directory, or a model folder.
         data: a list, manifest, table, folder or shards of labelled images.
+        query: in place of `data`, the images that ask.
+        gallery: with `query`, the images that are searched.
         format: auto, or one of `lookalike.data.SOURCES`.
         split: where the data have splits, the one to measure on; the only one that is not `train`
             by default.
+        recall: the k of Recall@k.
+        precision: the k of precision@k.
+        full: measure mean average precision and mINP too, which need the whole ranking.
         threads: threads that read and decode.
         device: auto, cpu or cuda.
 
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
+    found = compare(
+        [model], data, query=query, gallery=gallery, format=format, split=split, recall=recall,
+        precision=precision, full=full, threads=threads, device=device,
+    )  # fmt: skip
+    return found.evaluations[0].scores
+
+
+def compare(
+    models: Sequence[str | Path] = (),
+    data: str | None = None,
+    *,
+    query: str | None = None,
+    gallery: str | None = None,
+    embeddings: Sequence[str | Path] = (),
+    labels: str | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    recall: Sequence[int] = RECALL,
+    precision: Sequence[int] = (),
+    full: bool = False,
+    verification: bool = False,
+    per_class: str | None = None,
+    per_query: str | None = None,
+    output: str | None = None,
+    threads: int = 4,
+    device: str = "auto",
+    seed: int = 0,
+) -> Comparison:
+    """Measure models on the same images, with confidence intervals; one, or several compared.
+
+    With several, the figures of each are followed by its differences to the first, measured on
+    the same queries, and by a verdict whether they are real.
+
+    Args:
+        models: output directories, or model folders.
+        data: a list, manifest, table, folder or shards of labelled images.
+        query: in place of `data`, the images that ask.
+        gallery: with `query`, the images that are searched.
+        embeddings: in place of models and images, `.npy` or `.parquet` files of vectors of the
+            same images in the same order, a file for each model.
+        labels: with `embeddings`, a file with one label a line; not needed where Parquet has them.
+        format: auto, or one of `lookalike.data.SOURCES`.
+        split: where the data have splits, the one to measure on.
+        recall: the k of Recall@k.
+        precision: the k of precision@k.
+        full: measure mean average precision and mINP too, which need the whole ranking.
+        verification: measure same-or-different too: ROC, TAR at several FARs, and what the
+            threshold that came with the model does.
+        per_class: a file, .csv or .jsonl, for the figures of each class.
+        per_query: a file, .csv or .jsonl, for those of each query, and what it found first.
+        output: a directory for evaluation.json, per_class.csv and per_query.csv.
+        threads: threads that read and decode.
+        device: auto, cpu or cuda.
+        seed: of the resampling for the intervals.
+
+    Raises:
+        LookalikeError: no model, a wrong list, or nothing that can be measured.
+    """
+    check_name(per_class)
+    check_name(per_query)
+    if output is not None:
+        per_class = per_class or storage.join(output, "per_class.csv")
+        per_query = per_query or storage.join(output, "per_query.csv")
+    wanted = Wanted(tuple(recall), tuple(precision), full, verification, seed)
+    _check(models, data, query, gallery, embeddings, labels, wanted)
+    with World.from_env(device) as world:
+        if not world.is_main:
+            log.start(logging.ERROR)
+        if embeddings:
+            test, files = from_files([str(uri) for uri in embeddings], labels)
+            rows = torch.arange(len(test.catalog))
+            subjects = [Subject(name, vectors, rows, has_files=False) for name, vectors in files]
+            counts: list[dict[str, int] | None] = [None] * len(files)
+        else:
+            if data is not None:
+                test = from_list(data, format=format, split=split)
+            else:
+                assert query is not None
+                assert gallery is not None
+                test = from_query_and_gallery(query, gallery, format=format, split=split)
+            subjects = common([_embedded(model, test, threads, device, world) for model in models])
+            counts = [_training_counts(model) for model in models]
+        evaluations = [
+            measure(test, subject, wanted, training_counts=known, world=world)
+            for subject, known in zip(subjects, counts, strict=True)
+        ]
+        found = compared(evaluations, seed)
+        if world.is_main:
+            _tell(test, evaluations[0])
+        if per_class is not None and world.is_main:
+            write_rows(per_class, [row for one in evaluations for row in class_rows(one)])
+        if per_query is not None:
+            rows_of = [
+                _query_rows(one, subject, world)
+                for one, subject in zip(evaluations, subjects, strict=True)
+            ]
+            if world.is_main:
+                write_rows(per_query, [row for rows in rows_of for row in rows])
+        if output is not None and world.is_main:
+            text = json.dumps(found.to_dict(), indent=1) + "\n"
+            storage.write_bytes(storage.join(output, RESULT_JSON), text.encode())
+        if world.is_main:
+            written = [per_class, per_query, output and storage.join(output, RESULT_JSON)]
+            for place in filter(None, written):
+                logger.info("written: %s", storage.public(place))
+    return found
+
+
+def _check(
+    models: Sequence[str | Path],
+    data: str | None,
+    query: str | None,
+    gallery: str | None,
+    embeddings: Sequence[str | Path],
+    labels: str | None,
+    wanted: Wanted,
+) -> None:
+    """Refuse a request that contradicts itself, before any work."""
+    lists = [data, query, gallery]
+    if embeddings:
+        if models or any(lists):
+            raise ConfigError(
+                "--embeddings are measured as they are: leave out the models, --data, --query and "
+                "--gallery"
+            )
+    elif not models:
+        raise ConfigError("nothing to measure: give a run, or --embeddings with --labels")
+    elif labels is not None:
+        raise ConfigError("--labels belongs to --embeddings; a run's images have theirs in --data")
+    elif data is not None and (query or gallery):
+        raise ConfigError("--data excludes --query and --gallery")
+    elif data is None and not (query and gallery):
+        raise ConfigError("nothing to measure on: give --data, or --query and --gallery")
+    if not wanted.recall or min(*wanted.recall, *wanted.precision, 1) < 1:
+        raise ConfigError("every k must be 1 or more, as in --k 1,5,10")
+
+
+def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world: World) -> Subject:
+    """The set in the eyes of a model."""
     embedder = load(model, device=device)
-    records = read_records(data, format)
-    catalog = build_catalog(select(records, split or measured_split(records)))
-    unknown = torch.full((len(catalog.classes),), -1)
-    world = World(device=embedder.device)
-    validator = Validator(catalog, unknown, threads=threads, world=world)
-    scores, _ = validator.measure(embedder)
-    for row, reason in sorted(validator.bad.reasons.items()):
-        logger.warning("left out: %s: %s", catalog.records[row].origin, reason)
-    return scores
+    bad = BadImages()
+    found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
+    if world.is_main:
+        for row, reason in sorted(bad.reasons.items()):
+            logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)
+    return Subject(_name(model), found.vectors, found.rows, _calibration(model))
+
+
+def _name(model: str | Path) -> str:
+    return storage.public(str(model)).rstrip("/") or str(model)
+
+
+def _calibration(model: str | Path) -> Calibration | None:
+    """What came with the model."""
+    place = str(model)
+    return Calibration.load(fetched.model_of(place) if storage.is_remote(place) else place)
+
+
+def _training_counts(model: str | Path) -> dict[str, int] | None:
+    """Images of each label in the run's training; None where that cannot be known any more."""
+    try:
+        config = _saved(str(model))
+        if config is None:
+            return None
+        catalog, _ = open_catalogs(config)
+    except LookalikeError as error:
+        logger.info(
+            "classes are counted in the gallery: the training list is not there (%s)", error
+        )
+        return None
+    return dict(Counter(record.label for record in catalog.records))
+
+
+def _saved(model: str) -> Config | None:
+    """What a run was asked for; None for a model folder."""
+    text = fetched.saved_config(model)
+    if text is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        copy = Path(folder) / "config.yaml"
+        copy.write_bytes(text)
+        return Config.load(copy)
+
+
+def _tell(test: TestSet, found: Evaluation) -> None:
+    """What the reader of the figures must know of the images."""
+    if test.in_both:
+        logger.warning(
+            "%s images stand in the query and in the gallery list: each is one image with both "
+            "roles, and does not find itself",
+            f"{test.in_both:,}",
+        )
+    if found.copies is not None and found.copies.queries:
+        logger.warning("%s", copies_line(found.copies, found.scores.num_queries))
+
+
+def _query_rows(found: Evaluation, subject: Subject, world: World) -> list[dict[str, Any]]:
+    labels = torch.from_numpy(found.data.catalog.class_ids)[found.rows]
+    roles = None if found.data.roles is None else found.data.roles[found.rows]
+    vectors: Tensor = subject.vectors.to(world.device)
+    first = nearest(
+        vectors, labels, found.per_query.rows, roles=roles, world=world, device=world.device
+    )
+    return query_rows(found, first) if world.is_main else []

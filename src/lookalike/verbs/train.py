@@ -17,6 +17,7 @@ import torch
 from lookalike import checkpoint, fetched, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
+    calibrate_model,
     create_embedder,
     create_loader,
     create_measure,
@@ -36,9 +37,10 @@ from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunErr
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.mirror import Mirror
+from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
 from lookalike.run import Run, write_text
-from lookalike.telling import say_data, say_heads, say_memory, say_plan, say_result
+from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
 
 
@@ -97,7 +99,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             world=world,
             quota=quota,
             measure=create_measure(embedder, heads["metric"], held_out, catalog, config, world),
-            keep_model=lambda: embedder.save(run.model) if world.is_main else None,
+            keep_model=lambda: _keep(embedder, run) if world.is_main else None,
             record=_recorder(run, config, world),
             saved=lambda: mirror.saved() if mirror is not None else None,
         )
@@ -114,6 +116,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             mirror.start()
         try:
             ended_by = trainer.fit()
+            if not ended_by:
+                calibration = calibrate_model(run.model, held_out, catalog, config, world)
+                if calibration is not None and world.is_main:
+                    calibration.save(run.model)
         finally:  # what a failed training has saved is uploaded too
             if mirror is not None:
                 mirror.finish()
@@ -121,6 +127,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             raise Interrupted(ended_by, trainer.progress.step, _shown(config))
         say_memory(world)
         say_result(run, trainer.progress)
+        if calibration is not None:
+            say_calibration(calibration)
     return run
 
 
@@ -185,6 +193,12 @@ def _mirror(run: Run, config: Config, world: World) -> Mirror | None:
         return None
     logger.info("written to %s, and from there to %s", run.path, storage.public(output))
     return Mirror(run, output, keep=config.train.keep_checkpoints)
+
+
+def _keep(embedder: Embedder, run: Run) -> None:
+    """Make this the run's model; a calibration belongs to other weights."""
+    run.calibration.unlink(missing_ok=True)
+    embedder.save(run.model)
 
 
 def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,1 @@
+"""A test set measured with one model or several, and how that is told."""

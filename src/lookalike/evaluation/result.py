@@ -1,0 +1,195 @@
+"""What was measured: of one model, and of several on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lookalike.evaluation.copies import Copies
+from lookalike.evaluation.shots import Shots
+from lookalike.evaluation.testset import TestSet
+from lookalike.retrieval import verification
+from lookalike.retrieval.intervals import CONFIDENCE, Difference, Interval
+from lookalike.retrieval.metrics import DEFINITIONS as RETRIEVAL
+from lookalike.retrieval.metrics import Scores
+from lookalike.retrieval.per_query import PerQuery
+from lookalike.retrieval.verification import Verification
+
+NAMES = {"average_precision": "mean_average_precision", "inverse_negative_penalty": "minp"}
+"""Means that have another name than what they are means of."""
+
+DEFINITIONS = {
+    **RETRIEVAL,
+    **verification.DEFINITIONS,
+    "intervals": f"{100 * CONFIDENCE:g} % confidence intervals: classes are resampled with all of"
+    " their queries (BCa bootstrap, 2,000 resamples, seeded)",
+    "p_value": "two-sided, of a test that flips the sign of each class's difference at random",
+    "unreadable": "images that cannot be read: they neither ask nor are searched",
+    "copies": "queries of which the gallery holds a file with the same bytes",
+    "in_both": "images that stand in the query and in the gallery list: each is one image with"
+    " both roles, and does not find itself",
+    "shots": "the queries by the number of images of their class, in training where the run's"
+    " training list knows classes of the test set, otherwise in the gallery: many more than 100,"
+    " medium 20 to 100, few 1 to 19, unseen none",
+}
+
+
+def flat_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of queries under the names of their means."""
+    return {NAMES.get(name, name): value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The model's own threshold on these images.
+
+    Attributes:
+        threshold: the cosine.
+        target: the false-accept rate that it was made for.
+        far: the rate on these images.
+        tar: the true-accept rate.
+        far_low: the least that the calibration expects on so many classes.
+        far_high: the most.
+    """
+
+    threshold: float
+    target: float
+    far: float
+    tar: float
+    far_low: float
+    far_high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the rate is as expected."""
+        return self.far_low <= self.far <= self.far_high
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one model does on a test set.
+
+    Attributes:
+        model: its name.
+        data: the images.
+        scores: the means.
+        per_query: what each query found.
+        rows: (M,) int64, which record of the set each measured image is.
+        classes: (Q,) int64, the class of each query.
+        intervals: metric to its mean and confidence interval.
+        shots: the figures by the frequency of classes.
+        shots_by: "training" or "gallery": where classes were counted.
+        counts: (C,) int64, those counts.
+        copies: queries that find themselves; None where no files were looked at.
+        unreadable: images left out.
+        verification: same or different; None where it was not asked for.
+        shipped: the model's own threshold; None where there is none.
+        nmi: normalised mutual information; None where it was not asked for.
+    """
+
+    model: str
+    data: TestSet
+    scores: Scores
+    per_query: PerQuery
+    rows: Tensor
+    classes: np.ndarray
+    intervals: dict[str, Interval]
+    shots: tuple[Shots, ...]
+    shots_by: str
+    counts: np.ndarray
+    copies: Copies | None
+    unreadable: int
+    verification: Verification | None = None
+    shipped: Shipped | None = None
+    nmi: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat figures, then what has parts, for JSON; only what was measured."""
+        found: dict[str, Any] = {
+            "model": self.model,
+            "data": self.data.name,
+            **self.scores.to_dict(),
+            "classes": len(np.unique(self.classes)),
+            "unreadable": self.unreadable,
+            "in_both": self.data.in_both,
+        }
+        if self.copies is not None:
+            found["copies"] = self.copies.queries
+        if self.nmi is not None:
+            found["nmi"] = self.nmi
+        found["confidence"] = CONFIDENCE
+        found["intervals"] = {name: [one.low, one.high] for name, one in self.intervals.items()}
+        found["shots_by"] = self.shots_by
+        found["shots"] = {one.name: one.to_dict() for one in self.shots}
+        if self.verification is not None:
+            found["verification"] = self.verification.to_dict()
+        if self.shipped is not None:
+            found["shipped_threshold"] = {**asdict(self.shipped), "holds": self.shipped.holds}
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models on the same images; each further one against the first.
+
+    Attributes:
+        evaluations: of each model, at least one.
+        differences: of each further model: metric to its difference to the first model.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    differences: tuple[dict[str, Difference], ...]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """A sentence for each further model: whether it differs from the first one."""
+        first = self.evaluations[0]
+        return [
+            verdict(first.model, other.model, found[first.scores.primary[0]])
+            for other, found in zip(self.evaluations[1:], self.differences, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """One model's figures, or those of each with the differences, for JSON."""
+        if len(self.evaluations) == 1:
+            return {**self.evaluations[0].to_dict(), "definitions": DEFINITIONS}
+        return {
+            "models": [one.to_dict() for one in self.evaluations],
+            "differences": [
+                {
+                    "model": other.model,
+                    "against": self.evaluations[0].model,
+                    "verdict": verdict,
+                    **{
+                        name: {
+                            "difference": one.value,
+                            "interval": [one.low, one.high],
+                            "p_value": one.p_value,
+                            "real": one.real,
+                        }
+                        for name, one in found.items()
+                    },
+                }
+                for other, found, verdict in zip(
+                    self.evaluations[1:], self.differences, self.verdicts, strict=True
+                )
+            ],
+            "definitions": DEFINITIONS,
+        }
+
+
+def verdict(first: str, second: str, difference: Difference) -> str:
+    """Whether the second model is better, in words; the difference is of MAP@R."""
+    points = (
+        f"MAP@R {100 * difference.value:+.1f} points, {100 * CONFIDENCE:g} % interval "
+        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {difference.p_value:.2g}"
+    )
+    if difference.low == difference.high == 0:
+        return f"{second} and {first} find the same"
+    if not difference.real:
+        return f"no difference of {second} to {first} can be told from chance: {points}"
+    better = "better" if difference.value > 0 else "worse"
+    return f"{second} is {better} than {first}, and that is no chance: {points}"

@@ -1,0 +1,230 @@
+"""What is measured: images with labels and roles, from lists, or beside embeddings in files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from lookalike import storage
+from lookalike.data import read_records
+from lookalike.data.annotation import all_bad, lines, quoted, read_text, shortest
+from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.record import Details, Record
+from lookalike.data.splits import measured_split, select
+from lookalike.data.table import LABELS, PATHS
+from lookalike.errors import ConfigError, DataError
+from lookalike.retrieval.roles import Roles
+
+_VECTORS = ("vector", "embedding", "vectors", "embeddings")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Images that ask and are searched.
+
+    Attributes:
+        name: what it is, without secrets.
+        catalog: the images.
+        roles: of them; None where everyone asks for all others.
+        in_both: how many images stood in the query and in the gallery list, and became one image
+            with both roles.
+    """
+
+    name: str
+    catalog: Catalog
+    roles: Roles | None
+    in_both: int = 0
+
+    __test__ = False  # no test of pytest's
+
+    @classmethod
+    def of(cls, name: str, records: Sequence[Record], in_both: int = 0) -> TestSet:
+        """The set of these records."""
+        return cls(storage.public(name), build_catalog(records), Roles.of(records), in_both)
+
+
+def from_list(data: str, *, format: str = "auto", split: str | None = None) -> TestSet:
+    """A list whose images ask for each other, or have the roles that it states.
+
+    Raises:
+        LookalikeError: it cannot be read, or has no such split.
+    """
+    records = read_records(data, format)
+    return TestSet.of(data, select(records, split or measured_split(records)))
+
+
+def from_query_and_gallery(
+    query: str, gallery: str, *, format: str = "auto", split: str | None = None
+) -> TestSet:
+    """Images that ask, and images that are searched.
+
+    An image that is in both lists, by its path, is one image with both roles: it does not find
+    itself.
+
+    Raises:
+        LookalikeError: one of them cannot be read, or an image has another label in the other.
+    """
+    found: dict[object, Record] = {}
+    twice: list[Record] = []
+    contradictions: list[tuple[Record, Record]] = []
+    for uri, asks in ((query, True), (gallery, False)):
+        records = read_records(uri, format)
+        for record in select(records, split or measured_split(records)):
+            details = record.details or Details()
+            key = (record.uri, record.member, details.box)
+            other = found.get(key)
+            if other is not None and not asks and other.details and other.details.is_query:
+                twice.append(record)
+                if other.label != record.label:
+                    contradictions.append((other, record))
+                found[key] = replace(other, details=replace(other.details, is_gallery=True))
+                continue
+            roles = replace(details, is_query=asks, is_gallery=not asks)
+            # Repeated in one list, it stays what the list says: two images.
+            found[key if other is None else len(found)] = replace(record, details=roles)
+    if contradictions:
+        raise all_bad(
+            contradictions,
+            lambda pair: (
+                f"{pair[1].origin}: {pair[1].place} has the label"
+                f" {quoted(pair[1].label)}, but {quoted(pair[0].label)} in {pair[0].origin}"
+            ),
+        )
+    return TestSet.of(f"{query} in {gallery}", list(found.values()), len(twice))
+
+
+def from_files(
+    embeddings: Sequence[str], labels: str | None
+) -> tuple[TestSet, list[tuple[str, Tensor]]]:
+    """Embeddings that exist already, each a model's, of the same images in the same order.
+
+    Args:
+        embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`, and
+            `label` where `labels` is None; roles, sequences and paths are taken from the first
+            one's columns as in `lookalike.data.table`.
+        labels: a file with one label a line.
+
+    Returns:
+        The set, and name and (N, D) vectors of each file.
+
+    Raises:
+        DataError: they do not fit together, or are no embeddings.
+        StorageError: a file cannot be read.
+    """
+    parts = [_read(uri) for uri in embeddings]
+    if labels is not None:
+        given = [shortest(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
+        names = [given] * len(parts)
+    else:
+        names = [_labels(part[1], uri) for uri, part in zip(embeddings, parts, strict=True)]
+    place = storage.public(labels or embeddings[0])
+    for uri, (vectors, _), its in zip(embeddings, parts, names, strict=True):
+        if len(its) != len(vectors):
+            raise DataError(
+                f"{storage.public(uri)}: {len(vectors):,} vectors, but {place} has {len(its):,}"
+                " labels; there must be one for each, in the same order"
+            )
+        if its != names[0]:
+            raise DataError(
+                f"{storage.public(uri)}: its labels are not those of "
+                f"{storage.public(embeddings[0])}; models are compared on the same images in the "
+                "same order"
+            )
+    for number, label in enumerate(names[0], 1):
+        if not label:
+            raise DataError(f"{place}:{number}: an empty label")
+    first = parts[0][1]
+    paths = _paths(embeddings[0], first, len(names[0]))
+    details = _details(first, len(names[0]))
+    records = [
+        Record(path, label, place, number, details=detail)
+        for number, (path, label, detail) in enumerate(
+            zip(paths, names[0], details, strict=True), 1
+        )
+    ]
+    found = [(storage.public(uri), part[0]) for uri, part in zip(embeddings, parts, strict=True)]
+    return TestSet.of(place, records), found
+
+
+def _read(uri: str) -> tuple[Tensor, dict[str, list[Any]]]:
+    """The vectors, (N, D) as they are, and the other columns of a table that holds them."""
+    place, content = storage.public(uri), storage.read_bytes(uri)
+    columns: dict[str, list[Any]] = {}
+    if uri.endswith(".npy"):
+        try:
+            vectors = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{place}: not a .npy file of numbers: {error}") from None
+    elif uri.endswith(".parquet"):
+        try:
+            table = pq.read_table(io.BytesIO(content))
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{place}: not a Parquet file: {error}") from None
+        name = next((name for name in _VECTORS if name in table.column_names), None)
+        if name is None:
+            raise DataError(f"{place}: no column of vectors, called {', '.join(_VECTORS)}")
+        try:
+            vectors = np.array(table[name].to_pylist(), dtype=np.float32)
+        except (ValueError, TypeError):
+            raise DataError(f"{place}: its vectors are not all of one length") from None
+        known = (*PATHS, *LABELS, "is_query", "is_gallery", "sequence")
+        columns = table.select([name for name in known if name in table.column_names]).to_pydict()
+    else:
+        raise ConfigError(f"{place}: embeddings are files that end in .npy or .parquet")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
+        raise DataError(
+            f"{place}: not embeddings: expected (images, dimensions) of floats, found "
+            f"{vectors.dtype} of shape {vectors.shape}"
+        )
+    vectors = torch.from_numpy(vectors.astype(vectors.dtype.newbyteorder("=")))
+    return vectors, columns
+
+
+def _labels(columns: dict[str, list[Any]], uri: str) -> list[str]:
+    for name in LABELS:
+        if name in columns:
+            return ["" if label is None else shortest(str(label)) for label in columns[name]]
+    raise DataError(
+        f"{storage.public(uri)}: no column of labels; give them with --labels, one a line"
+    )
+
+
+def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
+    """The paths of the images where they are known, otherwise the rows of the file."""
+    for name in PATHS:
+        if name in columns:
+            return list(map(str, columns[name]))
+    beside = uri.removesuffix(".npy") + ".paths.txt"
+    if uri.endswith(".npy") and storage.exists(beside):
+        found = [line.rstrip("\r\n") for line in lines(read_text(beside))]
+        if len(found) == count:
+            return found
+    return [f"{uri}[{row}]" for row in range(count)]
+
+
+def _details(columns: dict[str, list[Any]], count: int) -> list[Details | None]:
+    """What a table says of who asks and who is searched."""
+    if not {"is_query", "is_gallery", "sequence"} & columns.keys():
+        return [None] * count
+    nothing = [None] * count
+    return [
+        Details(
+            is_query=None if query is None else bool(query),
+            is_gallery=None if gallery is None else bool(gallery),
+            sequence=None if sequence is None else str(sequence),
+        )
+        for query, gallery, sequence in zip(
+            columns.get("is_query", nothing),
+            columns.get("is_gallery", nothing),
+            columns.get("sequence", nothing),
+            strict=True,
+        )
+    ]

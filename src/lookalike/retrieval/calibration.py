@@ -1,0 +1,327 @@
+"""The cosine from which two images show the same thing, measured on classes held out of training.
+
+A calibration belongs to the weights that it was measured with, and lies beside them as
+`calibration.json`. It holds, for several false-accept rates (FAR), the threshold that keeps the
+rate on the calibration's pairs, and the interval in which the rate of new classes is to be
+expected (`lookalike.retrieval.class_pairs`); the probability of "the same" given a cosine
+(`lookalike.retrieval.likelihood`); and thresholds on the best match of a search
+(`lookalike.retrieval.open_set`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike import storage
+from lookalike.distributed import ALONE, World
+from lookalike.errors import DataError, RunError
+from lookalike.retrieval.class_pairs import LEAST_EVENTS, ClassPairCounter, Spread, far_interval
+from lookalike.retrieval.likelihood import Likelihood
+from lookalike.retrieval.open_set import BestMatches, OpenSet, Rejection
+from lookalike.retrieval.pairs import PairSet
+from lookalike.retrieval.roles import Roles
+from lookalike.retrieval.verification import FARS, PairCounter, PairCounts
+
+CALIBRATION_FILE = "calibration.json"
+DEFAULT_FAR = 1e-3
+CONFIDENCE = 0.95
+
+_FORMAT = "lookalike calibration 1"
+_MOST_IMAGES = 20_000
+_MOST_OF_A_CLASS = 100
+
+
+@dataclass(frozen=True)
+class Level:
+    """A threshold for one false-accept rate.
+
+    Attributes:
+        target: the rate that was asked for.
+        threshold: two images are the same thing if their cosine is not below it.
+        far: the rate on the calibration's pairs, at most the target.
+        far_low: the least that is to be expected on as many new classes.
+        far_high: the most.
+        tar: the share of the same pairs that pass.
+        false_accepts: how many of the different pairs pass.
+        spread: how the rate varies from one set of classes to another.
+    """
+
+    target: float
+    threshold: float
+    far: float
+    far_low: float
+    far_high: float
+    tar: float
+    false_accepts: int
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model's cosines mean.
+
+    Attributes:
+        source: what it was measured on, in words.
+        chose_checkpoint: whether the same classes also chose the best checkpoint; then the
+            rates may be a little too good.
+        seen_in_training: how many of the classes were trained on; rates on those are too good.
+        images: how many were measured.
+        classes: of how many classes.
+        same_pairs: pairs of one class.
+        different_pairs: pairs of two.
+        levels: by falling rate.
+        unsupported: rates for which there are too few pairs of images, or of classes.
+        default_far: the target whose threshold is `threshold`.
+        likelihood: same against different, by the cosine.
+        prior: the share of same pairs that `probability` assumes where nothing is said.
+        open_set: thresholds on the best match of a search; None with too few queries.
+        confidence: of the intervals.
+    """
+
+    source: str
+    chose_checkpoint: bool
+    seen_in_training: int
+    images: int
+    classes: int
+    same_pairs: int
+    different_pairs: int
+    levels: tuple[Level, ...]
+    unsupported: tuple[float, ...]
+    default_far: float
+    likelihood: Likelihood
+    prior: float
+    open_set: OpenSet | None
+    confidence: float
+
+    def level(self, far: float | None = None) -> Level:
+        """The threshold for a false-accept rate, and what is known of it.
+
+        Args:
+            far: one of the targets; None for `default_far`.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        far = self.default_far if far is None else far
+        for level in self.levels:
+            if abs(level.target - far) <= 1e-6 * far:
+                return level
+        choices = ", ".join(f"{level.target:g}" for level in self.levels)
+        raise ValueError(f"no threshold for a false-accept rate of {far:g}; there are {choices}")
+
+    @property
+    def threshold(self) -> float:
+        """The cosine from which two images are the same thing, at `default_far`."""
+        return self.level().threshold
+
+    @property
+    def reject_threshold(self) -> float | None:
+        """A query whose best match is below it shows something unknown; see `open_set`."""
+        return None if self.open_set is None else self.open_set.threshold()
+
+    def far_interval(self, far: float | None = None, *, classes: int) -> tuple[float, float]:
+        """Where the rate of a level lies on a new set of so many classes."""
+        level = self.level(far)
+        return far_interval(level.far, level.spread, classes=classes, confidence=self.confidence)
+
+    def probability(self, cosine: float | np.ndarray, prior: float | None = None) -> np.ndarray:
+        """The probability that two images are of the same thing.
+
+        Args:
+            cosine: of one pair, or of many.
+            prior: the share of same pairs among those that are asked about, between 0 and 1.
+        """
+        return self.likelihood.probability(cosine, self.prior if prior is None else prior)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; the thresholds that most will want come first."""
+        return {
+            "format": _FORMAT,
+            "threshold": self.threshold,
+            "reject_threshold": self.reject_threshold,
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], place: str = CALIBRATION_FILE) -> Calibration:
+        """What `to_dict` gave.
+
+        Raises:
+            RunError: it is something else; `place` is named.
+        """
+        try:
+            if values["format"] != _FORMAT:
+                raise RunError(f"{place}: its format is {values['format']!r}, not {_FORMAT!r}")
+            left = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+            likelihood = Likelihood(*(tuple(map(float, v)) for v in left["likelihood"].values()))
+            open_set = left["open_set"]
+            if open_set is not None:
+                rejections = tuple(Rejection(**one) for one in open_set["rejections"])
+                open_set = OpenSet(**{**open_set, "rejections": rejections})
+            levels = tuple(
+                Level(**{**level, "spread": Spread(**level["spread"])}) for level in left["levels"]
+            )
+            left |= {"likelihood": likelihood, "open_set": open_set, "levels": levels}
+            found = cls(**{**left, "unsupported": tuple(left["unsupported"])})
+            found.level()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{place}: not a calibration: {error}") from None
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `calibration.json` into a model folder, as a whole."""
+        path = Path(folder) / CALIBRATION_FILE
+        storage.write_bytes(str(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Calibration | None:
+        """The calibration of a run or model folder of this machine; None where there is none.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        for path in (Path(folder) / CALIBRATION_FILE, Path(folder) / "model" / CALIBRATION_FILE):
+            if not path.exists():
+                continue
+            try:
+                values = json.loads(path.read_text("utf-8"))
+            except ValueError as error:
+                raise RunError(f"{path}: not a calibration: {error}") from None
+            return cls.from_dict(values, str(path))
+        return None
+
+
+def calibrate(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    roles: Roles | None = None,
+    source: str = "",
+    chose_checkpoint: bool = False,
+    seen_in_training: int = 0,
+    fars: Sequence[float] = FARS,
+    default_far: float = DEFAULT_FAR,
+    confidence: float = CONFIDENCE,
+    prior: float = 0.5,
+    seed: int = 0,
+    world: World = ALONE,
+    device: torch.device | None = None,
+) -> Calibration:
+    """Measure what cosines mean, on images of classes that the model was not trained on.
+
+    A class counts with 100 images at most and the set with 20,000, drawn by the seed, whole
+    classes where it can be: enough for a rate of 1e-6, and a large class does not outweigh others.
+
+    Args:
+        embeddings: (N, D) of any floating type and length, finite; on all workers the same.
+        labels: (N,) integers.
+        roles: who asks, who is searched and who never meets; by default all meet all.
+        source: what the images are, in words.
+        chose_checkpoint: whether the same classes chose the best checkpoint.
+        seen_in_training: how many of the classes were trained on.
+        fars: the rates to find thresholds for.
+        default_far: the one to use where nothing is said; the next larger one that is supported
+            if it is not.
+        confidence: of the intervals of the rates.
+        prior: the share of same pairs to assume where nothing is said.
+        seed: of the drawing.
+        world: the workers, who divide the pairs.
+        device: where to compute, by default the worker's device.
+
+    Raises:
+        DataError: there are too few pairs for any threshold.
+    """
+    rows = _drawn(labels.cpu(), seed)
+    pairs = PairSet.of(
+        embeddings[rows.to(embeddings.device)],
+        labels.cpu()[rows],
+        roles=None if roles is None else roles[rows],
+        device=device or world.device,
+    )
+    counter, best = PairCounter(pairs), BestMatches(pairs)
+    for tile in pairs.tiles(world):
+        counter.add(tile)
+        best.add(tile)
+    counts = counter.counts(world)
+    levels, unsupported = _levels(pairs, counts, sorted(fars, reverse=True), confidence, world)
+    if not levels:
+        raise DataError(
+            f"no threshold can be measured: {len(pairs):,} images make {counts.same.sum():,} pairs "
+            f"of one class and {counts.different.sum():,} of different ones, too few for a "
+            f"false-accept rate of {max(fars):g}; more classes, with two images or more, are needed"
+        )
+    enough = [level.target for level in levels if level.target >= default_far * (1 - 1e-6)]
+    return Calibration(
+        source=source,
+        chose_checkpoint=chose_checkpoint,
+        seen_in_training=seen_in_training,
+        images=len(pairs),
+        classes=int(pairs.classes[-1]) + 1,
+        same_pairs=int(counts.same.sum()),
+        different_pairs=int(counts.different.sum()),
+        levels=levels,
+        unsupported=unsupported,
+        default_far=enough[-1] if enough else levels[0].target,
+        likelihood=Likelihood.fit(counts),
+        prior=prior,
+        open_set=best.open_set(world),
+        confidence=confidence,
+    )
+
+
+def _levels(
+    pairs: PairSet, counts: PairCounts, fars: Sequence[float], confidence: float, world: World
+) -> tuple[tuple[Level, ...], tuple[float, ...]]:
+    """The levels that the pairs support, and the targets that they do not."""
+    points = [counts.operating(far) for far in fars] if counts.same.any() else []
+    supported = [point for point in points if point is not None]
+    by_class = ClassPairCounter(pairs, [point.threshold for point in supported])
+    for tile in pairs.tiles(world) if supported else ():
+        by_class.add(tile)
+    found = by_class.counts(world)
+    levels = []
+    for number, point in enumerate(supported):
+        if not point.false_accepts:  # ties, of a model that has collapsed
+            continue
+        spread = found.spread(number)
+        if spread.events < LEAST_EVENTS:
+            continue
+        low, high = far_interval(point.far, spread, confidence=confidence)
+        levels.append(
+            Level(
+                target=point.target,
+                threshold=point.threshold,
+                far=point.far,
+                far_low=low,
+                far_high=high,
+                tar=point.tar,
+                false_accepts=point.false_accepts,
+                spread=spread,
+            )
+        )
+    reached = {level.target for level in levels}
+    return tuple(levels), tuple(far for far in fars if far not in reached)
+
+
+def _drawn(labels: Tensor, seed: int) -> Tensor:
+    """The rows to measure, (M,) int64, ascending; all of them if they are not too many."""
+    generator = np.random.default_rng(seed)
+    _, classes, sizes = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    if len(labels) <= _MOST_IMAGES and sizes.max() <= _MOST_OF_A_CLASS:
+        return torch.arange(len(labels))
+    turn = generator.permutation(len(sizes))  # of each class
+    # By the turn of the class, and within it by chance.
+    order = np.lexsort([generator.random(len(classes)), turn[classes]])
+    starts = np.cumsum(np.bincount(turn[classes])) - np.bincount(turn[classes])
+    place = np.arange(len(order)) - starts[turn[classes[order]]]
+    kept = order[place < _MOST_OF_A_CLASS][:_MOST_IMAGES]
+    return torch.from_numpy(np.sort(kept))
