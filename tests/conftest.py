@@ -45,3 +45,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(folder, range(8), 6, "train.txt")
     write_set(folder, range(100, 105), 4, "val.txt")
     return folder
+
+
+@pytest.fixture(scope="session")
+def many_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 40 classes of 3 images, none of them in `shapes`: enough to calibrate on."""
+    return write_set(tmp_path_factory.mktemp("many"), range(200, 240), 3, "many.txt")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from lookalike.data.catalog import open_catalog
 from lookalike.data.image_list import read
 from lookalike.distributed import ALONE
 from lookalike.errors import DataError, RunError
@@ -225,21 +226,14 @@ def test_large_sets_are_drawn_from_by_whole_classes(monkeypatch):
     assert not torch.equal(rows, module._drawn(labels, 1))
 
 
-def test_classes_of_the_training_are_left_out(shapes):
-    from lookalike.data.catalog import open_catalog
-
-    catalog = open_catalog(str(shapes / "train.txt"))
+def test_classes_of_the_training_are_left_out(many_shapes):
+    catalog = open_catalog(str(many_shapes))
     embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8)
-    seen = torch.arange(8)
-    found = calibrate_on(
-        embedder, catalog, seen, threads=1, source="shapes", chose_checkpoint=True
-    )  # fmt: skip
-    assert (found.seen_in_training, found.classes, found.chose_checkpoint) == (8, 8, True)
-    seen[:3] = -1
-    module_least = "lookalike.inference.LEAST_UNSEEN"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module_least, 3)
+    classes = torch.arange(40)
+    few = torch.where(classes < 30, classes, -1)  # ten new ones: too few to go without the others
+    enough = torch.where(classes < 15, classes, -1)
+    for known, expected in ((few, (30, 40, 120)), (enough, (0, 25, 75))):
         found = calibrate_on(
-            embedder, catalog, seen, threads=1, source="shapes", chose_checkpoint=False
-        )  # fmt: skip
-    assert (found.seen_in_training, found.classes, found.images) == (0, 3, 18)
+            embedder, catalog, known, threads=1, source="shapes", chose_checkpoint=False
+        )
+        assert (found.seen_in_training, found.classes, found.images) == expected

@@ -85,19 +85,24 @@ class OpenSet:
 
 
 class BestMatches:
-    """The best right and the best wrong match of each image, over the tiles of a set."""
+    """The best right and the best wrong match of each image, over the tiles of a set.
+
+    Attributes:
+        right: (N,) float64, cosines in the order of the set; -inf where there is none so far.
+        wrong: (N,) float64, the same.
+    """
 
     def __init__(self, pairs: PairSet) -> None:
         self._set = pairs
         shape, device = (len(pairs),), pairs.vectors.device
-        self._right = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
-        self._wrong = self._right.clone()
+        self.right = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
+        self.wrong = self.right.clone()
 
     def add(self, tile: Tile) -> None:
         """Look at a tile's pairs, in both directions."""
         classes = self._set.classes
         same = classes[tile.rows, None] == classes[tile.columns]
-        for best, wanted in ((self._right, same), (self._wrong, ~same)):
+        for best, wanted in ((self.right, same), (self.wrong, ~same)):
             found = tile.cosines.masked_fill(~(tile.pairs & wanted), -torch.inf)
             self._raise(best, tile.rows, found, tile.columns)
             self._raise(best, tile.columns, found.T, tile.rows)
@@ -110,7 +115,7 @@ class BestMatches:
     def open_set(self, world: World) -> OpenSet | None:
         """What thresholds do; None where too few queries have a wrong match."""
         right, wrong = (
-            world.max(best.to(world.device)).cpu().numpy() for best in (self._right, self._wrong)
+            world.max(best.to(world.device)).cpu().numpy() for best in (self.right, self.wrong)
         )
         asks, gallery = np.isfinite(wrong), float(len(wrong))
         if self._set.roles is not None:
