@@ -108,8 +108,8 @@ def searches(vectors: torch.Tensor, labels: torch.Tensor, classes: int, splits: 
         found = calibrated(vectors[held], labels[held])
         if found is None or found.open_set is None:
             continue
-        drawn = labels[others].unique()
-        same_size = others & torch.isin(labels, drawn[torch.randperm(len(drawn))[:classes]])
+        drawn = np.random.default_rng(seed).permutation(labels[others].unique().numpy())
+        same_size = others & torch.from_numpy(np.isin(labels, drawn[:classes]))
         for name, rows, times in (("as large", same_size, None), ("twice as large", others, 2)):
             pairs = PairSet.of(vectors[rows], labels[rows], device=torch.device("cpu"))
             best = BestMatches(pairs)
