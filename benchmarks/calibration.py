@@ -22,7 +22,8 @@ import torch
 
 from lookalike.distributed import ALONE
 from lookalike.errors import DataError
-from lookalike.retrieval.calibration import Calibration, calibrate
+from lookalike.retrieval.calibrating import calibrate
+from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.open_set import BestMatches
 from lookalike.retrieval.pairs import PairSet
 from lookalike.retrieval.verification import count_pairs

@@ -19,7 +19,8 @@ from lookalike.errors import DataError
 from lookalike.log import Bar
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
-from lookalike.retrieval.calibration import Calibration, calibrate
+from lookalike.retrieval.calibrating import calibrate
+from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import Scores, score
 from lookalike.retrieval.roles import Roles
 

@@ -16,6 +16,7 @@ from lookalike.errors import ConfigError, DataError
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import score
+from lookalike.verbs.train import _keep
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +207,12 @@ def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_pat
     assert run(monkeypatch, output, "--data", shapes / "train.txt", "--json") == 0
     result = numbers(capsys)
     assert (result["shots_by"], result["shots"]["few"]["classes"]) == ("training", 8)
-    # Without validation there is nothing to calibrate on, and a better model loses the old one.
+    # Without validation there is nothing to calibrate on.
     lookalike.train(train=str(shapes / "train.txt"), output=str(tmp_path / "none"), **settings)
     assert Calibration.load(tmp_path / "none") is None
+    # Another model takes its place: what was measured with the old one must go.
+    _keep(lookalike.load(output), lookalike.Run(output))
+    assert Calibration.load(output) is None
 
 
 def test_workers_give_the_same(models, shapes, tmp_path):

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 import lookalike
-from lookalike import storage
+from lookalike import fetched, storage
 from lookalike.errors import RunError
 
 
@@ -39,6 +39,19 @@ def test_run_resumes_from_storage_and_loads(shapes, cache):
     assert [r["step"] for r in again.read(again.metrics) if "loss" in r] == [1, 2, 3, 4, 5]
     assert storage.read_bytes(f"{output}/checkpoints/latest") == b"step-00000005\n"
     assert lookalike.load(output, device="cpu").embedding_dim == 16
+
+
+def test_the_calibration_goes_where_the_model_goes(shapes, many_shapes, cache):
+    output = "memory://bucket/runs/y"
+    run = go(shapes, output, 2, val=str(many_shapes))
+    here = lookalike.Calibration.load(run.path)
+    assert here.classes == 40
+    shutil.rmtree(cache)
+    assert lookalike.Calibration.load(fetched.model_of(output)) == here
+    found = lookalike.compare([output], str(many_shapes), verification=True, device="cpu")
+    assert found.evaluations[0].shipped.threshold == here.threshold
+    storage.remove_file(f"{output}/model/calibration.json")
+    assert lookalike.Calibration.load(fetched.model_of(output)) is None
 
 
 def test_secrets_in_the_output_are_refused(shapes, cache):

@@ -13,9 +13,10 @@ from lookalike.distributed import ALONE
 from lookalike.errors import DataError, RunError
 from lookalike.inference import calibrate_on
 from lookalike.model.embedder import Embedder
-from lookalike.retrieval import calibration as module
+from lookalike.retrieval import calibrating as module
 from lookalike.retrieval import pairs as pairs_module
-from lookalike.retrieval.calibration import Calibration, calibrate
+from lookalike.retrieval.calibrating import calibrate
+from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.class_pairs import ClassPairCounter, far_interval
 from lookalike.retrieval.likelihood import Likelihood
 from lookalike.retrieval.open_set import BestMatches

@@ -18,7 +18,8 @@ from lookalike.evaluation.testset import TestSet
 from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.intervals import differences, mean_intervals
 from lookalike.retrieval.metrics import Scores
-from lookalike.retrieval.per_query import RECALL, measure_queries
+from lookalike.retrieval.per_query import RECALL, PerQuery, measure_queries
+from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.verification import PairCounts, count_pairs, verify
 
 _OF_SHOTS = ("recall_at_1", "map_at_r")
@@ -82,20 +83,8 @@ def measure(
     Raises:
         DataError: nothing can be measured.
     """
-    if not len(subject.rows):
-        raise DataError(f"{data.name}: none of its {len(data.catalog):,} images can be read")
-    labels = torch.from_numpy(data.catalog.class_ids)[subject.rows]
-    roles = None if data.roles is None else data.roles[subject.rows]
-    vectors = subject.vectors.to(world.device)
-    found = measure_queries(
-        vectors,
-        labels,
-        roles=roles,
-        recall=wanted.recall,
-        precision=wanted.precision,
-        full=wanted.full,
-        world=world,
-    )
+    vectors, labels, roles = _ready(data, subject, world)
+    found = _measured(vectors, labels, roles, wanted, world)
     classes = labels[found.rows].numpy()
     gallery = None if roles is None else roles.gallery
     counts, counted = _counts(data, labels, gallery, training_counts)
@@ -128,6 +117,16 @@ def measure(
     )
 
 
+def scored(data: TestSet, subject: Subject, wanted: Wanted, *, world: World) -> Scores:
+    """The retrieval scores alone.
+
+    Raises:
+        DataError: nothing can be measured.
+    """
+    vectors, labels, roles = _ready(data, subject, world)
+    return Scores.of(_measured(vectors, labels, roles, wanted, world), len(labels), roles)
+
+
 def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> Comparison:
     """Each further model against the first; all have measured the same queries."""
     first = evaluations[0]
@@ -156,6 +155,29 @@ def common(subjects: Sequence[Subject]) -> list[Subject]:
         )
         for one in subjects
     ]
+
+
+def _ready(data: TestSet, subject: Subject, world: World) -> tuple[Tensor, Tensor, Roles | None]:
+    """Vectors on the device, labels, and roles, of the images that have a vector."""
+    if not len(subject.rows):
+        raise DataError(f"{data.name}: none of its {len(data.catalog):,} images can be read")
+    labels = torch.from_numpy(data.catalog.class_ids)[subject.rows]
+    roles = None if data.roles is None else data.roles[subject.rows]
+    return subject.vectors.to(world.device), labels, roles
+
+
+def _measured(
+    vectors: Tensor, labels: Tensor, roles: Roles | None, wanted: Wanted, world: World
+) -> PerQuery:
+    return measure_queries(
+        vectors,
+        labels,
+        roles=roles,
+        recall=wanted.recall,
+        precision=wanted.precision,
+        full=wanted.full,
+        world=world,
+    )
 
 
 def _counts(

@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from lookalike import fetched, log, storage
-from lookalike.assembly import open_catalogs
 from lookalike.config import Config
+from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
+from lookalike.data.classes import Classes
+from lookalike.data.shards import is_shards
+from lookalike.data.splits import select
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.copies import copies_line
-from lookalike.evaluation.measuring import Subject, Wanted, common, compared, measure
+from lookalike.evaluation.measuring import Subject, Wanted, common, compared, measure, scored
 from lookalike.evaluation.result import Comparison, Evaluation
 from lookalike.evaluation.rows import check_name, class_rows, query_rows, write_rows
 from lookalike.evaluation.testset import (
@@ -76,11 +79,12 @@ def evaluate(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    found = compare(
-        [model], data, query=query, gallery=gallery, format=format, split=split, recall=recall,
-        precision=precision, full=full, threads=threads, device=device,
-    )  # fmt: skip
-    return found.evaluations[0].scores
+    wanted = Wanted(tuple(recall), tuple(precision), full)
+    _check([model], data, query, gallery, (), None, wanted)
+    with World.from_env(device) as world:
+        test = _test_set(data, query, gallery, format, split)
+        subject = _embedded(model, test, threads, device, world)
+        return scored(test, subject, wanted, world=world)
 
 
 def compare(
@@ -150,12 +154,7 @@ def compare(
             subjects = [Subject(name, vectors, rows, has_files=False) for name, vectors in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            if data is not None:
-                test = from_list(data, format=format, split=split)
-            else:
-                assert query is not None
-                assert gallery is not None
-                test = from_query_and_gallery(query, gallery, format=format, split=split)
+            test = _test_set(data, query, gallery, format, split)
             subjects = common([_embedded(model, test, threads, device, world) for model in models])
             counts = [_training_counts(model) for model in models]
         evaluations = [
@@ -213,6 +212,16 @@ def _check(
         raise ConfigError("every k must be 1 or more, as in --k 1,5,10")
 
 
+def _test_set(
+    data: str | None, query: str | None, gallery: str | None, format: str, split: str | None
+) -> TestSet:
+    if data is not None:
+        return from_list(data, format=format, split=split)
+    assert query is not None
+    assert gallery is not None
+    return from_query_and_gallery(query, gallery, format=format, split=split)
+
+
 def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world: World) -> Subject:
     """The set in the eyes of a model."""
     embedder = load(model, device=device)
@@ -238,15 +247,25 @@ def _training_counts(model: str | Path) -> dict[str, int] | None:
     """Images of each label in the run's training; None where that cannot be known any more."""
     try:
         config = _saved(str(model))
-        if config is None:
+        if config is None or config.data.train is None:
             return None
-        catalog, _ = open_catalogs(config)
+        if is_shards(config.data.train):
+            logger.info("classes are counted in the gallery: training shards are not read for it")
+            return None
+        records = select(
+            read_records(config.data.train, config.data.format), config.data.train_split
+        )
+        text = storage.read_bytes(storage.join(str(model), "classes.json")).decode()
     except LookalikeError as error:
         logger.info(
             "classes are counted in the gallery: the training list is not there (%s)", error
         )
         return None
-    return dict(Counter(record.label for record in catalog.records))
+    trained = Classes.from_json(text).rows  # without those that were held out
+    counts = Counter(record.label for record in records)
+    if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
+        return dict(counts)
+    return {label: count for label, count in counts.items() if label in trained}
 
 
 def _saved(model: str) -> Config | None:
