@@ -29,6 +29,7 @@ from lookalike.assembly import (
 from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.checkpoint import Progress, Trained
 from lookalike.config import Config
+from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
@@ -63,7 +64,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         raise ConfigError("nothing to train on: give data.train (--train), a list of images")
     if config.run.output is None:
         raise ConfigError("nowhere to write to: give run.output (--output), a directory")
-    metric_margin(config)  # fails before work
+    metric_margin(config)  # fails before work, as the next does
+    create_augmentations(config.data.augment)
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, resume)
 
