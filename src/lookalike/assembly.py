@@ -16,6 +16,7 @@ from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.loader import TrainLoader
+from lookalike.data.samplers import Sampling
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
@@ -167,9 +168,28 @@ def create_loader(
         ),
         seed=config.train.seed,
         threads=data.threads,
+        sampling=create_sampling(config),
         world=world,
         bad=bad,
     )
+
+
+def create_sampling(config: Config) -> Sampling:
+    """How training draws its images; checked against the size of a batch.
+
+    Raises:
+        ConfigError: numbers do not fit each other.
+    """
+    data = config.data
+    sampling = Sampling(
+        name=data.sampler,
+        images_per_class=data.images_per_class,
+        power=data.sampling_power,
+        threshold=data.repeat_threshold,
+        repeats=data.repeats,
+    )
+    sampling.check_batch(config.train.batch_size)
+    return sampling
 
 
 def plan_pace(config: Config, loader: TrainLoader) -> Pace:

@@ -57,6 +57,24 @@ class DataConfig(Section):
     color_jitter, equalize, gaussian_blur, grayscale, invert, posterize, rand_augment,
     random_erasing, rotation, sharpness, solarize, trivial_augment, vertical_flip."""
 
+    sampler: Literal["shuffle", "pk", "balanced", "repeat_factor"] = "shuffle"
+    """Which images an epoch and a batch hold. `shuffle`: every image once. `pk`: batches of some
+    classes with `data.images_per_class` images each. `balanced`: small classes more often, by
+    `data.sampling_power`. `repeat_factor`: images of small classes several times, by
+    `data.repeat_threshold`."""
+    images_per_class: int | None = Field(None, ge=1)
+    """Images of a class in a batch with `data.sampler=pk`; 4 by default. A divisor of
+    `train.batch_size`."""
+    sampling_power: float | None = Field(None, ge=0, le=1)
+    """With `data.sampler=balanced` a class of n images has a share of an epoch proportional to
+    n to this power: 1 as in the list, 0 equal shares; 0.5 by default."""
+    repeat_threshold: float | None = Field(None, gt=0)
+    """With `data.sampler=repeat_factor` classes with fewer images are repeated: a share of all
+    images below 1, a number of images from 1 on; by default the mean number of images a class."""
+    repeats: int = Field(1, ge=1)
+    """How often each image stands in a batch, augmented anew each time; an epoch has as many
+    images as without. A divisor of `train.batch_size`."""
+
     @field_validator("classes", mode="before")
     @classmethod
     def _names_are_text(cls, value: Any) -> Any:
