@@ -45,8 +45,8 @@ class Sampling:
         for field, name in _MEANT_FOR.items():
             if getattr(self, field) is not None and name != self.name:
                 raise ConfigError(
-                    f"{_KEYS[field]}={getattr(self, field)} is for data.sampler={name}, and "
-                    f"data.sampler={self.name}; leave it out"
+                    f"{_KEYS[field]}={getattr(self, field)} is for data.sampler={name}; with "
+                    f"data.sampler={self.name} leave it out"
                 )
         if self.images_per_class is not None and self.images_per_class < 1:
             raise ConfigError(f"data.images_per_class={self.images_per_class} must be at least 1")
