@@ -8,6 +8,7 @@ import torch
 import torch.multiprocessing as mp
 from engine_process import curve
 
+import lookalike
 from lookalike.verbs.train import train
 
 SAMPLERS = {
@@ -52,6 +53,19 @@ def test_resuming_in_the_middle_of_an_epoch_equals_going_on(tail, tmp_path, name
     expected = curve(whole.path)
     assert [dict(record)["step"] for record in expected] == list(range(1, 10))
     assert curve(parts) == expected
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_epochs_steps_messages_and_plan_agree(tail, tmp_path, name):
+    wanted = settings(tail, tmp_path / "run", name)
+    planned = lookalike.plan(measure=False, **wanted).setup
+    run = train(**wanted, epochs=2)
+    steps = planned.steps_per_epoch
+    epochs = [dict(record)["epoch"] for record in curve(run.path)]
+    assert epochs == [1] * steps + [2] * steps
+    told = run.log.read_text()
+    assert f"; {steps} steps an epoch, {2 * steps} steps to do" in told
+    assert f"; {steps * planned.batch} images an epoch" in told
 
 
 def work(rank: int, port: int, shapes, folder) -> None:

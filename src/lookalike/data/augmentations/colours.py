@@ -46,9 +46,8 @@ def adjust_hue(image: Tensor, turn: float) -> Tensor:
     value = planes.amax(dim=0)
     width = value - planes.amin(dim=0)
     safe = width.clamp(min=1)
-    hue = torch.where(value == red, (green - blue) / safe, (blue - red) / safe + 2)
-    hue = torch.where((value == blue) & (value != red) & (value != green),
-                      (red - green) / safe + 4, hue)  # fmt: skip
+    third = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    hue = torch.where(value == red, (green - blue) / safe, third)
     hue.add_(6 * turn)
     # A hair more than the value, so that a whole number that rounding made smaller is not cut
     # down to the one below: torchvision's conversion to uint8.
