@@ -14,9 +14,11 @@ from lookalike.checkpoint import Trained
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.augment import Augment
+from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.loader import TrainLoader
+from lookalike.data.samplers import Sampling
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError
@@ -150,24 +152,47 @@ def create_loader(
     config: Config, embedder: Embedder, catalog: Catalog, bad: BadImages, world: World
 ) -> TrainLoader:
     """The training batches."""
-    data = config.data
+    data, preprocess = config.data, embedder.preprocess
+    size = config.model.train_size or config.model.image_size
     return TrainLoader(
         catalog,
         batch_size=config.train.batch_size,
         augment=Augment(
-            image_size=config.model.train_size or config.model.image_size,
+            image_size=size,
             crop_scale=(data.min_crop, 1.0),
             flip=data.flip,
             color_jitter=data.color_jitter,
             grayscale=data.grayscale,
-            interpolation=embedder.preprocess.interpolation,
+            interpolation=preprocess.interpolation,
             scaled_decode=data.scaled_decode,
+            then=tuple(
+                each.fitted(size, preprocess.mean) for each in create_augmentations(data.augment)
+            ),
         ),
         seed=config.train.seed,
         threads=data.threads,
+        sampling=create_sampling(config),
         world=world,
         bad=bad,
     )
+
+
+def create_sampling(config: Config) -> Sampling:
+    """How training draws its images; checked against the size of a batch.
+
+    Raises:
+        ConfigError: numbers do not fit each other.
+    """
+    data = config.data
+    sampling = Sampling(
+        name=data.sampler,
+        images_per_class=data.images_per_class,
+        power=data.sampling_power,
+        threshold=data.repeat_threshold,
+        repeats=data.repeats,
+    )
+    sampling.check_batch(config.train.batch_size)
+    return sampling
 
 
 def plan_pace(config: Config, loader: TrainLoader) -> Pace:

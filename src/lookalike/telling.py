@@ -65,6 +65,11 @@ def say_plan(
         loader.batch_size, share, world.size, "s" if world.size > 1 else "",
         loader.steps_per_epoch, pace.total_steps - progress.step,
     )  # fmt: skip
+    if words := loader.sampler.describe():
+        logger.info(
+            "sampler: %s: %s; %s images an epoch",
+            config.data.sampler, words, f"{loader.steps_per_epoch * loader.batch_size:,}",
+        )  # fmt: skip
 
 
 def say_heads(heads: Mapping[str, Head], world: World) -> None:

@@ -18,11 +18,13 @@ from lookalike.data import batch as batch_module
 from lookalike.data import pixels as pixels_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
+from lookalike.data.chance import row_rng
 from lookalike.data.decode import decode
 from lookalike.data.loader import BadImages, EvalLoader, TrainLoader, describe_bad
 from lookalike.data.prefetch import in_order
 from lookalike.data.preprocess import Preprocess
-from lookalike.data.sampler import epoch_order, row_rng, steps_per_epoch
+from lookalike.data.samplers import Sampling, Sizes, epoch_shape
+from lookalike.data.samplers.sampler import epoch_order
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, StorageError
 
@@ -111,9 +113,8 @@ def test_row_rng_streams_differ():
 
 
 def test_steps():
-    assert steps_per_epoch(23, 5) == 4
-    assert steps_per_epoch(20, 5) == 4
-    assert steps_per_epoch(3, 5) == 1
+    for images, steps in ((23, (4, 5)), (20, (4, 5)), (3, (1, 3))):
+        assert epoch_shape(Sizes.even(images, 2), 5, Sampling()) == steps
 
 
 def test_a_batch(catalog):

@@ -1,4 +1,4 @@
-"""What training does to a picture: a random crop, a mirror image, a change of colours."""
+"""What training does to a picture: a random crop, a mirror image, changes by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.data.augmentations import Augmentation
 from lookalike.data.resize import check_interpolation, resize
 from lookalike.errors import ConfigError
 
@@ -34,6 +35,7 @@ class Augment:
         interpolation: "bilinear" or "bicubic", both antialiased.
         scaled_decode: decode big JPEGs smaller where the crop still has S pixels a side. Up to a
             quarter faster on pictures of several megapixels, with slightly other pixels.
+        then: what follows, one after the other, on the finished square.
     """
 
     image_size: int
@@ -44,6 +46,7 @@ class Augment:
     grayscale: float = 0.0
     interpolation: str = "bilinear"
     scaled_decode: bool = False
+    then: tuple[Augmentation, ...] = ()
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
@@ -91,7 +94,7 @@ class Augment:
         )
 
     def write(self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor) -> None:
-        """Crop, resize, perhaps mirror and recolour one picture, into its place in a batch.
+        """Crop, resize and change one picture, into its place in a batch.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
@@ -106,6 +109,8 @@ class Augment:
             image = image.flip(-1)
         if self.color_jitter or self.grayscale:
             image = self._recolour(image, rng)
+        for change in self.then:
+            image = change(image, rng)
         slot.copy_(image)
 
     def _recolour(self, image: Tensor, rng: random.Random) -> Tensor:

@@ -22,12 +22,13 @@ from lookalike.data.batch import (
     timed,
 )
 from lookalike.data.catalog import Catalog
+from lookalike.data.chance import occurrences, row_rng
 from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.eval_loader import EvalLoader
 from lookalike.data.pixels import picture
 from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
-from lookalike.data.sampler import epoch_order, global_batch, row_rng, steps_per_epoch
+from lookalike.data.samplers import Sampling, create_sampler
 from lookalike.distributed import ALONE, World
 from lookalike.errors import CredentialsError, DataError, StorageError
 
@@ -37,14 +38,16 @@ _SUBSTITUTES = 8
 
 
 class TrainLoader:
-    """Endless chance, exactly repeatable: this worker's share of shuffled, augmented batches.
+    """Endless chance, exactly repeatable: this worker's share of drawn, augmented batches.
 
-    Which rows a step holds, and each row's crop, depend on (seed, epoch, row) alone: not on the
-    number of threads or workers, nor on the step at which an epoch is taken up again.
+    Which rows a step holds, and each row's crop, depend on (seed, epoch, row) alone, and on how
+    often the epoch had the row before: not on the number of threads or workers, nor on the step
+    at which an epoch is taken up again.
 
     Attributes:
-        batch_size: images in a step of all workers together; the whole set where that is smaller.
-        steps_per_epoch: global batches in an epoch; an incomplete last one is left out.
+        sampler: which rows each batch holds.
+        batch_size: images in a step of all workers together.
+        steps_per_epoch: global batches in an epoch.
         wait_seconds: how long the consumer has waited for batches so far.
     """
 
@@ -56,6 +59,7 @@ class TrainLoader:
         augment: Augment,
         seed: int,
         threads: int,
+        sampling: Sampling | None = None,
         world: World = ALONE,
         bad: BadImages | None = None,
     ) -> None:
@@ -67,23 +71,27 @@ class TrainLoader:
             augment: what is done to each picture.
             seed: at least 0.
             threads: that read and decode; with 0 the consumer's thread does.
+            sampling: how rows are drawn; by default each once an epoch.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
 
         Raises:
             DataError: there are no images, or fewer in a batch than workers.
-            ConfigError: a number is out of range.
+            ConfigError: a number is out of range, or the batch does not fit the sampler.
         """
         check_at_least(batch_size=(batch_size, 1), threads=(threads, 0), seed=(seed, 0))
         if len(catalog) == 0:
             raise DataError("there are no images to train on")
-        self.batch_size = global_batch(len(catalog), batch_size)
+        self.sampler = create_sampler(
+            catalog.class_ids, batch_size=batch_size, seed=seed, sampling=sampling or Sampling()
+        )
+        self.batch_size = self.sampler.batch_size
+        self.steps_per_epoch = self.sampler.steps_per_epoch
         if self.batch_size < world.size:
             raise DataError(
                 f"a batch of {self.batch_size} images ({len(catalog)} in the list, batch size "
                 f"{batch_size}) cannot be shared by {world.size} workers; use fewer workers"
             )
-        self.steps_per_epoch = steps_per_epoch(len(catalog), batch_size)
         self.wait_seconds = 0.0
         self._catalog = catalog
         self._augment = augment
@@ -105,22 +113,28 @@ class TrainLoader:
         return timed(self, in_order(self._jobs(epoch, start), self._threads, AHEAD))
 
     def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
-        order = epoch_order(len(self._catalog), self._seed, epoch)
+        rows = self.sampler.rows(epoch)  # (steps, B)
+        before = np.zeros_like(rows)  # how often the epoch has had each before
+        if self.sampler.repeating:
+            before = occurrences(rows.reshape(-1)).reshape(rows.shape)
         share = self._world.share(self.batch_size)
+        mine = slice(share.start, share.stop)
         for step in range(start, self.steps_per_epoch):
-            first = step * self.batch_size
-            yield _TrainJob(self, epoch, order[first + share.start : first + share.stop])
+            yield _TrainJob(self, epoch, rows[step, mine], before[step, mine])
 
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._augment.image_size, self._world.device)
 
-    def _write(self, epoch: int, row: int, slot: Tensor) -> int:
-        """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was."""
-        wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1)
+    def _write(self, epoch: int, row: int, before: int, slot: Tensor) -> int:
+        """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was.
+
+        `before` is how often the epoch had `row` before.
+        """
+        wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
         for attempt in range(_SUBSTITUTES + 1):
             record = self._catalog.records[row]
             if row not in self._bad:
-                rng = row_rng(self._seed, epoch, row, attempt)
+                rng = row_rng(self._seed, epoch, row, attempt, before)
                 try:
                     pixels, box = read_twice(record, partial(self._crop, record, rng))
                 except CredentialsError:
@@ -130,7 +144,7 @@ class TrainLoader:
                 else:
                     self._augment.write(pixels, box, rng, slot)
                     return row
-            row = int(dice.random() * len(self._catalog))
+            row = self.sampler.stand_in(wanted, attempt, dice)
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
         raise DataError(
@@ -153,16 +167,19 @@ class TrainLoader:
 
 
 class _TrainJob:
-    def __init__(self, loader: TrainLoader, epoch: int, rows: np.ndarray) -> None:
+    def __init__(
+        self, loader: TrainLoader, epoch: int, rows: np.ndarray, before: np.ndarray
+    ) -> None:
         self.size = len(rows)
         self._loader = loader
         self._epoch = epoch
         self._rows = rows.copy()  # (b,)
+        self._before = before  # (b,)
         self._images = loader._empty(self.size)
 
     def run(self, piece: int) -> None:
-        row = int(self._rows[piece])
-        self._rows[piece] = self._loader._write(self._epoch, row, self._images[piece])
+        row, before = int(self._rows[piece]), int(self._before[piece])
+        self._rows[piece] = self._loader._write(self._epoch, row, before, self._images[piece])
 
     def result(self) -> Batch:
         classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)

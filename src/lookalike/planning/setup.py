@@ -13,7 +13,8 @@ class Setup:
     Attributes:
         classes: C, over all workers.
         images: in the training list; None where it is not known.
-        epochs: passes over them.
+        steps_per_epoch: as the sampler has them; None where the number of images is not known.
+        epochs: of the run.
         max_steps: the run ends after so many steps, None for no limit.
         workers: N.
         batch: images of a step, over all workers.
@@ -39,6 +40,7 @@ class Setup:
 
     classes: int
     images: int | None
+    steps_per_epoch: int | None
     epochs: int
     max_steps: int | None
     workers: int
@@ -130,10 +132,3 @@ class Setup:
             return self.max_steps
         total = epoch * self.epochs
         return total if self.max_steps is None else min(total, self.max_steps)
-
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Full batches in an epoch, None where the number of images is not known."""
-        if self.images is None:
-            return None
-        return self.images // min(self.images, self.batch)

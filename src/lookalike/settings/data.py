@@ -1,5 +1,6 @@
 """Which images, and how they are read and changed."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -51,6 +52,28 @@ class DataConfig(Section):
     """Strength of random brightness, contrast and saturation in training; 0 is off."""
     grayscale: float = Field(0.0, ge=0, le=1)
     """Probability that a training image loses its colours."""
+    augment: list[Any] = []  # noqa: RUF012  # pydantic gives each its own
+    """Further augmentations in their order, by name or as `{name: {option: value}}`: auto_contrast,
+    color_jitter, equalize, gaussian_blur, grayscale, invert, posterize, rand_augment,
+    random_erasing, rotation, sharpness, solarize, trivial_augment, vertical_flip."""
+
+    sampler: Literal["shuffle", "pk", "balanced", "repeat_factor"] = "shuffle"
+    """Which images an epoch and a batch hold. `shuffle`: every image once. `pk`: batches of some
+    classes with `data.images_per_class` images each. `balanced`: small classes more often, by
+    `data.sampling_power`. `repeat_factor`: images of small classes several times, by
+    `data.repeat_threshold`."""
+    images_per_class: int | None = Field(None, ge=1)
+    """Images of a class in a batch with `data.sampler=pk`; 4 by default. A divisor of
+    `train.batch_size`."""
+    sampling_power: float | None = Field(None, ge=0, le=1)
+    """With `data.sampler=balanced` a class of n images has a share of an epoch proportional to
+    n to this power: 1 as in the list, 0 equal shares; 0.5 by default."""
+    repeat_threshold: float | None = Field(None, gt=0)
+    """With `data.sampler=repeat_factor` classes with fewer images are repeated: a share of all
+    images below 1, a number of images from 1 on; by default the mean number of images a class."""
+    repeats: int = Field(1, ge=1)
+    """How often each image stands in a batch, augmented anew each time; an epoch has as many
+    images as without. A divisor of `train.batch_size`."""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -59,6 +82,26 @@ class DataConfig(Section):
         if isinstance(value, (list, tuple)):
             return [str(name) if type(name) in (int, float) else name for name in value]
         return value
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _names_with_options(cls, value: Any) -> Any:
+        """A list of names, and of names with a mapping of options; one name may stand alone."""
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        found: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, Mapping) and len(entry) == 1:
+                [(name, options)] = entry.items()
+                if isinstance(name, str) and isinstance(options or {}, Mapping):
+                    found.append({name: dict(options)} if options else name)
+                    continue
+            if not isinstance(entry, str):
+                raise ValueError(
+                    "is not a list of names and {name: {option: value}}; write e.g. "
+                    "[trivial_augment, {random_erasing: {p: 0.25}}]"
+                )
+            found.append(entry)
+        return found
 
     @field_validator("format", mode="before")
     @classmethod

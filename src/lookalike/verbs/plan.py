@@ -9,11 +9,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from lookalike.assembly import PRECISIONS, create_embedder, open_catalogs, resolve
+from lookalike.assembly import (
+    PRECISIONS,
+    create_embedder,
+    create_sampling,
+    open_catalogs,
+    resolve,
+)
 from lookalike.assembly_heads import metric_margin
 from lookalike.config import Config
+from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.losses.walk import CPU_STASH, default_chunk
@@ -79,9 +87,9 @@ def plan(
         place = known_machine(gpu)
     elif machine is not None:
         place = read_machine(machine)
-    classes, images = _counts(config, classes, images)
+    classes, sizes = _counts(config, classes, images)
     config, embedder = _resolved(config, place)
-    setup = _setup(config, classes, images, _device(config, place))
+    setup = _setup(config, classes, sizes, _device(config, place))
     if place is None and measure:
         place = calibrate(_sample(config, setup))
     if limit is None:
@@ -105,15 +113,17 @@ def parse_bytes(text: str | int) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
-def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, int | None]:
-    """Classes and images: as told, or counted in the list."""
-    if classes is not None:
-        return classes, images
-    if config.data.train is not None:
+def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, Sizes | None]:
+    """Classes, and how many images they have: as told, evenly, or counted in the list."""
+    if classes is None and config.data.train is not None:
         catalog, _ = open_catalogs(config)
-        return len(catalog.classes), images or len(catalog)
-    if config.data.num_classes is not None:
-        return config.data.num_classes, images
+        classes = len(catalog.classes)
+        if images is None:
+            return classes, Sizes.of(np.bincount(catalog.class_ids))
+    if classes is None:
+        classes = config.data.num_classes
+    if classes is not None:
+        return classes, None if images is None else Sizes.even(images, classes)
     raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
 
 
@@ -137,16 +147,19 @@ def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
     return resolve(config, embedder, world), embedder
 
 
-def _setup(config: Config, classes: int, images: int | None, device: str) -> Setup:
+def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Setup:
     head, optim, train = config.head, config.optim, config.train
-    batch = train.batch_size if images is None else min(train.batch_size, images)
+    sampling, steps, batch = create_sampling(config), None, train.batch_size
+    if sizes is not None:
+        steps, batch = epoch_shape(sizes, batch, sampling)
     if batch < config.run.workers:
         raise ConfigError(
             f"a batch of {batch} images cannot be shared by {config.run.workers} workers"
         )
     return Setup(
         classes=classes,
-        images=images,
+        images=None if sizes is None else sizes.total,
+        steps_per_epoch=steps,
         epochs=train.epochs,
         max_steps=train.max_steps,
         workers=config.run.workers,

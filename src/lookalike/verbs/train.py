@@ -21,6 +21,7 @@ from lookalike.assembly import (
     create_embedder,
     create_loader,
     create_measure,
+    create_sampling,
     create_schedule,
     create_step,
     open_catalogs,
@@ -30,6 +31,7 @@ from lookalike.assembly import (
 from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.checkpoint import Progress, Trained
 from lookalike.config import Config
+from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
@@ -65,7 +67,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         raise ConfigError("nothing to train on: give data.train (--train), a list of images")
     if config.run.output is None:
         raise ConfigError("nowhere to write to: give run.output (--output), a directory")
-    metric_margin(config)  # fails before work
+    metric_margin(config)  # fails before work, as the next two do
+    create_augmentations(config.data.augment)
+    create_sampling(config)
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, resume)
 

@@ -1,0 +1,188 @@
+"""Augmentations whose strength is drawn: colours, blur, rotation, erasing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.augmentations.affine import rotate
+from lookalike.data.augmentations.augmentation import Augmentation
+from lookalike.data.augmentations.colours import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
+from lookalike.data.augmentations.neighbours import gaussian_blur
+from lookalike.data.augmentations.option import number, option, probability, span, whole
+from lookalike.errors import ConfigError
+
+_STRENGTH = "a strength, at least 0"
+
+
+@dataclass(frozen=True)
+class ColorJitter(Augmentation):
+    """Brightness, contrast, saturation and hue, in an order drawn anew: torchvision's ColorJitter.
+
+    A strength s stands for a factor from [max(0, 1 - s), 1 + s], for the hue for a turn from
+    [-s, s] of the circle. The defaults are those of MoCo v2 (arXiv 2003.04297).
+    """
+
+    brightness: float = number(0.4, _STRENGTH, 0)
+    contrast: float = number(0.4, _STRENGTH, 0)
+    saturation: float = number(0.4, _STRENGTH, 0)
+    hue: float = number(0.1, "a part of the circle, 0 to 0.5", 0, 0.5)
+
+    name = "color_jitter"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        """See the class."""
+        for function, amount in self.draw(rng):
+            image = function(image, amount)
+        return image
+
+    def draw(self, rng: Random) -> list[tuple[Any, float]]:
+        """What to do in turn, and how much."""
+        changes: list[tuple[Any, float]] = [
+            (function, rng.uniform(max(0.0, 1 - strength), 1 + strength))
+            for function, strength in (
+                (adjust_brightness, self.brightness),
+                (adjust_contrast, self.contrast),
+                (adjust_saturation, self.saturation),
+            )
+            if strength
+        ]
+        if self.hue:
+            changes.append((adjust_hue, rng.uniform(-self.hue, self.hue)))
+        rng.shuffle(changes)
+        return changes
+
+
+def _odd(value: Any) -> int:
+    if type(value) is not int or value % 2 == 0 or not 1 <= value <= 255:
+        raise ValueError("an odd number of pixels, 1 to 255")
+    return value
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Augmentation):
+    """A blur of drawn width: torchvision's GaussianBlur.
+
+    Attributes:
+        kernel_size: side of the square of weights, in pixels.
+        sigma: smallest and largest standard deviation of the Gaussian, in pixels.
+    """
+
+    kernel_size: int = option(13, _odd)  # three of the largest sigma to each side
+    sigma: tuple[float, float] = span((0.1, 2.0), "two lengths above 0, in order", 1e-3, 100)
+
+    name = "gaussian_blur"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        """See the class."""
+        return gaussian_blur(image, self.kernel_size, rng.uniform(*self.sigma))
+
+    def fitted(self, image_size: int, mean: tuple[float, float, float]) -> Self:
+        """Refuse a square of weights that a reflection of the picture cannot fill."""
+        if self.kernel_size // 2 >= image_size:
+            raise ConfigError(
+                f"data.augment: {self.name}.kernel_size={self.kernel_size} is too large for "
+                f"images of {image_size} px; use at most {2 * image_size - 1}"
+            )
+        return self
+
+
+_FILL = "a grey level, 0 to 255"
+
+
+@dataclass(frozen=True)
+class Rotation(Augmentation):
+    """Turned by an angle from [-degrees, degrees]: torchvision's RandomRotation.
+
+    Attributes:
+        degrees: the largest angle.
+        fill: grey level of the corners that become free.
+    """
+
+    degrees: float = number(15.0, "an angle, 0 to 180 degrees", 0, 180)
+    fill: int = whole(0, _FILL, 0, 255)
+
+    name = "rotation"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        """See the class."""
+        return rotate(image, rng.uniform(-self.degrees, self.degrees), self.fill)
+
+
+def _colour(value: Any) -> str | tuple[int, int, int]:
+    if value in ("mean", "random"):
+        return str(value)
+    levels = value if isinstance(value, (list, tuple)) else [value] * 3
+    if len(levels) != 3 or not all(type(v) in (int, float) and 0 <= v <= 255 for v in levels):
+        raise ValueError("mean, random, a grey level or [red, green, blue], each 0 to 255")
+    red, green, blue = (round(level) for level in levels)
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class RandomErasing(Augmentation):
+    """A rectangle painted over: torchvision's RandomErasing (Zhong et al., arXiv 1708.04896).
+
+    Attributes:
+        scale: smallest and largest share of the picture's area.
+        ratio: smallest and largest height / width.
+        value: "mean" is the colour that normalisation makes 0, which is what torchvision's 0
+            behind its Normalize is; "random" gives every pixel levels of its own, 0 to 255, as
+            in the paper; or a colour.
+    """
+
+    p: float = probability(0.5)
+    scale: tuple[float, float] = span((0.02, 0.33), "two shares of 1, in order", 0, 1)
+    ratio: tuple[float, float] = span((0.3, 3.3), "two numbers above 0, in order", 1e-3, 1e3)
+    value: str | tuple[int, int, int] = option("mean", _colour)
+
+    name = "random_erasing"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        """See the class."""
+        box = self.draw_box(image.shape[1], image.shape[2], rng)
+        if box is None:
+            return image
+        top, left, height, width = box
+        image = image.clone()  # it may be a view of what was decoded
+        hole = image[:, top : top + height, left : left + width]
+        if self.value == "random":
+            noise = np.frombuffer(bytearray(rng.randbytes(3 * height * width)), np.uint8)
+            hole.copy_(torch.from_numpy(noise).view(height, width, 3).permute(2, 0, 1))
+        else:
+            assert isinstance(self.value, tuple), "fitted() gives the mean"
+            hole.copy_(torch.tensor(self.value, dtype=torch.uint8)[:, None, None])
+        return image
+
+    def draw_box(self, height: int, width: int, rng: Random) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of the rectangle; None where ten tries found none.
+
+        Area and ratio (on a log scale) are uniform; it is smaller than the picture.
+        """
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
+            tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if tall < height and wide < width:
+                top = int(rng.random() * (height - tall + 1))
+                return top, int(rng.random() * (width - wide + 1)), tall, wide
+        return None
+
+    def fitted(self, image_size: int, mean: tuple[float, float, float]) -> Self:
+        """The mean, if that is the colour."""
+        if self.value != "mean":
+            return self
+        red, green, blue = (round(255 * part) for part in mean)
+        return replace(self, value=(red, green, blue))

@@ -1,0 +1,67 @@
+"""Where all chance about the training data comes from: pure functions of (seed, epoch, row).
+
+Nothing here depends on the number of workers or threads, on the position from which an epoch is
+resumed, or on the version of NumPy: only raw generators are used, whose streams NumPy and Python
+promise to keep.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+
+class EpochChance:
+    """The chance of one epoch, drawn in the order in which it is asked for.
+
+    Args:
+        seed: of the run, at least 0.
+        epoch: from 0.
+        stream: each use of (seed, epoch) has its own.
+    """
+
+    def __init__(self, seed: int, epoch: int, stream: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence((seed, epoch, stream)))
+
+    def keys(self, num: int) -> np.ndarray:
+        """(num,) uint64, to sort by."""
+        return self._bits.random_raw(num)
+
+    def permutation(self, num: int) -> np.ndarray:
+        """The numbers below `num` in an order drawn anew: (num,) int64."""
+        return np.argsort(self.keys(num), kind="stable").astype(np.int64)
+
+    def below(self, limit: int) -> int:
+        """A whole number from 0 to `limit` - 1, for limits far below 2^64."""
+        return int(self._bits.random_raw()) % limit
+
+
+def row_rng(
+    seed: int, epoch: int, row: int, attempt: int = 0, occurrence: int = 0
+) -> random.Random:
+    """The source of all chance about one row in one epoch.
+
+    Args:
+        seed: of the run, at least 0.
+        epoch: from 0.
+        row: of the catalog.
+        attempt: 0, or the number of the substitute that stands in for an image that failed.
+        occurrence: how often the epoch has had this row before.
+    """
+    # The fields do not overlap (40 bits of row, 8 of attempt, 24 each of epoch and occurrence),
+    # so neither do streams.
+    return random.Random((seed << 96) | (occurrence << 72) | (epoch << 48) | (row << 8) | attempt)
+
+
+def occurrences(rows: np.ndarray) -> np.ndarray:
+    """How often each element of `rows` (n,) stands before itself: (n,) int64."""
+    order = np.argsort(rows, kind="stable")
+    arranged = rows[order]
+    fresh = np.ones(len(rows), bool)
+    fresh[1:] = arranged[1:] != arranged[:-1]
+    starts = np.flatnonzero(fresh)
+    lengths = np.diff(np.append(starts, len(rows)))
+    found = np.empty(len(rows), np.int64)
+    found[order] = np.arange(len(rows)) - np.repeat(starts, lengths)
+    return found

@@ -1,0 +1,115 @@
+"""What every sampler is, and the plain one."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import ClassVar
+
+import numpy as np
+
+from lookalike.data.chance import EpochChance
+from lookalike.data.samplers.sampling import Sampling, Sizes
+
+Shape = tuple[int, int]
+"""Steps of an epoch, and images in a step of all workers together."""
+
+_ORDER_STREAM = 1
+
+
+class Sampler:
+    """Which rows every batch of every epoch holds: a pure function of (seed, epoch).
+
+    Attributes:
+        steps_per_epoch: global batches in an epoch; the same in each.
+        batch_size: images in a step of all workers together.
+        repeating: whether a row may come twice in an epoch.
+    """
+
+    name: ClassVar[str]
+    repeating: bool = True
+
+    def __init__(
+        self, class_ids: np.ndarray, *, batch_size: int, seed: int, sampling: Sampling
+    ) -> None:
+        """Prepare.
+
+        Args:
+            class_ids: (N,) the class of each row, at least one.
+            batch_size: global, in images; a multiple of `sampling.k`.
+            seed: at least 0.
+            sampling: with this sampler's name.
+        """
+        self.seed = seed
+        self.sampling = sampling
+        self.class_ids = class_ids
+        self.counts = np.bincount(class_ids)
+        self.sizes = Sizes.of(self.counts)
+        self.steps_per_epoch, self.batch_size = self.shape(self.sizes, batch_size, sampling)
+
+    @classmethod
+    def shape(cls, sizes: Sizes, batch_size: int, sampling: Sampling) -> Shape:
+        """Steps and global batch of an epoch over classes of these sizes.
+
+        By default the batch is the whole set where that is smaller, and an epoch has as many full
+        batches as the set.
+        """
+        batch = min(sizes.total, batch_size)
+        return sizes.total // batch, batch
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """(steps_per_epoch, batch_size) int64."""
+        raise NotImplementedError
+
+    def stand_in(self, row: int, attempt: int, dice: Random) -> int:
+        """A row to take in place of `row`, which cannot be read; maybe `row` itself.
+
+        Args:
+            row: that was wanted.
+            attempt: number of the try that failed, from 0.
+            dice: the chance of this row.
+        """
+        return int(dice.random() * len(self.class_ids))
+
+    def describe(self) -> str:
+        """A word to the user about what an epoch is; empty for the plain one."""
+        return ""
+
+
+class Shuffle(Sampler):
+    """Every image once an epoch, in an order drawn anew; an incomplete last batch is left out."""
+
+    name = "shuffle"
+    repeating = False
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """See the class."""
+        order = epoch_order(len(self.class_ids), self.seed, epoch)
+        return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
+
+def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits `num` rows: (num,) int64, a permutation."""
+    return EpochChance(seed, epoch, _ORDER_STREAM).permutation(num)
+
+
+class ClassSampler(Sampler):
+    """A sampler that looks at the classes; substitutes of bad images are of the same class."""
+
+    def __init__(
+        self, class_ids: np.ndarray, *, batch_size: int, seed: int, sampling: Sampling
+    ) -> None:
+        super().__init__(class_ids, batch_size=batch_size, seed=seed, sampling=sampling)
+        self.starts = np.cumsum(self.counts) - self.counts  # (C,) of each class in what follows
+        self._grouped = np.argsort(class_ids, kind="stable")  # (N,) rows, class by class
+
+    def grouped(self, chance: EpochChance) -> np.ndarray:
+        """(N,) rows class by class, those of a class in an order drawn anew."""
+        return np.lexsort((chance.keys(len(self.class_ids)), self.class_ids))
+
+    def stand_in(self, row: int, attempt: int, dice: Random) -> int:
+        """For the first attempts of the same class, where that has others."""
+        kind = self.class_ids[row]
+        drawn = dice.random()
+        if attempt < 4 and self.counts[kind] > 1:
+            return int(self._grouped[self.starts[kind] + int(drawn * self.counts[kind])])
+        return int(drawn * len(self.class_ids))

@@ -1,0 +1,121 @@
+"""How training draws its images, in plain numbers: what is asked for, and what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookalike.errors import ConfigError
+
+IMAGES_PER_CLASS = 4
+POWER = 0.5
+
+_MEANT_FOR = {"images_per_class": "pk", "power": "balanced", "threshold": "repeat_factor"}
+_KEYS = {
+    "images_per_class": "data.images_per_class",
+    "power": "data.sampling_power",
+    "threshold": "data.repeat_threshold",
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is asked for.
+
+    Attributes:
+        name: a key of `lookalike.data.samplers.SAMPLERS`.
+        images_per_class: K of pk; None for 4.
+        power: of balanced; None for 0.5.
+        threshold: of repeat_factor, a share of all images below 1, a number of images from 1 on;
+            None for the mean number of images a class.
+        repeats: how often each image stands in a batch, each time augmented anew.
+
+    Raises:
+        ConfigError: a number is out of its range, or of another sampler.
+    """
+
+    name: str = "shuffle"
+    images_per_class: int | None = None
+    power: float | None = None
+    threshold: float | None = None
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for field, name in _MEANT_FOR.items():
+            if getattr(self, field) is not None and name != self.name:
+                raise ConfigError(
+                    f"{_KEYS[field]}={getattr(self, field)} is for data.sampler={name}; with "
+                    f"data.sampler={self.name} leave it out"
+                )
+        if self.images_per_class is not None and self.images_per_class < 1:
+            raise ConfigError(f"data.images_per_class={self.images_per_class} must be at least 1")
+        if self.power is not None and not 0 <= self.power <= 1:
+            raise ConfigError(f"data.sampling_power={self.power} must be from 0 to 1")
+        if self.threshold is not None and not self.threshold > 0:
+            raise ConfigError(f"data.repeat_threshold={self.threshold} must be above 0")
+        if self.repeats < 1:
+            raise ConfigError(f"data.repeats={self.repeats} must be at least 1")
+
+    @property
+    def k(self) -> int:
+        """Images a class and batch of pk; 1 of the others."""
+        if self.name != "pk":
+            return 1
+        return IMAGES_PER_CLASS if self.images_per_class is None else self.images_per_class
+
+    def check_batch(self, batch_size: int) -> None:
+        """Whether a batch can hold whole groups.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        group = self.k * self.repeats
+        if batch_size % group == 0:
+            return
+        parts = [
+            f"data.images_per_class={self.k}" if self.k > 1 else "",
+            f"data.repeats={self.repeats}" if self.repeats > 1 else "",
+        ]
+        fits = batch_size - batch_size % group
+        choices = f"{fits} or {fits + group}" if fits else str(group)
+        raise ConfigError(
+            f"train.batch_size={batch_size} is not a multiple of "
+            f"{' times '.join(part for part in parts if part)}; use {choices}"
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many classes have how many images; classes without any do not count.
+
+    Attributes:
+        images: (k,) int64, the numbers of images that occur.
+        classes: (k,) int64, how many classes have that number.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, counts: np.ndarray) -> Sizes:
+        """Of the numbers of images of all classes (C,)."""
+        images, classes = np.unique(counts[counts > 0], return_counts=True)
+        return cls(images.astype(np.int64), classes.astype(np.int64))
+
+    @classmethod
+    def even(cls, images: int, classes: int) -> Sizes:
+        """Of classes that differ by one image at most."""
+        least, more = divmod(images, classes)
+        sizes = np.array([least, least + 1])
+        return cls(*(part[sizes > 0] for part in (sizes, np.array([classes - more, more]))))
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return int((self.images * self.classes).sum())
+
+    @property
+    def num_classes(self) -> int:
+        """All classes that have images."""
+        return int(self.classes.sum())
