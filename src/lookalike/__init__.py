@@ -23,6 +23,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "export",
     "load",
     "plan",
     "quickstart",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lookalike.verbs.doctor import doctor
     from lookalike.verbs.embed import embed, load
     from lookalike.verbs.evaluate import evaluate
+    from lookalike.verbs.export import export
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
     from lookalike.verbs.train import train
@@ -51,6 +53,7 @@ _HOMES = {
     "doctor": "lookalike.verbs.doctor",
     "embed": "lookalike.verbs.embed",
     "evaluate": "lookalike.verbs.evaluate",
+    "export": "lookalike.verbs.export",
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",
     "quickstart": "lookalike.verbs.quickstart",

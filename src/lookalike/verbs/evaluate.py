@@ -30,7 +30,7 @@ def evaluate(
     Where the data say who asks and who is searched (`is_query`, `is_gallery`), they do.
 
     Args:
-        model: an output directory, or a model folder.
+        model: an output directory, a model folder, or an exported `.onnx` file.
         data: a list, manifest, table, folder or shards of labelled images.
         format: auto, or one of `lookalike.data.SOURCES`.
         split: where the data have splits, the one to measure on; the only one that is not `train`
