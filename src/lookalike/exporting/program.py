@@ -34,7 +34,7 @@ class WholeModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) float32 of RGB pictures (B, H, W, 3) uint8, any B, H and W."""
         shape: Any = images.shape  # symbols while it is exported, which mypy takes for integers
-        batch, height, width, _ = shape
+        _, height, width, _ = shape
         top: Any = torch.sym_max(height - LONGEST * width, 0) // 2
         left: Any = torch.sym_max(width - LONGEST * height, 0) // 2
         height, width = height - 2 * top, width - 2 * left
@@ -44,8 +44,10 @@ class WholeModel(nn.Module):
         size = self.target * height // short, self.target * width // short
         planes = F.interpolate(planes, size=size, mode=self.mode, antialias=True)
         top, left = self._offset(size[0]), self._offset(size[1])
-        square = planes[:, :, top : top + self.side, left : left + self.side]
-        return self.network(square.reshape(batch, 3, self.side, self.side))
+        # Not slices, of which torch.export would ask whether they are the whole.
+        across = torch.arange(self.side)
+        planes = planes.index_select(2, top + across).index_select(3, left + across)
+        return self.network(planes)  # (B, 3, S, S)
 
     def _offset(self, length: int) -> int:
         """`round((length - S) / 2)`: halves go to the even neighbour."""
