@@ -26,6 +26,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "export",
     "improve",
     "load",
     "plan",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from lookalike.verbs.doctor import doctor
     from lookalike.verbs.embed import embed, load
     from lookalike.verbs.evaluate import compare, evaluate
+    from lookalike.verbs.export import export
     from lookalike.verbs.improve import improve
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
@@ -61,6 +63,7 @@ _HOMES = {
     "doctor": "lookalike.verbs.doctor",
     "embed": "lookalike.verbs.embed",
     "evaluate": "lookalike.verbs.evaluate",
+    "export": "lookalike.verbs.export",
     "improve": "lookalike.verbs.improve",
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",

@@ -7,6 +7,7 @@
     ├── RunError              an output directory or a checkpoint is wrong
     ├── StorageError          a URI cannot be read or written
     ├── TrainingError         training cannot go on (the loss is not finite, ...)
+    ├── ExportError           an exported model is not what the trained one is
     ├── Interrupted           a signal ended training; a checkpoint was saved
     └── MissingExtraError     an optional dependency is not installed
 
@@ -49,6 +50,10 @@ class CredentialsError(StorageError):
 
 class TrainingError(LookalikeError):
     """Training cannot go on."""
+
+
+class ExportError(LookalikeError):
+    """A model cannot be exported, or what was exported is not what was trained."""
 
 
 class Interrupted(LookalikeError):

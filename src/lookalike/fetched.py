@@ -133,6 +133,20 @@ def model_of(uri: str) -> Path:
     return folder
 
 
+def file_of(uri: str) -> Path:
+    """A remote file, such as an exported model, as a file of this machine.
+
+    It is fetched again when it changed.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    folder = _cache("models", uri)
+    local = folder / storage.public(uri).rsplit("/", 1)[-1]
+    _refreshed(uri, local)
+    return local
+
+
 def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
     """What is wrong with a remote checkpoint; None if it is whole."""
     place = f"{CHECKPOINTS}/{name}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.data.loader import EvalLoader
+from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.record import Record
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError
@@ -30,6 +32,18 @@ BATCH_SIZE = 64
 LEAST_UNSEEN = 20
 """Fewer classes that training did not see are too few to calibrate on."""
 
+PICTURES = 16
+"""The same for models that take whole pictures, which are large."""
+
+
+class PictureModel(Protocol):
+    """A model that takes pictures as they were decoded, and does the rest: an exported one."""
+
+    embedding_dim: int
+
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Unit vectors (N, D) float32 on the CPU of N pictures (H, W, 3) uint8 of any sizes."""
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -45,7 +59,7 @@ class Embedded:
 
 
 def embed_records(
-    embedder: Embedder,
+    embedder: Embedder | PictureModel,
     records: Sequence[Record],
     *,
     threads: int,
@@ -67,25 +81,43 @@ def embed_records(
         what: the name of the progress bar.
         quiet: show no progress.
     """
-    loader = EvalLoader(
-        records,
-        preprocess=embedder.preprocess,
-        batch_size=BATCH_SIZE,
-        threads=threads,
-        bad=bad,
-    ).shard(world)
+    size = BATCH_SIZE if isinstance(embedder, Embedder) else PICTURES
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
     with Bar(what, len(records), unit="images", quiet=quiet or not world.is_main) as bar:
-        for batch in loader:
-            if len(batch.rows):
-                vectors.append(embedder.embed_batch(batch.images).cpu())
-                rows.append(batch.rows)
-            bar.advance(min(BATCH_SIZE * world.size, len(records) - bar.done))
+        for some_rows, some_vectors in _embedded(embedder, records, size, threads, bad, world):
+            vectors.append(some_vectors)
+            rows.append(some_rows)
+            bar.advance(min(size * world.size, len(records) - bar.done))
     everyone = torch.cat([part.cpu() for part in world.gather(torch.cat(rows).to(world.device))])
     all_vectors = [part.cpu() for part in world.gather(torch.cat(vectors).to(world.device))]
     order = everyone.argsort()
     return Embedded(torch.cat(all_vectors)[order], everyone[order])
+
+
+def _embedded(
+    embedder: Embedder | PictureModel,
+    records: Sequence[Record],
+    batch_size: int,
+    threads: int,
+    bad: BadImages,
+    world: World,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and their vectors, batch by batch; a model is fed as production feeds it."""
+    if isinstance(embedder, Embedder):
+        prepared = EvalLoader(
+            records,
+            preprocess=embedder.preprocess,
+            batch_size=batch_size,
+            threads=threads,
+            bad=bad,
+        )
+        for batch in prepared.shard(world):
+            yield batch.rows, embedder.embed_batch(batch.images).cpu()
+        return
+    pictures = PictureLoader(records, batch_size=batch_size, threads=threads, bad=bad)
+    for group in pictures.shard(world):
+        yield group.rows, embedder.embed_pictures(group.pictures)
 
 
 def summary(scores: Scores) -> str:
@@ -120,7 +152,7 @@ class Validator:
         self._roles = Roles.of(catalog.records)
 
     def measure(
-        self, embedder: Embedder, head: Head | None = None
+        self, embedder: Embedder | PictureModel, head: Head | None = None
     ) -> tuple[Scores, dict[str, Any]]:
         """Retrieval scores by the roles that the records state, and a record for metrics.jsonl.
 

@@ -9,6 +9,7 @@ checkpoints/step-N/    resumable; written aside, then renamed
 checkpoints/latest     the name of the newest one
 checkpoints/best       the name of the best one by the primary retrieval metric
 model/                 the embedder alone, and what its cosines mean
+exports/               what was exported of it
 """
 
 from __future__ import annotations

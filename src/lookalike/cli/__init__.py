@@ -14,13 +14,14 @@ from lookalike import __version__
 from lookalike.cli.doctor import doctor
 from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
+from lookalike.cli.export import export
 from lookalike.cli.improve import improve
 from lookalike.cli.plan import plan
 from lookalike.cli.quickstart import quickstart
 from lookalike.cli.train import train
 from lookalike.errors import LookalikeError
 
-COMMANDS = (quickstart, train, evaluate, improve, embed, doctor, plan)
+COMMANDS = (quickstart, train, evaluate, improve, embed, export, doctor, plan)
 
 app = typer.Typer(
     name="lookalike",

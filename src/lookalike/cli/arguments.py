@@ -10,7 +10,9 @@ from lookalike.errors import ConfigError
 
 Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Model = Annotated[str, typer.Argument(help="An output directory, or a model folder.")]
+Model = Annotated[
+    str, typer.Argument(help="An output directory, a model folder, or an .onnx file.")
+]
 
 
 def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:

@@ -167,6 +167,27 @@ def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Cat
     return _of_classes(catalog, ~held), _of_classes(catalog, held)
 
 
+def sample_classes(catalog: Catalog, most: int, seed: int = 0) -> Catalog:
+    """Whole classes with at most `most` images together, and two classes at least.
+
+    They are drawn as `hold_out` draws them; classes of one image come last, since they cannot be
+    measured. The whole catalog where it is small enough.
+    """
+    if len(catalog) <= most:
+        return catalog
+    counts = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
+    names = catalog.classes.names
+    drawn = sorted(np.flatnonzero(counts).tolist(), key=lambda row: _draw(names[row], seed))
+    kept = np.zeros(len(names), dtype=bool)
+    total = 0
+    for row in sorted(drawn, key=lambda row: counts[row] < 2):
+        if total + counts[row] > most and kept.sum() >= 2:
+            break
+        kept[row] = True
+        total += counts[row]
+    return _of_classes(catalog, kept)
+
+
 def check_trainable(catalog: Catalog) -> None:
     """Refuse a data set that has nothing to tell apart.
 

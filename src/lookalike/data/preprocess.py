@@ -16,7 +16,7 @@ from lookalike.errors import ConfigError
 
 # A picture longer than this many times its shorter side loses its ends before it is resized:
 # they are cropped anyway, and a 1 x 50000 line would need gigabytes on the way.
-_LONGEST = 8
+LONGEST = 8
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Preprocess:
         """
         height, width = pixels.shape[:2]
         short, long = sorted((height, width))
-        if long > _LONGEST * short:
+        if long > LONGEST * short:
             # The trimmed length keeps the parity, so that the centre stays where it was.
-            keep = _LONGEST * short + (long - _LONGEST * short) % 2
+            keep = LONGEST * short + (long - LONGEST * short) % 2
             start = (long - keep) // 2
             ends = slice(start, start + keep)
             pixels = pixels[ends] if height > width else pixels[:, ends]

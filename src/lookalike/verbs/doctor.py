@@ -14,6 +14,7 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.exporting.exported import ExportedModel
 from lookalike.inference import embed_records
 from lookalike.inspection.copies import inspect_copies
 from lookalike.inspection.finding import Diagnosis, Finding, Lists, worst_first
@@ -110,7 +111,7 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
 
 
 def _judge_labels(
-    embedder: Embedder, train: Catalog, threads: int
+    embedder: Embedder | ExportedModel, train: Catalog, threads: int
 ) -> tuple[dict[str, int], list[Finding]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)

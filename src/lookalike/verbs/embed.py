@@ -16,22 +16,28 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.record import Record
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.run import Run
 
 
-def load(path: str | Path, *, device: str = "auto") -> Embedder:
-    """The embedder of a run, ready for `embed`.
+def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
+    """The embedder of a run, or an exported model, ready for `embed`.
 
     Args:
-        path: an output directory, or the folder `model` of one.
-        device: auto, cpu or cuda.
+        path: an output directory, the folder `model` of one, or an exported `.onnx` file.
+        device: auto, cpu or cuda; an exported model runs on the CPU by default.
 
     Raises:
         RunError: there is no model at `path`, or a broken one.
     """
+    if str(path).endswith(".onnx"):
+        where = World.from_env("cpu" if device == "auto" else device).device
+        name = str(path)
+        file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)
+        return load_onnx(file, where)
     place = World.from_env(device).device
     folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else Path(path)
     if Run(folder).model.is_dir():
@@ -52,7 +58,7 @@ def embed(
     """Embed images into a file.
 
     Args:
-        model: an output directory, or a model folder.
+        model: an output directory, a model folder, or an exported `.onnx` file.
         images: folders, list files (`.txt`: one path a line, with a label or without) or images.
         output: `NAME.parquet` with the columns path and vector, or `NAME.npy` with the vectors
             beside `NAME.paths.txt` with their paths, line by line.

@@ -63,7 +63,7 @@ def evaluate(
     gives confidence intervals and more, also for a single model.
 
     Args:
-        model: an output directory, or a model folder.
+        model: an output directory, a model folder, or an exported `.onnx` file.
         data: a list, manifest, table, folder or shards of labelled images.
         query: in place of `data`, the images that ask.
         gallery: with `query`, the images that are searched.

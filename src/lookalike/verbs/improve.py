@@ -93,6 +93,8 @@ def improve(
     parsed = None if variants is None else [Variant.parse(text) for text in variants]
     log.start()
     embedder = load(model, device=device)
+    if not isinstance(embedder, Embedder):
+        raise ConfigError(f"{model}: an exported model stays as it is; give the run or its model")
     if kept is not None and (embedder.mirror or embedder.projection is not None):
         raise ConfigError(f"{model}: was improved before; keep with the model that it came from")
     ways = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]

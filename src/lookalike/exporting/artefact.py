@@ -1,0 +1,88 @@
+"""What every artefact has in common: it appears whole or not at all, and says what it is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import RunError
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+from lookalike.exporting.certificate import Certificate
+from lookalike.model.embedder import Embedder
+
+ABOUT_FILE = f"{METADATA}.json"
+CALIBRATION_FILE = f"{CALIBRATION}.json"
+
+_PACKAGES = ("lookalike", "torch", "timm", "onnx", "onnxruntime", "onnxscript", "safetensors")
+
+
+@contextmanager
+def appearing(output: Path) -> Iterator[Path]:
+    """A place to write `output` to, a file or a folder, that takes its name when all is done.
+
+    After an error nothing is left of it, and what had that name before stays.
+
+    Raises:
+        RunError: `output` is something that no export wrote, or cannot be written.
+    """
+    if output.is_dir() and not (output / ABOUT_FILE).exists():
+        raise RunError(f"{output}: is a folder, and no exported one; choose another --output")
+    aside = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+    try:
+        yield aside / output.name
+        if output.is_dir():
+            output.rename(aside / "replaced")
+        (aside / output.name).replace(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def describe(
+    embedder: Embedder, format: str, precision: str, certificate: Certificate
+) -> dict[str, Any]:
+    """What an artefact says of itself."""
+    return {
+        "format": FORMAT_VERSION,
+        "artefact": format,
+        "precision": precision,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": embedder.describe(),
+        "input": "RGB pictures of one size, any batch, height and width: uint8 (B, H, W, 3)",
+        "output": f"unit vectors: float32 (B, {embedder.embedding_dim})",
+        "versions": _versions(),
+        "certificate": certificate.to_dict(),
+    }
+
+
+def metadata(about: Mapping[str, Any], calibration: str | None) -> dict[str, str]:
+    """Texts by key, for formats that keep such in the file; the calibration as it is."""
+    texts = {METADATA: json.dumps(about)}
+    return texts if calibration is None else {**texts, CALIBRATION: calibration}
+
+
+def write_beside(folder: Path, about: Mapping[str, Any], calibration: str | None) -> None:
+    """The same as files of a folder."""
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    if calibration is not None:
+        (folder / CALIBRATION_FILE).write_bytes(calibration.encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that this format does not need
+    return found

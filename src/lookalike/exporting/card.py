@@ -1,0 +1,125 @@
+"""The model card of a folder: a README.md as the Hugging Face hub shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lookalike.exporting.folders import feature_layout
+from lookalike.model import timm_name
+from lookalike.model.embedder import WEIGHTS_FILE, Embedder
+from lookalike.model.neck import GEM_EPS, GEM_POWER
+from lookalike.retrieval.metrics import DEFINITIONS
+
+CARD_FILE = "README.md"
+
+_ROWS = (
+    ("Recall@1", "recall_at_1"),
+    ("Recall@8", "recall_at_8"),
+    ("MAP@R", "map_at_r"),
+    ("R-precision", "r_precision"),
+)
+
+_POOLED = {
+    "avg": "features.mean(dim=1)",
+    "max": "features.amax(dim=1)",
+    "gem": f"features.clamp(min={GEM_EPS}).pow({GEM_POWER:g}).mean(dim=1).pow(1 / {GEM_POWER:g})",
+    "cls": "token",
+}
+
+
+def write_card(
+    folder: Path,
+    embedder: Embedder,
+    about: Mapping[str, Any],
+    *,
+    name: str,
+    list_name: str,
+    sampled: bool,
+    training: Mapping[str, str],
+    calibration: str | None,
+) -> None:
+    """Write README.md beside the weights.
+
+    Args:
+        folder: where the weights lie.
+        embedder: the trained model.
+        about: what the artefact says of itself.
+        name: of the folder when it is in its place.
+        list_name: the list that it was measured on.
+        sampled: whether that was a part of the list.
+        training: what is known of the training, text by text.
+        calibration: the content of calibration.json.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lookalike.exporting", "."),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+    )
+    text = environment.get_template("card.md.j2").render(
+        about=about,
+        architecture=timm_name(embedder.backbone.name),
+        calibration=calibration,
+        definitions=[(key, DEFINITIONS[key]) for key in ("recall_at_k", "map_at_r", "r_precision")],
+        dim=embedder.embedding_dim,
+        images=f"{about['certificate']['images']:,} images",
+        library="timm" if about["artefact"] == "timm" else "lookalike",
+        list_name=list_name,
+        name=name,
+        resized=embedder.preprocess.resized,
+        rows=_ROWS,
+        sampled=sampled,
+        side=embedder.preprocess.image_size,
+        snippet=timm_snippet(embedder, name) if about["artefact"] == "timm" else "",
+        training=training,
+        weights_mb=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
+    )
+    (folder / CARD_FILE).write_text(text, "utf-8")
+
+
+def timm_snippet(embedder: Embedder, name: str) -> str:
+    """Python that computes the full embedding with timm, from a folder called `name`."""
+    layout = feature_layout(embedder)
+    prefix = embedder.backbone.num_prefix_tokens
+    poolings = embedder.pooling.split("+")
+    shape = {
+        "tokens": f"maps[:, {prefix}:]" if prefix else "maps",
+        "NCHW": "maps.flatten(2).transpose(1, 2)",
+        "NHWC": "maps.flatten(1, 2)",
+        "pooled": "maps[:, None]",
+    }[layout]
+    lines = [
+        "import timm",
+        "import torch",
+        "import torch.nn.functional as F",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = timm.create_model("local-dir:{name}", pretrained=True, num_classes=0).eval()',
+        f'neck = load_file("{name}/neck.safetensors")',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        "",
+        "",
+        "@torch.inference_mode()",
+        "def embed(images):",
+        '    """Unit vectors (B, D) of transformed images (B, 3, S, S)."""',
+        "    maps = model.forward_features(images)",
+        f"    features = {shape}  # (B, places, channels)",
+        *(["    token = maps[:, 0]"] if "cls" in poolings else []),
+        f"    pooled = [{', '.join(_POOLED[pooling] for pooling in poolings)}]",
+        '    parts = [x @ neck[f"projections.{i}.weight"].T for i, x in enumerate(pooled)]',
+    ]
+    if embedder.free_length:
+        lines += [
+            '    norm = [neck[f"norm.{x}"] for x in ("running_mean", "running_var", "weight", '
+            '"bias")]',
+            "    joined = F.batch_norm(torch.cat(parts, dim=1), *norm)",
+        ]
+    else:
+        lines += ["    joined = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)"]
+    return "\n".join([*lines, "    return F.normalize(joined, dim=1)"])

@@ -1,0 +1,228 @@
+"""Proof that an artefact is the model that was trained: the same vectors, the same neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.bad_images import BadImages
+from lookalike.data.catalog import Catalog
+from lookalike.data.picture_loader import PictureLoader
+from lookalike.data.resize import resize
+from lookalike.errors import DataError, ExportError
+from lookalike.exporting import Bounds
+from lookalike.inference import Embedded, PictureModel, embed_records
+from lookalike.model.embedder import Embedder
+from lookalike.retrieval.metrics import Scores, score
+from lookalike.retrieval.roles import Roles
+
+BATCH_SIZES = (1, 2, 7, 32)
+"""Of pictures of one size, as production may send them; no training batch has these sizes."""
+
+_UNIT = 1e-3  # how far from 1 the length of a vector may be
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was measured, of the artefact against the trained model.
+
+    Attributes:
+        bounds: what had to be kept.
+        drift: largest 1 - cosine between the two vectors of a picture, over all that were tried.
+        mean_drift: the mean over the pictures of the list.
+        images: pictures of the list.
+        unreadable: pictures of it that could not be read, and are left out of everything.
+        picture_sizes: different sizes among those pictures.
+        batch_sizes: the batches that were tried beside them.
+        batch_images: pictures in those, each size of batch in several picture sizes.
+        trained: retrieval scores of the trained model.
+        exported: retrieval scores of the artefact, on the same pictures.
+    """
+
+    bounds: Bounds
+    drift: float
+    mean_drift: float
+    images: int
+    unreadable: int
+    picture_sizes: int
+    batch_sizes: tuple[int, ...]
+    batch_images: int
+    trained: Scores
+    exported: Scores
+
+    @property
+    def recall_change(self) -> float:
+        """Recall@1 of the artefact less that of the trained model."""
+        return self.exported.recall[1] - self.trained.recall[1]
+
+    @property
+    def map_change(self) -> float:
+        """MAP@R of the artefact less that of the trained model."""
+        return self.exported.map_at_r - self.trained.map_at_r
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            **asdict(self),
+            "batch_sizes": list(self.batch_sizes),
+            "trained": self.trained.to_dict(),
+            "exported": self.exported.to_dict(),
+            "recall_at_1_change": self.recall_change,
+            "map_at_r_change": self.map_change,
+        }
+
+    def summary(self) -> str:
+        """The certificate in a line."""
+        return (
+            f"largest drift {self.drift:.1e} (bound {self.bounds.drift:g}), Recall@1 "
+            f"{100 * self.trained.recall[1]:.2f} % -> {100 * self.exported.recall[1]:.2f} % "
+            f"(bound ±{100 * self.bounds.recall_change:g}), MAP@R "
+            f"{100 * self.trained.map_at_r:.2f} % -> {100 * self.exported.map_at_r:.2f} %, over "
+            f"{self.images:,} images of {self.picture_sizes:,} sizes and "
+            f"{self.batch_images:,} in batches of {', '.join(map(str, self.batch_sizes))}"
+        )
+
+    def check(self) -> None:
+        """Raise an ExportError unless the bounds are kept."""
+        faults = []
+        # Written so that NaN is a fault.
+        if not self.drift <= self.bounds.drift:
+            faults.append(f"its largest drift is {self.drift:.1e}, the bound {self.bounds.drift:g}")
+        # The change is a difference of two fractions: what was rounded there is no fault.
+        if not abs(self.recall_change) <= self.bounds.recall_change + 1e-12:
+            faults.append(
+                f"Recall@1 changes by {self.recall_change:+.4f} "
+                f"({round(self.recall_change * self.exported.num_queries):+d} of "
+                f"{self.exported.num_queries:,} queries), "
+                f"the bound is {self.bounds.recall_change:g}"
+            )
+        if faults:
+            raise ExportError(
+                f"the exported model is not the trained one: {'; '.join(faults)}; nothing was "
+                "kept. Choose a higher --precision, or allow more by --max-drift and "
+                "--max-recall-change"
+            )
+
+
+def certify(
+    embedder: Embedder,
+    exported: PictureModel,
+    catalog: Catalog,
+    bounds: Bounds,
+    *,
+    threads: int,
+) -> Certificate:
+    """Measure an artefact against the model that it was made of.
+
+    Every picture of the catalog goes through both as it was decoded, and retrieval is scored with
+    both. Then pictures of it are resized to common sizes, to be sent in batches.
+
+    Args:
+        embedder: the trained model.
+        exported: the artefact, read back from where it was written.
+        catalog: labelled pictures.
+        bounds: what has to be kept; noted, not checked.
+        threads: threads that read and decode.
+
+    Raises:
+        DataError: no picture can be read, or retrieval cannot be measured.
+        ExportError: a vector of the artefact has not the length 1.
+    """
+    bad = BadImages()
+    sizes = _Sizes(exported)
+    theirs = embed_records(sizes, catalog.records, threads=threads, bad=bad, what="exported model")
+    ours = embed_records(embedder, catalog.records, threads=threads, bad=bad, what="trained model")
+    if len(ours.rows) == 0:
+        raise DataError(f"{catalog.records[0].source}: none of the images can be read")
+    assert torch.equal(ours.rows, theirs.rows)
+    drifts = _drift(ours.vectors, theirs.vectors)  # (M,)
+    few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads)
+    batches = [
+        _batch_drift(embedder, exported, few, size, count)
+        for size in _batch_pictures(embedder.preprocess.image_size)
+        for count in BATCH_SIZES
+    ]
+    return Certificate(
+        bounds=bounds,
+        drift=float(torch.stack([drifts.max(), *batches]).max()),
+        mean_drift=float(drifts.mean()),
+        images=len(ours.rows),
+        unreadable=len(bad),
+        picture_sizes=len(sizes.seen),
+        batch_sizes=BATCH_SIZES,
+        batch_images=sum(BATCH_SIZES) * len(_batch_pictures(embedder.preprocess.image_size)),
+        trained=_scores(ours, catalog),
+        exported=_scores(theirs, catalog),
+    )
+
+
+class _Sizes:
+    """A model that remembers which sizes of pictures it saw."""
+
+    def __init__(self, model: PictureModel) -> None:
+        self.embedding_dim = model.embedding_dim
+        self.seen: set[tuple[int, ...]] = set()
+        self._model = model
+
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        self.seen.update(pixels.shape for pixels in pictures)
+        return self._model.embed_pictures(pictures)
+
+
+def _batch_pictures(side: int) -> tuple[tuple[int, int], ...]:
+    """Heights and widths of the pictures in batches: of the input's size, upright, wide, small."""
+    return (
+        (side, side),
+        (2 * side + 37, side + 11),
+        (side + 1, 3 * side),
+        (side // 3 + 2, side // 2),
+    )
+
+
+def _first_pictures(catalog: Catalog, bad: BadImages, count: int, threads: int) -> list[np.ndarray]:
+    records = [record for row, record in enumerate(catalog.records) if row not in bad][:count]
+    loader = PictureLoader(records, batch_size=count, threads=threads, bad=BadImages())
+    return [pixels for group in loader for pixels in group.pictures]
+
+
+def _batch_drift(
+    embedder: Embedder,
+    exported: PictureModel,
+    pictures: Sequence[np.ndarray],
+    size: tuple[int, int],
+    count: int,
+) -> Tensor:
+    """The largest drift of a batch of `count` pictures, each resized to `size`."""
+    interpolation = embedder.preprocess.interpolation
+    batch = [
+        np.ascontiguousarray(resize(pixels, *size, interpolation).permute(1, 2, 0).numpy())
+        for pixels in islice(cycle(pictures), count)
+    ]
+    ours = embedder.embed_batch(torch.stack([embedder.preprocess.prepare(p) for p in batch]))
+    return _drift(ours.cpu(), exported.embed_pictures(batch)).max()
+
+
+def _drift(ours: Tensor, theirs: Tensor) -> Tensor:
+    """1 - cosine of each pair of rows, (N,) float64; NaN where a vector is not finite."""
+    ours, theirs = ours.double(), theirs.double()
+    lengths = theirs.norm(dim=1)
+    off = (lengths - 1).abs().max()
+    if off > _UNIT:
+        raise ExportError(f"a vector of the exported model has not the length 1 (off by {off:.1e})")
+    # From the difference, since 1 - cosine would be lost in rounding.
+    unit = ours / ours.norm(dim=1, keepdim=True)
+    return (unit - theirs / lengths[:, None]).square().sum(dim=1) / 2
+
+
+def _scores(embedded: Embedded, catalog: Catalog) -> Scores:
+    labels = torch.from_numpy(catalog.class_ids)[embedded.rows]
+    roles = Roles.of(catalog.records)
+    if not bool(torch.isfinite(embedded.vectors).all()):
+        raise ExportError("vectors of the exported model are not finite; use --precision fp32")
+    return score(embedded.vectors, labels, roles=None if roles is None else roles[embedded.rows])

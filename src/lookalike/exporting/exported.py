@@ -1,0 +1,159 @@
+"""An exported model at work: whole pictures in, unit vectors out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.decode import ImageSource, load_image
+from lookalike.errors import ConfigError, MissingExtraError, ModelError, RunError
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+
+_TOGETHER = 16  # pictures that `embed` decodes before the model runs
+
+
+class ExportedModel:
+    """What production runs, behind the methods that an `Embedder` has.
+
+    It takes pictures as they were decoded, of any size: preprocessing is a part of it.
+
+    Attributes:
+        embedding_dim: numbers D of an embedding.
+        device: where it computes.
+        about: what the artefact says of itself: the model, versions, the certificate.
+        calibration: the content of the calibration.json that it was exported with; None without.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        embedding_dim: int,
+        *,
+        device: torch.device | None = None,
+        about: dict[str, Any] | None = None,
+        calibration: str | None = None,
+    ) -> None:
+        """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size."""
+        self._run = run
+        self.embedding_dim = embedding_dim
+        self.device = device or torch.device("cpu")
+        self.about = about or {}
+        self.calibration = calibration
+
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Unit vectors (N, D) float32 of N pictures (H, W, 3) uint8 RGB of any sizes.
+
+        Those of one size go through the model together.
+        """
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, pixels in enumerate(pictures):
+            by_size.setdefault(pixels.shape, []).append(place)
+        vectors = np.empty((len(pictures), self.embedding_dim), dtype=np.float32)
+        for places in by_size.values():
+            vectors[places] = self._run(np.stack([pictures[place] for place in places]))
+        return torch.from_numpy(vectors)
+
+    def embed(
+        self, images: Sequence[ImageSource], *, batch_size: int = _TOGETHER, threads: int = 4
+    ) -> np.ndarray:
+        """Unit vectors of images, as `Embedder.embed` gives them.
+
+        Args:
+            images: paths, URIs, encoded bytes, PIL images or uint8 RGB arrays (H, W, 3), N of
+                them, of any size.
+            batch_size: images that are held at a time.
+            threads: threads that read and decode.
+
+        Returns:
+            (N, D) float32; the cosine of two images is the dot product of their rows.
+
+        Raises:
+            DataError: an image cannot be read; nothing is skipped silently.
+        """
+        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
+            raise ModelError(
+                f"embed takes a list of images, not one {type(images).__name__}; "
+                "write embed([image])"
+            )
+        vectors = np.empty((len(images), self.embedding_dim), dtype=np.float32)
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            for start in range(0, len(images), batch_size):
+                part = images[start : start + batch_size]
+                found = self.embed_pictures(list(pool.map(load_image, part)))
+                vectors[start : start + len(part)] = found.numpy()
+        return vectors
+
+
+def require(*packages: str) -> None:
+    """Raise a MissingExtraError unless the packages of the extra `onnx` are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "onnx")
+
+
+def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedModel:
+    """The model in an ONNX file that `lookalike export` wrote, run by onnxruntime.
+
+    Args:
+        path: the file, on this machine.
+        device: a CUDA device needs the package onnxruntime-gpu.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        RunError: there is no such file, or it is no model of ours.
+        ConfigError: `device` is CUDA, and this onnxruntime cannot use it.
+    """
+    require("onnxruntime")
+    import onnxruntime as ort
+
+    device = device or torch.device("cpu")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise ConfigError(
+                f"{path}: device=cuda, but this onnxruntime runs on the CPU only; install "
+                "onnxruntime-gpu in its place, or say device=cpu"
+            )
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    if not Path(path).is_file():
+        raise RunError(f"{path}: no such file")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_mem_pattern = False  # a plan of the memory serves one size only
+    options.log_severity_level = 3  # errors; it warns of what the exporter left
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime has a class of its own for each kind of fault
+        text = str(error).strip().splitlines()[0][:200]
+        raise RunError(f"{path}: not an ONNX model that onnxruntime can run: {text}") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = _about(metadata.get(METADATA), path)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return session.run(["embedding"], {"images": images})[0]
+
+    return ExportedModel(
+        run,
+        about["model"]["embedding_dim"],
+        device=device,
+        about=about,
+        calibration=metadata.get(CALIBRATION),
+    )
+
+
+def _about(text: str | None, path: str | Path) -> dict[str, Any]:
+    try:
+        about = json.loads(text or "{}")
+        if about["format"] == FORMAT_VERSION:
+            return about
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RunError(f"{path}: not written by lookalike export ({FORMAT_VERSION!r} is missing)")

@@ -1,0 +1,104 @@
+"""Folders of weights: our own, and timm's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+
+from lookalike.errors import ConfigError
+from lookalike.exporting.network import in_precision
+from lookalike.model import timm_name
+from lookalike.model.embedder import Embedder
+
+NECK_FILE = "neck.safetensors"
+
+
+def save_ours(embedder: Embedder, folder: Path, precision: str) -> None:
+    """The folder that `Embedder.load` reads; with fp16 the backbone's weights are stored so."""
+    in_precision(embedder, precision).save(folder)
+
+
+def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
+    """The folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
+
+    timm's model is the backbone; no model of timm has our neck. Its weights lie beside.
+    """
+    stored = in_precision(embedder, precision)
+    if embedder.mirror or embedder.projection is not None:
+        raise ConfigError(
+            "--format timm: this model was improved (mirror images, whitening or fewer "
+            "dimensions), and timm's cannot hold that; use onnx, torch_export or safetensors"
+        )
+    preprocess = embedder.preprocess
+    side = preprocess.image_size
+    size: dict[str, Any] = {"img_size": side} if _is_sized(embedder.backbone.name, side) else {}
+    pixels = {
+        "input_size": [3, side, side],
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        # Those of timm's weights would go before ours where timm tests.
+        "test_input_size": [3, side, side],
+        "test_crop_pct": preprocess.crop_pct,
+        "crop_mode": "center",
+    }
+    # With timm's own pooling, which config.json is to name; ours has none.
+    model: Any = timm.create_model(timm_name(embedder.backbone.name), num_classes=0, **size)
+    model.load_state_dict(stored.backbone.model.state_dict())
+    if precision == "fp16":
+        model.half()
+    folder.mkdir(parents=True)
+    timm.models.save_for_hf(
+        model,
+        str(folder),
+        model_config={"pretrained_cfg": pixels, "num_classes": 0},
+        model_args=size,
+        safe_serialization=True,
+    )
+    neck = {name: tensor.contiguous() for name, tensor in embedder.neck.state_dict().items()}
+    safetensors.torch.save_file(neck, folder / NECK_FILE)
+
+
+def load_timm(folder: Path, like: Embedder) -> Embedder:
+    """The embedder made of what `save_timm` wrote, with nothing of `like` but its settings."""
+    backbone = type(like.backbone)(like.backbone.name, like.preprocess.image_size)
+    backbone.model.load_state_dict(
+        timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
+    )
+    embedder = Embedder(
+        backbone,
+        like.embedding_dim,
+        like.pooling,
+        like.preprocess,
+        free_length=like.free_length,
+    )
+    embedder.neck.load_state_dict(safetensors.torch.load_file(folder / NECK_FILE))
+    return embedder.eval()
+
+
+def feature_layout(embedder: Embedder) -> str:
+    """What timm's `forward_features` gives: tokens (B, P + N, C), NCHW, NHWC or pooled (B, C)."""
+    side = embedder.preprocess.image_size
+    model: Any = embedder.backbone.model
+    with torch.inference_mode():
+        maps = model.forward_features(torch.zeros(1, 3, side, side, dtype=embedder.dtype))
+    if maps.ndim == 3:
+        return "tokens"
+    if maps.ndim == 2:
+        return "pooled"
+    return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+
+
+def _is_sized(backbone: str, side: int) -> bool:
+    """Whether timm's model must be told the size of its pictures."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(timm_name(backbone), num_classes=0, img_size=side)
+    except (TypeError, AssertionError):  # as in `lookalike.model.backbone`
+        return False
+    return True

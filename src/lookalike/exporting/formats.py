@@ -1,0 +1,102 @@
+"""Each format: written, read back for its certificate, and finished with what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lookalike.exporting import FORMAT_VERSION
+from lookalike.exporting.artefact import metadata, write_beside
+from lookalike.exporting.exported import ExportedModel, load_onnx
+from lookalike.exporting.folders import load_timm, save_ours, save_timm
+from lookalike.model.embedder import Embedder
+
+Ranges = Iterable[np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A model that was written, and has no certificate yet.
+
+    Attributes:
+        reread: gives the model that is in the files.
+        finish: adds what the artefact says of itself, and the content of calibration.json.
+    """
+
+    reread: Callable[[], ExportedModel]
+    finish: Callable[[Mapping[str, Any], str | None], None]
+
+
+def write_onnx(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
+    """One ONNX file, for onnxruntime."""
+    from lookalike.exporting import onnx_model
+
+    model = onnx_model.build(embedder, precision, ranges)
+
+    def finish(about: Mapping[str, Any], calibration: str | None) -> None:
+        onnx_model.save(model, path, metadata(about, calibration))
+
+    finish({"format": FORMAT_VERSION, "model": embedder.describe()}, None)
+    return Artefact(partial(load_onnx, path), finish)
+
+
+def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
+    """A `torch.export` program."""
+    from lookalike.exporting import program
+
+    written = program.build(embedder, precision)
+    program.save(written, path, {})
+
+    def reread() -> ExportedModel:
+        module = program.reread(path)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return module(torch.from_numpy(images)).numpy()
+
+        return ExportedModel(run, embedder.embedding_dim)
+
+    def finish(about: Mapping[str, Any], calibration: str | None) -> None:
+        program.save(written, path, metadata(about, calibration))
+
+    return Artefact(reread, finish)
+
+
+def write_ours(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
+    """The folder of an embedder."""
+    save_ours(embedder, path, precision)
+    return Artefact(lambda: _of_pictures(Embedder.load(path)), partial(write_beside, path))
+
+
+def write_timm(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
+    """The folder of a timm model, with the neck beside."""
+    save_timm(embedder, path, precision)
+    return Artefact(
+        lambda: _of_pictures(load_timm(path, embedder)),
+        partial(write_beside, path),
+    )
+
+
+WRITERS: dict[str, Callable[[Embedder, str, Path, Ranges], Artefact]] = {
+    "onnx": write_onnx,
+    "torch_export": write_program,
+    "safetensors": write_ours,
+    "timm": write_timm,
+}
+"""(embedder, precision, where to, images (b, 3, S, S) uint8 that int8 takes its ranges from)."""
+
+
+def _of_pictures(embedder: Embedder) -> ExportedModel:
+    """Weights that come with our own code, behind the face of whole models."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        batch = torch.stack([embedder.preprocess.prepare(pixels) for pixels in images])
+        return embedder.embed_batch(batch).numpy()
+
+    return ExportedModel(run, embedder.embedding_dim)

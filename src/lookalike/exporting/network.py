@@ -1,0 +1,57 @@
+"""The network as it is exported: preprocessed pictures in, unit vectors out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lookalike.model.embedder import Embedder
+
+
+class Network(nn.Module):
+    """Normalisation of pixels, backbone, neck, L2 normalisation, and what the model was improved by.
+
+    Args:
+        embedder: the trained model; its weights are shared.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        preprocess = embedder.preprocess
+        # As `Preprocess.normalise` has them: the same numbers, so the same bits.
+        shift = torch.tensor(preprocess.mean, dtype=torch.float64).mul(255)
+        scale = torch.tensor(preprocess.std, dtype=torch.float64).mul(255).reciprocal()
+        self.shift = nn.Buffer(shift.float()[:, None, None])
+        self.scale = nn.Buffer(scale.float()[:, None, None])
+        self.backbone = embedder.backbone
+        self.neck = embedder.neck
+        self.mirror = embedder.mirror
+        self.projection = embedder.projection
+        self.dtype = embedder.dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, D) float32 of uint8 images (B, 3, S, S)."""
+        normal = pixels.to(torch.float32).sub(self.shift).mul(self.scale)
+        vectors = self._unit(normal)
+        if self.mirror:
+            vectors = F.normalize(vectors + self._unit(normal.flip(-1)), dim=1)
+        return vectors if self.projection is None else self.projection(vectors)
+
+    def _unit(self, normal: Tensor) -> Tensor:
+        features, token = self.backbone(normal.to(self.dtype))
+        # The neck stays in float32 whatever the backbone computes in: it costs little, and what
+        # it rounds would come straight out.
+        token = None if token is None else token.float()
+        return F.normalize(self.neck(features.float(), token), dim=1)
+
+
+def in_precision(embedder: Embedder, precision: str) -> Embedder:
+    """The model itself, or, for fp16, a copy whose backbone is in half precision."""
+    if precision != "fp16":
+        return embedder
+    half = copy.deepcopy(embedder)
+    half.backbone.half()
+    return half.eval()

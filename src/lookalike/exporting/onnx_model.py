@@ -1,0 +1,108 @@
+"""One ONNX model: our own preprocessing graph, and the network as torch exports it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, compose
+
+from lookalike.errors import ExportError
+from lookalike.exporting.int8 import quantise
+from lookalike.exporting.network import Network, in_precision
+from lookalike.exporting.pixels import OPSET, preprocessing_graph
+from lookalike.model.embedder import Embedder
+
+_LARGEST = 2**31 - 2**20  # bytes: a protobuf message holds 2^31 - 1; the rest is for our graph
+
+
+def build(
+    embedder: Embedder, precision: str, calibration: Iterable[np.ndarray] | None = None
+) -> ModelProto:
+    """The whole model: `images` (B, H, W, 3) uint8, any B, H, W -> `embedding` (B, D) float32.
+
+    Args:
+        embedder: the trained model, on the CPU.
+        precision: fp32, fp16 or int8.
+        calibration: for int8, batches (b, 3, S, S) uint8 of preprocessed images, whose
+            activations set the ranges.
+
+    Raises:
+        ExportError: torch cannot export this network, or it exceeds what one ONNX file can hold.
+    """
+    network = network_graph(in_precision(embedder, precision))
+    if network.ByteSize() > _LARGEST:
+        raise ExportError(
+            f"the model takes {network.ByteSize() / 1e9:.1f} GB and an ONNX file holds "
+            f"{_LARGEST / 1e9:.1f}; use --format torch_export"
+        )
+    if precision == "int8":
+        assert calibration is not None
+        convolutional = embedder.backbone.is_convolutional
+        network = quantise(network, calibration, convolutional=convolutional)
+    pixels = preprocessing_graph(embedder.preprocess, network.ir_version)
+    # The names of ours must not meet those of torch's.
+    pixels = compose.add_prefix(pixels, "preprocess/", rename_inputs=False, rename_outputs=False)
+    merged = compose.merge_models(pixels, network, io_map=[("pixels", "pixels")])
+    onnx.checker.check_model(merged, full_check=True)
+    return merged
+
+
+def network_graph(embedder: Embedder) -> ModelProto:
+    """The network alone: `pixels` (B, 3, S, S) uint8 -> `embedding` (B, D) float32.
+
+    Raises:
+        ExportError: torch cannot export this network.
+    """
+    side = embedder.preprocess.image_size
+    example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    try:
+        with _hushed():
+            program = torch.onnx.export(
+                Network(embedder).eval(),
+                (example,),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["embedding"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # whatever the exporter meets: its errors have no common base
+        raise ExportError(
+            f"torch cannot export {embedder.backbone.name} to ONNX: "
+            f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def save(model: ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the model with `metadata` as its metadata_props."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    onnx.helper.set_model_props(named, dict(metadata))
+    path.write_bytes(named.SerializeToString())
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """The exporter warns of its own parts, and logs what it optimises; the user can do nothing."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

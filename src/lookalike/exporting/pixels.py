@@ -1,0 +1,86 @@
+"""`Preprocess.prepare` as an ONNX graph: pictures of any size in, the network's squares out.
+
+The sizes are integers from beginning to end, and equal to those of `prepare` for every picture:
+
+- `max(0, H - 8 W) // 2` rows at either end are what is trimmed of a tall picture, and 0 of others;
+- `R H // min(H, W)` is R where H is the shorter side, and else what `int(R * H / W)` is: the
+  quotient of integers below 2^53 is rounded correctly, and so never up to the next integer;
+- ONNX's Round takes halves to the even neighbour, as Python's does.
+
+The resize is ONNX's with antialiasing, on uint8. onnxruntime does it as Pillow does, in two passes
+with rounding between them, and so does torch: they differ by one grey level in some pixels (two
+where a picture of a few pixels is enlarged by bicubic interpolation).
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto, parser
+
+from lookalike.data.preprocess import LONGEST, Preprocess
+
+OPSET = 18
+"""The first with antialiasing."""
+
+# Without `exclude_outside` the border's pixels would count for those beyond it, too; Pillow and
+# torch leave those out. -0.5 is their cubic coefficient, ONNX's is -0.75.
+_RESIZE = {
+    "bilinear": 'mode = "linear"',
+    "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5',
+}
+
+_GRAPH = """
+<ir_version: {ir_version}, opset_import: ["" : {opset}]>
+preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {side}] pixels)
+<
+  int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] longest = {{{longest}}},
+  int64[1] target = {{{target}}}, int64[2] square = {{{side}, {side}}}, float half = {{0.5}},
+  int64[2] exchange = {{1, 0}}, int64[2] image_axes = {{1, 2}}, int64[2] plane_axes = {{2, 3}}
+>
+{{
+  size = Shape <start = 1, end = 3> (images)
+  other = Gather (size, exchange)
+  most = Mul (other, longest)
+  more = Sub (size, most)
+  excess = Max (more, zero)
+  start = Div (excess, two)
+  stop = Sub (size, start)
+  trimmed = Slice (images, start, stop, image_axes)
+  kept = Sub (stop, start)
+  short = ReduceMin <keepdims = 1> (kept)
+  enlarged = Mul (kept, target)
+  resized_size = Div (enlarged, short)
+  planes = Transpose <perm = [0, 3, 1, 2]> (trimmed)
+  outer = Shape <start = 0, end = 2> (planes)
+  sizes = Concat <axis = 0> (outer, resized_size)
+  resized = Resize <antialias = 1, exclude_outside = 1,
+    coordinate_transformation_mode = "half_pixel", {mode}> (planes, , , sizes)
+  room = Sub (resized_size, square)
+  room_float = Cast <to = 1> (room)
+  middle = Mul (room_float, half)
+  whole = Round (middle)
+  top = Cast <to = 7> (whole)
+  bottom = Add (top, square)
+  pixels = Slice (resized, top, bottom, plane_axes)
+}}
+"""
+
+
+def preprocessing_graph(preprocess: Preprocess, ir_version: int) -> ModelProto:
+    """The model `images` (B, H, W, 3) uint8 -> `pixels` (B, 3, S, S) uint8.
+
+    Args:
+        preprocess: what is to be done; normalisation belongs to the network.
+        ir_version: of the ONNX file that it will be a part of.
+    """
+    text = _GRAPH.format(
+        ir_version=ir_version,
+        opset=OPSET,
+        side=preprocess.image_size,
+        target=preprocess.resized,
+        longest=LONGEST,
+        mode=_RESIZE[preprocess.interpolation],
+    )
+    model = parser.parse_model(text)
+    onnx.checker.check_model(model, full_check=True)
+    return model

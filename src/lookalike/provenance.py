@@ -1,0 +1,122 @@
+"""Where a model comes from: its run, and the lists that it learned from and was measured on."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike import fetched, storage
+from lookalike.assembly import open_catalogs
+from lookalike.config import Config
+from lookalike.data import read_records
+from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.record import Record
+from lookalike.data.splits import measured_split, select
+from lookalike.errors import ConfigError
+from lookalike.run import Run
+
+CALIBRATION_FILE = "calibration.json"
+"""In a model's folder: the thresholds that it was calibrated to."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a model's training.
+
+    Attributes:
+        place: the run or the model folder, as messages name it.
+        run: the run, where it is on this machine.
+        config: what was asked of it; None for a model folder.
+        calibration: the content of calibration.json; None without one.
+    """
+
+    place: str
+    run: Run | None
+    config: Config | None
+    calibration: str | None
+
+    @classmethod
+    def of(cls, model: str | Path) -> Provenance:
+        """Look at a run or a model folder, here or in object storage."""
+        name = str(model)
+        where = name if storage.is_remote(name) else storage.local_path(name)
+        config = _config(where)
+        folder = where if config is None else storage.join(where, "model")
+        return cls(
+            place=storage.public(name),
+            run=None if config is None or storage.is_remote(name) else Run(Path(where)),
+            config=config,
+            calibration=_text(folder, CALIBRATION_FILE),
+        )
+
+    def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
+        """Images to measure on, those of `data` or the run's own, and the name of their list.
+
+        Raises:
+            LookalikeError: there is no list, or a wrong one.
+        """
+        if data is not None:
+            records = read_records(data, format)
+            return build_catalog(select(records, split or measured_split(records))), _name(data)
+        if self.config is None:
+            raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
+        held_out = open_catalogs(self.config)[1]
+        if held_out is None:
+            raise ConfigError(
+                f"{self.place}: was trained without validation images; give --data LIST"
+            )
+        asked = self.config.data
+        return held_out, _name(asked.val or asked.train or "")
+
+    def learned(self, data: str | None) -> tuple[Record, ...]:
+        """The images of `data`, or those that the run learned from.
+
+        Raises:
+            LookalikeError: there is no list, or a wrong one.
+        """
+        if data is not None:
+            return tuple(read_records(data))
+        if self.config is None:
+            raise ConfigError(f"{self.place}: no run, so no training images; give --ranges LIST")
+        return open_catalogs(self.config)[0].records
+
+    def told(self) -> dict[str, str]:
+        """The training in a few texts, without the places of this machine."""
+        if self.config is None:
+            return {}
+        data, loss, train = self.config.data, self.config.loss, self.config.train
+        start = self.config.model.pretrained
+        if isinstance(start, str):
+            start_text = f"the weights {_name(start)}"
+        else:
+            start_text = "timm's pretrained weights" if start else "random weights"
+        return {
+            "List": _name(data.train or ""),
+            "Start": start_text,
+            "Loss": f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}",
+            "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
+        }
+
+
+def _config(where: str) -> Config | None:
+    text = fetched.saved_config(where)
+    if text is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        copy = Path(folder) / "config.yaml"
+        copy.write_bytes(text)
+        return Config.load(copy)
+
+
+def _text(folder: str, name: str) -> str | None:
+    if storage.is_remote(folder):
+        there = name in storage.sizes_below(folder)
+    else:
+        there = storage.exists(storage.join(folder, name))
+    return storage.read_bytes(storage.join(folder, name)).decode() if there else None
+
+
+def _name(uri: str) -> str:
+    """The last part of a place: what may be published of it."""
+    return storage.public(uri).rstrip("/").rsplit("/", 1)[-1]

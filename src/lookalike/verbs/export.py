@@ -1,0 +1,183 @@
+"""`lookalike export`: one artefact for production, proved to be the model that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import log, storage
+from lookalike.data.bad_images import BadImages
+from lookalike.data.catalog import sample_classes
+from lookalike.data.loader import EvalLoader
+from lookalike.data.record import Record
+from lookalike.errors import ConfigError, DataError
+from lookalike.exporting import BOUNDS, FORMATS, Bounds
+from lookalike.exporting.artefact import appearing, describe
+from lookalike.exporting.card import write_card
+from lookalike.exporting.certificate import Certificate, certify
+from lookalike.exporting.exported import require
+from lookalike.exporting.formats import WRITERS
+from lookalike.log import logger
+from lookalike.model.embedder import Embedder
+from lookalike.provenance import Provenance
+from lookalike.verbs.embed import load
+
+EXPORTS = "exports"
+"""The folder of a run for what was exported of it."""
+
+RANGES = 256
+"""Images whose activations set the ranges of int8."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        path: the artefact, a file or a folder.
+        certificate: what was measured of it.
+    """
+
+    path: Path
+    certificate: Certificate
+
+
+def export(
+    model: str | Path,
+    format: str = "onnx",
+    *,
+    precision: str = "fp32",
+    output: str | Path | None = None,
+    data: str | None = None,
+    data_format: str = "auto",
+    split: str | None = None,
+    max_drift: float | None = None,
+    max_recall_change: float | None = None,
+    max_images: int = 1000,
+    ranges: str | None = None,
+    threads: int = 4,
+) -> Exported:
+    """Write a model as one artefact, from the decoded picture to the unit vector, and prove it.
+
+    The artefact is read back and compared with the trained model on labelled images, on the CPU.
+    It is kept only if it gives the same vectors and finds the same neighbours, within bounds.
+
+    Args:
+        model: an output directory, or a model folder.
+        format: one of `lookalike.exporting.FORMATS`.
+        precision: fp32, fp16 or int8.
+        output: the file, or the folder, to write; `exports/` in the run by default.
+        data: labelled images to compare on; the run's validation images by default.
+        data_format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        split: where `data` has splits, the one to take.
+        max_drift: largest 1 - cosine between the two vectors of an image; by default that of
+            `lookalike.exporting.BOUNDS`.
+        max_recall_change: largest change of Recall@1, as a fraction of 1; likewise.
+        max_images: images to compare on at most; whole classes.
+        ranges: for int8: images whose activations set the ranges; the run's training images by
+            default.
+        threads: threads that read and decode.
+
+    Raises:
+        ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
+        LookalikeError: no model, a wrong choice, or nothing to measure on.
+    """
+    _check(format, precision, max_images)
+    log.start()
+    source = Provenance.of(model)
+    place = _place(source, format, precision, output)
+    embedder = load(model, device="cpu")
+    if not isinstance(embedder, Embedder):
+        raise ConfigError(f"{model}: is exported already; give the run that it was made of")
+    catalog, list_name = source.labelled(data, data_format, split)
+    sample = sample_classes(catalog, max_images)
+    batches = None
+    if precision == "int8":
+        batches = _batches(embedder, source.learned(ranges), threads)
+    with appearing(place) as path:
+        artefact = WRITERS[format](embedder, precision, path, batches)
+        certificate = certify(
+            embedder,
+            artefact.reread(),
+            sample,
+            _bounds(precision, max_drift, max_recall_change),
+            threads=threads,
+        )
+        certificate.check()
+        about = describe(embedder, format, precision, certificate)
+        artefact.finish(about, source.calibration)
+        if path.is_dir():
+            write_card(
+                path,
+                embedder,
+                about,
+                name=place.name,
+                list_name=list_name,
+                sampled=len(sample) < len(catalog),
+                training=source.told(),
+                calibration=source.calibration,
+            )
+    logger.info("%s: %s", place, certificate.summary())
+    return Exported(place, certificate)
+
+
+def _bounds(precision: str, drift: float | None, recall_change: float | None) -> Bounds:
+    usual = BOUNDS[precision]
+    return Bounds(
+        drift=usual.drift if drift is None else drift,
+        recall_change=usual.recall_change if recall_change is None else recall_change,
+    )
+
+
+def _batches(embedder: Embedder, records: Sequence[Record], threads: int) -> Iterator[np.ndarray]:
+    """Preprocessed batches (b, 3, S, S) uint8 of a few images, taken evenly from all."""
+    step = max(1, len(records) // RANGES)
+    loader = EvalLoader(
+        records[::step][:RANGES],
+        preprocess=embedder.preprocess,
+        batch_size=32,
+        threads=threads,
+        bad=BadImages(),
+    )
+    empty = True
+    for batch in loader:
+        empty = False
+        yield np.ascontiguousarray(batch.images.numpy())
+    if empty:
+        raise DataError(f"{records[0].source}: none of the images for int8 can be read")
+
+
+def _check(format: str, precision: str, max_images: int) -> None:
+    if format not in FORMATS:
+        raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
+    choices = FORMATS[format][1]
+    if precision not in choices:
+        raise ConfigError(
+            f"precision={precision!r} is not one of {', '.join(choices)}, which {format} has"
+        )
+    if max_images < 2:
+        raise ConfigError(f"max_images={max_images} must be at least 2")
+    if format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+
+
+def _place(source: Provenance, format: str, precision: str, output: str | Path | None) -> Path:
+    if output is not None:
+        if storage.is_remote(str(output)):
+            raise ConfigError(
+                f"{storage.public(str(output))}: models are exported to this machine; "
+                "give a local path, and copy the artefact"
+            )
+        place = Path(storage.local_path(str(output)))
+    elif source.run is None:
+        raise ConfigError(f"{source.place}: not a run of this machine; say where to: --output PATH")
+    else:
+        suffix = "" if precision == "fp32" else f"-{precision}"
+        place = source.run.path / EXPORTS / FORMATS[format][0].format(precision=suffix)
+    ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
+    if ending is not None and place.suffix != ending:
+        raise ConfigError(f"{place}: the name of a file for {format} must end in {ending}")
+    return place

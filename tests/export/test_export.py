@@ -1,0 +1,291 @@
+"""`lookalike export`: the command, the certificate, and exported models at work."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+
+import lookalike
+from lookalike import cli
+from lookalike.data.decode import load_image
+from lookalike.exporting import folders
+from lookalike.model.embedder import Embedder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of `lookalike ARGUMENTS` in this process."""
+    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    """A short run with a validation list."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    lookalike.train(
+        train=str(shapes / "train.txt"), val=str(shapes / "val.txt"), output=str(output),
+        backbone="test_resnet", epochs=3, pretrained=False, image_size=48, embedding_dim=32,
+        batch_size=8, threads=2, device="cpu",
+    )  # fmt: skip
+    (output / "model/calibration.json").write_text('{"thresholds": [0.5]}\n')
+    return output
+
+
+@pytest.fixture(scope="module")
+def onnx_file(trained):
+    return lookalike.export(trained, threads=2).path
+
+
+def test_the_onnx_file_lies_in_the_run_and_says_what_it_is(trained, onnx_file):
+    assert onnx_file == trained / "exports/model.onnx"
+    assert [path.name for path in onnx_file.parent.iterdir()] == ["model.onnx"]
+    model = onnx.load(onnx_file)
+    [image], [vector] = model.graph.input, model.graph.output
+    assert (image.name, image.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == [
+        "batch", "height", "width", 3,
+    ]  # fmt: skip
+    assert [d.dim_param or d.dim_value for d in vector.type.tensor_type.shape.dim] == ["batch", 32]
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    assert texts["calibration"] == '{"thresholds": [0.5]}\n'
+    about = json.loads(texts["lookalike"])
+    assert about["model"]["backbone"] == "test_resnet"
+    assert about["versions"]["onnxruntime"]
+    found = about["certificate"]
+    assert found["images"] == 20
+    assert found["trained"] == found["exported"]
+    assert found["trained"]["queries"] == 20
+    assert 0 <= found["drift"] <= found["bounds"]["drift"] == 1e-4
+    assert found["batch_sizes"] == [1, 2, 7, 32]
+
+
+def test_evaluate_and_embed_take_the_onnx_file(
+    monkeypatch, shapes, trained, onnx_file, tmp_path, capsys
+):
+    figures = []
+    for model in (trained, onnx_file):
+        assert run(monkeypatch, "evaluate", model, "--data", shapes / "val.txt", "--json") == 0
+        figures.append(json.loads(capsys.readouterr().out))
+        name = tmp_path / f"{len(figures)}.npy"
+        assert run(monkeypatch, "embed", model, shapes / "images", "-o", name) == 0
+    assert figures[0] == figures[1]
+    ours, theirs = (np.load(tmp_path / f"{n}.npy") for n in (1, 2))
+    assert ours.shape == (68, 32)
+    assert (1 - (ours * theirs).sum(axis=1)).max() < 1e-4
+    assert (tmp_path / "1.paths.txt").read_text() == (tmp_path / "2.paths.txt").read_text()
+
+
+def test_a_loaded_file_embeds_pictures_of_all_sizes_and_kinds(shapes, trained, onnx_file):
+    rng = np.random.default_rng(0)
+    path = str(shapes / "images/100-0.jpg")
+    pictures = [
+        path, Path(path).read_bytes(), load_image(path),
+        *(rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(48, 48), (9, 200)] * 2),
+    ]  # fmt: skip
+    exported, embedder = lookalike.load(onnx_file), lookalike.load(trained, device="cpu")
+    vectors = exported.embed(pictures, batch_size=4)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.array_equal(vectors[0], vectors[1])
+    assert (1 - (vectors * embedder.embed(pictures)).sum(axis=1)).max() < 1e-4
+    assert exported.about["model"] == embedder.describe()
+    assert json.loads(exported.calibration) == {"thresholds": [0.5]}
+
+
+def test_what_cannot_be_read_is_left_out_of_an_exported_model_too(
+    monkeypatch, shapes, onnx_file, tmp_path, caplog
+):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    names = [shapes / "images/100-0.jpg", tmp_path / "broken.jpg", shapes / "images/100-1.jpg"]
+    assert run(monkeypatch, "embed", onnx_file, *names, "-o", tmp_path / "v.npy") == 0
+    assert "broken.jpg" in caplog.text
+    assert np.load(tmp_path / "v.npy").shape == (2, 32)
+
+
+def test_a_bound_that_is_not_kept_leaves_nothing_and_keeps_what_was_there(
+    monkeypatch, trained, tmp_path, capsys
+):
+    output = tmp_path / "out/model.onnx"
+    words = ["export", trained, "--precision", "int8", "-o", output, "--max-recall-change", 1]
+    assert run(monkeypatch, *words, "--max-drift", "1e-9") == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "the exported model is not the trained one: its largest drift is" in shown
+    assert list(output.parent.iterdir()) == []
+    output.write_text("an older one")
+    assert run(monkeypatch, *words, "--max-drift", "1e-9") == 2
+    assert [path.name for path in output.parent.iterdir()] == ["model.onnx"]
+    assert output.read_text() == "an older one"
+    assert run(monkeypatch, *words, "--max-drift", 1) == 0
+    assert lookalike.load(output).about["precision"] == "int8"
+    drift = lookalike.load(output).about["certificate"]["drift"]
+    assert 1e-9 < drift < 0.1
+    types = {node.op_type for node in onnx.load(output).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= types
+
+
+def test_a_change_of_recall_is_a_fault_of_its_own(monkeypatch, trained, tmp_path, capsys):
+    """Another network in place of the export: the drift is allowed, the neighbours are not."""
+    other = Embedder.create(
+        "test_resnet", pretrained=False, image_size=48, embedding_dim=32, pooling="max"
+    ).eval()
+    embedder = lookalike.load(trained, device="cpu")
+    monkeypatch.setattr(folders, "in_precision", lambda embedder, precision: other)
+    before = embedder.embed([np.zeros((48, 48, 3), np.uint8)])
+    assert before.shape == (1, 32)
+    code = run(
+        monkeypatch, "export", trained, "--format", "safetensors", "-o", tmp_path / "f",
+        "--max-drift", 2, "--max-recall-change", 0,
+    )  # fmt: skip
+    assert code == 2
+    assert "Recall@1 changes by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp16_is_half_the_size_and_close(trained, onnx_file, tmp_path):
+    done = lookalike.export(trained, precision="fp16", output=tmp_path / "h.onnx", threads=2)
+    assert done.path.stat().st_size < 0.65 * onnx_file.stat().st_size
+    assert 0 < done.certificate.drift < 1e-3
+
+
+@pytest.mark.parametrize("format", ["safetensors", "timm"])
+def test_folders_have_weights_a_card_and_the_certificate(trained, tmp_path, format):
+    folder = lookalike.export(trained, format, output=tmp_path / "out", threads=2).path
+    names = {path.name for path in folder.iterdir()}
+    expected = {"README.md", "config.json", "model.safetensors", "lookalike.json"}
+    expected |= {"calibration.json"} | ({"neck.safetensors"} if format == "timm" else set())
+    assert names == expected
+    assert (folder / "calibration.json").read_text() == '{"thresholds": [0.5]}\n'
+    about = json.loads((folder / "lookalike.json").read_text())
+    assert about["certificate"]["drift"] < 1e-6
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ")
+    assert "pipeline_tag: image-feature-extraction" in card
+    for text in ("| Recall@1 |", "train.txt", "val.txt", '{"thresholds": [0.5]}'):
+        assert text in card
+    assert str(trained.parent) not in card + json.dumps(about)
+    # Made again, in the same place.
+    assert lookalike.export(trained, format, output=folder, threads=2).path == folder
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_our_folder_loads_as_a_model(trained, shapes, tmp_path):
+    folder = lookalike.export(trained, "safetensors", output=tmp_path / "out", threads=2).path
+    image = [str(shapes / "images/100-0.jpg")]
+    ours, theirs = lookalike.load(trained, device="cpu"), lookalike.load(folder, device="cpu")
+    assert np.array_equal(ours.embed(image), theirs.embed(image))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pooling", "free_length"),
+    [
+        ("test_resnet", "gem+avg", False),
+        ("test_vit", "cls+max", False),
+        ("swint_tiny", "gem", False),
+        ("test_resnet", "avg", True),
+    ],
+)
+def test_the_cards_code_gives_the_full_embedding_with_timm_alone(
+    monkeypatch, shapes, tmp_path, backbone, pooling, free_length
+):
+    torch.manual_seed(0)
+    embedder = Embedder.create(
+        backbone, pretrained=False, image_size=64, crop_pct=0.9, embedding_dim=33, pooling=pooling,
+        free_length=free_length,
+    ).eval()  # fmt: skip
+    if embedder.neck.norm is not None:
+        embedder.neck.norm.running_mean.normal_()
+        embedder.neck.norm.running_var.uniform_(0.5, 2)
+    embedder.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    lookalike.export(
+        "model", "timm", output="net", data=str(shapes / "val.txt"), threads=2, max_recall_change=0
+    )
+    model = timm.create_model("local-dir:net", pretrained=True, num_classes=0).eval()
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, embedder.backbone.dim)
+    data = timm.data.resolve_model_data_config(model)
+    assert (data["input_size"], data["crop_pct"]) == ((3, 64, 64), 0.9)
+    card = (tmp_path / "net/README.md").read_text()
+    [code] = [part.split("```")[0] for part in card.split("```python\n") if "def embed" in part]
+    space: dict = {}
+    exec(code, space)
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    found = space["embed"](embedder.preprocess.normalise(pixels))
+    assert torch.allclose(found, embedder.embed_batch(pixels), atol=1e-5)
+
+
+def test_lists_are_needed_where_there_is_no_run(monkeypatch, shapes, trained, tmp_path, capsys):
+    words = ["export", trained / "model", "-o", tmp_path / "m.onnx"]
+    assert run(monkeypatch, *words) == 2
+    assert "give --data LIST" in capsys.readouterr().err
+    data = ["--data", shapes / "val.txt"]
+    assert run(monkeypatch, *words, *data, "--precision", "int8") == 2
+    assert "give --ranges LIST" in capsys.readouterr().err
+    assert run(monkeypatch, "export", trained / "model", *data) == 2
+    assert "--output PATH" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+MISTAKES = {
+    "format": (["--format", "tflite"], "format='tflite' is not one of onnx, torch_export"),
+    "precision": (["--format", "timm", "--precision", "int8"], "fp32, fp16, which timm has"),
+    "ending": (["-o", "{out}/model.bin"], "must end in .onnx"),
+    "remote": (["-o", "s3://bucket/m.onnx"], "give a local path"),
+    "no list": (["--data", "none.txt"], "none.txt: no such file"),
+    "images": (["--max-images", "1"], "max_images=1 must be at least 2"),
+    "a folder of others": (
+        ["--format", "timm", "-o", "{here}"],
+        "is a folder, and no exported one",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line(monkeypatch, trained, tmp_path, capsys, mistake):
+    words, message = MISTAKES[mistake]
+    places = {"out": tmp_path / "out", "here": trained / "checkpoints"}
+    assert run(monkeypatch, "export", trained, *(word.format(**places) for word in words)) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_somebody_else_and_a_broken_one_are_refused(
+    monkeypatch, trained, onnx_file, tmp_path, capsys
+):
+    foreign = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[1] x) => (float[1] y) {y = Neg(x)}'
+    )
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    (tmp_path / "broken.onnx").write_bytes(onnx_file.read_bytes()[:1000])
+    for name, message in [
+        ("foreign", "not written by lookalike export"),
+        ("broken", "not an ONNX model that onnxruntime can run"),
+        ("missing", "no such file"),
+    ]:
+        with pytest.raises(lookalike.LookalikeError, match=message):
+            lookalike.load(tmp_path / f"{name}.onnx")
+    with pytest.raises(lookalike.LookalikeError, match="is exported already"):
+        lookalike.export(onnx_file, output=tmp_path / "twice.onnx", data="x.txt")
+    with pytest.raises(lookalike.LookalikeError, match="onnxruntime-gpu"):
+        lookalike.load(onnx_file, device="cuda")
+
+
+def test_without_the_extra_the_pip_line_is_said(monkeypatch, trained, onnx_file, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for act in (
+        lambda: lookalike.export(trained, output=tmp_path / "m.onnx"),
+        lambda: lookalike.load(onnx_file),
+    ):
+        with pytest.raises(lookalike.LookalikeError, match=r"pip install 'lookalike\[onnx\]'"):
+            act()

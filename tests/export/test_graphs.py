@@ -1,0 +1,140 @@
+"""The exported graphs against the trained model: every family, every size, every batch."""
+
+import json
+import zipfile
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from lookalike.data.preprocess import Preprocess
+from lookalike.exporting import onnx_model, pixels
+from lookalike.exporting.exported import ExportedModel
+from lookalike.exporting.formats import write_onnx, write_program
+from lookalike.model.embedder import Embedder
+
+SIZES = [
+    (1, 1), (2, 2), (1, 2), (1, 5000), (3000, 20), (17, 160), (161, 20), (64, 64), (64, 65),
+    (65, 64), (71, 71), (72, 71), (128, 128), (300, 200),
+]  # fmt: skip
+
+
+def pictures(rng: np.random.Generator, height: int, width: int, count: int = 1) -> np.ndarray:
+    """Smooth colours with noise, (count, height, width, 3) uint8."""
+    y, x, phase = np.ogrid[:height, :width, :3]
+    waves = [
+        127 + 90 * np.sin(y / rng.uniform(3, 40) + phase) * np.cos(x / rng.uniform(3, 40) - phase)
+        for _ in range(count)
+    ]
+    noise = rng.integers(-20, 21, (count, height, width, 3))
+    return (np.stack(waves) + noise).clip(0, 255).astype(np.uint8)
+
+
+def drift(embedder: Embedder, exported: ExportedModel, batch: np.ndarray) -> float:
+    """The largest 1 - cosine, in float64."""
+    ours = embedder.embed_batch(torch.stack([embedder.preprocess.prepare(p) for p in batch]))
+    theirs = exported.embed_pictures(list(batch)).double().numpy()
+    ours = ours.double().numpy()
+    assert theirs.shape == (len(batch), embedder.embedding_dim)
+    assert np.allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-6)
+    return float((((ours - theirs) ** 2).sum(axis=1) / 2).max())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("side", "crop_pct"), [(64, 1.0), (64, 0.9), (65, 0.875)])
+def test_the_preprocessing_graph_gives_the_pixels_of_prepare(interpolation, side, crop_pct):
+    preprocess = Preprocess(side, crop_pct, (0.5,) * 3, (0.5,) * 3, interpolation)
+    model = pixels.preprocessing_graph(preprocess, 10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng()
+    sizes = SIZES + [tuple(int(x) for x in rng.integers(1, 400, 2)) for _ in range(20)]
+    for height, width in sizes:
+        batch = pictures(rng, height, width, 2)
+        ours = np.stack([preprocess.prepare(one).numpy() for one in batch]).astype(int)
+        theirs = session.run(None, {"images": batch})[0].astype(int)
+        assert ours.shape == theirs.shape, (height, width)
+        off = np.abs(ours - theirs)
+        assert off.max() <= 2, (height, width)
+        assert off.mean() < 0.05, (height, width)
+
+
+def test_sizes_are_those_of_prepare_for_every_shape():
+    """The graph's integers, as formulas, against Python's floats and rounding."""
+    for side, target in [(64, 64), (64, 71), (65, 74), (224, 256)]:
+        for height in range(1, 120):
+            for width in (1, 2, 3, 17, 64, 65, 119, 500, 3000):
+                top, left = (max(0, a - 8 * b) // 2 for a, b in ((height, width), (width, height)))
+                kept = height - 2 * top, width - 2 * left
+                seen = _resized(
+                    Preprocess(side, side / target, (0.5,) * 3, (0.5,) * 3), height, width
+                )
+                assert seen == tuple(target * a // min(kept) for a in kept)
+
+
+def _resized(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
+    """The size that `prepare` resizes to."""
+    from unittest import mock
+
+    found = []
+
+    def resize(part, new_height, new_width, interpolation):
+        found.append((new_height, new_width))
+        return torch.zeros(3, new_height, new_width, dtype=torch.uint8)
+
+    with mock.patch("lookalike.data.preprocess.resize", resize):
+        preprocess.prepare(np.zeros((height, width, 3), np.uint8))
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side"),
+    [("resnet18", 64), ("vit_tiny", 64), ("swint_tiny", 56), ("xcit_tiny", 48)],
+)
+def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(tmp_path, backbone, side):
+    torch.manual_seed(0)
+    embedder = Embedder.create(
+        backbone, pretrained=False, image_size=side, embedding_dim=64, crop_pct=0.9
+    ).eval()
+    exported = write_onnx(embedder, "fp32", tmp_path / "m.onnx", None).reread()
+    rng = np.random.default_rng()
+    for count in (1, 2, 7, 32):
+        assert drift(embedder, exported, pictures(rng, side + 9, 2 * side + 3, count)) <= 1e-4
+    for height, width in [(side, side), (1, 5000), (3000, 20), (1, 1), (3 * side, side + 1)]:
+        assert drift(embedder, exported, pictures(rng, height, width)) <= 1e-4
+
+
+def test_the_network_alone_gives_the_vectors_to_float_rounding(tmp_path):
+    torch.manual_seed(0)
+    embedder = Embedder.create("test_resnet", pretrained=False, image_size=64, embedding_dim=64)
+    graph = onnx_model.network_graph(embedder.eval())
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    [found] = session.run(None, {"pixels": images.numpy()})
+    assert np.allclose(found, embedder.embed_batch(images).numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "crop_pct"), [("test_resnet", 64, 1.0), ("test_vit", 65, 0.9)]
+)
+def test_a_torch_export_program_gives_the_same_bits_after_reloading(
+    tmp_path, backbone, side, crop_pct
+):
+    torch.manual_seed(0)
+    embedder = Embedder.create(
+        backbone, pretrained=False, image_size=side, embedding_dim=32, crop_pct=crop_pct
+    ).eval()
+    artefact = write_program(embedder, "fp32", tmp_path / "m.pt2", None)
+    artefact.finish({"certificate": {"drift": 0.0}}, '{"thresholds": []}')
+    program = artefact.reread()
+    rng = np.random.default_rng()
+    for number, (height, width) in enumerate(SIZES):
+        batch = pictures(rng, height, width, 1 + number % 4)
+        prepared = torch.stack([embedder.preprocess.prepare(one) for one in batch])
+        found = program.embed_pictures(list(batch))
+        assert torch.allclose(found, embedder.embed_batch(prepared), atol=1e-6), (height, width)
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        texts = {name.rsplit("/", 1)[-1]: archive.read(name) for name in archive.namelist()
+                 if "extra" in name}  # fmt: skip
+    assert json.loads(texts["lookalike.json"]) == {"certificate": {"drift": 0.0}}
+    assert texts["calibration.json"] == b'{"thresholds": []}'
