@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,33 @@ class Embedded:
     rows: Tensor
 
 
+def embed_batches(
+    embedder: Embedder,
+    records: Sequence[Record],
+    *,
+    threads: int,
+    bad: BadImages,
+    batches: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and unit vectors of one batch after the other; see `EvalLoader` for its arguments.
+
+    Yields:
+        (b,) int64, ascending, and (b, D) float32 on the CPU; batches without a readable image are
+        left out.
+    """
+    loader = EvalLoader(
+        records,
+        preprocess=embedder.preprocess,
+        batch_size=BATCH_SIZE,
+        threads=threads,
+        bad=bad,
+        batches=batches,
+        device=embedder.device,
+    )
+    for batch in loader:
+        yield batch.rows, embedder.embed_batch(batch.images).cpu()
+
+
 def embed_records(
     embedder: Embedder,
     records: Sequence[Record],
@@ -62,20 +89,14 @@ def embed_records(
         what: the name of the progress bar.
         quiet: show no progress.
     """
-    loader = EvalLoader(
-        records,
-        preprocess=embedder.preprocess,
-        batch_size=BATCH_SIZE,
-        threads=threads,
-        bad=bad,
-    ).shard(world)
+    batches = range(-(-len(records) // BATCH_SIZE))[world.rank :: world.size]
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
     with Bar(what, len(records), unit="images", quiet=quiet or not world.is_main) as bar:
-        for batch in loader:
-            if len(batch.rows):
-                vectors.append(embedder.embed_batch(batch.images).cpu())
-                rows.append(batch.rows)
+        found = embed_batches(embedder, records, threads=threads, bad=bad, batches=batches)
+        for some, their in found:
+            rows.append(some)
+            vectors.append(their)
             bar.advance(min(BATCH_SIZE * world.size, len(records) - bar.done))
     everyone = torch.cat([part.cpu() for part in world.gather(torch.cat(rows).to(world.device))])
     all_vectors = [part.cpu() for part in world.gather(torch.cat(vectors).to(world.device))]
