@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "Embedder",
+    "Index",
     "LookalikeError",
     "Run",
     "Scores",
@@ -26,12 +27,14 @@ __all__ = [
     "load",
     "plan",
     "quickstart",
+    "search",
     "train",
 ]
 
 if TYPE_CHECKING:
     from lookalike.config import Config
     from lookalike.errors import LookalikeError
+    from lookalike.gallery.index import Index
     from lookalike.model.embedder import Embedder
     from lookalike.retrieval.metrics import Scores
     from lookalike.run import Run
@@ -40,11 +43,13 @@ if TYPE_CHECKING:
     from lookalike.verbs.evaluate import evaluate
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
+    from lookalike.verbs.search import search
     from lookalike.verbs.train import train
 
 _HOMES = {
     "Config": "lookalike.config",
     "Embedder": "lookalike.model.embedder",
+    "Index": "lookalike.gallery.index",
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.retrieval.metrics",
@@ -54,6 +59,7 @@ _HOMES = {
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",
     "quickstart": "lookalike.verbs.quickstart",
+    "search": "lookalike.verbs.search",
     "train": "lookalike.verbs.train",
 }
 

@@ -166,9 +166,9 @@ def _refreshed(uri: str, local: Path) -> None:
     write_text(note, json.dumps({**versions, local.name: version}))
 
 
-def cache_folder(kind: str, uri: str) -> Path:
-    """Where this machine keeps what belongs to `uri`: a folder of the user's cache."""
+def cache_folder(kind: str, uri: str, more: str = "") -> Path:
+    """Where this machine keeps what belongs to `uri` and `more`: a folder of the user's cache."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
-    digest = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:12]
+    digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
     return Path(root) / "lookalike" / kind / f"{name}-{digest}"

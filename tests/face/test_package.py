@@ -15,8 +15,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
-        "Config", "Embedder", "LookalikeError", "Run", "Scores",
-        "doctor", "embed", "evaluate", "load", "plan", "quickstart", "train",
+        "Config", "Embedder", "Index", "LookalikeError", "Run", "Scores",
+        "doctor", "embed", "evaluate", "load", "plan", "quickstart", "search", "train",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name
@@ -25,7 +25,7 @@ def test_public_names_are_pinned_and_there():
 def test_verbs_stay_functions_after_their_modules_are_imported():
     code = (
         "import lookalike, importlib\n"
-        "for n in ('train', 'evaluate', 'embed', 'plan', 'quickstart', 'doctor'):\n"
+        "for n in ('train', 'evaluate', 'embed', 'plan', 'quickstart', 'doctor', 'search'):\n"
         "    importlib.import_module('lookalike.verbs.' + n)\n"
         "    assert callable(getattr(lookalike, n)), n\n"
     )

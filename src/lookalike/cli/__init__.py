@@ -16,10 +16,11 @@ from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.plan import plan
 from lookalike.cli.quickstart import quickstart
+from lookalike.cli.search import search
 from lookalike.cli.train import train
 from lookalike.errors import LookalikeError
 
-COMMANDS = (quickstart, train, evaluate, embed, doctor, plan)
+COMMANDS = (quickstart, train, evaluate, embed, search, doctor, plan)
 
 app = typer.Typer(
     name="lookalike",

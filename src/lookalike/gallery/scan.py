@@ -61,7 +61,7 @@ def best(query: np.ndarray, segment: Segment, rows: np.ndarray, k: int) -> Found
         part = rows[begin : begin + _EXACT]
         cosines[begin : begin + _EXACT] = _steps(segment.vectors[part]) @ unit
     order = np.lexsort((rows, -cosines))[:k]
-    return rows[order], cosines[order] / _STEPS**2
+    return rows[order], np.clip(cosines[order] / _STEPS**2, -1, 1)
 
 
 def _steps(vectors: np.ndarray) -> np.ndarray:
