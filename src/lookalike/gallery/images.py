@@ -36,12 +36,16 @@ class Images:
         ids: of each.
         labels: of each; None where it is not known.
         versions: of each.
+        kept: which of the images that were given each one is.
+        given: how many these were.
     """
 
     sources: list[Record | ImageSource]
     ids: list[str]
     labels: list[str | None]
     versions: list[int]
+    kept: list[int]
+    given: int
 
     @classmethod
     def of(
@@ -82,6 +86,8 @@ class Images:
             [ids[row] for row in kept],
             [labels[row] for row in kept],
             [versions[row] if versions is not None else 0 for row in kept],
+            kept,
+            len(images),
         )
 
     def rows(self, kept: Sequence[int], vectors: np.ndarray) -> Rows:

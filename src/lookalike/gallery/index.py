@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lookalike import storage
 from lookalike.data.decode import ImageSource
@@ -161,7 +160,8 @@ class Index:
         Args:
             images: paths, URIs, records, encoded bytes, PIL images or arrays; their ids are their
                 paths, unless `ids` are given. Those that cannot be read are named in warnings.
-            vectors: (N, D) floats of any length but zero, with `ids`.
+            vectors: (N, D) floats of any length but zero, with `ids`, or of `images`, which are
+                then not looked at.
             ids: one for each.
             labels: one for each, None where it is not known; those of records by default.
             versions: numbers that change with the image, for whoever compares; 0 by default.
@@ -175,24 +175,17 @@ class Index:
             RunError: images, but no embedder.
             StorageError: another process is writing.
         """
-        if (images is None) == (vectors is None):
+        if images is None and (vectors is None or ids is None):
             raise DataError("give images, or vectors with their ids")
-        if vectors is not None:
-            if ids is None:
-                raise DataError("vectors need ids")
+        # What has only an id is taken for an image of that path: there may be one.
+        listed = Images.of(images if images is not None else list(ids or ()), ids, labels, versions)
+        if vectors is None:
+            added = self._add_images(listed, threads)
+        else:
             given = _checked(np.asarray(vectors), self.dim)
-            count = len(given)
-            table = segment.table_of(
-                _texts(ids, count, "ids"),
-                [None] * count if labels is None else _same(labels, count, "labels"),
-                [None] * count,
-                [0] * count if versions is None else _same(versions, count, "versions"),
-            )
-            added = self._append(Rows(given, table))
-            self.settle()
-            return added
-        assert images is not None
-        added = self._add_images(Images.of(images, ids, labels, versions), threads)
+            if len(given) != listed.given:
+                raise DataError(f"{len(given)} vectors of {listed.given} images")
+            added = self._append(listed.rows(range(len(listed.ids)), given[listed.kept]))
         self.settle()
         return added
 
@@ -422,8 +415,7 @@ class Index:
         self.refresh()
 
     def _append(self, rows: Rows) -> int:
-        """One change: new rows in, older ones of the same ids out."""
-        rows = _last_of_each(rows)
+        """One change: new rows, each of another id, in; older ones of the same ids out."""
         if not len(rows.table):
             return 0
         with self._writing() as upkeep:
@@ -465,26 +457,3 @@ def _checked(vectors: np.ndarray, dim: int) -> np.ndarray:
         result = result.copy()
         result[far] = vectors[far] / lengths[far, None]
     return result
-
-
-def _last_of_each(rows: Rows) -> Rows:
-    """Rows whose id comes again are left out."""
-    ids = rows.table["id"].combine_chunks()
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return rows
-    last = {id: row for row, id in enumerate(ids.to_pylist())}
-    kept = np.sort(np.fromiter(last.values(), np.int64))
-    return Rows(rows.vectors[kept], rows.table.take(kept))
-
-
-def _same(values: Sequence[Any], count: int, what: str) -> list[Any]:
-    if len(values) != count:
-        raise DataError(f"{count} images or vectors, but {len(values)} {what}")
-    return list(values)
-
-
-def _texts(ids: Sequence[str], count: int, what: str) -> list[str]:
-    for id in ids:
-        if not isinstance(id, str) or not id:
-            raise DataError(f"{what} must be texts that are not empty, got {id!r}")
-    return _same(ids, count, what)

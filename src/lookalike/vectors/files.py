@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.data.record import Record
+from lookalike import storage
+from lookalike.data.record import Details, Record
 from lookalike.vectors.parts import Part, Parts
 
 SUFFIXES = (".parquet", ".npy")
@@ -39,6 +40,45 @@ def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> l
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
     return files
+
+
+def model_of(uri: str) -> str | None:
+    """The fingerprint of the model whose vectors a Parquet file of ours holds; else None.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if not uri.split("?", 1)[0].endswith(".parquet"):
+        return None
+    try:
+        with storage.opened(uri) as stream:
+            metadata = pq.read_schema(stream).metadata or {}
+        model = json.loads(metadata[b"lookalike"])["model"]
+    except (KeyError, ValueError, pa.ArrowException):
+        return None  # a table, but not one of ours
+    return str(model)
+
+
+def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
+    """Images and vectors of a file that `merge` wrote, a row group at a time.
+
+    Images inside of larger files are named, but cannot be read by that.
+    """
+    with storage.opened(uri) as stream:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            vectors = table["vector"].combine_chunks()
+            flat = vectors.flatten().to_numpy().reshape(len(table), -1)
+            columns = (*(("path", "label")), *(name for name in _BOX if name in table.schema.names))
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            yield [_record(uri, *row) for row in rows], flat
+
+
+def _record(uri: str, path: str, label: str | None, *box: int | None) -> Record:
+    numbers = [number for number in box if number is not None]
+    details = Details(box=tuple(numbers)) if len(numbers) == 4 else None  # type: ignore[arg-type]
+    return Record(path, label or "", storage.public(uri), 0, details=details)
 
 
 def path_of(record: Record) -> str:

@@ -15,7 +15,7 @@ from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.places import read_places
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.gallery import manifest
 from lookalike.gallery.images import id_of
 from lookalike.gallery.index import Index
@@ -24,6 +24,7 @@ from lookalike.gallery.verdict import Answer, Calibration, judge, limit_of
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
+from lookalike.vectors import files
 from lookalike.verbs.embed import load, model_folder
 
 Places = str | Path | Sequence[str | Path]
@@ -90,20 +91,21 @@ def search(
     if html is not None and not queries:
         raise ConfigError("a page shows queries and what they found: name a query")
     log.start()
+    asking = _records(queries) if queries else []
     needed = bool(queries or gallery or add)
     embedder = load(model, device=device) if needed else None
     found = _index(embedder, index, _listed(gallery), kind)
     if remove:
         _remove(found, remove)
     if gallery:
-        _bring(found, _records(gallery), mirror=index is None, threads=threads)
+        _bring(found, _listed(gallery), mirror=index is None, threads=threads)
     if add:
-        _bring(found, _records(add), mirror=False, threads=threads)
+        _bring(found, _listed(add), mirror=False, threads=threads)
     if not queries:
         return Searched([], found, None)
     assert embedder is not None
     calibration = calibration_of(model)
-    answers, asked = _answers(embedder, found, _records(queries), calibration, k, exact, threads)
+    answers, asked = _answers(embedder, found, asking, calibration, k, exact, threads)
     threshold = None if calibration is None else calibration.threshold
     if html is not None:
         ids = {one.id for answer in answers for one in answer.neighbours}
@@ -142,33 +144,62 @@ def _index(
     return Index.open(path, embedder)
 
 
-def _bring(index: Index, records: Sequence[Record], *, mirror: bool, threads: int) -> None:
+def _bring(index: Index, places: Sequence[str], *, mirror: bool, threads: int) -> None:
     """Add the images that the index does not have as they are now.
 
     Args:
         index: what they go into.
-        records: the images.
-        mirror: drop from it what is not among them.
+        places: of the images; also files of vectors that `embed` wrote.
+        mirror: drop from the index what is not among them.
         threads: that read and decode.
     """
-    listed = {id_of(record): record for record in records}
-    versions = {id: _version(record) for id, record in listed.items()}
+    tables = [place for place in places if _is_ours(place, index)]
+    others = [place for place in places if place not in tables]
     known = index.versions()
-    new = [id for id, version in versions.items() if known.get(id) != version]
-    gone = [id for id in known if id not in listed] if mirror else []
+    listed = {id_of(record): record for record in (_records(others) if others else ())}
+    versions = {id: _version(record.uri) for id, record in listed.items()}
+    seen = set(listed)
+    added = 0
+    for table in tables:
+        version = _version(_absolute(table))
+        for records, vectors in files.read(table):
+            records = list(map(_placed, records))
+            ids = [id_of(record) for record in records]
+            new = [row for row, id in enumerate(ids) if known.get(id) != version]
+            if new:
+                some = [records[row] for row in new]
+                added += index.add(some, vectors=vectors[new], versions=[version] * len(new))
+            seen.update(ids)
+    fresh = [id for id, version in versions.items() if known.get(id) != version]
+    gone = [id for id in known if id not in seen] if mirror else []
     if gone:
         index.remove(gone)
-    if new:
-        added = index.add(
-            [listed[id] for id in new], versions=[versions[id] for id in new], threads=threads
-        )
-        if not known:
-            index.compact()
-        logger.info("%s: %d images added", index.path, added)
-    if gone:
         logger.info("%s: %d images that are gone removed", index.path, len(gone))
+    if fresh:
+        added += index.add(
+            [listed[id] for id in fresh], versions=[versions[id] for id in fresh], threads=threads
+        )
+    if added and not known:
+        index.compact()
+    if added:
+        logger.info("%s: %d images added", index.path, added)
     if len(index) == 0:
-        raise DataError(f"none of the {len(listed):,} images of the gallery can be read")
+        raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+
+
+def _is_ours(place: str, index: Index) -> bool:
+    """Whether a place is a file of vectors that `embed` wrote.
+
+    Raises:
+        RunError: they are of another model.
+    """
+    model = files.model_of(place)
+    if model not in (None, index.model):
+        raise RunError(
+            f"{storage.public(place)}: holds vectors of another model ({str(model)[:8]}; the index "
+            f"is of {index.model[:8]}), which cannot be compared; embed the images anew"
+        )
+    return model is not None
 
 
 def _remove(index: Index, wanted: Sequence[str]) -> None:
@@ -240,12 +271,12 @@ def _listed(places: Places) -> list[str]:
     return [str(places)] if isinstance(places, (str, Path)) else [str(place) for place in places]
 
 
-def _version(record: Record) -> int:
+def _version(uri: str) -> int:
     """A number that changes when the file does; 0 for those elsewhere, which are taken as fixed."""
-    if storage.is_remote(record.uri):
+    if storage.is_remote(uri):
         return 0
     try:
-        status = os.stat(record.uri)
+        status = os.stat(uri)
     except OSError:
         return 0  # reading it will say why
     return (status.st_mtime_ns * 1_000_003 + status.st_size) & (2**63 - 1)
