@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +13,15 @@ from lookalike import storage
 from lookalike.data.decode import ImageSource
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
-from lookalike.gallery import approximate, manifest, scan, segment
-from lookalike.gallery.images import Images, record_from, stream
-from lookalike.gallery.manifest import Entry, Manifest
+from lookalike.gallery import approximate, manifest, scan, upkeep
+from lookalike.gallery.images import Images, stream
+from lookalike.gallery.manifest import Manifest
 from lookalike.gallery.segment import Rows, Segment
-from lookalike.gallery.upkeep import Upkeep
+from lookalike.gallery.store import RETRIES, Store
 from lookalike.model.embedder import Embedder
-from lookalike.storage.locking import locked
 
 KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
 _QUERIES = 64  # at a time
-_RETRIES = 20  # a writer replaced what the manifest named; each has a newer manifest
 
 
 class Neighbours(NamedTuple):
@@ -42,7 +38,7 @@ class Neighbours(NamedTuple):
     labels: list[list[str | None]]
 
 
-class Index:
+class Index(Store):
     """A gallery that can be searched.
 
     An id is there once: adding it again replaces its vector, label and place; where it comes twice
@@ -50,7 +46,6 @@ class Index:
     readers see it at their next search. One process writes at a time; any number reads.
 
     Attributes:
-        path: the folder.
         embedder: turns images into vectors; None where only vectors are used.
     """
 
@@ -61,13 +56,9 @@ class Index:
                 f"{storage.public(str(path))}: an index is mapped into memory; give a folder of "
                 "this machine"
             )
-        self.path = Path(storage.local_path(str(path)))
+        super().__init__(Path(storage.local_path(str(path))))
         self.embedder = embedder
-        self._stamp = (0, 0)
-        self._segments: tuple[Segment, ...] = ()
-        self._manifest = manifest.read(self.path)
         self._check_model()
-        self.refresh()
 
     @classmethod
     def open(cls, path: str | Path, embedder: Embedder | None = None) -> Index:
@@ -185,7 +176,7 @@ class Index:
             given = _checked(np.asarray(vectors), self.dim)
             if len(given) != listed.given:
                 raise DataError(f"{len(given)} vectors of {listed.given} images")
-            added = self._append(listed.rows(range(len(listed.ids)), given[listed.kept]))
+            added = self.append(listed.rows(range(len(listed.ids)), given[listed.kept]))
         self.settle()
         return added
 
@@ -193,7 +184,7 @@ class Index:
         if self.embedder is None:
             raise RunError(f"{self.path}: opened without an embedder: give one, or add vectors")
         return sum(
-            self._append(Rows(_checked(rows.vectors, self.dim), rows.table))
+            self.append(Rows(_checked(rows.vectors, self.dim), rows.table))
             for rows in stream(self.embedder, images, threads=threads)
         )
 
@@ -204,11 +195,11 @@ class Index:
             How many were removed.
         """
         wanted = pa.array(dict.fromkeys(ids), pa.large_string())
-        with self._writing():
-            entries = [self._bury(some, wanted) for some in self._segments]
-            before = self._manifest.live
-            self._commit(entries)
-            removed = before - self._manifest.live
+        with self.writing():
+            entries = [self.bury(some, wanted) for some in self.segments]
+            before = self.state.live
+            self.commit(entries)
+            removed = before - self.state.live
         self.settle()
         return removed
 
@@ -239,10 +230,10 @@ class Index:
             raise RunError(f"{self.path}: opened without an embedder: search with vectors")
         else:
             asked = _checked(self.embedder.embed(queries), self.dim)
-        for _ in range(_RETRIES):
+        for _ in range(RETRIES):
             self.refresh()
             try:
-                return self._search(self._segments, asked, k, exact)
+                return self._search(self.segments, asked, k, exact)
             except FileNotFoundError as error:  # a writer was quicker; it left a newer manifest
                 lost = error
         raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
@@ -273,172 +264,36 @@ class Index:
         by_faiss = some.entry.near_file is not None and not exact
         return (approximate if by_faiss else scan).nearest(queries, some, k)
 
-    def __len__(self) -> int:
-        """How many images can be found."""
-        return self._manifest.live
-
-    def __contains__(self, id: str) -> bool:
-        wanted = pa.array([id], pa.large_string())
-        return any(len(some.find(wanted)[0]) for some in self._segments)
-
     @property
     def dim(self) -> int:
         """Numbers D of a vector."""
-        return self._manifest.dim
+        return self.state.dim
 
     @property
     def model(self) -> str:
         """The fingerprint of the embedder; "" where the vectors came from elsewhere."""
-        return self._manifest.model
-
-    def ids(self) -> list[str]:
-        """The ids of all images, in the order in which they were added."""
-        return [id for table in self._live("id") for id in table["id"].to_pylist()]
-
-    def versions(self) -> dict[str, int]:
-        """The version of each image, by id."""
-        return {
-            id: version
-            for table in self._live("id", "version")
-            for id, version in zip(*(column.to_pylist() for column in table.columns), strict=True)
-        }
-
-    def records(self, ids: Iterable[str]) -> dict[str, Record]:
-        """Where the images with these ids are; those that are not there are left out."""
-        wanted = pa.array(dict.fromkeys(ids), pa.large_string())
-        found = {}
-        for some in self._segments:
-            rows, _ = some.find(wanted)
-            for id, label, image, _ in zip(
-                *(column.to_pylist() for column in some.rows.take(rows).columns), strict=True
-            ):
-                found[id] = record_from(id, label, image)
-        return found
-
-    def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """The vectors of these ids, (N, D) float32.
-
-        Raises:
-            DataError: one is not there.
-        """
-        found = np.full((len(ids), self.dim), np.nan, np.float32)
-        wanted: dict[str, list[int]] = {}
-        for place, id in enumerate(ids):
-            wanted.setdefault(id, []).append(place)
-        distinct = list(wanted)
-        for some in self._segments:
-            rows, places = some.find(pa.array(distinct, pa.large_string()))
-            for row, place in zip(rows, places, strict=True):
-                found[wanted[distinct[place]]] = some.vectors[row]
-        missing = np.isnan(found[:, 0])
-        if missing.any():
-            raise DataError(f"{self.path}: {ids[int(missing.argmax())]} is not in the index")
-        return found
-
-    def stats(self) -> dict[str, Any]:
-        """What the index holds, as plain values."""
-        entries = self._manifest.segments
-        searched: dict[str, int] = {}
-        for entry in entries:
-            searched[entry.search] = searched.get(entry.search, 0) + entry.live
-        files = (file for file in self.path.rglob("*") if file.is_file())
-        return {
-            "images": len(self),
-            "dimension": self.dim,
-            "model": self.model,
-            "kind": self._manifest.kind,
-            "searched": searched,
-            "segments": len(entries),
-            "removed_rows": sum(entry.dead for entry in entries),
-            "bytes": sum(file.stat().st_size for file in files),
-        }
+        return self.state.model
 
     def compact(self) -> None:
         """Make one segment of all, without what was removed."""
-        with self._writing() as upkeep:
-            upkeep.merge_all()
+        with self.writing():
+            upkeep.merge_all(self)
 
     def settle(self) -> None:
         """Merge small segments and drop what died, where that is due; `add` and `remove` do it."""
-        with self._writing() as upkeep:
-            upkeep.settle()
-
-    def refresh(self) -> None:
-        """See what others wrote; a search does it."""
-        for _ in range(_RETRIES):
-            try:
-                stamp = manifest.stamp(self.path)
-                if stamp == self._stamp:
-                    return
-                state = manifest.read(self.path)
-                self._open(state, stamp)
-                return
-            except FileNotFoundError as error:
-                lost = error
-        raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
-
-    def _open(self, state: Manifest, stamp: tuple[int, int]) -> None:
-        """Show a state; segments that did not change are kept as they are."""
-        known = {some.entry: some for some in self._segments}
-        self._segments = tuple(
-            known.get(entry) or Segment(self.path / "segments" / entry.name, entry, state.dim)
-            for entry in state.segments
-        )
-        self._manifest, self._stamp = state, stamp
+        with self.writing():
+            upkeep.settle(self)
 
     def _check_model(self) -> None:
         if self.embedder is None:
             return
-        built, own = self._manifest.model, self.embedder.fingerprint()
+        built, own = self.state.model, self.embedder.fingerprint()
         if built != own:
             of = f"another model ({built[:8]}; this one is {own[:8]})" if built else "bare vectors"
             raise RunError(
                 f"{self.path}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"
             )
-
-    @contextmanager
-    def _writing(self) -> Iterator[Upkeep]:
-        """The only writer, with the newest state; files that nobody names are removed."""
-        busy = f"{self.path}: another process is writing to this index; try again when it is done"
-        with locked(self.path / "lock", busy):
-            self.refresh()
-            upkeep = Upkeep(self.path, lambda: self._manifest, lambda: self._segments, self._commit)
-            upkeep.sweep()
-            yield upkeep
-            upkeep.sweep()
-
-    def _commit(self, entries: Sequence[Entry]) -> None:
-        if tuple(entries) == self._manifest.segments:
-            return
-        manifest.write(self.path, self._manifest.with_segments(list(entries)))
-        self.refresh()
-
-    def _append(self, rows: Rows) -> int:
-        """One change: new rows, each of another id, in; older ones of the same ids out."""
-        if not len(rows.table):
-            return 0
-        with self._writing() as upkeep:
-            wanted = rows.table["id"].combine_chunks()
-            entries = [self._bury(some, wanted) for some in self._segments]
-            self._commit([*entries, upkeep.written(iter([rows]), len(rows.table))])
-        return len(rows.table)
-
-    def _bury(self, some: Segment, ids: pa.Array) -> Entry:
-        """The segment's entry with the rows of `ids` dead."""
-        rows, _ = some.find(ids)
-        if not len(rows):
-            return some.entry
-        dead = np.zeros(some.entry.count, bool) if some.dead is None else some.dead.copy()
-        dead[rows] = True
-        name = f"dead-{self._manifest.generation + 1}.npy"
-        segment.write_dead(some.folder, name, dead)
-        return replace(some.entry, dead=int(dead.sum()), dead_file=name)
-
-    def _live(self, *columns: str) -> Iterator[pa.Table]:
-        for some in self._segments:
-            table = some.rows.select(columns)
-            yield table if some.dead is None else table.filter(pa.array(~some.dead))
 
 
 def _checked(vectors: np.ndarray, dim: int) -> np.ndarray:
