@@ -20,6 +20,9 @@ from lookalike.gallery.manifest import Entry, Manifest
 from lookalike.gallery.segment import Rows, Segment
 from lookalike.storage.locking import locked
 
+PATIENCE = 10.0
+"""Seconds to wait for another writer."""
+
 RETRIES = 20
 """A writer replaced what the manifest named; each time there is a newer manifest."""
 
@@ -147,7 +150,7 @@ class Store:
             StorageError: another process is writing, and goes on for ten seconds.
         """
         busy = f"{self.path}: another process is writing to this index; try again when it is done"
-        with locked(self.path / "lock", busy):
+        with locked(self.path / "lock", busy, PATIENCE):
             self.refresh()
             self._sweep()
             yield

@@ -15,7 +15,7 @@ _SECONDS = 10.0
 
 
 @contextmanager
-def locked(file: Path, busy: str, seconds: float = _SECONDS) -> Iterator[None]:
+def locked(file: Path, busy: str, seconds: float | None = None) -> Iterator[None]:
     """Nobody else holds the lock `file` inside the block; the file is made and stays.
 
     The holder may remove it before the end of the block.
@@ -23,12 +23,12 @@ def locked(file: Path, busy: str, seconds: float = _SECONDS) -> Iterator[None]:
     Args:
         file: the lock; its folder must be there.
         busy: the message when somebody else holds it.
-        seconds: how long to wait for others.
+        seconds: how long to wait for others; ten by default.
 
     Raises:
         StorageError: another process held it all the time, or the file cannot be made.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (_SECONDS if seconds is None else seconds)
     while (stream := _taken(file)) is None:
         if time.monotonic() > deadline:
             raise StorageError(busy)
