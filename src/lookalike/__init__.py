@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Embedder",
+    "Index",
     "LookalikeError",
     "Run",
     "Scores",
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "plan",
     "quickstart",
+    "search",
     "train",
 ]
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from lookalike.config import Config
     from lookalike.errors import LookalikeError
     from lookalike.evaluation.result import Comparison
+    from lookalike.gallery.index import Index
     from lookalike.model.embedder import Embedder
     from lookalike.retrieval.calibration import Calibration
     from lookalike.retrieval.metrics import Scores
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from lookalike.verbs.improve import improve
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
+    from lookalike.verbs.search import search
     from lookalike.verbs.train import train
 
 _HOMES = {
@@ -56,6 +60,7 @@ _HOMES = {
     "Comparison": "lookalike.evaluation.result",
     "Config": "lookalike.config",
     "Embedder": "lookalike.model.embedder",
+    "Index": "lookalike.gallery.index",
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.retrieval.metrics",
@@ -68,6 +73,7 @@ _HOMES = {
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",
     "quickstart": "lookalike.verbs.quickstart",
+    "search": "lookalike.verbs.search",
     "train": "lookalike.verbs.train",
 }
 

@@ -34,7 +34,7 @@ def workdir(output: str, chosen: str | None = None) -> Path:
             f"run.output={storage.public(output)}: has user info or a query in it, which would be "
             "saved with the run; credentials belong in the environment"
         )
-    return Path(chosen) if chosen else _cache("runs", output)
+    return Path(chosen) if chosen else cache_folder("runs", output)
 
 
 def saved_config(output: str) -> bytes | None:
@@ -122,7 +122,7 @@ def model_of(uri: str) -> Path:
     prefix = "model/" if "model/config.json" in sizes else ""
     if f"{prefix}config.json" not in sizes:
         raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
-    folder = _cache("models", uri)
+    folder = cache_folder("models", uri)
     for name in (f"{prefix}config.json", f"{prefix}model.safetensors"):
         _refreshed(storage.join(uri, name), folder / name.removeprefix(prefix))
     calibration = f"{prefix}{Run(folder).calibration.name}"
@@ -141,7 +141,7 @@ def file_of(uri: str) -> Path:
     Raises:
         StorageError: it cannot be read.
     """
-    folder = _cache("models", uri)
+    folder = cache_folder("models", uri)
     local = folder / storage.public(uri).rsplit("/", 1)[-1]
     _refreshed(uri, local)
     return local
@@ -185,8 +185,9 @@ def _refreshed(uri: str, local: Path) -> None:
     write_text(note, json.dumps({**versions, local.name: version}))
 
 
-def _cache(kind: str, uri: str) -> Path:
+def cache_folder(kind: str, uri: str, more: str = "") -> Path:
+    """Where this machine keeps what belongs to `uri` and `more`: a folder of the user's cache."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
-    digest = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:12]
+    digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
     return Path(root) / "lookalike" / kind / f"{name}-{digest}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.decode import ImageSource
 from lookalike.data.loader import EvalLoader
 from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.record import Record
@@ -45,6 +46,16 @@ class PictureModel(Protocol):
         """Unit vectors (N, D) float32 on the CPU of N pictures (H, W, 3) uint8 of any sizes."""
 
 
+class FinishedModel(PictureModel, Protocol):
+    """A `PictureModel` with the methods of an `Embedder` that a gallery asks for."""
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that two models share if they are the same to the bit."""
+
+    def embed(self, images: Sequence[ImageSource], *, threads: int = 4) -> np.ndarray:
+        """Unit vectors of images; see `Embedder.embed`."""
+
+
 @dataclass(frozen=True)
 class Embedded:
     """The embeddings of the images that could be read.
@@ -56,6 +67,51 @@ class Embedded:
 
     vectors: Tensor
     rows: Tensor
+
+
+def batch_size_of(model: Embedder | PictureModel) -> int:
+    """Images that go through this kind of model together."""
+    return BATCH_SIZE if isinstance(model, Embedder) else PICTURES
+
+
+def embed_batches(
+    embedder: Embedder | PictureModel,
+    records: Sequence[Record],
+    *,
+    threads: int,
+    bad: BadImages,
+    batches: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and unit vectors of one batch after the other; a model is fed as production feeds it.
+
+    Args:
+        embedder: the model.
+        records: the images.
+        threads: threads that read and decode.
+        bad: takes the rows that could not be read.
+        batches: numbers of the batches of `batch_size_of(embedder)` records; default all.
+
+    Yields:
+        (b,) int64, ascending, and (b, D) float32 on the CPU; batches without a readable image are
+        left out.
+    """
+    size = batch_size_of(embedder)
+    if isinstance(embedder, Embedder):
+        loader = EvalLoader(
+            records,
+            preprocess=embedder.preprocess,
+            batch_size=size,
+            threads=threads,
+            bad=bad,
+            batches=batches,
+            device=embedder.device,
+        )
+        for batch in loader:
+            yield batch.rows, embedder.embed_batch(batch.images).cpu()
+        return
+    pictures = PictureLoader(records, batch_size=size, threads=threads, bad=bad, batches=batches)
+    for group in pictures:
+        yield group.rows, embedder.embed_pictures(group.pictures)
 
 
 def embed_records(
@@ -81,43 +137,20 @@ def embed_records(
         what: the name of the progress bar.
         quiet: show no progress.
     """
-    size = BATCH_SIZE if isinstance(embedder, Embedder) else PICTURES
+    size = batch_size_of(embedder)
+    batches = range(-(-len(records) // size))[world.rank :: world.size]
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
     with Bar(what, len(records), unit="images", quiet=quiet or not world.is_main) as bar:
-        for some_rows, some_vectors in _embedded(embedder, records, size, threads, bad, world):
-            vectors.append(some_vectors)
-            rows.append(some_rows)
+        found = embed_batches(embedder, records, threads=threads, bad=bad, batches=batches)
+        for some, their in found:
+            rows.append(some)
+            vectors.append(their)
             bar.advance(min(size * world.size, len(records) - bar.done))
     everyone = torch.cat([part.cpu() for part in world.gather(torch.cat(rows).to(world.device))])
     all_vectors = [part.cpu() for part in world.gather(torch.cat(vectors).to(world.device))]
     order = everyone.argsort()
     return Embedded(torch.cat(all_vectors)[order], everyone[order])
-
-
-def _embedded(
-    embedder: Embedder | PictureModel,
-    records: Sequence[Record],
-    batch_size: int,
-    threads: int,
-    bad: BadImages,
-    world: World,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and their vectors, batch by batch; a model is fed as production feeds it."""
-    if isinstance(embedder, Embedder):
-        prepared = EvalLoader(
-            records,
-            preprocess=embedder.preprocess,
-            batch_size=batch_size,
-            threads=threads,
-            bad=bad,
-        )
-        for batch in prepared.shard(world):
-            yield batch.rows, embedder.embed_batch(batch.images).cpu()
-        return
-    pictures = PictureLoader(records, batch_size=batch_size, threads=threads, bad=bad)
-    for group in pictures.shard(world):
-        yield group.rows, embedder.embed_pictures(group.pictures)
 
 
 def summary(scores: Scores) -> str:

@@ -11,12 +11,28 @@ from lookalike.cli.arguments import Device, Model, Threads
 
 def embed(
     model: Model,
-    images: Annotated[list[str], typer.Argument(help="Folders, lists (.txt) or images.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="NAME.parquet or NAME.npy.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Folders, lists, tables, 'patterns/**/*.jpg' or images.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="NAME.parquet or NAME.npy, or a URI.")
+    ],
+    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop what an earlier attempt has done.")
+    ] = False,
     threads: Threads = 4,
     device: Device = "auto",
 ) -> None:
-    """Turn images into vectors."""
+    """Turn images into vectors. Killed and started again, it goes on where it stopped."""
     from lookalike.verbs.embed import embed as verb
 
-    verb(model, images, output, threads=threads, device=device)
+    verb(
+        model,
+        images,
+        output,
+        workers=workers,
+        restart=restart,
+        threads=threads,
+        device=device,
+    )

@@ -1,6 +1,6 @@
 """Images and their labels: annotations, decoding, augmentation, loading."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from lookalike import storage
 from lookalike.data import csv_table, folder, image_list, itag, parquet, shards, table
@@ -8,14 +8,34 @@ from lookalike.data.annotation import read_text
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError
 
-# Readers of annotations. To add a format, write one such function and name it here: of text
-# files, (uri, its text or None to read it) -> records; of others, uri -> records.
-TEXTS: dict[str, Callable[[str, str | None], list[Record]]] = {
+
+class ReadText(Protocol):
+    """Reads an annotation that is text.
+
+    `text` is its content, None to read it. Without `labelled`, images without a label are
+    welcome, and have the label "".
+    """
+
+    def __call__(self, uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
+        """The records."""
+        ...
+
+
+class ReadOther(Protocol):
+    """Reads any other annotation."""
+
+    def __call__(self, uri: str, *, labelled: bool = True) -> list[Record]:
+        """The records."""
+        ...
+
+
+# To add a format, write one such function and name it here.
+TEXTS: dict[str, ReadText] = {
     "image_list": image_list.read,
     "itag": itag.read,
     "csv": csv_table.read,
 }
-OTHERS: dict[str, Callable[[str], list[Record]]] = {
+OTHERS: dict[str, ReadOther] = {
     "folder": folder.read,
     "webdataset": shards.read,
     "parquet": parquet.read,
@@ -26,7 +46,7 @@ SOURCES = (*TEXTS, *OTHERS)
 ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
 
 
-def read_records(uri: str, format: str = "auto") -> list[Record]:
+def read_records(uri: str, format: str = "auto", *, labelled: bool = True) -> list[Record]:
     """The records of an annotation.
 
     Args:
@@ -35,6 +55,7 @@ def read_records(uri: str, format: str = "auto") -> list[Record]:
             `.parquet`, `.arrow` and a folder of them for a table of images, any other folder for
             an image folder, a file that begins with `{` for an iTAG manifest, one whose first line
             names columns for CSV, and any other for an image list.
+        labelled: an image without a label is a mistake; else its label is "".
 
     Raises:
         ConfigError: there is no such format.
@@ -59,12 +80,14 @@ def read_records(uri: str, format: str = "auto") -> list[Record]:
                 f"{storage.public(uri)} is {what}, but data.format={format}; leave data.format out"
             )
     if name in OTHERS:
-        return OTHERS[name](uri)
+        return OTHERS[name](uri, labelled=labelled)
     text = read_text(uri)
-    return TEXTS[_text_format(text) if name == "auto" else name](uri, text)
+    name = _text_format(text, labelled) if name == "auto" else name
+    return TEXTS[name](uri, text, labelled=labelled)
 
 
-def _text_format(text: str) -> str:
+def _text_format(text: str, labelled: bool) -> str:
     if text[:4096].lstrip().startswith("{"):
         return "itag"
-    return "csv" if table.is_header(text[:65536].partition("\n")[0]) else "image_list"
+    header = text[:65536].partition("\n")[0]
+    return "csv" if table.is_header(header, labelled=labelled) else "image_list"

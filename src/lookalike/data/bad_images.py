@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lookalike.data.record import Record
 
@@ -32,6 +32,10 @@ class BadImages:
         """A copy of row -> reason, in order of rows."""
         with self._lock:
             return dict(sorted(self._reasons.items()))
+
+    def among(self, rows: Iterable[int]) -> dict[int, str]:
+        """Row -> reason of those of `rows` that failed."""
+        return {row: self._reasons[row] for row in rows if row in self._reasons}
 
     def __contains__(self, row: int) -> bool:
         return row in self._reasons

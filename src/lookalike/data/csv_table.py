@@ -11,7 +11,7 @@ from lookalike.data.table import Columns, delimiter_of, text_records
 from lookalike.errors import DataError
 
 
-def read(uri: str, text: str | None = None) -> list[Record]:
+def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
     """The records of a CSV file whose first line names its columns.
 
     Cells may be quoted as in RFC 4180; a record's line is where its row ends. See
@@ -20,6 +20,7 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     Args:
         uri: the file, plain or gzipped.
         text: its content, if the caller has read it already.
+        labelled: an image without a label is a mistake; else its label is "".
 
     Raises:
         StorageError: the file cannot be read.
@@ -33,7 +34,7 @@ def read(uri: str, text: str | None = None) -> list[Record]:
         names = next(rows, None)
         if names is None:
             raise DataError(f"{source}: an empty file; write a first line: path,label")
-        columns = Columns(names, f"{source}:1")
+        columns = Columns(names, f"{source}:1", labelled=labelled)
         filled = ((rows.line_num, cells) for cells in rows if any(map(str.strip, cells)))
         return text_records(filled, columns, len(names), uri)
     except csv.Error as error:

@@ -47,7 +47,7 @@ class EvalLoader:
         batch_size: int,
         threads: int,
         bad: BadImages,
-        batches: range | None = None,
+        batches: Sequence[int] | None = None,
         class_ids: np.ndarray | None = None,
         device: torch.device = ALONE.device,
     ) -> None:

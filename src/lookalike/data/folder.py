@@ -12,7 +12,7 @@ from lookalike.errors import DataError
 _log = logging.getLogger(__name__)
 
 
-def read(uri: str) -> list[Record]:
+def read(uri: str, *, labelled: bool = True) -> list[Record]:
     """The records of an image folder, in the order of their paths.
 
     The name of a folder right below `uri` is the label of all images in it, however deep they
@@ -21,6 +21,7 @@ def read(uri: str) -> list[Record]:
 
     Args:
         uri: the folder, local or remote.
+        labelled: images in no class's folder are left out; else their label is "".
 
     Raises:
         StorageError: the folder cannot be read.
@@ -35,16 +36,20 @@ def read(uri: str) -> list[Record]:
         name, slash, _ = path.partition("/")
         if not path.lower().endswith(IMAGE_SUFFIXES) or path[0] == "." or "/." in path:
             continue
-        if not slash:
+        if not slash and labelled:
             outside += 1
-        elif unusable(path) or not name.strip():
+        elif unusable(path) or (slash and not name.strip()):
             bad.append(path)
         else:
-            label = labels.setdefault(name, shortest(name))
+            label = labels.setdefault(name, shortest(name)) if slash else ""
             records.append(Record(storage.join(uri, path), label, source, 0))
     if bad:
         raise all_bad(
             bad, lambda path: f"{source}: {quoted(path)} holds a control character; rename it"
+        )
+    if not records and not labelled:
+        raise DataError(
+            f"{source}: no images in this folder; expected one of " + " ".join(IMAGE_SUFFIXES)
         )
     if not records:
         raise DataError(

@@ -19,7 +19,7 @@ from lookalike.errors import DataError
 _BLANKS = " \t"
 
 
-def read(uri: str, text: str | None = None) -> list[Record]:
+def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
     r"""The records of an image list.
 
     Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
@@ -31,6 +31,8 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     Args:
         uri: the list.
         text: its content, if the caller has read it already.
+        labelled: a line without a label is a mistake; else its label is "". Then a line whose last
+            word looks like an image's file name while what is before it does not is a path alone.
 
     Raises:
         StorageError: the list cannot be read.
@@ -50,6 +52,8 @@ def read(uri: str, text: str | None = None) -> list[Record]:
         if "\t" in line:
             cut = max(cut, line.rfind("\t"))
         path, label = line[: max(cut, 0)].rstrip(_BLANKS), line[cut + 1 :]
+        if not labelled and (not path or _unlabelled(path, label)):
+            path, label = line, ""
         # isprintable() is one quick pass, and false for every character that could be wrong.
         if not path or not (path.isprintable() and label.isprintable()) or "." in label:
             complaint = _complaint(line, path, label)
@@ -70,12 +74,15 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     return records
 
 
+def _unlabelled(path: str, label: str) -> bool:
+    """Whether a line is a path alone: `my cat.jpg` splits into a path and a label, too."""
+    return label.lower().endswith(IMAGE_SUFFIXES) and not path.lower().endswith(IMAGE_SUFFIXES)
+
+
 def _complaint(line: str, path: str, label: str) -> str | None:
     """What is wrong with a line, and the fix; None if it is only unusual."""
     if unusable(path) or unusable(label):
         return f"{quoted(line)} holds a control character; remove it"
-    # `my cat.jpg` without its label splits into a path and a label, too.
-    missing = label.lower().endswith(IMAGE_SUFFIXES) and not path.lower().endswith(IMAGE_SUFFIXES)
-    if not path or missing:
+    if not path or _unlabelled(path, label):
         return f"{quoted(line)} has no label; write: path label"
     return None

@@ -37,7 +37,7 @@ class _Malformed(Exception):
     """What is wrong with an item, and the fix."""
 
 
-def read(uri: str, text: str | None = None) -> list[Record]:
+def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
     """The records of an iTAG manifest.
 
     `oss://bucket.endpoint/key` URIs are kept as they are; relative paths start at the manifest's
@@ -46,6 +46,7 @@ def read(uri: str, text: str | None = None) -> list[Record]:
     Args:
         uri: the manifest.
         text: its content, if the caller has read it already.
+        labelled: items without an answer are left out; else their label is "".
 
     Raises:
         StorageError: the manifest cannot be read.
@@ -65,10 +66,10 @@ def read(uri: str, text: str | None = None) -> list[Record]:
         try:
             item = _parse(line)
             answers = _answers_of(item)
-            if not answers:
+            if not answers and labelled:
                 left_out += 1
                 continue
-            label = shortest(_one(answers))
+            label = shortest(_one(answers)) if answers else ""
             place = resolve(_image(item))
         except _Malformed as error:
             bad.append((number, str(error)))

@@ -36,7 +36,7 @@ def is_parquet(uri: str) -> bool:
     return not storage.is_remote(uri) and bool(_in_folder(storage.local_path(uri)))
 
 
-def read(uri: str) -> list[Record]:
+def read(uri: str, *, labelled: bool = True) -> list[Record]:
     """The records of Parquet or Arrow files; a record's line is its row, from 1.
 
     See `lookalike.data.table` for the columns. Labels of Hugging Face's ClassLabel are the names.
@@ -47,6 +47,7 @@ def read(uri: str) -> list[Record]:
     Args:
         uri: a file, several with a range of numbers (`part-{000..099}.parquet`), or a folder of
             this machine.
+        labelled: an image without a label is a mistake; else its label is "".
 
     Raises:
         StorageError: a file cannot be read.
@@ -64,7 +65,7 @@ def read(uri: str) -> list[Record]:
     bad: list[tuple[str, str]] = []
     labels: dict[str, str] = {}
     for file, split in files:
-        for record in _records(file, split, labels):
+        for record in _records(file, split, labels, labelled):
             if isinstance(record, Record):
                 records.append(record)
             else:
@@ -101,19 +102,22 @@ def _split_of(path: str) -> str | None:
 
 
 def _records(
-    file: str, split: str | None, labels: dict[str, str]
+    file: str, split: str | None, labels: dict[str, str], labelled: bool
 ) -> Iterator[Record | tuple[str, str]]:
     """The records of one file; place and complaint in the stead of a bad one."""
     source, resolve = storage.public(file), storage.resolver(file)
     tables = arrow_tables(file) if file.lower().endswith(".arrow") else parquet_tables(file)
-    columns = Columns(tables.schema.names, source, path=tables.image)
-    names = _class_names(tables.schema, columns.label)
+    columns = Columns(tables.schema.names, source, path=tables.image, labelled=labelled)
+    names = None if columns.label is None else _class_names(tables.schema, columns.label)
     details: dict[Any, Any] = {}
     for number, cells, member in _rows(tables, columns, source):
         try:
-            if cells[columns.label] is None:
+            if columns.label is None or (cells[columns.label] is None and not labelled):
+                label = ""
+            elif cells[columns.label] is None:
                 raise Malformed("no label")
-            label = checked_label(_named(cells[columns.label], names))
+            else:
+                label = checked_label(_named(cells[columns.label], names))
             said = columns.details([_text(cell) for cell in cells], split)
             if tables.image is None:
                 place = image_place(_text(cells[columns.path]), resolve)

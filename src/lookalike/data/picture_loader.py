@@ -50,7 +50,7 @@ class PictureLoader:
         batch_size: int,
         threads: int,
         bad: BadImages,
-        batches: range | None = None,
+        batches: Sequence[int] | None = None,
     ) -> None:
         """Prepare; nothing is read before the loader is iterated.
 

@@ -37,7 +37,7 @@ def is_shards(uri: str) -> bool:
     return uri.split("?", 1)[0].lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
-def read(uri: str) -> list[Record]:
+def read(uri: str, *, labelled: bool = True) -> list[Record]:
     """The records of tar files, in the order of the files and of their members.
 
     Files of one sample have the same path up to the first dot of the name, and lie one after the
@@ -46,6 +46,7 @@ def read(uri: str) -> list[Record]:
 
     Args:
         uri: a tar file, or several with a range of numbers: `shards/{0000..0099}.tar`.
+        labelled: a sample without a label is a mistake; else its label is "".
 
     Raises:
         StorageError: a file cannot be read.
@@ -60,7 +61,8 @@ def read(uri: str) -> list[Record]:
         for key, files in _samples(shard):
             try:
                 image = _image(files)
-                label = _label(files)
+                bare = not labelled and not any(end in files for end in _LABELS)
+                label = "" if bare else _label(files)
             except _Malformed as error:
                 bad.append((f"{source}: {key}", str(error)))
             else:

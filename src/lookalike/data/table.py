@@ -43,18 +43,24 @@ class Columns:
         names: the table's columns, in order.
         place: the table, for messages.
         path: the name of the column of images; None to look for one of their paths.
+        labelled: there must be labels; else `label` may be None.
 
     Raises:
         DataError: there is no column of paths or labels, one is there twice, or a part of the
             box is missing.
     """
 
-    def __init__(self, names: Sequence[str], place: str, path: str | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], place: str, path: str | None = None, *, labelled: bool = True
+    ) -> None:
         plain = [name.strip().lower() for name in names]
         images = PATHS if path is None else (path.strip().lower(),)
         self.path = _first(plain, images, "paths of the images", place)
-        self.label = _first(plain, LABELS, "labels", place)
-        used = {plain[self.path], plain[self.label]}
+        self.labelled = labelled
+        self.label: int | None = None
+        if labelled or not set(LABELS).isdisjoint(plain):
+            self.label = _first(plain, LABELS, "labels", place)
+        used = {plain[self.path]} | ({plain[self.label]} if self.label is not None else set())
         for name in {*_BOX, *_OTHERS, *used}:
             if plain.count(name) > 1:
                 raise DataError(f"{place}: the column {name!r} is there twice; remove one")
@@ -64,11 +70,22 @@ class Columns:
             raise DataError(
                 f"{place}: a box has the columns {', '.join(_BOX)}; {', '.join(missing)} missing"
             )
-        self.used = {self.path, self.label, *self._where.values()}
+        self.used = {self.path, *self._where.values()}
+        if self.label is not None:
+            self.used.add(self.label)
         unused = [name for name in plain if name and name not in {*used, *self._where}]
         if unused:
             _log.warning("%s: columns not used: %s", place, ", ".join(map(quoted, unused)))
         self._details: dict[Details, Details] = {}  # keeps one object of each
+
+    def label_of(self, cells: Sequence[str]) -> str:
+        """The row's label; "" where it has none and needs none.
+
+        Raises:
+            Malformed: it has none, or one that is no label.
+        """
+        text = "" if self.label is None else cells[self.label]
+        return checked_label(text) if self.labelled or text.strip() else ""
 
     def details(self, cells: Sequence[str], split: str | None = None) -> Details | None:
         """What the row says beside path and label; `split` where it says none itself.
@@ -93,10 +110,11 @@ class Columns:
         return self._details.setdefault(found, found)
 
 
-def is_header(line: str) -> bool:
-    """Whether a line names a column of paths and one of labels."""
+def is_header(line: str, *, labelled: bool = True) -> bool:
+    """Whether a line names a column of paths and, if they must be there, one of labels."""
     names = [name.strip().strip('"').lower() for name in line.split(delimiter_of(line))]
-    return not set(PATHS).isdisjoint(names) and not set(LABELS).isdisjoint(names)
+    found = not set(LABELS).isdisjoint(names)
+    return not set(PATHS).isdisjoint(names) and (found or not labelled)
 
 
 def delimiter_of(header: str) -> str:
@@ -126,7 +144,7 @@ def text_records(
         try:
             if len(cells) != width:
                 raise Malformed(f"{len(cells)} cells, {width} columns; quote cells with commas")
-            label = checked_label(cells[columns.label])
+            label = columns.label_of(cells)
             place = image_place(cells[columns.path], resolve)
             details = columns.details(cells)
         except Malformed as error:

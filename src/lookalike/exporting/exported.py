@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
@@ -40,13 +41,22 @@ class ExportedModel:
         device: torch.device | None = None,
         about: dict[str, Any] | None = None,
         calibration: str | None = None,
+        fingerprint: str = "",
     ) -> None:
-        """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size."""
+        """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size.
+
+        `fingerprint` is that of the file, where there is one.
+        """
         self._run = run
         self.embedding_dim = embedding_dim
         self.device = device or torch.device("cpu")
         self.about = about or {}
         self.calibration = calibration
+        self._fingerprint = fingerprint
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that two models share if their files are the same to the bit."""
+        return self._fingerprint
 
     def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Unit vectors (N, D) float32 of N pictures (H, W, 3) uint8 RGB of any sizes.
@@ -146,7 +156,13 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
         device=device,
         about=about,
         calibration=metadata.get(CALIBRATION),
+        fingerprint=_digest(path),
     )
+
+
+def _digest(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _about(text: str | None, path: str | Path) -> dict[str, Any]:

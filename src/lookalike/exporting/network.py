@@ -12,7 +12,7 @@ from lookalike.model.embedder import Embedder
 
 
 class Network(nn.Module):
-    """Normalisation of pixels, backbone, neck, L2 normalisation, and what the model was improved by.
+    """Normalisation of pixels, backbone, neck, L2 normalisation, mirror image and projection.
 
     Args:
         embedder: the trained model; its weights are shared.

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jinja2
-from PIL import Image
 
-from lookalike.data.batch import read_twice
-from lookalike.data.decode import BadImage, decode
-from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
-from lookalike.data.record import Record
-from lookalike.errors import StorageError
+from lookalike.data.thumbnails import data_uris
 from lookalike.inspection.finding import Diagnosis, Finding
 from lookalike.inspection.table import MARKS, summary
 
@@ -38,7 +29,9 @@ def render(diagnosis: Diagnosis, *, threads: int) -> str:
     shown: dict[int, None] = {}
     most = max(12, MOST_PICTURES // max(1, len(diagnosis.findings)))
     sections = [_section(diagnosis, found, shown, most) for found in diagnosis.findings]
-    pictures = _pictures(diagnosis, list(shown), threads)
+    records = [diagnosis.lists.records[row] for row in shown]
+    found = data_uris(records, _SIDE, threads)
+    pictures = {row: uri for row, uri in zip(shown, found, strict=True) if uri}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.inspection", "."),
         autoescape=True,
@@ -114,41 +107,3 @@ def _chart(title: str, counts: dict[str, int]) -> dict[str, Any]:
         for name, count in counts.items()
     ]
     return {"title": title, "bars": bars}
-
-
-def _pictures(diagnosis: Diagnosis, rows: list[int], threads: int) -> dict[int, str]:
-    """Data URIs of these rows; those that cannot be read are missing."""
-    jobs = [_PictureJob(diagnosis.lists.records[row]) for row in rows]
-    found = in_order(_each(jobs), threads, 16)
-    return {row: uri for row, uri in zip(rows, found, strict=True) if uri}
-
-
-def _each(jobs: list[_PictureJob]) -> Iterator[Job[str]]:
-    yield from jobs
-
-
-class _PictureJob:
-    size = 1
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._uri = ""
-
-    def run(self, piece: int) -> None:
-        try:
-            self._uri = read_twice(self._record, partial(_data_uri, self._record))
-        except (BadImage, StorageError):
-            self._uri = ""  # the finding says why; the page shows an empty frame
-
-    def result(self) -> str:
-        return self._uri
-
-
-def _data_uri(record: Record, data: bytes) -> str:
-    boxed = record.details is not None and record.details.box is not None
-    pixels = picture(record, data) if boxed else decode(data, min_size=(_SIDE, _SIDE))
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

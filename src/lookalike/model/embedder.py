@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,18 @@ class Embedder(nn.Module):
             name: tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
             for name, tensor in self.state_dict().items()
         }
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that two embedders share if they are the same to the bit.
+
+        Of the description (network, pooling, preprocessing) and of all weights: vectors of
+        embedders with different fingerprints are not to be compared.
+        """
+        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
+        for name, tensor in sorted(self.weights().items()):
+            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:32]
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`, made when it is not there."""

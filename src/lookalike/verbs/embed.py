@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lookalike import fetched, log, storage
-from lookalike.data.annotation import IMAGE_SUFFIXES
 from lookalike.data.bad_images import BadImages
+from lookalike.data.places import read_places
 from lookalike.data.record import Record
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel, load_onnx
-from lookalike.inference import embed_records
-from lookalike.log import logger
+from lookalike.inference import batch_size_of, embed_batches
+from lookalike.launch import in_worker, launch, tell_launcher
+from lookalike.log import Bar, logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.run import Run
+from lookalike.storage.locking import locked
+from lookalike.vectors.files import SUFFIXES, merge
+from lookalike.vectors.parts import Part, Parts, Request, by_part, fingerprint_of
+
+PART_SIZE = 1024
+"""Images of a part: what a kill costs at most, for each worker."""
+
+_COUNT = "count"
+_NAMED = 20  # images that are left out and named one by one
 
 
 def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
@@ -38,13 +49,21 @@ def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
         name = str(path)
         file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)
         return load_onnx(file, where)
-    place = World.from_env(device).device
+    return Embedder.load(model_folder(path), World.from_env(device).device)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder with the model of a run, or `path` where that is one; remote ones are fetched.
+
+    Raises:
+        RunError: there is no model.
+    """
     folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else Path(path)
     if Run(folder).model.is_dir():
-        return Embedder.load(Run(folder).model, place)
+        return Run(folder).model
     if not (folder / CONFIG_FILE).exists():
         raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
-    return Embedder.load(folder, place)
+    return folder
 
 
 def embed(
@@ -52,17 +71,25 @@ def embed(
     images: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
+    workers: int = 1,
+    restart: bool = False,
     threads: int = 4,
     device: str = "auto",
 ) -> int:
-    """Embed images into a file.
+    """Embed images into a file; killed and started again, it goes on where it stopped.
+
+    Vectors are those of evaluation, to the bit. Those that are done wait in a folder beside the
+    output (for a remote one, in the user's cache), and are merged at the end.
 
     Args:
         model: an output directory, a model folder, or an exported `.onnx` file.
-        images: folders, list files (`.txt`: one path a line, with a label or without) or images.
-        output: `NAME.parquet` with the columns path and vector, or `NAME.npy` with the vectors
-            beside `NAME.paths.txt` with their paths, line by line.
-        threads: threads that read and decode.
+        images: folders, lists, tables, patterns or images; see `lookalike.data.places`.
+        output: `NAME.parquet` with the columns path, label and vector, or `NAME.npy` with the
+            vectors beside `NAME.paths.txt` with their paths, line by line, and
+            `NAME.labels.txt` where labels are known; on this machine or in object storage.
+        workers: processes on this machine, each with its own GPU where there are any.
+        restart: drop what an earlier attempt for this output has done.
+        threads: threads that read and decode, for each worker.
         device: auto, cpu or cuda.
 
     Returns:
@@ -70,90 +97,146 @@ def embed(
         out.
 
     Raises:
-        LookalikeError: no model, no images, or none that can be read.
+        LookalikeError: no model, no images, none that can be read, or an earlier attempt for
+            this output with another model or other images.
     """
-    if storage.is_remote(str(output)):
-        raise ConfigError(f"{output}: vectors are written to this machine; give a local path")
-    output = Path(output)
-    if output.suffix not in (".npy", ".parquet"):
-        raise ConfigError(f"{output}: the output's name must end in .npy or .parquet")
-    log.start()
-    embedder = load(model, device=device)
-    uris = find_images([images] if isinstance(images, (str, Path)) else images)
-    records = [Record(uri, "", uri, 0) for uri in uris]
-    bad = BadImages()
-    embedded = embed_records(embedder, records, threads=threads, bad=bad)
-    for row, reason in sorted(bad.reasons.items()):
-        logger.warning("left out: %s: %s", storage.public(uris[row]), reason)
-    if len(embedded.rows) == 0:
-        raise DataError(f"none of the {len(uris)} images can be read")
-    paths = [uris[row] for row in embedded.rows.tolist()]
-    _write(output, paths, embedded.vectors.numpy())
-    logger.info("%s: %d vectors of %d", output, len(paths), embedder.embedding_dim)
-    return len(paths)
-
-
-def find_images(places: Sequence[str | Path]) -> list[str]:
-    """The images that `places` name: folders (searched whole, sorted), lists, or images.
-
-    Raises:
-        DataError: a place does not exist, or there is no image in it.
-    """
-    found: list[str] = []
-    for place in map(str, places):
-        if storage.is_remote(place):
-            found += _listed(place) if place.endswith(".txt") else [place]
-            continue
-        path = Path(storage.local_path(place))
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
-            if not inside:
-                raise DataError(f"{place}: no images in this folder")
-            found += map(str, inside)
-        elif not path.exists():
-            raise DataError(f"{place}: no such file or folder")
-        else:
-            found += _listed(place) if path.suffix == ".txt" else [place]
-    if not found:
-        raise DataError("no images to embed")
-    return found
-
-
-def _listed(uri: str) -> list[str]:
-    """The paths in a list; what follows the last blank is a label unless it belongs to a file."""
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{storage.public(uri)}: not UTF-8 text") from None
-    found = []
-    for line in map(str.strip, text.splitlines()):
-        if not line or line.startswith("#"):
-            continue
-        whole = storage.resolve(line, uri)
-        parts = line.rsplit(None, 1)
-        if len(parts) == 2 and (storage.is_remote(whole) or not storage.exists(whole)):
-            whole = storage.resolve(parts[0], uri)
-        found.append(whole)
-    return found
-
-
-def _write(output: Path, paths: list[str], vectors: np.ndarray) -> None:
-    """Both forms are written aside and renamed, so that no half file is taken for a whole one."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.partial")
-    if output.suffix == ".npy":
-        with aside.open("wb") as stream:
-            np.save(stream, vectors)
-        lines = "".join(f"{path}\n" for path in paths)
-        output.with_suffix(".paths.txt").write_text(lines, "utf-8")
-    else:
-        flat = pa.array(vectors.reshape(-1), type=pa.float32())
-        table = pa.table(
-            {
-                "path": pa.array(paths, type=pa.string()),
-                "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-            },
-            metadata={"lookalike": json.dumps({"dim": vectors.shape[1], "unit_length": True})},
+    places = [images] if isinstance(images, (str, Path)) else list(images)
+    if not str(output).endswith(SUFFIXES):
+        raise ConfigError(
+            f"{storage.public(str(output))}: the output's name must end in .npy or .parquet"
         )
-        pq.write_table(table, aside)
-    aside.replace(output)
+    if workers < 1:
+        raise ConfigError(f"workers={workers} must be at least 1")
+    if workers > 1 and not in_worker():
+        words = ["embed", "--output", output, "--threads", threads, "--device", device]
+        words += ["--restart"] if restart else []
+        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+            launch(workers, [*map(str, words), "--", str(model), *map(str, places)], folder)
+            return int((Path(folder) / _COUNT).read_text())
+    with World.from_env(device) as world:
+        log.start(logging.INFO if world.is_main else logging.ERROR)
+        embedder = load(model, device=device)
+        records = read_places(places)
+        count = _embed(embedder, records, str(output), restart, threads, world)
+        if world.is_main:
+            tell_launcher(_COUNT, str(count))
+        return count
+
+
+def _embed(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    output: str,
+    restart: bool,
+    threads: int,
+    world: World,
+) -> int:
+    if world.local_size != world.size:
+        raise ConfigError(
+            "workers on several machines cannot embed one list together; give each machine its "
+            "part of the list, and --workers for the processes there"
+        )
+    request = Request(
+        model=embedder.fingerprint(),
+        images=fingerprint_of(records),
+        count=len(records),
+        dim=embedder.embedding_dim,
+        size=PART_SIZE,
+    )
+    parts = Parts(_work_folder(output), request)
+    with ExitStack() as stack:
+        if world.is_main:
+            lock = parts.folder.with_name(parts.folder.name + ".lock")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            busy = f"{storage.public(output)}: another process is embedding into this file"
+            stack.enter_context(locked(lock, busy))
+            stack.callback(lock.unlink, missing_ok=True)
+            parts.begin(restart=restart)
+        world.barrier()
+        missing = parts.missing()
+        _make(embedder, records, parts, missing, threads, world)
+        return _finish(parts, records, output) if world.is_main else 0
+
+
+def _work_folder(output: str) -> Path:
+    if storage.is_remote(output):
+        return fetched.cache_folder("embedding", output)
+    path = Path(storage.local_path(output))
+    return path.with_name(f".{path.name}.parts")
+
+
+def _make(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    parts: Parts,
+    missing: Sequence[int],
+    threads: int,
+    world: World,
+) -> None:
+    """Make the parts that are missing; each worker its share, the main one until all are there."""
+    request = parts.request
+    left = sum(len(request.rows(number)) for number in missing)
+    if left < request.count:
+        logger.info(
+            "going on: %s of %s images were done before (%s)",
+            f"{request.count - left:,}", f"{request.count:,}", parts.folder,
+        )  # fmt: skip
+    size = batch_size_of(embedder)
+    mine = list(missing[world.rank :: world.size])
+    batches = [row // size for number in mine for row in request.rows(number)[::size]]
+    bad = BadImages()
+    began = time.monotonic()
+    before = request.count - left
+    with Bar("embedding", request.count, before, unit="images", quiet=not world.is_main) as bar:
+
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            found = embed_batches(embedder, records, threads=threads, bad=bad, batches=batches)
+            for rows, vectors in found:
+                # The others are as far as this worker, or nearly so.
+                done = min(size * world.size, request.count - bar.done)
+                rate = (bar.done + done - before) / (time.monotonic() - began)
+                bar.advance(done, note=f"{rate:.0f} images/s")
+                yield rows.numpy(), vectors.numpy()
+
+        for number, rows, vectors in by_part(counted(), mine, request):
+            parts.write(number, Part(rows, vectors, bad.among(request.rows(number))))
+        while world.is_main and parts.missing():  # torchrun ends this worker if another fails
+            time.sleep(0.2)
+    if left:
+        seconds = time.monotonic() - began
+        logger.info(
+            "%s images in %s, %.1f images/s",
+            f"{left:,}", log.duration(seconds), left / seconds,
+        )  # fmt: skip
+
+
+def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
+    """Merge the parts, put the files in their place, and forget the parts."""
+    count = parts.sizes()
+    bad = {
+        row: reason
+        for number in range(parts.request.parts)
+        for row, reason in parts.read(number).bad.items()
+    }
+    if count == 0:
+        _tell_bad(bad, records)
+        parts.remove()
+        raise DataError(f"none of the {len(records):,} images can be read")
+    name = storage.public(output).rsplit("/", 1)[-1]
+    for file in merge(parts, records, parts.folder / "merged", name):
+        place = storage.resolve(file.name, output)
+        if storage.is_remote(output):
+            storage.write_file(file, place)
+        else:
+            file.replace(storage.local_path(place))
+    parts.remove()
+    _tell_bad(bad, records)
+    logger.info("%s: %d vectors of %d", storage.public(output), count, parts.request.dim)
+    return count
+
+
+def _tell_bad(bad: dict[int, str], records: Sequence[Record]) -> None:
+    for row, reason in sorted(bad.items())[:_NAMED]:
+        logger.warning("left out: %s: %s", records[row].place, reason)
+    if len(bad) > _NAMED:
+        logger.warning("left out: %d more images that cannot be read", len(bad) - _NAMED)

@@ -1,0 +1,121 @@
+"""`lookalike search`: parse and show."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli.arguments import Device, Model, Threads
+
+if TYPE_CHECKING:
+    from lookalike.gallery.verdict import Answer, Neighbour
+
+
+def search(
+    model: Model,
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="Images (folders, lists, ...) to look for.")
+    ] = None,
+    gallery: Annotated[
+        list[str] | None, typer.Option(help="Images to search; may be given again.")
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="Folder of an index that is kept.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Images to add to the index; may be given again.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="Path, folder or 'pattern*' to remove; may be given again."),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours of each query.")] = 10,
+    kind: Annotated[
+        str, typer.Option(help="Of a new index: auto, exact, int8, ivf or hnsw.")
+    ] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Look at all images, also in an ivf or hnsw index.")
+    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Say what the index holds.")] = False,
+    html: Annotated[str | None, typer.Option(help="Write a page with the pictures.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Show that page in the browser.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each query.")
+    ] = False,
+    threads: Threads = 4,
+    device: Device = "auto",
+) -> None:
+    """Find the images of a gallery that look like a query."""
+    from lookalike import log
+    from lookalike.verbs.search import search as verb
+
+    log.start(logging.WARNING if as_json else logging.INFO)  # stdout may be for the objects
+    if open_page and html is None:
+        html = str(Path(tempfile.mkdtemp(prefix="lookalike-")) / "search.html")
+    found = verb(
+        model,
+        queries or (),
+        gallery=gallery or (),
+        index=index,
+        add=add or (),
+        remove=remove or (),
+        k=k,
+        kind=kind,
+        exact=exact,
+        html=html,
+        threads=threads,
+        device=device,
+    )
+    for answer in found.answers:
+        typer.echo(json.dumps(asdict(answer)) if as_json else _shown(answer))
+    if found.answers and found.threshold is None and not as_json:
+        typer.echo("no calibration beside the model: cosines only, without same or not")
+    if stats or not (queries or gallery or add or remove):
+        _say(found.index.stats(), as_json)
+    if open_page and html is not None:
+        import webbrowser
+
+        webbrowser.open(Path(html).absolute().as_uri())
+
+
+def _shown(answer: Answer) -> str:
+    lines = [_near(answer.query)]
+    if answer.known is False:
+        lines[0] += ": nothing in the gallery is likely to be the same"
+    lines += [_line(rank, one) for rank, one in enumerate(answer.neighbours, 1)]
+    return "\n".join(lines)
+
+
+def _line(rank: int, one: Neighbour) -> str:
+    verdict = ""
+    if one.same is not None and one.probability is not None:
+        verdict = f"  {'same' if one.same else 'not ':4} {100 * one.probability:4.0f} %"
+    label = f"  ({one.label})" if one.label else ""
+    itself = "  the query itself" if one.itself else ""
+    return f"{rank:5}  {one.cosine:6.3f}{verdict}  {_near(one.id)}{label}{itself}"
+
+
+def _near(path: str) -> str:
+    """A path as it is seen from here, where that is shorter."""
+    if "://" in path:
+        return path.split("?", 1)[0]
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _say(values: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count:,} by {how}" for how, count in value.items())
+        text = f"{value:,}" if isinstance(value, int) else str(value)
+        typer.echo(f"{name.replace('_', ' '):14}{text}")

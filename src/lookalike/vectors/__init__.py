@@ -1,0 +1,1 @@
+"""Files of vectors: written in parts that survive a kill, and merged."""

@@ -1,0 +1,161 @@
+"""Parts merged into one file: Parquet, or NumPy's .npy with the paths beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike import storage
+from lookalike.data.record import Details, Record
+from lookalike.vectors.parts import Part, Parts
+
+SUFFIXES = (".parquet", ".npy")
+_ROWS = 16384  # of a row group: 32 MiB of 512 numbers each
+
+
+def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> list[Path]:
+    """Write the file `name` and what belongs beside it into `folder`.
+
+    Memory holds one row group, whatever the number of parts.
+
+    Args:
+        parts: all there.
+        records: the images.
+        folder: where to.
+        name: NAME.parquet or NAME.npy.
+
+    Returns:
+        The files, on the disk; the one that was asked for comes last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = _parquet if name.endswith(".parquet") else _npy
+    files = kind(parts, records, folder / name)
+    for file in files:
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
+    return files
+
+
+def model_of(uri: str) -> str | None:
+    """The fingerprint of the model whose vectors a Parquet file of ours holds; else None.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if not uri.split("?", 1)[0].endswith(".parquet"):
+        return None
+    try:
+        with storage.opened(uri) as stream:
+            metadata = pq.read_schema(stream).metadata or {}
+        model = json.loads(metadata[b"lookalike"])["model"]
+    except (KeyError, ValueError, pa.ArrowException):
+        return None  # a table, but not one of ours
+    return str(model)
+
+
+def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
+    """Images and vectors of a file that `merge` wrote, a row group at a time.
+
+    Images inside of larger files are named, but cannot be read by that.
+    """
+    with storage.opened(uri) as stream:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            vectors = table["vector"].combine_chunks()
+            flat = vectors.flatten().to_numpy().reshape(len(table), -1)
+            columns = (*(("path", "label")), *(name for name in _BOX if name in table.schema.names))
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            yield [_record(uri, *row) for row in rows], flat
+
+
+def _record(uri: str, path: str, label: str | None, *box: int | None) -> Record:
+    numbers = [number for number in box if number is not None]
+    details = Details(box=tuple(numbers)) if len(numbers) == 4 else None  # type: ignore[arg-type]
+    return Record(path, label or "", storage.public(uri), 0, details=details)
+
+
+def path_of(record: Record) -> str:
+    """The image in a column of paths: its URI, with its name inside of a larger file."""
+    return f"{record.uri}: {record.member.name}" if record.member else record.uri
+
+
+def _each(parts: Parts) -> Iterator[Part]:
+    for number in range(parts.request.parts):
+        yield parts.read(number)
+
+
+def _parquet(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
+    dim = parts.request.dim
+    boxed = any(record.details is not None and record.details.box for record in records)
+    fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
+    fields += [pa.field(name, pa.int32()) for name in _BOX if boxed]
+    fields.append(pa.field("vector", pa.list_(pa.float32(), dim)))
+    note = {"dim": dim, "unit_length": True, "model": parts.request.model}
+    schema = pa.schema(fields, metadata={"lookalike": json.dumps(note)})
+    # Unit vectors are noise to a compressor and to a dictionary.
+    plain = {"compression": {"vector.list.element": "NONE"}, "use_dictionary": ["label"]}
+    with pq.ParquetWriter(file, schema, **plain) as writer:
+        rows: list[np.ndarray] = []
+        vectors: list[np.ndarray] = []
+
+        def flush() -> None:
+            if rows:
+                some = [records[row] for row in np.concatenate(rows).tolist()]
+                writer.write_table(_table(some, np.concatenate(vectors), schema))
+                rows.clear()
+                vectors.clear()
+
+        for part in _each(parts):
+            rows.append(part.rows)
+            vectors.append(part.vectors)
+            if sum(map(len, rows)) >= _ROWS:
+                flush()
+        flush()
+    return [file]
+
+
+_BOX = ("x_1", "y_1", "x_2", "y_2")  # left, top, right, bottom, as lists have them
+
+
+def _table(records: Sequence[Record], vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        "path": pa.array(map(path_of, records), pa.string()),
+        "label": pa.array((record.label or None for record in records), pa.string()),
+    }
+    if _BOX[0] in schema.names:
+        boxes = [record.details.box if record.details else None for record in records]
+        for name, at in zip(_BOX, (0, 1, 2, 3), strict=True):
+            columns[name] = pa.array((box[at] if box else None for box in boxes), pa.int32())
+    flat = pa.array(vectors.reshape(-1), pa.float32())
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return pa.table(columns, schema=schema)
+
+
+def _npy(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
+    stem = file.name.removesuffix(".npy")
+    paths, labels = file.with_name(f"{stem}.paths.txt"), file.with_name(f"{stem}.labels.txt")
+    labelled = any(record.label for record in records)
+    shape = (parts.sizes(), parts.request.dim)
+    with (
+        file.open("wb") as stream,
+        paths.open("w", encoding="utf-8", newline="\n") as path_lines,
+        labels.open("w", encoding="utf-8", newline="\n") as label_lines,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for part in _each(parts):
+            stream.write(np.ascontiguousarray(part.vectors, "<f4").data)
+            for row in part.rows.tolist():
+                path_lines.write(path_of(records[row]) + "\n")
+                label_lines.write(records[row].label + "\n")
+    if labelled:
+        return [paths, labels, file]
+    labels.unlink()
+    return [paths, file]

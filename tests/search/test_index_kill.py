@@ -1,0 +1,93 @@
+"""An index whose writer is killed at any moment: all of the old, or all of the new."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import writer_process
+
+from lookalike.gallery.index import Index
+
+KILLS = 40
+
+
+@pytest.fixture
+def writer(tmp_path):
+    path = tmp_path / "x"
+    Index.create(path, dim=writer_process.DIM, kind="ivf")
+    process = subprocess.Popen(
+        [sys.executable, writer_process.__file__, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    yield path, process
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def after(state: dict[str, int], number: int) -> dict[str, int]:
+    """Id -> the change that gave it its vector, after change `number`; in order."""
+    kind, ids = writer_process.plan(number)
+    state = dict(state)
+    if kind != "compact":
+        for id in ids:
+            state.pop(id, None)
+    if kind == "add":
+        state |= dict.fromkeys(ids, number)
+    return state
+
+
+def holds(index: Index, state: dict[str, int]) -> bool:
+    """Whether the index is this state: ids, order, vectors, and what is found."""
+    if index.ids() != list(state):
+        return False
+    if not state:
+        return True
+    vectors = np.stack([writer_process.vector(id, number) for id, number in state.items()])
+    if not (index.vectors(list(state)) == vectors).all():
+        return False
+    asked = list(state)[:: max(1, len(state) // 8)]
+    queries = np.stack([writer_process.vector(id, state[id]) for id in asked])
+    found = index.search(queries, 1)
+    return [row[0] for row in found.ids] == asked
+
+
+def test_killed_at_any_moment_it_is_the_old_or_the_new(writer):
+    path, process = writer
+    dice = random.Random(0)
+    state: dict[str, int] = {}
+    number = 0
+    halves = 0
+    for _ in range(KILLS):
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline().split()[1])
+        reader = Index.open(path)
+        end = time.monotonic() + dice.uniform(0.0, 0.25)
+        while time.monotonic() < end:  # whoever reads meanwhile sees a whole state
+            ids = reader.search(np.ones((1, writer_process.DIM)), 50).ids[0]
+            assert len(set(ids)) == len(ids)
+        os.kill(child, signal.SIGKILL)
+        while (line := process.stdout.readline().strip()) != "ended":
+            state = after(state, number)
+            number += 1
+            assert line == f"done {number - 1}"
+        index = Index.open(path)
+        if not holds(index, state):
+            state = after(state, number)
+            number += 1
+            halves += 1
+            assert holds(index, state), f"neither before nor after change {number - 1}"
+    assert number > KILLS / 2  # it did work
+    assert halves > 0  # and was killed between a change and its telling
+    index.compact()
+    assert holds(index, state)
+    left = {file.name for file in Path(path, "segments").rglob("*") if file.is_file()}
+    assert left == set().union(*(entry.files for entry in index.state.segments))
