@@ -14,6 +14,7 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.data.loader import EvalLoader
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError
 from lookalike.log import Bar
@@ -46,6 +47,7 @@ def embed_records(
     threads: int,
     bad: BadImages,
     world: World = ALONE,
+    source: Source = PLAIN,
     what: str = "embedding",
     quiet: bool = False,
 ) -> Embedded:
@@ -59,6 +61,7 @@ def embed_records(
         threads: threads that read and decode, for each worker.
         bad: takes the rows that could not be read; they have no vector.
         world: the workers.
+        source: of the images' bytes.
         what: the name of the progress bar.
         quiet: show no progress.
     """
@@ -68,6 +71,7 @@ def embed_records(
         batch_size=BATCH_SIZE,
         threads=threads,
         bad=bad,
+        source=source,
     ).shard(world)
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
@@ -102,15 +106,23 @@ class Validator:
             -1 where training does not know the label.
         threads: threads that read and decode, for each worker.
         world: the workers.
+        source: of the images' bytes.
     """
 
     def __init__(
-        self, catalog: Catalog, train_classes: Tensor, *, threads: int, world: World = ALONE
+        self,
+        catalog: Catalog,
+        train_classes: Tensor,
+        *,
+        threads: int,
+        world: World = ALONE,
+        source: Source = PLAIN,
     ) -> None:
         self.catalog = catalog
         self.train_classes = train_classes
         self.threads = threads
         self.world = world
+        self.source = source
         self.bad = BadImages()
         self._roles = Roles.of(catalog.records)
 
@@ -132,6 +144,7 @@ class Validator:
             threads=self.threads,
             bad=self.bad,
             world=self.world,
+            source=self.source,
             what="validation",
         )
         if len(embedded.rows) == 0:

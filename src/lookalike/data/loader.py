@@ -13,21 +13,23 @@ from torch import Tensor
 from lookalike.data.augment import Augment, Box, scale_box
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.batch import (
-    AHEAD,
     Batch,
     cause,
     check_at_least,
     empty_images,
+    made_ahead,
     read_twice,
+    ticket_of,
     timed,
 )
 from lookalike.data.catalog import Catalog
 from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.eval_loader import EvalLoader
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
+from lookalike.data.requests import Ticket
 from lookalike.data.sampler import epoch_order, global_batch, row_rng, steps_per_epoch
+from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
 from lookalike.errors import CredentialsError, DataError, StorageError
 
@@ -58,6 +60,7 @@ class TrainLoader:
         threads: int,
         world: World = ALONE,
         bad: BadImages | None = None,
+        source: Source = PLAIN,
     ) -> None:
         """Prepare; nothing is read before an epoch is iterated.
 
@@ -69,6 +72,7 @@ class TrainLoader:
             threads: that read and decode; with 0 the consumer's thread does.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
+            source: of the images' bytes.
 
         Raises:
             DataError: there are no images, or fewer in a batch than workers.
@@ -91,6 +95,7 @@ class TrainLoader:
         self._threads = threads
         self._world = world
         self._bad = BadImages() if bad is None else bad
+        self._source = source
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch number `epoch` (from 0), from step `start` on.
@@ -102,19 +107,30 @@ class TrainLoader:
             DataError: an image and eight substitutes cannot be read.
         """
         assert 0 <= start <= self.steps_per_epoch
-        return timed(self, in_order(self._jobs(epoch, start), self._threads, AHEAD))
+        batches: Generator[Batch, None, None] = made_ahead(
+            self._plans(epoch, start),
+            partial(_TrainJob, self, epoch),
+            source=self._source,
+            record_of=self._wanted,
+            threads=self._threads,
+        )
+        return timed(self, batches)
 
-    def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
+    def _plans(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+        """The rows (b,) of each of this worker's batches."""
         order = epoch_order(len(self._catalog), self._seed, epoch)
         share = self._world.share(self.batch_size)
         for step in range(start, self.steps_per_epoch):
             first = step * self.batch_size
-            yield _TrainJob(self, epoch, order[first + share.start : first + share.stop])
+            yield order[first + share.start : first + share.stop]
+
+    def _wanted(self, row: int) -> Record | None:
+        return None if row in self._bad else self._catalog.records[row]
 
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._augment.image_size, self._world.device)
 
-    def _write(self, epoch: int, row: int, slot: Tensor) -> int:
+    def _write(self, epoch: int, row: int, slot: Tensor, ticket: Ticket | None) -> int:
         """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was."""
         wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1)
         for attempt in range(_SUBSTITUTES + 1):
@@ -122,7 +138,8 @@ class TrainLoader:
             if row not in self._bad:
                 rng = row_rng(self._seed, epoch, row, attempt)
                 try:
-                    pixels, box = read_twice(record, partial(self._crop, record, rng))
+                    use = partial(self._crop, record, rng)
+                    pixels, box = read_twice(record, use, self._source, ticket)
                 except CredentialsError:
                     raise  # it is not this image's fault, and would be every image's
                 except (BadImage, StorageError) as error:
@@ -130,7 +147,7 @@ class TrainLoader:
                 else:
                     self._augment.write(pixels, box, rng, slot)
                     return row
-            row = int(dice.random() * len(self._catalog))
+            row, ticket = int(dice.random() * len(self._catalog)), None
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
         raise DataError(
@@ -153,16 +170,19 @@ class TrainLoader:
 
 
 class _TrainJob:
-    def __init__(self, loader: TrainLoader, epoch: int, rows: np.ndarray) -> None:
+    def __init__(
+        self, loader: TrainLoader, epoch: int, rows: np.ndarray, tickets: Tickets | None
+    ) -> None:
         self.size = len(rows)
+        self.tickets = tickets
         self._loader = loader
         self._epoch = epoch
         self._rows = rows.copy()  # (b,)
         self._images = loader._empty(self.size)
 
     def run(self, piece: int) -> None:
-        row = int(self._rows[piece])
-        self._rows[piece] = self._loader._write(self._epoch, row, self._images[piece])
+        row, ticket = int(self._rows[piece]), ticket_of(self, piece)
+        self._rows[piece] = self._loader._write(self._epoch, row, self._images[piece], ticket)
 
     def result(self) -> Batch:
         classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from lookalike.data.batch import read_twice
+from lookalike.data.batch import made_ahead, read_twice, ticket_of
 from lookalike.data.decode import BadImage, decode
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.errors import StorageError
 from lookalike.inspection.finding import Diagnosis, Finding
 from lookalike.inspection.table import MARKS, summary
@@ -28,17 +28,18 @@ _ROWS = 6  # of a group
 _SIDE = 112  # pixels of a picture
 
 
-def render(diagnosis: Diagnosis, *, threads: int) -> str:
+def render(diagnosis: Diagnosis, *, threads: int, source: Source = PLAIN) -> str:
     """The page.
 
     Args:
         diagnosis: what was found.
         threads: threads that read the pictures; those that cannot be read are left empty.
+        source: of the pictures' bytes.
     """
     shown: dict[int, None] = {}
     most = max(12, MOST_PICTURES // max(1, len(diagnosis.findings)))
     sections = [_section(diagnosis, found, shown, most) for found in diagnosis.findings]
-    pictures = _pictures(diagnosis, list(shown), threads)
+    pictures = _pictures(diagnosis, list(shown), threads, source)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.inspection", "."),
         autoescape=True,
@@ -116,27 +117,34 @@ def _chart(title: str, counts: dict[str, int]) -> dict[str, Any]:
     return {"title": title, "bars": bars}
 
 
-def _pictures(diagnosis: Diagnosis, rows: list[int], threads: int) -> dict[int, str]:
+def _pictures(
+    diagnosis: Diagnosis, rows: list[int], threads: int, source: Source
+) -> dict[int, str]:
     """Data URIs of these rows; those that cannot be read are missing."""
-    jobs = [_PictureJob(diagnosis.lists.records[row]) for row in rows]
-    found = in_order(_each(jobs), threads, 16)
+    records = diagnosis.lists.records
+    found: Generator[str, None, None] = made_ahead(
+        (range(row, row + 1) for row in rows),
+        lambda one, tickets: _PictureJob(records[one[0]], source, tickets),
+        source=source,
+        record_of=records.__getitem__,
+        threads=threads,
+        ahead=16,
+    )
     return {row: uri for row, uri in zip(rows, found, strict=True) if uri}
-
-
-def _each(jobs: list[_PictureJob]) -> Iterator[Job[str]]:
-    yield from jobs
 
 
 class _PictureJob:
     size = 1
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, record: Record, source: Source, tickets: Tickets | None) -> None:
+        self.tickets = tickets
+        self._record, self._source = record, source
         self._uri = ""
 
     def run(self, piece: int) -> None:
         try:
-            self._uri = read_twice(self._record, partial(_data_uri, self._record))
+            use = partial(_data_uri, self._record)
+            self._uri = read_twice(self._record, use, self._source, ticket_of(self, piece))
         except (BadImage, StorageError):
             self._uri = ""  # the finding says why; the page shows an empty frame
 

@@ -77,7 +77,7 @@ def _oss_objects(uri: str, prefix: str, page: int = _PAGE) -> Iterator[Any]:
     import oss2.exceptions
 
     endpoint, name, _ = oss.locate(uri, account().endpoint)
-    bucket, _ = oss_bucket(endpoint, name)
+    bucket = oss_bucket(endpoint, name)
     marker = ""
     while True:
         try:
