@@ -114,6 +114,7 @@ class Trainer:
             TrainingError: the loss stays not finite.
             DataError: more images are bad than the quota bears, or none can stand in for them.
             CredentialsError: the storage of the images refuses who asks; the last step is saved.
+            UnavailableError: it does not answer; the last step is saved.
         """
         if self.progress.step == 0:
             self._measure(epoch=0)

@@ -27,7 +27,7 @@ from lookalike.data.record import Member, Record
 from lookalike.data.requests import Requests
 from lookalike.data.source import Source
 from lookalike.distributed import World
-from lookalike.errors import CredentialsError, DataError, StorageError
+from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.pictures import read_pictures
 from lookalike.storage import loop, retry
 
@@ -288,6 +288,41 @@ def test_a_failing_batch_comes_after_the_good_ones_before_it(server, local, remo
     with pytest.raises(CredentialsError):
         read_pictures(remote.records, range(NUM), threads=2, quiet=True)
     assert len(bad) == 0
+
+
+def test_one_image_that_the_storage_never_gives_is_bad(server, remote):
+    server.plan = lambda key, count: 503 if key == "5.jpg" else None
+    bad = BadImages()
+    batches = list(trainer(remote, bad=bad, batch_size=61, threads=2).epoch(0))
+    assert bad.reasons == {5: "the storage answers 503"}
+    assert 5 not in batches[0].rows
+    assert server.counts["5.jpg"] == 7
+
+
+def test_an_outage_is_not_blamed_on_images(server, local, remote, monkeypatch):
+    """It ends the work instead: who would want a run that goes on without a thousand images?"""
+    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.01)
+    out, expected = [], list(trainer(local).epoch(0))
+
+    def fail_from(number):
+        return lambda key, count: 503 if sum(server.counts.values()) > number else None
+
+    server.plan = fail_from(30)
+    bad = BadImages()
+    batches = trainer(remote, bad=bad, source=Source(requests=8)).epoch(0)
+    with pytest.raises(UnavailableError, match=r"answers 503, and the storage gave nothing else"):
+        out.extend(batches)
+    assert 0 < len(out) < 12
+    same(out, expected[: len(out)])
+    assert not len(bad)
+    server.plan = fail_from(0)
+    with pytest.raises(UnavailableError):
+        list(evaluator(remote.records, bad=bad))
+    with pytest.raises(UnavailableError):
+        read_pictures(remote.records, range(NUM), threads=2, quiet=True)
+    assert not len(bad)
+    server.plan = lambda *_: None
+    same([*out, *trainer(remote, bad=bad).epoch(0, len(out))], expected)
 
 
 def test_our_own_mistakes_surface(remote, monkeypatch):

@@ -27,7 +27,7 @@ from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
-from lookalike.errors import CredentialsError, StorageError
+from lookalike.errors import CredentialsError, StorageError, UnavailableError
 
 
 class EvalLoader:
@@ -130,7 +130,7 @@ class EvalLoader:
         try:
             record = self._records[row]
             pixels = read_twice(record, partial(picture, record), self._source, ticket)
-        except CredentialsError:
+        except (CredentialsError, UnavailableError):
             raise  # it is not this image's fault, and would be every image's
         except (BadImage, StorageError) as error:
             self._bad.add(row, cause(error, self._records[row]))

@@ -31,7 +31,7 @@ from lookalike.data.requests import Ticket
 from lookalike.data.sampler import epoch_order, global_batch, row_rng, steps_per_epoch
 from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
-from lookalike.errors import CredentialsError, DataError, StorageError
+from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 
 __all__ = ["BadImages", "Batch", "EvalLoader", "TrainLoader", "describe_bad"]
 
@@ -140,7 +140,7 @@ class TrainLoader:
                 try:
                     use = partial(self._crop, record, rng)
                     pixels, box = read_twice(record, use, self._source, ticket)
-                except CredentialsError:
+                except (CredentialsError, UnavailableError):
                     raise  # it is not this image's fault, and would be every image's
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))

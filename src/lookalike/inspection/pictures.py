@@ -15,7 +15,7 @@ from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.pixels import picture
 from lookalike.data.record import Record
 from lookalike.data.source import PLAIN, Source, Tickets
-from lookalike.errors import CredentialsError, StorageError
+from lookalike.errors import CredentialsError, StorageError, UnavailableError
 from lookalike.inspection.fingerprint import (
     THUMB,
     colourfulness,
@@ -132,7 +132,7 @@ class _ReadJob:
         try:
             note = partial(_note, self._found, place, record)
             read_twice(record, note, self._source, ticket_of(self, piece))
-        except CredentialsError:
+        except (CredentialsError, UnavailableError):
             raise  # it is not this image's fault, and would be every image's
         except (BadImage, StorageError) as error:
             self._found.reasons[place] = cause(error, record)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from lookalike.errors import CredentialsError, LookalikeError, StorageError
+from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
 from lookalike.storage import clients, getting
 from lookalike.storage.uri import is_remote, public
 
@@ -24,6 +24,9 @@ _FIRST_PAUSE = {False: 0.05, True: 0.2}
 _LONGEST_PAUSE = 10.0
 _REMOTE_FACTOR = 3  # a store's bad moments last longer than a disk's
 
+_answered_at: dict[str, float] = {}
+"""When each kind of storage last gave an answer."""
+
 T = TypeVar("T")
 
 
@@ -40,15 +43,19 @@ def retrying(action: Callable[[], T], uri: str, retries: int) -> T:
 
     Raises:
         CredentialsError: the storage refuses who asks, also with credentials read anew.
+        UnavailableError: it failed too often, and so did all that was asked for meanwhile.
         StorageError: it failed for good, or too often.
     """
     tries = _Tries(uri, retries)
     while True:
         tries.begin()
         try:
-            return action()
+            found = action()
         except Exception as error:
             pause = tries.pause_after(error)
+        else:
+            tries.succeeded()
+            return found
         time.sleep(pause)
 
 
@@ -58,9 +65,12 @@ async def retrying_there(action: Callable[[], Awaitable[T]], uri: str, retries: 
     while True:
         tries.begin()
         try:
-            return await action()
+            found = await action()
         except Exception as error:
             pause = tries.pause_after(error)
+        else:
+            tries.succeeded()
+            return found
         await asyncio.sleep(pause)
 
 
@@ -74,10 +84,16 @@ class _Tries:
         self._pause = _FIRST_PAUSE[self._remote]
         self._renewed = False
         self._credentials = 0
+        self._began = time.monotonic()
 
     def begin(self) -> None:
         """Take note of the credentials that the next try is made with."""
         self._credentials = clients.credentials_number()
+
+    def succeeded(self) -> None:
+        """Take note that the storage answers."""
+        if self._remote:
+            _answered_at[_kind(self._uri)] = time.monotonic()
 
     def pause_after(self, error: Exception) -> float:
         """How many seconds to wait before the next try; raises what ends the trying."""
@@ -87,7 +103,7 @@ class _Tries:
         # else is our own mistake (but ValueError: a NUL in a path, a broken URL).
         if not isinstance(error, OSError | ValueError) and not self._remote:
             raise error
-        if self._remote and (code := _refusal(error)):
+        if self._remote and (code := refusal(error)):
             if self._renewed:
                 raise CredentialsError(
                     f"{public(self._uri)}: the storage refuses the credentials ({code}); renew "
@@ -98,12 +114,29 @@ class _Tries:
             if clients.forget_credentials(self._uri, self._credentials):
                 getting.forget()
             return 0.0
-        if self._left == 0 or _final(error):
+        if _final(error):
+            # An answer too, if not the one that was hoped for.
+            self.succeeded()
+            raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
+        if self._left == 0:
+            # Not since it began: what was under way then may have come a moment later.
+            middle = (self._began + time.monotonic()) / 2
+            if self._remote and _answered_at.get(_kind(self._uri), 0.0) < middle:
+                raise UnavailableError(
+                    f"{public(self._uri)}: {cause(error)}, and the storage gave nothing else "
+                    "meanwhile; go on when it is well again (a run with --resume)"
+                ) from None
             raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
         self._left -= 1
         pause = min(self._pause, _LONGEST_PAUSE)
         self._pause *= 2
         return pause * random.uniform(0.5, 1) if self._remote else pause
+
+
+def _kind(uri: str) -> str:
+    """Which storages are well or not together: the buckets of one, and the web."""
+    scheme = uri.partition("://")[0]
+    return "web" if scheme in ("http", "https") else scheme
 
 
 def cause(error: Exception) -> str:
@@ -127,7 +160,7 @@ def _final(error: Exception) -> bool:
     return any(400 <= status < 500 and status not in _WAIT_A_MOMENT for status in statuses)
 
 
-def _refusal(error: Exception) -> str | None:
+def refusal(error: Exception) -> str | None:
     """The code by which the storage refuses the credentials, if that is what happened."""
     words = " ".join(str(part) for part in _chain(error))
     return next((code for code in _CREDENTIALS if code in words), None)
