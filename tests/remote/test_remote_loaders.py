@@ -29,7 +29,7 @@ from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.pictures import read_pictures
-from lookalike.storage import loop, retry
+from lookalike.storage import getting, loop, retry
 
 AUGMENT = Augment(24, color_jitter=0.3, grayscale=0.2)
 PREPROCESS = Preprocess(24, 0.875, (0.5,) * 3, (0.25,) * 3)
@@ -91,6 +91,10 @@ def elsewhere(server, local: Catalog, where="http") -> Catalog:
         if content is not None:
             server.bodies[f"{row}.jpg"] = content
         uri = f"{server.address}/{row}.jpg"
+        if where == "s3" and content is not None:
+            server.bodies[f"shop/{row}.jpg"] = content
+        if where == "s3":
+            uri = f"s3://shop/{row}.jpg"
         if where == "memory":
             uri = f"memory://shop/{row}.jpg"
             if content is not None:
@@ -290,18 +294,32 @@ def test_a_failing_batch_comes_after_the_good_ones_before_it(server, local, remo
     assert len(bad) == 0
 
 
-def test_one_image_that_the_storage_never_gives_is_bad(server, remote):
-    server.plan = lambda key, count: 503 if key == "5.jpg" else None
+@pytest.fixture
+def bucket(server, local, monkeypatch, tmp_path):
+    """The images under s3://."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server.address, "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    getting.forget()
+    yield elsewhere(server, local, "s3")
+    getting.forget()
+
+
+@pytest.mark.parametrize("where", ["remote", "bucket"])
+def test_images_that_the_storage_never_gives_are_bad(server, request, where):
+    remote, never = request.getfixturevalue(where), ("/5.jpg", "/7.jpg", "/9.jpg")
+    server.plan = lambda key, count: 503 if f"/{key}".endswith(never) else None
     bad = BadImages()
-    batches = list(trainer(remote, bad=bad, batch_size=61, threads=2).epoch(0))
-    assert bad.reasons == {5: "the storage answers 503"}
-    assert 5 not in batches[0].rows
-    assert server.counts["5.jpg"] == 7
+    (made,) = trainer(remote, bad=bad, batch_size=61, threads=2).epoch(0)
+    assert bad.reasons == dict.fromkeys((5, 7, 9), "the storage answers 503")
+    assert not {5, 7, 9} & set(made.rows.tolist())
+    assert {n for n in server.counts.values() if n > 4} == {7}
 
 
-def test_an_outage_is_not_blamed_on_images(server, local, remote, monkeypatch):
+def test_an_outage_is_not_blamed_on_images(server, local, bucket):
     """It ends the work instead: who would want a run that goes on without a thousand images?"""
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.01)
     out, expected = [], list(trainer(local).epoch(0))
 
     def fail_from(number):
@@ -309,20 +327,20 @@ def test_an_outage_is_not_blamed_on_images(server, local, remote, monkeypatch):
 
     server.plan = fail_from(30)
     bad = BadImages()
-    batches = trainer(remote, bad=bad, source=Source(requests=8)).epoch(0)
-    with pytest.raises(UnavailableError, match=r"answers 503, and the storage gave nothing else"):
+    batches = trainer(bucket, bad=bad, source=Source(requests=8)).epoch(0)
+    with pytest.raises(UnavailableError, match=r"answers 503, and the storage gives nothing else"):
         out.extend(batches)
     assert 0 < len(out) < 12
     same(out, expected[: len(out)])
     assert not len(bad)
     server.plan = fail_from(0)
     with pytest.raises(UnavailableError):
-        list(evaluator(remote.records, bad=bad))
+        list(evaluator(bucket.records, bad=bad))
     with pytest.raises(UnavailableError):
-        read_pictures(remote.records, range(NUM), threads=2, quiet=True)
+        read_pictures(bucket.records, range(NUM), threads=2, quiet=True)
     assert not len(bad)
     server.plan = lambda *_: None
-    same([*out, *trainer(remote, bad=bad).epoch(0, len(out))], expected)
+    same([*out, *trainer(bucket, bad=bad).epoch(0, len(out))], expected)
 
 
 def test_our_own_mistakes_surface(remote, monkeypatch):

@@ -148,13 +148,12 @@ def _s3_store(bucket: str) -> tuple[Any, str]:
     url = f"{place.rstrip('/')}/{bucket}"
     if keys is None:
         return None, url
-    more: dict[str, Any] = {} if "amazonaws.com" in place else {"endpoint": place}
     store = S3Store(
         bucket,
         region=region,
+        endpoint=place,  # botocore's: also of China, of FIPS, of storage that is not Amazon's
         client_options={"allow_http": place.startswith("http://")},
         credential_provider=_frozen(keys),
-        **more,
     )
     return store, url
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -24,8 +25,10 @@ _FIRST_PAUSE = {False: 0.05, True: 0.2}
 _LONGEST_PAUSE = 10.0
 _REMOTE_FACTOR = 3  # a store's bad moments last longer than a disk's
 
-_answered_at: dict[str, float] = {}
-"""When each kind of storage last gave an answer."""
+_AWAY = 5  # so many that fail, without one answer to anything in between, are not to blame
+_WEB = ("http", "https")  # many servers, each well or not on its own
+_failing: defaultdict[str, set[str]] = defaultdict(set)
+"""By scheme: what failed since there was an answer to anything."""
 
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ class _Tries:
         self._pause = _FIRST_PAUSE[self._remote]
         self._renewed = False
         self._credentials = 0
-        self._began = time.monotonic()
+        self._kind = uri.partition("://")[0] if self._remote else ""
 
     def begin(self) -> None:
         """Take note of the credentials that the next try is made with."""
@@ -92,8 +95,7 @@ class _Tries:
 
     def succeeded(self) -> None:
         """Take note that the storage answers."""
-        if self._remote:
-            _answered_at[_kind(self._uri)] = time.monotonic()
+        _failing[self._kind].clear()
 
     def pause_after(self, error: Exception) -> float:
         """How many seconds to wait before the next try; raises what ends the trying."""
@@ -119,24 +121,17 @@ class _Tries:
             self.succeeded()
             raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
         if self._left == 0:
-            # Not since it began: what was under way then may have come a moment later.
-            middle = (self._began + time.monotonic()) / 2
-            if self._remote and _answered_at.get(_kind(self._uri), 0.0) < middle:
+            if len(_failing[self._kind]) >= _AWAY and self._kind not in _WEB:
                 raise UnavailableError(
-                    f"{public(self._uri)}: {cause(error)}, and the storage gave nothing else "
-                    "meanwhile; go on when it is well again (a run with --resume)"
+                    f"{public(self._uri)}: {cause(error)}, and the storage gives nothing else "
+                    "either; go on when it is well again (a run with --resume)"
                 ) from None
             raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
         self._left -= 1
+        _failing[self._kind].add(self._uri)
         pause = min(self._pause, _LONGEST_PAUSE)
         self._pause *= 2
         return pause * random.uniform(0.5, 1) if self._remote else pause
-
-
-def _kind(uri: str) -> str:
-    """Which storages are well or not together: the buckets of one, and the web."""
-    scheme = uri.partition("://")[0]
-    return "web" if scheme in ("http", "https") else scheme
 
 
 def cause(error: Exception) -> str:
