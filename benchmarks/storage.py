@@ -196,7 +196,7 @@ def compare(
     title: str, contenders: dict[str, Work], bases: list[str], server: Server, rounds: int
 ) -> None:
     """Let all take turns and print the rates, and the ratios to the first and to `bases`."""
-    print(f"\n{title}")
+    print(f"\n{title}", flush=True)
     for work in contenders.values():  # makes connections, fills caches
         work()
     rates: dict[str, list[float]] = {name: [] for name in contenders}

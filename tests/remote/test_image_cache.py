@@ -209,15 +209,23 @@ print("end", flush=True)
 """
 
 
-def worker(folder, seed, turns):
-    return subprocess.Popen(
-        [sys.executable, "-c", WORK, str(folder), str(seed), str(turns)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def workers(tmp_path):
+    """Four processes that use a cache: two come to an end, two never do."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK, str(tmp_path), str(seed), str(10**6 if seed > 1 else 1500)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in range(4)
+    ]  # fmt: skip
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_several_processes_some_of_them_killed(tmp_path):
-    workers = [worker(tmp_path, seed, 10**9 if seed > 1 else 1500) for seed in range(4)]
+def test_several_processes_some_of_them_killed(tmp_path, workers):
     for process in workers:
         assert process.stdout.readline() == "ready\n"
     for process in workers[2:]:

@@ -29,6 +29,7 @@ from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.pictures import read_pictures
+from lookalike.model.embedder import Embedder
 from lookalike.storage import getting, loop, retry
 
 AUGMENT = Augment(24, color_jitter=0.3, grayscale=0.2)
@@ -411,6 +412,28 @@ def test_pictures_of_the_doctor(server, local, remote):
     assert server.most > 8
     for name in ("readable", "sizes", "bytes", "digests", "thumbs"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+
+
+def test_embedding_from_python(server, local, remote):
+    torch.manual_seed(0)
+    embedder = Embedder.create(
+        "test_resnet", pretrained=False, image_size=32, embedding_dim=8, pooling="avg"
+    ).eval()
+    here = [record.uri for record in local.records]
+    there = [record.uri for record in remote.records]
+    server.delay = 0.01
+    expected = embedder.embed(here, batch_size=8)
+    np.testing.assert_array_equal(embedder.embed(there, batch_size=8, threads=1), expected)
+    assert server.most > 8
+    mixed = [here[0], there[1], Path(here[2]), Path(here[3]).read_bytes(), *there[4:]]
+    np.testing.assert_array_equal(embedder.embed(mixed, batch_size=8), expected)
+    server.bodies["7.jpg"] = b"<html>"
+    with pytest.raises(DataError, match=rf"^{there[7]}: not an image"):
+        embedder.embed(there, batch_size=8)
+    del server.bodies["7.jpg"]
+    with pytest.raises(StorageError, match=rf"^{there[7]}: no such file"):
+        embedder.embed(there, batch_size=8)
+    assert embedder.embed([]).shape == (0, 8)
 
 
 PROGRAM = """
