@@ -17,8 +17,10 @@ from lookalike.data.augment import Augment
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
+from lookalike.data.disk_cache import DiskCache
 from lookalike.data.loader import TrainLoader
 from lookalike.data.samplers import Sampling
+from lookalike.data.source import Source
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError
@@ -31,6 +33,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.weights import worth_saying
 from lookalike.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
 from lookalike.retrieval.calibration import Calibration
+from lookalike.settings.size import in_bytes
 from lookalike.step import TrainStep
 from lookalike.trainer import Pace
 
@@ -148,8 +151,20 @@ def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: 
     )
 
 
+def create_source(config: Config) -> Source:
+    """Where the bytes of images come from."""
+    data = config.data
+    cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
+    return Source(requests=data.requests, cache=cache)
+
+
 def create_loader(
-    config: Config, embedder: Embedder, catalog: Catalog, bad: BadImages, world: World
+    config: Config,
+    embedder: Embedder,
+    catalog: Catalog,
+    bad: BadImages,
+    world: World,
+    source: Source,
 ) -> TrainLoader:
     """The training batches."""
     data, preprocess = config.data, embedder.preprocess
@@ -174,6 +189,7 @@ def create_loader(
         sampling=create_sampling(config),
         world=world,
         bad=bad,
+        source=source,
     )
 
 
@@ -220,12 +236,18 @@ def create_measure(
     catalog: Catalog,
     config: Config,
     world: World,
+    source: Source,
 ) -> Callable[[], tuple[float, dict[str, Any]]] | None:
     """What measures the embedder on the validation set; None without one."""
     if held_out is None:
         return None
-    threads = config.data.threads
-    validator = Validator(held_out, in_training(held_out, catalog), threads=threads, world=world)
+    validator = Validator(
+        held_out,
+        in_training(held_out, catalog),
+        threads=config.data.threads,
+        world=world,
+        source=source,
+    )
     named: set[int] = set()
 
     def measure() -> tuple[float, dict[str, Any]]:

@@ -48,6 +48,10 @@ class CredentialsError(StorageError):
     """The storage refuses whoever asks, whatever is asked for."""
 
 
+class UnavailableError(StorageError):
+    """The storage answers nobody, whatever is asked for."""
+
+
 class TrainingError(LookalikeError):
     """Training cannot go on."""
 

@@ -17,6 +17,7 @@ from lookalike.data.decode import ImageSource
 from lookalike.data.loader import EvalLoader
 from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError
 from lookalike.log import Bar
@@ -81,6 +82,7 @@ def embed_batches(
     threads: int,
     bad: BadImages,
     batches: Sequence[int] | None = None,
+    source: Source = PLAIN,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and unit vectors of one batch after the other; a model is fed as production feeds it.
 
@@ -90,6 +92,7 @@ def embed_batches(
         threads: threads that read and decode.
         bad: takes the rows that could not be read.
         batches: numbers of the batches of `batch_size_of(embedder)` records; default all.
+        source: of the images' bytes.
 
     Yields:
         (b,) int64, ascending, and (b, D) float32 on the CPU; batches without a readable image are
@@ -105,11 +108,14 @@ def embed_batches(
             bad=bad,
             batches=batches,
             device=embedder.device,
+            source=source,
         )
         for batch in loader:
             yield batch.rows, embedder.embed_batch(batch.images).cpu()
         return
-    pictures = PictureLoader(records, batch_size=size, threads=threads, bad=bad, batches=batches)
+    pictures = PictureLoader(
+        records, batch_size=size, threads=threads, bad=bad, batches=batches, source=source
+    )
     for group in pictures:
         yield group.rows, embedder.embed_pictures(group.pictures)
 
@@ -121,6 +127,7 @@ def embed_records(
     threads: int,
     bad: BadImages,
     world: World = ALONE,
+    source: Source = PLAIN,
     what: str = "embedding",
     quiet: bool = False,
 ) -> Embedded:
@@ -134,6 +141,7 @@ def embed_records(
         threads: threads that read and decode, for each worker.
         bad: takes the rows that could not be read; they have no vector.
         world: the workers.
+        source: of the images' bytes.
         what: the name of the progress bar.
         quiet: show no progress.
     """
@@ -142,7 +150,9 @@ def embed_records(
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
     with Bar(what, len(records), unit="images", quiet=quiet or not world.is_main) as bar:
-        found = embed_batches(embedder, records, threads=threads, bad=bad, batches=batches)
+        found = embed_batches(
+            embedder, records, threads=threads, bad=bad, batches=batches, source=source
+        )
         for some, their in found:
             rows.append(some)
             vectors.append(their)
@@ -172,15 +182,23 @@ class Validator:
             -1 where training does not know the label.
         threads: threads that read and decode, for each worker.
         world: the workers.
+        source: of the images' bytes.
     """
 
     def __init__(
-        self, catalog: Catalog, train_classes: Tensor, *, threads: int, world: World = ALONE
+        self,
+        catalog: Catalog,
+        train_classes: Tensor,
+        *,
+        threads: int,
+        world: World = ALONE,
+        source: Source = PLAIN,
     ) -> None:
         self.catalog = catalog
         self.train_classes = train_classes
         self.threads = threads
         self.world = world
+        self.source = source
         self.bad = BadImages()
         self._roles = Roles.of(catalog.records)
 
@@ -202,6 +220,7 @@ class Validator:
             threads=self.threads,
             bad=self.bad,
             world=self.world,
+            source=self.source,
             what="validation",
         )
         if len(embedded.rows) == 0:

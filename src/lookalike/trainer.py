@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,8 @@ from lookalike import checkpoint, interrupt
 from lookalike.checkpoint import Progress, Trained
 from lookalike.data.loader import Batch, TrainLoader
 from lookalike.distributed import World
-from lookalike.errors import TrainingError
-from lookalike.log import Bar
+from lookalike.errors import LookalikeError, TrainingError
+from lookalike.log import Bar, logger
 from lookalike.optim import Schedule, set_lr
 from lookalike.quota import Quota
 from lookalike.step import Outcome, TrainStep
@@ -112,7 +112,9 @@ class Trainer:
 
         Raises:
             TrainingError: the loss stays not finite.
-            DataError: more images are bad than the quota bears.
+            DataError: more images are bad than the quota bears, or none can stand in for them.
+            CredentialsError: the storage of the images refuses who asks; the last step is saved.
+            UnavailableError: it does not answer; the last step is saved.
         """
         if self.progress.step == 0:
             self._measure(epoch=0)
@@ -124,19 +126,48 @@ class Trainer:
         with (
             interrupt.deferred() as wish,
             Bar("training", total, self.progress.step, unit="steps", quiet=quiet) as bar,
+            closing(self._batches()) as batches,
         ):
             self._watch.start()
-            while self.progress.step < total and not stop:
-                epoch, position = divmod(self.progress.step, self.loader.steps_per_epoch)
-                self._set_phase()
-                with closing(self.loader.epoch(epoch, position)) as batches:
-                    for batch in batches:
-                        bar.advance(note=self._one(batch, epoch))
-                        stop, late = self._agree(wish)
-                        self._after(epoch, late=late or bool(stop))
-                        if self.progress.step == total or stop:
-                            break
+            self._set_phase()
+            batch = next(batches, None)
+            while batch is not None and not stop:
+                epoch = self.progress.step // self.loader.steps_per_epoch
+                bar.advance(note=self._one(batch, epoch))
+                del batch  # not kept while the next is waited for
+                # The next batch comes before the agreement about this step: so a worker that
+                # cannot have it says so in time for all to save this step together.
+                batch, failure = self._next(batches)
+                stop, late, failed = self._agree(wish, failure)
+                self._after(epoch, late=late or bool(stop) or failed)
+                if failed:
+                    raise self._ended(failure)
         return stop if stop and self.progress.step < total else None
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """The batches of all steps that are left."""
+        step = self.progress.step
+        while step < self.pace.total_steps:
+            epoch, position = divmod(step, self.loader.steps_per_epoch)
+            with closing(self.loader.epoch(epoch, position)) as batches:
+                for batch in batches:
+                    yield batch
+                    del batch
+                    step += 1
+                    if step == self.pace.total_steps:
+                        return
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, LookalikeError | None]:
+        """The next batch, None at the end; and what the user must mend before there is one."""
+        try:
+            return next(batches, None), None
+        except LookalikeError as failure:
+            return None, failure
+
+    def _ended(self, failure: LookalikeError | None) -> LookalikeError:
+        """What to raise after `failure` here, or on another worker."""
+        logger.warning("training stops; step %d is saved", self.progress.step)
+        return failure or TrainingError("another worker cannot go on; its own message says why")
 
     def _one(self, batch: Batch, epoch: int) -> str:
         """One step and its record; returns a note for the progress bar."""
@@ -186,15 +217,23 @@ class Trainer:
             f"{newest}"
         )
 
-    def _agree(self, wish: interrupt.Wish) -> tuple[int, bool]:
-        """What any worker wishes, known to all: a signal to stop at, and whether to save now."""
+    def _agree(
+        self, wish: interrupt.Wish, failure: LookalikeError | None
+    ) -> tuple[int, bool, bool]:
+        """What any worker wishes, known to all.
+
+        Returns:
+            A signal to stop at; whether to save now; whether a worker has no next batch.
+        """
         minutes = (time.monotonic() - self._saved_at) / 60
         late = self.world.is_main and 0 < self.pace.checkpoint_minutes <= minutes
-        mine = torch.tensor([wish.signal or 0, int(late), self.quota.unshared()])
-        stop, save, bad = self.world.max(mine.to(self.world.device)).tolist()
+        mine = torch.tensor(
+            [wish.signal or 0, int(late), int(failure is not None), self.quota.unshared()]
+        )
+        stop, save, failed, bad = self.world.max(mine.to(self.world.device)).tolist()
         if bad:
             self.quota.share()
-        return stop, bool(save)
+        return stop, bool(save), bool(failed)
 
     def _after(self, epoch: int, *, late: bool) -> None:
         """Measure and save where it is due after a step."""
@@ -291,5 +330,6 @@ class _Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        began = time.monotonic()
         yield
-        self._since = time.monotonic()
+        self._since += time.monotonic() - began

@@ -14,8 +14,8 @@ import pytest
 import torch
 from picture_files import encode, picture, write_catalog
 
-from lookalike.data import batch as batch_module
 from lookalike.data import pixels as pixels_module
+from lookalike.data import source as source_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.chance import row_rng
@@ -223,7 +223,7 @@ def test_known_bad_images_are_not_read_again(broken, monkeypatch):
         read.append(uri)
         return Path(uri).read_bytes()
 
-    monkeypatch.setattr(batch_module, "read_bytes", spy)
+    monkeypatch.setattr(source_module, "read_bytes", spy)
     bad = BadImages({3: "known", 11: "known", 17: "known"})
     same(list(trainer(broken, bad=bad).epoch(0)), reference)
     assert not {broken.records[row].uri for row in (3, 11, 17)} & set(read)
@@ -242,7 +242,7 @@ def test_half_a_file_is_read_again(catalog, monkeypatch):
 
     reference = list(trainer(catalog).epoch(0))
     expected = list(evaluator(catalog.records))
-    monkeypatch.setattr(batch_module, "read_bytes", flaky)
+    monkeypatch.setattr(source_module, "read_bytes", flaky)
     bad = BadImages()
     same(list(trainer(catalog, bad=bad).epoch(0)), reference)
     assert len(bad) == 0
@@ -516,7 +516,7 @@ def test_missing_extras_are_not_bad_images(catalog, monkeypatch):
     def refuse(uri):
         raise ImportError("s3fs is not installed")
 
-    monkeypatch.setattr(batch_module, "read_bytes", refuse)
+    monkeypatch.setattr(source_module, "read_bytes", refuse)
     bad = BadImages()
     with pytest.raises(ImportError):
         next(trainer(catalog, bad=bad, threads=1).epoch(0))
@@ -550,7 +550,7 @@ def test_secrets_are_not_told(monkeypatch):
     def refuse(uri):
         raise StorageError("https://host/a.jpg: timed out")
 
-    monkeypatch.setattr(batch_module, "read_bytes", refuse)
+    monkeypatch.setattr(source_module, "read_bytes", refuse)
     bad = BadImages()
     assert list(evaluator([record], bad=bad)) == []
     assert bad.reasons == {0: "timed out"}

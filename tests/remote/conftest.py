@@ -28,9 +28,9 @@ def bucket(server, monkeypatch, tmp_path):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     for scheme in ("s3", "oss"):
-        clients.forget_credentials(f"{scheme}://shop/x")
+        clients.forget_credentials(f"{scheme}://shop/x", clients.credentials_number())
     getting.forget()
-    faults.plan, faults.delay = (lambda *_: None), 0.0
+    faults.plan, faults.delay, faults.refused = (lambda *_: None), 0.0, set()
     moto_api_backend.reset()
     urlopen(Request(f"{address}/shop", method="PUT")).close()
     faults.counts.clear()

@@ -19,6 +19,7 @@ class Faults:
         self.application = application
         self.plan = lambda method, path, count: None
         self.delay = 0.0
+        self.refused = set()  # ids of keys whose token has expired
         self.counts = {}
         self._lock = threading.Lock()
 
@@ -28,6 +29,8 @@ class Faults:
             self.counts[method, path] = count = self.counts.get((method, path), 0) + 1
         time.sleep(self.delay)
         fault = self.plan(method, path, count)
+        if any(self._asks(environ, key) for key in self.refused):
+            fault = "expired"
         if fault in (500, 503):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start(f"{fault} Bad Moment", [("Content-Length", "0")])
@@ -40,6 +43,12 @@ class Faults:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionError("reset on purpose")
         return self._answer(environ, start, fault)
+
+    @staticmethod
+    def _asks(environ, key):
+        """Whether a request is signed with this key, in a header or in its URL, for S3 or OSS."""
+        said = environ.get("HTTP_AUTHORIZATION", "") + "&" + environ.get("QUERY_STRING", "")
+        return any(f"{name}{key}" in said for name in ("Credential=", "OSSAccessKeyId=", "OSS "))
 
     def _answer(self, environ, start, fault):
         kept = []

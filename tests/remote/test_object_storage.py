@@ -1,12 +1,23 @@
 """Real clients of S3 and OSS against a server that has bad moments."""
 
+import asyncio
 import os
+from datetime import datetime
+from urllib.parse import parse_qsl, urlsplit
 
+import botocore.session
+import fsspec
 import pytest
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import listing, oss, retry
+from lookalike.storage import clients, getting, listing, oss, retry
+from lookalike.storage.loop import waited
 
 SCHEMES = ["s3", "oss"]
 
@@ -128,3 +139,84 @@ def test_no_endpoint_and_ossutils_file(tmp_path, monkeypatch):
     with pytest.raises(StorageError) as told:
         oss.account()
     assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "cn-north-1"])
+def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
+    keys = Credentials("AKIAEXAMPLE", "secret/+key", "token+/=")
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": keys.token, "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_DEFAULT_REGION": region,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    getting.forget()
+    ours = urlsplit(getting._s3_url("s3://my.bucket/some dir/ä+&%41.bin"))
+    getting.forget()
+    assert ours.hostname == {
+        "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
+    }[region]  # fmt: skip
+    asked = dict(parse_qsl(ours.query))
+    then = datetime.strptime(asked["X-Amz-Date"], "%Y%m%dT%H%M%SZ")
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda **_: then)
+    request = AWSRequest("GET", ours._replace(query="").geturl())
+    S3SigV4QueryAuth(keys, "s3", region, expires=3600).add_auth(request)
+    assert dict(parse_qsl(urlsplit(request.url).query)) == asked
+
+
+def test_without_credentials_buckets_are_read_as_anybody(bucket, monkeypatch):
+    storage.write_bytes("s3://shop/some dir/ä+&%41.bin", b"all")
+    storage.write_bytes("oss://shop/b", b"all too")
+    owner = botocore.session.get_session().create_client("s3")
+    for key in ("some dir/ä+&%41.bin", "b"):
+        owner.put_object_acl(Bucket="shop", Key=key, ACL="public-read")
+    owner.close()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "OSS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for uri in ("s3://shop/x", "oss://shop/x"):
+        clients.forget_credentials(uri, clients.credentials_number())
+    getting.forget()
+    assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
+    assert "?" not in getting._s3_url("s3://shop/some dir/ä+&%41.bin")
+    assert storage.read_bytes("oss://shop/b") == b"all too"
+
+
+def test_many_refused_requests_read_the_credentials_once(bucket):
+    for number in range(20):
+        storage.write_bytes(f"oss://shop/{number}", b"1")
+    bucket.plan = lambda method, path, count: "expired" if count == 1 else None
+    before = clients.credentials_number()
+    bucket.counts.clear()
+
+    async def many():
+        await asyncio.gather(*(storage.fetch_bytes(f"oss://shop/{n}") for n in range(20)))
+
+    waited(many())
+    assert sum(bucket.counts.values()) == 40
+    assert clients.credentials_number() == before + 1
+
+
+def test_an_asynchronous_client_of_fsspec():
+    """What is read of gs://, too: the client's coroutines, in its own loop."""
+
+    class Elsewhere(AsyncFileSystemWrapper):
+        protocol = "elsewhere"
+
+        def __init__(self, **more):
+            super().__init__(MemoryFileSystem(), asynchronous=False, **more)
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return path.partition("://")[2]
+
+    fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+    MemoryFileSystem().pipe_file("/shop/a", b"0123456789")
+    assert storage.read_bytes("elsewhere://shop/a") == b"0123456789"
+    assert waited(storage.fetch_bytes("elsewhere://shop/a")) == b"0123456789"
+    assert waited(storage.fetch_bytes("elsewhere://shop/a", part=(2, 3))) == b"234"
+    with pytest.raises(StorageError, match=r"elsewhere://shop/b: no such file or directory$"):
+        waited(storage.fetch_bytes("elsewhere://shop/b"))
+    MemoryFileSystem.store.clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor
 
 from lookalike.data.decode import BadImage
+from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
+from lookalike.data.requests import Ticket
+from lookalike.data.source import PLAIN, Rows, Source, Tickets
 from lookalike.errors import ConfigError
-from lookalike.storage import public, read_bytes
+from lookalike.storage import public
 
 AHEAD = 3
 """Batches that are made before their turn."""
@@ -58,21 +62,55 @@ def timed(loader: Waiting, batches: Generator[Batch, None, None]) -> Generator[B
         batches.close()
 
 
-def read_twice(record: Record, use: Callable[[bytes], T]) -> T:
+def read_twice(
+    record: Record, use: Callable[[bytes], T], source: Source = PLAIN, ticket: Ticket | None = None
+) -> T:
     """`use` of the record's bytes; again, with fresh ones, if they turn out to be no image.
 
     A file server under load may hand out half a file.
     """
     try:
-        return use(_bytes_of(record))
+        return use(source.read(record, ticket))
     except BadImage:
-        return use(_bytes_of(record))
+        return use(source.read(record, fresh=True))
 
 
-def _bytes_of(record: Record) -> bytes:
-    if record.member is None:
-        return read_bytes(record.uri)
-    return read_bytes(record.uri, part=(record.member.offset, record.member.size))
+class Asking(Protocol):
+    """A job that waits for bytes; None where it waits for none."""
+
+    tickets: Tickets | None
+
+
+def made_ahead(
+    plans: Iterator[Rows],
+    make: Callable[[Rows, Tickets | None], Job[T]],
+    *,
+    source: Source,
+    record_of: Callable[[int], Record | None],
+    threads: int,
+    ahead: int = AHEAD,
+) -> Generator[T, None, None]:
+    """What the jobs made of `plans` result in, in order, with their images asked for in time.
+
+    Args:
+        plans: rows of each job.
+        make: the job of these rows and the tickets of their images.
+        source: of the images' bytes.
+        record_of: the record of a row; None where it will not be read.
+        threads: that read and decode; with 0 the consumer's does, and nothing is done ahead.
+        ahead: how many jobs are started before their turn, at most.
+    """
+    if threads == 0:
+        yield from in_order((make(rows, None) for rows in plans), 0, ahead)
+        return
+    with closing(source.ahead(plans, record_of)) as asked:
+        jobs = (make(rows, tickets) for rows, tickets in asked)
+        yield from in_order(jobs, threads, ahead, ticket_of)
+
+
+def ticket_of(job: Asking, piece: int) -> Ticket | None:
+    """What this piece waits for."""
+    return None if job.tickets is None else job.tickets[piece]
 
 
 def cause(error: Exception, record: Record) -> str:

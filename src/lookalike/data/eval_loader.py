@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,21 +11,23 @@ from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
 from lookalike.data.batch import (
-    AHEAD,
     Batch,
     cause,
     check_at_least,
     empty_images,
+    made_ahead,
     read_twice,
+    ticket_of,
     timed,
 )
 from lookalike.data.decode import BadImage
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
+from lookalike.data.requests import Ticket
+from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
-from lookalike.errors import CredentialsError, StorageError
+from lookalike.errors import CredentialsError, StorageError, UnavailableError
 
 
 class EvalLoader:
@@ -50,6 +52,7 @@ class EvalLoader:
         batches: Sequence[int] | None = None,
         class_ids: np.ndarray | None = None,
         device: torch.device = ALONE.device,
+        source: Source = PLAIN,
     ) -> None:
         """Prepare; nothing is read before the loader is iterated.
 
@@ -62,6 +65,7 @@ class EvalLoader:
             batches: the numbers of the batches to yield; default all.
             class_ids: (N,) int64, for `Batch.classes`; without them these are zeros.
             device: where the batches are to go: those for CUDA are pinned.
+            source: of the images' bytes.
 
         Raises:
             ConfigError: a number is out of range.
@@ -76,6 +80,7 @@ class EvalLoader:
         self._batches = range(-(-len(records) // batch_size)) if batches is None else batches
         self._class_ids = class_ids
         self._device = device
+        self._source = source
 
     def shard(self, world: World) -> EvalLoader:
         """The loader of one worker: every world.size-th of these batches, for its device."""
@@ -88,6 +93,7 @@ class EvalLoader:
             batches=self._batches[world.rank :: world.size],
             class_ids=self._class_ids,
             device=world.device,
+            source=self._source,
         )
 
     def __len__(self) -> int:
@@ -96,24 +102,35 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that have at least one image."""
-        return timed(self, in_order(self._jobs(), self._threads, AHEAD))
+        batches: Generator[Batch, None, None] = made_ahead(
+            self._plans(),
+            partial(_EvalJob, self),
+            source=self._source,
+            record_of=self._wanted,
+            threads=self._threads,
+        )
+        return timed(self, batches)
 
-    def _jobs(self) -> Iterator[Job[Batch]]:
+    def _plans(self) -> Iterator[range]:
+        """The rows of each batch."""
         for number in self._batches:
             start = number * self._batch_size
-            yield _EvalJob(self, range(start, min(start + self._batch_size, len(self._records))))
+            yield range(start, min(start + self._batch_size, len(self._records)))
+
+    def _wanted(self, row: int) -> Record | None:
+        return None if row in self._bad else self._records[row]
 
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._preprocess.image_size, self._device)
 
-    def _write(self, row: int, slot: Tensor) -> bool:
+    def _write(self, row: int, slot: Tensor, ticket: Ticket | None) -> bool:
         """Fill `slot` (3, S, S) with the picture of `row`; whether it could be read."""
         if row in self._bad:
             return False
         try:
             record = self._records[row]
-            pixels = read_twice(record, partial(picture, record))
-        except CredentialsError:
+            pixels = read_twice(record, partial(picture, record), self._source, ticket)
+        except (CredentialsError, UnavailableError):
             raise  # it is not this image's fault, and would be every image's
         except (BadImage, StorageError) as error:
             self._bad.add(row, cause(error, self._records[row]))
@@ -123,15 +140,17 @@ class EvalLoader:
 
 
 class _EvalJob:
-    def __init__(self, loader: EvalLoader, rows: range) -> None:
+    def __init__(self, loader: EvalLoader, rows: range, tickets: Tickets | None) -> None:
         self.size = len(rows)
+        self.tickets = tickets
         self._loader = loader
         self._rows = rows
         self._read = np.zeros(self.size, dtype=bool)
         self._images = loader._empty(self.size)
 
     def run(self, piece: int) -> None:
-        self._read[piece] = self._loader._write(self._rows[piece], self._images[piece])
+        row, ticket = self._rows[piece], ticket_of(self, piece)
+        self._read[piece] = self._loader._write(row, self._images[piece], ticket)
 
     def result(self) -> Batch:
         rows, images = np.arange(self._rows.start, self._rows.stop), self._images  # (b,)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 from lookalike.data.augment import Augment, Box, scale_box
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.batch import (
-    AHEAD,
     Batch,
     cause,
     check_at_least,
     empty_images,
+    made_ahead,
     read_twice,
+    ticket_of,
     timed,
 )
 from lookalike.data.catalog import Catalog
@@ -26,11 +28,12 @@ from lookalike.data.chance import occurrences, row_rng
 from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.eval_loader import EvalLoader
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
+from lookalike.data.requests import Ticket
 from lookalike.data.samplers import Sampling, create_sampler
+from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
-from lookalike.errors import CredentialsError, DataError, StorageError
+from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 
 __all__ = ["BadImages", "Batch", "EvalLoader", "TrainLoader", "describe_bad"]
 
@@ -62,6 +65,7 @@ class TrainLoader:
         sampling: Sampling | None = None,
         world: World = ALONE,
         bad: BadImages | None = None,
+        source: Source = PLAIN,
     ) -> None:
         """Prepare; nothing is read before an epoch is iterated.
 
@@ -74,6 +78,7 @@ class TrainLoader:
             sampling: how rows are drawn; by default each once an epoch.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
+            source: of the images' bytes.
 
         Raises:
             DataError: there are no images, or fewer in a batch than workers.
@@ -99,6 +104,7 @@ class TrainLoader:
         self._threads = threads
         self._world = world
         self._bad = BadImages() if bad is None else bad
+        self._source = source
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch number `epoch` (from 0), from step `start` on.
@@ -110,9 +116,17 @@ class TrainLoader:
             DataError: an image and eight substitutes cannot be read.
         """
         assert 0 <= start <= self.steps_per_epoch
-        return timed(self, in_order(self._jobs(epoch, start), self._threads, AHEAD))
+        batches: Generator[Batch, None, None] = made_ahead(
+            self._plans(epoch, start),
+            partial(_TrainJob, self, epoch),
+            source=self._source,
+            record_of=self._wanted,
+            threads=self._threads,
+        )
+        return timed(self, batches)
 
-    def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
+    def _plans(self, epoch: int, start: int) -> Iterator[_Visits]:
+        """The rows (b,) of each of this worker's batches."""
         rows = self.sampler.rows(epoch)  # (steps, B)
         before = np.zeros_like(rows)  # how often the epoch has had each before
         if self.sampler.repeating:
@@ -120,12 +134,15 @@ class TrainLoader:
         share = self._world.share(self.batch_size)
         mine = slice(share.start, share.stop)
         for step in range(start, self.steps_per_epoch):
-            yield _TrainJob(self, epoch, rows[step, mine], before[step, mine])
+            yield _Visits(rows[step, mine], before[step, mine])
+
+    def _wanted(self, row: int) -> Record | None:
+        return None if row in self._bad else self._catalog.records[row]
 
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._augment.image_size, self._world.device)
 
-    def _write(self, epoch: int, row: int, before: int, slot: Tensor) -> int:
+    def _write(self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None) -> int:
         """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was.
 
         `before` is how often the epoch had `row` before.
@@ -136,15 +153,16 @@ class TrainLoader:
             if row not in self._bad:
                 rng = row_rng(self._seed, epoch, row, attempt, before)
                 try:
-                    pixels, box = read_twice(record, partial(self._crop, record, rng))
-                except CredentialsError:
+                    use = partial(self._crop, record, rng)
+                    pixels, box = read_twice(record, use, self._source, ticket)
+                except (CredentialsError, UnavailableError):
                     raise  # it is not this image's fault, and would be every image's
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))
                 else:
                     self._augment.write(pixels, box, rng, slot)
                     return row
-            row = self.sampler.stand_in(wanted, attempt, dice)
+            row, ticket = self.sampler.stand_in(wanted, attempt, dice), None
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
         raise DataError(
@@ -166,20 +184,35 @@ class TrainLoader:
         return pixels, scale_box(box, size, pixels.shape[:2])
 
 
+class _Visits(Sequence[int]):
+    """The rows of a batch, (b,), and how often the epoch has had each before, (b,)."""
+
+    def __init__(self, rows: np.ndarray, before: np.ndarray) -> None:
+        self.rows, self.before = rows, before
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+
 class _TrainJob:
     def __init__(
-        self, loader: TrainLoader, epoch: int, rows: np.ndarray, before: np.ndarray
+        self, loader: TrainLoader, epoch: int, visits: _Visits, tickets: Tickets | None
     ) -> None:
-        self.size = len(rows)
+        self.size = len(visits)
+        self.tickets = tickets
         self._loader = loader
         self._epoch = epoch
-        self._rows = rows.copy()  # (b,)
-        self._before = before  # (b,)
+        self._rows = visits.rows.copy()  # (b,)
+        self._before = visits.before  # (b,)
         self._images = loader._empty(self.size)
 
     def run(self, piece: int) -> None:
         row, before = int(self._rows[piece]), int(self._before[piece])
-        self._rows[piece] = self._loader._write(self._epoch, row, before, self._images[piece])
+        slot, ticket = self._images[piece], ticket_of(self, piece)
+        self._rows[piece] = self._loader._write(self._epoch, row, before, slot, ticket)
 
     def result(self) -> Batch:
         classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)

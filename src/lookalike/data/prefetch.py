@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -115,7 +116,19 @@ def _stop(tasks: Tasks, stopped: threading.Event, workers: list[threading.Thread
             worker.join(_PATIENCE_SECONDS)
 
 
-def in_order(jobs: Iterator[Job[T]], threads: int, ahead: int) -> Generator[T, None, None]:
+class Awaited(Protocol):
+    """Something that a piece of work needs, and that is not there yet."""
+
+    def when_over(self, then: Callable[[], None]) -> None:
+        """Have `then` called, from any thread, as soon as it is there."""
+
+
+def in_order(
+    jobs: Iterator[Job[T]],
+    threads: int,
+    ahead: int,
+    awaited: Callable[[Any, int], Awaited | None] = lambda job, piece: None,
+) -> Generator[T, None, None]:
     """The jobs' results, in the order of the jobs, while later ones are worked on.
 
     What a piece of a job raises is raised here, when that job's turn comes.
@@ -124,6 +137,8 @@ def in_order(jobs: Iterator[Job[T]], threads: int, ahead: int) -> Generator[T, N
         jobs: what to do; each is asked for only when it can be started.
         threads: how many work; with 0 the calling thread does, and nothing is done ahead.
         ahead: how many jobs are started before their turn, at most.
+        awaited: what a piece of a job must wait for; no thread waits with it. None for nothing.
+            Not asked with 0 threads.
     """
     if threads == 0:
         for now in jobs:
@@ -138,7 +153,13 @@ def in_order(jobs: Iterator[Job[T]], threads: int, ahead: int) -> Generator[T, N
             while len(flights) <= ahead and (job := next(jobs, None)) is not None:
                 flights.append(_Flight(job))
                 for piece in range(job.size):
-                    pool.tasks.put((flights[-1], piece))
+                    put = partial(pool.tasks.put, (flights[-1], piece))
+                    need = awaited(job, piece)
+                    if need is None:
+                        put()
+                    else:
+                        need.when_over(put)
+                    del need, put
                 del job
             if not flights:
                 return

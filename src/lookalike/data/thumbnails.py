@@ -4,42 +4,49 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from lookalike.data.batch import read_twice
+from lookalike.data.batch import made_ahead, read_twice, ticket_of
 from lookalike.data.decode import BadImage, decode
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.errors import StorageError
 
 _AHEAD = 16
 
 
-def data_uris(records: Sequence[Record], side: int, threads: int) -> list[str]:
+def data_uris(
+    records: Sequence[Record], side: int, threads: int, source: Source = PLAIN
+) -> list[str]:
     """JPEGs of at most `side` pixels a side as data URIs; "" for those that cannot be read."""
-    return list(in_order(_jobs(records, side), threads, _AHEAD))
-
-
-def _jobs(records: Sequence[Record], side: int) -> Iterator[Job[str]]:
-    for record in records:
-        yield _PictureJob(record, side)
+    found: Generator[str, None, None] = made_ahead(
+        (range(row, row + 1) for row in range(len(records))),
+        lambda one, tickets: _PictureJob(records[one[0]], side, source, tickets),
+        source=source,
+        record_of=records.__getitem__,
+        threads=threads,
+        ahead=_AHEAD,
+    )
+    return list(found)
 
 
 class _PictureJob:
     size = 1
 
-    def __init__(self, record: Record, side: int) -> None:
-        self._record, self._side = record, side
+    def __init__(self, record: Record, side: int, source: Source, tickets: Tickets | None) -> None:
+        self.tickets = tickets
+        self._record, self._side, self._source = record, side, source
         self._uri = ""
 
     def run(self, piece: int) -> None:
         try:
-            self._uri = read_twice(self._record, partial(_data_uri, self._record, self._side))
+            use = partial(_data_uri, self._record, self._side)
+            self._uri = read_twice(self._record, use, self._source, ticket_of(self, piece))
         except (BadImage, StorageError):
             self._uri = ""  # whoever shows it says why, or shows an empty frame
 

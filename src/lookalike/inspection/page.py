@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from lookalike.data.source import PLAIN, Source
 from lookalike.data.thumbnails import data_uris
 from lookalike.inspection.finding import Diagnosis, Finding
 from lookalike.inspection.table import MARKS, summary
@@ -19,18 +20,19 @@ _ROWS = 6  # of a group
 _SIDE = 112  # pixels of a picture
 
 
-def render(diagnosis: Diagnosis, *, threads: int) -> str:
+def render(diagnosis: Diagnosis, *, threads: int, source: Source = PLAIN) -> str:
     """The page.
 
     Args:
         diagnosis: what was found.
         threads: threads that read the pictures; those that cannot be read are left empty.
+        source: of the pictures' bytes.
     """
     shown: dict[int, None] = {}
     most = max(12, MOST_PICTURES // max(1, len(diagnosis.findings)))
     sections = [_section(diagnosis, found, shown, most) for found in diagnosis.findings]
     records = [diagnosis.lists.records[row] for row in shown]
-    found = data_uris(records, _SIDE, threads)
+    found = data_uris(records, _SIDE, threads, source)
     pictures = {row: uri for row, uri in zip(shown, found, strict=True) if uri}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.inspection", "."),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from lookalike.data.batch import cause, read_twice
+from lookalike.data.batch import cause, made_ahead, read_twice, ticket_of
 from lookalike.data.decode import BadImage, decode, jpeg_size
 from lookalike.data.pixels import picture
-from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
-from lookalike.errors import StorageError
+from lookalike.data.source import PLAIN, Source, Tickets
+from lookalike.errors import CredentialsError, StorageError, UnavailableError
 from lookalike.inspection.fingerprint import (
     THUMB,
     colourfulness,
@@ -28,7 +28,6 @@ from lookalike.inspection.formats import format_of
 from lookalike.log import Bar
 
 _PIECES = 64  # pictures of a job
-_AHEAD = 3
 _ENOUGH = (96, 96)  # a JPEG may be decoded as small as this: three times what is looked at
 
 
@@ -68,7 +67,12 @@ class Pictures:
 
 
 def read_pictures(
-    records: Sequence[Record], rows: Sequence[int], *, threads: int, quiet: bool = False
+    records: Sequence[Record],
+    rows: Sequence[int],
+    *,
+    threads: int,
+    source: Source = PLAIN,
+    quiet: bool = False,
 ) -> Pictures:
     """Read the pictures of these `rows`.
 
@@ -76,6 +80,7 @@ def read_pictures(
         records: the images.
         rows: which to read, ascending.
         threads: threads that read and decode.
+        source: of the images' bytes.
         quiet: show no progress.
     """
     count = len(rows)
@@ -95,27 +100,40 @@ def read_pictures(
     )
     began = time.monotonic()
     with Bar("images", count, unit="images", quiet=quiet) as bar:
-        for done in in_order(_jobs(records, found), threads, _AHEAD):
+        read: Generator[int, None, None] = made_ahead(
+            (range(start, min(start + _PIECES, count)) for start in range(0, count, _PIECES)),
+            partial(_ReadJob, records, found, source),
+            source=source,
+            record_of=lambda place: records[int(found.rows[place])],
+            threads=threads,
+        )
+        for done in read:
             rate = (bar.done + done) / max(time.monotonic() - began, 1e-9)
             bar.advance(done, f"{rate:,.0f} images/s")
     return replace(found, seconds=time.monotonic() - began)
 
 
-def _jobs(records: Sequence[Record], found: Pictures) -> Iterator[Job[int]]:
-    for start in range(0, len(found.rows), _PIECES):
-        yield _ReadJob(records, found, range(start, min(start + _PIECES, len(found.rows))))
-
-
 class _ReadJob:
-    def __init__(self, records: Sequence[Record], found: Pictures, places: range) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        found: Pictures,
+        source: Source,
+        places: range,
+        tickets: Tickets | None,
+    ) -> None:
         self.size = len(places)
-        self._records, self._found, self._places = records, found, places
+        self.tickets = tickets
+        self._records, self._found, self._places, self._source = records, found, places, source
 
     def run(self, piece: int) -> None:
         place = self._places[piece]
         record = self._records[int(self._found.rows[place])]
         try:
-            read_twice(record, partial(_note, self._found, place, record))
+            note = partial(_note, self._found, place, record)
+            read_twice(record, note, self._source, ticket_of(self, piece))
+        except (CredentialsError, UnavailableError):
+            raise  # it is not this image's fault, and would be every image's
         except (BadImage, StorageError) as error:
             self._found.reasons[place] = cause(error, record)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.data.decode import ImageSource, load_image
+from lookalike.data.batch import empty_images, made_ahead, ticket_of
+from lookalike.data.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.preprocess import Preprocess
+from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Tickets
 from lookalike.errors import ModelError, RunError
 from lookalike.model.backbone import Backbone
 from lookalike.model.neck import Neck
@@ -175,15 +179,18 @@ class Embedder(nn.Module):
                 "write embed([image])"
             )
         vectors = np.empty((len(images), self.embedding_dim), dtype=np.float32)
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for start in range(0, len(images), batch_size):
-                part = images[start : start + batch_size]
-                batch = torch.stack(list(pool.map(self._prepare, part)))  # (B, 3, S, S)
-                vectors[start : start + len(part)] = self.embed_batch(batch).cpu().numpy()
+        count = len(images)
+        batches: Generator[tuple[range, Tensor], None, None] = made_ahead(
+            (range(at, min(at + batch_size, count)) for at in range(0, count, batch_size)),
+            partial(_EmbedJob, self.preprocess, images),
+            source=PLAIN,
+            record_of=lambda row: _record(images[row]),
+            threads=max(threads, 1),
+        )
+        with closing(batches):
+            for rows, batch in batches:
+                vectors[rows.start : rows.stop] = self.embed_batch(batch).cpu().numpy()
         return vectors
-
-    def _prepare(self, image: ImageSource) -> Tensor:
-        return self.preprocess.prepare(load_image(image))
 
     @property
     def device(self) -> torch.device:
@@ -278,3 +285,40 @@ class Embedder(nn.Module):
         except safetensors.SafetensorError as error:
             raise RunError(f"{folder / WEIGHTS_FILE}: broken: {error}") from None
         return embedder.to(device).eval()
+
+
+class _EmbedJob:
+    """A batch of what a user handed over."""
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        images: Sequence[ImageSource],
+        rows: range,
+        tickets: Tickets | None,
+    ) -> None:
+        self.size = len(rows)
+        self.tickets = tickets
+        self._preprocess = preprocess
+        self._images = images
+        self._rows = rows
+        self._batch = empty_images(len(rows), preprocess.image_size, torch.device("cpu"))
+
+    def run(self, piece: int) -> None:
+        image, ticket = self._images[self._rows[piece]], ticket_of(self, piece)
+        if ticket is None:
+            pixels = load_image(image)
+        else:
+            try:
+                pixels = decode(ticket.take())
+            except BadImage as error:
+                raise BadImage(f"{ticket.record.place}: {error}") from error
+        self._batch[piece].copy_(self._preprocess.prepare(pixels))
+
+    def result(self) -> tuple[range, Tensor]:
+        return self._rows, self._batch
+
+
+def _record(image: ImageSource) -> Record | None:
+    """What is read of a path or URI."""
+    return Record(str(image), "", "", 0) if isinstance(image, (str, Path)) else None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from lookalike.settings.section import Section
+from lookalike.settings.size import in_bytes
 
 FORMAT_ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
 
@@ -38,6 +39,14 @@ class DataConfig(Section):
     """Number of training classes; inferred. With integer labels it may exceed the highest."""
     threads: int = Field(4, ge=0, le=256)
     """Threads that read and decode images, for each worker."""
+    requests: int = Field(128, ge=1, le=1024)
+    """Requests for images in object storage or on web servers at a time, for each worker; images
+    on this machine's disks need none."""
+    cache: str | None = None
+    """A folder of this machine that keeps images from elsewhere, for all workers and runs that name
+    it; an image that is replaced under the same address is not noticed."""
+    cache_size: str = "50GB"
+    """The most that lies in `data.cache`, as 500MB, 50GB or 2TB."""
     max_bad_images: float = Field(0.01, ge=0)
     """How many images may be missing or broken before the run stops: a fraction of the list
     below 1, a count from 1 on."""
@@ -102,6 +111,14 @@ class DataConfig(Section):
                 )
             found.append(entry)
         return found
+
+    @field_validator("cache_size", mode="before")
+    @classmethod
+    def _cache_size(cls, value: Any) -> Any:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            in_bytes(str(value))
+            return str(value)
+        return value
 
     @field_validator("format", mode="before")
     @classmethod

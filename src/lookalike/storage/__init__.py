@@ -1,7 +1,14 @@
 """Bytes from and to anywhere: local paths and any URI that fsspec knows."""
 
-from lookalike.storage.reading import exists, files_below, is_folder, opened, read_bytes
-from lookalike.storage.uri import is_remote, join, local_path, public, resolve, resolver
+from lookalike.storage.reading import (
+    exists,
+    fetch_bytes,
+    files_below,
+    is_folder,
+    opened,
+    read_bytes,
+)
+from lookalike.storage.uri import address, is_remote, join, local_path, public, resolve, resolver
 from lookalike.storage.writing import (
     fetch_file,
     remove_file,
@@ -12,7 +19,7 @@ from lookalike.storage.writing import (
 )
 
 __all__ = [
-    "exists", "fetch_file", "files_below", "is_folder", "is_remote", "join", "local_path", "opened",
-    "public", "read_bytes", "remove_file", "resolve", "resolver", "sizes_below", "version_of",
-    "write_bytes", "write_file",
+    "address", "exists", "fetch_bytes", "fetch_file", "files_below", "is_folder", "is_remote",
+    "join", "local_path", "opened", "public", "read_bytes", "remove_file", "resolve", "resolver",
+    "sizes_below", "version_of", "write_bytes", "write_file",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The clients of object storage and web servers, by the scheme of a URI."""
 
+import threading
 from functools import lru_cache
 
 from lookalike.errors import MissingExtraError, StorageError
@@ -7,6 +8,9 @@ from lookalike.storage import oss
 from lookalike.storage.uri import public
 
 _EXTRAS = {"s3": "s3fs", "oss": "ossfs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+_lock = threading.Lock()
+_number = 0
 
 account = lru_cache(maxsize=1)(oss.account)
 """The account of OSS, read once."""
@@ -43,9 +47,29 @@ def filesystem_of(uri: str):  # type: ignore[no-untyped-def]  # fsspec has no ty
         ) from None
 
 
-def forget_credentials(uri: str) -> None:
-    """Have the credentials for `uri` read anew at the next request: they were refused."""
+def credentials_number() -> int:
+    """Which credentials are in use, counted from 0: those that `forget_credentials` is about."""
+    return _number
+
+
+def forget_credentials(uri: str, number: int) -> bool:
+    """Have the credentials for `uri` read anew at the next request: they were refused.
+
+    Args:
+        uri: what was asked for.
+        number: the credentials that were refused; if others have taken their place since, nothing
+            is done.
+
+    Returns:
+        Whether they are to be read anew.
+    """
     import fsspec
 
-    account.cache_clear()
-    fsspec.get_filesystem_class(uri.split("://", 1)[0]).clear_instance_cache()
+    global _number
+    with _lock:
+        if number != _number:
+            return False
+        _number += 1
+        account.cache_clear()
+        fsspec.get_filesystem_class(uri.split("://", 1)[0]).clear_instance_cache()
+        return True

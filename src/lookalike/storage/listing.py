@@ -9,7 +9,7 @@ from typing import Any
 
 from lookalike.storage import oss
 from lookalike.storage.clients import account, filesystem_of
-from lookalike.storage.getting import oss_bucket
+from lookalike.storage.getting import get, oss_bucket
 
 _PAGE = 1000  # keys an answer; the most that OSS gives
 
@@ -62,7 +62,14 @@ def described(uri: str) -> dict[str, Any]:
     if not _is_oss(uri):
         filesystem, path = filesystem_of(uri)
         filesystem.invalidate_cache()
-        return dict(filesystem.info(path))
+        try:
+            return dict(filesystem.info(path))
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if uri.startswith("s3://"):
+                get(uri, (0, 1))  # S3's answer to HEAD has no words that say why; this one has
+            raise
     key = _key(uri)
     # Not HEAD, whose answer has no body that could say why it was refused. Of all keys that
     # begin with `key` it is itself the first.
@@ -77,7 +84,7 @@ def _oss_objects(uri: str, prefix: str, page: int = _PAGE) -> Iterator[Any]:
     import oss2.exceptions
 
     endpoint, name, _ = oss.locate(uri, account().endpoint)
-    bucket, _ = oss_bucket(endpoint, name)
+    bucket = oss_bucket(endpoint, name)
     marker = ""
     while True:
         try:

@@ -10,9 +10,9 @@ from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage.clients import filesystem_of
-from lookalike.storage.getting import get
+from lookalike.storage.getting import fetch, get
 from lookalike.storage.listing import described, has_below, sizes_in
-from lookalike.storage.retry import cause, retrying
+from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.uri import is_remote, local_path, public
 
 
@@ -28,6 +28,16 @@ def read_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 
         StorageError: it cannot be read, or ends before `part` does; the message holds the cause.
     """
     return retrying(lambda: _read_once(uri, part), uri, retries)
+
+
+async def fetch_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
+    """`read_bytes` of a remote `uri`, in the loop of `lookalike.storage.loop`."""
+
+    async def once() -> bytes:
+        content = await fetch(uri, part)
+        return content if part is None else _whole(uri, part, content)
+
+    return await retrying_there(once, uri, retries)
 
 
 @contextmanager
@@ -123,6 +133,12 @@ def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
             content = file.read(size)
     else:
         content = get(uri, part)
+    return _whole(uri, part, content)
+
+
+def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:
+    """`content` of `part`, if that is all of it."""
+    offset, size = part
     if len(content) != size:
         raise StorageError(
             f"{public(uri)}: ends at {offset + len(content):,} bytes, {offset + size:,} expected; "

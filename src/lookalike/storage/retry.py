@@ -1,13 +1,14 @@
 """Asking again what may have been a bad moment, and saying why it failed in the end."""
 
+import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from lookalike.errors import CredentialsError, LookalikeError, StorageError
-from lookalike.storage import getting
-from lookalike.storage.clients import forget_credentials
+from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
+from lookalike.storage import clients, getting
 from lookalike.storage.uri import is_remote, public
 
 # What asking again does not change.
@@ -23,6 +24,11 @@ _CREDENTIALS = (
 _FIRST_PAUSE = {False: 0.05, True: 0.2}
 _LONGEST_PAUSE = 10.0
 _REMOTE_FACTOR = 3  # a store's bad moments last longer than a disk's
+
+_AWAY = 5  # so many that fail, without one answer to anything in between, are not to blame
+_WEB = ("http", "https")  # many servers, each well or not on its own
+_failing: defaultdict[str, set[str]] = defaultdict(set)
+"""By scheme: what failed since there was an answer to anything."""
 
 T = TypeVar("T")
 
@@ -40,37 +46,92 @@ def retrying(action: Callable[[], T], uri: str, retries: int) -> T:
 
     Raises:
         CredentialsError: the storage refuses who asks, also with credentials read anew.
+        UnavailableError: it failed too often, and so did all that was asked for meanwhile.
         StorageError: it failed for good, or too often.
     """
-    remote = is_remote(uri)
-    retries *= _REMOTE_FACTOR if remote else 1
-    renewed = False
-    attempt = 0
+    tries = _Tries(uri, retries)
     while True:
+        tries.begin()
         try:
-            return action()
-        except LookalikeError:
-            raise
+            found = action()
         except Exception as error:
-            # A store's client raises what it likes, not only OSError; on this machine anything
-            # else is our own mistake (but ValueError: a NUL in a path, a broken URL).
-            if not isinstance(error, OSError | ValueError) and not remote:
-                raise
-            if remote and (code := _refusal(error)):
-                if renewed:
-                    raise CredentialsError(
-                        f"{public(uri)}: the storage refuses the credentials ({code}); renew them "
-                        "in the environment or the vendor's file, then go on with --resume"
-                    ) from None
-                renewed = True
-                forget_credentials(uri)
+            pause = tries.pause_after(error)
+        else:
+            tries.succeeded()
+            return found
+        time.sleep(pause)
+
+
+async def retrying_there(action: Callable[[], Awaitable[T]], uri: str, retries: int) -> T:
+    """`retrying` for coroutines: what waits lets others work."""
+    tries = _Tries(uri, retries)
+    while True:
+        tries.begin()
+        try:
+            found = await action()
+        except Exception as error:
+            pause = tries.pause_after(error)
+        else:
+            tries.succeeded()
+            return found
+        await asyncio.sleep(pause)
+
+
+class _Tries:
+    """What has been tried of one action, and whether to try again."""
+
+    def __init__(self, uri: str, retries: int) -> None:
+        self._uri = uri
+        self._remote = is_remote(uri)
+        self._left = retries * (_REMOTE_FACTOR if self._remote else 1)
+        self._pause = _FIRST_PAUSE[self._remote]
+        self._renewed = False
+        self._credentials = 0
+        self._kind = uri.partition("://")[0] if self._remote else ""
+
+    def begin(self) -> None:
+        """Take note of the credentials that the next try is made with."""
+        self._credentials = clients.credentials_number()
+
+    def succeeded(self) -> None:
+        """Take note that the storage answers."""
+        _failing[self._kind].clear()
+
+    def pause_after(self, error: Exception) -> float:
+        """How many seconds to wait before the next try; raises what ends the trying."""
+        if isinstance(error, LookalikeError):
+            raise error
+        # A store's client raises what it likes, not only OSError; on this machine anything
+        # else is our own mistake (but ValueError: a NUL in a path, a broken URL).
+        if not isinstance(error, OSError | ValueError) and not self._remote:
+            raise error
+        if self._remote and (code := refusal(error)):
+            if self._renewed:
+                raise CredentialsError(
+                    f"{public(self._uri)}: the storage refuses the credentials ({code}); renew "
+                    "them in the environment or the vendor's file, then go on with --resume"
+                ) from None
+            self._renewed = True
+            # Of many requests that are refused together, the first reads them anew.
+            if clients.forget_credentials(self._uri, self._credentials):
                 getting.forget()
-                continue
-            if attempt == retries or _final(error):
-                raise StorageError(f"{public(uri)}: {cause(error)}") from None
-            pause = min(_FIRST_PAUSE[remote] * 2**attempt, _LONGEST_PAUSE)
-            time.sleep(pause * random.uniform(0.5, 1) if remote else pause)
-            attempt += 1
+            return 0.0
+        if _final(error):
+            # An answer too, if not the one that was hoped for.
+            self.succeeded()
+            raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
+        if self._left == 0:
+            if len(_failing[self._kind]) >= _AWAY and self._kind not in _WEB:
+                raise UnavailableError(
+                    f"{public(self._uri)}: {cause(error)}, and the storage gives nothing else "
+                    "either; go on when it is well again (a run with --resume)"
+                ) from None
+            raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
+        self._left -= 1
+        _failing[self._kind].add(self._uri)
+        pause = min(self._pause, _LONGEST_PAUSE)
+        self._pause *= 2
+        return pause * random.uniform(0.5, 1) if self._remote else pause
 
 
 def cause(error: Exception) -> str:
@@ -94,14 +155,14 @@ def _final(error: Exception) -> bool:
     return any(400 <= status < 500 and status not in _WAIT_A_MOMENT for status in statuses)
 
 
-def _refusal(error: Exception) -> str | None:
+def refusal(error: Exception) -> str | None:
     """The code by which the storage refuses the credentials, if that is what happened."""
     words = " ".join(str(part) for part in _chain(error))
     return next((code for code in _CREDENTIALS if code in words), None)
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the HTTP answer that botocore, oss2, aiohttp or urllib3 report."""
+    """The status of the HTTP answer that botocore, oss2 or aiohttp report."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None

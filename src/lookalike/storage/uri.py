@@ -50,6 +50,16 @@ def public(uri: str) -> str:
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
 
+def address(uri: str) -> str:
+    """`uri`, and to which storage it goes where that is not in it: what its content belongs to."""
+    named = {
+        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "oss": ("OSS_ENDPOINT",),
+    }.get(uri.partition("://")[0], ())
+    place = next((os.environ[name] for name in named if os.environ.get(name)), None)
+    return uri if place is None else f"{uri} at {place}"
+
+
 def join(folder: str, path: str) -> str:
     """The URI of a file below a folder, as `resolve` makes it from a list that lies there."""
     if not is_remote(folder):

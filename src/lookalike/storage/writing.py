@@ -11,7 +11,7 @@ from typing import IO
 from lookalike.errors import StorageError
 from lookalike.storage.clients import filesystem_of
 from lookalike.storage.listing import described, sizes_in
-from lookalike.storage.retry import retrying
+from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.uri import is_remote, local_path, public
 
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
@@ -126,7 +126,9 @@ def _put(local: str, uri: str) -> None:
         raise StorageError(
             f"{public(uri)}: cannot be written: no such bucket; make it first, or mend the name"
         ) from None
-    except PermissionError:
+    except PermissionError as error:
+        if refusal(error):  # s3fs says this of expired tokens too
+            raise
         raise StorageError(
             f"{public(uri)}: cannot be written: no permission; the credentials of this machine's "
             "environment must allow writing here"

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import fetched, log, storage
-from lookalike.assembly import open_catalogs
+from lookalike.assembly import create_source, open_catalogs
 from lookalike.config import Config
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel
@@ -65,22 +66,26 @@ def doctor(
     if config.data.train is None:
         raise ConfigError("nothing to look at: give data.train (--train), or a run (--run)")
     log.start()
+    source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
     train, val = open_catalogs(config)
     lists = Lists.of(train, val)
     facts, found = inspect_lists(lists, train, val)
     if images:
         pictures = read_pictures(
-            lists.records, distinct_rows(lists.records), threads=config.data.threads
+            lists.records,
+            distinct_rows(lists.records),
+            threads=config.data.threads,
+            source=source,
         )
         facts["images"], more = inspect_looks(lists, pictures, image_size=config.model.image_size)
         found += [*more, *inspect_copies(lists, pictures)]
     if embedder is not None:
-        facts["labels"], more = _judge_labels(embedder, train, config.data.threads)
+        facts["labels"], more = _judge_labels(embedder, train, config.data.threads, source)
         found += more
     diagnosis = Diagnosis(lists, facts, worst_first(found))
     if output is not None:
-        _write(diagnosis, output, config.data.threads)
+        _write(diagnosis, output, config.data.threads, source)
     return diagnosis
 
 
@@ -101,7 +106,8 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     """The run's request, with what was asked for now where it differs from the defaults."""
     if config.data.train is not None:
         raise ConfigError("data.train (--train) and a run exclude each other; give data (--data)")
-    values: dict[str, Any] = {"run.device": config.run.device, "data.threads": config.data.threads}
+    own = ("run.device", "data.threads", "data.requests", "data.cache", "data.cache_size")
+    values: dict[str, Any] = {key: config.get(key) for key in own}
     if data is not None:
         other = {"train": data, "val": None, "val_fraction": 0.0, "format": config.data.format}
         other |= {"classes": None, "num_classes": None, "val_split": config.data.val_split}
@@ -111,11 +117,13 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
 
 
 def _judge_labels(
-    embedder: Embedder | ExportedModel, train: Catalog, threads: int
+    embedder: Embedder | ExportedModel, train: Catalog, threads: int, source: Source
 ) -> tuple[dict[str, int], list[Finding]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)
-    embedded = embed_records(embedder, train.records, threads=threads, bad=BadImages(), world=world)
+    embedded = embed_records(
+        embedder, train.records, threads=threads, bad=BadImages(), world=world, source=source
+    )
     if not len(embedded.rows):
         raise DataError(f"{train.records[0].source}: none of its images can be read")
     return inspect_labels(train, embedded.rows, embedded.vectors)
@@ -137,9 +145,10 @@ def _output_place(config: Config) -> str | None:
     return storage.local_path(output)
 
 
-def _write(diagnosis: Diagnosis, output: str, threads: int) -> None:
+def _write(diagnosis: Diagnosis, output: str, threads: int, source: Source) -> None:
     found = json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1) + "\n"
-    results = {DOCTOR_JSON: found, DOCTOR_PAGE: render(diagnosis, threads=threads)}
+    page = render(diagnosis, threads=threads, source=source)
+    results = {DOCTOR_JSON: found, DOCTOR_PAGE: page}
     places = {storage.join(output, name): text for name, text in results.items()}
     for place, text in places.items():
         storage.write_bytes(place, text.encode())

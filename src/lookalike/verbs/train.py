@@ -23,6 +23,7 @@ from lookalike.assembly import (
     create_measure,
     create_sampling,
     create_schedule,
+    create_source,
     create_step,
     open_catalogs,
     plan_pace,
@@ -81,6 +82,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if world.is_main:
             stack.enter_context(run.locked())
             stack.enter_context(log.also_to(run.log))
+        source = create_source(config)
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
@@ -90,7 +92,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         trained = assemble(config, embedder, heads, world)
         mirror = _mirror(run, config, world)
         bad = BadImages()
-        loader = create_loader(config, embedder, catalog, bad, world)
+        loader = create_loader(config, embedder, catalog, bad, world, source)
         quota = _create_quota(config, catalog, bad, run, world)
         pace = plan_pace(config, loader)
         trainer = Trainer(
@@ -102,7 +104,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             folder=run.checkpoints,
             world=world,
             quota=quota,
-            measure=create_measure(embedder, heads["metric"], held_out, catalog, config, world),
+            measure=create_measure(
+                embedder, heads["metric"], held_out, catalog, config, world, source
+            ),
             keep_model=lambda: _keep(embedder, run) if world.is_main else None,
             record=_recorder(run, config, world),
             saved=lambda: mirror.saved() if mirror is not None else None,

@@ -1,0 +1,215 @@
+"""Remote images kept on this machine, for any number of processes that may end at any time.
+
+An entry is a file whose name is the hash of its address, and which begins with the hash of its
+content: whatever a power failure or a bad disk left there is noticed, and fetched again. How much
+there is stands in the file `size`, which is the lock too. Room is taken there before a byte is
+written; so a process that is killed leaves too large a number at worst, until the next sweep
+counts what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lookalike import storage
+from lookalike.errors import ConfigError
+from lookalike.log import logger
+
+_FOLDER = "lookalike-images-1"  # the number of the entries' form
+_NAME = re.compile(r"^[0-9a-f]{40}$")
+_ASIDE = ".aside-"
+_DIGEST = 16  # bytes
+_SWEPT_TO = 0.9  # of the limit, so that not each new entry needs a sweep
+_LEFT_BEHIND_SECONDS = 600.0  # after which nobody is still writing that file
+
+Part = tuple[int, int] | None
+
+
+class DiskCache:
+    """The content of remote files and parts of files, within a limit.
+
+    What was not used for the longest time makes room for what is new; but nothing that this
+    object's user has read or written himself: of a list that is larger than the limit, one part
+    stays for good, where otherwise each image would have gone before its turn came again.
+
+    Args:
+        folder: any folder; the cache makes one of its own in it.
+        limit: bytes, of all entries together.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: str | Path, limit: int) -> None:
+        self.folder = Path(folder) / _FOLDER
+        self.limit = limit
+        self._numbers = itertools.count()
+        self._mutex = threading.Lock()
+        self._giving_up = False  # nothing more can be kept
+        self._began = time.time_ns()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._size_file = os.open(self.folder / "size", os.O_RDWR | os.O_CREAT, 0o666)
+            with self._locked():
+                self._total()
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: cannot be the cache of images: "
+                f"{(error.strerror or type(error).__name__).lower()}; choose another data.cache"
+            ) from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_size_file"):
+            os.close(self._size_file)
+
+    def has(self, uri: str, part: Part) -> bool:
+        """Whether there is an entry, whole or not."""
+        return os.path.exists(self._place(uri, part))
+
+    def get(self, uri: str, part: Part) -> bytes | None:
+        """The content; None where there is no entry, or none that can be believed."""
+        place = self._place(uri, part)
+        try:
+            with open(place, "rb", buffering=0) as file:
+                entry = file.read()
+            content = entry[_DIGEST:]
+            if entry[:_DIGEST] == _digest(place, content):
+                os.utime(place)
+                return content
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        logger.warning("%s: damaged in the cache (%s); fetched again", storage.public(uri), place)
+        self._remove(place, len(entry))
+        return None
+
+    def put(self, uri: str, part: Part, content: bytes) -> None:
+        """Keep `content`, if there is or can be made room for it."""
+        size = _DIGEST + len(content)
+        place = self._place(uri, part)
+        aside = self.folder / f"{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
+        try:
+            before = _size_of(place)
+            if self._giving_up or not self._reserve(size):
+                return
+            try:
+                with aside.open("wb") as file:
+                    file.write(_digest(place, content))
+                    file.write(content)
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                aside.replace(place)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                self._release(size)
+                raise
+            if before:
+                self._release(before)
+        except OSError as error:
+            self._giving_up = True
+            self._warn(error)
+
+    def _place(self, uri: str, part: Part) -> str:
+        key = f"{storage.address(uri)}\n{part}"
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        return f"{self.folder}/{name[:2]}/{name}"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the threads and processes that use the folder."""
+        with self._mutex:
+            fcntl.flock(self._size_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._size_file, fcntl.LOCK_UN)
+
+    def _total(self) -> int:
+        """Bytes of all entries; locked."""
+        text = os.pread(self._size_file, 32, 0)
+        if not text.strip().isdigit():  # a new folder, or somebody's hand
+            self._set_total(sum(size for _, size, _ in self._entries()))
+            return self._total()
+        return int(text)
+
+    def _set_total(self, total: int) -> None:
+        os.pwrite(self._size_file, b"%-31d\n" % max(total, 0), 0)
+
+    def _release(self, size: int) -> None:
+        with self._locked():
+            self._set_total(self._total() - size)
+
+    def _reserve(self, size: int) -> bool:
+        """Whether there is room for `size` bytes, which are then taken."""
+        with self._locked():
+            total = self._total()
+            if total + size > self.limit:
+                total = self._sweep(int(_SWEPT_TO * self.limit) - size)
+                self._set_total(total)
+            if total + size > self.limit:
+                # What other processes will use meanwhile cannot make room either.
+                self._giving_up = size <= self.limit // 10
+                return False
+            self._set_total(total + size)
+            return True
+
+    def _sweep(self, goal: int) -> int:
+        """Remove what was not used for the longest time, down to `goal` bytes; bytes that stay."""
+        entries = sorted(self._entries())
+        total = sum(size for _, size, _ in entries)
+        for used, size, path in entries:
+            if total <= goal or used >= self._began:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+        return total
+
+    def _entries(self) -> Iterator[tuple[int, int, str]]:
+        """Last use in ns, bytes and path of each entry; what killed processes left is removed."""
+        for outer in os.scandir(self.folder):
+            if outer.name.startswith(_ASIDE):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - outer.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                        os.unlink(outer.path)
+            elif len(outer.name) == 2 and outer.is_dir():
+                for entry in os.scandir(outer.path):
+                    if _NAME.match(entry.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat()
+                            yield status.st_mtime_ns, status.st_size, entry.path
+
+    def _remove(self, place: str, size: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
+            self._release(size)
+
+    def _warn(self, error: OSError) -> None:
+        logger.warning(
+            "%s: the cache of images fails (%s); images are fetched instead",
+            self.folder, (error.strerror or type(error).__name__).lower(),
+        )  # fmt: skip
+
+
+def _digest(place: str, content: bytes) -> bytes:
+    """Of the content, and of where it belongs."""
+    name = place.rsplit("/", 1)[1].encode()
+    return hashlib.blake2b(content, digest_size=_DIGEST, key=name).digest()
+
+
+def _size_of(place: str) -> int:
+    try:
+        return os.stat(place).st_size
+    except FileNotFoundError:
+        return 0
