@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.errors import DataError, TrainingError
-from lookalike.retrieval import ranking
+from lookalike.retrieval import block, positives, ranking, vectors
 from lookalike.retrieval.metrics import DEFINITIONS, Scores, score
 from lookalike.retrieval.per_query import measure_queries
 
@@ -179,10 +179,15 @@ def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
     assert measured(embeddings[order], labels[order]) == expected
     assert measured(embeddings * 2.0**-7, labels) == expected
     assert measured(embeddings, labels + 3) == expected
-    monkeypatch.setattr(ranking, "_TILE", 11)
-    monkeypatch.setattr(ranking, "_QUERIES", 7)
+    monkeypatch.setattr(ranking, "_BLOCK", 11)
     assert measured(embeddings[order], labels[order]) == expected
+    monkeypatch.setattr(vectors, "_KEPT", 0)  # nothing is kept: tiles serve one side
+    monkeypatch.setattr(ranking, "_QUERIES", 25)
+    monkeypatch.setattr(block, "_PENDING", 3)
+    assert measured(embeddings, labels) == expected
     monkeypatch.setattr(ranking, "_NUMBERS", 1)
+    monkeypatch.setattr(positives, "_NUMBERS", 1)
+    monkeypatch.setattr(positives, "_COLUMNS", 5)
     assert measured(embeddings, labels) == expected
 
 
@@ -279,14 +284,15 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("classes", [2, 10, 200])
 def test_never_holds_the_similarity_matrix(classes, monkeypatch):
-    monkeypatch.setattr(ranking, "_NUMBERS", 2**15)
-    monkeypatch.setattr(ranking, "_TILE", 256)
+    for module in (ranking, positives):
+        monkeypatch.setattr(module, "_NUMBERS", 2**15)
+    monkeypatch.setattr(ranking, "_BLOCK", 128)
     count = 1000
     labels = torch.randint(0, classes, (count,))
     embeddings = torch.randn(count, 16)
     with LargestTensor() as largest:
         score(embeddings, labels)
-    # The longest list of a chunk, the embeddings in float64; N x N numbers would be 8 MB.
+    # The positives of a block, the embeddings in float64; N x N numbers would be 8 MB.
     assert largest.bytes <= 8 * max(2**15, count * 16)
 
 

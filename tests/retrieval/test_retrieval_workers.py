@@ -6,29 +6,38 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from lookalike.distributed import ALONE, World
+from lookalike.retrieval import ranking
 from lookalike.retrieval.metrics import score
 from lookalike.retrieval.per_query import measure_queries
+from lookalike.retrieval.roles import Roles
 
 
-def sets() -> list[tuple[torch.Tensor, torch.Tensor]]:
+def sets() -> list[dict]:
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(0, 90, (400,), generator=generator)
     embeddings = torch.randn(400, 24, generator=generator)
     tiny = torch.randn(3, 4, generator=generator)  # two queries: fewer than three workers
-    return [(embeddings, labels), (tiny, torch.tensor([1, 0, 1]))]
+    asking, searched = torch.rand(2, 400, generator=generator) < 0.6
+    sequence = torch.randint(-1, 50, (400,), generator=generator)
+    return [
+        {"embeddings": embeddings, "labels": labels},
+        {"embeddings": embeddings, "labels": labels, "roles": Roles(asking, searched, sequence)},
+        {"embeddings": tiny, "labels": torch.tensor([1, 0, 1])},
+    ]
 
 
 def everything(world: World) -> list:
     return [
-        (score(*data, world=world).to_dict(), found.rows, found.relevant, found.values)
+        (score(**data, world=world).to_dict(), found.rows, found.relevant, found.values)
         for data in sets()
         for full in (False, True)
-        for found in [measure_queries(*data, precision=(3,), full=full, world=world)]
+        for found in [measure_queries(**data, precision=(3,), full=full, world=world)]
     ]
 
 
 def work(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
+    ranking._BLOCK = 64  # there are many tiles to share out
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     world = World(rank=rank, size=size, local_size=size)
     torch.save(everything(world), f"{folder}/{rank}.pt")

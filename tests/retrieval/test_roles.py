@@ -63,8 +63,7 @@ def draw(count, classes, sequences, asking=0.4, searched=0.7):
 @pytest.mark.parametrize("tile", [4096, 17])
 @pytest.mark.parametrize("sequences", [0, 3, 60])
 def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
-    monkeypatch.setattr(ranking, "_TILE", tile)
-    monkeypatch.setattr(ranking, "_QUERIES", 23)
+    monkeypatch.setattr(ranking, "_BLOCK", tile)
     for classes in (2, 9, 60):
         x, labels, roles = draw(150, classes, sequences)
         ks = (1, 3, 10)

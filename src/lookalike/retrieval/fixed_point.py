@@ -24,14 +24,14 @@ _NUMBERS = 2**20  # float64 numbers of embeddings that are rounded at a time
 
 
 def unit_integers(embeddings: Tensor, order: Tensor, device: torch.device) -> Tensor:
-    """Unit vectors in steps of 2^-26, (N, D) int32, in the given order.
+    """Unit vectors in steps of 2^-26, (n, D) int32, in the given order.
 
     Args:
         embeddings: (N, D), finite, of any floating type and length; a zero vector stays zero.
-        order: (N,) int64.
+        order: (n,) int64, rows of `embeddings`.
         device: where the result lies; it must know float64.
     """
-    result = torch.empty(embeddings.shape, dtype=torch.int32, device=device)
+    result = torch.empty(len(order), embeddings.shape[1], dtype=torch.int32, device=device)
     step = max(1, _NUMBERS // max(1, embeddings.shape[1]))
     for begin in range(0, len(order), step):
         rows = order[begin : begin + step].to(embeddings.device)

@@ -8,27 +8,40 @@ whose similarity is higher, equal, or lower by up to 2^-23. So a collapsed model
 positive last, in whatever order the images come, and a duplicate under another label never
 flatters, even if its embedding comes from another batch and differs in its last bits.
 
+**Counting.** The rank of a positive is its number among the positives plus the number of negatives
+before it, so nothing is sorted but the positives. Their similarities are computed exactly. Those
+to all images come in tiles, in bf16 where that is fast, and a negative is counted if it is above
+the margin of error around a positive and ignored if it is below (`lookalike.retrieval.precision`).
+Pairs inside the margin are computed again exactly; a tile with too many of them is computed again
+in float32, and then in float64. So every rank is exact, however it was found. Where every image
+asks for all others, each tile serves both of its sides, and half of them is enough.
+
 **Memory.** Images are sorted by the size of their class and by class, which makes positives
-neighbours and gives queries of one chunk similar needs. Chunks of queries meet tiles of the
-gallery. A query keeps the similarities of its R positives, and those of its max(R, k) closest
-negatives: further ranks change no metric, unless all are asked for.
+neighbours and gives queries of one block similar needs. The similarities of a block's positives
+are held, and one tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lookalike.distributed import World
-from lookalike.retrieval.fixed_point import TIE, unit_integers
-from lookalike.retrieval.roles import Roles, relevant_of
+from lookalike.retrieval import precision
+from lookalike.retrieval.block import Block
+from lookalike.retrieval.fixed_point import TIE
+from lookalike.retrieval.positives import positives
+from lookalike.retrieval.precision import Level, Margin
+from lookalike.retrieval.roles import Roles
+from lookalike.retrieval.sorted_set import SortedSet
+from lookalike.retrieval.vectors import Vectors
 
-_QUERIES = 1024  # rows of a similarity tile at most
-_TILE = 4096  # columns of a similarity tile at most
-_NUMBERS = 4 * 2**20  # float64 numbers in the largest array of a chunk of queries: 32 MiB
+_BLOCK = 2048  # rows, and columns, of a tile at most
+_NUMBERS = 4 * 2**20  # positives of a block at most
+_STATE = 8 * 2**20  # positives that are held at a time
+_QUERIES = 2**16  # queries that are held at a time where tiles serve one side
 
 
 @torch.no_grad()
@@ -53,7 +66,7 @@ def rank(
             behind R, and R, (b,); gives (b, columns) float64. Ranks are exact up to the larger of
             R and `depth`, and above it where they are not.
         columns: how many numbers a query has.
-        world: the workers, who divide the queries and all get all results.
+        world: the workers, who divide the tiles and all get all results.
         device: where to compute; it must know float64.
         roles: who asks, who is searched and who never meets; by default all others of everyone.
 
@@ -62,139 +75,170 @@ def rank(
         their own: their rows, (Q,) int64, how many images they should find, R, (Q,) int64, and
         what `measure` made of them, (Q, columns) float64; all on the CPU.
     """
-    _, classes, sizes = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
-    order = torch.argsort(sizes[classes] * len(sizes) + classes, stable=True)  # (N,)
-    relevant = relevant_of(classes, roles)[order]  # (N,)
-    asks = relevant > 0
-    if roles is not None:
-        asks &= roles.query[order]
-    queries = asks.nonzero()[:, 0]  # (Q,), places in the sorted set
-    images = _Sorted.of(embeddings, classes[order], sizes[classes[order]], order, device, roles)
-    share = world.share(len(queries))
-    mine = queries[share.start : share.stop].to(device)
-    wanted = relevant.to(device)
-    depth = len(labels) if depth is None else depth
-    parts = [
-        measure(_ranks(images, rows, int(wanted[rows].max()), depth), wanted[rows])
-        for rows in _chunks(mine, images, depth)
-    ]
-    table = torch.cat([torch.empty(0, columns, dtype=torch.float64, device=device), *parts])
-    table = torch.cat(world.gather(table.to(world.device))).cpu()  # (Q, columns)
-    return order[queries], relevant[queries], table
+    images = SortedSet.of(labels, roles, device)
+    table = torch.zeros(len(labels), columns, dtype=torch.float64)  # of all places
+    asks = images.relevant > 0
+    # Where everything that is searched is of the query's class, there is nothing to compute.
+    alone = asks & (images.searched_of_class == len(images.searched))
+    for size in images.relevant[alone].unique().tolist():
+        ranks = torch.arange(1, size + 1, device=device)[None]
+        row = measure(ranks, torch.tensor([size], device=device)).cpu()
+        table[(alone & (images.relevant == size)).cpu()] = row
+    search = _Search(images, embeddings, depth, world, device)
+    for block in search.run(asks & ~alone):
+        found = block.relevant > 0
+        values = measure(block.ranks()[found], block.relevant[found])
+        table[block.rows[found].cpu()] = values.cpu()
+    places = asks.nonzero()[:, 0].cpu()
+    return images.order[places], images.relevant[asks].cpu(), table[places]
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """The set, sorted by the size of the class and by class.
+class _Search:
+    """Blocks of queries that meet all tiles of what is searched."""
 
-    Attributes:
-        vectors: (N, D) int32, unit vectors in steps of 2^-26.
-        sizes: (N,) int64, how many images the class of each has, itself included.
-        begins: (N,) int64, where the class of each begins; it ends `sizes` later.
-        hidden: (N,) bool, images that are not searched; None where there are none.
-        sequences: (N,) int64, -1 outside of any; None where there are none.
-    """
-
-    vectors: Tensor
-    sizes: Tensor
-    begins: Tensor
-    hidden: Tensor | None
-    sequences: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
+        images: SortedSet,
         embeddings: Tensor,
-        classes: Tensor,
-        sizes: Tensor,
-        order: Tensor,
+        depth: int | None,
+        world: World,
         device: torch.device,
-        roles: Roles | None,
-    ) -> _Sorted:
-        """Bring (N, D) embeddings in `order`; `classes` and `sizes`, (N,), are in it already."""
-        index = torch.arange(len(order))
-        is_first = torch.ones(len(order), dtype=torch.bool)
-        is_first[1:] = classes[1:] != classes[:-1]
-        begins = torch.where(is_first, index, 0).cummax(0).values
-        hidden = sequences = None
-        if roles is not None and not roles.gallery.all():
-            hidden = ~roles.gallery[order].to(device)
-        if roles is not None and (roles.sequence >= 0).any():
-            sequences = roles.sequence[order].to(device)
-        vectors = unit_integers(embeddings, order, device)
-        return cls(vectors, sizes.to(device), begins.to(device), hidden, sequences)
+    ) -> None:
+        self._images = images
+        self._depth = depth
+        self._world = world
+        self._device = device
+        self._levels = precision.levels(device)
+        self._vectors = Vectors(embeddings, images.order, device, self._levels[0])
+        self._buffers: dict[torch.dtype, Tensor] = {}
+
+    def run(self, asks: Tensor) -> Iterator[Block]:
+        """The blocks of those that ask, (N,) bool, when their ranks are known on every worker."""
+        images = self._images
+        everything = torch.arange(len(asks), device=asks.device)
+        widest = _largest(images.relevant)
+        both = images.everyone and self._vectors.keeps_fast
+        if both and widest * min(len(asks), _BLOCK) <= _NUMBERS and widest * len(asks) <= _STATE:
+            groups = [list(self._cut(everything))]
+        else:
+            both = False
+            groups = list(self._group(self._cut(everything[asks])))
+        for group in groups:
+            blocks = self._begin(group)
+            if both:
+                self._meet_each_other(blocks)
+            else:
+                self._meet_the_searched(blocks)
+            for block in blocks:
+                block.settle(self._vectors)
+                self._world.sum(block.counts)
+            yield from blocks
+
+    def _cut(self, rows: Tensor) -> Iterator[Tensor]:
+        """Cut places into blocks: fewer queries where they should find many."""
+        relevant = self._images.relevant[rows].cpu()
+        begin = 0
+        while begin < len(rows):
+            end = min(begin + _BLOCK, len(rows))
+            while end - begin > 1 and (end - begin) * _largest(relevant[begin:end]) > _NUMBERS:
+                most = _NUMBERS // _largest(relevant[begin:end])
+                end = begin + max(1, min((end - begin) // 2, most))
+            yield rows[begin:end]
+            begin = end
+
+    def _group(self, blocks: Iterator[Tensor]) -> Iterator[list[Tensor]]:
+        """Blocks that are held at the same time."""
+        group: list[Tensor] = []
+        held = queries = 0
+        for rows in blocks:
+            numbers = len(rows) * _largest(self._images.relevant[rows])
+            if group and (held + numbers > _STATE or queries + len(rows) > _QUERIES):
+                yield group
+                group, held, queries = [], 0, 0
+            group.append(rows)
+            held, queries = held + numbers, queries + len(rows)
+        if group:
+            yield group
+
+    def _begin(self, group: list[Tensor]) -> list[Block]:
+        """Blocks with the similarities of their positives, which the workers share out."""
+        images, world = self._images, self._world
+        blocks = []
+        for number, rows in enumerate(group):
+            relevant = images.relevant[rows]
+            width = max(1, _largest(relevant))
+            least = torch.zeros(len(rows), width, dtype=torch.float64, device=self._device)
+            if number % world.size == world.rank:
+                positives(images, self._vectors, rows, out=least)
+                least.sub_(TIE * 2.0**-52)
+            world.sum(least)
+            depth = relevant.clamp_min(self._depth or 0)
+            if self._depth is None:
+                depth = torch.full_like(relevant, torch.iinfo(torch.int64).max)
+            blocks.append(Block(rows, relevant, depth, least))
+        return blocks
+
+    def _meet_each_other(self, blocks: list[Block]) -> None:
+        """All blocks against all, each tile for both of its sides."""
+        pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
+        for i, j in pairs[self._world.rank :: self._world.size]:
+            self._tile(blocks[i], blocks[j].rows, other=None if i == j else blocks[j])
+
+    def _meet_the_searched(self, blocks: list[Block]) -> None:
+        """All blocks against everything that is searched."""
+        tiles = self._images.searched.split(_BLOCK)
+        for columns in tiles[self._world.rank :: self._world.size]:
+            for block in blocks:
+                self._tile(block, columns)
+
+    def _tile(self, block: Block, columns: Tensor, other: Block | None = None) -> None:
+        """One tile: what `columns` bring `block`, and what `block` brings `other`, if any.
+
+        `other` is the block of the columns.
+        """
+        sides = [block] if other is None else [block, other]
+        sides = [side for side in sides if not side.finished]
+        if not sides:
+            return
+        number = max(side.level for side in sides)
+        while True:
+            level = self._levels[number]
+            tile, margin = self._product(block.rows, columns, level)
+            found = []
+            for side in sides:
+                if side is block:
+                    found.append(side.look(tile, margin, columns, self._images.kinds))
+                else:
+                    found.append(side.look(tile.T, margin, block.rows, self._images.kinds))
+                undecided = sum(part.shape[1] for part in found[-1].undecided)
+                if undecided > level.bearable * tile.numel():
+                    side.climb(number)
+                    number += 1
+                    break
+            else:
+                break
+        for side, one in zip(sides, found, strict=True):
+            side.keep(one, self._vectors)
+
+    def _product(self, rows: Tensor, columns: Tensor, level: Level) -> tuple[Tensor, Margin]:
+        """Similarities, (b, T), as this level computes them, and how far off they can be."""
+        x, lost_x = self._vectors.rounded(_span(rows), level)
+        y, lost_y = self._vectors.rounded(_span(columns), level)
+        margin = Margin.of(level, self._vectors.dim, lost_x, lost_y)
+        if level.dtype != level.result:
+            return torch.mm(x, y.T, out_dtype=level.result), margin
+        room = self._buffers.get(level.result)
+        if room is None or room.numel() < len(x) * len(y):
+            room = torch.empty(len(x) * len(y), dtype=level.result, device=self._device)
+            self._buffers[level.result] = room
+        return torch.mm(x, y.T, out=room[: len(x) * len(y)].view(len(x), len(y))), margin
 
 
-def _chunks(mine: Tensor, images: _Sorted, depth: int) -> Iterator[Tensor]:
-    """Cut `mine` so that a chunk's work fits in memory: fewer queries where classes are large."""
-    sizes = images.sizes[mine].tolist()
-    count = len(images.sizes)
-    begin = 0
-    while begin < len(mine):
-        # Sizes grow along the order: the last query of the longest possible chunk decides.
-        end = min(begin + _QUERIES, len(mine))
-        width = min(max(sizes[end - 1], depth), count)
-        end = min(end, begin + max(1, _NUMBERS // (min(_TILE, count) + 6 * width)))
-        yield mine[begin:end]
-        begin = end
+def _span(places: Tensor) -> slice | Tensor:
+    """Ascending places as a slice, if they are one: a view needs no copy."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
-def _ranks(images: _Sorted, rows: Tensor, most: int, depth: int) -> Tensor:
-    """The ranks of the images that the queries `rows`, (b,), should find: (b, most) int64.
-
-    `most` is the largest number of such images. Ascending from 1, padded behind.
-    """
-    positives, negatives = _similarities(images, rows, max(most, depth))
-    # Those that are not searched are -inf and come last.
-    positives = positives.sort(1, descending=True).values[:, :most].contiguous()  # (b, most)
-    # How many negatives rank before a positive: those of similarity >= the positive's - tie.
-    # searchsorted wants them ascending, so both sides change their sign.
-    above = torch.searchsorted(
-        negatives.neg_().sort(1).values, positives.neg_().add_(TIE), right=True
-    )  # (b, most)
-    return above + torch.arange(1, most + 1, device=above.device)  # the i-th has i - 1 before it
-
-
-def _similarities(images: _Sorted, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Similarities of the queries `rows` in steps of 2^-52, float64, padded with -inf.
-
-    Args:
-        images: the set.
-        rows: (b,), queries in ascending order.
-        depth: how many negatives to keep.
-
-    Returns:
-        All of the positives, (b, size of the largest class), and the highest of the negatives,
-        (b, up to depth), both in no order; -inf for what the query may not find.
-    """
-    count = len(images.sizes)
-    query = images.vectors[rows].double()  # (b, D)
-    begins, sizes = images.begins[rows, None], images.sizes[rows, None]  # (b, 1)
-    low, high = int(begins[0]), int(begins[-1] + sizes[-1])  # the queries' classes are there
-    positives = query.new_full((len(query), int(sizes.max())), -torch.inf)
-    negatives = query.new_empty((len(query), 0))
-    buffer = query.new_empty(len(query) * min(_TILE, count))
-    for left in range(0, count, _TILE):
-        right = min(left + _TILE, count)
-        tile = buffer[: len(query) * (right - left)].view(len(query), -1)  # (b, T)
-        torch.mm(query, images.vectors[left:right].double().T, out=tile)
-        if images.hidden is not None:
-            tile.masked_fill_(images.hidden[left:right], -torch.inf)
-        if images.sequences is not None:
-            own = images.sequences[rows, None]  # (b, 1)
-            tile.masked_fill_((images.sequences[left:right] == own) & (own >= 0), -torch.inf)
-        near, far = max(left, low), min(right, high)
-        if near < far:
-            band = tile[:, near - left : far - left]
-            place = torch.arange(near, far, device=tile.device) - begins  # (b, t), in its class
-            same = (place >= 0) & (place < sizes)
-            row, column = same.nonzero(as_tuple=True)
-            positives[row, place[row, column]] = band[row, column]
-            band.masked_fill_(same, -torch.inf)
-        highest = tile.topk(min(depth, right - left), sorted=False).values
-        negatives = torch.cat([negatives, highest], 1)
-        if negatives.shape[1] > depth:
-            negatives = negatives.topk(depth, sorted=False).values
-    # The query itself, found by its place and not by its similarity.
-    positives.scatter_(1, rows[:, None] - begins, -torch.inf)
-    return positives, negatives
+def _largest(counts: Tensor) -> int:
+    return int(counts.max()) if len(counts) else 0
