@@ -134,7 +134,7 @@ def test_half_an_image_is_not_kept(server, local, tmp_path):
 def test_the_least_recently_used_goes_first(tmp_path):
     old = DiskCache(tmp_path, 10_000)
     for number in range(9):
-        old.put(f"http://x/{number}", None, bytes(1000 - 16))
+        old.put(f"http://x/{number}", None, bytes(1000 - 12))
     for age, path in enumerate(entries(tmp_path)):
         os.utime(path, ns=(0, (age + 1) * 10**9))
     ages = {p.name: p.stat().st_mtime_ns for p in entries(tmp_path)}
@@ -142,7 +142,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
     youngest = [n for n in range(9) if ages[Path(old._place(f"http://x/{n}", None)).name] < 4e9]
     assert new.get(f"http://x/{youngest[0]}", None) is not None  # in use now
     for number in range(9, 12):
-        new.put(f"http://x/{number}", None, bytes(1000 - 16))
+        new.put(f"http://x/{number}", None, bytes(1000 - 12))
         assert new.get(f"http://x/{number}", None) is not None
         assert size_of(tmp_path) == written(tmp_path) <= 10_000
     gone = [n for n in range(9) if new.get(f"http://x/{n}", None) is None]
@@ -214,7 +214,7 @@ def workers(tmp_path):
     """Four processes that use a cache: two come to an end, two never do."""
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", WORK, str(tmp_path), str(seed), str(10**6 if seed > 1 else 1500)],
+            [sys.executable, "-c", WORK, tmp_path, str(seed), str(10**6 if seed > 1 else 1500)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for seed in range(4)
@@ -256,14 +256,14 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     assert not left.exists()
     assert young.exists()
     again.put("http://x/1", None, bytes(500))
-    assert written(tmp_path) == 516
+    assert written(tmp_path) == 512
 
 
 def test_a_full_disk_does_not_end_a_run(server, local, tmp_path, monkeypatch, caplog):
-    def full(self, target):
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     remote = elsewhere(server, local)
     source = Source(cache=DiskCache(tmp_path, LARGE))
     same(list(evaluator(remote.records, source=source)), list(evaluator(local.records)))

@@ -1,10 +1,10 @@
 """Remote images kept on this machine, for any number of processes that may end at any time.
 
-An entry is a file whose name is the hash of its address, and which begins with the hash of its
-content: whatever a power failure or a bad disk left there is noticed, and fetched again. How much
-there is stands in the file `size`, which is the lock too. Room is taken there before a byte is
-written; so a process that is killed leaves too large a number at worst, until the next sweep
-counts what there is.
+An entry is a file whose name is the hash of its address, and which begins with the size and the
+checksum of its content: whatever a power failure or a bad disk left there is noticed, and fetched
+again. How much there is stands in the file `size`, which is the lock too. Room is taken there
+before a byte is written; so a process that is killed leaves too large a number at worst, until
+the next sweep counts what there is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import hashlib
 import itertools
 import os
 import re
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ from lookalike.log import logger
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
 _NAME = re.compile(r"^[0-9a-f]{40}$")
 _ASIDE = ".aside-"
-_DIGEST = 16  # bytes
+_HEAD = struct.Struct("<QI")  # size and CRC-32 of the content
 _SWEPT_TO = 0.9  # of the limit, so that not each new entry needs a sweep
 _LEFT_BEHIND_SECONDS = 600.0  # after which nobody is still writing that file
 
@@ -82,8 +84,8 @@ class DiskCache:
         try:
             with open(place, "rb", buffering=0) as file:
                 entry = file.read()
-            content = entry[_DIGEST:]
-            if entry[:_DIGEST] == _digest(place, content):
+            content = entry[_HEAD.size :]
+            if entry[: _HEAD.size] == _head(place, content):
                 os.utime(place)
                 return content
         except FileNotFoundError:
@@ -97,21 +99,25 @@ class DiskCache:
 
     def put(self, uri: str, part: Part, content: bytes) -> None:
         """Keep `content`, if there is or can be made room for it."""
-        size = _DIGEST + len(content)
+        size = _HEAD.size + len(content)
         place = self._place(uri, part)
-        aside = self.folder / f"{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
+        aside = f"{self.folder}/{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
         try:
             before = _size_of(place)
             if self._giving_up or not self._reserve(size):
                 return
             try:
-                with aside.open("wb") as file:
-                    file.write(_digest(place, content))
+                with open(aside, "wb") as file:
+                    file.write(_head(place, content))
                     file.write(content)
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-                aside.replace(place)
+                try:
+                    os.replace(aside, place)
+                except FileNotFoundError:
+                    os.makedirs(os.path.dirname(place), exist_ok=True)
+                    os.replace(aside, place)
             except BaseException:
-                aside.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside)
                 self._release(size)
                 raise
             if before:
@@ -202,10 +208,10 @@ class DiskCache:
         )  # fmt: skip
 
 
-def _digest(place: str, content: bytes) -> bytes:
-    """Of the content, and of where it belongs."""
+def _head(place: str, content: bytes) -> bytes:
+    """What the entry of this content begins with; another one at another place."""
     name = place.rsplit("/", 1)[1].encode()
-    return hashlib.blake2b(content, digest_size=_DIGEST, key=name).digest()
+    return _HEAD.pack(len(content), zlib.crc32(content, zlib.crc32(name)))
 
 
 def _size_of(place: str) -> int:
