@@ -18,6 +18,7 @@ from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.inference import embed_records
 from lookalike.log import logger
+from lookalike.memory import freed_memory_kept
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.run import Run
 
@@ -76,7 +77,8 @@ def embed(
     uris = find_images([images] if isinstance(images, (str, Path)) else images)
     records = [Record(uri, "", uri, 0) for uri in uris]
     bad = BadImages()
-    embedded = embed_records(embedder, records, threads=threads, bad=bad)
+    with freed_memory_kept(embedder.device):
+        embedded = embed_records(embedder, records, threads=threads, bad=bad)
     for row, reason in sorted(bad.reasons.items()):
         logger.warning("left out: %s: %s", storage.public(uris[row]), reason)
     if len(embedded.rows) == 0:

@@ -12,6 +12,7 @@ from lookalike.data.splits import measured_split, select
 from lookalike.distributed import World
 from lookalike.inference import Validator
 from lookalike.log import logger
+from lookalike.memory import freed_memory_kept
 from lookalike.retrieval.metrics import Scores
 from lookalike.verbs.embed import load
 
@@ -47,7 +48,8 @@ def evaluate(
     unknown = torch.full((len(catalog.classes),), -1)
     world = World(device=embedder.device)
     validator = Validator(catalog, unknown, threads=threads, world=world)
-    scores, _ = validator.measure(embedder)
+    with freed_memory_kept(embedder.device):
+        scores, _ = validator.measure(embedder)
     for row, reason in sorted(validator.bad.reasons.items()):
         logger.warning("left out: %s: %s", catalog.records[row].origin, reason)
     return scores
