@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from picture_files import encode, exif, picture
 from PIL import Image, ImageOps
 
-from lookalike.data.decode import MAX_PIXELS, BadImage, decode, from_pil, jpeg_size, load_image
+from lookalike.data.decode import (
+    MAX_PIXELS,
+    BadImage,
+    decode,
+    from_pil,
+    jpeg_size,
+    load_image,
+    shrinks,
+)
 from lookalike.errors import DataError, StorageError
 
 RGB = picture(61, 83)
@@ -287,6 +295,12 @@ def test_smaller_decoding_stays_above_the_asked_size():
         reduced = Image.fromarray(full).resize(small.shape[1::-1], Image.Resampling.BOX)
         assert np.abs(np.asarray(reduced).astype(int) - small).mean() < 3
         assert decode(data, min_size=(5000, 5000)).shape == full.shape
+        # Only what libjpeg-turbo does fast: a half, a quarter, an eighth.
+        for eighths, divisor in ((7, 1), (5, 1), (4, 2), (3, 2), (2, 4), (1, 8)):
+            least = tuple(-(-side * eighths // 8) for side in size)
+            small = decode(data, min_size=least)
+            assert small.shape[:2] == tuple(-(-side // divisor) for side in size)
+            assert shrinks(size, least) == (divisor > 1)
     assert decode(encode(rgb, "PNG"), min_size=(10, 10)).shape == rgb.shape
 
 

@@ -170,6 +170,26 @@ def test_crop_is_torchvisions_on_the_same_parameters(mode, shape):
     assert 0 < flips < 12
 
 
+@given(
+    st.integers(1, 500), st.integers(1, 500), st.integers(8, 256), st.integers(0, 10**9),
+    st.sampled_from(list(MODES)),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_crops_of_random_sizes_are_torchvisions(height, width, size, seed, mode):
+    rng = random.Random(seed)
+    augment = Augment(size, crop_scale=(0.02, 1.0), flip=0.0, interpolation=mode)
+    pixels = picture(height, width, seed % 1000)
+    box, out = augment.draw_box(height, width, rng), slot(size)
+    augment.write(pixels, box, rng, out)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    assert distance(out, tv.resized_crop(image, *box, [size, size], MODES[mode], True)) <= 0.01
+    exact = tv.resized_crop(image.double(), *box, [size, size], MODES[mode], True)
+    assert float((out.double() - exact.clamp(0, 255)).abs().mean()) <= 1
+    assert (
+        distance(out, tv.resized_crop(Image.fromarray(pixels), *box, [size] * 2, MODES[mode])) <= 1
+    )
+
+
 @pytest.mark.parametrize("shape", [(375, 500), (100, 300), (900, 120)])
 def test_boxes_are_distributed_as_torchvisions(shape):
     augment, draws = Augment(64, crop_scale=(0.2, 1.0)), 3000

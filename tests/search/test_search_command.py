@@ -29,9 +29,7 @@ def search(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-def test_a_gallery_is_indexed_once_and_followed(
-    model, photos, cache, monkeypatch, capsys, caplog
-):
+def test_a_gallery_is_indexed_once_and_followed(model, photos, cache, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     query = photos / "102/1.jpg"
     words = (model, query, "--gallery", photos, "--threads", 2)

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from lookalike.data.augmentations import Augmentation
+from lookalike.data.part import Box
 from lookalike.data.resize import check_interpolation, resize
 from lookalike.errors import ConfigError
-
-Box = tuple[int, int, int, int]
-"""top, left, height, width in pixels."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.augment import Augment, Box, scale_box
+from lookalike.data.augment import Augment, scale_box
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.batch import (
     Batch,
@@ -25,9 +25,10 @@ from lookalike.data.batch import (
 )
 from lookalike.data.catalog import Catalog
 from lookalike.data.chance import occurrences, row_rng
-from lookalike.data.decode import BadImage, decode, jpeg_size
+from lookalike.data.decode import BadImage, decode, jpeg_size, shrinks
 from lookalike.data.eval_loader import EvalLoader
-from lookalike.data.pixels import picture
+from lookalike.data.part import Box, decode_part
+from lookalike.data.pixels import part_used, picture
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.samplers import Sampling, create_sampler
@@ -151,10 +152,9 @@ class TrainLoader:
         for attempt in range(_SUBSTITUTES + 1):
             record = self._catalog.records[row]
             if row not in self._bad:
-                rng = row_rng(self._seed, epoch, row, attempt, before)
+                crop = partial(self._crop, record, (epoch, row, attempt, before))
                 try:
-                    use = partial(self._crop, record, rng)
-                    pixels, box = read_twice(record, use, self._source, ticket)
+                    pixels, box, rng = read_twice(record, crop, self._source, ticket)
                 except (CredentialsError, UnavailableError):
                     raise  # it is not this image's fault, and would be every image's
                 except (BadImage, StorageError) as error:
@@ -171,17 +171,27 @@ class TrainLoader:
             f"{describe_bad(records[first], reasons[first])}"
         )
 
-    def _crop(self, record: Record, rng: Random, data: bytes) -> tuple[np.ndarray, Box]:
-        """The record's picture in `data`, (H, W, 3), and the part of it to use."""
-        boxed = record.details is not None and record.details.box is not None
-        size = jpeg_size(data) if self._augment.scaled_decode and not boxed else None
+    def _crop(
+        self, record: Record, key: tuple[int, int, int, int], data: bytes
+    ) -> tuple[np.ndarray, Box, Random]:
+        """The record's picture in `data`, (H, W, 3), the part of it to use, and the chance left.
+
+        The chance begins anew with each call: bytes that are read twice are cropped alike.
+        """
+        rng = row_rng(self._seed, *key)
+        size = jpeg_size(data)
         if size is None:
             pixels = picture(record, data)
             height, width, _ = pixels.shape
-            return pixels, self._augment.draw_box(height, width, rng)
-        box = self._augment.draw_box(*size, rng)
-        pixels = decode(data, min_size=self._augment.least_size(*size, box))
-        return pixels, scale_box(box, size, pixels.shape[:2])
+            return pixels, self._augment.draw_box(height, width, rng), rng
+        y, x, height, width = part_used(record, size)
+        top, left, height, width = self._augment.draw_box(height, width, rng)
+        box = y + top, x + left, height, width
+        least = self._augment.least_size(*size, box)
+        if self._augment.scaled_decode and shrinks(size, least):
+            pixels = decode(data, min_size=least)
+            return pixels, scale_box(box, size, pixels.shape[:2]), rng
+        return decode_part(data, box), (0, 0, height, width), rng
 
 
 class _Visits(Sequence[int]):

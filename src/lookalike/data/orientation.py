@@ -21,6 +21,26 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def lying(
+    box: tuple[int, int, int, int], size: tuple[int, int], orientation: int
+) -> tuple[int, int, int, int]:
+    """Where `box` of the upright picture lies in the pixels as they are stored.
+
+    Args:
+        box: top, left, height, width in the upright picture.
+        size: height and width of the stored pixels.
+        orientation: EXIF, 1 to 8.
+    """
+    top, left, height, width = box
+    if orientation >= 5:
+        top, left, height, width = left, top, width, height
+    if orientation in (2, 3, 7, 8):
+        left = size[1] - left - width
+    if orientation in (3, 4, 6, 7):
+        top = size[0] - top - height
+    return top, left, height, width
+
+
 def pil_orientation(image: Image.Image) -> int:
     """The EXIF orientation of a PIL image; 1, upright, where there is none or it is damaged."""
     try:

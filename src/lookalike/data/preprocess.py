@@ -18,6 +18,9 @@ from lookalike.errors import ConfigError
 # they are cropped anyway, and a 1 x 50000 line would need gigabytes on the way.
 LONGEST = 8
 
+# How many float32 numbers of a thread stay in its core's cache (1 MB of them).
+_CACHED = 2**18
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -114,11 +117,16 @@ class Preprocess:
         pixels = images.permute(0, 2, 3, 1)  # (B, S, S, 3)
         if images.device.type != "cpu" or not pixels.is_contiguous():
             return images.to(torch.float32).sub_(shift).mul_(scale)
-        # Three channels are too few for a CPU's inner loop; a whole picture is a row of it here.
-        area = images.shape[2] * images.shape[3]
-        rows = pixels.reshape(len(images), 3 * area).to(torch.float32)  # (B, 3 S S)
-        rows.sub_(shift.view(3).repeat(area)).mul_(scale.view(3).repeat(area))
-        return rows.view(pixels.shape).permute(0, 3, 1, 2)
+        # Three channels are too few for a CPU's inner loop: a line of the picture is a row of it
+        # here. A few pictures at a time: they stay in the caches from step to step.
+        count, height, width, _ = pixels.shape
+        lines = pixels.reshape(count, height, 3 * width)
+        normal = torch.empty(lines.shape, dtype=torch.float32)  # (B, S, 3 S)
+        shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 S,)
+        few = max(1, _CACHED * torch.get_num_threads() // (3 * height * width))
+        for source, target in zip(lines.split(few), normal.split(few), strict=True):
+            target.copy_(source).sub_(shifts).mul_(scales)
+        return normal.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=32)

@@ -34,6 +34,7 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.inference import embed_records
 from lookalike.log import logger
+from lookalike.memory import freed_memory_kept
 from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
@@ -226,7 +227,8 @@ def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world
     """The set in the eyes of a model."""
     embedder = load(model, device=device)
     bad = BadImages()
-    found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
+    with freed_memory_kept(world.device):
+        found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)

@@ -1,0 +1,216 @@
+"""Decoding the part of a JPEG that is used, and not the rest of it.
+
+nvImageCodec (on the CPU; its `libjpeg_turbo` codec) skips the inverse transform of what lies
+outside. Of simplejpeg, PIL and torchvision none does. The pixels are those of `decode`, bit for
+bit, and whether a file is good does not depend on it either, so it is used wherever it is
+installed; without it everything is decoded, and the part cut out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import numpy as np
+import simplejpeg
+
+from lookalike.data.decode import MAX_PIXELS, BadImage, decode
+from lookalike.data.orientation import jpeg_orientation, lying, upright
+
+Box = tuple[int, int, int, int]
+"""top, left, height, width in pixels."""
+
+_log = logging.getLogger(__name__)
+
+# A part is worth it from this many pixels outside on: each costs about 1 ns, the calls 15 us.
+_OUTSIDE = 2**15
+
+# libjpeg-turbo's crop of one column of a picture with halved colours has other pixels.
+_LEAST_WIDTH = 8
+
+_SUBSAMPLINGS = ("444", "422", "420")
+
+_Crop = Callable[[bytes, Box], np.ndarray | None]
+
+_found: list[_Crop | None] = []
+_lock = threading.Lock()
+
+
+def decode_part(data: bytes, box: Box) -> np.ndarray:
+    """What `decode(data)` gives at `box`, pixel for pixel, with less work where that can be.
+
+    Args:
+        data: the content of an image file.
+        box: inside of the upright picture.
+
+    Returns:
+        (height, width, 3) uint8; may be a view of a larger picture.
+
+    Raises:
+        BadImage: see `decode`.
+    """
+    pixels = _part(data, box)
+    if pixels is not None:
+        return pixels
+    top, left, height, width = box
+    pixels = decode(data)[top : top + height, left : left + width]
+    if pixels.shape[:2] != (height, width):
+        raise BadImage("damaged (its header gives another size than its pixels have)")
+    return pixels
+
+
+def available() -> bool:
+    """Whether parts can be decoded here; says why not, once in a process."""
+    return _backend() is not None
+
+
+def _part(data: bytes, box: Box) -> np.ndarray | None:
+    """The part by itself, or None where all must be decoded."""
+    if box[3] < _LEAST_WIDTH or box[2] < _LEAST_WIDTH:
+        return None
+    try:
+        height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    area = height * width
+    if area - box[2] * box[3] < _OUTSIDE or area > MAX_PIXELS:
+        return None
+    if colorspace != "YCbCr" or subsampling not in _SUBSAMPLINGS or not _whole(data):
+        return None
+    crop = _backend()
+    if crop is None:
+        return None
+    orientation = jpeg_orientation(data)
+    pixels = crop(data, lying(box, (height, width), orientation))
+    return None if pixels is None else upright(pixels, orientation)
+
+
+def _whole(data: bytes) -> bool:
+    """Whether this is a JPEG of one scan that runs without a marker to the end of the file.
+
+    Of such a file nothing is refused for what lies outside of the part: what the bits of a scan
+    say is never an error to PIL, only that they end too early, or another marker among them.
+    """
+    start = _scan_start(data)
+    if start is None or data[-2:] != b"\xff\xd9":
+        return False
+    scan = np.frombuffer(data, np.uint8, offset=start)
+    # 0xff is followed by 0 everywhere but in the end marker; NumPy looks without the GIL.
+    return int(np.count_nonzero((scan[:-1] == 0xFF) & (scan[1:] != 0))) == 1
+
+
+def _scan_start(data: bytes) -> int | None:
+    """Where the bits of a baseline JPEG of three components in one scan begin; else None."""
+    position, baseline = 2, False
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1] if position + 1 < len(data) else 0
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xC0:
+            baseline = data[position + 4] == 8  # bits
+        elif marker == 0xDD and data[position + 4 : position + 6] != b"\0\0":  # restarts
+            return None
+        elif marker == 0xDA:
+            return position + 2 + length if baseline and data[position + 4] == 3 else None
+        elif not (0xE0 <= marker <= 0xEF or marker in (0xC4, 0xDB, 0xDD, 0xFE)):
+            return None  # another kind of JPEG, or filling
+        position += 2 + length
+    return None
+
+
+def _backend() -> _Crop | None:
+    """The codec, looked for once."""
+    if not _found:
+        with _lock:
+            if not _found:
+                _found.append(_load())
+    return _found[0]
+
+
+def _load() -> _Crop | None:
+    """The codec, if it is installed and gives the pixels that simplejpeg gives."""
+    try:
+        crop = _nvimgcodec()
+        wrong = _first_wrong(crop)
+    except ImportError:
+        _log.info(
+            "JPEGs are decoded whole where a part of them would do, as nvidia-nvimgcodec is not "
+            "installed: pip install 'lookalike[crops]' (the same pixels, faster)"
+        )
+        return None
+    except Exception as error:  # whatever a codec that does not work here raises
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong is not None:
+        _log.warning("JPEGs are decoded whole: nvimgcodec does not work here: %s", wrong)
+        return None
+    return crop
+
+
+def _nvimgcodec() -> _Crop:
+    nvimgcodec = _import_quietly()
+    backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
+    params = nvimgcodec.DecodeParams(apply_exif_orientation=False)
+    here = threading.local()  # a decoder serves one thread
+
+    def crop(data: bytes, box: Box) -> np.ndarray | None:
+        if not hasattr(here, "decoder"):
+            here.decoder = nvimgcodec.Decoder(
+                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+                max_num_cpu_threads=1,
+                backends=backends,
+                options=":fancy_upsampling=1 :fast_idct=0",  # as PIL and simplejpeg
+            )
+        top, left, height, width = box
+        region = nvimgcodec.Region(top, left, top + height, left + width)
+        stream = nvimgcodec.CodeStream(data).get_sub_code_stream(region=region)
+        image = here.decoder.decode(stream, params=params)
+        if image is None:
+            return None
+        pixels = np.asarray(image)
+        return pixels if pixels.shape == (height, width, 3) else None
+
+    return crop
+
+
+def _import_quietly() -> ModuleType:
+    """The package with the one codec that is used here.
+
+    As it comes it loads all of them, and complains of each that finds no CUDA library.
+    """
+    name, choice = "nvidia.nvimgcodec", "NVIMGCODEC_EXTENSIONS_PATH"
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(name)
+    home = Path(spec.submodule_search_locations[0])
+    with TemporaryDirectory() as folder:
+        for file in home.glob("extensions/*jpeg_turbo_ext*"):
+            Path(folder, file.name).symlink_to(file)
+        chosen = os.environ.get(choice)
+        try:
+            os.environ[choice] = chosen or folder
+            return import_module(name)
+        finally:
+            if chosen is None:
+                del os.environ[choice]
+
+
+def _first_wrong(crop: _Crop) -> str | None:
+    """What is wrong with the parts of a noisy picture; None if all are right."""
+    noise = np.random.default_rng(0).integers(0, 256, (83, 109, 3), dtype=np.uint8)
+    for subsampling in _SUBSAMPLINGS:
+        data = simplejpeg.encode_jpeg(noise, 90, "RGB", subsampling, fastdct=False)
+        whole = simplejpeg.decode_jpeg(data, "RGB")
+        for box in ((0, 0, 83, 109), (17, 33, 40, 50), (1, 15, 9, 8), (40, 70, 43, 39)):
+            top, left, height, width = box
+            part = crop(data, box)
+            if part is None:
+                return "it refuses a good JPEG"
+            if not np.array_equal(part, whole[top : top + height, left : left + width]):
+                return f"other pixels than simplejpeg's, at {subsampling} {box}"
+    return None
