@@ -25,12 +25,12 @@ def show(found: Comparison, console: Console) -> None:
         console.print(_figures(first), highlight=False)
     else:
         for number, one in enumerate(found.evaluations, 1):
-            console.print(f"{number}  {one.model}", markup=False, highlight=False)
+            console.print(f"{number}  {one.model}", markup=False, highlight=False, soft_wrap=True)
         console.print()
         console.print(_compared(found), highlight=False)
     console.print()
     for line in _counts(first):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(first.shots) > 1:
         console.print()
         for one in found.evaluations:
@@ -40,10 +40,10 @@ def show(found: Comparison, console: Console) -> None:
             console.print()
             console.print(_verification(one), highlight=False)
             for line in _verification_lines(one):
-                console.print(line, markup=False, highlight=False)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     for sentence in found.verdicts:
         console.print()
-        console.print(sentence, markup=False, highlight=False, style="bold")
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True, style="bold")
 
 
 def show_definitions(console: Console) -> None:

@@ -174,11 +174,15 @@ class ClassPairCounter:
         rows, columns = self._classes[tile.rows], self._classes[tile.columns]
         left = slice(int(rows[0]), int(rows[-1]) + 1)
         right = slice(int(columns[0]), int(columns[-1]) + 1)
-        total = _by_class(tile.pairs, rows, columns)  # (L, R)
+        if tile.pairs is None:
+            total = (rows - rows[0]).bincount()[:, None] * (columns - columns[0]).bincount()
+        else:
+            total = _by_class(tile.pairs, rows, columns)  # (L, R)
         for number in range(len(self._thresholds) + 1):
             counts = total.clone()
             if number < len(self._thresholds):
-                passed = tile.pairs & (tile.cosines >= self._thresholds[number])
+                passed = tile.cosines >= self._thresholds[number]
+                passed = passed if tile.pairs is None else passed & tile.pairs
                 counts = _by_class(passed, rows, columns)
             if left == right:
                 self._same[number, left] += counts.diagonal()

@@ -100,10 +100,13 @@ class BestMatches:
 
     def add(self, tile: Tile) -> None:
         """Look at a tile's pairs, in both directions."""
-        classes = self._set.classes
-        same = classes[tile.rows, None] == classes[tile.columns]
-        for best, wanted in ((self.right, same), (self.wrong, ~same)):
-            found = tile.cosines.masked_fill(~(tile.pairs & wanted), -torch.inf)
+        parts: list[tuple[Tensor, Tensor | None]] = [(self.wrong, None)]
+        if tile.one_class:
+            classes = self._set.classes
+            same = classes[tile.rows, None] == classes[tile.columns]
+            parts = [(self.right, same), (self.wrong, ~same)]
+        for best, wanted in parts:
+            found = tile.except_for(wanted)
             self._raise(best, tile.rows, found, tile.columns)
             self._raise(best, tile.columns, found.T, tile.rows)
 

@@ -30,13 +30,30 @@ class Tile:
         rows: places of the b images on the left side.
         columns: places of the T images on the right side.
         cosines: (b, T) float64.
-        pairs: (b, T) bool, which of them are pairs.
+        pairs: (b, T) bool, which of them are pairs; None where all are.
+        one_class: whether there may be pairs of one class among them.
     """
 
     rows: slice
     columns: slice
     cosines: Tensor
-    pairs: Tensor
+    pairs: Tensor | None
+    one_class: bool
+
+    def found(self, wanted: Tensor | None = None) -> Tensor:
+        """The cosines of the pairs, (n,); only of those that `wanted`, (b, T) bool, has."""
+        if self.pairs is None and wanted is None:
+            return self.cosines.flatten()
+        kept = [mask for mask in (self.pairs, wanted) if mask is not None]
+        return self.cosines[kept[0] if len(kept) == 1 else kept[0] & kept[1]]
+
+    def except_for(self, wanted: Tensor | None) -> Tensor:
+        """The cosines, (b, T), -inf for what is no pair or not `wanted`, (b, T) bool."""
+        cosines = self.cosines
+        for mask in (self.pairs, wanted):
+            if mask is not None:
+                cosines = cosines.masked_fill(~mask, -torch.inf)
+        return cosines
 
 
 @dataclass(frozen=True)
@@ -110,9 +127,13 @@ class PairSet:
                     continue
                 cosines = mine @ self.vectors[columns].double().T
                 cosines *= STEPS**-2  # a power of two: still exact
-                yield Tile(rows, columns, cosines, self._pairs(rows, columns))
+                # Classes ascend.
+                one_class = bool(self.classes[rows.stop - 1] >= self.classes[columns.start])
+                yield Tile(rows, columns, cosines, self._pairs(rows, columns), one_class)
 
-    def _pairs(self, rows: slice, columns: slice) -> Tensor:
+    def _pairs(self, rows: slice, columns: slice) -> Tensor | None:
+        if rows != columns and self.roles is None:
+            return None
         device = self.vectors.device
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         pairs = torch.ones(shape, dtype=torch.bool, device=device)

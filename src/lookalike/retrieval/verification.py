@@ -179,11 +179,10 @@ class PairCounter:
 
     def add(self, tile: Tile) -> None:
         """Count a tile's pairs."""
-        rows, columns = self._classes[tile.rows], self._classes[tile.columns]
-        self._all += binned(tile.cosines[tile.pairs]).bincount(minlength=_BINS)
-        if rows[-1] >= columns[0]:  # classes ascend: elsewhere all pairs are of two classes
-            same = tile.pairs & (rows[:, None] == columns)
-            self._same += binned(tile.cosines[same]).bincount(minlength=_BINS)
+        self._all += binned(tile.found()).bincount(minlength=_BINS)
+        if tile.one_class:
+            same = self._classes[tile.rows, None] == self._classes[tile.columns]
+            self._same += binned(tile.found(same)).bincount(minlength=_BINS)
 
     def counts(self, world: World) -> PairCounts:
         """The pairs of all workers' tiles."""
