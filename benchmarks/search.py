@@ -57,6 +57,7 @@ def truth_of(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 def timed(act: Callable[[], object]) -> float:
+    """Seconds."""
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
@@ -78,6 +79,7 @@ def asked(ask: Callable[[np.ndarray], list[int]], queries: np.ndarray, truth: np
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512)

@@ -3,7 +3,7 @@
     embed_process.py MODEL LIST OUTPUT     for each line "N" on stdin: a child embeds, and is killed
                                            at its N-th step that touches the disk
 
-It prints "killed" or "whole" for each. The child is a fork of a process that has imported everything.
+It prints "killed" or "whole" for each. The child is a fork of a process that has imported it all.
 """
 
 import os

@@ -47,8 +47,8 @@ def memory():
 
 
 def rows_of(table: Path) -> tuple[list[str], np.ndarray]:
-    found = [(r.uri, v) for records, vectors in read(str(table)) for r, v in zip(records, vectors)]
-    return [uri for uri, _ in found], np.stack([vector for _, vector in found])
+    records, vectors = zip(*read(str(table)), strict=True)
+    return [record.uri for some in records for record in some], np.concatenate(vectors)
 
 
 def evaluated(model: Path, images: Path) -> tuple[list[str], np.ndarray]:
@@ -117,12 +117,13 @@ def test_killed_at_every_step_it_goes_on_and_ends_the_same(model, many, tmp_path
     for step in range(1, 60):
         process.stdin.write(f"{step}\n")
         process.stdin.flush()
+        finished = output.exists()
         how = process.stdout.readline()
         if output.exists():
             assert (np.load(output) == vectors).all()
             assert (tmp_path / "v.paths.txt").read_text().splitlines() == paths
         there = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.part")}
-        if there:
+        if there and not finished:
             assert kept.items() <= there.items()  # what was done is not done again
             kept = there
         if how.startswith("whole"):
@@ -152,7 +153,7 @@ def test_parts_of_other_requests_are_not_mixed(model, many, tmp_path, parts_of_6
     torch.manual_seed(1)
     other = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
     other.save(tmp_path / "other")
-    with pytest.raises(RunError, match="4 of them.*another model.*--restart|another model"):
+    with pytest.raises(RunError, match=r"another model \(4 of them.*--restart"):
         lookalike.embed(tmp_path / "other", many, output, device="cpu")
     with pytest.raises(RunError, match="another list of images"):
         lookalike.embed(model, many.parent, output, device="cpu")

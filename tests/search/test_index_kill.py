@@ -14,7 +14,7 @@ import writer_process
 
 from lookalike.gallery.index import Index
 
-KILLS = 40
+KILLS = 25
 
 
 @pytest.fixture
@@ -65,12 +65,19 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(writer):
     state: dict[str, int] = {}
     number = 0
     halves = 0
+    pace = 0.1
     for _ in range(KILLS):
         process.stdin.write(f"{number}\n")
         process.stdin.flush()
         child = int(process.stdout.readline().split()[1])
         reader = Index.open(path)
-        end = time.monotonic() + dice.uniform(0.0, 0.25)
+        for _ in range(dice.randrange(3)):
+            began = time.monotonic()
+            assert process.stdout.readline() == f"done {number}\n"
+            state = after(state, number)
+            number += 1
+            pace = time.monotonic() - began
+        end = time.monotonic() + dice.uniform(0.0, 1.3 * pace)
         while time.monotonic() < end:  # whoever reads meanwhile sees a whole state
             ids = reader.search(np.ones((1, writer_process.DIM)), 50).ids[0]
             assert len(set(ids)) == len(ids)

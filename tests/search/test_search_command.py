@@ -16,6 +16,7 @@ from lookalike import cli
 from lookalike.errors import RunError
 from lookalike.gallery.verdict import judge, limit_of
 from lookalike.model.embedder import Embedder
+from lookalike.retrieval.calibration import Calibration
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -88,7 +89,7 @@ def test_an_index_is_kept_added_to_and_removed_from(
 def test_vectors_of_embed_are_a_gallery(model, photos, cache, tmp_path, monkeypatch, capsys):
     table = tmp_path / "photos.parquet"
     lookalike.embed(model, photos, table, device="cpu", threads=1)
-    words = dict(gallery=photos, device="cpu", k=21)
+    words = {"gallery": photos, "device": "cpu", "k": 21}
     plain = lookalike.search(model, photos / "101/2.jpg", **words)
     monkeypatch.setattr("lookalike.gallery.index.stream", None)  # nothing is embedded
     given = lookalike.search(model, photos / "101/2.jpg", **(words | {"gallery": table}))
@@ -196,7 +197,7 @@ def test_a_browser_shows_the_page(model, photos, cache, tmp_path, monkeypatch, c
     shutil.copy(photos / "100/0.jpg", tricky / ("long" * 40 + ".jpg"))
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr("lookalike.verbs.search.calibration_of", lambda model: Fake(0.9, Limits()))
+    monkeypatch.setattr(Calibration, "load", lambda folder: Fake(0.9, Limits()))
     words = (photos / "100/0.jpg", photos / "alone.jpg", "--gallery", photos, "-k", 22, "--open")
     assert search(monkeypatch, model, *words, "--html", tmp_path / "page.html") == 0
     assert opened == [(tmp_path / "page.html").as_uri()]

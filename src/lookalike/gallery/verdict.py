@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-
-class OpenSet(Protocol):
-    """What is asked of `lookalike.retrieval.open_set.OpenSet`."""
-
-    def threshold(self, share: float | None = None, gallery: float | None = None) -> float:
-        """The cosine below which a best match in a gallery of so many images is none."""
-        ...
-
-
-class Calibration(Protocol):
-    """What is asked of `lookalike.retrieval.calibration.Calibration`."""
-
-    @property
-    def threshold(self) -> float:
-        """The cosine from which two images are the same thing."""
-        ...
-
-    @property
-    def open_set(self) -> OpenSet | None:
-        """Thresholds on the best match of a search."""
-        ...
-
-    def probability(self, cosine: float | np.ndarray) -> np.ndarray:
-        """The probability that two images are of the same thing."""
-        ...
+from lookalike.retrieval.calibration import Calibration
 
 
 @dataclass(frozen=True)
