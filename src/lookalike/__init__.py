@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "plan",
     "quickstart",
+    "report",
     "search",
     "train",
 ]
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from lookalike.verbs.improve import improve
     from lookalike.verbs.plan import plan
     from lookalike.verbs.quickstart import quickstart
+    from lookalike.verbs.report import report
     from lookalike.verbs.search import search
     from lookalike.verbs.train import train
 
@@ -73,6 +75,7 @@ _HOMES = {
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",
     "quickstart": "lookalike.verbs.quickstart",
+    "report": "lookalike.verbs.report",
     "search": "lookalike.verbs.search",
     "train": "lookalike.verbs.train",
 }

@@ -5,6 +5,8 @@ classes.json           label <-> class
 metrics.jsonl          one JSON object a line; the file is the truth
 bad_images.jsonl       images that could not be read
 log.txt                the lines that the console showed
+environment.json       versions and devices that it ran with
+report.html            how good it is, to look at
 checkpoints/step-N/    resumable; written aside, then renamed
 checkpoints/latest     the name of the newest one
 checkpoints/best       the name of the best one by the primary retrieval metric
@@ -30,6 +32,8 @@ from lookalike.errors import RunError
 
 DOCTOR_JSON = "doctor.json"
 DOCTOR_PAGE = "doctor.html"
+REPORT = "report.html"
+ENVIRONMENT = "environment.json"
 
 # A worker that was just killed may take a moment to let go.
 _LOCK_SECONDS = 10.0
@@ -120,6 +124,16 @@ class Run:
     def log(self) -> Path:
         """The lines that the console showed."""
         return self.path / "log.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and devices that it ran with."""
+        return self.path / ENVIRONMENT
+
+    @property
+    def report(self) -> Path:
+        """The page that shows how good it is."""
+        return self.path / REPORT
 
     @property
     def checkpoints(self) -> Path:

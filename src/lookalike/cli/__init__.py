@@ -18,11 +18,12 @@ from lookalike.cli.export import export
 from lookalike.cli.improve import improve
 from lookalike.cli.plan import plan
 from lookalike.cli.quickstart import quickstart
+from lookalike.cli.report import report
 from lookalike.cli.search import search
 from lookalike.cli.train import train
 from lookalike.errors import LookalikeError
 
-COMMANDS = (quickstart, train, evaluate, improve, embed, search, export, doctor, plan)
+COMMANDS = (quickstart, train, evaluate, improve, embed, search, report, export, doctor, plan)
 
 app = typer.Typer(
     name="lookalike",

@@ -1,4 +1,4 @@
-"""Small pictures for pages that hold everything inside: data URIs."""
+"""Small pictures for pages that hold everything inside."""
 
 from __future__ import annotations
 
@@ -54,11 +54,20 @@ class _PictureJob:
         return self._uri
 
 
-def _data_uri(record: Record, side: int, data: bytes) -> str:
+def thumbnail(record: Record, side: int, data: bytes) -> Image.Image:
+    """The record's picture in `data` with at most `side` pixels a side.
+
+    Raises:
+        BadImage: it cannot be decoded, or its box lies outside of it.
+    """
     boxed = record.details is not None and record.details.box is not None
     pixels = picture(record, data) if boxed else decode(data, min_size=(side, side))
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((side, side))
+    return image
+
+
+def _data_uri(record: Record, side: int, data: bytes) -> str:
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
+    thumbnail(record, side, data).save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -31,7 +31,8 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEAST_ACCEPTED = 10
 """A rate is supported by a set in which it means at least so many false accepts."""
 
-_BINS = 2**17 + 1  # of -1 to 1; the last one holds 1 and what rounding puts above it
+BINS = 2**17 + 1
+"""Of the cosines from -1 to 1; the last one holds 1 and what rounding puts above it."""
 
 DEFINITIONS = {
     "same_pairs": "pairs of different images of one class, each once; with roles, of a query and"
@@ -118,7 +119,7 @@ class PairCounts:
     @property
     def thresholds(self) -> np.ndarray:
         """(bins + 1,) float64: the lower edges, and one above all cosines."""
-        return np.arange(_BINS + 1) * RESOLUTION - 1
+        return np.arange(BINS + 1) * RESOLUTION - 1
 
     @property
     def accepted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +132,7 @@ class PairCounts:
 
     def at(self, threshold: float) -> tuple[int, int]:
         """Same and different pairs with a cosine of at least a threshold in steps of 2^-16."""
-        place = int(np.clip(np.ceil((threshold + 1) / RESOLUTION), 0, _BINS))
+        place = int(np.clip(np.ceil((threshold + 1) / RESOLUTION), 0, BINS))
         same, different = self.accepted
         return int(same[place]), int(different[place])
 
@@ -165,7 +166,7 @@ class PairCounts:
 
 def binned(cosines: Tensor) -> Tensor:
     """The bins of (n,) float64 cosines, int64."""
-    return ((cosines + 1) / RESOLUTION).floor_().clamp_(0, _BINS - 1).long()
+    return ((cosines + 1) / RESOLUTION).floor_().clamp_(0, BINS - 1).long()
 
 
 class PairCounter:
@@ -174,15 +175,15 @@ class PairCounter:
     def __init__(self, pairs: PairSet) -> None:
         self._classes = pairs.classes
         device = pairs.vectors.device
-        self._all = torch.zeros(_BINS, dtype=torch.int64, device=device)
+        self._all = torch.zeros(BINS, dtype=torch.int64, device=device)
         self._same = torch.zeros_like(self._all)
 
     def add(self, tile: Tile) -> None:
         """Count a tile's pairs."""
-        self._all += binned(tile.found()).bincount(minlength=_BINS)
+        self._all += binned(tile.found()).bincount(minlength=BINS)
         if tile.one_class:
             same = self._classes[tile.rows, None] == self._classes[tile.columns]
-            self._same += binned(tile.found(same)).bincount(minlength=_BINS)
+            self._same += binned(tile.found(same)).bincount(minlength=BINS)
 
     def counts(self, world: World) -> PairCounts:
         """The pairs of all workers' tiles."""

@@ -49,5 +49,7 @@ class TrainConfig(Section):
     start_from: str | None = None
     """An earlier run's output directory to begin from: its network, and the class weights of the
     classes that have the same label there; new classes start at random."""
+    report: bool = True
+    """Write report.html at the end: scores, curves, what queries find, a map of the embedding."""
     tensorboard: bool = False
     """Write metrics for TensorBoard too (needs the extra `tensorboard`)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from lookalike import fetched, log, storage
+from lookalike import log, storage
 from lookalike.assembly import create_source, open_catalogs
+from lookalike.chronicle import required_config
 from lookalike.config import Config
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
@@ -26,7 +26,7 @@ from lookalike.inspection.page import render
 from lookalike.inspection.pictures import read_pictures
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
-from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE, Run
+from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.verbs.embed import load
 
 
@@ -62,7 +62,7 @@ def doctor(
     if run is None and data is not None:
         raise ConfigError("data is the list that a run is to judge: give run (--run) too, or train")
     if run is not None:
-        config = _as_trained(config, _saved(str(run)), data)
+        config = _as_trained(config, required_config(str(run)), data)
     if config.data.train is None:
         raise ConfigError("nothing to look at: give data.train (--train), or a run (--run)")
     log.start()
@@ -87,19 +87,6 @@ def doctor(
     if output is not None:
         _write(diagnosis, output, config.data.threads, source)
     return diagnosis
-
-
-def _saved(run: str) -> Config:
-    """What a run, here or in object storage, was asked for."""
-    if not storage.is_remote(run):
-        return Config.load(Run.open(storage.local_path(run)).config)
-    text = fetched.saved_config(run)
-    if text is None:
-        raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        copy = Path(folder) / "config.yaml"
-        copy.write_bytes(text)
-        return Config.load(copy)
 
 
 def _as_trained(config: Config, trained: Config, data: str | None) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike import fetched, log, storage
-from lookalike.config import Config
+from lookalike import log, storage
+from lookalike.chronicle import calibration, saved_config
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
 from lookalike.data.classes import Classes
@@ -35,7 +34,6 @@ from lookalike.evaluation.testset import (
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.memory import freed_memory_kept
-from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
@@ -232,23 +230,17 @@ def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)
-    return Subject(_name(model), found.vectors, found.rows, _calibration(model))
+    return Subject(_name(model), found.vectors, found.rows, calibration(str(model)))
 
 
 def _name(model: str | Path) -> str:
     return storage.public(str(model)).rstrip("/") or str(model)
 
 
-def _calibration(model: str | Path) -> Calibration | None:
-    """What came with the model."""
-    place = str(model)
-    return Calibration.load(fetched.model_of(place) if storage.is_remote(place) else place)
-
-
 def _training_counts(model: str | Path) -> dict[str, int] | None:
     """Images of each label in the run's training; None where that cannot be known any more."""
     try:
-        config = _saved(str(model))
+        config = saved_config(str(model))
         if config is None or config.data.train is None:
             return None
         if is_shards(config.data.train):
@@ -268,17 +260,6 @@ def _training_counts(model: str | Path) -> dict[str, int] | None:
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)
     return {label: count for label, count in counts.items() if label in trained}
-
-
-def _saved(model: str) -> Config | None:
-    """What a run was asked for; None for a model folder."""
-    text = fetched.saved_config(model)
-    if text is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        copy = Path(folder) / "config.yaml"
-        copy.write_bytes(text)
-        return Config.load(copy)
 
 
 def _tell(test: TestSet, found: Evaluation) -> None:

@@ -134,6 +134,7 @@ def _tell(run: Run, folder: Path, seconds: float) -> None:
         ),
         "",
         f"model      {run.model}",
+        *([f"report     {run.report}"] if run.report.exists() else []),
         f"curves     {run.metrics}",
         f"images     {folder / 'data'} (credits: LICENSES.md there)",
         f"took       {log.duration(seconds)}",

@@ -5,6 +5,7 @@ The file to open first: `train` reads top to bottom as the story of a run.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lookalike import checkpoint, fetched, log, storage, warm_start
+from lookalike import __version__, checkpoint, fetched, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
     calibrate_model,
@@ -43,9 +44,11 @@ from lookalike.memory import freed_memory_kept
 from lookalike.mirror import Mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
+from lookalike.reporting import environment
 from lookalike.run import Run, write_text
 from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
+from lookalike.verbs.report import report_training
 
 
 def train(config: Config | None = None, *, resume: bool = False, **settings: Any) -> Run:
@@ -122,6 +125,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if world.is_main:
             write_text(run.config, config.to_yaml())
             write_text(run.classes, catalog.classes.to_json())
+            ran_with = environment.describe(__version__, world.device, world.size)
+            write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
         if mirror is not None:
             mirror.start()
         try:
@@ -130,6 +135,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                 calibration = calibrate_model(run.model, held_out, catalog, config, world)
                 if calibration is not None and world.is_main:
                     calibration.save(run.model)
+                if config.train.report and world.is_main:
+                    report_training(run, config, catalog, held_out, world.device, source)
         finally:  # what a failed training has saved is uploaded too
             if mirror is not None:
                 mirror.finish()

@@ -1,0 +1,123 @@
+"""What the files of a run tell of it, here or in object storage: for pages about it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import fetched, storage
+from lookalike.config import Config, keys
+from lookalike.data.catalog import Catalog
+from lookalike.errors import RunError
+from lookalike.reporting.content import Setting, Story
+from lookalike.retrieval.calibration import Calibration
+from lookalike.run import ENVIRONMENT
+
+
+def saved_config(run: str) -> Config | None:
+    """What a run was asked for; None where no run was begun."""
+    text = fetched.saved_config(run)
+    if text is None:
+        return None
+    if not storage.is_remote(run):
+        return Config.load(storage.join(run, "config.yaml"))
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        copy = Path(folder) / "config.yaml"
+        copy.write_bytes(text)
+        return Config.load(copy)
+
+
+def required_config(run: str) -> Config:
+    """What a run was asked for.
+
+    Raises:
+        RunError: no run was begun there.
+    """
+    config = saved_config(run)
+    if config is None:
+        raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
+    return config
+
+
+def calibration(run: str) -> Calibration | None:
+    """What came with the run's model."""
+    return Calibration.load(fetched.model_of(run) if storage.is_remote(run) else run)
+
+
+def story(run: str) -> Story:
+    """Its records, its name and when it was trained."""
+    lines = _text(run, "metrics.jsonl").splitlines(keepends=True)
+    metrics = [json.loads(line) for line in lines if line.endswith("\n")]
+    times = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ ", _text(run, "log.txt"), re.M)
+    trained = f"Trained {times[0]} to {times[-1][11:]}" if times else ""
+    if times and times[0][:10] != times[-1][:10]:
+        trained = f"Trained {times[0]} to {times[-1]}"
+    return Story(name=name_of(run), metrics=metrics, trained=trained)
+
+
+def name_of(run: str) -> str:
+    """The last two parts of the place: `quickstart/run` says more than `run`."""
+    path = storage.public(run) if storage.is_remote(run) else str(Path(run).absolute())
+    return "/".join(path.rstrip("/").split("://")[-1].split("/")[-2:])
+
+
+def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[tuple[str, str]]:
+    """What was trained on what, and what is shown."""
+    model, loss = config.model, config.loss
+    facts = [
+        (
+            "model",
+            f"{model.backbone} at {model.image_size} px, {model.pooling} pooling, embedding of "
+            f"{model.embedding_dim:,}",
+        ),
+        (
+            "loss",
+            f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}"
+            if loss.margin is not None and loss.scale is not None
+            else loss.name,
+        ),
+    ]
+    for name, catalog in (("trained on", train), ("shown", shown)):
+        if catalog is not None:
+            classes = len(np.unique(catalog.class_ids))
+            source = storage.public(catalog.records[0].source)
+            facts.append((name, f"{len(catalog):,} images of {classes:,} classes ({source})"))
+    return facts
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every setting, without what an address may hide."""
+    default = Config()
+    return [
+        Setting(key, _shown(config.get(key)), config.get(key) != default.get(key)) for key in keys()
+    ]
+
+
+def environment(run: str) -> list[tuple[str, str]]:
+    """Versions and devices; nothing where they were not written down."""
+    text = _text(run, ENVIRONMENT)
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return [(name, str(value)) for name, value in found.items()]
+
+
+def _text(run: str, name: str) -> str:
+    """A file of a run, here or in object storage; empty where it is not there."""
+    place = storage.join(run, name)
+    there = name in storage.sizes_below(run) if storage.is_remote(run) else storage.exists(place)
+    return storage.read_bytes(place).decode("utf-8", "replace") if there else ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        parts = [storage.public(str(part)) for part in value]
+        return ", ".join(parts[:8]) + (f" and {len(parts) - 8:,} more" if len(parts) > 8 else "")
+    return f"{value:g}" if isinstance(value, float) else storage.public(str(value))

@@ -1,0 +1,83 @@
+"""What a report is of: all that the page needs to know of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike.data.source import PLAIN, Source
+from lookalike.reporting.evidence import Evidence
+from lookalike.retrieval.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a run says about itself.
+
+    Attributes:
+        name: what to call it, without secrets.
+        metrics: the objects of metrics.jsonl.
+        trained: when, in words; empty if unknown.
+    """
+
+    name: str
+    metrics: Sequence[Mapping[str, Any]]
+    trained: str = ""
+
+    @property
+    def measured(self) -> list[Mapping[str, Any]]:
+        """The evaluations during training, in order."""
+        return [record for record in self.metrics if "recall_at_1" in record]
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The evaluation of the model that was kept; the first of several as good."""
+        measured = [r for r in self.measured if r["map_at_r"] is not None]
+        return max(measured, key=lambda record: record["map_at_r"], default=None)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as the page shows it."""
+
+    key: str
+    value: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Content:
+    """All of a page.
+
+    Attributes:
+        story: the run.
+        facts: (name, value) lines of what was trained on what.
+        settings: of the run, without secrets.
+        environment: (name, value) lines of versions and devices.
+        evidence: what the model makes of the list; None without a list.
+        listed: the list, in words.
+        own: whether that list is the one that was measured on during training.
+        lacking: why there is no evidence; empty where there is.
+        other: the run to compare with.
+        other_evidence: what its model makes of the same list.
+        calibration: of the model, whose threshold is marked; None to choose one by these pairs.
+        seed: of what is drawn at random.
+        threads: threads that read pictures.
+        source: of their bytes.
+    """
+
+    story: Story
+    facts: Sequence[tuple[str, str]]
+    settings: Sequence[Setting]
+    environment: Sequence[tuple[str, str]]
+    evidence: Evidence | None
+    listed: str = ""
+    own: bool = True
+    lacking: str = ""
+    other: Story | None = None
+    other_evidence: Evidence | None = None
+    calibration: Calibration | None = None
+    seed: int = 0
+    threads: int = 4
+    source: Source = PLAIN

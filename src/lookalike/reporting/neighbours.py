@@ -1,0 +1,210 @@
+"""What each query finds: its closest images, exactly, and how near same and different ones lie.
+
+Similarities are the exact ones of `lookalike.retrieval.fixed_point`, so they, and with them the
+page, are the same whatever the number of threads and the size of a tile. The rule for ties is that
+of `lookalike.retrieval.ranking`: an image of the query's class ranks behind every other whose
+similarity is lower by at most 2^-23.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.retrieval.fixed_point import STEPS, TIE, unit_integers
+from lookalike.retrieval.roles import Roles, relevant_of
+from lookalike.retrieval.verification import BINS, PairCounts, binned
+
+MOST_QUERIES = 5_000
+"""Queries that are looked at; a sample stands for more of them."""
+
+MOST_SIMILARITIES = 10**9
+"""Similarities that are computed: fewer queries are looked at where the gallery is large."""
+
+_UNIT = float(STEPS) ** 2  # a cosine of 1 in steps of a similarity
+_QUERIES = 1024  # rows of a tile of similarities at most
+_TILE = 4096  # columns of a tile: 32 MiB
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What Q queries find among M images; K neighbours each.
+
+    Attributes:
+        queries: (Q,) int64, ascending: which image asks.
+        images: (Q, K) int64, its closest images, closest first; -1 where there are no more.
+        cosines: (Q, K) float64, NaN where there are no more.
+        right: (Q, K) bool, whether they are of the query's class.
+        match: (Q,) int64, the closest image of its class.
+        match_cosine: (Q,) float64.
+        other: (Q,) int64, the closest image of another class, -1 where there is none.
+        other_cosine: (Q,) float64, NaN where there is none.
+        pairs: how alike queries are to images of their class and of others.
+        of: how many images could ask; Q where all were looked at.
+    """
+
+    queries: np.ndarray
+    images: np.ndarray
+    cosines: np.ndarray
+    right: np.ndarray
+    match: np.ndarray
+    match_cosine: np.ndarray
+    other: np.ndarray
+    other_cosine: np.ndarray
+    pairs: PairCounts
+    of: int
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Whether the closest image is of another class, (Q,) bool."""
+        return ~self.right[:, 0]
+
+    @property
+    def lead(self) -> np.ndarray:
+        """How much closer the right one is than the closest wrong one, (Q,) float64."""
+        other = np.where(np.isnan(self.other_cosine), -1.0, self.other_cosine)
+        return np.asarray(self.match_cosine - other)
+
+
+def sample_queries(labels: Tensor, roles: Roles | None, seed: int) -> tuple[Tensor, int]:
+    """The images that ask, ascending, or a sample of them; and how many there are.
+
+    Args:
+        labels: (M,) int64, the class of each image.
+        roles: who asks and who is searched.
+        seed: another seed draws another sample.
+    """
+    _, classes = torch.unique(labels, return_inverse=True)
+    asks = relevant_of(classes, roles) > 0
+    if roles is not None:
+        asks &= roles.query
+    queries = asks.nonzero()[:, 0]
+    most = max(1, min(MOST_QUERIES, MOST_SIMILARITIES // max(1, len(labels))))
+    if len(queries) <= most:
+        return queries, len(queries)
+    drawn = np.random.default_rng(seed).choice(len(queries), most, replace=False)
+    return queries[torch.from_numpy(np.sort(drawn))], len(queries)
+
+
+@torch.no_grad()
+def find_neighbours(
+    vectors: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    roles: Roles | None = None,
+    count: int = 8,
+    of: int | None = None,
+    device: torch.device | None = None,
+) -> Neighbours:
+    """The closest images of each query.
+
+    Args:
+        vectors: (M, D) of unit length.
+        labels: (M,) int64, the class of each.
+        queries: (Q,) int64, ascending, images that have one of their class to find.
+        roles: who is searched, and who never meets.
+        count: K, how many neighbours.
+        of: how many images could ask, if `queries` are a sample.
+        device: where to compute; it must know float64.
+    """
+    device = torch.device("cpu") if device is None or device.type == "mps" else device
+    seen = _Searched.of(vectors, labels, roles, device)
+    count = min(count, max(1, len(labels) - 1))
+    histograms = torch.zeros(2, BINS, dtype=torch.int64, device=device)
+    parts = [_chunk(seen, rows, count, histograms) for rows in queries.to(device).split(_QUERIES)]
+    images, cosines, right, match, match_cosine, other, other_cosine = (
+        torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
+    )
+    same, different = histograms.cpu().numpy()
+    return Neighbours(
+        queries=queries.cpu().numpy(),
+        images=np.where(np.isnan(cosines), -1, images),
+        cosines=cosines,
+        right=right,
+        match=match,
+        match_cosine=match_cosine,
+        other=np.where(np.isnan(other_cosine), -1, other),
+        other_cosine=other_cosine,
+        pairs=PairCounts(same, different),
+        of=len(queries) if of is None else of,
+    )
+
+
+@dataclass(frozen=True)
+class _Searched:
+    vectors: Tensor  # (M, D) int32 in steps of 2^-26
+    labels: Tensor  # (M,)
+    hidden: Tensor | None  # (M,) bool
+    sequences: Tensor | None  # (M,) int64
+
+    @classmethod
+    def of(
+        cls, vectors: Tensor, labels: Tensor, roles: Roles | None, device: torch.device
+    ) -> _Searched:
+        unit = unit_integers(vectors, torch.arange(len(vectors)), device)
+        hidden = sequences = None
+        if roles is not None:
+            hidden = ~roles.gallery.to(device)
+            sequences = roles.sequence.to(device)
+        return cls(unit, labels.to(device), hidden, sequences)
+
+
+def _chunk(seen: _Searched, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
+    """The columns of `Neighbours` for the queries `rows`, (b,); adds to the (2, BINS) pairs."""
+    query = seen.vectors[rows].double()  # (b, D)
+    ranked = _Best(query, count)
+    match, other = _Best(query, 1), _Best(query, 1)
+    for left in range(0, len(seen.labels), _TILE):
+        tile = slice(left, left + _TILE)
+        found = query @ seen.vectors[tile].double().T  # (b, T)
+        same = seen.labels[rows, None] == seen.labels[tile]  # (b, T)
+        if seen.hidden is not None:
+            found.masked_fill_(seen.hidden[tile], -torch.inf)
+        if seen.sequences is not None:
+            own = seen.sequences[rows, None]
+            found.masked_fill_((seen.sequences[tile] == own) & (own >= 0), -torch.inf)
+        inside = ((rows >= left) & (rows < left + found.shape[1])).nonzero()[:, 0]
+        found[inside, rows[inside] - left] = -torch.inf
+        for histogram, mask in zip(histograms, (same, ~same), strict=True):
+            cosines = found[mask & ~found.isinf()] / _UNIT
+            histogram += binned(cosines).bincount(minlength=BINS)
+        match.add(found.masked_fill(~same, -torch.inf), left)
+        other.add(found.masked_fill(same, -torch.inf), left)
+        # A tie is decided against the query: those of its class step back by it.
+        ranked.add(found.sub_(same * float(TIE)), left)
+    right = (seen.labels[rows, None] == seen.labels[ranked.images]) & ~ranked.values.isinf()
+    return (
+        ranked.images,
+        _cosine(ranked.values + right * float(TIE)),
+        right,
+        match.images[:, 0],
+        _cosine(match.values[:, 0]),
+        other.images[:, 0],
+        _cosine(other.values[:, 0]),
+    )
+
+
+class _Best:
+    """The highest similarities of each query so far, (b, K), and whose they are."""
+
+    def __init__(self, query: Tensor, count: int) -> None:
+        self.values = query.new_empty((len(query), 0))
+        self.images = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
+        self._count = count
+
+    def add(self, found: Tensor, left: int) -> None:
+        """Look at a tile, (b, T), of the images from `left` on."""
+        best = found.topk(min(self._count, found.shape[1]), dim=1)
+        values = torch.cat([self.values, best.values], 1)
+        images = torch.cat([self.images, best.indices + left], 1)
+        kept = values.topk(min(self._count, values.shape[1]), dim=1)
+        self.values, self.images = kept.values, images.gather(1, kept.indices)
+
+
+def _cosine(found: Tensor) -> Tensor:
+    """Similarities in steps of 2^-52 as cosines; NaN where there was nothing to find."""
+    return torch.where(found == -torch.inf, torch.nan, found / _UNIT)
