@@ -374,7 +374,8 @@ def test_threads_compute_alone_and_leave_the_setting_to_others(catalog):
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background has none
 sys.path[:0] = {path!r}
 from pathlib import Path
 from picture_files import write_catalog
@@ -406,11 +407,14 @@ def test_a_program_ends_with_its_loader_running(tmp_path, then, signalled, ends_
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    if signalled:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        if signalled:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if signalled:
         assert process.returncode in (-signal.SIGINT, 130)
         assert errors.strip().endswith("KeyboardInterrupt")
