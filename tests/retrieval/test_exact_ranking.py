@@ -84,7 +84,7 @@ def sets(kind):
         return trained(500, 4, 1.5)
     if kind == "one huge class":
         x, labels = trained(500, 50, 1.0)
-        return x, torch.where(torch.rand(1000) < 0.6, 0, labels)
+        return x, torch.where(torch.rand(500) < 0.6, 0, labels)
     if kind == "copies":  # under other labels, some in their last bits only
         x, labels = trained(500, 50, 1.0)
         x = x[torch.randint(60, (500,))]

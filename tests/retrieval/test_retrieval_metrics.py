@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.metrics import average_precision_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.errors import DataError, TrainingError
@@ -114,6 +115,51 @@ def test_agrees_with_pytorch_metric_learning(dtype, classes):
     assert found.r_precision == pytest.approx(expected["r_precision"], abs=1e-6)
     assert found.map_at_r == pytest.approx(expected["mean_average_precision_at_r"], abs=1e-6)
     assert (found.num_queries, found.num_lone, found.num_gallery) == (120, 2, 122)
+
+
+def test_the_full_ranking_agrees_with_pytorch_metric_learning_and_scikit_learn():
+    embeddings, labels = tie_free(120, 16, 20)
+    calculator = AccuracyCalculator(
+        include=("mean_average_precision",),
+        k=None,
+        device=torch.device("cpu"),
+        knn_func=CustomKNN(CosineSimilarity()),
+        kmeans_func=lambda *_: None,
+    )
+    expected = calculator.get_accuracy(embeddings, labels)["mean_average_precision"]
+    assert score(embeddings, labels, full=True).mean_average_precision == pytest.approx(
+        expected, abs=1e-6
+    )
+    found = measure_queries(embeddings, labels, full=True)
+    unit = torch.nn.functional.normalize(embeddings.double())
+    for query, value in zip(found.rows, found.values["average_precision"], strict=True):
+        others = torch.arange(len(labels)) != query
+        assert float(value) == pytest.approx(
+            average_precision_score(labels[others] == labels[query], unit[others] @ unit[query])
+        )
+
+
+def test_open_metric_learnings_formulas_where_they_mean_the_same():
+    # As its functional/metrics.py (4.0) has them, on rankings written out.
+    embeddings, labels = tie_free(90, 16, 15)
+    unit = torch.nn.functional.normalize(embeddings.double())
+    found = measure_queries(embeddings, labels, recall=(1, 3), precision=(2, 9), full=True)
+    for number, query in enumerate(found.rows):
+        others = (torch.arange(len(labels)) != query).nonzero()[:, 0]
+        order = others[(unit[others] @ unit[query]).argsort(descending=True)]
+        correct = labels[order] == labels[query]
+        wanted = int(correct.sum())
+        ours = {name: float(values[number]) for name, values in found.values.items()}
+        for k in (1, 3):
+            assert ours[f"recall_at_{k}"] == float(correct[:k].any())  # cmc@k
+        for k in (2, 9):  # divided by min(k, n) there
+            precision = float(correct[:k].sum()) / min(wanted, k)
+            assert ours[f"precision_at_{k}"] * k / min(wanted, k) == pytest.approx(precision)
+        hits = correct.cumsum(0).double()
+        places = torch.arange(1, len(order) + 1)
+        # map@k, which divides by the hits: at k = all these are the whole class.
+        average = float((hits / places * correct).sum() / hits[-1])
+        assert ours["average_precision"] == pytest.approx(average)
 
 
 def random_set(kind: str) -> tuple[torch.Tensor, torch.Tensor]:

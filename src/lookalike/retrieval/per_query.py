@@ -124,27 +124,9 @@ def measure_queries(
         TrainingError: an embedding is not finite.
         DataError: no query has anything to find.
     """
-    labels = torch.as_tensor(labels)
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
-            f" {tuple(embeddings.shape)}"
-        )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
-            f" {tuple(labels.shape)}"
-        )
+    embeddings, labels = checked(embeddings, labels)
     if min((*recall, *precision), default=1) < 1:
         raise ValueError(f"every k must be positive, got {tuple(recall)} and {tuple(precision)}")
-    embeddings = embeddings.detach()
-    broken = ~torch.isfinite(embeddings).all(1)  # (N,)
-    if broken.any():
-        raise TrainingError(
-            f"{int(broken.sum()):,} of {len(broken):,} embeddings are not finite (the first is row"
-            f" {int(broken.nonzero()[0])}): the model has diverged; lower optim.lr, or train in"
-            " fp32 or bf16"
-        )
     device = world.device if device is None else torch.device(device)
     if device.type == "mps":
         device = torch.device("cpu")  # it has no float64
@@ -164,6 +146,35 @@ def measure_queries(
     order = rows.argsort()
     values = table[order].T.contiguous()  # (M, Q)
     return PerQuery(rows[order], relevant[order], dict(zip(wanted.names, values, strict=True)))
+
+
+def checked(embeddings: Tensor, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Embeddings without their gradient and labels as a tensor, if they can be measured.
+
+    Raises:
+        TrainingError: an embedding is not finite.
+        ValueError: they are not (N, D) floats and (N,) integers.
+    """
+    labels = torch.as_tensor(labels)
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
+            f" {tuple(embeddings.shape)}"
+        )
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
+            f" {tuple(labels.shape)}"
+        )
+    embeddings = embeddings.detach()
+    broken = ~torch.isfinite(embeddings).all(1)  # (N,)
+    if broken.any():
+        raise TrainingError(
+            f"{int(broken.sum()):,} of {len(broken):,} embeddings are not finite (the first is row"
+            f" {int(broken.nonzero()[0])}): the model has diverged; lower optim.lr, or train in"
+            " fp32 or bf16"
+        )
+    return embeddings, labels
 
 
 def _nothing_to_find(count: int, roles: Roles | None) -> str:
