@@ -12,12 +12,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 SCALE = (0.2, 1.0)
+AHEAD = 2  # batches that DALI makes ahead, which is its default
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Epoch = Callable[[], Iterator[torch.Tensor]]
@@ -66,6 +68,13 @@ class _V2:
         from torchvision.io import ImageReadMode, decode_image, read_file
 
         return self.transform(decode_image(read_file(path), ImageReadMode.RGB))
+
+
+class _Torchcodec(_V2):
+    def __call__(self, path: str) -> torch.Tensor:
+        from torchcodec.decoders import decode_image
+
+        return self.transform(decode_image(path, mode="RGB"))
 
 
 class _Albumentations:
@@ -134,16 +143,26 @@ def _spdl(paths: Sequence[str], size: int, batch: int, workers: int) -> Epoch:
     return epoch
 
 
-def _dali(paths: Sequence[str], size: int, batch: int, workers: int) -> Epoch:
-    """DALI on the CPU, with its fused decode of the crop."""
+def _dali(paths: Sequence[str], size: int, batch: int, workers: int, fancy: bool = False) -> Epoch:
+    """DALI on the CPU, with its fused decode of the crop.
+
+    Args:
+        paths: the files.
+        size: side of the square.
+        batch: images.
+        workers: threads.
+        fancy: halved colours are interpolated, as PIL and all others here do.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=batch, num_threads=workers, device_id=None)
+    @pipeline_def(batch_size=batch, num_threads=workers, device_id=None, prefetch_queue_depth=AHEAD)
     def pipeline():
         data, _ = fn.readers.file(
             files=list(paths), random_shuffle=True, name="files", initial_fill=len(paths)
         )
-        images = fn.decoders.image_random_crop(data, device="cpu", random_area=SCALE)
+        images = fn.decoders.image_random_crop(
+            data, device="cpu", random_area=SCALE, jpeg_fancy_upsampling=fancy
+        )
         images = fn.resize(
             images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True
         )
@@ -160,6 +179,12 @@ def _dali(paths: Sequence[str], size: int, batch: int, workers: int) -> Epoch:
             (images,) = built.run()
             yield torch.from_numpy(images.as_array())
 
+    def before() -> None:
+        """Take what it made ahead while others had their turn."""
+        for _ in range(2 * AHEAD):
+            built.run()
+
+    epoch.before = before
     return epoch
 
 
@@ -177,9 +202,11 @@ def _box(height: int, width: int) -> tuple[int, int, int, int]:
 PEERS: dict[str, tuple[tuple[str, ...], Callable[..., Epoch]]] = {
     "PIL + torchvision": (("PIL", "torchvision"), _in_processes(_Pil)),
     "torchvision v2": (("torchvision",), _in_processes(_V2)),
+    "torchcodec + torchvision v2": (("torchcodec", "torchvision"), _in_processes(_Torchcodec)),
     "OpenCV + albumentations": (("cv2", "albumentations"), _in_processes(_Albumentations)),
     "SPDL": (("spdl",), _spdl),
     "DALI (CPU)": (("nvidia.dali",), _dali),
+    "DALI (CPU), PIL's pixels": (("nvidia.dali",), partial(_dali, fancy=True)),
 }
 
 

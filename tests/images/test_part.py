@@ -137,7 +137,7 @@ def write_photos(folder):
 @pytest.mark.parametrize("scaled", [False, True])
 def test_batches_do_not_depend_on_the_codec(tmp_path, monkeypatch, scaled):
     catalog = write_photos(tmp_path)
-    augment = Augment(32, color_jitter=0.2, scaled_decode=scaled)
+    augment = Augment(120 if scaled else 32, color_jitter=0.2, scaled_decode=scaled)
 
     def batches(threads):
         bad = BadImages()
