@@ -21,6 +21,7 @@ from lookalike import storage
 from lookalike.data import pixels as pixels_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog
+from lookalike.data.decode import decode
 from lookalike.data.loader import BadImages, EvalLoader, TrainLoader
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Member, Record
@@ -371,6 +372,11 @@ def test_closing_ends_the_requests(server, local, remote, monkeypatch, how):
             held.wait(10)
 
     server.plan = hold
+    if how == "error":
+        fatal = server.bodies[f"{order[7]}.jpg"]
+        monkeypatch.setattr(
+            pixels_module, "decode", lambda data: 1 / 0 if data == fatal else decode(data)
+        )
     batches = trainer(remote, source=Source(requests=16)).epoch(0)
     next(batches)
     wait_for(lambda: len(requests_in_flight()) >= 16)
@@ -381,9 +387,7 @@ def test_closing_ends_the_requests(server, local, remote, monkeypatch, how):
         del batches
         gc.collect()
     else:
-        monkeypatch.setattr(pixels_module, "decode", lambda data: 1 / 0)
         try:
-            next(batches)
             next(batches)
         except ZeroDivisionError as error:
             kept = error  # with its traceback
