@@ -76,7 +76,7 @@ def work(rank: int, port: int, shapes, folder) -> None:
     }  # fmt: skip
     for number, name in enumerate(SAMPLERS):
         os.environ["MASTER_PORT"] = str(port[number])
-        train(**settings(shapes, folder / f"two {name}", name, max_steps=5))
+        train(**settings(shapes, folder / f"two {name}", name, max_steps=3))
 
 
 def test_two_workers_have_the_curve_of_one(tail, tmp_path):
@@ -87,12 +87,12 @@ def test_two_workers_have_the_curve_of_one(tail, tmp_path):
             ports.append(free.getsockname()[1])
     mp.spawn(work, (ports, tail, tmp_path), nprocs=2)
     for name in SAMPLERS:
-        alone = train(**settings(tail, tmp_path / f"one {name}", name, max_steps=5))
+        alone = train(**settings(tail, tmp_path / f"one {name}", name, max_steps=3))
         one, two = (
             [dict(record)["loss"] for record in curve(run)]
             for run in (alone.path, tmp_path / f"two {name}")
         )
-        assert len(one) == 5
+        assert len(one) == 3
         # The same pictures, summed in another order.
         assert one == pytest.approx(two, rel=1e-3), name
         assert one[0] == pytest.approx(two[0], rel=1e-5), name

@@ -43,8 +43,9 @@ def gaussian_blur(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
 
 
 def adjust_sharpness(image: Tensor, factor: float) -> Tensor:
-    """`factor` x + (1 - `factor`) s, with s a 3 x 3 mean that counts the middle five times.
+    """Each pixel x becomes x + (1 - `factor`) (s - x), with s a mean of 3 x 3 pixels.
 
+    The mean counts the middle five times.
     The outermost pixels have no full neighbourhood and stay.
     """
     _, height, width = image.shape
@@ -55,7 +56,8 @@ def adjust_sharpness(image: Tensor, factor: float) -> Tensor:
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = planes[:, 1:-1, 1:-1]
     smooth = sums.add_(inner, alpha=4).to(torch.float32).mul_(1 / 13).round_()
-    smooth.mul_(1 - factor).add_(inner, alpha=factor).clamp_(0, 255)
+    # In this order, a pixel that is its own neighbourhood stays exactly what it is.
+    sharper = smooth.sub_(inner).mul_(1 - factor).add_(inner).clamp_(0, 255)
     found = image.to(torch.uint8, memory_format=torch.contiguous_format, copy=True)
-    found[:, 1:-1, 1:-1] = smooth.to(torch.uint8)
+    found[:, 1:-1, 1:-1] = sharper.to(torch.uint8)
     return found
