@@ -18,8 +18,8 @@ from lookalike.errors import ConfigError
 # they are cropped anyway, and a 1 x 50000 line would need gigabytes on the way.
 LONGEST = 8
 
-# How many float32 numbers of a thread stay in its core's cache (1 MB of them).
-_CACHED = 2**18
+# Fewer numbers than this torch does not share among threads (at::internal::GRAIN_SIZE).
+_NOT_SHARED = 2**15 - 1
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,14 @@ class Preprocess:
         pixels = images.permute(0, 2, 3, 1)  # (B, S, S, 3)
         if images.device.type != "cpu" or not pixels.is_contiguous():
             return images.to(torch.float32).sub_(shift).mul_(scale)
-        # Three channels are too few for a CPU's inner loop: a line of the picture is a row of it
-        # here. A few pictures at a time: they stay in the caches from step to step.
+        # Three channels are too few for a CPU's inner loop: lines of a picture are rows of it here.
+        # A few at a time stay in the cache from step to step, and torch shares them with no other
+        # thread: each share would wait for the threads that decode, which are on the cores already.
         count, height, width, _ = pixels.shape
-        lines = pixels.reshape(count, height, 3 * width)
-        normal = torch.empty(lines.shape, dtype=torch.float32)  # (B, S, 3 S)
+        lines = pixels.reshape(count * height, 3 * width)
+        normal = torch.empty(lines.shape, dtype=torch.float32)  # (B S, 3 S)
         shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 S,)
-        few = max(1, _CACHED * torch.get_num_threads() // (3 * height * width))
+        few = max(1, _NOT_SHARED // (3 * width))
         for source, target in zip(lines.split(few), normal.split(few), strict=True):
             target.copy_(source).sub_(shifts).mul_(scales)
         return normal.view(pixels.shape).permute(0, 3, 1, 2)
