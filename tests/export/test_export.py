@@ -14,7 +14,9 @@ import lookalike
 from lookalike import cli
 from lookalike.data.decode import load_image
 from lookalike.exporting import folders
+from lookalike.exporting.exported import load_onnx
 from lookalike.model.embedder import Embedder
+from lookalike.retrieval.calibrating import calibrate
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -36,8 +38,16 @@ def trained(shapes, tmp_path_factory):
         backbone="test_resnet", epochs=3, pretrained=False, image_size=48, embedding_dim=32,
         batch_size=8, threads=2, device="cpu",
     )  # fmt: skip
-    (output / "model/calibration.json").write_text('{"thresholds": [0.5]}\n')
+    labels = torch.arange(40).repeat_interleave(4)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 16, generator=generator)[labels]
+    vectors = centres + torch.randn(160, 16, generator=generator)
+    calibrate(vectors, labels).save(output / "model")  # the list has too few classes for one
     return output
+
+
+def calibration(run):
+    return (run / "model/calibration.json").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +66,7 @@ def test_the_onnx_file_lies_in_the_run_and_says_what_it_is(trained, onnx_file):
     ]  # fmt: skip
     assert [d.dim_param or d.dim_value for d in vector.type.tensor_type.shape.dim] == ["batch", 32]
     texts = {entry.key: entry.value for entry in model.metadata_props}
-    assert texts["calibration"] == '{"thresholds": [0.5]}\n'
+    assert texts["calibration"] == calibration(trained)
     about = json.loads(texts["lookalike"])
     assert about["model"]["backbone"] == "test_resnet"
     assert about["versions"]["onnxruntime"]
@@ -75,6 +85,7 @@ def test_evaluate_and_embed_take_the_onnx_file(
     for model in (trained, onnx_file):
         assert run(monkeypatch, "evaluate", model, "--data", shapes / "val.txt", "--json") == 0
         figures.append(json.loads(capsys.readouterr().out))
+        assert figures[-1].pop("model") == str(model)
         name = tmp_path / f"{len(figures)}.npy"
         assert run(monkeypatch, "embed", model, shapes / "images", "-o", name) == 0
     assert figures[0] == figures[1]
@@ -98,7 +109,7 @@ def test_a_loaded_file_embeds_pictures_of_all_sizes_and_kinds(shapes, trained, o
     assert np.array_equal(vectors[0], vectors[1])
     assert (1 - (vectors * embedder.embed(pictures)).sum(axis=1)).max() < 1e-4
     assert exported.about["model"] == embedder.describe()
-    assert json.loads(exported.calibration) == {"thresholds": [0.5]}
+    assert exported.calibration == calibration(trained)
 
 
 def test_what_cannot_be_read_is_left_out_of_an_exported_model_too(
@@ -138,6 +149,8 @@ def test_a_change_of_recall_is_a_fault_of_its_own(monkeypatch, trained, tmp_path
     other = Embedder.create(
         "test_resnet", pretrained=False, image_size=48, embedding_dim=32, pooling="max"
     ).eval()
+    weight = other.neck.projections[0].weight.detach()
+    weight.copy_(weight[:1].expand_as(weight).clone())  # all pictures in one place, or two
     embedder = lookalike.load(trained, device="cpu")
     monkeypatch.setattr(folders, "in_precision", lambda embedder, precision: other)
     before = embedder.embed([np.zeros((48, 48, 3), np.uint8)])
@@ -164,13 +177,13 @@ def test_folders_have_weights_a_card_and_the_certificate(trained, tmp_path, form
     expected = {"README.md", "config.json", "model.safetensors", "lookalike.json"}
     expected |= {"calibration.json"} | ({"neck.safetensors"} if format == "timm" else set())
     assert names == expected
-    assert (folder / "calibration.json").read_text() == '{"thresholds": [0.5]}\n'
+    assert (folder / "calibration.json").read_text() == calibration(trained)
     about = json.loads((folder / "lookalike.json").read_text())
     assert about["certificate"]["drift"] < 1e-6
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: ")
     assert "pipeline_tag: image-feature-extraction" in card
-    for text in ("| Recall@1 |", "train.txt", "val.txt", '{"thresholds": [0.5]}'):
+    for text in ("| Recall@1 |", "train.txt", "val.txt", calibration(trained).strip()):
         assert text in card
     assert str(trained.parent) not in card + json.dumps(about)
     # Made again, in the same place.
@@ -278,7 +291,7 @@ def test_a_model_of_somebody_else_and_a_broken_one_are_refused(
     with pytest.raises(lookalike.LookalikeError, match="is exported already"):
         lookalike.export(onnx_file, output=tmp_path / "twice.onnx", data="x.txt")
     with pytest.raises(lookalike.LookalikeError, match="onnxruntime-gpu"):
-        lookalike.load(onnx_file, device="cuda")
+        load_onnx(onnx_file, torch.device("cuda"))
 
 
 def test_without_the_extra_the_pip_line_is_said(monkeypatch, trained, onnx_file, tmp_path):

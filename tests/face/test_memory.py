@@ -18,11 +18,16 @@ def nothing_chosen(monkeypatch):
 
 
 def faults_of_one_more() -> int:
-    """Page faults of 200 MB that were there a moment ago."""
-    torch.ones(BYTES, dtype=torch.uint8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(BYTES, dtype=torch.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    """Page faults of 200 MB that were there a moment ago.
+
+    The best of some tries: a small block may come to lie in the gap, which then is too small.
+    """
+    found = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(BYTES, dtype=torch.uint8)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(found[1:])
 
 
 def resident() -> int:
@@ -39,7 +44,7 @@ def test_memory_is_used_again_within_and_given_back_after():
         held = resident()
     assert resident() < held - BYTES / 2
     before = resident()
-    faults_of_one_more()
+    assert faults_of_one_more() > 50
     assert resident() < before + BYTES / 2  # a large block is given back when it is freed
 
 
