@@ -50,7 +50,7 @@ def numbers(capsys):
 def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, shapes, capsys):
     code = run(
         monkeypatch, models / "good", "--data", shapes / "val.txt", "--json", "--k", "1,3",
-        "--precision", "2", "--full", "--verification",
+        "--precision", "2", "--full", "--verification", "--nmi",
     )  # fmt: skip
     assert code == 0
     found = numbers(capsys)
@@ -65,6 +65,7 @@ def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, s
     for name, (low, high) in found["intervals"].items():
         assert 0 <= low <= found[name] <= high <= 1, name
         assert name in found["definitions"] or name.rsplit("_", 1)[0] + "_k" in found["definitions"]
+    assert 0 < found["nmi"] <= 1
     assert found["verification"]["same_pairs"] == 30
     assert found["verification"]["different_pairs"] == 160
     assert found["verification"]["unsupported"] == [0.01, 0.001, 0.0001, 1e-05, 1e-06]
