@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -216,19 +218,16 @@ def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_pat
     assert Calibration.load(output) is None
 
 
-def test_workers_give_the_same(models, shapes, tmp_path):
-    import subprocess
-    import sys
+def test_workers_give_the_same(monkeypatch, models, shapes, tmp_path, capsys):
+    def request(workers):
+        return list(map(str, [
+            models / "good", "--data", shapes / "train.txt", "--verification", "--json",
+            "--threads", 1, "--workers", workers, "--per-query", tmp_path / f"{workers}.csv",
+        ]))  # fmt: skip
 
-    def numbers_of(workers):
-        command = [
-            sys.executable, "-m", "lookalike", "evaluate", models / "good", "--data",
-            shapes / "train.txt", "--verification", "--json", "--threads", 1, "--workers", workers,
-            "--per-query", tmp_path / f"{workers}.csv",
-        ]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    assert numbers_of(1) == numbers_of(2)
+    command = [sys.executable, "-m", "lookalike", "evaluate", *request(2)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert run(monkeypatch, *request(1)) == 0
+    assert numbers(capsys) == json.loads(done.stdout)
     assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()
