@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +52,7 @@ def numbers(capsys):
 def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, shapes, capsys):
     code = run(
         monkeypatch, models / "good", "--data", shapes / "val.txt", "--json", "--k", "1,3",
-        "--precision", "2", "--full", "--verification",
+        "--precision", "2", "--full", "--verification", "--nmi",
     )  # fmt: skip
     assert code == 0
     found = numbers(capsys)
@@ -65,6 +67,7 @@ def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, s
     for name, (low, high) in found["intervals"].items():
         assert 0 <= low <= found[name] <= high <= 1, name
         assert name in found["definitions"] or name.rsplit("_", 1)[0] + "_k" in found["definitions"]
+    assert 0 < found["nmi"] <= 1
     assert found["verification"]["same_pairs"] == 30
     assert found["verification"]["different_pairs"] == 160
     assert found["verification"]["unsupported"] == [0.01, 0.001, 0.0001, 1e-05, 1e-06]
@@ -215,19 +218,16 @@ def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_pat
     assert Calibration.load(output) is None
 
 
-def test_workers_give_the_same(models, shapes, tmp_path):
-    import subprocess
-    import sys
+def test_workers_give_the_same(monkeypatch, models, shapes, tmp_path, capsys):
+    def request(workers):
+        return list(map(str, [
+            models / "good", "--data", shapes / "train.txt", "--verification", "--json",
+            "--threads", 1, "--workers", workers, "--per-query", tmp_path / f"{workers}.csv",
+        ]))  # fmt: skip
 
-    def numbers_of(workers):
-        command = [
-            sys.executable, "-m", "lookalike", "evaluate", models / "good", "--data",
-            shapes / "train.txt", "--verification", "--json", "--threads", 1, "--workers", workers,
-            "--per-query", tmp_path / f"{workers}.csv",
-        ]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    assert numbers_of(1) == numbers_of(2)
+    command = [sys.executable, "-m", "lookalike", "evaluate", *request(2)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert run(monkeypatch, *request(1)) == 0
+    assert numbers(capsys) == json.loads(done.stdout)
     assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()

@@ -42,6 +42,9 @@ def evaluate(
         bool,
         typer.Option("--verification", help="Same or different: ROC, TAR at FARs, thresholds."),
     ] = False,
+    nmi: Annotated[
+        bool, typer.Option("--nmi", help="Clusters against classes too; slow for many classes.")
+    ] = False,
     per_class: Annotated[
         str | None, typer.Option(help="File for the figures of each class, .csv or .jsonl.")
     ] = None,
@@ -99,6 +102,7 @@ def evaluate(
         precision=precise,
         full=full,
         verification=verification,
+        nmi=nmi,
         per_class=per_class,
         per_query=per_query,
         output=output,

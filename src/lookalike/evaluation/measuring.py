@@ -16,6 +16,7 @@ from lookalike.evaluation.result import Comparison, Evaluation, Shipped, flat_na
 from lookalike.evaluation.shots import by_shots
 from lookalike.evaluation.testset import TestSet
 from lookalike.retrieval.calibration import Calibration
+from lookalike.retrieval.clustering import nmi
 from lookalike.retrieval.intervals import differences, mean_intervals
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.per_query import RECALL, PerQuery, measure_queries
@@ -34,6 +35,7 @@ class Wanted:
         precision: the k of precision@k.
         full: mean average precision and mINP too.
         verification: same or different too.
+        nmi: normalised mutual information too.
         seed: of the resampling.
     """
 
@@ -41,6 +43,7 @@ class Wanted:
     precision: tuple[int, ...] = ()
     full: bool = False
     verification: bool = False
+    nmi: bool = False
     seed: int = 0
 
 
@@ -95,6 +98,12 @@ def measure(
         verification = verify(pairs)
         if subject.calibration is not None:
             shipped = _shipped(subject.calibration, pairs, len(labels.unique()))
+    information = None
+    if wanted.nmi:
+        one = torch.zeros(1, dtype=torch.float64, device=world.device)
+        if world.is_main:
+            one += nmi(vectors, labels, seed=wanted.seed)
+        information = float(world.broadcast(one))
     copies = None
     if subject.has_files and world.is_main:
         records = [data.catalog.records[row] for row in subject.rows.tolist()]
@@ -114,6 +123,7 @@ def measure(
         unreadable=len(data.catalog) - len(subject.rows),
         verification=verification,
         shipped=shipped,
+        nmi=information,
     )
 
 

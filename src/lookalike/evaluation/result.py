@@ -24,6 +24,8 @@ NAMES = {"average_precision": "mean_average_precision", "inverse_negative_penalt
 DEFINITIONS = {
     **RETRIEVAL,
     **verification.DEFINITIONS,
+    "nmi": "normalised mutual information, 2 I / (H + H), of the classes and of as many clusters,"
+    " which k-means finds among all images from one start; depends on the start",
     "intervals": f"{100 * CONFIDENCE:g} % confidence intervals: classes are resampled with all of"
     " their queries (BCa bootstrap, 2,000 resamples, seeded)",
     "p_value": "two-sided, of a test that flips the sign of each class's difference at random",

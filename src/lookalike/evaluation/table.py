@@ -99,6 +99,9 @@ def _compared(found: Comparison) -> Table:
             ends = f"{100 * its.low:+.1f} to {100 * its.high:+.1f}"
             cells += [f"{100 * its.value:+.1f}", ends, f"{its.p_value:.2g}"]
         table.add_row(title(name), *cells)
+    if found.evaluations[0].nmi is not None:
+        cells = [_percent(one.nmi) for one in found.evaluations if one.nmi is not None]
+        table.add_row(title("nmi"), *cells)
     return table
 
 

@@ -100,6 +100,7 @@ def compare(
     precision: Sequence[int] = (),
     full: bool = False,
     verification: bool = False,
+    nmi: bool = False,
     per_class: str | None = None,
     per_query: str | None = None,
     output: str | None = None,
@@ -127,6 +128,7 @@ def compare(
         full: measure mean average precision and mINP too, which need the whole ranking.
         verification: measure same-or-different too: ROC, TAR at several FARs, and what the
             threshold that came with the model does.
+        nmi: cluster the images, and measure normalised mutual information with the classes too.
         per_class: a file, .csv or .jsonl, for the figures of each class.
         per_query: a file, .csv or .jsonl, for those of each query, and what it found first.
         output: a directory for evaluation.json, per_class.csv and per_query.csv.
@@ -142,7 +144,7 @@ def compare(
     if output is not None:
         per_class = per_class or storage.join(output, "per_class.csv")
         per_query = per_query or storage.join(output, "per_query.csv")
-    wanted = Wanted(tuple(recall), tuple(precision), full, verification, seed)
+    wanted = Wanted(tuple(recall), tuple(precision), full, verification, nmi, seed)
     _check(models, data, query, gallery, embeddings, labels, wanted)
     with World.from_env(device) as world:
         if not world.is_main:
