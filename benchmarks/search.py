@@ -2,6 +2,7 @@
 
     python benchmarks/search.py                        # 100,000 vectors of 512, some two minutes
     python benchmarks/search.py --images 20000 --kinds exact int8 hnsw
+    python benchmarks/search.py --grow 1000000         # added in tens: 2 GB on the disk
 
 The gallery is drawn as embeddings are: classes of ten images around centres that lie near a space
 of fewer dimensions. Queries are further images of the classes. `recall` is the share of the ten
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import resource
 import shutil
 import tempfile
 import time
@@ -78,6 +80,31 @@ def asked(ask: Callable[[np.ndarray], list[int]], queries: np.ndarray, truth: np
     return f"{p50:8.2f} {p99:8.2f} {cold * 1e3:8.1f} {hits / truth.size:8.4f}"
 
 
+def grow(images: int, dim: int) -> None:
+    """An index of `int8` that is added to ten times: what it takes, and what a search does."""
+    folder = Path(tempfile.mkdtemp(prefix="lookalike-search-"))
+    index = Index.create(folder / "x", dim=dim, kind="int8")
+    rng = np.random.default_rng(0)
+    slowest = total = 0.0
+    for part in range(10):
+        vectors = rng.standard_normal((images // 10, dim), np.float32)
+        ids = [f"photos/{part}/{row:07}.jpg" for row in range(len(vectors))]
+        seconds = timed(lambda vectors=vectors, ids=ids: index.add(vectors=vectors, ids=ids))
+        total, slowest = total + seconds, max(slowest, seconds)
+    index = Index.open(folder / "x")
+    queries = rng.standard_normal((30, dim), np.float32)
+    times = [timed(lambda query=query: index.search(query[None], K)) for query in queries]
+    stats = index.stats()
+    print(
+        f"{stats['images']:,} x {dim} int8: added in {total:.1f} s (slowest tenth {slowest:.1f} s), "
+        f"{stats['segments']} segments, {stats['bytes'] / 1e9:.2f} GB; "
+        f"search p50 {np.median(times[3:]) * 1e3:.0f} ms, "
+        f"removal of one {timed(lambda: index.remove(['photos/3/0000007.jpg'])):.3f} s, "
+        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB with mapped pages"
+    )
+    shutil.rmtree(folder)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -85,7 +112,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--kinds", nargs="*", default=[kind for kind in KINDS if kind != "auto"])
+    parser.add_argument("--grow", type=int, help="Images of an index that grows, instead.")
     options = parser.parse_args()
+    if options.grow:
+        grow(options.grow, options.dim)
+        return
     gallery, queries = draw(options.images, options.dim, options.queries)
     truth = truth_of(gallery, queries)
     print(

@@ -14,7 +14,7 @@ import writer_process
 
 from lookalike.gallery.index import Index
 
-KILLS = 25
+KILLS = 15
 
 
 @pytest.fixture
