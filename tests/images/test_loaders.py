@@ -14,7 +14,7 @@ import pytest
 import torch
 from picture_files import encode, picture, write_catalog
 
-from lookalike.data import pixels as pixels_module
+from lookalike.data import part as part_module
 from lookalike.data import source as source_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
@@ -273,7 +273,7 @@ def test_an_exception_in_a_thread_surfaces(catalog, monkeypatch, threads):
     def explode(data):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(pixels_module, "decode", explode)
+    monkeypatch.setattr(part_module, "decode", explode)
     batches = trainer(catalog, threads=threads).epoch(0)
     with pytest.raises(ZeroDivisionError, match="ours"):
         next(batches)
@@ -428,7 +428,7 @@ def test_waiting_is_measured(catalog, monkeypatch):
         time.sleep(0.02)
         return decode(data)
 
-    monkeypatch.setattr(pixels_module, "decode", slow)
+    monkeypatch.setattr(part_module, "decode", slow)
     loader = trainer(catalog)
     assert loader.wait_seconds == 0
     list(loader.epoch(0))

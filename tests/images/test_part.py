@@ -10,8 +10,8 @@ import torch
 from picture_files import encode, exif, picture
 from PIL import Image
 
-from lookalike.data import batch as batch_module
 from lookalike.data import part
+from lookalike.data import source as source_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.decode import BadImage, decode, jpeg_size
@@ -172,7 +172,7 @@ def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
         calls.append(uri)
         return content[: len(content) // 2] if len(calls) == 1 else content
 
-    monkeypatch.setattr(batch_module, "read_bytes", read)
+    monkeypatch.setattr(source_module, "read_bytes", read)
     (second,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0, threads=0).epoch(0)
     assert len(calls) == 2
     assert torch.equal(first.images, second.images)

@@ -21,7 +21,6 @@ from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.inference import batch_size_of, embed_batches
 from lookalike.launch import in_worker, launch, tell_launcher
 from lookalike.log import Bar, logger
-from lookalike.memory import freed_memory_kept
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.run import Run
 from lookalike.storage.locking import locked
@@ -118,8 +117,7 @@ def embed(
         log.start(logging.INFO if world.is_main else logging.ERROR)
         embedder = load(model, device=device)
         records = read_places(places)
-        with freed_memory_kept(world.device):
-            count = _embed(embedder, records, str(output), restart, threads, world)
+        count = _embed(embedder, records, str(output), restart, threads, world)
         if world.is_main:
             tell_launcher(_COUNT, str(count))
         return count

@@ -33,7 +33,6 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.inference import embed_records
 from lookalike.log import logger
-from lookalike.memory import freed_memory_kept
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
@@ -227,8 +226,7 @@ def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world
     """The set in the eyes of a model."""
     embedder = load(model, device=device)
     bad = BadImages()
-    with freed_memory_kept(world.device):
-        found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
+    found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)

@@ -40,7 +40,6 @@ from lookalike.distributed import World
 from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunError
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
-from lookalike.memory import freed_memory_kept
 from lookalike.mirror import Mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
@@ -80,7 +79,6 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
 
     with ExitStack() as stack:
         world = stack.enter_context(World.from_env(config.run.device))
-        stack.enter_context(freed_memory_kept(world.device))
         stack.enter_context(torch.random.fork_rng())
         log.start(logging.INFO if world.is_main else logging.ERROR)
         run = _open_run(config, resume, world)
