@@ -96,7 +96,8 @@ def grow(images: int, dim: int) -> None:
     times = [timed(lambda query=query: index.search(query[None], K)) for query in queries]
     stats = index.stats()
     print(
-        f"{stats['images']:,} x {dim} int8: added in {total:.1f} s (slowest tenth {slowest:.1f} s), "
+        f"{stats['images']:,} x {dim} int8: added in {total:.1f} s (slowest tenth "
+        f"{slowest:.1f} s), "
         f"{stats['segments']} segments, {stats['bytes'] / 1e9:.2f} GB; "
         f"search p50 {np.median(times[3:]) * 1e3:.0f} ms, "
         f"removal of one {timed(lambda: index.remove(['photos/3/0000007.jpg'])):.3f} s, "
