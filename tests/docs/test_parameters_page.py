@@ -142,13 +142,16 @@ def test_yaml_examples_are_requests(text):
     Config.build(yaml.safe_load(text.replace("1e-2", "0.01")))
 
 
+FILES = ("model.safetensors", "model.onnx", "model.pt2")
+
+
 def test_inline_settings_exist():
     """Every `section.key` in the text, alone or with a value, is a setting."""
     sections = "|".join(Config.model_fields)
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", re.sub(BLOCK, "", page.read_text("utf-8"))):
             found = re.fullmatch(rf"((?:{sections})\.[a-z_]+)(=(\S+))?", code)
-            if found is None or code in ("model.safetensors", "model.onnx"):
+            if found is None or code in FILES:
                 continue
             assert found[1] in keys(), f"{page.name}: {code}"
             if found[3] and not found[3].isupper():  # capitals stand for a value

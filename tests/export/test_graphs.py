@@ -2,10 +2,12 @@
 
 import json
 import zipfile
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+import timm
 import torch
 
 from lookalike.data.preprocess import Preprocess
@@ -48,15 +50,17 @@ def test_the_preprocessing_graph_gives_the_pixels_of_prepare(interpolation, side
     model = pixels.preprocessing_graph(preprocess, 10)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng()
-    sizes = SIZES + [tuple(int(x) for x in rng.integers(1, 400, 2)) for _ in range(20)]
+    sizes = [*SIZES, (700, 500), *(tuple(map(int, rng.integers(1, 400, 2))) for _ in range(20))]
     for height, width in sizes:
         batch = pictures(rng, height, width, 2)
         ours = np.stack([preprocess.prepare(one).numpy() for one in batch]).astype(int)
         theirs = session.run(None, {"images": batch})[0].astype(int)
         assert ours.shape == theirs.shape, (height, width)
         off = np.abs(ours - theirs)
-        assert off.max() <= 2, (height, width)
-        assert off.mean() < 0.05, (height, width)
+        large = min(height, 8 * width) * min(width, 8 * height) > pixels.EXACT_PIXELS
+        # Small ones: float32 rounds a sum in a hundred thousand. Large ones: Pillow's weights.
+        assert off.max() <= (2 if large else 1), (height, width)
+        assert (off > 0).mean() < (0.02 if large else 0.001), (height, width)
 
 
 def test_sizes_are_those_of_prepare_for_every_shape():
@@ -87,11 +91,20 @@ def _resized(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]
     return found[0]
 
 
-@pytest.mark.parametrize(
-    ("backbone", "side"),
-    [("resnet18", 64), ("vit_tiny", 64), ("swint_tiny", 56), ("xcit_tiny", 48)],
-)
-def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(tmp_path, backbone, side):
+# One or two layers of a kind: their graphs repeat, and take torch seconds to export. Whole ones are
+# measured in benchmarks/export.py.
+FAMILIES = {
+    "resnet18": (64, {"layers": (1, 1, 1, 1)}),
+    "vit_tiny": (64, {"depth": 2}),
+    "swint_tiny": (112, {"depths": (2, 2, 2, 2)}),
+    "xcit_tiny": (48, {"depth": 2}),
+}
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(monkeypatch, tmp_path, backbone):
+    side, shallow = FAMILIES[backbone]
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **shallow))
     torch.manual_seed(0)
     embedder = Embedder.create(
         backbone, pretrained=False, image_size=side, embedding_dim=64, crop_pct=0.9
@@ -99,9 +112,10 @@ def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(tmp_path, backb
     exported = write_onnx(embedder, "fp32", tmp_path / "m.onnx", None).reread()
     rng = np.random.default_rng()
     for count in (1, 2, 7, 32):
-        assert drift(embedder, exported, pictures(rng, side + 9, 2 * side + 3, count)) <= 1e-4
+        assert drift(embedder, exported, pictures(rng, side + 9, 2 * side + 3, count)) <= 1e-6
     for height, width in [(side, side), (1, 5000), (3000, 20), (1, 1), (3 * side, side + 1)]:
-        assert drift(embedder, exported, pictures(rng, height, width)) <= 1e-4
+        assert drift(embedder, exported, pictures(rng, height, width)) <= 1e-6
+    assert drift(embedder, exported, pictures(rng, 700, 600, 2)) <= 1e-4  # with Pillow's weights
 
 
 def test_the_network_alone_gives_the_vectors_to_float_rounding(tmp_path):

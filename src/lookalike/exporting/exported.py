@@ -132,7 +132,9 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
                 f"{path}: device=cuda, but this onnxruntime runs on the CPU only; install "
                 "onnxruntime-gpu in its place, or say device=cpu"
             )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        # TF32 would round the pixels: see `lookalike.exporting.resampling`.
+        cuda = {"device_id": device.index or 0, "use_tf32": 0}
+        providers.insert(0, ("CUDAExecutionProvider", cuda))
     if not Path(path).is_file():
         raise RunError(f"{path}: no such file")
     options = ort.SessionOptions()

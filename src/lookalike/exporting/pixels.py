@@ -7,20 +7,25 @@ The sizes are integers from beginning to end, and equal to those of `prepare` fo
   quotient of integers below 2^53 is rounded correctly, and so never up to the next integer;
 - ONNX's Round takes halves to the even neighbour, as Python's does.
 
-The resize is ONNX's with antialiasing, on uint8. onnxruntime does it as Pillow does, in two passes
-with rounding between them, and so does torch: they differ by one grey level in some pixels (two
-where a picture of a few pixels is enlarged by bicubic interpolation).
+The resize of pictures up to 512 x 512 or as many pixels gives torch's grey levels
+(`lookalike.exporting.resampling`). Its cost grows with the picture's, so larger ones go through
+ONNX's antialiased Resize on uint8, which is Pillow's, in two passes with rounding between them:
+one pixel in some hundreds differs by a grey level.
 """
 
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto, parser
+from onnx import ModelProto, inliner, parser
 
 from lookalike.data.preprocess import LONGEST, Preprocess
+from lookalike.exporting.resampling import DOMAIN, resampling_functions
 
 OPSET = 18
 """The first with antialiasing."""
+
+EXACT_PIXELS = 512 * 512
+"""Pictures up to this many pixels are resized to torch's grey levels."""
 
 # Without `exclude_outside` the border's pixels would count for those beyond it, too; Pillow and
 # torch leave those out. -0.5 is their cubic coefficient, ONNX's is -0.75.
@@ -30,12 +35,13 @@ _RESIZE = {
 }
 
 _GRAPH = """
-<ir_version: {ir_version}, opset_import: ["" : {opset}]>
+<ir_version: {ir_version}, opset_import: ["" : {opset}, "{domain}" : 1]>
 preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {side}] pixels)
 <
   int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] longest = {{{longest}}},
   int64[1] target = {{{target}}}, int64[2] square = {{{side}, {side}}}, float half = {{0.5}},
-  int64[2] exchange = {{1, 0}}, int64[2] image_axes = {{1, 2}}, int64[2] plane_axes = {{2, 3}}
+  int64[2] exchange = {{1, 0}}, int64[2] image_axes = {{1, 2}}, int64[2] plane_axes = {{2, 3}},
+  int64 most_pixels = {{{most_pixels}}}
 >
 {{
   size = Shape <start = 1, end = 3> (images)
@@ -50,18 +56,38 @@ preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {
   short = ReduceMin <keepdims = 1> (kept)
   enlarged = Mul (kept, target)
   resized_size = Div (enlarged, short)
-  planes = Transpose <perm = [0, 3, 1, 2]> (trimmed)
-  outer = Shape <start = 0, end = 2> (planes)
-  sizes = Concat <axis = 0> (outer, resized_size)
-  resized = Resize <antialias = 1, exclude_outside = 1,
-    coordinate_transformation_mode = "half_pixel", {mode}> (planes, , , sizes)
   room = Sub (resized_size, square)
   room_float = Cast <to = 1> (room)
   middle = Mul (room_float, half)
   whole = Round (middle)
-  top = Cast <to = 7> (whole)
-  bottom = Add (top, square)
-  pixels = Slice (resized, top, bottom, plane_axes)
+  first = Cast <to = 7> (whole)
+  planes = Transpose <perm = [0, 3, 1, 2]> (trimmed)
+  area = ReduceProd <keepdims = 0> (kept)
+  is_small = LessOrEqual (area, most_pixels)
+  pixels = If (is_small) <
+    then_branch = exact () => (uint8[batch, 3, {side}, {side}] exact_pixels) {{
+      kept_rows, kept_columns = Split <num_outputs = 2> (kept)
+      resized_rows, resized_columns = Split <num_outputs = 2> (resized_size)
+      top, left = Split <num_outputs = 2> (first)
+      across, across_unit = {domain}.weights (kept_columns, resized_columns, left)
+      down, down_unit = {domain}.weights (kept_rows, resized_rows, top)
+      levels = Cast <to = 1> (planes)
+      across_turned = Transpose <perm = [1, 0]> (across)
+      across_sums = MatMul (levels, across_turned)
+      narrow = {domain}.rounded (across_sums, across_unit)
+      down_sums = MatMul (down, narrow)
+      small = {domain}.rounded (down_sums, down_unit)
+      exact_pixels = Cast <to = 2> (small)
+    }},
+    else_branch = pillows () => (uint8[batch, 3, {side}, {side}] pillows_pixels) {{
+      outer = Shape <start = 0, end = 2> (planes)
+      sizes = Concat <axis = 0> (outer, resized_size)
+      resized = Resize <antialias = 1, exclude_outside = 1,
+        coordinate_transformation_mode = "half_pixel", {mode}> (planes, , , sizes)
+      last = Add (first, square)
+      pillows_pixels = Slice (resized, first, last, plane_axes)
+    }}
+  >
 }}
 """
 
@@ -76,11 +102,22 @@ def preprocessing_graph(preprocess: Preprocess, ir_version: int) -> ModelProto:
     text = _GRAPH.format(
         ir_version=ir_version,
         opset=OPSET,
+        domain=DOMAIN,
         side=preprocess.image_size,
         target=preprocess.resized,
         longest=LONGEST,
+        most_pixels=EXACT_PIXELS,
         mode=_RESIZE[preprocess.interpolation],
     )
     model = parser.parse_model(text)
+    model.functions.extend(
+        resampling_functions(preprocess.image_size, preprocess.interpolation, OPSET)
+    )
+    # Runtimes know ONNX's own operators.
+    model = inliner.inline_local_functions(model)
+    del model.functions[:]
+    ours = [entry for entry in model.opset_import if entry.domain == DOMAIN]
+    for entry in ours:
+        model.opset_import.remove(entry)
     onnx.checker.check_model(model, full_check=True)
     return model
