@@ -18,7 +18,7 @@ from picture_files import write_catalog
 from quick_server import Handler, quick_server
 
 from lookalike import storage
-from lookalike.data import pixels as pixels_module
+from lookalike.data import part as part_module
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.decode import decode
@@ -349,7 +349,7 @@ def test_our_own_mistakes_surface(remote, monkeypatch):
     def explode(data):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(pixels_module, "decode", explode)
+    monkeypatch.setattr(part_module, "decode", explode)
     with pytest.raises(ZeroDivisionError, match="ours"):
         next(trainer(remote).epoch(0))
 
@@ -375,7 +375,7 @@ def test_closing_ends_the_requests(server, local, remote, monkeypatch, how):
     if how == "error":
         fatal = server.bodies[f"{order[7]}.jpg"]
         monkeypatch.setattr(
-            pixels_module, "decode", lambda data: 1 / 0 if data == fatal else decode(data)
+            part_module, "decode", lambda data: 1 / 0 if data == fatal else decode(data)
         )
     batches = trainer(remote, source=Source(requests=16)).epoch(0)
     next(batches)

@@ -120,7 +120,9 @@ def _proposed(
         parameters = library.SearchParametersIVF(nprobe=effort, **options)
     else:
         parameters = library.SearchParametersHNSW(efSearch=max(effort, count), **options)
-    _, rows = index.search(queries, count, params=parameters)
+    # faiss.contrib.torch_utils, which others import, puts a search without `params` in its place.
+    search = getattr(index, "search_numpy", index.search)
+    _, rows = search(queries, count, params=parameters)
     return np.asarray(rows)
 
 
