@@ -1,6 +1,7 @@
 """The page as a browser shows it, the command, and what a failure may cost."""
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -83,11 +84,12 @@ def test_each_picture_is_in_the_file_once(runs):
     )  # of 24 images one is the same as another, but has a line of its own
 
 
-def test_the_command_compares_and_says_where(runs, tmp_path, monkeypatch, capsys):
+def test_the_command_compares_and_says_where(runs, tmp_path, monkeypatch, caplog):
     place = tmp_path / "pages/both.html"
-    code = command(monkeypatch, runs / "one", "--compare", runs / "two", "--output", place)
+    with caplog.at_level(logging.INFO, "lookalike"):
+        code = command(monkeypatch, runs / "one", "--compare", runs / "two", "--output", place)
     assert code == 0
-    assert str(place) in capsys.readouterr().out
+    assert str(place) in caplog.text
     html = place.read_text()
     assert "Beside report" in html
     assert "/two" in html
