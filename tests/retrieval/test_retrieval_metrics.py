@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.errors import DataError, TrainingError
-from lookalike.retrieval import block, positives, ranking, vectors
+from lookalike.retrieval import block, positives, precision, ranking, scan, vectors
 from lookalike.retrieval.metrics import DEFINITIONS, Scores, score
 from lookalike.retrieval.per_query import measure_queries
 
@@ -333,6 +333,9 @@ def test_never_holds_the_similarity_matrix(classes, monkeypatch):
     for module in (ranking, positives):
         monkeypatch.setattr(module, "_NUMBERS", 2**15)
     monkeypatch.setattr(ranking, "_BLOCK", 128)
+    monkeypatch.setattr(scan, "_NUMBERS", 2**12)
+    monkeypatch.setattr(positives, "_ROWS", 32)
+    precision.levels(torch.device("cpu"))  # which may try what is faster
     count = 1000
     labels = torch.randint(0, classes, (count,))
     embeddings = torch.randn(count, 16)
@@ -378,8 +381,8 @@ def test_scores_are_the_means_of_what_each_query_found():
 def test_what_is_measured_beside_changes_no_value():
     embeddings, labels = random_set("random")
     whole = measure_queries(embeddings, labels, recall=(1, 9), precision=(2, 30), full=True).values
-    for recall, precision in [((1,), ()), ((), ()), ((9,), (30,))]:
-        some = measure_queries(embeddings, labels, recall=recall, precision=precision).values
+    for recall, shares in [((1,), ()), ((), ()), ((9,), (30,))]:
+        some = measure_queries(embeddings, labels, recall=recall, precision=shares).values
         assert all(values.equal(whole[name]) for name, values in some.items())
 
 

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lookalike.retrieval import scan
 from lookalike.retrieval.precision import Margin
+from lookalike.retrieval.scan import Kinds
 from lookalike.retrieval.vectors import Vectors
 
-_GROUP = 16  # columns whose maximum is looked at first
 _PENDING = 2**17  # undecided pairs that a block may put off
-_DENSE = 2**19  # similarities that are looked at one by one at a time
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """What an image is: two of the same class or sequence are no negatives of each other.
-
-    Attributes:
-        classes: (N,) int64.
-        sequences: (N,) int64, -1 outside of any; None where there are none.
-    """
-
-    classes: Tensor
-    sequences: Tensor | None
-
-    def oppose(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Whether `columns`, (n,) places, are negatives of `rows`, (n,) places."""
-        negative = self.classes[rows] != self.classes[columns]
-        if self.sequences is not None:
-            own = self.sequences[rows]
-            negative &= (own != self.sequences[columns]) | (own < 0)
-        return negative
+_SHALLOW = 8  # a tile this many times wider than `depth` is cut down to its highest similarities
+_CUT = 1 / 32  # if it has more than this share to look at, as cutting costs what these cost
+_ALL = 1 / 4  # from this share on, looking at all similarities of a tile is cheaper than listing
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a tile brought a block: places in `Block._gained`, and undecided pairs."""
+    """What a tile brought a block.
 
-    gains: list[Tensor]
-    undecided: list[Tensor]  # (3, n) int64: query of the block, place of the image, first limit
+    Attributes:
+        gains: numbers of `Block.counts`, each as often as it grows by one.
+        counted: the same as a matrix, (b, W).
+        undecided: (3, n) int64: query of the block, place of the image, first positive that it may
+            come before.
+        hopeless: the level is not worth going on with.
+    """
+
+    gains: list[Tensor] = field(default_factory=list)
+    counted: list[Tensor] = field(default_factory=list)
+    undecided: list[Tensor] = field(default_factory=list)
+    hopeless: bool = False
+
+    @property
+    def open(self) -> int:
+        """How many pairs it left undecided."""
+        return sum(part.shape[1] for part in self.undecided)
 
 
 class Block:
@@ -96,11 +92,24 @@ class Block:
         self._level, self._rest, self._hold = level + 1, self._hold, 2 * self._hold + 1
 
     def look(self, tile: Tensor, margin: Margin, columns: Tensor, kinds: Kinds) -> Found:
-        """What a tile of similarities, (b, T), to the images at the places `columns` brings."""
-        found = Found([], [])
-        last = self._least.gather(1, (self._alive - 1).clamp_min_(0)[:, None])[:, 0]
-        least = torch.where(self._alive > 0, last, torch.inf)
-        for row, column, fast in _reaching(tile, margin.floor(least)):
+        """What a tile of similarities, (b, T), to the images at the places `columns` brings.
+
+        In the tile, what is no negative may become -inf.
+        """
+        floor = margin.floor(self._lowest())
+        few = scan.few_reaching(tile, floor)
+        if few is None:
+            share = scan.share_reaching(tile, floor)
+            if share > _CUT and int(self._depth.max()) * _SHALLOW <= tile.shape[1]:
+                kinds.hide(tile, self.rows, columns)
+                self._cut(tile, margin)
+                floor = margin.floor(self._lowest())
+                few = scan.few_reaching(tile, floor)
+                share = scan.share_reaching(tile, floor)
+            if share > _ALL:
+                return self._look_at_all(tile, margin, columns, kinds)
+        found = Found()
+        for row, column, fast in scan.reaching(tile, floor) if few is None else [few]:
             place = columns[column]
             similarity = fast.double()
             if margin.level.exact:
@@ -117,11 +126,63 @@ class Block:
                 found.undecided.append(torch.stack([row[rest], place[rest], first[rest]]))
         return found
 
+    def _look_at_all(self, tile: Tensor, margin: Margin, columns: Tensor, kinds: Kinds) -> Found:
+        """The same without a list of what is looked at."""
+        # The margin of a bf16 result differs from pair to pair, and would settle little. Elsewhere
+        # similarities have a density of some 5, so that many come close to one of many positives.
+        near = 10 * margin.width * self._width
+        if margin.level.result == torch.bfloat16 or near > margin.level.bearable:
+            return Found(hopeless=True)
+        found = Found()
+        kinds.hide(tile, self.rows, columns)
+        for part in scan.parts(tile):
+            similarity = tile[part].contiguous().double()  # (p, T)
+            least = -self._least[part]  # ascending, as searchsorted wants it
+            first = torch.searchsorted(least, -(similarity + margin.width))  # (p, T)
+            alive = self._alive[part, None]
+            if not margin.level.exact:
+                sure = torch.searchsorted(least, -(similarity - margin.width)) == first
+                row, column = (~sure & (first < alive)).nonzero(as_tuple=True)
+                found.undecided.append(
+                    torch.stack([row + part.start, columns[column], first[row, column]])
+                )
+                first = torch.where(sure, first, self._width)
+            first = torch.where(first < alive, first, self._width)  # (p, T)
+            row = torch.arange(len(first), device=first.device)[:, None] * (self._width + 1)
+            number = torch.bincount(
+                (first + row).view(-1), minlength=len(first) * (self._width + 1)
+            )
+            found.counted.append(number.view(len(first), -1)[:, :-1])
+            if found.open > margin.level.bearable * tile.numel():
+                break  # it will be refused
+        return found
+
+    def _lowest(self) -> Tensor:
+        """What a negative needs to come before any positive alive, (b,)."""
+        last = self._least.gather(1, (self._alive - 1).clamp_min_(0)[:, None])[:, 0]
+        return torch.where(self._alive > 0, last, torch.inf)
+
+    def _cut(self, tile: Tensor, margin: Margin) -> None:
+        """Let positives die that have `depth` negatives of this tile before them.
+
+        They are counted as that many, beside those that are counted one by one: the rank of what
+        is dead only has to be too low, and those alive are not touched.
+        """
+        highest = tile.topk(int(self._depth.max()), dim=1).values.double()  # (b, depth)
+        last = highest.gather(1, self._depth[:, None] - 1)[:, 0]  # (b,)
+        low = torch.where(last.isfinite(), last - margin.around(last), -torch.inf)
+        first = self._first(torch.arange(len(last), device=last.device), low)
+        dying = (first < self._alive).nonzero()[:, 0]
+        self._gained[dying, first[dying]] += self._depth[dying]
+        self._alive[dying] = first[dying]
+
     def keep(self, found: Found, vectors: Vectors) -> None:
         """Count what a tile brought, and let positives die whose rank has become too low."""
         self._tiles += 1
         self._rest = max(0, self._rest - 1)
         self._gain(found.gains)
+        if found.counted:
+            self._gained += torch.cat(found.counted)
         self._undecided += [part for part in found.undecided if part.shape[1]]
         if sum(part.shape[1] for part in self._undecided) > _PENDING:
             self.settle(vectors)
@@ -179,37 +240,3 @@ class Block:
         """Whether the negatives come before the positives `first`, (n,), at these similarities."""
         inside = first.clamp_max(self._width - 1)
         return self._least[row, inside] <= similarity
-
-
-def _reaching(tile: Tensor, floor: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Where a tile, (b, T), is at least `floor`, (b,): rows, columns and values, in parts.
-
-    Looked at are the maxima of groups of columns first, which is one cheap pass; most have none.
-    A fused kernel for a GPU would take the place of this function and of the product before it.
-    """
-    count, width = tile.shape
-    turned = tile.stride(0) < tile.stride(1)  # passes follow the memory, or they take ten times
-    if width % _GROUP == 0:
-        stride = width // _GROUP
-        if turned:
-            best = tile.T.unflatten(0, (_GROUP, stride)).amax(0)  # (T/16, b)
-            group, row = (best >= floor).nonzero(as_tuple=True)
-        else:
-            best = tile.unflatten(1, (_GROUP, stride)).amax(1)  # (b, T/16)
-            row, group = (best >= floor[:, None]).nonzero(as_tuple=True)
-        if 8 * _GROUP * len(row) <= tile.numel():
-            column = group[:, None] + stride * torch.arange(_GROUP, device=tile.device)  # (n, 16)
-            value = tile[row[:, None], column]
-            which, member = (value >= floor[row, None]).nonzero(as_tuple=True)
-            yield row[which], column[which, member], value[which, member]
-            return
-    step = max(1, _DENSE // max(1, width if not turned else count))
-    for begin in range(0, width if turned else count, step):
-        if turned:
-            part = tile[:, begin : begin + step]
-            column, row = (floor <= part.T).nonzero(as_tuple=True)
-            yield row, column + begin, part[row, column]
-        else:
-            part = tile[begin : begin + step]
-            row, column = (part >= floor[begin : begin + step, None]).nonzero(as_tuple=True)
-            yield row + begin, column, part[row, column]

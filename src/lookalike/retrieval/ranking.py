@@ -210,8 +210,7 @@ class _Search:
                     found.append(side.look(tile, margin, columns, self._images.kinds))
                 else:
                     found.append(side.look(tile.T, margin, block.rows, self._images.kinds))
-                undecided = sum(part.shape[1] for part in found[-1].undecided)
-                if undecided > level.bearable * tile.numel():
+                if found[-1].hopeless or found[-1].open > level.bearable * tile.numel():
                     side.climb(number)
                     number += 1
                     break

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookalike.retrieval.block import Kinds
 from lookalike.retrieval.roles import Roles, relevant_of
+from lookalike.retrieval.scan import Kinds
 
 
 @dataclass(frozen=True)
