@@ -203,7 +203,7 @@ def test_our_folder_loads_as_a_model(trained, shapes, tmp_path):
     [
         ("test_resnet", "gem+avg", False),
         ("test_vit", "cls+max", False),
-        ("mambaout_femto", "gem", False),
+        ("swint_tiny", "gem", False),
         ("test_resnet", "avg", True),
     ],
 )

@@ -34,13 +34,15 @@ _RESIZE = {
     "bicubic": 'mode = "cubic", cubic_coeff_a = -0.5',
 }
 
+# What the branches take from outside are outputs of nodes: onnx.compose.add_prefix, which comes
+# later, renames initializers without those who use them in a branch.
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}, "{domain}" : 1]>
 preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {side}] pixels)
 <
   int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] longest = {{{longest}}},
   int64[1] target = {{{target}}}, int64[2] square = {{{side}, {side}}}, float half = {{0.5}},
-  int64[2] exchange = {{1, 0}}, int64[2] image_axes = {{1, 2}}, int64[2] plane_axes = {{2, 3}},
+  int64[2] exchange = {{1, 0}}, int64[2] image_axes = {{1, 2}},
   int64 most_pixels = {{{most_pixels}}}
 >
 {{
@@ -61,6 +63,7 @@ preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {
   middle = Mul (room_float, half)
   whole = Round (middle)
   first = Cast <to = 7> (whole)
+  last = Add (first, square)
   planes = Transpose <perm = [0, 3, 1, 2]> (trimmed)
   area = ReduceProd <keepdims = 0> (kept)
   is_small = LessOrEqual (area, most_pixels)
@@ -84,7 +87,7 @@ preprocess (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {side}, {
       sizes = Concat <axis = 0> (outer, resized_size)
       resized = Resize <antialias = 1, exclude_outside = 1,
         coordinate_transformation_mode = "half_pixel", {mode}> (planes, , , sizes)
-      last = Add (first, square)
+      plane_axes = Constant <value = int64[2] {{2, 3}}> ()
       pillows_pixels = Slice (resized, first, last, plane_axes)
     }}
   >
