@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -266,14 +266,13 @@ def measure_loader(
     count = args.images if training is None else min(args.images, 4 * BATCH)
     names = [path.name for path in files[:count]]
     use = (lambda batch: None) if training is None else training.step
-    kept, cold = folder.parent / "warm", folder.parent / "cold"
+    kept, number = folder.parent / "warm", itertools.count(0 if training is None else 100)
 
     def with_cache(place: Path) -> TrainLoader:
         return loader("s3://shop", names, args, Source(cache=DiskCache(place, 10**9)))
 
     def cold_epoch() -> int:
-        shutil.rmtree(cold, ignore_errors=True)
-        return epochs(with_cache(cold), use)()
+        return epochs(with_cache(folder.parent / f"cold{next(number)}"), use)()
 
     contenders = {
         "disk": epochs(loader(str(folder), names, args, Source()), use),

@@ -3,7 +3,7 @@
 Measured by `benchmarks/storage.py`: a client's own work limits how many small files a process
 gets in a second, since Python code runs in one thread at a time. So S3 and OSS are asked by URLs
 that a library of theirs signs (obstore for S3, the vendor's for OSS), fetched by aiohttp, as
-those of web servers are: half the work of each one's own way of fetching, and less.
+those of web servers are: a tenth of the work of s3fs and oss2, and as little as obstore's own.
 """
 
 from __future__ import annotations
