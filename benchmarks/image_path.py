@@ -34,7 +34,6 @@ from lookalike.data.classes import Classes
 from lookalike.data.loader import TrainLoader
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
-from lookalike.memory import ask_for_large_pages
 from photographs import SIZES, write_photographs
 from undisturbed import undisturbed
 
@@ -174,7 +173,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    ask_for_large_pages()
     torch.set_num_threads(args.workers)
     print("nvImageCodec decodes parts of JPEGs" if part.available() else "JPEGs are decoded whole")
     for name, (files, epochs) in {"0.2 MP": (192, 6), "1.5 MP": (96, 4)}.items():

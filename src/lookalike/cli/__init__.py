@@ -40,10 +40,8 @@ for command in COMMANDS:
 def main() -> None:
     """Run the program; a user's mistake is one line on stderr and exit code 2."""
     from lookalike.launch import end_with_launcher
-    from lookalike.memory import ask_for_large_pages
 
     end_with_launcher()
-    ask_for_large_pages()
     try:
         app()
     except LookalikeError as error:
