@@ -85,6 +85,8 @@ def test_same_curve_through_faults_and_an_expired_token(bucket, shapes, expected
     assert lookalike.load(output, device="cpu").embedding_dim == 16
     scores = lookalike.evaluate(output, data=f"{base}/train.txt", device="cpu")
     assert scores.num_queries == 48
+    done = lookalike.export(output, output=tmp_path / "model.onnx", data=f"{base}/train.txt")
+    assert done.certificate.drift < 1e-4
 
 
 OLD = {"id": "old-id", "secret": "hush-old-secret", "token": "hush-old-token"}
