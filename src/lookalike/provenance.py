@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike import fetched, storage
+from lookalike import storage
 from lookalike.assembly import open_catalogs
+from lookalike.chronicle import saved_config
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Record
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import ConfigError
+from lookalike.retrieval.calibration import CALIBRATION_FILE
 from lookalike.run import Run
-
-CALIBRATION_FILE = "calibration.json"
-"""In a model's folder: the thresholds that it was calibrated to."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Provenance:
         """Look at a run or a model folder, here or in object storage."""
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
-        config = _config(where)
+        config = saved_config(where)
         folder = where if config is None else storage.join(where, "model")
         return cls(
             place=storage.public(name),
@@ -97,16 +95,6 @@ class Provenance:
             "Loss": f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}",
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
-
-
-def _config(where: str) -> Config | None:
-    text = fetched.saved_config(where)
-    if text is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        copy = Path(folder) / "config.yaml"
-        copy.write_bytes(text)
-        return Config.load(copy)
 
 
 def _text(folder: str, name: str) -> str | None:

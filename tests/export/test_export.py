@@ -11,7 +11,7 @@ import timm
 import torch
 
 import lookalike
-from lookalike import cli
+from lookalike import cli, storage
 from lookalike.data.decode import load_image
 from lookalike.exporting import folders
 from lookalike.exporting.exported import load_onnx
@@ -42,7 +42,9 @@ def trained(shapes, tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(40, 16, generator=generator)[labels]
     vectors = centres + torch.randn(160, 16, generator=generator)
-    calibrate(vectors, labels).save(output / "model")  # the list has too few classes for one
+    calibrate(vectors, labels, source="drawn vectors").save(
+        output / "model"
+    )  # the list has too few classes for one
     return output
 
 
@@ -183,7 +185,7 @@ def test_folders_have_weights_a_card_and_the_certificate(trained, tmp_path, form
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: ")
     assert "pipeline_tag: image-feature-extraction" in card
-    for text in ("| Recall@1 |", "train.txt", "val.txt", calibration(trained).strip()):
+    for text in ("| Recall@1 |", "train.txt", "val.txt", "drawn vectors (160 images of 40"):
         assert text in card
     assert str(trained.parent) not in card + json.dumps(about)
     # Made again, in the same place.
@@ -302,3 +304,15 @@ def test_without_the_extra_the_pip_line_is_said(monkeypatch, trained, onnx_file,
     ):
         with pytest.raises(lookalike.LookalikeError, match=r"pip install 'lookalike\[onnx\]'"):
             act()
+
+
+def test_a_remote_file_is_fetched_to_be_used(monkeypatch, shapes, trained, onnx_file, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    uri = "memory://bucket/exported/model.onnx"
+    storage.write_file(onnx_file, uri)
+    image = [str(shapes / "images/100-0.jpg")]
+    found = lookalike.load(uri).embed(image)
+    assert np.array_equal(found, lookalike.load(onnx_file).embed(image))
+    scores = lookalike.evaluate(uri, str(shapes / "val.txt"))
+    assert scores == lookalike.evaluate(onnx_file, str(shapes / "val.txt"))
+    storage.remove_file(uri)

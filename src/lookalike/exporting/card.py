@@ -12,6 +12,7 @@ from lookalike.exporting.folders import feature_layout
 from lookalike.model import timm_name
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.neck import GEM_EPS, GEM_POWER
+from lookalike.retrieval.calibration import Calibration
 from lookalike.retrieval.metrics import DEFINITIONS
 
 CARD_FILE = "README.md"
@@ -40,7 +41,7 @@ def write_card(
     list_name: str,
     sampled: bool,
     training: Mapping[str, str],
-    calibration: str | None,
+    calibration: Calibration | None,
 ) -> None:
     """Write README.md beside the weights.
 
@@ -52,7 +53,7 @@ def write_card(
         list_name: the list that it was measured on.
         sampled: whether that was a part of the list.
         training: what is known of the training, text by text.
-        calibration: the content of calibration.json.
+        calibration: what the cosines mean; None where that was not measured.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.exporting", "."),

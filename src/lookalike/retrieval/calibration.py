@@ -165,6 +165,19 @@ class Calibration:
             raise RunError(f"{place}: not a calibration: {error}") from None
         return found
 
+    @classmethod
+    def from_json(cls, text: str, place: str) -> Calibration:
+        """What is in a calibration.json.
+
+        Raises:
+            RunError: it is something else; `place` is named.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise RunError(f"{place}: not a calibration: {error}") from None
+        return cls.from_dict(values, place)
+
     def save(self, folder: str | Path) -> Path:
         """Write `calibration.json` into a model folder, as a whole."""
         path = Path(folder) / CALIBRATION_FILE
@@ -181,9 +194,5 @@ class Calibration:
         for path in (Path(folder) / CALIBRATION_FILE, Path(folder) / "model" / CALIBRATION_FILE):
             if not path.exists():
                 continue
-            try:
-                values = json.loads(path.read_text("utf-8"))
-            except ValueError as error:
-                raise RunError(f"{path}: not a calibration: {error}") from None
-            return cls.from_dict(values, str(path))
+            return cls.from_json(path.read_text("utf-8"), str(path))
         return None

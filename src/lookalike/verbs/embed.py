@@ -22,6 +22,7 @@ from lookalike.inference import batch_size_of, embed_batches
 from lookalike.launch import in_worker, launch, tell_launcher
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
 from lookalike.storage.locking import locked
 from lookalike.vectors.files import SUFFIXES, merge
@@ -64,6 +65,14 @@ def model_folder(path: str | Path) -> Path:
     if not (folder / CONFIG_FILE).exists():
         raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
     return folder
+
+
+def calibration_of(model: str | Path, embedder: Embedder | ExportedModel) -> Calibration | None:
+    """What the model's cosines mean, if that was measured."""
+    if isinstance(embedder, ExportedModel):
+        text = embedder.calibration
+        return None if text is None else Calibration.from_json(text, str(model))
+    return Calibration.load(model_folder(model))
 
 
 def embed(

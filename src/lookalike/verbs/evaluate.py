@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
-from lookalike.chronicle import calibration, saved_config
+from lookalike.chronicle import saved_config
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
 from lookalike.data.classes import Classes
@@ -36,7 +36,7 @@ from lookalike.log import logger
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
-from lookalike.verbs.embed import load
+from lookalike.verbs.embed import calibration_of, load
 
 RESULT_JSON = "evaluation.json"
 
@@ -230,7 +230,7 @@ def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)
-    return Subject(_name(model), found.vectors, found.rows, calibration(str(model)))
+    return Subject(_name(model), found.vectors, found.rows, calibration_of(model, embedder))
 
 
 def _name(model: str | Path) -> str:

@@ -23,6 +23,7 @@ from lookalike.exporting.formats import WRITERS
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.provenance import Provenance
+from lookalike.retrieval.calibration import Calibration
 from lookalike.verbs.embed import load
 
 EXPORTS = "exports"
@@ -89,6 +90,9 @@ def export(
     log.start()
     source = Provenance.of(model)
     place = _place(source, format, precision, output)
+    calibration = None
+    if source.calibration is not None:
+        calibration = Calibration.from_json(source.calibration, source.place)
     embedder = load(model, device="cpu")
     if not isinstance(embedder, Embedder):
         raise ConfigError(f"{model}: is exported already; give the run that it was made of")
@@ -118,7 +122,7 @@ def export(
                 list_name=list_name,
                 sampled=len(sample) < len(catalog),
                 training=source.told(),
-                calibration=source.calibration,
+                calibration=calibration,
             )
     logger.info("%s: %s", place, certificate.summary())
     return Exported(place, certificate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibration import Calibration
 from lookalike.vectors import files
-from lookalike.verbs.embed import load, model_folder
+from lookalike.verbs.embed import calibration_of, load
 
 Places = str | Path | Sequence[str | Path]
 
@@ -119,14 +118,6 @@ def search(
         storage.write_bytes(str(html), page.encode())
         logger.info("written: %s", storage.public(str(html)))
     return Searched(answers, found, threshold)
-
-
-def calibration_of(model: str | Path, embedder: Embedder | ExportedModel) -> Calibration | None:
-    """What the model's cosines mean, if that was measured."""
-    if isinstance(embedder, ExportedModel):
-        text = embedder.calibration
-        return None if text is None else Calibration.from_dict(json.loads(text), str(model))
-    return Calibration.load(model_folder(model))
 
 
 def _index(
