@@ -8,7 +8,7 @@ from reranking_reference import reranked_distance
 from sklearn.decomposition import PCA
 
 from lookalike.errors import ConfigError
-from lookalike.retrieval import neighbours
+from lookalike.retrieval import neighbours, reranking
 from lookalike.retrieval.compact import from_bits, from_int8, to_bits, to_int8
 from lookalike.retrieval.expansion import augment, expand
 from lookalike.retrieval.neighbours import nearest
@@ -146,8 +146,16 @@ def test_reranking_shows_the_first_of_the_whole_and_leaves_the_own_group_out():
 
 
 def test_reranking_of_copies_of_one_image():
+    for _ in range(20):
+        x = unit(1, 8).expand(60, 8).contiguous()
+        assert rerank(x[:20], x[20:], 10).shape == (20, 10)
+
+
+def test_distances_are_from_nothing_to_one_whatever_was_rounded():
+    """Cosines of one vector with itself come out at either side of 1, product by product."""
     x = unit(1, 8).expand(60, 8).contiguous()
-    assert rerank(x[:20], x[20:], 10).shape == (20, 10)
+    near = reranking._Graph(x, 20).distance(0, torch.tensor([1 + 2e-7, 1.0, 1 - 2e-7, -1.0]))
+    assert near[0] == near[1] == 0 < near[2] < 0.5 and near[3] == 1
 
 
 def test_who_asks_is_not_searched():

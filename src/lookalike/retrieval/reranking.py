@@ -18,6 +18,9 @@ from torch import Tensor
 
 from lookalike.retrieval.neighbours import nearest
 
+# Squared distances of float32 unit vectors below this are rounding.
+_ROUNDING = 2e-6
+
 
 @dataclass(frozen=True)
 class Reranking:
@@ -97,12 +100,16 @@ class _Graph:
         places = found.places.gather(1, first)
         places[:, :1] = own
         self.places = places.numpy()  # (N, k1 + 1)
-        self._largest = np.maximum(2 - 2 * found.lowest.numpy().astype(np.float64), 1e-12)  # (N,)
+        self._largest = np.maximum(_squared(found.lowest), _ROUNDING)  # (N,)
         self._vectors = vectors
 
     def distance(self, row: int, cosines: Tensor) -> np.ndarray:
-        """Distances of image `row` to images of these cosines."""
-        return (2 - 2 * cosines.numpy().astype(np.float64)) / self._largest[row]
+        """Distances of image `row` to images of these cosines, from 0 to 1.
+
+        The largest came from a product of another shape, which rounds otherwise: among copies of
+        one image that is all there is to see, and must not grow.
+        """
+        return np.minimum(_squared(cosines) / self._largest[row], 1)
 
     def reciprocal_weights(self, k1: int) -> sparse.csr_matrix:
         """(N, N): exp(-distance) of the reciprocal neighbours, each row a sum of 1."""
@@ -134,6 +141,11 @@ class _Graph:
         near = self.places[:, : k + 1]
         mutual = (near[near] == np.arange(len(near))[:, None, None]).any(2)  # (N, k + 1)
         return [row[keep] for row, keep in zip(near, mutual, strict=True)]
+
+
+def _squared(cosines: Tensor) -> np.ndarray:
+    """Squared distances of unit vectors; never below 0, whatever the cosines were rounded to."""
+    return np.maximum(2 - 2 * cosines.numpy().astype(np.float64), 0)
 
 
 def _smoothed(weights: sparse.csr_matrix, places: np.ndarray, k2: int) -> sparse.csr_matrix:
