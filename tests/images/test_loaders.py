@@ -270,7 +270,7 @@ def test_too_many_bad_images(tmp_path, threads):
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_an_exception_in_a_thread_surfaces(catalog, monkeypatch, threads):
-    def explode(data):
+    def explode(data, **options):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(part_module, "decode", explode)
@@ -424,7 +424,7 @@ def test_a_program_ends_with_its_loader_running(tmp_path, then, signalled, ends_
 
 
 def test_waiting_is_measured(catalog, monkeypatch):
-    def slow(data):
+    def slow(data, **options):
         time.sleep(0.02)
         return decode(data)
 

@@ -25,7 +25,7 @@ from lookalike.data.batch import (
 )
 from lookalike.data.catalog import Catalog
 from lookalike.data.chance import occurrences, row_rng
-from lookalike.data.decode import BadImage, decode, jpeg_size, shrinks
+from lookalike.data.decode import BadImage, decode, jpeg_header, shrinks
 from lookalike.data.eval_loader import EvalLoader
 from lookalike.data.part import Box, decode_part
 from lookalike.data.pixels import part_used, picture
@@ -179,19 +179,20 @@ class TrainLoader:
         The chance begins anew with each call: bytes that are read twice are cropped alike.
         """
         rng = row_rng(self._seed, *key)
-        size = jpeg_size(data)
-        if size is None:
+        header = jpeg_header(data)
+        if header is None:
             pixels = picture(record, data)
             height, width, _ = pixels.shape
             return pixels, self._augment.draw_box(height, width, rng), rng
+        size = header.upright_size
         y, x, height, width = part_used(record, size)
         top, left, height, width = self._augment.draw_box(height, width, rng)
         box = y + top, x + left, height, width
         least = self._augment.least_size(*size, box)
         if self._augment.scaled_decode and shrinks(size, least):
-            pixels = decode(data, min_size=least)
+            pixels = decode(data, min_size=least, header=header)
             return pixels, scale_box(box, size, pixels.shape[:2]), rng
-        return decode_part(data, box), (0, 0, height, width), rng
+        return decode_part(data, box, header), (0, 0, height, width), rng
 
 
 class _Visits(Sequence[int]):
