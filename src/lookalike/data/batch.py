@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lookalike.data.blocks import Blocks
 from lookalike.data.decode import BadImage
 from lookalike.data.prefetch import Job, in_order
 from lookalike.data.record import Record
@@ -21,6 +22,8 @@ from lookalike.storage import public
 
 AHEAD = 3
 """Batches that are made before their turn."""
+
+_BLOCKS = Blocks()
 
 T = TypeVar("T")
 
@@ -122,12 +125,11 @@ def empty_images(count: int, size: int, device: torch.device) -> Tensor:
     """Room for `count` pictures on their way to `device`: (count, 3, size, size) uint8."""
     # A tensor born in the consumer's inference mode could not be filled by other threads.
     with torch.inference_mode(False):
-        return torch.empty(
-            (count, 3, size, size),
-            dtype=torch.uint8,
-            memory_format=torch.channels_last,
-            pin_memory=device.type == "cuda",
-        )
+        if device.type == "cuda":  # torch itself keeps pinned memory
+            images = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=True)
+        else:
+            images = _BLOCKS.empty((count, size, size, 3), torch.uint8)
+        return images.permute(0, 3, 1, 2)
 
 
 def check_at_least(**numbers: tuple[int, int]) -> None:
