@@ -46,6 +46,7 @@ def test_blocks_are_for_about_one_size_and_few_are_kept():
     del small
     assert blocks.empty((1000,), torch.uint8).numel() == 1000
     assert blocks.empty((40,), torch.uint8).data_ptr() != place
+    assert blocks.empty((0, 3), torch.float32).shape == (0, 3)
     many = [blocks.empty((100,), torch.uint8) for _ in range(3 * _KEPT)]
     del many
     assert len(blocks._free) == _KEPT

@@ -139,6 +139,8 @@ def same(a, b):
         assert torch.equal(x.images, y.images)
         assert torch.equal(x.classes, y.classes)
         assert torch.equal(x.rows, y.rows)
+        assert (x.factors is None) == (y.factors is None)
+        assert x.factors is None or torch.equal(x.factors, y.factors)
 
 
 @pytest.mark.parametrize("where", ["http", "parts", "memory"])

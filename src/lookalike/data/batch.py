@@ -14,6 +14,7 @@ from torch import Tensor
 from lookalike.data.blocks import Blocks
 from lookalike.data.decode import BadImage
 from lookalike.data.prefetch import Job, in_order
+from lookalike.data.recolouring import recolour
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.source import PLAIN, Rows, Source, Tickets
@@ -36,11 +37,21 @@ class Batch:
         images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device.
         classes: (b,) int64.
         rows: (b,) int64, indices of the records that these images truly are.
+        factors: (b, 3) float64, what `recolour` is still to do with the images, on the device
+            where they are used; None for nothing.
     """
 
     images: Tensor
     classes: Tensor
     rows: Tensor
+    factors: Tensor | None = None
+
+    def images_on(self, device: torch.device) -> Tensor:
+        """The images in their final colours, on `device`."""
+        images = self.images.to(device, non_blocking=True)
+        if self.factors is None:
+            return images
+        return recolour(images, self.factors.to(device, non_blocking=True))
 
 
 class Waiting(Protocol):

@@ -36,6 +36,8 @@ class Blocks:
         among them.
         """
         size = math.prod(shape) * dtype.itemsize
+        if size == 0:
+            return torch.empty(shape, dtype=dtype)
         block = self._taken(size)
         # Tensors hold this array, and it alone: its end is the end of the last of them.
         handle = block[:size]
