@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from lookalike.log import Bar, logger
 from lookalike.optim import Schedule, set_lr
 from lookalike.quota import Quota
 from lookalike.step import Outcome, TrainStep
+from lookalike.stopwatch import Stopwatch
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -102,7 +103,7 @@ class Trainer:
         self.progress = Progress()
         self._unhealthy = 0
         self._saved_at = time.monotonic()
-        self._watch = _Stopwatch()
+        self._watch = Stopwatch()
 
     def fit(self) -> int | None:
         """Train to the end, or until a signal asks to stop; either way a checkpoint is there.
@@ -289,47 +290,3 @@ class Trainer:
 
     def _set_phase(self) -> None:
         self.step.prepare(frozen=self.progress.step < self.pace.freeze_steps)
-
-
-class _Stopwatch:
-    """Rate and waiting time since the last lap, pauses left out."""
-
-    def __init__(self) -> None:
-        self._images, self._seconds, self._waited = 0, 0.0, 0.0
-        self._since = time.monotonic()
-        self._last_rate = self._last_waiting = 0.0
-
-    def start(self) -> None:
-        self._since = time.monotonic()
-
-    def add(self, images: int) -> None:
-        now = time.monotonic()
-        self._images += images
-        self._seconds += now - self._since
-        self._since = now
-
-    def rate(self) -> float:
-        """Images a second in this lap; in the last one where this one just began."""
-        return self._images / self._seconds if self._images else self._last_rate
-
-    def waiting(self, waited: float) -> float:
-        """The part of this lap spent waiting, of the last one where this one just began.
-
-        Args:
-            waited: the sum of all waits so far, in seconds.
-        """
-        if not self._images:
-            return self._last_waiting
-        return min(max((waited - self._waited) / self._seconds, 0.0), 1.0)
-
-    def lap(self, waited: float) -> tuple[float, float]:
-        """Rate, and the part of the time spent waiting, given the sum of all waits so far."""
-        self._last_rate, self._last_waiting = self.rate(), self.waiting(waited)
-        self._images, self._seconds, self._waited = 0, 0.0, waited
-        return self._last_rate, self._last_waiting
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._since += time.monotonic() - began
