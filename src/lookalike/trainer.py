@@ -69,7 +69,7 @@ class Trainer:
             set.
         keep_model: saves the embedder as the run's result.
         record: takes one object for metrics.jsonl.
-        saved: is told on the main worker after each checkpoint.
+        saved: is told on the keeper of each directory after each checkpoint.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Trainer:
             f"{self.progress.step - self._unhealthy + 1} (learning rate "
             f"{self.schedule.at(self.progress.step - 1):.2g}). Lower optim.lr, set "
             f"optim.clip_grad_norm=1, or use train.precision=fp32; the last good checkpoint is "
-            f"{newest}"
+            f"{newest or f'in {self.folder}'}"
         )
 
     def _agree(
@@ -277,7 +277,7 @@ class Trainer:
         name = checkpoint.folder_name(self.progress.step)
         checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
         self._saved_at = time.monotonic()
-        if self.world.is_main:
+        if self.world.is_keeper:
             best = self.folder / name
             (self.folder / "latest").write_text(name + "\n", "utf-8")
             if self.progress.best_score is not None:
@@ -285,7 +285,7 @@ class Trainer:
                 (self.folder / "best").write_text(best.name + "\n", "utf-8")
             checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
             self.saved()
-        # A worker that ends now must not take the main one down in the middle of this.
+        # A worker that ends now must not take a keeper down in the middle of this.
         self.world.barrier()
 
     def _set_phase(self) -> None:
