@@ -1,7 +1,8 @@
 """Everything that a run needs to go on exactly, on disk without pickles.
 
     checkpoints/step-00000120/
-        state.json                       step, loss scale, best score, sizes of the files below
+        state.json                       step, loss scale, best score, sizes of the files below,
+                                         and an `id` that no other saving has, of this step either
         network.safetensors              backbone, neck and branch
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
         ema.safetensors                  where an average is kept
@@ -12,13 +13,15 @@ Random states are not among them, because nothing here has any: data order, augm
 dropout follow from (seed, epoch, row) and (seed, step, rank).
 
 A checkpoint is written under another name and renamed when every worker's files are safely on
-disk; its state.json holds the files' sizes, so that a torn copy is found out.
+disk; its state.json holds the files' sizes, so that a torn copy is found out. Where workers have
+directories of their own, each directory has the same state.json and the files of its workers.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,27 +97,31 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         RunError: the disk refused, on whichever worker; all workers raise.
     """
     aside = folder.with_name(f".{folder.name}.partial")
-    if world.is_main:
+    if world.is_keeper:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     world.barrier()
-    failure = None
+    cause, mine = None, {}
     try:
         for name, (tensors, metadata) in _files(trained, world):
             _write(aside / name, tensors, metadata)
+            mine[name] = (aside / name).stat().st_size
     except (OSError, SafetensorError) as error:
-        failure = error
-    failed = torch.tensor([int(failure is not None)], device=world.device)
-    if world.sum(failed).item():
-        cause = str(failure) if failure is not None else "another worker could not write"
-        raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
-    if world.is_main:
+        cause = str(error)
+    told = world.tell({"id": secrets.token_hex(8), "files": mine, "cause": cause})
+    for each in told:
+        if each["cause"] is not None:
+            cause = cause or each["cause"]
+            raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
+    if world.is_keeper:
+        files = {name: size for each in told for name, size in each["files"].items()}
         state = {
             "format": FORMAT,
+            "id": told[0]["id"],
             "progress": asdict(progress),
             "workers": world.size,
             "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
-            "files": {path.name: path.stat().st_size for path in sorted(aside.iterdir())},
+            "files": dict(sorted(files.items())),
         }
         _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
         if folder.exists():  # the same step again, after a resume

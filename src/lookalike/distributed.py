@@ -5,16 +5,21 @@ With one worker every collective is the identity, so that no caller asks how man
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, LookalikeError, RunError
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,17 @@ class World:
         size: how many workers there are on all machines together.
         local_size: how many of them run on this machine.
         device: where this worker computes.
+        keeper: the worker that makes and tidies the run's directory where this worker writes; the
+            main one where all share a directory (see `lookalike.disks`).
+        keepers: all workers that do this, one for each such directory, the main one first.
     """
 
     rank: int = 0
     size: int = 1
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    keeper: int = 0
+    keepers: tuple[int, ...] = (0,)
 
     @classmethod
     def from_env(cls, device: str = "auto") -> World:
@@ -87,6 +97,11 @@ class World:
         """Whether this worker speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def is_keeper(self) -> bool:
+        """Whether this worker makes and tidies the run's directory where it writes."""
+        return self.rank == self.keeper
+
     def share(self, count: int, rank: int | None = None) -> range:
         """The part of `count` things that belongs to worker `rank` (default: this one).
 
@@ -122,6 +137,31 @@ class World:
         dist.all_gather(parts, padded)
         return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
+    def tell(self, value: Any) -> list[Any]:
+        """The workers' values in order of rank, as JSON carries them."""
+        text = bytearray(json.dumps(value).encode())
+        mine = torch.frombuffer(text, dtype=torch.uint8).to(self.device)
+        return [json.loads(part.cpu().numpy().tobytes()) for part in self.gather(mine)]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All workers leave the block together: what the user must mend on one ends all of them.
+
+        Raises:
+            LookalikeError: this worker's own, or a RunError with the words of another's.
+        """
+        failure = None
+        try:
+            yield
+        except LookalikeError as error:
+            failure = error
+        told = self.tell(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        for words in told:
+            if words is not None:
+                raise RunError(words)
+
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The main worker's values of `tensor`, in place."""
         if self.size > 1:
@@ -132,6 +172,41 @@ class World:
         """Wait until every worker is here."""
         if self.size > 1:
             dist.barrier()
+
+
+class Board:
+    """Notes between the workers of one start of a run, from any thread.
+
+    They go through the store by which the workers found each other, and not through collectives,
+    which all workers must call in the same order. To be made by all workers together.
+    """
+
+    def __init__(self, world: World) -> None:
+        # Where torchrun keeps the store it outlives a start that failed, with its notes.
+        name = f"lookalike-{world.tell(secrets.token_hex(8))[0]}"
+        self._store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
+
+    def post(self, key: str, value: Any) -> None:
+        """Make `value`, as JSON carries it, what is read under `key`.
+
+        Raises:
+            RunError: the worker that holds the store is gone.
+        """
+        try:
+            self._store.set(key, json.dumps(value))
+        except RuntimeError:
+            raise RunError("the main worker has ended, or cannot be reached any more") from None
+
+    def read(self, key: str) -> Any:
+        """What was posted last under `key`, None where nothing was.
+
+        Raises:
+            RunError: the worker that holds the store is gone.
+        """
+        try:
+            return json.loads(self._store.get(key)) if self._store.check([key]) else None
+        except RuntimeError:
+            raise RunError("the main worker has ended, or cannot be reached any more") from None
 
 
 ALONE = World()

@@ -96,17 +96,41 @@ def newest(output: str, sizes: dict[str, int]) -> tuple[str | None, list[str]]:
 
 
 def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
-    """Bring one whole checkpoint into the local `folder`, where it appears when it is complete."""
+    """Bring one whole checkpoint into the local `folder`, where it appears when it is complete.
+
+    Files of the same saving that are here already are not fetched.
+    """
     place = f"{CHECKPOINTS}/{name}"
     text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
+    state = json.loads(text)
+    state_here = folder / name / checkpoint.STATE_FILE
+    same = "id" in state and state_here.exists() and state_here.read_bytes() == text
     aside = folder / f".{name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
-    for file, size in json.loads(text)["files"].items():
-        storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
+    aside.mkdir(parents=True)
+    for file, size in state["files"].items():
+        here = folder / name / file
+        if same and here.exists() and here.stat().st_size == size:
+            os.link(here, aside / file)
+        else:
+            storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
     storage.write_bytes(str(aside / checkpoint.STATE_FILE), text)
     checkpoint.read_state(aside)
     shutil.rmtree(folder / name, ignore_errors=True)
     aside.rename(folder / name)
+
+
+def state_text(output: str, name: str) -> str | None:
+    """What state.json of a remote checkpoint says; None where there is no whole one.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    sizes = storage.sizes_below(output)
+    if _fault(output, name, sizes) is not None:
+        return None
+    place = f"{CHECKPOINTS}/{name}/{checkpoint.STATE_FILE}"
+    return storage.read_bytes(storage.join(output, place)).decode()
 
 
 def model_of(uri: str) -> Path:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
-
-import torch
 
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog
@@ -65,9 +62,8 @@ class Quota:
         """
         reasons = dict(self.bad.reasons)
         mine = {row: reason for row, reason in reasons.items() if row not in self._known}
-        text = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
-        for part in self.world.gather(text.to(self.world.device)):
-            for key, reason in json.loads(bytes(part.cpu().tolist())).items():
+        for part in self.world.tell(mine):
+            for key, reason in part.items():
                 self._found(int(key), reason)
         if len(self._known) > self.allowed:
             first = "\n".join(self._line(row) for row in list(self._known)[:_SHOWN])

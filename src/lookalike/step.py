@@ -120,7 +120,7 @@ class TrainStep:
         device = self.world.device
         # Dropout follows from (seed, step, rank), so that a checkpoint needs no random state.
         torch.manual_seed(_mix(self.seed, step, self.world.rank))
-        images = batch.images.to(device, non_blocking=True)
+        images = batch.images_on(device)
         classes = batch.classes.to(device, non_blocking=True)
         with self._autocast():
             embeddings, branch = (self._wrapped or self.network)(images)

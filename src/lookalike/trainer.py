@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from lookalike.log import Bar, logger
 from lookalike.optim import Schedule, set_lr
 from lookalike.quota import Quota
 from lookalike.step import Outcome, TrainStep
+from lookalike.stopwatch import Stopwatch
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -68,7 +69,7 @@ class Trainer:
             set.
         keep_model: saves the embedder as the run's result.
         record: takes one object for metrics.jsonl.
-        saved: is told on the main worker after each checkpoint.
+        saved: is told on the keeper of each directory after each checkpoint.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Trainer:
         self.progress = Progress()
         self._unhealthy = 0
         self._saved_at = time.monotonic()
-        self._watch = _Stopwatch()
+        self._watch = Stopwatch()
 
     def fit(self) -> int | None:
         """Train to the end, or until a signal asks to stop; either way a checkpoint is there.
@@ -214,7 +215,7 @@ class Trainer:
             f"{self.progress.step - self._unhealthy + 1} (learning rate "
             f"{self.schedule.at(self.progress.step - 1):.2g}). Lower optim.lr, set "
             f"optim.clip_grad_norm=1, or use train.precision=fp32; the last good checkpoint is "
-            f"{newest}"
+            f"{newest or f'in {self.folder}'}"
         )
 
     def _agree(
@@ -276,7 +277,7 @@ class Trainer:
         name = checkpoint.folder_name(self.progress.step)
         checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
         self._saved_at = time.monotonic()
-        if self.world.is_main:
+        if self.world.is_keeper:
             best = self.folder / name
             (self.folder / "latest").write_text(name + "\n", "utf-8")
             if self.progress.best_score is not None:
@@ -284,52 +285,8 @@ class Trainer:
                 (self.folder / "best").write_text(best.name + "\n", "utf-8")
             checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
             self.saved()
-        # A worker that ends now must not take the main one down in the middle of this.
+        # A worker that ends now must not take a keeper down in the middle of this.
         self.world.barrier()
 
     def _set_phase(self) -> None:
         self.step.prepare(frozen=self.progress.step < self.pace.freeze_steps)
-
-
-class _Stopwatch:
-    """Rate and waiting time since the last lap, pauses left out."""
-
-    def __init__(self) -> None:
-        self._images, self._seconds, self._waited = 0, 0.0, 0.0
-        self._since = time.monotonic()
-        self._last_rate = self._last_waiting = 0.0
-
-    def start(self) -> None:
-        self._since = time.monotonic()
-
-    def add(self, images: int) -> None:
-        now = time.monotonic()
-        self._images += images
-        self._seconds += now - self._since
-        self._since = now
-
-    def rate(self) -> float:
-        """Images a second in this lap; in the last one where this one just began."""
-        return self._images / self._seconds if self._images else self._last_rate
-
-    def waiting(self, waited: float) -> float:
-        """The part of this lap spent waiting, of the last one where this one just began.
-
-        Args:
-            waited: the sum of all waits so far, in seconds.
-        """
-        if not self._images:
-            return self._last_waiting
-        return min(max((waited - self._waited) / self._seconds, 0.0), 1.0)
-
-    def lap(self, waited: float) -> tuple[float, float]:
-        """Rate, and the part of the time spent waiting, given the sum of all waits so far."""
-        self._last_rate, self._last_waiting = self.rate(), self.waiting(waited)
-        self._images, self._seconds, self._waited = 0, 0.0, waited
-        return self._last_rate, self._last_waiting
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._since += time.monotonic() - began

@@ -55,6 +55,12 @@ def test_all_columns(tmp_path, caplog):
     assert "columns not used: 'colour'" in caplog.text
 
 
+def test_a_camera(tmp_path):
+    records = read_records(written(tmp_path, "path,label,camera\na.jpg,1,c 2\nb.jpg,1,\n"))
+    assert records[0].details == Details(camera="c 2")
+    assert records[1].details == Details()
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_delimiters_and_line_ends(tmp_path, delimiter, end):
@@ -82,6 +88,7 @@ def test_gzip_byte_order_mark_and_a_cell_of_several_lines(tmp_path):
         ('path,label\na.jpg,"cat\n', "t.csv:2: not CSV"),
         ("path,label,path\na.jpg,1,b.jpg\n", "the column 'path' is there twice"),
         ("path,label,x_1\na.jpg,1,3\n", "y_1, x_2, y_2 missing"),
+        ("path,label,sequence,camera\na.jpg,1,2,3\n", "by `sequence` or by `camera`, not by both"),
         ("path,label,split\na.jpg,1,\n", "t.csv:2: the split is missing"),
         ("path,label,is_query\na.jpg,1,maybe\n", "is_query is 'maybe'; write true or false"),
         ("path,label,x_1,y_1,x_2,y_2\na.jpg,1,1,1,9,\n", "the box is not complete"),

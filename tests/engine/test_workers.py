@@ -26,7 +26,8 @@ def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
     classes = torch.randint(0, CLASSES, (BATCH,), generator=generator)
-    return Batch(images, classes, torch.arange(BATCH))
+    factors = 0.6 + 0.8 * torch.rand(BATCH, 3, dtype=torch.float64, generator=generator)
+    return Batch(images, classes, torch.arange(BATCH), factors)
 
 
 def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Tensor]:
@@ -58,7 +59,8 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     step.prepare(frozen=False)
     whole = batch()
     mine = world.share(BATCH)
-    part = Batch(*(field[mine.start : mine.stop] for field in vars(whole).values()))
+    fields = (whole.images, whole.classes, whole.rows, whole.factors)
+    part = Batch(*(field[mine.start : mine.stop] for field in fields))
     losses = step.forward(part, 0)
     step.backward(losses["loss"])
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}

@@ -188,6 +188,28 @@ def test_embeddings_from_files(monkeypatch, models, shapes, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_embeddings_with_cameras(monkeypatch, tmp_path, capsys):
+    """Three images of each class in one place: alike only where one camera took them."""
+    labels = np.repeat(np.arange(10), 6)
+    cameras = np.tile([0, 0, 0, 1, 1, 1], 10)
+    places = np.random.default_rng().permutation(20)[labels * 2 + cameras]
+    vectors = np.eye(20, dtype=np.float32)[places]
+    columns = {"vector": vectors.tolist(), "label": labels, "path": [f"{i}" for i in range(60)]}
+    recall = {}
+    for name, more in {
+        "plain": {},
+        "camera": {"camera": cameras},
+        "both": {"camera": cameras, "sequence": cameras},
+    }.items():
+        pq.write_table(pa.table(columns | more), tmp_path / f"{name}.parquet")
+        status = run(monkeypatch, "--embeddings", tmp_path / f"{name}.parquet", "--json")
+        assert status == (2 if name == "both" else 0)
+        if status == 0:
+            recall[name] = numbers(capsys)["recall_at_1"]
+    assert recall == {"plain": 1, "camera": 0}
+    assert "both.parquet: images stay apart by `sequence` or by `camera`" in capsys.readouterr().err
+
+
 def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_path, capsys):
     lists = many_shapes
     output = tmp_path / "run"

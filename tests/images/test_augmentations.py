@@ -26,6 +26,7 @@ from lookalike.data.augmentations import (
 from lookalike.data.augmentations.drawn import ColorJitter, RandomErasing
 from lookalike.data.augmentations.policies import _OPERATIONS, SIGNED, RandAugment, TrivialAugment
 from lookalike.data.loader import TrainLoader
+from lookalike.data.recolouring import recolour
 from lookalike.errors import ConfigError
 from lookalike.settings import DataConfig
 
@@ -372,8 +373,9 @@ def test_the_list_follows_crop_flip_and_colours_in_order():
     changed = Augment(32, color_jitter=0.4, grayscale=0.3, then=then)
     for seed in range(6):
         a, b = (torch.empty(3, 32, 32, dtype=torch.uint8) for _ in range(2))
-        plain.write(pixels, box, random.Random(seed), a)
-        changed.write(pixels, box, random.Random(seed), b)
+        factors = plain.write(pixels, box, random.Random(seed), a)
+        assert changed.write(pixels, box, random.Random(seed), b) is None
+        a = recolour(a[None], torch.tensor([factors], dtype=torch.float64))[0]
         assert torch.equal(b, tv.invert(tv.solarize(a, 100)))
 
 

@@ -72,6 +72,8 @@ def same(a, b):
         assert torch.equal(x.images, y.images)
         assert torch.equal(x.classes, y.classes)
         assert torch.equal(x.rows, y.rows)
+        assert (x.factors is None) == (y.factors is None)
+        assert x.factors is None or torch.equal(x.factors, y.factors)
 
 
 def join(parts):
@@ -80,7 +82,7 @@ def join(parts):
             shards[0],
             **{
                 name: torch.cat([getattr(shard, name) for shard in shards])
-                for name in ("images", "classes", "rows")
+                for name in ("images", "classes", "rows", "factors")
             },
         )
         for shards in zip(*parts, strict=True)
@@ -132,7 +134,8 @@ def test_a_batch(catalog):
     row = int(batches[2].rows[1])
     pixels, rng = decode(Path(catalog.records[row].uri).read_bytes()), row_rng(7, 0, row)
     expected = torch.empty(3, 24, 24, dtype=torch.uint8)
-    AUGMENT.write(pixels, AUGMENT.draw_box(*pixels.shape[:2], rng), rng, expected)
+    factors = AUGMENT.write(pixels, AUGMENT.draw_box(*pixels.shape[:2], rng), rng, expected)
+    assert batches[2].factors[1].tolist() == list(factors)
     assert torch.equal(batches[2].images[1], expected)
 
 
@@ -270,7 +273,7 @@ def test_too_many_bad_images(tmp_path, threads):
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_an_exception_in_a_thread_surfaces(catalog, monkeypatch, threads):
-    def explode(data):
+    def explode(data, **options):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(part_module, "decode", explode)
@@ -424,7 +427,7 @@ def test_a_program_ends_with_its_loader_running(tmp_path, then, signalled, ends_
 
 
 def test_waiting_is_measured(catalog, monkeypatch):
-    def slow(data):
+    def slow(data, **options):
         time.sleep(0.02)
         return decode(data)
 

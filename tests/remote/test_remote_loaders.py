@@ -139,6 +139,8 @@ def same(a, b):
         assert torch.equal(x.images, y.images)
         assert torch.equal(x.classes, y.classes)
         assert torch.equal(x.rows, y.rows)
+        assert (x.factors is None) == (y.factors is None)
+        assert x.factors is None or torch.equal(x.factors, y.factors)
 
 
 @pytest.mark.parametrize("where", ["http", "parts", "memory"])
@@ -346,7 +348,7 @@ def test_an_outage_is_not_blamed_on_images(server, local, bucket):
 
 
 def test_our_own_mistakes_surface(remote, monkeypatch):
-    def explode(data):
+    def explode(data, **options):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(part_module, "decode", explode)
@@ -375,7 +377,7 @@ def test_closing_ends_the_requests(server, local, remote, monkeypatch, how):
     if how == "error":
         fatal = server.bodies[f"{order[7]}.jpg"]
         monkeypatch.setattr(
-            part_module, "decode", lambda data: 1 / 0 if data == fatal else decode(data)
+            part_module, "decode", lambda data, **options: 1 / 0 if data == fatal else decode(data)
         )
     batches = trainer(remote, source=Source(requests=16)).epoch(0)
     next(batches)

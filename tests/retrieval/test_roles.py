@@ -122,3 +122,33 @@ def test_nothing_to_find_is_said_with_the_numbers():
     nobody = torch.zeros(10, dtype=torch.bool)
     with pytest.raises(DataError, match="of 10 images, 10 are queries and 0 are in the gallery"):
         score(x, labels, roles=Roles(~nobody, nobody, torch.full((10,), -1)))
+
+
+def test_a_camera_keeps_a_class_apart_and_nobody_else():
+    """Market-1501's rule, written out: junk is what has the query's class and its camera."""
+    classes, cameras = torch.randint(0, 6, (120,)), torch.randint(0, 3, (120,))
+    x = torch.randn(120, 5)
+    records = [
+        Record(f"{i}", f"class {c}", "t.csv", i + 2, details=Details(camera=f"camera {k}"))
+        for i, (c, k) in enumerate(zip(classes.tolist(), cameras.tolist(), strict=True))
+    ]
+    roles = Roles.of(records)
+    junk = (classes[:, None] == classes) & (cameras[:, None] == cameras)
+    found = (roles.sequence[:, None] == roles.sequence) & (roles.sequence[:, None] >= 0)
+    assert torch.equal(found, junk)
+    x = torch.nn.functional.normalize(x.double(), dim=1)
+    cosines = (x @ x.T).masked_fill(junk, -2)
+    asks = ((classes[:, None] == classes) & ~junk).any(1)
+    first = classes[cosines.argmax(1)] == classes
+    scores = score(x.float(), classes, ks=(1,), roles=roles)
+    assert scores.recall[1] == pytest.approx(float(first[asks].double().mean()), abs=1e-12)
+
+
+def test_a_camera_and_a_sequence_are_not_mixed_up():
+    records = [
+        Record("a", "x", "t.csv", 2, details=Details(camera="1")),
+        Record("b", "1", "t.csv", 3, details=Details(camera="x")),
+        Record("c", "x", "t.csv", 4, details=Details(camera="1")),
+        Record("d", "x", "t.csv", 5),
+    ]
+    assert Roles.of(records).sequence.tolist() == [0, 1, 0, -1]

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from lookalike.data.augmentations import Augmentation
 from lookalike.data.part import Box
+from lookalike.data.recolouring import Factors, draw_factors, recolour
 from lookalike.data.resize import check_interpolation, resize
 from lookalike.errors import ConfigError
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ class Augment:
         if self.color_jitter < 0:
             raise ConfigError(f"color_jitter={self.color_jitter} must be at least 0")
 
+    @property
+    def recolours(self) -> bool:
+        """Whether brightness, contrast and saturation change."""
+        return self.color_jitter > 0 or self.grayscale > 0
+
     def draw_box(self, height: int, width: int, rng: random.Random) -> Box:
         """The crop for a picture of this size.
 
@@ -91,7 +95,9 @@ class Augment:
             math.ceil(width * min(1, self.image_size / crop_width)),
         )
 
-    def write(self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor) -> None:
+    def write(
+        self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor
+    ) -> Factors | None:
         """Crop, resize and change one picture, into its place in a batch.
 
         Args:
@@ -99,39 +105,26 @@ class Augment:
             box: from `draw_box` with the same `rng`.
             rng: the source of chance of this row and epoch.
             slot: (3, S, S) uint8, overwritten.
+
+        Returns:
+            What `recolour` is to do with it; None if nothing is left to do. Where changes by name
+            follow, the colours come before them, and are done here.
         """
         top, left, height, width = box
         crop = pixels[top : top + height, left : left + width]
         image = resize(crop, self.image_size, self.image_size, self.interpolation)  # (3, S, S)
         if rng.random() < self.flip:
             image = image.flip(-1)
-        if self.color_jitter or self.grayscale:
-            image = self._recolour(image, rng)
+        factors = None
+        if self.recolours:
+            factors = draw_factors(self.color_jitter, self.grayscale, rng)
+        if self.then and factors is not None:
+            image = recolour(image[None], torch.tensor([factors], dtype=torch.float64))[0]
+            factors = None
         for change in self.then:
             image = change(image, rng)
         slot.copy_(image)
-
-    def _recolour(self, image: Tensor, rng: random.Random) -> Tensor:
-        """Brightness b, contrast c, saturation s and greyness as one affine map of (3, S, S).
-
-        In turn, with L the luma and M its mean over the picture: x -> b x;  x -> c x + (1 - c) M;
-        x -> s x + (1 - s) L(x). L is linear and L(grey) = grey, so together they are
-        b c s x + b c (1 - s) L(x) + b (1 - c) M, rounded and clamped once, at the end.
-        """
-        bounds = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
-        brightness, contrast, saturation = (rng.uniform(*bounds) for _ in range(3))
-        if rng.random() < self.grayscale:
-            saturation = 0.0
-        # The mean is taken over integers: a sum of floats would depend on the number of threads.
-        means = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
-        area = image.shape[1] * image.shape[2]
-        mean_luma = sum(w * total / area for w, total in zip(_LUMA, means, strict=True))
-        x = image.to(torch.float32)  # (3, S, S)
-        luma = x[0] * _LUMA[0] + x[1] * _LUMA[1] + x[2] * _LUMA[2]  # (S, S)
-        luma.mul_(brightness * contrast * (1 - saturation))
-        luma.add_(brightness * (1 - contrast) * mean_luma)
-        x.mul_(brightness * contrast * saturation).add_(luma)
-        return x.round_().clamp_(0, 255).to(torch.uint8)
+        return factors
 
 
 def scale_box(box: Box, size: tuple[int, int], new_size: tuple[int, ...]) -> Box:

@@ -11,8 +11,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lookalike.data.blocks import Blocks
 from lookalike.data.decode import BadImage
 from lookalike.data.prefetch import Job, in_order
+from lookalike.data.recolouring import recolour
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.source import PLAIN, Rows, Source, Tickets
@@ -21,6 +23,8 @@ from lookalike.storage import public
 
 AHEAD = 3
 """Batches that are made before their turn."""
+
+_BLOCKS = Blocks()
 
 T = TypeVar("T")
 
@@ -33,11 +37,21 @@ class Batch:
         images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device.
         classes: (b,) int64.
         rows: (b,) int64, indices of the records that these images truly are.
+        factors: (b, 3) float64, what `recolour` is still to do with the images, on the device
+            where they are used; None for nothing.
     """
 
     images: Tensor
     classes: Tensor
     rows: Tensor
+    factors: Tensor | None = None
+
+    def images_on(self, device: torch.device) -> Tensor:
+        """The images in their final colours, on `device`."""
+        images = self.images.to(device, non_blocking=True)
+        if self.factors is None:
+            return images
+        return recolour(images, self.factors.to(device, non_blocking=True))
 
 
 class Waiting(Protocol):
@@ -122,12 +136,11 @@ def empty_images(count: int, size: int, device: torch.device) -> Tensor:
     """Room for `count` pictures on their way to `device`: (count, 3, size, size) uint8."""
     # A tensor born in the consumer's inference mode could not be filled by other threads.
     with torch.inference_mode(False):
-        return torch.empty(
-            (count, 3, size, size),
-            dtype=torch.uint8,
-            memory_format=torch.channels_last,
-            pin_memory=device.type == "cuda",
-        )
+        if device.type == "cuda":  # torch itself keeps pinned memory
+            images = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=True)
+        else:
+            images = _BLOCKS.empty((count, size, size, 3), torch.uint8)
+        return images.permute(0, 3, 1, 2)
 
 
 def check_at_least(**numbers: tuple[int, int]) -> None:

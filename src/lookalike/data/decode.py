@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -52,8 +53,33 @@ class BadImage(DataError):
     """Bytes that cannot be turned into pixels; the message is a short reason."""
 
 
+class JpegHeader(NamedTuple):
+    """What decoding needs to know of a JPEG before it.
+
+    Attributes:
+        size: height and width of the pixels as they are stored.
+        colorspace: as simplejpeg calls it; "YCbCr" for most.
+        subsampling: of the colours; "420" for most.
+        orientation: EXIF, 1 to 8.
+    """
+
+    size: tuple[int, int]
+    colorspace: str
+    subsampling: str
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width of the upright picture."""
+        return self.size if self.orientation < 5 else self.size[::-1]
+
+
 def decode(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, min_size: tuple[int, int] | None = None
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_size: tuple[int, int] | None = None,
+    header: JpegHeader | None = None,
 ) -> np.ndarray:
     """The first picture of an image file, upright, as RGB.
 
@@ -67,6 +93,7 @@ def decode(
             half, a quarter or an eighth of its size, as long as neither side falls below. Faster
             for big pictures, but not the pixels that a full decode and a resize give, so off by
             default.
+        header: of `data`, if it has been read already.
 
     Returns:
         (H, W, 3) uint8, contiguous and writable.
@@ -77,7 +104,7 @@ def decode(
     if not data:
         raise BadImage("empty file")
     if data[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(data, max_pixels, min_size)
+        pixels = _decode_jpeg(data, header or jpeg_header(data), max_pixels, min_size)
         if pixels is not None:
             return pixels
     # Whatever PIL raises on damaged bytes is the file's fault: its plugins let through ValueError,
@@ -90,15 +117,21 @@ def decode(
         raise BadImage(_reason(error, data)) from error
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of the upright picture from the header of a JPEG; None for anything else."""
+def jpeg_header(data: bytes) -> JpegHeader | None:
+    """The header of a JPEG; None for anything else."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    return (width, height) if jpeg_orientation(data) >= 5 else (height, width)
+    return JpegHeader((int(height), int(width)), colorspace, subsampling, jpeg_orientation(data))
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of the upright picture from the header of a JPEG; None for anything else."""
+    header = jpeg_header(data)
+    return None if header is None else header.upright_size
 
 
 def shrinks(size: tuple[int, int], min_size: tuple[int, int]) -> bool:
@@ -173,27 +206,27 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
 
 
 def _decode_jpeg(
-    data: bytes, max_pixels: int, min_size: tuple[int, int] | None
+    data: bytes,
+    header: JpegHeader | None,
+    max_pixels: int,
+    min_size: tuple[int, int] | None,
 ) -> np.ndarray | None:
     """The pixels by the fast way, or None where PIL must decide."""
-    try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    if header is None:
         return None
-    _check_size(int(height), int(width), max_pixels)
-    if colorspace not in _JPEG_FAST:
+    _check_size(*header.size, max_pixels)
+    if header.colorspace not in _JPEG_FAST:
         return None
-    orientation = jpeg_orientation(data)
-    least = size = int(height), int(width)
+    least = header.size
     if min_size is not None:
-        least = _shrunk(size, min_size if orientation < 5 else min_size[::-1])
+        least = _shrunk(header.size, min_size if header.orientation < 5 else min_size[::-1])
     try:
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=least[0], min_width=least[1], min_factor=1
         )
     except ValueError:
         return None  # strict: it refuses some damage that PIL forgives
-    return upright(pixels, orientation)
+    return upright(pixels, header.orientation)
 
 
 def _open(data: bytes) -> Image.Image:

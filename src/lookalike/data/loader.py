@@ -25,10 +25,11 @@ from lookalike.data.batch import (
 )
 from lookalike.data.catalog import Catalog
 from lookalike.data.chance import occurrences, row_rng
-from lookalike.data.decode import BadImage, decode, jpeg_size, shrinks
+from lookalike.data.decode import BadImage, decode, jpeg_header, shrinks
 from lookalike.data.eval_loader import EvalLoader
 from lookalike.data.part import Box, decode_part
 from lookalike.data.pixels import part_used, picture
+from lookalike.data.recolouring import Factors
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.samplers import Sampling, create_sampler
@@ -143,10 +144,15 @@ class TrainLoader:
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._augment.image_size, self._world.device)
 
-    def _write(self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None) -> int:
-        """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was.
+    def _write(
+        self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None
+    ) -> tuple[int, Factors | None]:
+        """Fill `slot` (3, S, S) with the picture of `row` or a substitute.
 
         `before` is how often the epoch had `row` before.
+
+        Returns:
+            The row it was, and its colours.
         """
         wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
         for attempt in range(_SUBSTITUTES + 1):
@@ -160,8 +166,7 @@ class TrainLoader:
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))
                 else:
-                    self._augment.write(pixels, box, rng, slot)
-                    return row
+                    return row, self._augment.write(pixels, box, rng, slot)
             row, ticket = self.sampler.stand_in(wanted, attempt, dice), None
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
@@ -179,19 +184,20 @@ class TrainLoader:
         The chance begins anew with each call: bytes that are read twice are cropped alike.
         """
         rng = row_rng(self._seed, *key)
-        size = jpeg_size(data)
-        if size is None:
+        header = jpeg_header(data)
+        if header is None:
             pixels = picture(record, data)
             height, width, _ = pixels.shape
             return pixels, self._augment.draw_box(height, width, rng), rng
+        size = header.upright_size
         y, x, height, width = part_used(record, size)
         top, left, height, width = self._augment.draw_box(height, width, rng)
         box = y + top, x + left, height, width
         least = self._augment.least_size(*size, box)
         if self._augment.scaled_decode and shrinks(size, least):
-            pixels = decode(data, min_size=least)
+            pixels = decode(data, min_size=least, header=header)
             return pixels, scale_box(box, size, pixels.shape[:2]), rng
-        return decode_part(data, box), (0, 0, height, width), rng
+        return decode_part(data, box, header), (0, 0, height, width), rng
 
 
 class _Visits(Sequence[int]):
@@ -218,12 +224,21 @@ class _TrainJob:
         self._rows = visits.rows.copy()  # (b,)
         self._before = visits.before  # (b,)
         self._images = loader._empty(self.size)
+        self._factors: list[Factors | None] = [None] * self.size
 
     def run(self, piece: int) -> None:
         row, before = int(self._rows[piece]), int(self._before[piece])
         slot, ticket = self._images[piece], ticket_of(self, piece)
-        self._rows[piece] = self._loader._write(self._epoch, row, before, slot, ticket)
+        self._rows[piece], self._factors[piece] = self._loader._write(
+            self._epoch, row, before, slot, ticket
+        )
 
     def result(self) -> Batch:
         classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)
-        return Batch(self._images, torch.from_numpy(classes), torch.from_numpy(self._rows))
+        factors = [each for each in self._factors if each is not None]
+        return Batch(
+            self._images,
+            torch.from_numpy(classes),
+            torch.from_numpy(self._rows),
+            torch.tensor(factors, dtype=torch.float64) if factors else None,
+        )

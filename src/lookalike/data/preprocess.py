@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.data.blocks import Blocks
 from lookalike.data.resize import check_interpolation, resize
 from lookalike.errors import ConfigError
 
@@ -20,6 +21,8 @@ LONGEST = 8
 
 # Fewer numbers than this torch does not share among threads (at::internal::GRAIN_SIZE).
 _NOT_SHARED = 2**15 - 1
+
+_BLOCKS = Blocks()
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,9 @@ class Preprocess:
         # thread: each share would wait for the threads that decode, which are on the cores already.
         count, height, width, _ = pixels.shape
         lines = pixels.reshape(count * height, 3 * width)
-        normal = torch.empty(lines.shape, dtype=torch.float32)  # (B S, 3 S)
+        # Fake tensors, which have no contents, are for `planning` to count as they come.
+        empty = _BLOCKS.empty if type(images) is Tensor else torch.empty
+        normal = empty(tuple(lines.shape), dtype=torch.float32)  # (B S, 3 S)
         shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 S,)
         few = max(1, _NOT_SHARED // (3 * width))
         for source, target in zip(lines.split(few), normal.split(few), strict=True):

@@ -34,6 +34,8 @@ class Details:
         is_gallery: whether it is searched; None where nothing is said.
         sequence: images of one sequence are not matched with each other.
         category: a coarser class, for break-downs.
+        camera: images of one class that one camera took are not matched with each other; those of
+            other classes are, as in person re-identification.
     """
 
     box: tuple[int, int, int, int] | None = None
@@ -42,6 +44,7 @@ class Details:
     is_gallery: bool | None = None
     sequence: str | None = None
     category: str | None = None
+    camera: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

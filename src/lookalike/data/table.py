@@ -2,6 +2,8 @@
 
     path,label[,split,is_query,is_gallery,category,sequence,x_1,y_1,x_2,y_2]
 
+and `camera` of person re-identification.
+
 `lookalike.data.csv_table` and `lookalike.data.parquet` bring the rows.
 """
 
@@ -24,7 +26,8 @@ _log = logging.getLogger(__name__)
 PATHS = ("path", "image_path", "file_name", "filename", "image")
 LABELS = ("label", "labels", "class", "class_name")
 _BOX = ("x_1", "y_1", "x_2", "y_2")  # left, top, right, bottom
-_OTHERS = ("split", "is_query", "is_gallery", "sequence", "category")
+_OTHERS = ("split", "is_query", "is_gallery", "sequence", "camera", "category")
+SEQUENCE_OR_CAMERA = "images stay apart by `sequence` or by `camera`, not by both"
 _YES = frozenset(("true", "1", "1.0", "yes", "t"))
 _NO = frozenset(("false", "0", "0.0", "no", "f"))
 _EMPTY = frozenset(("", "nan", "none", "null", "na"))  # as pandas and others write nothing
@@ -70,6 +73,8 @@ class Columns:
             raise DataError(
                 f"{place}: a box has the columns {', '.join(_BOX)}; {', '.join(missing)} missing"
             )
+        if {"sequence", "camera"} <= self._where.keys():
+            raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
         self.used = {self.path, *self._where.values()}
         if self.label is not None:
             self.used.add(self.label)
@@ -106,6 +111,7 @@ class Columns:
             is_gallery=_flag(texts, "is_gallery"),
             sequence=texts.get("sequence"),
             category=texts.get("category"),
+            camera=texts.get("camera"),
         )
         return self._details.setdefault(found, found)
 

@@ -19,11 +19,12 @@ from lookalike.data.annotation import all_bad, lines, quoted, read_text, shortes
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Details, Record
 from lookalike.data.splits import measured_split, select
-from lookalike.data.table import LABELS, PATHS
+from lookalike.data.table import LABELS, PATHS, SEQUENCE_OR_CAMERA
 from lookalike.errors import ConfigError, DataError
 from lookalike.retrieval.roles import Roles
 
 _VECTORS = ("vector", "embedding", "vectors", "embeddings")
+_ROLES = ("is_query", "is_gallery", "sequence", "camera")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def from_files(
             raise DataError(f"{place}:{number}: an empty label")
     first = parts[0][1]
     paths = _paths(embeddings[0], first, len(names[0]))
-    details = _details(first, len(names[0]))
+    details = _details(first, len(names[0]), storage.public(embeddings[0]))
     records = [
         Record(path, label, place, number, details=detail)
         for number, (path, label, detail) in enumerate(
@@ -175,7 +176,7 @@ def _read(uri: str) -> tuple[Tensor, dict[str, list[Any]]]:
             vectors = np.array(table[name].to_pylist(), dtype=np.float32)
         except (ValueError, TypeError):
             raise DataError(f"{place}: its vectors are not all of one length") from None
-        known = (*PATHS, *LABELS, "is_query", "is_gallery", "sequence")
+        known = (*PATHS, *LABELS, *_ROLES)
         columns = table.select([name for name in known if name in table.column_names]).to_pydict()
     else:
         raise ConfigError(f"{place}: embeddings are files that end in .npy or .parquet")
@@ -210,21 +211,25 @@ def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
     return [f"{uri}[{row}]" for row in range(count)]
 
 
-def _details(columns: dict[str, list[Any]], count: int) -> list[Details | None]:
+def _details(columns: dict[str, list[Any]], count: int, place: str) -> list[Details | None]:
     """What a table says of who asks and who is searched."""
-    if not {"is_query", "is_gallery", "sequence"} & columns.keys():
+    if columns.keys().isdisjoint(_ROLES):
         return [None] * count
+    if {"sequence", "camera"} <= columns.keys():
+        raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
     nothing = [None] * count
     return [
         Details(
             is_query=None if query is None else bool(query),
             is_gallery=None if gallery is None else bool(gallery),
             sequence=None if sequence is None else str(sequence),
+            camera=None if camera is None else str(camera),
         )
-        for query, gallery, sequence in zip(
+        for query, gallery, sequence, camera in zip(
             columns.get("is_query", nothing),
             columns.get("is_gallery", nothing),
             columns.get("sequence", nothing),
+            columns.get("camera", nothing),
             strict=True,
         )
     ]

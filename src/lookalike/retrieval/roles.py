@@ -30,14 +30,16 @@ class Roles:
         """The roles that records state; None where none of them says anything.
 
         Where any record says whether it asks, one that does not say so does not; so with the
-        gallery. Where none says anything of one of the two, all do.
+        gallery. Where none says anything of one of the two, all do. Images of one camera stay
+        apart where they are of one class too: a sequence for each class and camera (Zheng et al.,
+        Scalable Person Re-identification: A Benchmark, 2015).
         """
         nothing = Details()
         details = [record.details or nothing for record in records]
-        numbers: dict[str, int] = {}
+        numbers: dict[tuple[str, ...], int] = {}
+        names = [_apart(record.label, one) for record, one in zip(records, details, strict=True)]
         sequence = [
-            -1 if one.sequence is None else numbers.setdefault(one.sequence, len(numbers))
-            for one in details
+            -1 if name is None else numbers.setdefault(name, len(numbers)) for name in names
         ]
         query = [one.is_query for one in details]
         gallery = [one.is_gallery for one in details]
@@ -70,6 +72,13 @@ def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
     _, pairs = torch.unique(torch.stack([classes, group]), dim=1, return_inverse=True)
     kin = torch.zeros(len(classes), dtype=torch.int64).index_add(0, pairs, searched)
     return found[classes] - kin[pairs]
+
+
+def _apart(label: str, details: Details) -> tuple[str, ...] | None:
+    """The name of those who never find each other; None for who meets all."""
+    if details.sequence is not None:
+        return (details.sequence,)
+    return None if details.camera is None else (label, details.camera)
 
 
 def _flags(flags: Sequence[bool | None]) -> Tensor:

@@ -17,8 +17,8 @@ class DataConfig(Section):
     train: str | None = None
     """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
     of a CSV or Parquet table with the columns `path,label` and perhaps
-    `split,is_query,is_gallery,category,sequence,x_1,y_1,x_2,y_2`, of a Hugging Face data set on
-    disk, of a folder with a folder of images for each class, or of WebDataset shards
+    `split,is_query,is_gallery,category,sequence,camera,x_1,y_1,x_2,y_2`, of a Hugging Face data set
+    on disk, of a folder with a folder of images for each class, or of WebDataset shards
     (`shards/{0000..0099}.tar`). Required."""
     val: str | None = None
     """The same to measure retrieval on, best with classes that training never sees; the rows of

@@ -13,7 +13,7 @@ class RunConfig(Section):
     output: str | None = None
     """Directory for everything the run writes, or its URI in object storage. Required."""
     workdir: str | None = None
-    """Where a run with a URI as its output is written on this machine before it is uploaded; by
+    """Where a run with a URI as its output is written on each machine before it is uploaded; by
     default a folder of the user's cache directory."""
     workers: int = Field(1, ge=1)
     """Processes on this machine, started through torchrun."""

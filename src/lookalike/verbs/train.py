@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lookalike import __version__, checkpoint, fetched, log, storage, warm_start
+from lookalike import __version__, checkpoint, cluster, disks, fetched, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
     calibrate_model,
@@ -41,6 +41,7 @@ from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunErr
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.mirror import Mirror
+from lookalike.mirror_parts import create_mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
 from lookalike.reporting import environment
@@ -81,10 +82,14 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         world = stack.enter_context(World.from_env(config.run.device))
         stack.enter_context(torch.random.fork_rng())
         log.start(logging.INFO if world.is_main else logging.ERROR)
-        run = _open_run(config, resume, world)
+        run, world = _open_run(config, resume, world)
+        with world.together():
+            if world.is_keeper:
+                stack.enter_context(run.locked())
         if world.is_main:
-            stack.enter_context(run.locked())
             stack.enter_context(log.also_to(run.log))
+        elif world.is_keeper:  # what goes wrong with its upload is told on each machine
+            log.start(logging.WARNING)
         source = create_source(config)
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
@@ -125,11 +130,14 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             write_text(run.classes, catalog.classes.to_json())
             ran_with = environment.describe(__version__, world.device, world.size)
             write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
-        if mirror is not None:
-            mirror.start()
+        with world.together():
+            if mirror is not None:
+                mirror.start()
         try:
             ended_by = trainer.fit()
             if not ended_by:
+                if held_out is not None:
+                    cluster.share_model(run, world)
                 calibration = calibrate_model(run.model, held_out, catalog, config, world)
                 if calibration is not None and world.is_main:
                     calibration.save(run.model)
@@ -158,21 +166,24 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
     return Run.open(_place(config))
 
 
-def _open_run(config: Config, resume: bool, world: World) -> Run:
-    """The output directory, made by the main worker before the others look at it."""
-    assert config.run.output is not None
-    place = _place(config)
-    if storage.is_remote(config.run.output) and world.local_size != world.size:
-        raise RunError(
-            f"run.output={_shown(config)}: workers on several machines cannot write to object "
-            "storage yet; give a directory that they share"
-        )
-    if world.is_main:
-        if storage.is_remote(config.run.output):
-            _meet(config.run.output, Run(place), resume)
-        run = Run.create(place, resume=resume)
-    world.barrier()
-    return run if world.is_main else Run(place)
+def _open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
+    """The directory that this worker writes to, and who keeps it."""
+    output = config.run.output
+    assert output is not None
+    run = Run(_place(config))
+    world = disks.find_keepers(world, run.path)
+    if not storage.is_remote(output):
+        disks.check_shared(world, output)
+    elif len(world.keepers) > 1 and resume:
+        cluster.resume_from(output, run, world)
+    else:
+        with world.together():
+            if world.is_main:
+                _meet(output, run, resume)
+    with world.together():
+        if world.is_keeper:
+            Run.create(run.path, resume=resume)
+    return run, world
 
 
 def _meet(output: str, local: Run, resume: bool) -> None:
@@ -202,12 +213,12 @@ def _shown(config: Config) -> str:
 
 
 def _mirror(run: Run, config: Config, world: World) -> Mirror | None:
-    """The upload of a run with a remote output, on the main worker."""
+    """The upload of a run with a remote output, where this worker does one."""
     output = config.run.output
-    if not world.is_main or output is None or not storage.is_remote(output):
+    if output is None or not storage.is_remote(output):
         return None
     logger.info("written to %s, and from there to %s", run.path, storage.public(output))
-    return Mirror(run, output, keep=config.train.keep_checkpoints)
+    return create_mirror(run, output, keep=config.train.keep_checkpoints, world=world)
 
 
 def _keep(embedder: Embedder, run: Run) -> None:
@@ -248,6 +259,31 @@ def _restore(
     began = torch.tensor(int(resume and run.exists()), device=world.device)
     if not world.broadcast(began):
         return None
+    name, bad = None, {}
+    with world.together():
+        if world.is_main:
+            name = _newest(run, catalog)
+            bad = {found["row"]: found["reason"] for found in run.read(run.bad_images)}
+    # Other machines may have nothing of the run but this checkpoint.
+    name, bad = world.tell([name, bad])[0]
+    with world.together():
+        progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
+    quota.restore({int(row): reason for row, reason in bad.items()})
+    world.barrier()
+    if world.is_main:
+        # At step 0 the start is measured again, and recorded again.
+        run.forget_after(progress.step if progress and progress.step else -1)
+    newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
+    logger.info("going on from %s", newest)
+    return progress
+
+
+def _newest(run: Run, catalog: Catalog) -> str | None:
+    """The name of the newest whole checkpoint of a run of these classes; None if it has none yet.
+
+    Raises:
+        RunError: it is a run of other classes, or no checkpoint is whole.
+    """
     saved = run.classes.read_text("utf-8") if run.classes.exists() else None
     if saved is not None and saved != catalog.classes.to_json():
         raise RunError(
@@ -259,14 +295,7 @@ def _restore(
         logger.warning("%s; left aside", fault)
     if newest is None and faults:
         raise RunError(f"{run.path}: no whole checkpoint is left to go on from")
-    progress = None if newest is None else checkpoint.load(newest, trained)
-    quota.restore({found["row"]: found["reason"] for found in run.read(run.bad_images)})
-    world.barrier()
-    if world.is_main:
-        # At step 0 the start is measured again, and recorded again.
-        run.forget_after(progress.step if progress and progress.step else -1)
-    logger.info("going on from %s", newest or "the start: there is no checkpoint yet")
-    return progress
+    return None if newest is None else newest.name
 
 
 def _create_quota(
