@@ -14,9 +14,10 @@ from sklearn.metrics import average_precision_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.errors import DataError, TrainingError
-from lookalike.retrieval import block, positives, precision, ranking, scan, vectors
+from lookalike.retrieval import block, per_query, positives, precision, ranking, scan, vectors
 from lookalike.retrieval.metrics import DEFINITIONS, Scores, score
 from lookalike.retrieval.per_query import measure_queries
+from lookalike.retrieval.roles import Roles
 
 KS = (1, 2, 4, 8)
 DEEP = (1, 5, 40)
@@ -228,7 +229,7 @@ def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
     monkeypatch.setattr(ranking, "_BLOCK", 11)
     assert measured(embeddings[order], labels[order]) == expected
     monkeypatch.setattr(vectors, "_KEPT", 0)  # nothing is kept: tiles serve one side
-    monkeypatch.setattr(ranking, "_QUERIES", 25)
+    monkeypatch.setattr(ranking, "_HELD", 25 * embeddings.shape[1])
     monkeypatch.setattr(block, "_PENDING", 3)
     assert measured(embeddings, labels) == expected
     monkeypatch.setattr(ranking, "_NUMBERS", 1)
@@ -316,16 +317,20 @@ def test_values_by_hand():
 
 
 class LargestTensor(TorchDispatchMode):
-    def __init__(self):
+    def __init__(self, beside=None):
         super().__init__()
         self.bytes = 0
+        self.beside = None if beside is None else beside.untyped_storage().data_ptr()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not self._is_beside(value):
                 self.bytes = max(self.bytes, value.numel() * value.element_size())
         return result
+
+    def _is_beside(self, value):
+        return value.untyped_storage().data_ptr() == self.beside
 
 
 @pytest.mark.parametrize("classes", [2, 10, 200])
@@ -387,13 +392,47 @@ def test_what_is_measured_beside_changes_no_value():
         assert all(values.equal(whole[name]) for name, values in some.items())
 
 
+def test_a_few_queries_in_a_large_gallery_copy_nothing_of_its_size(monkeypatch):
+    monkeypatch.setattr(ranking, "_BLOCK", 256)
+    monkeypatch.setattr(vectors, "_KEPT", 0)
+    precision.levels(torch.device("cpu"))  # which may try what is faster
+    embeddings = torch.randn(20_000, 128)
+    asks = torch.arange(20_000) < 300
+    roles = Roles(asks, torch.ones_like(asks), torch.full((20_000,), -1))
+    with LargestTensor(beside=embeddings) as largest:
+        score(embeddings, torch.arange(20_000) // 4, roles=roles)
+    # A tile of float64, or numbers for each image; a byte for each number would be 2.5 MB.
+    assert largest.bytes <= 10**6
+
+
+def test_what_is_searched_is_rounded_once_for_all_queries(monkeypatch):
+    level = precision.Level(torch.float32, torch.float32, 1.01 * 2**-24, 1.0)
+    monkeypatch.setattr(precision, "levels", lambda device: [level, precision.EXACT])
+    monkeypatch.setattr(ranking, "_BLOCK", 50)
+    monkeypatch.setattr(vectors, "_KEPT", 0)
+    rounded, made = vectors.Vectors.rounded, []
+
+    def counted(self, places, level):
+        result = rounded(self, places, level)
+        made.append(len(result[0]))
+        return result
+
+    monkeypatch.setattr(vectors.Vectors, "rounded", counted)
+    asks = torch.rand(1000) < 0.3
+    roles = Roles(asks, torch.ones_like(asks), torch.full((1000,), -1))
+    score(torch.randn(1000, 64), torch.randint(0, 200, (1000,)), roles=roles)
+    assert sum(made) == 1000 + int(asks.sum())
+
+
 def test_labels_may_be_numpy():
     embeddings, labels = random_set("random")
     assert score(embeddings, labels.numpy()) == score(embeddings, labels)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_an_embedding_that_is_not_finite_is_named(value):
+@pytest.mark.parametrize("part", [7, 4096])
+def test_an_embedding_that_is_not_finite_is_named(value, part, monkeypatch):
+    monkeypatch.setattr(per_query, "_ROWS", part)
     embeddings, labels = random_set("random")
     embeddings[17, 3] = value
     embeddings[40] = value

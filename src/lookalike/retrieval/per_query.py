@@ -18,6 +18,8 @@ from lookalike.retrieval.roles import Roles
 RECALL = (1, 2, 4, 8)
 """The k of Recall@k that are measured where nothing else is said."""
 
+_ROWS = 4096  # embeddings that are checked at a time
+
 
 @dataclass(frozen=True)
 class PerQuery:
@@ -167,7 +169,9 @@ def checked(embeddings: Tensor, labels: Tensor | np.ndarray) -> tuple[Tensor, Te
             f" {tuple(labels.shape)}"
         )
     embeddings = embeddings.detach()
-    broken = ~torch.isfinite(embeddings).all(1)  # (N,)
+    # Infinite numbers are the largest or the smallest, and NaN is both.
+    extremes = [torch.stack(part.aminmax(dim=1)) for part in embeddings.split(_ROWS)]
+    broken = ~torch.isfinite(torch.cat(extremes, 1)).all(0)  # (N,)
     if broken.any():
         raise TrainingError(
             f"{int(broken.sum()):,} of {len(broken):,} embeddings are not finite (the first is row"

@@ -35,20 +35,26 @@ def positives(images: SortedSet, vectors: Vectors, rows: Tensor, *, out: Tensor)
 def _of(images: SortedSet, vectors: Vectors, rows: Tensor, width: int) -> Tensor:
     """The similarities of the positives of `rows`, (n,): (n, width), descending, padded."""
     begins, sizes = images.begins[rows, None], images.sizes[rows, None]  # (n, 1)
-    low, high = int(begins[0]), int(begins[-1] + sizes[-1])  # the queries' classes are there
     query = vectors.exact(rows)  # (n, D)
     found = query.new_full((len(rows), max(width, int(sizes[-1]))), -torch.inf)
-    for left in range(low, high, _COLUMNS):
-        right = min(left + _COLUMNS, high)
-        band = query @ vectors.exact(slice(left, right)).T  # (n, t)
-        column = torch.arange(left, right, device=rows.device)
+    for column in _of_their_classes(images, rows).split(_COLUMNS):  # (t,)
+        band = query @ vectors.exact(column).T  # (n, t)
         place = column - begins  # (n, t), in the class
         mine = (place >= 0) & (place < sizes) & (column != rows[:, None])
         if images.hidden is not None:
-            mine &= ~images.hidden[left:right]
+            mine &= ~images.hidden[column]
         if images.kinds.sequences is not None:
             own = images.kinds.sequences[rows, None]  # (n, 1)
-            mine &= (images.kinds.sequences[left:right] != own) | (own < 0)
+            mine &= (images.kinds.sequences[column] != own) | (own < 0)
         row, number = mine.nonzero(as_tuple=True)
         found[row, place[row, number]] = band[row, number]
     return found.sort(1, descending=True).values[:, :width]
+
+
+def _of_their_classes(images: SortedSet, rows: Tensor) -> Tensor:
+    """The places of all images of the classes of `rows`, (t,) int64, ascending, each once."""
+    begins = images.begins[rows].unique_consecutive()
+    sizes = images.sizes[begins]
+    ends = sizes.cumsum(0)
+    within = torch.arange(int(ends[-1]), device=rows.device)
+    return within + (begins - ends + sizes).repeat_interleave(sizes)

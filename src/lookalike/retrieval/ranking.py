@@ -18,7 +18,9 @@ asks for all others, each tile serves both of its sides, and half of them is eno
 
 **Memory.** Images are sorted by the size of their class and by class, which makes positives
 neighbours and gives queries of one block similar needs. The similarities of a block's positives
-are held, and one tile.
+are held, and one tile. Where the set's vectors are too many to be kept rounded beside the
+embeddings, the queries' are, and those that are searched are rounded tile by tile, each once for
+all queries that are held.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ from lookalike.retrieval.positives import positives
 from lookalike.retrieval.precision import Level, Margin
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.sorted_set import SortedSet
-from lookalike.retrieval.vectors import Vectors
+from lookalike.retrieval.vectors import Side, Vectors
 
 _BLOCK = 2048  # rows, and columns, of a tile at most
 _NUMBERS = 4 * 2**20  # positives of a block at most
 _STATE = 8 * 2**20  # positives that are held at a time
-_QUERIES = 2**16  # queries that are held at a time where tiles serve one side
+_HELD = 2**25  # numbers of the queries' vectors that are held at a time with them
 
 
 @torch.no_grad()
@@ -152,7 +154,8 @@ class _Search:
         held = queries = 0
         for rows in blocks:
             numbers = len(rows) * _largest(self._images.relevant[rows])
-            if group and (held + numbers > _STATE or queries + len(rows) > _QUERIES):
+            most = max(1, _HELD // self._vectors.dim)
+            if group and (held + numbers > _STATE or queries + len(rows) > most):
                 yield group
                 group, held, queries = [], 0, 0
             group.append(rows)
@@ -180,21 +183,29 @@ class _Search:
 
     def _meet_each_other(self, blocks: list[Block]) -> None:
         """All blocks against all, each tile for both of its sides."""
+        sides = [Side(self._vectors, block.rows) for block in blocks]
         pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
         for i, j in pairs[self._world.rank :: self._world.size]:
-            self._tile(blocks[i], blocks[j].rows, other=None if i == j else blocks[j])
+            self._tile(blocks[i], sides[i], sides[j], other=None if i == j else blocks[j])
+            sides[i].keep_only(self._levels[0])
+            sides[j].keep_only(self._levels[0])
 
     def _meet_the_searched(self, blocks: list[Block]) -> None:
         """All blocks against everything that is searched."""
+        sides = [Side(self._vectors, block.rows) for block in blocks]
         tiles = self._images.searched.split(_BLOCK)
         for columns in tiles[self._world.rank :: self._world.size]:
-            for block in blocks:
-                self._tile(block, columns)
+            searched = Side(self._vectors, columns)
+            for block, side in zip(blocks, sides, strict=True):
+                self._tile(block, side, searched)
+                side.keep_only(self._levels[0])
 
-    def _tile(self, block: Block, columns: Tensor, other: Block | None = None) -> None:
-        """One tile: what `columns` bring `block`, and what `block` brings `other`, if any.
+    def _tile(
+        self, block: Block, queries: Side, searched: Side, other: Block | None = None
+    ) -> None:
+        """One tile: what `searched` brings `block`, and what `block` brings `other`, if any.
 
-        `other` is the block of the columns.
+        `queries` are the vectors of `block`; `other` is the block of the columns, `searched`.
         """
         sides = [block] if other is None else [block, other]
         sides = [side for side in sides if not side.finished]
@@ -203,11 +214,11 @@ class _Search:
         number = max(side.level for side in sides)
         while True:
             level = self._levels[number]
-            tile, margin = self._product(block.rows, columns, level)
+            tile, margin = self._product(queries, searched, level)
             found = []
             for side in sides:
                 if side is block:
-                    found.append(side.look(tile, margin, columns, self._images.kinds))
+                    found.append(side.look(tile, margin, searched.places, self._images.kinds))
                 else:
                     found.append(side.look(tile.T, margin, block.rows, self._images.kinds))
                 if found[-1].hopeless or found[-1].open > level.bearable * tile.numel():
@@ -219,10 +230,10 @@ class _Search:
         for side, one in zip(sides, found, strict=True):
             side.keep(one, self._vectors)
 
-    def _product(self, rows: Tensor, columns: Tensor, level: Level) -> tuple[Tensor, Margin]:
+    def _product(self, rows: Side, columns: Side, level: Level) -> tuple[Tensor, Margin]:
         """Similarities, (b, T), as this level computes them, and how far off they can be."""
-        x, lost_x = self._vectors.rounded(_span(rows), level)
-        y, lost_y = self._vectors.rounded(_span(columns), level)
+        x, lost_x = rows.at(level)
+        y, lost_y = columns.at(level)
         margin = Margin.of(level, self._vectors.dim, lost_x, lost_y)
         if level.dtype != level.result:
             return torch.mm(x, y.T, out_dtype=level.result), margin
@@ -231,12 +242,6 @@ class _Search:
             room = torch.empty(len(x) * len(y), dtype=level.result, device=self._device)
             self._buffers[level.result] = room
         return torch.mm(x, y.T, out=room[: len(x) * len(y)].view(len(x), len(y))), margin
-
-
-def _span(places: Tensor) -> slice | Tensor:
-    """Ascending places as a slice, if they are one: a view needs no copy."""
-    first, last = int(places[0]), int(places[-1])
-    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def _largest(counts: Tensor) -> int:

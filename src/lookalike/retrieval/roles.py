@@ -63,6 +63,8 @@ def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
         return torch.bincount(classes)[classes] - 1
     searched = roles.gallery.long()
     found = torch.zeros(int(classes.max()) + 1, dtype=torch.int64).index_add(0, classes, searched)
+    if bool((roles.sequence < 0).all()):
+        return found[classes] - searched  # the image itself is out of reach
     # Of these, the image itself and all of its sequence are out of reach; outside of any
     # sequence, an image is one of its own.
     alone = torch.arange(len(classes)) + len(classes)

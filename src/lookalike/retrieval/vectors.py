@@ -91,6 +91,33 @@ class Vectors:
         return result
 
 
+class Side:
+    """The vectors of one side of a tile, made at most once for each level while they are held.
+
+    Args:
+        vectors: of the set.
+        places: (n,) int64, ascending, on the device.
+    """
+
+    def __init__(self, vectors: Vectors, places: Tensor) -> None:
+        self.places = places
+        self._vectors = vectors
+        first, last = int(places[0]), int(places[-1])
+        # A slice is a view where vectors are kept.
+        self._span = slice(first, last + 1) if last - first + 1 == len(places) else places
+        self._made: dict[Level, tuple[Tensor, float]] = {}
+
+    def at(self, level: Level) -> tuple[Tensor, float]:
+        """Unit vectors, (n, D), for products of this level, and the most that one of them lost."""
+        if level not in self._made:
+            self._made[level] = self._vectors.rounded(self._span, level)
+        return self._made[level]
+
+    def keep_only(self, level: Level) -> None:
+        """Forget the vectors of all other levels."""
+        self._made = {one: made for one, made in self._made.items() if one == level}
+
+
 _PAIRS = 1024  # pairs that are computed at a time: their vectors should stay in the cache
 
 
