@@ -263,7 +263,12 @@ def create_measure(
 
 
 def calibrate_model(
-    folder: Path, held_out: Catalog | None, catalog: Catalog, config: Config, world: World
+    folder: Path,
+    held_out: Catalog | None,
+    catalog: Catalog,
+    config: Config,
+    world: World,
+    images: Source,
 ) -> Calibration | None:
     """The calibration of the model that was kept in `folder`, on the validation set.
 
@@ -286,6 +291,7 @@ def calibrate_model(
             source=storage.public(source),
             chose_checkpoint=True,
             world=world,
+            images=images,
         )
     except DataError as error:
         logger.warning("%s", error)

@@ -249,6 +249,7 @@ def calibrate_on(
     source: str,
     chose_checkpoint: bool,
     world: World = ALONE,
+    images: Source = PLAIN,
 ) -> Calibration:
     """What the model's cosines mean, on the classes that training did not see.
 
@@ -263,6 +264,7 @@ def calibrate_on(
         source: what the images are, in words.
         chose_checkpoint: whether they chose the model among others.
         world: the workers.
+        images: where their bytes come from.
 
     Raises:
         DataError: there are too few images or classes for any threshold.
@@ -274,7 +276,13 @@ def calibrate_on(
     rows = unseen.nonzero()[:, 0]
     records = [catalog.records[row] for row in rows.tolist()]
     embedded = embed_records(
-        embedder, records, threads=threads, bad=BadImages(), world=world, what="calibration"
+        embedder,
+        records,
+        threads=threads,
+        bad=BadImages(),
+        world=world,
+        source=images,
+        what="calibration",
     )
     labels = classes[rows][embedded.rows]
     roles = Roles.of(records)

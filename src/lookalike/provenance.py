@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lookalike import storage
-from lookalike.assembly import open_catalogs
+from lookalike.assembly import create_source, open_catalogs
 from lookalike.chronicle import saved_config
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Record
+from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import ConfigError
+from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
 from lookalike.run import Run
 
@@ -95,6 +99,56 @@ class Provenance:
             "Loss": f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}",
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
+
+
+def source_of(
+    models: Sequence[str | Path],
+    *,
+    cache: str | Path | None,
+    cache_size: str | None,
+    requests: int | None,
+) -> Source:
+    """The bytes of images for models at work: read as is asked for here, or as in training.
+
+    Args:
+        models: runs, model folders or exported files; the first that is a run says what the
+            others leave open.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as 50GB; that of the run by default.
+        requests: for images from elsewhere at a time; those of the run by default.
+
+    Raises:
+        ConfigError: a value that cannot be, or a size without a cache.
+    """
+    config = next(filter(None, map(_request, models)), None) or Config()
+    there = config.data.cache
+    if cache is None and there is not None and not Path(there).is_dir():
+        config = config.with_values({"data.cache": None})  # of the machine that trained it
+    given: dict[str, Any] = {
+        "data.cache": None if cache is None else str(cache),
+        "data.cache_size": cache_size,
+        "data.requests": requests,
+    }
+    config = config.with_values({key: v for key, v in given.items() if v is not None})
+    if cache_size is not None and config.data.cache is None:
+        raise ConfigError(
+            f"cache_size={cache_size} (--cache-size), but there is no cache; give its folder "
+            "(--cache DIR)"
+        )
+    return create_source(config)
+
+
+def _request(model: str | Path) -> Config | None:
+    """What a run was asked for; None where that cannot be known."""
+    name = str(model)
+    if storage.public(name).endswith(".onnx"):
+        return None
+    try:
+        return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+    except ConfigError as error:
+        logger.warning("%s; images are read by the defaults, and without a cache", error)
+        return None
 
 
 def _text(folder: str, name: str) -> str | None:

@@ -3,9 +3,11 @@
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
 from moto.moto_api._internal import moto_api_backend
 from object_server import object_server
 
+from lookalike.model.embedder import Embedder
 from lookalike.storage import clients, getting
 
 
@@ -35,3 +37,15 @@ def bucket(server, monkeypatch, tmp_path):
     urlopen(Request(f"{address}/shop", method="PUT")).close()
     faults.counts.clear()
     return faults
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of a small model that has learned nothing."""
+    torch.manual_seed(0)
+    embedder = Embedder.create(
+        "test_resnet", pretrained=False, image_size=32, embedding_dim=16, crop_pct=1.0
+    )
+    folder = tmp_path_factory.mktemp("model")
+    embedder.save(folder)
+    return folder

@@ -47,13 +47,13 @@ class Machines:
             "loss.classification_weight=0", "train.report=false",
             "train.checkpoint_every_steps=1", "train.eval_every=1",
         ]  # fmt: skip
-        program = list(program) or command()
+        programs = list(program) or [command(), command()]
         self.processes = []
         for rank, (workdir, home) in enumerate(zip(workdirs, homes, strict=True)):
             more = [] if workdir is None else [f"run.workdir={workdir}"]
             self.processes.append(
                 subprocess.Popen(
-                    [*program, *words, *more, *(["--resume"] if resume else [])],
+                    [*programs[rank], *words, *more, *(["--resume"] if resume else [])],
                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
                     env=environment(
                         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1",
@@ -71,7 +71,10 @@ class Machines:
         try:
             told = [process.communicate(timeout=120) for process in self.processes]
         finally:
-            self.kill()
+            for process in self.processes:
+                if process.poll() is None:
+                    process.terminate()  # torchrun has workers to end
+                    process.wait(30)
         return [p.returncode for p in self.processes], [out + err for out, err in told]
 
 
@@ -201,9 +204,34 @@ def test_a_machine_that_cannot_upload(bucket, shapes, expected, tmp_path):
     assert [r for r in curve(alone) if ("step", STEPS + 1) in r]
 
 
+def test_torchrun_with_two_workers_on_each(bucket, shapes, expected, tmp_path):
+    output, places = "oss://shop/runs/x", [tmp_path / "one", tmp_path / "two"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launchers = [
+        [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}",
+         "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}",
+         "-m", "lookalike"]
+        for rank in range(2)
+    ]  # fmt: skip
+    finished(shapes, output, places, program=launchers)
+    last = f"step-{STEPS:08d}"
+    assert last in whole(output)
+    sizes = storage.sizes_below(f"{output}/checkpoints/{last}")
+    assert {f"head-metric-{rank:05d}.safetensors" for rank in range(4)} <= set(sizes)
+    here = {path.name for path in (places[1] / f"checkpoints/{last}").iterdir()}
+    assert here == {"state.json", *(f"head-metric-{rank:05d}.safetensors" for rank in (2, 3))}
+    found, wanted = (
+        [dict(record)["loss"] for record in records if "loss" in dict(record)]
+        for records in (curve(places[0]), expected["model"])
+    )
+    assert found == pytest.approx(wanted, rel=1e-3)
+
+
 def test_a_machine_that_dies(bucket, shapes, tmp_path):
     output, places = "oss://shop/runs/x", [tmp_path / "one", tmp_path / "two"]
-    machines = Machines(shapes, output, places, program=[sys.executable, "-c", IMPATIENT])
+    machines = Machines(shapes, output, places, program=[[sys.executable, "-c", IMPATIENT]] * 2)
 
     def kill(method, path, count):
         step = re.search(r"step-(\d+)/head-metric-00001", path)

@@ -1,10 +1,12 @@
 """An index whose writer is killed at any moment: all of the old, or all of the new."""
 
 import os
+import queue
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,21 +17,70 @@ import writer_process
 from lookalike.gallery.index import Index
 
 KILLS = 15
+PATIENCE = 120.0
+"""Seconds in which the busiest machine imports torch, or changes an index."""
+
+
+class Writer:
+    """The process that changes an index, heard line by line, and never waited for in vain."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.child: int | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, writer_process.__file__, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put("nothing more")
+
+    def hear(self) -> str:
+        try:
+            return self._lines.get(timeout=PATIENCE)
+        except queue.Empty:
+            os.kill(self.child or self._process.pid, signal.SIGABRT)  # it shows where it stands
+            self.child = None
+            raise AssertionError(f"not a word from the writer in {PATIENCE:g} s") from None
+
+    def begin(self, number: int) -> None:
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        word, _, child = self.hear().partition(" ")
+        assert word == "child"
+        self.child = int(child)
+
+    def kill(self) -> None:
+        assert self.child is not None
+        os.kill(self.child, signal.SIGKILL)
+        self.child = None
+
+    def close(self) -> int:
+        """The exit code; whatever is alive yet is killed."""
+        if self.child is not None:
+            self.kill()
+        self._process.stdin.close()
+        try:
+            return self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._reader.join()
+            self._process.stdout.close()
 
 
 @pytest.fixture
 def writer(tmp_path):
     path = tmp_path / "x"
     Index.create(path, dim=writer_process.DIM, kind="ivf")
-    process = subprocess.Popen(
-        [sys.executable, writer_process.__file__, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    yield path, process
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(20) == 0
-    process.stdout.close()
+    writer = Writer(path)
+    yield writer
+    assert writer.close() == 0
 
 
 def after(state: dict[str, int], number: int) -> dict[str, int]:
@@ -60,20 +111,18 @@ def holds(index: Index, state: dict[str, int]) -> bool:
 
 
 def test_killed_at_any_moment_it_is_the_old_or_the_new(writer):
-    path, process = writer
+    path = writer.path
     dice = random.Random(0)
     state: dict[str, int] = {}
     number = 0
     halves = 0
     pace = 0.1
     for _ in range(KILLS):
-        process.stdin.write(f"{number}\n")
-        process.stdin.flush()
-        child = int(process.stdout.readline().split()[1])
+        writer.begin(number)
         reader = Index.open(path)
         for _ in range(dice.randrange(3)):
             began = time.monotonic()
-            assert process.stdout.readline() == f"done {number}\n"
+            assert writer.hear() == f"done {number}"
             state = after(state, number)
             number += 1
             pace = time.monotonic() - began
@@ -81,8 +130,8 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(writer):
         while time.monotonic() < end:  # whoever reads meanwhile sees a whole state
             ids = reader.search(np.ones((1, writer_process.DIM)), 50).ids[0]
             assert len(set(ids)) == len(ids)
-        os.kill(child, signal.SIGKILL)
-        while (line := process.stdout.readline().strip()) != "ended":
+        writer.kill()
+        while (line := writer.hear()) != "ended":
             state = after(state, number)
             number += 1
             assert line == f"done {number - 1}"

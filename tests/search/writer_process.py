@@ -2,20 +2,27 @@
 
     writer_process.py INDEX     for each line "N" on stdin: a child begins with change N
 
-It prints the child's id, and each change's number when it is done. The child is a fork of a process
-that has imported everything, so that hundreds can be killed in a minute.
+The child prints its id, and each change's number when it is done. It is a fork of a process that
+has imported everything, so that hundreds can be killed in a minute. What another thread holds at
+that moment stays locked in a fork for good; so there must be no other thread, and that is checked.
 """
 
+import ctypes
+import faulthandler
 import os
+import signal
 import sys
+from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a fork has one thread only
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allocator starts one
 
 import numpy as np
 
 from lookalike.gallery import approximate, upkeep
 from lookalike.gallery.index import Index
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POOL = 600
 DIM = 16
 
@@ -34,6 +41,8 @@ def vector(id: str, number: int) -> np.ndarray:
 
 
 def work(path: str, number: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it has no end of its own
+    print(f"child {os.getpid()}", flush=True)  # before any change is told
     index = Index.open(path)
     while True:
         kind, ids = plan(number)
@@ -50,11 +59,14 @@ def work(path: str, number: int) -> None:
 def main() -> None:
     upkeep._SMALLEST, upkeep._CODED, upkeep._STRUCTURED = 32, 64, 420
     approximate.faiss()
+    faulthandler.enable()  # whoever waits in vain sends SIGABRT
     for line in sys.stdin:
+        names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+        if len(names) > 1:
+            sys.exit(f"writer_process.py: would fork beside other threads: {', '.join(names)}")
         child = os.fork()
         if child == 0:
             work(sys.argv[1], int(line))
-        print(f"child {child}", flush=True)
         os.waitpid(child, 0)
         print("ended", flush=True)
 

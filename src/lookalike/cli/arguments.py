@@ -10,6 +10,19 @@ from lookalike.errors import ConfigError
 
 Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder that keeps images from elsewhere; that of the run by default, where it is."
+    ),
+]
+CacheSize = Annotated[
+    str | None, typer.Option(help="The most in that folder, as 50GB; that of the run by default.")
+]
+Requests = Annotated[
+    int | None,
+    typer.Option(help="Images from elsewhere to ask for at a time; as in the run by default."),
+]
 Model = Annotated[
     str, typer.Argument(help="An output directory, a model folder, or an .onnx file.")
 ]

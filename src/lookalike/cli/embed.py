@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device, Model, Threads
+from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
 
 
 def embed(
@@ -22,6 +22,9 @@ def embed(
         bool, typer.Option("--restart", help="Drop what an earlier attempt has done.")
     ] = False,
     threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
     device: Device = "auto",
 ) -> None:
     """Turn images into vectors. Killed and started again, it goes on where it stopped."""
@@ -34,5 +37,8 @@ def embed(
         workers=workers,
         restart=restart,
         threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
         device=device,
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device, Threads
+from lookalike.cli.arguments import Cache, CacheSize, Device, Requests, Threads
 from lookalike.errors import ConfigError
 
 
@@ -67,6 +67,9 @@ def evaluate(
         str | None, typer.Option(help="Where the data have splits: the one to measure on.")
     ] = None,
     threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -107,6 +110,9 @@ def evaluate(
         per_query=per_query,
         output=output,
         threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
         device=device,
     )
     if not _speaks():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Threads
+from lookalike.cli.arguments import Cache, CacheSize, Requests, Threads
 
 
 def export(
@@ -49,6 +49,9 @@ def export(
         typer.Option(help="For int8: images that set the ranges; by default the training list."),
     ] = None,
     threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
 ) -> None:
     """Write a model as one file or folder for production, and prove that it is the same."""
     from lookalike.verbs.export import export as verb
@@ -66,4 +69,7 @@ def export(
         max_images=max_images,
         ranges=ranges,
         threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
     )

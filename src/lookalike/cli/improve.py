@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device, Model, Threads
+from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
 
 
 def improve(
@@ -37,6 +37,9 @@ def improve(
         str | None, typer.Option(help="Where the data have splits: the one to measure on.")
     ] = None,
     threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
     device: Device = "auto",
 ) -> None:
     """Measure what better use of a trained model gains, without training."""
@@ -49,7 +52,8 @@ def improve(
     log.start(logging.WARNING if as_json else logging.INFO)
     found = verb(
         model, data, variants=variant, fit=fit, keep=keep, output=output, format=format,
-        split=split, threads=threads, device=device,
+        split=split, threads=threads, cache=cache, cache_size=cache_size, requests=requests,
+        device=device,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"variants": [one.to_dict() for one in found]}))

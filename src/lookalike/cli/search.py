@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device, Model, Threads
+from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
 
 if TYPE_CHECKING:
     from lookalike.gallery.verdict import Answer, Neighbour
@@ -50,6 +50,9 @@ def search(
         bool, typer.Option("--json", help="Print one JSON object for each query.")
     ] = False,
     threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
     device: Device = "auto",
 ) -> None:
     """Find the images of a gallery that look like a query."""
@@ -71,6 +74,9 @@ def search(
         exact=exact,
         html=html,
         threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
         device=device,
     )
     for answer in found.answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.resize import resize
+from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError, ExportError
 from lookalike.exporting import Bounds
 from lookalike.inference import Embedded, PictureModel, embed_records
@@ -117,6 +119,7 @@ def certify(
     bounds: Bounds,
     *,
     threads: int,
+    source: Source = PLAIN,
 ) -> Certificate:
     """Measure an artefact against the model that it was made of.
 
@@ -129,6 +132,7 @@ def certify(
         catalog: labelled pictures.
         bounds: what has to be kept; noted, not checked.
         threads: threads that read and decode.
+        source: of the pictures' bytes.
 
     Raises:
         DataError: no picture can be read, or retrieval cannot be measured.
@@ -136,13 +140,14 @@ def certify(
     """
     bad = BadImages()
     sizes = _Sizes(exported)
-    theirs = embed_records(sizes, catalog.records, threads=threads, bad=bad, what="exported model")
-    ours = embed_records(embedder, catalog.records, threads=threads, bad=bad, what="trained model")
+    embedded = partial(embed_records, threads=threads, bad=bad, source=source)
+    theirs = embedded(sizes, catalog.records, what="exported model")
+    ours = embedded(embedder, catalog.records, what="trained model")
     if len(ours.rows) == 0:
         raise DataError(f"{catalog.records[0].source}: none of the images can be read")
     assert torch.equal(ours.rows, theirs.rows)
     drifts = _drift(ours.vectors, theirs.vectors)  # (M,)
-    few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads)
+    few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads, source)
     batches = [
         _batch_drift(embedder, exported, few, size, count)
         for size in _batch_pictures(embedder.preprocess.image_size)
@@ -185,9 +190,13 @@ def _batch_pictures(side: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _first_pictures(catalog: Catalog, bad: BadImages, count: int, threads: int) -> list[np.ndarray]:
+def _first_pictures(
+    catalog: Catalog, bad: BadImages, count: int, threads: int, source: Source
+) -> list[np.ndarray]:
     records = [record for row, record in enumerate(catalog.records) if row not in bad][:count]
-    loader = PictureLoader(records, batch_size=count, threads=threads, bad=BadImages())
+    loader = PictureLoader(
+        records, batch_size=count, threads=threads, bad=BadImages(), source=source
+    )
     return [pixels for group in loader for pixels in group.pictures]
 
 

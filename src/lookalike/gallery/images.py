@@ -15,6 +15,7 @@ from lookalike import storage
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.decode import ImageSource
 from lookalike.data.record import Details, Member, Record
+from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError
 from lookalike.gallery.segment import Rows, table_of
 from lookalike.inference import FinishedModel, embed_batches
@@ -101,7 +102,9 @@ class Images:
         return Rows(vectors, table)
 
 
-def stream(embedder: Embedder | FinishedModel, images: Images, *, threads: int) -> Iterator[Rows]:
+def stream(
+    embedder: Embedder | FinishedModel, images: Images, *, threads: int, source: Source = PLAIN
+) -> Iterator[Rows]:
     """The images as they are embedded, some at a time."""
     records = [source for source in images.sources if isinstance(source, Record)]
     if len(records) < len(images.sources):
@@ -113,7 +116,8 @@ def stream(embedder: Embedder | FinishedModel, images: Images, *, threads: int) 
     parts: list[np.ndarray] = []
     began = since = time.monotonic()
     with Bar("embedding", len(records), unit="images") as bar:
-        for some, vectors in embed_batches(embedder, records, threads=threads, bad=bad):
+        found = embed_batches(embedder, records, threads=threads, bad=bad, source=source)
+        for some, vectors in found:
             rows += some.tolist()
             parts.append(vectors.numpy())
             now = time.monotonic()

@@ -12,6 +12,7 @@ import pyarrow as pa
 from lookalike import storage
 from lookalike.data.decode import ImageSource
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError, RunError
 from lookalike.gallery import approximate, manifest, scan, upkeep
 from lookalike.gallery.images import Images, stream
@@ -144,6 +145,7 @@ class Index(Store):
         labels: Sequence[str | None] | None = None,
         versions: Sequence[int] | None = None,
         threads: int = 4,
+        source: Source = PLAIN,
     ) -> int:
         """Add images, or vectors.
 
@@ -158,6 +160,7 @@ class Index(Store):
             labels: one for each, None where it is not known; those of records by default.
             versions: numbers that change with the image, for whoever compares; 0 by default.
             threads: that read and decode.
+            source: of the bytes of paths, URIs and records.
 
         Returns:
             How many were added or replaced.
@@ -172,7 +175,7 @@ class Index(Store):
         # What has only an id is taken for an image of that path: there may be one.
         listed = Images.of(images if images is not None else list(ids or ()), ids, labels, versions)
         if vectors is None:
-            added = self._add_images(listed, threads)
+            added = self._add_images(listed, threads, source)
         else:
             given = _checked(np.asarray(vectors), self.dim)
             if len(given) != listed.given:
@@ -181,12 +184,12 @@ class Index(Store):
         self.settle()
         return added
 
-    def _add_images(self, images: Images, threads: int) -> int:
+    def _add_images(self, images: Images, threads: int, source: Source = PLAIN) -> int:
         if self.embedder is None:
             raise RunError(f"{self.path}: opened without an embedder: give one, or add vectors")
         return sum(
             self.append(Rows(_checked(rows.vectors, self.dim), rows.table))
-            for rows in stream(self.embedder, images, threads=threads)
+            for rows in stream(self.embedder, images, threads=threads, source=source)
         )
 
     def remove(self, ids: Iterable[str]) -> int:

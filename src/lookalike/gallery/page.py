@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import jinja2
 
 from lookalike.data.record import Record
+from lookalike.data.source import PLAIN, Source
 from lookalike.data.thumbnails import data_uris
 from lookalike.gallery.verdict import Answer
 
@@ -20,6 +21,7 @@ def render(
     gallery: int,
     threshold: float | None,
     threads: int,
+    source: Source = PLAIN,
 ) -> str:
     """The page.
 
@@ -29,11 +31,12 @@ def render(
         gallery: how many images were searched.
         threshold: the cosine from which two images are the same; None without a calibration.
         threads: threads that read the pictures.
+        source: of the pictures' bytes.
     """
     ids = {answer.query for answer in answers}
     ids |= {one.id for answer in answers for one in answer.neighbours}
     there = sorted(ids & records.keys())
-    found = data_uris([records[id] for id in there], _SIDE, threads)
+    found = data_uris([records[id] for id in there], _SIDE, threads, source)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.gallery", "."),
         autoescape=True,

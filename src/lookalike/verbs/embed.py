@@ -15,6 +15,7 @@ from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages
 from lookalike.data.places import read_places
 from lookalike.data.record import Record
+from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel, load_onnx
@@ -22,6 +23,7 @@ from lookalike.inference import batch_size_of, embed_batches
 from lookalike.launch import in_worker, launch, tell_launcher
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
 from lookalike.storage.locking import locked
@@ -83,6 +85,9 @@ def embed(
     workers: int = 1,
     restart: bool = False,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
     device: str = "auto",
 ) -> int:
     """Embed images into a file; killed and started again, it goes on where it stopped.
@@ -99,6 +104,10 @@ def embed(
         workers: processes on this machine, each with its own GPU where there are any.
         restart: drop what an earlier attempt for this output has done.
         threads: threads that read and decode, for each worker.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
         device: auto, cpu or cuda.
 
     Returns:
@@ -119,6 +128,8 @@ def embed(
     if workers > 1 and not in_worker():
         words = ["embed", "--output", output, "--threads", threads, "--device", device]
         words += ["--restart"] if restart else []
+        given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
+        words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             launch(workers, [*map(str, words), "--", str(model), *map(str, places)], folder)
             return int((Path(folder) / _COUNT).read_text())
@@ -126,7 +137,8 @@ def embed(
         log.start(logging.INFO if world.is_main else logging.ERROR)
         embedder = load(model, device=device)
         records = read_places(places)
-        count = _embed(embedder, records, str(output), restart, threads, world)
+        source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+        count = _embed(embedder, records, str(output), restart, threads, world, source)
         if world.is_main:
             tell_launcher(_COUNT, str(count))
         return count
@@ -139,6 +151,7 @@ def _embed(
     restart: bool,
     threads: int,
     world: World,
+    source: Source,
 ) -> int:
     if world.local_size != world.size:
         raise ConfigError(
@@ -163,7 +176,7 @@ def _embed(
             parts.begin(restart=restart)
         world.barrier()
         missing = parts.missing()
-        _make(embedder, records, parts, missing, threads, world)
+        _make(embedder, records, parts, missing, threads, world, source)
         return _finish(parts, records, output) if world.is_main else 0
 
 
@@ -181,6 +194,7 @@ def _make(
     missing: Sequence[int],
     threads: int,
     world: World,
+    source: Source,
 ) -> None:
     """Make the parts that are missing; each worker its share, the main one until all are there."""
     request = parts.request
@@ -199,7 +213,9 @@ def _make(
     with Bar("embedding", request.count, before, unit="images", quiet=not world.is_main) as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            found = embed_batches(embedder, records, threads=threads, bad=bad, batches=batches)
+            found = embed_batches(
+                embedder, records, threads=threads, bad=bad, batches=batches, source=source
+            )
             for rows, vectors in found:
                 # The others are as far as this worker, or nearly so.
                 done = min(size * world.size, request.count - bar.done)

@@ -18,6 +18,7 @@ from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
 from lookalike.data.classes import Classes
 from lookalike.data.shards import is_shards
+from lookalike.data.source import Source
 from lookalike.data.splits import select
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, LookalikeError
@@ -33,6 +34,7 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.inference import embed_records
 from lookalike.log import logger
+from lookalike.provenance import source_of
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
@@ -53,6 +55,9 @@ def evaluate(
     precision: Sequence[int] = (),
     full: bool = False,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
     device: str = "auto",
 ) -> Scores:
     """Retrieval scores of one model: each image asks for the others of its class.
@@ -72,6 +77,10 @@ def evaluate(
         precision: the k of precision@k.
         full: measure mean average precision and mINP too, which need the whole ranking.
         threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
         device: auto, cpu or cuda.
 
     Raises:
@@ -81,7 +90,8 @@ def evaluate(
     _check([model], data, query, gallery, (), None, wanted)
     with World.from_env(device) as world:
         test = _test_set(data, query, gallery, format, split)
-        subject = _embedded(model, test, threads, device, world)
+        source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+        subject = _embedded(model, test, threads, device, world, source)
         return scored(test, subject, wanted, world=world)
 
 
@@ -104,6 +114,9 @@ def compare(
     per_query: str | None = None,
     output: str | None = None,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Comparison:
@@ -132,6 +145,10 @@ def compare(
         per_query: a file, .csv or .jsonl, for those of each query, and what it found first.
         output: a directory for evaluation.json, per_class.csv and per_query.csv.
         threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
         device: auto, cpu or cuda.
         seed: of the resampling for the intervals.
 
@@ -155,7 +172,10 @@ def compare(
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
             test = _test_set(data, query, gallery, format, split)
-            subjects = common([_embedded(model, test, threads, device, world) for model in models])
+            source = source_of(models, cache=cache, cache_size=cache_size, requests=requests)
+            subjects = common(
+                [_embedded(model, test, threads, device, world, source) for model in models]
+            )
             counts = [_training_counts(model) for model in models]
         evaluations = [
             measure(test, subject, wanted, training_counts=known, world=world)
@@ -222,11 +242,15 @@ def _test_set(
     return from_query_and_gallery(query, gallery, format=format, split=split)
 
 
-def _embedded(model: str | Path, test: TestSet, threads: int, device: str, world: World) -> Subject:
+def _embedded(
+    model: str | Path, test: TestSet, threads: int, device: str, world: World, source: Source
+) -> Subject:
     """The set in the eyes of a model."""
     embedder = load(model, device=device)
     bad = BadImages()
-    found = embed_records(embedder, test.catalog.records, threads=threads, bad=bad, world=world)
+    found = embed_records(
+        embedder, test.catalog.records, threads=threads, bad=bad, world=world, source=source
+    )
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("left out: %s: %s", test.catalog.records[row].origin, reason)

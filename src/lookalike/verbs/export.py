@@ -13,6 +13,7 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import sample_classes
 from lookalike.data.loader import EvalLoader
 from lookalike.data.record import Record
+from lookalike.data.source import Source
 from lookalike.errors import ConfigError, DataError
 from lookalike.exporting import BOUNDS, FORMATS, Bounds
 from lookalike.exporting.artefact import appearing, describe
@@ -22,7 +23,7 @@ from lookalike.exporting.exported import require
 from lookalike.exporting.formats import WRITERS
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
-from lookalike.provenance import Provenance
+from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.verbs.embed import load
 
@@ -60,6 +61,9 @@ def export(
     max_images: int = 1000,
     ranges: str | None = None,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
 ) -> Exported:
     """Write a model as one artefact, from the decoded picture to the unit vector, and prove it.
 
@@ -81,6 +85,10 @@ def export(
         ranges: for int8: images whose activations set the ranges; the run's training images by
             default.
         threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
 
     Raises:
         ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
@@ -98,9 +106,10 @@ def export(
         raise ConfigError(f"{model}: is exported already; give the run that it was made of")
     catalog, list_name = source.labelled(data, data_format, split)
     sample = sample_classes(catalog, max_images)
+    images = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
     batches = None
     if precision == "int8":
-        batches = _batches(embedder, source.learned(ranges), threads)
+        batches = _batches(embedder, source.learned(ranges), threads, images)
     with appearing(place) as path:
         artefact = WRITERS[format](embedder, precision, path, batches)
         certificate = certify(
@@ -109,6 +118,7 @@ def export(
             sample,
             _bounds(precision, max_drift, max_recall_change),
             threads=threads,
+            source=images,
         )
         certificate.check()
         about = describe(embedder, format, precision, certificate)
@@ -136,7 +146,9 @@ def _bounds(precision: str, drift: float | None, recall_change: float | None) ->
     )
 
 
-def _batches(embedder: Embedder, records: Sequence[Record], threads: int) -> Iterator[np.ndarray]:
+def _batches(
+    embedder: Embedder, records: Sequence[Record], threads: int, source: Source
+) -> Iterator[np.ndarray]:
     """Preprocessed batches (b, 3, S, S) uint8 of a few images, taken evenly from all."""
     step = max(1, len(records) // RANGES)
     loader = EvalLoader(
@@ -145,6 +157,7 @@ def _batches(embedder: Embedder, records: Sequence[Record], threads: int) -> Ite
         batch_size=32,
         threads=threads,
         bad=BadImages(),
+        source=source,
     )
     empty = True
     for batch in loader:

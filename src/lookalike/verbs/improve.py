@@ -17,6 +17,7 @@ from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Record
+from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.projection import Projection
+from lookalike.provenance import source_of
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.per_query import PerQuery
 from lookalike.retrieval.roles import Roles
@@ -65,6 +67,9 @@ def improve(
     format: str = "auto",
     split: str | None = None,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
     device: str = "auto",
 ) -> list[Improvement]:
     """Measure ways to use a trained model, none of which trains it further.
@@ -79,6 +84,10 @@ def improve(
         format: of `data`: auto, or one of `lookalike.data.SOURCES`.
         split: where the data have splits, the one to measure on.
         threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
         device: auto, cpu or cuda.
 
     Returns:
@@ -103,7 +112,8 @@ def improve(
     needing = [*ways, kept] if kept is not None else ways
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in way.steps for way in needing} | {False})
-    seen = {flip: _Seen.of(embedder, catalog, fitting, flip, threads) for flip in views}
+    source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+    seen = {flip: _Seen.of(embedder, catalog, fitting, flip, threads, source) for flip in views}
     plain = seen[False]
     asking = Split.of(plain.labels, plain.roles)
     found = []
@@ -177,11 +187,14 @@ class _Seen:
         fitting: Sequence[Record] | None,
         flip: bool,
         threads: int,
+        source: Source,
     ) -> _Seen:
         world, was = World(device=embedder.device), embedder.mirror
         embedder.improve(mirror=flip or was, projection=embedder.projection)
         bad = BadImages()
-        found = embed_records(embedder, catalog.records, threads=threads, bad=bad, world=world)
+        found = embed_records(
+            embedder, catalog.records, threads=threads, bad=bad, world=world, source=source
+        )
         if not flip:
             for row, reason in bad.reasons.items():
                 logger.warning("left out: %s", describe_bad(catalog.records[row], reason))
@@ -190,7 +203,13 @@ class _Seen:
         fit = None
         if fitting is not None:
             fit = embed_records(
-                embedder, fitting, threads=threads, bad=BadImages(), world=world, what="fitting"
+                embedder,
+                fitting,
+                threads=threads,
+                bad=BadImages(),
+                world=world,
+                source=source,
+                what="fitting",
             ).vectors
         embedder.improve(mirror=was, projection=embedder.projection)
         labels = torch.from_numpy(catalog.class_ids)[found.rows]

@@ -12,6 +12,7 @@ from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.places import read_places
 from lookalike.data.record import Record
+from lookalike.data.source import Source
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.gallery import manifest
@@ -22,6 +23,7 @@ from lookalike.gallery.verdict import Answer, judge, limit_of
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
+from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.vectors import files
 from lookalike.verbs.embed import calibration_of, load
@@ -57,6 +59,9 @@ def search(
     exact: bool = False,
     html: str | Path | None = None,
     threads: int = 4,
+    cache: str | Path | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
     device: str = "auto",
 ) -> Searched:
     """Find the images of a gallery that are most like each query.
@@ -77,6 +82,10 @@ def search(
         exact: look at all images, also where faiss would be quicker.
         html: a file for a page with the pictures.
         threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
         device: auto, cpu or cuda.
 
     Raises:
@@ -93,18 +102,21 @@ def search(
     asking = _records(queries) if queries else []
     needed = bool(queries or gallery or add)
     embedder = load(model, device=device) if needed else None
+    source = source_of(
+        [model] if needed else [], cache=cache, cache_size=cache_size, requests=requests
+    )
     found = _index(embedder, index, _listed(gallery), kind)
     if remove:
         _remove(found, remove)
     if gallery:
-        _bring(found, _listed(gallery), mirror=index is None, threads=threads)
+        _bring(found, _listed(gallery), mirror=index is None, threads=threads, source=source)
     if add:
-        _bring(found, _listed(add), mirror=False, threads=threads)
+        _bring(found, _listed(add), mirror=False, threads=threads, source=source)
     if not queries:
         return Searched([], found, None)
     assert embedder is not None
     calibration = calibration_of(model, embedder)
-    answers, asked = _answers(embedder, found, asking, calibration, k, exact, threads)
+    answers, asked = _answers(embedder, found, asking, calibration, k, exact, threads, source)
     threshold = None if calibration is None else calibration.threshold
     if html is not None:
         ids = {one.id for answer in answers for one in answer.neighbours}
@@ -114,6 +126,7 @@ def search(
             gallery=len(found),
             threshold=threshold,
             threads=threads,
+            source=source,
         )
         storage.write_bytes(str(html), page.encode())
         logger.info("written: %s", storage.public(str(html)))
@@ -137,7 +150,9 @@ def _index(
     return Index.open(path, embedder)
 
 
-def _bring(index: Index, places: Sequence[str], *, mirror: bool, threads: int) -> None:
+def _bring(
+    index: Index, places: Sequence[str], *, mirror: bool, threads: int, source: Source
+) -> None:
     """Add the images that the index does not have as they are now.
 
     Args:
@@ -145,6 +160,7 @@ def _bring(index: Index, places: Sequence[str], *, mirror: bool, threads: int) -
         places: of the images; also files of vectors that `embed` wrote.
         mirror: drop from the index what is not among them.
         threads: that read and decode.
+        source: of the images' bytes.
     """
     tables = [place for place in places if _is_ours(place, index)]
     others = [place for place in places if place not in tables]
@@ -170,7 +186,10 @@ def _bring(index: Index, places: Sequence[str], *, mirror: bool, threads: int) -
         logger.info("%s: %d images that are gone removed", index.path, len(gone))
     if fresh:
         added += index.add(
-            [listed[id] for id in fresh], versions=[versions[id] for id in fresh], threads=threads
+            [listed[id] for id in fresh],
+            versions=[versions[id] for id in fresh],
+            threads=threads,
+            source=source,
         )
     if added and not known:
         index.compact()
@@ -224,11 +243,18 @@ def _answers(
     k: int,
     exact: bool,
     threads: int,
+    source: Source,
 ) -> tuple[list[Answer], dict[str, Record]]:
     """What each query found, and the queries by their ids."""
     bad = BadImages()
     embedded = embed_records(
-        embedder, queries, threads=threads, bad=bad, what="queries", quiet=len(queries) == 1
+        embedder,
+        queries,
+        threads=threads,
+        bad=bad,
+        source=source,
+        what="queries",
+        quiet=len(queries) == 1,
     )
     for row, reason in bad.reasons.items():
         logger.warning("left out: %s", describe_bad(queries[row], reason))

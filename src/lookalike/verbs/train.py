@@ -138,7 +138,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             if not ended_by:
                 if held_out is not None:
                     cluster.share_model(run, world)
-                calibration = calibrate_model(run.model, held_out, catalog, config, world)
+                calibration = calibrate_model(run.model, held_out, catalog, config, world, source)
                 if calibration is not None and world.is_main:
                     calibration.save(run.model)
                 if config.train.report and world.is_main:
