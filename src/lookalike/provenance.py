@@ -19,7 +19,6 @@ from lookalike.data.splits import measured_split, select
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
-from lookalike.run import Run
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,13 @@ class Provenance:
 
     Attributes:
         place: the run or the model folder, as messages name it.
-        run: the run, where it is on this machine.
+        uri: the same as a path of this machine or a URI.
         config: what was asked of it; None for a model folder.
         calibration: the content of calibration.json; None without one.
     """
 
     place: str
-    run: Run | None
+    uri: str
     config: Config | None
     calibration: str | None
 
@@ -47,7 +46,7 @@ class Provenance:
         folder = where if config is None else storage.join(where, "model")
         return cls(
             place=storage.public(name),
-            run=None if config is None or storage.is_remote(name) else Run(Path(where)),
+            uri=where,
             config=config,
             calibration=_text(folder, CALIBRATION_FILE),
         )

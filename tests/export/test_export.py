@@ -254,7 +254,7 @@ MISTAKES = {
     "format": (["--format", "tflite"], "format='tflite' is not one of onnx, torch_export"),
     "precision": (["--format", "timm", "--precision", "int8"], "fp32, fp16, which timm has"),
     "ending": (["-o", "{out}/model.bin"], "must end in .onnx"),
-    "remote": (["-o", "s3://bucket/m.onnx"], "give a local path"),
+    "remote": (["-o", "https://example.com/m.onnx"], "nothing can be written to a web server"),
     "no list": (["--data", "none.txt"], "none.txt: no such file"),
     "images": (["--max-images", "1"], "max_images=1 must be at least 2"),
     "a folder of others": (

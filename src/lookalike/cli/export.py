@@ -15,7 +15,9 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or (ONNX only) int8.")] = "fp32",
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="The file or folder; exports/ in the run by default."),
+        typer.Option(
+            "--output", "-o", help="File or folder, or its URI; exports/ in the run by default."
+        ),
     ] = None,
     data: Annotated[
         str | None,

@@ -1,23 +1,33 @@
-"""What every artefact has in common: it appears whole or not at all, and says what it is."""
+"""What every artefact has in common: it appears whole or not at all, and says what it is.
+
+In object storage too: a file is there when all of it is, and of a folder the files come last
+without which it is no model, and no exported one.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import RunError
+from lookalike import storage
+from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
 from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
 
 ABOUT_FILE = f"{METADATA}.json"
 CALIBRATION_FILE = f"{CALIBRATION}.json"
+
+# What a folder is known by as a model, and as an exported one: last to come, first to go.
+_LAST = ("config.json", ABOUT_FILE)
+_OTHERS = (CALIBRATION_FILE, "neck.safetensors")  # which not every folder has
 
 _PACKAGES = ("lookalike", "torch", "timm", "onnx", "onnxruntime", "onnxscript", "safetensors")
 
@@ -46,6 +56,47 @@ def appearing(output: Path) -> Iterator[Path]:
         (aside / output.name).replace(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def appearing_there(uri: str) -> Iterator[Path]:
+    """The same for an output in object storage: a place of this machine, uploaded when all is done.
+
+    Raises:
+        RunError: `uri` is a folder that no export wrote.
+        StorageError: the storage does not answer, or not all arrived; says where it is kept.
+    """
+    below = storage.sizes_below(uri)  # asked before the work: the storage answers us
+    if below and ABOUT_FILE not in below:
+        raise RunError(
+            f"{storage.public(uri)}: is a folder, and no exported one; choose another --output"
+        )
+    aside = Path(tempfile.mkdtemp(prefix="lookalike-"))
+    made = aside / storage.public(uri).rstrip("/").rsplit("/", 1)[-1]
+    try:
+        yield made
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    try:
+        _send(made, uri, below)
+    except StorageError as error:
+        raise StorageError(f"{error}; what was exported is in {made}") from None
+    shutil.rmtree(aside)
+
+
+def _send(made: Path, uri: str, before: Mapping[str, int]) -> None:
+    """Upload an artefact; of a folder, in an order in which no half of it is taken for a model."""
+    if not made.is_dir():
+        storage.write_file(made, uri)
+        return
+    for name in reversed(_LAST):
+        storage.remove_file(storage.join(uri, name))
+    names = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
+    for name in {name for name in _OTHERS if name in before} - set(names):
+        storage.remove_file(storage.join(uri, name))
+    for name in sorted(names, key=lambda name: _LAST.index(name) if name in _LAST else -1):
+        storage.write_file(made / name, storage.join(uri, name))
 
 
 def describe(

@@ -34,7 +34,9 @@ def sizes_in(uri: str) -> dict[str, int]:
         found = filesystem.find(path, detail=True)
     except FileNotFoundError:
         return {}
-    return {name.removeprefix(root): entry["size"] for name, entry in found.items()}
+    # Of a file, fsspec finds itself.
+    below = {name: entry["size"] for name, entry in found.items() if name.startswith(root)}
+    return {name.removeprefix(root): size for name, size in below.items()}
 
 
 def has_below(uri: str) -> bool:

@@ -47,7 +47,7 @@ def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
     Raises:
         RunError: there is no model at `path`, or a broken one.
     """
-    if str(path).endswith(".onnx"):
+    if storage.public(str(path)).endswith(".onnx"):
         where = World.from_env("cpu" if device == "auto" else device).device
         name = str(path)
         file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)

@@ -16,7 +16,7 @@ from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.errors import ConfigError, DataError
 from lookalike.exporting import BOUNDS, FORMATS, Bounds
-from lookalike.exporting.artefact import appearing, describe
+from lookalike.exporting.artefact import appearing, appearing_there, describe
 from lookalike.exporting.card import write_card
 from lookalike.exporting.certificate import Certificate, certify
 from lookalike.exporting.exported import require
@@ -39,11 +39,11 @@ class Exported:
     """What `export` made.
 
     Attributes:
-        path: the artefact, a file or a folder.
+        path: the artefact, a file or a folder; its URI where it lies in object storage.
         certificate: what was measured of it.
     """
 
-    path: Path
+    path: Path | str
     certificate: Certificate
 
 
@@ -74,7 +74,8 @@ def export(
         model: an output directory, or a model folder.
         format: one of `lookalike.exporting.FORMATS`.
         precision: fp32, fp16 or int8.
-        output: the file, or the folder, to write; `exports/` in the run by default.
+        output: the file, or the folder, to write, or its URI in object storage; `exports/` in the
+            run by default.
         data: labelled images to compare on; the run's validation images by default.
         data_format: of `data`: auto, or one of `lookalike.data.SOURCES`.
         split: where `data` has splits, the one to take.
@@ -110,7 +111,8 @@ def export(
     batches = None
     if precision == "int8":
         batches = _batches(embedder, source.learned(ranges), threads, images)
-    with appearing(place) as path:
+    where = appearing_there(place) if isinstance(place, str) else appearing(place)
+    with where as path:
         artefact = WRITERS[format](embedder, precision, path, batches)
         certificate = certify(
             embedder,
@@ -128,13 +130,13 @@ def export(
                 path,
                 embedder,
                 about,
-                name=place.name,
+                name=path.name,
                 list_name=list_name,
                 sampled=len(sample) < len(catalog),
                 training=source.told(),
                 calibration=calibration,
             )
-    logger.info("%s: %s", place, certificate.summary())
+    logger.info("%s: %s", storage.public(str(place)), certificate.summary())
     return Exported(place, certificate)
 
 
@@ -181,20 +183,25 @@ def _check(format: str, precision: str, max_images: int) -> None:
         require("onnx", "onnxscript", "onnxruntime")
 
 
-def _place(source: Provenance, format: str, precision: str, output: str | Path | None) -> Path:
+def _place(
+    source: Provenance, format: str, precision: str, output: str | Path | None
+) -> Path | str:
+    """Where the artefact goes: a path of this machine, or a URI."""
     if output is not None:
-        if storage.is_remote(str(output)):
-            raise ConfigError(
-                f"{storage.public(str(output))}: models are exported to this machine; "
-                "give a local path, and copy the artefact"
-            )
-        place = Path(storage.local_path(str(output)))
-    elif source.run is None:
-        raise ConfigError(f"{source.place}: not a run of this machine; say where to: --output PATH")
+        place = str(output)
+    elif source.config is None:
+        raise ConfigError(f"{source.place}: not a run, but a model; say where to: --output PATH")
     else:
         suffix = "" if precision == "fp32" else f"-{precision}"
-        place = source.run.path / EXPORTS / FORMATS[format][0].format(precision=suffix)
+        name = FORMATS[format][0].format(precision=suffix)
+        place = storage.join(source.uri, f"{EXPORTS}/{name}")
+    if place.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{storage.public(place)}: nothing can be written to a web server; give a path of this "
+            "machine, or a URI in object storage"
+        )
+    shown = storage.public(place).rstrip("/")
     ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
-    if ending is not None and place.suffix != ending:
-        raise ConfigError(f"{place}: the name of a file for {format} must end in {ending}")
-    return place
+    if ending is not None and not shown.endswith(ending):
+        raise ConfigError(f"{shown}: the name of a file for {format} must end in {ending}")
+    return place if storage.is_remote(place) else Path(storage.local_path(place))

@@ -1,0 +1,117 @@
+"""Models exported to object storage, and used from there."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_whole_run import go
+
+import lookalike
+from lookalike import cli, storage
+from lookalike.errors import ExportError, LookalikeError, StorageError
+from lookalike.exporting import artefact
+
+
+@pytest.fixture
+def val(bucket, shapes):
+    return str(shapes / "val.txt")
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("scheme", ["s3", "oss"])
+def test_an_onnx_file(monkeypatch, model, val, shapes, tmp_path, scheme, caplog):
+    folder = f"{scheme}://shop/models"
+    uri = f"{folder}/shoes.onnx"
+    assert command(monkeypatch, "export", model, "-o", uri, "--data", val) == 0
+    assert f"{uri}: largest drift" in caplog.text
+    assert list(storage.sizes_below(folder)) == ["shoes.onnx"]
+    expected = lookalike.evaluate(model, val, device="cpu")
+    assert lookalike.evaluate(uri, val, device="cpu") == expected
+    assert command(monkeypatch, "evaluate", uri, "--data", val, "--json") == 0
+    assert command(monkeypatch, "embed", uri, val, "-o", tmp_path / "x.npy") == 0
+    assert np.load(tmp_path / "x.npy").shape == (20, 16)
+    image = str(shapes / "images/100-0.jpg")
+    found = [
+        lookalike.search(each, image, gallery=val, device="cpu", index=tmp_path / str(number))
+        for number, each in enumerate((model, uri))
+    ]
+    theirs, ours = ([one.id for one in each.answers[0].neighbours] for each in found)
+    assert theirs == ours
+    with pytest.raises(LookalikeError, match="is exported already"):
+        lookalike.export(uri, output=f"{folder}/twice.onnx", data=val)
+    if scheme == "oss":
+        address = os.environ["OSS_ENDPOINT"]
+        monkeypatch.delenv("OSS_ENDPOINT")
+        assert lookalike.load(f"{uri}?endpoint={address}").embedding_dim == 16
+
+
+def test_a_file_is_replaced_only_by_one_that_holds(model, val):
+    uri = "s3://shop/models/shoes.pt2"
+    storage.write_bytes(uri, b"the old one")
+    with pytest.raises(ExportError, match="nothing was kept"):
+        lookalike.export(model, "torch_export", precision="fp16", output=uri, data=val, max_drift=0)
+    assert storage.read_bytes(uri) == b"the old one"
+    made = lookalike.export(model, "torch_export", output=uri, data=val)
+    assert made.path == uri
+    assert len(storage.read_bytes(uri)) > 1000
+
+
+@pytest.mark.parametrize("scheme", ["s3", "oss"])
+def test_a_folder(model, val, shapes, scheme):
+    uri = f"{scheme}://shop/models/shoes"
+    made = lookalike.export(model, "safetensors", output=uri, data=val)
+    assert made.path == uri
+    image = [str(shapes / "images/100-0.jpg")]
+    expected = lookalike.load(model, device="cpu").embed(image)
+    assert np.array_equal(lookalike.load(uri, device="cpu").embed(image), expected)
+    names = {"README.md", "config.json", "lookalike.json", "model.safetensors"}
+    assert set(storage.sizes_below(uri)) == names
+    # Exported again, by another format: nothing is left that belongs to the first.
+    storage.write_bytes(f"{uri}/calibration.json", b"of the first")
+    storage.write_bytes(f"{uri}/notes.txt", b"somebody's")
+    lookalike.export(model, "timm", output=uri, data=val)
+    found = set(storage.sizes_below(uri))
+    assert "calibration.json" not in found
+    assert {"neck.safetensors", "notes.txt", *names} <= found
+    # Never into what is something else.
+    storage.write_bytes(f"{scheme}://shop/data/list.txt", b"x")
+    for place in (f"{scheme}://shop/data", f"{scheme}://shop"):
+        with pytest.raises(LookalikeError, match="is a folder, and no exported one"):
+            lookalike.export(model, "safetensors", output=place, data=val)
+    assert storage.read_bytes(f"{scheme}://shop/data/list.txt") == b"x"
+
+
+def test_half_a_folder_is_no_model(bucket, model, val):
+    uri = "s3://shop/models/shoes"
+    lookalike.export(model, "safetensors", output=uri, data=val)
+    bucket.plan = lambda method, path, count: (
+        "expired" if method == "PUT" and path.endswith("model.safetensors") else None
+    )
+    with pytest.raises(StorageError, match="what was exported is in ") as told:
+        lookalike.export(model, "safetensors", output=uri, data=val)
+    bucket.plan = lambda *_: None
+    with pytest.raises(LookalikeError, match="neither a run nor a model folder"):
+        lookalike.load(uri)
+    kept = re.search(r"what was exported is in (\S+)$", str(told.value))[1]
+    assert Path(kept).name == "shoes"
+    assert lookalike.load(kept, device="cpu").embedding_dim == 16
+    artefact.shutil.rmtree(Path(kept).parent)
+
+
+def test_a_run_there_has_its_exports_there(shapes, val):
+    run = "s3://shop/runs/x"
+    go(str(shapes / "train.txt"), run, 1, val=val)
+    made = lookalike.export(run, "torch_export")
+    assert made.path == f"{run}/exports/model.pt2"
+    assert "exports/model.pt2" in storage.sizes_below(run)
