@@ -24,6 +24,7 @@ from lookalike.reporting.neighbours import find_neighbours, sample_queries
 from lookalike.reporting.selection import confusions, hardest, random, typical
 from lookalike.reporting.sheet import make_sheet
 from lookalike.reporting.slices import slices
+from lookalike.retrieval import nearest
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.verification import BINS, count_pairs
 
@@ -50,8 +51,8 @@ def some(seed: int, *, with_roles: bool = False, most: int = 120):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("with_roles", [False, True])
 def test_neighbours_are_those_of_a_plain_search(monkeypatch, seed, with_roles):
-    monkeypatch.setattr(neighbours, "_TILE", 17)
-    monkeypatch.setattr(neighbours, "_QUERIES", 7)
+    monkeypatch.setattr(nearest, "_TILE", 17)
+    monkeypatch.setattr(nearest, "_QUERIES", 7)
     vectors, labels, roles = some(seed, with_roles=with_roles)
     queries, of = sample_queries(labels, roles, 0)
     assert len(queries) == of > 0
@@ -86,6 +87,16 @@ def test_neighbours_are_those_of_a_plain_search(monkeypatch, seed, with_roles):
     for counts, part in zip((found.pairs.same, found.pairs.different), bins, strict=True):
         assert counts.sum() == part.sum()
         assert np.abs(counts - part).sum() <= 0.01 * part.sum() + 4  # at the edges of bins
+
+
+def test_the_own_class_stands_behind_what_is_as_close_and_copies_by_row():
+    x = torch.eye(3)[[0, 0, 0, 1, 0, 0]]
+    labels = torch.tensor([0, 0, 1, 2, 1, 0])
+    found = find_neighbours(x, labels, torch.tensor([0, 4]), count=4)
+    assert found.images.tolist() == [[2, 4, 1, 5], [0, 1, 5, 2]]
+    assert found.match.tolist() == [1, 2]
+    assert found.other.tolist() == [2, 0]
+    assert (found.cosines == 1).all()
 
 
 def test_a_sample_of_the_queries_stands_for_all(monkeypatch):

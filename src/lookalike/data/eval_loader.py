@@ -10,32 +10,17 @@ import torch
 from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
-from lookalike.data.batch import (
-    Batch,
-    cause,
-    check_at_least,
-    empty_images,
-    made_ahead,
-    read_twice,
-    ticket_of,
-    timed,
-)
-from lookalike.data.decode import BadImage
-from lookalike.data.pixels import picture
+from lookalike.data.batch import Batch, empty_images, made_ahead, ticket_of, timed
+from lookalike.data.in_order import InOrder
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
 from lookalike.data.source import PLAIN, Source, Tickets
 from lookalike.distributed import ALONE, World
-from lookalike.errors import CredentialsError, StorageError, UnavailableError
 
 
-class EvalLoader:
+class EvalLoader(InOrder):
     """Every picture once, in order, without chance; those that cannot be read are left out.
-
-    Batch i always holds the records [i * batch_size, (i + 1) * batch_size): whole batches are
-    dealt to workers, so that an image shares its batch with the same others, and its embedding
-    has the same bits, whatever the number of workers.
 
     Attributes:
         wait_seconds: how long the consumer has waited for batches so far.
@@ -70,17 +55,18 @@ class EvalLoader:
         Raises:
             ConfigError: a number is out of range.
         """
-        check_at_least(batch_size=(batch_size, 1), threads=(threads, 0))
+        super().__init__(
+            records,
+            batch_size=batch_size,
+            threads=threads,
+            bad=bad,
+            batches=batches,
+            source=source,
+        )
         self.wait_seconds = 0.0
-        self._records = records
         self._preprocess = preprocess
-        self._batch_size = batch_size
-        self._threads = threads
-        self._bad = bad
-        self._batches = range(-(-len(records) // batch_size)) if batches is None else batches
         self._class_ids = class_ids
         self._device = device
-        self._source = source
 
     def shard(self, world: World) -> EvalLoader:
         """The loader of one worker: every world.size-th of these batches, for its device."""
@@ -111,29 +97,13 @@ class EvalLoader:
         )
         return timed(self, batches)
 
-    def _plans(self) -> Iterator[range]:
-        """The rows of each batch."""
-        for number in self._batches:
-            start = number * self._batch_size
-            yield range(start, min(start + self._batch_size, len(self._records)))
-
-    def _wanted(self, row: int) -> Record | None:
-        return None if row in self._bad else self._records[row]
-
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._preprocess.image_size, self._device)
 
     def _write(self, row: int, slot: Tensor, ticket: Ticket | None) -> bool:
         """Fill `slot` (3, S, S) with the picture of `row`; whether it could be read."""
-        if row in self._bad:
-            return False
-        try:
-            record = self._records[row]
-            pixels = read_twice(record, partial(picture, record), self._source, ticket)
-        except (CredentialsError, UnavailableError):
-            raise  # it is not this image's fault, and would be every image's
-        except (BadImage, StorageError) as error:
-            self._bad.add(row, cause(error, self._records[row]))
+        pixels = self._pixels(row, ticket)
+        if pixels is None:
             return False
         slot.copy_(self._preprocess.prepare(pixels))
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,30 +13,16 @@ from lookalike.data.decode import ImageSource
 from lookalike.data.record import Record
 from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError, RunError
-from lookalike.gallery import approximate, manifest, scan, upkeep
+from lookalike.gallery import approximate, manifest, upkeep
 from lookalike.gallery.images import Images, stream
 from lookalike.gallery.manifest import Manifest
-from lookalike.gallery.segment import Rows, Segment
+from lookalike.gallery.searching import Neighbours, search, unit
+from lookalike.gallery.segment import Rows
 from lookalike.gallery.store import RETRIES, Store
 from lookalike.inference import FinishedModel
 from lookalike.model.embedder import Embedder
 
 KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
-_QUERIES = 64  # at a time
-
-
-class Neighbours(NamedTuple):
-    """What queries found; Q of them, and for each K = min(k, images) neighbours, best first.
-
-    Attributes:
-        ids: of the neighbours, by query.
-        cosines: (Q, K) float64; equal ones are in the order in which they were added.
-        labels: of the neighbours, by query; None where none is known.
-    """
-
-    ids: list[list[str]]
-    cosines: np.ndarray
-    labels: list[list[str | None]]
 
 
 class Index(Store):
@@ -177,7 +162,7 @@ class Index(Store):
         if vectors is None:
             added = self._add_images(listed, threads, source)
         else:
-            given = _checked(np.asarray(vectors), self.dim)
+            given = unit(np.asarray(vectors), self.dim)
             if len(given) != listed.given:
                 raise DataError(f"{len(given)} vectors of {listed.given} images")
             added = self.append(listed.rows(range(len(listed.ids)), given[listed.kept]))
@@ -188,7 +173,7 @@ class Index(Store):
         if self.embedder is None:
             raise RunError(f"{self.path}: opened without an embedder: give one, or add vectors")
         return sum(
-            self.append(Rows(_checked(rows.vectors, self.dim), rows.table))
+            self.append(Rows(unit(rows.vectors, self.dim), rows.table))
             for rows in stream(self.embedder, images, threads=threads, source=source)
         )
 
@@ -229,44 +214,18 @@ class Index(Store):
         if k < 1:
             raise DataError(f"k={k} must be at least 1")
         if isinstance(queries, np.ndarray):
-            asked = _checked(queries, self.dim)
+            asked = unit(queries, self.dim)
         elif self.embedder is None:
             raise RunError(f"{self.path}: opened without an embedder: search with vectors")
         else:
-            asked = _checked(self.embedder.embed(queries), self.dim)
+            asked = unit(self.embedder.embed(queries), self.dim)
         for _ in range(RETRIES):
             self.refresh()
             try:
-                return self._search(self.segments, asked, k, exact)
+                return search(self.segments, asked, k, exact)
             except FileNotFoundError as error:  # a writer was quicker; it left a newer manifest
                 lost = error
         raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
-
-    def _search(
-        self, segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool
-    ) -> Neighbours:
-        ids: list[list[str]] = []
-        labels: list[list[str | None]] = []
-        count = min(k, sum(some.entry.live for some in segments))
-        cosines = np.empty((len(asked), count))
-        for begin in range(0, len(asked), _QUERIES):
-            part = asked[begin : begin + _QUERIES]
-            found = [self._nearest(part, some, k, exact) for some in segments]
-            for at in range(len(part)):
-                rows = np.concatenate([np.empty(0, np.int64), *(one[at][0] for one in found)])
-                near = np.concatenate([np.empty(0), *(one[at][1] for one in found)])
-                owner = np.repeat(np.arange(len(found)), [len(one[at][0]) for one in found])
-                order = np.lexsort((rows, owner, -near))[:count]
-                cosines[begin + at] = near[order]
-                both = [(segments[owner[i]].rows, int(rows[i])) for i in order]
-                ids.append([table["id"][row].as_py() for table, row in both])
-                labels.append([table["label"][row].as_py() for table, row in both])
-        return Neighbours(ids, cosines, labels)
-
-    @staticmethod
-    def _nearest(queries: np.ndarray, some: Segment, k: int, exact: bool) -> list[scan.Found]:
-        by_faiss = some.entry.near_file is not None and not exact
-        return (approximate if by_faiss else scan).nearest(queries, some, k)
 
     @property
     def dim(self) -> int:
@@ -298,21 +257,3 @@ class Index(Store):
                 f"{self.path}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"
             )
-
-
-def _checked(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """(N, D) float32 of unit length; those that are already, to 1e-6, stay as they are."""
-    if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind != "f":
-        raise DataError(
-            f"vectors must be floats of shape (N, {dim}), got {vectors.dtype} of {vectors.shape}"
-        )
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    bad = ~(np.isfinite(lengths) & (lengths > 0))
-    if bad.any():
-        raise DataError(f"vector {int(bad.argmax())} is zero or not finite: it has no direction")
-    result = np.ascontiguousarray(vectors, np.float32)
-    far = np.abs(lengths - 1) > 1e-6
-    if far.any():
-        result = result.copy()
-        result[far] = vectors[far] / lengths[far, None]
-    return result

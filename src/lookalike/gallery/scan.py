@@ -11,6 +11,10 @@ the same rows.
 **Second pass.** The candidates' cosines, exactly as evaluation has them: unit vectors in steps of
 2^-26, whose products float64 sums without error. They depend on the two vectors only; equal ones
 are in the order of the rows.
+
+This is another search than those of `lookalike.retrieval`: there are a few queries, not one for
+each image; vectors and codes are read from disk, once, and rows die; and the first pass leaves so
+few rows to the exact arithmetic that all of them are never converted to it.
 """
 
 from __future__ import annotations

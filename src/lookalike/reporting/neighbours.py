@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.retrieval.fixed_point import STEPS, TIE, unit_integers
+from lookalike.retrieval.best import Best
+from lookalike.retrieval.fixed_point import TIE
+from lookalike.retrieval.nearest import UNIT, Searched
 from lookalike.retrieval.roles import Roles, relevant_of
 from lookalike.retrieval.verification import BINS, PairCounts, binned
 
@@ -24,9 +26,7 @@ MOST_QUERIES = 5_000
 MOST_SIMILARITIES = 10**9
 """Similarities that are computed: fewer queries are looked at where the gallery is large."""
 
-_UNIT = float(STEPS) ** 2  # a cosine of 1 in steps of a similarity
-_QUERIES = 1024  # rows of a tile of similarities at most
-_TILE = 4096  # columns of a tile: 32 MiB
+_BEHIND = TIE + 1.0  # similarities are whole numbers of steps
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def find_neighbours(
         device: where to compute; it must know float64.
     """
     device = torch.device("cpu") if device is None or device.type == "mps" else device
-    seen = _Searched.of(vectors, labels, roles, device)
+    seen = Searched.of(vectors, labels, roles, device)
     count = min(count, max(1, len(labels) - 1))
     histograms = torch.zeros(2, BINS, dtype=torch.int64, device=device)
-    parts = [_chunk(seen, rows, count, histograms) for rows in queries.to(device).split(_QUERIES)]
+    parts = [_chunk(seen, rows, count, histograms) for rows in seen.batches(queries)]
     images, cosines, right, match, match_cosine, other, other_cosine = (
         torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
     )
@@ -134,52 +134,22 @@ def find_neighbours(
     )
 
 
-@dataclass(frozen=True)
-class _Searched:
-    vectors: Tensor  # (M, D) int32 in steps of 2^-26
-    labels: Tensor  # (M,)
-    hidden: Tensor | None  # (M,) bool
-    sequences: Tensor | None  # (M,) int64
-
-    @classmethod
-    def of(
-        cls, vectors: Tensor, labels: Tensor, roles: Roles | None, device: torch.device
-    ) -> _Searched:
-        unit = unit_integers(vectors, torch.arange(len(vectors)), device)
-        hidden = sequences = None
-        if roles is not None:
-            hidden = ~roles.gallery.to(device)
-            sequences = roles.sequence.to(device)
-        return cls(unit, labels.to(device), hidden, sequences)
-
-
-def _chunk(seen: _Searched, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
+def _chunk(seen: Searched, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
     """The columns of `Neighbours` for the queries `rows`, (b,); adds to the (2, BINS) pairs."""
     query = seen.vectors[rows].double()  # (b, D)
-    ranked = _Best(query, count)
-    match, other = _Best(query, 1), _Best(query, 1)
-    for left in range(0, len(seen.labels), _TILE):
-        tile = slice(left, left + _TILE)
-        found = query @ seen.vectors[tile].double().T  # (b, T)
-        same = seen.labels[rows, None] == seen.labels[tile]  # (b, T)
-        if seen.hidden is not None:
-            found.masked_fill_(seen.hidden[tile], -torch.inf)
-        if seen.sequences is not None:
-            own = seen.sequences[rows, None]
-            found.masked_fill_((seen.sequences[tile] == own) & (own >= 0), -torch.inf)
-        inside = ((rows >= left) & (rows < left + found.shape[1])).nonzero()[:, 0]
-        found[inside, rows[inside] - left] = -torch.inf
+    ranked, match, other = Best(query, count), Best(query, 1), Best(query, 1)
+    for left, found, same in seen.tiles(rows):
         for histogram, mask in zip(histograms, (same, ~same), strict=True):
-            cosines = found[mask & ~found.isinf()] / _UNIT
+            cosines = found[mask & ~found.isinf()] / UNIT
             histogram += binned(cosines).bincount(minlength=BINS)
         match.add(found.masked_fill(~same, -torch.inf), left)
         other.add(found.masked_fill(same, -torch.inf), left)
-        # A tie is decided against the query: those of its class step back by it.
-        ranked.add(found.sub_(same * float(TIE)), left)
+        # A tie is decided against the query: those of its class step back behind it.
+        ranked.add(found.sub_(same * _BEHIND), left)
     right = (seen.labels[rows, None] == seen.labels[ranked.images]) & ~ranked.values.isinf()
     return (
         ranked.images,
-        _cosine(ranked.values + right * float(TIE)),
+        _cosine(ranked.values + right * _BEHIND),
         right,
         match.images[:, 0],
         _cosine(match.values[:, 0]),
@@ -188,23 +158,6 @@ def _chunk(seen: _Searched, rows: Tensor, count: int, histograms: Tensor) -> tup
     )
 
 
-class _Best:
-    """The highest similarities of each query so far, (b, K), and whose they are."""
-
-    def __init__(self, query: Tensor, count: int) -> None:
-        self.values = query.new_empty((len(query), 0))
-        self.images = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
-        self._count = count
-
-    def add(self, found: Tensor, left: int) -> None:
-        """Look at a tile, (b, T), of the images from `left` on."""
-        best = found.topk(min(self._count, found.shape[1]), dim=1)
-        values = torch.cat([self.values, best.values], 1)
-        images = torch.cat([self.images, best.indices + left], 1)
-        kept = values.topk(min(self._count, values.shape[1]), dim=1)
-        self.values, self.images = kept.values, images.gather(1, kept.indices)
-
-
 def _cosine(found: Tensor) -> Tensor:
     """Similarities in steps of 2^-52 as cosines; NaN where there was nothing to find."""
-    return torch.where(found == -torch.inf, torch.nan, found / _UNIT)
+    return torch.where(found == -torch.inf, torch.nan, found / UNIT)

@@ -1,18 +1,80 @@
-"""What each query finds first, and what it finds first that is wrong."""
+"""What each query finds first, and what it finds first that is wrong: exactly.
+
+Similarities are those of `lookalike.retrieval.fixed_point`, in float64, so that what is found is
+the same for any size of tiles and number of threads and workers. Where a ranking is only a means,
+`lookalike.retrieval.neighbours` is many times as fast in float32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lookalike.distributed import World
+from lookalike.retrieval.best import Best
 from lookalike.retrieval.fixed_point import STEPS, unit_integers
 from lookalike.retrieval.roles import Roles
 
-_QUERIES = 512
-_TILE = 4096
+UNIT = float(STEPS) ** 2
+"""A cosine of 1 in steps of a similarity."""
+
+_QUERIES = 1024  # rows of a tile of similarities at most
+_TILE = 4096  # columns of a tile: 32 MiB
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A set of images, to be looked through tile by tile.
+
+    Attributes:
+        vectors: (N, D) int32, unit vectors in steps of 2^-26.
+        labels: (N,) integers.
+        hidden: (N,) bool, who is not searched; None where all are.
+        sequences: (N,) int64, images of one number never find each other, -1 meets all; or None.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    hidden: Tensor | None
+    sequences: Tensor | None
+
+    @classmethod
+    def of(
+        cls, embeddings: Tensor, labels: Tensor, roles: Roles | None, device: torch.device
+    ) -> Searched:
+        """(N, D) embeddings, finite, with their (N,) labels, on a device that knows float64."""
+        unit = unit_integers(embeddings, torch.arange(len(embeddings)), device)
+        hidden = sequences = None
+        if roles is not None:
+            hidden = ~roles.gallery.to(device)
+            sequences = roles.sequence.to(device)
+        return cls(unit, labels.to(device), hidden, sequences)
+
+    def tiles(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Look through all images, a tile of T at a time, for the queries `rows`, (b,).
+
+        Each tile comes as its first image, its similarities, (b, T) float64 in steps of 2^-52,
+        -inf where an image may not be found, and whether they are of the query's class, (b, T).
+        """
+        query = self.vectors[rows].double()  # (b, D)
+        for left in range(0, len(self.labels), _TILE):
+            tile = slice(left, left + _TILE)
+            found = query @ self.vectors[tile].double().T  # (b, T)
+            if self.hidden is not None:
+                found.masked_fill_(self.hidden[tile], -torch.inf)
+            if self.sequences is not None:
+                own = self.sequences[rows, None]
+                found.masked_fill_((self.sequences[tile] == own) & (own >= 0), -torch.inf)
+            inside = ((rows >= left) & (rows < left + found.shape[1])).nonzero()[:, 0]
+            found[inside, rows[inside] - left] = -torch.inf
+            yield left, found, self.labels[rows, None] == self.labels[tile]
+
+    def batches(self, queries: Tensor) -> Iterator[Tensor]:
+        """(Q,) rows in parts that `tiles` takes at a time."""
+        yield from queries.to(self.labels.device).split(_QUERIES)
 
 
 @dataclass(frozen=True)
@@ -53,35 +115,21 @@ def nearest(
         device: where to compute.
     """
     device = torch.device("cpu") if device.type == "mps" else device  # it has no float64
-    vectors = unit_integers(embeddings, torch.arange(len(labels)), device)
-    labels = labels.to(device)
+    searched = Searched.of(embeddings, labels, roles, device)
     share = world.share(len(queries))
-    mine = queries[share.start : share.stop].to(device)
     parts = [torch.empty(0, 4, dtype=torch.float64, device=device)]
-    for rows in mine.split(_QUERIES):
-        table = torch.tensor([-1.0, -torch.inf] * 2, dtype=torch.float64, device=device)
-        table = table.repeat(len(rows), 1)  # (b, 4)
-        for begin in range(0, len(labels), _TILE):
-            columns = torch.arange(begin, min(begin + _TILE, len(labels)), device=device)
-            cosines = vectors[rows].double() @ vectors[columns].double().T
-            cosines *= STEPS**-2
-            hidden = rows[:, None] == columns
-            if roles is not None:
-                sequence = roles.sequence.to(device)
-                own = sequence[rows, None]
-                hidden |= ~roles.gallery.to(device)[columns]
-                hidden |= (own >= 0) & (own == sequence[columns])
-            _improve(table[:, :2], cosines.masked_fill(hidden, -torch.inf), begin)
-            hidden |= labels[rows, None] == labels[columns]
-            _improve(table[:, 2:], cosines.masked_fill(hidden, -torch.inf), begin)
-        parts.append(table)
+    for rows in searched.batches(queries[share.start : share.stop]):
+        first = Best(searched.vectors[rows].double(), 1)
+        wrong = Best(searched.vectors[rows].double(), 1)
+        for left, found, same in searched.tiles(rows):
+            first.add(found, left)
+            wrong.add(found.masked_fill_(same, -torch.inf), left)
+        parts.append(torch.cat([_columns(first), _columns(wrong)], 1))
     table = torch.cat(world.gather(torch.cat(parts).to(world.device))).cpu()
     return Nearest(table[:, 0].long(), table[:, 1], table[:, 2].long(), table[:, 3])
 
 
-def _improve(best: Tensor, cosines: Tensor, begin: int) -> None:
-    """Put what is better than `best`, (b, 2) rows and cosines, into it."""
-    highest = cosines.amax(1)
-    place = (cosines == highest[:, None]).byte().argmax(1) + begin  # the first of equal ones
-    better = highest > best[:, 1]
-    best[better] = torch.stack([place.double(), highest], 1)[better]
+def _columns(best: Best) -> Tensor:
+    """Rows and cosines, (b, 2) float64; -1 and -inf where there is none."""
+    none = best.values == -torch.inf
+    return torch.cat([best.images.double().masked_fill(none, -1), best.values / UNIT], 1)

@@ -1,4 +1,8 @@
-"""The nearest of a gallery for each query, streamed: the similarities are never held whole."""
+"""The nearest of a gallery for each query, streamed: the similarities are never held whole.
+
+In float32, for what is a means to another ranking (expansion, re-ranking): exact similarities, as
+in `lookalike.retrieval.nearest`, would take several times as long and change what is at the edge.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lookalike.retrieval.best import Best
 
 _QUERIES = 1024  # rows of a tile
 _TILE = 8192  # columns of a tile
@@ -48,8 +54,7 @@ def nearest(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for begin in range(0, len(queries), _QUERIES):
         rows = queries[begin : begin + _QUERIES]
-        cosines = rows.new_empty(len(rows), 0)
-        places = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
+        best = Best(rows, k)
         lowest = rows.new_full((len(rows),), torch.inf)
         for left in range(0, len(gallery), _TILE):
             tile = rows @ gallery[left : left + _TILE].T  # (b, T)
@@ -57,19 +62,10 @@ def nearest(
             if query_groups is not None and gallery_groups is not None:
                 own = query_groups[begin : begin + _QUERIES, None]
                 tile.masked_fill_(own == gallery_groups[left : left + _TILE], -torch.inf)
-            best = tile.topk(min(k, tile.shape[1]), dim=1)
-            cosines = torch.cat([cosines, best.values], 1)
-            places = torch.cat([places, best.indices + left], 1)
-            if cosines.shape[1] > k:
-                cosines, chosen = cosines.topk(k, dim=1)
-                places = places.gather(1, chosen)
-        # Equal cosines stand in the order of the gallery (which of them are found where there are
-        # more than k is topk's choice).
-        places, order = places.sort(dim=1, stable=True)
-        cosines, by_cosine = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
-        places = places.gather(1, by_cosine).masked_fill_(cosines == -torch.inf, -1)
-        found.append((cosines, places, lowest))
+            best.add(tile, left)
+        none = best.values == -torch.inf
+        found.append((best.values, best.images.masked_fill(none, -1), lowest))
     if not found:
-        none = queries.new_empty(0, k)
-        return Neighbours(none, none.long(), queries.new_empty(0))
+        nobody = queries.new_empty(0, k)
+        return Neighbours(nobody, nobody.long(), queries.new_empty(0))
     return Neighbours(*(torch.cat(parts) for parts in zip(*found, strict=True)))
