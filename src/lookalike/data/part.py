@@ -180,14 +180,14 @@ def _load() -> _Crop | None:
         wrong = _first_wrong(crop)
     except ImportError:
         _log.info(
-            "JPEGs are decoded whole where a part of them would do, as nvidia-nvimgcodec is not "
+            "what lies above the crop of a JPEG is decoded too, as nvidia-nvimgcodec is not "
             "installed: pip install 'lookalike[crops]' (the same pixels, faster)"
         )
         return None
     except Exception as error:  # whatever a codec that does not work here raises
         wrong = f"{type(error).__name__}: {error}"
     if wrong is not None:
-        _log.warning("JPEGs are decoded whole: nvimgcodec does not work here: %s", wrong)
+        _log.warning("what lies above the crop of a JPEG is decoded too: nvimgcodec does not work here: %s", wrong)
         return None
     return crop
 
