@@ -187,7 +187,11 @@ def _load() -> _Crop | None:
     except Exception as error:  # whatever a codec that does not work here raises
         wrong = f"{type(error).__name__}: {error}"
     if wrong is not None:
-        _log.warning("what lies above the crop of a JPEG is decoded too: nvimgcodec does not work here: %s", wrong)
+        _log.warning(
+            "what lies above the crop of a JPEG is decoded too, as nvimgcodec does not work here: "
+            "%s",
+            wrong,
+        )
         return None
     return crop
 
