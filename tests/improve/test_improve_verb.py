@@ -8,11 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rich.console import Console
 
 import lookalike
 from lookalike import cli
+from lookalike.cli.improve import show
 from lookalike.model.embedder import Embedder
+from lookalike.retrieval.intervals import Difference
+from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.whitening import project, whitening
+from lookalike.verbs.evaluate import compare
+from lookalike.verbs.improve import Improvement, improve
 
 MODEL = {"pretrained": False, "image_size": 32, "embedding_dim": 24}
 
@@ -78,6 +84,56 @@ def test_the_table_has_gains(monkeypatch, shapes, model, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("dims=8+int8") and line.endswith(" 8") for line in lines)
     assert lines[-1] == "over 10 queries in a gallery of 10"
+
+
+def test_gains_are_the_paired_differences_of_an_evaluation(shapes, model, tmp_path):
+    rows = ["image_path,label,is_query,is_gallery"]
+    for number, line in enumerate((shapes / "val.txt").read_text().splitlines()):
+        path, label = line.rsplit(" ", 1)
+        rows.append(f"{shapes / path},{label},{number % 2},{1 - number % 2}")
+    data, kept = tmp_path / "val.csv", tmp_path / "kept"
+    data.write_text("\n".join(rows) + "\n")
+    plain, found = improve(
+        model, str(data), variants=["flip+dims=3"], keep="flip+dims=3", output=kept, device="cpu"
+    )
+    compared = compare([str(model), str(kept)], str(data), device="cpu")
+    expected = compared.differences[0]
+    assert plain.gains == {}
+    assert found.gains == {name: expected[name] for name in ("recall_at_1", "map_at_r")}
+    gain = found.gains["map_at_r"]
+    assert gain.value == pytest.approx(found.scores.map_at_r - plain.scores.map_at_r, abs=1e-9)
+    assert gain.value != 0
+    assert gain.low < gain.value < gain.high
+    its = found.to_dict()["gains"]["map_at_r"]
+    assert its == compared.to_dict()["differences"][0]["map_at_r"]
+    assert its["interval"] == [gain.low, gain.high]
+
+
+def test_what_finds_the_same_gains_nothing(shapes, model):
+    same = improve(model, str(shapes / "val.txt"), variants=["dims=24"], device="cpu")[1]
+    for gain in same.gains.values():
+        assert (gain.value, gain.low, gain.high, gain.real) == (0, 0, 0, False)
+
+
+def test_only_what_is_real_is_marked(capsys):
+    def one(variant, gains):
+        return Improvement(variant, Scores({1: 0.5}, 0.25, 0.25, 9, 0, 8), 16, gains)
+
+    unsure = Difference(0.02, -0.011, 0.05, 0.2, 5)
+    better, worse = Difference(0.02, 0.011, 0.05, 0.01, 5), Difference(-0.1, -0.2, -0.01, 0.01, 5)
+    found = [
+        one("plain", {}),
+        one("flip", {"recall_at_1": unsure, "map_at_r": better}),
+        one("binary", {"recall_at_1": worse, "map_at_r": unsure}),
+    ]
+    show(found, Console(width=120))
+    _, *rows, legend, _ = capsys.readouterr().out.splitlines()
+    assert [" ".join(row.split()) for row in rows] == [
+        "plain 50.0 % 25.0 % 16",
+        "flip 50.0 % +2.0 -1.1 to +5.0 25.0 % +2.0 +1.1 to +5.0 * 16",
+        "binary 50.0 % -10.0 -20.0 to -1.0 * 25.0 % +2.0 -1.1 to +5.0 16",
+    ]
+    assert legend.startswith("* ")
 
 
 @pytest.mark.parametrize(

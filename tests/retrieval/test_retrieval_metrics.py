@@ -420,7 +420,7 @@ def test_what_is_searched_is_rounded_once_for_all_queries(monkeypatch):
     monkeypatch.setattr(vectors.Vectors, "rounded", counted)
     asks = torch.rand(1000) < 0.3
     roles = Roles(asks, torch.ones_like(asks), torch.full((1000,), -1))
-    score(torch.randn(1000, 64), torch.randint(0, 200, (1000,)), roles=roles)
+    score(torch.randn(1000, 64), torch.arange(1000) // 5, roles=roles)
     assert sum(made) == 1000 + int(asks.sum())
 
 

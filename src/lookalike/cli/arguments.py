@@ -9,6 +9,13 @@ import typer
 from lookalike.errors import ConfigError
 
 Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
+Format = Annotated[
+    str, typer.Option(help="auto, image_list, itag, csv, parquet, folder or webdataset.")
+]
+MeasuredSplit = Annotated[
+    str | None, typer.Option(help="Where the data have splits: the one to measure on.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Cache = Annotated[
     str | None,

@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Cache, CacheSize, Device, Requests, Threads
+from lookalike.cli.arguments import (
+    AsJson,
+    Cache,
+    CacheSize,
+    Device,
+    Format,
+    MeasuredSplit,
+    Requests,
+    Threads,
+)
 from lookalike.errors import ConfigError
 
 
@@ -55,17 +64,12 @@ def evaluate(
         str | None,
         typer.Option(help="Directory for evaluation.json, per_class.csv and per_query.csv."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     definitions: Annotated[
         bool, typer.Option("--definitions", help="Print what every figure means.")
     ] = False,
-    format: Annotated[
-        str,
-        typer.Option(help="auto, image_list, itag, csv, parquet, folder or webdataset."),
-    ] = "auto",
-    split: Annotated[
-        str | None, typer.Option(help="Where the data have splits: the one to measure on.")
-    ] = None,
+    format: Format = "auto",
+    split: MeasuredSplit = None,
     threads: Threads = 4,
     cache: Cache = None,
     cache_size: CacheSize = None,

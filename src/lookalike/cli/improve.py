@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
+from lookalike.cli.arguments import (
+    AsJson,
+    Cache,
+    CacheSize,
+    Device,
+    Format,
+    MeasuredSplit,
+    Model,
+    Requests,
+    Threads,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lookalike.verbs.improve import Improvement
 
 
 def improve(
@@ -28,14 +44,9 @@ def improve(
         str | None, typer.Option(help="Save the model with these steps: flip, whiten, dims.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="Folder of the model that is kept.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    format: Annotated[
-        str,
-        typer.Option(help="auto, image_list, itag, csv, parquet, folder or webdataset."),
-    ] = "auto",
-    split: Annotated[
-        str | None, typer.Option(help="Where the data have splits: the one to measure on.")
-    ] = None,
+    as_json: AsJson = False,
+    format: Format = "auto",
+    split: MeasuredSplit = None,
     threads: Threads = 4,
     cache: Cache = None,
     cache_size: CacheSize = None,
@@ -44,7 +55,6 @@ def improve(
 ) -> None:
     """Measure what better use of a trained model gains, without training."""
     from rich.console import Console
-    from rich.table import Table
 
     from lookalike import log
     from lookalike.verbs.improve import improve as verb
@@ -58,20 +68,24 @@ def improve(
     if as_json:
         typer.echo(json.dumps({"variants": [one.to_dict() for one in found]}))
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("variant")
-    for name in ("Recall@1", "gain", "MAP@R", "gain", "bytes"):
-        table.add_column(name, justify="right")
-    plain = found[0].scores
+    console = Console()
+    show(found, console if console.is_terminal else Console(width=120))  # a pipe is not narrow
+
+
+def show(found: Sequence[Improvement], console: Console) -> None:
+    """Print the figures of each way, what it gains, and whether that is real."""
+    from lookalike.evaluation.table import columns, gain
+
+    table = columns("variant", *("Recall@1", "gain", "95 %", "MAP@R", "gain", "95 %"), "bytes")
     for one in found:
         cells = []
-        for value, base in (
-            (one.scores.recall[1], plain.recall[1]),
-            (one.scores.map_at_r, plain.map_at_r),
-        ):
-            gain = "" if one is found[0] else f"{100 * (value - base):+.1f}"
-            cells += [f"{100 * value:.1f} %", gain]
+        for name, value in (("recall_at_1", one.scores.recall[1]), one.scores.primary):
+            cells += [f"{100 * value:.1f} %", "", ""]
+            if name in one.gains:
+                cells[-2:] = gain(one.gains[name])
+                cells[-1] += " *" if one.gains[name].real else "  "
         table.add_row(one.variant, *cells, f"{one.bytes:,}")
-    console = Console()
-    (console if console.is_terminal else Console(width=110)).print(table, highlight=False)
+    plain = found[0].scores
+    console.print(table, highlight=False)
+    typer.echo("* the 95 % interval by class excludes 0: a difference that is no chance")
     typer.echo(f"over {plain.num_queries:,} queries in a gallery of {plain.num_gallery:,}")

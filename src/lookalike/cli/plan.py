@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import split_request
+from lookalike.cli.arguments import AsJson, split_request
 
 
 def plan(
@@ -33,7 +33,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option(help="Measure this machine where no other is given.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a run needs: bytes, traffic and seconds of each worker, before it runs."""
     from rich.console import Console

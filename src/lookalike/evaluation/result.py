@@ -165,15 +165,7 @@ class Comparison:
                     "model": other.model,
                     "against": self.evaluations[0].model,
                     "verdict": verdict,
-                    **{
-                        name: {
-                            "difference": one.value,
-                            "interval": [one.low, one.high],
-                            "p_value": one.p_value,
-                            "real": one.real,
-                        }
-                        for name, one in found.items()
-                    },
+                    **{name: one.to_dict() for name, one in found.items()},
                 }
                 for other, found, verdict in zip(
                     self.evaluations[1:], self.differences, self.verdicts, strict=True

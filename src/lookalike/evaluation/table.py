@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookalike.evaluation.result import DEFINITIONS, Comparison, Evaluation
-from lookalike.retrieval.intervals import Interval
+from lookalike.retrieval.intervals import Difference, Interval
 from lookalike.retrieval.verification import RESOLUTION
 
 _TITLES = {
@@ -64,6 +64,19 @@ def title(name: str) -> str:
     return _TITLES.get(name, name)
 
 
+def gain(one: Difference) -> tuple[str, str]:
+    """A difference and its interval, in points."""
+    return f"{100 * one.value:+.1f}", f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
+
+
+def columns(*names: str) -> Table:
+    """An empty table; all columns but the first hold figures."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -72,15 +85,8 @@ def _range(one: Interval) -> str:
     return f"{_percent(one.low)} to {_percent(one.high)}"
 
 
-def _new(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
 def _figures(one: Evaluation) -> Table:
-    table = _new("%", "", "95 % interval")
+    table = columns("%", "", "95 % interval")
     for name, interval in one.intervals.items():
         table.add_row(title(name), _percent(interval.value), _range(interval))
     if one.nmi is not None:
@@ -91,13 +97,12 @@ def _figures(one: Evaluation) -> Table:
 def _compared(found: Comparison) -> Table:
     numbers = range(1, len(found.evaluations) + 1)
     more = [head for n in numbers[1:] for head in (f"{n} minus 1", "95 % interval", "p")]
-    table = _new("%", *map(str, numbers), *more)
+    table = columns("%", *map(str, numbers), *more)
     for name in found.evaluations[0].intervals:
         cells = [_percent(one.intervals[name].value) for one in found.evaluations]
         for difference in found.differences:
             its = difference[name]
-            ends = f"{100 * its.low:+.1f} to {100 * its.high:+.1f}"
-            cells += [f"{100 * its.value:+.1f}", ends, f"{its.p_value:.2g}"]
+            cells += [*gain(its), f"{its.p_value:.2g}"]
         table.add_row(title(name), *cells)
     if found.evaluations[0].nmi is not None:
         cells = [_percent(one.nmi) for one in found.evaluations if one.nmi is not None]
@@ -123,7 +128,7 @@ def _shots(one: Evaluation, *, named: bool) -> Table:
     metrics = list(one.shots[0].intervals)
     where = f"classes by {one.shots_by} images" + (f", {one.model}" if named else "")
     heads = [head for name in metrics for head in (f"{title(name)} %", "95 % interval")]
-    table = _new(where, "classes", "queries", *heads)
+    table = columns(where, "classes", "queries", *heads)
     for shot in one.shots:
         bounds = {"many": f"over {shot.least - 1}", "unseen": "none"}
         name = f"{shot.name} ({bounds.get(shot.name, f'{shot.least} to {shot.most}')})"
@@ -138,7 +143,7 @@ def _shots(one: Evaluation, *, named: bool) -> Table:
 
 def _verification(one: Evaluation) -> Table:
     assert one.verification is not None
-    table = _new("same or different", "threshold", "FAR %", "TAR %", "false accepts")
+    table = columns("same or different", "threshold", "FAR %", "TAR %", "false accepts")
     for point in one.verification.operating:
         table.add_row(
             f"FAR {point.target:g}",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lookalike.data.decode import ImageSource, load_image
-from lookalike.errors import ConfigError, MissingExtraError, ModelError, RunError
+from lookalike.errors import ConfigError, MissingExtraError, RunError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+from lookalike.model.given import room_for
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
 
@@ -86,14 +87,10 @@ class ExportedModel:
             (N, D) float32; the cosine of two images is the dot product of their rows.
 
         Raises:
-            DataError: an image cannot be read; nothing is skipped silently.
+            DataError: an image cannot be decoded; nothing is skipped silently.
+            StorageError: or cannot be fetched.
         """
-        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
-            raise ModelError(
-                f"embed takes a list of images, not one {type(images).__name__}; "
-                "write embed([image])"
-            )
-        vectors = np.empty((len(images), self.embedding_dim), dtype=np.float32)
+        vectors = room_for(images, self.embedding_dim)
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             for start in range(0, len(images), batch_size):
                 part = images[start : start + batch_size]

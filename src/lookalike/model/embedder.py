@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.data.batch import empty_images, made_ahead, ticket_of
-from lookalike.data.decode import BadImage, ImageSource, decode, load_image
+from lookalike.data.decode import ImageSource
 from lookalike.data.preprocess import Preprocess
-from lookalike.data.record import Record
-from lookalike.data.source import PLAIN, Tickets
 from lookalike.errors import ModelError, RunError
 from lookalike.model.backbone import Backbone
+from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
 from lookalike.model.weights import Match, load_into, read_weights
@@ -171,23 +168,11 @@ class Embedder(nn.Module):
             (N, D) float32; the cosine of two images is the dot product of their rows.
 
         Raises:
-            DataError: an image cannot be read; nothing is skipped silently.
+            DataError: an image cannot be decoded; nothing is skipped silently.
+            StorageError: or cannot be fetched.
         """
-        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
-            raise ModelError(
-                f"embed takes a list of images, not one {type(images).__name__}; "
-                "write embed([image])"
-            )
-        vectors = np.empty((len(images), self.embedding_dim), dtype=np.float32)
-        count = len(images)
-        batches: Generator[tuple[range, Tensor], None, None] = made_ahead(
-            (range(at, min(at + batch_size, count)) for at in range(0, count, batch_size)),
-            partial(_EmbedJob, self.preprocess, images),
-            source=PLAIN,
-            record_of=lambda row: _record(images[row]),
-            threads=max(threads, 1),
-        )
-        with closing(batches):
+        vectors = room_for(images, self.embedding_dim)
+        with closing(prepared(images, self.preprocess, batch_size, threads)) as batches:
             for rows, batch in batches:
                 vectors[rows.start : rows.stop] = self.embed_batch(batch).cpu().numpy()
         return vectors
@@ -285,40 +270,3 @@ class Embedder(nn.Module):
         except safetensors.SafetensorError as error:
             raise RunError(f"{folder / WEIGHTS_FILE}: broken: {error}") from None
         return embedder.to(device).eval()
-
-
-class _EmbedJob:
-    """A batch of what a user handed over."""
-
-    def __init__(
-        self,
-        preprocess: Preprocess,
-        images: Sequence[ImageSource],
-        rows: range,
-        tickets: Tickets | None,
-    ) -> None:
-        self.size = len(rows)
-        self.tickets = tickets
-        self._preprocess = preprocess
-        self._images = images
-        self._rows = rows
-        self._batch = empty_images(len(rows), preprocess.image_size, torch.device("cpu"))
-
-    def run(self, piece: int) -> None:
-        image, ticket = self._images[self._rows[piece]], ticket_of(self, piece)
-        if ticket is None:
-            pixels = load_image(image)
-        else:
-            try:
-                pixels = decode(ticket.take())
-            except BadImage as error:
-                raise BadImage(f"{ticket.record.place}: {error}") from error
-        self._batch[piece].copy_(self._preprocess.prepare(pixels))
-
-    def result(self) -> tuple[range, Tensor]:
-        return self._rows, self._batch
-
-
-def _record(image: ImageSource) -> Record | None:
-    """What is read of a path or URI."""
-    return Record(str(image), "", "", 0) if isinstance(image, (str, Path)) else None

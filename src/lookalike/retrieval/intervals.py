@@ -81,6 +81,15 @@ class Difference:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
+    def to_dict(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "difference": self.value,
+            "interval": [self.low, self.high],
+            "p_value": self.p_value,
+            "real": self.real,
+        }
+
 
 def mean_intervals(
     values: Values,

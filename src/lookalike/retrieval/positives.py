@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lookalike.retrieval.sorted_set import SortedSet
-from lookalike.retrieval.vectors import Vectors
+from lookalike.retrieval.vectors import Vectors, span
 
 _ROWS = 128  # queries at a time at most: their classes make a narrow band
 _NUMBERS = 4 * 2**20  # similarities to their classes at a time
@@ -38,7 +38,7 @@ def _of(images: SortedSet, vectors: Vectors, rows: Tensor, width: int) -> Tensor
     query = vectors.exact(rows)  # (n, D)
     found = query.new_full((len(rows), max(width, int(sizes[-1]))), -torch.inf)
     for column in _of_their_classes(images, rows).split(_COLUMNS):  # (t,)
-        band = query @ vectors.exact(column).T  # (n, t)
+        band = query @ vectors.exact(span(column)).T  # (n, t)
         place = column - begins  # (n, t), in the class
         mine = (place >= 0) & (place < sizes) & (column != rows[:, None])
         if images.hidden is not None:

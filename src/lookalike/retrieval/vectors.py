@@ -102,9 +102,7 @@ class Side:
     def __init__(self, vectors: Vectors, places: Tensor) -> None:
         self.places = places
         self._vectors = vectors
-        first, last = int(places[0]), int(places[-1])
-        # A slice is a view where vectors are kept.
-        self._span = slice(first, last + 1) if last - first + 1 == len(places) else places
+        self._span = span(places)
         self._made: dict[Level, tuple[Tensor, float]] = {}
 
     def at(self, level: Level) -> tuple[Tensor, float]:
@@ -116,6 +114,12 @@ class Side:
     def keep_only(self, level: Level) -> None:
         """Forget the vectors of all other levels."""
         self._made = {one: made for one, made in self._made.items() if one == level}
+
+
+def span(places: Tensor) -> slice | Tensor:
+    """Ascending places as a slice, if they are one: of vectors that are kept, a view."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 _PAIRS = 1024  # pairs that are computed at a time: their vectors should stay in the cache
