@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import torch
 
-from lookalike import storage
 from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.augment import Augment
 from lookalike.data.augmentations import create_augmentations
-from lookalike.data.bad_images import BadImages, describe_bad
+from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.disk_cache import DiskCache
 from lookalike.data.loader import TrainLoader
@@ -23,8 +18,7 @@ from lookalike.data.samplers import Sampling
 from lookalike.data.source import Source
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
-from lookalike.errors import ConfigError, DataError
-from lookalike.inference import Validator, calibrate_on, summary
+from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
@@ -32,7 +26,6 @@ from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.model.weights import worth_saying
 from lookalike.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
-from lookalike.retrieval.calibration import Calibration
 from lookalike.settings.size import in_bytes
 from lookalike.step import TrainStep
 from lookalike.trainer import Pace
@@ -227,87 +220,6 @@ def plan_pace(config: Config, loader: TrainLoader) -> Pace:
         keep_checkpoints=settings.keep_checkpoints,
         freeze_steps=total if settings.freeze_backbone else settings.freeze_backbone_epochs * steps,
     )
-
-
-def create_measure(
-    embedder: Embedder,
-    head: Head,
-    held_out: Catalog | None,
-    catalog: Catalog,
-    config: Config,
-    world: World,
-    source: Source,
-) -> Callable[[], tuple[float, dict[str, Any]]] | None:
-    """What measures the embedder on the validation set; None without one."""
-    if held_out is None:
-        return None
-    validator = Validator(
-        held_out,
-        in_training(held_out, catalog),
-        threads=config.data.threads,
-        world=world,
-        source=source,
-    )
-    named: set[int] = set()
-
-    def measure() -> tuple[float, dict[str, Any]]:
-        scores, record = validator.measure(embedder, head)
-        for row, reason in validator.bad.reasons.items():
-            if row not in named:
-                named.add(row)
-                logger.warning("left out: %s", describe_bad(held_out.records[row], reason))
-        logger.info("validation: %s", summary(scores))
-        return scores.primary[1], record
-
-    return measure
-
-
-def calibrate_model(
-    folder: Path,
-    held_out: Catalog | None,
-    catalog: Catalog,
-    config: Config,
-    world: World,
-    images: Source,
-) -> Calibration | None:
-    """The calibration of the model that was kept in `folder`, on the validation set.
-
-    None, with the reason said, where there is no validation set, or one that is too small.
-    """
-    if held_out is None:
-        logger.info("no threshold was measured: there is no validation set")
-        return None
-    world.barrier()  # the main worker has written the model
-    data = config.data
-    source = (
-        f"validation set: {data.val or f'{data.val_fraction:g} of the classes of {data.train}'}"
-    )
-    try:
-        return calibrate_on(
-            Embedder.load(folder, world.device),
-            held_out,
-            in_training(held_out, catalog),
-            threads=data.threads,
-            source=storage.public(source),
-            chose_checkpoint=True,
-            world=world,
-            images=images,
-        )
-    except DataError as error:
-        logger.warning("%s", error)
-        return None
-
-
-def in_training(held_out: Catalog, catalog: Catalog) -> torch.Tensor:
-    """The training class of each class of `held_out`, (classes,) int64; -1 where it is new.
-
-    Where `data.classes` gave the integers of the training list names, the validation list has
-    the same integers.
-    """
-    rows = catalog.classes.rows
-    if catalog.records[0].label not in rows:  # integers are rows of the names: all of them
-        rows = {str(row): row for row in range(len(catalog.classes))}
-    return torch.tensor([rows.get(name, -1) for name in held_out.classes.names])
 
 
 def create_step(config: Config, trained: Trained, world: World) -> TrainStep:

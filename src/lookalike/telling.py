@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lookalike.assembly import in_training
+from lookalike.assembly_measures import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
 from lookalike.data.catalog import Catalog

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from lookalike import chronicle, log, storage
-from lookalike.assembly import create_source, in_training, open_catalogs
+from lookalike.assembly import create_source, open_catalogs
+from lookalike.assembly_measures import in_training
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages

@@ -18,10 +18,8 @@ import torch
 from lookalike import __version__, checkpoint, cluster, disks, fetched, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
-    calibrate_model,
     create_embedder,
     create_loader,
-    create_measure,
     create_sampling,
     create_schedule,
     create_source,
@@ -31,6 +29,7 @@ from lookalike.assembly import (
     resolve,
 )
 from lookalike.assembly_heads import create_heads, metric_margin
+from lookalike.assembly_measures import calibrate_model, create_measure
 from lookalike.checkpoint import Progress, Trained
 from lookalike.config import Config
 from lookalike.data.augmentations import create_augmentations
