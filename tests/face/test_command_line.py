@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -270,3 +272,22 @@ def test_bad_images_within_the_quota_are_named_and_over_it_stop(
     error = capsys.readouterr().err
     assert "2 of 50 images cannot be read, more than the 1" in error
     assert "images/gone.jpg" in error
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_a_worker_that_fails_leaves_at_once(worker):
+    """Nothing of Python's end is run, in which threads of its open group could abort it."""
+    program = (
+        "import atexit, sys; from lookalike import cli; atexit.register(print, 'torn down'); "
+        "sys.argv = ['lookalike', 'train', '--output', 'x']; cli.main()"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment | ({"LOCAL_RANK": "0"} if worker else {}),
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing to train on")
+    assert done.stdout == ("" if worker else "torn down\n")

@@ -5,8 +5,9 @@ A file for each command; `COMMANDS` has them in the order in which `lookalike --
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -46,15 +47,30 @@ def main() -> None:
         app()
     except LookalikeError as error:
         _report(error)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except RuntimeError:
         # A worker loses its peers when one of them ends with an error: that one has spoken.
         if not _peers_ended():
             raise
-        sys.exit(1)
+        _leave(1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; a worker at once.
+
+    After an error its group is still open (`World.__exit__` says why). Python would tear down the
+    threads of that group in the midst of their work, which now and then aborts the process.
+    """
+    from lookalike.launch import in_worker
+
+    if in_worker():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _peers_ended() -> bool:
