@@ -13,7 +13,7 @@ from lookalike.data.decode import BadImage
 from lookalike.data.pixels import picture
 from lookalike.data.record import Record
 from lookalike.data.requests import Ticket
-from lookalike.data.source import Source
+from lookalike.data.source import PLAIN, Source
 from lookalike.errors import CredentialsError, StorageError, UnavailableError
 
 
@@ -43,9 +43,10 @@ class InOrder:
         batch_size: int,
         threads: int,
         bad: BadImages,
-        batches: Sequence[int] | None,
-        source: Source,
+        batches: Sequence[int] | None = None,
+        source: Source = PLAIN,
     ) -> None:
+        """Prepare; nothing is read before the loader is iterated."""
         check_at_least(batch_size=(batch_size, 1), threads=(threads, 0))
         self._records = records
         self._batch_size = batch_size

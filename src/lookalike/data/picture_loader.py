@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.bad_images import BadImages
 from lookalike.data.batch import made_ahead, ticket_of
 from lookalike.data.in_order import InOrder
-from lookalike.data.record import Record
-from lookalike.data.source import PLAIN, Source, Tickets
+from lookalike.data.source import Tickets
 from lookalike.distributed import World
 
 # Pictures come as large as they are, up to hundreds of megabytes: few are held at a time.
@@ -36,26 +34,6 @@ class Pictures:
 
 class PictureLoader(InOrder):
     """Every picture once, in order; those that cannot be read are left out."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        *,
-        batch_size: int,
-        threads: int,
-        bad: BadImages,
-        batches: Sequence[int] | None = None,
-        source: Source = PLAIN,
-    ) -> None:
-        """Prepare; nothing is read before the loader is iterated. See `InOrder`."""
-        super().__init__(
-            records,
-            batch_size=batch_size,
-            threads=threads,
-            bad=bad,
-            batches=batches,
-            source=source,
-        )
 
     def shard(self, world: World) -> PictureLoader:
         """The loader of one worker: every world.size-th of these groups."""

@@ -1,8 +1,8 @@
 """Brightness, contrast, saturation and loss of colour, of all pictures of a batch at once.
 
 Each picture has factors of its own, drawn with its crop; they are applied where the batch is
-used, on the device. Every operation rounds by itself and the means are of integers, so that the
-result does not depend on the device, nor on what else is in the batch.
+used, on the device. Every operation rounds by itself and the means are of integers, so that
+nothing depends on what else is in the batch, nor should it on the device.
 """
 
 from __future__ import annotations
