@@ -16,7 +16,7 @@ from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, CredentialsError, StorageError, UnavailableError
 from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
 
@@ -62,7 +62,7 @@ class Provenance:
             return build_catalog(select(records, split or measured_split(records))), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
-        held_out = open_catalogs(self.config)[1]
+        held_out = self._lists("--data")[1]
         if held_out is None:
             raise ConfigError(
                 f"{self.place}: was trained without validation images; give --data LIST"
@@ -70,17 +70,30 @@ class Provenance:
         asked = self.config.data
         return held_out, _name(asked.val or asked.train or "")
 
-    def learned(self, data: str | None) -> tuple[Record, ...]:
-        """The images of `data`, or those that the run learned from.
+    def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:
+        """The images of `data`, or those that the run learned from; `instead` is data's flag.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            return tuple(read_records(data))
+            return tuple(read_records(data, format))
         if self.config is None:
-            raise ConfigError(f"{self.place}: no run, so no training images; give --ranges LIST")
-        return open_catalogs(self.config)[0].records
+            raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
+        return self._lists(instead)[0].records
+
+    def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
+        """The lists that the run was asked to train and measure on; `instead` is a flag."""
+        assert self.config is not None
+        try:
+            return open_catalogs(self.config)
+        except (CredentialsError, UnavailableError):
+            raise
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; {self.place} names it, relative to the folder where it was trained: "
+                f"run this there, or give {instead} LIST"
+            ) from None
 
     def told(self) -> dict[str, str]:
         """The training in a few texts, without the places of this machine."""

@@ -316,3 +316,27 @@ def test_a_remote_file_is_fetched_to_be_used(monkeypatch, shapes, trained, onnx_
     scores = lookalike.evaluate(uri, str(shapes / "val.txt"))
     assert scores == lookalike.evaluate(onnx_file, str(shapes / "val.txt"))
     storage.remove_file(uri)
+
+
+def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes, tmp_path, capsys):
+    """A run knows its lists by the paths that it was given, perhaps from another folder."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/data").symlink_to(shapes)
+    monkeypatch.chdir(tmp_path / "there")
+    lookalike.train(
+        train="data/train.txt", val="data/val.txt", output="run", backbone="test_resnet",
+        max_steps=1, pretrained=False, image_size=48, embedding_dim=32, batch_size=8,
+        device="cpu", report=False,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    val = ["--data", shapes / "val.txt"]
+    for words, flag in (
+        (["export", "there/run"], "--data"),
+        (["export", "there/run", *val, "--precision", "int8"], "--ranges"),
+        (["improve", "there/run", *val, "--variant", "whiten"], "--fit"),
+    ):
+        assert run(monkeypatch, *words) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "error: data/train.txt: no such file or directory; there/run names it, relative to the "
+            f"folder where it was trained: run this there, or give {flag} LIST"
+        )

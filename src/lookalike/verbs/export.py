@@ -110,7 +110,9 @@ def export(
     images = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
     batches = None
     if precision == "int8":
-        batches = _batches(embedder, source.learned(ranges), threads, images)
+        batches = _batches(
+            embedder, source.learned(ranges, "auto", instead="--ranges"), threads, images
+        )
     where = appearing_there(place) if isinstance(place, str) else appearing(place)
     with where as path:
         artefact = WRITERS[format](embedder, precision, path, batches)

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lookalike import log, storage
-from lookalike.config import Config
+from lookalike import log
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog
@@ -25,13 +24,12 @@ from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.projection import Projection
-from lookalike.provenance import source_of
+from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.intervals import Difference, differences
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.per_query import PerQuery
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.variants import KEPT, Split, Variant, measure_variant
-from lookalike.run import Run
 from lookalike.verbs.embed import load
 
 GAINS = ("recall_at_1", "map_at_r")
@@ -149,7 +147,7 @@ def _defaults(embedder: Embedder, model: str | Path, fit: str | None) -> list[st
     """One of each kind; whitening where there is something to fit on."""
     full = embedder.embedding_dim
     sizes = [dim for dim in (64, 128, 256, 512, 1024) if dim < full]
-    learnt = ["whiten"] if fit is not None or _training_list(model) is not None else []
+    learnt = ["whiten"] if fit is not None or Provenance.of(model).config is not None else []
     ways = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
     return [*ways, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
 
@@ -164,23 +162,9 @@ def _keepable(text: str) -> Variant:
     return variant
 
 
-def _training_list(model: str | Path) -> Config | None:
-    """What a run was trained with, where `model` is a run of this machine."""
-    if storage.is_remote(str(model)) or not Run(Path(model)).exists():
-        return None
-    return Config.load(Run(Path(model)).config)
-
-
-def _fitting(model: str | Path, fit: str | None, format: str) -> list[Record]:
-    """The images that whitening is fitted on."""
-    if fit is not None:
-        records = list(read_records(fit, format))
-    else:
-        config = _training_list(model)
-        if config is None or config.data.train is None:
-            raise ConfigError("whitening needs images that are not measured on: give --fit LIST")
-        everything = read_records(config.data.train, config.data.format)
-        records = list(select(everything, config.data.train_split))
+def _fitting(model: str | Path, fit: str | None, format: str) -> Sequence[Record]:
+    """The images that whitening is fitted on, never those that a run held out."""
+    records = Provenance.of(model).learned(fit, format, instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]
 
 
