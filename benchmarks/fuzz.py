@@ -132,7 +132,7 @@ def main() -> int:
                         raise
                     count["refused"] += 1
                 except BaseException:
-                    Path("fuzz-input").write_bytes(data)
+                    Path(f"fuzz-input{suffix}").write_bytes(data)
                     print(f"{name}: the input is in ./fuzz-input{suffix}", file=sys.stderr)
                     raise
             print(

@@ -1,9 +1,11 @@
 """CSV and Parquet tables: the columns, every complaint with its line, and what is embedded."""
 
+import base64
 import csv
 import gzip
 import io
 import json
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -284,3 +286,23 @@ def test_any_text_is_read_or_complained_about(text):
             csv_table.read("t.csv", content)
         except DataError as error:
             assert str(error)  # noqa: PT017
+
+
+# As the fuzzing found it: six labels, and a column of images that says it has none.
+SHORT_COLUMN = (
+    "eNqNVM1u00AQnl07VgIGJZV2ZSMj5UCtgNqSREpAKBzWaVp+AqSRqjQVFydYTiW3TZNAUg6ceQFufQLEA/AEnDjy"
+    "EAj1xBOwP3GclgoximZmd+b75puVlRZrl4hOzhDZaxKTwArASz0DtxG6ASgnPJZek17PoWIGAFKxESCU3FrjyCwx"
+    "iOFUoZBZFC3RqiyX4+56AXNvYk37+A3zodfIzSbBcmYqi3hpxulWCL1Ah2YWmkl4Jq/gyAQOzpM7TR4EOFuLx6B5"
+    "vMxjpeOKlY57KRSuuF2ehJB2j+j26wpYxrg/CA59okMFW6mDQz8MeE7MVX7qnU6Cscr1oT8ZrELTERp0UYz8XhAB"
+    "NW3HrrnwgJh2BYysXVAcCkswNelnTH8h94Ob/tcb2mtiZYLFglkeajSyDbvKtfK6C84leilHso/oe/cMu7/R8pP+"
+    "zWZeZNMV23wLSfQd0R/I/aK55/h/X/XT1dLvGrYrJ9GfOjXdNP2qg+1YJmu3X3Ueqfe2zvF9YdPQY4ztMGXPGZsy"
+    "L2RbjIWsHso7jze8EEmdsafyIolMpSqT/skmJ33Ik0a9MQeJA1vYrugcdzvPop48h2xTkvTnrcK2pD9pCX1CXbEb"
+    "T5pLrcdMzNtZAPxOabBfFrf1UKxWXuB3ZdN2gl/S6w3ebKtFT0X/TJLxUV3mTdXejQTkeWrVfrJ/Irh7FBX39xLI"
+    "Uv0xWPmhPzp5G0zW+8Phuj8aHU/z74LR+OD4KF+ubhQ3SnaNf9vqB44G0OL/H38AcNu1Nw=="
+)
+
+
+def test_columns_of_other_lengths_are_refused(tmp_path):
+    content = zlib.decompress(base64.b64decode(SHORT_COLUMN))
+    with pytest.raises(DataError, match="its column 'image' has 0 values, others have more"):
+        read_records(written(tmp_path, content, "short.parquet"))

@@ -110,6 +110,11 @@ def parquet_tables(file: str) -> Tables:
                     continue
                 rows = range(row, row + len(batch))
                 row += len(batch)
+                if row > len(sizes):
+                    raise DataError(
+                        f"{storage.public(file)}: not a whole Parquet file (its column {image!r} "
+                        f"has {len(sizes):,} values, others have more)"
+                    )
                 members = [
                     Member(f"row {i + 1}", int(ends[i] - sizes[i]), int(sizes[i]))
                     if sizes[i] >= 0
