@@ -306,3 +306,19 @@ def test_columns_of_other_lengths_are_refused(tmp_path):
     content = zlib.decompress(base64.b64decode(SHORT_COLUMN))
     with pytest.raises(DataError, match="its column 'image' has 0 values, others have more"):
         read_records(written(tmp_path, content, "short.parquet"))
+
+
+# As the fuzzing found it: the offsets of its images end in the middle of a number.
+SHORT_OFFSETS = (
+    "eNqdUrFKA0EQnb3bTc6wwiFBAqZIkcJGsLL2EyxtL3AYIYJgilgIfkpKCws/w0/wb9Y3czNxWRDEB7NvZ5g3Mzts"
+    "Sik1jqglxoQijShQgxvgPHyC1+D0ehJVsGu9P0KPxIr1C40xAmzTrfqN6CNsLHquytq3QXc8y3Rc9wY2Vf39Q3fX"
+    "g/fI/RryA/eZZX1khm675vsnclqoG7xhLJO3+i7nmefFfKvnbf8kMX+Io0Q6d8MMjEinupEoFan20v+DDBP4UbbD"
+    "O3unYZcj+sER/R0vygvlK+XbIs/8ufJO2fq+FvnmX2YxX8xJ//DtfSewM9gSdpHNfYAzVIba4A3BoBL9E7XOGrL+"
+    "O0FWvmz3i5/kHxF9A08xMxM="
+)
+
+
+def test_offsets_that_end_too_early_are_refused(tmp_path):
+    content = zlib.decompress(base64.b64decode(SHORT_OFFSETS))
+    with pytest.raises(DataError):
+        read_records(written(tmp_path, content, "short.arrow"))

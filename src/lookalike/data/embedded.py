@@ -190,8 +190,10 @@ def _in_place(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> lis
         whole.address <= data.address and data.address + data.size <= whole.address + whole.size
     ):
         raise DataError(f"{place}: a compressed Arrow file; write it without compression")
-    kind = np.int64 if pa.types.is_large_binary(column.type) else np.int32
-    offsets = np.frombuffer(offsets_at, kind)[column.offset : column.offset + len(column) + 1]
+    kind = np.dtype(np.int64 if pa.types.is_large_binary(column.type) else np.int32)
+    if (column.offset + len(column) + 1) * kind.itemsize > offsets_at.size:
+        raise DataError(f"{place}: a damaged Arrow file (too few offsets of images)")
+    offsets = np.frombuffer(offsets_at, kind, len(column) + 1, column.offset * kind.itemsize)
     start = data.address - whole.address
     return [
         Member(f"row {first + i}", start + int(offsets[i]), int(offsets[i + 1] - offsets[i]))
