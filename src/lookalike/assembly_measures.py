@@ -15,11 +15,11 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import DataError
-from lookalike.inference import Validator, calibrate_on, summary
 from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibration import Calibration
+from lookalike.validation import Validator, calibrate_on, summary
 
 
 def create_measure(

@@ -12,7 +12,6 @@ the main worker does not see. `lookalike.mirror_parts` sends them, and says here
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -24,6 +23,7 @@ from lookalike import checkpoint, storage
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.log import logger
 from lookalike.run import Run
+from lookalike.staging import Stages
 
 _LAST_TRIES = 3
 _LONGEST_PAUSE = 60.0
@@ -79,10 +79,7 @@ class Mirror:
     ) -> None:
         self.run, self.output, self.keep, self.pause = run, output, keep, pause
         self.others = others
-        self._root = run.path
-        self._staging = run.path / ".upload"
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._count = 0
+        self._stages = Stages(run, run.path)
         self._waiting: Path | None = None
         self.ending = False
         self._error: LookalikeError | None = None
@@ -103,7 +100,7 @@ class Mirror:
 
     def saved(self) -> None:
         """Take the directory as it is, just after a checkpoint, and have it uploaded."""
-        stage = self._stage()
+        stage = self._stages.take()
         latest = (stage / "checkpoints/latest").read_text("utf-8").strip()
         with self._changed:
             self._safe.discard(latest)  # the same step again, after a resume
@@ -118,7 +115,7 @@ class Mirror:
         Raises:
             StorageError: it is not; says where the local copy is.
         """
-        self._end(self._stage() if (self.run.checkpoints / "latest").exists() else None)
+        self._end(self._stages.take() if (self.run.checkpoints / "latest").exists() else None)
         if self._error is not None:
             others = self.others.places if self.others is not None else ""
             raise StorageError(
@@ -147,32 +144,10 @@ class Mirror:
             if self._thread.is_alive() and time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
                 logger.info("waiting for the upload: %s", self.doing)
-        shutil.rmtree(self._staging, ignore_errors=True)
+        self._stages.clear()
 
     def _beat(self) -> None:
         """Called each second while the end waits for the upload."""
-
-    def _stage(self) -> Path:
-        """The directory as it is now: links of what is replaced as a whole, copies of the rest."""
-        self._count += 1
-        stage = self._staging / str(self._count)
-        names = {
-            (self.run.checkpoints / pointer).read_text("utf-8").strip()
-            for pointer in ("latest", "best")
-            if (self.run.checkpoints / pointer).exists()
-        }
-        for path in _files(self._root):
-            name = path.relative_to(self.run.path)
-            top = name.parts[0]
-            wanted = len(name.parts) < 3 or top != "checkpoints" or name.parts[1] in names
-            if not wanted or name.name[0] == ".":
-                continue
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".safetensors" and top == "checkpoints":
-                os.link(path, stage / name)
-            else:
-                shutil.copyfile(path, stage / name)
-        return stage
 
     def _work(self) -> None:
         while True:
@@ -295,15 +270,3 @@ class Mirror:
 
     def _uri(self, name: str) -> str:
         return storage.join(self.output, name)
-
-
-def _files(folder: Path) -> list[Path]:
-    """All files below `folder`, in order, but not what lies in hidden folders.
-
-    Among these is the staging folder, which the upload's thread is emptying meanwhile.
-    """
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place) / name for name in files]
-    return sorted(found)

@@ -21,6 +21,7 @@ from lookalike.distributed import Board, World
 from lookalike.errors import RunError
 from lookalike.mirror import Mirror, PartError
 from lookalike.run import Run
+from lookalike.staging import Stages
 
 _POLL_SECONDS = 0.2
 _SILENT_SECONDS = 60.0
@@ -59,7 +60,7 @@ class PartMirror(Mirror):
 
     def __init__(self, run: Run, output: str, *, rank: int, board: Board) -> None:
         super().__init__(run, output, keep=0)
-        self._root = run.checkpoints
+        self._stages = Stages(run, run.checkpoints)
         self._rank, self._board = rank, board
         self._sent: set[str] = set()
         self._beats = 0

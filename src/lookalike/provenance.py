@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,18 @@ from lookalike.chronicle import saved_config
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.classes import Classes
 from lookalike.data.record import Record
+from lookalike.data.shards import is_shards
 from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
-from lookalike.errors import ConfigError, CredentialsError, StorageError, UnavailableError
+from lookalike.errors import (
+    ConfigError,
+    CredentialsError,
+    LookalikeError,
+    StorageError,
+    UnavailableError,
+)
 from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
 
@@ -149,6 +158,31 @@ def source_of(
             "(--cache DIR)"
         )
     return create_source(config)
+
+
+def training_counts(model: str | Path) -> dict[str, int] | None:
+    """Images of each label in the run's training; None where that cannot be known any more."""
+    try:
+        config = saved_config(str(model))
+        if config is None or config.data.train is None:
+            return None
+        if is_shards(config.data.train):
+            logger.info("classes are counted in the gallery: training shards are not read for it")
+            return None
+        records = select(
+            read_records(config.data.train, config.data.format), config.data.train_split
+        )
+        text = storage.read_bytes(storage.join(str(model), "classes.json")).decode()
+    except LookalikeError as error:
+        logger.info(
+            "classes are counted in the gallery: the training list is not there (%s)", error
+        )
+        return None
+    trained = Classes.from_json(text).rows  # without those that were held out
+    counts = Counter(record.label for record in records)
+    if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
+        return dict(counts)
+    return {label: count for label, count in counts.items() if label in trained}
 
 
 def _request(model: str | Path) -> Config | None:

@@ -19,8 +19,9 @@ from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.update import UpdateRule
 from lookalike.optim import create_optimizer, set_lr
+from lookalike.resuming import restore
 from lookalike.run import Run
-from lookalike.verbs.train import _restore, train
+from lookalike.verbs.train import train
 
 DIM, LR, DECAY, MOMENTUM = 6, 0.05, 0.01, 0.9
 
@@ -252,7 +253,7 @@ def test_a_slow_worker_does_not_take_what_the_main_one_wrote_for_an_earlier_run(
 
     run = Run(tmp_path)
     run.config.write_text("")  # and has begun one since
-    assert _restore(run, None, None, None, True, Slow(rank=1, size=2)) is None
+    assert restore(run, None, None, None, True, Slow(rank=1, size=2)) is None
 
 
 def test_a_dense_run_goes_on_with_another_number_of_workers(shapes, tmp_path):

@@ -11,7 +11,6 @@ from lookalike.data.catalog import open_catalog
 from lookalike.data.image_list import read
 from lookalike.distributed import ALONE
 from lookalike.errors import DataError, RunError
-from lookalike.inference import calibrate_on
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval import calibrating as module
 from lookalike.retrieval import pairs as pairs_module
@@ -23,6 +22,7 @@ from lookalike.retrieval.open_set import BestMatches
 from lookalike.retrieval.pairs import PairSet
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.verification import PairCounts, binned, count_pairs
+from lookalike.validation import calibrate_on
 from lookalike.verbs.quickstart import BACKBONE, _pretrained_weights, _unpack
 
 CPU = torch.device("cpu")

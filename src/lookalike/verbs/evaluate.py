@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,10 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
-from lookalike.chronicle import saved_config
-from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
-from lookalike.data.classes import Classes
-from lookalike.data.shards import is_shards
 from lookalike.data.source import Source
-from lookalike.data.splits import select
 from lookalike.distributed import World
-from lookalike.errors import ConfigError, LookalikeError
+from lookalike.errors import ConfigError
 from lookalike.evaluation.copies import copies_line
 from lookalike.evaluation.measuring import Subject, Wanted, common, compared, measure, scored
 from lookalike.evaluation.result import Comparison, Evaluation
@@ -34,7 +28,7 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.inference import embed_records
 from lookalike.log import logger
-from lookalike.provenance import source_of
+from lookalike.provenance import source_of, training_counts
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
@@ -176,7 +170,7 @@ def compare(
             subjects = common(
                 [_embedded(model, test, threads, device, world, source) for model in models]
             )
-            counts = [_training_counts(model) for model in models]
+            counts = [training_counts(model) for model in models]
         evaluations = [
             measure(test, subject, wanted, training_counts=known, world=world)
             for subject, known in zip(subjects, counts, strict=True)
@@ -259,31 +253,6 @@ def _embedded(
 
 def _name(model: str | Path) -> str:
     return storage.public(str(model)).rstrip("/") or str(model)
-
-
-def _training_counts(model: str | Path) -> dict[str, int] | None:
-    """Images of each label in the run's training; None where that cannot be known any more."""
-    try:
-        config = saved_config(str(model))
-        if config is None or config.data.train is None:
-            return None
-        if is_shards(config.data.train):
-            logger.info("classes are counted in the gallery: training shards are not read for it")
-            return None
-        records = select(
-            read_records(config.data.train, config.data.format), config.data.train_split
-        )
-        text = storage.read_bytes(storage.join(str(model), "classes.json")).decode()
-    except LookalikeError as error:
-        logger.info(
-            "classes are counted in the gallery: the training list is not there (%s)", error
-        )
-        return None
-    trained = Classes.from_json(text).rows  # without those that were held out
-    counts = Counter(record.label for record in records)
-    if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
-        return dict(counts)
-    return {label: count for label, count in counts.items() if label in trained}
 
 
 def _tell(test: TestSet, found: Evaluation) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lookalike import __version__, checkpoint, cluster, disks, fetched, log, storage, warm_start
+from lookalike import __version__, cluster, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
     create_embedder,
@@ -30,13 +30,13 @@ from lookalike.assembly import (
 )
 from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.assembly_measures import calibrate_model, create_measure
-from lookalike.checkpoint import Progress, Trained
+from lookalike.checkpoint import Progress
 from lookalike.config import Config
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
-from lookalike.errors import ConfigError, Interrupted, MissingExtraError, RunError
+from lookalike.errors import ConfigError, Interrupted, MissingExtraError
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.mirror import Mirror
@@ -44,6 +44,7 @@ from lookalike.mirror_parts import create_mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
 from lookalike.reporting import environment
+from lookalike.resuming import open_run, place_of, restore
 from lookalike.run import Run, write_text
 from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
@@ -81,7 +82,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         world = stack.enter_context(World.from_env(config.run.device))
         stack.enter_context(torch.random.fork_rng())
         log.start(logging.INFO if world.is_main else logging.ERROR)
-        run, world = _open_run(config, resume, world)
+        run, world = open_run(config, resume, world)
         with world.together():
             if world.is_keeper:
                 stack.enter_context(run.locked())
@@ -118,7 +119,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             record=_recorder(run, config, world),
             saved=lambda: mirror.saved() if mirror is not None else None,
         )
-        restored = _restore(run, trained, quota, catalog, resume, world)
+        restored = restore(run, trained, quota, catalog, resume, world)
         if restored is None and config.train.start_from is not None:
             warm_start.begin(config.train.start_from, trained, catalog.classes)
         trainer.progress = restored or Progress()
@@ -162,49 +163,7 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
         launch(config.run.workers, arguments, folder)
     assert config.run.output is not None
-    return Run.open(_place(config))
-
-
-def _open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
-    """The directory that this worker writes to, and who keeps it."""
-    output = config.run.output
-    assert output is not None
-    run = Run(_place(config))
-    world = disks.find_keepers(world, run.path)
-    if not storage.is_remote(output):
-        disks.check_shared(world, output)
-    elif len(world.keepers) > 1 and resume:
-        cluster.resume_from(output, run, world)
-    else:
-        with world.together():
-            if world.is_main:
-                _meet(output, run, resume)
-    with world.together():
-        if world.is_keeper:
-            Run.create(run.path, resume=resume)
-    return run, world
-
-
-def _meet(output: str, local: Run, resume: bool) -> None:
-    """Look at what a remote output holds, and bring it here to go on with it."""
-    if resume:
-        local.path.mkdir(parents=True, exist_ok=True)
-        with local.locked():
-            fetched.resume_from(output, local)
-    elif "config.yaml" in storage.sizes_below(output):
-        raise RunError(
-            f"{storage.public(output)} holds a run already; add --resume to go on with it, "
-            "or choose another --output"
-        )
-
-
-def _place(config: Config) -> Path:
-    """The directory of this machine that the run is written to."""
-    output = config.run.output
-    assert output is not None
-    if storage.is_remote(output):
-        return fetched.workdir(output, config.run.workdir)
-    return Path(storage.local_path(output))
+    return Run.open(place_of(config))
 
 
 def _shown(config: Config) -> str:
@@ -248,53 +207,6 @@ def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any
             writer.flush()
 
     return record
-
-
-def _restore(
-    run: Run, trained: Trained, quota: Quota, catalog: Catalog, resume: bool, world: World
-) -> Progress | None:
-    """Go on where the newest whole checkpoint stands; None where there is none yet."""
-    # As the main worker finds it, which soon writes what makes it exist for a slower one.
-    began = torch.tensor(int(resume and run.exists()), device=world.device)
-    if not world.broadcast(began):
-        return None
-    name, bad = None, {}
-    with world.together():
-        if world.is_main:
-            name = _newest(run, catalog)
-            bad = {found["row"]: found["reason"] for found in run.read(run.bad_images)}
-    # Other machines may have nothing of the run but this checkpoint.
-    name, bad = world.tell([name, bad])[0]
-    with world.together():
-        progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
-    quota.restore({int(row): reason for row, reason in bad.items()})
-    world.barrier()
-    if world.is_main:
-        # At step 0 the start is measured again, and recorded again.
-        run.forget_after(progress.step if progress and progress.step else -1)
-    newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
-    logger.info("going on from %s", newest)
-    return progress
-
-
-def _newest(run: Run, catalog: Catalog) -> str | None:
-    """The name of the newest whole checkpoint of a run of these classes; None if it has none yet.
-
-    Raises:
-        RunError: it is a run of other classes, or no checkpoint is whole.
-    """
-    saved = run.classes.read_text("utf-8") if run.classes.exists() else None
-    if saved is not None and saved != catalog.classes.to_json():
-        raise RunError(
-            f"{run.path}: the classes of the list are not those that the run began with "
-            f"({run.classes}); train into another --output"
-        )
-    newest, faults = checkpoint.newest(run.checkpoints)
-    for fault in faults:
-        logger.warning("%s; left aside", fault)
-    if newest is None and faults:
-        raise RunError(f"{run.path}: no whole checkpoint is left to go on from")
-    return None if newest is None else newest.name
 
 
 def _create_quota(

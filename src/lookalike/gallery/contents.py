@@ -1,0 +1,129 @@
+"""What an index holds, brought to what is named: images added, and those that are gone removed."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lookalike import storage
+from lookalike.data.places import read_places
+from lookalike.data.record import Record
+from lookalike.data.source import Source
+from lookalike.errors import DataError, RunError
+from lookalike.gallery.images import id_of
+from lookalike.gallery.index import Index
+from lookalike.log import logger
+from lookalike.vectors import files
+
+
+def bring(
+    index: Index, places: Sequence[str], *, mirror: bool, threads: int, source: Source
+) -> None:
+    """Add the images that the index does not have as they are now.
+
+    Args:
+        index: what they go into.
+        places: of the images; also files of vectors that `embed` wrote.
+        mirror: drop from the index what is not among them.
+        threads: that read and decode.
+        source: of the images' bytes.
+    """
+    tables = [place for place in places if _is_ours(place, index)]
+    others = [place for place in places if place not in tables]
+    known = index.versions()
+    listed = {id_of(record): record for record in (records_at(others) if others else ())}
+    versions = {id: _version(record.uri) for id, record in listed.items()}
+    seen = set(listed)
+    added = 0
+    for table in tables:
+        version = _version(absolute(table))
+        for records, vectors in files.read(table):
+            records = list(map(_placed, records))
+            ids = [id_of(record) for record in records]
+            new = [row for row, id in enumerate(ids) if known.get(id) != version]
+            if new:
+                some = [records[row] for row in new]
+                added += index.add(some, vectors=vectors[new], versions=[version] * len(new))
+            seen.update(ids)
+    fresh = [id for id, version in versions.items() if known.get(id) != version]
+    gone = [id for id in known if id not in seen] if mirror else []
+    if gone:
+        index.remove(gone)
+        logger.info("%s: %d images that are gone removed", index.path, len(gone))
+    if fresh:
+        added += index.add(
+            [listed[id] for id in fresh],
+            versions=[versions[id] for id in fresh],
+            threads=threads,
+            source=source,
+        )
+    if added and not known:
+        index.compact()
+    if added:
+        logger.info("%s: %d images added", index.path, added)
+    if len(index) == 0:
+        raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+
+
+def _is_ours(place: str, index: Index) -> bool:
+    """Whether a place is a file of vectors that `embed` wrote.
+
+    Raises:
+        RunError: they are of another model.
+    """
+    model = files.model_of(place)
+    if model not in (None, index.model):
+        raise RunError(
+            f"{storage.public(place)}: holds vectors of another model ({str(model)[:8]}; the index "
+            f"is of {index.model[:8]}), which cannot be compared; embed the images anew"
+        )
+    return model is not None
+
+
+def remove(index: Index, wanted: Sequence[str]) -> None:
+    """Remove ids, folders and patterns, and say which of them met nothing."""
+    ids = index.ids()
+    there = set(ids)
+    leaving: dict[str, None] = {}
+    for item in map(str, wanted):
+        names = (item, absolute(item))
+        found = [name for name in names if name in there]
+        if not found:
+            found = [
+                id
+                for id in ids
+                if any(id.startswith(name.rstrip("/") + "/") for name in names)
+                or ("*" in item and any(fnmatch.fnmatchcase(id, name) for name in names))
+            ]
+        if not found:
+            logger.warning("not in the index: %s", storage.public(item))
+        leaving |= dict.fromkeys(found)
+    logger.info("%s: %d images removed", index.path, index.remove(leaving))
+
+
+def records_at(places: Sequence[str]) -> list[Record]:
+    """The images, with absolute paths: an index is used from anywhere."""
+    return list(map(_placed, read_places(places)))
+
+
+def _placed(record: Record) -> Record:
+    uri = absolute(record.uri)
+    return record if uri == record.uri else replace(record, uri=uri)
+
+
+def absolute(place: str) -> str:
+    """A path of this machine as it is from anywhere; a URI as it is."""
+    return place if storage.is_remote(place) else os.path.abspath(storage.local_path(place))
+
+
+def _version(uri: str) -> int:
+    """A number that changes when the file does; 0 for those elsewhere, which are taken as fixed."""
+    if storage.is_remote(uri):
+        return 0
+    try:
+        status = os.stat(uri)
+    except OSError:
+        return 0  # reading it will say why
+    return (status.st_mtime_ns * 1_000_003 + status.st_size) & (2**63 - 1)
