@@ -121,3 +121,35 @@ def test_seed_decides_and_threads_do_not():
     order = rng.permutation(len(hits))
     moved = mean_intervals({k: v[order] for k, v in values.items()}, labels[order])
     assert moved["x"] == first["x"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 8])
+def test_few_classes_cover_and_tell_nothing_by_chance(classes):
+    labels = np.repeat(np.arange(classes), 5)
+    covered, covering, real = [], [], []
+    for trial in range(200):
+        rng = np.random.default_rng(1000 * classes + trial)
+        one, two = (rng.normal(0.5, 0.1, classes).clip(0, 1)[labels] for _ in range(2))
+        mean = mean_intervals({"x": one}, labels, resamples=400)["x"]
+        covered.append(mean.low <= 0.5 <= mean.high)
+        gain = differences({"x": one}, {"x": two}, labels, resamples=400)["x"]
+        covering.append(gain.low <= 0 <= gain.high)
+        real.append(gain.real)
+    assert np.mean(covered) >= 0.93
+    assert np.mean(covering) >= 0.9
+    assert np.mean(real) <= (0.1 if classes >= intervals.LEAST else 0)
+
+
+def test_a_difference_that_all_classes_have_is_real():
+    labels = np.repeat(np.arange(50), 4)
+    gain = differences({"x": np.zeros(200)}, {"x": np.ones(200)}, labels)["x"]
+    assert (gain.value, gain.high, gain.real) == (1, 1, True)
+    assert 0.8 < gain.low < 0.9  # of the classes that nobody saw 7 % may be the other way
+    back = differences({"x": np.ones(200)}, {"x": np.zeros(200)}, labels)["x"]
+    assert (back.value, back.low, back.high) == (-gain.value, -gain.high, -gain.low)
+
+
+def test_a_little_below_perfect_is_not_much_surer():
+    perfect = mean_intervals({"x": np.ones(10)}, np.arange(10))["x"]
+    nearly = mean_intervals({"x": np.array([0.99] + [1.0] * 9)}, np.arange(10))["x"]
+    assert nearly.low == pytest.approx(perfect.low, abs=0.01)

@@ -12,7 +12,7 @@ from lookalike.evaluation.copies import Copies
 from lookalike.evaluation.shots import Shots
 from lookalike.evaluation.testset import TestSet
 from lookalike.retrieval import verification
-from lookalike.retrieval.intervals import CONFIDENCE, Difference, Interval
+from lookalike.retrieval.intervals import CONFIDENCE, LEAST, Difference, Interval
 from lookalike.retrieval.metrics import DEFINITIONS as RETRIEVAL
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.per_query import PerQuery
@@ -184,6 +184,8 @@ def verdict(first: str, second: str, difference: Difference) -> str:
     if difference.low == difference.high == 0:
         return f"{second} and {first} find the same"
     if not difference.real:
-        return f"no difference of {second} to {first} can be told from chance: {points}"
+        few = difference.classes < LEAST
+        why = f"; it takes {LEAST} classes to tell, here are {difference.classes}" if few else ""
+        return f"no difference of {second} to {first} can be told from chance: {points}{why}"
     better = "better" if difference.value > 0 else "worse"
     return f"{second} is {better} than {first}, and that is no chance: {points}"

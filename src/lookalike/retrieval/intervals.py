@@ -9,9 +9,12 @@ their Application, 1997, section 3.8).
 **Intervals** are bias-corrected and accelerated (BCa; Efron, Better Bootstrap Confidence
 Intervals, 1987), with the jackknife over classes for the acceleration, and widened for few
 classes as Student's t is (Hesterberg, What Teachers Should Know about the Bootstrap, 2015,
-section 5.3). Where every class has the same mean there is nothing to resample: with all at 0 or
-all at 1 the end is that of Clopper and Pearson for so many classes, otherwise, and with fewer
-than two classes, the whole range.
+section 5.3). Resampled means never leave what the classes have, so below `FEW` classes an interval
+holds Student's t interval with the jackknife's standard error, too. And classes that nobody has
+drawn may be worse than the worst, or better than the best: up to 1 - (a / 2)^(1 / C) of them, of
+which C draws show none with probability a / 2 (Clopper and Pearson, 1934). Were they all at the
+end of the range, the mean would move by that share of the way from the outermost class to there,
+and an interval of a mean reaches as far; one of a difference where every class has the same.
 
 **Differences** are of the same queries, resampled together. Their p-value is of a sign-flip test:
 were the models equally good, each class's difference could as well have had the other sign.
@@ -34,6 +37,12 @@ from torch import Tensor
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+
+LEAST = 6
+"""With fewer classes one sign in all of them is no rarer than 0.05: 2 / 2^C."""
+
+FEW = 30
+"""Fewer classes than these are too few to go by what they have among them alone."""
 
 Values = Mapping[str, Tensor | np.ndarray]
 
@@ -78,8 +87,11 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes 0, and the sign-flip test agrees.
+
+        With fewer than `LEAST` classes it cannot.
+        """
+        return (self.low > 0 or self.high < 0) and self.p_value <= 1 - CONFIDENCE
 
     def to_dict(self) -> dict[str, object]:
         """As JSON."""
@@ -201,17 +213,29 @@ def _bounds(
     influence = others.mean(0) - others  # (C, M): the jackknife's, up to a factor
     spread = (influence**2).sum(0)
     skew = (influence**3).sum(0) / np.maximum(6 * spread**1.5, np.finfo(float).tiny)
+    error = np.sqrt(spread * (table.classes - 1) / table.classes)  # (M,) the jackknife's
+    of_class = table.sums / table.steps / table.counts[:, None]  # (C, M)
+    worst, best = of_class.min(0), of_class.max(0)
+    constant = (best - worst < 1e-9) & (np.abs(means) > 1e-9)
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / table.classes)
     result = {}
     for column, name in enumerate(table.names):
         mean, means_drawn = float(means[column]), drawn[:, column]
-        if means_drawn[0] == means_drawn[-1]:
-            result[name] = (mean, *_without_spread(mean, table.classes, confidence, least))
-            continue
         below = (means_drawn < mean).mean() + (means_drawn == mean).mean() / 2
         ends = _bca_levels(below, float(skew[column]), table.classes, confidence, resamples)
         low, high = np.quantile(means_drawn, ends)
+        if table.classes < FEW:
+            reach = _student(confidence, table.classes) * float(error[column])
+            low, high = min(low, mean - reach), max(high, mean + reach)
+        if least == 0 or constant[column]:
+            low = min(low, mean - unseen * (float(worst[column]) - least))
+            high = max(high, mean + unseen * (1 - float(best[column])))
         # Rounding must not leave the mean outside where all that can be drawn is on one side.
-        result[name] = (mean, min(float(low), mean), max(float(high), mean))
+        result[name] = (
+            mean,
+            min(max(float(low), least), mean),
+            max(min(float(high), 1.0), mean),
+        )
     return result
 
 
@@ -231,11 +255,9 @@ def _bca_levels(
     below: float, skew: float, classes: int, confidence: float, resamples: int
 ) -> tuple[float, float]:
     """The quantiles of the resampled means that are the ends of the interval."""
-    from scipy.stats import t
-
     edge = 1 / (resamples + 1)
     bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    wide = math.sqrt(classes / (classes - 1)) * float(t.ppf((1 + confidence) / 2, classes - 1))
+    wide = math.sqrt(classes / (classes - 1)) * _student(confidence, classes)
     ends = []
     for z in (-wide, wide):
         shifted = bias + z
@@ -244,16 +266,11 @@ def _bca_levels(
     return ends[0], ends[1]
 
 
-def _without_spread(
-    mean: float, classes: int, confidence: float, least: float
-) -> tuple[float, float]:
-    """The ends where every class has the same mean."""
-    if least < 0:  # a difference: the same on every query
-        return (mean, mean) if mean == 0 else (least, 1.0)
-    reach = ((1 - confidence) / 2) ** (1 / classes)
-    if mean == 1:
-        return reach, 1.0
-    return (0.0, 1 - reach) if mean == 0 else (0.0, 1.0)
+def _student(confidence: float, classes: int) -> float:
+    """The quantile of Student's t for a two-sided interval."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, classes - 1))
 
 
 def _sign_flips(table: _Table, flips: int, seed: int) -> list[float]:
