@@ -181,7 +181,7 @@ def test_embeddings_from_files(monkeypatch, models, shapes, tmp_path, capsys):
         ([models / "good"], "nothing to measure on"),
         ([models / "good", "--data", "x", "--query", "y"], "--data excludes"),
         ([models / "good", "--data", "x", "--labels", "y"], "--labels belongs"),
-        ([models / "good", "--data", "x", "--k", "0"], "--k 0"),
+        ([models / "good", "--data", "x", "--k", "0"], "k = 0"),
         ([models / "good", "--data", "x", "--embeddings", "y.npy"], "leave out the models"),
     ):  # fmt: skip
         assert run(monkeypatch, *arguments) == 2

@@ -17,7 +17,7 @@ def embed(
     output: Annotated[
         str, typer.Option("--output", "-o", help="NAME.parquet or NAME.npy, or a URI.")
     ],
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop what an earlier attempt has done.")
     ] = False,

@@ -74,7 +74,7 @@ def evaluate(
     cache: Cache = None,
     cache_size: CacheSize = None,
     requests: Requests = None,
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     device: Device = "auto",
 ) -> None:
     """Measure how well models retrieve, with confidence intervals; compare several."""
@@ -137,8 +137,8 @@ def evaluate(
 
 def _numbers(flag: str, text: str) -> list[int]:
     """`1,5,10` as numbers."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isascii() and part.isdigit() and 0 < len(part) < 19 for part in parts):
         raise ConfigError(f"{flag} {text}: numbers from 1 on with commas between, as in 1,5,10")
     return [int(part) for part in parts]
 

@@ -68,13 +68,12 @@ def improve(
     if as_json:
         typer.echo(json.dumps({"variants": [one.to_dict() for one in found]}))
         return
-    console = Console()
-    show(found, console if console.is_terminal else Console(width=120))  # a pipe is not narrow
+    show(found, Console())
 
 
 def show(found: Sequence[Improvement], console: Console) -> None:
     """Print the figures of each way, what it gains, and whether that is real."""
-    from lookalike.evaluation.table import columns, gain
+    from lookalike.evaluation.table import columns, gain, put
 
     table = columns("variant", *("Recall@1", "gain", "95 %", "MAP@R", "gain", "95 %"), "bytes")
     for one in found:
@@ -86,6 +85,6 @@ def show(found: Sequence[Improvement], console: Console) -> None:
                 cells[-1] += " *" if one.gains[name].real else "  "
         table.add_row(one.variant, *cells, f"{one.bytes:,}")
     plain = found[0].scores
-    console.print(table, highlight=False)
+    put(table, console)
     typer.echo("* the 95 % interval by class excludes 0: a difference that is no chance")
     typer.echo(f"over {plain.num_queries:,} queries in a gallery of {plain.num_gallery:,}")

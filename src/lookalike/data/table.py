@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from lookalike import storage
@@ -100,20 +100,29 @@ class Columns:
         """
         if not self._where and split is None:
             return None
-        texts = {name: cells[index].strip() for name, index in self._where.items()}
-        texts = {name: text for name, text in texts.items() if text.lower() not in _EMPTY}
-        if "split" in self._where and "split" not in texts:
-            raise Malformed("the split is missing; every row needs one")
-        found = Details(
-            box=_box(texts),
-            split=split_name(texts["split"]) if "split" in texts else split,
-            is_query=_flag(texts, "is_query"),
-            is_gallery=_flag(texts, "is_gallery"),
-            sequence=texts.get("sequence"),
-            category=texts.get("category"),
-            camera=texts.get("camera"),
-        )
+        found = details_of({name: cells[index] for name, index in self._where.items()}, split)
         return self._details.setdefault(found, found)
+
+
+def details_of(cells: Mapping[str, str], split: str | None = None) -> Details:
+    """What the cells of a row say, by the names of their columns; an empty one says nothing.
+
+    Raises:
+        Malformed: a cell has no meaning.
+    """
+    texts = {name: text.strip() for name, text in cells.items()}
+    texts = {name: text for name, text in texts.items() if text.lower() not in _EMPTY}
+    if "split" in cells and "split" not in texts:
+        raise Malformed("the split is missing; every row needs one")
+    return Details(
+        box=_box(texts),
+        split=split_name(texts["split"]) if "split" in texts else split,
+        is_query=_flag(texts, "is_query"),
+        is_gallery=_flag(texts, "is_gallery"),
+        sequence=texts.get("sequence"),
+        category=texts.get("category"),
+        camera=texts.get("camera"),
+    )
 
 
 def is_header(line: str, *, labelled: bool = True) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from lookalike.evaluation.result import DEFINITIONS, Comparison, Evaluation
 from lookalike.retrieval.intervals import Difference, Interval
@@ -22,28 +24,35 @@ def show(found: Comparison, console: Console) -> None:
     """Print the figures with their intervals, the differences, and what they are of."""
     first = found.evaluations[0]
     if len(found.evaluations) == 1:
-        console.print(_figures(first), highlight=False)
+        put(_figures(first), console)
     else:
         for number, one in enumerate(found.evaluations, 1):
             console.print(f"{number}  {one.model}", markup=False, highlight=False, soft_wrap=True)
         console.print()
-        console.print(_compared(found), highlight=False)
+        put(_compared(found), console)
     console.print()
     for line in _counts(first):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(first.shots) > 1:
         console.print()
         for one in found.evaluations:
-            console.print(_shots(one, named=len(found.evaluations) > 1), highlight=False)
+            put(_shots(one, named=len(found.evaluations) > 1), console)
     for one in found.evaluations:
         if one.verification is not None:
             console.print()
-            console.print(_verification(one), highlight=False)
+            put(_verification(one), console)
             for line in _verification_lines(one):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     for sentence in found.verdicts:
         console.print()
         console.print(sentence, markup=False, highlight=False, soft_wrap=True, style="bold")
+
+
+def put(table: Table, console: Console) -> None:
+    """Print a table as wide as it is: a figure that is cut off is another figure."""
+    options = console.options.update(max_width=100_000)
+    table.width = Measurement.get(console, options, table).maximum
+    console.print(table, highlight=False, crop=False)
 
 
 def show_definitions(console: Console) -> None:
@@ -73,7 +82,7 @@ def columns(*names: str) -> Table:
     """An empty table; all columns but the first hold figures."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(names):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
     return table
 
 

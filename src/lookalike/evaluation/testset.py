@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from lookalike import storage
@@ -19,12 +14,10 @@ from lookalike.data.annotation import all_bad, lines, quoted, read_text, shortes
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.record import Details, Record
 from lookalike.data.splits import measured_split, select
-from lookalike.data.table import LABELS, PATHS, SEQUENCE_OR_CAMERA
-from lookalike.errors import ConfigError, DataError
+from lookalike.data.table import PATHS
+from lookalike.errors import DataError
+from lookalike.evaluation import vector_files
 from lookalike.retrieval.roles import Roles
-
-_VECTORS = ("vector", "embedding", "vectors", "embeddings")
-_ROLES = ("is_query", "is_gallery", "sequence", "camera")
 
 
 @dataclass(frozen=True)
@@ -120,12 +113,15 @@ def from_files(
         DataError: they do not fit together, or are no embeddings.
         StorageError: a file cannot be read.
     """
-    parts = [_read(uri) for uri in embeddings]
+    parts = [vector_files.read(uri) for uri in embeddings]
     if labels is not None:
         given = [shortest(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
         names = [given] * len(parts)
     else:
-        names = [_labels(part[1], uri) for uri, part in zip(embeddings, parts, strict=True)]
+        names = [
+            vector_files.labels_of(part[1], uri)
+            for uri, part in zip(embeddings, parts, strict=True)
+        ]
     place = storage.public(labels or embeddings[0])
     for uri, (vectors, _), its in zip(embeddings, parts, names, strict=True):
         if len(its) != len(vectors):
@@ -144,7 +140,7 @@ def from_files(
             raise DataError(f"{place}:{number}: an empty label")
     first = parts[0][1]
     paths = _paths(embeddings[0], first, len(names[0]))
-    details = _details(first, len(names[0]), storage.public(embeddings[0]))
+    details = vector_files.details_in(first, len(names[0]), storage.public(embeddings[0]))
     records = [
         Record(path, label, place, number, details=detail)
         for number, (path, label, detail) in enumerate(
@@ -155,49 +151,6 @@ def from_files(
     return TestSet.of(place, records), found
 
 
-def _read(uri: str) -> tuple[Tensor, dict[str, list[Any]]]:
-    """The vectors, (N, D) as they are, and the other columns of a table that holds them."""
-    place, content = storage.public(uri), storage.read_bytes(uri)
-    columns: dict[str, list[Any]] = {}
-    if uri.endswith(".npy"):
-        try:
-            vectors = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{place}: not a .npy file of numbers: {error}") from None
-    elif uri.endswith(".parquet"):
-        try:
-            table = pq.read_table(io.BytesIO(content))
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{place}: not a Parquet file: {error}") from None
-        name = next((name for name in _VECTORS if name in table.column_names), None)
-        if name is None:
-            raise DataError(f"{place}: no column of vectors, called {', '.join(_VECTORS)}")
-        try:
-            vectors = np.array(table[name].to_pylist(), dtype=np.float32)
-        except (ValueError, TypeError):
-            raise DataError(f"{place}: its vectors are not all of one length") from None
-        known = (*PATHS, *LABELS, *_ROLES)
-        columns = table.select([name for name in known if name in table.column_names]).to_pydict()
-    else:
-        raise ConfigError(f"{place}: embeddings are files that end in .npy or .parquet")
-    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
-        raise DataError(
-            f"{place}: not embeddings: expected (images, dimensions) of floats, found "
-            f"{vectors.dtype} of shape {vectors.shape}"
-        )
-    vectors = torch.from_numpy(vectors.astype(vectors.dtype.newbyteorder("=")))
-    return vectors, columns
-
-
-def _labels(columns: dict[str, list[Any]], uri: str) -> list[str]:
-    for name in LABELS:
-        if name in columns:
-            return ["" if label is None else shortest(str(label)) for label in columns[name]]
-    raise DataError(
-        f"{storage.public(uri)}: no column of labels; give them with --labels, one a line"
-    )
-
-
 def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
     """The paths of the images where they are known, otherwise the rows of the file."""
     for name in PATHS:
@@ -206,30 +159,10 @@ def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
     beside = uri.removesuffix(".npy") + ".paths.txt"
     if uri.endswith(".npy") and storage.exists(beside):
         found = [line.rstrip("\r\n") for line in lines(read_text(beside))]
-        if len(found) == count:
-            return found
+        if len(found) != count:
+            raise DataError(
+                f"{storage.public(beside)}: {len(found):,} paths of {count:,} vectors; they are "
+                f"not of one writing: embed again, or remove it"
+            )
+        return found
     return [f"{uri}[{row}]" for row in range(count)]
-
-
-def _details(columns: dict[str, list[Any]], count: int, place: str) -> list[Details | None]:
-    """What a table says of who asks and who is searched."""
-    if columns.keys().isdisjoint(_ROLES):
-        return [None] * count
-    if {"sequence", "camera"} <= columns.keys():
-        raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
-    nothing = [None] * count
-    return [
-        Details(
-            is_query=None if query is None else bool(query),
-            is_gallery=None if gallery is None else bool(gallery),
-            sequence=None if sequence is None else str(sequence),
-            camera=None if camera is None else str(camera),
-        )
-        for query, gallery, sequence, camera in zip(
-            columns.get("is_query", nothing),
-            columns.get("is_gallery", nothing),
-            columns.get("sequence", nothing),
-            columns.get("camera", nothing),
-            strict=True,
-        )
-    ]

@@ -13,7 +13,7 @@ from lookalike.retrieval.fixed_point import STEPS, unit_integers
 from lookalike.retrieval.per_query import checked
 
 
-def nmi(embeddings: Tensor, labels: Tensor | np.ndarray, seed: int = 0) -> float:
+def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int = 0) -> float:
     """Normalised mutual information of the classes and of as many clusters, from 0 to 1.
 
     Clusters are those of scikit-learn's k-means (k-means++ once, Lloyd) of the unit vectors in

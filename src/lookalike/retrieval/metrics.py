@@ -112,7 +112,7 @@ class Scores:
 
 
 def score(
-    embeddings: Tensor,
+    embeddings: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
     *,
     roles: Roles | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class Wanted:
 
 
 def measure_queries(
-    embeddings: Tensor,
+    embeddings: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
     *,
     roles: Roles | None = None,
@@ -127,8 +128,10 @@ def measure_queries(
         DataError: no query has anything to find.
     """
     embeddings, labels = checked(embeddings, labels)
-    if min((*recall, *precision), default=1) < 1:
-        raise ValueError(f"every k must be positive, got {tuple(recall)} and {tuple(precision)}")
+    if not all(isinstance(k, Integral) and 1 <= k < 2**31 for k in (*recall, *precision)):
+        raise ValueError(
+            f"every k must be an integer from 1 on, got {tuple(recall)} and {tuple(precision)}"
+        )
     device = world.device if device is None else torch.device(device)
     if device.type == "mps":
         device = torch.device("cpu")  # it has no float64
@@ -150,15 +153,21 @@ def measure_queries(
     return PerQuery(rows[order], relevant[order], dict(zip(wanted.names, values, strict=True)))
 
 
-def checked(embeddings: Tensor, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+def checked(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """Embeddings without their gradient and labels as a tensor, if they can be measured.
 
     Raises:
         TrainingError: an embedding is not finite.
         ValueError: they are not (N, D) floats and (N,) integers.
     """
+    embeddings = torch.as_tensor(embeddings)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
+            f" {labels.shape}; numpy.unique(labels, return_inverse=True)[1] numbers them"
+        )
     labels = torch.as_tensor(labels)
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+    if embeddings.ndim != 2 or not embeddings.is_floating_point() or embeddings.shape[1] == 0:
         raise ValueError(
             f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
             f" {tuple(embeddings.shape)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,15 @@ from lookalike.retrieval.per_query import RECALL
 from lookalike.verbs.embed import calibration_of, load
 
 RESULT_JSON = "evaluation.json"
+MOST_K = 10**9
 
 
 def evaluate(
     model: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
-    query: str | None = None,
-    gallery: str | None = None,
+    query: str | Path | None = None,
+    gallery: str | Path | None = None,
     format: str = "auto",
     split: str | None = None,
     recall: Sequence[int] = RECALL,
@@ -80,6 +82,7 @@ def evaluate(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
+    data, query, gallery = map(_text, (data, query, gallery))
     wanted = Wanted(tuple(recall), tuple(precision), full)
     _check([model], data, query, gallery, (), None, wanted)
     with World.from_env(device) as world:
@@ -90,13 +93,13 @@ def evaluate(
 
 
 def compare(
-    models: Sequence[str | Path] = (),
-    data: str | None = None,
+    models: str | Path | Sequence[str | Path] = (),
+    data: str | Path | None = None,
     *,
-    query: str | None = None,
-    gallery: str | None = None,
-    embeddings: Sequence[str | Path] = (),
-    labels: str | None = None,
+    query: str | Path | None = None,
+    gallery: str | Path | None = None,
+    embeddings: str | Path | Sequence[str | Path] = (),
+    labels: str | Path | None = None,
     format: str = "auto",
     split: str | None = None,
     recall: Sequence[int] = RECALL,
@@ -104,9 +107,9 @@ def compare(
     full: bool = False,
     verification: bool = False,
     nmi: bool = False,
-    per_class: str | None = None,
-    per_query: str | None = None,
-    output: str | None = None,
+    per_class: str | Path | None = None,
+    per_query: str | Path | None = None,
+    output: str | Path | None = None,
     threads: int = 4,
     cache: str | Path | None = None,
     cache_size: str | None = None,
@@ -120,7 +123,7 @@ def compare(
     the same queries, and by a verdict whether they are real.
 
     Args:
-        models: output directories, or model folders.
+        models: output directories, or model folders; one or several.
         data: a list, manifest, table, folder or shards of labelled images.
         query: in place of `data`, the images that ask.
         gallery: with `query`, the images that are searched.
@@ -149,6 +152,9 @@ def compare(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
+    models, embeddings = _several(models), _several(embeddings)
+    data, query, gallery, labels = map(_text, (data, query, gallery, labels))
+    per_class, per_query, output = map(_text, (per_class, per_query, output))
     check_name(per_class)
     check_name(per_query)
     if output is not None:
@@ -197,6 +203,14 @@ def compare(
     return found
 
 
+def _several(places: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [places] if isinstance(places, (str, Path)) else list(places)
+
+
+def _text(place: str | Path | None) -> str | None:
+    return None if place is None else str(place)
+
+
 def _check(
     models: Sequence[str | Path],
     data: str | None,
@@ -222,8 +236,11 @@ def _check(
         raise ConfigError("--data excludes --query and --gallery")
     elif data is None and not (query and gallery):
         raise ConfigError("nothing to measure on: give --data, or --query and --gallery")
-    if not wanted.recall or min(*wanted.recall, *wanted.precision, 1) < 1:
-        raise ConfigError("every k must be 1 or more, as in --k 1,5,10")
+    if not wanted.recall:
+        raise ConfigError("no k: give one at least, as in --k 1,5,10")
+    for k in (*wanted.recall, *wanted.precision):
+        if not isinstance(k, Integral) or not 1 <= k <= MOST_K:
+            raise ConfigError(f"k = {k!r}: every k is a number from 1 to {MOST_K:,}, as in --k 1,5")
 
 
 def _test_set(
