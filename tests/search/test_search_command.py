@@ -86,6 +86,20 @@ def test_an_index_is_kept_added_to_and_removed_from(
     assert sorted(ids) == sorted(map(str, there))
 
 
+def test_only_the_asterisk_has_a_meaning_for_remove(model, photos, tmp_path, monkeypatch):
+    some = tmp_path / "br"
+    some.mkdir()
+    names = ["a[1].jpg", "a1.jpg", "b?.jpg", "bx.jpg"]
+    for name in names:
+        shutil.copy(photos / "alone.jpg", some / name)
+    index = tmp_path / "index"
+    assert search(monkeypatch, model, "--index", index, "--gallery", some) == 0
+    for pattern in (f"{some}/a[1]*", f"{some}/b?*"):
+        assert search(monkeypatch, model, "--index", index, "--remove", pattern) == 0
+    left = lookalike.Index.open(index).ids()
+    assert sorted(left) == [f"{some}/a1.jpg", f"{some}/bx.jpg"]
+
+
 def test_vectors_of_embed_are_a_gallery(model, photos, cache, tmp_path, monkeypatch, capsys):
     table = tmp_path / "photos.parquet"
     lookalike.embed(model, photos, table, device="cpu", threads=1)

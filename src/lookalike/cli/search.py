@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lookalike import storage
 from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def _line(rank: int, one: Neighbour) -> str:
 
 def _near(path: str) -> str:
     """A path as it is seen from here, where that is shorter."""
-    if "://" in path:
-        return path.split("?", 1)[0]
+    if storage.is_remote(path):
+        return storage.public(path)
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 

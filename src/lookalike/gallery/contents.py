@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from lookalike.vectors import files
 
 def bring(
     index: Index, places: Sequence[str], *, mirror: bool, threads: int, source: Source
-) -> None:
+) -> dict[str, Record]:
     """Add the images that the index does not have as they are now.
 
     Args:
@@ -29,6 +29,9 @@ def bring(
         mirror: drop from the index what is not among them.
         threads: that read and decode.
         source: of the images' bytes.
+
+    Returns:
+        The images by id, as they are named now: an index keeps no address's secrets.
     """
     tables = [place for place in places if _is_ours(place, index)]
     others = [place for place in places if place not in tables]
@@ -65,6 +68,7 @@ def bring(
         logger.info("%s: %d images added", index.path, added)
     if len(index) == 0:
         raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+    return listed
 
 
 def _is_ours(place: str, index: Index) -> bool:
@@ -95,12 +99,17 @@ def remove(index: Index, wanted: Sequence[str]) -> None:
                 id
                 for id in ids
                 if any(id.startswith(name.rstrip("/") + "/") for name in names)
-                or ("*" in item and any(fnmatch.fnmatchcase(id, name) for name in names))
+                or ("*" in item and any(_fits(id, name) for name in names))
             ]
         if not found:
             logger.warning("not in the index: %s", storage.public(item))
         leaving |= dict.fromkeys(found)
     logger.info("%s: %d images removed", index.path, index.remove(leaving))
+
+
+def _fits(id: str, pattern: str) -> bool:
+    """Whether an id fits; only `*` has a meaning, as ids have brackets and question marks."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
 
 
 def records_at(places: Sequence[str]) -> list[Record]:

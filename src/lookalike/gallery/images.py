@@ -136,8 +136,8 @@ def stream(
 
 
 def id_of(record: Record) -> str:
-    """The record's URI, with the part of the file and the box where it is not all of it."""
-    id = record.uri
+    """The record's URI without secrets, with the part of the file and the box, where it has them."""
+    id = storage.lasting(record.uri)
     if record.member is not None:
         id += f"#{record.member.name}"
     if record.details is not None and record.details.box is not None:
@@ -154,8 +154,9 @@ def _place(source: Record | ImageSource, id: str) -> str | None:
         place["member"] = [source.member.name, source.member.offset, source.member.size]
     if source.details is not None and source.details.box is not None:
         place["box"] = list(source.details.box)
-    if place or source.uri != id:
-        place["uri"] = source.uri
+    uri = storage.lasting(source.uri)
+    if place or uri != id:
+        place["uri"] = uri
     return json.dumps(place) if place else None
 
 

@@ -8,7 +8,16 @@ from lookalike.storage.reading import (
     opened,
     read_bytes,
 )
-from lookalike.storage.uri import address, is_remote, join, local_path, public, resolve, resolver
+from lookalike.storage.uri import (
+    address,
+    is_remote,
+    join,
+    lasting,
+    local_path,
+    public,
+    resolve,
+    resolver,
+)
 from lookalike.storage.writing import (
     fetch_file,
     remove_file,
@@ -20,6 +29,6 @@ from lookalike.storage.writing import (
 
 __all__ = [
     "address", "exists", "fetch_bytes", "fetch_file", "files_below", "is_folder", "is_remote",
-    "join", "local_path", "opened", "public", "read_bytes", "remove_file", "resolve", "resolver",
-    "sizes_below", "version_of", "write_bytes", "write_file",
+    "join", "lasting", "local_path", "opened", "public", "read_bytes", "remove_file", "resolve",
+    "resolver", "sizes_below", "version_of", "write_bytes", "write_file",
 ]  # fmt: skip

@@ -7,6 +7,13 @@ from urllib.parse import unquote, urlsplit
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 
+_SIGNS = re.compile(  # parameters of presigned addresses, and others that are secrets by name
+    r"x-(amz|oss|goog|cos|obs)-|(awsaccesskeyid|ossaccesskeyid|googleaccessid|key-pair-id|expires"
+    r"|policy|signature|sig|security-?token|(access_?)?token|access_?key(_?id)?|api_?key"
+    r"|auth(orization)?|password|passwd|pwd|secret)=",
+    re.IGNORECASE,
+)
+
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names a place that is not a path of this machine."""
@@ -48,6 +55,22 @@ def public(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
+
+
+def lasting(uri: str) -> str:
+    """`uri` as it may be written to a file: without user info and what signs it.
+
+    The rest of its query stays, which may say which image it is.
+    """
+    if not is_remote(uri):
+        return uri
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    place, mark, query = path.partition("?")
+    kept = [part for part in query.split("&") if part and not _SIGNS.match(part)]
+    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{place}{mark if kept else ''}" + "&".join(
+        kept
+    )
 
 
 def address(uri: str) -> str:

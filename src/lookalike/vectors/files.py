@@ -82,8 +82,9 @@ def _record(uri: str, path: str, label: str | None, *box: int | None) -> Record:
 
 
 def path_of(record: Record) -> str:
-    """The image in a column of paths: its URI, with its name inside of a larger file."""
-    return f"{record.uri}: {record.member.name}" if record.member else record.uri
+    """The image in a column of paths: its URI without secrets, its name inside a larger file."""
+    uri = storage.lasting(record.uri)
+    return f"{uri}: {record.member.name}" if record.member else uri
 
 
 def _each(parts: Parts) -> Iterator[Part]:
@@ -159,3 +160,13 @@ def _npy(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
         return [paths, labels, file]
     labels.unlink()
     return [paths, file]
+
+
+def outdated(name: str, files: Sequence[Path]) -> list[str]:
+    """Names of files that an earlier writing of `name` may have left, and that are not among these.
+
+    They would be taken for labels of the new vectors.
+    """
+    beside = f"{name.removesuffix('.npy')}.labels.txt"
+    written = {file.name for file in files}
+    return [beside] if name.endswith(".npy") and beside not in written else []

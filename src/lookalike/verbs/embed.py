@@ -27,7 +27,7 @@ from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
 from lookalike.storage.locking import locked
-from lookalike.vectors.files import SUFFIXES, merge
+from lookalike.vectors.files import SUFFIXES, merge, outdated
 from lookalike.vectors.parts import Part, Parts, Request, by_part, fingerprint_of
 
 PART_SIZE = 1024
@@ -248,7 +248,14 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
         parts.remove()
         raise DataError(f"none of the {len(records):,} images can be read")
     name = storage.public(output).rsplit("/", 1)[-1]
-    for file in merge(parts, records, parts.folder / "merged", name):
+    files = merge(parts, records, parts.folder / "merged", name)
+    for old in outdated(name, files):
+        place = storage.resolve(old, output)
+        if not storage.is_remote(place):
+            Path(storage.local_path(place)).unlink(missing_ok=True)
+        elif storage.exists(place):
+            storage.remove_file(place)
+    for file in files:
         place = storage.resolve(file.name, output)
         if storage.is_remote(output):
             storage.write_file(file, place)

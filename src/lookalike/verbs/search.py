@@ -104,12 +104,13 @@ def search(
     found = _index(embedder, index, _listed(gallery), kind)
     if remove:
         contents.remove(found, remove)
+    named: dict[str, Record] = {}
     if gallery:
-        contents.bring(
+        named |= contents.bring(
             found, _listed(gallery), mirror=index is None, threads=threads, source=source
         )
     if add:
-        contents.bring(found, _listed(add), mirror=False, threads=threads, source=source)
+        named |= contents.bring(found, _listed(add), mirror=False, threads=threads, source=source)
     if not queries:
         return Searched([], found, None)
     assert embedder is not None
@@ -120,7 +121,7 @@ def search(
         ids = {one.id for answer in answers for one in answer.neighbours}
         page = render(
             answers,
-            found.records(ids) | asked,
+            found.records(ids) | named | asked,
             gallery=len(found),
             threshold=threshold,
             threads=threads,

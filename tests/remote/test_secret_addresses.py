@@ -1,0 +1,87 @@
+"""Addresses that hold a password or a signature: used, and written nowhere."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from quick_server import Server
+
+import lookalike
+from lookalike import cli, storage
+
+SECRETS = ("PASSWD", "SECRETSIG")
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("https://me:PASSWD@h/a.jpg?X-Amz-Date=1&X-Amz-Signature=SECRETSIG", "https://h/a.jpg"),
+        ("https://h/show?id=7&sig=SECRETSIG&size=2", "https://h/show?id=7&size=2"),
+        ("https://h/show?id=7&signature_of=them", "https://h/show?id=7&signature_of=them"),
+        ("https://b.oss/k?OSSAccessKeyId=x&Expires=1&Signature=SECRETSIG", "https://b.oss/k"),
+        ("oss://b/k?endpoint=e.com", "oss://b/k?endpoint=e.com"),
+        ("/photos/a?sig=1.jpg", "/photos/a?sig=1.jpg"),
+    ],
+)
+def test_what_lasts_of_an_address(uri, kept):
+    assert storage.lasting(uri) == kept
+
+
+@pytest.fixture
+def addresses(shapes, tmp_path):
+    """A list of images on a web server, by addresses with secrets."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    files = sorted((shapes / "images").glob("10*.jpg"))[:8]
+    server.bodies = {file.name: file.read_bytes() for file in files}
+    place = server.address.replace("://", "://user:PASSWD@")
+    lines = [f"{place}/{file.name}?X-Amz-Signature=SECRETSIG" for file in files]
+    (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines))
+    yield lines
+    server.shutdown()
+    server.server_close()
+
+
+def written(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+def test_pages_indices_and_vectors_hold_no_secrets(model, addresses, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(out / "cache"))
+    listed = str(tmp_path / "list.txt")
+    lookalike.embed(model, listed, out / "v.npy")
+    lookalike.embed(model, listed, out / "v.parquet")
+    assert len(np.load(out / "v.npy")) == len(addresses)
+    assert len(set(pq.read_table(out / "v.parquet")["path"].to_pylist())) == len(addresses)
+    query = addresses[0]
+    for more in ([], ["--json"]):
+        words = [str(model), query, "--gallery", listed, "--html", str(out / "page.html"), *more]
+        monkeypatch.setattr("sys.argv", ["lookalike", "search", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+    told = capfd.readouterr()
+    page = (out / "page.html").read_text()
+    assert page.count("data:image") > len(addresses)  # the pictures are there all the same
+    [answer] = [json.loads(line) for line in told.out.splitlines() if line.startswith("{")]
+    assert len(answer["neighbours"]) == len(addresses)
+    for secret in SECRETS:
+        assert secret not in told.out + told.err
+        assert secret.encode() not in written(out)
+
+
+def test_labels_of_an_earlier_writing_do_not_stay(model, shapes, tmp_path):
+    files = sorted((shapes / "images").glob("10*.jpg"))[:6]
+    labelled, plain = tmp_path / "labelled.txt", tmp_path / "plain.txt"
+    labelled.write_text("".join(f"{file} {row // 2}\n" for row, file in enumerate(files)))
+    plain.write_text("".join(f"{file}\n" for file in reversed(files)))
+    lookalike.embed(model, labelled, tmp_path / "v.npy")
+    assert (tmp_path / "v.labels.txt").read_text().split() == list("001122")
+    lookalike.embed(model, plain, tmp_path / "v.npy")
+    assert not (tmp_path / "v.labels.txt").exists()
+    assert (tmp_path / "v.paths.txt").read_text().splitlines() == [*map(str, reversed(files))]
