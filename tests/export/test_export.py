@@ -13,10 +13,12 @@ import torch
 import lookalike
 from lookalike import cli, storage
 from lookalike.data.decode import load_image
-from lookalike.exporting import folders
+from lookalike.errors import StorageError
+from lookalike.exporting import artefact, folders
 from lookalike.exporting.exported import load_onnx
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibrating import calibrate
+from lookalike.storage import locking
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -340,3 +342,17 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
             "error: data/train.txt: no such file or directory; there/run names it, relative to the "
             f"folder where it was trained: run this there, or give {flag} LIST"
         )
+
+
+def test_one_writes_at_a_time(tmp_path, monkeypatch):
+    output = tmp_path / "model.onnx"
+    monkeypatch.setattr(locking, "_SECONDS", 0.1)
+    with artefact.appearing(output) as path:
+        path.write_bytes(b"the first")
+        with (
+            pytest.raises(StorageError, match="another process is writing"),
+            artefact.appearing(output),
+        ):
+            pass
+    assert output.read_bytes() == b"the first"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]

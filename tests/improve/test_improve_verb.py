@@ -143,6 +143,8 @@ def test_only_what_is_real_is_marked(capsys):
         (["--variant", "whiten"], "give --fit LIST"),
         (["--keep", "flip"], "go together"),
         (["--keep", "int8", "--output", "x"], "int8 cannot be kept with a model"),
+        (["--keep", "flip", "--output", "s3://b/x"], "written to a folder of this machine"),
+        (["--keep", "flip", "--output", __file__], "is a file; choose another --output"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, shapes, model, capsys, more, message):

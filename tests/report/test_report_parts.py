@@ -25,6 +25,7 @@ from lookalike.reporting.selection import confusions, hardest, random, typical
 from lookalike.reporting.sheet import make_sheet
 from lookalike.reporting.slices import slices
 from lookalike.retrieval import nearest
+from lookalike.retrieval.per_query import measure_queries
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.verification import BINS, count_pairs
 
@@ -154,6 +155,22 @@ def test_hard_typical_and_random_queries():
     assert len({*hard, *middle, *drawn}) == 22
     assert drawn == random(found.found, 6, {*hard, *middle}, seed=1)
     assert drawn != random(found.found, 6, {*hard, *middle}, seed=2)
+
+
+def test_ties_of_neighbours_are_those_of_the_scores():
+    """A right image that is better by one epsilon of float32 is tied, and stands behind."""
+
+    def at(steps):
+        cosine = steps / 2**26
+        return [cosine, (1 - cosine**2) ** 0.5]
+
+    steps = 2**25
+    for more, first in ((8, 2), (9, 1)):
+        x = torch.tensor([[1.0, 0.0], at(steps + more), at(steps)], dtype=torch.float64)
+        labels = torch.tensor([0, 0, 1])
+        found = find_neighbours(x, labels, torch.tensor([0]), count=2)
+        assert found.images[0, 0] == first
+        assert measure_queries(x, labels).values["recall_at_1"][0] == (first == 1)
 
 
 def test_confused_classes_are_counted():

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from lookalike.distributed import ALONE, World
-from lookalike.retrieval import ranking
+from lookalike.retrieval import precision, ranking, vectors
 from lookalike.retrieval.metrics import score
 from lookalike.retrieval.per_query import measure_queries
 from lookalike.retrieval.roles import Roles
@@ -56,3 +56,22 @@ def test_workers_agree_with_one(size, tmp_path):
             assert theirs[2].equal(relevant)
             assert list(theirs[3]) == list(values)
             assert all(theirs[3][name].equal(one) for name, one in values.items())
+
+
+def work_apart(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    ranking._BLOCK = 64
+    precision._bf16_is_faster = lambda: rank == 0
+    # Room for what the first worker keeps in bf16, and for nothing of the second's float32.
+    vectors._KEPT = 400 * 24 * 3
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    found = score(**sets()[0], world=World(rank=rank, size=size, local_size=size))
+    torch.save(found.to_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_workers_on_other_processors_agree_too(tmp_path):
+    mp.spawn(work_apart, args=(2, str(tmp_path)), nprocs=2)
+    expected = score(**sets()[0]).to_dict()
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected

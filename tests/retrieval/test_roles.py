@@ -6,8 +6,10 @@ import torch
 
 from lookalike.data.record import Details, Record
 from lookalike.errors import DataError
+from lookalike.evaluation.copies import find_copies
 from lookalike.retrieval import ranking
 from lookalike.retrieval.metrics import score
+from lookalike.retrieval.per_query import measure_queries
 from lookalike.retrieval.roles import Roles
 
 
@@ -152,3 +154,55 @@ def test_a_camera_and_a_sequence_are_not_mixed_up():
         Record("d", "x", "t.csv", 5),
     ]
     assert Roles.of(records).sequence.tolist() == [0, 1, 0, -1]
+
+
+@pytest.mark.parametrize("number", [0, 3, 7, 8, 800])
+def test_numbers_of_sequences_mean_nothing_else(number):
+    everyone = torch.ones(5, dtype=torch.bool)
+    vectors = torch.randn(5, 8)
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    sequence = torch.tensor([number, number, -1, -1, -1])
+    roles = Roles(everyone, everyone, sequence)
+    found = measure_queries(vectors, labels, roles=roles)
+    assert found.relevant.tolist() == [2, 2, 3, 3]
+    renamed = Roles(everyone, everyone, sequence.clamp_max(0))
+    assert score(vectors, labels, roles=roles) == score(vectors, labels, roles=renamed)
+
+
+def met(records, roles):
+    """The first image of the same content that each query may find, looked for one by one."""
+    found = {}
+    for row, record in enumerate(records):
+        for other, its in enumerate(records):
+            apart = roles.sequence[row] < 0 or roles.sequence[row] != roles.sequence[other]
+            meets = roles.query[row] and roles.gallery[other] and apart
+            if row != other and record.uri == its.uri and meets and row not in found:
+                found[row] = other
+    return found
+
+
+def test_copies_are_those_that_may_be_found(tmp_path):
+    generator = np.random.default_rng()
+    for trial in range(60):
+        count = int(generator.integers(2, 14))
+        names = generator.integers(0, 3, count)
+        for name in set(names.tolist()):
+            (tmp_path / f"{trial}-{name}").write_bytes(f"{trial} {name}".encode())
+        records = [
+            Record(str(tmp_path / f"{trial}-{name}"), "a", "list", row)
+            for row, name in enumerate(names, 1)
+        ]
+        vectors = torch.eye(3)[names]
+        roles = Roles(
+            torch.from_numpy(generator.random(count) < 0.7),
+            torch.from_numpy(generator.random(count) < 0.7),
+            torch.from_numpy(generator.integers(-1, 3, count)),
+        )
+        expected = met(records, roles)
+        copies = find_copies(records, vectors, roles)
+        assert copies.queries == len(expected)
+        rows = [int(query.split(":")[1]) for query, _ in copies.examples]
+        others = [int(copy.split(":")[1]) for _, copy in copies.examples]
+        assert dict(zip(rows, others, strict=True)) == {
+            row + 1: other + 1 for row, other in sorted(expected.items())[:3]
+        }

@@ -52,10 +52,7 @@ def find_copies(records: Sequence[Record], vectors: Tensor, roles: Roles | None)
         groups[_identity(records[row])].append(row)
     found: dict[int, int] = {}
     for rows in groups.values():
-        for row in rows if len(rows) > 1 else ():
-            for other in rows:
-                if row not in found and _meet(row, other, roles):
-                    found[row] = other
+        found |= _meetings(rows, roles)
     first = sorted(found)[:_EXAMPLES]
     return Copies(
         len(found), tuple((_named(records[row]), _named(records[found[row]])) for row in first)
@@ -66,12 +63,30 @@ def _named(record: Record) -> str:
     return f"{record.origin}: {record.place}" if record.line else record.place
 
 
-def _meet(row: int, other: int, roles: Roles | None) -> bool:
-    """Whether the query `row` may find `other`."""
-    if row == other or roles is None:
-        return row != other
-    apart = roles.sequence[row] < 0 or roles.sequence[row] != roles.sequence[other]
-    return bool(roles.query[row] and roles.gallery[other] and apart)
+def _meetings(rows: Sequence[int], roles: Roles | None) -> dict[int, int]:
+    """The first of these rows that each of them may find, for those that ask and have one."""
+    if roles is None:
+        searched, sequence, asks = rows, dict.fromkeys(rows, -1), rows
+    else:
+        searched = [row for row in rows if roles.gallery[row]]
+        sequence = {row: int(roles.sequence[row]) for row in rows}
+        asks = [row for row in rows if roles.query[row]]
+    if not searched:
+        return {}
+    first = searched[0]
+    # Whoever may not find the first of all finds the second, or the first of another sequence.
+    second = searched[1] if len(searched) > 1 else None
+    other = next((row for row in searched if sequence[row] != sequence[first]), None)
+    found = {}
+    for row in asks:
+        own = sequence[row]
+        if own >= 0:
+            place = first if sequence[first] != own else other
+        else:
+            place = first if first != row else second
+        if place is not None:
+            found[row] = place
+    return found
 
 
 def _candidates(vectors: Tensor) -> list[int]:

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
 from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
+from lookalike.storage.locking import locked
 
 ABOUT_FILE = f"{METADATA}.json"
 CALIBRATION_FILE = f"{CALIBRATION}.json"
@@ -40,22 +41,30 @@ def appearing(output: Path) -> Iterator[Path]:
 
     Raises:
         RunError: `output` is something that no export wrote, or cannot be written.
+        StorageError: another process is writing it.
     """
     if output.is_dir() and not (output / ABOUT_FILE).exists():
         raise RunError(f"{output}: is a folder, and no exported one; choose another --output")
     aside = output.with_name(f".{output.name}.partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
-    try:
+    with ExitStack() as stack:
+        lock = aside.with_suffix(".lock")
+        busy = f"{output}: another process is writing this; wait for it, or choose another --output"
+        stack.enter_context(locked(lock, busy))
+        stack.callback(lock.unlink, missing_ok=True)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+        except OSError as error:
+            raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+        stack.callback(shutil.rmtree, aside, ignore_errors=True)
         yield aside / output.name
         if output.is_dir():
             output.rename(aside / "replaced")
         (aside / output.name).replace(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def stream(
 
 
 def id_of(record: Record) -> str:
-    """The record's URI without secrets, with the part of the file and the box, where it has them."""
+    """The record's URI without secrets, with the part of the file and the box where it has them."""
     id = storage.lasting(record.uri)
     if record.member is not None:
         id += f"#{record.member.name}"

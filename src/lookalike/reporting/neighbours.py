@@ -145,11 +145,11 @@ def _chunk(seen: Searched, rows: Tensor, count: int, histograms: Tensor) -> tupl
         match.add(found.masked_fill(~same, -torch.inf), left)
         other.add(found.masked_fill(same, -torch.inf), left)
         # A tie is decided against the query: those of its class step back behind it.
-        ranked.add(found.sub_(same * _BEHIND), left)
+        ranked.add(found.sub_(same.double() * _BEHIND), left)
     right = (seen.labels[rows, None] == seen.labels[ranked.images]) & ~ranked.values.isinf()
     return (
         ranked.images,
-        _cosine(ranked.values + right * _BEHIND),
+        _cosine(ranked.values + right.double() * _BEHIND),
         right,
         match.images[:, 0],
         _cosine(match.values[:, 0]),

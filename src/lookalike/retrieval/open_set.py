@@ -65,13 +65,20 @@ class OpenSet:
         """The cosine below which a query's best match means that its thing is unknown.
 
         Args:
-            share: of the unknown queries that may pass, 0 to 1.
-            gallery: images that are searched; by default as many as here.
+            share: of the unknown queries that may pass, between 0 and 1.
+            gallery: images that are searched; by default as many as here. In one so small that
+                its threshold is below all that were measured, the lowest of these is taken, which
+                lets fewer pass.
 
         Raises:
-            ValueError: so small a share, or so large a gallery, is beyond what was measured.
+            ValueError: so small a share, or so large a gallery, is beyond what was measured; or
+                no share, or no gallery.
         """
         share = self.default if share is None else share
+        if not 0 < share < 1:
+            raise ValueError(f"share={share:g} is not between 0 and 1")
+        if gallery is not None and not gallery > 0:
+            raise ValueError(f"gallery={gallery:g} holds no image")
         times = 1.0 if gallery is None else gallery / self.gallery
         wanted = 1 - (1 - share) ** (1 / times)
         targets = np.log([one.target for one in reversed(self.rejections)])  # rising

@@ -119,7 +119,9 @@ class _Search:
         images = self._images
         everything = torch.arange(len(asks), device=asks.device)
         widest = _largest(images.relevant)
-        both = images.everyone and self._vectors.keeps_fast
+        # As the main worker finds it: others may have another processor, or measure it otherwise.
+        chosen = torch.tensor(int(self._vectors.keeps_fast), device=self._world.device)
+        both = images.everyone and bool(self._world.broadcast(chosen))
         if both and widest * min(len(asks), _BLOCK) <= _NUMBERS and widest * len(asks) <= _STATE:
             groups = [list(self._cut(everything))]
         else:

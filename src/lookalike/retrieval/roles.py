@@ -67,7 +67,7 @@ def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
         return found[classes] - searched  # the image itself is out of reach
     # Of these, the image itself and all of its sequence are out of reach; outside of any
     # sequence, an image is one of its own.
-    alone = torch.arange(len(classes)) + len(classes)
+    alone = -1 - torch.arange(len(classes))
     group = torch.where(roles.sequence < 0, alone, roles.sequence)
     _, pairs = torch.unique(torch.stack([classes, group]), dim=1, return_inverse=True)
     kin = torch.zeros(len(classes), dtype=torch.int64).index_add(0, pairs, searched)

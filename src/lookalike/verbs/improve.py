@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lookalike import log
+from lookalike import log, storage
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog
@@ -109,6 +109,7 @@ def improve(
     if (keep is None) != (output is None):
         raise ConfigError("keep (--keep) and output (--output) go together")
     kept = None if keep is None else _keepable(keep)
+    place = None if output is None else _vacant(output)
     parsed = None if variants is None else [Variant.parse(text) for text in variants]
     log.start()
     embedder = load(model, device=device)
@@ -136,10 +137,10 @@ def improve(
         gains = {} if base is None else _gains(base, measured, asking.labels)
         base = base or measured
         found.append(Improvement(way.name, _scores(measured, asking), way.bytes_of(dim), gains))
-    if kept is not None and output is not None:
+    if kept is not None and place is not None:
         view = seen["flip" in kept.steps]
         projection = kept.projection(view.vectors.shape[1], view.fit)
-        _keep(embedder, kept, projection, Path(output))
+        _keep(embedder, kept, projection, place)
     return found
 
 
@@ -150,6 +151,27 @@ def _defaults(embedder: Embedder, model: str | Path, fit: str | None) -> list[st
     learnt = ["whiten"] if fit is not None or Provenance.of(model).config is not None else []
     ways = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
     return [*ways, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
+
+
+def _vacant(output: str | Path) -> Path:
+    """The folder that a model can be written to, looked at before any work.
+
+    Raises:
+        ConfigError: it is none, or not empty.
+    """
+    name = str(output)
+    if storage.is_remote(name):
+        raise ConfigError(
+            f"--output {storage.public(name)}: an improved model is written to a folder of this "
+            "machine; from there, lookalike export FOLDER --format safetensors --data LIST "
+            "--output URI takes it on"
+        )
+    place = Path(storage.local_path(name))
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"{place} is a file; choose another --output")
+    if place.exists() and any(place.iterdir()):
+        raise ConfigError(f"{place} is not empty; choose another --output")
+    return place
 
 
 def _keepable(text: str) -> Variant:
@@ -234,8 +256,6 @@ def _keep(
     embedder: Embedder, kept: Variant, projection: tuple[Tensor, Tensor] | None, output: Path
 ) -> None:
     """Write the model with the variant in it."""
-    if output.exists() and any(output.iterdir()):
-        raise ConfigError(f"{output} is not empty; choose another --output")
     made = None if projection is None else Projection(*projection).to(embedder.device)
     embedder.improve(mirror="flip" in kept.steps, projection=made)
     aside = output.with_name(f".{output.name}.partial")
