@@ -197,6 +197,9 @@ def test_cosines_are_judged():
     assert [one.itself for one in answer.neighbours] == [True, False, False, False]
     assert answer.known is False  # the query itself says nothing about the gallery
     assert judge("other", ids, cosines, labels, calibration, 0.7).known is True
+    alone = judge("q", ids, cosines, labels, calibration, 0.7, shown=1)
+    assert [one.id for one in alone.neighbours] == ["q"]
+    assert alone.known is False  # by the one behind it, which is not shown
     bare = judge("q", ids, cosines, labels, None, None)
     assert bare.known is None
     assert {one.same for one in bare.neighbours} == {None}

@@ -123,14 +123,19 @@ def _counts(one: Evaluation) -> list[str]:
     scores = one.scores
     classes = next(iter(one.intervals.values())).classes
     lines = [
-        f"{scores.num_queries:,} queries of {classes:,} classes, {scores.num_gallery:,} images in "
-        f"the gallery ({one.data.name})"
+        f"{_count(scores.num_queries, 'query', 'queries')} of {_count(classes, 'class', 'classes')}"
+        f", {_count(scores.num_gallery, 'image', 'images')} in the gallery ({one.data.name})"
     ]
     if scores.num_lone:
-        lines.append(f"{scores.num_lone:,} queries left out: there is nothing for them to find")
+        lone = _count(scores.num_lone, "query", "queries")
+        lines.append(f"{lone} left out: there is nothing to find")
     if one.unreadable:
-        lines.append(f"{one.unreadable:,} images left out: they cannot be read")
+        lines.append(f"{_count(one.unreadable, 'image', 'images')} left out: unreadable")
     return lines
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
 
 
 def _shots(one: Evaluation, *, named: bool) -> Table:

@@ -53,6 +53,7 @@ def judge(
     labels: list[str | None],
     calibration: Calibration | None,
     limit: float | None,
+    shown: int | None = None,
 ) -> Answer:
     """The answer to a query.
 
@@ -63,6 +64,8 @@ def judge(
         labels: of the neighbours.
         calibration: of the model; None where it has none.
         limit: the cosine below which a best match is none; see `limit_of`.
+        shown: neighbours of the answer; all by default. One more than these tells what a query
+            that is in the gallery has beside itself.
     """
     chances: list[float | None] = [None] * len(ids)
     same: list[bool | None] = [None] * len(ids)
@@ -77,7 +80,7 @@ def judge(
     )
     others = [one.cosine for one in found if not one.itself]
     known = None if limit is None or not others else others[0] >= limit
-    return Answer(query, found, known)
+    return Answer(query, found[:shown], known)
 
 
 def limit_of(calibration: Calibration | None, gallery: int) -> float | None:

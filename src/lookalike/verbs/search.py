@@ -92,6 +92,8 @@ def search(
         raise ConfigError("nothing to search: give --gallery PLACE, or --index DIR")
     if (add or remove) and index is None:
         raise ConfigError("--add and --remove change an index: name it with --index DIR")
+    if k < 1:
+        raise ConfigError(f"k={k} must be at least 1")
     if html is not None and not queries:
         raise ConfigError("a page shows queries and what they found: name a query")
     log.start()
@@ -174,11 +176,11 @@ def _answers(
         logger.warning("left out: %s", describe_bad(queries[row], reason))
     if not len(embedded.rows):
         raise DataError("no query can be read")
-    found = index.search(embedded.vectors.numpy(), k, exact=exact)
+    found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
     limit = limit_of(calibration, len(index))
     asked = [queries[row] for row in embedded.rows.tolist()]
     answers = [
-        judge(id_of(query), ids, cosines, labels, calibration, limit)
+        judge(id_of(query), ids, cosines, labels, calibration, limit, shown=k)
         for query, ids, cosines, labels in zip(
             asked, found.ids, found.cosines, found.labels, strict=True
         )
