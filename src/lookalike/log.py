@@ -2,6 +2,9 @@
 
 Lines go through the standard logger `lookalike`; `start` gives it a console when nobody else
 has. Only the main worker speaks.
+
+Information goes to stdout in a training, whose lines are all that it prints, and to stderr in the
+commands that print an answer (`keep_stdout`); warnings go to stderr everywhere.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -28,15 +32,14 @@ logger = logging.getLogger("lookalike")
 
 _LINE_SECONDS = 10.0
 
+_stdout_is_kept = False
+
 
 def start(level: int = logging.INFO) -> None:
     """Send the program's lines to the console, unless the application set up its own logging.
 
-    Information goes to stdout, warnings go to stderr.
-
     Args:
-        level: the least that is said: ERROR on all workers but the main one, WARNING where
-            stdout is kept for a result.
+        level: the least that is said: ERROR on all workers but the main one.
     """
     logger.setLevel(level)
     if not logger.handlers and not logging.getLogger().handlers:
@@ -58,9 +61,19 @@ def also_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+def keep_stdout(kept: bool) -> None:
+    """Whether stdout carries the answer of a command only: then lines and bars go to stderr."""
+    global _stdout_is_kept
+    _stdout_is_kept = kept
+
+
+def _stream() -> TextIO:
+    return sys.stderr if _stdout_is_kept else sys.stdout
+
+
 def is_terminal() -> bool:
     """Whether a person may be watching."""
-    return sys.stdout.isatty()
+    return _stream().isatty()
 
 
 class Bar:
@@ -147,17 +160,17 @@ class _ConsoleHandler(logging.Handler):
         text = self.format(record)
         warning = record.levelno >= logging.WARNING
         if not is_terminal():
-            stream = sys.stderr if warning else sys.stdout
+            stream = sys.stderr if warning else _stream()
             print(text, file=stream, flush=True)  # this is the console
             return
         style = "yellow" if warning else ""
         _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-_shared_console: list[Console] = []
+_consoles: dict[bool, Console] = {}
 
 
 def _console() -> Console:
-    if not _shared_console:
-        _shared_console.append(Console())
-    return _shared_console[0]
+    if _stdout_is_kept not in _consoles:
+        _consoles[_stdout_is_kept] = Console(stderr=_stdout_is_kept)
+    return _consoles[_stdout_is_kept]

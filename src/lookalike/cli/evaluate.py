@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import tempfile
 from typing import Annotated
@@ -95,7 +94,7 @@ def evaluate(
     from lookalike import log
     from lookalike.verbs.evaluate import compare
 
-    log.start(logging.WARNING if as_json else logging.INFO)  # stdout may be for the object
+    log.start()
     found = compare(
         models or [],
         data,

@@ -56,9 +56,10 @@ def export(
     requests: Requests = None,
 ) -> None:
     """Write a model as one file or folder for production, and prove that it is the same."""
+    from lookalike import storage
     from lookalike.verbs.export import export as verb
 
-    verb(
+    exported = verb(
         model,
         format,
         precision=precision,
@@ -75,3 +76,4 @@ def export(
         cache_size=cache_size,
         requests=requests,
     )
+    typer.echo(storage.public(str(exported.path)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +58,7 @@ def improve(
     from lookalike import log
     from lookalike.verbs.improve import improve as verb
 
-    log.start(logging.WARNING if as_json else logging.INFO)
+    log.start()
     found = verb(
         model, data, variants=variant, fit=fit, keep=keep, output=output, format=format,
         split=split, threads=threads, cache=cache, cache_size=cache_size, requests=requests,

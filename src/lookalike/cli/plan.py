@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def plan(
     from lookalike.planning.table import show
     from lookalike.verbs.plan import plan as verb
 
-    log.start(logging.WARNING if as_json else logging.INFO)
+    log.start()
     files, overrides = split_request(request)
     found = verb(
         Config.load(files[0] if files else None, overrides, {"run.workers": workers}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 from dataclasses import asdict
@@ -60,7 +59,7 @@ def search(
     from lookalike import log
     from lookalike.verbs.search import search as verb
 
-    log.start(logging.WARNING if as_json else logging.INFO)  # stdout may be for the objects
+    log.start()
     if open_page and html is None:
         html = str(Path(tempfile.mkdtemp(prefix="lookalike-")) / "search.html")
     found = verb(

@@ -1,0 +1,70 @@
+"""Stdout carries the answer of a command, and nothing else."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from lookalike import cli, log
+from lookalike.cli import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def parts(shapes, tmp_path_factory):
+    """A run of one step, with the model and the lists that the commands below need."""
+    import lookalike
+
+    folder = tmp_path_factory.mktemp("stdout")
+    lookalike.train(
+        train=str(shapes / "train.txt"), val=str(shapes / "val.txt"), output=str(folder / "run"),
+        backbone="test_resnet", pretrained=False, image_size=32, embedding_dim=16, max_steps=1,
+        batch_size=8, threads=2, device="cpu", report=False,
+    )  # fmt: skip
+    return {"run": folder / "run", "shapes": shapes, "folder": folder}
+
+
+ANSWERS = {
+    "search": "{run} {shapes}/images/0-0.jpg --gallery {shapes}/images --json --k 2",
+    "evaluate": "{run} --data {shapes}/val.txt --json",
+    "improve": "{run} --data {shapes}/val.txt --variant flip --json",
+    "plan": "--classes 10 --images 100 --gpu t4 model.backbone=test_resnet --json "
+    "model.pretrained=false model.image_size=32",
+    "embed": "{run} {shapes}/images/0-0.jpg -o {folder}/v.npy",
+    "export": "{run} --format safetensors -o {folder}/exported",
+    "report": "{run} --output {folder}/page.html",
+    "doctor": "--train {shapes}/train.txt --no-images",
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tmp_path):
+    """Without handlers of pytest's, as in a process of the program's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("logging.root.handlers", [])
+    monkeypatch.setattr(log.logger, "handlers", [])
+    words = ANSWERS[command].format(**parts).split()
+    monkeypatch.setattr(sys, "argv", ["lookalike", command, *words])
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+    log.logger.info("a line of the log")
+    said = capsys.readouterr()
+    log.keep_stdout(False)
+    assert "a line of the log" in said.err
+    assert "a line of the log" not in said.out
+    if "--json" in words:
+        [line] = said.out.splitlines()
+        assert isinstance(json.loads(line), dict)
+    elif command == "doctor":
+        assert "8 classes" in said.out
+    else:
+        [line] = said.out.splitlines()
+        assert line == words[-1]
+    if command == "embed":
+        assert np.load(parts["folder"] / "v.npy").shape == (1, 16)
+
+
+def test_every_command_is_tried_or_prints_lines_only():
+    assert {one.__name__ for one in COMMANDS} == {*ANSWERS, *cli._WITHOUT_ANSWER}
