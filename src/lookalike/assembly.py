@@ -30,6 +30,18 @@ from lookalike.settings.size import in_bytes
 from lookalike.step import TrainStep
 from lookalike.trainer import Pace
 
+RESOLVED_FROM = {
+    "model.backbone_dim": ("model.backbone",),
+    "model.crop_pct": ("model.backbone",),
+    "loss.margin": ("loss.name",),
+    "loss.scale": ("loss.name",),
+    "loss.classification_weight": ("head.parallel",),
+    "train.precision": ("run.device",),
+    "head.precision": ("run.device", "train.precision"),
+    "head.fused_update": ("head.dtype", "head.sample_rate"),
+}
+"""The settings that `resolve` fills in, each with those that its value follows from."""
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -79,7 +91,7 @@ def create_embedder(config: Config) -> Embedder:
 
 
 def resolve(config: Config, embedder: Embedder, world: World) -> Config:
-    """The request with everything filled in that was left to us; what config.yaml will say."""
+    """The request with everything filled in that was left to us; what resolved.yaml will say."""
     loss = config.loss
     margin = metric_margin(config)
     if warning := margin.warning():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,13 @@ from lookalike.retrieval.calibration import Calibration
 from lookalike.run import ENVIRONMENT
 
 
-def saved_config(run: str) -> Config | None:
-    """What a run was asked for; None where no run was begun."""
-    text = fetched.saved_config(run)
-    if text is None:
-        return None
-    if not storage.is_remote(run):
-        return Config.load(storage.join(run, "config.yaml"))
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        copy = Path(folder) / "config.yaml"
-        copy.write_bytes(text)
-        return Config.load(copy)
-
-
 def required_config(run: str) -> Config:
-    """What a run was asked for.
+    """The settings that a run used.
 
     Raises:
         RunError: no run was begun there.
     """
-    config = saved_config(run)
+    config = fetched.saved_config(run)
     if config is None:
         raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
     return config

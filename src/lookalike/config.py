@@ -6,15 +6,15 @@ what was left open into a new one.
 """
 
 import difflib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
+from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.settings import (
     MODEL_PARALLEL_LOSSES,
@@ -63,6 +63,8 @@ class Config(Section):
         file: str | Path | None = None,
         overrides: Sequence[str] = (),
         flags: Mapping[str, Any] | None = None,
+        *,
+        content: bytes | None = None,
     ) -> "Config":
         """The request made of a YAML file, `key=value` overrides and flags; the later wins.
 
@@ -70,12 +72,31 @@ class Config(Section):
             file: a YAML file with the sections of this class.
             overrides: dotted, `optim.lr=0.01`; values are YAML.
             flags: dotted key to value; None means "not given".
+            content: of `file`, where it was read already; `file` is then only its name.
 
         Raises:
             ConfigError: a key is unknown or a value is wrong; all of them are named.
         """
-        tree = _read_yaml(file) if file is not None else {}
+        tree = _read_yaml(file, content) if file is not None else {}
         place = str(file) if file is not None else ""
+        return cls._changed(tree, overrides, flags or {}, place)
+
+    def with_changes(self, overrides: Sequence[str], flags: Mapping[str, Any]) -> "Config":
+        """A new Config with `key=value` overrides and flags, as `load` takes them.
+
+        Raises:
+            ConfigError: a key is unknown or a value is wrong; all of them are named.
+        """
+        return self._changed(self.model_dump(exclude_unset=True), overrides, flags, "")
+
+    @classmethod
+    def _changed(
+        cls,
+        tree: dict[str, Any],
+        overrides: Sequence[str],
+        flags: Mapping[str, Any],
+        place: str,
+    ) -> "Config":
         for item in overrides:
             key, equals, text = item.partition("=")
             if not equals:
@@ -84,7 +105,7 @@ class Config(Section):
                 _put(tree, key.strip(), yaml.load(text, _Loader))
             except yaml.YAMLError:
                 raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
-        for key, value in (flags or {}).items():
+        for key, value in flags.items():
             if value is not None:
                 _put(tree, key, value)
         return cls.build(tree, place)
@@ -98,8 +119,8 @@ class Config(Section):
             raise ConfigError(_explain(error, place)) from None
 
     def with_values(self, values: Mapping[str, Any]) -> "Config":
-        """A new Config with these dotted keys changed."""
-        tree = self.model_dump()
+        """A new Config with these dotted keys changed; they count as asked for."""
+        tree = self.model_dump(exclude_unset=True)
         for key, value in values.items():
             _put(tree, key, value)
         return self.build(tree)
@@ -112,9 +133,23 @@ class Config(Section):
         """
         return self.with_values({_key(name): value for name, value in settings.items()})
 
-    def to_yaml(self) -> str:
-        """The complete request, loadable."""
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+    def to_yaml(self, *, complete: bool = True) -> str:
+        """The request, loadable: every setting, or only those that were asked for."""
+        tree = self.model_dump(exclude_unset=not complete)
+        return yaml.safe_dump(_mapped(tree, lambda text: text), sort_keys=False)
+
+    def asked(self) -> set[str]:
+        """The dotted keys that a file, a flag, an override or Python gave; the others are open."""
+        return {
+            f"{section}.{name}"
+            for section in self.model_fields_set
+            for name in getattr(self, section).model_fields_set
+        }
+
+    def without_secrets(self) -> "Config":
+        """The same request with addresses as they may be written: unsigned, without user info."""
+        tree = self.model_dump(exclude_unset=True)
+        return self.build(_mapped(tree, storage.lasting))
 
     def get(self, key: str) -> Any:
         """The value of a dotted key."""
@@ -174,9 +209,20 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(file: str | Path) -> dict[str, Any]:
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Nested mappings and lists with `change` done to each text, and tuples made lists."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(each, change) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(each, change) for each in value]
+    return value
+
+
+def _read_yaml(file: str | Path, content: bytes | None = None) -> dict[str, Any]:
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = (Path(file).read_bytes() if content is None else content).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ConfigError(f"{file}: {str(reason).lower()}") from None

@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from lookalike import checkpoint, storage
+from lookalike.config import Config
 from lookalike.errors import RunError, StorageError
 from lookalike.log import logger
-from lookalike.run import Run, write_text
+from lookalike.run import CONFIG, RESOLVED, Run, write_text
 
 CHECKPOINTS = "checkpoints"
 _VERSIONS = ".versions.json"
@@ -37,18 +38,26 @@ def workdir(output: str, chosen: str | None = None) -> Path:
     return Path(chosen) if chosen else cache_folder("runs", output)
 
 
-def saved_config(output: str) -> bytes | None:
-    """The config.yaml of a run, here or in object storage; None where no run was begun.
+def saved_config(output: str, *, asked: bool = False) -> Config | None:
+    """The settings of a run, here or in object storage; None where no run was begun.
+
+    Args:
+        output: the run.
+        asked: only what was asked for (config.yaml), not every setting as it ran
+            (resolved.yaml; older runs have a complete config.yaml instead).
 
     Raises:
+        ConfigError: the file is broken; names it.
         StorageError: the storage does not answer.
     """
-    place = storage.join(output, "config.yaml")
-    if storage.is_remote(output):
-        there = "config.yaml" in storage.sizes_below(output)
-    else:
-        there = storage.exists(place)
-    return storage.read_bytes(place) if there else None
+    names = (CONFIG,) if asked else (RESOLVED, CONFIG)
+    remote = storage.is_remote(output)
+    sizes = storage.sizes_below(output) if remote else {}
+    for name in names:
+        place = storage.join(output, name)
+        if name in sizes if remote else storage.exists(place):
+            return Config.load(storage.public(place), content=storage.read_bytes(place))
+    return None
 
 
 def resume_from(output: str, local: Run) -> None:
@@ -59,7 +68,7 @@ def resume_from(output: str, local: Run) -> None:
         StorageError: the storage does not answer, or a file changed meanwhile.
     """
     sizes = storage.sizes_below(output)
-    if "config.yaml" not in sizes:
+    if CONFIG not in sizes:
         return
     found, faults = newest(output, sizes)
     for fault in faults:
@@ -74,7 +83,7 @@ def resume_from(output: str, local: Run) -> None:
         assert name is not None
         fetch_checkpoint(output, name, local.checkpoints)
     others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
-    for name in sorted(others, key=lambda name: name == "config.yaml"):  # the last makes it a run
+    for name in sorted(others, key=lambda name: name == CONFIG):  # the last makes it a run
         storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
     if best is not None:
         write_text(local.checkpoints / "best", best + "\n")

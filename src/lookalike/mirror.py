@@ -22,14 +22,14 @@ from typing import Any, Protocol
 from lookalike import checkpoint, storage
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.log import logger
-from lookalike.run import Run
+from lookalike.run import CONFIG, RESOLVED, Run
 from lookalike.staging import Stages
 
 _LAST_TRIES = 3
 _LONGEST_PAUSE = 60.0
 _SAY_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
-_FIRST = ("config.yaml", "classes.json", "metrics.jsonl", "bad_images.jsonl")
+_FIRST = (RESOLVED, CONFIG, "classes.json", "metrics.jsonl", "bad_images.jsonl")
 
 
 class PartError(StorageError):
@@ -94,7 +94,7 @@ class Mirror:
         Raises:
             StorageError: they cannot be written.
         """
-        for name in _FIRST[:2]:
+        for name in _FIRST[:3]:
             storage.write_file(self.run.path / name, self._uri(name))
         self._thread.start()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.assembly import create_source, open_catalogs
-from lookalike.chronicle import saved_config
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.catalog import Catalog, build_catalog
@@ -26,6 +25,7 @@ from lookalike.errors import (
     StorageError,
     UnavailableError,
 )
+from lookalike.fetched import saved_config
 from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
 
@@ -37,7 +37,7 @@ class Provenance:
     Attributes:
         place: the run or the model folder, as messages name it.
         uri: the same as a path of this machine or a URI.
-        config: what was asked of it; None for a model folder.
+        config: the settings of its training; None for a model folder.
         calibration: the content of calibration.json; None without one.
     """
 
@@ -114,10 +114,13 @@ class Provenance:
             start_text = f"the weights {_name(start)}"
         else:
             start_text = "timm's pretrained weights" if start else "random weights"
+        words: list[str] = [loss.name]
+        if loss.margin is not None and loss.scale is not None:
+            words += [f"margin {loss.margin:g}", f"scale {loss.scale:g}"]
         return {
             "List": _name(data.train or ""),
             "Start": start_text,
-            "Loss": f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}",
+            "Loss": ", ".join(words),
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
 
@@ -186,7 +189,7 @@ def training_counts(model: str | Path) -> dict[str, int] | None:
 
 
 def _request(model: str | Path) -> Config | None:
-    """What a run was asked for; None where that cannot be known."""
+    """The settings of a run; None where that cannot be known."""
     name = str(model)
     if storage.public(name).endswith(".onnx"):
         return None

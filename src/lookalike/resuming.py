@@ -2,19 +2,116 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import torch
 
 from lookalike import checkpoint, cluster, disks, fetched, storage
+from lookalike.assembly import RESOLVED_FROM
 from lookalike.checkpoint import Progress, Trained
-from lookalike.config import Config
+from lookalike.config import Config, keys
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
-from lookalike.errors import RunError
+from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
 from lookalike.quota import Quota
-from lookalike.run import Run
+from lookalike.run import CONFIG, Run, write_text
+
+
+def saved_request(output: str) -> Config | None:
+    """What the run at `output` was asked for; None where no run was begun.
+
+    Raises:
+        ConfigError: its config.yaml is broken.
+        StorageError: the storage does not answer.
+    """
+    return fetched.saved_config(output, asked=True)
+
+
+def check_request(config: Config, resume: bool) -> None:
+    """See that there is something to train on, and a place for the results.
+
+    Raises:
+        ConfigError: there is none.
+        RunError: the run to resume does not exist.
+    """
+    output = config.run.output
+    if config.data.train is not None and output is not None:
+        return
+    if resume and output is None:
+        raise ConfigError("nothing to resume: give run.output (--output), the directory of the run")
+    if resume and output is not None and saved_request(output) is None:
+        raise RunError(
+            f"{storage.public(output)}: no run here to resume ({CONFIG} is missing); "
+            f"{_like(output)}check --output, or give --train LIST to begin a run there"
+        )
+    if config.data.train is None:
+        raise ConfigError("nothing to train on: give data.train (--train), a list of images")
+    raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+
+
+def _like(output: str) -> str:
+    """The runs beside a place whose names are close to its name, in words."""
+    path = Path(storage.local_path(output)).absolute()
+    if storage.is_remote(output) or not path.parent.is_dir():
+        return ""
+    runs = [other.name for other in path.parent.iterdir() if Run(other).exists()]
+    close = difflib.get_close_matches(path.name, runs, 1, 0.5)
+    return f"did you mean {path.parent / close[0]}? Else " if close else ""
+
+
+def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
+    """The request of a resumed run, with what it leaves open as the run used it so far.
+
+    That is what the run resolved when it began, and the defaults of the version that began it.
+    A value that follows from another setting which the request changes is left open, and so is
+    one that was asked for before and is not any more.
+
+    To be called by all workers together.
+    """
+    found: list[str] = []
+    with world.together():
+        if world.is_main and resume and run.exists() and run.resolved.exists():
+            place = str(run.path)
+            asked, used = saved_request(place), fetched.saved_config(place)
+            assert asked is not None
+            assert used is not None
+            found = [asked.to_yaml(complete=False), used.to_yaml()]
+    told = world.tell(found)[0]
+    if not told:
+        return config
+    before, used = (Config.load(run.path, content=text.encode()) for text in told)
+    given = config.asked()
+
+    def changed(key: str) -> bool:
+        return key in given | before.asked() and config.get(key) != used.get(key)
+
+    kept = {
+        key: used.get(key)
+        for key in keys()
+        if key not in given | before.asked() and not any(map(changed, RESOLVED_FROM.get(key, ())))
+    }
+    return config.with_values(kept)
+
+
+def write_request(run: Run, asked: Config, used: Config) -> None:
+    """Write config.yaml and resolved.yaml, without what addresses hide.
+
+    Args:
+        run: where to.
+        asked: the request as it came.
+        used: the same with everything resolved.
+    """
+    written = asked.without_secrets()
+    cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
+    if cut:
+        logger.warning(
+            "%s: written without the user info and signature of its address; to resume, give it "
+            "again", ", ".join(cut),
+        )  # fmt: skip
+    write_text(run.resolved, used.without_secrets().to_yaml())
+    write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
 
 
 def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
@@ -51,7 +148,7 @@ def restore(
 ) -> Progress | None:
     """Go on where the newest whole checkpoint stands; None where there is none yet."""
     # As the main worker finds it, which soon writes what makes it exist for a slower one.
-    began = torch.tensor(int(resume and run.exists()), device=world.device)
+    began = torch.tensor(int(resume and run.began()), device=world.device)
     if not world.broadcast(began):
         return None
     name, bad = None, {}
@@ -79,7 +176,7 @@ def _meet(output: str, local: Run, resume: bool) -> None:
         local.path.mkdir(parents=True, exist_ok=True)
         with local.locked():
             fetched.resume_from(output, local)
-    elif "config.yaml" in storage.sizes_below(output):
+    elif CONFIG in storage.sizes_below(output):
         raise RunError(
             f"{storage.public(output)} holds a run already; add --resume to go on with it, "
             "or choose another --output"

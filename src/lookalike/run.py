@@ -1,6 +1,7 @@
 """What is on disk: every path of an output directory, and the few ways to write there.
 
-config.yaml            resolved: what ran, complete, loadable
+config.yaml            what was asked for, loadable: only the settings that the user gave
+resolved.yaml          every setting as it ran
 classes.json           label <-> class
 metrics.jsonl          one JSON object a line; the file is the truth
 bad_images.jsonl       images that could not be read
@@ -30,10 +31,13 @@ from typing import Any
 from lookalike import storage
 from lookalike.errors import RunError
 
+CONFIG = "config.yaml"
+RESOLVED = "resolved.yaml"
 DOCTOR_JSON = "doctor.json"
 DOCTOR_PAGE = "doctor.html"
 REPORT = "report.html"
 ENVIRONMENT = "environment.json"
+EXPORTS = "exports"
 
 # A worker that was just killed may take a moment to let go.
 _LOCK_SECONDS = 10.0
@@ -67,17 +71,9 @@ class Run:
                 f"{output} holds a run already; add --resume to go on with it, "
                 "or choose another --output"
             )
-        if run.path.is_dir() and not run.exists() and not resume:
-            # What an attempt leaves that found a mistake before it began is no obstacle.
-            ours = {run.log, run.checkpoints, run.bad_images, run.lock_file}
-            ours |= {run.path / DOCTOR_JSON, run.path / DOCTOR_PAGE}  # a look before the training
-            foreign = [path.name for path in run.path.iterdir() if path not in ours]
-            if foreign or any(run.checkpoints.glob("*")):
-                raise RunError(
-                    f"{output} is not empty (it has {(foreign or ['checkpoints'])[0]}); "
-                    "choose another --output"
-                )
         try:
+            if run.path.is_dir() and not run.exists():
+                run._check_own(resume)
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = (error.strerror or "").lower()
@@ -100,10 +96,44 @@ class Run:
         """Whether a run was begun here."""
         return self.config.exists()
 
+    def began(self) -> bool:
+        """Whether there is something to resume: a run, or checkpoints whose config.yaml is lost."""
+        return self.exists() or any(self.checkpoints.glob("step-*"))
+
+    def _check_own(self, resume: bool) -> None:
+        """See that a folder without a run holds nothing of others.
+
+        What an attempt leaves that found a mistake before it began is no obstacle, and with
+        `resume` all that a run writes is none: on other machines than the main worker's, and
+        where the settings were lost.
+
+        Raises:
+            RunError: it holds something else.
+        """
+        ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
+        ours |= {self.resolved, self.classes}
+        ours |= {self.path / DOCTOR_JSON, self.path / DOCTOR_PAGE}  # a look before the training
+        if resume:
+            ours |= {self.metrics, self.environment, self.report, self.model, self.tensorboard}
+            ours |= {self.path / EXPORTS, *self.path.glob(".*")}
+        foreign = sorted(path.name for path in self.path.iterdir() if path not in ours)
+        if not resume and any(self.checkpoints.glob("*")):
+            foreign.append(self.checkpoints.name)
+        if foreign:
+            raise RunError(
+                f"{self.path} is not empty and holds no run (it has {foreign[0]}); choose another "
+                "--output"
+            )
+
     @property
     def config(self) -> Path:
-        """The resolved request."""
-        return self.path / "config.yaml"
+        """What was asked for: the settings that the user gave."""
+        return self.path / CONFIG
+
+    @property
+    def resolved(self) -> Path:
+        """Every setting as it ran."""
+        return self.path / RESOLVED
 
     @property
     def classes(self) -> Path:

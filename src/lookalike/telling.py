@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from lookalike import storage
 from lookalike.assembly_measures import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
@@ -25,7 +26,7 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
     """How many images and classes there are, and whether quality is measured."""
     logger.info(
         "training: %s images of %s classes (%s)",
-        f"{len(catalog):,}", f"{len(catalog.classes):,}", config.data.train,
+        f"{len(catalog):,}", f"{len(catalog.classes):,}", storage.public(str(config.data.train)),
     )  # fmt: skip
     if held_out is None:
         logger.warning(

@@ -98,7 +98,7 @@ def test_the_run_says_what_is_not_asked_for(bucket, data, model, tmp_path):
     evaluated(run.path, data, tmp_path)
     assert asked(bucket) == IMAGES
     assert not cache.exists()
-    (run.path / "config.yaml").write_text("data: {threads: many}\n")  # of another version
+    (run.path / "resolved.yaml").write_text("data: {threads: many}\n")  # of another version
     source = source_of([run.path], cache=None, cache_size=None, requests=None)
     assert source._requests == Source()._requests
 

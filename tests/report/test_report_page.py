@@ -137,8 +137,8 @@ def test_without_a_validation_list_it_has_the_curves(runs, tmp_path):
 
 def test_lists_that_are_gone_cost_the_pictures_only(runs, tmp_path, caplog):
     shutil.copytree(runs / "one", tmp_path / "one")
-    text = (tmp_path / "one/config.yaml").read_text().replace(str(runs), "/gone")
-    (tmp_path / "one/config.yaml").write_text(text)
+    text = (tmp_path / "one/resolved.yaml").read_text().replace(str(runs), "/gone")
+    (tmp_path / "one/resolved.yaml").write_text(text)
     lookalike.report(tmp_path / "one")
     assert "the pictures are left out: /gone/train.txt" in caplog.text
     assert "Recall@1" in (tmp_path / "one/report.html").read_text()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,14 +38,11 @@ def train(
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
     if resume and not files and config.run.output is not None:
-        from lookalike.fetched import saved_config
+        from lookalike.resuming import saved_request
 
-        saved = saved_config(config.run.output)
+        saved = saved_request(config.run.output)
         if saved is not None:
-            with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-                copy = Path(folder) / "config.yaml"
-                copy.write_bytes(saved)
-                config = Config.load(copy, overrides, flags)
+            config = saved.with_changes(overrides, flags)
     from lookalike.verbs.train import train as verb
 
     verb(config, resume=resume)

@@ -25,10 +25,8 @@ from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.calibration import Calibration
+from lookalike.run import EXPORTS
 from lookalike.verbs.embed import load
-
-EXPORTS = "exports"
-"""The folder of a run for what was exported of it."""
 
 RANGES = 256
 """Images whose activations set the ranges of int8."""

@@ -36,7 +36,7 @@ from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
-from lookalike.errors import ConfigError, Interrupted, MissingExtraError
+from lookalike.errors import Interrupted, MissingExtraError
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.mirror import Mirror
@@ -44,7 +44,14 @@ from lookalike.mirror_parts import create_mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
 from lookalike.reporting import environment
-from lookalike.resuming import open_run, place_of, restore
+from lookalike.resuming import (
+    as_before,
+    check_request,
+    open_run,
+    place_of,
+    restore,
+    write_request,
+)
 from lookalike.run import Run, write_text
 from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
@@ -55,7 +62,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     """Train an embedding model.
 
     Args:
-        config: the whole request; None for the defaults.
+        config: the whole request; None for the defaults. What it leaves open is, with `resume`,
+            as the run used it so far.
         resume: go on from the newest checkpoint of the output directory, if there is one.
         settings: values that differ from `config`, by the flag's name (`train`, `val`, `output`,
             `backbone`, `loss`, `epochs`, `workers`), by a key's last part where only one key
@@ -68,10 +76,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         LookalikeError: anything that the user can mend; see `lookalike.errors`.
     """
     config = (config or Config()).with_settings(settings)
-    if config.data.train is None:
-        raise ConfigError("nothing to train on: give data.train (--train), a list of images")
-    if config.run.output is None:
-        raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+    check_request(config, resume)
     metric_margin(config)  # fails before work, as the next two do
     create_augmentations(config.data.augment)
     create_sampling(config)
@@ -90,6 +95,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             stack.enter_context(log.also_to(run.log))
         elif world.is_keeper:  # what goes wrong with its upload is told on each machine
             log.start(logging.WARNING)
+        asked, config = config, as_before(config, run, resume, world)
         source = create_source(config)
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
@@ -126,8 +132,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         say_plan(config, embedder, loader, pace, trainer.progress, world)
         say_heads(heads, world)
         if world.is_main:
-            write_text(run.config, config.to_yaml())
             write_text(run.classes, catalog.classes.to_json())
+            write_request(run, asked, config)
             ran_with = environment.describe(__version__, world.device, world.size)
             write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
         with world.together():
@@ -159,7 +165,7 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
     """The same request again, in as many processes as it asks for."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         request = Path(folder) / "config.yaml"
-        request.write_text(config.to_yaml(), "utf-8")
+        request.write_text(config.to_yaml(complete=False), "utf-8")
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
         launch(config.run.workers, arguments, folder)
     assert config.run.output is not None
