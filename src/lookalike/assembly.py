@@ -105,7 +105,10 @@ def resolve(config: Config, embedder: Embedder, world: World) -> Config:
     if precision == "auto":
         precision = "fp32"
         if world.device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            # Without what torch calls emulation: GPUs before Ampere take bfloat16 tensors, and
+            # multiply them many times slower than float16.
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bf16" if native else "fp16"
     if config.train.batch_size < world.size:
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"

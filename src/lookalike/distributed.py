@@ -63,6 +63,9 @@ class World:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if device == "cpu" or not torch.cuda.is_available():
             place = torch.device("cpu")
+        elif "LOCAL_RANK" not in os.environ:
+            # A call inside a program leaves the program's choice of a device alone.
+            place = torch.device("cuda", torch.cuda.current_device())
         else:
             if local_rank >= torch.cuda.device_count():
                 raise ConfigError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -169,6 +170,23 @@ class TrainStep:
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=self.precision)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CUDA device, let cuDNN take convolutions that give the same bits every time.
+
+    Its fastest gradients of weights add up in an order of chance, so that a resumed run would
+    leave the curve. Attention has gradients of that kind too, which this does not reach.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    if device.type == "cuda":
+        cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _mix(*numbers: int) -> int:

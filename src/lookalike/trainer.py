@@ -231,7 +231,9 @@ class Trainer:
         mine = torch.tensor(
             [wish.signal or 0, int(late), int(failure is not None), self.quota.unshared()]
         )
-        stop, save, failed, bad = self.world.max(mine.to(self.world.device)).tolist()
+        if self.world.size > 1:  # alone, the host need not wait for the device
+            mine = self.world.max(mine.to(self.world.device))
+        stop, save, failed, bad = mine.tolist()
         if bad:
             self.quota.share()
         return stop, bool(save), bool(failed)

@@ -39,6 +39,7 @@ def test_kernels_in_the_interpreter():
     assert run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1") > 20
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_kernels_on_the_device():
     assert run() > 20

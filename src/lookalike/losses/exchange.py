@@ -15,13 +15,17 @@ from torch.autograd.function import once_differentiable
 from lookalike.distributed import World
 from lookalike.losses.update import HeadUpdate
 
+# New names of torch 2.14, which warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def gather_equal(tensor: Tensor, world: World) -> Tensor:
     """The workers' tensors, all of one shape, stacked in order of rank: (size, ...)."""
     if world.size == 1:
         return tensor[None]
     stacked = tensor.new_empty((world.size, *tensor.shape))
-    dist.all_gather_into_tensor(stacked.flatten(0, 1), tensor.contiguous())
+    _all_gather(stacked.flatten(0, 1), tensor.contiguous())
     return stacked
 
 
@@ -74,7 +78,7 @@ class _GatherEmbeddings(torch.autograd.Function):
             part[: len(rows)] = rows
         # NCCL reduces and scatters; gloo takes the same call as an all-reduce and a slice.
         own = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
+        _reduce_scatter(own, padded.flatten(0, 1))
         return own[: counts[world.rank]].mul_(world.size), None, None
 
 

@@ -149,7 +149,7 @@ class Embedder(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self.unit(images.to(self.device))
+            return self.unit(images.to(self.device, non_blocking=True))
         finally:
             self.train(was_training)
 

@@ -147,6 +147,7 @@ def _measure(rank: int, sample: Sample, folder: str) -> None:
         dist.init_process_group(
             "nccl" if cuda else "gloo", init_method=f"file://{folder}/store",
             rank=rank, world_size=sample.workers, timeout=timedelta(minutes=5),
+            device_id=device if cuda else None,
         )  # fmt: skip
     figures = {
         "wide": _products(sample, torch.float32, world),

@@ -139,8 +139,11 @@ def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
     device = _device(config, place)
     precision = config.train.precision
     if precision == "auto" and device == "cuda":
-        narrow = place.bfloat16 if place is not None else torch.cuda.is_bf16_supported()
-        precision = "bf16" if narrow else "fp16"
+        if place is not None:
+            native = place.bfloat16
+        else:
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp16"
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
     embedder = create_embedder(config)
     world = World(size=config.run.workers, device=torch.device(device))

@@ -53,6 +53,7 @@ from lookalike.resuming import (
     write_request,
 )
 from lookalike.run import Run, write_text
+from lookalike.step import repeatable
 from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
 from lookalike.trainer import Trainer
 from lookalike.verbs.report import report_training
@@ -85,7 +86,11 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
 
     with ExitStack() as stack:
         world = stack.enter_context(World.from_env(config.run.device))
-        stack.enter_context(torch.random.fork_rng())
+        # Of this worker's device alone: by default torch saves the state of every GPU of the
+        # machine, which starts CUDA where nobody asked for it and warns where there are several.
+        devices = [world.device] if world.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(repeatable(world.device))
         log.start(logging.INFO if world.is_main else logging.ERROR)
         run, world = open_run(config, resume, world)
         with world.together():

@@ -1,0 +1,92 @@
+"""Pictures on their way to the device: pinned batches, colours and normalisation there."""
+
+import torch
+
+from lookalike.data.augment import Augment
+from lookalike.data.bad_images import BadImages
+from lookalike.data.batch import Batch
+from lookalike.data.catalog import open_catalog
+from lookalike.data.loader import EvalLoader, TrainLoader
+from lookalike.data.preprocess import Preprocess
+from lookalike.data.recolouring import recolour
+from lookalike.distributed import World
+
+SIZE = 32
+PREPROCESS = Preprocess(SIZE, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def random_images(count=6):
+    pixels = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def test_colours_are_those_of_the_cpu(device):
+    images = random_images()
+    factors = torch.rand(len(images), 3, dtype=torch.float64) * 1.5
+    factors[0] = 1
+    factors[1, 2] = 0
+    there = Batch(images, torch.zeros(6), torch.arange(6), factors).images_on(device)
+    assert there.device == device
+    off = (there.cpu().int() - recolour(images, factors).int()).abs()
+    assert off.max() <= 1  # a sum that rounds to a half may fall on either side
+    assert (off > 0).float().mean() < 1e-3
+    assert torch.equal(there[0].cpu(), images[0])
+
+
+def test_normalised_pictures_are_those_of_the_cpu(device):
+    images = random_images()
+    there = PREPROCESS.normalise(images.to(device))
+    assert there.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(there.cpu(), PREPROCESS.normalise(images))
+    with torch.inference_mode():
+        assert torch.equal(PREPROCESS.normalise(images.to(device)).cpu(), there.cpu())
+
+
+def test_batches_for_the_device_hold_the_same_pictures(device, shapes):
+    catalog = open_catalog(str(shapes / "train.txt"))
+    augment = Augment(image_size=SIZE, crop_scale=(0.3, 1.0), color_jitter=0.4, grayscale=0.2)
+    epochs = []
+    for where in (torch.device("cpu"), device):
+        loader = TrainLoader(
+            catalog, batch_size=8, augment=augment, seed=3, threads=2, world=World(device=where)
+        )
+        batches = list(loader.epoch(0))
+        if where.type == "cuda":
+            assert all(batch.images.is_pinned() for batch in batches)
+        epochs.append(batches)
+    for mine, true in zip(epochs[1], epochs[0], strict=True):
+        assert torch.equal(mine.images, true.images)
+        assert torch.equal(mine.factors, true.factors)
+        assert torch.equal(mine.rows, true.rows)
+
+
+def test_memory_of_a_batch_is_not_reused_before_its_copy(device, shapes):
+    """Batches are copied without waiting: what arrives must still be what was decoded."""
+    catalog = open_catalog(str(shapes / "train.txt"))
+    loader = TrainLoader(
+        catalog, batch_size=4, augment=Augment(image_size=SIZE, crop_scale=(0.3, 1.0)), seed=3,
+        threads=2, world=World(device=device),
+    )  # fmt: skip
+    kept, arrived = [], []
+    busy = torch.randn(2048, 2048, device=device) if device.type == "cuda" else None
+    for epoch in range(3):
+        for batch in loader.epoch(epoch):
+            for _ in range(20 if busy is not None else 0):
+                busy @ busy
+            kept.append(batch.images.clone())
+            arrived.append(batch.images_on(device))
+            del batch
+    for true, mine in zip(kept, arrived, strict=True):
+        assert torch.equal(mine.cpu(), true)
+
+
+def test_pictures_for_evaluation(device, shapes):
+    catalog = open_catalog(str(shapes / "val.txt"))
+    found = []
+    for where in (torch.device("cpu"), device):
+        loader = EvalLoader(
+            catalog.records, preprocess=PREPROCESS, batch_size=6, threads=2, bad=BadImages(),
+            device=where,
+        )  # fmt: skip
+        found.append(torch.cat([batch.images.to(where).cpu() for batch in loader]))
+    assert torch.equal(*found)
