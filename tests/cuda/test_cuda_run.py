@@ -73,7 +73,7 @@ def test_embeddings_are_those_of_the_cpu(run, device, shapes):
 
 
 def test_evaluation(run, device, shapes):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.lib")
     data = str(shapes / "val.txt")
     one, other = (
         lookalike.evaluate(str(run.path), data, device=where, threads=2)
@@ -84,7 +84,7 @@ def test_evaluation(run, device, shapes):
 
 
 def test_an_index_made_on_the_device_finds_its_images(run, device, shapes, tmp_path):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.lib")
     paths = sorted(map(str, (shapes / "images").glob("10*.jpg")))
     index = lookalike.Index.build(_loaded(run, device.type), paths, tmp_path / "index", threads=2)
     found = index.search(paths, k=1)

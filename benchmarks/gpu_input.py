@@ -1,0 +1,169 @@
+"""JPEG files to normalised batches on the device: our path beside what others use."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gpu_measure import Place, compare, in_turns, synchronise
+from gpu_record import NotRunError, Record
+from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box, installed
+from lookalike.data.augment import Augment
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loader import TrainLoader
+from lookalike.data.preprocess import Preprocess
+from lookalike.data.record import Record as Listed
+from lookalike.distributed import World
+
+HEIGHT, WIDTH = 375, 500
+
+
+def write_jpegs(folder: Path, count: int, height: int = HEIGHT, width: int = WIDTH) -> list[str]:
+    """Files with the spectrum of photographs, 1/f, so that they cost what photographs cost."""
+    rng = np.random.default_rng(0)
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falling = 1 / np.maximum(np.hypot(y, x), 1 / max(height, width))
+    paths = []
+    for number in range(count):
+        noise = rng.standard_normal((3, height, width), dtype=np.float32)
+        noise[1:] = 0.3 * noise[1:] + noise[:1]  # colours go along with the light
+        soft = np.fft.irfft2(np.fft.rfft2(noise) * falling, s=(height, width))
+        soft = soft / soft.std((1, 2), keepdims=True)
+        pixels = (127 + 45 * soft).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        path = folder / f"{number:05d}.jpg"
+        Image.fromarray(pixels).save(path, quality=(75, 85, 95)[number % 3])
+        paths.append(str(path))
+    return paths
+
+
+def measure_input(place: Place, record: Record) -> None:
+    """Record images a second of all paths, in turns."""
+    size, batch = place.pick(224, 32), place.pick(128, 4)
+    workers = place.pick(min(16, len(os.sched_getaffinity(0))), 2)
+    with tempfile.TemporaryDirectory() as folder:
+        height, width = (96, 128) if place.dry else (HEIGHT, WIDTH)
+        files = write_jpegs(Path(folder), place.pick(256, 8), height, width)
+        mean = sum(map(os.path.getsize, files)) / len(files)
+        record.figure("a file", round(mean / 1e3, 1), "KB", f"1/f noise, {height} x {width}")
+        paths = files * place.pick(24, 2)
+        contenders: dict[str, Callable[[], float]] = {}
+        for name, make in _paths(place, paths, size, batch, workers).items():
+            with record.attempt(name):
+                run = make()
+                run()  # starts workers, fills caches
+                contenders[name] = run
+        # All do as much: whole batches.
+        images = len(paths) // batch * batch
+        found = in_turns(contenders, 5, 25.0)
+        if "lookalike" in found:
+            how = f"an epoch of {images:,} images at {size} px with {workers} threads or workers"
+            compare(record, "input", found, images, "images/s", how)
+
+
+def _paths(
+    place: Place, paths: list[str], size: int, batch: int, workers: int
+) -> dict[str, Callable[[], Callable[[], float]]]:
+    """Name to what makes the function that does an epoch and returns its seconds."""
+    preprocess = Preprocess(size, 1.0, MEAN, STD)
+
+    def on_device(images: torch.Tensor) -> torch.Tensor:
+        return images.to(place.device, non_blocking=True)
+
+    def timed(epoch: Callable[[], Iterator[torch.Tensor]]) -> Callable[[], float]:
+        def run() -> float:
+            began = time.perf_counter()
+            count = 0
+            for images in epoch():
+                assert images.shape[1:] == (3, size, size)
+                count += len(images)
+            synchronise(place.device)
+            assert count >= len(paths) // batch * batch
+            return time.perf_counter() - began
+
+        return run
+
+    def ours(**augment: float) -> Callable[[], float]:
+        records = tuple(Listed(path, "0", "list.txt", 1) for path in paths)
+        catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
+        loader = TrainLoader(
+            catalog, batch_size=batch, augment=Augment(size, crop_scale=SCALE, **augment), seed=0,
+            threads=workers, world=World(device=place.device),
+        )  # fmt: skip
+        number = iter(range(10**9))
+
+        def epoch() -> Iterator[torch.Tensor]:
+            for one in loader.epoch(next(number)):
+                yield preprocess.normalise(one.images_on(place.device))
+
+        return timed(epoch)
+
+    def peer(name: str) -> Callable[[], float]:
+        modules, build = PEERS[name]
+        if not installed(modules):
+            raise NotRunError(f"{', '.join(modules)} is not installed")
+        inner: Epoch = build(paths, size, batch, workers)
+        return timed(lambda: (on_device(images) for images in inner()))
+
+    return {
+        "lookalike": lambda: ours(),
+        "lookalike, colours on the device": lambda: ours(color_jitter=0.4, grayscale=0.2),
+        "simplejpeg alone": lambda: _decode_only(paths, workers),
+        "nvJPEG, cropped on the device": lambda: timed(_nvjpeg(place, paths, size, batch)),
+        "PIL + torchvision": lambda: peer("PIL + torchvision"),
+        "torchvision v2": lambda: peer("torchvision v2"),
+        **({} if place.dry else {"DALI (CPU)": lambda: peer("DALI (CPU)")}),
+    }
+
+
+def _decode_only(paths: list[str], workers: int) -> Callable[[], float]:
+    try:
+        import simplejpeg
+    except ImportError:
+        raise NotRunError("simplejpeg is not installed") from None
+
+    def decode(path: str) -> None:
+        simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB")
+
+    def run() -> float:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(decode, paths):
+                pass
+        return time.perf_counter() - began
+
+    return run
+
+
+def _nvjpeg(
+    place: Place, paths: list[str], size: int, batch: int
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """Torchvision's decoder on the device; crop, resize and normalisation there too."""
+    if place.device.type != "cuda":
+        raise NotRunError("needs CUDA")
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+    shift = torch.tensor(MEAN, device=place.device)[:, None, None] * 255
+    scale = torch.tensor(STD, device=place.device)[:, None, None] * 255
+
+    def part(image: torch.Tensor) -> torch.Tensor:
+        top, left, height, width = _box(*image.shape[1:])
+        crop = image[:, top : top + height, left : left + width].float()[None]
+        return torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+
+    def epoch() -> Iterator[torch.Tensor]:
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, len(paths) - batch + 1, batch):
+                data = list(pool.map(read_file, paths[start : start + batch]))
+                images = decode_jpeg(data, mode=ImageReadMode.RGB, device=place.device)
+                yield torch.cat([part(image) for image in images]).sub_(shift).div_(scale)
+
+    return epoch
