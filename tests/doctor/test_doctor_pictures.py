@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import lookalike
+from lookalike.data.formats import format_of
 from lookalike.inspection import duplicates
-from lookalike.inspection.formats import format_of
 
 
 def paint(seed: int, size: int = 80) -> Image.Image:

@@ -17,6 +17,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from lookalike.data import jpeg_xl, plugins, tiff
+from lookalike.data.formats import OTHERS, format_of
 from lookalike.data.orientation import jpeg_orientation, pil_orientation, upright
 from lookalike.errors import DataError
 from lookalike.storage import public, read_bytes
@@ -33,15 +35,11 @@ _FORMATS = (
     *("PPM", "ICO", "DDS", "QOI"),
 )
 
-_SIGNATURES = {
-    b"\xff\xd8": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"RIFF": "WebP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
+# Formats that some builds of PIL leave out, by `format_of`, and PIL's name of them.
+_OPTIONAL = {"AVIF": "AVIF", "JPEG 2000": "JPEG2000", "WebP": "WEBP"}
+
+TRUNCATED = "download it again, or set data.allow_truncated=true"
+"""What to do about a JPEG whose end is missing."""
 
 _JPEG_FAST = ("YCbCr", "RGB", "Gray")  # simplejpeg converts these as PIL does
 
@@ -60,7 +58,7 @@ class JpegHeader(NamedTuple):
         size: height and width of the pixels as they are stored.
         colorspace: as simplejpeg calls it; "YCbCr" for most.
         subsampling: of the colours; "420" for most.
-        orientation: EXIF, 1 to 8.
+        orientation: as EXIF counts it, 1 to 8.
     """
 
     size: tuple[int, int]
@@ -83,11 +81,12 @@ def decode(
 ) -> np.ndarray:
     """The first picture of an image file, upright, as RGB.
 
-    The EXIF orientation is applied, transparency is laid on white, 16 bits are scaled to 8, and
-    ICC profiles are ignored.
+    The orientation in EXIF or XMP is applied, transparency is laid on white, 16 bits and
+    floating-point numbers from 0 to 1 are scaled to 8, and ICC profiles are ignored.
 
     Args:
-        data: the content of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, ... file.
+        data: the content of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, ... file, or
+            a HEIC or JPEG XL file where its plugin is installed.
         max_pixels: more pixels than this are refused, from the header, before decoding.
         min_size: (height, width) in pixels of the upright picture: a JPEG may be decoded at a
             half, a quarter or an eighth of its size, as long as neither side falls below. Faster
@@ -107,13 +106,31 @@ def decode(
         pixels = _decode_jpeg(data, header or jpeg_header(data), max_pixels, min_size)
         if pixels is not None:
             return pixels
+    kind = format_of(data)
+    formats = _formats_of(kind)
+    turned = jpeg_xl.header(data) if kind == "JPEG XL" else None
+    if turned is not None:
+        _check_size(*turned.size, max_pixels)  # its plugin decodes as it opens
+    directory = tiff.Tiff.of(data) if kind == "TIFF" else None
+    if directory is not None and directory.is_raw:
+        raise BadImage(OTHERS["camera raw"])
     # Whatever PIL raises on damaged bytes is the file's fault: its plugins let through ValueError,
     # SyntaxError, struct.error, KeyError, ZeroDivisionError and more.
     try:
-        return from_pil(_open(data), max_pixels=max_pixels)
+        if directory is not None and directory.is_float and not directory.is_float_of_pil:
+            return _float_tiff(data, directory, max_pixels)
+        image = _open(data, formats)
+        pixels = _loaded(image, max_pixels)
+        if turned is not None and turned.orientation != 1 and not getattr(image, "jpeg", False):
+            return pixels  # its reader has turned it
+        if kind == "HEIC":
+            return upright(pixels, _heic_orientation(data, image))
+        return upright(pixels, pil_orientation(image))
     except BadImage:
         raise
     except Exception as error:
+        if directory is not None and isinstance(error, UnidentifiedImageError):
+            return _float_tiff(data, directory, max_pixels)
         raise BadImage(_reason(error, data)) from error
 
 
@@ -159,10 +176,27 @@ def from_pil(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         BadImage: it is too big, or its pixels have no defined meaning in RGB.
         Exception: whatever PIL raises while it loads a lazily opened file.
     """
+    pixels = _loaded(image, max_pixels)
+    return upright(pixels, pil_orientation(image))
+
+
+def _loaded(image: Image.Image, max_pixels: int) -> np.ndarray:
+    """The pixels of a PIL image, (H, W, 3) uint8, not yet turned by `pil_orientation`."""
     _check_size(image.height, image.width, max_pixels)
     _silence_pil()
     image.load()  # TIFF turns itself upright here, and forgets its orientation
-    return upright(_rgb(image), pil_orientation(image))
+    return _rgb(image)
+
+
+def _heic_orientation(data: bytes, image: Image.Image) -> int:
+    """How pixels from HEIC's reader are still to be turned.
+
+    It turns them by boxes of the file alone, and notes the orientation of EXIF or XMP.
+    """
+    if b"irot" in data or b"imir" in data:
+        return 1
+    value = image.info.get("original_orientation")
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -229,9 +263,40 @@ def _decode_jpeg(
     return upright(pixels, header.orientation)
 
 
-def _open(data: bytes) -> Image.Image:
+def _formats_of(kind: str) -> tuple[str, ...]:
+    """What PIL may try on a file of this kind.
+
+    Raises:
+        BadImage: it is of a kind that is not read.
+    """
+    if kind in OTHERS:
+        raise BadImage(OTHERS[kind])
+    if not plugins.is_plugin_format(kind):
+        return _FORMATS
+    if not plugins.has_plugin(kind):
+        raise BadImage(f"a {kind} image; {plugins.missing(kind)}")
+    try:
+        return (plugins.register(kind),)
+    except Exception as error:  # whatever a plugin that does not load here raises
+        raise BadImage(
+            f"a {kind} image, whose reader does not load ({type(error).__name__}: "
+            f"{str(error)[:60]}); convert it to PNG or JPEG"
+        ) from error
+
+
+def _float_tiff(data: bytes, directory: tiff.Tiff, max_pixels: int) -> np.ndarray:
+    """The pixels of a TIFF that PIL does not read, as `decode` gives them."""
+    _check_size(*directory.size, max_pixels)
+    try:
+        values = tiff.float_pixels(data, directory)
+    except tiff.NotReadable as error:
+        raise BadImage(str(error)) from None
+    return upright(_unit(values), directory.orientation)
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     _silence_pil()
-    return Image.open(io.BytesIO(data), formats=_FORMATS)
+    return Image.open(io.BytesIO(data), formats=formats)
 
 
 def _silence_pil() -> None:
@@ -262,18 +327,29 @@ def _rgb(image: Image.Image) -> np.ndarray:
     if mode == "I":  # 32 bits; PNM and some TIFF keep 16 bits in them
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImage("32-bit pixels outside 0 to 65535, for which white is not defined")
+            raise BadImage(
+                "32-bit pixels outside 0 to 65535, for which white is not defined; write 8 or 16 "
+                "bits"
+            )
         return _grey(values.astype(np.float32), 65535)
     if mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):  # so written for NaN
-            raise BadImage("floating-point pixels outside 0 to 1, for which white is not defined")
-        return _grey(values, 1)
+        return _unit(np.asarray(image)[:, :, None])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """`values` (H, W, 1 or 3) from 0 to 1 as (H, W, 3) uint8."""
+    if not (values.min() >= 0 and values.max() <= 1):  # so written for NaN
+        raise BadImage(
+            "floating-point pixels outside 0 to 1, for which white is not defined; divide them by "
+            "their white, or write 8 bits"
+        )
+    pixels = np.rint(values * np.float32(255)).astype(np.uint8)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
 def _grey(values: np.ndarray, white: int) -> np.ndarray:
@@ -290,12 +366,15 @@ def _reason(error: Exception, data: bytes) -> str:
         return f"{size} exceed PIL's limit of {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
+    name = format_of(data)
     if isinstance(error, UnidentifiedImageError):
-        for signature, name in _SIGNATURES.items():
-            if data.startswith(signature):
-                return f"damaged or truncated {name} header"
-        return f"not an image (starts with {data[:5]!r})"
-    text = str(error)
+        if not name:
+            return f"not an image (starts with {data[:5]!r})"
+        if name in _OPTIONAL and _OPTIONAL[name] not in Image.OPEN:
+            return f"a {name} image, which this PIL does not read; pip install -U pillow"
+        return f"damaged or truncated {name} header"
+    text = " ".join(str(error).split())
     if "truncated" in text.lower():
-        return "truncated"
+        fix = TRUNCATED if name == "JPEG" else "download it again"
+        return f"truncated{name and ' '}{name}; {fix}"
     return f"damaged ({type(error).__name__}: {text[:80]})" if text else "damaged"

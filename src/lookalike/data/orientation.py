@@ -1,15 +1,22 @@
-"""Which way is up: the EXIF orientation, read without decoding, and applied to pixels."""
+"""Which way is up: the orientation in EXIF or XMP, read without decoding, and applied to pixels.
+
+EXIF counts where both state one; XMP where EXIF states none. The same in all formats.
+"""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 from PIL import Image
 
 _TAG = 0x0112
+_XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
+_XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """`pixels` (H, W, 3) turned and mirrored as the EXIF orientation, 1 to 8, says."""
+    """`pixels` (H, W, 3) turned and mirrored as its orientation, 1 to 8, says."""
     if orientation == 1:
         return pixels
     if orientation in (3, 4, 6, 7):
@@ -29,7 +36,7 @@ def lying(
     Args:
         box: top, left, height, width in the upright picture.
         size: height and width of the stored pixels.
-        orientation: EXIF, 1 to 8.
+        orientation: as EXIF counts it, 1 to 8.
     """
     top, left, height, width = box
     if orientation >= 5:
@@ -42,17 +49,20 @@ def lying(
 
 
 def pil_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a PIL image; 1, upright, where there is none or it is damaged."""
+    """The orientation of a PIL image; 1, upright, where none is stated or it is damaged."""
     try:
-        value = image.getexif().get(_TAG, 1)
+        value = image.getexif().get(_TAG)
     except Exception:  # damaged metadata do not spoil the pixels, as for JPEG below
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        value = None
+    if isinstance(value, int) and 1 <= value <= 8:
+        return value
+    xmp = image.info.get("xmp", b"")
+    return _xmp_orientation(xmp if isinstance(xmp, bytes) else b"") or 1
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG's bytes; 1, upright, where there is none or it is damaged."""
-    position = 2
+    """The orientation of a JPEG's bytes; 1, upright, where none is stated or it is damaged."""
+    position, by_xmp = 2, 0
     while data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]
         if marker in (b"", b"\xda", b"\xd9"):  # the picture begins, or nothing does
@@ -61,17 +71,29 @@ def jpeg_orientation(data: bytes) -> int:
             position += 1
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == b"\xe1" and data[position + 4 : position + 10] == b"Exif\0\0":
-            return _exif_orientation(data[position + 10 : position + 2 + length])
+        if marker == b"\xe1":
+            start, end = position + 4, position + 2 + length
+            if data.startswith(b"Exif\0\0", start):
+                by_exif = _exif_orientation(data[start + 6 : end])
+                if by_exif:
+                    return by_exif
+            elif data.startswith(_XMP_SEGMENT, start):
+                by_xmp = by_xmp or _xmp_orientation(data[start + len(_XMP_SEGMENT) : end])
         position += 2 + length
-    return 1
+    return by_xmp or 1
+
+
+def _xmp_orientation(packet: bytes) -> int:
+    """The orientation in an XMP packet; 0 where it states none."""
+    found = _XMP.search(packet)
+    return int(found[1]) if found else 0
 
 
 def _exif_orientation(block: bytes) -> int:
-    """The orientation in the first directory of an EXIF block (which is a small TIFF file)."""
+    """The orientation in an EXIF block's first directory (it is a small TIFF); 0 without one."""
     byteorder = {b"II": "little", b"MM": "big"}.get(block[:2])
     if byteorder is None:
-        return 1
+        return 0
 
     def number(start: int, size: int) -> int:
         return int.from_bytes(block[start : start + size], byteorder)  # type: ignore[arg-type]
@@ -81,5 +103,5 @@ def _exif_orientation(block: bytes) -> int:
         if number(entry, 2) == _TAG:
             size = {3: 2, 4: 4}.get(number(entry + 2, 2), 0)  # short, long; nothing else is right
             value = number(entry + 8, size)
-            return value if 1 <= value <= 8 else 1
-    return 1
+            return value if 1 <= value <= 8 else 0
+    return 0

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.data.formats import format_of_name
 from lookalike.inspection.duplicates import FLAT
 from lookalike.inspection.finding import Finding, Group, Lists, finding
-from lookalike.inspection.formats import format_of_name
 from lookalike.inspection.pictures import Pictures
 
 TINY = 32

@@ -12,6 +12,7 @@ import numpy as np
 
 from lookalike.data.batch import cause, made_ahead, read_twice, ticket_of
 from lookalike.data.decode import BadImage, decode, jpeg_size
+from lookalike.data.formats import format_of
 from lookalike.data.pixels import picture
 from lookalike.data.record import Record
 from lookalike.data.source import PLAIN, Source, Tickets
@@ -24,7 +25,6 @@ from lookalike.inspection.fingerprint import (
     small,
     thumbnail,
 )
-from lookalike.inspection.formats import format_of
 from lookalike.log import Bar
 
 _PIECES = 64  # pictures of a job
