@@ -15,6 +15,7 @@ from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold
 from lookalike.data.disk_cache import DiskCache
 from lookalike.data.loader import TrainLoader
 from lookalike.data.samplers import Sampling
+from lookalike.data.skipped import Skipped
 from lookalike.data.source import Source
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed import World
@@ -45,11 +46,16 @@ RESOLVED_FROM = {
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_catalogs(config: Config) -> tuple[Catalog, Catalog | None]:
-    """The training set, and the validation set where one is given or held out."""
+def open_catalogs(
+    config: Config, skipped: list[Skipped] | None = None
+) -> tuple[Catalog, Catalog | None]:
+    """The training set, and the validation set where one is given or held out.
+
+    `skipped` takes what is skipped of image folders, by kind.
+    """
     data = config.data
     assert data.train is not None
-    records = read_records(data.train, data.format)
+    records = read_records(data.train, data.format, skipped=skipped)
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
@@ -57,7 +63,7 @@ def open_catalogs(config: Config) -> tuple[Catalog, Catalog | None]:
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
-        held_out = open_catalog(data.val, format=data.format, split=data.val_split)
+        held_out = open_catalog(data.val, format=data.format, split=data.val_split, skipped=skipped)
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
     elif split_name(data.val_split) in splits_of(records):

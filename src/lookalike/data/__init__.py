@@ -6,6 +6,7 @@ from lookalike import storage
 from lookalike.data import csv_table, folder, image_list, itag, parquet, shards, table
 from lookalike.data.annotation import read_text
 from lookalike.data.record import Record
+from lookalike.data.skipped import Skipped
 from lookalike.errors import ConfigError, DataError
 
 
@@ -46,16 +47,23 @@ SOURCES = (*TEXTS, *OTHERS)
 ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
 
 
-def read_records(uri: str, format: str = "auto", *, labelled: bool = True) -> list[Record]:
+def read_records(
+    uri: str,
+    format: str = "auto",
+    *,
+    labelled: bool = True,
+    skipped: list[Skipped] | None = None,
+) -> list[Record]:
     """The records of an annotation.
 
     Args:
-        uri: a file, plain or gzipped, a folder, tar shards or Parquet files.
+        uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards or Parquet files.
         format: one of `SOURCES`, or a key of `ALIASES`; `auto` takes `.tar` for WebDataset shards,
             `.parquet`, `.arrow` and a folder of them for a table of images, any other folder for
             an image folder, a file that begins with `{` for an iTAG manifest, one whose first line
             names columns for CSV, and any other for an image list.
         labelled: an image without a label is a mistake; else its label is "".
+        skipped: takes what is skipped of an image folder, by kind.
 
     Raises:
         ConfigError: there is no such format.
@@ -79,6 +87,8 @@ def read_records(uri: str, format: str = "auto", *, labelled: bool = True) -> li
             raise DataError(
                 f"{storage.public(uri)} is {what}, but data.format={format}; leave data.format out"
             )
+    if name == "folder":
+        return folder.read(uri, labelled=labelled, skipped=skipped)
     if name in OTHERS:
         return OTHERS[name](uri, labelled=labelled)
     text = read_text(uri)

@@ -5,57 +5,78 @@ from __future__ import annotations
 import logging
 
 from lookalike import storage
-from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, shortest, unusable
+from lookalike.data.annotation import all_bad, quoted, shortest, unusable
+from lookalike.data.formats import ENOUGH
 from lookalike.data.record import Record
+from lookalike.data.skipped import OUTSIDE, Skipped, Skips, describe, images_among
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 
-def read(uri: str, *, labelled: bool = True) -> list[Record]:
+def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = None) -> list[Record]:
     """The records of an image folder, in the order of their paths.
 
     The name of a folder right below `uri` is the label of all images in it, however deep they
-    lie. Files without an image's suffix, and files and folders whose name begins with a dot, are
-    left out; other files that belong to no class are counted and logged.
+    lie. Files without an image's suffix are images by their content. What is skipped is counted
+    by kind and logged: hidden files and folders, files that are no images or of a kind that is
+    not read, and images that belong to no class.
 
     Args:
-        uri: the folder, local or remote.
-        labelled: images in no class's folder are left out; else their label is "".
+        uri: the folder, local or remote; or a ZIP archive or a folder in one. A single folder
+            around all the folders of an archive is no class.
+        labelled: images in no class's folder are skipped; else their label is "".
+        skipped: takes what is skipped, by kind.
 
     Raises:
         StorageError: the folder cannot be read.
         DataError: unusable names (all reported together, the first ten in full), or no images.
     """
     source = storage.public(uri).rstrip("/") or "/"
+    skips = Skips()
+    paths = images_among(
+        storage.files_below(uri),
+        lambda unclear: storage.read_starts([storage.join(uri, p) for p in unclear], ENOUGH),
+        skips,
+    )
+    around = _folder_around(paths) if storage.is_archive(uri) else ""
     records: list[Record] = []
     bad: list[str] = []
     labels: dict[str, str] = {}  # keeps one object a label
-    outside = 0
-    for path in storage.files_below(uri):
-        name, slash, _ = path.partition("/")
-        if not path.lower().endswith(IMAGE_SUFFIXES) or path[0] == "." or "/." in path:
-            continue
+    for path in paths:
+        name, slash, _ = path[len(around) :].partition("/")
         if not slash and labelled:
-            outside += 1
+            skips.add(OUTSIDE, path, is_loss=True)
         elif unusable(path) or (slash and not name.strip()):
             bad.append(path)
         else:
             label = labels.setdefault(name, shortest(name)) if slash else ""
             records.append(Record(storage.join(uri, path), label, source, 0))
+    found = skips.found()
     if bad:
         raise all_bad(
             bad, lambda path: f"{source}: {quoted(path)} holds a control character; rename it"
         )
-    if not records and not labelled:
-        raise DataError(
-            f"{source}: no images in this folder; expected one of " + " ".join(IMAGE_SUFFIXES)
-        )
     if not records:
+        beside = f" ({describe(found)})" if found else " (no files at all)"
+        if not labelled:
+            raise DataError(f"{source}: no images in this folder{beside}")
         raise DataError(
-            f"{source}: no images in folders of their classes ({outside:,} outside of any); "
-            "expected <class>/<image>.jpg or another of " + " ".join(IMAGE_SUFFIXES)
+            f"{source}: no images in folders of their classes{beside}; expected <class>/<image>.jpg"
         )
-    if outside:
-        _log.warning("%s: %d images are in no class's folder and are left out", source, outside)
+    if found:
+        level = logging.WARNING if any(each.is_loss for each in found) else logging.INFO
+        _log.log(level, "%s: %s", source, describe(found))
+    if skipped is not None:
+        skipped += found
     return records
+
+
+def _folder_around(paths: list[str]) -> str:
+    """The folder that an archive's folders of classes lie in, with `/`; "" where none is around.
+
+    `zip -r photos.zip photos` makes one.
+    """
+    first = paths[0].partition("/")[0] + "/" if paths else ""
+    is_around = all(path.startswith(first) for path in paths)
+    return first if is_around and any(path.count("/") > 1 for path in paths) else ""

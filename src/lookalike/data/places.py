@@ -24,7 +24,8 @@ _RANGE = re.compile(r"\{\d+\.\.\d+\}")
 def read_places(places: Sequence[str | Path]) -> list[Record]:
     """The images that `places` name, in the order of the places; labels where they are known.
 
-    - A folder is searched whole, sorted; an image's label is the name of the folder right below.
+    - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
+      label is the name of the folder right below.
     - A file whose name ends as a list or a table does is read as one (`read_records`, in which
       images without labels are welcome); so is one with `.gz` behind.
     - A name with `*` or `[...]` (or, on this machine, `?`) that is no file itself stands for the
@@ -59,12 +60,12 @@ def _read(place: str) -> list[Record]:
     if (
         name.lower().endswith(IMAGE_SUFFIXES)
         and "*" not in name
-        and (remote or os.path.isfile(path))
+        and (remote or storage.exists(place))
     ):
         return [Record(place, "", storage.public(place), 0)]
     if storage.is_folder(place):
         return _folder(place)
-    if not remote and os.path.exists(path):
+    if not remote and storage.exists(place):
         return [Record(place, "", place, 0)]
     return _fitting(place)
 
@@ -97,13 +98,16 @@ def _fitting(place: str) -> list[Record]:
         if not glob.has_magic(path):
             raise DataError(f"{shown}: no such file or folder")
         found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
-    files = [file for file in found if file.lower().endswith(IMAGE_SUFFIXES) or _is_list(file)]
+    known = (*IMAGE_SUFFIXES, ".zip")
+    files = [file for file in found if file.lower().endswith(known) or _is_list(file)]
     if not files:
         raise DataError(f"{shown}: no images or lists fit this pattern")
     records: list[Record] = []
     for file in files:
         if _is_list(file):
             records += read_records(file, labelled=False)
+        elif storage.is_archive(file):
+            records += folder.read(file, labelled=False)
         else:
             records.append(Record(file, "", shown, 0))
     return records

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Sequence
 
 from lookalike import storage
 from lookalike.data.annotation import IMAGE_SUFFIXES
+from lookalike.data.skipped import FOREIGN_ENDS, FOREIGN_FILES, FOREIGN_FOLDERS, Skipped
 from lookalike.inspection.finding import Finding, Group, Lists, finding
-
-# What archives, file managers and programs leave behind.
-_FOLDERS = re.compile(
-    r"(?:^|/)(?P<name>__MACOSX|\.AppleDouble|\$RECYCLE\.BIN|\.ipynb_checkpoints|\.git|@eaDir)/",
-    re.IGNORECASE,
-)
-_FILES = frozenset([".ds_store", "thumbs.db", "desktop.ini"])
-_ENDS = ("~", ".tmp", ".part", ".crdownload", ".bak")
 
 
 def inspect_paths(lists: Lists) -> list[Finding]:
@@ -38,7 +31,7 @@ def inspect_paths(lists: Lists) -> list[Finding]:
             counted[key] = [row, 0]
         counted[key][1] += bool(record.line and record.member is None)
         low = name.lower()
-        if low[:2] == "._" or low in _FILES or low.endswith(_ENDS):
+        if low[:2] == "._" or low in FOREIGN_FILES or low.endswith(FOREIGN_ENDS):
             why = "left behind by another program"
         if why or "\\" in name:
             litter.append(Group((row,), why or "a path of Windows"))
@@ -76,11 +69,30 @@ def inspect_paths(lists: Lists) -> list[Finding]:
     ]  # fmt: skip
 
 
+def inspect_skipped(skipped: Sequence[Skipped]) -> list[Finding]:
+    """Files of image folders that are skipped, by kind."""
+    kinds = {
+        "skipped_images": [each for each in skipped if each.is_loss],
+        "skipped_files": [each for each in skipped if not each.is_loss],
+    }
+    lost, others = ([Group((), each.describe()) for each in found] for found in kinds.values())
+    return [
+        *finding(
+            "skipped_images", "doubtful", "kinds of files that may be images, and are skipped",
+            "Convert them, install what reads them, or put them into the folder of a class.", lost,
+        ),
+        *finding(
+            "skipped_files", "note", "kinds of files in image folders that are skipped",
+            "They are no images. Nothing is to be done, unless some of them should be.", others,
+        ),
+    ]  # fmt: skip
+
+
 def _left_behind(folder: str) -> str:
     """What is wrong with a folder; "" for nothing."""
-    hit = _FOLDERS.search(f"{folder}/")
+    hit = next((part for part in folder.split("/") if part.lower() in FOREIGN_FOLDERS), None)
     if hit is not None:
-        return f"in {hit['name']}"
+        return f"in {hit}"
     return "a path of Windows" if "\\" in folder else ""
 
 

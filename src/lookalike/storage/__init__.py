@@ -1,5 +1,6 @@
 """Bytes from and to anywhere: local paths and any URI that fsspec knows."""
 
+from lookalike.storage.archive import is_archive
 from lookalike.storage.reading import (
     exists,
     fetch_bytes,
@@ -7,6 +8,7 @@ from lookalike.storage.reading import (
     is_folder,
     opened,
     read_bytes,
+    read_starts,
 )
 from lookalike.storage.uri import (
     address,
@@ -28,7 +30,8 @@ from lookalike.storage.writing import (
 )
 
 __all__ = [
-    "address", "exists", "fetch_bytes", "fetch_file", "files_below", "is_folder", "is_remote",
-    "join", "lasting", "local_path", "opened", "public", "read_bytes", "remove_file", "resolve",
-    "resolver", "sizes_below", "version_of", "write_bytes", "write_file",
+    "address", "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder",
+    "is_remote", "join", "lasting", "local_path", "opened", "public", "read_bytes",
+    "read_starts", "remove_file", "resolve", "resolver", "sizes_below", "version_of",
+    "write_bytes", "write_file",
 ]  # fmt: skip

@@ -3,24 +3,29 @@
 A local path never goes through fsspec: opening a file must cost one system call.
 """
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
+from lookalike.storage import archive
 from lookalike.storage.clients import filesystem_of
 from lookalike.storage.getting import fetch, get
 from lookalike.storage.listing import described, has_below, sizes_in
+from lookalike.storage.loop import waited
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.uri import is_remote, local_path, public
+
+_STARTS = 64  # requests at a time
 
 
 def read_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
     """The content of `uri`.
 
     Args:
-        uri: a local path or any fsspec URI.
+        uri: a local path or any fsspec URI; or a file in a ZIP archive, `photos.zip/cat/1.jpg`.
         part: offset and size of the bytes to read; None for all.
         retries: how often to ask again, with growing pauses, when the answer may change.
 
@@ -34,10 +39,46 @@ async def fetch_bytes(uri: str, *, part: tuple[int, int] | None = None, retries:
     """`read_bytes` of a remote `uri`, in the loop of `lookalike.storage.loop`."""
 
     async def once() -> bytes:
+        if archive.may_lead_in(uri):
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(None, archive.entry_of, uri)
+            if found is not None:
+                place, entry = found
+                packed = await fetch(place, (entry.offset, entry.span))
+                return _of_entry(uri, entry, packed, part)
         content = await fetch(uri, part)
         return content if part is None else _whole(uri, part, content)
 
     return await retrying_there(once, uri, retries)
+
+
+def read_starts(uris: Sequence[str], size: int) -> list[bytes]:
+    """The first `size` bytes of each file, or all of a shorter one; b"" of one that fails."""
+
+    def local(uri: str) -> bytes:
+        try:
+            if archive.may_lead_in(uri) and archive.find(uri) is not None:
+                return read_bytes(uri)[:size]
+            with open(local_path(uri), "rb", buffering=0) as file:
+                return file.read(size)
+        except (OSError, StorageError):
+            return b""
+
+    async def remote(uri: str, room: asyncio.Semaphore) -> bytes:
+        async with room:
+            try:
+                if archive.may_lead_in(uri):
+                    return (await fetch_bytes(uri))[:size]
+                return await retrying_there(lambda: fetch(uri, (0, size)), uri, 2)
+            except StorageError:
+                return b""
+
+    async def all_remote() -> list[bytes]:
+        room = asyncio.Semaphore(_STARTS)
+        return await asyncio.gather(*(remote(uri, room) for uri in uris if is_remote(uri)))
+
+    found = iter(waited(all_remote())) if any(map(is_remote, uris)) else iter(())
+    return [next(found) if is_remote(uri) else local(uri) for uri in uris]
 
 
 @contextmanager
@@ -67,6 +108,9 @@ def exists(uri: str) -> bool:
     Raises:
         StorageError: the storage does not answer.
     """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None and found.name:
+        return archive.is_file(found) or bool(archive.names_below(found))
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
 
@@ -83,9 +127,14 @@ def exists(uri: str) -> bool:
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder (in object storage: whether any key begins with it and a `/`).
 
+    A ZIP archive is one, and so are the folders in it.
+
     Raises:
         StorageError: the storage does not answer.
     """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None:
+        return not found.name or bool(archive.names_below(found))
     if not is_remote(uri):
         return os.path.isdir(local_path(uri))
     if uri.startswith(("http://", "https://")):
@@ -96,11 +145,15 @@ def is_folder(uri: str) -> bool:
 def files_below(uri: str) -> list[str]:
     """The paths of all files below a folder, relative to it, with `/`, in their order.
 
-    Links to folders are followed, but never to a folder that is being looked at already.
+    Links to folders are followed, but never to a folder that is being looked at already. ZIP
+    archives are not looked into, unless `uri` is one or leads into one.
 
     Raises:
         StorageError: it cannot be read.
     """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None:
+        return archive.names_below(found)
     if is_remote(uri):
         return sorted(retrying(lambda: sizes_in(uri), uri, 2))
     return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
@@ -120,7 +173,19 @@ def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
                 yield below + entry.name
 
 
+def _of_entry(uri: str, entry: archive.Entry, packed: bytes, part: tuple[int, int] | None) -> bytes:
+    content = archive.unpacked(public(uri), entry, packed)
+    if part is None:
+        return content
+    return _whole(uri, part, content[part[0] : part[0] + part[1]])
+
+
 def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
+    if archive.may_lead_in(uri):
+        found = archive.entry_of(uri)
+        if found is not None:
+            place, entry = found
+            return _of_entry(uri, entry, _read_once(place, (entry.offset, entry.span)), part)
     if part is None:
         if not is_remote(uri):
             with open(local_path(uri), "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lookalike.chronicle import required_config
 from lookalike.config import Config
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.skipped import Skipped
 from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
@@ -23,6 +25,7 @@ from lookalike.inspection.labels import inspect_labels
 from lookalike.inspection.listing import distinct_rows, inspect_lists
 from lookalike.inspection.looks import inspect_looks
 from lookalike.inspection.page import render
+from lookalike.inspection.paths import inspect_skipped
 from lookalike.inspection.pictures import read_pictures
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
@@ -68,9 +71,13 @@ def doctor(
     log.start()
     source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
-    train, val = open_catalogs(config)
+    skipped: list[Skipped] = []
+    train, val = open_catalogs(config, skipped)
     lists = Lists.of(train, val)
     facts, found = inspect_lists(lists, train, val)
+    found += inspect_skipped(skipped)
+    if skipped:
+        facts["skipped_files"] = [asdict(each) for each in skipped]
     if images:
         pictures = read_pictures(
             lists.records,

@@ -1,0 +1,238 @@
+"""ZIP archives as folders: `photos.zip`, `photos.zip/cat`, `photos.zip/cat/1.jpg`.
+
+Nothing is unpacked to a disk: the directory of an archive is read once in a process, and an entry
+when it is asked for, by one read of the bytes from its header to the next entry's. So names lead
+nowhere, and what is unpacked is bounded by the size that the directory states and by `MOST_BYTES`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import struct
+import threading
+import zipfile
+import zlib
+from functools import lru_cache
+from typing import IO, NamedTuple
+
+from lookalike.errors import StorageError
+from lookalike.storage.clients import filesystem_of
+from lookalike.storage.listing import described
+from lookalike.storage.uri import is_remote, local_path, public
+
+MOST_BYTES = 256 * 2**20
+"""The largest entry that is unpacked."""
+
+_END = re.compile(r"\.zip(?=/|$)", re.IGNORECASE)
+_HEADER = struct.Struct("<4s22xHH")  # of an entry: signature, lengths of name and extra field
+_STORED, _DEFLATED = 0, 8
+_METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 98: "PPMd"}
+_TRAILER = 1 << 17  # most bytes of an entry beside its content: header, name, extra field, sizes
+
+_lock = threading.Lock()
+
+
+class Entry(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+        offset: of its header in the archive.
+        span: bytes from there to the end of its content, or some more.
+        size: bytes when it is unpacked.
+        method: of compression, as the format counts them.
+        checksum: CRC-32 of the content.
+        encrypted: whether a password is needed.
+    """
+
+    offset: int
+    span: int
+    size: int
+    method: int
+    checksum: int
+    encrypted: bool
+
+
+class Found(NamedTuple):
+    """A place in an archive.
+
+    Attributes:
+        archive: path or URI of the archive.
+        name: of the file or folder in it; "" for the whole.
+    """
+
+    archive: str
+    name: str
+
+
+def may_lead_in(uri: str) -> bool:
+    """Whether `uri` looks like a place in an archive; nothing is asked for."""
+    return ".zip/" in uri.lower()
+
+
+def is_archive(uri: str) -> bool:
+    """Whether `uri` is named like an archive as a whole."""
+    name = uri.partition("?")[0] if is_remote(uri) else uri
+    return name.rstrip("/").lower().endswith(".zip")
+
+
+def find(uri: str) -> Found | None:
+    """The archive that `uri` leads into; None where no file of such a name is there.
+
+    `photos.zip` itself leads into it too.
+    """
+    if ".zip" not in uri.lower():
+        return None
+    remote = is_remote(uri)
+    path, mark, query = uri.partition("?") if remote else (local_path(uri), "", "")
+    for end in _END.finditer(path):
+        place = path[: end.end()] + mark + query
+        if _is_object(place) if remote else os.path.isfile(place):
+            name = posixpath.normpath(path[end.end() :].lstrip("/") or ".")
+            return Found(place, "" if name == "." else name)
+    return None
+
+
+def entry_of(uri: str) -> tuple[str, Entry] | None:
+    """The archive and the entry that `uri` names; None where `uri` leads into no archive.
+
+    A name that leads out of the archive (`../a.jpg`) is none of its files.
+
+    Raises:
+        FileNotFoundError: the archive has no such file.
+        StorageError: the archive cannot be read.
+    """
+    found = find(uri)
+    if found is None or not found.name:
+        return None
+    entry = _entries(found.archive).get(found.name)
+    if entry is None or leads_out(found.name):
+        raise FileNotFoundError(found.name)
+    return found.archive, entry
+
+
+def is_file(found: Found) -> bool:
+    """Whether a place in an archive is a file.
+
+    Raises:
+        StorageError: the archive cannot be read.
+    """
+    return found.name in _entries(found.archive) and not leads_out(found.name)
+
+
+def leads_out(name: str) -> bool:
+    """Whether the name of an entry would lie outside of a folder that it is unpacked to."""
+    return name.startswith(("/", "../"))
+
+
+def names_below(found: Found) -> list[str]:
+    """The paths of all files below a place in an archive, relative to it; some may `leads_out`.
+
+    Raises:
+        StorageError: the archive cannot be read.
+    """
+    start = f"{found.name}/" if found.name else ""
+    names = _entries(found.archive)
+    return [name[len(start) :] for name in names if name.startswith(start)]
+
+
+def unpacked(place: str, entry: Entry, packed: bytes) -> bytes:
+    """The content of an entry.
+
+    Args:
+        place: what errors name.
+        entry: what the directory states.
+        packed: the bytes of its span.
+
+    Raises:
+        StorageError: it is damaged, too large, encrypted, or compressed in another way.
+    """
+    if reason := refusal(entry):
+        raise StorageError(f"{place}: {reason}")
+    if len(packed) < _HEADER.size or packed[:4] != b"PK\3\4":
+        raise StorageError(f"{place}: damaged (no entry of a ZIP archive where one should be)")
+    _, name, extra = _HEADER.unpack_from(packed)
+    start = _HEADER.size + name + extra
+    if entry.method == _STORED:
+        content = packed[start : start + entry.size]
+    else:
+        try:
+            content = zlib.decompressobj(-15).decompress(packed[start:], entry.size + 1)
+        except zlib.error:
+            raise StorageError(f"{place}: damaged in the archive; write it again") from None
+    if len(content) != entry.size or zlib.crc32(content) != entry.checksum:
+        raise StorageError(f"{place}: damaged in the archive (wrong checksum); write it again")
+    return content
+
+
+def refusal(entry: Entry) -> str:
+    """Why an entry is not read, and the fix; "" where it is."""
+    if entry.encrypted:
+        return "encrypted in the archive; write the archive without a password"
+    if entry.method not in (_STORED, _DEFLATED):
+        method = _METHODS.get(entry.method, f"method {entry.method}")
+        return f"compressed by {method} in the archive; write it stored or deflated"
+    if entry.size > MOST_BYTES:
+        return f"unpacks to {entry.size / 2**20:,.0f} MB, more than {MOST_BYTES >> 20} MB"
+    return ""
+
+
+def _entries(archive: str) -> dict[str, Entry]:
+    """The files of an archive by name; read once for each state of a local file."""
+    state: tuple[int, ...] = ()
+    if not is_remote(archive):
+        status = os.stat(archive)
+        state = status.st_size, status.st_mtime_ns
+    with _lock:  # one thread reads it, the others wait
+        return _read(archive, state)
+
+
+@lru_cache(maxsize=32)
+def _read(archive: str, state: tuple[int, ...]) -> dict[str, Entry]:
+    place = public(archive)
+    try:
+        with _opened(archive) as stream, zipfile.ZipFile(stream) as opened:
+            return _directory(opened, place)
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        raise StorageError(f"{place}: not a whole ZIP archive ({error})") from None
+
+
+def _opened(archive: str) -> IO[bytes]:
+    if not is_remote(archive):
+        return open(archive, "rb")
+    filesystem, path = filesystem_of(archive)
+    stream: IO[bytes] = filesystem.open(path, "rb")
+    return stream
+
+
+def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
+    """The files of an opened archive, in the order of their names."""
+    infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in infos[1:]] + [opened.start_dir]
+    found: dict[str, Entry] = {}
+    for info, end in zip(infos, ends, strict=True):
+        span = end - info.header_offset
+        if span < _HEADER.size + info.compress_size:
+            # Entries that share bytes are how a small archive holds petabytes.
+            raise StorageError(f"{place}: its entries overlap; write the archive again")
+        if not info.is_dir():
+            name = posixpath.normpath(info.filename.replace("\\", "/"))
+            found[name] = Entry(
+                offset=info.header_offset,
+                span=min(span, info.compress_size + _TRAILER),
+                size=info.file_size,
+                method=info.compress_type,
+                checksum=info.CRC,
+                encrypted=bool(info.flag_bits & 1),
+            )
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=256)
+def _is_object(uri: str) -> bool:
+    """Whether a remote file of this very name is there."""
+    try:
+        return described(uri).get("type", "file") == "file"
+    except FileNotFoundError:
+        return False
