@@ -202,8 +202,8 @@ def test_bad_images_are_replaced(broken):
     np.testing.assert_array_equal(rows[~replaced], order[~replaced])
     np.testing.assert_array_equal(made.classes.numpy(), broken.class_ids[rows])
     assert bad.reasons == {
-        3: "not an image (starts with b'<html')",
-        11: "not an image (starts with b'<html')",
+        3: "an HTML page, often the error page of a web server; download or export the image again",
+        11: "an HTML page, often the error page of a web server; download or export the image again",
         17: "no such file or directory",
     }
     # The true picture of the substitute, with chance of its own, not as it looks in its place.
@@ -266,7 +266,7 @@ def test_too_many_bad_images(tmp_path, threads):
     if threads == 0:
         assert str(e.value).endswith(
             f"first: train.txt:{first + 1}: {catalog.records[first].uri}: "
-            "not an image (starts with b'<html')"
+            "an HTML page, often the error page of a web server; download or export the image again"
         )
     assert "\n" not in str(e.value)
 

@@ -434,7 +434,7 @@ def test_embedding_from_python(server, local, remote):
     mixed = [here[0], there[1], Path(here[2]), Path(here[3]).read_bytes(), *there[4:]]
     np.testing.assert_array_equal(embedder.embed(mixed, batch_size=8), expected)
     server.bodies["7.jpg"] = b"<html>"
-    with pytest.raises(DataError, match=rf"^{there[7]}: not an image"):
+    with pytest.raises(DataError, match=rf"^{there[7]}: an HTML page"):
         embedder.embed(there, batch_size=8)
     del server.bodies["7.jpg"]
     with pytest.raises(StorageError, match=rf"^{there[7]}: no such file"):
