@@ -20,6 +20,7 @@ from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.chance import row_rng
 from lookalike.data.decode import decode
+from lookalike.data.formats import OTHERS
 from lookalike.data.loader import BadImages, EvalLoader, TrainLoader, describe_bad
 from lookalike.data.prefetch import in_order
 from lookalike.data.preprocess import Preprocess
@@ -202,8 +203,8 @@ def test_bad_images_are_replaced(broken):
     np.testing.assert_array_equal(rows[~replaced], order[~replaced])
     np.testing.assert_array_equal(made.classes.numpy(), broken.class_ids[rows])
     assert bad.reasons == {
-        3: "an HTML page, often the error page of a web server; download or export the image again",
-        11: "an HTML page, often the error page of a web server; download or export the image again",
+        3: OTHERS["HTML"],
+        11: OTHERS["HTML"],
         17: "no such file or directory",
     }
     # The true picture of the substitute, with chance of its own, not as it looks in its place.

@@ -73,7 +73,7 @@ def test_vectors_are_those_of_evaluation_to_the_bit(model, many, tmp_path, worke
 
 def test_files_and_what_is_beside_them(model, many, tmp_path, parts_of_64, caplog):
     lookalike.embed(model, many, tmp_path / "v.parquet", device="cpu")
-    assert "broken.jpg: an HTML page" in caplog.text
+    assert "broken.jpg: not an image" in caplog.text
     assert "missing.jpg: no such file" in caplog.text
     lookalike.embed(model, many, tmp_path / "v.npy", device="cpu")
     table = pq.read_table(tmp_path / "v.parquet")
