@@ -25,6 +25,7 @@ from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.trial import exclude_unused
 from lookalike.model.weights import worth_saying
 from lookalike.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
 from lookalike.settings.size import in_bytes
@@ -90,6 +91,8 @@ def create_embedder(config: Config) -> Embedder:
             f"model.train_size={model.train_size} differs from model.image_size="
             f"{model.image_size}, but {model.backbone} is built for one size; leave it out"
         )
+    if model.train_size is not None:
+        embedder.backbone.check_size(model.train_size, "model.train_size")
     if embedder.match is not None:
         say = logger.warning if worth_saying(embedder.match) else logger.info
         say("%s: %s", model.pretrained, embedder.match.summary())
@@ -138,6 +141,7 @@ def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: 
     if "classification" in heads:
         branch = ClassificationBranch(embedder.backbone.dim, embedder.embedding_dim)
     network = TrainingNetwork(embedder, branch)
+    exclude_unused(network, config.model.train_size or config.model.image_size)
     if world.size > 1 and config.train.sync_batchnorm:
         synchronise(network, world.device)
     network.to(world.device)

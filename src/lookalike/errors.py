@@ -78,3 +78,12 @@ class MissingExtraError(LookalikeError):
         super().__init__(
             f"{package} is not installed; it comes with: pip install 'lookalike[{extra}]'"
         )
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The cause that an exception of a library names, in one line of at most  characters."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
+        lines = lines[1:]  # torch's first line says only that there is more below
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= most else text[: most - 3] + "..."

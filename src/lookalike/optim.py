@@ -76,6 +76,8 @@ def parameter_groups(
     # the fused optimizers want all of a group to have a momentum or none.
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:  # see `lookalike.model.trial.exclude_unused`
+            continue
         decay = 0.0 if parameter.ndim <= 1 or name in exempt else weight_decay
         if name.startswith(backbone_prefix):
             key = ("backbone", backbone_lr_factor, decay)

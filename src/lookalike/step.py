@@ -68,6 +68,8 @@ class TrainStep:
         self.precision = precision
         self.clip_grad_norm = clip_grad_norm
         self.freeze_batchnorm = freeze_batchnorm
+        backbone = self.network.embedder.backbone
+        self._learning = [value for value in backbone.parameters() if value.requires_grad]
         self._wrapped: nn.Module | None = None
         self._wrapped_frozen: bool | None = None
         self._updating = [head for head in trained.heads.values() if head.update is not None]
@@ -84,7 +86,7 @@ class TrainStep:
         """
         backbone = self.network.embedder.backbone
         self.network.train()
-        for parameter in backbone.parameters():
+        for parameter in self._learning:
             parameter.requires_grad_(not frozen)
         if frozen:
             backbone.eval()

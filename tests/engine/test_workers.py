@@ -16,6 +16,7 @@ from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.trial import exclude_unused
 from lookalike.optim import LossScaler
 from lookalike.step import TrainStep
 
@@ -35,7 +36,9 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     embedder = Embedder.create(backbone, pretrained=False, image_size=32, embedding_dim=12)
     branch = ClassificationBranch(embedder.backbone.dim, 12)
     branch.dropout = nn.Dropout(0.0)  # the only thing that rightly differs between workers
-    network = TrainingNetwork(embedder, branch).double()
+    network = TrainingNetwork(embedder, branch)
+    exclude_unused(network, 32)
+    network.double()
     if world.size > 1:
         synchronise(network, world.device)
     heads = {
@@ -71,6 +74,8 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
         found[f"head {name}"] = world.sum(rows) if sharded else rows
     found["loss"] = world.sum(losses["loss"].detach().clone()) / world.size
     found |= {f"buffer {n}": b.clone() for n, b in network.named_buffers()}
+    network.eval()  # also a batch norm with timm's activation, and running statistics
+    found["evaluated"] = network(whole.images[:3])[0]
     return {name: value.detach().clone() for name, value in found.items()}
 
 
@@ -88,8 +93,14 @@ def work(rank: int, size: int, port: int, backbone: str, sharded: bool, results)
             torch.save(found, results)
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["data", "model"])
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_vit"])
+@pytest.mark.parametrize(
+    ("backbone", "sharded"),
+    [
+        *[(name, False) for name in ("test_resnet", "test_efficientnet", "test_vit")],
+        *[(name, True) for name in ("test_resnet", "test_efficientnet", "test_vit")],
+        ("convnext_atto", False),  # has parameters that its features do not use
+    ],
+)
 def test_two_workers_give_the_gradients_of_one(tmp_path, backbone, sharded):
     alone = gradients(World(), backbone, sharded=False)
     with socket.socket() as free:

@@ -9,7 +9,6 @@ from typing import Any
 import jinja2
 
 from lookalike.exporting.folders import feature_layout
-from lookalike.model import timm_name
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.neck import GEM_EPS, GEM_POWER
 from lookalike.retrieval.calibration import Calibration
@@ -65,7 +64,7 @@ def write_card(
     )
     text = environment.get_template("card.md.j2").render(
         about=about,
-        architecture=timm_name(embedder.backbone.name),
+        architecture=embedder.backbone.architecture.name,
         calibration=calibration,
         definitions=[(key, DEFINITIONS[key]) for key in ("recall_at_k", "map_at_r", "r_precision")],
         dim=embedder.embedding_dim,

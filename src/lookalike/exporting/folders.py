@@ -11,7 +11,7 @@ import torch
 
 from lookalike.errors import ConfigError
 from lookalike.exporting.network import in_precision
-from lookalike.model import timm_name
+from lookalike.model.architecture import Architecture
 from lookalike.model.embedder import Embedder
 
 NECK_FILE = "neck.safetensors"
@@ -35,7 +35,8 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
         )
     preprocess = embedder.preprocess
     side = preprocess.image_size
-    size: dict[str, Any] = {"img_size": side} if _is_sized(embedder.backbone.name, side) else {}
+    found = embedder.backbone.architecture
+    size: dict[str, Any] = {"img_size": side} if _is_sized(found, side) else {}
     pixels = {
         "input_size": [3, side, side],
         "mean": list(preprocess.mean),
@@ -48,7 +49,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
         "crop_mode": "center",
     }
     # With timm's own pooling, which config.json is to name; ours has none.
-    model: Any = timm.create_model(timm_name(embedder.backbone.name), num_classes=0, **size)
+    model: Any = timm.create_model(found.name, num_classes=0, **found.args, **size)
     model.load_state_dict(stored.backbone.model.state_dict())
     if precision == "fp16":
         model.half()
@@ -57,7 +58,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
         model,
         str(folder),
         model_config={"pretrained_cfg": pixels, "num_classes": 0},
-        model_args=size,
+        model_args={**found.args, **size},
         safe_serialization=True,
     )
     neck = {name: tensor.contiguous() for name, tensor in embedder.neck.state_dict().items()}
@@ -66,7 +67,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
 
 def load_timm(folder: Path, like: Embedder) -> Embedder:
     """The embedder made of what `save_timm` wrote, with nothing of `like` but its settings."""
-    backbone = type(like.backbone)(like.backbone.name, like.preprocess.image_size)
+    backbone = type(like.backbone)(like.backbone.architecture, like.preprocess.image_size)
     backbone.model.load_state_dict(
         timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
     )
@@ -94,11 +95,11 @@ def feature_layout(embedder: Embedder) -> str:
     return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
 
 
-def _is_sized(backbone: str, side: int) -> bool:
+def _is_sized(architecture: Architecture, side: int) -> bool:
     """Whether timm's model must be told the size of its pictures."""
     try:
         with torch.device("meta"):
-            timm.create_model(timm_name(backbone), num_classes=0, img_size=side)
+            timm.create_model(architecture.name, num_classes=0, img_size=side, **architecture.args)
     except (TypeError, AssertionError):  # as in `lookalike.model.backbone`
         return False
     return True

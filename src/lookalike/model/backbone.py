@@ -1,16 +1,23 @@
 """timm models as feature extractors of one shape."""
 
-import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import ModelError
-from lookalike.model import BACKBONES, timm_name
+from lookalike.data.image_size import ImageSize, size_text
+from lookalike.errors import ModelError, one_line
+from lookalike.model.architecture import (
+    Architecture,
+    check_has_weights,
+    downloading,
+    find_architecture,
+    is_elsewhere,
+)
+from lookalike.model.trial import first_pass
 
 
 class Backbone(nn.Module):
@@ -18,40 +25,62 @@ class Backbone(nn.Module):
 
     Attributes:
         name: the name that was asked for.
+        architecture: the timm model that it means, and the arguments that differ from its own.
+        image_size: that it was built for, in pixels.
         dim: channels C of the feature map.
         has_class_token: whether `forward` gives one.
         data_config: mean, std, interpolation and crop_pct of the pretrained weights (timm).
     """
 
-    def __init__(self, name: str, image_size: int, *, download: bool = False) -> None:
+    def __init__(
+        self,
+        name: str | Architecture,
+        image_size: ImageSize,
+        *,
+        download: bool = False,
+    ) -> None:
         """Build the model.
 
         Args:
-            name: one of BACKBONES, an alias or a timm name.
-            image_size: side in pixels of the images to come.
-            download: load timm's pretrained weights, from its cache or its hub.
+            name: one of BACKBONES, an alias, a timm name, `hf-hub:OWNER/REPOSITORY` or
+                `local-dir:FOLDER`; or what was found for such a name before.
+            image_size: of the images to come, in pixels.
+            download: load the pretrained weights, from timm's cache, the hub or the folder.
 
         Raises:
             ModelError: no such model, weights that cannot be had, or an impossible size.
         """
         super().__init__()
-        self.name = name
-        model: Any = _create(name, image_size, download)  # timm has no types
+        found = name if isinstance(name, Architecture) else find_architecture(name)
+        self.name = found.name if isinstance(name, Architecture) else name
+        self.architecture = found
+        model: Any = _create(self.name, found, image_size, download)  # timm has no types
         self.model = model
-        self._features: Callable[[Tensor], Tensor] = model.forward_features
+        self.image_size = image_size
         self.dim = int(model.num_features)
         # Vision transformers put class and register tokens before the image's.
         self.num_prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self.has_class_token = getattr(model, "cls_token", None) is not None
         self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+        self._compiled: Any = None
+
+    @property
+    def saved_name(self) -> str:
+        """A name that means the same where the hub or the folder is not at hand."""
+        return self.architecture.name if is_elsewhere(self.name) else self.name
 
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
-        self._features = torch.compile(self._features)
+        self._compiled = torch.compile(self.model.forward_features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, N, C) and the class token (B, C) or None, for images (B, 3, S, S)."""
-        maps = self._features(images)
+        """Features (B, N, C) and the class token (B, C) or None, for images (B, 3, H, W)."""
+        maps = (self._compiled or self.model.forward_features)(images)
+        if not isinstance(maps, Tensor):
+            raise ModelError(
+                f"model.backbone={self.name!r}: gives several maps of features, and lookalike "
+                "takes one; choose another model.backbone"
+            )
         if maps.ndim == 3:  # (B, prefix + N, C)
             token = maps[:, 0] if self.has_class_token else None
             return maps[:, self.num_prefix_tokens :], token
@@ -61,68 +90,92 @@ class Backbone(nn.Module):
             return maps.flatten(1, 2), None
         return maps.flatten(2).transpose(1, 2), None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled belongs to this object's weights: copies and pickles go without.
+        return {**super().__getstate__(), "_compiled": None}
+
+    def check_size(self, size: ImageSize, setting: str = "model.image_size") -> None:
+        """Pass one image of `size` through the model.
+
+        Raises:
+            ModelError: it fails, or gives no map of features; `setting` is named.
+        """
+        place = f"model.backbone={self.name!r} with {setting}={size_text(size)}"
+        native = _native_size(self.data_config)
+        other = "choose another model.backbone"
+        if native != size:
+            other = f"set {setting}={size_text(native)}, for which it was made, or {other}"
+        try:
+            features, _ = first_pass(self, size)
+        except ModelError:
+            raise
+        except Exception as error:  # from any layer of any timm model
+            raise ModelError(
+                f"{place}: the network fails on images of this size ({one_line(error)}); {other}"
+            ) from None
+        if features.shape[2] != self.dim:
+            raise ModelError(
+                f"{place}: its map of features has {features.shape[2]} channels where timm "
+                f"promises {self.dim}; {other}"
+            )
+
     @property
     def is_convolutional(self) -> bool:
         """Whether channels-last memory helps (convolutions gain, attention does not)."""
         return self.num_prefix_tokens == 0 and getattr(self.model, "output_fmt", "NCHW") != "NHWC"
 
 
-def _create(name: str, image_size: int, download: bool) -> nn.Module:
-    target = timm_name(name)
-    if not timm.is_model(target.split(".")[0]):
-        known = {*BACKBONES, *timm.list_models()}
-        close = difflib.get_close_matches(name, known, 3, 0.5)
-        hint = f"; close names: {', '.join(close)}" if close else ""
-        raise ModelError(
-            f"model.backbone={name!r} is neither one of {', '.join(BACKBONES)} "
-            f"nor a timm model{hint}"
-        )
-    try:
-        return _build(target, image_size, download)
-    except AssertionError as error:
-        raise ModelError(
-            f"model.backbone={name!r} cannot see images of model.image_size={image_size}: {error}"
-        ) from None
+def _native_size(data_config: Mapping[str, Any]) -> ImageSize:
+    height, width = data_config["input_size"][1:]
+    return height if height == width else (height, width)
 
 
-def _build(target: str, image_size: int, download: bool) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
+def _create(name: str, found: Architecture, image_size: ImageSize, download: bool) -> nn.Module:
+    options = _accepted_options(name, found, image_size)
+    if not download:
+        return _timm_model(found, options, pretrained=False)
+    check_has_weights(found)
+    with downloading(name, found):
+        return _timm_model(found, options, pretrained=True)
+
+
+def _accepted_options(name: str, found: Architecture, image_size: ImageSize) -> dict[str, Any]:
+    """Arguments with which timm builds this model, found without weights.
+
+    Models with position embeddings must be given the size, others refuse the argument; most can
+    leave out their pooling, and some only have it beside `forward_features`.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    errors = []
+    for more in (
+        {"img_size": image_size, "global_pool": ""},
+        # XCiT refuses sizes that its patches do not divide, and takes them in its forward pass.
+        {"global_pool": ""},
+        {"img_size": image_size},
+        {},
+    ):
+        options: dict[str, Any] = {"num_classes": 0, **more}
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                _timm_model(found, options, pretrained=False)
+        except Exception as error:  # an assertion, a type, a shape: timm has no class of its own
+            errors.append(error)
+        else:
+            return options
+    told = next((error for error in errors if not isinstance(error, TypeError)), errors[-1])
+    raise ModelError(
+        f"model.backbone={name!r}: timm cannot build it for model.image_size="
+        f"{size_text(image_size)}: {one_line(told)}"
+    )
+
+
+def _timm_model(found: Architecture, options: dict[str, Any], *, pretrained: bool) -> nn.Module:
+    arguments: dict[str, Any] = {**found.args, **options}
+    if found.weights is not None:
+        arguments["pretrained_cfg"] = dict(found.weights)
     with warnings.catch_warnings():
         # timm warns about names that moved; the user did not choose them.
         warnings.simplefilter("ignore")
-        if download:
-            return _pretrained(target, image_size, options)
-        return _sized(target, image_size, pretrained=False, options=options)
-
-
-def _sized(target: str, image_size: int, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """The model for this size: those with position embeddings must be told, others refuse it."""
-    try:
-        return timm.create_model(target, pretrained=pretrained, img_size=image_size, **options)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-    except AssertionError:
-        # XCiT's patches overlap no edge; its own forward pass takes any size all the same.
-        pass
-    return timm.create_model(target, pretrained=pretrained, **options)
-
-
-def _pretrained(target: str, image_size: int, options: dict[str, Any]) -> nn.Module:
-    if "." not in target and not timm.models.get_pretrained_cfg(target).has_weights:  # type: ignore[union-attr]
-        raise ModelError(
-            f"timm has no pretrained weights for {target!r}; "
-            "set model.pretrained to a weights file, or to false for a random start"
-        )
-    try:
-        return _sized(target, image_size, pretrained=True, options=options)
-    except (AssertionError, ModelError):
-        raise
-    except Exception as error:  # whatever the hub client raises: there are dozens
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"the pretrained weights of {target!r} cannot be had from timm's hub "
-            f"({type(error).__name__}: {cause[0][:200]}). Ways out: connect once so that they are "
-            "cached; set model.pretrained=FILE.safetensors (or .pth); or model.pretrained=false "
-            "for a random start"
-        ) from None
+        return timm.create_model(found.name, pretrained=pretrained, **arguments)

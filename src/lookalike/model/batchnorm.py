@@ -5,6 +5,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lookalike.model.neck import at_least_float32
 
@@ -29,6 +30,48 @@ def _global_sum(values: Tensor) -> Tensor:
     return _GlobalSum.apply(values)
 
 
+def _is_global(norm: _BatchNorm) -> bool:
+    """Whether `norm` is to use the batch of all workers, rather than its running statistics."""
+    return norm.training and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _global_batch_norm(norm: _BatchNorm, values: Tensor) -> Tensor:
+    """`values` (B, C, ...) normalised over all workers' batches; running statistics follow."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    others = [dim for dim in range(values.ndim) if dim != 1]
+    shape = [-1] + [1] * (values.ndim - 2)  # of a channel's number beside the values
+    x_BC = at_least_float32(values)
+    # Two rounds rather than sum and sum of squares: the difference of those cancels.
+    count = x_BC.new_tensor([x_BC.numel() / x_BC.shape[1]])
+    sums_C1 = _global_sum(torch.cat([x_BC.sum(dim=others), count]))  # (C + 1,)
+    total = sums_C1[-1].detach()
+    mean_C = sums_C1[:-1] / total
+    centred = x_BC - mean_C.view(shape)
+    var_C = _global_sum(centred.square().sum(dim=others)) / total
+    with torch.no_grad():
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        momentum = (
+            norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+        )
+        unbiased_C = var_C * (total / (total - 1).clamp(min=1))
+        norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(unbiased_C.to(norm.running_var.dtype), momentum)
+    out = centred * torch.rsqrt(var_C + norm.eps).view(shape)
+    if norm.affine:
+        out = out * norm.weight.view(shape) + norm.bias.view(shape)
+    return out.to(values.dtype)
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d whose statistics in training come from all workers; see GlobalBatchNorm2d."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised activations, (B, C) or (B, C, L)."""
+        return _global_batch_norm(self, input) if _is_global(self) else super().forward(input)
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training come from all workers' images.
 
@@ -37,35 +80,28 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalised activations, (B, C, H, W)."""
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        x_BCHW = at_least_float32(input)
-        # Two rounds rather than sum and sum of squares: the difference of those cancels.
-        count = x_BCHW.new_tensor([x_BCHW.numel() / x_BCHW.shape[1]])
-        sums_C1 = _global_sum(torch.cat([x_BCHW.sum(dim=(0, 2, 3)), count]))  # (C + 1,)
-        total = sums_C1[-1].detach()
-        mean_C = sums_C1[:-1] / total
-        centred = x_BCHW - mean_C[:, None, None]
-        var_C = _global_sum(centred.square().sum(dim=(0, 2, 3))) / total
-        with torch.no_grad():
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            momentum = (
-                self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            )
-            unbiased_C = var_C * (total / (total - 1).clamp(min=1))
-            self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), momentum)
-        out = centred * torch.rsqrt(var_C + self.eps)[:, None, None]
-        if self.affine:
-            out = out * self.weight[:, None, None] + self.bias[:, None, None]
-        return out.to(input.dtype)
+        return _global_batch_norm(self, input) if _is_global(self) else super().forward(input)
+
+
+class GlobalBatchNormAct2d(BatchNormAct2d):  # timm has no types
+    """timm's batch norm with its dropout and activation, over the global batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activations, (B, C, H, W)."""
+        if not _is_global(self):
+            return super().forward(x)
+        return self.act(self.drop(_global_batch_norm(self, x)))
+
+
+_GLOBAL: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: GlobalBatchNorm1d,
+    nn.BatchNorm2d: GlobalBatchNorm2d,
+    BatchNormAct2d: GlobalBatchNormAct2d,
+}
 
 
 def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` with every 2-d batch norm replaced by one over the global batch.
+    """`module` with every batch norm replaced by one over the global batch.
 
     Parameters and buffers keep their names and are shared with the replaced layers.
     """
@@ -73,26 +109,15 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
         from timm.layers import convert_sync_batchnorm
 
         return convert_sync_batchnorm(module)
-    for name, child in module.named_children():
-        if isinstance(child, BatchNormAct2d):
-            # timm's fused norm: keep its own module, whose state names the checkpoint uses.
-            child.__class__ = _GlobalBatchNormAct2d
-        elif type(child) is nn.BatchNorm2d:
-            child.__class__ = GlobalBatchNorm2d
-        else:
-            setattr(module, name, synchronise(child, device))
+    for child in module.modules():
+        if type(child) in _GLOBAL:
+            # The class alone changes: the module keeps its state and what timm adds to it.
+            child.__class__ = _GLOBAL[type(child)]
     return module
-
-
-class _GlobalBatchNormAct2d(BatchNormAct2d):  # timm has no types
-    """timm's BatchNorm + activation over the global batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))  # type: ignore[arg-type]
 
 
 def freeze_statistics(module: nn.Module) -> None:
     """Let every batch norm in `module` use its running statistics, also in training."""
     for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+        if isinstance(child, _BatchNorm):
             child.eval()

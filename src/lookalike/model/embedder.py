@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookalike.data.decode import ImageSource
+from lookalike.data.image_size import ImageSize
 from lookalike.data.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
+from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
 from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
@@ -70,10 +72,10 @@ class Embedder(nn.Module):
     @classmethod
     def create(
         cls,
-        backbone: str = "resnet50",
+        backbone: str | Architecture = "resnet50",
         *,
         pretrained: bool | str = True,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
         crop_pct: float | None = None,
         embedding_dim: int = 1536,
         backbone_dim: int | None = None,
@@ -83,10 +85,11 @@ class Embedder(nn.Module):
         """A new embedder.
 
         Args:
-            backbone: one of `lookalike.model.BACKBONES`, an alias, or any timm name.
+            backbone: one of `lookalike.model.BACKBONES`, an alias, any timm name,
+                `hf-hub:OWNER/REPOSITORY` or `local-dir:FOLDER`.
             pretrained: True for timm's weights, False for a random start, or the path or URI of
                 a `.pth` or `.safetensors` file.
-            image_size: side in pixels of the square that the network sees.
+            image_size: side of the square that the network sees, or (height, width), in pixels.
             crop_pct: part of the resized image that the centre crop keeps; None for timm's.
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
@@ -99,6 +102,7 @@ class Embedder(nn.Module):
                 contradiction.
         """
         trunk = Backbone(backbone, image_size, download=pretrained is True)
+        trunk.check_size(image_size)
         if backbone_dim is not None and backbone_dim != trunk.dim:
             raise ModelError(
                 f"model.backbone_dim={backbone_dim} contradicts {backbone}, whose feature map has "
@@ -191,13 +195,15 @@ class Embedder(nn.Module):
         """What `Embedder.load` needs beside the weights."""
         described = {
             "format": "lookalike embedder 1",
-            "backbone": self.backbone.name,
+            "backbone": self.backbone.saved_name,
             "backbone_dim": self.backbone.dim,
             "embedding_dim": self.neck.out_dim,
             "pooling": self.pooling,
             "free_length": self.free_length,
             "preprocess": self.preprocess.to_dict(),
         }
+        if self.backbone.architecture.args:
+            described["backbone_args"] = dict(self.backbone.architecture.args)
         if self.mirror:
             described["mirror"] = True
         if self.projection is not None:

@@ -74,7 +74,9 @@ class Neck(nn.Module):
                 pooled = class_token
             else:
                 pooled = pool(features, pooling)
-            part = at_least_float32(projection(pooled))
+            # GeM gives float32 also where the whole model was made narrower, as by `half()`.
+            dtype = next(projection.parameters()).dtype
+            part = at_least_float32(projection(pooled.to(dtype)))
             parts.append(part if self.norm is not None else F.normalize(part, dim=1))
         joined = torch.cat(parts, dim=1)  # (B, D)
         if self.norm is None:

@@ -30,4 +30,5 @@ class Projection(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Unit vectors (B, D') of unit vectors (B, D)."""
-        return F.normalize((vectors - self.mean) @ self.matrix.T, dim=1)
+        mean, matrix = self.mean.to(vectors), self.matrix.to(vectors)  # as after `half()`
+        return F.normalize((vectors - mean) @ matrix.T, dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.branch import TrainingNetwork
+from lookalike.model.trial import fake_copy
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def measure(
     """
     network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # the constants of the line above
-    known = [*network.parameters(), *network.buffers()]
-    fake = copy.deepcopy(network, {id(tensor): mode.from_tensor(tensor) for tensor in known})
-    fake.train()
+    fake = fake_copy(network, mode).train()
     if frozen:
         fake.embedder.backbone.requires_grad_(False).eval()
     elif freeze_batchnorm:

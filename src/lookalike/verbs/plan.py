@@ -27,6 +27,7 @@ from lookalike.errors import ConfigError
 from lookalike.losses.walk import CPU_STASH, default_chunk
 from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.trial import exclude_unused
 from lookalike.planning.calibrate import Sample, calibrate, installed
 from lookalike.planning.estimate import Measure, Plan, make_plan
 from lookalike.planning.footprint import Footprint
@@ -219,6 +220,7 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
             trunk = create_embedder(config.with_values({"model.embedding_dim": dim}))
         second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
         found = TrainingNetwork(trunk, second)
+        exclude_unused(found, config.model.train_size or config.model.image_size)
         if trunk.backbone.is_convolutional:
             found.to(memory_format=torch.channels_last)
         return found
