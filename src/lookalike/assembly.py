@@ -13,6 +13,7 @@ from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
 from lookalike.data.disk_cache import DiskCache
+from lookalike.data.image_size import size_text
 from lookalike.data.loader import TrainLoader
 from lookalike.data.samplers import Sampling
 from lookalike.data.skipped import Skipped
@@ -86,10 +87,12 @@ def create_embedder(config: Config) -> Embedder:
         pooling=model.pooling,
         free_length=metric_margin(config).uses_length,
     )
-    if model.train_size not in (None, model.image_size) and not embedder.backbone.is_convolutional:
+    other = model.train_size not in (None, model.image_size)
+    if model.train_size is not None and other and not embedder.backbone.is_convolutional:
         raise ConfigError(
-            f"model.train_size={model.train_size} differs from model.image_size="
-            f"{model.image_size}, but {model.backbone} is built for one size; leave it out"
+            f"model.train_size={size_text(model.train_size)} differs from model.image_size="
+            f"{size_text(model.image_size)}, but {model.backbone} is built for one size; leave it "
+            "out"
         )
     if model.train_size is not None:
         embedder.backbone.check_size(model.train_size, "model.train_size")

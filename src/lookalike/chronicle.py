@@ -12,6 +12,7 @@ import numpy as np
 from lookalike import fetched, storage
 from lookalike.config import Config, keys
 from lookalike.data.catalog import Catalog
+from lookalike.data.image_size import size_text
 from lookalike.errors import RunError
 from lookalike.reporting.content import Setting, Story
 from lookalike.retrieval.calibration import Calibration
@@ -58,8 +59,8 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
     facts = [
         (
             "model",
-            f"{model.backbone} at {model.image_size} px, {model.pooling} pooling, embedding of "
-            f"{model.embedding_dim:,}",
+            f"{model.backbone} at {size_text(model.image_size)} px, {model.pooling} pooling, "
+            f"embedding of {model.embedding_dim:,}",
         ),
         (
             "loss",

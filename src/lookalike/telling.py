@@ -12,6 +12,7 @@ from lookalike.assembly_measures import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
 from lookalike.data.catalog import Catalog
+from lookalike.data.image_size import size_text
 from lookalike.data.loader import TrainLoader
 from lookalike.distributed import World
 from lookalike.log import logger
@@ -52,11 +53,12 @@ def say_plan(
     """The model, the loss, the batch and the steps to come."""
     parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
     size = config.model.train_size
-    trained_at = f" (trained at {size})" if size else ""
+    trained_at = f" (trained at {size_text(size)})" if size else ""
     logger.info(
-        "model: %s at %d px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
+        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
         "scale %g, %s",
-        config.model.backbone, config.model.image_size, trained_at, config.model.pooling,
+        config.model.backbone, size_text(config.model.image_size), trained_at,
+        config.model.pooling,
         embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
         config.loss.scale, config.train.precision,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 
+from lookalike.data.image_size import height_width
 from lookalike.data.preprocess import Preprocess
 from lookalike.exporting import onnx_model, pixels
 from lookalike.exporting.exported import ExportedModel
@@ -44,7 +45,7 @@ def drift(embedder: Embedder, exported: ExportedModel, batch: np.ndarray) -> flo
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("side", "crop_pct"), [(64, 1.0), (64, 0.9), (65, 0.875)])
+@pytest.mark.parametrize(("side", "crop_pct"), [(64, 1.0), (64, 0.9), (65, 0.875), ((96, 48), 0.9)])
 def test_the_preprocessing_graph_gives_the_pixels_of_prepare(interpolation, side, crop_pct):
     preprocess = Preprocess(side, crop_pct, (0.5,) * 3, (0.5,) * 3, interpolation)
     model = pixels.preprocessing_graph(preprocess, 10)
@@ -65,15 +66,19 @@ def test_the_preprocessing_graph_gives_the_pixels_of_prepare(interpolation, side
 
 def test_sizes_are_those_of_prepare_for_every_shape():
     """The graph's integers, as formulas, against Python's floats and rounding."""
-    for side, target in [(64, 64), (64, 71), (65, 74), (224, 256)]:
+    for side, target in [(64, 64), (64, 71), (65, 74), (224, 256), ((96, 40), (107, 45))]:
         for height in range(1, 120):
             for width in (1, 2, 3, 17, 64, 65, 119, 500, 3000):
                 top, left = (max(0, a - 8 * b) // 2 for a, b in ((height, width), (width, height)))
                 kept = height - 2 * top, width - 2 * left
-                seen = _resized(
-                    Preprocess(side, side / target, (0.5,) * 3, (0.5,) * 3), height, width
+                least = height_width(target)
+                crop_pct = height_width(side)[0] / least[0]
+                preprocess = Preprocess(side, crop_pct, (0.5,) * 3, (0.5,) * 3)
+                assert preprocess.resized == least
+                assert _resized(preprocess, height, width) == (
+                    max(least[0], least[1] * kept[0] // kept[1]),
+                    max(least[1], least[0] * kept[1] // kept[0]),
                 )
-                assert seen == tuple(target * a // min(kept) for a in kept)
 
 
 def _resized(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
@@ -95,7 +100,7 @@ def _resized(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]
 # measured in benchmarks/export.py.
 FAMILIES = {
     "resnet18": (64, {"layers": (1, 1, 1, 1)}),
-    "vit_tiny": (64, {"depth": 2}),
+    "vit_tiny": ((64, 48), {"depth": 2}),
     "swint_tiny": (112, {"depths": (2, 2, 2, 2)}),
     "xcit_tiny": (48, {"depth": 2}),
 }
@@ -111,9 +116,10 @@ def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(monkeypatch, tm
     ).eval()
     exported = write_onnx(embedder, "fp32", tmp_path / "m.onnx", None).reread()
     rng = np.random.default_rng()
+    high, wide = height_width(side)
     for count in (1, 2, 7, 32):
-        assert drift(embedder, exported, pictures(rng, side + 9, 2 * side + 3, count)) <= 1e-6
-    for height, width in [(side, side), (1, 5000), (3000, 20), (1, 1), (3 * side, side + 1)]:
+        assert drift(embedder, exported, pictures(rng, high + 9, 2 * wide + 3, count)) <= 1e-6
+    for height, width in [(high, wide), (1, 5000), (3000, 20), (1, 1), (3 * high, wide + 1)]:
         assert drift(embedder, exported, pictures(rng, height, width)) <= 1e-6
     assert drift(embedder, exported, pictures(rng, 700, 600, 2)) <= 1e-4  # with Pillow's weights
 
@@ -129,7 +135,7 @@ def test_the_network_alone_gives_the_vectors_to_float_rounding(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "side", "crop_pct"), [("test_resnet", 64, 1.0), ("test_vit", 64, 0.9)]
+    ("backbone", "side", "crop_pct"), [("test_resnet", (96, 48), 1.0), ("test_vit", 64, 0.9)]
 )
 def test_a_torch_export_program_gives_the_same_bits_after_reloading(
     tmp_path, backbone, side, crop_pct

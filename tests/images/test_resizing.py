@@ -110,7 +110,37 @@ def test_preprocess_survives_json():
     preprocess = Preprocess(224, 0.9, MEAN, STD, "bicubic")
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
     assert preprocess.to_dict()["mean"] == list(MEAN)
-    assert preprocess.resized == 249
+    assert preprocess.resized == (249, 249)
+    assert preprocess.to_dict()["image_size"] == 224
+    tall = Preprocess((256, 128), 0.9, MEAN, STD)
+    assert tall.to_dict()["image_size"] == [256, 128]
+    assert Preprocess.from_dict(json.loads(json.dumps(tall.to_dict()))) == tall
+
+
+@pytest.mark.parametrize("shape", [(300, 100), (200, 210), (90, 400), (256, 128)])
+def test_an_upright_input_is_the_centre_of_a_picture_that_covers_it(shape):
+    preprocess = Preprocess((64, 32), 1.0, MEAN, STD)
+    image = picture(*shape)
+    scale = max(64 / shape[0], 32 / shape[1])
+    size = [max(least, int(side * scale)) for side, least in zip(shape, (64, 32), strict=True)]
+    covering = tv.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
+    found = preprocess.prepare(image)
+    assert found.shape == (3, 64, 32)
+    assert distance(found, tv.center_crop(covering, [64, 32])) < 0.02
+
+
+def test_a_crop_for_an_upright_input_is_upright_and_fills_it():
+    upright, square = Augment(image_size=(64, 32)), Augment(image_size=64)
+    rng = random.Random(0)
+    boxes = [upright.draw_box(200, 150, rng) for _ in range(200)]
+    ratios = [width / height for _, _, height, width in boxes]
+    assert 3 / 8 - 0.02 < min(ratios) < max(ratios) < 2 / 3 + 0.02
+    assert upright.least_size(200, 150, (0, 0, 128, 64)) == (100, 75)
+    assert square.least_size(200, 150, (0, 0, 128, 64)) == (100, 150)
+    batch = torch.zeros(2, 3, 64, 32, dtype=torch.uint8)
+    pixels = np.full((200, 150, 3), 9, np.uint8)
+    upright.write(pixels, boxes[0], rng, batch[1])
+    assert batch[1].eq(9).all()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lookalike.data.augmentations import Augmentation
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.part import Box
 from lookalike.data.recolouring import Factors, draw_factors, recolour
 from lookalike.data.resize import check_interpolation, resize
@@ -22,20 +23,20 @@ class Augment:
     """The augmentation of training; all chance comes from the `random.Random` that is passed in.
 
     Attributes:
-        image_size: S, the side of the square that the model sees, in pixels.
+        image_size: of the model's input, in pixels: S, the side of a square, or (height, width).
         crop_scale: smallest and largest share of the picture's area that a crop keeps.
-        crop_ratio: smallest and largest width / height of a crop.
+        crop_ratio: smallest and largest width / height of a crop, relative to the input's.
         flip: probability of the mirror image, left to right.
         color_jitter: brightness, contrast and saturation are each multiplied by a number drawn
             from [max(0, 1 - color_jitter), 1 + color_jitter]; 0 leaves the colours alone.
         grayscale: probability of taking all colour away.
         interpolation: "bilinear" or "bicubic", both antialiased.
-        scaled_decode: decode big JPEGs smaller where the crop still has S pixels a side. Up to a
+        scaled_decode: decode big JPEGs smaller where the crop still has the input's pixels. Up to a
             quarter faster on pictures of several megapixels, with slightly other pixels.
-        then: what follows, one after the other, on the finished square.
+        then: what follows, one after the other, on the finished picture.
     """
 
-    image_size: int
+    image_size: ImageSize
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
@@ -47,7 +48,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
-        if self.image_size < 1:
+        if min(height_width(self.image_size)) < 1:
             raise ConfigError(f"image_size={self.image_size} must be at least 1")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ConfigError(f"crop_scale={self.crop_scale} must be 0 < smallest <= largest <= 1")
@@ -70,7 +71,9 @@ class Augment:
         Area and ratio (on a log scale) are uniform, ten tries, then the largest centre crop of an
         allowed ratio: torchvision's RandomResizedCrop (Szegedy et al., arXiv 1409.4842).
         """
-        low, high = math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1])
+        seen_height, seen_width = height_width(self.image_size)
+        narrowest, widest = (ratio * (seen_width / seen_height) for ratio in self.crop_ratio)
+        low, high = math.log(narrowest), math.log(widest)
         for _ in range(10):
             area = height * width * rng.uniform(*self.crop_scale)
             ratio = math.exp(rng.uniform(low, high))
@@ -81,18 +84,19 @@ class Augment:
                 left = int(rng.random() * (width - crop_width + 1))
                 return top, left, crop_height, crop_width
         crop_height, crop_width = height, width
-        if width / height < self.crop_ratio[0]:
-            crop_height = max(1, round(width / self.crop_ratio[0]))
-        elif width / height > self.crop_ratio[1]:
-            crop_width = max(1, round(height * self.crop_ratio[1]))
+        if width / height < narrowest:
+            crop_height = max(1, round(width / narrowest))
+        elif width / height > widest:
+            crop_width = max(1, round(height * widest))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
     def least_size(self, height: int, width: int, box: Box) -> tuple[int, int]:
-        """The smallest (height, width) of the whole picture at which `box` still has S a side."""
+        """The smallest (height, width) of the picture at which `box` still fills the input."""
         _, _, crop_height, crop_width = box
+        seen_height, seen_width = height_width(self.image_size)
         return (
-            math.ceil(height * min(1, self.image_size / crop_height)),
-            math.ceil(width * min(1, self.image_size / crop_width)),
+            math.ceil(height * min(1, seen_height / crop_height)),
+            math.ceil(width * min(1, seen_width / crop_width)),
         )
 
     def write(
@@ -104,7 +108,7 @@ class Augment:
             pixels: (H, W, 3) uint8 RGB.
             box: from `draw_box` with the same `rng`.
             rng: the source of chance of this row and epoch.
-            slot: (3, S, S) uint8, overwritten.
+            slot: (3, H', W') uint8 of the input's size, overwritten.
 
         Returns:
             What `recolour` is to do with it; None if nothing is left to do. Where changes by name
@@ -112,7 +116,7 @@ class Augment:
         """
         top, left, height, width = box
         crop = pixels[top : top + height, left : left + width]
-        image = resize(crop, self.image_size, self.image_size, self.interpolation)  # (3, S, S)
+        image = resize(crop, *height_width(self.image_size), self.interpolation)
         if rng.random() < self.flip:
             image = image.flip(-1)
         factors = None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lookalike.data.blocks import Blocks
 from lookalike.data.decode import BadImage
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.prefetch import Job, in_order
 from lookalike.data.recolouring import recolour
 from lookalike.data.record import Record
@@ -132,14 +133,15 @@ def cause(error: Exception, record: Record) -> str:
     return str(error).removeprefix(f"{public(record.uri)}: ")
 
 
-def empty_images(count: int, size: int, device: torch.device) -> Tensor:
-    """Room for `count` pictures on their way to `device`: (count, 3, size, size) uint8."""
+def empty_images(count: int, size: ImageSize, device: torch.device) -> Tensor:
+    """Room for `count` pictures on their way to `device`: (count, 3, height, width) uint8."""
+    shape = (count, *height_width(size), 3)
     # A tensor born in the consumer's inference mode could not be filled by other threads.
     with torch.inference_mode(False):
         if device.type == "cuda":  # torch itself keeps pinned memory
-            images = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=True)
+            images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:
-            images = _BLOCKS.empty((count, size, size, 3), torch.uint8)
+            images = _BLOCKS.empty(shape, torch.uint8)
         return images.permute(0, 3, 1, 2)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lookalike.data.blocks import Blocks
+from lookalike.data.image_size import ImageSize, height_width, read_size
 from lookalike.data.resize import check_interpolation, resize
 from lookalike.errors import ConfigError
 
@@ -27,17 +28,18 @@ _BLOCKS = Blocks()
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the shorter side, crop the centre, normalise.
+    """Resize so that the input is covered, crop the centre, normalise.
 
     Attributes:
-        image_size: S, the side of the square that the model sees, in pixels.
-        crop_pct: S as a share of the shorter side after the resize, above 0 and at most 1.
+        image_size: of the model's input, in pixels: S, the side of a square, or (height, width).
+        crop_pct: input's height and width as a share of what the resize has to cover, above 0 and
+            at most 1; for a square, S as a share of the shorter side after the resize.
         mean: of each channel (R, G, B), on the scale 0 to 1.
         std: of each channel (R, G, B), on the scale 0 to 1.
         interpolation: "bilinear" or "bicubic", both antialiased.
     """
 
-    image_size: int
+    image_size: ImageSize
     crop_pct: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -45,7 +47,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
-        if self.image_size < 1:
+        if min(height_width(self.image_size)) < 1:
             raise ConfigError(f"image_size={self.image_size} must be at least 1")
         if not 0 < self.crop_pct <= 1:
             raise ConfigError(f"crop_pct={self.crop_pct} must be above 0 and at most 1")
@@ -64,6 +66,8 @@ class Preprocess:
         """
         arguments: dict[str, Any] = dict(values)
         try:
+            if isinstance(arguments.get("image_size"), list):
+                arguments["image_size"] = read_size(arguments["image_size"])
             for key in arguments.keys() & {"mean", "std"}:
                 arguments[key] = tuple(float(number) for number in arguments[key])
             return cls(**arguments)
@@ -74,12 +78,15 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON keeps as they are."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
+        lists = {"mean": list(self.mean), "std": list(self.std)}
+        return {**asdict(self), "image_size": size, **lists}
 
     @property
-    def resized(self) -> int:
-        """The length of the shorter side after the resize, in pixels."""
-        return round(self.image_size / self.crop_pct)
+    def resized(self) -> tuple[int, int]:
+        """Least height and width after the resize, in pixels; one of them is met exactly."""
+        height, width = height_width(self.image_size)
+        return round(height / self.crop_pct), round(width / self.crop_pct)
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
         """What the model sees of one picture.
@@ -88,7 +95,7 @@ class Preprocess:
             pixels: (H, W, 3) uint8 RGB, as `decode` gives it.
 
         Returns:
-            (3, S, S) uint8, in memory (S, S, 3).
+            (3, H', W') uint8 of the input's size, in memory (H', W', 3).
         """
         height, width = pixels.shape[:2]
         short, long = sorted((height, width))
@@ -99,25 +106,26 @@ class Preprocess:
             ends = slice(start, start + keep)
             pixels = pixels[ends] if height > width else pixels[:, ends]
             height, width = pixels.shape[:2]
-        # The longer side is rounded down, and the crop to even, as torchvision's Resize and
+        # The other side is rounded down, and the crop to even, as torchvision's Resize and
         # CenterCrop do.
-        target = self.resized
-        if height <= width:
-            new_height, new_width = target, int(target * width / height)
+        least_height, least_width = self.resized
+        if height * least_width <= width * least_height:
+            new_height, new_width = least_height, int(least_height * width / height)
         else:
-            new_height, new_width = int(target * height / width), target
-        image = resize(pixels, new_height, new_width, self.interpolation)  # (3, H', W')
-        top = round((new_height - self.image_size) / 2)
-        left = round((new_width - self.image_size) / 2)
-        return image[:, top : top + self.image_size, left : left + self.image_size]
+            new_height, new_width = int(least_width * height / width), least_width
+        image = resize(pixels, new_height, new_width, self.interpolation)
+        seen_height, seen_width = height_width(self.image_size)
+        top = round((new_height - seen_height) / 2)
+        left = round((new_width - seen_width) / 2)
+        return image[:, top : top + seen_height, left : left + seen_width]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 on any device -> (B, 3, S, S) float32, same device and layout.
+        """(B, 3, H, W) uint8 on any device -> (B, 3, H, W) float32, same device and layout.
 
         (x / 255 - mean) / std, for each channel.
         """
         shift, scale = _shift_and_scale(self.mean, self.std, images.device)
-        pixels = images.permute(0, 2, 3, 1)  # (B, S, S, 3)
+        pixels = images.permute(0, 2, 3, 1)  # (B, H, W, 3)
         if images.device.type != "cpu" or not pixels.is_contiguous():
             return images.to(torch.float32).sub_(shift).mul_(scale)
         # Three channels are too few for a CPU's inner loop: lines of a picture are rows of it here.
@@ -127,8 +135,8 @@ class Preprocess:
         lines = pixels.reshape(count * height, 3 * width)
         # Fake tensors, which have no contents, are for `planning` to count as they come.
         empty = _BLOCKS.empty if type(images) is Tensor else torch.empty
-        normal = empty(tuple(lines.shape), dtype=torch.float32)  # (B S, 3 S)
-        shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 S,)
+        normal = empty(tuple(lines.shape), dtype=torch.float32)  # (B H, 3 W)
+        shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 W,)
         few = max(1, _NOT_SHARED // (3 * width))
         for source, target in zip(lines.split(few), normal.split(few), strict=True):
             target.copy_(source).sub_(shifts).mul_(scales)

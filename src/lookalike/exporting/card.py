@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from lookalike.data.image_size import height_width
 from lookalike.exporting.folders import feature_layout
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.neck import GEM_EPS, GEM_POWER
@@ -75,7 +76,7 @@ def write_card(
         resized=embedder.preprocess.resized,
         rows=_ROWS,
         sampled=sampled,
-        side=embedder.preprocess.image_size,
+        size=height_width(embedder.preprocess.image_size),
         snippet=timm_snippet(embedder, name) if about["artefact"] == "timm" else "",
         training=training,
         weights_mb=(folder / WEIGHTS_FILE).stat().st_size / 1e6,

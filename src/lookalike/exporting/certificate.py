@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.resize import resize
 from lookalike.data.source import PLAIN, Source
@@ -180,13 +181,14 @@ class _Sizes:
         return self._model.embed_pictures(pictures)
 
 
-def _batch_pictures(side: int) -> tuple[tuple[int, int], ...]:
+def _batch_pictures(size: ImageSize) -> tuple[tuple[int, int], ...]:
     """Heights and widths of the pictures in batches: of the input's size, upright, wide, small."""
+    high, wide = height_width(size)
     return (
-        (side, side),
-        (2 * side + 37, side + 11),
-        (side + 1, 3 * side),
-        (side // 3 + 2, side // 2),
+        (high, wide),
+        (2 * high + 37, wide + 11),
+        (high + 1, 3 * wide),
+        (high // 3 + 2, wide // 2),
     )
 
 

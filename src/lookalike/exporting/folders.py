@@ -9,6 +9,7 @@ import safetensors.torch
 import timm
 import torch
 
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.errors import ConfigError
 from lookalike.exporting.network import in_precision
 from lookalike.model.architecture import Architecture
@@ -34,17 +35,19 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
             "dimensions), and timm's cannot hold that; use onnx, torch_export or safetensors"
         )
     preprocess = embedder.preprocess
-    side = preprocess.image_size
+    height, width = height_width(preprocess.image_size)
     found = embedder.backbone.architecture
-    size: dict[str, Any] = {"img_size": side} if _is_sized(found, side) else {}
+    size: dict[str, Any] = {}
+    if _is_sized(found, preprocess.image_size):
+        size = {"img_size": preprocess.image_size}
     pixels = {
-        "input_size": [3, side, side],
+        "input_size": [3, height, width],
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop_pct,
         # Those of timm's weights would go before ours where timm tests.
-        "test_input_size": [3, side, side],
+        "test_input_size": [3, height, width],
         "test_crop_pct": preprocess.crop_pct,
         "crop_mode": "center",
     }
@@ -84,10 +87,10 @@ def load_timm(folder: Path, like: Embedder) -> Embedder:
 
 def feature_layout(embedder: Embedder) -> str:
     """What timm's `forward_features` gives: tokens (B, P + N, C), NCHW, NHWC or pooled (B, C)."""
-    side = embedder.preprocess.image_size
+    height, width = height_width(embedder.preprocess.image_size)
     model: Any = embedder.backbone.model
     with torch.inference_mode():
-        maps = model.forward_features(torch.zeros(1, 3, side, side, dtype=embedder.dtype))
+        maps = model.forward_features(torch.zeros(1, 3, height, width, dtype=embedder.dtype))
     if maps.ndim == 3:
         return "tokens"
     if maps.ndim == 2:
@@ -95,11 +98,11 @@ def feature_layout(embedder: Embedder) -> str:
     return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
 
 
-def _is_sized(architecture: Architecture, side: int) -> bool:
+def _is_sized(architecture: Architecture, size: ImageSize) -> bool:
     """Whether timm's model must be told the size of its pictures."""
     try:
         with torch.device("meta"):
-            timm.create_model(architecture.name, num_classes=0, img_size=side, **architecture.args)
+            timm.create_model(architecture.name, num_classes=0, img_size=size, **architecture.args)
     except (TypeError, AssertionError):  # as in `lookalike.model.backbone`
         return False
     return True

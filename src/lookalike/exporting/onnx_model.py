@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, compose
 
+from lookalike.data.image_size import height_width
 from lookalike.errors import ExportError
 from lookalike.exporting.int8 import quantise
 from lookalike.exporting.network import Network, in_precision
@@ -60,8 +61,8 @@ def network_graph(embedder: Embedder) -> ModelProto:
     Raises:
         ExportError: torch cannot export this network.
     """
-    side = embedder.preprocess.image_size
-    example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    size = height_width(embedder.preprocess.image_size)
+    example = torch.zeros(2, 3, *size, dtype=torch.uint8)
     try:
         with _hushed():
             program = torch.onnx.export(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from lookalike.data.image_size import height_width
 from lookalike.data.preprocess import LONGEST
 from lookalike.errors import ExportError
 from lookalike.exporting.network import Network, in_precision
@@ -27,7 +28,7 @@ class WholeModel(nn.Module):
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
         self.network = Network(embedder)
-        self.side = embedder.preprocess.image_size
+        self.height, self.width = height_width(embedder.preprocess.image_size)
         self.target = embedder.preprocess.resized
         self.mode = embedder.preprocess.interpolation
 
@@ -40,19 +41,23 @@ class WholeModel(nn.Module):
         height, width = height - 2 * top, width - 2 * left
         planes = images.index_select(1, _places(top, height))
         planes = planes.index_select(2, _places(left, width)).permute(0, 3, 1, 2)
-        short: Any = torch.sym_min(height, width)
-        size = self.target * height // short, self.target * width // short
+        least_height, least_width = self.target
+        size: Any = (
+            torch.sym_max(least_height, least_width * height // width),
+            torch.sym_max(least_width, least_height * width // height),
+        )
         planes = F.interpolate(planes, size=size, mode=self.mode, antialias=True)
-        top, left = self._offset(size[0]), self._offset(size[1])
         # Not slices, of which torch.export would ask whether they are the whole.
-        across = torch.arange(self.side)
-        planes = planes.index_select(2, top + across).index_select(3, left + across)
-        return self.network(planes)  # (B, 3, S, S)
+        rows = _offset(size[0], self.height) + torch.arange(self.height)
+        columns = _offset(size[1], self.width) + torch.arange(self.width)
+        planes = planes.index_select(2, rows).index_select(3, columns)
+        return self.network(planes)  # of the input's size
 
-    def _offset(self, length: int) -> int:
-        """`round((length - S) / 2)`: halves go to the even neighbour."""
-        half, odd = (length - self.side) // 2, (length - self.side) % 2
-        return half + odd * (half % 2)
+
+def _offset(length: int, kept: int) -> int:
+    """`round((length - kept) / 2)`: halves go to the even neighbour."""
+    half, odd = (length - kept) // 2, (length - kept) % 2
+    return half + odd * (half % 2)
 
 
 def _places(start: int, count: int) -> Tensor:

@@ -49,7 +49,7 @@ _FILTERS = {
 # which the largest weight of all outputs stays below 2^15.
 _WEIGHTS = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
-weights (length, resized, first) => (window, unit)
+weights (length, resized, first, last) => (window, unit)
 {{
   zero = Constant <value = double {{0.0}}> ()
   half = Constant <value = double {{0.5}}> ()
@@ -65,7 +65,6 @@ weights (length, resized, first) => (window, unit)
   step = Constant <value = int64 {{1}}> ()
   rows = Constant <value = int64[1] {{0}}> ()
   columns = Constant <value = int64[1] {{1}}> ()
-  side = Constant <value = int64[1] {{{side}}}> ()
   inputs_count = Squeeze (length)
   outputs_count = Squeeze (resized)
   inputs_length = Cast <to = 11> (inputs_count)
@@ -114,7 +113,6 @@ weights (length, resized, first) => (window, unit)
   size_middle = Add (size, half)
   size_whole = Floor (size_middle)
   fixed = Mul (sign, size_whole)
-  last = Add (first, side)
   window_double = Slice (fixed, first, last, rows)
   window = Cast <to = 1> (window_double)
   unit = Cast <to = 1> (unit_double)
@@ -136,19 +134,18 @@ rounded (sums, unit) => (levels)
 """
 
 
-def resampling_functions(side: int, interpolation: str, opset: int) -> list[FunctionProto]:
+def resampling_functions(interpolation: str, opset: int) -> list[FunctionProto]:
     """`weights` and `rounded`, in the domain `lookalike`.
 
-    `weights (length, resized, first)`, each (1,) int64, gives the weights (side, length) float32 of
-    the outputs first to first + side of a row of `length` pixels that is resized to `resized`, and
-    what counts as 1 in them. `rounded (sums, unit)` gives the grey levels of weighted sums.
+    `weights (length, resized, first, last)`, each (1,) int64, gives the weights (last - first,
+    length) float32 of the outputs first to last of a row of `length` pixels that is resized to
+    `resized`, and what counts as 1 in them. `rounded (sums, unit)` gives the grey levels of
+    weighted sums.
     """
     reach, filter = _FILTERS[interpolation]
     powers = ", ".join(str(float(2**bits)) for bits in range(1, 23))
     texts = (
-        _WEIGHTS.format(
-            domain=DOMAIN, opset=opset, side=side, reach=reach, filter=filter, powers=powers
-        ),
+        _WEIGHTS.format(domain=DOMAIN, opset=opset, reach=reach, filter=filter, powers=powers),
         _ROUNDED.format(domain=DOMAIN, opset=opset),
     )
     return [parser.parse_function(text) for text in texts]

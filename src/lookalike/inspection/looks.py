@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.data.formats import format_of_name
+from lookalike.data.image_size import ImageSize, size_text
 from lookalike.inspection.duplicates import FLAT
 from lookalike.inspection.finding import Finding, Group, Lists, finding
 from lookalike.inspection.pictures import Pictures
@@ -21,14 +22,14 @@ _PALE = 2.0  # grey levels by which the channels of a picture without colours ma
 
 
 def inspect_looks(
-    lists: Lists, pictures: Pictures, *, image_size: int
+    lists: Lists, pictures: Pictures, *, image_size: ImageSize
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Sizes, colours and formats of all pictures, and what is wrong with single ones.
 
     Args:
         lists: the images.
         pictures: what was read of them.
-        image_size: side of the square that the network will see, in pixels.
+        image_size: of the network's input: side of a square, or (height, width), in pixels.
     """
     rows, good = pictures.rows.tolist(), np.flatnonzero(pictures.readable)
     short = pictures.sizes.min(1)
@@ -87,7 +88,11 @@ def _misnamed(lists: Lists, pictures: Pictures) -> list[Group]:
 
 
 def _facts(
-    pictures: Pictures, good: np.ndarray, short: np.ndarray, ratio: np.ndarray, image_size: int
+    pictures: Pictures,
+    good: np.ndarray,
+    short: np.ndarray,
+    ratio: np.ndarray,
+    image_size: ImageSize,
 ) -> dict[str, Any]:
     seconds = max(pictures.seconds, 1e-9)
     facts: dict[str, Any] = {
@@ -103,6 +108,10 @@ def _facts(
     pixels = pictures.thumbs[good].reshape(-1, 3)
     mean = pixels.mean(0, dtype=np.float64)
     std = np.sqrt(np.maximum((pixels.astype(np.float32) ** 2).mean(0, np.float64) - mean**2, 0))
+    if isinstance(image_size, int):
+        smaller = short[good] < image_size
+    else:
+        smaller = (pictures.sizes[good] < np.array(image_size)).any(axis=1)  # (n,), height, width
     bounds = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     counts = np.histogram(short[good], [*bounds, 1 << 31])[0].tolist()
     names = [f"{a}-{b - 1}" for a, b in pairwise(bounds)] + ["4096+"]
@@ -111,8 +120,8 @@ def _facts(
         "height": _spread(pictures.sizes[good, 0]),
         "shorter_side": {name: n for name, n in zip(names, counts, strict=True) if n},
         "aspect_ratio": _spread(ratio[good]),
-        "smaller_than_the_network_sees": int((short[good] < image_size).sum()),
-        "network_sees": image_size,
+        "smaller_than_the_network_sees": int(smaller.sum()),
+        "network_sees": size_text(image_size) if isinstance(image_size, tuple) else image_size,
         "without_colours": int((pictures.colour[good] < _PALE).sum()),
         "mean_rgb": [round(value / 255, 3) for value in mean.tolist()],
         "std_rgb_of_thumbnails": [round(value / 255, 3) for value in std.tolist()],

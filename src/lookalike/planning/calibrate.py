@@ -21,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
@@ -45,7 +46,7 @@ class Sample:
     Attributes:
         workers: processes.
         backbone: a name.
-        image_size: side in pixels.
+        image_size: side, or (height, width), in pixels.
         dim: D of the embedding.
         pooling: of the neck.
         branch: whether there is a classification branch.
@@ -61,7 +62,7 @@ class Sample:
 
     workers: int
     backbone: str
-    image_size: int
+    image_size: ImageSize
     dim: int
     pooling: str
     branch: bool
@@ -284,7 +285,7 @@ def _network(sample: Sample, world: World) -> float:
         [{"params": [p for p in network.parameters() if p.requires_grad]}],
         momentum=0.9,
     )
-    shape = (sample.batch, 3, sample.image_size, sample.image_size)
+    shape = (sample.batch, 3, *height_width(sample.image_size))
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=world.device)
     images = images.contiguous(memory_format=torch.channels_last)
 

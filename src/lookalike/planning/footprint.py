@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lookalike.data.image_size import ImageSize, height_width
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.branch import TrainingNetwork
 from lookalike.model.trial import fake_copy
@@ -58,7 +59,7 @@ def measure(
     network: TrainingNetwork,
     *,
     images: int,
-    image_size: int,
+    image_size: ImageSize,
     precision: torch.dtype = torch.float32,
     frozen: bool = False,
     freeze_batchnorm: bool = False,
@@ -72,7 +73,7 @@ def measure(
     Args:
         network: on the CPU, as the run makes it (channels last where it is).
         images: of the batch of one worker.
-        image_size: their side in pixels.
+        image_size: their side, or (height, width), in pixels.
         precision: of the autocast region.
         frozen: the backbone does not learn.
         freeze_batchnorm: the backbone's batch norms keep their statistics.
@@ -86,7 +87,7 @@ def measure(
         freeze_statistics(fake.embedder.backbone)
     count = FlopCounterMode(display=False)
     with mode, _Living(fake) as living, count:
-        pixels = torch.empty(images, 3, image_size, image_size, dtype=torch.uint8)
+        pixels = torch.empty(images, 3, *height_width(image_size), dtype=torch.uint8)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         living.forget(pixels)
         narrow = precision != torch.float32

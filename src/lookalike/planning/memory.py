@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from lookalike.data.batch import AHEAD
+from lookalike.data.image_size import height_width
 from lookalike.losses.update import WINDOW
 from lookalike.losses.walk import default_chunk
 from lookalike.planning.footprint import Footprint
@@ -151,5 +152,6 @@ def _chunk_buffers(setup: Setup) -> tuple[int, int]:
 
 def _batches(setup: Setup) -> int:
     """Bytes of images on the device: one batch on a GPU, all that are made ahead on a CPU."""
-    one = setup.local_batch * 3 * setup.image_size**2
+    height, width = height_width(setup.image_size)
+    one = setup.local_batch * 3 * height * width
     return one * (AHEAD + 2) if setup.device == "cpu" else one

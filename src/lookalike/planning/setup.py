@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lookalike.data.image_size import ImageSize
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -18,7 +20,7 @@ class Setup:
         max_steps: the run ends after so many steps, None for no limit.
         workers: N.
         batch: images of a step, over all workers.
-        image_size: side of the training images, in pixels.
+        image_size: side of the training images, or (height, width), in pixels.
         dim: D, length of an embedding.
         counted: numbers of images that are kept: C where the margin uses them, else 1.
         heads: 1, or 2 with the classification branch's, which has as many classes.
@@ -45,7 +47,7 @@ class Setup:
     max_steps: int | None
     workers: int
     batch: int
-    image_size: int
+    image_size: ImageSize
     dim: int
     counted: int
     heads: int

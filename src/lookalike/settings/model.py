@@ -1,7 +1,10 @@
 """The network."""
 
+from typing import Any
+
 from pydantic import Field, field_validator
 
+from lookalike.data.image_size import read_size
 from lookalike.model import BACKBONE_ALIASES, POOLINGS
 from lookalike.settings.section import Section
 
@@ -11,14 +14,16 @@ class ModelConfig(Section):
 
     backbone: str = "resnet50"
     """resnet18 34 50 101, swint_tiny small base, vit_tiny small base, xcit_tiny small base, the
-    component's spellings (`resnet_50`, `swin_transformer_tiny`), or any timm model name."""
+    component's spellings (`resnet_50`, `swin_transformer_tiny`), any timm model name,
+    `hf-hub:OWNER/REPOSITORY`, or `local-dir:FOLDER` with the same files."""
     pretrained: bool | str = True
     """`true`: timm's weights from its hub; `false`: random; or the path or URI of a `.pth` or
     `.safetensors` file."""
-    image_size: int = Field(224, ge=16, le=4096)
-    """Side of the square, in pixels, that the network sees."""
-    train_size: int | None = Field(None, ge=16, le=4096)
-    """Side of the square in training; `image_size` by default. A smaller one trains faster, and
+    image_size: int | tuple[int, int] = 224
+    """Side of the square, in pixels, that the network sees; or `[height, width]`, as `[256,128]`
+    for people."""
+    train_size: int | tuple[int, int] | None = None
+    """The same in training; `image_size` by default. A smaller one trains faster, and
     convolutional backbones often gain from it (Touvron et al., FixRes, 2019)."""
     crop_pct: float | None = Field(None, gt=0, le=1)
     """Part of the resized image that the centre crop keeps in evaluation; by default what timm
@@ -35,6 +40,12 @@ class ModelConfig(Section):
     @classmethod
     def _backbone_alias(cls, value: str) -> str:
         return BACKBONE_ALIASES.get(value, value)
+
+    @field_validator("image_size", "train_size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        # Whether there must be one is the field's own matter.
+        return None if value is None else read_size(value)
 
     @field_validator("pooling")
     @classmethod

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from lookalike.data.augmentations.option import check_options, probability
+from lookalike.data.image_size import ImageSize
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Augmentation:
         """The picture changed, with the drawn strength."""
         raise NotImplementedError
 
-    def fitted(self, image_size: int, mean: tuple[float, float, float]) -> Self:
-        """This augmentation for squares of `image_size` pixels.
+    def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
+        """This augmentation for pictures of one size.
 
         Args:
-            image_size: side of the pictures.
+            image_size: side of a square, or (height, width), in pixels.
             mean: what the model's normalisation subtracts, in [0, 1].
 
         Raises:

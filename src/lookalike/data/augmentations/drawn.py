@@ -21,6 +21,7 @@ from lookalike.data.augmentations.colours import (
 )
 from lookalike.data.augmentations.neighbours import gaussian_blur
 from lookalike.data.augmentations.option import number, option, probability, span, whole
+from lookalike.data.image_size import ImageSize, height_width, size_text
 from lookalike.errors import ConfigError
 
 _STRENGTH = "a strength, at least 0"
@@ -88,12 +89,13 @@ class GaussianBlur(Augmentation):
         """See the class."""
         return gaussian_blur(image, self.kernel_size, rng.uniform(*self.sigma))
 
-    def fitted(self, image_size: int, mean: tuple[float, float, float]) -> Self:
+    def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
         """Refuse a square of weights that a reflection of the picture cannot fill."""
-        if self.kernel_size // 2 >= image_size:
+        shorter = min(height_width(image_size))
+        if self.kernel_size // 2 >= shorter:
             raise ConfigError(
                 f"data.augment: {self.name}.kernel_size={self.kernel_size} is too large for "
-                f"images of {image_size} px; use at most {2 * image_size - 1}"
+                f"images of {size_text(image_size)} px; use at most {2 * shorter - 1}"
             )
         return self
 
@@ -180,7 +182,7 @@ class RandomErasing(Augmentation):
                 return top, int(rng.random() * (width - wide + 1)), tall, wide
         return None
 
-    def fitted(self, image_size: int, mean: tuple[float, float, float]) -> Self:
+    def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
         """The mean, if that is the colour."""
         if self.value != "mean":
             return self
