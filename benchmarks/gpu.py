@@ -261,6 +261,9 @@ class Run:
                 span = f" ({line['lowest']} to {line['highest']})" if "lowest" in line else ""
                 lines.append(f"  {line['figure'][:86]:86} {shown[:40]} {line['unit']}{span}")
         for name, part in parts.items():
+            for one in part.get("not_run", []):
+                lines.append(f"  {name}: not run: {one['not_run'][-70:]}: {one['reason'][:100]}")
+        for name, part in parts.items():
             lines += [f"  {name}: FAILED {one['failure']}" for one in part.get("failures", [])]
         lines.append(f"\n{self.options.output}, {self.about['seconds']} s")
         return "\n".join(lines)
