@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -168,6 +169,42 @@ def test_a_list_larger_than_the_cache_keeps_a_part(server, local, tmp_path):
         assert size_of(tmp_path) <= limit
     assert asked[0] == 61
     assert asked[1] == asked[2] == asked[3] < 40
+
+
+def test_room_taken_by_a_thread_that_still_writes_is_not_given_away(tmp_path, monkeypatch):
+    """A sweep counts what is being written, which would be beyond the limit once it is there."""
+    old = DiskCache(tmp_path, 1000)
+    for number in range(3):
+        old.put(f"http://x/old{number}", None, bytes(288))
+    for path in entries(tmp_path):
+        os.utime(path, (0, 0))
+    cache, makedirs = DiskCache(tmp_path, 1000), os.makedirs
+    writing, swept = threading.Event(), threading.Event()
+    writer = threading.Thread(target=cache.put, args=("http://x/slow", None, bytes(388)))
+
+    def held(*words, **more):
+        if threading.current_thread() is writer:
+            writing.set()
+            assert swept.wait(60)
+        makedirs(*words, **more)
+
+    monkeypatch.setattr(os, "makedirs", held)
+    writer.start()
+    assert writing.wait(60)
+    for number in range(4):
+        cache.put(f"http://x/quick{number}", None, bytes(288))
+    swept.set()
+    writer.join()
+    assert cache.get("http://x/slow", None) == bytes(388)
+    assert 0 < size_of(tmp_path) == written(tmp_path) <= 1000
+
+
+def test_own_entries_stay_when_the_clock_of_files_is_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: 2 * 10**18)  # as the kernel's coarse clock is
+    cache = DiskCache(tmp_path, 1000)
+    for number in range(9):
+        cache.put(f"http://x/{number}", None, bytes(288))
+    assert [cache.get(f"http://x/{n}", None) is not None for n in range(4)] == [True] * 3 + [False]
 
 
 def test_other_files_are_left_alone(tmp_path):

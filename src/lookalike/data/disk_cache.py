@@ -3,8 +3,9 @@
 An entry is a file whose name is the hash of its address, and which begins with the size and the
 checksum of its content: whatever a power failure or a bad disk left there is noticed, and fetched
 again. How much there is stands in the file `size`, which is the lock too. Room is taken there
-before a byte is written; so a process that is killed leaves too large a number at worst, until
-the next sweep counts what there is.
+before a byte is written: the file that is being written has its full length from the start, and
+is locked by its writer, so that a sweep counts it. A process that is killed leaves too large a
+number at worst, until the next sweep, which does not count files that nobody holds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lookalike import storage
 from lookalike.errors import ConfigError
@@ -58,10 +60,12 @@ class DiskCache:
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
         self._giving_up = False  # nothing more can be kept
-        self._began = time.time_ns()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._size_file = os.open(self.folder / "size", os.O_RDWR | os.O_CREAT, 0o666)
+            os.utime(self._size_file)
+            # By the clock of the entries' times, which is not the one of time.time().
+            self._began = os.fstat(self._size_file).st_mtime_ns
             with self._locked():
                 self._total()
         except OSError as error:
@@ -101,27 +105,20 @@ class DiskCache:
         """Keep `content`, if there is or can be made room for it."""
         size = _HEAD.size + len(content)
         place = self._place(uri, part)
-        aside = f"{self.folder}/{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
         try:
-            before = _size_of(place)
-            if self._giving_up or not self._reserve(size):
+            aside = None if self._giving_up else self._reserve(size)
+            if aside is None:
                 return
-            try:
-                with open(aside, "wb") as file:
-                    file.write(_head(place, content))
-                    file.write(content)
+            with aside:
                 try:
-                    os.replace(aside, place)
-                except FileNotFoundError:
+                    aside.write(_head(place, content))
+                    aside.write(content)
+                    aside.flush()
                     os.makedirs(os.path.dirname(place), exist_ok=True)
-                    os.replace(aside, place)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(aside)
-                self._release(size)
-                raise
-            if before:
-                self._release(before)
+                    self._keep(aside.name, place)
+                except BaseException:
+                    self._remove(aside.name, size)
+                    raise
         except OSError as error:
             self._giving_up = True
             self._warn(error)
@@ -145,19 +142,16 @@ class DiskCache:
         """Bytes of all entries; locked."""
         text = os.pread(self._size_file, 32, 0)
         if not text.strip().isdigit():  # a new folder, or somebody's hand
-            self._set_total(sum(size for _, size, _ in self._entries()))
+            entries = sum(size for _, size, _ in self._entries())
+            self._set_total(entries + self._being_written())
             return self._total()
         return int(text)
 
     def _set_total(self, total: int) -> None:
         os.pwrite(self._size_file, b"%-31d\n" % max(total, 0), 0)
 
-    def _release(self, size: int) -> None:
-        with self._locked():
-            self._set_total(self._total() - size)
-
-    def _reserve(self, size: int) -> bool:
-        """Whether there is room for `size` bytes, which are then taken."""
+    def _reserve(self, size: int) -> IO[bytes] | None:
+        """A locked file of `size` bytes to write to, counted already; None without room for it."""
         with self._locked():
             total = self._total()
             if total + size > self.limit:
@@ -166,14 +160,31 @@ class DiskCache:
             if total + size > self.limit:
                 # What other processes will use meanwhile cannot make room either.
                 self._giving_up = size <= self.limit // 10
-                return False
+                return None
+            name = f"{self.folder}/{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
+            aside = open(name, "wb")  # noqa: SIM115  # the caller closes it
+            try:
+                fcntl.flock(aside, fcntl.LOCK_EX)
+                aside.truncate(size)
+            except BaseException:
+                aside.close()
+                os.unlink(name)
+                raise
             self._set_total(total + size)
-            return True
+            return aside
+
+    def _keep(self, aside: str, place: str) -> None:
+        """Make what was written an entry, perhaps in the place of one of the same address."""
+        with self._locked():
+            before = _size_of(place)
+            os.replace(aside, place)
+            if before:
+                self._set_total(self._total() - before)
 
     def _sweep(self, goal: int) -> int:
         """Remove what was not used for the longest time, down to `goal` bytes; bytes that stay."""
         entries = sorted(self._entries())
-        total = sum(size for _, size, _ in entries)
+        total = sum(size for _, size, _ in entries) + self._being_written()
         for used, size, path in entries:
             if total <= goal or used >= self._began:
                 break
@@ -183,23 +194,36 @@ class DiskCache:
         return total
 
     def _entries(self) -> Iterator[tuple[int, int, str]]:
-        """Last use in ns, bytes and path of each entry; what killed processes left is removed."""
+        """Last use in ns, bytes and path of each entry."""
         for outer in os.scandir(self.folder):
-            if outer.name.startswith(_ASIDE):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - outer.stat().st_mtime > _LEFT_BEHIND_SECONDS:
-                        os.unlink(outer.path)
-            elif len(outer.name) == 2 and outer.is_dir():
+            if len(outer.name) == 2 and outer.is_dir():
                 for entry in os.scandir(outer.path):
                     if _NAME.match(entry.name):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat()
                             yield status.st_mtime_ns, status.st_size, entry.path
 
+    def _being_written(self) -> int:
+        """Bytes of the files that writers hold; what killed processes left is removed."""
+        total = 0
+        for entry in os.scandir(self.folder):
+            if entry.name.startswith(_ASIDE):
+                with contextlib.suppress(FileNotFoundError), open(entry.path, "rb") as file:
+                    status = os.fstat(file.fileno())
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        total += status.st_size
+                        continue
+                    if time.time() - status.st_mtime > _LEFT_BEHIND_SECONDS:
+                        os.unlink(entry.path)
+        return total
+
     def _remove(self, place: str, size: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        """Remove a file that was counted with `size` bytes."""
+        with self._locked(), contextlib.suppress(FileNotFoundError):
             os.unlink(place)
-            self._release(size)
+            self._set_total(self._total() - size)
 
     def _warn(self, error: OSError) -> None:
         logger.warning(
