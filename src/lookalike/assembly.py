@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lookalike import storage
 from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
@@ -176,7 +177,8 @@ def create_source(config: Config) -> Source:
     """Where the bytes of images come from."""
     data = config.data
     cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
-    return Source(requests=data.requests, cache=cache)
+    limits = storage.Limits(in_bytes(data.max_image_size), data.image_timeout)
+    return Source(requests=data.requests, cache=cache, limits=limits)
 
 
 def create_loader(

@@ -31,7 +31,7 @@ class Faults:
         fault = self.plan(method, path, count)
         if any(self._asks(environ, key) for key in self.refused):
             fault = "expired"
-        if fault in (500, 503):
+        if isinstance(fault, int):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start(f"{fault} Bad Moment", [("Content-Length", "0")])
             return [b""]

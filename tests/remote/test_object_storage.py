@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import clients, getting, listing, oss, retry
+from lookalike.storage import clients, getting, listing, oss, retry, s3
 from lookalike.storage.loop import waited
 
 SCHEMES = ["s3", "oss"]
@@ -95,7 +95,7 @@ def test_a_listing_is_whole_or_an_error(bucket, scheme, fault):
 def test_a_listing_of_oss_goes_on_after_its_first_page(bucket, monkeypatch):
     for name in "abcde":
         storage.write_bytes(f"oss://shop/top/{name}", b"x")
-    monkeypatch.setattr(listing._oss_objects, "__defaults__", (2,))
+    monkeypatch.setattr(listing._objects, "__defaults__", (2,))
     assert set(storage.sizes_below("oss://shop/top")) == set("abcde")
 
 
@@ -152,7 +152,7 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     getting.forget()
-    ours = urlsplit(getting._s3_url("s3://my.bucket/some dir/ä+&%41.bin"))
+    ours = urlsplit(s3.signed_url("s3://my.bucket/some dir/ä+&%41.bin"))
     getting.forget()
     assert ours.hostname == {
         "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
@@ -180,7 +180,7 @@ def test_without_credentials_buckets_are_read_as_anybody(bucket, monkeypatch):
         clients.forget_credentials(uri, clients.credentials_number())
     getting.forget()
     assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
-    assert "?" not in getting._s3_url("s3://shop/some dir/ä+&%41.bin")
+    assert "?" not in s3.signed_url("s3://shop/some dir/ä+&%41.bin")
     assert storage.read_bytes("oss://shop/b") == b"all too"
 
 

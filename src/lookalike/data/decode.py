@@ -21,7 +21,7 @@ from lookalike.data import jpeg_xl, plugins, tiff
 from lookalike.data.formats import OTHERS, format_of
 from lookalike.data.orientation import jpeg_orientation, pil_orientation, upright
 from lookalike.errors import DataError
-from lookalike.storage import public, read_bytes
+from lookalike.storage import NO_LIMITS, Limits, public, read_bytes
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded by default, which is PIL's own limit."""
@@ -199,12 +199,15 @@ def _heic_orientation(data: bytes, image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, limits: Limits = NO_LIMITS
+) -> np.ndarray:
     """Any picture that a user may hand over, as (H, W, 3) uint8 RGB.
 
     Args:
         source: a path or URI, the content of a file, a PIL image, or an array (H, W, 3) uint8 RGB.
         max_pixels: see `decode`.
+        limits: on the file at a path or URI.
 
     Raises:
         BadImage: it is no picture; the message names the path where there is one.
@@ -234,7 +237,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         )
     uri = os.fspath(source)
     try:
-        return decode(read_bytes(uri), max_pixels=max_pixels)
+        return decode(read_bytes(uri, limits=limits), max_pixels=max_pixels)
     except BadImage as error:
         raise BadImage(f"{public(uri)}: {error}") from error
 

@@ -14,7 +14,7 @@ from lookalike.data.annotation import (
     unusable,
 )
 from lookalike.data.record import Record
-from lookalike.errors import DataError
+from lookalike.errors import DataError, StorageError
 
 _BLANKS = " \t"
 
@@ -66,7 +66,12 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
         if ":" in path and malformed(path):
             bad.append((number, f"{quoted(path)} is not a valid URI; correct it"))
             continue
-        records.append(Record(resolve(path), known, source, number))
+        try:
+            place = resolve(path)
+        except StorageError as error:
+            bad.append((number, str(error)))
+            continue
+        records.append(Record(place, known, source, number))
     if bad:
         raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
     if not records:

@@ -28,7 +28,7 @@ from lookalike.data.annotation import (
     unusable,
 )
 from lookalike.data.record import Record
-from lookalike.errors import DataError
+from lookalike.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
                 continue
             label = shortest(_one(answers)) if answers else ""
             place = resolve(_image(item))
-        except _Malformed as error:
+        except (_Malformed, StorageError) as error:
             bad.append((number, str(error)))
         else:
             records.append(Record(place, labels.setdefault(label, label), source, number))

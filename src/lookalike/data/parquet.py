@@ -31,7 +31,7 @@ _PART = re.compile(r"^([A-Za-z][\w.]*?)-\d{5}-of-\d{5}")
 
 def is_parquet(uri: str) -> bool:
     """Whether `uri` is named like Parquet or Arrow, or is a folder of this machine of them."""
-    if uri.split("?", 1)[0].lower().endswith(_SUFFIXES):
+    if storage.split_query(uri)[0].lower().endswith(_SUFFIXES):
         return True
     return not storage.is_remote(uri) and bool(_in_folder(storage.local_path(uri)))
 

@@ -56,7 +56,7 @@ def _read(place: str) -> list[Record]:
         if not remote and not os.path.exists(path) and not _RANGE.search(path):
             return _fitting(place)
         return read_records(place, labelled=False)
-    name = place.split("?", 1)[0] if remote else path
+    name = storage.split_query(place)[0] if remote else path
     if (
         name.lower().endswith(IMAGE_SUFFIXES)
         and "*" not in name
@@ -71,7 +71,7 @@ def _read(place: str) -> list[Record]:
 
 
 def _is_list(place: str) -> bool:
-    name = place.split("?", 1)[0] if storage.is_remote(place) else place
+    name = storage.split_query(place)[0] if storage.is_remote(place) else place
     return name.lower().removesuffix(".gz").endswith(_LISTS) and "*" not in name
 
 
@@ -89,7 +89,7 @@ def _fitting(place: str) -> list[Record]:
     """What the files are that a pattern fits; a single image where it is none."""
     shown = storage.public(place)
     if storage.is_remote(place):
-        name = place.split("?", 1)[0]
+        name = storage.split_query(place)[0]
         if not any(mark in name for mark in "*["):
             return [Record(place, "", shown, 0)]  # an object without a suffix; reading it will tell
         found = _remote_files(place)
@@ -115,11 +115,11 @@ def _fitting(place: str) -> list[Record]:
 
 def _remote_files(place: str) -> list[str]:
     """The files of object storage that a pattern fits, in order."""
-    name, mark, query = place.partition("?")
+    name, query = storage.split_query(place)
     fixed = re.split(r"[*\[]", name, maxsplit=1)[0].rsplit("/", 1)[0]
     rest = name[len(fixed) + 1 :]
     fits = re.compile(_pattern(rest), re.DOTALL)
-    below = fixed + mark + query
+    below = fixed + query
     return [
         storage.join(below, path) for path in storage.files_below(below) if fits.fullmatch(path)
     ]

@@ -83,10 +83,17 @@ class Requests:
         most: requests in flight at a time.
         most_bytes: that may lie here or be on their way; one image more than that is on its way
             only when nothing else is.
+        limits: on each of them.
     """
 
-    def __init__(self, most: int, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_bytes: int = MOST_BYTES,
+        limits: storage.Limits = storage.NO_LIMITS,
+    ) -> None:
         self._most = most
+        self._limits = limits
         self._most_bytes = most_bytes
         self._loop = running_loop()
         self._waiting: deque[Ticket] = deque()
@@ -128,7 +135,7 @@ class Requests:
         try:
             record = ticket.record
             part = None if record.member is None else (record.member.offset, record.member.size)
-            content = await storage.fetch_bytes(record.uri, part=part)
+            content = await storage.fetch_bytes(record.uri, part=part, limits=self._limits)
         except Exception as failure:  # handed to whoever takes the ticket
             error = failure
         finally:

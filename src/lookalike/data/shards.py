@@ -34,7 +34,7 @@ class _Malformed(Exception):
 
 def is_shards(uri: str) -> bool:
     """Whether `uri` is named like one or several tar files."""
-    return uri.split("?", 1)[0].lower().endswith((".tar", ".tar.gz", ".tgz"))
+    return storage.split_query(uri)[0].lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
 def read(uri: str, *, labelled: bool = True) -> list[Record]:

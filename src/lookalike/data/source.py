@@ -18,6 +18,9 @@ from lookalike.storage import read_bytes
 REQUESTS = 128
 """In flight at a time: 3,000 images a second at 35 ms, and some more."""
 
+IMAGE_LIMITS = storage.Limits(size=256 * 10**6, seconds=120.0)
+"""What the file of one image may take, unless a run's settings say otherwise."""
+
 Rows = TypeVar("Rows", bound=Sequence[int] | np.ndarray)
 Tickets = list[Ticket | None]
 
@@ -31,10 +34,18 @@ class Source:
     Args:
         requests: to object storage at a time.
         cache: for what is not on this machine.
+        limits: on the file of one image, and on the time that it takes to arrive.
     """
 
-    def __init__(self, *, requests: int = REQUESTS, cache: DiskCache | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        requests: int = REQUESTS,
+        cache: DiskCache | None = None,
+        limits: storage.Limits = IMAGE_LIMITS,
+    ) -> None:
         self._requests = requests
+        self._limits = limits
         self._cache = cache
 
     def read(self, record: Record, ticket: Ticket | None = None, *, fresh: bool = False) -> bytes:
@@ -50,14 +61,17 @@ class Source:
         """
         part = None if record.member is None else (record.member.offset, record.member.size)
         if self._cache is None or not storage.is_remote(record.uri):
-            return ticket.take() if ticket is not None else _read(record.uri, part)
+            return ticket.take() if ticket is not None else self._read(record.uri, part)
         if ticket is None and not fresh:
             kept = self._cache.get(record.uri, part)
             if kept is not None:
                 return kept
-        content = ticket.take() if ticket is not None else _read(record.uri, part)
+        content = ticket.take() if ticket is not None else self._read(record.uri, part)
         self._cache.put(record.uri, part, content)
         return content
+
+    def _read(self, uri: str, part: tuple[int, int] | None) -> bytes:
+        return read_bytes(uri, part=part, limits=self._limits)
 
     def ahead(
         self, plans: Iterator[Rows], record_of: Callable[[int], Record | None]
@@ -68,7 +82,7 @@ class Source:
             plans: rows of each batch.
             record_of: the record of a row; None where it will not be read.
         """
-        return Ahead(plans, partial(self._wanted, record_of), self._requests)
+        return Ahead(plans, partial(self._wanted, record_of), self._requests, self._limits)
 
     def _wanted(
         self, record_of: Callable[[int], Record | None], rows: Sequence[int] | np.ndarray
@@ -97,10 +111,12 @@ class Ahead(Generic[Rows]):
         plans: Iterator[Rows],
         wanted: Callable[[Rows], list[tuple[int, Record]]],
         most: int,
+        limits: storage.Limits,
     ) -> None:
         self._plans = plans
         self._wanted = wanted
         self._most = most
+        self._limits = limits
         self._requests: Requests | None = None
         self._asked: deque[tuple[Rows, Tickets | None]] = deque()
         self._pieces = 0
@@ -132,16 +148,12 @@ class Ahead(Generic[Rows]):
         if not wanted:
             return None
         if self._requests is None:
-            self._requests = Requests(self._most)
+            self._requests = Requests(self._most, limits=self._limits)
         tickets: Tickets = [None] * len(rows)
         given = self._requests.ask([record for _, record in wanted])
         for (place, _), ticket in zip(wanted, given, strict=True):
             tickets[place] = ticket
         return tickets
-
-
-def _read(uri: str, part: tuple[int, int] | None) -> bytes:
-    return read_bytes(uri) if part is None else read_bytes(uri, part=part)
 
 
 PLAIN = Source()

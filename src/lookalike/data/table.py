@@ -18,7 +18,7 @@ from lookalike import storage
 from lookalike.data.annotation import all_bad, malformed, quoted, shortest, unusable
 from lookalike.data.record import Details, Record
 from lookalike.data.splits import split_name
-from lookalike.errors import DataError
+from lookalike.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -178,12 +178,15 @@ def image_place(text: str, resolve: Callable[[str], str]) -> str:
     """The address of an image, by the `storage.resolver` of the table that names it.
 
     Raises:
-        Malformed: it is no path and no URI.
+        Malformed: it is no path and no URI, or leads out of the table's bucket.
     """
     path = text.strip()
     if not path or unusable(path) or (":" in path and malformed(path)):
         raise Malformed(f"{quoted(path)} is not the path or URI of an image")
-    return resolve(path)
+    try:
+        return resolve(path)
+    except StorageError as error:
+        raise Malformed(str(error)) from None
 
 
 def checked_label(text: str) -> str:

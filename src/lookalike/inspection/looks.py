@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.data.formats import format_of_name
 from lookalike.data.image_size import ImageSize, size_text
 from lookalike.inspection.duplicates import FLAT
@@ -80,7 +81,7 @@ def _misnamed(lists: Lists, pictures: Pictures) -> list[Group]:
     broken = {int(pictures.rows[place]) for place in pictures.reasons}
     for row, real in zip(pictures.rows.tolist(), pictures.formats, strict=True):
         record = lists.records[row]
-        name = record.uri.partition("?")[0] if record.member is None else record.member.name
+        name = storage.public(record.uri) if record.member is None else record.member.name
         said = format_of_name(name)
         if real and said and real != said and row not in broken:
             groups.append(Group((row,), f"is {real}"))

@@ -22,7 +22,7 @@ def inspect_paths(lists: Lists) -> list[Finding]:
     for row, record in enumerate(lists.records):
         path = record.uri if record.member is None else record.member.name
         if "?" in path and storage.is_remote(path):
-            path = storage.public(path)  # a query may hold anything, `/` too
+            path = storage.split_query(path)[0]  # a query may hold anything, `/` too
         folder, _, name = path.rpartition("/")
         key = (record.source, folder)
         why = folders.get(key)

@@ -14,7 +14,7 @@ from lookalike.data.batch import empty_images, made_ahead, ticket_of
 from lookalike.data.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
-from lookalike.data.source import PLAIN, Tickets
+from lookalike.data.source import IMAGE_LIMITS, PLAIN, Tickets
 from lookalike.errors import ModelError
 
 
@@ -72,7 +72,7 @@ class _Job:
     def run(self, piece: int) -> None:
         image, ticket = self._images[self._rows[piece]], ticket_of(self, piece)
         if ticket is None:
-            pixels = load_image(image)
+            pixels = load_image(image, limits=IMAGE_LIMITS)
         else:
             try:
                 pixels = decode(ticket.take())

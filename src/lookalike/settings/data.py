@@ -47,6 +47,11 @@ class DataConfig(Section):
     it; an image that is replaced under the same address is not noticed."""
     cache_size: str = "50GB"
     """The most that lies in `data.cache`, as 500MB, 50GB or 2TB."""
+    max_image_size: str = "256MB"
+    """The largest file of one image that is read, as 20MB or 1GB; a larger one is a bad image."""
+    image_timeout: float = Field(120.0, gt=0)
+    """Seconds in which an image from elsewhere must have arrived, all tries together; one that has
+    not is a bad image."""
     max_bad_images: float = Field(0.01, ge=0)
     """How many images may be missing or broken before the run stops: a fraction of the list
     below 1, a count from 1 on."""
@@ -112,9 +117,9 @@ class DataConfig(Section):
             found.append(entry)
         return found
 
-    @field_validator("cache_size", mode="before")
+    @field_validator("cache_size", "max_image_size", mode="before")
     @classmethod
-    def _cache_size(cls, value: Any) -> Any:
+    def _sizes(cls, value: Any) -> Any:
         if isinstance(value, str | int) and not isinstance(value, bool):
             in_bytes(str(value))
             return str(value)

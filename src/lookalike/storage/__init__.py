@@ -1,6 +1,7 @@
-"""Bytes from and to anywhere: local paths and any URI that fsspec knows."""
+"""Bytes from and to anywhere: paths of this machine, object storage and web servers."""
 
 from lookalike.storage.archive import is_archive
+from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.reading import (
     exists,
     fetch_bytes,
@@ -12,6 +13,8 @@ from lookalike.storage.reading import (
 )
 from lookalike.storage.uri import (
     address,
+    canonical,
+    canonicalizer,
     is_remote,
     join,
     lasting,
@@ -19,6 +22,7 @@ from lookalike.storage.uri import (
     public,
     resolve,
     resolver,
+    split_query,
 )
 from lookalike.storage.writing import (
     fetch_file,
@@ -30,8 +34,8 @@ from lookalike.storage.writing import (
 )
 
 __all__ = [
-    "address", "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder",
-    "is_remote", "join", "lasting", "local_path", "opened", "public", "read_bytes",
-    "read_starts", "remove_file", "resolve", "resolver", "sizes_below", "version_of",
-    "write_bytes", "write_file",
+    "NO_LIMITS", "Limits", "address", "canonical", "canonicalizer", "exists", "fetch_bytes",
+    "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join", "lasting",
+    "local_path", "opened", "public", "read_bytes", "read_starts", "remove_file", "resolve",
+    "resolver", "sizes_below", "split_query", "version_of", "write_bytes", "write_file",
 ]  # fmt: skip

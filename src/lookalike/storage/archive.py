@@ -18,9 +18,9 @@ from functools import lru_cache
 from typing import IO, NamedTuple
 
 from lookalike.errors import StorageError
-from lookalike.storage.clients import filesystem_of
 from lookalike.storage.listing import described
-from lookalike.storage.uri import is_remote, local_path, public
+from lookalike.storage.stream import stream_of
+from lookalike.storage.uri import is_remote, local_path, public, split_query
 
 MOST_BYTES = 256 * 2**20
 """The largest entry that is unpacked."""
@@ -73,7 +73,7 @@ def may_lead_in(uri: str) -> bool:
 
 def is_archive(uri: str) -> bool:
     """Whether `uri` is named like an archive as a whole."""
-    name = uri.partition("?")[0] if is_remote(uri) else uri
+    name = split_query(uri)[0] if is_remote(uri) else uri
     return name.rstrip("/").lower().endswith(".zip")
 
 
@@ -85,9 +85,9 @@ def find(uri: str) -> Found | None:
     if ".zip" not in uri.lower():
         return None
     remote = is_remote(uri)
-    path, mark, query = uri.partition("?") if remote else (local_path(uri), "", "")
+    path, query = split_query(uri) if remote else (local_path(uri), "")
     for end in _END.finditer(path):
-        place = path[: end.end()] + mark + query
+        place = path[: end.end()] + query
         if _is_object(place) if remote else os.path.isfile(place):
             name = posixpath.normpath(path[end.end() :].lstrip("/") or ".")
             return Found(place, "" if name == "." else name)
@@ -201,9 +201,7 @@ def _read(archive: str, state: tuple[int, ...]) -> dict[str, Entry]:
 def _opened(archive: str) -> IO[bytes]:
     if not is_remote(archive):
         return open(archive, "rb")
-    filesystem, path = filesystem_of(archive)
-    stream: IO[bytes] = filesystem.open(path, "rb")
-    return stream
+    return stream_of(archive)
 
 
 def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:

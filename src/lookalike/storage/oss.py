@@ -8,9 +8,10 @@ setting. The endpoint may stand in the URI, as in the cloud's own SDK:
 import configparser
 import os
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs
+from urllib.parse import unquote
 
 from lookalike.errors import StorageError
+from lookalike.storage.uri import split_query
 
 _ID = ("OSS_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_ID")
 _SECRET = ("OSS_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_ACCESS_KEY_SECRET")
@@ -54,11 +55,10 @@ def locate(uri: str, default: str | None) -> tuple[str, str, str]:
     Raises:
         StorageError: no endpoint is known.
     """
-    place, _, query = uri.partition("://")[2].partition("?")
-    host, _, key = place.partition("/")
+    place, query = split_query(uri)
+    host, _, key = place.partition("://")[2].partition("/")
     bucket, _, endpoint = host.rsplit("@", 1)[-1].partition(".")
-    asked = parse_qs(query).get("endpoint")
-    endpoint = asked[0] if asked else endpoint or default or ""
+    endpoint = unquote(query.removeprefix("?endpoint=")) or endpoint or default or ""
     if not endpoint:
         raise StorageError(
             f"oss://{bucket}/{key}: no endpoint is known; set OSS_ENDPOINT, or write it in the "

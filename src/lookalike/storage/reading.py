@@ -5,38 +5,57 @@ A local path never goes through fsspec: opening a file must cost one system call
 
 import asyncio
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage import archive
-from lookalike.storage.clients import filesystem_of
+from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.getting import fetch, get
 from lookalike.storage.listing import described, has_below, sizes_in
 from lookalike.storage.loop import waited
 from lookalike.storage.retry import cause, retrying, retrying_there
-from lookalike.storage.uri import is_remote, local_path, public
+from lookalike.storage.stream import stream_of
+from lookalike.storage.uri import is_remote, local_path, public, scheme_of
 
 _STARTS = 64  # requests at a time
 
 
-def read_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
+def read_bytes(
+    uri: str,
+    *,
+    part: tuple[int, int] | None = None,
+    retries: int = 2,
+    limits: Limits = NO_LIMITS,
+) -> bytes:
     """The content of `uri`.
 
     Args:
-        uri: a local path or any fsspec URI; or a file in a ZIP archive, `photos.zip/cat/1.jpg`.
+        uri: a local path or the URI of a storage that is supported; or a file in a ZIP archive,
+            `photos.zip/cat/1.jpg`.
         part: offset and size of the bytes to read; None for all.
         retries: how often to ask again, with growing pauses, when the answer may change.
+        limits: on the size of what is read and, of a remote `uri`, on the time that it takes.
 
     Raises:
-        StorageError: it cannot be read, or ends before `part` does; the message holds the cause.
+        StorageError: it cannot be read, ends before `part` does, or is more than the limits allow;
+            the message holds the cause.
     """
-    return retrying(lambda: _read_once(uri, part), uri, retries)
+    now = limits.running()
+    return retrying(lambda: _read_once(uri, part, now()), uri, retries, limits.seconds)
 
 
-async def fetch_bytes(uri: str, *, part: tuple[int, int] | None = None, retries: int = 2) -> bytes:
+async def fetch_bytes(
+    uri: str,
+    *,
+    part: tuple[int, int] | None = None,
+    retries: int = 2,
+    limits: Limits = NO_LIMITS,
+) -> bytes:
     """`read_bytes` of a remote `uri`, in the loop of `lookalike.storage.loop`."""
+    now = limits.running()
 
     async def once() -> bytes:
         if archive.may_lead_in(uri):
@@ -44,12 +63,14 @@ async def fetch_bytes(uri: str, *, part: tuple[int, int] | None = None, retries:
             found = await loop.run_in_executor(None, archive.entry_of, uri)
             if found is not None:
                 place, entry = found
-                packed = await fetch(place, (entry.offset, entry.span))
+                limits.check(entry.size)
+                span = entry.offset, entry.span
+                packed = await fetch(place, span, now().of_any_size())
                 return _of_entry(uri, entry, packed, part)
-        content = await fetch(uri, part)
+        content = await fetch(uri, part, now())
         return content if part is None else _whole(uri, part, content)
 
-    return await retrying_there(once, uri, retries)
+    return await retrying_there(once, uri, retries, limits.seconds)
 
 
 def read_starts(uris: Sequence[str], size: int) -> list[bytes]:
@@ -90,8 +111,7 @@ def opened(uri: str) -> Iterator[IO[bytes]]:
     """
     try:
         if is_remote(uri):
-            filesystem, path = filesystem_of(uri)
-            stream = filesystem.open(path, "rb")
+            stream = retrying(lambda: stream_of(uri), uri, 2)
         else:
             stream = open(local_path(uri), "rb")  # noqa: SIM115  # closed below
         with stream:
@@ -137,7 +157,7 @@ def is_folder(uri: str) -> bool:
         return not found.name or bool(archive.names_below(found))
     if not is_remote(uri):
         return os.path.isdir(local_path(uri))
-    if uri.startswith(("http://", "https://")):
+    if scheme_of(uri) in ("http", "https"):
         return False  # a web server has no folders, only pages
     return retrying(lambda: has_below(uri), uri, 2)
 
@@ -180,25 +200,37 @@ def _of_entry(uri: str, entry: archive.Entry, packed: bytes, part: tuple[int, in
     return _whole(uri, part, content[part[0] : part[0] + part[1]])
 
 
-def _read_once(uri: str, part: tuple[int, int] | None) -> bytes:
+def _read_once(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
     if archive.may_lead_in(uri):
         found = archive.entry_of(uri)
         if found is not None:
             place, entry = found
-            return _of_entry(uri, entry, _read_once(place, (entry.offset, entry.span)), part)
-    if part is None:
-        if not is_remote(uri):
-            with open(local_path(uri), "rb") as file:
-                return file.read()
-        return get(uri, None)
-    offset, size = part
-    if not is_remote(uri):
-        with open(local_path(uri), "rb", buffering=0) as file:
-            file.seek(offset)
-            content = file.read(size)
+            limits.check(entry.size)
+            packed = _read_once(place, (entry.offset, entry.span), limits.of_any_size())
+            return _of_entry(uri, entry, packed, part)
+    if is_remote(uri):
+        content = get(uri, part, limits)
     else:
-        content = get(uri, part)
-    return _whole(uri, part, content)
+        content = _read_here(local_path(uri), part, limits)
+    return content if part is None else _whole(uri, part, content)
+
+
+def _read_here(path: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
+    with open(path, "rb", buffering=-1 if part is None else 0) as file:
+        if part is not None:
+            offset, size = part
+            limits.check(size)
+            file.seek(offset)
+            return file.read(size)
+        if limits.size is None:
+            return file.read()
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            limits.check(status.st_size)
+            return file.read()
+        content = file.read(limits.size + 1)  # a device or a pipe, which may never end
+        limits.check(len(content))
+        return content
 
 
 def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:

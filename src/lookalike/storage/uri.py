@@ -1,11 +1,23 @@
-"""Paths and URIs: taking them apart, and what of them may be shown."""
+"""Paths and URIs: taking them apart, and which parts may be shown.
+
+In object storage every character after `bucket/` belongs to the key: `//`, `..`, `?`, `#` and `%`
+have no meaning there, but for `?endpoint=` at the end of an `oss://` URI. A web address has a
+query and a fragment. Only a relative path that a file names is resolved as on a disk.
+"""
 
 import os
 import re
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+
+from lookalike.errors import StorageError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_WEB = ("http", "https")
+_OSS_QUERY = re.compile(r"\?endpoint=[^?&#]*$")
+_SAME_SCHEME = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
+_PORTS = {"http": ":80", "https": ":443"}
+_PLAIN_ESCAPE = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 
 _SIGNS = re.compile(  # parameters of presigned addresses, and others that are secrets by name
     r"x-(amz|oss|goog|cos|obs)-|(awsaccesskeyid|ossaccesskeyid|googleaccessid|key-pair-id|expires"
@@ -17,31 +29,78 @@ _SIGNS = re.compile(  # parameters of presigned addresses, and others that are s
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names a place that is not a path of this machine."""
-    return bool(_SCHEME.match(uri)) and not uri.startswith("file://")
+    return bool(_SCHEME.match(uri)) and uri[:7].lower() != "file://"
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme of a remote URI in lower case; "" for a path of this machine."""
+    return uri.partition("://")[0].lower() if is_remote(uri) else ""
 
 
 def local_path(uri: str) -> str:
-    """The path of a local URI: `file:///a%20b` and plain paths."""
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+    """The path of a local URI: plain paths, `~/a` and `~user/a`, and `file:///a%20b`."""
+    if uri[:1] == "~":
+        return os.path.expanduser(uri)
+    if uri[:7].lower() == "file://":
+        return unquote("/" + uri[7:].partition("/")[2])
+    return uri
+
+
+def split_query(uri: str) -> tuple[str, str]:
+    """A remote URI without its query, and the query with its `?`; "" where there is none."""
+    scheme = scheme_of(uri)
+    if scheme in _WEB:
+        place, mark, query = uri.partition("?")
+        return place, mark + query
+    found = _OSS_QUERY.search(uri) if scheme == "oss" else None
+    return (uri, "") if found is None else (uri[: found.start()], found[0])
 
 
 def resolve(uri: str, base: str) -> str:
-    """`uri` as written in the file `base`: a relative path starts at that file's folder."""
+    """`uri` as written in the file `base`: a relative path starts at that file's folder.
+
+    `.` and `..` of a relative path are resolved as on a disk; a whole URI is taken as it is.
+
+    Raises:
+        StorageError: a relative path leads out of the bucket, or above the web server's root.
+    """
     if _SCHEME.match(uri) or os.path.isabs(uri):
         return uri
-    if is_remote(base):
-        place, _, query = base.partition("?")
-        return place.rsplit("/", 1)[0] + "/" + uri + (f"?{query}" if query else "")
-    return os.path.join(os.path.dirname(local_path(base)), uri)
+    if not is_remote(base):
+        folder = os.path.dirname(local_path(base))
+        return os.path.join(folder or ("." if uri[:1] == "~" else ""), uri)
+    place, query = split_query(base)
+    scheme, _, rest = place.partition("://")
+    root, *folders = rest.split("/")
+    path, own = uri, ""
+    if scheme.lower() in _WEB:
+        path, mark, more = uri.replace("#", "%23").partition("?")
+        own = mark + more
+    folders = folders[:-1]
+    for part in path.split("/"):
+        if part == ".." and not folders:
+            raise StorageError(
+                f"{uri!r} leads out of {public(f'{scheme}://{root}')}: too many '..' for a file "
+                f"in {public(place.rsplit('/', 1)[0])}/; correct the path"
+            )
+        if part == "..":
+            folders.pop()
+        elif part != ".":
+            folders.append(part)
+    if own and query:
+        query = "&" + query[1:]
+    return f"{scheme}://{'/'.join([root, *folders])}{own}{query}"
 
 
 def resolver(base: str) -> Callable[[str], str]:
     """`resolve` for the many URIs of one file: quick for plain relative paths."""
     folder = resolve("", base)
-    plain = not (is_remote(base) and "?" in base)
+    remote = is_remote(base)
+    plain = not (remote and (scheme_of(base) in _WEB or split_query(base)[1]))
 
     def place(uri: str) -> str:
-        if plain and ":" not in uri and uri[:1] not in ("/", "\\", ""):
+        simple = ":" not in uri and uri[:1] not in ("/", "\\", "~", ".", "")
+        if plain and simple and not (remote and "/." in uri):
             return folder + uri
         return resolve(uri, base)
 
@@ -49,11 +108,18 @@ def resolver(base: str) -> Callable[[str], str]:
 
 
 def public(uri: str) -> str:
-    """`uri` without user info and query, which may hold secrets: for logs and messages."""
+    """`uri` without user info and query, which may hold secrets: for logs and messages.
+
+    A key of object storage is shown whole.
+    """
     if not is_remote(uri):
         return uri
-    scheme, _, rest = uri.partition("://")
-    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    scheme, _, rest = split_query(uri)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme.lower() in _WEB:
+        path = path.partition("#")[0]
+    elif _signs(path.rpartition("?")[2]):  # a presigned address under another scheme
+        path = path.rpartition("?")[0]
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
 
@@ -66,11 +132,64 @@ def lasting(uri: str) -> str:
         return uri
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    place, mark, query = path.partition("?")
-    kept = [part for part in query.split("&") if part and not _SIGNS.match(part)]
-    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{place}{mark if kept else ''}" + "&".join(
-        kept
-    )
+    place, mark, query = path.rpartition("?") if scheme.lower() not in _WEB else path.partition("?")
+    if not mark:
+        place, query = path, ""
+    elif _signs(query):
+        kept = [part for part in query.split("&") if part and not _SIGNS.match(part)]
+        mark, query = "?" if kept else "", "&".join(kept)
+    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{place}{mark}{query}"
+
+
+def _signs(query: str) -> bool:
+    """Whether a query holds a signature or another secret."""
+    return any(_SIGNS.match(part) for part in query.split("&"))
+
+
+def canonical(uri: str) -> str:
+    """One text for all spellings of one place; see `canonicalizer`."""
+    return canonicalizer()(uri)
+
+
+def canonicalizer() -> Callable[[str], str]:
+    """A function that gives one text for all spellings of one place: `./a`, `b/../a`, `//`.
+
+    Of this machine it is the absolute path without symbolic links, also for `file://` and `~`. Of
+    web addresses it is what RFC 3986 calls normalised, without what signs them. Keys of object
+    storage are taken as they are. For the many URIs of a list: each folder is looked at once.
+    """
+    folders: dict[str, str] = {}
+
+    def one(uri: str) -> str:
+        if is_remote(uri):
+            return _canonical_address(uri)
+        folder, name = os.path.split(local_path(uri))
+        if name in ("", ".", ".."):
+            return os.path.realpath(os.path.join(folder, name))
+        real = folders.get(folder)
+        if real is None:
+            real = folders[folder] = os.path.realpath(folder or ".")
+        path = os.path.join(real, name)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
+    return one
+
+
+def _canonical_address(uri: str) -> str:
+    scheme, _, rest = lasting(uri).partition("://")
+    scheme = scheme.lower()
+    host, slash, path = rest.partition("/")
+    if scheme not in _WEB:
+        return f"{_SAME_SCHEME.get(scheme, scheme)}://{host}{slash}{path}"
+    host = host.lower().removesuffix(_PORTS[scheme])
+    path, mark, query = path.partition("#")[0].partition("?")
+    parts: list[str] = []
+    for part in _PLAIN_ESCAPE.sub(lambda found: unquote(found[0]), path).split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{host}/{'/'.join(parts)}{mark}{query}"
 
 
 def address(uri: str) -> str:
@@ -84,8 +203,8 @@ def address(uri: str) -> str:
 
 
 def join(folder: str, path: str) -> str:
-    """The URI of a file below a folder, as `resolve` makes it from a list that lies there."""
+    """The URI of a file below a folder; of a remote one, `path` is taken as it is."""
     if not is_remote(folder):
         return os.path.join(local_path(folder), path)
-    place, _, query = folder.partition("?")
-    return place.rstrip("/") + "/" + path + (f"?{query}" if query else "")
+    place, query = split_query(folder)
+    return f"{place.removesuffix('/')}/{path}{query}"

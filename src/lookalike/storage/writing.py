@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import IO
 
 from lookalike.errors import StorageError
-from lookalike.storage.clients import filesystem_of
+from lookalike.storage import s3
+from lookalike.storage.clients import filesystem_of, oss_place
+from lookalike.storage.getting import copy_to
 from lookalike.storage.listing import described, sizes_in
 from lookalike.storage.retry import refusal, retrying
-from lookalike.storage.uri import is_remote, local_path, public
+from lookalike.storage.stream import stream_of
+from lookalike.storage.uri import is_remote, local_path, public, scheme_of
 
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 _RETRIES = 2
+_IN_PARTS = 100 * 2**20  # bytes from which on a file goes in parts to OSS
 # What the clients of the several storages call it.
 _VERSION = ("ETag", "etag", "LastModified", "mtime", "created", "size")
 
@@ -63,9 +67,8 @@ def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
 
     def get() -> None:
         expected = described(uri)["size"] if size is None else size
-        filesystem, path = filesystem_of(uri)
-        filesystem.invalidate_cache()
-        filesystem.get_file(path, str(aside))
+        with aside.open("wb") as file:
+            copy_to(file, uri)
         if aside.stat().st_size != expected:
             raise OSError(f"{aside.stat().st_size} bytes of {expected} arrived")
 
@@ -84,10 +87,18 @@ def remove_file(uri: str) -> None:
     """
 
     def act() -> None:
-        filesystem, path = filesystem_of(uri)
         with contextlib.suppress(FileNotFoundError):
-            filesystem.rm_file(path)
-        filesystem.invalidate_cache()
+            if scheme_of(uri) == "oss":
+                bucket, key = oss_place(uri)
+                bucket.delete_object(key)
+                return
+            filesystem, path = filesystem_of(uri)
+            if scheme_of(uri) in ("s3", "s3a"):
+                bucket, key = s3.locate(uri)
+                filesystem.call_s3("delete_object", Bucket=bucket, Key=key)
+            else:
+                filesystem.rm_file(path)
+                filesystem.invalidate_cache()
 
     retrying(act, uri, _RETRIES)
 
@@ -119,9 +130,8 @@ def version_of(uri: str) -> str:
 
 def _put(local: str, uri: str) -> None:
     size = os.stat(local).st_size
-    filesystem, path = filesystem_of(uri)
     try:
-        filesystem.put_file(local, path)
+        _send(local, uri, size)
     except FileNotFoundError:
         raise StorageError(
             f"{public(uri)}: cannot be written: no such bucket; make it first, or mend the name"
@@ -144,9 +154,36 @@ def _put(local: str, uri: str) -> None:
             wanted = _md5(file)
         if tag == wanted:
             return
-        with filesystem.open(path, "rb") as file:
-            if _md5(file) != wanted:
+        with stream_of(uri) as content:
+            if _md5(content) != wanted:
                 raise OSError("other bytes arrived than were sent")
+
+
+def _send(local: str, uri: str, size: int) -> None:
+    if scheme_of(uri) == "oss":
+        import oss2
+        import oss2.exceptions
+
+        bucket, key = oss_place(uri)
+        try:
+            if size >= _IN_PARTS:
+                with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+                    notes = oss2.ResumableStore(root=folder)
+                    oss2.resumable_upload(bucket, key, local, store=notes)
+            else:
+                bucket.put_object_from_file(key, local)
+        except oss2.exceptions.NoSuchBucket as error:
+            raise FileNotFoundError(bucket.bucket_name) from error
+        except oss2.exceptions.AccessDenied as error:
+            raise PermissionError(key) from error
+        return
+    if scheme_of(uri) in ("s3", "s3a") and "?versionId=" in uri:
+        raise StorageError(
+            f"{public(uri)}: cannot be written: the client of S3 cuts a key at '?versionId='; "
+            "choose another name"
+        )
+    filesystem, path = filesystem_of(uri)
+    filesystem.put_file(local, path)
 
 
 def _md5(file: IO[bytes]) -> str:

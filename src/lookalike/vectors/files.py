@@ -48,7 +48,7 @@ def model_of(uri: str) -> str | None:
     Raises:
         StorageError: it cannot be read.
     """
-    if not uri.split("?", 1)[0].endswith(".parquet"):
+    if not storage.split_query(uri)[0].endswith(".parquet"):
         return None
     try:
         with storage.opened(uri) as stream:

@@ -1,0 +1,211 @@
+"""One GET over HTTP: sent as given, within limits, with redirects followed as they are written."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from lookalike.errors import StorageError
+from lookalike.storage.loop import session
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Part = tuple[int, int] | None
+
+_MOST_REDIRECTS = 10
+_BLOCK = 2**18  # bytes
+_MOST_WORDS = 4096  # bytes
+_REDIRECTS = (301, 302, 303, 307, 308)
+_UNSENDABLE = re.compile(r"[^!-~]")  # all but the printable characters of ASCII
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the content of one file may take.
+
+    Attributes:
+        size: bytes; None for any size.
+        seconds: until all of it has arrived, all tries together; None for any time.
+    """
+
+    size: int | None = None
+    seconds: float | None = None
+
+    def check(self, size: int) -> None:
+        """Refuse a content of `size` bytes.
+
+        Raises:
+            TooLargeError: it is too large.
+        """
+        if self.size is not None and size > self.size:
+            raise TooLargeError(self.size)
+
+    def of_any_size(self) -> Limits:
+        """The same time, for a part of a larger file whose size has been checked."""
+        return Limits(None, self.seconds)
+
+    def running(self) -> Callable[[], Limits]:
+        """A function that gives these limits with the seconds that are left from now on."""
+        if self.seconds is None:
+            return lambda: self
+        end = time.monotonic() + self.seconds
+        return lambda: Limits(self.size, max(0.0, end - time.monotonic()))
+
+
+NO_LIMITS = Limits()
+
+
+class TooLargeError(StorageError):
+    """A file is larger than is allowed."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"larger than {in_words(limit)}, the most that data.max_image_size allows")
+
+
+class HttpError(OSError):
+    """An HTTP status that is no success; its text stays inside."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class RedirectError(OSError):
+    """A redirect that cannot be followed."""
+
+
+def in_words(size: int) -> str:
+    """`256 MB`: a number of bytes for messages."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"
+
+
+def sendable(url: str) -> str:
+    """A web address as it is sent: as given, but for what cannot stand in a request.
+
+    That is blanks, control characters and those outside of ASCII, which are percent-encoded, and
+    the fragment, which is left out. What is encoded already is not encoded again, and nothing is
+    decoded: of a signed address every byte counts.
+    """
+    scheme, mark, rest = url.partition("#")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    if not slash and "?" in host:
+        host, _, query = host.partition("?")
+        slash, path = "/", f"?{query}"
+    if not host.isascii():
+        user, at, name = host.rpartition("@")
+        host = user + at + name.encode("idna").decode()
+    return f"{scheme.lower()}{mark}{host}{slash}" + _UNSENDABLE.sub(_encoded, path)
+
+
+def _encoded(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape"))
+
+
+async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> bytes:
+    """The answer to a GET.
+
+    Args:
+        url: encoded as it is to be sent.
+        part: offset and size of the bytes to ask for; None for all.
+        limits: on its size; the time is for the caller to measure.
+        explained: whether the answer's own words say why it is refused, as those of object
+            storage do.
+
+    Raises:
+        TooLargeError: more than `limits.size` bytes are announced or arrive.
+        OSError: any other answer than success.
+    """
+    headers = {}
+    if part is not None:
+        headers["Range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
+    async with _answer(url, headers, explained) as answer:
+        ignored = answer.status == 200 and part is not None  # it does not know ranges
+        if answer.content_length is not None and not ignored:
+            limits.check(answer.content_length)
+        pieces, size = [], 0
+        async for piece in answer.content.iter_chunked(_BLOCK):
+            size += len(piece)
+            limits.check(size)
+            pieces.append(piece)
+            if ignored and part is not None and size >= part[0] + part[1]:
+                break
+        content = b"".join(pieces)
+        return content[part[0] : part[0] + part[1]] if ignored and part is not None else content
+
+
+async def download_to(file: IO[bytes], url: str, *, explained: bool) -> None:
+    """Write the answer to a GET to `file` as it comes; see `download`."""
+    async with _answer(url, {}, explained) as answer:
+        async for piece in answer.content.iter_chunked(_BLOCK):
+            file.write(piece)
+
+
+@asynccontextmanager
+async def _answer(
+    url: str, headers: dict[str, str], explained: bool
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The successful answer to a GET, at the end of all redirects."""
+    import yarl
+
+    for _ in range(_MOST_REDIRECTS + 1):
+        # Encoded, to yarl, means: leave it as it is.
+        request = session().get(yarl.URL(url, encoded=True), headers=headers, allow_redirects=False)
+        async with request as answer:
+            location = answer.headers.get("Location")
+            if answer.status in _REDIRECTS and location:
+                url = _redirected(url, location)
+                continue
+            if answer.status not in (200, 206):
+                raise _failed(answer.status, await _words(answer) if explained else b"")
+            yield answer
+            return
+    raise RedirectError(f"more than {_MOST_REDIRECTS} redirects")
+
+
+async def _words(answer: aiohttp.ClientResponse) -> bytes:
+    """The beginning of an answer, which says why something is refused."""
+    body = b""
+    async for piece in answer.content.iter_chunked(_MOST_WORDS):
+        body += piece
+        if len(body) >= _MOST_WORDS:
+            break
+    return body
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads: as its answer writes it, relative to `url`."""
+    if "://" not in location.partition("?")[0]:
+        location = urljoin(url, sendable_path(location))
+    target = sendable(location)
+    if target.partition("://")[0] not in ("http", "https"):
+        raise RedirectError("a redirect to what is no web address")
+    old, new = urlsplit(url), urlsplit(target)
+    if old.username and not new.username and (old.scheme, old.hostname, old.port) == (
+        new.scheme, new.hostname, new.port,
+    ):  # fmt: skip
+        user = old.netloc.rpartition("@")[0]
+        target = target.replace("://", f"://{user}@", 1)
+    return target
+
+
+def sendable_path(path: str) -> str:
+    """A relative reference as it is sent."""
+    return _UNSENDABLE.sub(_encoded, path)
+
+
+def _failed(status: int, body: bytes) -> OSError:
+    text = body.decode("utf-8", "replace")
+    if status == 404:
+        return FileNotFoundError(text)
+    if status == 403 and "AccessDenied" in text:
+        return PermissionError(text)
+    return HttpError(status, text)
