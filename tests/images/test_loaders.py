@@ -223,7 +223,7 @@ def test_known_bad_images_are_not_read_again(broken, monkeypatch):
     reference = list(trainer(broken).epoch(0))
     read = []
 
-    def spy(uri):
+    def spy(uri, **_):
         read.append(uri)
         return Path(uri).read_bytes()
 
@@ -237,7 +237,7 @@ def test_known_bad_images_are_not_read_again(broken, monkeypatch):
 def test_half_a_file_is_read_again(catalog, monkeypatch):
     seen = set()
 
-    def flaky(uri):
+    def flaky(uri, **_):
         content = Path(uri).read_bytes()
         if uri not in seen:
             seen.add(uri)
@@ -521,7 +521,7 @@ def test_evaluation_leaves_bad_images_out(broken, tmp_path):
 def test_missing_extras_are_not_bad_images(catalog, monkeypatch):
     """An error that concerns every image is not blamed on one."""
 
-    def refuse(uri):
+    def refuse(uri, **_):
         raise ImportError("s3fs is not installed")
 
     monkeypatch.setattr(source_module, "read_bytes", refuse)
@@ -555,7 +555,7 @@ def test_secrets_are_not_told(monkeypatch):
     record = Record("https://me:secret@host/a.jpg?key=hidden", "0", "train.txt", 4)
     assert describe_bad(record, "truncated") == "train.txt:4: https://host/a.jpg: truncated"
 
-    def refuse(uri):
+    def refuse(uri, **_):
         raise StorageError("https://host/a.jpg: timed out")
 
     monkeypatch.setattr(source_module, "read_bytes", refuse)

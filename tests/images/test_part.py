@@ -184,7 +184,7 @@ def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
     (first,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0, threads=0).epoch(0)
     content, calls = Path(good).read_bytes(), []
 
-    def read(uri, part=None):
+    def read(uri, **_):
         calls.append(uri)
         return content[: len(content) // 2] if len(calls) == 1 else content
 

@@ -76,7 +76,11 @@ class HttpError(OSError):
         self.status = status
 
 
-class RedirectError(OSError):
+class TransferError(OSError):
+    """A transfer that went wrong; its text is for users."""
+
+
+class RedirectError(TransferError):
     """A redirect that cannot be followed."""
 
 
@@ -187,7 +191,7 @@ def _redirected(url: str, location: str) -> str:
         location = urljoin(url, sendable_path(location))
     target = sendable(location)
     if target.partition("://")[0] not in ("http", "https"):
-        raise RedirectError("a redirect to what is no web address")
+        raise RedirectError("a redirect to an address that is not http:// or https://")
     old, new = urlsplit(url), urlsplit(target)
     if old.username and not new.username and (old.scheme, old.hostname, old.port) == (
         new.scheme, new.hostname, new.port,

@@ -53,6 +53,8 @@ def copy_to(file: IO[bytes], uri: str) -> None:
 async def fetch(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
     """The same in the loop of `lookalike.storage.loop`, where many may wait at a time."""
     async with asyncio.timeout(limits.seconds):
+        if part is not None:
+            limits.check(part[1])
         scheme = scheme_of(uri)
         if scheme in _URLS:
             return await download(_URLS[scheme](uri), part, limits, explained=scheme not in _WEB)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
 from lookalike.storage import clients, getting
-from lookalike.storage.download import TooLargeError
+from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
 
 # What asking again does not change.
@@ -162,6 +162,8 @@ def cause(error: Exception) -> str:
         return "no such file or directory"
     if isinstance(error, PermissionError):
         return "permission denied"
+    if isinstance(error, TransferError):
+        return str(error)
     if isinstance(error, ValueError):
         return "not a path or URL that can be opened"
     status = next(filter(None, map(_status, _chain(error))), None)
@@ -198,7 +200,6 @@ _STATUS_MEANS = {
 }  # fmt: skip
 
 _ERROR_MEANS = {
-    "RedirectError": "a redirect that cannot be followed",
     "NoCredentialsError": "no credentials; set them in the environment or the vendor's file",
     "PartialCredentialsError": "half of the credentials is missing in the environment",
     "ProfileNotFound": "no such profile in the vendor's configuration (AWS_PROFILE)",

@@ -11,6 +11,7 @@ from typing import IO
 from lookalike.errors import StorageError
 from lookalike.storage import s3
 from lookalike.storage.clients import filesystem_of, oss_place
+from lookalike.storage.download import TransferError
 from lookalike.storage.getting import copy_to
 from lookalike.storage.listing import described, sizes_in
 from lookalike.storage.retry import refusal, retrying
@@ -70,7 +71,7 @@ def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
         with aside.open("wb") as file:
             copy_to(file, uri)
         if aside.stat().st_size != expected:
-            raise OSError(f"{aside.stat().st_size} bytes of {expected} arrived")
+            raise TransferError(f"{aside.stat().st_size} bytes of {expected} arrived")
 
     try:
         retrying(get, uri, _RETRIES)
@@ -122,7 +123,7 @@ def version_of(uri: str) -> str:
     """
 
     def ask() -> str:
-        info = described(uri)  # not `ukey`, which ossfs does not answer
+        info = described(uri)  # not fsspec's `ukey`, which not all of its clients answer
         return " ".join(f"{name}={info[name]}" for name in _VERSION if info.get(name) is not None)
 
     return retrying(ask, uri, _RETRIES)
@@ -145,7 +146,7 @@ def _put(local: str, uri: str) -> None:
         ) from None
     info = described(uri)
     if info["size"] != size:
-        raise OSError(f"{info['size']} bytes of {size} arrived")
+        raise TransferError(f"{info['size']} bytes of {size} arrived")
     tag = str(info.get("ETag", "")).strip('"').lower()
     # An ETag is the MD5 only of what was written in one part and not encrypted by a key of the
     # user's; so where it differs, the content itself decides.
@@ -156,7 +157,7 @@ def _put(local: str, uri: str) -> None:
             return
         with stream_of(uri) as content:
             if _md5(content) != wanted:
-                raise OSError("other bytes arrived than were sent")
+                raise TransferError("other bytes arrived than were sent")
 
 
 def _send(local: str, uri: str, size: int) -> None:
