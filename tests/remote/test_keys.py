@@ -14,7 +14,7 @@ KEYS = [
     "a//b.jpg", "//b.jpg", "x://y.jpg", "a\tb.jpg", "a/../b.jpg", "../b.jpg", "./b.jpg",
     "a/./b.jpg", "a#b.jpg", "#b.jpg", "a?b.jpg", "?b.jpg", "a?b=c&d.jpg", "a%20b.jpg", "a%b.jpg",
     "a+b.jpg", "a b.jpg", "ä€.jpg", "a::b.jpg", "a[1]*.jpg", "a\\b.jpg", "a@b.jpg", "~a.jpg",
-    "a?endpoint.jpg", "a?sig.jpg",
+    "a?endpoint.jpg", "a?sig.jpg", "token=1/a.jpg",
 ]  # fmt: skip
 
 

@@ -30,6 +30,12 @@ def test_what_lasts_of_an_address(uri, kept):
     assert storage.lasting(uri) == kept
 
 
+@pytest.mark.parametrize("scheme", ["s3", "oss", "gs", "https"])
+def test_messages_show_no_secret_of_any_scheme(scheme):
+    uri = f"{scheme}://me:PASSWD@b/k/a.jpg?X-Amz-Date=1&X-Amz-Signature=SECRETSIG"
+    assert storage.public(uri) == f"{scheme}://b/k/a.jpg"
+
+
 @pytest.fixture
 def addresses(shapes, tmp_path):
     """A list of images on a web server, by addresses with secrets."""
