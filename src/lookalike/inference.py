@@ -19,6 +19,7 @@ from lookalike.data.source import PLAIN, Source
 from lookalike.distributed import ALONE, World
 from lookalike.log import Bar
 from lookalike.model.embedder import Embedder
+from lookalike.model.finite import require_finite
 
 BATCH_SIZE = 64
 """Images at a time. One number for all: the same image in the same batch gives the same bits."""
@@ -84,8 +85,11 @@ def embed_batches(
         source: of the images' bytes.
 
     Yields:
-        (b,) int64, ascending, and (b, D) float32 on the CPU; batches without a readable image are
-        left out.
+        (b,) int64, ascending, and (b, D) float32 on the CPU, all finite; batches without a
+        readable image are left out.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinity; names the images.
     """
     size = batch_size_of(embedder)
     if isinstance(embedder, Embedder):
@@ -100,13 +104,18 @@ def embed_batches(
             source=source,
         )
         for batch in loader:
-            yield batch.rows, embedder.embed_batch(batch.images).cpu()
+            yield _checked(batch.rows, embedder.embed_batch(batch.images).cpu(), records)
         return
     pictures = PictureLoader(
         records, batch_size=size, threads=threads, bad=bad, batches=batches, source=source
     )
     for group in pictures:
-        yield group.rows, embedder.embed_pictures(group.pictures)
+        yield _checked(group.rows, embedder.embed_pictures(group.pictures), records)
+
+
+def _checked(rows: Tensor, vectors: Tensor, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    require_finite(vectors.numpy(), lambda row: records[int(rows[row])].place)
+    return rows, vectors
 
 
 def embed_records(
@@ -133,12 +142,16 @@ def embed_records(
         source: of the images' bytes.
         what: the name of the progress bar.
         quiet: show no progress.
+
+    Raises:
+        LookalikeError: what ends one worker ends all of them together.
     """
     size = batch_size_of(embedder)
     batches = range(-(-len(records) // size))[world.rank :: world.size]
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
-    with Bar(what, len(records), unit="images", quiet=quiet or not world.is_main) as bar:
+    bar = Bar(what, len(records), unit="images", quiet=quiet or not world.is_main)
+    with world.together(), bar:
         found = embed_batches(
             embedder, records, threads=threads, bad=bad, batches=batches, source=source
         )

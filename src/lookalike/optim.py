@@ -211,3 +211,16 @@ def squared_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
         return torch.zeros(())
     norms = torch._foreach_norm(grads)
     return torch.stack([norm.float() for norm in norms]).square().sum()
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether no floating-point tensor holds NaN or infinity, () bool, on their device."""
+    floats = [each for each in tensors if each.is_floating_point() and each.numel()]
+    if not floats:
+        return torch.ones((), dtype=torch.bool)
+    return (
+        torch.stack([norm.float() for norm in torch._foreach_norm(floats, torch.inf)])
+        .isfinite()
+        .all()
+    )

@@ -17,6 +17,7 @@ from torch import Tensor
 from lookalike.data.decode import ImageSource, load_image
 from lookalike.errors import ConfigError, MissingExtraError, RunError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+from lookalike.model.finite import name_of, require_finite
 from lookalike.model.given import room_for
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
@@ -89,6 +90,7 @@ class ExportedModel:
         Raises:
             DataError: an image cannot be decoded; nothing is skipped silently.
             StorageError: or cannot be fetched.
+            NotFiniteError: the model gives NaN or infinity for some.
         """
         vectors = room_for(images, self.embedding_dim)
         with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -96,6 +98,7 @@ class ExportedModel:
                 part = images[start : start + batch_size]
                 found = self.embed_pictures(list(pool.map(load_image, part)))
                 vectors[start : start + len(part)] = found.numpy()
+        require_finite(vectors, lambda row: name_of(images[row], row))
         return vectors
 
 

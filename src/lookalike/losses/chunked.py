@@ -3,7 +3,9 @@
 `class_statistics` walks over the classes in chunks that fit the cache. The forward pass keeps an
 online log-sum-exp per row; the backward pass computes each chunk of logits again, which costs
 less than writing and reading them. There is no B x C tensor, no one-hot matrix and no normalised
-copy of the weight, and with an `Update` no gradient of the weight either.
+copy of the weight, and with an `Update` no gradient of the weight either: the backward pass then
+gives the gradient of the rows and leaves to the update, through `Update.defer`, a second walk that
+changes the weight when the step is known to be finite.
 
 The true class is masked inside its chunk, and its logit is made elsewhere. Correcting a finished
 log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it gives
@@ -11,6 +13,7 @@ log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -67,8 +70,8 @@ def class_statistics(
         index: (m,) int64, ascending: only these classes take part, and `classes` are positions
             in it. The rows are read in place; needs `update`.
         bend: given the true logits (B,), without gradient, what becomes of the others.
-        update: takes the weight's gradient chunk by chunk in the backward pass, and changes the
-            weight in place; the weight then gets no `grad`.
+        update: takes the weight's gradient chunk by chunk after the backward pass, and changes
+            the weight in place; the weight then gets no `grad`.
         workspace: keeps the buffers of the chunks for the next call.
     """
     if index is not None and update is None:
@@ -124,38 +127,114 @@ class _ClassStatistics(torch.autograd.Function):
         rows, weight, classes, index, inverse, lse = ctx.saved_tensors
         walk, update = ctx.walk, ctx.update
         chunks = Chunks(rows, weight, classes, walk, index, update, ctx.workspace)
-        wanted = update is not None or ctx.needs_input_grad[1]
-        d_weight = torch.empty_like(weight) if wanted and update is None else None
-        d_rows = torch.zeros_like(rows)
         stash, ctx.stash = ctx.stash, None  # used up here
-        # -inf over no class: nothing flows there, and -inf - -inf is not a number.
-        lse = lse.clamp_min(torch.finfo(lse.dtype).min)
-        d_all = d_total if walk.need_total else None
+        back = _Backward(
+            chunks,
+            # -inf over no class: nothing flows there, and -inf - -inf is not a number.
+            lse.clamp_min(torch.finfo(lse.dtype).min),
+            (d_lse, d_total if walk.need_total else None, d_true, d_length),
+            ctx.bend,
+            inverse,
+            stash,
+        )
+        d_weight = None
+        if update is None and ctx.needs_input_grad[1]:
+            d_weight = torch.empty_like(weight)
+        d_rows = back.of_rows(d_weight, keep=update is not None)
+        if update is not None:
+            update.defer(back.apply_update)
+        else:
+            stash.give_back()
+        return d_rows, d_weight, None, None, None, None, None, None
+
+
+@dataclass
+class _Backward:
+    """The backward pass of one batch.
+
+    With an update it has two parts, for a step must not change anything before all gradients of
+    the network are known to be finite: first the gradient of the rows, later, in
+    `apply_update`, that of the weight, chunk by chunk. The logits are computed again for each
+    part, but for those in the stash.
+
+    Attributes:
+        chunks: the batch and the weight.
+        lse: (B,) not below the lowest number.
+        gradients: of lse, total (None where it is not wanted), true and length, (B,) each.
+        bend: what became of the logits.
+        inverse: (m * centres,) 1 / length of each row of the weight, where it is normalised.
+        stash: products of the forward pass.
+    """
+
+    chunks: Chunks
+    lse: Tensor
+    gradients: tuple[Tensor, Tensor | None, Tensor, Tensor]
+    bend: LogitBend | None
+    inverse: Tensor | None
+    stash: Stash
+
+    def of_rows(self, d_weight: Tensor | None, *, keep: bool) -> Tensor:
+        """The gradient of the rows, (B, D).
+
+        Args:
+            d_weight: takes the gradient of the weight; None where it is not wanted now.
+            keep: leave in the stash what `apply_update` needs.
+        """
+        chunks = self.chunks
+        d_rows = torch.zeros_like(chunks.rows)
+        for span in chunks.spans():
+            place = chunks.where(span)
+            stored = chunks.read(place)
+            operand = chunks.operand(stored)
+            sums = self._sums(span) if d_weight is not None or keep else None
+            d_z = self._logit_gradient(span, operand, self.stash.take(span), sums)
+            if keep:
+                self.stash.replace(span, d_z, sums)
+            if d_weight is not None:
+                along = self._along(span, sums, stored)
+                _weight_gradient(chunks, d_z, stored, along, d_weight[place])
+            _add_product(chunks, d_rows, d_z, operand)
+        return d_rows
+
+    def apply_update(self) -> None:
+        """Change the weight by its gradient; once, after `of_rows`."""
+        chunks = self.chunks
+        update = chunks.update
+        assert update is not None
         for span in chunks.spans():
             place = chunks.where(span)
             stored = chunks.take(place)
-            operand = chunks.operand(stored)
-            own = inverse[chunks.row_span(span)] if inverse is not None else None
-            sums = None
-            if wanted and own is not None:
-                sums = chunks.buffer("along", own.shape, rows.dtype)
-            z = stash.take(span) if stash is not None else None
-            if z is None:
-                z = chunks.products(operand)
-            d_z = _logit_gradient(
-                chunks, span, z, (lse, d_lse, d_all, d_true), ctx.bend, inverse=own, along=sums
-            )
-            if wanted:
-                along = _along(chunks, span, sums, own, d_length, stored)
-                out = d_weight[place] if d_weight is not None else None
-                gradient = _weight_gradient(chunks, d_z, stored, along, out)
-            # Before the weight changes: the embeddings' gradient needs it as it was.
-            _add_product(chunks, d_rows, d_z, operand)
-            if update is not None:
-                update.use(weight, place, gradient)
-        if stash is not None:
-            stash.give_back()
-        return d_rows, d_weight, None, None, None, None, None, None
+            kept = self.stash.replaced(span)
+            if kept is None:
+                sums = self._sums(span)
+                d_z = self._logit_gradient(span, chunks.operand(stored), None, sums)
+            else:
+                d_z, sums = kept[0].to(chunks.dtype), kept[1]
+            along = self._along(span, sums, stored)
+            update.use(chunks.weight, place, _weight_gradient(chunks, d_z, stored, along, None))
+        self.stash.give_back()
+
+    def _sums(self, span: slice) -> Tensor | None:
+        """Room for the sums over the rows of logit * gradient, where the classes are normalised."""
+        if self.inverse is None:
+            return None
+        own = self.inverse[self.chunks.row_span(span)]
+        return self.chunks.buffer("along", own.shape, self.chunks.rows.dtype)
+
+    def _logit_gradient(
+        self, span: slice, operand: Tensor, z: Tensor | None, sums: Tensor | None
+    ) -> Tensor:
+        chunks = self.chunks
+        own = None if self.inverse is None else self.inverse[chunks.row_span(span)]
+        d_lse, d_total, d_true, _ = self.gradients
+        if z is None:
+            z = chunks.products(operand)
+        of_rows = (self.lse, d_lse, d_total, d_true)
+        return _logit_gradient(chunks, span, z, of_rows, self.bend, inverse=own, along=sums)
+
+    def _along(self, span: slice, sums: Tensor | None, stored: Tensor) -> Tensor | None:
+        own = None if self.inverse is None else self.inverse[self.chunks.row_span(span)]
+        return _along(self.chunks, span, sums, own, self.gradients[3], stored)
 
 
 def _logit_gradient(

@@ -5,6 +5,7 @@ exchanged, and the gradient of the embeddings is reduced and scattered in the ba
 use the default process group, in the same order on every worker.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,6 +91,10 @@ class AveragedUpdate:
 
     def __init__(self, update: HeadUpdate, world: World) -> None:
         self.update, self.world = update, world
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Call `work` at the end of a step that is finite."""
+        self.update.defer(work)
 
     def read(self, weight: Tensor, where: slice | Tensor) -> Tensor:
         """The rows `where` as they are in this step, (n, D); not to be written to."""

@@ -38,7 +38,8 @@ class Head(nn.Module):
       The head must stay outside DistributedDataParallel.
 
     With an update rule the weight never has a gradient: call `begin` before the forward pass and
-    `end` after the backward pass of each step, and set `update.lr`.
+    `end` after the backward pass of each step, and set `update.lr`. `end` changes the weight;
+    without it the step changes nothing but the margin's running statistics.
 
     Attributes:
         weight: (len(rows) * centres, D), the weights of this worker's classes, class by class;
@@ -147,7 +148,7 @@ class Head(nn.Module):
             self.update.begin(unscale)
 
     def end(self) -> None:
-        """Finish a step, after its backward pass."""
+        """Finish a step after its backward pass, on all workers: the update changes the weight."""
         if self.update is not None:
             self.update.end(self.weight)
 

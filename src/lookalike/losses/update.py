@@ -6,8 +6,8 @@ written and read once more. Here each chunk of the gradient is used as soon as i
 
 The numbers are those of torch.optim.SGD and torch.optim.AdamW, by the same code. What differs is
 what an optimizer could only know with the whole gradient: its norm. Gradient clipping therefore
-leaves these weights out, and a step whose gradient is not finite elsewhere is not undone here;
-the caller has to see that the loss is finite before it goes backward.
+leaves these weights out. The rows change at the end of a step, when the caller knows that its loss
+and the gradients of the network are finite.
 
 Rows that a sampled step does not look at are not touched at all, and catch up when they are drawn
 again. The optimizers themselves are in `lookalike.losses.optimizers`.
@@ -16,6 +16,7 @@ again. The optimizers themselves are in `lookalike.losses.optimizers`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -57,8 +58,9 @@ _BLOCK = 1024  # rows that catch up at once: they stay in the cache
 class HeadUpdate(nn.Module, ABC):
     """The state of an optimizer over class weights, and its step on some of their rows.
 
-    A step is `begin`, one `use` for each chunk, `end`. State is in buffers, so that it follows
-    the head to its device.
+    A step is `begin`, a backward pass that leaves its work with `defer`, and `end`, which does it:
+    one `use` for each chunk. Without `end` a step changes nothing. State is in buffers, so that it
+    follows the head to its device.
 
     Attributes:
         rule: the optimizer's constants.
@@ -89,6 +91,7 @@ class HeadUpdate(nn.Module, ABC):
             self.register_buffer("table", self._identity(WINDOW))
         self._noise = Noise(seed)
         self._taken: tuple[slice | Tensor, list[Tensor]] | None = None
+        self._deferred: Callable[[], None] | None = None
 
     @property
     def rows(self) -> dict[str, Tensor]:
@@ -114,7 +117,13 @@ class HeadUpdate(nn.Module, ABC):
             unscale: what gradients are to be multiplied by: 1 / loss scale.
         """
         self.unscale = unscale
+        self._deferred = None
         self._noise.renew(self.steps, self.clock.device)
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Keep what the backward pass leaves to do, for `end`."""
+        assert self._deferred is None, "one backward pass a step"
+        self._deferred = work
 
     def read(self, weight: Tensor, where: slice | Tensor) -> Tensor:
         """The rows `where` as they are in this step, (n, D); not to be written to."""
@@ -153,7 +162,13 @@ class HeadUpdate(nn.Module, ABC):
 
     @torch.no_grad()
     def end(self, weight: Tensor) -> None:
-        """Finish a step; every now and then all rows catch up."""
+        """Change the rows and finish a step; every now and then all rows catch up.
+
+        A step that is to change nothing is left without it.
+        """
+        work, self._deferred = self._deferred, None
+        if work is not None:
+            work()
         self.steps += 1
         self.clock.fill_(self.steps)
         if not self.lazy:

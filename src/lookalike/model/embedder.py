@@ -21,6 +21,7 @@ from lookalike.data.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
+from lookalike.model.finite import name_of, require_finite
 from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
@@ -174,11 +175,13 @@ class Embedder(nn.Module):
         Raises:
             DataError: an image cannot be decoded; nothing is skipped silently.
             StorageError: or cannot be fetched.
+            NotFiniteError: the model gives NaN or infinity for some.
         """
         vectors = room_for(images, self.embedding_dim)
         with closing(prepared(images, self.preprocess, batch_size, threads)) as batches:
             for rows, batch in batches:
                 vectors[rows.start : rows.stop] = self.embed_batch(batch).cpu().numpy()
+        require_finite(vectors, lambda row: name_of(images[row], row))
         return vectors
 
     @property

@@ -101,7 +101,8 @@ def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
         gradients + head_gradients + network.forward_peak,
         gradients + head_gradients + network.activations + saved + forward,
         held + head_gradients + network.activations + saved + backward,
-        head_gradients + in_backward,
+        head_gradients + in_backward + (saved if setup.fused else 0),
+        gradients + saved + backward if setup.fused else 0,
     )
     return Memory(
         network_weights=network.weights,
