@@ -22,6 +22,7 @@ from lookalike.errors import DataError, ExportError
 from lookalike.exporting import Bounds
 from lookalike.inference import Embedded, PictureModel, embed_records
 from lookalike.model.embedder import Embedder
+from lookalike.model.finite import NotFiniteError
 from lookalike.retrieval.metrics import Scores, score
 from lookalike.retrieval.roles import Roles
 
@@ -142,7 +143,12 @@ def certify(
     bad = BadImages()
     sizes = _Sizes(exported)
     embedded = partial(embed_records, threads=threads, bad=bad, source=source)
-    theirs = embedded(sizes, catalog.records, what="exported model")
+    try:
+        theirs = embedded(sizes, catalog.records, what="exported model")
+    except NotFiniteError:
+        raise ExportError(
+            "vectors of the exported model are not finite; use --precision fp32"
+        ) from None
     ours = embedded(embedder, catalog.records, what="trained model")
     if len(ours.rows) == 0:
         raise DataError(f"{catalog.records[0].source}: none of the images can be read")
@@ -234,6 +240,4 @@ def _drift(ours: Tensor, theirs: Tensor) -> Tensor:
 def _scores(embedded: Embedded, catalog: Catalog) -> Scores:
     labels = torch.from_numpy(catalog.class_ids)[embedded.rows]
     roles = Roles.of(catalog.records)
-    if not bool(torch.isfinite(embedded.vectors).all()):
-        raise ExportError("vectors of the exported model are not finite; use --precision fp32")
     return score(embedded.vectors, labels, roles=None if roles is None else roles[embedded.rows])
