@@ -72,6 +72,12 @@ def open_catalogs(
     elif split_name(data.val_split) in splits_of(records):
         held_out = build_catalog(select(records, data.val_split))
     check_trainable(catalog)
+    patience = config.train.early_stopping
+    if patience and (held_out is None or not config.train.eval_every):
+        needed = (
+            "train.eval_every of 1 or more" if held_out else "a validation set: give --val LIST"
+        )
+        raise ConfigError(f"train.early_stopping={patience} needs {needed}, or leave it out")
     return catalog, held_out
 
 
@@ -125,6 +131,13 @@ def resolve(config: Config, embedder: Embedder, world: World) -> Config:
     if config.train.batch_size < world.size:
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"
+        )
+    least = config.train.batch_size // world.size  # images on the worker that has fewest
+    if least < config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate} splits the images of a worker into more "
+            f"parts than there are: train.batch_size={config.train.batch_size} gives {least} to "
+            f"each of {world.size} workers; use train.accumulate={least} or less"
         )
     return config.with_values(
         {
@@ -234,10 +247,16 @@ def create_sampling(config: Config) -> Sampling:
     return sampling
 
 
-def plan_pace(config: Config, loader: TrainLoader) -> Pace:
-    """When things happen, in steps."""
+def plan_pace(config: Config, loader: TrainLoader, shift: int = 0) -> Pace:
+    """When things happen, in steps.
+
+    Args:
+        config: the request.
+        loader: the training batches.
+        shift: see `Progress`.
+    """
     settings, steps = config.train, loader.steps_per_epoch
-    total = steps * settings.epochs
+    total = steps * settings.epochs - shift
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
     return Pace(
@@ -248,7 +267,10 @@ def plan_pace(config: Config, loader: TrainLoader) -> Pace:
         checkpoint_every_steps=settings.checkpoint_every_steps,
         checkpoint_minutes=settings.checkpoint_minutes,
         keep_checkpoints=settings.keep_checkpoints,
-        freeze_steps=total if settings.freeze_backbone else settings.freeze_backbone_epochs * steps,
+        freeze_steps=(
+            total + shift if settings.freeze_backbone else settings.freeze_backbone_epochs * steps
+        ),
+        patience=settings.early_stopping,
     )
 
 
@@ -262,14 +284,15 @@ def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
         precision=PRECISIONS[config.train.precision],
         clip_grad_norm=config.optim.clip_grad_norm,
         freeze_batchnorm=config.train.freeze_batchnorm,
+        accumulate=config.train.accumulate,
     )
 
 
-def create_schedule(config: Config, pace: Pace) -> Schedule:
-    """The learning rate of every step."""
+def create_schedule(config: Config, pace: Pace, shift: int = 0) -> Schedule:
+    """The learning rate by the position in the training data, in steps."""
     return Schedule(
         lr=config.optim.lr,
-        total_steps=pace.total_steps,
+        total_steps=pace.total_steps + shift,
         warmup_steps=config.optim.warmup_steps,
         min_lr=config.optim.min_lr,
         kind=config.optim.schedule,

@@ -30,8 +30,12 @@ def create_measure(
     config: Config,
     world: World,
     source: Source,
+    val_list: str = "",
 ) -> Callable[[], tuple[float, dict[str, Any]]] | None:
-    """What measures the embedder on the validation set; None without one."""
+    """What measures the embedder on the validation set; None without one.
+
+    Its records name the set by `val_list`, the fingerprint of its list.
+    """
     if held_out is None:
         return None
     validator = Validator(
@@ -50,7 +54,7 @@ def create_measure(
                 named.add(row)
                 logger.warning("left out: %s", describe_bad(held_out.records[row], reason))
         logger.info("validation: %s", summary(scores))
-        return scores.primary[1], record
+        return scores.primary[1], {**record, "val_list": val_list}
 
     return measure
 

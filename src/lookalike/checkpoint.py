@@ -50,20 +50,54 @@ AVERAGE_FILE = "ema.safetensors"
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a run trains on and is measured on, to be compared when it is resumed.
+
+    Attributes:
+        steps_per_epoch: of the sampler.
+        batch_size: images in a step of all workers together.
+        sampler: its name and what it does, in words.
+        images: in the training list.
+        train_list: fingerprint of the training list.
+        val_list: fingerprint of the validation list; empty without one.
+    """
+
+    steps_per_epoch: int
+    batch_size: int
+    sampler: str
+    images: int
+    train_list: str
+    val_list: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands.
 
     Attributes:
         step: optimizer steps done.
-        best_score: the best primary metric so far, None without a validation set.
+        best_score: the best primary metric so far on this validation list, None without one.
         best_step: the step that reached it.
         skipped: steps left out because the loss or a gradient was not finite.
+        since_best: measurements after the best one.
+        shift: step + shift is the position in the training data, in steps of `inputs` as they
+            are now; not 0 where earlier steps had another size.
+        inputs: what the run trains on and is measured on; None where an older version saved it.
     """
 
     step: int = 0
     best_score: float | None = None
     best_step: int = 0
     skipped: int = 0
+    since_best: int = 0
+    shift: int = 0
+    inputs: Inputs | None = None
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Progress:
+        """That of a checkpoint's state.json."""
+        inputs = saved.get("inputs")
+        return cls(**{**saved, "inputs": None if inputs is None else Inputs(**inputs)})
 
 
 @dataclass(frozen=True)
@@ -138,7 +172,7 @@ def load(folder: Path, trained: Trained) -> Progress:
         RunError: a file is missing, torn or does not fit the model; names it.
     """
     state = read_state(folder)
-    progress = Progress(**state["progress"])
+    progress = Progress.of(state["progress"])
     with reading(folder):
         _load_network(folder, trained)
         steps = progress.step - progress.skipped

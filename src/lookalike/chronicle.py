@@ -16,7 +16,7 @@ from lookalike.data.image_size import size_text
 from lookalike.errors import RunError
 from lookalike.reporting.content import Setting, Story
 from lookalike.retrieval.calibration import Calibration
-from lookalike.run import ENVIRONMENT
+from lookalike.run import ENVIRONMENT, of_one_list
 
 
 def required_config(run: str) -> Config:
@@ -39,7 +39,7 @@ def calibration(run: str) -> Calibration | None:
 def story(run: str) -> Story:
     """Its records, its name and when it was trained."""
     lines = _text(run, "metrics.jsonl").splitlines(keepends=True)
-    metrics = [json.loads(line) for line in lines if line.endswith("\n")]
+    metrics = of_one_list([json.loads(line) for line in lines if line.endswith("\n")])
     times = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ ", _text(run, "log.txt"), re.M)
     trained = f"Trained {times[0]} to {times[-1][11:]}" if times else ""
     if times and times[0][:10] != times[-1][:10]:

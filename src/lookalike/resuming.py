@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lookalike import checkpoint, cluster, disks, fetched, storage
 from lookalike.assembly import RESOLVED_FROM
-from lookalike.checkpoint import Progress, Trained
+from lookalike.checkpoint import Inputs, Progress, Trained
 from lookalike.config import Config, keys
 from lookalike.data.catalog import Catalog
+from lookalike.data.loader import TrainLoader
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
 from lookalike.quota import Quota
 from lookalike.run import CONFIG, Run, write_text
+from lookalike.trainer import Pace
 
 
 def saved_request(output: str) -> Config | None:
@@ -168,6 +172,94 @@ def restore(
     newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
     logger.info("going on from %s", newest)
     return progress
+
+
+def inputs_of(
+    config: Config, loader: TrainLoader, catalog: Catalog, held_out: Catalog | None, world: World
+) -> Inputs:
+    """What this start of a run trains on and is measured on; all workers together."""
+    lists = ["", ""]
+    if world.is_main:  # takes a while for a list of millions
+        lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
+    train_list, val_list = world.tell(lists)[0]
+    words = loader.sampler.describe()
+    return Inputs(
+        steps_per_epoch=loader.steps_per_epoch,
+        batch_size=loader.batch_size,
+        sampler=f"{config.data.sampler}: {words}" if words else config.data.sampler,
+        images=len(catalog),
+        train_list=train_list,
+        val_list=val_list,
+    )
+
+
+def continued(saved: Progress, now: Inputs) -> Progress:
+    """Where a run stands when it is resumed with other inputs; says what changed.
+
+    The epochs that are done stay done: with batches of another size, the next step is the one
+    that many epochs into the training data. Scores on different validation lists are not
+    compared: the best one is forgotten with its list.
+    """
+    before = saved.inputs
+    progress = replace(saved, inputs=now)
+    if before is None:
+        return progress
+    changes = [
+        f"{name} {old} -> {new}"
+        for name, old, new in (
+            ("batch size", before.batch_size, now.batch_size),
+            ("sampler", before.sampler, now.sampler),
+            ("images in the training list", before.images, now.images),
+            ("steps in an epoch", before.steps_per_epoch, now.steps_per_epoch),
+        )
+        if old != new
+    ]
+    if before.train_list != now.train_list and before.images == now.images:
+        changes.insert(0, "other images or labels in the training list")
+    position = saved.step + saved.shift
+    if before.steps_per_epoch != now.steps_per_epoch:
+        there = position * now.steps_per_epoch // before.steps_per_epoch
+        progress = replace(progress, shift=there - saved.step)
+    if changes:
+        logger.warning(
+            "resumed with changes: %s; %.4g epochs are done and stay so, and the learning rate "
+            "follows the epochs",
+            "; ".join(changes), position / before.steps_per_epoch,
+        )  # fmt: skip
+    if before.val_list != now.val_list:
+        if saved.best_score is not None:
+            logger.warning(
+                "resumed with another validation list: the best MAP@R so far, %.1f %% at step %d, "
+                "is of the old one and is not compared",
+                100 * saved.best_score, saved.best_step,
+            )  # fmt: skip
+        progress = replace(progress, best_score=None, best_step=saved.step, since_best=0)
+    return progress
+
+
+def check_end(config: Config, pace: Pace, progress: Progress) -> None:
+    """See that a resumed run does not stand beyond its end.
+
+    Raises:
+        RunError: it does; what it was asked for cannot be had.
+    """
+    train, inputs, step = config.train, progress.inputs, progress.step
+    assert inputs is not None
+    if step <= pace.total_steps:
+        if step and step == pace.total_steps:
+            logger.info("nothing is left to train: step %d is the last one", step)
+        return
+    output = storage.public(str(config.run.output))
+    if train.max_steps == pace.total_steps:
+        raise RunError(
+            f"{output}: {step} steps are done, more than train.max_steps={train.max_steps}; give "
+            f"train.max_steps={step} or more, or train into another --output"
+        )
+    done = (step + progress.shift) / inputs.steps_per_epoch
+    raise RunError(
+        f"{output}: {done:.4g} epochs are done, more than train.epochs={train.epochs}; give "
+        f"train.epochs={math.ceil(done)} or more, or train into another --output"
+    )
 
 
 def _meet(output: str, local: Run, resume: bool) -> None:

@@ -228,13 +228,25 @@ class Run:
                 yield json.loads(line)
 
     def scores(self) -> list[dict[str, Any]]:
-        """The evaluations of this run, in order."""
-        return [record for record in self.read(self.metrics) if "recall_at_1" in record]
+        """The evaluations of this run on its newest validation list, in order."""
+        records = of_one_list(list(self.read(self.metrics)))
+        return [record for record in records if "recall_at_1" in record]
 
     def forget_after(self, step: int) -> None:
         """Take back the metrics of steps that a resumed run will do again."""
         kept = [record for record in self.read(self.metrics) if record["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of metrics.jsonl without evaluations on another validation list than the last one.
+
+    A run that was resumed with another list has scores of both, which are not to be compared.
+    """
+    lists = [record["val_list"] for record in records if "val_list" in record]
+    return [
+        record for record in records if not lists or record.get("val_list", lists[-1]) == lists[-1]
+    ]
 
 
 def _plain(value: Any) -> Any:

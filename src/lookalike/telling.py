@@ -125,8 +125,16 @@ def say_calibration(calibration: Calibration) -> None:
 
 def say_result(run: Run, progress: Progress) -> None:
     """Where the model lies and how good it is; plainly so if training did not help."""
+    if progress.skipped:
+        # The first steps of float16 are skipped until its loss scale is found.
+        say = logger.warning if progress.skipped > progress.step / 100 else logger.info
+        say(
+            "%s of %s steps were skipped, as the loss or a gradient was not finite; they changed "
+            "nothing",
+            f"{progress.skipped:,}", f"{progress.step:,}",
+        )  # fmt: skip
     scores = run.scores()
-    if not scores:
+    if not scores or progress.best_score is None:
         logger.info("done: %s (its quality was not measured)", run.model)
         return
     start, best = scores[0], next(s for s in scores if s["step"] == progress.best_step)

@@ -17,13 +17,15 @@ from lookalike.data.loader import Batch, TrainLoader
 from lookalike.distributed import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
-from lookalike.optim import Schedule, set_lr
+from lookalike.optim import Schedule, all_finite, set_lr
 from lookalike.quota import Quota
 from lookalike.step import Outcome, TrainStep
 from lookalike.stopwatch import Stopwatch
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
+
+_REMEDIES = "Lower optim.lr, set optim.clip_grad_norm=1, or use train.precision=fp32"
 
 T = TypeVar("T")
 
@@ -40,7 +42,10 @@ class Pace:
         checkpoint_every_steps: steps between further checkpoints, None for none.
         checkpoint_minutes: minutes between further checkpoints, 0 for none.
         keep_checkpoints: how many of the latest stay.
-        freeze_steps: first steps in which the backbone does not learn.
+        freeze_steps: position in the training data, in steps, up to which the backbone does not
+            learn.
+        patience: measurements in a row without a better score after which training stops, 0 for
+            no such end.
     """
 
     total_steps: int
@@ -51,6 +56,7 @@ class Pace:
     checkpoint_minutes: float = 15
     keep_checkpoints: int = 2
     freeze_steps: int = 0
+    patience: int = 0
 
 
 class Trainer:
@@ -68,6 +74,7 @@ class Trainer:
         measure: gives the primary score and a record of all scores; None without a validation
             set.
         keep_model: saves the embedder as the run's result.
+        progress: where training begins.
         record: takes one object for metrics.jsonl.
         saved: is told on the keeper of each directory after each checkpoint.
     """
@@ -86,6 +93,7 @@ class Trainer:
         measure: Callable[[], tuple[float, dict[str, Any]]] | None,
         keep_model: Callable[[], None],
         record: Callable[[dict[str, Any]], None],
+        progress: Progress = Progress(),  # noqa: B008  # frozen
         saved: Callable[[], None] = lambda: None,
     ) -> None:
         self.trained = trained
@@ -100,7 +108,7 @@ class Trainer:
         self.keep_model = keep_model
         self.record = record
         self.saved = saved
-        self.progress = Progress()
+        self.progress = progress
         self._unhealthy = 0
         self._saved_at = time.monotonic()
         self._watch = Stopwatch()
@@ -112,14 +120,19 @@ class Trainer:
             The number of the signal that ended it, None when it came to its end.
 
         Raises:
-            TrainingError: the loss stays not finite.
+            TrainingError: the loss or the weights stay not finite, or no step was finite.
+            NotFiniteError: the model gives the validation images vectors that are not finite.
             DataError: more images are bad than the quota bears, or none can stand in for them.
             CredentialsError: the storage of the images refuses who asks; the last step is saved.
             UnavailableError: it does not answer; the last step is saved.
         """
-        if self.progress.step == 0:
-            self._measure(epoch=0)
+        # The start of a run, or of its measurements on another validation list.
+        if self.progress.step == 0 or (self.measure and self.progress.best_score is None):
+            self._measure(epoch=self._position // self.loader.steps_per_epoch)
             self._save()
+        if self._is_early_end():
+            self._say_early_end()
+            return None
         total, quiet = self.pace.total_steps, not self.world.is_main
         # Only what all workers agreed on ends the loop: a wish that comes a moment later is
         # granted after the next step, with its checkpoint.
@@ -133,7 +146,7 @@ class Trainer:
             self._set_phase()
             batch = next(batches, None)
             while batch is not None and not stop:
-                epoch = self.progress.step // self.loader.steps_per_epoch
+                epoch = self._position // self.loader.steps_per_epoch
                 bar.advance(note=self._one(batch, epoch))
                 del batch  # not kept while the next is waited for
                 # The next batch comes before the agreement about this step: so a worker that
@@ -143,13 +156,38 @@ class Trainer:
                 self._after(epoch, late=late or bool(stop) or failed)
                 if failed:
                     raise self._ended(failure)
-        return stop if stop and self.progress.step < total else None
+                if self._is_early_end():
+                    self._say_early_end()
+                    stop = 0
+                    break
+        done = self._is_early_end() or self.progress.step >= total
+        if done and 0 < self.progress.skipped == self.progress.step:
+            raise TrainingError(
+                f"all {self.progress.step} steps were skipped, as the loss or a gradient was not "
+                f"finite: nothing was learned. {_REMEDIES}"
+            )
+        return None if done else stop or None
+
+    @property
+    def _position(self) -> int:
+        """In the training data, in steps."""
+        return self.progress.step + self.progress.shift
+
+    def _is_early_end(self) -> bool:
+        """Whether the score has not become better for as long as is waited for that."""
+        return 0 < self.pace.patience <= self.progress.since_best
+
+    def _say_early_end(self) -> None:
+        logger.info(
+            "early stopping at step %d: no better score in %d measurements, since step %d",
+            self.progress.step, self.progress.since_best, self.progress.best_step,
+        )  # fmt: skip
 
     def _batches(self) -> Generator[Batch, None, None]:
         """The batches of all steps that are left."""
-        step = self.progress.step
+        step, shift = self.progress.step, self.progress.shift
         while step < self.pace.total_steps:
-            epoch, position = divmod(step, self.loader.steps_per_epoch)
+            epoch, position = divmod(step + shift, self.loader.steps_per_epoch)
             with closing(self.loader.epoch(epoch, position)) as batches:
                 for batch in batches:
                     yield batch
@@ -172,9 +210,9 @@ class Trainer:
 
     def _one(self, batch: Batch, epoch: int) -> str:
         """One step and its record; returns a note for the progress bar."""
-        if self.progress.step == self.pace.freeze_steps:
+        if self._position == self.pace.freeze_steps:
             self._set_phase()
-        lr = self.schedule.at(self.progress.step)
+        lr = self.schedule.at(self._position)
         updates = [head.update for head in self.trained.heads.values() if head.update is not None]
         set_lr(self.trained.optimizer, lr, updates)
         outcome = self.step(batch, self.progress.step)
@@ -197,7 +235,9 @@ class Trainer:
             )
         waiting = self._watch.waiting(self.loader.wait_seconds)
         starved = f", {waiting:.0%} waiting for images" if waiting >= 0.01 else ""
-        return f"loss {outcome.losses['loss']:.3f}, {self._watch.rate():.0f} images/s{starved}"
+        skipped = f", {self.progress.skipped} skipped" if self.progress.skipped else ""
+        speed = f"{self._watch.rate():.0f} images/s"
+        return f"loss {outcome.losses['loss']:.3f}, {speed}{skipped}{starved}"
 
     def _count(self, outcome: Outcome) -> None:
         """Progress, loss scale, and the patience with losses that are not finite."""
@@ -209,14 +249,16 @@ class Trainer:
         # A loss scale that is still falling to its level is no illness.
         if self._unhealthy < PATIENCE or (scaler.enabled and scaler.scale > 1):
             return
-        newest, _ = checkpoint.newest(self.folder)
         raise TrainingError(
             f"the loss has not been finite for {self._unhealthy} steps in a row, since step "
             f"{self.progress.step - self._unhealthy + 1} (learning rate "
-            f"{self.schedule.at(self.progress.step - 1):.2g}). Lower optim.lr, set "
-            f"optim.clip_grad_norm=1, or use train.precision=fp32; the last good checkpoint is "
-            f"{newest or f'in {self.folder}'}"
+            f"{self.schedule.at(self._position - 1):.2g}). {self._last_good()}"
         )
+
+    def _last_good(self) -> str:
+        """What to do about numbers that are not finite, and the checkpoint to go back to."""
+        newest, _ = checkpoint.newest(self.folder)
+        return f"{_REMEDIES}; the last good checkpoint is {newest or f'in {self.folder}'}"
 
     def _agree(
         self, wish: interrupt.Wish, failure: LookalikeError | None
@@ -241,20 +283,43 @@ class Trainer:
     def _after(self, epoch: int, *, late: bool) -> None:
         """Measure and save where it is due after a step."""
         step, pace, done = self.progress.step, self.pace, epoch + 1
-        end_of_epoch = step % self.loader.steps_per_epoch == 0
+        end_of_epoch = self._position % self.loader.steps_per_epoch == 0
         last = step == pace.total_steps
-        improved = False
-        if last or (end_of_epoch and pace.eval_every and done % pace.eval_every == 0):
-            with self._watch.paused():
-                improved = self._measure(epoch=done)
-                self._set_phase()
+        measured = last or bool(end_of_epoch and pace.eval_every and done % pace.eval_every == 0)
         regular = (end_of_epoch and done % pace.checkpoint_every == 0) or bool(
             pace.checkpoint_every_steps and step % pace.checkpoint_every_steps == 0
         )
         # Nothing regular in the middle of trouble: it would push out an older, sounder one.
-        if last or late or improved or (regular and self._unhealthy == 0):
-            with self._watch.paused():
+        regular = regular and self._unhealthy == 0
+        if not (measured or late or regular):
+            return
+        with self._watch.paused():
+            if not self._weights_are_finite():
+                if last or late:
+                    raise TrainingError(
+                        f"the weights are not finite after step {step} (learning rate "
+                        f"{self.schedule.at(self._position - 1):.2g}); they are not saved. "
+                        f"{self._last_good()}"
+                    )
+                return  # the loss is not finite any more: patience with it ends the run
+            improved = False
+            if measured:
+                improved = self._measure(epoch=done)
+                self._set_phase()
+            if last or late or improved or regular or self._is_early_end():
                 self._save()
+
+    def _weights_are_finite(self) -> bool:
+        """Whether all workers have sound weights."""
+        trained = self.trained
+        tensors = [
+            *trained.network.state_dict().values(),
+            *(head.weight for head in trained.heads.values()),
+        ]
+        if trained.ema is not None:
+            tensors += trained.ema.average.values()
+        broken = all_finite(tensors).logical_not().to(self.world.device, torch.int64)
+        return not self.world.max(broken)
 
     def _measure(self, epoch: int) -> bool:
         """Measure retrieval and keep the model if it is the best; returns whether it is."""
@@ -262,10 +327,27 @@ class Trainer:
             self._averaged(self.keep_model)
             return False
         score, record = self._averaged(self.measure)
-        self.record({"step": self.progress.step, "epoch": epoch, **record})
-        improved = self.progress.best_score is None or score > self.progress.best_score
+        # What follows is decided alike by all, whatever their rounding.
+        score = float(
+            self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))
+        )
+        progress = self.progress
+        improved = progress.best_score is None or score > progress.best_score
         if improved:
-            self.progress = replace(self.progress, best_score=score, best_step=self.progress.step)
+            self.progress = replace(
+                progress, best_score=score, best_step=progress.step, since_best=0
+            )
+        else:
+            self.progress = replace(progress, since_best=progress.since_best + 1)
+        self.record(
+            {
+                "step": progress.step,
+                "epoch": epoch,
+                **record,
+                "since_best": self.progress.since_best,
+            }
+        )
+        if improved:
             self._averaged(self.keep_model)
         return improved
 
@@ -291,4 +373,4 @@ class Trainer:
         self.world.barrier()
 
     def _set_phase(self) -> None:
-        self.step.prepare(frozen=self.progress.step < self.pace.freeze_steps)
+        self.step.prepare(frozen=self._position < self.pace.freeze_steps)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.data import read_records
 from lookalike.data.annotation import all_bad, is_integer, quoted
 from lookalike.data.classes import Classes, listed, read_class_names
@@ -35,6 +37,21 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the data set says, wherever its images lie.
+
+        Of the images' paths below their common folder, their labels and all that a table says, in
+        order.
+        """
+        places = [storage.lasting(record.uri) for record in self.records]
+        common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
+        folder = common.rpartition("/")[0]
+        digest = hashlib.sha256()
+        for place, record in zip(places, self.records, strict=True):
+            line = (place[len(folder) :], record.label, record.member, record.details)
+            digest.update(repr(line).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
 
 
 def open_catalog(

@@ -143,13 +143,13 @@ def certify(
     bad = BadImages()
     sizes = _Sizes(exported)
     embedded = partial(embed_records, threads=threads, bad=bad, source=source)
+    ours = embedded(embedder, catalog.records, what="trained model")
     try:
         theirs = embedded(sizes, catalog.records, what="exported model")
     except NotFiniteError:
         raise ExportError(
             "vectors of the exported model are not finite; use --precision fp32"
         ) from None
-    ours = embedded(embedder, catalog.records, what="trained model")
     if len(ours.rows) == 0:
         raise DataError(f"{catalog.records[0].source}: none of the images can be read")
     assert torch.equal(ours.rows, theirs.rows)

@@ -12,6 +12,10 @@ class TrainConfig(Section):
 
     batch_size: int = Field(64, ge=1)
     """Images a step, over all workers together."""
+    accumulate: int = Field(1, ge=1)
+    """Split each worker's part of a batch into so many micro-batches, for a batch whose
+    activations do not fit into memory. The step is that of the whole batch, loss and class weights
+    included; only batch norms see a micro-batch at a time. Takes another forward pass."""
     epochs: int = Field(200, ge=1)
     """Passes over the training images."""
     max_steps: int | None = Field(None, ge=1)
@@ -25,6 +29,9 @@ class TrainConfig(Section):
     """Everything random follows from it."""
     eval_every: int = Field(1, ge=0)
     """Epochs between measurements on the validation set; 0 measures at the start and end only."""
+    early_stopping: int = Field(0, ge=0)
+    """Stop when so many measurements in a row bring no better score (MAP@R on the validation set);
+    0 is off."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(10, ge=1)

@@ -46,7 +46,10 @@ from lookalike.quota import Quota
 from lookalike.reporting import environment
 from lookalike.resuming import (
     as_before,
+    check_end,
     check_request,
+    continued,
+    inputs_of,
     open_run,
     place_of,
     restore,
@@ -113,28 +116,31 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         bad = BadImages()
         loader = create_loader(config, embedder, catalog, bad, world, source)
         quota = _create_quota(config, catalog, bad, run, world)
-        pace = plan_pace(config, loader)
+        inputs = inputs_of(config, loader, catalog, held_out, world)
+        restored = restore(run, trained, quota, catalog, resume, world)
+        if restored is None and config.train.start_from is not None:
+            warm_start.begin(config.train.start_from, trained, catalog.classes)
+        progress = continued(restored or Progress(inputs=inputs), inputs)
+        pace = plan_pace(config, loader, progress.shift)
+        check_end(config, pace, progress)
         trainer = Trainer(
             trained,
             step=create_step(config, trained, world),
             loader=loader,
-            schedule=create_schedule(config, pace),
+            schedule=create_schedule(config, pace, progress.shift),
             pace=pace,
             folder=run.checkpoints,
             world=world,
             quota=quota,
             measure=create_measure(
-                embedder, heads["metric"], held_out, catalog, config, world, source
+                embedder, heads["metric"], held_out, catalog, config, world, source, inputs.val_list
             ),
             keep_model=lambda: _keep(embedder, run) if world.is_main else None,
             record=_recorder(run, config, world),
+            progress=progress,
             saved=lambda: mirror.saved() if mirror is not None else None,
         )
-        restored = restore(run, trained, quota, catalog, resume, world)
-        if restored is None and config.train.start_from is not None:
-            warm_start.begin(config.train.start_from, trained, catalog.classes)
-        trainer.progress = restored or Progress()
-        say_plan(config, embedder, loader, pace, trainer.progress, world)
+        say_plan(config, embedder, loader, pace, progress, world)
         say_heads(heads, world)
         if world.is_main:
             write_text(run.classes, catalog.classes.to_json())
@@ -213,7 +219,7 @@ def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any
         if writer is not None:
             group = "validation" if "recall_at_1" in values else "train"
             for name, value in values.items():
-                if name not in ("step", "epoch"):
+                if name not in ("step", "epoch") and not isinstance(value, str):
                     writer.add_scalar(f"{group}/{name}", value, values["step"])
             writer.flush()
 
