@@ -127,6 +127,8 @@ class Trainer:
             UnavailableError: it does not answer; the last step is saved.
         """
         # The start of a run, or of its measurements on another validation list.
+        if self.progress.step == 0:
+            self.progress = replace(self.progress, best_score=None, since_best=0)
         if self.progress.step == 0 or (self.measure and self.progress.best_score is None):
             self._measure(epoch=self._position // self.loader.steps_per_epoch)
             self._save()
