@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lookalike import storage
@@ -9,17 +11,20 @@ from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
 from lookalike.data import read_records
+from lookalike.data.annotation import BadRows
 from lookalike.data.augment import Augment
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
-from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out, open_catalog
+from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out
 from lookalike.data.disk_cache import DiskCache
 from lookalike.data.image_size import size_text
 from lookalike.data.loader import TrainLoader
+from lookalike.data.reading import Reading
 from lookalike.data.samplers import Sampling
 from lookalike.data.skipped import Skipped
 from lookalike.data.source import Source
 from lookalike.data.splits import select, split_name, splits_of
+from lookalike.data.streams import is_stream, kept
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
@@ -49,16 +54,45 @@ RESOLVED_FROM = {
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def reading_of(config: Config) -> Reading:
+    """How the request's annotations are read."""
+    data = config.data
+    return Reading(
+        path_column=data.path_column, label_column=data.label_column, image_root=data.image_root
+    )
+
+
+def keep_streams(config: Config) -> Config:
+    """The request with lists that can be read only once kept as files; see `data.streams`."""
+    streams = {
+        key: value
+        for key in ("data.train", "data.val")
+        if isinstance(value := config.get(key), str) and is_stream(value)
+    }
+    if len(set(streams.values())) < len(streams):
+        raise ConfigError("data.train and data.val are both standard input; give a file for one")
+    if not streams:
+        return config
+    how = reading_of(config)
+    return config.with_values(
+        {key: kept(read_records(uri, config.data.format, how)) for key, uri in streams.items()}
+    )
+
+
 def open_catalogs(
-    config: Config, skipped: list[Skipped] | None = None
+    config: Config, bad: BadRows | None = None, skipped: list[Skipped] | None = None
 ) -> tuple[Catalog, Catalog | None]:
     """The training set, and the validation set where one is given or held out.
 
-    `skipped` takes what is skipped of image folders, by kind.
+    Args:
+        config: the request.
+        bad: gathers complaints about rows, which are then left out; None to raise them.
+        skipped: takes what is skipped of image folders, by kind.
     """
     data = config.data
     assert data.train is not None
-    records = read_records(data.train, data.format, skipped=skipped)
+    how = replace(reading_of(config), bad=bad, skipped=skipped)
+    records = read_records(data.train, data.format, how)
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
@@ -66,7 +100,7 @@ def open_catalogs(
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
-        held_out = open_catalog(data.val, format=data.format, split=data.val_split, skipped=skipped)
+        held_out = build_catalog(select(read_records(data.val, data.format, how), data.val_split))
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
     elif split_name(data.val_split) in splits_of(records):

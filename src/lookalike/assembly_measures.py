@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from lookalike import storage
 from lookalike.config import Config
 from lookalike.data.bad_images import describe_bad
 from lookalike.data.catalog import Catalog
+from lookalike.data.patterns import shown
 from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import DataError
@@ -76,16 +76,15 @@ def calibrate_model(
         return None
     world.barrier()  # the main worker has written the model
     data = config.data
-    source = (
-        f"validation set: {data.val or f'{data.val_fraction:g} of the classes of {data.train}'}"
-    )
+    held = f"{data.val_fraction:g} of the classes of {shown(data.train)}"
+    source = f"validation set: {shown(data.val) or held}"
     try:
         return calibrate_on(
             Embedder.load(folder, world.device),
             held_out,
             in_training(held_out, catalog),
             threads=data.threads,
-            source=storage.public(source),
+            source=source,
             chose_checkpoint=True,
             world=world,
             images=images,

@@ -6,7 +6,7 @@ what was left open into a new one.
 """
 
 import difflib
-import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError, model_validator
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.settings import (
-    MODEL_PARALLEL_LOSSES,
     DataConfig,
     HeadConfig,
     LossConfig,
@@ -26,7 +25,11 @@ from lookalike.settings import (
     RunConfig,
     Section,
     TrainConfig,
+    model_parallel_loss,
 )
+from lookalike.settings.common_names import key_called
+from lookalike.settings.spelling import plain
+from lookalike.settings.yaml_text import read_mapping, read_value
 
 
 class Config(Section):
@@ -46,14 +49,15 @@ class Config(Section):
         """The component says margin and head in one name; we keep them apart."""
         loss = value.get("loss") if isinstance(value, Mapping) else None
         name = loss.get("name") if isinstance(loss, Mapping) else None
-        if loss is None or not isinstance(name, str) or name not in MODEL_PARALLEL_LOSSES:
+        margin = model_parallel_loss(name) if isinstance(name, str) else None
+        if loss is None or margin is None:
             return value
         head = dict(value.get("head") or {})
         if head.get("parallel", "model") in ("data", "Data-parallel metric learning"):
             raise ValueError(f"loss.name={name!r} contradicts head.parallel={head['parallel']!r}")
         return {
             **value,
-            "loss": {**loss, "name": MODEL_PARALLEL_LOSSES[name]},
+            "loss": {**loss, "name": margin},
             "head": {**head, "parallel": "model"},
         }
 
@@ -77,9 +81,9 @@ class Config(Section):
         Raises:
             ConfigError: a key is unknown or a value is wrong; all of them are named.
         """
-        tree = _read_yaml(file, content) if file is not None else {}
+        tree, places = _read_yaml(file, content) if file is not None else ({}, {})
         place = str(file) if file is not None else ""
-        return cls._changed(tree, overrides, flags or {}, place)
+        return cls._changed(tree, overrides, flags or {}, place, places)
 
     def with_changes(self, overrides: Sequence[str], flags: Mapping[str, Any]) -> "Config":
         """A new Config with `key=value` overrides and flags, as `load` takes them.
@@ -96,27 +100,38 @@ class Config(Section):
         overrides: Sequence[str],
         flags: Mapping[str, Any],
         place: str,
+        places: Mapping[str, str] | None = None,
     ) -> "Config":
+        where = dict(places or {})
         for item in overrides:
             key, equals, text = item.partition("=")
             if not equals:
                 raise ConfigError(f"{item!r} is neither a YAML file nor key=value")
+            key = key.strip()
             try:
-                _put(tree, key.strip(), yaml.load(text, _Loader))
-            except yaml.YAMLError:
-                raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
+                value = read_value(text)
+            except ValueError:
+                # A pattern, `*.txt` or `{a,b}.txt`, is no YAML but a text all the same.
+                if text[:1] not in "*{" or not keys().get(key, ("",))[0].startswith("str"):
+                    raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
+                value = text
+            _put(tree, key, value)
+            where.pop(key, None)
         for key, value in flags.items():
             if value is not None:
                 _put(tree, key, value)
-        return cls.build(tree, place)
+                where.pop(key, None)
+        return cls.build(tree, place, where)
 
     @classmethod
-    def build(cls, tree: Mapping[str, Any], place: str = "") -> "Config":
-        """A checked Config from nested mappings; errors name `place`."""
+    def build(
+        cls, tree: Mapping[str, Any], place: str = "", places: Mapping[str, str] | None = None
+    ) -> "Config":
+        """A checked Config from nested mappings; errors name `place`, or that of the key."""
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(_explain(error, place)) from None
+            raise ConfigError(_explain(error, place, places or {})) from None
 
     def with_values(self, values: Mapping[str, Any]) -> "Config":
         """A new Config with these dotted keys changed; they count as asked for."""
@@ -157,6 +172,9 @@ class Config(Section):
         return getattr(getattr(self, section), name)
 
 
+_repr = reprlib.Repr()  # of a value in a message, which may be huge
+_repr.maxstring = _repr.maxother = 80
+
 FLAGS = {
     "train": "data.train",
     "val": "data.val",
@@ -193,20 +211,16 @@ def _key(name: str) -> str:
     if found:
         spelled = ", ".join(key.replace(".", "__") for key in found)
         raise ConfigError(f"the setting {name!r} is ambiguous; say one of {spelled}")
-    close = difflib.get_close_matches(name, [*FLAGS, *(k.split(".")[1] for k in known)], 1, 0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    meant = key_called(name)
+    if meant is not None:
+        short = next((flag for flag, key in FLAGS.items() if key == meant), meant.split(".")[1])
+        alone = short in FLAGS or sum(key.endswith(f".{short}") for key in known) == 1
+        hint = f"; did you mean {short if alone else meant.replace('.', '__')}?"
+    else:
+        choices = [*FLAGS, *(k.split(".")[1] for k in known)]
+        close = difflib.get_close_matches(name, choices, 1, 0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
     raise ConfigError(f"there is no setting {name!r}{hint}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; people mean a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
@@ -220,25 +234,27 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _read_yaml(file: str | Path, content: bytes | None = None) -> dict[str, Any]:
+def _read_yaml(
+    file: str | Path, content: bytes | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sections of a file, and the place of each and of each key in one."""
     try:
-        text = (Path(file).read_bytes() if content is None else content).decode("utf-8")
+        text = (Path(file).read_bytes() if content is None else content).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ConfigError(f"{file}: {str(reason).lower()}") from None
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{line}: not YAML: {getattr(error, 'problem', error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{file}: holds no sections; write e.g. 'optim:' and below it '  lr: 0.1'"
-        )
-    return tree
+    found, lines = read_mapping(text, str(file))
+    places = {key: f"{file}:{line}" for key, line in lines.items()}
+    # A section without a line below it is as if it was not there.
+    tree = {k: v for k, v in found.items() if v is not None or k not in Config.model_fields}
+    for key in [key for key in tree if isinstance(key, str) and key in keys()]:
+        section, name = key.split(".")
+        if isinstance(tree.get(section), Mapping) and name in tree[section]:
+            raise ConfigError(
+                f"{places[key]}: {key} is there twice, once with its section before it"
+            )
+        _put(tree, key, tree.pop(key))
+    return {str(key): value for key, value in tree.items()}, places
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -250,27 +266,67 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _explain(error: ValidationError, place: str) -> str:
-    lines = []
+def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
+    """A line for each setting that is wrong."""
+    whole: dict[str, list[str]] = {}  # what a value of several types may be, by the line's begin
     for item in error.errors():
-        key = ".".join(
-            str(part) for part in item["loc"] if part not in ("bool", "str", "list[str]")
-        )
-        value = item.get("input")
+        key = ".".join(str(part) for part in item["loc"] if not _is_type(part))
+        section, _, name = key.partition(".")
+        where = places.get(f"{section}.{name.partition('.')[0]}") or places.get(key)
+        where = where or places.get(section) or ("" if places else place)
+        value = _repr.repr(item.get("input"))
+        more: list[str] = []
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, [*keys(), *Config.model_fields], 1, 0.5)
-            what = f"{key} is not a key" + (f"; did you mean {close[0]}?" if close else "")
+            what = f"{key} is not a key{_hint(key)}"
         elif item["type"] == "literal_error":
-            what = f"{key}={value!r} is not one of {item['ctx']['expected']}"
+            what = f"{key}={value} is not one of {item['ctx']['expected']}"
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
-            what = f"{key}={value!r} {text}" if key else text
+            what = f"{key}={value} {text}" if key else text
         elif item["type"] == "model_type":
-            what = f"{key}={value!r} is a section: write {key}.NAME=value"
+            what = f"{key}={value} is a section: write {key}.NAME=value"
         else:
-            what = f"{key}={value!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
-        lines.append(f"{place}: {what}" if place else what)
-    return "\n".join(dict.fromkeys(lines))
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+            what, expected = f"{key}={value}: ", message.removeprefix("input should be ")
+            if expected != message:
+                what, message = f"{what}input should be ", expected
+            more.append(message)
+        line = f"{where or place}: {what}" if where or (place and not key) else what
+        whole.setdefault(line, []).extend(more)
+    return "\n".join(line + " or ".join(dict.fromkeys(more)) for line, more in whole.items())
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of pydantic's place names one of several types that a value may have."""
+    return isinstance(part, str) and (part in ("bool", "str", "int", "float") or "[" in part)
+
+
+def _hint(key: str) -> str:
+    """What an unknown key may have meant, in words."""
+    found = setting_meant(key)
+    return f"; did you mean {found}?" if found else ""
+
+
+def setting_meant(name: str) -> str | None:
+    """The key or section that a wrong name is closest to; several, if they have the same end.
+
+    By its last part (`lr`), by another usual name (`learning_rate`), and by its letters.
+    """
+    known = keys()
+    last = name.rpartition(".")[2]
+    if "." not in name or name.split(".")[0] not in Config.model_fields:
+        ends = [key for key in known if plain(key.split(".")[1]) == plain(last)]
+        if ends:
+            return " or ".join(ends)
+    close = difflib.get_close_matches(name, [*known, *Config.model_fields], 1, 0.75)
+    meant = key_called(name) or key_called(last) or FLAGS.get(last)
+    if close or meant:
+        return close[0] if close else meant
+    parts = [key.split(".")[1] for key in known]
+    by_end = difflib.get_close_matches(last, parts, 1, 0.75)
+    if by_end:
+        return next(key for key in known if key.endswith(f".{by_end[0]}"))
+    return next(iter(difflib.get_close_matches(name, [*known, *Config.model_fields], 1, 0.5)), None)
 
 
 def _type_name(annotation: Any) -> str:

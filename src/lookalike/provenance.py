@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.assembly import create_source, open_catalogs
+from lookalike.assembly import create_source, open_catalogs, reading_of
 from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.catalog import Catalog, build_catalog
@@ -77,7 +77,7 @@ class Provenance:
                 f"{self.place}: was trained without validation images; give --data LIST"
             )
         asked = self.config.data
-        return held_out, _name(asked.val or asked.train or "")
+        return held_out, _names(asked.val or asked.train)
 
     def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:
         """The images of `data`, or those that the run learned from; `instead` is data's flag.
@@ -118,7 +118,7 @@ class Provenance:
         if loss.margin is not None and loss.scale is not None:
             words += [f"margin {loss.margin:g}", f"scale {loss.scale:g}"]
         return {
-            "List": _name(data.train or ""),
+            "List": _names(data.train),
             "Start": start_text,
             "Loss": ", ".join(words),
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
@@ -169,11 +169,12 @@ def training_counts(model: str | Path) -> dict[str, int] | None:
         config = saved_config(str(model))
         if config is None or config.data.train is None:
             return None
-        if is_shards(config.data.train):
+        train = config.data.train
+        if any(map(is_shards, [train] if isinstance(train, str) else train)):
             logger.info("classes are counted in the gallery: training shards are not read for it")
             return None
         records = select(
-            read_records(config.data.train, config.data.format), config.data.train_split
+            read_records(train, config.data.format, reading_of(config)), config.data.train_split
         )
         text = storage.read_bytes(storage.join(str(model), "classes.json")).decode()
     except LookalikeError as error:
@@ -206,6 +207,12 @@ def _text(folder: str, name: str) -> str | None:
     else:
         there = storage.exists(storage.join(folder, name))
     return storage.read_bytes(storage.join(folder, name)).decode() if there else None
+
+
+def _names(uri: str | Sequence[str] | None) -> str:
+    """The last parts of one place or several."""
+    places = [uri] if isinstance(uri, str) else list(uri or ())
+    return ", ".join(map(_name, places))
 
 
 def _name(uri: str) -> str:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 
 import torch
 
-from lookalike import storage
 from lookalike.assembly_measures import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.image_size import size_text
 from lookalike.data.loader import TrainLoader
+from lookalike.data.patterns import shown
 from lookalike.distributed import World
+from lookalike.inspection.listing import images_in_both
 from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
@@ -27,7 +28,7 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
     """How many images and classes there are, and whether quality is measured."""
     logger.info(
         "training: %s images of %s classes (%s)",
-        f"{len(catalog):,}", f"{len(catalog.classes):,}", storage.public(str(config.data.train)),
+        f"{len(catalog):,}", f"{len(catalog.classes):,}", shown(config.data.train),
     )  # fmt: skip
     if held_out is None:
         logger.warning(
@@ -40,6 +41,13 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         "validation: %s images of %s classes, %s of them seen in training",
         f"{len(held_out):,}", f"{len(held_out.classes):,}", f"{seen:,}" if seen else "none",
     )  # fmt: skip
+    both = images_in_both(catalog, held_out)
+    if both:
+        logger.warning(
+            "%s images of the validation set are training images too, the first at %s and %s: the "
+            "scores will be better than the model is; lookalike doctor lists them",
+            f"{len(both):,}", both[0][0].origin, both[0][1].origin,
+        )  # fmt: skip
 
 
 def say_plan(

@@ -14,6 +14,7 @@ from lookalike import storage
 from lookalike.data import folder, read_records
 from lookalike.data.decode import decode, load_image
 from lookalike.data.places import read_places
+from lookalike.data.reading import Reading
 from lookalike.data.requests import Requests
 from lookalike.errors import DataError, StorageError
 from lookalike.storage import archive
@@ -145,7 +146,10 @@ def test_names_lead_nowhere(tmp_path):
     }
     uri = write(tmp_path / "a.zip", names | dict.fromkeys(bad, JPEG))
     skipped: list = []
-    assert named(read_records(uri, skipped=skipped)) == [("cat/1.jpg", "cat"), ("dog/1.jpg", "dog")]
+    assert named(read_records(uri, how=Reading(skipped=skipped))) == [
+        ("cat/1.jpg", "cat"),
+        ("dog/1.jpg", "dog"),
+    ]
     assert [(each.kind, each.count) for each in skipped] == [
         ("with a name that leads out of the archive", 4)
     ]

@@ -9,6 +9,7 @@ import pytest
 from lookalike.data import folder, read_records
 from lookalike.data.catalog import open_catalog
 from lookalike.data.plugins import has_plugin
+from lookalike.data.reading import Reading
 from lookalike.errors import DataError, StorageError
 
 
@@ -100,7 +101,7 @@ def test_images_are_known_by_content_where_the_name_does_not_say(tmp_path, caplo
         (tmp_path / path).write_bytes(content)
     skipped: list = []
     with caplog.at_level(logging.INFO):
-        records = read_records(str(tmp_path), skipped=skipped)
+        records = read_records(str(tmp_path), how=Reading(skipped=skipped))
     names = [os.path.basename(record.uri) for record in records]
     assert names == ["a.jfif", "b.JPG_large", "c", "d.dat"]
     counts = {(each.kind, each.is_loss): each.count for each in skipped}
@@ -133,7 +134,7 @@ def test_remote_files_are_known_by_content(tmp_path):
     for path, content in (("a/1", b"\xff\xd8\xff"), ("a/2", b""), ("b/3.dat", b"GIF89a")):
         memory.pipe(f"/unnamed/{path}", content)
     skipped: list = []
-    records = folder.read("memory://unnamed", skipped=skipped)
+    records = folder.read("memory://unnamed", Reading(skipped=skipped))
     assert [record.uri for record in records] == [
         "memory://unnamed/a/1",
         "memory://unnamed/b/3.dat",

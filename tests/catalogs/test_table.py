@@ -84,7 +84,7 @@ def test_gzip_byte_order_mark_and_a_cell_of_several_lines(tmp_path):
     [
         ("path,label\n", "t.csv: the table holds no rows"),
         ("path,label\na.jpg\n", "t.csv:2: 1 cells, 2 columns"),
-        ("path,label\na.jpg,\n", "t.csv:2: label '' is no label"),
+        ("path,label\na.jpg,\n", "t.csv:2: no label; fill it in"),
         ("path,label\n,cat\n", "t.csv:2: '' is not the path"),
         ("path,label\nhttp://[x,cat\n", "t.csv:2: 'http://[x' is not the path"),
         ('path,label\na.jpg,"cat\n', "t.csv:2: not CSV"),
@@ -105,8 +105,10 @@ def test_complaints_name_file_and_line(tmp_path, text, complaint):
 
 
 def test_missing_columns_are_named_beside_those_there_are(tmp_path):
-    with pytest.raises(DataError, match=r"no column of labels .* among 'path', 'breed'; name"):
-        read_records(written(tmp_path, "path,breed\na.jpg,x\n"), "csv")
+    with pytest.raises(
+        DataError, match=r"column of labels .* among 'path', 'a', 'b'; set data.lab"
+    ):
+        read_records(written(tmp_path, "path,a,b\na.jpg,x,y\n"), "csv")
 
 
 def test_splits(tmp_path):
@@ -211,7 +213,7 @@ def test_rows_without_image_or_label_are_complained_about(tmp_path):
         assert str(error.value).splitlines() == [
             f"{tmp_path}/{name}:2: no image",
             f"{tmp_path}/{name}:3: label -1 is not one of the 2 class names",
-            f"{tmp_path}/{name}:4: no label",
+            f"{tmp_path}/{name}:4: no label; fill it in or remove the row",
         ]
 
 

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import draw
 from engine_process import records
 
 import lookalike
+from conftest import draw
 from lookalike.data.bad_images import BadImages
 from lookalike.data.record import Record
 from lookalike.errors import ModelError, TrainingError

@@ -120,7 +120,7 @@ def test_a_broken_request_is_named_by_its_own_path(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert f"error: {tmp_path}/config.yaml: optim.lr='fast'" in capsys.readouterr().err
+    assert f"error: {tmp_path}/config.yaml:1: optim.lr='fast'" in capsys.readouterr().err
 
 
 def test_a_folder_of_others_is_no_run_to_resume(tmp_path, shapes):

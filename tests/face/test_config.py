@@ -38,6 +38,17 @@ def test_the_losses_of_the_config_are_those_of_the_registry():
         ("model.pooling=gem+gem", "takes gem, avg, max, cls"),
         ("nonsense", "'nonsense' is neither a YAML file nor key=value"),
         ("data.train=[3", "data.train: '[3' cannot be read as YAML"),
+        ("lr=0.1", "lr is not a key; did you mean optim.lr?"),
+        ("learning_rate=0.1", "learning_rate is not a key; did you mean optim.lr?"),
+        ("optim.learningRate=0.1", "did you mean optim.lr?"),
+        ("Initial learning rate=0.1", "did you mean optim.lr?"),
+        ("model.arch=vit", "did you mean model.backbone?"),
+        ("batch-size=8", "did you mean train.batch_size?"),
+        ("num_workers=8", "did you mean data.threads?"),
+        ("name=sgd", "did you mean loss.name or optim.name?"),
+        ("train.epochs=1:30", "train.epochs='1:30': input should be a valid integer"),
+        ("data.train=5", "data.train=5: input should be a valid string or a valid list"),
+        ("model.pretrained=[1]", "input should be a valid boolean or a valid string"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(override, message):
@@ -49,12 +60,11 @@ def test_a_wrong_setting_is_one_clear_line(override, message):
 
 def test_all_wrong_settings_are_told_at_once_with_their_file(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("optim: {lrr: 1}\ntrain: {epochs: -1}\n")
+    file.write_text("optim:\n  lrr: 1\ntrain: {epochs: -1}\n")
     with pytest.raises(ConfigError) as caught:
         Config.load(file)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert [line.partition(": ")[0] for line in lines] == [f"{file}:2", f"{file}:3"]
 
 
 @pytest.mark.parametrize("text", ["optim: [", "just text", "\x00", "a: b: c", "- 1\n- 2"])
@@ -64,6 +74,68 @@ def test_a_file_that_is_no_config_is_one_clear_line(tmp_path, text):
     with pytest.raises(ConfigError) as caught:
         Config.load(file)
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("loss.name=ArcFace", "loss.name", "arcface"),
+        ("loss.name=arc_face", "loss.name", "arcface"),
+        ("loss.name=ArcFaceLoss", "loss.name", "arcface"),
+        ("loss.name=AM-Softmax", "loss.name", "amsoftmax"),
+        ("loss.name=Large Margin Softmax", "loss.name", "large_margin_softmax"),
+        ("loss.name=model-parallel AM-softmax", "head.parallel", "model"),
+        ("model.backbone=ResNet-50", "model.backbone", "resnet50"),
+        ("model.backbone=Swin_Transformer-Tiny", "model.backbone", "swint_tiny"),
+        ("model.backbone=ViT-B/16", "model.backbone", "vit_base"),
+        ("optim.name=AdamW", "optim.name", "adamw"),
+        ("optim.schedule=Cosine", "optim.schedule", "cosine"),
+        ("data.sampler=Repeat-Factor", "data.sampler", "repeat_factor"),
+        ("train.precision=BF16", "train.precision", "bf16"),
+        ("train.epochs=010", "train.epochs", 10),
+        ("run.output=2026-01-02", "run.output", "2026-01-02"),
+        ("data.train={a,b}*.txt", "data.train", "{a,b}*.txt"),
+        ("data.train=[a.txt, b.txt]", "data.train", ["a.txt", "b.txt"]),
+        ("data.train=[a.txt]", "data.train", "a.txt"),
+    ],
+)
+def test_values_in_the_spellings_people_use(override, key, value):
+    config = Config.load(None, [override])
+    assert config.get(key) == value
+    assert Config.load("c.yaml", content=config.to_yaml().encode()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim:\n  lr: 0.1\n  lr: 0.2\n", ":3: not YAML: the key 'lr' is there twice, first"),
+        ("optim: {lr: 1}\nloss: {}\noptim: {}\n", ":3: not YAML: the key 'optim' is there twice"),
+        ("optim.lr: 1\noptim:\n  lr: 2\n", ":3: optim.lr is there twice"),
+        ("train:\n  epochs: 1:30\n", ":2: train.epochs='1:30'"),
+        ("optim:\n\tlr: 1\n", ":2: not YAML: .* indent with spaces"),
+        ("optim: *missing\n", ":1: not YAML: found undefined alias 'missing'"),
+        ("loss: &a\n  scale: -3\noptim:\n  <<: *a\n", ":2: optim.scale is not a key"),
+        ("- optim\n", ":1: holds no sections"),
+        ("a: 1\n--- \nb: 1\n", ":2: not YAML: but found another document"),
+        ("run:\n  output: a\x07\n", ":2: not YAML: it holds the character U\\+0007"),
+        ("[" * 3000, ": not YAML: nested too deeply"),
+        ("optim: !!int x\n", ": not YAML: "),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_file_has_its_line(text, message):
+    with pytest.raises(ConfigError, match="c.yaml" + message):
+        Config.load("c.yaml", content=text.encode())
+
+
+def test_empty_sections_and_dotted_keys_in_a_file():
+    config = Config.load("c.yaml", content=b"optim:\nhead:\ntrain.epochs: 3\ntrain: {seed: 1}\n")
+    assert config.asked() == {"train.epochs", "train.seed"}
+
+
+def test_a_huge_value_is_cut_in_a_message():
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, ["train.epochs=" + "9x" * 10_000])
+    assert len(str(caught.value)) < 300
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -87,6 +159,8 @@ def test_settings_of_the_python_interface_find_their_keys():
         ConfigError, match="'name' is ambiguous; say one of loss__name, optim__name"
     ):
         Config().with_settings({"name": "x"})
+    with pytest.raises(ConfigError, match="no setting 'learning_rate'; did you mean lr"):
+        Config().with_settings({"learning_rate": 1})
     with pytest.raises(ConfigError, match="no setting 'epoch'; did you mean epochs"):
         Config().with_settings({"epoch": 3})
 

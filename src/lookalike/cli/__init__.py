@@ -21,6 +21,7 @@ from lookalike.cli.plan import plan
 from lookalike.cli.quickstart import quickstart
 from lookalike.cli.report import report
 from lookalike.cli.search import search
+from lookalike.cli.settings_command import SettingsCommand
 from lookalike.cli.train import train
 from lookalike.errors import LookalikeError
 
@@ -35,7 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in COMMANDS:
-    app.command()(command)
+    takes_settings = command in (train, doctor, plan)
+    app.command(cls=SettingsCommand if takes_settings else None)(command)
 
 
 def main() -> None:

@@ -14,8 +14,11 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
     ] = None,
-    train: Annotated[str | None, typer.Option(help="List of labelled images to learn.")] = None,
-    val: Annotated[str | None, typer.Option(help="List to measure retrieval on.")] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
+    ] = None,
+    val: Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")] = None,
     run: Annotated[
         str | None, typer.Option(help="A trained run, whose model judges the labels.")
     ] = None,
@@ -30,7 +33,7 @@ def doctor(
     """Say what is wrong with the data: lists and images, and labels by a trained model."""
     from lookalike.config import Config
 
-    flags = {"data.train": train, "data.val": val, "run.output": output}
+    flags = {"data.train": train or None, "data.val": val or None, "run.output": output}
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
 

@@ -14,8 +14,11 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
     ] = None,
-    train: Annotated[str | None, typer.Option(help="List of labelled images to learn.")] = None,
-    val: Annotated[str | None, typer.Option(help="List to measure retrieval on.")] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
+    ] = None,
+    val: Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")] = None,
     output: Annotated[str | None, typer.Option(help="Directory for the results.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
     loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
@@ -34,7 +37,7 @@ def train(
         typer.echo(_settings_help())
         return
     given = locals()
-    flags = {key: given[flag] for flag, key in FLAGS.items()}
+    flags = {key: given[flag] for flag, key in FLAGS.items() if given[flag] != []}
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
     if resume and not files and config.run.output is not None:

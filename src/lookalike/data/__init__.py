@@ -1,23 +1,27 @@
 """Images and their labels: annotations, decoding, augmentation, loading."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from lookalike import storage
-from lookalike.data import csv_table, folder, image_list, itag, parquet, shards, table
-from lookalike.data.annotation import read_text
+from lookalike.data import csv_table, folder, image_list, itag, json_lines, parquet, shards
+from lookalike.data.annotation import IMAGE_SUFFIXES, BadRows, decoded, read_text
+from lookalike.data.layout import layout_of
+from lookalike.data.patterns import choices, is_pattern, matches
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Record
-from lookalike.data.skipped import Skipped
+from lookalike.data.streams import STANDARD_INPUT, is_stream, read_stream
 from lookalike.errors import ConfigError, DataError
 
 
 class ReadText(Protocol):
     """Reads an annotation that is text.
 
-    `text` is its content, None to read it. Without `labelled`, images without a label are
-    welcome, and have the label "".
+    `text` is its content, None to read it. `how` says what to look for.
     """
 
-    def __call__(self, uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
+    def __call__(self, uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record]:
         """The records."""
         ...
 
@@ -25,7 +29,7 @@ class ReadText(Protocol):
 class ReadOther(Protocol):
     """Reads any other annotation."""
 
-    def __call__(self, uri: str, *, labelled: bool = True) -> list[Record]:
+    def __call__(self, uri: str, how: Reading = PLAIN) -> list[Record]:
         """The records."""
         ...
 
@@ -35,6 +39,7 @@ TEXTS: dict[str, ReadText] = {
     "image_list": image_list.read,
     "itag": itag.read,
     "csv": csv_table.read,
+    "json": json_lines.read,
 }
 OTHERS: dict[str, ReadOther] = {
     "folder": folder.read,
@@ -48,22 +53,18 @@ ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
 
 
 def read_records(
-    uri: str,
-    format: str = "auto",
-    *,
-    labelled: bool = True,
-    skipped: list[Skipped] | None = None,
+    uri: str | Sequence[str], format: str = "auto", how: Reading = PLAIN
 ) -> list[Record]:
-    """The records of an annotation.
+    """The records of an annotation, or of several one after the other.
 
     Args:
-        uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards or Parquet files.
+        uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards, Parquet files, `-`
+            for standard input, or a pattern that several of these fit (`lookalike.data.patterns`).
         format: one of `SOURCES`, or a key of `ALIASES`; `auto` takes `.tar` for WebDataset shards,
             `.parquet`, `.arrow` and a folder of them for a table of images, any other folder for
-            an image folder, a file that begins with `{` for an iTAG manifest, one whose first line
-            names columns for CSV, and any other for an image list.
-        labelled: an image without a label is a mistake; else its label is "".
-        skipped: takes what is skipped of an image folder, by kind.
+            an image folder, a file that begins with `{` for an iTAG manifest or a table as JSON,
+            one of columns (`lookalike.data.layout`) for a table, and any other for an image list.
+        how: what to look for, and what to do with bad rows.
 
     Raises:
         ConfigError: there is no such format.
@@ -72,8 +73,47 @@ def read_records(
     """
     name = ALIASES.get(format, format)
     if name != "auto" and name not in SOURCES:
-        choices = ", ".join(["auto", *SOURCES, *ALIASES])
-        raise ConfigError(f"data.format={format!r} is not one of {choices}")
+        listed = ", ".join(["auto", *SOURCES, *ALIASES])
+        raise ConfigError(f"data.format={format!r} is not one of {listed}")
+    places = _places(uri)
+    if len(places) == 1:
+        return _read(places[0], name, how)
+    if name in ("auto", "parquet") and all(map(parquet.is_parquet, places)):
+        return parquet.read(places, how)  # files of one data set, whose names give the splits
+    bad = BadRows()
+    records = [r for place in places for r in _read(place, name, replace(how, bad=bad))]
+    how.settle(bad)
+    return records
+
+
+def _places(uri: str | Sequence[str]) -> list[str]:
+    """All annotations that are meant, patterns resolved."""
+    places: list[str] = []
+    for place in [uri] if isinstance(uri, str) else uri:
+        for one in choices(str(place)):
+            if not is_pattern(one):
+                single = is_stream(one) or shards.is_shards(one) or parquet.is_parquet(one)
+                places += [one] if single else shards.expanded(one)
+                continue
+            found = matches(one, folders=True)
+            image = next((name for name in found if name.lower().endswith(IMAGE_SUFFIXES)), None)
+            if image is not None:
+                raise DataError(
+                    f"{storage.public(one)}: fits images, as {storage.public(image)}, where lists "
+                    "or folders are expected; name the folder above them"
+                )
+            places += found
+    return places
+
+
+def _read(uri: str, name: str, how: Reading) -> list[Record]:
+    """The records of one annotation; `name` is `auto` or one of `SOURCES`."""
+    if is_stream(uri):
+        if name in OTHERS:
+            raise ConfigError(f"data.format={name}, but {uri} can only be text")
+        text = decoded(read_stream(uri), STANDARD_INPUT)
+        name = _text_format(text, STANDARD_INPUT, how) if name == "auto" else name
+        return TEXTS[name](STANDARD_INPUT, text, how)
     if name == "auto" and shards.is_shards(uri):
         name = "webdataset"
     elif name == "auto" and parquet.is_parquet(uri):
@@ -85,19 +125,27 @@ def read_records(
         if is_folder != (name == "folder"):
             what = "a folder" if is_folder else "no folder"
             raise DataError(
-                f"{storage.public(uri)} is {what}, but data.format={format}; leave data.format out"
+                f"{storage.public(uri)} is {what}, but data.format={name}; leave data.format out"
             )
-    if name == "folder":
-        return folder.read(uri, labelled=labelled, skipped=skipped)
     if name in OTHERS:
-        return OTHERS[name](uri, labelled=labelled)
+        return OTHERS[name](uri, how)
     text = read_text(uri)
-    name = _text_format(text, labelled) if name == "auto" else name
-    return TEXTS[name](uri, text, labelled=labelled)
+    name = _text_format(text, storage.public(uri), how) if name == "auto" else name
+    return TEXTS[name](uri, text, how)
 
 
-def _text_format(text: str, labelled: bool) -> str:
-    if text[:4096].lstrip().startswith("{"):
-        return "itag"
-    header = text[:65536].partition("\n")[0]
-    return "csv" if table.is_header(header, labelled=labelled) else "image_list"
+def _text_format(text: str, name: str, how: Reading) -> str:
+    begin = text[:4096].lstrip()
+    if begin.startswith("{"):
+        return "json" if json_lines.is_table(text, how) else "itag"
+    if begin.startswith("[") and name.lower().removesuffix(".gz").endswith(".json"):
+        return "json"
+    asked = [f"data.{n}" for n in ("path_column", "label_column") if getattr(how, n) is not None]
+    if layout_of(text, name, how) is not None:
+        return "csv"
+    if asked:
+        raise DataError(
+            f"{name}:1: no first line with names of columns, but {asked[0]}="
+            f"{how.path_column or how.label_column}; leave it out for a list of path and label"
+        )
+    return "image_list"

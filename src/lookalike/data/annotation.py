@@ -17,11 +17,41 @@ IMAGE_SUFFIXES = (
 )
 """How the names of images end, in lower case."""
 
+# How programs write a value that is not there: pandas, NumPy, Arrow, JSON, SQL, R, spreadsheets.
+_MISSING = frozenset(
+    (
+        *("nan", "-nan", "+nan", "inf", "-inf", "+inf", "infinity", "-infinity", "<na>", "nat"),
+        *("n/a", "#n/a", "#na", "null", "(null)"),
+    )
+)
+# These are also words; only this spelling is a program's.
+_MISSING_EXACTLY = frozenset(("", "None", "NONE", "NA"))
+
 _SHOWN = 10  # bad lines described in full; the rest are counted
 # C0 without the tab, DEL, C1 and lone surrogates: no file system or terminal takes them well.
 _CONTROL = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)])) - {"\t"}
 
 T = TypeVar("T")
+
+
+class Malformed(Exception):
+    """What is wrong with a row, and the fix."""
+
+
+class BadRows:
+    """Complaints about rows of lists: the place of each and what is wrong there."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def add(self, place: str, complaint: str) -> None:
+        """Note what is wrong at `place`, as `train.csv:17`."""
+        self.found.append((place, complaint))
+
+    def raise_any(self) -> None:
+        """Raise one DataError about all of them, if there are any."""
+        if self.found:
+            raise all_bad(self.found, ": ".join)
 
 
 def read_text(uri: str) -> str:
@@ -31,8 +61,15 @@ def read_text(uri: str) -> str:
         StorageError: the file cannot be read.
         DataError: it is not UTF-8 text (the error names the line), or a damaged gzip file.
     """
-    content = storage.read_bytes(uri)
-    place = storage.public(uri)
+    return decoded(storage.read_bytes(uri), storage.public(uri))
+
+
+def decoded(content: bytes, place: str) -> str:
+    """The text in the content of an annotation file: see `read_text`.
+
+    Raises:
+        DataError: it is not UTF-8 text (the error names the line), or a damaged gzip file.
+    """
     if content[:2] == b"\x1f\x8b":  # no UTF-8 text begins so
         try:
             content = gzip.decompress(content)
@@ -81,6 +118,42 @@ def malformed(uri: str) -> bool:
 def shortest(label: str) -> str:
     """`label`, or its shortest form if it is a non-negative integer: `007` is `7`."""
     return (label.lstrip("0") or "0") if label[:1] == "0" and is_integer(label) else label
+
+
+def is_missing(label: str) -> bool:
+    """Whether `label` is empty or how programs write a missing value: `nan`, `null`, `None`."""
+    return label in _MISSING_EXACTLY or (len(label) <= 9 and label.lower() in _MISSING)
+
+
+def checked_label(text: str) -> str:
+    """A label as written, integers in their shortest form; `3.0`, as pandas writes them, is `3`.
+
+    Raises:
+        Malformed: there is none, or it holds a control character.
+    """
+    label = text.strip()
+    if is_missing(label):
+        raise Malformed(
+            f"label {quoted(label)} is a missing value; fill it in or remove the row (a class "
+            "cannot have this name)"
+            if label
+            else "no label; fill it in or remove the row"
+        )
+    if unusable(label):
+        raise Malformed(f"label {quoted(label)} holds a control character; remove it")
+    whole, dot, rest = label.partition(".")
+    if dot and rest and not rest.strip("0") and whole.removeprefix("-").isdigit():
+        label = whole if whole.strip("-0") else "0"
+    return shortest(label)
+
+
+def label_in(text: str, labelled: bool) -> str:
+    """A label; "" where there is none and none is needed.
+
+    Raises:
+        Malformed: it is no label, and one is needed.
+    """
+    return "" if not labelled and is_missing(text.strip()) else checked_label(text)
 
 
 def quoted(text: str) -> str:

@@ -14,7 +14,6 @@ from lookalike.data import read_records
 from lookalike.data.annotation import all_bad, is_integer, quoted
 from lookalike.data.classes import Classes, listed, read_class_names
 from lookalike.data.record import Record
-from lookalike.data.skipped import Skipped
 from lookalike.data.splits import select
 from lookalike.errors import ConfigError, DataError
 
@@ -61,7 +60,6 @@ def open_catalog(
     classes: str | Sequence[str] | None = None,
     num_classes: int | None = None,
     split: str | None = None,
-    skipped: list[Skipped] | None = None,
 ) -> Catalog:
     """Read an annotation and give every label its class, as `build_catalog` does.
 
@@ -71,7 +69,6 @@ def open_catalog(
         classes: class names, or a file of them: see `read_class_names`.
         num_classes: how many classes there are.
         split: where the annotation has splits, the one to take; see `lookalike.data.splits`.
-        skipped: takes what is skipped of an image folder, by kind.
 
     Raises:
         StorageError: a file cannot be read.
@@ -79,7 +76,7 @@ def open_catalog(
         DataError: bad lines, no such split, or labels that contradict `classes` or `num_classes`;
             all of them are reported together, the first ten in full.
     """
-    records = select(read_records(uri, format, skipped=skipped), split)
+    records = select(read_records(uri, format), split)
     return build_catalog(records, classes=classes, num_classes=num_classes)
 
 

@@ -1,26 +1,37 @@
-"""Tables as text: CSV with a comma, semicolon, tab or bar between the cells."""
+"""Tables as text: a comma, semicolon, tab, bar or blanks between the cells."""
 
 from __future__ import annotations
 
 import csv
+import logging
+from itertools import islice
 
 from lookalike import storage
-from lookalike.data.annotation import lines, read_text
+from lookalike.data.annotation import read_text
+from lookalike.data.layout import Layout, layout_of
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Record
-from lookalike.data.table import Columns, delimiter_of, text_records
+from lookalike.data.table import Columns, text_records
 from lookalike.errors import DataError
 
+_log = logging.getLogger(__name__)
 
-def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
-    """The records of a CSV file whose first line names its columns.
+_SAMPLE = 200  # rows
+
+
+def read(
+    uri: str, text: str | None = None, how: Reading = PLAIN, *, layout: Layout | None = None
+) -> list[Record]:
+    """The records of a table whose first line names its columns, or whose content tells them.
 
     Cells may be quoted as in RFC 4180; a record's line is where its row ends. See
-    `lookalike.data.table` for the columns.
+    `lookalike.data.table` for the columns, and `lookalike.data.layout` for those without names.
 
     Args:
         uri: the file, plain or gzipped.
         text: its content, if the caller has read it already.
-        labelled: an image without a label is a mistake; else its label is "".
+        how: what to look for.
+        layout: of the text, if the caller knows it.
 
     Raises:
         StorageError: the file cannot be read.
@@ -28,14 +39,23 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
-    header = text.partition("\n")[0]
-    rows = csv.reader(lines(text), delimiter=delimiter_of(header), strict=True)
+    if not text.strip():
+        raise DataError(f"{source}: an empty file; write a first line: path,label")
+    found = layout or layout_of(text, source, how, certain=True)
+    if found is None:
+        raise DataError(f"{source}:1: no names of columns; write a first line: path,label")
+    if not found.header:
+        _log.info("%s: columns without names, taken for %s", source, ", ".join(found.names))
     try:
-        names = next(rows, None)
-        if names is None:
-            raise DataError(f"{source}: an empty file; write a first line: path,label")
-        columns = Columns(names, f"{source}:1", labelled=labelled)
-        filled = ((rows.line_num, cells) for cells in rows if any(map(str.strip, cells)))
-        return text_records(filled, columns, len(names), uri)
+        sample = [cells for _, cells in islice(found.rows(text), _SAMPLE)]
+        columns = Columns(
+            found.names, sample, f"{source}:1", how, column=lambda i: _column(found, text, i)
+        )
+        return text_records(found.rows(text), columns, len(found.names), uri, how)
     except csv.Error as error:
-        raise DataError(f"{source}:{rows.line_num}: not CSV ({error})") from None
+        raise DataError(f"{source}:{error}") from None
+
+
+def _column(layout: Layout, text: str, index: int) -> list[str]:
+    """All cells of a column."""
+    return [cells[index] for _, cells in layout.rows(text) if index < len(cells)]

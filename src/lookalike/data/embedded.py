@@ -9,9 +9,10 @@ whose name follows from the table's address, size and footer.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import storage
+from lookalike.data.cache_folder import cache_folder
+from lookalike.data.column_names import PATHS, plain
+from lookalike.data.formats import READ, format_of
 from lookalike.data.record import Member
 from lookalike.errors import DataError, LookalikeError, StorageError
 
 _ROWS = 4096  # of text at a time
 _IMAGES = 64  # rows with images at a time
 
-Batch = tuple[pa.RecordBatch, Sequence[Member | None] | None]
+_SAMPLE = 32  # rows in which images are looked for
+
+Batch = tuple[pa.RecordBatch, Sequence[Member | None] | None, Sequence[str | None] | None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class Tables:
         schema: the columns.
         image: the name of the column that holds images; None where there is none.
         images: the file in which the images lie.
-        batches: rows, without the column of images, and where their images lie.
+        batches: rows, without the column of images, where their images lie, and the paths that
+            stand in the stead of images.
     """
 
     schema: pa.Schema
@@ -47,8 +54,12 @@ class Tables:
     batches: Iterator[Batch]
 
 
-def arrow_tables(file: str) -> Tables:
+def arrow_tables(file: str, column: str | None = None) -> Tables:
     """An Arrow file of this machine, as a stream or with an index.
+
+    Args:
+        file: its path.
+        column: the one of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read.
@@ -65,7 +76,10 @@ def arrow_tables(file: str) -> Tables:
         else:
             table = pa.ipc.open_stream(whole).read_all()
         table.validate(full=True)  # offsets of a damaged file would lead anywhere
-        image = _image_column(table.schema)
+        head = table.slice(0, _SAMPLE)
+        image = _image_column(table.schema, lambda name: head[name], place, column)
+    except LookalikeError:
+        raise
     except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
         raise DataError(f"{place}: not a whole Arrow file ({_short(error)})") from None
     except OSError as error:
@@ -75,18 +89,23 @@ def arrow_tables(file: str) -> Tables:
         first = 1
         for batch in table.to_batches(max_chunksize=_ROWS):
             if image is None:
-                yield batch, None
+                yield batch, None, None
                 continue
             index = batch.schema.get_field_index(image)
-            members = _in_place(_bytes_of(batch.column(index)), whole, first, place)
+            column = batch.column(index)
+            members = _in_place(_bytes_of(column), whole, first, place)
             first += len(batch)
-            yield batch.set_column(index, image, pa.nulls(len(batch))), members
+            yield batch.set_column(index, image, pa.nulls(len(batch))), members, _paths_of(column)
 
     return Tables(table.schema, image, path, batches())
 
 
-def parquet_tables(file: str) -> Tables:
+def parquet_tables(file: str, column: str | None = None) -> Tables:
     """A Parquet file, local or remote; its images are unpacked unless they were before.
+
+    Args:
+        file: its path or URI.
+        column: the one of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read, or the cache cannot be written.
@@ -95,18 +114,20 @@ def parquet_tables(file: str) -> Tables:
     place = storage.public(file)
     with _parquet(file) as (table, stream):
         schema = table.schema_arrow
-        image = _image_column(schema)
+        image = _image_column(schema, lambda name: _first_rows(table, name), place, column)
         blob = _unpacked(file, table, stream, image) if image else Path()
 
     def batches() -> Iterator[Batch]:
         sizes = np.load(blob.with_suffix(".npy"), allow_pickle=False) if image else np.zeros(0)
         ends = np.cumsum(np.maximum(sizes, 0))
         names = [name for name in schema.names if name != image]
+        if image and (sizes < 0).any() and _has_paths(schema.field(image).type):
+            names.append(f"{image}.path")
         row = 0
         with _parquet(file) as (table, _):
             for batch in table.iter_batches(_ROWS, columns=names):
                 if image is None:
-                    yield batch, None
+                    yield batch, None, None
                     continue
                 rows = range(row, row + len(batch))
                 row += len(batch)
@@ -121,8 +142,11 @@ def parquet_tables(file: str) -> Tables:
                     else None
                     for i in rows
                 ]
-                index = schema.get_field_index(image)
-                yield batch.add_column(index, image, pa.nulls(len(batch))), members
+                index, paths = schema.get_field_index(image), None
+                if image in batch.schema.names:
+                    paths = _paths_of(batch.column(image))
+                    batch = batch.drop_columns([image])
+                yield batch.add_column(index, image, pa.nulls(len(batch))), members, paths
 
     if image and storage.is_remote(file):
         place = str(blob)
@@ -157,15 +181,71 @@ class _parquet:
         )
 
 
-def _image_column(schema: pa.Schema) -> str | None:
-    """The column of bytes, or of Hugging Face's `{bytes, path}`; one named image comes first."""
-    found = [
-        field.name
-        for field in schema
-        if pa.types.is_binary(_bytes_type(field.type))
-        or pa.types.is_large_binary(_bytes_type(field.type))
-    ]
-    return "image" if "image" in found else found[0] if found else None
+def _image_column(
+    schema: pa.Schema, sample: Callable[[str], pa.Array], place: str, asked: str | None
+) -> str | None:
+    """The column of images, as bytes or as Hugging Face's `{bytes, path}`; None where none is.
+
+    Args:
+        schema: of the table.
+        sample: gives the first rows of a column.
+        place: the table, for messages.
+        asked: the column that must be it, of images or of paths.
+
+    Raises:
+        DataError: several may be meant.
+    """
+    choices = [field.name for field in schema if _is_binary(_bytes_type(field.type))]
+    if asked is not None:
+        choices = [name for name in choices if name == asked]
+    stated = [name for name in choices if _stated(schema, name)]
+    choices = stated or choices
+    if stated and len(stated) == 1:
+        return stated[0]
+    values = {name: _bytes_of(sample(name)).to_pylist() for name in choices}
+    pictures = [name for name in choices if any(map(_is_picture, values[name]))]
+    if not pictures:  # paths alone, or what is damaged from the start
+        known = [name for name in choices if asked is not None or plain(name) in PATHS]
+        pictures = [name for name in known if not any(map(_is_text, values[name]))]
+    if len(pictures) > 1:
+        by_name = [name for known in PATHS for name in pictures if plain(name) == known]
+        pictures = [name for name in by_name if name == "image"] or by_name or pictures
+    if len(pictures) > 1:
+        raise DataError(
+            f"{place}: the column of images may be {', '.join(map(repr, pictures))}; set "
+            "data.path_column to its name"
+        )
+    return pictures[0] if pictures else None
+
+
+def _stated(schema: pa.Schema, name: str) -> bool:
+    """Whether Hugging Face's part of the metadata says that a column holds images."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return bool(features[name]["_type"] == "Image")
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
+
+
+def _is_picture(value: bytes | None) -> bool:
+    return value is not None and format_of(value) in (*READ, "HEIC", "JPEG XL")
+
+
+def _is_text(value: bytes | None) -> bool:
+    """Whether bytes are a text that was written without saying so."""
+    try:
+        return bool(value) and (value or b"").decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _first_rows(table: pq.ParquetFile, name: str) -> pa.Array:
+    batch = next(table.iter_batches(_SAMPLE, columns=[name]), None)
+    return pa.nulls(0, pa.binary()) if batch is None else batch.column(0)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _bytes_type(kind: pa.DataType) -> pa.DataType:
@@ -174,7 +254,21 @@ def _bytes_type(kind: pa.DataType) -> pa.DataType:
     return kind.field("bytes").type
 
 
+def _has_paths(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
+
+
+def _paths_of(column: pa.Array) -> list[str | None] | None:
+    """The paths beside the bytes of images; None where there is no place for them."""
+    if not _has_paths(column.type):
+        return None
+    values = column.flatten()[column.type.get_field_index("path")].to_pylist()
+    return [value if isinstance(value, str) else None for value in values]
+
+
 def _bytes_of(column: pa.Array) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
     if not pa.types.is_struct(column.type):
         return column
     # Not `field`, which forgets that the struct itself may be null.
@@ -211,7 +305,7 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
     stream.seek(end - 8 - footer)
     address = storage.public(file) if storage.is_remote(file) else os.path.abspath(file)
     key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
-    folder = _cache() / "unpacked"
+    folder = cache_folder() / "unpacked"
     blob = folder / f"{key.hexdigest()[:32]}.images"
     index = blob.with_suffix(".npy")
     # The index is renamed last: where it is, the blob is whole.
@@ -241,13 +335,6 @@ def _unpack(table: pq.ParquetFile, image: str, blob: Path, index: Path) -> None:
                 sizes.append(-1 if value is None else len(value))
                 stream.write(value or b"")
     np.save(index, np.array(sizes, np.int64))
-
-
-def _cache() -> Path:
-    own = os.environ.get("LOOKALIKE_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
 
 
 def _short(error: BaseException) -> str:

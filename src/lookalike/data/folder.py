@@ -7,14 +7,15 @@ import logging
 from lookalike import storage
 from lookalike.data.annotation import all_bad, quoted, shortest, unusable
 from lookalike.data.formats import ENOUGH
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Record
-from lookalike.data.skipped import OUTSIDE, Skipped, Skips, describe, images_among
+from lookalike.data.skipped import OUTSIDE, Skips, describe, images_among
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 
-def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = None) -> list[Record]:
+def read(uri: str, how: Reading = PLAIN) -> list[Record]:
     """The records of an image folder, in the order of their paths.
 
     The name of a folder right below `uri` is the label of all images in it, however deep they
@@ -25,8 +26,7 @@ def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = Non
     Args:
         uri: the folder, local or remote; or a ZIP archive or a folder in one. A single folder
             around all the folders of an archive is no class.
-        labelled: images in no class's folder are skipped; else their label is "".
-        skipped: takes what is skipped, by kind.
+        how: what to look for; images in no class's folder are skipped where labels are needed.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -45,7 +45,7 @@ def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = Non
     labels: dict[str, str] = {}  # keeps one object a label
     for path in paths:
         name, slash, _ = path[len(around) :].partition("/")
-        if not slash and labelled:
+        if not slash and how.labelled:
             skips.add(OUTSIDE, path, is_loss=True)
         elif unusable(path) or (slash and not name.strip()):
             bad.append(path)
@@ -59,7 +59,7 @@ def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = Non
         )
     if not records:
         beside = f" ({describe(found)})" if found else " (no files at all)"
-        if not labelled:
+        if not how.labelled:
             raise DataError(f"{source}: no images in this folder{beside}")
         raise DataError(
             f"{source}: no images in folders of their classes{beside}; expected <class>/<image>.jpg"
@@ -67,8 +67,8 @@ def read(uri: str, *, labelled: bool = True, skipped: list[Skipped] | None = Non
     if found:
         level = logging.WARNING if any(each.is_loss for each in found) else logging.INFO
         _log.log(level, "%s: %s", source, describe(found))
-    if skipped is not None:
-        skipped += found
+    if how.skipped is not None:
+        how.skipped.extend(found)
     return records
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from lookalike import storage
 from lookalike.data.annotation import (
     IMAGE_SUFFIXES,
-    all_bad,
+    BadRows,
+    Malformed,
+    label_in,
     lines,
     malformed,
     quoted,
     read_text,
-    shortest,
     unusable,
 )
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Record
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import DataError
 
 _BLANKS = " \t"
 
 
-def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
+def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record]:
     r"""The records of an image list.
 
     Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
@@ -31,8 +33,8 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
     Args:
         uri: the list.
         text: its content, if the caller has read it already.
-        labelled: a line without a label is a mistake; else its label is "". Then a line whose last
-            word looks like an image's file name while what is before it does not is a path alone.
+        how: what to look for. Where labels are not needed, a line whose last word looks like an
+            image's file name while what is before it does not is a path alone.
 
     Raises:
         StorageError: the list cannot be read.
@@ -40,10 +42,10 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
-    resolve = storage.resolver(uri)
+    resolve = how.resolver(uri)
     labels: dict[str, str] = {}  # as written -> shortest form; also keeps one object a label
     records: list[Record] = []
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     for number, line in enumerate(lines(text), 1):
         line = line.strip(" \t\r\n")
         if not line or line[0] == "#":
@@ -52,29 +54,33 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
         if "\t" in line:
             cut = max(cut, line.rfind("\t"))
         path, label = line[: max(cut, 0)].rstrip(_BLANKS), line[cut + 1 :]
-        if not labelled and (not path or _unlabelled(path, label)):
+        if not how.labelled and (not path or _unlabelled(path, label)):
             path, label = line, ""
         # isprintable() is one quick pass, and false for every character that could be wrong.
         if not path or not (path.isprintable() and label.isprintable()) or "." in label:
             complaint = _complaint(line, path, label)
             if complaint:
-                bad.append((number, complaint))
+                bad.add(f"{source}:{number}", complaint)
                 continue
         known = labels.get(label)
         if known is None:
-            known = labels[label] = shortest(label)
+            try:
+                known = labels[label] = label_in(label, how.labelled)
+            except Malformed as error:
+                bad.add(f"{source}:{number}", str(error))
+                continue
         if ":" in path and malformed(path):
-            bad.append((number, f"{quoted(path)} is not a valid URI; correct it"))
+            bad.add(f"{source}:{number}", f"{quoted(path)} is not a valid URI; correct it")
             continue
         try:
             place = resolve(path)
-        except StorageError as error:
-            bad.append((number, str(error)))
+        except Malformed as error:
+            bad.add(f"{source}:{number}", str(error))
             continue
         records.append(Record(place, known, source, number))
-    if bad:
-        raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
+    how.settle(bad)
     if not records:
+        bad.raise_any()
         raise DataError(f"{source}: the list holds no images; write one a line: path label")
     return records
 

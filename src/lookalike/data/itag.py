@@ -16,28 +16,27 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from math import isfinite
 
 from lookalike import storage
 from lookalike.data.annotation import (
-    all_bad,
+    BadRows,
+    Malformed,
+    label_in,
     lines,
     malformed,
     quoted,
     read_text,
-    shortest,
     unusable,
 )
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Record
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 
-class _Malformed(Exception):
-    """What is wrong with an item, and the fix."""
-
-
-def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Record]:
+def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record]:
     """The records of an iTAG manifest.
 
     `oss://bucket.endpoint/key` URIs are kept as they are; relative paths start at the manifest's
@@ -46,7 +45,7 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
     Args:
         uri: the manifest.
         text: its content, if the caller has read it already.
-        labelled: items without an answer are left out; else their label is "".
+        how: what to look for; items without an answer are left out where labels are needed.
 
     Raises:
         StorageError: the manifest cannot be read.
@@ -54,10 +53,10 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
-    resolve = storage.resolver(uri)
+    resolve = how.resolver(uri)
     labels: dict[str, str] = {}  # keeps one object a label
     records: list[Record] = []
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     left_out = 0
     for number, line in enumerate(lines(text), 1):
         line = line.strip()
@@ -66,18 +65,18 @@ def read(uri: str, text: str | None = None, *, labelled: bool = True) -> list[Re
         try:
             item = _parse(line)
             answers = _answers_of(item)
-            if not answers and labelled:
+            if not answers and how.labelled:
                 left_out += 1
                 continue
-            label = shortest(_one(answers)) if answers else ""
+            label = label_in(_one(answers) if answers else "", how.labelled)
             place = resolve(_image(item))
-        except (_Malformed, StorageError) as error:
-            bad.append((number, str(error)))
+        except Malformed as error:
+            bad.add(f"{source}:{number}", str(error))
         else:
             records.append(Record(place, labels.setdefault(label, label), source, number))
-    if bad:
-        raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
+    how.settle(bad)
     if not records:
+        bad.raise_any()
         raise DataError(
             f"{source}: the manifest holds no labelled image ({left_out:,} items without an answer)"
         )
@@ -92,11 +91,11 @@ def _parse(line: str) -> dict[str, object]:
         item = json.loads(line)
     except json.JSONDecodeError as error:
         message = f"{quoted(line)} is not JSON ({error.msg} at column {error.colno})"
-        raise _Malformed(f"{message}; write one object a line") from None
+        raise Malformed(f"{message}; write one object a line") from None
     except (ValueError, RecursionError):  # a number or a nesting beyond Python's limits
-        raise _Malformed(f"{quoted(line)} is not sensible JSON; write one object a line") from None
+        raise Malformed(f"{quoted(line)} is not sensible JSON; write one object a line") from None
     if not isinstance(item, dict):
-        raise _Malformed(f"{quoted(line)} is not a JSON object; write one object a line")
+        raise Malformed(f"{quoted(line)} is not a JSON object; write one object a line")
     return item
 
 
@@ -107,11 +106,11 @@ def _image(item: dict[str, object]) -> str:
     if source is None and isinstance(data, dict) and len(data) == 1:
         source = next(iter(data.values()))
     if not isinstance(source, str) or not source.strip():
-        raise _Malformed("data.source is missing; it must be the image's path or URI")
+        raise Malformed("data.source is missing; it must be the image's path or URI")
     if unusable(source):
-        raise _Malformed(f"data.source {quoted(source)} holds a control character; remove it")
+        raise Malformed(f"data.source {quoted(source)} holds a control character; remove it")
     if ":" in source and malformed(source.strip()):
-        raise _Malformed(f"data.source {quoted(source)} is not a valid URI; correct it")
+        raise Malformed(f"data.source {quoted(source)} is not a valid URI; correct it")
     return source.strip()
 
 
@@ -147,10 +146,10 @@ def _stage_answers(key: str, value: object) -> Iterator[str]:
     if results is None:
         return
     if not isinstance(results, list):
-        raise _Malformed(f"{quoted(key)} holds no list of results; export the manifest again")
+        raise Malformed(f"{quoted(key)} holds no list of results; export the manifest again")
     for result in results:
         if not isinstance(result, dict):
-            raise _Malformed(
+            raise Malformed(
                 f"a result of {quoted(key)} is not an object; export the manifest again"
             )
         yield from _answers(result.get("data"))
@@ -162,7 +161,7 @@ def _answers(data: object) -> Iterator[str]:
     if isinstance(data, dict):
         labels = data.get("labels")
         if data and "labels" not in data:
-            raise _Malformed(
+            raise Malformed(
                 "an answer is an object without 'labels'; only single choices can be read"
             )
         values = list(labels.values()) if isinstance(labels, dict) else [labels]
@@ -170,13 +169,15 @@ def _answers(data: object) -> Iterator[str]:
         for answer in value if isinstance(value, list) else [value]:
             if answer is None:
                 continue
+            if isinstance(answer, float) and (not isfinite(answer) or answer.is_integer()):
+                answer = str(answer)  # a missing value, or 17.0 for class 17
             if isinstance(answer, bool) or not isinstance(answer, str | int):
-                raise _Malformed(
+                raise Malformed(
                     "an answer is neither a text nor an integer; only single choices can be read"
                 )
             text = str(answer).strip()
             if unusable(text):
-                raise _Malformed(f"label {quoted(text)} holds a control character; remove it")
+                raise Malformed(f"label {quoted(text)} holds a control character; remove it")
             if text:
                 yield text
 
@@ -184,7 +185,7 @@ def _answers(data: object) -> Iterator[str]:
 def _one(answers: list[str]) -> str:
     if len(answers) > 1:
         listed = ", ".join(map(quoted, answers[:5])) + (", ..." if len(answers) > 5 else "")
-        raise _Malformed(
+        raise Malformed(
             f"{len(answers)} labels ({listed}), but an image has one class here; keep one of them"
         )
     return answers[0]

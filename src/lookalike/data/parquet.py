@@ -1,6 +1,7 @@
 """Tables as Parquet or Arrow, and Hugging Face data sets on disk, which are made of them.
 
-Images are paths, or are in the table: as bytes, or as Hugging Face's `{bytes, path}`. Those in a
+Images are paths, or are in the table: as bytes, or as Hugging Face's `{bytes, path}`, in which a
+path counts where there are no bytes. Those in a
 table are read in place where its file holds them as they are (`Dataset.save_to_disk`), and
 unpacked once where it does not; see `lookalike.data.embedded`.
 """
@@ -10,22 +11,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, quoted, unusable
-from lookalike.data.embedded import Tables, arrow_tables, parquet_tables
+from lookalike.data.annotation import BadRows, Malformed, label_in, quoted, shortest, unusable
+from lookalike.data.embedded import Batch, Tables, arrow_tables, parquet_tables
+from lookalike.data.json_lines import cell_text
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Member, Record
 from lookalike.data.shards import expanded
 from lookalike.data.splits import split_name
-from lookalike.data.table import Columns, Malformed, checked_label, image_place
+from lookalike.data.table import Columns, image_places, whole_table
 from lookalike.errors import DataError
 
 _SUFFIXES = (".parquet", ".arrow")
 # `train-00000-of-00004.parquet`, as the hub's files are called.
+_SAMPLE = 200  # rows
 _PART = re.compile(r"^([A-Za-z][\w.]*?)-\d{5}-of-\d{5}")
 
 
@@ -36,7 +41,7 @@ def is_parquet(uri: str) -> bool:
     return not storage.is_remote(uri) and bool(_in_folder(storage.local_path(uri)))
 
 
-def read(uri: str, *, labelled: bool = True) -> list[Record]:
+def read(uri: str | Sequence[str], how: Reading = PLAIN) -> list[Record]:
     """The records of Parquet or Arrow files; a record's line is its row, from 1.
 
     See `lookalike.data.table` for the columns. Labels of Hugging Face's ClassLabel are the names.
@@ -46,35 +51,32 @@ def read(uri: str, *, labelled: bool = True) -> list[Record]:
 
     Args:
         uri: a file, several with a range of numbers (`part-{000..099}.parquet`), or a folder of
-            this machine.
-        labelled: an image without a label is a mistake; else its label is "".
+            this machine; or several of these.
+        how: what to look for.
 
     Raises:
         StorageError: a file cannot be read.
         DataError: bad rows (all reported together, the first ten in full), no rows, or a file
             that is neither Parquet nor Arrow.
     """
-    files = [(name, _split_of(name)) for name in expanded(uri)]
-    if not storage.is_remote(uri) and os.path.isdir(storage.local_path(uri)):
-        files = _in_folder(storage.local_path(uri))
-        if not files:
-            raise DataError(f"{uri}: no .parquet or .arrow files in this folder")
+    places = [uri] if isinstance(uri, str) else list(uri)
+    files: list[tuple[str, str | None]] = []
+    for place in places:
+        if storage.is_remote(place) or not os.path.isdir(storage.local_path(place)):
+            files += [(name, _split_of(name)) for name in expanded(place)]
+            continue
+        found = _in_folder(storage.local_path(place))
+        if not found:
+            raise DataError(f"{place}: no .parquet or .arrow files in this folder")
+        files += found
     if len({split for _, split in files}) == 1 and len(files) == 1:
         files = [(files[0][0], None)]  # one file for itself: its name is no claim
     records: list[Record] = []
-    bad: list[tuple[str, str]] = []
+    bad = BadRows()
     labels: dict[str, str] = {}
     for file, split in files:
-        for record in _records(file, split, labels, labelled):
-            if isinstance(record, Record):
-                records.append(record)
-            else:
-                bad.append(record)
-    if bad:
-        raise all_bad(bad, lambda item: f"{item[0]}: {item[1]}")
-    if not records:
-        raise DataError(f"{storage.public(uri)}: the table holds no rows")
-    return records
+        records += _records(file, split, labels, how, bad)
+    return whole_table(records, bad, storage.public(places[0]), how)
 
 
 def _in_folder(folder: str) -> list[tuple[str, str | None]]:
@@ -102,44 +104,74 @@ def _split_of(path: str) -> str | None:
 
 
 def _records(
-    file: str, split: str | None, labels: dict[str, str], labelled: bool
-) -> Iterator[Record | tuple[str, str]]:
-    """The records of one file; place and complaint in the stead of a bad one."""
-    source, resolve = storage.public(file), storage.resolver(file)
-    tables = arrow_tables(file) if file.lower().endswith(".arrow") else parquet_tables(file)
-    columns = Columns(tables.schema.names, source, path=tables.image, labelled=labelled)
-    names = None if columns.label is None else _class_names(tables.schema, columns.label)
+    file: str, split: str | None, labels: dict[str, str], how: Reading, bad: BadRows
+) -> Iterator[Record]:
+    """The records of one file; complaints about its other rows go to `bad`."""
+    source, place_of = storage.public(file), image_places(file, how)
+    beside = _Beside(file, place_of, how)
+    read = arrow_tables if file.lower().endswith(".arrow") else parquet_tables
+    tables = read(file, how.path_column)
+    names = tables.schema.names
+    batches = iter(tables.batches)
+    first = next(batches, None)
+    columns = Columns(
+        names,
+        [] if first is None else _sample(first[0]),
+        source,
+        how,
+        image=None if tables.image is None else names.index(tables.image),
+        column=lambda index: _column(read(file, how.path_column), index),
+    )
+    named = None if columns.label is None else _class_names(tables.schema, columns.label)
     details: dict[Any, Any] = {}
-    for number, cells, member in _rows(tables, columns, source):
+    whole = batches if first is None else chain([first], batches)
+    for number, cells, member, path in _rows(whole, columns, source):
         try:
-            if columns.label is None or (cells[columns.label] is None and not labelled):
-                label = ""
-            elif cells[columns.label] is None:
-                raise Malformed("no label")
-            else:
-                label = checked_label(_named(cells[columns.label], names))
-            said = columns.details([_text(cell) for cell in cells], split)
+            label = ""
+            if columns.label is not None:
+                label = _label(cells[columns.label], named, how.labelled)
+            said = columns.details([cell_text(cell) for cell in cells], split)
             if tables.image is None:
-                place = image_place(_text(cells[columns.path]), resolve)
-            elif member is None:
-                raise Malformed("no image")
-            else:
+                place = place_of(cell_text(cells[columns.path]))
+            elif member is not None:
                 place = tables.images
+            elif path is not None and path.strip():
+                place = beside(path)
+            else:
+                raise Malformed("no image")
         except Malformed as error:
-            yield f"{source}:{number}", str(error)
+            bad.add(f"{source}:{number}", str(error))
         else:
             label = labels.setdefault(label, label)
             said = details.setdefault(said, said)
             yield Record(place, label, source, number, member, said)
 
 
+class _Beside:
+    """Where images lie that Hugging Face's tables name by a path, relative to the data set."""
+
+    def __init__(self, file: str, place_of: Callable[[str], str], how: Reading) -> None:
+        here = not storage.is_remote(file) and how.image_root is None
+        folder = os.path.dirname(storage.local_path(file))
+        # Tables lie in the folder `data` of the set, or in one of a split.
+        self._folders = (folder, os.path.dirname(folder)) if here else ()
+        self._place_of = place_of
+
+    def __call__(self, path: str) -> str:
+        if not os.path.isabs(path) and "://" not in path:
+            for folder in self._folders:
+                if os.path.exists(os.path.join(folder, path)):
+                    return os.path.join(folder, path)
+        return self._place_of(path)
+
+
 def _rows(
-    tables: Tables, columns: Columns, source: str
-) -> Iterator[tuple[int, list[Any], Member | None]]:
-    """Number, cells and embedded image of each row."""
+    batches: Iterator[Batch], columns: Columns, source: str
+) -> Iterator[tuple[int, list[Any], Member | None, str | None]]:
+    """Number, cells, embedded image and path in its stead of each row."""
     number = 0
     try:
-        for batch, members in tables.batches:
+        for batch, members, paths in batches:
             lists = [
                 batch.column(index).to_pylist() if index in columns.used else [None] * len(batch)
                 for index in range(batch.num_columns)
@@ -147,24 +179,40 @@ def _rows(
             for row in range(len(batch)):
                 number += 1
                 member = None if members is None else members[row]
-                yield number, [values[row] for values in lists], member
+                path = None if paths is None else paths[row]
+                yield number, [values[row] for values in lists], member, path
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{source}: damaged behind row {number} ({error})") from None
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes | dict | list | tuple):
-        raise Malformed(f"{quoted(str(value))} is neither a text nor a number")
-    return "" if value is None else str(value)
+def _sample(batch: pa.RecordBatch) -> list[list[str]]:
+    """The first rows as texts; what is no text is empty."""
+
+    def shown(value: object) -> str:
+        try:
+            return cell_text(value)
+        except Malformed:
+            return ""
+
+    some = batch.slice(0, _SAMPLE)
+    lists = [column.to_pylist() for column in some.columns]
+    return [[shown(values[row]) for values in lists] for row in range(len(some))]
 
 
-def _named(value: Any, names: Sequence[str] | None) -> str:
+def _column(tables: Tables, index: int) -> list[str]:
+    """All values of a column, to compare them."""
+    return [str(v) for batch, *_ in tables.batches for v in batch.column(index).to_pylist()]
+
+
+def _label(value: Any, names: Sequence[str] | None, labelled: bool) -> str:
     """A label as text; the name of a ClassLabel."""
+    if names is not None and isinstance(value, float) and value.is_integer():
+        value = int(value)  # as pandas has integers among which one is missing
     if names is None or not isinstance(value, int):
-        return _text(value)
+        return label_in(cell_text(value), labelled)
     if not 0 <= value < len(names):
         raise Malformed(f"label {value} is not one of the {len(names):,} class names")
-    return names[value]
+    return shortest(names[value].strip())
 
 
 def _class_names(schema: pa.Schema, label: int) -> list[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lookalike.data.boxes import LEAST_SIDE, part_of
 from lookalike.data.decode import BadImage, decode
 from lookalike.data.part import Box
 from lookalike.data.record import Record
@@ -24,16 +25,21 @@ def part_used(record: Record, size: tuple[int, ...]) -> Box:
     """The part of a picture of `size` (height, width) that is the record's.
 
     Raises:
-        BadImage: the record's box lies outside of it.
+        BadImage: the record's box lies outside of it, or hardly has a pixel in it.
     """
     height, width = size
     if record.details is None or record.details.box is None:
         return 0, 0, height, width
-    left, top, right, bottom = record.details.box
-    x, y, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
-    if right <= x or bottom <= y:
+    left, top, right, bottom = part_of(record.details, size)
+    x, y, end_x, end_y = max(0, left), max(0, top), min(width, right), min(height, bottom)
+    if end_x <= x or end_y <= y:
         raise BadImage(
-            f"the box x {left} to {record.details.box[2]}, y {top} to {record.details.box[3]} lies "
+            f"the box x {left} to {right}, y {top} to {bottom} lies "
             f"outside of the picture of {width} x {height} pixels"
         )
-    return y, x, bottom - y, right - x
+    if min(end_x - x, end_y - y) < LEAST_SIDE <= min(width, height):
+        raise BadImage(
+            f"the box x {left} to {right}, y {top} to {bottom} has only {end_x - x} x {end_y - y} "
+            f"pixels of the picture of {width} x {height}"
+        )
+    return y, x, end_y - y, end_x - x

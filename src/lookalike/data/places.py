@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,10 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.data import folder, parquet, read_records
 from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, unusable
+from lookalike.data.patterns import choices, is_pattern, matches
+from lookalike.data.reading import UNLABELLED
 from lookalike.data.record import Record
+from lookalike.data.streams import is_stream
 from lookalike.errors import DataError
 
 _LISTS = (
@@ -30,6 +32,8 @@ def read_places(places: Sequence[str | Path]) -> list[Record]:
       images without labels are welcome); so is one with `.gz` behind.
     - A name with `*` or `[...]` (or, on this machine, `?`) that is no file itself stands for the
       files that it fits, sorted; `**` for any number of folders. Each is an image or a list.
+    - `{a,b}` stands for both names, one after the other.
+    - `-` is a list on standard input.
     - Anything else is an image.
 
     Raises:
@@ -38,7 +42,8 @@ def read_places(places: Sequence[str | Path]) -> list[Record]:
     """
     records: list[Record] = []
     for place in map(str, places):
-        records += _read(place)
+        for one in choices(place):
+            records += _read(one)
     if not records:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if unusable(record.uri)]
@@ -52,10 +57,12 @@ def read_places(places: Sequence[str | Path]) -> list[Record]:
 def _read(place: str) -> list[Record]:
     remote = storage.is_remote(place)
     path = storage.local_path(place)
+    if is_stream(place):
+        return read_records(place, how=UNLABELLED)
     if _is_list(place):
         if not remote and not os.path.exists(path) and not _RANGE.search(path):
             return _fitting(place)
-        return read_records(place, labelled=False)
+        return read_records(place, how=UNLABELLED)
     name = storage.split_query(place)[0] if remote else path
     if (
         name.lower().endswith(IMAGE_SUFFIXES)
@@ -78,26 +85,21 @@ def _is_list(place: str) -> bool:
 def _folder(place: str) -> list[Record]:
     """The images of a folder; those inside of the tables of a folder that has no other images."""
     try:
-        return folder.read(place, labelled=False)
+        return folder.read(place, UNLABELLED)
     except DataError:
         if not parquet.is_parquet(place):
             raise
-    return parquet.read(place, labelled=False)
+    return parquet.read(place, UNLABELLED)
 
 
 def _fitting(place: str) -> list[Record]:
     """What the files are that a pattern fits; a single image where it is none."""
     shown = storage.public(place)
-    if storage.is_remote(place):
-        name = storage.split_query(place)[0]
-        if not any(mark in name for mark in "*["):
+    if not is_pattern(place):
+        if storage.is_remote(place):
             return [Record(place, "", shown, 0)]  # an object without a suffix; reading it will tell
-        found = _remote_files(place)
-    else:
-        path = storage.local_path(place)
-        if not glob.has_magic(path):
-            raise DataError(f"{shown}: no such file or folder")
-        found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+        raise DataError(f"{shown}: no such file or folder")
+    found = matches(place)
     known = (*IMAGE_SUFFIXES, ".zip")
     files = [file for file in found if file.lower().endswith(known) or _is_list(file)]
     if not files:
@@ -105,40 +107,9 @@ def _fitting(place: str) -> list[Record]:
     records: list[Record] = []
     for file in files:
         if _is_list(file):
-            records += read_records(file, labelled=False)
+            records += read_records(file, how=UNLABELLED)
         elif storage.is_archive(file):
-            records += folder.read(file, labelled=False)
+            records += folder.read(file, UNLABELLED)
         else:
             records.append(Record(file, "", shown, 0))
     return records
-
-
-def _remote_files(place: str) -> list[str]:
-    """The files of object storage that a pattern fits, in order."""
-    name, query = storage.split_query(place)
-    fixed = re.split(r"[*\[]", name, maxsplit=1)[0].rsplit("/", 1)[0]
-    rest = name[len(fixed) + 1 :]
-    fits = re.compile(_pattern(rest), re.DOTALL)
-    below = fixed + query
-    return [
-        storage.join(below, path) for path in storage.files_below(below) if fits.fullmatch(path)
-    ]
-
-
-def _pattern(text: str) -> str:
-    """A pattern of paths as a regular expression; as `glob`, it leaves out hidden files."""
-    parts = []
-    for piece in re.split(r"(\*\*/|\*\*|\*|\[[^\]]*\])", text):
-        if piece == "**/":
-            parts.append(r"(?:[^/.][^/]*/)*")
-        elif piece == "**":
-            parts.append(".*")
-        elif piece == "*":
-            parts.append(
-                "[^/]*" if parts and not parts[-1].endswith(("/", ")*")) else r"(?!\.)[^/]*"
-            )
-        elif piece[:1] == "[" and piece[-1:] == "]":
-            parts.append("[" + piece[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]")
-        elif piece:
-            parts.append(re.escape(piece))
-    return "".join(parts)

@@ -27,8 +27,9 @@ class Details:
     """What a table may say about an image, in Open Metric Learning's columns.
 
     Attributes:
-        box: (left, top, right, bottom) in pixels of the upright picture, the last two exclusive:
-            only this part of it is the image. None for all of it.
+        box: (left, top, right, bottom) of the upright picture, the last two exclusive: only this
+            part of it is the image. None for all of it. Whole numbers of pixels, or shares of its
+            width and height.
         split: "train", "validation", "test" or another name; None where nothing is said.
         is_query: whether it asks in retrieval; None where nothing is said.
         is_gallery: whether it is searched; None where nothing is said.
@@ -36,15 +37,17 @@ class Details:
         category: a coarser class, for break-downs.
         camera: images of one class that one camera took are not matched with each other; those of
             other classes are, as in person re-identification.
+        relative: whether `box` is in shares; see `lookalike.data.boxes`.
     """
 
-    box: tuple[int, int, int, int] | None = None
+    box: tuple[float, float, float, float] | None = None
     split: str | None = None
     is_query: bool | None = None
     is_gallery: bool | None = None
     sequence: str | None = None
     category: str | None = None
     camera: str | None = None
+    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

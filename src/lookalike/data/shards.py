@@ -13,9 +13,18 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from math import isfinite
 
 from lookalike import storage
-from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, shortest, unusable
+from lookalike.data.annotation import (
+    IMAGE_SUFFIXES,
+    BadRows,
+    Malformed,
+    label_in,
+    quoted,
+    unusable,
+)
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Member, Record
 from lookalike.errors import DataError
 
@@ -28,16 +37,12 @@ _LARGEST_LABEL = 2**20  # bytes; more is no label
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class _Malformed(Exception):
-    """What is wrong with a sample, and the fix."""
-
-
 def is_shards(uri: str) -> bool:
     """Whether `uri` is named like one or several tar files."""
     return storage.split_query(uri)[0].lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
-def read(uri: str, *, labelled: bool = True) -> list[Record]:
+def read(uri: str, how: Reading = PLAIN) -> list[Record]:
     """The records of tar files, in the order of the files and of their members.
 
     Files of one sample have the same path up to the first dot of the name, and lie one after the
@@ -46,7 +51,7 @@ def read(uri: str, *, labelled: bool = True) -> list[Record]:
 
     Args:
         uri: a tar file, or several with a range of numbers: `shards/{0000..0099}.tar`.
-        labelled: a sample without a label is a mistake; else its label is "".
+        how: what to look for.
 
     Raises:
         StorageError: a file cannot be read.
@@ -54,22 +59,22 @@ def read(uri: str, *, labelled: bool = True) -> list[Record]:
             file that is no uncompressed tar file.
     """
     records: list[Record] = []
-    bad: list[tuple[str, str]] = []
+    bad = BadRows()
     labels: dict[str, str] = {}  # keeps one object a label
     for shard in expanded(uri):
         source = storage.public(shard)
         for key, files in _samples(shard):
             try:
                 image = _image(files)
-                bare = not labelled and not any(end in files for end in _LABELS)
-                label = "" if bare else _label(files)
-            except _Malformed as error:
-                bad.append((f"{source}: {key}", str(error)))
+                bare = not how.labelled and not any(end in files for end in _LABELS)
+                label = "" if bare else _label(files, how.labelled)
+            except Malformed as error:
+                bad.add(f"{source}: {key}", str(error))
             else:
                 records.append(Record(shard, labels.setdefault(label, label), source, 0, image))
-    if bad:
-        raise all_bad(bad, lambda item: f"{item[0]}: {item[1]}")
+    how.settle(bad)
     if not records:
+        bad.raise_any()
         raise DataError(
             f"{storage.public(uri)}: no samples; expected NAME.jpg and NAME.cls one after the other"
         )
@@ -145,38 +150,43 @@ def _image(files: _Files) -> Member:
     images = [member for end, (member, _) in files.items() if f".{end}".endswith(IMAGE_SUFFIXES)]
     if len(images) != 1:
         found = ", ".join(f".{end}" for end in files)
-        raise _Malformed(
+        raise Malformed(
             f"{len(images) or 'no'} images among {found}; write one image for each name"
         )
     if unusable(images[0].name):
-        raise _Malformed(f"{quoted(images[0].name)} holds a control character; rename it")
+        raise Malformed(f"{quoted(images[0].name)} holds a control character; rename it")
     return images[0]
 
 
-def _label(files: _Files) -> str:
+def _label(files: _Files, labelled: bool) -> str:
     for end in _LABELS:
         if end in files:
             member, content = files[end]
             if len(content) > _LARGEST_LABEL:
-                raise _Malformed(f"{quoted(member.name)} is too large for a label; leave it out")
+                raise Malformed(f"{quoted(member.name)} is too large for a label; leave it out")
             try:
                 text = content.decode("utf-8").strip()
             except UnicodeDecodeError:
-                raise _Malformed(f"{quoted(member.name)} is not UTF-8 text") from None
+                raise Malformed(f"{quoted(member.name)} is not UTF-8 text") from None
             label = _of_json(member.name, text) if end == "json" else text
             if not label or unusable(label) or "\n" in label:
-                raise _Malformed(f"label {quoted(label)} of {quoted(member.name)} is no label")
-            return shortest(label)
-    raise _Malformed("no label; add " + " or ".join(f".{end}" for end in _LABELS))
+                raise Malformed(f"label {quoted(label)} of {quoted(member.name)} is no label")
+            try:
+                return label_in(label, labelled)
+            except Malformed as error:
+                raise Malformed(f"{quoted(member.name)}: {error}") from None
+    raise Malformed("no label; add " + " or ".join(f".{end}" for end in _LABELS))
 
 
 def _of_json(name: str, text: str) -> str:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        raise _Malformed(f"{quoted(name)} is not JSON") from None
+        raise Malformed(f"{quoted(name)} is not JSON") from None
     for key in _KEYS:
         value = values.get(key) if isinstance(values, dict) else None
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value).strip()
-    raise _Malformed(f"{quoted(name)} has no text or integer under " + " or ".join(_KEYS))
+        if isinstance(value, float) and (not isfinite(value) or value.is_integer()):
+            return str(value)  # a missing value, or 17.0 for class 17
+    raise Malformed(f"{quoted(name)} has no text or integer under " + " or ".join(_KEYS))

@@ -2,41 +2,41 @@
 
     path,label[,split,is_query,is_gallery,category,sequence,x_1,y_1,x_2,y_2]
 
-and `camera` of person re-identification.
+and `camera` of person re-identification. Other names of the first two are in
+`lookalike.data.column_names`, of the box in `lookalike.data.boxes`.
 
-`lookalike.data.csv_table` and `lookalike.data.parquet` bring the rows.
+`lookalike.data.csv_table`, `lookalike.data.json_lines` and `lookalike.data.parquet` bring the rows.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, malformed, quoted, shortest, unusable
+from lookalike.data.annotation import (
+    BadRows,
+    Malformed,
+    label_in,
+    malformed,
+    quoted,
+    unusable,
+)
+from lookalike.data.boxes import box_columns, corners_of, settle_boxes
+from lookalike.data.column_names import is_image_name, label_column, path_column, plain
+from lookalike.data.layout import check_width
+from lookalike.data.reading import Reading
 from lookalike.data.record import Details, Record
 from lookalike.data.splits import split_name
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-# The first name that is there counts.
-PATHS = ("path", "image_path", "file_name", "filename", "image")
-LABELS = ("label", "labels", "class", "class_name")
-_BOX = ("x_1", "y_1", "x_2", "y_2")  # left, top, right, bottom
 _OTHERS = ("split", "is_query", "is_gallery", "sequence", "camera", "category")
 SEQUENCE_OR_CAMERA = "images stay apart by `sequence` or by `camera`, not by both"
 _YES = frozenset(("true", "1", "1.0", "yes", "t"))
 _NO = frozenset(("false", "0", "0.0", "no", "f"))
-_EMPTY = frozenset(("", "nan", "none", "null", "na"))  # as pandas and others write nothing
-
-T = TypeVar("T")
-
-
-class Malformed(Exception):
-    """What is wrong with a row, and the fix."""
+_EMPTY = frozenset(("", "nan", "none", "null", "na", "<na>"))  # as programs write nothing
 
 
 class Columns:
@@ -44,41 +44,51 @@ class Columns:
 
     Args:
         names: the table's columns, in order.
+        sample: some of its rows, as texts.
         place: the table, for messages.
-        path: the name of the column of images; None to look for one of their paths.
-        labelled: there must be labels; else `label` may be None.
+        how: what to look for; without labels, `label` may be None.
+        image: the index of the column of images; None to look for one of their paths.
+        column: gives all cells of a column, to compare those that may be the label.
 
     Raises:
-        DataError: there is no column of paths or labels, one is there twice, or a part of the
-            box is missing.
+        DataError: there is no column of paths or labels, one is there twice, several may be
+            meant, or a part of the box is missing.
     """
 
     def __init__(
-        self, names: Sequence[str], place: str, path: str | None = None, *, labelled: bool = True
+        self,
+        names: Sequence[str],
+        sample: Sequence[Sequence[str]],
+        place: str,
+        how: Reading,
+        *,
+        image: int | None = None,
+        column: Callable[[int], Sequence[object]] | None = None,
     ) -> None:
-        plain = [name.strip().lower() for name in names]
-        images = PATHS if path is None else (path.strip().lower(),)
-        self.path = _first(plain, images, "paths of the images", place)
-        self.labelled = labelled
-        self.label: int | None = None
-        if labelled or not set(LABELS).isdisjoint(plain):
-            self.label = _first(plain, LABELS, "labels", place)
-        used = {plain[self.path]} | ({plain[self.label]} if self.label is not None else set())
-        for name in {*_BOX, *_OTHERS, *used}:
-            if plain.count(name) > 1:
+        simple = [plain(name) for name in names]
+        self.path = path_column(names, sample, place, how) if image is None else image
+        self.labelled = how.labelled
+        try:
+            self._box = box_columns(simple)
+        except Malformed as error:
+            raise DataError(f"{place}: {error}") from None
+        for name in {*self._box, *_OTHERS}:
+            if simple.count(name) > 1:
                 raise DataError(f"{place}: the column {name!r} is there twice; remove one")
-        self._where = {name: plain.index(name) for name in (*_BOX, *_OTHERS) if name in plain}
-        missing = [name for name in _BOX if name not in self._where]
-        if 0 < len(missing) < len(_BOX):
-            raise DataError(
-                f"{place}: a box has the columns {', '.join(_BOX)}; {', '.join(missing)} missing"
-            )
+        self._where = {
+            name: simple.index(name) for name in (*self._box, *_OTHERS) if name in simple
+        }
+        same = None if column is None else lambda a, b: _same_classes(column(a), column(b))
+        self.label = label_column(names, self.path, tuple(self._where.values()), place, how, same)
+        for index in (self.path, self.label):  # a setting may name a column of another meaning
+            if index is not None:
+                self._where.pop(simple[index], None)
         if {"sequence", "camera"} <= self._where.keys():
             raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
         self.used = {self.path, *self._where.values()}
         if self.label is not None:
             self.used.add(self.label)
-        unused = [name for name in plain if name and name not in {*used, *self._where}]
+        unused = [name for i, name in enumerate(names) if name.strip() and i not in self.used]
         if unused:
             _log.warning("%s: columns not used: %s", place, ", ".join(map(quoted, unused)))
         self._details: dict[Details, Details] = {}  # keeps one object of each
@@ -89,8 +99,7 @@ class Columns:
         Raises:
             Malformed: it has none, or one that is no label.
         """
-        text = "" if self.label is None else cells[self.label]
-        return checked_label(text) if self.labelled or text.strip() else ""
+        return label_in("" if self.label is None else cells[self.label], self.labelled)
 
     def details(self, cells: Sequence[str], split: str | None = None) -> Details | None:
         """What the row says beside path and label; `split` where it says none itself.
@@ -100,12 +109,21 @@ class Columns:
         """
         if not self._where and split is None:
             return None
-        found = details_of({name: cells[index] for name, index in self._where.items()}, split)
+        found = details_of(
+            {name: cells[index] for name, index in self._where.items()}, split, self._box
+        )
         return self._details.setdefault(found, found)
 
 
-def details_of(cells: Mapping[str, str], split: str | None = None) -> Details:
+def details_of(
+    cells: Mapping[str, str], split: str | None = None, box: Sequence[str] = ()
+) -> Details:
     """What the cells of a row say, by the names of their columns; an empty one says nothing.
+
+    Args:
+        cells: by the names of their columns.
+        split: that of the row where it says none itself.
+        box: the columns of the box, which is then in its own unit: see `settle_boxes`.
 
     Raises:
         Malformed: a cell has no meaning.
@@ -115,7 +133,7 @@ def details_of(cells: Mapping[str, str], split: str | None = None) -> Details:
     if "split" in cells and "split" not in texts:
         raise Malformed("the split is missing; every row needs one")
     return Details(
-        box=_box(texts),
+        box=corners_of(box, texts),
         split=split_name(texts["split"]) if "split" in texts else split,
         is_query=_flag(texts, "is_query"),
         is_gallery=_flag(texts, "is_gallery"),
@@ -125,20 +143,12 @@ def details_of(cells: Mapping[str, str], split: str | None = None) -> Details:
     )
 
 
-def is_header(line: str, *, labelled: bool = True) -> bool:
-    """Whether a line names a column of paths and, if they must be there, one of labels."""
-    names = [name.strip().strip('"').lower() for name in line.split(delimiter_of(line))]
-    found = not set(LABELS).isdisjoint(names)
-    return not set(PATHS).isdisjoint(names) and (found or not labelled)
-
-
-def delimiter_of(header: str) -> str:
-    """What separates the columns: the most frequent of comma, semicolon, tab and bar."""
-    return max(",;\t|", key=header.count)
-
-
 def text_records(
-    rows: Iterable[tuple[int, Sequence[str]]], columns: Columns, width: int, uri: str
+    rows: Iterable[tuple[int, Sequence[str]]],
+    columns: Columns,
+    width: int,
+    uri: str,
+    how: Reading,
 ) -> list[Record]:
     """The records of rows of text.
 
@@ -147,69 +157,90 @@ def text_records(
         columns: what the cells are.
         width: how many cells a row has.
         uri: the table; relative paths start at its folder.
+        how: what to look for.
 
     Raises:
         DataError: bad rows (all reported together, the first ten in full).
     """
-    source, resolve = storage.public(uri), storage.resolver(uri)
+    source, place_of = storage.public(uri), image_places(uri, how)
     labels: dict[str, str] = {}
     records: list[Record] = []
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     for number, cells in rows:
         try:
-            if len(cells) != width:
-                raise Malformed(f"{len(cells)} cells, {width} columns; quote cells with commas")
+            check_width(cells, width)
             label = columns.label_of(cells)
-            place = image_place(cells[columns.path], resolve)
+            place = place_of(cells[columns.path])
             details = columns.details(cells)
         except Malformed as error:
-            bad.append((number, str(error)))
+            bad.add(f"{source}:{number}", str(error))
         else:
             label = labels.setdefault(label, label)
             records.append(Record(place, label, source, number, details=details))
-    if bad:
-        raise all_bad(bad, lambda item: f"{source}:{item[0]}: {item[1]}")
+    return whole_table(records, bad, source, how)
+
+
+def whole_table(records: list[Record], bad: BadRows, source: str, how: Reading) -> list[Record]:
+    """The records of a table whose rows have all been read.
+
+    Raises:
+        DataError: bad rows, or no rows.
+    """
+    records = settle_boxes(records, bad, source)
+    how.settle(bad)
     if not records:
+        bad.raise_any()
         raise DataError(f"{source}: the table holds no rows")
     return records
 
 
-def image_place(text: str, resolve: Callable[[str], str]) -> str:
-    """The address of an image, by the `storage.resolver` of the table that names it.
+def image_places(uri: str, how: Reading) -> Callable[[str], str]:
+    """What turns the path or the id of an image, as a table has it, into its address.
 
-    Raises:
-        Malformed: it is no path and no URI, or leads out of the table's bucket.
+    With `Reading.image_root`, the files there are listed once a name without a suffix comes up: it
+    means the file of this name, or the only one that has this name before its suffix.
     """
-    path = text.strip()
-    if not path or unusable(path) or (":" in path and malformed(path)):
-        raise Malformed(f"{quoted(path)} is not the path or URI of an image")
-    try:
-        return resolve(path)
-    except StorageError as error:
-        raise Malformed(str(error)) from None
+    resolve = how.resolver(uri)
+    root = how.image_root
+    stems: dict[str, list[str]] | None = None
+
+    def place(text: str) -> str:
+        nonlocal stems
+        path = text.strip()
+        if not path or unusable(path) or (":" in path and malformed(path)):
+            raise Malformed(f"{quoted(path)} is not the path or URI of an image")
+        if root is None or is_image_name(path) or "://" in path:
+            return resolve(path)
+        if stems is None:
+            stems = _stems(root)
+        found = stems.get(path, [])
+        if path in found or not found:
+            return resolve(path)
+        if len(found) > 1:
+            raise Malformed(
+                f"{quoted(path)} may be {found[0]} or {found[1]} in {storage.public(root)}; "
+                "write the whole name"
+            )
+        return storage.join(root, found[0])
+
+    return place
 
 
-def checked_label(text: str) -> str:
-    """A label as written, integers in their shortest form; `3.0`, as pandas writes them, is `3`.
-
-    Raises:
-        Malformed: there is none, or it holds a control character.
-    """
-    label = text.strip()
-    if not label or unusable(label):
-        raise Malformed(f"label {quoted(label)} is no label")
-    whole, dot, rest = label.partition(".")
-    return shortest(whole if dot and rest.strip("0") == "" and whole.isdigit() else label)
+def _stems(root: str) -> dict[str, list[str]]:
+    """The files below a folder by what a table may call them: path or name, with suffix or not."""
+    found: dict[str, list[str]] = {}
+    for file in storage.files_below(root):
+        name = file.rsplit("/", 1)[-1]
+        for known in {file, file.rpartition(".")[0], name, name.rpartition(".")[0]}:
+            if known:
+                found.setdefault(known, []).append(file)
+    return found
 
 
-def _first(names: Sequence[str], choices: Sequence[str], what: str, place: str) -> int:
-    for name in choices:
-        if name in names:
-            return names.index(name)
-    there = ", ".join(map(quoted, names[:20]))
-    raise DataError(
-        f"{place}: no column of {what} ({' or '.join(choices)}) among {there}; name it so"
-    )
+def _same_classes(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether two columns divide the rows into the same classes."""
+    pairs = len(set(zip(some, others, strict=False)))
+    return len(some) == len(others) and pairs == len(set(some)) == len(set(others))
 
 
 def _flag(texts: dict[str, str], name: str) -> bool | None:
@@ -221,25 +252,3 @@ def _flag(texts: dict[str, str], name: str) -> bool | None:
     if text:
         raise Malformed(f"{name} is {quoted(text)}; write true or false")
     return None
-
-
-def _box(texts: dict[str, str]) -> tuple[int, int, int, int] | None:
-    cells = [texts[name] for name in _BOX if name in texts]
-    if not cells:
-        return None
-    if len(cells) < len(_BOX):
-        raise Malformed("the box is not complete; write all of x_1, y_1, x_2, y_2 or none")
-    numbers = [_converted(float, cell) for cell in cells]
-    if any(number is None or not math.isfinite(number) for number in numbers):
-        raise Malformed(f"the box {', '.join(map(quoted, cells))} is not four numbers")
-    left, top, right, bottom = (round(number or 0) for number in numbers)
-    if left >= right or top >= bottom or right <= 0 or bottom <= 0:
-        raise Malformed(f"the box x {left} to {right}, y {top} to {bottom} has nothing in it")
-    return left, top, right, bottom
-
-
-def _converted(kind: Callable[[str], T], text: str) -> T | None:
-    try:
-        return kind(text)
-    except ValueError:
-        return None

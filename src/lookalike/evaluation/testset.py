@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.data import read_records
-from lookalike.data.annotation import all_bad, lines, quoted, read_text, shortest
+from lookalike.data.annotation import all_bad, is_missing, lines, quoted, read_text, shortest
 from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.column_names import PATHS
 from lookalike.data.record import Details, Record
 from lookalike.data.splits import measured_split, select
-from lookalike.data.table import PATHS
 from lookalike.errors import DataError
 from lookalike.evaluation import vector_files
 from lookalike.retrieval.roles import Roles
@@ -136,8 +136,8 @@ def from_files(
                 "same order"
             )
     for number, label in enumerate(names[0], 1):
-        if not label:
-            raise DataError(f"{place}:{number}: an empty label")
+        if is_missing(label):
+            raise DataError(f"{place}:{number}: label {quoted(label)} is empty or a missing value")
     first = parts[0][1]
     paths = _paths(embeddings[0], first, len(names[0]))
     details = vector_files.details_in(first, len(names[0]), storage.public(embeddings[0]))

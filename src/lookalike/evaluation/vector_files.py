@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, shortest
+from lookalike.data.annotation import BadRows, Malformed, all_bad, label_in
+from lookalike.data.column_names import LABELS, PATHS
+from lookalike.data.json_lines import cell_text
 from lookalike.data.record import Details
-from lookalike.data.table import LABELS, PATHS, SEQUENCE_OR_CAMERA, Malformed, details_of
+from lookalike.data.table import SEQUENCE_OR_CAMERA, details_of
 from lookalike.errors import ConfigError, DataError
 
 _VECTORS = ("vector", "embedding", "vectors", "embeddings")
@@ -62,14 +65,26 @@ def labels_of(columns: dict[str, list[Any]], uri: str) -> list[str]:
     """The labels in a table.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or missing ones (all reported together).
     """
     for name in LABELS:
         if name in columns:
-            return ["" if label is None else shortest(str(label)) for label in columns[name]]
+            return _checked(columns[name], storage.public(uri))
     raise DataError(
         f"{storage.public(uri)}: no column of labels; give them with --labels, one a line"
     )
+
+
+def _checked(cells: Sequence[Any], place: str) -> list[str]:
+    bad = BadRows()
+    labels = []
+    for number, cell in enumerate(cells, 1):
+        try:
+            labels.append(label_in(cell_text(cell), labelled=True))
+        except Malformed as error:
+            bad.add(f"{place}:{number}", str(error))
+    bad.raise_any()
+    return labels
 
 
 def details_in(columns: dict[str, list[Any]], count: int, place: str) -> list[Details | None]:

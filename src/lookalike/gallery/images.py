@@ -154,6 +154,8 @@ def _place(source: Record | ImageSource, id: str) -> str | None:
         place["member"] = [source.member.name, source.member.offset, source.member.size]
     if source.details is not None and source.details.box is not None:
         place["box"] = list(source.details.box)
+        if source.details.relative:
+            place["relative"] = True
     uri = storage.lasting(source.uri)
     if place or uri != id:
         place["uri"] = uri
@@ -164,6 +166,8 @@ def record_from(id: str, label: str | None, place: str | None) -> Record:
     """The record of a row."""
     said = json.loads(place) if place else {}
     member = Member(*said["member"]) if "member" in said else None
-    details = Details(box=tuple(said["box"])) if "box" in said else None
+    details = None
+    if "box" in said:
+        details = Details(box=tuple(said["box"]), relative=bool(said.get("relative", False)))
     uri = said.get("uri", id)
     return Record(uri, label or "", storage.public(uri), 0, member, details)

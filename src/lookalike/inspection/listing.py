@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lookalike import storage
+from lookalike.data.annotation import BadRows
 from lookalike.data.catalog import Catalog
 from lookalike.data.record import Record
 from lookalike.inspection.finding import MOST_GROUPS, Finding, Group, Lists, finding
@@ -50,12 +52,42 @@ def key_of(record: Record) -> Any:
     return uri if record.member is None and box is None else (uri, record.member, box)
 
 
+def images_in_both(train: Catalog, val: Catalog) -> list[tuple[Record, Record]]:
+    """The images of both catalogs by their address, as in training and in validation.
+
+    Links to folders are followed; no image is opened.
+    """
+    folders: dict[str, str] = {}
+
+    def real(record: Record) -> Any:
+        uri = record.uri
+        if not storage.is_remote(uri):
+            folder, name = os.path.split(storage.local_path(uri))
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            uri = os.path.join(folders[folder], name)
+        return key_of(replace(record, uri=uri))
+
+    first = {real(record): record for record in reversed(train.records)}
+    return [(first[key], record) for record in val.records if (key := real(record)) in first]
+
+
 def distinct_rows(records: Sequence[Record]) -> list[int]:
     """The first row of each picture, ascending: what needs to be read of a list."""
     first: dict[Any, int] = {}
     for row, record in enumerate(records):
         first.setdefault(key_of(record), row)
     return list(first.values())
+
+
+def bad_rows(bad: BadRows) -> list[Finding]:
+    """Rows that cannot be used: without a label, with a box that is none, malformed."""
+    return finding(
+        "bad_rows", "wrong", "rows of the lists that cannot be used",
+        "Training does not begin before they are fixed or removed; all else here is about the "
+        "other rows.",
+        [Group((), f"{place}: {complaint}") for place, complaint in bad.found],
+    )  # fmt: skip
 
 
 def _counts(catalog: Catalog) -> dict[str, Any]:

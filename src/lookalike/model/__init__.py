@@ -29,6 +29,16 @@ BACKBONE_ALIASES: dict[str, str] = {
 }
 """The names on the component's page that differ from ours."""
 
+TORCHVISION_NAMES: dict[str, str] = {
+    "swin_t": "swint_tiny",
+    "swin_s": "swint_small",
+    "swin_b": "swint_base",
+    "vit_t_16": "vit_tiny",
+    "vit_s_16": "vit_small",
+    "vit_b_16": "vit_base",
+}
+"""The names of some of them in torchvision and in papers (`ViT-B/16`)."""
+
 POOLINGS = ("gem", "avg", "max", "cls")
 """What a neck can pool a feature map with; several are joined with `+`."""
 

@@ -61,7 +61,7 @@ def find_architecture(name: str) -> Architecture:
     """
     if is_elsewhere(name):
         return _described(name)
-    target = timm_name(name)
+    target = _in_timm(timm_name(name))
     bare, dot, tag = target.partition(".")
     if not timm.is_model(bare):
         known = {*BACKBONES, *timm.list_models()}
@@ -81,6 +81,16 @@ def find_architecture(name: str) -> Architecture:
                 f"{choices}, or {bare} for the usual ones"
             )
     return Architecture(target)
+
+
+def _in_timm(name: str) -> str:
+    """The spelling of timm, as `convnext_tiny` for `ConvNeXt-Tiny`; `name` where it has none."""
+    base, dot, tag = name.partition(".")
+    if timm.is_model(base):
+        return name
+    simple = "".join(filter(str.isalnum, base.lower()))
+    found = [model for model in timm.list_models() if model.replace("_", "") == simple]
+    return found[0] + dot + tag if len(found) == 1 else name
 
 
 def _described(name: str) -> Architecture:

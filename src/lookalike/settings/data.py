@@ -1,6 +1,7 @@
 """Which images, and how they are read and changed."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -14,13 +15,14 @@ FORMAT_ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
 class DataConfig(Section):
     """Which images to learn from and how to read them."""
 
-    train: str | None = None
+    train: str | list[str] | None = None
     """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
-    of a CSV or Parquet table with the columns `path,label` and perhaps
+    of a CSV, JSON or Parquet table with the columns `path,label` and perhaps
     `split,is_query,is_gallery,category,sequence,camera,x_1,y_1,x_2,y_2`, of a Hugging Face data set
     on disk, of a folder with a folder of images for each class, or of WebDataset shards
-    (`shards/{0000..0099}.tar`). Required."""
-    val: str | None = None
+    (`shards/{0000..0099}.tar`); several of them as a list or a pattern (`'lists/{a,b}*.txt'`); `-`
+    for standard input. Required."""
+    val: str | list[str] | None = None
     """The same to measure retrieval on, best with classes that training never sees; the rows of
     `data.val_split` in `data.train` by default. Without one, quality is not measured."""
     train_split: str = "train"
@@ -30,9 +32,19 @@ class DataConfig(Section):
     the same."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
     """Hold this part of the training classes (whole classes) out as the validation set."""
-    format: Literal["auto", "image_list", "itag", "csv", "parquet", "folder", "webdataset"] = "auto"
+    format: Literal[
+        "auto", "image_list", "itag", "csv", "json", "parquet", "folder", "webdataset"
+    ] = "auto"
     """Format of both; `auto` looks at the content. `ClsSourceImageList` and
     `ClsSourceItag` are accepted."""
+    path_column: str | None = None
+    """The column of a table that names the images or holds them; by default it is found by its
+    name and content."""
+    label_column: str | None = None
+    """The column of a table that holds the labels; by default it is found by its name."""
+    image_root: str | None = None
+    """The folder or URI where relative paths of lists and tables start, by default that of the
+    list; names without a suffix are then looked up in it."""
     classes: list[str] | str | None = None
     """Class names: a list, or the path or URI of a file with one name a line."""
     num_classes: int | None = Field(None, ge=1)
@@ -88,6 +100,15 @@ class DataConfig(Section):
     repeats: int = Field(1, ge=1)
     """How often each image stands in a batch, augmented anew each time; an epoch has as many
     images as without. A divisor of `train.batch_size`."""
+
+    @field_validator("train", "val", mode="before")
+    @classmethod
+    def _places_are_text(cls, value: Any) -> Any:
+        """Paths as text; a single one of a list alone."""
+        if isinstance(value, (list, tuple)):
+            texts = [str(place) if isinstance(place, PurePath) else place for place in value]
+            return texts if len(texts) > 1 else next(iter(texts), None)
+        return str(value) if isinstance(value, PurePath) else value
 
     @field_validator("classes", mode="before")
     @classmethod

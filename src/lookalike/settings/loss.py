@@ -1,10 +1,11 @@
 """The loss, and the component's names of it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from lookalike.settings.section import Section
+from lookalike.settings.spelling import plain, spelled
 
 LossName = Literal[
     "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
@@ -26,6 +27,29 @@ MODEL_PARALLEL_LOSSES = {
     "Model-parallel Softmax": "softmax",
 }
 """The component's losses that mean a margin and `head.parallel=model` in one."""
+
+
+_OTHER_NAMES = {
+    "additive_margin_softmax": "amsoftmax",
+    "lmcl": "cosface",
+    "additive_angular_margin": "arcface",
+    "aam_softmax": "arcface",
+    "l_softmax": "large_margin_softmax",
+    "a_softmax": "sphereface",
+    "cross_entropy": "softmax",
+}
+
+
+def loss_name(text: str) -> str:
+    """Our name of a loss in any spelling, with `Loss` behind or not; `text` where it is none."""
+    names = {name: name for name in get_args(LossName)} | LOSS_ALIASES | _OTHER_NAMES
+    known = {plain(name).removesuffix("loss"): ours for name, ours in names.items()}
+    return known.get(plain(text).removesuffix("loss"), text)
+
+
+def model_parallel_loss(text: str) -> str | None:
+    """Our name of one of the component's model-parallel losses; None for any other."""
+    return MODEL_PARALLEL_LOSSES.get(spelled(text, MODEL_PARALLEL_LOSSES))
 
 
 class LossConfig(Section):
@@ -64,4 +88,4 @@ class LossConfig(Section):
     @field_validator("name", mode="before")
     @classmethod
     def _name_alias(cls, value: Any) -> Any:
-        return LOSS_ALIASES.get(value, value) if isinstance(value, str) else value
+        return loss_name(value) if isinstance(value, str) else value

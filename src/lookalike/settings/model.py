@@ -5,8 +5,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from lookalike.data.image_size import read_size
-from lookalike.model import BACKBONE_ALIASES, POOLINGS
+from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
 from lookalike.settings.section import Section
+from lookalike.settings.spelling import spelled
 
 
 class ModelConfig(Section):
@@ -39,7 +40,9 @@ class ModelConfig(Section):
     @field_validator("backbone")
     @classmethod
     def _backbone_alias(cls, value: str) -> str:
-        return BACKBONE_ALIASES.get(value, value)
+        others = {**BACKBONE_ALIASES, **TORCHVISION_NAMES}
+        known = spelled(spelled(value, BACKBONES), others)
+        return others.get(known, known)
 
     @field_validator("image_size", "train_size", mode="before")
     @classmethod

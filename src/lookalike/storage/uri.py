@@ -118,7 +118,9 @@ def public(uri: str) -> str:
     host, slash, path = rest.partition("/")
     if scheme.lower() in _WEB:
         path = path.partition("#")[0]
-    elif "?" in path and _signs(path.rpartition("?")[2]):  # a presigned address under another scheme
+    elif "?" in path and _signs(
+        path.rpartition("?")[2]
+    ):  # a presigned address under another scheme
         path = path.rpartition("?")[0]
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lookalike import storage
 from lookalike.data.record import Details, Record
+from lookalike.errors import DataError
 from lookalike.vectors.parts import Part, Parts
 
 SUFFIXES = (".parquet", ".npy")
@@ -75,9 +76,12 @@ def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
             yield [_record(uri, *row) for row in rows], flat
 
 
-def _record(uri: str, path: str, label: str | None, *box: int | None) -> Record:
+def _record(uri: str, path: str, label: str | None, *box: float | None) -> Record:
     numbers = [number for number in box if number is not None]
-    details = Details(box=tuple(numbers)) if len(numbers) == 4 else None  # type: ignore[arg-type]
+    details = None
+    if len(numbers) == 4:
+        relative = any(isinstance(number, float) for number in numbers)
+        details = Details(box=tuple(numbers), relative=relative)  # type: ignore[arg-type]
     return Record(path, label or "", storage.public(uri), 0, details=details)
 
 
@@ -94,9 +98,16 @@ def _each(parts: Parts) -> Iterator[Part]:
 
 def _parquet(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
     dim = parts.request.dim
-    boxed = any(record.details is not None and record.details.box for record in records)
+    boxes = [r.details for r in records if r.details is not None and r.details.box]
+    relative = any(details.relative for details in boxes)
+    if relative and not all(details.relative for details in boxes):
+        raise DataError(
+            "some boxes are in pixels and others in shares of the picture, which one file cannot "
+            "hold; embed the lists one by one"
+        )
+    unit = pa.float64() if relative else pa.int32()
     fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
-    fields += [pa.field(name, pa.int32()) for name in _BOX if boxed]
+    fields += [pa.field(name, unit) for name in _BOX if boxes]
     fields.append(pa.field("vector", pa.list_(pa.float32(), dim)))
     note = {"dim": dim, "unit_length": True, "model": parts.request.model}
     schema = pa.schema(fields, metadata={"lookalike": json.dumps(note)})
@@ -133,7 +144,8 @@ def _table(records: Sequence[Record], vectors: np.ndarray, schema: pa.Schema) ->
     if _BOX[0] in schema.names:
         boxes = [record.details.box if record.details else None for record in records]
         for name, at in zip(_BOX, (0, 1, 2, 3), strict=True):
-            columns[name] = pa.array((box[at] if box else None for box in boxes), pa.int32())
+            values = (box[at] if box else None for box in boxes)
+            columns[name] = pa.array(values, schema.field(name).type)
     flat = pa.array(vectors.reshape(-1), pa.float32())
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     return pa.table(columns, schema=schema)

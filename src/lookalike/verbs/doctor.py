@@ -11,6 +11,7 @@ from lookalike import log, storage
 from lookalike.assembly import create_source, open_catalogs
 from lookalike.chronicle import required_config
 from lookalike.config import Config
+from lookalike.data.annotation import BadRows
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.data.skipped import Skipped
@@ -22,7 +23,7 @@ from lookalike.inference import embed_records
 from lookalike.inspection.copies import inspect_copies
 from lookalike.inspection.finding import Diagnosis, Finding, Lists, worst_first
 from lookalike.inspection.labels import inspect_labels
-from lookalike.inspection.listing import distinct_rows, inspect_lists
+from lookalike.inspection.listing import bad_rows, distinct_rows, inspect_lists
 from lookalike.inspection.looks import inspect_looks
 from lookalike.inspection.page import render
 from lookalike.inspection.paths import inspect_skipped
@@ -71,11 +72,11 @@ def doctor(
     log.start()
     source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
-    skipped: list[Skipped] = []
-    train, val = open_catalogs(config, skipped)
+    bad, skipped = BadRows(), list[Skipped]()
+    train, val = open_catalogs(config, bad, skipped)
     lists = Lists.of(train, val)
     facts, found = inspect_lists(lists, train, val)
-    found += inspect_skipped(skipped)
+    found += [*bad_rows(bad), *inspect_skipped(skipped)]
     if skipped:
         facts["skipped_files"] = [asdict(each) for each in skipped]
     if images:

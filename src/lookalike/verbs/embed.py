@@ -16,6 +16,7 @@ from lookalike.data.bad_images import BadImages
 from lookalike.data.places import read_places
 from lookalike.data.record import Record
 from lookalike.data.source import Source
+from lookalike.data.streams import is_stream, kept
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel, load_onnx
@@ -126,6 +127,7 @@ def embed(
     if workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1")
     if workers > 1 and not in_worker():
+        places = [kept(read_places([p])) if is_stream(str(p)) else p for p in places]
         words = ["embed", "--output", output, "--threads", threads, "--device", device]
         words += ["--restart"] if restart else []
         given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}

@@ -24,6 +24,7 @@ from lookalike.assembly import (
     create_schedule,
     create_source,
     create_step,
+    keep_streams,
     open_catalogs,
     plan_pace,
     resolve,
@@ -81,6 +82,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     """
     config = (config or Config()).with_settings(settings)
     check_request(config, resume)
+    config = keep_streams(config)
     metric_margin(config)  # fails before work, as the next two do
     create_augmentations(config.data.augment)
     create_sampling(config)

@@ -1,0 +1,48 @@
+"""A command that takes settings: an unknown option is answered with the setting that is meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer.core
+
+from lookalike.errors import ConfigError
+
+
+class SettingsCommand(typer.core.TyperCommand):
+    """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error says so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the command line apart.
+
+        Raises:
+            ConfigError: an option is unknown, but a setting may be meant.
+            Exception: what typer raises where anything else is wrong with it.
+        """
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # Click's, or the copy of it that typer has had since 0.26: the name is the same.
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            from lookalike.config import setting_meant
+
+            option = str(getattr(error, "option_name", ""))
+            key = setting_meant(option.lstrip("-").replace("-", "_"))
+            if key is None or "." not in key:
+                raise
+            raise ConfigError(
+                f"{option} is no option; settings are written without dashes: "
+                f"{key}={_value(given, option)}"
+            ) from None
+
+
+def _value(args: list[str], option: str) -> Any:
+    """What stood behind an option."""
+    for place, text in enumerate(args):
+        if text.startswith(f"{option}="):
+            return text.partition("=")[2]
+        if text == option and place + 1 < len(args) and not args[place + 1].startswith("--"):
+            return args[place + 1]
+    return "VALUE"

@@ -1,0 +1,127 @@
+"""YAML of a request: what was written, and on which line.
+
+Numbers are read as people mean them: `1e-4` is one, while `1:30` (YAML 1.1's sexagesimal 90),
+`010` (its octal 8) and dates are text. A key that is there twice is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from lookalike.errors import ConfigError
+
+_REPLACED = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as the base has it
+        first: [(tag, pattern) for tag, pattern in found if tag not in _REPLACED]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        there: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in there:
+                raise yaml.constructor.ConstructorError(
+                    None, None,
+                    f"the key {key.value!r} is there twice, first on line {there[key.value]}; "
+                    "remove one",
+                    key.start_mark,
+                )  # fmt: skip
+            there[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    _REPLACED[0],
+    re.compile(r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    _REPLACED[1],
+    re.compile(
+        r"^([-+]?((0|[1-9][0-9_]*)\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+        r"|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_value(text: str) -> Any:
+    """The value of `key=VALUE`.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def read_mapping(text: str, place: str) -> tuple[dict[Any, Any], dict[str, int]]:
+    """The content of a file, and the line of each section and each key in one.
+
+    Args:
+        text: the file's content.
+        place: its name, for messages.
+
+    Raises:
+        ConfigError: it is no YAML, or no mapping.
+    """
+    loader = _open(text, place)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        tree = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{place}{line}: not YAML: {_explained(error)}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"{place}: not YAML: {what.splitlines()[0][:200]}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{place}:{node.start_mark.line + 1}: holds no sections; write e.g. 'optim:' and below "
+            "it '  lr: 0.1'; a list of images is given as --train LIST"
+        )
+    return tree, dict(_lines(node))
+
+
+def _open(text: str, place: str) -> _Loader:
+    try:
+        return _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{place}:{line}: not YAML: it holds the character U+{ord(text[error.position]):04X}; "
+            "remove it"
+        ) from None
+
+
+def _explained(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or "something else was expected"
+    if "'\\t'" in problem:
+        return f"{problem}; indent with spaces, not with a tab"
+    return problem
+
+
+def _lines(node: yaml.Node) -> Iterator[tuple[str, int]]:
+    """Dotted keys and their lines; those of an anchor are where it stands."""
+    for key, value in node.value:
+        name = str(key.value)
+        yield name, key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            for inner, _ in value.value:
+                yield f"{name}.{inner.value}", inner.start_mark.line + 1
