@@ -1,8 +1,9 @@
 """Everything that a run needs to go on exactly, on disk without pickles.
 
     checkpoints/step-00000120/
-        state.json                       step, loss scale, best score, sizes of the files below,
-                                         and an `id` that no other saving has, of this step either
+        state.json                       step, loss scale, best score, sizes and digests (SHA-256)
+                                         of the files below and its own digest, and an `id` that
+                                         no other saving has, of this step either
         network.safetensors              backbone, neck and branch
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
         ema.safetensors                  where an average is kept
@@ -13,17 +14,20 @@ Random states are not among them, because nothing here has any: data order, augm
 dropout follow from (seed, epoch, row) and (seed, step, rank).
 
 A checkpoint is written under another name and renamed when every worker's files are safely on
-disk; its state.json holds the files' sizes, so that a torn copy is found out. Where workers have
-directories of their own, each directory has the same state.json and the files of its workers.
+disk. What state.json says of its files is compared with them before they are read, so that a torn
+copy and a damaged one are found. Where workers have directories of their own, each directory has
+the same state.json and the files of its workers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +43,7 @@ from lookalike.distributed import World
 from lookalike.errors import RunError
 from lookalike.losses.head import Head
 from lookalike.optim import Ema, LossScaler
+from lookalike.storage.local_files import digest_of, refused, usual_mode
 
 FORMAT = "lookalike checkpoint 2"
 OLDER_FORMATS = ("lookalike checkpoint 1",)
@@ -137,26 +142,32 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
     world.barrier()
     cause, mine = None, {}
     try:
-        for name, (tensors, metadata) in _files(trained, world):
-            _write(aside / name, tensors, metadata)
-            mine[name] = (aside / name).stat().st_size
+        with ThreadPoolExecutor(1) as pool:  # a file's digest while the disk takes it
+            found = {}
+            for name, (tensors, metadata) in _files(trained, world):
+                _write(aside / name, tensors, metadata)
+                found[name] = pool.submit(digest_of, aside / name)
+                _sync(aside / name)
+            mine = {n: ((aside / n).stat().st_size, digest.result()) for n, digest in found.items()}
     except (OSError, SafetensorError) as error:
-        cause = str(error)
+        cause = refused(error) or str(error)
     told = world.tell({"id": secrets.token_hex(8), "files": mine, "cause": cause})
     for each in told:
         if each["cause"] is not None:
             cause = cause or each["cause"]
             raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
     if world.is_keeper:
-        files = {name: size for each in told for name, size in each["files"].items()}
+        files = dict(sorted((n, each["files"][n]) for each in told for n in each["files"]))
         state = {
             "format": FORMAT,
             "id": told[0]["id"],
             "progress": asdict(progress),
             "workers": world.size,
             "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
-            "files": dict(sorted(files.items())),
+            "files": {name: size for name, (size, _) in files.items()},
+            "sha256": {name: digest for name, (_, digest) in files.items()},
         }
+        state["own_sha256"] = _digest_of_state(state)
         _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
         if folder.exists():  # the same step again, after a resume
             shutil.rmtree(folder)
@@ -204,34 +215,98 @@ def reading(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The content of state.json, after its files were found whole.
+def parse_state(text: str | bytes) -> dict[str, Any]:
+    """The content of a state.json.
 
     Raises:
-        RunError: something is missing or has another size than when it was written.
+        ValueError: it is broken, or damaged.
     """
     try:
-        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
-        files, format = state["files"], state["format"]
-    except (OSError, ValueError, KeyError):
-        raise RunError(f"{folder}: {STATE_FILE} is missing or broken") from None
-    if format not in (FORMAT, *OLDER_FORMATS):
-        raise RunError(f"{folder}: written by another version of lookalike, as {format!r}")
-    for name, size in files.items():
+        state = json.loads(text)
+        format, files = state["format"], state["files"]
+        if format not in (FORMAT, *OLDER_FORMATS):
+            raise RunError(f"written by another version of lookalike, as {format!r}")
+        scale, good_steps = map(float, state["loss_scale"])
+        plain = scale > 0 and good_steps >= 0 and type(Progress.of(state["progress"]).step) is int
+        plain &= all(name == Path(name).name and type(size) is int for name, size in files.items())
+        digests = state.get("sha256", {})
+        if digests or "own_sha256" in state:  # older ones have neither
+            own = state["own_sha256"]
+            whole = {key: value for key, value in state.items() if key != "own_sha256"}
+            plain &= digests.keys() == files.keys() and own == _digest_of_state(whole)
+    except (RecursionError, TypeError, AttributeError, KeyError, ValueError):
+        plain = False
+    if not plain:
+        raise ValueError(f"{STATE_FILE} is damaged")
+    return dict(state)
+
+
+def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """The content of state.json, after its files were found whole.
+
+    Args:
+        folder: the checkpoint.
+        verify: read the files too, and compare their digests.
+
+    Raises:
+        RunError: something is missing, has another size than when it was written, or is damaged.
+    """
+    try:
+        state = parse_state((folder / STATE_FILE).read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{folder}: {STATE_FILE} is missing") from None
+    except OSError as error:
+        raise RunError(f"{folder / STATE_FILE}: cannot be read: {refused(error)}") from None
+    except (ValueError, RunError) as error:
+        raise RunError(f"{folder}: {error}") from None
+    for name, size in state["files"].items():
         path = folder / name
         if not path.exists():
             raise RunError(f"{folder}: {name} is missing")
         if path.stat().st_size != size:
             raise RunError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
-    return dict(state)
+    if verify:
+        _verify(folder, state.get("sha256", {}))
+    return state
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
+def is_as_written(folder: Path, name: str, state: Mapping[str, Any]) -> bool:
+    """Whether a file of a checkpoint is here, and to the bit what its state.json says."""
+    path = folder / name
+    if not path.is_file() or path.stat().st_size != state["files"][name]:
+        return False
+    digest = state.get("sha256", {}).get(name)
+    return digest is None or digest == digest_of(path)
+
+
+def _verify(folder: Path, digests: Mapping[str, str]) -> None:
+    """Compare the files with their digests, several at a time."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        try:
+            found = list(pool.map(digest_of, (folder / name for name in digests)))
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or folder}: cannot be read: {refused(error)}"
+            ) from None
+    for name, digest in zip(digests, found, strict=True):
+        if digest != digests[name]:
+            raise RunError(
+                f"{folder / name}: damaged: its bytes are not those that were written (SHA-256 "
+                f"{digest[:12]}..., and not {digests[name][:12]}...)"
+            )
+
+
+def _digest_of_state(state: Mapping[str, Any]) -> str:
+    """Of everything in a state.json but this digest."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def newest(folder: Path, *, verify: bool = True) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint in `folder`, and what is wrong with newer ones."""
     faults = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            read_state(path)
+            read_state(path, verify=verify)
         except RunError as error:
             faults.append(str(error))
         else:
@@ -239,9 +314,14 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, faults
 
 
-def prune(folder: Path, *, keep: int, also: Path | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the one named by `also`."""
-    for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
+def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the one named by `also`.
+
+    What is later than `written`, the newest, is damaged: the resumed run passed it over.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    later = [path for path in found if path.name > written]
+    for path in [*later, *found[len(later) + keep :]]:
         if path != also:
             shutil.rmtree(path)
     for path in folder.glob(".step-*.partial"):
@@ -304,8 +384,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     # No tensors with empty metadata (an optimizer before its first step) is a file that
     # safetensors 0.8 writes and cannot read; without metadata it can.
-    safetensors.torch.save_file(plain, path, metadata or None)
-    _sync(path)
+    with usual_mode(path):
+        safetensors.torch.save_file(plain, path, metadata or None)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -120,23 +120,21 @@ def _unfinished(output: str, local: Run) -> tuple[str | None, str]:
 
 
 def _state(folder: Path) -> str | None:
-    """The text of a state.json, None where there is none."""
+    """The text of a state.json, None where there is none, or a damaged one."""
     try:
         text = (folder / checkpoint.STATE_FILE).read_text("utf-8")
-        return text if "files" in json.loads(text) else None
-    except (OSError, ValueError):
+        checkpoint.parse_state(text)
+    except (OSError, ValueError, RunError):
         return None
+    return text
 
 
 def _held(folder: Path, text: str) -> list[str]:
     """The files of a checkpoint that are here, whole and of the same saving."""
     if _state(folder) != text:
         return []
-    return [
-        name
-        for name, size in json.loads(text)["files"].items()
-        if (folder / name).exists() and (folder / name).stat().st_size == size
-    ]
+    state = json.loads(text)
+    return [name for name in state["files"] if checkpoint.is_as_written(folder, name, state)]
 
 
 def _complete_best(output: str, local: Run) -> None:

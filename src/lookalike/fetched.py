@@ -13,6 +13,7 @@ from lookalike import checkpoint, storage
 from lookalike.config import Config
 from lookalike.errors import RunError, StorageError
 from lookalike.log import logger
+from lookalike.model.embedder import CONFIG_FILE, WEIGHTS_FILE, is_as_saved
 from lookalike.run import CONFIG, RESOLVED, Run, write_text
 
 CHECKPOINTS = "checkpoints"
@@ -70,18 +71,22 @@ def resume_from(output: str, local: Run) -> None:
     sizes = storage.sizes_below(output)
     if CONFIG not in sizes:
         return
-    found, faults = newest(output, sizes)
-    for fault in faults:
-        logger.warning("%s; left aside", fault)
     here, _ = checkpoint.newest(local.checkpoints)
-    if found is None and here is None and faults:
-        raise RunError(f"{storage.public(output)}: no whole checkpoint is left to go on from")
-    if here is not None and (found is None or here.name >= found):
-        return
+    passed: list[str] = []  # that are not whole, or damaged
+    while True:
+        found, faults = newest(output, sizes, before=passed[-1] if passed else None)
+        for fault in faults:
+            logger.warning("%s; left aside", fault)
+        if found is None and here is None and (faults or passed):
+            raise RunError(f"{storage.public(output)}: no whole checkpoint is left to go on from")
+        if here is not None and (found is None or here.name >= found):
+            return
+        if found is None or _fetched(output, found, local):
+            break
+        passed.append(found)
     best = _best(output, sizes)
-    for name in {found, best} - {None}:
-        assert name is not None
-        fetch_checkpoint(output, name, local.checkpoints)
+    if best is not None and best != found and not _fetched(output, best, local):
+        best = None
     others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
     for name in sorted(others, key=lambda name: name == CONFIG):  # the last makes it a run
         storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
@@ -92,11 +97,29 @@ def resume_from(output: str, local: Run) -> None:
     logger.info("brought %s from %s to %s", found, storage.public(output), local.path)
 
 
-def newest(output: str, sizes: dict[str, int]) -> tuple[str | None, list[str]]:
-    """The name of the newest whole checkpoint of a remote run, and the faults of newer ones."""
+def _fetched(output: str, name: str, local: Run) -> bool:
+    """Whether a checkpoint was brought here, and is not damaged."""
+    try:
+        fetch_checkpoint(output, name, local.checkpoints)
+    except RunError as error:
+        logger.warning("%s; left aside", error)
+        return False
+    return True
+
+
+def newest(
+    output: str, sizes: dict[str, int], *, before: str | None = None
+) -> tuple[str | None, list[str]]:
+    """The name of the newest whole checkpoint of a remote run, and the faults of newer ones.
+
+    Args:
+        output: the run.
+        sizes: of all its files.
+        before: only checkpoints older than this one.
+    """
     faults: list[str] = []
     names = {name.split("/")[1] for name in sizes if name.startswith(f"{CHECKPOINTS}/step-")}
-    for name in sorted(names, reverse=True):
+    for name in sorted((n for n in names if before is None or n < before), reverse=True):
         fault = _fault(output, name, sizes)
         if fault is None:
             return name, faults
@@ -108,23 +131,34 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
     """Bring one whole checkpoint into the local `folder`, where it appears when it is complete.
 
     Files of the same saving that are here already are not fetched.
+
+    Raises:
+        RunError: it is damaged there.
+        StorageError: the storage does not answer, or a file changed meanwhile.
     """
     place = f"{CHECKPOINTS}/{name}"
+    shown = storage.public(storage.join(output, place))
     text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
-    state = json.loads(text)
+    try:
+        state = checkpoint.parse_state(text)
+    except (ValueError, RunError) as error:
+        raise RunError(f"{shown}: {error}") from None
     state_here = folder / name / checkpoint.STATE_FILE
     same = "id" in state and state_here.exists() and state_here.read_bytes() == text
     aside = folder / f".{name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for file, size in state["files"].items():
-        here = folder / name / file
-        if same and here.exists() and here.stat().st_size == size:
-            os.link(here, aside / file)
+        if same and checkpoint.is_as_written(folder / name, file, state):
+            os.link(folder / name / file, aside / file)
         else:
             storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
     storage.write_bytes(str(aside / checkpoint.STATE_FILE), text)
-    checkpoint.read_state(aside)
+    try:
+        checkpoint.read_state(aside, verify=True)
+    except RunError as error:
+        shutil.rmtree(aside)
+        raise RunError(str(error).replace(str(aside), shown)) from None
     shutil.rmtree(folder / name, ignore_errors=True)
     aside.rename(folder / name)
 
@@ -156,14 +190,30 @@ def model_of(uri: str) -> Path:
     if f"{prefix}config.json" not in sizes:
         raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
     folder = cache_folder("models", uri)
-    for name in (f"{prefix}config.json", f"{prefix}model.safetensors"):
-        _refreshed(storage.join(uri, name), folder / name.removeprefix(prefix))
+    for _ in range(2):  # a copy that is damaged here is brought again
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            _refreshed(storage.join(uri, prefix + name), folder / name)
+        if not _damaged(folder):
+            break
+        (folder / WEIGHTS_FILE).unlink()
+    else:
+        raise RunError(
+            f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
+            f"not those that {CONFIG_FILE} was written for; upload the model again"
+        )
     calibration = f"{prefix}{Run(folder).calibration.name}"
     if calibration in sizes:
         _refreshed(storage.join(uri, calibration), folder / calibration.removeprefix(prefix))
     else:
         (folder / calibration.removeprefix(prefix)).unlink(missing_ok=True)
     return folder
+
+
+def _damaged(model: Path) -> bool:
+    try:
+        return not is_as_saved(model)
+    except ValueError:
+        return False  # another fault, which loading it reports
 
 
 def file_of(uri: str) -> Path:
@@ -188,9 +238,9 @@ def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
         return f"{shown}: {checkpoint.STATE_FILE} is missing: it was not uploaded whole"
     try:
         text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
-        files = dict(json.loads(text)["files"])
-    except (ValueError, KeyError):
-        return f"{shown}: {checkpoint.STATE_FILE} is broken"
+        files = checkpoint.parse_state(text)["files"]
+    except (ValueError, RunError) as error:
+        return f"{shown}: {error}"
     for file, size in files.items():
         if sizes.get(f"{place}/{file}") != size:
             there = sizes.get(f"{place}/{file}")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lookalike import checkpoint, interrupt
+from lookalike import checkpoint, interrupt, storage
 from lookalike.checkpoint import Progress, Trained
 from lookalike.data.loader import Batch, TrainLoader
 from lookalike.distributed import World
@@ -259,7 +259,7 @@ class Trainer:
 
     def _last_good(self) -> str:
         """What to do about numbers that are not finite, and the checkpoint to go back to."""
-        newest, _ = checkpoint.newest(self.folder)
+        newest, _ = checkpoint.newest(self.folder, verify=False)
         return f"{_REMEDIES}; the last good checkpoint is {newest or f'in {self.folder}'}"
 
     def _agree(
@@ -365,11 +365,11 @@ class Trainer:
         self._saved_at = time.monotonic()
         if self.world.is_keeper:
             best = self.folder / name
-            (self.folder / "latest").write_text(name + "\n", "utf-8")
+            storage.write_bytes(str(self.folder / "latest"), f"{name}\n".encode())
             if self.progress.best_score is not None:
                 best = self.folder / checkpoint.folder_name(self.progress.best_step)
-                (self.folder / "best").write_text(best.name + "\n", "utf-8")
-            checkpoint.prune(self.folder, keep=self.pace.keep_checkpoints, also=best)
+                storage.write_bytes(str(self.folder / "best"), f"{best.name}\n".encode())
+            checkpoint.prune(self.folder, written=name, keep=self.pace.keep_checkpoints, also=best)
             self.saved()
         # A worker that ends now must not take a keeper down in the middle of this.
         self.world.barrier()

@@ -14,6 +14,7 @@ from lookalike import checkpoint, storage
 from lookalike.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
 from lookalike.data.annotation import shortest
 from lookalike.data.classes import Classes, listed
+from lookalike.distributed import ALONE, World
 from lookalike.elastic import HeadRows, load_margin_state
 from lookalike.errors import RunError
 from lookalike.log import logger
@@ -48,7 +49,7 @@ class _Source:
     classes: Classes
 
 
-def begin(name: str, trained: Trained, classes: Classes) -> None:
+def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -> None:
     """Give a run that is about to start the weights of an earlier one, on every worker.
 
     The network is taken as it is, its average where one was kept. The rows of a head follow their
@@ -61,12 +62,17 @@ def begin(name: str, trained: Trained, classes: Classes) -> None:
             checkpoint in one (`runs/old/checkpoints/step-00000120`).
         trained: network, heads and average, before the first step; changed in place.
         classes: of this run.
+        world: the workers, who call this together.
 
     Raises:
         RunError: there is no whole checkpoint, or its network or a head is another one; names
             the first difference.
     """
-    source = _open(name)
+    with world.together():
+        source = _open(name, verify=True) if world.is_main else None
+    chosen = world.tell(None if source is None else str(source.folder))[0]
+    with world.together():
+        source = source or _open(chosen, verify=False)
     with checkpoint.reading(source.folder):
         _take_network(source, trained.network, trained.ema)
         old = source.classes.rows
@@ -76,8 +82,8 @@ def begin(name: str, trained: Trained, classes: Classes) -> None:
     _report(source, classes, match)
 
 
-def _open(name: str) -> _Source:
-    """Find the checkpoint and its classes."""
+def _open(name: str, *, verify: bool) -> _Source:
+    """Find the checkpoint and its classes; `verify` compares the digests of its files."""
     if storage.is_remote(name):
         raise RunError(
             f"train.start_from={storage.public(name)}: takes a directory of this machine; give one "
@@ -89,7 +95,7 @@ def _open(name: str) -> _Source:
     else:
         run = Run(given)
         folder, choice = _choose(name, run)
-    step = checkpoint.read_state(folder)["progress"]["step"]
+    step = checkpoint.read_state(folder, verify=verify)["progress"]["step"]
     try:
         text = run.classes.read_text("utf-8")
     except OSError as error:
@@ -105,7 +111,7 @@ def _choose(name: str, run: Run) -> tuple[Path, str]:
     if best.exists():
         folder = run.checkpoints / best.read_text("utf-8").strip()
         try:
-            checkpoint.read_state(folder)
+            checkpoint.read_state(folder, verify=True)
         except RunError as error:
             logger.warning("%s; left aside", error)
         else:

@@ -13,7 +13,7 @@ import torch
 import lookalike
 from lookalike import cli, storage
 from lookalike.data.decode import load_image
-from lookalike.errors import StorageError
+from lookalike.errors import RunError, StorageError
 from lookalike.exporting import artefact, folders
 from lookalike.exporting.exported import load_onnx
 from lookalike.model.embedder import Embedder
@@ -356,3 +356,25 @@ def test_one_writes_at_a_time(tmp_path, monkeypatch):
             pass
     assert output.read_bytes() == b"the first"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_damaged_onnx_file_is_not_loaded(onnx_file, tmp_path):
+    copy = tmp_path / "model.onnx"
+    content = bytearray(onnx_file.read_bytes())
+    initializer = onnx.load(onnx_file).graph.initializer[-1].raw_data
+    content[content.find(initializer) + 5] ^= 1  # one bit of a weight
+    copy.write_bytes(content)
+    onnx.checker.check_model(str(copy))
+    with pytest.raises(RunError, match=f"{copy}: damaged, or changed after it was exported"):
+        lookalike.load(copy)
+
+
+def test_an_onnx_file_without_a_digest_is_loaded_as_before(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    for entry in model.metadata_props:
+        if entry.key == "lookalike":
+            about = json.loads(entry.value)
+            assert len(about.pop("sha256")) == 64
+            entry.value = json.dumps(about)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert lookalike.load(tmp_path / "model.onnx").embedding_dim == 32

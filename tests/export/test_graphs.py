@@ -12,7 +12,7 @@ import torch
 
 from lookalike.data.image_size import height_width
 from lookalike.data.preprocess import Preprocess
-from lookalike.exporting import onnx_model, pixels
+from lookalike.exporting import digests, onnx_model, pixels
 from lookalike.exporting.exported import ExportedModel
 from lookalike.exporting.formats import write_onnx, write_program
 from lookalike.model.embedder import Embedder
@@ -156,5 +156,7 @@ def test_a_torch_export_program_gives_the_same_bits_after_reloading(
     with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
         texts = {name.rsplit("/", 1)[-1]: archive.read(name) for name in archive.namelist()
                  if "extra" in name}  # fmt: skip
-    assert json.loads(texts["lookalike.json"]) == {"certificate": {"drift": 0.0}}
+    about = json.loads(texts["lookalike.json"])
+    assert about.pop("sha256") == digests.of_entries(tmp_path / "m.pt2", but="/lookalike.json")
+    assert about == {"certificate": {"drift": 0.0}}
     assert texts["calibration.json"] == b'{"thresholds": []}'

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lookalike.data.decode import ImageSource, load_image
 from lookalike.errors import ConfigError, MissingExtraError, RunError
-from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, digests
 from lookalike.model.finite import name_of, require_finite
 from lookalike.model.given import room_for
 
@@ -148,6 +148,7 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
         raise RunError(f"{path}: not an ONNX model that onnxruntime can run: {text}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     about = _about(metadata.get(METADATA), path)
+    digests.check(path, about)
 
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(["embedding"], {"images": images})[0]

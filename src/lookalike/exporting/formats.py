@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lookalike.exporting import FORMAT_VERSION
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, digests
 from lookalike.exporting.artefact import metadata, write_beside
 from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.exporting.folders import load_timm, save_ours, save_timm
@@ -40,7 +40,8 @@ def write_onnx(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -
     model = onnx_model.build(embedder, precision, ranges)
 
     def finish(about: Mapping[str, Any], calibration: str | None) -> None:
-        onnx_model.save(model, path, metadata(about, calibration))
+        onnx_model.save(model, path, metadata(digests.with_blank(about), calibration))
+        digests.fill_in(path)
 
     finish({"format": FORMAT_VERSION, "model": embedder.describe()}, None)
     return Artefact(partial(load_onnx, path), finish)
@@ -63,7 +64,9 @@ def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges
         return ExportedModel(run, embedder.embedding_dim)
 
     def finish(about: Mapping[str, Any], calibration: str | None) -> None:
-        program.save(written, path, metadata(about, calibration))
+        texts = {} if calibration is None else {CALIBRATION: calibration}
+        program.save(written, path, texts)
+        digests.add_entry(path, f"extra/{METADATA}.json", about)
 
     return Artefact(reread, finish)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,9 +27,24 @@ from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
 from lookalike.model.weights import Match, load_into, read_weights
+from lookalike.storage.local_files import digest_of, usual_mode, writing
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+
+def is_as_saved(folder: Path) -> bool:
+    """Whether the weights are to the bit those that config.json was written for.
+
+    Raises:
+        FileNotFoundError: a file of the two is missing.
+        ValueError: config.json is broken.
+    """
+    described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+    if not isinstance(described, dict):
+        raise ValueError(f"{CONFIG_FILE} holds no settings")
+    digest = described.get("sha256")  # absent in older files
+    return digest is None or digest == digest_of(folder / WEIGHTS_FILE)
 
 
 class Embedder(nn.Module):
@@ -233,24 +249,45 @@ class Embedder(nn.Module):
         return digest.hexdigest()[:32]
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into `folder`, made when it is not there."""
+        """Write config.json and model.safetensors into `folder`, made when it is not there.
+
+        Raises:
+            StorageError: the disk refuses; what was there before stays.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", "utf-8")
-        # Aside, then renamed: whoever loads meanwhile gets the old weights or the new.
         aside = folder / f".{WEIGHTS_FILE}.partial"
-        safetensors.torch.save_file(self.weights(), aside)
-        aside.replace(folder / WEIGHTS_FILE)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with usual_mode(aside):
+                    safetensors.torch.save_file(self.weights(), aside)
+                described = {**self.describe(), "sha256": digest_of(aside)}
+                text = json.dumps(described, indent=2) + "\n"
+                config = folder / f".{CONFIG_FILE}.partial"
+                config.write_text(text, "utf-8")
+                # Renamed together: `load` reads again where it came in between.
+                aside.replace(folder / WEIGHTS_FILE)
+                config.replace(folder / CONFIG_FILE)
+            finally:
+                aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Embedder:
         """The embedder that `save` wrote, in evaluation mode.
 
         Raises:
-            RunError: `folder` holds no embedder, or a broken one.
+            RunError: `folder` holds no embedder, or a broken or damaged one.
         """
         folder = Path(folder)
         try:
+            pauses = iter((0.1, 0.5))  # a training may be replacing both files
+            while not is_as_saved(folder):
+                if (pause := next(pauses, None)) is None:
+                    raise RunError(
+                        f"{folder / WEIGHTS_FILE}: damaged: its bytes are not those that "
+                        f"{CONFIG_FILE} was written for; take it from a copy, or export it again"
+                    )
+                time.sleep(pause)
             described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
             preprocess = Preprocess.from_dict(described["preprocess"])
             backbone = Backbone(described["backbone"], preprocess.image_size)
@@ -272,7 +309,7 @@ class Embedder(nn.Module):
             raise RunError(
                 f"{folder}: no embedder here ({Path(error.filename).name} is missing)"
             ) from None
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise RunError(
                 f"{folder}: the embedder is broken: {str(error).splitlines()[0]}"
             ) from None

@@ -121,7 +121,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         inputs = inputs_of(config, loader, catalog, held_out, world)
         restored = restore(run, trained, quota, catalog, resume, world)
         if restored is None and config.train.start_from is not None:
-            warm_start.begin(config.train.start_from, trained, catalog.classes)
+            warm_start.begin(config.train.start_from, trained, catalog.classes, world)
         progress = continued(restored or Progress(inputs=inputs), inputs)
         pace = plan_pace(config, loader, progress.shift)
         check_end(config, pace, progress)

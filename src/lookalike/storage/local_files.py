@@ -1,0 +1,78 @@
+"""Files of this machine: digests of their content, their mode, and what is said of a full disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lookalike.errors import LookalikeError, StorageError
+from lookalike.storage.uri import local_path
+
+_OS_ERROR = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
+"""How the errors of safetensors (Rust) and Arrow (C++) name the number of a system's error."""
+
+
+def digest_of(path: str | Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """The file `path`, made in the block, gets the mode of any new file, which the umask sets.
+
+    safetensors makes its files through a temporary one that only their owner may read.
+    """
+    path.open("wb").close()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Name the local file or folder `place` in what fails while the block writes to it.
+
+    Raises:
+        StorageError: the system refused: the disk is full, may not be written to, ...
+    """
+    try:
+        yield
+    except LookalikeError:
+        raise
+    except Exception as error:
+        reason = refused(error) or _full(Path(local_path(str(place))))
+        if reason is None:
+            raise
+        raise StorageError(f"{place}: cannot be written: {reason}") from error
+
+
+def refused(error: BaseException) -> str | None:
+    """Why the system refused, in lower case; None where the error is no such refusal.
+
+    Libraries wrap the errors of the system in classes of their own, with its number in the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _OS_ERROR.search(str(error))):
+        number = int(found[1])
+    if number is not None and number in errno.errorcode:
+        return os.strerror(number).lower()
+    return None
+
+
+def _full(path: Path) -> str | None:
+    """What is wrong with the disk of `path`, where an error without a number says nothing of it.
+
+    NumPy and torch report how many bytes were written, and not why these were not all.
+    """
+    folder = next((each for each in (path, *path.parents) if each.is_dir()), None)
+    if folder is not None and os.statvfs(folder).f_bavail == 0:
+        return os.strerror(errno.ENOSPC).lower()
+    return None
