@@ -1,6 +1,18 @@
-"""`python -m lookalike` is `lookalike`: what torchrun starts."""
+"""The command `lookalike`, and `python -m lookalike`, which torchrun starts.
 
-from lookalike.cli import main
+Nothing that takes time is imported before Ctrl-C is handled.
+"""
+
+from lookalike import interrupt
+
+
+def main() -> None:
+    """Run the program."""
+    interrupt.handle()
+    from lookalike.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -21,6 +21,36 @@ from torch import Tensor
 
 from lookalike.errors import ConfigError, LookalikeError, RunError
 
+_LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+
+
+def _launched() -> tuple[int, int, int, int]:
+    """Rank, workers, and both on this machine, from the environment that a launcher makes.
+
+    Raises:
+        ConfigError: it is not whole: left over, say, from another program.
+    """
+    given = {name: os.environ[name] for name in _LAUNCHER if name in os.environ}
+    shown = ", ".join(f"{name}={value}" for name, value in given.items())
+    fix = (
+        f"unset {' '.join(given)}, or start the workers with --workers N or torchrun (a launcher "
+        "gives RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT to each)"
+    )
+    try:
+        found = {name: int(given.get(name, usual)) for name, usual in _LAUNCHER.items()}
+    except ValueError:
+        raise ConfigError(f"the environment has {shown}: not numbers of workers; {fix}") from None
+    rank, size, local_rank, local_size = found.values()
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+        raise ConfigError(f"the environment has {shown}: no worker of a run; {fix}")
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if size > 1 and lacking:
+        raise ConfigError(
+            f"the environment has {shown}, but not {lacking[0]}: no launcher started this process; "
+            f"{fix}"
+        )
+    return rank, size, local_rank, local_size
+
 
 @dataclass(frozen=True)
 class World:
@@ -51,16 +81,14 @@ class World:
             device: "auto" (a CUDA device when there is one), "cpu" or "cuda".
 
         Raises:
-            ConfigError: CUDA was asked for and is not there.
+            ConfigError: CUDA was asked for and is not there, or the environment is that of a
+                launcher which did not start this process.
         """
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"run.device={device!r} is not one of auto, cpu, cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("run.device=cuda, but torch finds no CUDA device; use cpu or auto")
-        rank = int(os.environ.get("RANK", 0))
-        size = int(os.environ.get("WORLD_SIZE", 1))
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        rank, size, local_rank, local_size = _launched()
         if device == "cpu" or not torch.cuda.is_available():
             place = torch.device("cpu")
         elif "LOCAL_RANK" not in os.environ:
@@ -158,6 +186,10 @@ class World:
             yield
         except LookalikeError as error:
             failure = error
+        except OSError as error:
+            failure = LookalikeError.of_system(error)
+            if failure is None:
+                raise
         told = self.tell(None if failure is None else str(failure))
         if failure is not None:
             raise failure

@@ -8,6 +8,7 @@
     ├── StorageError          a URI cannot be read or written
     ├── TrainingError         training cannot go on (the loss is not finite, ...)
     ├── ExportError           an exported model is not what the trained one is
+    ├── ConsoleError          nobody reads what the program says
     ├── Interrupted           a signal ended training; a checkpoint was saved
     └── MissingExtraError     an optional dependency is not installed
 
@@ -15,6 +16,8 @@ A message names the place, the value, the choices and the fix. Anything that is 
 `LookalikeError` is our own mistake and keeps its traceback.
 """
 
+import errno
+import os
 import signal
 
 
@@ -22,6 +25,21 @@ class LookalikeError(Exception):
     """Base of all errors that a user can cause and mend."""
 
     exit_code = 2
+
+    @staticmethod
+    def of_system(error: OSError) -> "LookalikeError | None":
+        """What the system refused, with its path; None where it names none and is no full disk."""
+        reason = os.strerror(error.errno).lower() if error.errno else ""
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if not _is_number(n)]
+        if reason and names:
+            return LookalikeError(f"{' -> '.join(names)}: {reason}")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            return LookalikeError(f"a file cannot be written: {reason}")
+        return None
+
+
+def _is_number(name: object) -> bool:
+    return name is None or isinstance(name, int)  # a file descriptor
 
 
 class ConfigError(LookalikeError):
@@ -58,6 +76,20 @@ class TrainingError(LookalikeError):
 
 class ExportError(LookalikeError):
     """A model cannot be exported, or what was exported is not what was trained."""
+
+
+class ConsoleError(LookalikeError):
+    """Standard output or standard error cannot be written to.
+
+    Attributes:
+        exit_code: of a reader that went away, what a shell gives for SIGPIPE.
+    """
+
+    def __init__(self, name: str, error: OSError) -> None:
+        self.is_closed = error.errno in (errno.EPIPE, errno.EIO, errno.EBADF)
+        super().__init__(f"{name}: cannot be written to: {(error.strerror or '').lower()}")
+        if self.is_closed:
+            self.exit_code = 128 + signal.SIGPIPE
 
 
 class Interrupted(LookalikeError):

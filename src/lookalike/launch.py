@@ -6,20 +6,27 @@ import ctypes
 import hashlib
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lookalike.errors import LookalikeError
 
 
 class WorkersFailed(LookalikeError):
-    """The workers ended with an error, which they have told already."""
+    """The workers ended with an error.
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"the workers ended with exit code {exit_code}; see their lines above")
+    Attributes:
+        is_said: whether they have told it already.
+    """
+
+    def __init__(self, message: str, exit_code: int, *, is_said: bool = False) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
+        self.is_said = is_said
 
 
 def in_worker() -> bool:
@@ -72,13 +79,37 @@ def end_with_launcher() -> None:
         sys.exit(1)
 
 
-def launch(workers: int, arguments: Sequence[str], folder: str | Path) -> None:
+_LOST = re.compile(
+    r"closed by peer|reset by peer|broken pipe|gloo|nccl|connection (was )?(lost|closed)"
+    r"|process ?group|TCPStore",
+    re.IGNORECASE,
+)
+_LOST_FILE = "lost-peers"
+
+
+def lost_peers(error: RuntimeError) -> bool:
+    """Whether an error is what torch raises in a worker whose peers have ended.
+
+    Its traceback is left for the launcher, which shows it unless it knows why they ended.
+    """
+    if not _LOST.search(str(error)):
+        return False
+    if _SAID not in os.environ:
+        first = (str(error).strip().splitlines() or ["?"])[0][:200]
+        sys.stderr.write(f"error: another worker ended, or cannot be reached any more: {first}\n")
+        return True
+    tell_launcher(_LOST_FILE, traceback.format_exc())
+    return True
+
+
+def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: str) -> None:
     """Run `python -m lookalike ARGUMENTS` as `workers` processes, and wait for them.
 
     Args:
         workers: how many.
         arguments: what follows the program's name.
         folder: a temporary one, where the workers note which errors were told.
+        again: how to go on when a worker was killed, for a message.
 
     Raises:
         WorkersFailed: one of them ended with another exit code than 0.
@@ -95,13 +126,45 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path) -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     options = ["--standalone", f"--nproc-per-node={workers}", "--no-python", sys.executable]
     try:
         run(parse_args([*options, "-m", "lookalike", *arguments]))
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        raise WorkersFailed(2 if 2 in codes else max(codes, key=abs)) from None
+        found = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        raise _failure(found, Path(folder), again) from None
     except SignalException as error:
-        raise WorkersFailed(128 + int(error.sigval)) from None
+        code = 128 + int(error.sigval)
+        raise WorkersFailed(
+            f"stopped by {signal.Signals(error.sigval).name}", code, is_said=somebody_said()
+        ) from None
     finally:
         del os.environ[_SAID]
+
+
+def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:
+    """Why the workers ended, by rank and exit code; a negative one is a signal's number."""
+    if somebody_said():
+        code = 2 if 2 in codes.values() else max(codes.values(), key=abs)
+        return WorkersFailed("the workers have told why", code if code > 0 else 1, is_said=True)
+    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    if not killed:
+        lost = folder / _LOST_FILE
+        if lost.exists():
+            sys.stderr.write(lost.read_text("utf-8"))
+        code = max(codes.values())
+        workers = ", ".join(map(str, codes))
+        return WorkersFailed(f"worker {workers} ended with exit code {code}; {again}", code)
+    rank, number = min(killed.items(), key=lambda item: (item[1] != signal.SIGKILL, item[0]))
+    causes: dict[int, str] = {
+        signal.SIGKILL: "the usual cause is memory: the kernel kills a process when the machine "
+        "has none left (see `dmesg`); a smaller train.batch_size, fewer workers or "
+        "head.fused_update=true need less",
+        signal.SIGBUS: "the usual cause is a full /dev/shm, or a file that was cut off while it "
+        "was read",
+        signal.SIGTERM: "somebody, or the system that runs the job, stopped it",
+    }
+    cause = causes.get(number, "a fault in native code; please report it")
+    name = signal.Signals(number).name
+    return WorkersFailed(f"worker {rank} was ended by {name}: {cause}. {again}", 128 + number)

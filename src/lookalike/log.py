@@ -10,12 +10,14 @@ commands that print an answer (`keep_stdout`); warnings go to stderr everywhere.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +30,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lookalike.errors import ConsoleError
+
 logger = logging.getLogger("lookalike")
 
 _LINE_SECONDS = 10.0
@@ -35,12 +39,18 @@ _LINE_SECONDS = 10.0
 _stdout_is_kept = False
 
 
-def start(level: int = logging.INFO) -> None:
+_outlives_console = False
+
+
+def start(level: int = logging.INFO, *, outlives_console: bool = False) -> None:
     """Send the program's lines to the console, unless the application set up its own logging.
 
     Args:
         level: the least that is said: ERROR on all workers but the main one.
+        outlives_console: go on without a console that was closed or is full.
     """
+    global _outlives_console
+    _outlives_console = outlives_console
     logger.setLevel(level)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _ConsoleHandler()
@@ -51,7 +61,7 @@ def start(level: int = logging.INFO) -> None:
 @contextmanager
 def also_to(path: Path) -> Iterator[None]:
     """Append the program's lines to a file as well, with their times."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
@@ -67,13 +77,84 @@ def keep_stdout(kept: bool) -> None:
     _stdout_is_kept = kept
 
 
-def _stream() -> TextIO:
-    return sys.stderr if _stdout_is_kept else sys.stdout
+class Outlet:
+    """Standard output or standard error, with every text that a program may say.
+
+    What it cannot encode is written as an escape. When it cannot be written to any more, a program
+    that outlives its console goes on without, and any other ends.
+    """
+
+    def __init__(self, name: str, stream: TextIO | None = None) -> None:
+        """Wrap `sys.stdout` or `sys.stderr`, by name: as it is now, or `stream`."""
+        self._name, self._given = name, stream
+
+    @property
+    def _stream(self) -> TextIO:
+        return self._given or getattr(sys, self._name) or _nowhere()
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._stream, attribute)
+
+    def write(self, text: str) -> int:
+        """Write a text.
+
+        Raises:
+            ConsoleError: it cannot be written, and the program does not outlive that.
+        """
+        if not isinstance(text, str):  # typer asks with b"" and "" what kind of stream this is
+            raise TypeError(f"a text, and not {type(text).__name__}")
+        if not text:
+            return 0
+        stream = self._stream
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            return stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except OSError as error:
+            self._lose(stream, error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            ConsoleError: it cannot be written, and the program does not outlive that.
+        """
+        stream = self._stream
+        try:
+            stream.flush()
+        except OSError as error:
+            self._lose(stream, error)
+
+    def _lose(self, stream: TextIO, error: OSError) -> None:
+        kind = {"stdout": "output", "stderr": "error"}[self._name]
+        failure = ConsoleError(f"standard {kind}", error)
+        # Nothing later may fail for it: not the end of Python, which writes what waits. A stream
+        # of an application that called us is its own, unless nobody can read it any more.
+        if self._given is not None or failure.is_closed:
+            with suppress(OSError):  # it has no descriptor
+                os.dup2(_nowhere().fileno(), stream.fileno())
+        if not _outlives_console:
+            raise failure from None
+        if self._name not in _lost:
+            _lost.add(self._name)
+            logger.warning("%s; the run goes on, and its lines are in its log.txt", failure)
+
+
+_lost: set[str] = set()
+
+
+@cache
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # as long as the process
+
+
+def _stream() -> Outlet:
+    return Outlet("stderr" if _stdout_is_kept else "stdout")
 
 
 def is_terminal() -> bool:
     """Whether a person may be watching."""
-    return _stream().isatty()
+    return bool(_stream().isatty())
 
 
 class Bar:
@@ -160,11 +241,26 @@ class _ConsoleHandler(logging.Handler):
         text = self.format(record)
         warning = record.levelno >= logging.WARNING
         if not is_terminal():
-            stream = sys.stderr if warning else _stream()
+            stream: Any = Outlet("stderr") if warning else _stream()
             print(text, file=stream, flush=True)  # this is the console
             return
         style = "yellow" if warning else ""
         _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class _FileHandler(logging.FileHandler):
+    """Lines into a file of a run, which goes on where the disk refuses them."""
+
+    _refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._refused:
+            self._refused = True
+            reason = (error.strerror or "").lower()
+            logger.warning("%s: cannot be written: %s", self.baseFilename, reason)
 
 
 _consoles: dict[bool, Console] = {}
@@ -172,5 +268,6 @@ _consoles: dict[bool, Console] = {}
 
 def _console() -> Console:
     if _stdout_is_kept not in _consoles:
-        _consoles[_stdout_is_kept] = Console(stderr=_stdout_is_kept)
+        stream: Any = _stream()
+        _consoles[_stdout_is_kept] = Console(file=stream)
     return _consoles[_stdout_is_kept]

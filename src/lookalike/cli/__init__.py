@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lookalike import __version__
+from lookalike import __version__, interrupt
 from lookalike.cli.doctor import doctor
 from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
@@ -23,7 +25,7 @@ from lookalike.cli.report import report
 from lookalike.cli.search import search
 from lookalike.cli.settings_command import SettingsCommand
 from lookalike.cli.train import train
-from lookalike.errors import LookalikeError
+from lookalike.errors import ConsoleError, LookalikeError
 
 COMMANDS = (quickstart, train, evaluate, improve, embed, search, report, export, doctor, plan)
 
@@ -45,40 +47,98 @@ def main() -> None:
     from lookalike.launch import end_with_launcher
 
     end_with_launcher()
+    with _streams():
+        code = _run()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except ConsoleError as error:
+                code = code or _told(error)
+        _leave(code)
+
+
+def _run() -> int:
+    """The exit code of the command."""
     try:
         app()
     except LookalikeError as error:
-        _report(error)
-        _leave(error.exit_code)
-    except RuntimeError:
-        # A worker loses its peers when one of them ends with an error: that one has spoken.
-        if not _peers_ended():
+        return _told(error)
+    except OSError as error:
+        if (refusal := LookalikeError.of_system(error)) is None:
             raise
-        _leave(1)
-    except KeyboardInterrupt:
+        return _told(refusal)
+    except RuntimeError as error:
+        # A worker loses its peers when one of them ends: that one, or the launcher, says why.
+        if not _peers_ended(error):
+            raise
+        return 1
+    except SystemExit as end:  # how typer ends
+        if end.code != 130 and not interrupt.was_pressed():
+            return end.code if isinstance(end.code, int) else 0
+    except BaseException as error:
+        # Not every library lets a KeyboardInterrupt pass as it is.
+        if not isinstance(error, KeyboardInterrupt) and not interrupt.was_pressed():
+            raise
+    return _stopped()
+
+
+def _stopped() -> int:
+    """Say that Ctrl-C was obeyed, once for all workers."""
+    from lookalike.launch import in_worker
+
+    if not in_worker():
         sys.stderr.write("stopped\n")
-        sys.exit(130)
+    return 130
+
+
+def _told(error: LookalikeError) -> int:
+    """The exit code of an error, which the user has been told."""
+    with suppress(ConsoleError):  # nobody reads it
+        _report(error)
+    return error.exit_code
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Standard streams that take every text, and are there; see `log.Outlet`."""
+    from lookalike.log import Outlet
+
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed by the caller: the next file must not take its place
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    with open(
+        os.devnull, "w", encoding="utf-8"
+    ) as nowhere:  # Python has no stream for a closed one
+        streams: list[Any] = [before[0] or nowhere, before[1] or nowhere]
+        guarded: list[Any] = [Outlet("stdout", streams[0]), Outlet("stderr", streams[1])]
+        sys.stdout, sys.stderr = guarded
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; a worker at once.
+    """End the process; a worker at once where it failed.
 
     After an error its group is still open (`World.__exit__` says why). Python would tear down the
     threads of that group in the midst of their work, which now and then aborts the process.
     """
     from lookalike.launch import in_worker
 
-    if in_worker():
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if code and in_worker():
         os._exit(code)
     sys.exit(code)
 
 
-def _peers_ended() -> bool:
-    from lookalike.launch import in_worker, somebody_said
+def _peers_ended(error: RuntimeError) -> bool:
+    """Whether a worker ends because another one did."""
+    from lookalike.launch import in_worker, lost_peers, somebody_said
 
-    return in_worker() and somebody_said()
+    return in_worker() and (somebody_said() or lost_peers(error))
 
 
 def _version(wanted: bool) -> None:
@@ -108,6 +168,9 @@ def _report(error: LookalikeError) -> None:
     from lookalike.launch import WorkersFailed, first_to_say
 
     message = str(error)
-    if isinstance(error, WorkersFailed) or not first_to_say(message):
+    said = isinstance(error, WorkersFailed) and error.is_said
+    if said or not message or not first_to_say(message):
+        return
+    if isinstance(error, ConsoleError) and error.is_closed:
         return
     sys.stderr.write(f"error: {message}\n" if "\n" not in message else f"error:\n{message}\n")

@@ -89,7 +89,7 @@ def evaluate(
         return
     if workers > 1 and not in_worker():
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            launch(workers, sys.argv[1:], folder)
+            launch(workers, sys.argv[1:], folder, "Give the command again")
         return
     from lookalike import log
     from lookalike.verbs.evaluate import compare

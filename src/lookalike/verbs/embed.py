@@ -133,7 +133,9 @@ def embed(
         given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
         words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            launch(workers, [*map(str, words), "--", str(model), *map(str, places)], folder)
+            again = "The same command again goes on with what is done"
+            arguments = [*map(str, words), "--", str(model), *map(str, places)]
+            launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
     with World.from_env(device) as world:
         log.start(logging.INFO if world.is_main else logging.ERROR)

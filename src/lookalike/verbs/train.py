@@ -96,7 +96,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         devices = [world.device] if world.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(repeatable(world.device))
-        log.start(logging.INFO if world.is_main else logging.ERROR)
+        level = logging.INFO if world.is_main else logging.ERROR
+        log.start(level, outlives_console=True)
         run, world = open_run(config, resume, world)
         with world.together():
             if world.is_keeper:
@@ -104,7 +105,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if world.is_main:
             stack.enter_context(log.also_to(run.log))
         elif world.is_keeper:  # what goes wrong with its upload is told on each machine
-            log.start(logging.WARNING)
+            log.start(logging.WARNING, outlives_console=True)
         asked, config = config, as_before(config, run, resume, world)
         source = create_source(config)
         catalog, held_out = open_catalogs(config)
@@ -180,7 +181,8 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
         request = Path(folder) / "config.yaml"
         request.write_text(config.to_yaml(complete=False), "utf-8")
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
-        launch(config.run.workers, arguments, folder)
+        again = f"Go on with: lookalike train --resume --output {_shown(config)}"
+        launch(config.run.workers, arguments, folder, again)
     assert config.run.output is not None
     return Run.open(place_of(config))
 
