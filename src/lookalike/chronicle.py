@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def story(run: str) -> Story:
 
 def name_of(run: str) -> str:
     """The last two parts of the place: `quickstart/run` says more than `run`."""
-    path = storage.public(run) if storage.is_remote(run) else str(Path(run).absolute())
+    path = storage.public(run) if storage.is_remote(run) else str(storage.path_of(run).absolute())
     return "/".join(path.rstrip("/").split("://")[-1].split("/")[-2:])
 
 

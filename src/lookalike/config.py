@@ -239,7 +239,8 @@ def _read_yaml(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections of a file, and the place of each and of each key in one."""
     try:
-        text = (Path(file).read_bytes() if content is None else content).decode("utf-8-sig")
+        raw = storage.path_of(file).read_bytes() if content is None else content
+        text = raw.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ConfigError(f"{file}: {str(reason).lower()}") from None

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from lookalike import checkpoint, storage
 from lookalike.config import Config
@@ -30,13 +29,13 @@ def workdir(output: str, chosen: str | None = None) -> Path:
     Raises:
         RunError: user info or another query is in the URI, and would be saved with the run.
     """
-    parts = urlsplit(output)
-    if "@" in parts.netloc or {key for key, _ in parse_qsl(parts.query, True)} - {"endpoint"}:
+    _, query = storage.split_query(output)
+    if storage.lasting(output) != output or (query and not query.startswith("?endpoint=")):
         raise RunError(
             f"run.output={storage.public(output)}: has user info or a query in it, which would be "
             "saved with the run; credentials belong in the environment"
         )
-    return Path(chosen) if chosen else cache_folder("runs", output)
+    return storage.path_of(chosen) if chosen else cache_folder("runs", output)
 
 
 def saved_config(output: str, *, asked: bool = False) -> Config | None:

@@ -147,7 +147,7 @@ def source_of(
     """
     config = next(filter(None, map(_request, models)), None) or Config()
     there = config.data.cache
-    if cache is None and there is not None and not Path(there).is_dir():
+    if cache is None and there is not None and not storage.path_of(there).is_dir():
         config = config.with_values({"data.cache": None})  # of the machine that trained it
     given: dict[str, Any] = {
         "data.cache": None if cache is None else str(cache),

@@ -65,7 +65,7 @@ class Run:
                 f"run.output={storage.public(str(output))}: results are written to a directory of "
                 "this machine; give one (a mounted bucket will do)"
             )
-        run = cls(Path(storage.local_path(str(output))))
+        run = cls(storage.path_of(output))
         if run.exists() and not resume:
             raise RunError(
                 f"{output} holds a run already; add --resume to go on with it, "
@@ -87,7 +87,7 @@ class Run:
         Raises:
             RunError: there is none.
         """
-        run = cls(Path(path))
+        run = cls(storage.path_of(path))
         if not run.exists():
             raise RunError(f"{path}: no run here (config.yaml is missing)")
         return run

@@ -88,7 +88,7 @@ def search(
     if open_page and html is not None:
         import webbrowser
 
-        webbrowser.open(Path(html).absolute().as_uri())
+        webbrowser.open(storage.path_of(html).absolute().as_uri())
 
 
 def _shown(answer: Answer) -> str:

@@ -96,7 +96,7 @@ def read_class_names(names_or_uri: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(names_or_uri, str):
         return _distinct(names_or_uri, lambda row: f"data.classes: name {row + 1}")
     text = names_or_uri.strip()
-    if not ("://" in text or text.endswith(".txt") or os.path.isfile(text)):
+    if not ("://" in text or text.endswith(".txt") or os.path.isfile(storage.local_path(text))):
         return _distinct(text.split(","), lambda row: f"data.classes: name {row + 1}")
 
     # A blank line between names is kept, and refused: dropping it would shift all rows below.

@@ -55,7 +55,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
-        self.folder = Path(folder) / _FOLDER
+        self.folder = storage.path_of(folder) / _FOLDER
         self.limit = limit
         self._numbers = itertools.count()
         self._mutex = threading.Lock()

@@ -303,7 +303,11 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
     stream.seek(end - 8)
     footer = int.from_bytes(stream.read(4), "little")
     stream.seek(end - 8 - footer)
-    address = storage.public(file) if storage.is_remote(file) else os.path.abspath(file)
+    address = (
+        storage.public(file)
+        if storage.is_remote(file)
+        else os.path.abspath(storage.local_path(file))
+    )
     key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
     folder = cache_folder() / "unpacked"
     blob = folder / f"{key.hexdigest()[:32]}.images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from lookalike import storage
@@ -80,3 +81,18 @@ class Record:
     def origin(self) -> str:
         """`train.txt:17`: the place that every error about this record names."""
         return f"{self.source}:{self.line}" if self.line else self.source
+
+
+def image_keys() -> Callable[[Record], Hashable]:
+    """A function that gives equal keys to records of one image, however its place is spelled.
+
+    That is the place by `storage.canonicalizer`, the part of the file, and the box.
+    """
+    canonical = storage.canonicalizer()
+
+    def key(record: Record) -> Hashable:
+        place = canonical(record.uri)
+        box = record.details.box if record.details else None
+        return place if record.member is None and box is None else (place, record.member, box)
+
+    return key

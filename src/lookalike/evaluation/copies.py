@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lookalike.data.batch import read_twice
-from lookalike.data.record import Details, Record
+from lookalike.data.record import Details, Record, image_keys
 from lookalike.errors import StorageError
 from lookalike.retrieval.roles import Roles
 
@@ -115,7 +115,7 @@ def _identity(record: Record) -> object:
     try:
         return read_twice(record, lambda data: hashlib.sha256(data).digest()), box
     except StorageError:  # gone since it was embedded: its path is left to compare
-        return record.uri, record.member, box
+        return image_keys()(record)
 
 
 def copies_line(copies: Copies, queries: int) -> str:

@@ -13,7 +13,7 @@ from lookalike.data import read_records
 from lookalike.data.annotation import all_bad, is_missing, lines, quoted, read_text, shortest
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.column_names import PATHS
-from lookalike.data.record import Details, Record
+from lookalike.data.record import Details, Record, image_keys
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
 from lookalike.evaluation import vector_files
@@ -60,20 +60,21 @@ def from_query_and_gallery(
 ) -> TestSet:
     """Images that ask, and images that are searched.
 
-    An image that is in both lists, by its path, is one image with both roles: it does not find
-    itself.
+    An image that is in both lists, by its path however that is spelled, is one image with both
+    roles: it does not find itself.
 
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
     found: dict[object, Record] = {}
+    key_of = image_keys()
     twice: list[Record] = []
     contradictions: list[tuple[Record, Record]] = []
     for uri, asks in ((query, True), (gallery, False)):
         records = read_records(uri, format)
         for record in select(records, split or measured_split(records)):
             details = record.details or Details()
-            key = (record.uri, record.member, details.box)
+            key = key_of(record)
             other = found.get(key)
             if other is not None and not asks and other.details and other.details.is_query:
                 twice.append(record)

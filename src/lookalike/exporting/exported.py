@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import storage
 from lookalike.data.decode import ImageSource, load_image
 from lookalike.errors import ConfigError, MissingExtraError, RunError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, digests
@@ -135,7 +136,8 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
         # TF32 would round the pixels: see `lookalike.exporting.resampling`.
         cuda = {"device_id": device.index or 0, "use_tf32": 0}
         providers.insert(0, ("CUDAExecutionProvider", cuda))
-    if not Path(path).is_file():
+    path = storage.path_of(path)
+    if not path.is_file():
         raise RunError(f"{path}: no such file")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lookalike import storage
@@ -36,7 +36,7 @@ def bring(
     tables = [place for place in places if _is_ours(place, index)]
     others = [place for place in places if place not in tables]
     known = index.versions()
-    listed = {id_of(record): record for record in (records_at(others) if others else ())}
+    listed = _by_id(records_at(others) if others else (), known)
     versions = {id: _version(record.uri) for id, record in listed.items()}
     seen = set(listed)
     added = 0
@@ -55,6 +55,10 @@ def bring(
     if gone:
         index.remove(gone)
         logger.info("%s: %d images that are gone removed", index.path, len(gone))
+    # What has changed and is spelled in another way now is added by its new name.
+    renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
+    if renamed:
+        index.remove(list(renamed))
     if fresh:
         added += index.add(
             [listed[id] for id in fresh],
@@ -68,6 +72,20 @@ def bring(
         logger.info("%s: %d images added", index.path, added)
     if len(index) == 0:
         raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+    return {renamed.get(id, id): record for id, record in listed.items()}
+
+
+def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Record]:
+    """The images by the ids that the index knows them by, or their own: each image once.
+
+    `./a.jpg`, a symbolic link to it and `file:///…/a.jpg` are one image.
+    """
+    place_of = storage.canonicalizer()
+    names = {place_of(id): id for id in known if id[:1] == "/" or storage.is_remote(id)}
+    listed: dict[str, Record] = {}
+    for record in records:
+        id = id_of(record)
+        listed.setdefault(id if id in known else names.setdefault(place_of(id), id), record)
     return listed
 
 
@@ -124,7 +142,11 @@ def _placed(record: Record) -> Record:
 
 def absolute(place: str) -> str:
     """A path of this machine as it is from anywhere; a URI as it is."""
-    return place if storage.is_remote(place) else os.path.abspath(storage.local_path(place))
+    if storage.is_remote(place):
+        return place
+    path = storage.local_path(place)
+    # Of `link/../a.jpg` only the file system says where that is.
+    return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 
 
 def _version(uri: str) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.retrieval.calibration import Calibration
 
 
@@ -72,8 +73,10 @@ def judge(
     if calibration is not None and ids:
         chances = [float(chance) for chance in calibration.probability(cosines)]
         same = [bool(cosine >= calibration.threshold) for cosine in cosines]
+    place_of = storage.canonicalizer()
+    place = place_of(query)
     found = tuple(
-        Neighbour(id, label, float(cosine), chance, verdict, id == query)
+        Neighbour(id, label, float(cosine), chance, verdict, id == query or place_of(id) == place)
         for id, label, cosine, chance, verdict in zip(
             ids, labels, cosines, chances, same, strict=True
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from lookalike import storage
 from lookalike.data.annotation import BadRows
 from lookalike.data.catalog import Catalog
-from lookalike.data.record import Record
+from lookalike.data.record import Record, image_keys
 from lookalike.inspection.finding import MOST_GROUPS, Finding, Group, Lists, finding
 from lookalike.inspection.paths import inspect_paths
 
@@ -41,40 +38,20 @@ def inspect_lists(
     return facts, found
 
 
-def key_of(record: Record) -> Any:
-    """What two records of the same picture have in common: address, place in the file, box."""
-    uri = record.uri
-    if "/." in uri or uri[:2] == "./":  # `./a.jpg` and `b/../a.jpg` are `a.jpg`
-        uri = uri if storage.is_remote(uri) else os.path.normpath(storage.local_path(uri))
-    if record.member is None and record.details is None:
-        return uri
-    box = record.details.box if record.details else None
-    return uri if record.member is None and box is None else (uri, record.member, box)
-
-
 def images_in_both(train: Catalog, val: Catalog) -> list[tuple[Record, Record]]:
     """The images of both catalogs by their address, as in training and in validation.
 
-    Links to folders are followed; no image is opened.
+    Links are followed; no image is opened.
     """
-    folders: dict[str, str] = {}
-
-    def real(record: Record) -> Any:
-        uri = record.uri
-        if not storage.is_remote(uri):
-            folder, name = os.path.split(storage.local_path(uri))
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            uri = os.path.join(folders[folder], name)
-        return key_of(replace(record, uri=uri))
-
-    first = {real(record): record for record in reversed(train.records)}
-    return [(first[key], record) for record in val.records if (key := real(record)) in first]
+    key_of = image_keys()
+    first = {key_of(record): record for record in reversed(train.records)}
+    return [(first[key], record) for record in val.records if (key := key_of(record)) in first]
 
 
 def distinct_rows(records: Sequence[Record]) -> list[int]:
     """The first row of each picture, ascending: what needs to be read of a list."""
     first: dict[Any, int] = {}
+    key_of = image_keys()
     for row, record in enumerate(records):
         first.setdefault(key_of(record), row)
     return list(first.values())
@@ -120,6 +97,7 @@ def _repeated(lists: Lists) -> list[Finding]:
     """The same picture on several lines: by its address alone."""
     first: dict[Any, int] = {}
     again: dict[Any, list[int]] = {}
+    key_of = image_keys()
     for row, record in enumerate(lists.records):
         key = key_of(record)
         if first.setdefault(key, row) != row:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookalike import storage
 from lookalike.data.decode import ImageSource
 from lookalike.data.image_size import ImageSize
 from lookalike.data.preprocess import Preprocess
@@ -254,7 +255,7 @@ class Embedder(nn.Module):
         Raises:
             StorageError: the disk refuses; what was there before stays.
         """
-        folder = Path(folder)
+        folder = storage.path_of(folder)
         aside = folder / f".{WEIGHTS_FILE}.partial"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -278,7 +279,7 @@ class Embedder(nn.Module):
         Raises:
             RunError: `folder` holds no embedder, or a broken or damaged one.
         """
-        folder = Path(folder)
+        folder = storage.path_of(folder)
         try:
             pauses = iter((0.1, 0.5))  # a training may be replacing both files
             while not is_as_saved(folder):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from lookalike import storage
 from lookalike.errors import ConfigError
 
 
@@ -160,7 +161,7 @@ def read_machine(file: str | Path) -> Machine:
         ConfigError: the file cannot be read, or a field is unknown, missing or wrong.
     """
     try:
-        tree = yaml.safe_load(Path(file).read_text("utf-8"))
+        tree = yaml.safe_load(storage.path_of(file).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or "is not YAML"
         raise ConfigError(f"--machine {file}: {str(reason).lower()}") from None

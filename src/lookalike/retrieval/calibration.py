@@ -180,7 +180,7 @@ class Calibration:
 
     def save(self, folder: str | Path) -> Path:
         """Write `calibration.json` into a model folder, as a whole."""
-        path = Path(folder) / CALIBRATION_FILE
+        path = storage.path_of(folder) / CALIBRATION_FILE
         storage.write_bytes(str(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
         return path
 
@@ -191,7 +191,8 @@ class Calibration:
         Raises:
             RunError: the file is broken.
         """
-        for path in (Path(folder) / CALIBRATION_FILE, Path(folder) / "model" / CALIBRATION_FILE):
+        place = storage.path_of(folder)
+        for path in (place / CALIBRATION_FILE, place / "model" / CALIBRATION_FILE):
             if not path.exists():
                 continue
             return cls.from_json(path.read_text("utf-8"), str(path))

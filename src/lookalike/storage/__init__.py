@@ -19,6 +19,7 @@ from lookalike.storage.uri import (
     join,
     lasting,
     local_path,
+    path_of,
     public,
     resolve,
     resolver,
@@ -36,6 +37,6 @@ from lookalike.storage.writing import (
 __all__ = [
     "NO_LIMITS", "Limits", "address", "canonical", "canonicalizer", "exists", "fetch_bytes",
     "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join", "lasting",
-    "local_path", "opened", "public", "read_bytes", "read_starts", "remove_file", "resolve",
-    "resolver", "sizes_below", "split_query", "version_of", "write_bytes", "write_file",
+    "local_path", "opened", "path_of", "public", "read_bytes", "read_starts", "remove_file",
+    "resolve", "resolver", "sizes_below", "split_query", "version_of", "write_bytes", "write_file",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ query and a fragment. Only a relative path that a file names is resolved as on a
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import unquote
 
 from lookalike.errors import StorageError
@@ -16,6 +17,7 @@ _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _WEB = ("http", "https")
 _OSS_QUERY = re.compile(r"\?endpoint=[^?&#]*$")
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
+_SINGLY = 32  # files of a folder that are looked at one by one
 _PORTS = {"http": ":80", "https": ":443"}
 _PLAIN_ESCAPE = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 
@@ -44,6 +46,11 @@ def local_path(uri: str) -> str:
     if uri[:7].lower() == "file://":
         return unquote("/" + uri[7:].partition("/")[2])
     return uri
+
+
+def path_of(place: str | Path) -> Path:
+    """`local_path` as a Path."""
+    return Path(local_path(str(place)))
 
 
 def split_query(uri: str) -> tuple[str, str]:
@@ -118,9 +125,7 @@ def public(uri: str) -> str:
     host, slash, path = rest.partition("/")
     if scheme.lower() in _WEB:
         path = path.partition("#")[0]
-    elif "?" in path and _signs(
-        path.rpartition("?")[2]
-    ):  # a presigned address under another scheme
+    elif "?" in path and _signs(path.rpartition("?")[2]):  # presigned, under another scheme
         path = path.rpartition("?")[0]
     return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
 
@@ -157,10 +162,11 @@ def canonicalizer() -> Callable[[str], str]:
     """A function that gives one text for all spellings of one place: `./a`, `b/../a`, `//`.
 
     Of this machine it is the absolute path without symbolic links, also for `file://` and `~`. Of
-    web addresses it is what RFC 3986 calls normalised, without what signs them. Keys of object
-    storage are taken as they are. For the many URIs of a list: each folder is looked at once.
+    web addresses, host and plain escapes are normalised as in RFC 3986, 6.2.2, and what signs them
+    is left out; their dots, and keys of object storage, are taken as they are. For the many URIs
+    of a list: each folder is looked at once.
     """
-    folders: dict[str, str] = {}
+    folders: dict[str, _Folder] = {}
 
     def one(uri: str) -> str:
         if is_remote(uri):
@@ -170,11 +176,33 @@ def canonicalizer() -> Callable[[str], str]:
             return os.path.realpath(os.path.join(folder, name))
         real = folders.get(folder)
         if real is None:
-            real = folders[folder] = os.path.realpath(folder or ".")
-        path = os.path.join(real, name)
-        return os.path.realpath(path) if os.path.islink(path) else path
+            real = folders[folder] = _Folder(folder)
+        path = os.path.join(real.path, name)
+        return os.path.realpath(path) if real.has_link(name) else path
 
     return one
+
+
+class _Folder:
+    """A folder of this machine, and which of its files are symbolic links."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.realpath(folder or ".")
+        self._asked = 0
+        self._links: set[str] | None = None
+
+    def has_link(self, name: str) -> bool:
+        """Whether `name` is one; many are found out by one listing, without a stat of each."""
+        if self._links is None:
+            self._asked += 1
+            if self._asked <= _SINGLY:
+                return os.path.islink(os.path.join(self.path, name))
+            try:
+                with os.scandir(self.path) as entries:
+                    self._links = {entry.name for entry in entries if entry.is_symlink()}
+            except OSError:  # not there: nor are links
+                self._links = set()
+        return name in self._links
 
 
 def _canonical_address(uri: str) -> str:
@@ -185,13 +213,8 @@ def _canonical_address(uri: str) -> str:
         return f"{_SAME_SCHEME.get(scheme, scheme)}://{host}{slash}{path}"
     host = host.lower().removesuffix(_PORTS[scheme])
     path, mark, query = path.partition("#")[0].partition("?")
-    parts: list[str] = []
-    for part in _PLAIN_ESCAPE.sub(lambda found: unquote(found[0]), path).split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part != ".":
-            parts.append(part)
-    return f"{scheme}://{host}/{'/'.join(parts)}{mark}{query}"
+    path = _PLAIN_ESCAPE.sub(lambda found: unquote(found[0]), path)
+    return f"{scheme}://{host}/{path}{mark}{query}"
 
 
 def address(uri: str) -> str:

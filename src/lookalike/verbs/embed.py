@@ -62,7 +62,7 @@ def model_folder(path: str | Path) -> Path:
     Raises:
         RunError: there is no model.
     """
-    folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else Path(path)
+    folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else storage.path_of(path)
     if Run(folder).model.is_dir():
         return Run(folder).model
     if not (folder / CONFIG_FILE).exists():

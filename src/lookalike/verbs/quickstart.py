@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 import timm
 
-from lookalike import log
+from lookalike import log, storage
 from lookalike.config import Config
 from lookalike.errors import MissingExtraError, RunError
 from lookalike.log import logger
@@ -69,7 +69,7 @@ def quickstart(output: str | Path = "runs/quickstart", *, seed: int = 0) -> Run:
     """
     began = time.monotonic()
     log.start()
-    folder = Path(output)
+    folder = storage.path_of(output)
     run_folder = folder / "run"
     if run_folder.exists():
         raise RunError(f"{run_folder} is there already; choose another --output, or remove it")
