@@ -10,6 +10,7 @@ commands that print an answer (`keep_stdout`); warnings go to stderr everywhere.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -20,21 +21,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, ProgressColumn, Task
+from rich.text import Text
 
 from lookalike.errors import ConsoleError
 
 logger = logging.getLogger("lookalike")
 
 _LINE_SECONDS = 10.0
+_SHORTEST_BAR, _LONGEST_BAR = 8, 40  # characters
 
 _stdout_is_kept = False
 
@@ -175,28 +170,16 @@ class Bar:
         """
         self.what, self.total, self.done, self.unit = what, total, done, unit
         self.quiet = quiet
+        self.rate = self.note = ""
         self._begun_at = done
         self._progress: Progress | None = None
-        self._task = TaskID(0)
         self._start = self._last_line = time.monotonic()
 
     def __enter__(self) -> Bar:
         self._start = self._last_line = time.monotonic()
         if not self.quiet and is_terminal():
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=True),
-                console=_console(),
-                transient=True,
-            )
-            self._task = self._progress.add_task(
-                self.what, total=self.total, completed=self.done, note=""
-            )
+            self._progress = Progress(_Line(self), console=_console(), transient=True)
+            self._progress.add_task("", total=None)
             self._progress.start()
         return self
 
@@ -205,23 +188,99 @@ class Bar:
             self._progress.stop()
             self._progress = None
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more steps; `note` says how it goes (rate, loss)."""
+    def advance(self, count: int = 1, note: str = "", rate: str = "") -> None:
+        """Count `count` more steps.
+
+        Args:
+            count: steps.
+            note: how it goes (the loss).
+            rate: how fast, as `512 images/s`; by default what is counted, a second.
+        """
         self.done += count
-        if self.quiet:
-            return
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self.done, note=note)
-            return
+        self.note = note
         now = time.monotonic()
-        if now - self._last_line >= _LINE_SECONDS:
-            self._last_line = now
-            rate = (self.done - self._begun_at) / (now - self._start)
-            left = duration((self.total - self.done) / rate) if rate else "?"
-            logger.info(
-                "%s: %d of %d %s, %s left%s",
-                self.what, self.done, self.total, self.unit, left, f", {note}" if note else "",
-            )  # fmt: skip
+        per_second = (self.done - self._begun_at) / max(now - self._start, 1e-9)
+        self.rate = rate or f"{per_second:,.{0 if per_second >= 10 else 1}f} {self.unit}/s"
+        if self.quiet or self._progress is not None or now - self._last_line < _LINE_SECONDS:
+            return
+        self._last_line = now
+        words = [
+            f"{self.done:,} of {self.total:,} {self.unit}",
+            duration(now - self._start),
+            f"{duration(self._left(now))} left" if per_second else "",
+            self.rate,
+            note,
+        ]
+        logger.info("%s: %s", self.what, ", ".join(filter(None, words)))
+
+    def _left(self, now: float) -> float:
+        """Seconds to the end, at the mean rate so far; NaN before the first step."""
+        made = self.done - self._begun_at
+        return (self.total - self.done) * (now - self._start) / made if made else math.nan
+
+    def line(self, width: int, *, ascii_only: bool = False) -> str:
+        """The state in at most `width` characters, the most important first, nothing cut.
+
+        These are, in this order: how much of how much is done, elapsed and remaining time, rate,
+        note, name, and a bar in the room that is left.
+        """
+        now = time.monotonic()
+        times = [clock(now - self._start), f"{clock(self._left(now))} left"]
+        essential = [f"{self.done:,}/{self.total:,}", *times, self.rate]
+        gap = "  "
+        if len(gap.join(essential)) > width:
+            short = f"{self.rate.split()[0]}/s" if self.rate else ""
+            essential, gap = [f"{self.done}/{self.total}", *times, short.replace(",", "")], " "
+        wanted = [*zip(range(2, 6), essential, strict=True)]
+        wanted += [(6, self.note), (6, self.note.partition(",")[0]), (0, self.what)]
+        parts: dict[int, str] = {}  # by place in the line
+        room = width + len(gap)
+        for place, text in wanted:
+            if text and place not in parts and len(text) + len(gap) <= room:
+                room -= len(text) + len(gap)
+                parts[place] = text
+        if room >= _SHORTEST_BAR + len(gap):
+            full, empty = ("#", "-") if ascii_only else ("\u2501", "\u2500")
+            length = min(room - len(gap), _LONGEST_BAR)
+            filled = length * self.done // max(self.total, 1)
+            parts[1] = full * filled + empty * (length - filled)
+        return gap.join(parts[place] for place in sorted(parts))
+
+
+class _Line(ProgressColumn):
+    """A bar's line, as long as the terminal is wide at the moment."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def render(self, task: Task) -> Text:
+        console = _console()
+        line = self._bar.line(console.width - 1, ascii_only=console.options.ascii_only)
+        return Text(line, no_wrap=True, overflow="crop")
+
+
+def clock(seconds: float) -> str:
+    """`0:12`, `59:03`, `23h05m` or `4d07h`; `-:--` for what is not known."""
+    if not math.isfinite(seconds):
+        return "-:--"
+    whole = max(0, round(seconds))
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: `1 class`, `1,200 classes`.
+
+    Args:
+        number: how many.
+        one: the noun.
+        many: its plural; with an s by default.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def duration(seconds: float) -> str:

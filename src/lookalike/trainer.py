@@ -149,7 +149,8 @@ class Trainer:
             batch = next(batches, None)
             while batch is not None and not stop:
                 epoch = self._position // self.loader.steps_per_epoch
-                bar.advance(note=self._one(batch, epoch))
+                loss, rate = self._one(batch, epoch)
+                bar.advance(note=loss, rate=rate)
                 del batch  # not kept while the next is waited for
                 # The next batch comes before the agreement about this step: so a worker that
                 # cannot have it says so in time for all to save this step together.
@@ -210,8 +211,8 @@ class Trainer:
         logger.warning("training stops; step %d is saved", self.progress.step)
         return failure or TrainingError("another worker cannot go on; its own message says why")
 
-    def _one(self, batch: Batch, epoch: int) -> str:
-        """One step and its record; returns a note for the progress bar."""
+    def _one(self, batch: Batch, epoch: int) -> tuple[str, str]:
+        """One step and its record; returns loss and rate for the progress bar."""
         if self._position == self.pace.freeze_steps:
             self._set_phase()
         lr = self.schedule.at(self._position)
@@ -238,8 +239,8 @@ class Trainer:
         waiting = self._watch.waiting(self.loader.wait_seconds)
         starved = f", {waiting:.0%} waiting for images" if waiting >= 0.01 else ""
         skipped = f", {self.progress.skipped} skipped" if self.progress.skipped else ""
-        speed = f"{self._watch.rate():.0f} images/s"
-        return f"loss {outcome.losses['loss']:.3f}, {speed}{skipped}{starved}"
+        loss = f"loss {outcome.losses['loss']:.3f}{skipped}{starved}"
+        return loss, f"{self._watch.rate():,.0f} images/s"
 
     def _count(self, outcome: Outcome) -> None:
         """Progress, loss scale, and the patience with losses that are not finite."""

@@ -114,7 +114,7 @@ def stream(
     bad = BadImages()
     rows: list[int] = []
     parts: list[np.ndarray] = []
-    began = since = time.monotonic()
+    since = time.monotonic()
     with Bar("embedding", len(records), unit="images") as bar:
         found = embed_batches(embedder, records, threads=threads, bad=bad, source=source)
         for some, vectors in found:
@@ -122,7 +122,7 @@ def stream(
             parts.append(vectors.numpy())
             now = time.monotonic()
             done = int(some[-1]) + 1 - bar.done
-            bar.advance(done, f"{(bar.done + done) / max(now - began, 1e-9):.0f} images/s")
+            bar.advance(done)
             if now - since > _SECONDS or len(rows) >= _ROWS:
                 yield images.rows(rows, np.concatenate(parts))
                 rows, parts, since = [], [], time.monotonic()

@@ -108,8 +108,7 @@ def read_pictures(
             threads=threads,
         )
         for done in read:
-            rate = (bar.done + done) / max(time.monotonic() - began, 1e-9)
-            bar.advance(done, f"{rate:,.0f} images/s")
+            bar.advance(done)
     return replace(found, seconds=time.monotonic() - began)
 
 

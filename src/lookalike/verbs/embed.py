@@ -223,8 +223,7 @@ def _make(
             for rows, vectors in found:
                 # The others are as far as this worker, or nearly so.
                 done = min(size * world.size, request.count - bar.done)
-                rate = (bar.done + done - before) / (time.monotonic() - began)
-                bar.advance(done, note=f"{rate:.0f} images/s")
+                bar.advance(done)
                 yield rows.numpy(), vectors.numpy()
 
         for number, rows, vectors in by_part(counted(), mine, request):
