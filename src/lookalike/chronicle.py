@@ -12,7 +12,9 @@ from lookalike import fetched, storage
 from lookalike.config import Config, keys
 from lookalike.data.catalog import Catalog
 from lookalike.data.image_size import size_text
+from lookalike.data.patterns import shown
 from lookalike.errors import RunError
+from lookalike.log import counted
 from lookalike.reporting.content import Setting, Story
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import ENVIRONMENT, of_one_list
@@ -72,8 +74,20 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
         if catalog is not None:
             classes = len(np.unique(catalog.class_ids))
             source = storage.public(catalog.records[0].source)
-            facts.append((name, f"{len(catalog):,} images of {classes:,} classes ({source})"))
+            images = counted(len(catalog), "image")
+            facts.append((name, f"{images} of {counted(classes, 'class', 'classes')} ({source})"))
     return facts
+
+
+def validated_on(config: Config) -> str:
+    """What a run was measured on during training, in words and without secrets; "" for nothing."""
+    data = config.data
+    train = shown(data.train)
+    if data.val is not None:
+        return shown(data.val)
+    if data.val_fraction:
+        return f"{data.val_fraction:.3g} of the classes of {train}, held out"
+    return f"the split {data.val_split} of {train}"
 
 
 def settings(config: Config) -> list[Setting]:

@@ -16,7 +16,7 @@ from lookalike.data.loader import TrainLoader
 from lookalike.data.patterns import shown
 from lookalike.distributed import World
 from lookalike.inspection.listing import images_in_both
-from lookalike.log import logger
+from lookalike.log import counted, logger
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibration import Calibration
@@ -27,8 +27,9 @@ from lookalike.trainer import Pace
 def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
     """How many images and classes there are, and whether quality is measured."""
     logger.info(
-        "training: %s images of %s classes (%s)",
-        f"{len(catalog):,}", f"{len(catalog.classes):,}", shown(config.data.train),
+        "training: %s of %s (%s)",
+        counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
+        shown(config.data.train),
     )  # fmt: skip
     if held_out is None:
         logger.warning(
@@ -38,15 +39,16 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         return
     seen = int((in_training(held_out, catalog) >= 0).sum())
     logger.info(
-        "validation: %s images of %s classes, %s of them seen in training",
-        f"{len(held_out):,}", f"{len(held_out.classes):,}", f"{seen:,}" if seen else "none",
+        "validation: %s of %s, %s of them seen in training",
+        counted(len(held_out), "image"), counted(len(held_out.classes), "class", "classes"),
+        f"{seen:,}" if seen else "none",
     )  # fmt: skip
     both = images_in_both(catalog, held_out)
     if both:
         logger.warning(
-            "%s images of the validation set are training images too, the first at %s and %s: the "
+            "%s of the validation set %s in the training set too, the first at %s and %s: the "
             "scores will be better than the model is; lookalike doctor lists them",
-            f"{len(both):,}", both[0][0].origin, both[0][1].origin,
+            counted(len(both), "image"), "is" if len(both) == 1 else "are", both[0][0].origin, both[0][1].origin,
         )  # fmt: skip
 
 
@@ -72,9 +74,9 @@ def say_plan(
     )  # fmt: skip
     share = len(world.share(loader.batch_size))
     logger.info(
-        "batch: %d images in all, %d on each of %d worker%s; %d steps an epoch, %d steps to do",
-        loader.batch_size, share, world.size, "s" if world.size > 1 else "",
-        loader.steps_per_epoch, pace.total_steps - progress.step,
+        "batch: %s in all, %d on each of %s; %s an epoch, %s to do",
+        counted(loader.batch_size, "image"), share, counted(world.size, "worker"),
+        counted(loader.steps_per_epoch, "step"), counted(pace.total_steps - progress.step, "step"),
     )  # fmt: skip
     if words := loader.sampler.describe():
         logger.info(

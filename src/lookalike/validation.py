@@ -14,6 +14,7 @@ from lookalike.data.source import PLAIN, Source
 from lookalike.distributed import ALONE, World
 from lookalike.errors import DataError
 from lookalike.inference import PictureModel, embed_records
+from lookalike.log import counted
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibrating import calibrate
@@ -28,10 +29,11 @@ LEAST_UNSEEN = 20
 def summary(scores: Scores) -> str:
     """The scores in a line."""
     recall = ", ".join(f"Recall@{k} {100 * value:.1f} %" for k, value in scores.recall.items())
-    lone = f" ({scores.num_lone:,} lone images left out)" if scores.num_lone else ""
+    lone = f" ({counted(scores.num_lone, 'lone image')} skipped)" if scores.num_lone else ""
+    queries = counted(scores.num_queries, "query", "queries")
     return (
         f"{recall}, MAP@R {100 * scores.map_at_r:.1f} %, R-precision "
-        f"{100 * scores.r_precision:.1f} % over {scores.num_queries:,} queries{lone}"
+        f"{100 * scores.r_precision:.1f} % over {queries}{lone}"
     )
 
 

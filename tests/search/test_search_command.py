@@ -56,8 +56,8 @@ def test_a_gallery_is_indexed_once_and_followed(model, photos, cache, monkeypatc
     os.utime(photos / "101/1.jpg", ns=(1, 1))
     caplog.clear()
     assert search(monkeypatch, *words) == 0
-    assert "1 images that are gone removed" in caplog.text
-    assert " 1 images added" in caplog.text
+    assert "1 image removed, no longer there" in caplog.text
+    assert " 1 image added" in caplog.text
     caplog.clear()
     assert search(monkeypatch, *words) == 0
     assert "added" not in caplog.text

@@ -73,6 +73,7 @@ def improve(
 def show(found: Sequence[Improvement], console: Console) -> None:
     """Print the figures of each way, what it gains, and whether that is real."""
     from lookalike.evaluation.table import columns, gain, put
+    from lookalike.log import counted
 
     table = columns("variant", *("Recall@1", "gain", "95 %", "MAP@R", "gain", "95 %"), "bytes")
     for one in found:
@@ -85,5 +86,6 @@ def show(found: Sequence[Improvement], console: Console) -> None:
         table.add_row(one.variant, *cells, f"{one.bytes:,}")
     plain = found[0].scores
     put(table, console)
-    typer.echo("* the 95 % interval by class excludes 0: a difference that is no chance")
-    typer.echo(f"over {plain.num_queries:,} queries in a gallery of {plain.num_gallery:,}")
+    typer.echo("* the 95 % interval by class and the sign-flip test exclude 0 (p <= 0.05)")
+    queries = counted(plain.num_queries, "query", "queries")
+    typer.echo(f"over {queries} in a gallery of {plain.num_gallery:,}")

@@ -215,7 +215,7 @@ def check_trainable(catalog: Catalog) -> None:
     if len(present) < 2:
         label = quoted(catalog.classes.names[present[0]])
         raise DataError(
-            f"{catalog.records[0].source}: all {len(catalog):,} images have the label {label};"
+            f"{catalog.records[0].source}: all images ({len(catalog):,}) have the label {label};"
             " training needs at least 2 classes"
         )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lookalike.data.batch import read_twice
 from lookalike.data.record import Details, Record, image_keys
 from lookalike.errors import StorageError
+from lookalike.log import counted
 from lookalike.retrieval.roles import Roles
 
 _AGREE = 1 - 1e-5  # the cosine of two copies: batches differ in their last bits
@@ -120,8 +121,9 @@ def _identity(record: Record) -> object:
 
 def copies_line(copies: Copies, queries: int) -> str:
     """What to say of them."""
+    have = "has a copy of itself" if copies.queries == 1 else "have a copy of themselves"
     examples = "; ".join(f"{query} = {copy}" for query, copy in copies.examples)
     return (
-        f"{copies.queries:,} of {queries:,} queries have a copy of themselves, byte by byte, in "
+        f"{copies.queries:,} of {counted(queries, 'query', 'queries')} {have}, byte by byte, in "
         f"the gallery: the figures are better than they should be ({examples})"
     )

@@ -188,4 +188,4 @@ def verdict(first: str, second: str, difference: Difference) -> str:
         why = f"; it takes {LEAST} classes to tell, here are {difference.classes}" if few else ""
         return f"no difference of {second} to {first} can be told from chance: {points}{why}"
     better = "better" if difference.value > 0 else "worse"
-    return f"{second} is {better} than {first}, and that is no chance: {points}"
+    return f"{second} is {better} than {first}, and that is unlikely to be chance: {points}"

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lookalike.evaluation.result import DEFINITIONS, Comparison, Evaluation
+from lookalike.log import counted
 from lookalike.retrieval.intervals import Difference, Interval
 from lookalike.retrieval.verification import RESOLUTION
 
@@ -122,20 +123,17 @@ def _compared(found: Comparison) -> Table:
 def _counts(one: Evaluation) -> list[str]:
     scores = one.scores
     classes = next(iter(one.intervals.values())).classes
+    queries = counted(scores.num_queries, "query", "queries")
     lines = [
-        f"{_count(scores.num_queries, 'query', 'queries')} of {_count(classes, 'class', 'classes')}"
-        f", {_count(scores.num_gallery, 'image', 'images')} in the gallery ({one.data.name})"
+        f"{queries} of {counted(classes, 'class', 'classes')}, "
+        f"{counted(scores.num_gallery, 'image', 'images')} in the gallery ({one.data.name})"
     ]
     if scores.num_lone:
-        lone = _count(scores.num_lone, "query", "queries")
+        lone = counted(scores.num_lone, "query", "queries")
         lines.append(f"{lone} left out: there is nothing to find")
     if one.unreadable:
-        lines.append(f"{_count(one.unreadable, 'image', 'images')} left out: unreadable")
+        lines.append(f"{counted(one.unreadable, 'image', 'images')} left out: unreadable")
     return lines
-
-
-def _count(number: int, one: str, more: str) -> str:
-    return f"{number:,} {one if number == 1 else more}"
 
 
 def _shots(one: Evaluation, *, named: bool) -> Table:
@@ -176,7 +174,8 @@ def _verification_lines(one: Evaluation) -> list[str]:
         f"AUC {found.auc:.4f}; equal error rate {100 * found.eer:.2f} % at "
         f"{found.eer_threshold:.4f}; best balanced accuracy "
         f"{100 * found.balanced_accuracy:.1f} % at {found.balanced_threshold:.4f}",
-        f"{found.same_pairs:,} pairs of one class, {found.different_pairs:,} of two; thresholds "
+        f"{counted(found.same_pairs, 'pair')} of one class, {found.different_pairs:,} of two; "
+        "thresholds "
         f"in steps of {RESOLUTION:.2g}",
     ]
     if found.unsupported:

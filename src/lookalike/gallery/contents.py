@@ -14,7 +14,7 @@ from lookalike.data.source import Source
 from lookalike.errors import DataError, RunError
 from lookalike.gallery.images import id_of
 from lookalike.gallery.index import Index
-from lookalike.log import logger
+from lookalike.log import counted, logger
 from lookalike.vectors import files
 
 
@@ -54,7 +54,7 @@ def bring(
     gone = [id for id in known if id not in seen] if mirror else []
     if gone:
         index.remove(gone)
-        logger.info("%s: %d images that are gone removed", index.path, len(gone))
+        logger.info("%s: %s removed, no longer there", index.path, counted(len(gone), "image"))
     # What has changed and is spelled in another way now is added by its new name.
     renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
     if renamed:
@@ -69,7 +69,7 @@ def bring(
     if added and not known:
         index.compact()
     if added:
-        logger.info("%s: %d images added", index.path, added)
+        logger.info("%s: %s added", index.path, counted(added, "image"))
     if len(index) == 0:
         raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
     return {renamed.get(id, id): record for id, record in listed.items()}
@@ -122,7 +122,7 @@ def remove(index: Index, wanted: Sequence[str]) -> None:
         if not found:
             logger.warning("not in the index: %s", storage.public(item))
         leaving |= dict.fromkeys(found)
-    logger.info("%s: %d images removed", index.path, index.remove(leaving))
+    logger.info("%s: %s removed", index.path, counted(index.remove(leaving), "image"))
 
 
 def _fits(id: str, pattern: str) -> bool:

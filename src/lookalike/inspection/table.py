@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lookalike.inspection.finding import Diagnosis, Group, Severity
+from lookalike.log import counted
 
 MARKS: dict[Severity, tuple[str, str]] = {
     "wrong": ("wrong", "bold red"),
@@ -47,12 +48,14 @@ def summary(diagnosis: Diagnosis) -> list[str]:
             its = facts[part]
             sizes = its["images_a_class"]
             lines.append(
-                f"{part:11} {its['images']:,} images of {its['classes']:,} classes; a class has "
+                f"{part:11} {counted(its['images'], 'image')} of "
+                f"{counted(its['classes'], 'class', 'classes')}; a class has "
                 f"{sizes['least']:,} to {sizes['most']:,}, in the middle {sizes['median']:g}"
             )
     if "validation" in facts and facts["validation"]["classes_shared_with_training"]:
         shared = facts["validation"]["classes_shared_with_training"]
-        lines.append(f"{'':11} {shared:,} classes of validation are in training too")
+        classes = "class of validation is" if shared == 1 else "classes of validation are"
+        lines.append(f"{'':11} {shared:,} {classes} in training too")
     if "images" in facts:
         its = facts["images"]
         line = f"{'images':11} {its['read']:,} read at {its['images_per_second']:,.0f} images/s"
@@ -68,13 +71,13 @@ def summary(diagnosis: Diagnosis) -> list[str]:
                 f"{its['network_sees']} pixels that the network sees"
             )
             rgb = ", ".join(f"{value:.2f}" for value in its["mean_rgb"])
-            lines.append(
-                f"{'colours':11} mean of red, green, blue {rgb}; {its['without_colours']:,} images "
-                "without colours"
-            )
+            pale = counted(its["without_colours"], "image")
+            lines.append(f"{'colours':11} mean of red, green, blue {rgb}; {pale} without colours")
     if "labels" in facts:
         its = facts["labels"]
-        lines.append(f"{'labels':11} {its['judged']:,} of {its['embedded']:,} images judged")
+        lines.append(
+            f"{'labels':11} {its['judged']:,} of {counted(its['embedded'], 'image')} judged"
+        )
     return lines
 
 

@@ -57,6 +57,8 @@ class Content:
         environment: (name, value) lines of versions and devices.
         evidence: what the model makes of the list; None without a list.
         listed: the list, in words.
+        validated_on: what the run was measured on during training, in words; "" for nothing.
+        other_validated_on: the same of the run to compare with.
         own: whether that list is the one that was measured on during training.
         lacking: why there is no evidence; empty where there is.
         other: the run to compare with.
@@ -73,6 +75,8 @@ class Content:
     environment: Sequence[tuple[str, str]]
     evidence: Evidence | None
     listed: str = ""
+    validated_on: str = ""
+    other_validated_on: str = ""
     own: bool = True
     lacking: str = ""
     other: Story | None = None

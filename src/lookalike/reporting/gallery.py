@@ -42,7 +42,7 @@ def gallery(album: Album, seed: int) -> list[dict[str, Any]]:
     middle = typical(found, OTHERS, set(hard))
     drawn = random(found, OTHERS, {*hard, *middle}, seed)
     parts = (
-        ("Hardest", "a wrong image is closer than any right one, by the most", hard),
+        ("Hardest", _hardness(int(found.wrong[hard].sum()), len(hard)), hard),
         ("Typical", "from the middle between hard and easy", middle),
         ("Random", "drawn blindly", drawn),
     )
@@ -51,6 +51,19 @@ def gallery(album: Album, seed: int) -> list[dict[str, Any]]:
         for title, note, places in parts
         if places
     ]
+
+
+def _hardness(wrong: int, count: int) -> str:
+    """What the hardest queries have in common: of `count`, the first `wrong` find a wrong image."""
+    if not wrong:
+        return "all find a right image first; a wrong one comes closest to it here"
+    if wrong == count:
+        return "a wrong image is closer than any right one, by the most"
+    queries = "query" if wrong == 1 else f"{wrong} queries"
+    return (
+        f"for the first {queries} a wrong image is closer than any right one; the others find a "
+        "right one first"
+    )
 
 
 def _row(album: Album, place: int) -> dict[str, Any]:
@@ -106,8 +119,16 @@ def changed(album: Album, other: Evidence) -> list[dict[str, Any]]:
     """Queries whose closest image is right with one of two models only, clearest first."""
     ours, theirs = album.evidence.found, other.found
     sides = (
-        ("Right here, wrong there", ~ours.wrong & theirs.wrong, ours.lead - theirs.lead),
-        ("Wrong here, right there", ours.wrong & ~theirs.wrong, theirs.lead - ours.lead),
+        (
+            "Right with this run, wrong with the other",
+            ~ours.wrong & theirs.wrong,
+            ours.lead - theirs.lead,
+        ),
+        (
+            "Wrong with this run, right with the other",
+            ours.wrong & ~theirs.wrong,
+            theirs.lead - ours.lead,
+        ),
     )
     parts = []
     for title, mask, clear in sides:

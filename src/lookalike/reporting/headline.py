@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lookalike.log import counted
 from lookalike.reporting.content import Content
 from lookalike.reporting.evidence import Evidence
 from lookalike.retrieval.intervals import Difference, Interval, differences, mean_intervals
@@ -71,18 +72,24 @@ def _measured_on(content: Content) -> str:
         seen = (
             f", {known:,} of them seen in training" if known else ", none of them seen in training"
         )
-    return f", on {len(evidence.labels):,} images of {classes:,} classes{seen}"
+    images = counted(len(evidence.labels), "image")
+    return f", on {images} of {counted(classes, 'class', 'classes')}{seen}"
 
 
 def side_by_side(content: Content) -> list[dict[str, Any]]:
-    """The metrics of both runs, and their difference query by query."""
+    """The metrics of both runs, and the other's minus this one's, query by query.
+
+    Without pictures, scores that were measured on different lists are not set side by side.
+    """
     if content.other is None:
+        return []
+    if content.evidence is None and content.validated_on != content.other_validated_on:
         return []
     ours, theirs = content.evidence, content.other_evidence
     rows = []
     real: Mapping[str, Difference] = {}
     if ours is not None and theirs is not None:
-        real = differences(theirs.per_query.values, ours.per_query.values, ours.asked)
+        real = differences(ours.per_query.values, theirs.per_query.values, ours.asked)
     for key, name, _ in METRICS:
         if ours is not None and theirs is not None:
             here, there = mean(ours, key), mean(theirs, key)
@@ -96,7 +103,7 @@ def side_by_side(content: Content) -> list[dict[str, Any]]:
                 "name": name,
                 "here": here,
                 "there": there,
-                "gain": here - there,
+                "gain": there - here,
                 "interval": real.get(key),
             }
         )

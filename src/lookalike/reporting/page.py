@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from lookalike.log import counted
 from lookalike.reporting.content import Content
 from lookalike.reporting.curves import curves
 from lookalike.reporting.drawing import WIDE, WIDTH, draw, draw_histogram
@@ -42,6 +43,7 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["counted"] = counted
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["cosine"] = lambda value: f"{value:.2f}".replace("-", "−")

@@ -68,9 +68,9 @@ def report(
     place = str(run)
     target = _target(place, output)
     config = chronicle.required_config(place)
-    other = None if compare is None else str(compare)
+    other, other_validated_on = None if compare is None else str(compare), ""
     if other is not None:
-        chronicle.required_config(other)  # a wrong place is known before any work
+        other_validated_on = chronicle.validated_on(chronicle.required_config(other))
     threads = config.data.threads if threads is None else threads
     source = create_source(config)
     train, shown, lacking = _lists(config, data, format, split)
@@ -91,7 +91,10 @@ def report(
         settings=chronicle.settings(config),
         environment=chronicle.environment(place),
         evidence=evidence,
+        listed="" if data is None else storage.public(data),
         own=data is None,
+        validated_on=chronicle.validated_on(config),
+        other_validated_on=other_validated_on,
         lacking=lacking,
         other=None if other is None else chronicle.story(other),
         other_evidence=other_evidence,
@@ -126,6 +129,7 @@ def report_training(
             settings=chronicle.settings(config),
             environment=chronicle.environment(place),
             evidence=evidence,
+            validated_on=chronicle.validated_on(config),
             lacking="" if held_out is not None else _LACKING,
             calibration=chronicle.calibration(place),
             seed=config.train.seed,
