@@ -69,7 +69,7 @@ class Quota:
             first = "\n".join(self._line(row) for row in list(self._known)[:_SHOWN])
             raise DataError(
                 f"{len(self._known)} of {len(self.catalog)} images cannot be read, more than the "
-                f"{self.allowed} that data.max_bad_images allows; mend or remove them, or raise "
+                f"{self.allowed} that data.max_bad_images allows; fix or remove them, or raise "
                 f"it. The first ones:\n{first}"
             )
 

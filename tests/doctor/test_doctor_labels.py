@@ -57,6 +57,33 @@ def test_a_wrong_label_comes_first_and_twin_classes_are_named():
     assert {labels[row] for row in pairs.groups[0].rows} == {3, 4}
 
 
+@pytest.mark.parametrize(("num_classes", "needed"), [(2, 0.75), (8, 0.5625), (20, 0.525)])
+def test_a_model_that_knows_little_judges_nothing(num_classes, needed):
+    labels = [c for c in range(num_classes) for _ in range(12)]
+    records = [Record(f"{i}.jpg", str(c), "t.txt", i + 1) for i, c in enumerate(labels)]
+    rng = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(len(labels), 16, generator=rng), dim=1)
+    facts, [only] = inspect_labels(build_catalog(records), torch.arange(len(labels)), vectors)
+    assert (only.kind, only.severity, only.count) == ("labels_not_judged", "note", 1)
+    assert only.groups[0].rows == ()
+    assert "are closest to the centre of their own class; by chance" in only.groups[0].note
+    assert facts["nearest_centre_accuracy"] < needed == facts["nearest_centre_needed"]
+    assert "suspect_labels" not in facts
+
+
+def test_a_list_with_many_wrong_labels_is_judged_by_a_good_model():
+    labels = [c for c in range(5) for _ in range(20)]
+    looks = [(c + 1) % 5 if i % 20 < 7 else c for i, c in enumerate(labels)]  # 35 % are wrong
+    records = [Record(f"{i}.jpg", str(c), "t.txt", i + 1) for i, c in enumerate(labels)]
+    facts, found = inspect_labels(
+        build_catalog(records), torch.arange(len(labels)), clusters(labels, looks)
+    )
+    assert facts["nearest_centre_accuracy"] == 0.65
+    assert {row for group in found[0].groups for row in group.rows} == {
+        i for i in range(len(labels)) if i % 20 < 7
+    }
+
+
 def test_a_trained_run_judges_its_list(shapes, tmp_path):
     output = tmp_path / "run"
     text = (shapes / "train.txt").read_text().splitlines()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lookalike.data.catalog import Catalog
 from lookalike.inspection.finding import Finding, Group, finding
+from lookalike.log import counted
 
 _CHUNK = 1 << 24  # cosines in memory together
 _SHARE = 0.25  # of the images of two classes that lie nearer to the other one
@@ -73,8 +74,12 @@ def suspicion(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[Suspi
 
 def inspect_labels(
     catalog: Catalog, rows: Tensor, vectors: Tensor
-) -> tuple[dict[str, int], list[Finding]]:
+) -> tuple[dict[str, float], list[Finding]]:
     """Images whose label is doubtful, and classes that look like one.
+
+    A model can judge if the share of the images that lie closest to the centre of their own class
+    is at least halfway from chance, one in as many classes as there are, to all. Of one that
+    cannot, nothing but that is said.
 
     Args:
         catalog: the images and their classes.
@@ -88,6 +93,19 @@ def inspect_labels(
     found, centres = suspicion(vectors, classes, len(catalog.classes))
     names = catalog.classes.names
     margin = found.margin
+    judged, present = int(found.judged.sum()), len(classes.unique())
+    right = int((found.judged & (margin <= 0)).sum())
+    chance = 1 / max(present, 1)
+    needed = (1 + chance) / 2
+    facts: dict[str, float] = {"embedded": len(rows), "judged": judged}
+    if judged:
+        facts |= {
+            "nearest_centre_accuracy": round(right / judged, 4),
+            "nearest_centre_chance": round(chance, 4),
+            "nearest_centre_needed": round(needed, 4),
+        }
+    if judged and right / judged < needed:
+        return facts, _cannot_judge(right, judged, chance, needed)
     ranked = margin.argsort(descending=True, stable=True)
     ranked = ranked[margin[ranked] > 0]
     suspects = [
@@ -99,17 +117,12 @@ def inspect_labels(
         for i in ranked.tolist()
     ]
     pairs = _pairs(catalog, rows, classes, found, centres)
-    facts = {
-        "embedded": len(rows),
-        "judged": int(found.judged.sum()),
-        "suspect_labels": len(suspects),
-        "class_pairs_alike": len(pairs),
-    }
+    facts |= {"suspect_labels": len(suspects), "class_pairs_alike": len(pairs)}
     return facts, [
         *finding(
             "suspect_labels", "doubtful", "images closer to another class than to their own",
             "Look at the first ones: a wrong label, two things in one picture, or two classes "
-            "that are one. Mend the list and train again; the end of the ranking is mostly right.",
+            "that are one. Correct the list and train again; the last ones are mostly right.",
             suspects,
         ),
         *finding(
@@ -117,6 +130,22 @@ def inspect_labels(
             "If they are the same thing under two names, give them one label.", pairs,
         ),
     ]  # fmt: skip
+
+
+def _cannot_judge(right: int, judged: int, chance: float, needed: float) -> list[Finding]:
+    return finding(
+        "labels_not_judged", "note", "model that cannot judge the labels of this list",
+        "Train longer, or judge with another run. Nothing is said about single labels: most of it "
+        "would be mistakes of the model.",
+        [
+            Group(
+                (),
+                f"{100 * right / judged:.0f} % of {counted(judged, 'image')} are closest to the "
+                f"centre of their own class; by chance {100 * chance:.2g} % are, and "
+                f"{100 * needed:.0f} % are needed",
+            )
+        ],
+    )  # fmt: skip
 
 
 def _pairs(

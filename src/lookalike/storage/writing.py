@@ -135,7 +135,7 @@ def _put(local: str, uri: str) -> None:
         _send(local, uri, size)
     except FileNotFoundError:
         raise StorageError(
-            f"{public(uri)}: cannot be written: no such bucket; make it first, or mend the name"
+            f"{public(uri)}: cannot be written: no such bucket; make it first, or correct the name"
         ) from None
     except PermissionError as error:
         if refusal(error):  # s3fs says this of expired tokens too

@@ -113,7 +113,7 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
 
 def _judge_labels(
     embedder: Embedder | ExportedModel, train: Catalog, threads: int, source: Source
-) -> tuple[dict[str, int], list[Finding]]:
+) -> tuple[dict[str, float], list[Finding]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)
     embedded = embed_records(
