@@ -48,7 +48,8 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         logger.warning(
             "%s of the validation set %s in the training set too, the first at %s and %s: the "
             "scores will be better than the model is; lookalike doctor lists them",
-            counted(len(both), "image"), "is" if len(both) == 1 else "are", both[0][0].origin, both[0][1].origin,
+            counted(len(both), "image"), "is" if len(both) == 1 else "are",
+            both[0][0].origin, both[0][1].origin,
         )  # fmt: skip
 
 

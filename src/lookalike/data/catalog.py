@@ -214,8 +214,10 @@ def check_trainable(catalog: Catalog) -> None:
     present = np.unique(catalog.class_ids)
     if len(present) < 2:
         label = quoted(catalog.classes.names[present[0]])
+        one = len(catalog) == 1
+        images = "the only image has" if one else f"all {len(catalog):,} images have"
         raise DataError(
-            f"{catalog.records[0].source}: all images ({len(catalog):,}) have the label {label};"
+            f"{catalog.records[0].source}: {images} the label {label};"
             " training needs at least 2 classes"
         )
 
