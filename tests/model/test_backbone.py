@@ -46,16 +46,6 @@ def test_an_unknown_name_offers_close_ones():
         Backbone("resnet5O", 64)
 
 
-def test_pretrained_weights_that_cannot_be_had_are_an_error_with_a_way_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError) as caught:
-        Backbone("test_resnet", 64, download=True)
-    message = str(caught.value)
-    assert "cannot be had" in message
-    assert "model.pretrained=false" in message
-    assert "model.pretrained=FILE" in message
-
-
 def test_generalised_mean_against_its_formula():
     x = torch.rand(3, 7, 5, dtype=torch.float64) + 0.1
     expected = (x**3).mean(1) ** (1 / 3)

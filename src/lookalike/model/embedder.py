@@ -27,6 +27,7 @@ from lookalike.model.finite import name_of, require_finite
 from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
+from lookalike.model.trial import unused_parameters
 from lookalike.model.weights import Match, load_into, read_weights
 from lookalike.storage.local_files import digest_of, usual_mode, writing
 
@@ -128,7 +129,9 @@ class Embedder(nn.Module):
             )
         match = None
         if isinstance(pretrained, str):
-            match = load_into(trunk.model, read_weights(pretrained), pretrained)
+            weights = read_weights(pretrained)
+            unused = [name.removeprefix("model.") for name in unused_parameters(trunk, image_size)]
+            match = load_into(trunk.model, weights, storage.public(pretrained), unused=unused)
         data = trunk.data_config
         preprocess = Preprocess(
             image_size=image_size,

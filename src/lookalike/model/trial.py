@@ -39,12 +39,19 @@ def exclude_unused(network: TrainingNetwork, size: ImageSize) -> list[str]:
     """
     # Its constants are cached, and must not be made of tensors without contents.
     network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
-    tried, outputs = _pass(network, size, torch.uint8)
-    used = _reached([output for output in outputs if output is not None])
-    unused = [name for name, value in tried.named_parameters() if id(value) not in used]
+    unused = unused_parameters(network, size, torch.uint8)
     for name in unused:
         network.get_parameter(name).requires_grad_(False)
     return unused
+
+
+def unused_parameters(
+    network: nn.Module, size: ImageSize, dtype: torch.dtype = torch.float32
+) -> list[str]:
+    """Names of the parameters that none of the outputs, tensors or None, depends on."""
+    tried, outputs = _pass(network, size, dtype)
+    used = _reached([output for output in outputs if output is not None])
+    return [name for name, value in tried.named_parameters() if id(value) not in used]
 
 
 def fake_copy(network: M, mode: FakeTensorMode) -> M:

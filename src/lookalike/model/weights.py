@@ -5,7 +5,7 @@ import pickle
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -15,12 +15,17 @@ from torch import Tensor, nn
 from lookalike import storage
 from lookalike.errors import ModelError
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "teacher", "student")
-_PREFIXES = ("module.", "backbone.", "model.", "encoder.", "_orig_mod.")
 _CLASSIFIERS = ("fc.", "head.", "classifier.", "head_dist.", "last_linear.")
+_PREFERRED = ("teacher", "encoder_q")  # of copies that fit equally well, the one to use
 
-ENOUGH = 0.5
-"""Least part of the model's tensors that a file must bring, or it plainly does not fit."""
+ENOUGH = 0.9
+"""Least part of the parameters' elements that a file must bring, or it is of another model."""
+
+_OTHER = 0.1
+"""Part of them that a file may have in another shape or beyond the model, or it is of another."""
+
+_DEEPEST = 8  # mappings within mappings
+_TRIED = 4  # prefixes for which a family's own renaming is tried
 
 
 @dataclass(frozen=True)
@@ -30,19 +35,30 @@ class Match:
     Attributes:
         matched: names of tensors that were loaded.
         missing: names of the model's tensors that the file lacks, or has in another shape.
-        unused: names of the file's tensors that the model has no place for.
+        unused: names of the file's tensors below `prefix` that the model has no place for.
         misshapen: lines `name: (file's shape), the model has (shape)`.
+        prefix: what the names begin with in the file.
+        share: part of the elements of the model's parameters that was loaded.
+        alternatives: other prefixes below which the file holds as much of the model.
     """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     misshapen: tuple[str, ...]
+    prefix: str = ""
+    share: float = 1.0
+    alternatives: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line; the names too, where they are few."""
         total = len(self.matched) + len(self.missing)
         text = f"{len(self.matched)} of {total} tensors matched"
+        if self.prefix:
+            text += f" (below {self.prefix!r} in the file"
+            if self.alternatives:
+                text += f", chosen before {', '.join(map(repr, self.alternatives))}"
+            text += ")"
         for what, names in (("missing", self.missing), ("not used", self.unused)):
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -83,19 +99,31 @@ def read_weights(uri: str) -> dict[str, Tensor]:
     return _tensors(content, name)
 
 
-def load_into(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> Match:
+def load_into(
+    model: nn.Module, weights: Mapping[str, Tensor], name: str, *, unused: Collection[str] = ()
+) -> Match:
     """Copy the tensors of `weights` that fit into `model`, in place.
 
-    Names are compared as they are, and with the usual wrappers' prefixes (`module.`,
-    `backbone.`, ...) taken off.
+    What the file puts before the model's own names, in whatever wrappers (`state_dict.module.`,
+    `encoder_q.`), is found from the file: the prefix below which most elements of the model's
+    parameters lie by name and shape, before or after timm's renaming of older layouts.
+
+    Args:
+        model: takes the tensors.
+        weights: of the file, by name.
+        name: of the file.
+        unused: names of parameters that features do not depend on, which do not count.
 
     Raises:
-        ModelError: fewer than half of the model's tensors are there.
+        ModelError: the file is of another architecture, or holds numbers that are not finite.
     """
     own = model.state_dict()
-    adapted = _adapt(model, weights)
-    prefix = max(_prefixes_of(adapted), key=lambda p: _count_fitting(own, adapted, p))
-    renamed = {key.removeprefix(prefix): value for key, value in adapted.items()}
+    counted = {
+        key: value.numel()
+        for key, value in model.named_parameters()
+        if key not in unused and not key.startswith(_CLASSIFIERS)
+    }
+    prefix, renamed, alternatives = _best_reading(model, counted, weights)
     matched, missing, misshapen = [], [], []
     for key, tensor in own.items():
         if key not in renamed:
@@ -105,13 +133,49 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> Mat
             misshapen.append(f"{key}: {_shape(renamed[key])}, the model has {_shape(tensor)}")
         else:
             matched.append(key)
-    unused = [key for key in renamed if key not in own]
-    match = Match(tuple(matched), tuple(missing), tuple(unused), tuple(misshapen))
-    if len(matched) < ENOUGH * len(own):
-        detail = f"; e.g. {misshapen[0]}" if misshapen else ""
-        raise ModelError(f"{name} does not fit this backbone: {match.summary()}{detail}")
+    match = Match(
+        matched=tuple(matched),
+        missing=tuple(missing),
+        unused=tuple(key for key in renamed if key not in own),
+        misshapen=tuple(misshapen),
+        prefix=prefix,
+        share=_elements(counted, matched) / max(sum(counted.values()), 1),
+        alternatives=alternatives,
+    )
+    _check(counted, match, renamed, name)
     model.load_state_dict({key: renamed[key] for key in matched}, strict=False)
     return match
+
+
+def _check(
+    counted: Mapping[str, int], match: Match, renamed: Mapping[str, Tensor], name: str
+) -> None:
+    """Refuse a file of another architecture, and one with numbers that are not finite."""
+    whole = max(sum(counted.values()), 1)
+    other = _elements(counted, [line.partition(":")[0] for line in match.misshapen]) / whole
+    modules = {key.partition(".")[0] for key in counted}
+    beyond = [
+        key
+        for key in match.unused
+        if key.partition(".")[0] in modules and not key.startswith(_CLASSIFIERS)
+    ]
+    more = sum(renamed[key].numel() for key in beyond) / whole
+    if match.share < ENOUGH or other > _OTHER or more > _OTHER:
+        detail = ""
+        if match.misshapen:
+            detail = f"; e.g. {match.misshapen[0]}"
+        elif more > _OTHER:
+            detail = f"; e.g. {beyond[0]} is no part of this backbone"
+        raise ModelError(
+            f"{name} does not fit this backbone: {match.summary()}; they hold {match.share:.0%} of "
+            f"its parameters{detail}. The file is of another architecture: give its model.backbone"
+        )
+    for key in match.matched:
+        if not bool(torch.isfinite(renamed[key]).all()):
+            raise ModelError(
+                f"{name}: {match.prefix}{key} holds numbers that are not finite; the file is of a "
+                "training that failed, or damaged"
+            )
 
 
 def worth_saying(match: Match) -> bool:
@@ -120,51 +184,104 @@ def worth_saying(match: Match) -> bool:
 
 
 def _tensors(content: object, name: str) -> dict[str, Tensor]:
-    for _ in range(2):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    found = (
-        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    """All tensors of nested mappings, by the keys on the way joined with dots."""
+    found: dict[str, Tensor] = {}
+    waiting: list[tuple[str, object]] = [("", content)]
+    while waiting:
+        prefix, value = waiting.pop()
+        if isinstance(value, Tensor):
+            found[prefix] = value
+        elif isinstance(value, Mapping) and prefix.count(".") < _DEEPEST:
+            inner = [(f"{prefix}.{key}" if prefix else str(key), v) for key, v in value.items()]
+            waiting += reversed(inner)
+    found.pop("", None)
     if not found:
         raise ModelError(f"{name}: holds no named tensors")
     return found
 
 
-def _adapt(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let timm resize position embeddings and rename old layouts, where the model knows how."""
-    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    prefix = max(
-        _prefixes_of(weights), key=lambda p: _count_fitting(model.state_dict(), weights, p)
+def _best_reading(
+    model: nn.Module, counted: Mapping[str, int], weights: Mapping[str, Tensor]
+) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    """The prefix that gives most of the model, the tensors below it, and prefixes as good."""
+    own = model.state_dict()
+    found: list[tuple[int, str, dict[str, Tensor]]] = []
+    for prefix in _prefixes(own, weights):
+        below = {
+            key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        }
+        for renamed in (below, _adapted(model, below)):
+            if renamed is not None:
+                fitting = [key for key, value in own.items() if _has(renamed, key, value)]
+                found.append((_elements(counted, fitting), prefix, renamed))
+    most = max(fitting for fitting, _, _ in found)
+    equal = [(prefix, renamed) for fitting, prefix, renamed in found if fitting == most]
+    # Of copies the first, but for the names of self-supervised training; no average of weights.
+    prefix, renamed = next(
+        (one for word in _PREFERRED for one in equal if word in one[0].lower()),
+        next((one for one in equal if "ema" not in one[0].lower()), equal[0]),
     )
-    plain = {key.removeprefix(prefix): value for key, value in weights.items()}
+    others = dict.fromkeys(other for other, _ in equal if other != prefix) if most else {}
+    return prefix, renamed, tuple(others)
+
+
+def _prefixes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What may stand before the model's names in the file, the likeliest first."""
+    exact: dict[str, int] = {}
+    named: dict[str, int] = {}
+    for key, value in weights.items():
+        parts = key.split(".")
+        for at in range(len(parts)):
+            name = ".".join(parts[at:])
+            if name not in own:
+                continue
+            prefix = key[: len(key) - len(name)]
+            named[prefix] = named.get(prefix, 0) + 1
+            if own[name].shape == value.shape:
+                exact[prefix] = exact.get(prefix, 0) + value.numel()
+    likely = [
+        prefix
+        for score in (exact, named)
+        for prefix in sorted(score, key=lambda p: -score[p])[:_TRIED]
+    ]
+    # A layout that only timm's renaming knows shares few names: what most of the file lies below.
+    common, below = "", list(weights)
+    while below:
+        likely.append(common)
+        heads: dict[str, int] = {}
+        for key in below:
+            head = key.removeprefix(common).partition(".")[0] + "."
+            heads[head] = heads.get(head, 0) + weights[key].numel()
+        head, size = max(heads.items(), key=lambda item: item[1])
+        if size < ENOUGH * sum(heads.values()):
+            break
+        common += head
+        below = [key for key in below if key.startswith(common)]
+    return list(dict.fromkeys(likely))
+
+
+def _adapted(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """With position embeddings resized and old layouts renamed, where timm knows how."""
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if adapt is None:
-        return plain
+        return None
     try:
-        return dict(adapt(plain, model))
-    except (KeyError, AttributeError, RuntimeError, TypeError, AssertionError):
-        # The file has another layout than this family's; the plain names decide then.
-        return plain
+        with torch.no_grad():
+            adapted = adapt(dict(weights), model)
+    except Exception:  # of whichever family: the file has another layout than it knows
+        return None
+    return {key: value for key, value in dict(adapted).items() if isinstance(value, Tensor)}
 
 
-def _prefixes_of(weights: Mapping[str, Tensor]) -> list[str]:
-    found = [""]
-    for outer in ("", *_PREFIXES):
-        for inner in ("", *_PREFIXES):
-            prefix = outer + inner
-            if prefix and any(key.startswith(prefix) for key in weights):
-                found.append(prefix)
-    return found
+def _has(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:
+    return key in weights and weights[key].shape == value.shape
 
 
-def _count_fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], prefix: str) -> int:
-    return sum(key.removeprefix(prefix) in own for key in weights)
+def _elements(counted: Mapping[str, int], names: Iterable[str]) -> int:
+    """Elements of the named parameters; running statistics fit wherever a channel count does."""
+    return sum(counted.get(name, 0) for name in names)
 
 
 def _shape(tensor: Tensor) -> str:
