@@ -12,7 +12,7 @@ from lookalike import checkpoint, storage
 from lookalike.config import Config
 from lookalike.errors import RunError, StorageError
 from lookalike.log import logger
-from lookalike.model.embedder import CONFIG_FILE, WEIGHTS_FILE, is_as_saved
+from lookalike.model.saved import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
 from lookalike.run import CONFIG, RESOLVED, Run, write_text
 
 CHECKPOINTS = "checkpoints"
@@ -210,8 +210,8 @@ def model_of(uri: str) -> Path:
 
 def _damaged(model: Path) -> bool:
     try:
-        return not is_as_saved(model)
-    except ValueError:
+        return not is_as_described(model, read_saved(model))
+    except RunError:
         return False  # another fault, which loading it reports
 
 

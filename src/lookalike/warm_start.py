@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.losses.update import UpdateRule
 from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.saved import read_saved
 from lookalike.optim import Ema
 from lookalike.run import Run
 
@@ -157,7 +157,7 @@ def _compare_settings(source: _Source, embedder: Embedder) -> None:
     file = source.run.model / CONFIG_FILE
     if not file.exists():
         return  # a checkpoint that was copied alone: the tensors will tell
-    there, here = json.loads(file.read_text("utf-8")), embedder.describe()
+    there, here = dict(read_saved(source.run.model)), embedder.describe()
     for key in _MODEL_KEYS:
         if key in there and there[key] != here[key]:
             setting = f"model.{key}={there[key]}"

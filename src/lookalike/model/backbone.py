@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -38,6 +39,7 @@ class Backbone(nn.Module):
         image_size: ImageSize,
         *,
         download: bool = False,
+        args: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the model.
 
@@ -45,6 +47,7 @@ class Backbone(nn.Module):
             name: one of BACKBONES, an alias, a timm name, `hf-hub:OWNER/REPOSITORY` or
                 `local-dir:FOLDER`; or what was found for such a name before.
             image_size: of the images to come, in pixels.
+            args: of the model's constructor, as saved beside a name.
             download: load the pretrained weights, from timm's cache, the hub or the folder.
 
         Raises:
@@ -52,6 +55,8 @@ class Backbone(nn.Module):
         """
         super().__init__()
         found = name if isinstance(name, Architecture) else find_architecture(name)
+        if args:
+            found = replace(found, args=dict(args))
         self.name = found.name if isinstance(name, Architecture) else name
         self.architecture = found
         model: Any = _create(self.name, found, image_size, download)  # timm has no types

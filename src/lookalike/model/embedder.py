@@ -27,26 +27,17 @@ from lookalike.model.finite import name_of, require_finite
 from lookalike.model.given import prepared, room_for
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
+from lookalike.model.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    is_as_described,
+    load_tensors,
+    read_saved,
+    read_tensors,
+)
 from lookalike.model.trial import unused_parameters
 from lookalike.model.weights import Match, load_into, read_weights
 from lookalike.storage.local_files import digest_of, usual_mode, writing
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-
-
-def is_as_saved(folder: Path) -> bool:
-    """Whether the weights are to the bit those that config.json was written for.
-
-    Raises:
-        FileNotFoundError: a file of the two is missing.
-        ValueError: config.json is broken.
-    """
-    described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-    if not isinstance(described, dict):
-        raise ValueError(f"{CONFIG_FILE} holds no settings")
-    digest = described.get("sha256")  # absent in older files
-    return digest is None or digest == digest_of(folder / WEIGHTS_FILE)
 
 
 class Embedder(nn.Module):
@@ -283,40 +274,39 @@ class Embedder(nn.Module):
             RunError: `folder` holds no embedder, or a broken or damaged one.
         """
         folder = storage.path_of(folder)
+        described = read_saved(folder)
+        pauses = iter((0.1, 0.5))  # a training may be replacing both files
+        while not is_as_described(folder, described):
+            if (pause := next(pauses, None)) is None:
+                raise RunError(
+                    f"{folder / WEIGHTS_FILE}: damaged: its bytes are not those that "
+                    f"{CONFIG_FILE} was written for; take it from a copy, or export it again"
+                )
+            time.sleep(pause)
+            described = read_saved(folder)
+        tensors = read_tensors(folder, described)
+        preprocess = Preprocess(**dict(described.preprocess))
         try:
-            pauses = iter((0.1, 0.5))  # a training may be replacing both files
-            while not is_as_saved(folder):
-                if (pause := next(pauses, None)) is None:
-                    raise RunError(
-                        f"{folder / WEIGHTS_FILE}: damaged: its bytes are not those that "
-                        f"{CONFIG_FILE} was written for; take it from a copy, or export it again"
-                    )
-                time.sleep(pause)
-            described = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-            preprocess = Preprocess.from_dict(described["preprocess"])
-            backbone = Backbone(described["backbone"], preprocess.image_size)
+            backbone = Backbone(
+                described.backbone, preprocess.image_size, args=described.backbone_args
+            )
+            if backbone.dim != described.backbone_dim:
+                raise ModelError(
+                    f"backbone_dim={described.backbone_dim}, but {described.backbone} has "
+                    f"{backbone.dim} channels"
+                )
             embedder = cls(
                 backbone,
-                described["embedding_dim"],
-                described["pooling"],
+                described.embedding_dim,
+                described.pooling,
                 preprocess,
-                free_length=described.get("free_length", False),  # absent in older files
+                free_length=described.free_length,
             )
-            if (dim := described.get("projected_dim")) is not None:
-                projection = Projection.empty(described["embedding_dim"], dim)
-            else:
-                projection = None
-            embedder.improve(mirror=described.get("mirror", False), projection=projection)
-            weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-            embedder.load_state_dict(weights)
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{folder}: no embedder here ({Path(error.filename).name} is missing)"
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise RunError(
-                f"{folder}: the embedder is broken: {str(error).splitlines()[0]}"
-            ) from None
-        except safetensors.SafetensorError as error:
-            raise RunError(f"{folder / WEIGHTS_FILE}: broken: {error}") from None
+        except ModelError as error:
+            raise RunError(f"{folder / CONFIG_FILE}: {error}") from None
+        projection = None
+        if described.projected_dim is not None:
+            projection = Projection.empty(described.embedding_dim, described.projected_dim)
+        embedder.improve(mirror=described.mirror, projection=projection)
+        load_tensors(embedder, tensors, folder / WEIGHTS_FILE)
         return embedder.to(device).eval()

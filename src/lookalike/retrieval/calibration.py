@@ -13,19 +13,27 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel
 
 from lookalike import storage
+from lookalike.data.checked_json import Cosine, Count, Share, read_checked
 from lookalike.errors import RunError
 from lookalike.retrieval.class_pairs import Spread, far_interval
 from lookalike.retrieval.likelihood import Likelihood
-from lookalike.retrieval.open_set import OpenSet, Rejection
+from lookalike.retrieval.open_set import OpenSet
 
 CALIBRATION_FILE = "calibration.json"
 
 _FORMAT = "lookalike calibration 1"
+
+
+class _Kind(BaseModel):
+    """What a file is, whatever else it holds."""
+
+    format: Literal["lookalike calibration 1"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,13 @@ class Level:
         spread: how the rate varies from one set of classes to another.
     """
 
-    target: float
-    threshold: float
-    far: float
-    far_low: float
-    far_high: float
-    tar: float
-    false_accepts: int
+    target: Share
+    threshold: Cosine
+    far: Share
+    far_low: Share
+    far_high: Share
+    tar: Share
+    false_accepts: Count
     spread: Spread
 
 
@@ -77,18 +85,18 @@ class Calibration:
 
     source: str
     chose_checkpoint: bool
-    seen_in_training: int
-    images: int
-    classes: int
-    same_pairs: int
-    different_pairs: int
+    seen_in_training: Count
+    images: Count
+    classes: Count
+    same_pairs: Count
+    different_pairs: Count
     levels: tuple[Level, ...]
-    unsupported: tuple[float, ...]
-    default_far: float
+    unsupported: tuple[Share, ...]
+    default_far: Share
     likelihood: Likelihood
-    prior: float
+    prior: Share
     open_set: OpenSet | None
-    confidence: float
+    confidence: Share
 
     def level(self, far: float | None = None) -> Level:
         """The threshold for a false-accept rate, and what is known of it.
@@ -140,43 +148,20 @@ class Calibration:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], place: str = CALIBRATION_FILE) -> Calibration:
-        """What `to_dict` gave.
-
-        Raises:
-            RunError: it is something else; `place` is named.
-        """
-        try:
-            if values["format"] != _FORMAT:
-                raise RunError(f"{place}: its format is {values['format']!r}, not {_FORMAT!r}")
-            left = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
-            likelihood = Likelihood(*(tuple(map(float, v)) for v in left["likelihood"].values()))
-            open_set = left["open_set"]
-            if open_set is not None:
-                rejections = tuple(Rejection(**one) for one in open_set["rejections"])
-                open_set = OpenSet(**{**open_set, "rejections": rejections})
-            levels = tuple(
-                Level(**{**level, "spread": Spread(**level["spread"])}) for level in left["levels"]
-            )
-            left |= {"likelihood": likelihood, "open_set": open_set, "levels": levels}
-            found = cls(**{**left, "unsupported": tuple(left["unsupported"])})
-            found.level()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"{place}: not a calibration: {error}") from None
-        return found
-
-    @classmethod
-    def from_json(cls, text: str, place: str) -> Calibration:
+    def from_json(cls, text: str | bytes, place: str) -> Calibration:
         """What is in a calibration.json.
 
         Raises:
-            RunError: it is something else; `place` is named.
+            RunError: it is something else; `place`, the key and its value are named.
         """
+        read_checked(text, _Kind, place)
+        found = read_checked(text, cls, place)
         try:
-            values = json.loads(text)
+            found.level()
+            found.likelihood.check()
         except ValueError as error:
             raise RunError(f"{place}: not a calibration: {error}") from None
-        return cls.from_dict(values, place)
+        return found
 
     def save(self, folder: str | Path) -> Path:
         """Write `calibration.json` into a model folder, as a whole."""
@@ -195,5 +180,10 @@ class Calibration:
         for path in (place / CALIBRATION_FILE, place / "model" / CALIBRATION_FILE):
             if not path.exists():
                 continue
-            return cls.from_json(path.read_text("utf-8"), str(path))
+            try:
+                text = path.read_bytes()
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise RunError(f"{path}: cannot be read: {reason}") from None
+            return cls.from_json(text, str(path))
         return None

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.data.checked_json import Amount, Count
 from lookalike.distributed import World
 from lookalike.retrieval.pairs import SIDE, PairSet, Tile
 
@@ -53,11 +54,11 @@ class Spread:
         alike: what one more pair of classes, all of its images accepted, would add to the rate.
     """
 
-    classes: int
-    of_pairs: float
-    of_classes: float
-    degrees: float
-    alike: float
+    classes: Count
+    of_pairs: Amount
+    of_classes: Amount
+    degrees: Amount
+    alike: Amount
 
     @property
     def events(self) -> float:

@@ -11,9 +11,12 @@ step that holds pairs of one kind only is taken to hold half a pair of the other
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from pydantic import FiniteFloat
 
+from lookalike.data.checked_json import Cosine
 from lookalike.retrieval.verification import RESOLUTION, PairCounts
 
 _MOST_POINTS = 200
@@ -28,8 +31,16 @@ class Likelihood:
         log_ratios: at them, natural logarithms, never falling; straight between, flat outside.
     """
 
-    cosines: tuple[float, ...]
-    log_ratios: tuple[float, ...]
+    cosines: tuple[Cosine, ...]
+    log_ratios: tuple[FiniteFloat, ...]
+
+    def check(self) -> None:
+        """Raise a ValueError unless it is such a function."""
+        if not 0 < len(self.cosines) == len(self.log_ratios):
+            raise ValueError("likelihood: cosines and log_ratios are not of one length above 0")
+        for name, rising in (("cosines", self.cosines), ("log_ratios", self.log_ratios)):
+            if any(after < before for before, after in pairwise(rising)):
+                raise ValueError(f"likelihood.{name}: falls somewhere")
 
     @classmethod
     def fit(cls, counts: PairCounts) -> Likelihood:

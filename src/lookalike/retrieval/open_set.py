@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.data.checked_json import Amount, Cosine, Count, Share
 from lookalike.distributed import World
 from lookalike.retrieval.pairs import PairSet, Tile
 from lookalike.retrieval.verification import LEAST_ACCEPTED, RESOLUTION
@@ -39,10 +40,10 @@ class Rejection:
         found: the share of the known queries that are found: right, and not below.
     """
 
-    target: float
-    threshold: float
-    passed: float
-    found: float
+    target: Share
+    threshold: Cosine
+    passed: Share
+    found: Share
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class OpenSet:
         rejections: by falling target.
     """
 
-    queries: int
-    gallery: float
-    default: float
+    queries: Count
+    gallery: Amount
+    default: Share
     rejections: tuple[Rejection, ...]
 
     def threshold(self, share: float | None = None, gallery: float | None = None) -> float:

@@ -1,0 +1,62 @@
+"""JSON files that others may have changed, against a schema with finite and bounded numbers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lookalike.errors import RunError
+
+T = TypeVar("T")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of 1."""
+
+Cosine = Annotated[float, Field(ge=-1.01, le=1.01)]
+"""With what rounding adds."""
+
+Amount = Annotated[float, Field(ge=0, le=1e300)]
+"""A number that is neither negative nor without end."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Of things; JSON's numbers are exact so far."""
+
+
+class Checked(BaseModel):
+    """A JSON object of known keys, whose values are what they say: no text for a number."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def read_checked(text: str | bytes, schema: type[T], place: str) -> T:
+    """The object of `schema`, a pydantic model or a dataclass, that a JSON text holds.
+
+    Raises:
+        RunError: it holds something else; names `place`, the key, its value and what is wrong.
+    """
+    try:
+        adapter: TypeAdapter[T] = _adapter(schema)  # type: ignore[arg-type]
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        raise RunError(f"{place}: {_first_fault(error)}") from None
+
+
+@cache
+def _adapter(schema: Any) -> Any:
+    return TypeAdapter(schema)
+
+
+def _first_fault(error: ValidationError) -> str:
+    item = error.errors(include_url=False)[0]
+    what = item["msg"][0].lower() + item["msg"][1:]
+    if item["type"] == "json_invalid":
+        return what
+    key = ".".join(map(str, item["loc"])) or "the whole"
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    value = repr(item["input"])
+    return f"{key}={value if len(value) <= 60 else value[:57] + '...'}: {what}"
