@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lookalike.data.bad_images import BadImages
-from lookalike.data.decode import ImageSource
 from lookalike.data.loader import EvalLoader
 from lookalike.data.picture_loader import PictureLoader
 from lookalike.data.record import Record
@@ -20,6 +19,7 @@ from lookalike.distributed import ALONE, World
 from lookalike.log import Bar
 from lookalike.model.embedder import Embedder
 from lookalike.model.finite import require_finite
+from lookalike.model.given import Images
 
 BATCH_SIZE = 64
 """Images at a time. One number for all: the same image in the same batch gives the same bits."""
@@ -43,7 +43,10 @@ class FinishedModel(PictureModel, Protocol):
     def fingerprint(self) -> str:
         """32 hexadecimal digits that two models share if they are the same to the bit."""
 
-    def embed(self, images: Sequence[ImageSource], *, threads: int = 4) -> np.ndarray:
+    def trained_fingerprint(self) -> str:
+        """Those that models share whose vectors may be compared."""
+
+    def embed(self, images: Images, *, threads: int = 4) -> np.ndarray:
         """Unit vectors of images; see `Embedder.embed`."""
 
 

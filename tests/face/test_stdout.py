@@ -45,10 +45,9 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
     monkeypatch.setattr(log.logger, "handlers", [])
     words = ANSWERS[command].format(**parts).split()
     monkeypatch.setattr(sys, "argv", ["lookalike", command, *words])
-    try:
+    with pytest.raises(SystemExit) as end:
         cli.main()
-    except SystemExit as end:
-        assert not end.code
+    assert not end.value.code
     log.logger.info("a line of the log")
     said = capsys.readouterr()
     log.keep_stdout(False)

@@ -1,11 +1,18 @@
 """The index against brute force in float64, and against one that is built anew."""
 
+import json
+import pickle
+import re
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from lookalike.errors import DataError, MissingExtraError, RunError, StorageError
-from lookalike.gallery import approximate, scan, upkeep
+from lookalike.gallery import approximate, checksums, manifest, scan, upkeep
+from lookalike.gallery import index as index_module
 from lookalike.gallery.index import KINDS, Index
 from lookalike.gallery.segment import encode
 from lookalike.storage.locking import locked
@@ -173,7 +180,7 @@ def test_an_empty_index_and_few_images(tmp_path):
     assert index.search(np.ones((2, 4), np.float32)).ids == [[], []]
     index.add(vectors=np.eye(4, dtype=np.float64), ids=list("abcd"))
     assert index.search(np.ones((1, 4), np.float16), 9).ids == [list("abcd")]
-    assert index.remove("abcd") == 4
+    assert index.remove(list("abcd")) == 4
     assert index.search(np.ones((1, 4), np.float32)).cosines.shape == (1, 0)
 
 
@@ -188,6 +195,30 @@ def test_an_empty_index_and_few_images(tmp_path):
         (lambda i: i.add(vectors=np.ones((1, 4)), ids=[""]), "not empty"),
         (lambda i: i.add([b"x"]), "give ids"),
         (lambda i: i.add(["a.jpg"]), "without an embedder"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids="ab"), "2 vectors of 1 images"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids=["a", "b"], labels="x"), "one of labels"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids=["a", "b"], labels=[1, 2]), "write it as"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids="a", labels=float("nan")), "write it as"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids=[7]), "ids must be texts"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids=["a\udc80"]), "lone surrogate"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids="a", labels="\ud800"), "lone surrogate"),
+        (lambda i: i.add(vectors=np.ones((1, 4), int), ids="a"), "must be floats"),
+        (lambda i: i.add(vectors="abcd", ids="a"), "must be an array or a tensor"),
+        (lambda i: i.add(vectors=np.full((1, 4), 1e300), ids="a"), "zero or not finite"),
+        (lambda i: i.add(vectors=np.full((1, 4), 5e-324), ids="a"), "zero or not finite"),
+        (lambda i: i.remove(5), "ids are a text or several"),
+        (lambda i: i.remove(b"a"), "ids are a text or several"),
+        (lambda i: i.remove([1]), "ids must be texts"),
+        (lambda i: i.search(np.ones((1, 4)), True), "k=True"),
+        (lambda i: i.search(np.ones((1, 4)), 2.0), "k=2.0"),
+        (lambda i: i.search(np.ones((1, 4)), "3"), "k='3'"),
+        (lambda i: i.search(np.full(4, np.nan)), "zero or not finite"),
+        (lambda i: i.search([np.ones(4), np.ones(3)]), "of one length"),
+        (lambda i: Index.create(i.path / "y", dim=0), "dim=0"),
+        (lambda i: Index.create(i.path / "y", dim=-3), "dim=-3"),
+        (lambda i: Index.create(i.path / "y", dim=True), "dim=True"),
+        (lambda i: Index.create(i.path / "y", dim=1.5), "dim=1.5"),
+        (lambda i: Index.create(i.path / "y", dim=10**12), "1,048,576"),
         (lambda i: i.search(["a.jpg"]), "without an embedder"),
         (lambda i: i.search(np.ones((1, 4)), 0), "at least 1"),
         (lambda i: i.vectors(["no"]), "not in the index"),
@@ -263,3 +294,265 @@ def test_recall_is_what_the_effort_was_chosen_for(tmp_path):
     pairs = zip(exact.ids, near.ids, strict=True)
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
     assert share >= approximate.RECALL - 0.02
+
+
+def test_one_is_taken_as_several_are(tmp_path):
+    index = Index.create(tmp_path / "x", dim=4)
+    one = np.eye(4, dtype=np.float32)
+    assert index.add(vectors=one[0], ids="a.jpg", labels="shoe") == 1
+    assert index.add(vectors=torch.from_numpy(one[1:3]), ids=(Path("b"), "c"), versions=[1, 2]) == 2
+    assert index.add(vectors=[one[3]], ids=iter(["d"]), labels=iter([None])) == 1
+    assert index.ids() == ["a.jpg", "b", "c", "d"]
+    assert "a.jpg" in index
+    assert Path("b") in index
+    assert "j" not in index
+    assert 7 not in index
+    assert index.vectors("c").tolist() == [0, 0, 1, 0]
+    assert index.vectors(["c"]).shape == (1, 4)
+    assert set(index.records("b")) == {"b"}
+    for query in (one[0], one[:1], torch.from_numpy(one[0]), [one[0]], one[0].tolist()):
+        if not isinstance(query, list) or not isinstance(query[0], float):
+            found = index.search(query, 1)
+            assert (found.ids, found.labels) == ([["a.jpg"]], [["shoe"]])
+    assert len(index.search(one[:2], 10**30).ids[0]) == 4
+    assert index.remove("a.jpg") == 1
+    assert index.remove(Path("b")) == 1
+    assert index.remove(iter(["c", "nothing"])) == 1
+    assert index.ids() == ["d"]
+    copied = pickle.loads(pickle.dumps(index))  # noqa: S301
+    assert copied.ids() == ["d"]
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_flipped_bits_are_found_when_they_are_read(tmp_path, count, monkeypatch):
+    """In small files at once, in large ones when the block is read."""
+    if count == 300:
+        monkeypatch.setattr(checksums, "CHECKED_AT_ONCE", 0)
+        monkeypatch.setattr(checksums, "BLOCK", 512)
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24, kind="int8")
+    index.add(vectors=cloud(1, count), ids=list(map(str, range(count))))
+    index.remove(["3"])
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]
+    assert len(files) == (5 if count == 30 else 8)
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = bytearray(file.read_bytes())
+        for place in (0, len(whole) - 1, *rng.integers(0, len(whole), 6).tolist()):
+            broken = bytearray(whole)
+            broken[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(broken)
+            with pytest.raises(RunError, match=rf"{re.escape(file.name)}.*") as error:
+                Index.open(path).check()
+            assert "copy" in str(error.value) or "index" in str(error.value)
+        file.write_bytes(whole)
+    assert len(Index.open(path).search(cloud(1, count), 5).ids) == count
+    Index.open(path).check()
+
+
+def test_a_damaged_row_is_not_found_by_a_search_nor_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "CHECKED_AT_ONCE", 0)
+    monkeypatch.setattr(checksums, "BLOCK", 512)
+    index = Index.create(tmp_path / "x", dim=24)
+    vectors = cloud(1, 200)
+    index.add(vectors=vectors, ids=list(map(str, range(200))))
+    index.remove(["0"])
+    [file] = (tmp_path / "x").rglob("vectors.npy")
+    content = bytearray(file.read_bytes())
+    content[128 + 150 * 96 + 7] ^= 64
+    file.write_bytes(content)
+    index = Index.open(tmp_path / "x")  # no block of it was read yet
+    with pytest.raises(RunError, match=r"vectors\.npy: damaged: bytes 14,3"):
+        index.search(vectors[150], 1)
+    with pytest.raises(RunError, match="damaged"):
+        index.compact()
+    assert len(index) == 199
+
+
+def test_an_older_index_without_checksums_is_read_and_continued(tmp_path):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 40), ids=list(map(str, range(40))))
+    values = json.loads((path / "manifest.json").read_text())
+    del values["digest"], values["id"]
+    values["format"] = "lookalike index 1"
+    for entry in values["segments"]:
+        del entry["digests"]
+    (path / "manifest.json").write_text(json.dumps(values))
+    old = Index.open(path)
+    assert old.search(cloud(1, 40)[3], 1).ids == [["3"]]
+    old.add(vectors=cloud(2, 5), ids=list("abcde"))
+    old.compact()
+    assert len(Index.open(path)) == 45
+    [file] = path.rglob("vectors.npy.sums")
+    assert file.stat().st_size == 4
+
+
+FOREIGN = {
+    "name": ["../../../outside", "/etc", "..", ".", "", "000001/../../x", "a", "0" * 40, 1, None],
+    "dead_file": ["../rows.arrow", "vectors.npy", "/tmp/x", "dead-1.npy/../../x", 5],
+    "near_file": ["../../x.faiss", "rows.arrow", "/x"],
+    "search": ["faiss", None, 1],
+    "count": [-1, 1.5, "12", True, 10**30, None],
+    "dead": [-1, 99, "x"],
+    "slack": [-1.0, float("nan"), float("inf"), "x"],
+    "digests": [{"../../x": "0" * 64}, {"vectors.npy.sums": "x"}, ["a"], {"x.npy": "0" * 64}],
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_a_manifest_names_only_its_own_files(tmp_path, key):
+    path = tmp_path / "deep" / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 12), ids=list(map(str, range(12))))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.txt").write_text("mine")
+    before = json.loads((path / "manifest.json").read_text())
+    for value in FOREIGN[key]:
+        values = json.loads(json.dumps(before))
+        values["segments"][0][key] = value
+        del values["digest"]
+        for form in ("lookalike index 1", "lookalike index 2"):
+            values.pop("digest", None)
+            values["format"] = form
+            if form.endswith("2"):
+                rest = {k: v for k, v in values.items() if k != "format"}
+                values["digest"] = checksums.digest(manifest._canonical(rest))
+            (path / "manifest.json").write_text(json.dumps(values))
+            with pytest.raises(RunError, match=r"manifest\.json: broken"):
+                Index.open(path)
+    assert [file.name for file in outside.iterdir()] == ["mine.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "outside"]
+
+
+@pytest.mark.parametrize("what", ["segments", "segment", "vectors.npy", "rows.arrow", "lock"])
+def test_links_that_lead_outside_are_refused_and_nothing_there_changes(tmp_path, what):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 12), ids=list(map(str, range(12))))
+    [segment] = (path / "segments").iterdir()
+    place = {"segments": path / "segments", "segment": segment, "lock": path / "lock"}.get(
+        what, segment / what
+    )
+    outside = tmp_path / "outside"
+    place.rename(outside)
+    if outside.is_dir():
+        (outside / "mine.txt").write_text("mine")
+    place.symlink_to(outside)
+    before = sorted(str(file) for file in outside.rglob("*"))
+    with pytest.raises(RunError, match="is a link"):
+        Index.open(path).remove("1")
+    assert sorted(str(file) for file in outside.rglob("*")) == before
+
+
+def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
+    """A reader has read the manifest, a writer adds, and only then the reader goes on."""
+    shared = Index.create(tmp_path / "x", dim=24)
+    other = Index.open(tmp_path / "x")
+    vectors = cloud(1, 60)
+    other.add(vectors=vectors[:20], ids=[f"a{i}" for i in range(20)])
+    has_read, may_go_on = threading.Event(), threading.Event()
+    real = manifest.read
+
+    def read(folder):
+        found = real(folder)
+        if threading.current_thread().name == "reader":
+            has_read.set()
+            assert may_go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(manifest, "read", read)
+    reader = threading.Thread(target=shared.search, args=(vectors[:1],), name="reader")
+    reader.start()
+    assert has_read.wait(60)
+    with monkeypatch.context() as patch:  # between a writer's view and its commit
+        written = shared.written
+
+        def let_the_reader_go_on(*arguments):
+            entry = written(*arguments)
+            may_go_on.set()
+            reader.join(60)
+            assert not reader.is_alive()
+            return entry
+
+        shared.add(vectors=vectors[20:40], ids=[f"b{i}" for i in range(20)])
+        newest = shared.state.generation
+        patch.setattr(shared, "written", let_the_reader_go_on)
+        shared.add(vectors=vectors[40:], ids=[f"c{i}" for i in range(20)])
+    assert shared.state.generation > newest
+    assert len(shared) == len(Index.open(tmp_path / "x")) == 60
+    assert shared.ids() == Index.open(tmp_path / "x").ids()
+
+
+def test_threads_of_one_object_and_of_several_lose_nothing(tmp_path):
+    shared = Index.create(tmp_path / "x", dim=24)
+    objects = [shared, shared, Index.open(tmp_path / "x")]
+    vectors = cloud(1, 240)
+    failed: list[Exception] = []
+
+    def write(number: int) -> None:
+        try:
+            for step in range(4):
+                rows = range(number * 80 + step * 20, number * 80 + step * 20 + 20)
+                index = objects[number]
+                index.add(vectors=vectors[rows], ids=list(map(str, rows)))
+                assert set(map(str, rows)) <= set(index.ids())
+                index.remove(str(rows[0]))
+        except Exception as error:
+            failed.append(error)
+
+    def look() -> None:
+        try:
+            for step in range(40):
+                found = shared.search(vectors[step : step + 1], 5).ids[0]
+                assert len(set(found)) == len(found)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    threads += [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    gone = {str(number * 80 + step * 20) for number in range(3) for step in range(4)}
+    assert set(Index.open(tmp_path / "x").ids()) == set(map(str, range(240))) - gone
+    shared.refresh()
+    assert len(shared) == 240 - 12
+
+
+def test_two_that_create_one_index_do_not_replace_it(tmp_path, monkeypatch):
+    """Both found the folder empty; the second sees the first one's index under the lock."""
+    real = index_module.locked
+
+    def first_in(*arguments):
+        monkeypatch.setattr(index_module, "locked", real)
+        Index.create(tmp_path / "x", dim=24).add(vectors=cloud(1, 9), ids=list("abcdefghi"))
+        return real(*arguments)
+
+    monkeypatch.setattr(index_module, "locked", first_in)
+    with pytest.raises(RunError, match="holds an index already"):
+        Index.create(tmp_path / "x", dim=24)
+    assert len(Index.open(tmp_path / "x")) == 9
+
+
+@pytest.mark.parametrize("file", ["vectors.npy", "codes.npy", "scales.npy", "dead"])
+def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path, file):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24, kind="int8")
+    index.add(vectors=cloud(1, 300), ids=list(map(str, range(300))))
+    index.remove("5")
+    values = json.loads((path / "manifest.json").read_text())
+    values["format"] = "lookalike index 1"  # without checksums
+    del values["digest"]
+    values["segments"][0]["digests"] = {}
+    [place] = path.rglob(f"{file}*.npy" if file == "dead" else file)
+    with place.open("rb+") as stream:
+        kind = {"codes.npy": "|i1", "dead": "|u1"}.get(file, "<f4")
+        header = {"descr": kind, "fortran_order": False, "shape": (2**40, 24)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    (path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"its header claims .* and the file holds"):
+        Index.open(path)

@@ -5,18 +5,23 @@ import os
 import shutil
 import sys
 import webbrowser
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import lookalike
 from lookalike import cli
-from lookalike.errors import RunError
-from lookalike.gallery.verdict import judge, limit_of
+from lookalike.errors import ConfigError, RunError
+from lookalike.gallery.verdict import judge, prior_of
 from lookalike.model.embedder import Embedder
-from lookalike.retrieval.calibration import Calibration
+from lookalike.retrieval.calibration import Calibration, Level
+from lookalike.retrieval.class_pairs import Spread
+from lookalike.retrieval.likelihood import Likelihood
+from lookalike.retrieval.open_set import OpenSet, Rejection
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -106,8 +111,8 @@ def test_vectors_of_embed_are_a_gallery(model, photos, cache, tmp_path, monkeypa
     words = {"gallery": photos, "device": "cpu", "k": 21}
     plain = lookalike.search(model, photos / "101/2.jpg", **words)
     monkeypatch.setattr("lookalike.gallery.index.stream", None)  # nothing is embedded
-    given = lookalike.search(model, photos / "101/2.jpg", **(words | {"gallery": table}))
-    assert given.answers == plain.answers
+    found = lookalike.search(model, photos / "101/2.jpg", **(words | {"gallery": table}))
+    assert found.answers == plain.answers
     other = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
     other.save(tmp_path / "other")
     assert search(monkeypatch, tmp_path / "other", photos / "101/2.jpg", "--gallery", table) == 2
@@ -129,8 +134,8 @@ def test_python_builds_from_paths_arrays_and_bytes(model, photos, tmp_path, capl
     embedder = lookalike.load(model, device="cpu")
     paths = sorted(map(str, photos.rglob("*.jpg")))
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    given = [*paths, str(tmp_path / "broken.jpg")]
-    index = lookalike.Index.build(embedder, given, tmp_path / "x", threads=2)
+    images = [*paths, str(tmp_path / "broken.jpg")]
+    index = lookalike.Index.build(embedder, images, tmp_path / "x", threads=2)
     assert "broken.jpg" in caplog.text
     assert index.ids() == paths
     pixels = np.asarray(Image.open(paths[0]))
@@ -162,47 +167,131 @@ def test_mistakes(model, photos, cache, monkeypatch, capsys, words, message):
     assert "Traceback" not in said
 
 
-@dataclass
-class Limits:
-    """An open-set calibration of a gallery of 100 images."""
-
-    def threshold(self, share=None, gallery=None):
-        if gallery > 1000:
-            raise ValueError("too many")
-        return 0.7
-
-
-@dataclass
-class Fake:
-    """A calibration."""
-
-    threshold: float
-    open_set: Limits | None
-
-    def probability(self, cosine):
-        return np.asarray(cosine) / 2 + 0.5
+def calibrated(threshold: float = 0.5, gallery: float = 100.0) -> Calibration:
+    """A calibration whose likelihood ratio is 1 at the cosine 0.3, and rises steeply."""
+    cosines = np.linspace(-1, 1, 41)
+    likelihood = Likelihood(tuple(cosines.tolist()), tuple((14 * (cosines - 0.3)).tolist()))
+    rejections = tuple(
+        Rejection(share, threshold + (0.2 - share), share, 0.9) for share in (0.2, 0.1, 0.05, 0.01)
+    )
+    spread = Spread(**dict.fromkeys(Spread.__dataclass_fields__, 1.0))
+    level = Level(1e-3, 0.8, 1e-3, 0.0, 1e-2, 0.5, 10, spread)
+    return Calibration(
+        "test", False, 0, 100, 20, 400, 4000, (level,), (), 1e-3, likelihood, 0.5,
+        OpenSet(100, gallery, 0.05, rejections), 0.95,
+    )  # fmt: skip
 
 
 def test_cosines_are_judged():
-    calibration = Fake(0.6, Limits())
-    assert limit_of(calibration, 100) == 0.7
-    assert limit_of(calibration, 10_000) is None
-    assert limit_of(Fake(0.6, None), 100) is None
-    assert limit_of(None, 100) is None
-    cosines = np.array([1.0, 0.65, 0.6, 0.2])
+    calibration = calibrated()
+    prior = prior_of(calibration, 100)
+    assert prior == pytest.approx(calibration.even_prior(0.65))
+    cosines = np.array([1.0, 0.66, 0.64, 0.2])
     ids, labels = ["q", "a", "b", "c"], [None, "A", None, None]
-    answer = judge("q", ids, cosines, labels, calibration, 0.7)
-    assert [one.same for one in answer.neighbours] == [True, True, True, False]
-    assert [one.probability for one in answer.neighbours] == [1.0, 0.825, 0.8, 0.6]
+    answer = judge("q", ids, cosines, labels, calibration, prior)
+    assert [one.same for one in answer.neighbours] == [True, True, False, False]
+    assert [one.verdict for one in answer.neighbours] == [
+        "same 99 %", "same 53 %", "different 53 %", "different >99 %",
+    ]  # fmt: skip
     assert [one.itself for one in answer.neighbours] == [True, False, False, False]
-    assert answer.known is False  # the query itself says nothing about the gallery
-    assert judge("other", ids, cosines, labels, calibration, 0.7).known is True
-    alone = judge("q", ids, cosines, labels, calibration, 0.7, shown=1)
+    assert answer.known is True
+    assert answer.prior == prior
+    below = np.array([1.0, 0.64, 0.64, 0.2])
+    assert judge("q", ids, below, labels, calibration, prior).known is False  # not by itself
+    assert judge("other", ids, below, labels, calibration, prior).known is True
+    alone = judge("q", ids, below, labels, calibration, prior, shown=1)
     assert [one.id for one in alone.neighbours] == ["q"]
     assert alone.known is False  # by the one behind it, which is not shown
     bare = judge("q", ids, cosines, labels, None, None)
     assert bare.known is None
-    assert {one.same for one in bare.neighbours} == {None}
+    assert {(one.same, one.verdict) for one in bare.neighbours} == {(None, "")}
+
+
+def test_the_prior_of_a_search_falls_with_the_gallery():
+    calibration = calibrated()
+    priors = [calibration.search_prior(size) for size in (1, 10, 100, 400, 500, 5000, 10**9)]
+    assert priors == sorted(priors, reverse=True)
+    assert priors[0] == calibration.prior
+    assert priors[-1] == pytest.approx(priors[-2] * 5000 / 10**9, rel=0.1)
+    assert replace(calibration, open_set=None).search_prior(10**6) == 0.5
+    assert prior_of(calibration, 100, 0.01) == 0.01
+    assert prior_of(None, 100) is None
+    for wrong in (0, 1, -0.1, 2, float("nan"), True, "0.5"):
+        with pytest.raises(ConfigError, match="between 0 and 1"):
+            prior_of(calibration, 100, wrong)
+    with pytest.raises(ConfigError, match="no calibration"):
+        prior_of(None, 100, 0.5)
+
+
+@given(
+    ratios=st.lists(st.floats(-20, 20), min_size=2, max_size=9),
+    cosines=st.lists(st.floats(-1, 1), min_size=1, max_size=6),
+    prior=st.none() | st.floats(1e-9, 1 - 1e-9),
+    size=st.integers(1, 10**8),
+)
+def test_a_verdict_never_disagrees_with_its_probability(ratios, cosines, prior, size):
+    points = np.linspace(-1, 1, len(ratios))
+    likelihood = Likelihood(tuple(points.tolist()), tuple(sorted(ratios)))
+    calibration = replace(calibrated(), likelihood=likelihood)
+    assumed = prior_of(calibration, size, prior)
+    found = np.array(sorted(cosines, reverse=True))
+    ids = [str(i) for i in range(len(found))]
+    answer = judge("q", ids, found, [None] * len(ids), calibration, assumed)
+    limit = calibration.cosine_of(assumed)
+    for one in answer.neighbours:
+        assert one.same == (one.probability >= 0.5)
+        word, share = one.verdict.removesuffix(" %").split()
+        assert word == ("same" if one.same else "different")
+        assert float(share.removeprefix(">")) >= 50
+        chance = calibration.probability(one.cosine, assumed)
+        assert one.probability == pytest.approx(float(chance))
+        if limit is None:
+            assert not one.same
+        elif abs(one.cosine - limit) > 1e-5 and abs(one.probability - 0.5) > 1e-9:
+            assert one.same == (one.cosine > limit)
+    assert answer.known == answer.neighbours[0].same
+    shares = [one.probability for one in answer.neighbours]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatch, capsys):
+    index = tmp_path / "index"
+    assert search(monkeypatch, model, "--index", index, "--gallery", photos) == 0
+    monkeypatch.chdir(tmp_path)
+    for broad in ("/", ".", "*", "photos", "photos/", f"{tmp_path}/*", "/*"):
+        assert search(monkeypatch, model, "--index", index, "--remove", broad) == 2
+        assert "matches all 21 images" in capsys.readouterr().err
+        with pytest.raises(ConfigError, match="remove_all=True"):
+            lookalike.search(model, index=index, remove=broad)
+    with pytest.raises(ConfigError, match="no path or URI"):
+        lookalike.search(model, index=index, remove="")
+    assert len(lookalike.Index.open(index)) == 21
+    lookalike.search(model, index=index, remove=str(photos / "100/0.jpg"))
+    assert len(lookalike.Index.open(index)) == 20
+    lookalike.search(model, index=index, remove=photos / "101")
+    assert len(lookalike.Index.open(index)) == 16
+    assert search(monkeypatch, model, "--index", index, "--remove", "/", "--yes") == 0
+    assert len(lookalike.Index.open(index)) == 0
+
+
+def test_the_prior_is_chosen_and_shown(model, photos, cache, monkeypatch, capsys):
+    monkeypatch.setattr(Calibration, "load", lambda folder: calibrated())
+    words = (model, photos / "100/0.jpg", "--gallery", photos, "-k", 3)
+    assert search(monkeypatch, *words, "--prior", 0.5) == 0
+    out = capsys.readouterr().out
+    assert "1.000  same >99 %" in out
+    assert "where 50 % of such pairs are the same" in out
+    assert search(monkeypatch, *words, "--prior", 1e-9, "--json") == 0
+    [answer] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert answer["prior"] == 1e-9
+    assert answer["known"] is False
+    assert {one["same"] for one in answer["neighbours"]} == {False}
+    assert max(one["probability"] for one in answer["neighbours"]) < 0.5
+    assert search(monkeypatch, *words, "--prior", 1.5) == 2
+    assert "--prior" in capsys.readouterr().err
+    found = lookalike.search(model, photos / "100/0.jpg", gallery=photos, prior=0.2, device="cpu")
+    assert found.prior == 0.2
+    assert found.threshold == pytest.approx(0.3 + np.log(4) / 14, abs=1e-4)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on this machine")
@@ -214,11 +303,11 @@ def test_a_browser_shows_the_page(model, photos, cache, tmp_path, monkeypatch, c
     shutil.copy(photos / "100/0.jpg", tricky / ("long" * 40 + ".jpg"))
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr(Calibration, "load", lambda folder: Fake(0.9, Limits()))
+    monkeypatch.setattr(Calibration, "load", lambda folder: calibrated())
     words = (photos / "100/0.jpg", photos / "alone.jpg", "--gallery", photos, "-k", 22, "--open")
     assert search(monkeypatch, model, *words, "--html", tmp_path / "page.html") == 0
     assert opened == [(tmp_path / "page.html").as_uri()]
-    assert "same  100 %" in capsys.readouterr().out
+    assert "same >99 %" in capsys.readouterr().out
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for width, scheme in ((1280, "light"), (390, "dark")):

@@ -41,6 +41,16 @@ def search(
     exact: Annotated[
         bool, typer.Option("--exact", help="Look at all images, also in an ivf or hnsw index.")
     ] = False,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of pairs that show the same thing, for the probabilities; by default what "
+            "the calibration says for a gallery of this size."
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let --remove remove all images without asking.")
+    ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say what the index holds.")] = False,
     html: Annotated[str | None, typer.Option(help="Write a page with the pictures.")] = None,
     open_page: Annotated[
@@ -69,9 +79,11 @@ def search(
         index=index,
         add=add or (),
         remove=remove or (),
+        remove_all=yes,
         k=k,
         kind=kind,
         exact=exact,
+        prior=prior,
         html=html,
         threads=threads,
         cache=cache,
@@ -81,8 +93,8 @@ def search(
     )
     for answer in found.answers:
         typer.echo(json.dumps(asdict(answer)) if as_json else _shown(answer))
-    if found.answers and found.threshold is None and not as_json:
-        typer.echo("no calibration beside the model: cosines only, without same or not")
+    if found.answers and not as_json:
+        typer.echo(_assumed(found.prior))
     if stats or not (queries or gallery or add or remove):
         _say(found.index.stats(), as_json)
     if open_page and html is not None:
@@ -94,18 +106,27 @@ def search(
 def _shown(answer: Answer) -> str:
     lines = [_near(answer.query)]
     if answer.known is False:
-        lines[0] += ": nothing in the gallery is likely to be the same"
+        lines[0] += ": probably nothing in the gallery shows the same"
     lines += [_line(rank, one) for rank, one in enumerate(answer.neighbours, 1)]
     return "\n".join(lines)
 
 
 def _line(rank: int, one: Neighbour) -> str:
-    verdict = ""
-    if one.same is not None and one.probability is not None:
-        verdict = f"  {'same' if one.same else 'not ':4} {100 * one.probability:4.0f} %"
+    verdict = f"  {one.verdict:15}" if one.verdict else ""
     label = f"  ({one.label})" if one.label else ""
     itself = "  the query itself" if one.itself else ""
     return f"{rank:5}  {one.cosine:6.3f}{verdict}  {_near(one.id)}{label}{itself}"
+
+
+def _assumed(prior: float | None) -> str:
+    """What the probabilities suppose."""
+    if prior is None:
+        return "no calibration beside the model: cosines only, without same or different"
+    share = f"{100 * prior:.2g} %" if prior >= 1e-4 else f"1 in {1 / prior:,.0f}"
+    return (
+        f"same or different, and how probable that is, where {share} of such pairs are the same; "
+        "--prior changes it"
+    )
 
 
 def _near(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lookalike import storage
@@ -14,13 +14,44 @@ from lookalike.data.patterns import choices, is_pattern, matches
 from lookalike.data.reading import UNLABELLED
 from lookalike.data.record import Record
 from lookalike.data.streams import is_stream
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError, DataError
 
 _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
     *(".parquet", ".arrow", ".tar", ".tgz"),
 )
 _RANGE = re.compile(r"\{\d+\.\.\d+\}")
+
+
+def places_of(name: str, places: object) -> list[str]:
+    """One place or several, each a text or a path, as texts.
+
+    Args:
+        name: of the argument, for messages.
+        places: what was given.
+
+    Raises:
+        ConfigError: something else, or an empty text.
+    """
+    given = [places] if isinstance(places, (str, os.PathLike)) else places
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name}={given!r}: give a path or a URI, or several")
+    found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
+    for place in found:
+        if not isinstance(place, str) or not place:
+            raise ConfigError(f"{name}: {place!r} is no path or URI")
+    return found
+
+
+def place_of(name: str, place: object) -> str:
+    """One place as a text.
+
+    Raises:
+        ConfigError: something else, several, or an empty text.
+    """
+    if not isinstance(place, (str, os.PathLike)) or not os.fspath(place):
+        raise ConfigError(f"{name}={place!r}: give one path or URI")
+    return str(os.fspath(place))
 
 
 def read_places(places: Sequence[str | Path]) -> list[Record]:

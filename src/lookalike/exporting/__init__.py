@@ -38,3 +38,26 @@ BOUNDS = {
     "int8": Bounds(drift=0.1, recall_change=0.02),
 }
 """The bounds by default, by precision."""
+
+COMPARABLE = BOUNDS["fp32"].drift
+"""The certified drift up to which vectors of an export and of its trained model are compared.
+
+1 - cosine of 1e-4 between the two vectors of an image moves its cosine to any other by 0.014 at
+most. An fp16 export is usually far below, an int8 export above.
+"""
+
+
+def comparable_with(about: object) -> str | None:
+    """The fingerprint of the trained model with whose vectors those of an export may be compared.
+
+    Args:
+        about: what the artefact says of itself.
+
+    Returns:
+        None where its certified drift is larger, or where it does not say.
+    """
+    try:
+        trained, drift = about["trained"]["fingerprint"], about["certificate"]["drift"]  # type: ignore[index]
+        return trained if drift <= COMPARABLE and isinstance(trained, str) else None
+    except (KeyError, TypeError):
+        return None  # of an older version

@@ -18,7 +18,7 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.errors import RunError, StorageError
-from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with
 from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
 from lookalike.storage.locking import locked
@@ -109,15 +109,20 @@ def _send(made: Path, uri: str, before: Mapping[str, int]) -> None:
 
 
 def describe(
-    embedder: Embedder, format: str, precision: str, certificate: Certificate
+    embedder: Embedder,
+    format: str,
+    precision: str,
+    certificate: Certificate,
+    own: str | None = None,
 ) -> dict[str, Any]:
-    """What an artefact says of itself."""
+    """What an artefact says of itself; `own` is the fingerprint of what `load` gives for it."""
     return {
         "format": FORMAT_VERSION,
         "artefact": format,
         "precision": precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": embedder.describe(),
+        "trained": {"fingerprint": embedder.fingerprint(), "exported": own},
         "input": "RGB pictures of one size, any batch, height and width: uint8 (B, H, W, 3)",
         "output": f"unit vectors: float32 (B, {embedder.embedding_dim})",
         "versions": _versions(),
@@ -136,6 +141,19 @@ def write_beside(folder: Path, about: Mapping[str, Any], calibration: str | None
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     if calibration is not None:
         (folder / CALIBRATION_FILE).write_bytes(calibration.encode())
+
+
+def exported_from(folder: Path) -> dict[str, str] | None:
+    """For a folder of an exported embedder, the trained model's fingerprint by its own.
+
+    None for a model that was not exported, or whose certified drift is too large.
+    """
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text("utf-8"))
+        own, trained = about["trained"]["exported"], comparable_with(about)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return {own: trained} if trained is not None and isinstance(own, str) else None
 
 
 def _versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.decode import ImageSource, load_image
-from lookalike.errors import ConfigError, MissingExtraError, RunError
-from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, digests
-from lookalike.model.finite import name_of, require_finite
-from lookalike.model.given import room_for
+from lookalike.errors import ConfigError, DataError, MissingExtraError, ModelError, RunError
+from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with, digests
+from lookalike.model import encoding
+from lookalike.model.given import Images, embedded, pixels_from
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
 
@@ -45,10 +44,11 @@ class ExportedModel:
         about: dict[str, Any] | None = None,
         calibration: str | None = None,
         fingerprint: str = "",
+        path: str | Path | None = None,
     ) -> None:
         """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size.
 
-        `fingerprint` is that of the file, where there is one.
+        `fingerprint` is that of the file at `path`, where there is one.
         """
         self._run = run
         self.embedding_dim = embedding_dim
@@ -56,51 +56,95 @@ class ExportedModel:
         self.about = about or {}
         self.calibration = calibration
         self._fingerprint = fingerprint
+        self._path = path
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that two models share if their files are the same to the bit."""
         return self._fingerprint
 
+    def trained_fingerprint(self) -> str:
+        """The fingerprint of the trained model with whose vectors these may be compared.
+
+        Its own where the certified drift is larger than `lookalike.exporting.COMPARABLE`.
+        """
+        return comparable_with(self.about) or self._fingerprint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or in another, opens the file again."""
+        if self._path is None:
+            raise ModelError(
+                "this exported model was not loaded from a file, so that it cannot be copied or "
+                "pickled; load its file with lookalike.load in each process"
+            )
+        return _opened_again, (str(self._path), str(self.device), self._fingerprint)
+
     def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Unit vectors (N, D) float32 of N pictures (H, W, 3) uint8 RGB of any sizes.
 
         Those of one size go through the model together.
+
+        Raises:
+            DataError: it is a single picture.
+            ModelError: the model gives another number of vectors.
         """
+        if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
+            raise DataError(
+                f"embed_pictures takes several pictures (H, W, 3), not an array of shape "
+                f"{pictures.shape}; put one into a list"
+            )
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, pixels in enumerate(pictures):
             by_size.setdefault(pixels.shape, []).append(place)
-        vectors = np.empty((len(pictures), self.embedding_dim), dtype=np.float32)
+        vectors = np.full((len(pictures), self.embedding_dim), np.nan, np.float32)
         for places in by_size.values():
-            vectors[places] = self._run(np.stack([pictures[place] for place in places]))
+            found = self._run(np.stack([pictures[place] for place in places]))
+            if found.shape != (len(places), self.embedding_dim):
+                raise ModelError(
+                    f"the exported model gave vectors of shape {found.shape} for {len(places)} "
+                    f"pictures, not ({len(places)}, {self.embedding_dim}); export it again"
+                )
+            vectors[places] = found
         return torch.from_numpy(vectors)
 
-    def embed(
-        self, images: Sequence[ImageSource], *, batch_size: int = _TOGETHER, threads: int = 4
-    ) -> np.ndarray:
+    def embed(self, images: Images, *, batch_size: int = _TOGETHER, threads: int = 4) -> np.ndarray:
         """Unit vectors of images, as `Embedder.embed` gives them.
 
         Args:
-            images: paths, URIs, encoded bytes, PIL images or uint8 RGB arrays (H, W, 3), N of
-                them, of any size.
+            images: as `Embedder.embed` takes them: one, several, or a batch.
             batch_size: images that are held at a time.
             threads: threads that read and decode.
 
         Returns:
-            (N, D) float32; the cosine of two images is the dot product of their rows.
+            (N, D) float32, of one image (D,); the cosine of two images is the dot product of their
+            vectors.
 
         Raises:
             DataError: an image cannot be decoded; nothing is skipped silently.
             StorageError: or cannot be fetched.
             NotFiniteError: the model gives NaN or infinity for some.
         """
-        vectors = room_for(images, self.embedding_dim)
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for start in range(0, len(images), batch_size):
-                part = images[start : start + batch_size]
-                found = self.embed_pictures(list(pool.map(load_image, part)))
-                vectors[start : start + len(part)] = found.numpy()
-        require_finite(vectors, lambda row: name_of(images[row], row))
-        return vectors
+
+        def some(given: Sequence[Any]) -> Iterator[np.ndarray]:
+            with ThreadPoolExecutor(max(threads, 1)) as pool:
+                for start in range(0, len(given), batch_size):
+                    part = given[start : start + batch_size]
+                    yield self.embed_pictures(list(pool.map(pixels_from, part))).numpy()
+
+        return embedded(images, self.embedding_dim, batch_size, threads, some)
+
+    encode = encoding.encode
+
+
+def _opened_again(path: str, device: str, fingerprint: str) -> ExportedModel:
+    """The model of a file that another copy was loaded from.
+
+    Raises:
+        RunError: the file is gone, or another one.
+    """
+    found = load_onnx(path, torch.device(device))
+    if found.fingerprint() != fingerprint:
+        raise RunError(f"{path}: is another file than the one that this model was loaded from")
+    return found
 
 
 def require(*packages: str) -> None:
@@ -162,6 +206,7 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
         about=about,
         calibration=metadata.get(CALIBRATION),
         fingerprint=_digest(path),
+        path=Path(path).absolute(),
     )
 
 

@@ -27,10 +27,12 @@ class Artefact:
     Attributes:
         reread: gives the model that is in the files.
         finish: adds what the artefact says of itself, and the content of calibration.json.
+        fingerprint: of the embedder that `Embedder.load` gives for it; None where it gives none.
     """
 
     reread: Callable[[], ExportedModel]
     finish: Callable[[Mapping[str, Any], str | None], None]
+    fingerprint: Callable[[], str] | None = None
 
 
 def write_onnx(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
@@ -74,7 +76,11 @@ def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges
 def write_ours(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
     """The folder of an embedder."""
     save_ours(embedder, path, precision)
-    return Artefact(lambda: _of_pictures(Embedder.load(path)), partial(write_beside, path))
+    return Artefact(
+        lambda: _of_pictures(Embedder.load(path)),
+        partial(write_beside, path),
+        lambda: Embedder.load(path).fingerprint(),
+    )
 
 
 def write_timm(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:

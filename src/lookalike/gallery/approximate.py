@@ -17,6 +17,7 @@ import numpy as np
 
 from lookalike.errors import MissingExtraError, RunError
 from lookalike.gallery import scan
+from lookalike.gallery.checksums import WAY_OUT
 from lookalike.gallery.segment import BLOCK, Segment
 
 KINDS = ("ivf", "hnsw")
@@ -71,7 +72,10 @@ def build(kind: str, segment: Segment, file: Path) -> int:
     for begin in range(0, count, BLOCK):
         index.add(np.ascontiguousarray(segment.vectors[begin : begin + BLOCK]))
     effort = _effort(index, segment, np.sort(dice.choice(count, _ASKED, replace=False)))
-    library.write_index(index, str(file))
+    try:
+        library.write_index(index, str(file))
+    except RuntimeError as error:  # of C++, with the reason in many words
+        raise OSError(str(error).strip().splitlines()[-1][-120:]) from None
     return effort
 
 
@@ -89,14 +93,16 @@ def read(file: Path) -> Any:
     try:
         return library.read_index(str(file))
     except RuntimeError:
-        raise RunError(f"{file}: damaged; build the index anew") from None
+        raise RunError(f"{file}: damaged; {WAY_OUT}") from None
 
 
 def nearest(queries: np.ndarray, segment: Segment, k: int) -> list[scan.Found]:
     """About the k nearest live rows to each query; exact where too few are proposed."""
     entry = segment.entry
     wanted = min(k, entry.live)
-    rows = _proposed(segment.near, queries, _PROPOSED * k, entry.effort, segment.dead)
+    # More than there are is refused by none, and asked of nobody: faiss takes memory for each.
+    count = min(_PROPOSED * k, entry.count)
+    rows = _proposed(segment.near, queries, count, entry.effort, segment.dead)
     found = []
     for query, some in zip(queries, rows, strict=True):
         some = np.unique(some[some >= 0])

@@ -11,7 +11,7 @@ from lookalike import storage
 from lookalike.data.places import read_places
 from lookalike.data.record import Record
 from lookalike.data.source import Source
-from lookalike.errors import DataError, RunError
+from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.gallery.images import id_of
 from lookalike.gallery.index import Index
 from lookalike.log import counted, logger
@@ -104,12 +104,22 @@ def _is_ours(place: str, index: Index) -> bool:
     return model is not None
 
 
-def remove(index: Index, wanted: Sequence[str]) -> None:
-    """Remove ids, folders and patterns, and say which of them met nothing."""
+def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> None:
+    """Remove ids, folders and patterns, and say which of them met nothing.
+
+    Args:
+        index: what they leave.
+        wanted: the ids, folders and patterns.
+        remove_all: let folders and patterns meet all images.
+
+    Raises:
+        ConfigError: folders or patterns meet all images, and `remove_all` is not set.
+    """
     ids = index.ids()
     there = set(ids)
     leaving: dict[str, None] = {}
-    for item in map(str, wanted):
+    broad: str | None = None
+    for item in wanted:
         names = (item, absolute(item))
         found = [name for name in names if name in there]
         if not found:
@@ -119,9 +129,15 @@ def remove(index: Index, wanted: Sequence[str]) -> None:
                 if any(id.startswith(name.rstrip("/") + "/") for name in names)
                 or ("*" in item and any(_fits(id, name) for name in names))
             ]
+            broad = item if found else broad
         if not found:
             logger.warning("not in the index: %s", storage.public(item))
         leaving |= dict.fromkeys(found)
+    if broad is not None and len(leaving) == len(ids) and not remove_all:
+        raise ConfigError(
+            f"--remove {storage.public(broad)} matches all {len(ids):,} images of {index.path}; "
+            "nothing was removed. Add --yes (remove_all=True) to remove them all"
+        )
     logger.info("%s: %s removed", index.path, counted(index.remove(leaving), "image"))
 
 

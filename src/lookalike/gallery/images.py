@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from lookalike import storage
 from lookalike.data.bad_images import BadImages, describe_bad
-from lookalike.data.decode import ImageSource
 from lookalike.data.record import Details, Member, Record
 from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError
@@ -21,6 +21,7 @@ from lookalike.gallery.segment import Rows, table_of
 from lookalike.inference import FinishedModel, embed_batches
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
+from lookalike.model.given import several
 
 _SECONDS = 60.0  # what a kill costs
 _ROWS = 65536  # and at most
@@ -41,7 +42,7 @@ class Images:
         given: how many these were.
     """
 
-    sources: list[Record | ImageSource]
+    sources: list[Record | Any]
     ids: list[str]
     labels: list[str | None]
     versions: list[int]
@@ -51,44 +52,51 @@ class Images:
     @classmethod
     def of(
         cls,
-        images: Sequence[Record | ImageSource],
-        ids: Sequence[str] | None,
-        labels: Sequence[str | None] | None,
-        versions: Sequence[int] | None,
+        images: Any,
+        ids: Any = None,
+        labels: Any = None,
+        versions: Any = None,
     ) -> Images:
         """Give each image its id; of images with the same one, the last is taken.
 
+        Args:
+            images: one or several records, or images as `Embedder.embed` takes them.
+            ids: one text for one image, or one for each.
+            labels: likewise, None where it is not known.
+            versions: likewise, integers.
+
         Raises:
-            DataError: an image in memory without an id, or other numbers of ids or labels.
+            DataError: an image in memory without an id, other numbers of ids or labels, or ids
+                and labels that are no texts.
         """
-        if isinstance(images, (str, bytes, Path)) or not isinstance(images, Sequence):
-            raise DataError(f"add takes a list of images, not one {type(images).__name__}")
-        for name, values in (("ids", ids), ("labels", labels), ("versions", versions)):
-            if values is not None and len(values) != len(images):
-                raise DataError(f"{len(images)} images, but {len(values)} {name}")
-        sources = [
-            Record(str(image), "", str(image), 0) if isinstance(image, (str, Path)) else image
-            for image in images
-        ]
+        sources, single = _records(images)
+        ids = _each("ids", ids, len(sources), single, str)
+        labels = _each("labels", labels, len(sources), single, str)
+        versions = _each("versions", versions, len(sources), single, Integral)
         if ids is None:
             if not all(isinstance(source, Record) for source in sources):
                 raise DataError("images in memory have no names: give ids, one for each")
             ids = [id_of(source) for source in sources if isinstance(source, Record)]
-        for id in ids:
-            if not isinstance(id, str) or not id:
-                raise DataError(f"ids must be texts that are not empty, got {id!r}")
+        ids = [checked_id(id) for id in ids]
+        for label in labels or ():
+            if label is not None and not isinstance(label, str):
+                raise DataError(
+                    f"labels are texts, or None where there is none; got {label!r}: write it as "
+                    f"text, {str(label)!r}"
+                )
         if labels is None:
             labels = [
                 source.label or None if isinstance(source, Record) else None for source in sources
             ]
+        labels = [None if label is None else checked_text(label, "label") for label in labels]
         kept = sorted({id: row for row, id in enumerate(ids)}.values())
         return cls(
             [sources[row] for row in kept],
             [ids[row] for row in kept],
             [labels[row] for row in kept],
-            [versions[row] if versions is not None else 0 for row in kept],
+            [int(versions[row]) if versions is not None else 0 for row in kept],
             kept,
-            len(images),
+            len(sources),
         )
 
     def rows(self, kept: Sequence[int], vectors: np.ndarray) -> Rows:
@@ -100,6 +108,67 @@ class Images:
             [self.versions[row] for row in kept],
         )
         return Rows(vectors, table)
+
+
+def _records(images: Any) -> tuple[list[Record | Any], bool]:
+    """Records of paths and URIs, other images as they are, and whether it is a single one."""
+    if isinstance(images, Record):
+        return [images], True
+    if isinstance(images, Sequence) and any(isinstance(image, Record) for image in images):
+        found, single = list(images), False
+    else:
+        given, single = several(images)
+        found = list(given)
+    return [
+        Record(os.fspath(image), "", os.fspath(image), 0)
+        if isinstance(image, (str, os.PathLike))
+        else image
+        for image in found
+    ], single
+
+
+def _each(name: str, values: Any, count: int, single: bool, kind: type) -> list[Any] | None:
+    """One value for each of so many images; of a single image, the value alone is enough."""
+    if values is None:
+        return None
+    alone = isinstance(values, (kind, os.PathLike, bytes)) or not isinstance(values, Iterable)
+    if alone and not single:
+        raise DataError(f"{count} images, but one of {name}: {values!r}; give one for each")
+    found = [values] if alone else list(values)
+    if len(found) != count:
+        raise DataError(f"{count} images, but {len(found)} {name}")
+    if kind is Integral and not all(isinstance(value, Integral) for value in found):
+        raise DataError(f"{name} must be integers")
+    return found
+
+
+def checked_id(id: object) -> str:
+    """An id as a text.
+
+    Raises:
+        DataError: it is none, empty, or cannot be written as UTF-8.
+    """
+    if isinstance(id, os.PathLike):
+        id = os.fspath(id)
+    if not isinstance(id, str) or not id:
+        raise DataError(f"ids must be texts that are not empty, got {id!r}")
+    return checked_text(id, "id")
+
+
+def checked_text(text: str, what: str) -> str:
+    """A text that can be written as UTF-8.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, as names of other encodings do.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{what} {text!a} is not valid Unicode (it has a lone surrogate, as file names in "
+            "another encoding have): rename the file, or give another id"
+        ) from None
+    return str(text)
 
 
 def stream(
@@ -145,7 +214,7 @@ def id_of(record: Record) -> str:
     return id
 
 
-def _place(source: Record | ImageSource, id: str) -> str | None:
+def _place(source: object, id: str) -> str | None:
     """Where the image is, as JSON; None if its id says so, or if it is nowhere."""
     if not isinstance(source, Record):
         return None

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from lookalike import storage
-from lookalike.data.decode import ImageSource
 from lookalike.data.record import Record
 from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError, RunError
 from lookalike.gallery import approximate, manifest, upkeep
 from lookalike.gallery.images import Images, stream
-from lookalike.gallery.manifest import Manifest
-from lookalike.gallery.searching import Neighbours, search, unit
+from lookalike.gallery.manifest import MOST_DIM, Manifest
+from lookalike.gallery.searching import (
+    Neighbours,
+    given_vectors,
+    neighbours_wanted,
+    search,
+    unit,
+)
 from lookalike.gallery.segment import Rows
-from lookalike.gallery.store import RETRIES, Store
+from lookalike.gallery.store import RETRIES, Store, Texts, ids_of, texts_of
 from lookalike.inference import FinishedModel
+from lookalike.model import given
 from lookalike.model.embedder import Embedder
+from lookalike.storage.locking import locked
 
+Pictures = given.Images | Record | Iterable[Record]
+"""One image or several, as `Embedder.embed` takes them, or records of a list."""
+
+Labels = str | Iterable[str | None] | None
+
+Place = str | os.PathLike[str]
+
+Kind = Literal["auto", "exact", "int8", "ivf", "hnsw"]
 KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
 
 
@@ -36,19 +53,23 @@ class Index(Store):
         embedder: turns images into vectors; None where only vectors are used.
     """
 
-    def __init__(self, path: str | Path, embedder: Embedder | FinishedModel | None = None) -> None:
+    def __init__(self, path: Place, embedder: Embedder | FinishedModel | None = None) -> None:
         """Use `open`, `create` or `build`."""
-        if storage.is_remote(str(path)):
+        if storage.is_remote(os.fspath(path)):
             raise RunError(
-                f"{storage.public(str(path))}: an index is mapped into memory; give a folder of "
-                "this machine"
+                f"{storage.public(os.fspath(path))}: an index is mapped into memory; give a folder "
+                "of this machine"
             )
-        super().__init__(Path(storage.local_path(str(path))))
+        super().__init__(Path(storage.local_path(os.fspath(path))))
         self.embedder = embedder
         self._check_model()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or in another, opens the folder again."""
+        return type(self), (self.path.absolute(), self.embedder)
+
     @classmethod
-    def open(cls, path: str | Path, embedder: Embedder | FinishedModel | None = None) -> Index:
+    def open(cls, path: Place, embedder: Embedder | FinishedModel | None = None) -> Index:
         """An index that is there.
 
         Raises:
@@ -59,11 +80,11 @@ class Index(Store):
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: Place,
         *,
         embedder: Embedder | FinishedModel | None = None,
         dim: int | None = None,
-        kind: str = "auto",
+        kind: Kind | str = "auto",
     ) -> Index:
         """A new index without images.
 
@@ -86,32 +107,38 @@ class Index(Store):
             approximate.faiss()
         if embedder is None and dim is None:
             raise DataError("an index of vectors needs their dimension: dim=")
-        if storage.is_remote(str(path)):
+        size = embedder.embedding_dim if dim is None and embedder is not None else dim
+        if isinstance(size, bool) or not isinstance(size, Integral) or not 1 <= size <= MOST_DIM:
+            raise DataError(f"dim={size!r} must be an integer from 1 to {MOST_DIM:,}")
+        if embedder is not None and size != embedder.embedding_dim:
+            raise DataError(
+                f"dim={size}, but the embedder's vectors have {embedder.embedding_dim} numbers; "
+                "leave dim out"
+            )
+        if storage.is_remote(os.fspath(path)):
             return cls(path, embedder)  # says what is wrong
-        folder = Path(storage.local_path(str(path)))
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "holds an index already" if (folder / manifest.FILE).exists() else "is not empty"
-            raise RunError(f"{folder}: {what}; choose another place, or add to the index")
+        folder = Path(storage.local_path(os.fspath(path)))
+        _refuse_used(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = (error.strerror or "").lower()
             raise RunError(f"{folder}: cannot be made: {reason}") from None
-        model = "" if embedder is None else embedder.fingerprint()
-        size = dim if embedder is None else embedder.embedding_dim
-        assert size is not None
-        manifest.write(folder, Manifest(model, size, kind))
+        model = "" if embedder is None else embedder.trained_fingerprint()
+        with locked(folder / "lock", f"{folder}: another process is writing here; try again"):
+            _refuse_used(folder)  # another process may have made one meanwhile
+            manifest.write(folder, Manifest.new(model, int(size), kind))
         return cls(folder, embedder)
 
     @classmethod
     def build(
         cls,
         embedder: Embedder | FinishedModel,
-        images: Sequence[Record | ImageSource],
-        path: str | Path,
+        images: Pictures,
+        path: Place,
         *,
-        ids: Sequence[str] | None = None,
-        labels: Sequence[str | None] | None = None,
+        ids: Texts | None = None,
+        labels: Labels = None,
         kind: str = "auto",
         threads: int = 4,
     ) -> Index:
@@ -123,26 +150,26 @@ class Index(Store):
 
     def add(
         self,
-        images: Sequence[Record | ImageSource] | None = None,
+        images: Pictures | None = None,
         *,
-        vectors: np.ndarray | None = None,
-        ids: Sequence[str] | None = None,
-        labels: Sequence[str | None] | None = None,
-        versions: Sequence[int] | None = None,
+        vectors: Any = None,
+        ids: Texts | None = None,
+        labels: Labels = None,
+        versions: int | Iterable[int] | None = None,
         threads: int = 4,
         source: Source = PLAIN,
     ) -> int:
-        """Add images, or vectors.
+        """Add one image or several, or vectors.
 
         Images go in as they are embedded, about once a minute: what is killed keeps what is in.
 
         Args:
-            images: paths, URIs, records, encoded bytes, PIL images or arrays; their ids are their
-                paths, unless `ids` are given. Those that cannot be read are named in warnings.
-            vectors: (N, D) floats of any length but zero, with `ids`, or of `images`, which are
-                then not looked at.
-            ids: one for each.
-            labels: one for each, None where it is not known; those of records by default.
+            images: records, or what `Embedder.embed` takes; their ids are their paths, unless `ids`
+                are given. Those that cannot be read are named in warnings.
+            vectors: an array or tensor (N, D) of floats of any length but zero, one of them (D,)
+                too, with `ids`, or of `images`, which are then not looked at.
+            ids: texts, one for each.
+            labels: texts, one for each, None where it is not known; those of records by default.
             versions: numbers that change with the image, for whoever compares; 0 by default.
             threads: that read and decode.
             source: of the bytes of paths, URIs and records.
@@ -158,14 +185,19 @@ class Index(Store):
         if images is None and (vectors is None or ids is None):
             raise DataError("give images, or vectors with their ids")
         # What has only an id is taken for an image of that path: there may be one.
-        listed = Images.of(images if images is not None else list(ids or ()), ids, labels, versions)
+        if images is None and not isinstance(ids, (str, os.PathLike)):
+            ids = texts_of(ids)
+        listed = Images.of(ids if images is None else images, ids, labels, versions)
         if vectors is None:
             added = self._add_images(listed, threads, source)
         else:
-            given = unit(np.asarray(vectors), self.dim)
-            if len(given) != listed.given:
-                raise DataError(f"{len(given)} vectors of {listed.given} images")
-            added = self.append(listed.rows(range(len(listed.ids)), given[listed.kept]))
+            found = given_vectors(vectors)
+            if found is None:
+                raise DataError("vectors must be an array or a tensor of floats, (N, D) or (D,)")
+            found = unit(found, self.dim)
+            if len(found) != listed.given:
+                raise DataError(f"{len(found)} vectors of {listed.given} images")
+            added = self.append(listed.rows(range(len(listed.ids)), found[listed.kept]))
         self.settle()
         return added
 
@@ -177,13 +209,13 @@ class Index(Store):
             for rows in stream(self.embedder, images, threads=threads, source=source)
         )
 
-    def remove(self, ids: Iterable[str]) -> int:
-        """Remove images; those that are not there are no mistake.
+    def remove(self, ids: Texts) -> int:
+        """Remove one image or several; those that are not there are no mistake.
 
         Returns:
             How many were removed.
         """
-        wanted = pa.array(dict.fromkeys(ids), pa.large_string())
+        wanted = ids_of(ids)
         with self.writing():
             entries = [self.bury(some, wanted) for some in self.segments]
             before = self.state.live
@@ -192,18 +224,14 @@ class Index(Store):
         self.settle()
         return removed
 
-    def search(
-        self,
-        queries: np.ndarray | Sequence[ImageSource],
-        k: int = 10,
-        *,
-        exact: bool = False,
-    ) -> Neighbours:
+    def search(self, queries: Any, k: int = 10, *, exact: bool = False) -> Neighbours:
         """The k nearest images to each query by cosine.
 
         Args:
-            queries: (Q, D) vectors of any length but zero, or images.
-            k: how many.
+            queries: vectors of any length but zero: an array or tensor (Q, D), or one (D,); or
+                images, as `Embedder.embed` takes them. Arrays and tensors of one or two dimensions
+                are vectors.
+            k: how many; all where it is more than there are.
             exact: look at all rows, also where faiss would be quicker.
 
         Raises:
@@ -211,18 +239,17 @@ class Index(Store):
             RunError: images, but no embedder.
             MissingExtraError: a part of the index needs faiss, which is not installed.
         """
-        if k < 1:
-            raise DataError(f"k={k} must be at least 1")
-        if isinstance(queries, np.ndarray):
-            asked = unit(queries, self.dim)
-        elif self.embedder is None:
-            raise RunError(f"{self.path}: opened without an embedder: search with vectors")
-        else:
-            asked = unit(self.embedder.embed(queries), self.dim)
+        k = neighbours_wanted(k)
+        vectors = given_vectors(queries)
+        if vectors is None:
+            if self.embedder is None:
+                raise RunError(f"{self.path}: opened without an embedder: search with vectors")
+            vectors = np.atleast_2d(self.embedder.embed(queries))
+        asked = unit(vectors, self.dim)
         for _ in range(RETRIES):
-            self.refresh()
+            view = self.refresh()
             try:
-                return search(self.segments, asked, k, exact)
+                return search(view.segments, asked, k, exact)
             except FileNotFoundError as error:  # a writer was quicker; it left a newer manifest
                 lost = error
         raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
@@ -243,7 +270,7 @@ class Index(Store):
             upkeep.merge_all(self)
 
     def settle(self) -> None:
-        """Merge small segments and drop what died, where that is due; `add` and `remove` do it."""
+        """Merge small segments and drop removed rows, where that is due; `add` and `remove` do."""
         with self.writing():
             upkeep.settle(self)
 
@@ -251,9 +278,23 @@ class Index(Store):
         if self.embedder is None:
             return
         built, own = self.state.model, self.embedder.fingerprint()
-        if built != own:
+        if built not in (own, self.embedder.trained_fingerprint()):
             of = f"another model ({built[:8]}; this one is {own[:8]})" if built else "bare vectors"
             raise RunError(
                 f"{self.path}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"
             )
+
+
+def _refuse_used(folder: Path) -> None:
+    """Raise a RunError if a folder is a file, an index, or has other things in it."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise RunError(f"{folder}: is a file; choose another place")
+        return
+    if (folder / manifest.FILE).exists():
+        raise RunError(
+            f"{folder}: holds an index already; choose another place, or add to the index"
+        )
+    if any(file.name != "lock" for file in folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; choose another place, or add to the index")

@@ -20,6 +20,7 @@ def render(
     *,
     gallery: int,
     threshold: float | None,
+    prior: float | None,
     threads: int,
     source: Source = PLAIN,
 ) -> str:
@@ -29,7 +30,9 @@ def render(
         answers: what is shown.
         records: where the pictures are, by id; those that cannot be read leave an empty frame.
         gallery: how many images were searched.
-        threshold: the cosine from which two images are the same; None without a calibration.
+        threshold: the cosine from which two images are the same; None where none is enough, or
+            without a calibration.
+        prior: the share of same pairs that the probabilities assume; None without a calibration.
         threads: threads that read the pictures.
         source: of the pictures' bytes.
     """
@@ -49,4 +52,5 @@ def render(
         pictures=dict.fromkeys(ids, "") | dict(zip(there, found, strict=True)),
         gallery=gallery,
         threshold=threshold,
+        prior=prior,
     )

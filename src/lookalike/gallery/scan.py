@@ -84,23 +84,22 @@ Scores = Callable[[int, int], Tensor]
 
 def _by_numbers(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
     asked = torch.from_numpy(queries)
-    vectors = torch.from_numpy(segment.vectors)
 
     def scores(begin: int, end: int) -> Tensor:
-        return asked @ vectors[begin:end].T
+        return asked @ torch.from_numpy(segment.vectors[begin:end]).T
 
     return scores, _float_slack(queries.shape[1])
 
 
 def _by_codes(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
     assert segment.codes is not None
-    codes, scales = map(torch.from_numpy, segment.codes)
+    codes, scales = segment.codes[0], torch.from_numpy(segment.codes[1])
     encoded, their_scales, left = encode(queries)
     asked = torch.from_numpy(encoded)  # (Q, D)
     their = torch.from_numpy(their_scales)[:, None]  # (Q, 1)
 
     def scores(begin: int, end: int) -> Tensor:
-        products = torch._int_mm(asked, codes[begin:end].T)
+        products = torch._int_mm(asked, torch.from_numpy(codes[begin:end]).T)
         return products.float().mul_(scales[None, begin:end]).mul_(their)
 
     # q x - q' x' = q (x - x') + (q - q') x', where x' is at most as long as x and the rest.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from lookalike.data.record import Record
-from lookalike.errors import DataError, RunError
+from lookalike.errors import DataError, RunError, StorageError
 from lookalike.gallery import manifest, segment
-from lookalike.gallery.images import record_from
+from lookalike.gallery.checksums import WAY_OUT
+from lookalike.gallery.images import checked_id, record_from
 from lookalike.gallery.manifest import Entry, Manifest
 from lookalike.gallery.segment import Rows, Segment
 from lookalike.storage.locking import locked
@@ -27,16 +29,35 @@ RETRIES = 20
 """A writer replaced what the manifest named; each time there is a newer manifest."""
 
 
+Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One id, or several."""
+
+
+class View(NamedTuple):
+    """What one reader sees: a manifest and the segments that it names, never mixed.
+
+    Attributes:
+        state: the manifest.
+        segments: that it names, oldest first.
+        stamp: of the manifest's file.
+    """
+
+    state: Manifest
+    segments: tuple[Segment, ...]
+    stamp: tuple[int, int]
+
+
 class Store:
     """An index without its searching.
+
+    Threads may share an object. What they read comes from one `View`, which is replaced as a
+    whole, and only by a newer one; those that write wait for each other.
 
     Args:
         path: the folder.
 
     Attributes:
         path: the folder.
-        state: the manifest.
-        segments: that it names, oldest first.
 
     Raises:
         RunError: there is no index, or a damaged one.
@@ -44,18 +65,31 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = manifest.read(path)
-        self.segments: tuple[Segment, ...] = ()
-        self._stamp = (0, 0)
+        self._writer = threading.RLock()
+        self._install = threading.Lock()
+        self._view = View(manifest.read(path), (), (0, 0))
         self.refresh()
+
+    @property
+    def state(self) -> Manifest:
+        """The manifest."""
+        return self._view.state
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments that the manifest names, oldest first."""
+        return self._view.segments
 
     def __len__(self) -> int:
         """How many images can be found."""
         return self.state.live
 
-    def __contains__(self, id: str) -> bool:
-        wanted = pa.array([id], pa.large_string())
-        return any(len(some.find(wanted)[0]) for some in self.segments)
+    def __contains__(self, id: object) -> bool:
+        try:
+            wanted = ids_of(id)  # type: ignore[arg-type]
+        except DataError:
+            return False
+        return len(wanted) == 1 and any(len(some.find(wanted)[0]) for some in self.segments)
 
     def ids(self) -> list[str]:
         """The ids of all images, in the order in which they were added."""
@@ -69,9 +103,9 @@ class Store:
             for id, version in zip(*(column.to_pylist() for column in table.columns), strict=True)
         }
 
-    def records(self, ids: Iterable[str]) -> dict[str, Record]:
+    def records(self, ids: Texts) -> dict[str, Record]:
         """Where the images with these ids are; those that are not there are left out."""
-        wanted = pa.array(dict.fromkeys(ids), pa.large_string())
+        wanted = ids_of(ids)
         found = {}
         for some in self.segments:
             rows, _ = some.find(wanted)
@@ -81,87 +115,146 @@ class Store:
                 found[id] = record_from(id, label, image)
         return found
 
-    def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """The vectors of these ids, (N, D) float32.
+    def vectors(self, ids: Texts) -> np.ndarray:
+        """The vectors of these ids, (N, D) float32; of one id, (D,).
 
         Raises:
             DataError: one is not there.
         """
-        found = np.full((len(ids), self.state.dim), np.nan, np.float32)
+        if isinstance(ids, (str, os.PathLike)):
+            return self.vectors([ids])[0]
+        view, given = self._view, [os.fspath(id) for id in ids]
+        found = np.full((len(given), view.state.dim), np.nan, np.float32)
         wanted: dict[str, list[int]] = {}
-        for place, id in enumerate(ids):
+        for place, id in enumerate(given):
             wanted.setdefault(id, []).append(place)
         distinct = list(wanted)
-        for some in self.segments:
-            rows, places = some.find(pa.array(distinct, pa.large_string()))
+        for some in view.segments:
+            rows, places = some.find(ids_of(distinct))
             for row, place in zip(rows, places, strict=True):
-                found[wanted[distinct[place]]] = some.vectors[row]
+                found[wanted[distinct[place]]] = some.vectors[int(row)]
         missing = np.isnan(found[:, 0])
         if missing.any():
-            raise DataError(f"{self.path}: {ids[int(missing.argmax())]} is not in the index")
+            raise DataError(f"{self.path}: {given[int(missing.argmax())]} is not in the index")
         return found
 
     def stats(self) -> dict[str, Any]:
         """What the index holds, as plain values."""
-        entries = self.state.segments
+        state = self.state
         searched: dict[str, int] = {}
-        for entry in entries:
+        for entry in state.segments:
             searched[entry.search] = searched.get(entry.search, 0) + entry.live
         files = (file for file in self.path.rglob("*") if file.is_file())
         return {
-            "images": len(self),
-            "dimension": self.state.dim,
-            "model": self.state.model,
-            "kind": self.state.kind,
+            "images": state.live,
+            "dimension": state.dim,
+            "model": state.model,
+            "kind": state.kind,
             "searched": searched,
-            "segments": len(entries),
-            "removed_rows": sum(entry.dead for entry in entries),
+            "segments": len(state.segments),
+            "removed_rows": sum(entry.dead for entry in state.segments),
             "bytes": sum(file.stat().st_size for file in files),
         }
 
-    def refresh(self) -> None:
-        """See what others wrote; a search does it."""
+    def check(self) -> None:
+        """Compare all files with their checksums; searching checks what it reads.
+
+        Raises:
+            RunError: one is damaged.
+        """
+        for some in self.refresh().segments:
+            some.check()
+
+    def refresh(self) -> View:
+        """See what others wrote; a search does it.
+
+        Returns:
+            What is seen: at least as new as the index was when this was called.
+
+        Raises:
+            RunError: the index is gone, or damaged.
+        """
+        lost: OSError | None = None
         for _ in range(RETRIES):
             try:
-                stamp = manifest.stamp(self.path)
-                if stamp == self._stamp:
-                    return
+                stamp = self._stamp()
+                view = self._view
+                if stamp == view.stamp:
+                    return view
                 state = manifest.read(self.path)
-                self._open(state, stamp)
-                return
+                found = View(state, self._opened(state, view), stamp)
             except FileNotFoundError as error:
-                lost = error
-        raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
+                lost = error  # a writer was quicker; it left a newer manifest
+                continue
+            with self._install:
+                if self._is_newer(found):
+                    self._view = found
+                    return found
+        if lost is None:  # others of this object were newer each time
+            return self._view
+        raise RunError(f"{lost.filename or lost}: is missing; {WAY_OUT}")
 
-    def _open(self, state: Manifest, stamp: tuple[int, int]) -> None:
-        """Show a state; segments that did not change are kept as they are."""
-        known = {some.entry: some for some in self.segments}
-        self.segments = tuple(
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            return manifest.stamp(self.path)
+        except OSError:
+            manifest.read(self.path)  # says what is wrong
+            raise
+
+    def _is_newer(self, found: View) -> bool:
+        """Whether a view that was read some time ago may replace the one that is there."""
+        now = self._view.state
+        if self._view.stamp == (0, 0):  # the first one
+            return True
+        if now.id == found.state.id:
+            return found.state.generation >= now.generation
+        return manifest.stamp(self.path) == found.stamp  # another index in its place
+
+    def _opened(self, state: Manifest, view: View) -> tuple[Segment, ...]:
+        """The segments of a state; those that did not change are kept as they are."""
+        same = view.state.id == state.id
+        known = {some.entry: some for some in view.segments} if same else {}
+        return tuple(
             known.get(entry) or Segment(self.folder / entry.name, entry, state.dim)
             for entry in state.segments
         )
-        self.state, self._stamp = state, stamp
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The only writer, with the newest state; files that nobody names are removed.
 
         Raises:
-            StorageError: another process is writing, and goes on for ten seconds.
+            StorageError: another process is writing, and goes on for ten seconds; or the disk is
+                full.
         """
         busy = f"{self.path}: another process is writing to this index; try again when it is done"
-        with locked(self.path / "lock", busy, PATIENCE):
+        lock = self.path / "lock"
+        if lock.is_symlink():
+            raise RunError(f"{lock}: is a link; an index holds its files itself: remove it")
+        with self._writer, locked(lock, busy, PATIENCE):
             self.refresh()
-            self._sweep()
-            yield
-            self._sweep()
+            try:
+                self._sweep()
+                try:
+                    yield
+                finally:
+                    self._sweep()
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise StorageError(
+                    f"{self.path}: cannot be written: {reason}; the index is as it was before"
+                ) from None
 
     def _sweep(self) -> None:
         """Remove the files that the manifest does not name: readers have no use for them."""
         named = {entry.name: entry.files for entry in self.state.segments}
+        manifest.check_links(self.path, list(named))
         if not self.folder.exists():
             return
         for folder in self.folder.iterdir():
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink(missing_ok=True)
+                continue
             if folder.name not in named:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
@@ -178,8 +271,8 @@ class Store:
         """A new segment of so many rows, on the disk but not yet part of the index."""
         # Never a name that was used before: a reader may still have an older manifest.
         name = f"{self.state.generation + 1:06d}"
-        segment.write(self.folder / name, blocks, count, self.state.dim)
-        return Entry(name, count)
+        digests = segment.write(self.folder / name, blocks, count, self.state.dim)
+        return Entry(name, count, digests=digests)
 
     def commit(self, entries: Sequence[Entry]) -> None:
         """Make these segments the index; only inside of `writing`."""
@@ -206,10 +299,31 @@ class Store:
         dead = np.zeros(some.entry.count, bool) if some.dead is None else some.dead.copy()
         dead[rows] = True
         name = f"dead-{self.state.generation + 1}.npy"
-        segment.write_dead(some.folder, name, dead)
-        return replace(some.entry, dead=int(dead.sum()), dead_file=name)
+        digests = segment.write_dead(some.folder, name, dead)
+        return some.entry.replaced(digests, dead=int(dead.sum()), dead_file=name)
 
     def _live(self, *columns: str) -> Iterator[pa.Table]:
         for some in self.segments:
             table = some.rows.select(columns)
             yield table if some.dead is None else table.filter(pa.array(~some.dead))
+
+
+def ids_of(ids: Texts) -> pa.Array:
+    """One id or several as Arrow's texts, each once.
+
+    Raises:
+        DataError: one is no text, empty, or cannot be written as UTF-8.
+    """
+    return pa.array(dict.fromkeys(texts_of(ids)), pa.large_string())
+
+
+def texts_of(ids: Texts | None) -> list[str]:
+    """One id or several as texts.
+
+    Raises:
+        DataError: one is no text, empty, or cannot be written as UTF-8.
+    """
+    given = [ids] if isinstance(ids, (str, os.PathLike)) else ids
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        raise DataError(f"ids are a text or several, not {type(given).__name__}")
+    return list(map(checked_id, given))

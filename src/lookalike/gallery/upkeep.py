@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from typing import Any
 
 from lookalike.errors import MissingExtraError
 from lookalike.gallery import approximate, segment
@@ -22,7 +22,7 @@ _APPROXIMATE = 1_000_000  # images of an index from which "auto" lets faiss gues
 
 
 def settle(store: Store) -> None:
-    """Rewrite what is half dead, merge what is small, add structures where they pay."""
+    """Rewrite what is half removed, merge what is small, add structures where they pay."""
     for some in store.segments:
         if some.entry.dead * 2 > some.entry.count:
             _merge(store, [some])
@@ -79,18 +79,21 @@ def _equip(store: Store) -> None:
 
 
 def _equipped(store: Store, some: Segment, search: str) -> Entry:
-    entry = replace(some.entry, search=search, near_file=None, effort=0, slack=0.0)
+    plain: dict[str, Any] = {"near_file": None, "effort": 0, "slack": 0.0}
     if search == "int8":
-        return replace(entry, slack=segment.write_codes(some))
+        slack, digests = segment.write_codes(some)
+        return some.entry.replaced(digests, **{**plain, "search": search, "slack": slack})
     if search in approximate.KINDS:
         if some.entry.count > 10 * _STRUCTURED:
             place = store.path
-            logger.info("%s: building %s of %d images", place, search, entry.count)
+            logger.info("%s: building %s of %d images", place, search, some.entry.count)
         name = f"{search}-{store.state.generation + 1}.faiss"
         effort = approximate.build(search, some, some.folder / name)
-        segment.sync_all(some.folder, (name,))
-        return replace(entry, near_file=name, effort=effort)
-    return entry
+        digests = segment.finish_near(some.folder, name)
+        return some.entry.replaced(
+            digests, **{**plain, "search": search, "near_file": name, "effort": effort}
+        )
+    return some.entry.replaced({}, **{**plain, "search": search})
 
 
 def _wanted(store: Store, entry: Entry) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookalike import storage
-from lookalike.data.decode import ImageSource
 from lookalike.data.image_size import ImageSize
 from lookalike.data.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
+from lookalike.model import encoding
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
-from lookalike.model.finite import name_of, require_finite
-from lookalike.model.given import prepared, room_for
+from lookalike.model.given import Images, embedded, prepared
 from lookalike.model.neck import Neck
 from lookalike.model.projection import Projection
 from lookalike.model.saved import (
@@ -52,6 +51,8 @@ class Embedder(nn.Module):
         projection: a linear map behind the unit vector; `embedding_dim` is then what it gives.
         free_length: whether the network chooses the length of raw embeddings.
         match: what a custom weights file brought, when one was loaded.
+        exported_from: for an export, the fingerprint of the trained model by its own; as long as
+            these are its weights.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Embedder(nn.Module):
         self.projection: Projection | None = None
         self.preprocess = preprocess
         self.match: Match | None = None
+        self.exported_from: dict[str, str] | None = None
 
     @classmethod
     def create(
@@ -169,31 +171,41 @@ class Embedder(nn.Module):
         finally:
             self.train(was_training)
 
-    def embed(
-        self, images: Sequence[ImageSource], *, batch_size: int = 64, threads: int = 4
-    ) -> np.ndarray:
+    def embed(self, images: Images, *, batch_size: int = 64, threads: int = 4) -> np.ndarray:
         """Unit vectors of images.
 
         Args:
-            images: paths, URIs, encoded bytes, PIL images or uint8 RGB arrays (H, W, 3), N of
-                them, of any size.
+            images: one image, several in a list or an iterator, or a batch in one array or tensor.
+                An image is a path, a URI, encoded bytes, an open binary file, a PIL image of any
+                mode, or an array or tensor of the shapes and numbers of `lookalike.data.arrays`;
+                of any size.
             batch_size: images at a time.
             threads: threads that read and decode.
 
         Returns:
-            (N, D) float32; the cosine of two images is the dot product of their rows.
+            (N, D) float32, of one image (D,); the cosine of two images is the dot product of their
+            vectors.
 
         Raises:
             DataError: an image cannot be decoded; nothing is skipped silently.
             StorageError: or cannot be fetched.
             NotFiniteError: the model gives NaN or infinity for some.
         """
-        vectors = room_for(images, self.embedding_dim)
-        with closing(prepared(images, self.preprocess, batch_size, threads)) as batches:
-            for rows, batch in batches:
-                vectors[rows.start : rows.stop] = self.embed_batch(batch).cpu().numpy()
-        require_finite(vectors, lambda row: name_of(images[row], row))
-        return vectors
+        return embedded(
+            images, self.embedding_dim, batch_size, threads, self._embed_some(batch_size, threads)
+        )
+
+    def _embed_some(
+        self, batch_size: int, threads: int
+    ) -> Callable[[Sequence[Any]], Iterator[np.ndarray]]:
+        def some(images: Sequence[Any]) -> Iterator[np.ndarray]:
+            with closing(prepared(images, self.preprocess, batch_size, threads)) as batches:
+                for _, batch in batches:
+                    yield self.embed_batch(batch).cpu().numpy()
+
+        return some
+
+    encode = encoding.encode
 
     @property
     def device(self) -> torch.device:
@@ -242,6 +254,14 @@ class Embedder(nn.Module):
             digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:32]
+
+    def trained_fingerprint(self) -> str:
+        """The fingerprint of the trained model with whose vectors these may be compared.
+
+        Its own, or, of an export with a small certified drift, that of what was exported.
+        """
+        own = self.fingerprint()
+        return own if self.exported_from is None else self.exported_from.get(own, own)
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`, made when it is not there.

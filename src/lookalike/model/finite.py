@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from lookalike import storage
-from lookalike.data.decode import ImageSource
 from lookalike.errors import ModelError
 
 _NAMED = 5
@@ -45,7 +44,7 @@ def require_finite(vectors: np.ndarray, name: Callable[[int], str]) -> None:
     )
 
 
-def name_of(image: ImageSource, row: int) -> str:
+def name_of(image: object, row: int) -> str:
     """How a message names an image that a user handed over: its address, else its number."""
     if isinstance(image, (str, Path)):
         return storage.public(str(image))

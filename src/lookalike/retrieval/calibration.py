@@ -138,6 +138,38 @@ class Calibration:
         """
         return self.likelihood.probability(cosine, self.prior if prior is None else prior)
 
+    def even_prior(self, cosine: float) -> float:
+        """The prior at which two images of this cosine are as probably the same as different."""
+        return 1 - float(self.likelihood.probability(cosine, 0.5))
+
+    def search_prior(self, gallery: int) -> float:
+        """The prior of a match in a gallery of so many images.
+
+        Each image of a gallery is one more chance of a wrong match, so the prior falls with their
+        number: it is the one at which a best match at the threshold of `open_set` for this gallery
+        is as probably the same as different. In a gallery too large for what was measured, the odds
+        fall as the number of images rises. It is never above `prior`.
+        """
+        if self.open_set is None or gallery <= 0:
+            return self.prior
+        known = min(float(gallery), self.open_set.largest_gallery())
+        even = self.even_prior(self.open_set.threshold(gallery=known))
+        odds = even / (1 - even) * known / gallery
+        return min(self.prior, odds / (1 + odds))
+
+    def cosine_of(self, prior: float) -> float | None:
+        """The least cosine from which two images are rather the same than different, to 1e-6.
+
+        None where no cosine is enough.
+        """
+        low, high = -1.0, 1.0
+        if self.probability(high, prior) < 0.5:
+            return None
+        while high - low > 1e-6:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.probability(middle, prior) >= 0.5 else (middle, high)
+        return high
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the thresholds that most will want come first."""
         return {

@@ -91,6 +91,11 @@ class OpenSet:
             )
         return float(np.interp(np.log(wanted), targets, cosines))
 
+    def largest_gallery(self) -> float:
+        """Images of the largest gallery for which `threshold` is known, at the default share."""
+        least = min(self.rejections[-1].target, 1 - 1e-9)
+        return self.gallery * max(1.0, float(np.log1p(-self.default) / np.log1p(-least)))
+
 
 class BestMatches:
     """The best right and the best wrong match of each image, over the tiles of a set.

@@ -19,6 +19,7 @@ from lookalike.data.source import Source
 from lookalike.data.streams import is_stream, kept
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.exporting.artefact import exported_from
 from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.inference import batch_size_of, embed_batches
 from lookalike.launch import in_worker, launch, tell_launcher
@@ -53,7 +54,10 @@ def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
         name = str(path)
         file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)
         return load_onnx(file, where)
-    return Embedder.load(model_folder(path), World.from_env(device).device)
+    folder = model_folder(path)
+    embedder = Embedder.load(folder, World.from_env(device).device)
+    embedder.exported_from = exported_from(folder)
+    return embedder
 
 
 def model_folder(path: str | Path) -> Path:

@@ -123,7 +123,8 @@ def export(
             source=images,
         )
         certificate.check()
-        about = describe(embedder, format, precision, certificate)
+        own = None if artefact.fingerprint is None else artefact.fingerprint()
+        about = describe(embedder, format, precision, certificate, own)
         artefact.finish(about, source.calibration)
         if path.is_dir():
             write_card(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages, describe_bad
+from lookalike.data.places import places_of
 from lookalike.data.record import Record
 from lookalike.data.source import Source
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.gallery import contents, manifest
 from lookalike.gallery.images import id_of
 from lookalike.gallery.index import Index
 from lookalike.gallery.page import render
-from lookalike.gallery.verdict import Answer, judge, limit_of
+from lookalike.gallery.searching import neighbours_wanted
+from lookalike.gallery.verdict import Answer, judge, prior_of
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
@@ -24,7 +27,8 @@ from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.verbs.embed import calibration_of, load
 
-Places = str | Path | Sequence[str | Path]
+Place = str | os.PathLike[str]
+Places = Place | Iterable[Place]
 
 
 @dataclass(frozen=True)
@@ -34,28 +38,33 @@ class Searched:
     Attributes:
         answers: one for each query that can be read, in order.
         index: what was searched.
-        threshold: the cosine from which two images are the same; None without a calibration.
+        threshold: the cosine from which two images are rather the same than different; None where
+            none is enough, or without a calibration.
+        prior: the share of same pairs that the probabilities assume; None without a calibration.
     """
 
     answers: list[Answer]
     index: Index
     threshold: float | None
+    prior: float | None = None
 
 
 def search(
-    model: str | Path,
+    model: Place,
     queries: Places = (),
     *,
     gallery: Places = (),
-    index: str | Path | None = None,
+    index: Place | None = None,
     add: Places = (),
-    remove: Sequence[str] = (),
+    remove: Places = (),
+    remove_all: bool = False,
     k: int = 10,
     kind: str = "auto",
     exact: bool = False,
-    html: str | Path | None = None,
+    prior: float | None = None,
+    html: Place | None = None,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
     device: str = "auto",
@@ -72,10 +81,14 @@ def search(
             added to it, and what it holds besides stays.
         index: the folder of an index; made from `gallery` where there is none.
         add: more images for the index.
-        remove: ids that are to leave the index, folders, or patterns with `*`.
+        remove: ids that are to leave the index, folders, or patterns with `*`; one or several.
+        remove_all: let folders and patterns of `remove` remove all images.
         k: neighbours of each query.
         kind: how a new index is searched; see `Index.create`.
         exact: look at all images, also where faiss would be quicker.
+        prior: the share of same pairs that probabilities and verdicts assume, between 0 and 1; by
+            default what follows from the calibration for a gallery of this size
+            (`Calibration.search_prior`).
         html: a file for a page with the pictures.
         threads: threads that read and decode.
         cache: a folder of this machine that keeps images from elsewhere; that of the run by
@@ -88,37 +101,44 @@ def search(
         LookalikeError: no model, no index, none of the queries can be read, or an index of
             another model.
     """
-    if not gallery and index is None:
+    asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
+    added, removed = places_of("add", add), places_of("remove", remove)
+    if not galleries and index is None:
         raise ConfigError("nothing to search: give --gallery PLACE, or --index DIR")
-    if (add or remove) and index is None:
+    if (added or removed) and index is None:
         raise ConfigError("--add and --remove change an index: name it with --index DIR")
-    if k < 1:
-        raise ConfigError(f"k={k} must be at least 1")
-    if html is not None and not queries:
+    try:
+        k = neighbours_wanted(k)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
     log.start()
-    asking = contents.records_at(_listed(queries)) if queries else []
-    needed = bool(queries or gallery or add)
+    asking = contents.records_at(asked_for) if asked_for else []
+    needed = bool(asked_for or galleries or added)
     embedder = load(model, device=device) if needed else None
     source = source_of(
         [model] if needed else [], cache=cache, cache_size=cache_size, requests=requests
     )
-    found = _index(embedder, index, _listed(gallery), kind)
-    if remove:
-        contents.remove(found, remove)
+    calibration = None if embedder is None else calibration_of(model, embedder)
+    prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
+    found = _index(embedder, index, galleries, kind)
+    if removed:
+        contents.remove(found, removed, remove_all=remove_all)
     named: dict[str, Record] = {}
-    if gallery:
-        named |= contents.bring(
-            found, _listed(gallery), mirror=index is None, threads=threads, source=source
-        )
-    if add:
-        named |= contents.bring(found, _listed(add), mirror=False, threads=threads, source=source)
-    if not queries:
+    for places, mirror in ((galleries, index is None), (added, False)):
+        if places:
+            named |= contents.bring(found, places, mirror=mirror, threads=threads, source=source)
+    if not asked_for:
         return Searched([], found, None)
     assert embedder is not None
-    calibration = calibration_of(model, embedder)
-    answers, asked = _answers(embedder, found, asking, calibration, k, exact, threads, source)
-    threshold = None if calibration is None else calibration.threshold
+    assumed = prior_of(calibration, len(found), prior)
+    answers, asked = _answers(
+        embedder, found, asking, calibration, assumed, k, exact, threads, source
+    )
+    threshold = None
+    if calibration is not None and assumed is not None:
+        threshold = calibration.cosine_of(assumed)
     if html is not None:
         ids = {one.id for answer in answers for one in answer.neighbours}
         page = render(
@@ -126,17 +146,18 @@ def search(
             found.records(ids) | named | asked,
             gallery=len(found),
             threshold=threshold,
+            prior=assumed,
             threads=threads,
             source=source,
         )
-        storage.write_bytes(str(html), page.encode())
-        logger.info("written: %s", storage.public(str(html)))
-    return Searched(answers, found, threshold)
+        storage.write_bytes(os.fspath(html), page.encode())
+        logger.info("written: %s", storage.public(os.fspath(html)))
+    return Searched(answers, found, threshold, assumed)
 
 
 def _index(
     embedder: Embedder | ExportedModel | None,
-    path: str | Path | None,
+    path: Place | None,
     gallery: list[str],
     kind: str,
 ) -> Index:
@@ -145,10 +166,15 @@ def _index(
         assert embedder is not None
         places = "\n".join([embedder.fingerprint(), kind, *map(contents.absolute, gallery)])
         path = fetched.cache_folder("galleries", gallery[0], places)
-    folder = Path(storage.local_path(str(path)))
-    if not storage.is_remote(str(path)) and not (folder / manifest.FILE).exists() and gallery:
-        return Index.create(folder, embedder=embedder, kind=kind)
-    return Index.open(path, embedder)
+    folder = Path(storage.local_path(os.fspath(path)))
+    is_new = not storage.is_remote(os.fspath(path)) and not (folder / manifest.FILE).exists()
+    if is_new and gallery:
+        try:
+            return Index.create(folder, embedder=embedder, kind=kind)
+        except RunError:
+            if not (folder / manifest.FILE).exists():
+                raise
+    return Index.open(path, embedder)  # which another process may have made meanwhile
 
 
 def _answers(
@@ -156,6 +182,7 @@ def _answers(
     index: Index,
     queries: Sequence[Record],
     calibration: Calibration | None,
+    prior: float | None,
     k: int,
     exact: bool,
     threads: int,
@@ -177,16 +204,11 @@ def _answers(
     if not len(embedded.rows):
         raise DataError("no query can be read")
     found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
-    limit = limit_of(calibration, len(index))
     asked = [queries[row] for row in embedded.rows.tolist()]
     answers = [
-        judge(id_of(query), ids, cosines, labels, calibration, limit, shown=k)
+        judge(id_of(query), ids, cosines, labels, calibration, prior, shown=k)
         for query, ids, cosines, labels in zip(
             asked, found.ids, found.cosines, found.labels, strict=True
         )
     ]
     return answers, {id_of(query): query for query in asked}
-
-
-def _listed(places: Places) -> list[str]:
-    return [str(places)] if isinstance(places, (str, Path)) else [str(place) for place in places]
