@@ -6,6 +6,7 @@ what was left open into a new one.
 """
 
 import difflib
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from lookalike.settings import (
 from lookalike.settings.common_names import key_called
 from lookalike.settings.spelling import plain
 from lookalike.settings.yaml_text import read_mapping, read_value
+from lookalike.storage import Place
 
 
 class Config(Section):
@@ -64,7 +66,7 @@ class Config(Section):
     @classmethod
     def load(
         cls,
-        file: str | Path | None = None,
+        file: Place | None = None,
         overrides: Sequence[str] = (),
         flags: Mapping[str, Any] | None = None,
         *,
@@ -146,7 +148,12 @@ class Config(Section):
         Raises:
             ConfigError: a name is unknown or ambiguous.
         """
-        return self.with_values({_key(name): value for name, value in settings.items()})
+        return self.with_values(
+            {
+                _key(name): os.fspath(value) if isinstance(value, os.PathLike) else value
+                for name, value in settings.items()
+            }
+        )
 
     def to_yaml(self, *, complete: bool = True) -> str:
         """The request, loadable: every setting, or only those that were asked for."""
@@ -235,7 +242,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _read_yaml(
-    file: str | Path, content: bytes | None = None
+    file: Place, content: bytes | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections of a file, and the place of each and of each key in one."""
     try:

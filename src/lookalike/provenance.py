@@ -28,6 +28,7 @@ from lookalike.errors import (
 from lookalike.fetched import saved_config
 from lookalike.log import logger
 from lookalike.retrieval.calibration import CALIBRATION_FILE
+from lookalike.storage import Place
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Provenance:
     calibration: str | None
 
     @classmethod
-    def of(cls, model: str | Path) -> Provenance:
+    def of(cls, model: Place) -> Provenance:
         """Look at a run or a model folder, here or in object storage."""
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
@@ -126,9 +127,9 @@ class Provenance:
 
 
 def source_of(
-    models: Sequence[str | Path],
+    models: Sequence[Place],
     *,
-    cache: str | Path | None,
+    cache: Place | None,
     cache_size: str | None,
     requests: int | None,
 ) -> Source:
@@ -163,7 +164,7 @@ def source_of(
     return create_source(config)
 
 
-def training_counts(model: str | Path) -> dict[str, int] | None:
+def training_counts(model: Place) -> dict[str, int] | None:
     """Images of each label in the run's training; None where that cannot be known any more."""
     try:
         config = saved_config(str(model))
@@ -189,7 +190,7 @@ def training_counts(model: str | Path) -> dict[str, int] | None:
     return {label: count for label, count in counts.items() if label in trained}
 
 
-def _request(model: str | Path) -> Config | None:
+def _request(model: Place) -> Config | None:
     """The settings of a run; None where that cannot be known."""
     name = str(model)
     if storage.public(name).endswith(".onnx"):

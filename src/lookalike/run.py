@@ -30,6 +30,7 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.errors import RunError
+from lookalike.storage import Place
 
 CONFIG = "config.yaml"
 RESOLVED = "resolved.yaml"
@@ -45,16 +46,26 @@ _LOCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """An output directory.
+    """An output directory, which may be given wherever a path is expected.
 
     Attributes:
-        path: the directory.
+        path: the directory, absolute.
     """
 
     path: Path
 
+    def __post_init__(self) -> None:
+        # Absolute: a run that `train` gave stays the same when the program changes its folder.
+        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
     @classmethod
-    def create(cls, output: str | Path, *, resume: bool = False) -> Run:
+    def create(cls, output: Place, *, resume: bool = False) -> Run:
         """A directory to write a new run into, or one to go on with.
 
         Raises:
@@ -81,7 +92,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: Place) -> Run:
         """A run that is there.
 
         Raises:

@@ -1,6 +1,8 @@
 """`lookalike export`: the command, the certificate, and exported models at work."""
 
+import copy
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import torch
 import lookalike
 from lookalike import cli, storage
 from lookalike.data.decode import load_image
-from lookalike.errors import RunError, StorageError
+from lookalike.errors import ModelError, RunError, StorageError
 from lookalike.exporting import artefact, folders
-from lookalike.exporting.exported import load_onnx
+from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibrating import calibrate
 from lookalike.storage import locking
@@ -200,6 +202,68 @@ def test_our_folder_loads_as_a_model(trained, shapes, tmp_path):
     image = [str(shapes / "images/100-0.jpg")]
     ours, theirs = lookalike.load(trained, device="cpu"), lookalike.load(folder, device="cpu")
     assert np.array_equal(ours.embed(image), theirs.embed(image))
+
+
+def test_an_index_of_the_run_accepts_its_certified_exports_and_no_other_model(
+    trained, onnx_file, shapes, tmp_path
+):
+    images = sorted(map(str, (shapes / "images").glob("10*.jpg")))
+    run_model, exported = lookalike.load(trained, device="cpu"), lookalike.load(onnx_file)
+    assert exported.trained_fingerprint() == run_model.fingerprint() != exported.fingerprint()
+    index = lookalike.Index.build(run_model, images, tmp_path / "of-run")
+    again = lookalike.Index.open(tmp_path / "of-run", exported)
+    assert [row[0] for row in again.search(images, 1).ids] == images
+    by_export = lookalike.Index.build(exported, images, tmp_path / "of-export")
+    assert by_export.model == index.model
+    found = lookalike.Index.open(tmp_path / "of-export", run_model).search(images, 1)
+    assert [row[0] for row in found.ids] == images
+    folder = lookalike.export(
+        trained, "safetensors", precision="fp16", output=tmp_path / "half", threads=2
+    ).path
+    half = lookalike.load(folder, device="cpu")
+    assert half.fingerprint() != run_model.fingerprint() == half.trained_fingerprint()
+    assert len(lookalike.Index.open(tmp_path / "of-run", half)) == len(images)
+    with torch.no_grad():  # no longer what was certified
+        next(half.parameters()).add_(1)
+    with pytest.raises(RunError, match="another model"):
+        lookalike.Index.open(tmp_path / "of-run", half)
+    about = copy.deepcopy(exported.about)
+    about["certificate"]["drift"] = 2e-4  # as int8 has it
+    drifted = load_onnx(onnx_file)
+    drifted.about = about
+    assert drifted.trained_fingerprint() == drifted.fingerprint()
+    for stranger in (drifted, Embedder.create("test_resnet", pretrained=False, image_size=48,
+                                              embedding_dim=32)):  # fmt: skip
+        with pytest.raises(RunError, match="another model"):
+            lookalike.Index.open(tmp_path / "of-run", stranger)
+
+
+def test_vectors_of_an_export_are_a_gallery_of_the_run(trained, onnx_file, shapes, tmp_path):
+    table = tmp_path / "v.parquet"
+    lookalike.embed(onnx_file, shapes / "images", table, device="cpu", threads=1)
+    query = shapes / "images/100-0.jpg"
+    index = tmp_path / "x"
+    found = lookalike.search(trained, query, gallery=table, index=index, device="cpu", k=1)
+    assert found.answers[0].neighbours[0].id == str(query)
+
+
+def test_an_exported_model_is_copied_and_pickled_by_its_file(onnx_file, shapes, tmp_path):
+    image = shapes / "images/100-0.jpg"
+    moved = tmp_path / "m.onnx"
+    moved.write_bytes(Path(onnx_file).read_bytes())
+    model = load_onnx(moved)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        assert np.array_equal(again.embed(image), model.embed(image))
+        assert again.fingerprint() == model.fingerprint()
+        assert again.about == model.about
+    text = pickle.dumps(model)
+    proto = onnx.load(moved)
+    proto.doc_string = "another"
+    onnx.save(proto, moved)
+    with pytest.raises(RunError, match="another file"):
+        pickle.loads(text)  # noqa: S301
+    with pytest.raises(ModelError, match="cannot be copied or pickled"):
+        pickle.dumps(ExportedModel(lambda images: images, 8))
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
     elif command == "doctor":
         assert "8 classes" in said.out
     else:
-        [line] = said.out.splitlines()
-        assert line == words[-1]
+        assert said.out == ""
     if command == "embed":
         assert np.load(parts["folder"] / "v.npy").shape == (1, 16)
 

@@ -210,3 +210,54 @@ def test_python_takes_arrays_paths_and_one_file(folder):
         score(vectors, labels, ks=(1.5,))
     with pytest.raises(ConfigError, match="k = 0"):
         lookalike.compare(embeddings="x.npy", labels="labels.txt", recall=(0,))
+
+
+def test_labels_beside_an_array_are_taken(folder, monkeypatch, capsys):
+    vectors, labels = drawn()
+    np.save("x.npy", vectors)
+    Path("given.txt").write_text("".join(f"{label}\n" for label in labels))
+    assert evaluate(monkeypatch, "--embeddings", "x.npy", "--labels", "given.txt", "--json") == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert evaluate(monkeypatch, "--embeddings", "x.npy") == 2
+    assert "give them with --labels" in capsys.readouterr().err
+    Path("given.txt").rename("x.labels.txt")
+    assert figures(monkeypatch, capsys, "x.npy")["map_at_r"] == expected["map_at_r"]
+    Path("x.labels.txt").write_text("one\n")
+    assert evaluate(monkeypatch, "--embeddings", "x.npy") == 2
+    assert "x.labels.txt: 1 labels of 60 vectors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(2**40, 8), (60, 2**50), (61, 8), (2**62, 2**62), (59, 8)])
+def test_a_header_that_claims_another_size_takes_no_memory(folder, monkeypatch, capsys, shape):
+    np.save("x.npy", drawn()[0])
+    with open("x.npy", "rb+") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+    assert evaluate(monkeypatch, "--embeddings", "x.npy") == 2
+    assert "its header claims" in capsys.readouterr().err
+
+
+def varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        found += bytes([number & 127 | 128])
+        number >>= 7
+    return found + bytes([number])
+
+
+def test_a_footer_that_claims_more_than_the_file_holds_takes_no_memory(folder, monkeypatch, capsys):
+    """The number of rows and values (60) in Thrift's zigzag form, in place of which 2^40 stands."""
+    table("x.parquet", *drawn())
+    content = Path("x.parquet").read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    begin = len(content) - 8 - length
+    body, footer = content[:begin], content[begin:-8]
+    places = [at for at in range(len(footer)) if footer[at : at + 2] == b"\x16" + varint(2 * 60)]
+    assert places
+    for at in places:
+        for claim in (2**40, 2**62):
+            wrong = footer[: at + 1] + varint(2 * claim) + footer[at + 2 :]
+            size = len(wrong).to_bytes(4, "little")
+            Path("x.parquet").write_bytes(body + wrong + size + b"PAR1")
+            assert evaluate(monkeypatch, "--embeddings", "x.parquet") == 2
+            assert "x.parquet: " in capsys.readouterr().err

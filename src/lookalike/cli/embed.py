@@ -28,8 +28,6 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Turn images into vectors. Killed and started again, it goes on where it stopped."""
-    from lookalike import storage
-    from lookalike.launch import in_worker
     from lookalike.verbs.embed import embed as verb
 
     verb(
@@ -44,5 +42,3 @@ def embed(
         requests=requests,
         device=device,
     )
-    if not in_worker():
-        typer.echo(storage.public(output))

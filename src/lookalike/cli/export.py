@@ -56,10 +56,9 @@ def export(
     requests: Requests = None,
 ) -> None:
     """Write a model as one file or folder for production, and prove that it is the same."""
-    from lookalike import storage
     from lookalike.verbs.export import export as verb
 
-    exported = verb(
+    verb(
         model,
         format,
         precision=precision,
@@ -76,4 +75,3 @@ def export(
         cache_size=cache_size,
         requests=requests,
     )
-    typer.echo(storage.public(str(exported.path)))

@@ -31,11 +31,9 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a page of a run: scores, curves, what queries find, a map of the embedding."""
-    from lookalike import storage
     from lookalike.verbs.report import report as verb
 
-    page = verb(
+    verb(
         run, data=data, compare=compare, output=output,
         format=format, split=split, threads=threads, device=device,
     )  # fmt: skip
-    typer.echo(storage.public(page))

@@ -338,7 +338,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     if mode == "F":
         return _unit(np.asarray(image)[:, :, None])
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from lookalike import storage
 from lookalike.data import folder, parquet, read_records
@@ -15,6 +14,7 @@ from lookalike.data.reading import UNLABELLED
 from lookalike.data.record import Record
 from lookalike.data.streams import is_stream
 from lookalike.errors import ConfigError, DataError
+from lookalike.storage import Place
 
 _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
@@ -24,7 +24,7 @@ _RANGE = re.compile(r"\{\d+\.\.\d+\}")
 
 
 def places_of(name: str, places: object) -> list[str]:
-    """One place or several, each a text or a path, as texts.
+    """One text or path, or several, as texts.
 
     Args:
         name: of the argument, for messages.
@@ -35,11 +35,11 @@ def places_of(name: str, places: object) -> list[str]:
     """
     given = [places] if isinstance(places, (str, os.PathLike)) else places
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        raise ConfigError(f"{name}={given!r}: give a path or a URI, or several")
+        raise ConfigError(f"{name}={given!r}: give one text or path, or several")
     found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
     for place in found:
         if not isinstance(place, str) or not place:
-            raise ConfigError(f"{name}: {place!r} is no path or URI")
+            raise ConfigError(f"{name}: {place!r} is no text or path")
     return found
 
 
@@ -54,7 +54,7 @@ def place_of(name: str, place: object) -> str:
     return str(os.fspath(place))
 
 
-def read_places(places: Sequence[str | Path]) -> list[Record]:
+def read_places(places: Sequence[Place]) -> list[Record]:
     """The images that `places` name, in the order of the places; labels where they are known.
 
     - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's

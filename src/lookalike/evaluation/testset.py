@@ -18,6 +18,7 @@ from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
 from lookalike.evaluation import vector_files
 from lookalike.retrieval.roles import Roles
+from lookalike.vectors import files
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def from_files(
     """Embeddings that exist already, each a model's, of the same images in the same order.
 
     Args:
-        embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`, and
-            `label` where `labels` is None; roles, sequences and paths are taken from the first
-            one's columns as in `lookalike.data.table`.
+        embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`. Labels,
+            where `labels` is None, are those of NAME.labels.txt beside a `.npy` file, or of the
+            column `label`; roles, sequences and paths are taken from the first file's columns as
+            in `lookalike.data.table`.
         labels: a file with one label a line.
 
     Returns:
@@ -120,7 +122,7 @@ def from_files(
         names = [given] * len(parts)
     else:
         names = [
-            vector_files.labels_of(part[1], uri)
+            _labels_beside(uri, len(part[0])) or vector_files.labels_of(part[1], uri)
             for uri, part in zip(embeddings, parts, strict=True)
         ]
     place = storage.public(labels or embeddings[0])
@@ -157,13 +159,15 @@ def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
     for name in PATHS:
         if name in columns:
             return list(map(str, columns[name]))
-    beside = uri.removesuffix(".npy") + ".paths.txt"
-    if uri.endswith(".npy") and storage.exists(beside):
-        found = [line.rstrip("\r\n") for line in lines(read_text(beside))]
-        if len(found) != count:
-            raise DataError(
-                f"{storage.public(beside)}: {len(found):,} paths of {count:,} vectors; they are "
-                f"not of one writing: embed again, or remove it"
-            )
-        return found
+    if files.is_array(uri):
+        for kind in ("ids", "paths"):
+            found = files.lines_beside(uri, kind, count)
+            if found is not None:
+                return found
     return [f"{uri}[{row}]" for row in range(count)]
+
+
+def _labels_beside(uri: str, count: int) -> list[str] | None:
+    """The labels beside a `.npy` file, where there are any."""
+    found = files.lines_beside(uri, "labels", count) if files.is_array(uri) else None
+    return None if found is None else [shortest(line.strip()) for line in found]

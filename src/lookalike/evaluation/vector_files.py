@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.data.annotation import BadRows, Malformed, all_bad, label_in
+from lookalike.data.claims import check_parquet, read_npy
 from lookalike.data.column_names import LABELS, PATHS
 from lookalike.data.json_lines import cell_text
 from lookalike.data.record import Details
@@ -114,22 +115,15 @@ def details_in(columns: dict[str, list[Any]], count: int, place: str) -> list[De
 
 
 def _from_npy(content: bytes, place: str) -> np.ndarray:
-    try:
-        found = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        found = None  # NumPy speaks of pickles, which this may be or not
-    if not isinstance(found, np.ndarray):
-        raise DataError(
-            f"{place}: not a .npy file of numbers; write it by numpy.save, one array of shape "
-            "(images, dimensions)"
-        )
-    return found
+    return read_npy(io.BytesIO(content), len(content), place)
 
 
 def _from_parquet(content: bytes, place: str) -> tuple[np.ndarray, dict[str, list[Any]]]:
     try:
-        table = pq.read_table(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(io.BytesIO(content))
+        check_parquet(file.metadata, len(content), place)
+        table = file.read()
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise DataError(f"{place}: not a Parquet file: {error}") from None
     name = next((name for name in _VECTORS if name in table.column_names), None)
     if name is None:

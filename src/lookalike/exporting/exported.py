@@ -19,6 +19,7 @@ from lookalike.errors import ConfigError, DataError, MissingExtraError, ModelErr
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with, digests
 from lookalike.model import encoding
 from lookalike.model.given import Images, embedded, pixels_from
+from lookalike.storage import Place
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
 
@@ -44,7 +45,7 @@ class ExportedModel:
         about: dict[str, Any] | None = None,
         calibration: str | None = None,
         fingerprint: str = "",
-        path: str | Path | None = None,
+        path: Place | None = None,
     ) -> None:
         """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size.
 
@@ -154,7 +155,7 @@ def require(*packages: str) -> None:
             raise MissingExtraError(package, "onnx")
 
 
-def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedModel:
+def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
     """The model in an ONNX file that `lookalike export` wrote, run by onnxruntime.
 
     Args:
@@ -210,12 +211,12 @@ def load_onnx(path: str | Path, device: torch.device | None = None) -> ExportedM
     )
 
 
-def _digest(path: str | Path) -> str:
+def _digest(path: Place) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def _about(text: str | None, path: str | Path) -> dict[str, Any]:
+def _about(text: str | None, path: Place) -> dict[str, Any]:
     try:
         about = json.loads(text or "{}")
         if about["format"] == FORMAT_VERSION:

@@ -25,7 +25,7 @@ def bring(
 
     Args:
         index: what they go into.
-        places: of the images; also files of vectors that `embed` wrote.
+        places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
         mirror: drop from the index what is not among them.
         threads: that read and decode.
         source: of the images' bytes.
@@ -33,7 +33,7 @@ def bring(
     Returns:
         The images by id, as they are named now: an index keeps no address's secrets.
     """
-    tables = [place for place in places if _is_ours(place, index)]
+    tables = [place for place in places if _is_of_vectors(place, index)]
     others = [place for place in places if place not in tables]
     known = index.versions()
     listed = _by_id(records_at(others) if others else (), known)
@@ -42,7 +42,13 @@ def bring(
     added = 0
     for table in tables:
         version = _version(absolute(table))
-        for records, vectors in files.read(table):
+        read = files.read_array if files.is_array(table) else files.read
+        for records, vectors in read(absolute(table)):
+            if vectors.shape[1] != index.dim:
+                raise DataError(
+                    f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
+                    f"{index.path} have {index.dim:,}"
+                )
             records = list(map(_placed, records))
             ids = [id_of(record) for record in records]
             new = [row for row, id in enumerate(ids) if known.get(id) != version]
@@ -89,12 +95,19 @@ def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Recor
     return listed
 
 
-def _is_ours(place: str, index: Index) -> bool:
-    """Whether a place is a file of vectors that `embed` wrote.
+def _is_of_vectors(place: str, index: Index) -> bool:
+    """Whether a place is a file of vectors: any `.npy`, or a Parquet file that `embed` wrote.
 
     Raises:
         RunError: they are of another model.
     """
+    if files.is_array(place):
+        logger.warning(
+            "%s: a .npy file does not say which model its vectors are of; they are taken for those "
+            "of this one",
+            storage.public(place),
+        )
+        return True
     model = files.model_of(place)
     if model not in (None, index.model):
         raise RunError(

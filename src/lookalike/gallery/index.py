@@ -29,14 +29,13 @@ from lookalike.gallery.store import RETRIES, Store, Texts, ids_of, texts_of
 from lookalike.inference import FinishedModel
 from lookalike.model import given
 from lookalike.model.embedder import Embedder
+from lookalike.storage import Place
 from lookalike.storage.locking import locked
 
 Pictures = given.Images | Record | Iterable[Record]
 """One image or several, as `Embedder.embed` takes them, or records of a list."""
 
 Labels = str | Iterable[str | None] | None
-
-Place = str | os.PathLike[str]
 
 Kind = Literal["auto", "exact", "int8", "ivf", "hnsw"]
 KINDS = ("auto", "exact", "int8", "ivf", "hnsw")

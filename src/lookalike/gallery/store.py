@@ -123,7 +123,7 @@ class Store:
         """
         if isinstance(ids, (str, os.PathLike)):
             return self.vectors([ids])[0]
-        view, given = self._view, [os.fspath(id) for id in ids]
+        view, given = self._view, texts_of(ids)
         found = np.full((len(given), view.state.dim), np.nan, np.float32)
         wanted: dict[str, list[int]] = {}
         for place, id in enumerate(given):

@@ -36,6 +36,7 @@ from lookalike.model.saved import (
 )
 from lookalike.model.trial import unused_parameters
 from lookalike.model.weights import Match, load_into, read_weights
+from lookalike.storage import Place
 from lookalike.storage.local_files import digest_of, usual_mode, writing
 
 
@@ -263,7 +264,7 @@ class Embedder(nn.Module):
         own = self.fingerprint()
         return own if self.exported_from is None else self.exported_from.get(own, own)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write config.json and model.safetensors into `folder`, made when it is not there.
 
         Raises:
@@ -287,7 +288,7 @@ class Embedder(nn.Module):
                 aside.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Embedder:
+    def load(cls, folder: Place, device: str | torch.device = "cpu") -> Embedder:
         """The embedder that `save` wrote, in evaluation mode.
 
         Raises:

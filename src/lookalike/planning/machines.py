@@ -11,6 +11,7 @@ import yaml
 
 from lookalike import storage
 from lookalike.errors import ConfigError
+from lookalike.storage import Place
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def known_machine(name: str) -> Machine:
     return found
 
 
-def read_machine(file: str | Path) -> Machine:
+def read_machine(file: Place) -> Machine:
     """A machine from a YAML file with the fields of `Machine`; `base` may name a known one.
 
     Raises:
@@ -191,7 +192,7 @@ def read_machine(file: str | Path) -> Machine:
     return Machine(**values)
 
 
-def _checked(file: str | Path, key: str, value: Any, kind: str) -> Any:
+def _checked(file: Place, key: str, value: Any, kind: str) -> Any:
     """`value` in the type of its field."""
     place = f"--machine {file}: {key}={value!r}"
     if kind == "bool":

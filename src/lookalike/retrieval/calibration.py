@@ -24,6 +24,7 @@ from lookalike.errors import RunError
 from lookalike.retrieval.class_pairs import Spread, far_interval
 from lookalike.retrieval.likelihood import Likelihood
 from lookalike.retrieval.open_set import OpenSet
+from lookalike.storage import Place
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -195,14 +196,14 @@ class Calibration:
             raise RunError(f"{place}: not a calibration: {error}") from None
         return found
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: Place) -> Path:
         """Write `calibration.json` into a model folder, as a whole."""
         path = storage.path_of(folder) / CALIBRATION_FILE
         storage.write_bytes(str(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> Calibration | None:
+    def load(cls, folder: Place) -> Calibration | None:
         """The calibration of a run or model folder of this machine; None where there is none.
 
         Raises:

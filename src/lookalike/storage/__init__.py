@@ -12,6 +12,7 @@ from lookalike.storage.reading import (
     read_starts,
 )
 from lookalike.storage.uri import (
+    Place,
     address,
     canonical,
     canonicalizer,
@@ -35,7 +36,7 @@ from lookalike.storage.writing import (
 )
 
 __all__ = [
-    "NO_LIMITS", "Limits", "address", "canonical", "canonicalizer", "exists", "fetch_bytes",
+    "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "exists", "fetch_bytes",
     "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join", "lasting",
     "local_path", "opened", "path_of", "public", "read_bytes", "read_starts", "remove_file",
     "resolve", "resolver", "sizes_below", "split_query", "version_of", "write_bytes", "write_file",

@@ -13,6 +13,9 @@ from urllib.parse import unquote
 
 from lookalike.errors import StorageError
 
+Place = str | os.PathLike[str]
+"""A path or a URI; a `Run` is one too."""
+
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _WEB = ("http", "https")
 _OSS_QUERY = re.compile(r"\?endpoint=[^?&#]*$")

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import storage
+from lookalike.data.annotation import read_text
+from lookalike.data.claims import check_parquet, npy_header, size_of
 from lookalike.data.record import Details, Record
 from lookalike.errors import DataError
 from lookalike.vectors.parts import Part, Parts
@@ -43,8 +45,77 @@ def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> l
     return files
 
 
+def is_array(uri: str) -> bool:
+    """Whether a place is a `.npy` file, by its name."""
+    return uri.split("?", 1)[0].endswith(".npy")
+
+
+def beside(uri: str, name: str) -> str:
+    """The text file beside a `.npy` file: NAME.paths.txt, NAME.labels.txt or NAME.ids.txt."""
+    place, mark, query = uri.partition("?")
+    return f"{place.removesuffix('.npy')}.{name}.txt{mark}{query}"
+
+
+def lines_beside(uri: str, name: str, count: int) -> list[str] | None:
+    """The lines of such a file, one for each of so many vectors; None where there is none.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    file = beside(uri, name)
+    if not storage.exists(file):
+        return None
+    found = [line.rstrip("\r") for line in read_text(file).removesuffix("\n").split("\n")]
+    if len(found) != count:
+        raise DataError(
+            f"{storage.public(file)}: {len(found):,} {name} of {count:,} vectors; they are not "
+            "of one writing: write both again, or remove it"
+        )
+    return found
+
+
+def read_array(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
+    """Images and vectors of a `.npy` file, (N, D) floats, some thousand rows at a time.
+
+    Ids are the lines of NAME.ids.txt or of NAME.paths.txt, where there is one, and otherwise
+    `FILE[ROW]`, rows counted from 0. Labels are those of NAME.labels.txt.
+
+    Raises:
+        DataError: they are no vectors, or the files do not fit together.
+        StorageError: a file cannot be read.
+    """
+    place = storage.public(uri)
+    with storage.opened(uri) as stream:
+        shape, kind, fortran = npy_header(stream, size_of(stream), place)
+        if len(shape) != 2 or kind.kind != "f" or not shape[0] or not shape[1]:
+            raise DataError(
+                f"{place}: {kind} of shape {shape}; vectors are floats (images, numbers)"
+            )
+        ids = lines_beside(uri, "ids", shape[0]) or lines_beside(uri, "paths", shape[0])
+        labels = lines_beside(uri, "labels", shape[0])
+        if fortran:
+            columns = np.frombuffer(stream.read(), kind).reshape(shape, order="F")
+        for begin in range(0, shape[0], _ROWS):
+            rows = range(begin, min(begin + _ROWS, shape[0]))
+            if fortran:
+                vectors = columns[rows.start : rows.stop]
+            else:
+                content = stream.read(len(rows) * shape[1] * kind.itemsize)
+                vectors = np.frombuffer(content, kind).reshape(len(rows), shape[1])
+            records = [
+                Record(
+                    ids[row] if ids else f"{storage.lasting(uri)}[{row}]",
+                    labels[row] if labels else "",
+                    place,
+                    row + 1,
+                )
+                for row in rows
+            ]
+            yield records, vectors.astype(kind.newbyteorder("="))
+
+
 def model_of(uri: str) -> str | None:
-    """The fingerprint of the model whose vectors a Parquet file of ours holds; else None.
+    """The trained model's fingerprint for the vectors in a Parquet file of ours; else None.
 
     Raises:
         StorageError: it cannot be read.
@@ -54,7 +125,8 @@ def model_of(uri: str) -> str | None:
     try:
         with storage.opened(uri) as stream:
             metadata = pq.read_schema(stream).metadata or {}
-        model = json.loads(metadata[b"lookalike"])["model"]
+        about = json.loads(metadata[b"lookalike"])
+        model = about.get("trained") or about["model"]
     except (KeyError, ValueError, pa.ArrowException):
         return None  # a table, but not one of ours
     return str(model)
@@ -66,7 +138,9 @@ def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
     Images inside of larger files are named, but cannot be read by that.
     """
     with storage.opened(uri) as stream:
+        size = size_of(stream)
         file = pq.ParquetFile(stream)
+        check_parquet(file.metadata, size, storage.public(uri))
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             vectors = table["vector"].combine_chunks()
@@ -110,6 +184,7 @@ def _parquet(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
     fields += [pa.field(name, unit) for name in _BOX if boxes]
     fields.append(pa.field("vector", pa.list_(pa.float32(), dim)))
     note = {"dim": dim, "unit_length": True, "model": parts.request.model}
+    note |= {"trained": parts.request.trained} if parts.request.trained else {}
     schema = pa.schema(fields, metadata={"lookalike": json.dumps(note)})
     # Unit vectors are noise to a compressor and to a dictionary.
     plain = {"compression": {"vector.list.element": "NONE"}, "use_dictionary": ["label"]}

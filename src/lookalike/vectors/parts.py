@@ -38,6 +38,7 @@ class Request:
         count: images N.
         dim: numbers D of a vector.
         size: images of a part.
+        trained: the fingerprint of the trained model with whose vectors these may be compared.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Request:
     count: int
     dim: int
     size: int
+    trained: str = ""
 
     @property
     def parts(self) -> int:

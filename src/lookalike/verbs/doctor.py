@@ -14,6 +14,7 @@ from lookalike.config import Config
 from lookalike.data.annotation import BadRows
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.places import place_of
 from lookalike.data.skipped import Skipped
 from lookalike.data.source import Source
 from lookalike.distributed import World
@@ -31,14 +32,15 @@ from lookalike.inspection.pictures import read_pictures
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
+from lookalike.storage import Place
 from lookalike.verbs.embed import load
 
 
 def doctor(
     config: Config | None = None,
     *,
-    run: str | Path | None = None,
-    data: str | None = None,
+    run: Place | None = None,
+    data: Place | None = None,
     images: bool = True,
     **settings: Any,
 ) -> Diagnosis:
@@ -62,6 +64,8 @@ def doctor(
         LookalikeError: there is no list, or it cannot be read as one.
     """
     config = (config or Config()).with_settings(settings)
+    run = None if run is None else place_of("run", run)
+    data = None if data is None else place_of("data", data)
     output = _output_place(config)
     if run is None and data is not None:
         raise ConfigError("data is the list that a run is to judge: give run (--run) too, or train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages
-from lookalike.data.places import read_places
+from lookalike.data.places import place_of, places_of, read_places
 from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.data.streams import is_stream, kept
@@ -28,6 +28,7 @@ from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
+from lookalike.storage import Place
 from lookalike.storage.locking import locked
 from lookalike.vectors.files import SUFFIXES, merge, outdated
 from lookalike.vectors.parts import Part, Parts, Request, by_part, fingerprint_of
@@ -39,7 +40,7 @@ _COUNT = "count"
 _NAMED = 20  # images that are left out and named one by one
 
 
-def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
+def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
     """The embedder of a run, or an exported model, ready for `embed`.
 
     Args:
@@ -49,24 +50,25 @@ def load(path: str | Path, *, device: str = "auto") -> Embedder | ExportedModel:
     Raises:
         RunError: there is no model at `path`, or a broken one.
     """
-    if storage.public(str(path)).endswith(".onnx"):
+    name = place_of("path", path)
+    if storage.public(name).endswith(".onnx"):
         where = World.from_env("cpu" if device == "auto" else device).device
-        name = str(path)
         file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)
         return load_onnx(file, where)
-    folder = model_folder(path)
+    folder = model_folder(name)
     embedder = Embedder.load(folder, World.from_env(device).device)
     embedder.exported_from = exported_from(folder)
     return embedder
 
 
-def model_folder(path: str | Path) -> Path:
+def model_folder(path: Place) -> Path:
     """The folder with the model of a run, or `path` where that is one; remote ones are fetched.
 
     Raises:
         RunError: there is no model.
     """
-    folder = fetched.model_of(str(path)) if storage.is_remote(str(path)) else storage.path_of(path)
+    name = str(path)
+    folder = fetched.model_of(name) if storage.is_remote(name) else storage.path_of(name)
     if Run(folder).model.is_dir():
         return Run(folder).model
     if not (folder / CONFIG_FILE).exists():
@@ -74,7 +76,7 @@ def model_folder(path: str | Path) -> Path:
     return folder
 
 
-def calibration_of(model: str | Path, embedder: Embedder | ExportedModel) -> Calibration | None:
+def calibration_of(model: Place, embedder: Embedder | ExportedModel) -> Calibration | None:
     """What the model's cosines mean, if that was measured."""
     if isinstance(embedder, ExportedModel):
         text = embedder.calibration
@@ -83,14 +85,14 @@ def calibration_of(model: str | Path, embedder: Embedder | ExportedModel) -> Cal
 
 
 def embed(
-    model: str | Path,
-    images: str | Path | Sequence[str | Path],
-    output: str | Path,
+    model: Place,
+    images: Place | Iterable[Place],
+    output: Place,
     *,
     workers: int = 1,
     restart: bool = False,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
     device: str = "auto",
@@ -123,10 +125,14 @@ def embed(
         LookalikeError: no model, no images, none that can be read, or an earlier attempt for
             this output with another model or other images.
     """
-    places = [images] if isinstance(images, (str, Path)) else list(images)
-    if not str(output).endswith(SUFFIXES):
+    model, output, places = (
+        place_of("model", model),
+        place_of("output", output),
+        places_of("images", images),
+    )
+    if not output.endswith(SUFFIXES):
         raise ConfigError(
-            f"{storage.public(str(output))}: the output's name must end in .npy or .parquet"
+            f"{storage.public(output)}: the output's name must end in .npy or .parquet"
         )
     if workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1")
@@ -146,7 +152,7 @@ def embed(
         embedder = load(model, device=device)
         records = read_places(places)
         source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
-        count = _embed(embedder, records, str(output), restart, threads, world, source)
+        count = _embed(embedder, records, output, restart, threads, world, source)
         if world.is_main:
             tell_launcher(_COUNT, str(count))
         return count
@@ -172,6 +178,7 @@ def _embed(
         count=len(records),
         dim=embedder.embedding_dim,
         size=PART_SIZE,
+        trained=embedder.trained_fingerprint(),
     )
     parts = Parts(_work_folder(output), request)
     with ExitStack() as stack:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from lookalike import log, storage
 from lookalike.data.bad_images import BadImages
+from lookalike.data.places import place_of, places_of
 from lookalike.data.source import Source
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
@@ -33,6 +33,7 @@ from lookalike.provenance import source_of, training_counts
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
 from lookalike.retrieval.per_query import RECALL
+from lookalike.storage import Place
 from lookalike.verbs.embed import calibration_of, load
 
 RESULT_JSON = "evaluation.json"
@@ -40,18 +41,18 @@ MOST_K = 10**9
 
 
 def evaluate(
-    model: str | Path,
-    data: str | Path | None = None,
+    model: Place,
+    data: Place | None = None,
     *,
-    query: str | Path | None = None,
-    gallery: str | Path | None = None,
+    query: Place | None = None,
+    gallery: Place | None = None,
     format: str = "auto",
     split: str | None = None,
-    recall: Sequence[int] = RECALL,
-    precision: Sequence[int] = (),
+    recall: int | Iterable[int] = RECALL,
+    precision: int | Iterable[int] = (),
     full: bool = False,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
     device: str = "auto",
@@ -69,8 +70,8 @@ def evaluate(
         format: auto, or one of `lookalike.data.SOURCES`.
         split: where the data have splits, the one to measure on; the only one that is not `train`
             by default.
-        recall: the k of Recall@k.
-        precision: the k of precision@k.
+        recall: the k of Recall@k, one or several.
+        precision: the k of precision@k, one or several.
         full: measure mean average precision and mINP too, which need the whole ranking.
         threads: threads that read and decode.
         cache: a folder of this machine that keeps images from elsewhere; that of the run by
@@ -82,8 +83,9 @@ def evaluate(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    data, query, gallery = map(_text, (data, query, gallery))
-    wanted = Wanted(tuple(recall), tuple(precision), full)
+    model = place_of("model", model)
+    data, query, gallery = _places(data=data, query=query, gallery=gallery)
+    wanted = Wanted(_ks(recall), _ks(precision), full)
     _check([model], data, query, gallery, (), None, wanted)
     with World.from_env(device) as world:
         test = _test_set(data, query, gallery, format, split)
@@ -93,25 +95,25 @@ def evaluate(
 
 
 def compare(
-    models: str | Path | Sequence[str | Path] = (),
-    data: str | Path | None = None,
+    models: Place | Iterable[Place] = (),
+    data: Place | None = None,
     *,
-    query: str | Path | None = None,
-    gallery: str | Path | None = None,
-    embeddings: str | Path | Sequence[str | Path] = (),
-    labels: str | Path | None = None,
+    query: Place | None = None,
+    gallery: Place | None = None,
+    embeddings: Place | Iterable[Place] = (),
+    labels: Place | None = None,
     format: str = "auto",
     split: str | None = None,
-    recall: Sequence[int] = RECALL,
-    precision: Sequence[int] = (),
+    recall: int | Iterable[int] = RECALL,
+    precision: int | Iterable[int] = (),
     full: bool = False,
     verification: bool = False,
     nmi: bool = False,
-    per_class: str | Path | None = None,
-    per_query: str | Path | None = None,
-    output: str | Path | None = None,
+    per_class: Place | None = None,
+    per_query: Place | None = None,
+    output: Place | None = None,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
     device: str = "auto",
@@ -132,8 +134,8 @@ def compare(
         labels: with `embeddings`, a file with one label a line; not needed where Parquet has them.
         format: auto, or one of `lookalike.data.SOURCES`.
         split: where the data have splits, the one to measure on.
-        recall: the k of Recall@k.
-        precision: the k of precision@k.
+        recall: the k of Recall@k, one or several.
+        precision: the k of precision@k, one or several.
         full: measure mean average precision and mINP too, which need the whole ranking.
         verification: measure same-or-different too: ROC, TAR at several FARs, and what the
             threshold that came with the model does.
@@ -152,21 +154,21 @@ def compare(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    models, embeddings = _several(models), _several(embeddings)
-    data, query, gallery, labels = map(_text, (data, query, gallery, labels))
-    per_class, per_query, output = map(_text, (per_class, per_query, output))
+    models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
+    data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)
+    per_class, per_query, output = _places(per_class=per_class, per_query=per_query, output=output)
     check_name(per_class)
     check_name(per_query)
     if output is not None:
         per_class = per_class or storage.join(output, "per_class.csv")
         per_query = per_query or storage.join(output, "per_query.csv")
-    wanted = Wanted(tuple(recall), tuple(precision), full, verification, nmi, seed)
+    wanted = Wanted(_ks(recall), _ks(precision), full, verification, nmi, seed)
     _check(models, data, query, gallery, embeddings, labels, wanted)
     with World.from_env(device) as world:
         if not world.is_main:
             log.start(logging.ERROR)
         if embeddings:
-            test, files = from_files([str(uri) for uri in embeddings], labels)
+            test, files = from_files(embeddings, labels)
             rows = torch.arange(len(test.catalog))
             subjects = [Subject(name, vectors, rows, has_files=False) for name, vectors in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
@@ -203,20 +205,24 @@ def compare(
     return found
 
 
-def _several(places: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [places] if isinstance(places, (str, Path)) else list(places)
+def _places(**places: Place | None) -> list[str | None]:
+    """One place or None for each name."""
+    return [None if value is None else place_of(name, value) for name, value in places.items()]
 
 
-def _text(place: str | Path | None) -> str | None:
-    return None if place is None else str(place)
+def _ks(values: int | Iterable[int]) -> tuple[int, ...]:
+    """One number or several."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return (values,)  # type: ignore[return-value]  # which is looked at with the others
+    return tuple(values)
 
 
 def _check(
-    models: Sequence[str | Path],
+    models: Sequence[Place],
     data: str | None,
     query: str | None,
     gallery: str | None,
-    embeddings: Sequence[str | Path],
+    embeddings: Sequence[Place],
     labels: str | None,
     wanted: Wanted,
 ) -> None:
@@ -239,7 +245,7 @@ def _check(
     if not wanted.recall:
         raise ConfigError("no k: give one at least, as in --k 1,5,10")
     for k in (*wanted.recall, *wanted.precision):
-        if not isinstance(k, Integral) or not 1 <= k <= MOST_K:
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= MOST_K:
             raise ConfigError(f"k = {k!r}: every k is a number from 1 to {MOST_K:,}, as in --k 1,5")
 
 
@@ -254,7 +260,7 @@ def _test_set(
 
 
 def _embedded(
-    model: str | Path, test: TestSet, threads: int, device: str, world: World, source: Source
+    model: Place, test: TestSet, threads: int, device: str, world: World, source: Source
 ) -> Subject:
     """The set in the eyes of a model."""
     embedder = load(model, device=device)
@@ -268,7 +274,7 @@ def _embedded(
     return Subject(_name(model), found.vectors, found.rows, calibration_of(model, embedder))
 
 
-def _name(model: str | Path) -> str:
+def _name(model: Place) -> str:
     return storage.public(str(model)).rstrip("/") or str(model)
 
 

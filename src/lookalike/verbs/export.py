@@ -12,6 +12,7 @@ from lookalike import log, storage
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import sample_classes
 from lookalike.data.loader import EvalLoader
+from lookalike.data.places import place_of
 from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.errors import ConfigError, DataError
@@ -26,6 +27,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import EXPORTS
+from lookalike.storage import Place
 from lookalike.verbs.embed import load
 
 RANGES = 256
@@ -46,20 +48,20 @@ class Exported:
 
 
 def export(
-    model: str | Path,
+    model: Place,
     format: str = "onnx",
     *,
     precision: str = "fp32",
-    output: str | Path | None = None,
-    data: str | None = None,
+    output: Place | None = None,
+    data: Place | None = None,
     data_format: str = "auto",
     split: str | None = None,
     max_drift: float | None = None,
     max_recall_change: float | None = None,
     max_images: int = 1000,
-    ranges: str | None = None,
+    ranges: Place | None = None,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
 ) -> Exported:
@@ -94,6 +96,9 @@ def export(
         LookalikeError: no model, a wrong choice, or nothing to measure on.
     """
     _check(format, precision, max_images)
+    model = place_of("model", model)
+    data = None if data is None else place_of("data", data)
+    ranges = None if ranges is None else place_of("ranges", ranges)
     log.start()
     source = Provenance.of(model)
     place = _place(source, format, precision, output)
@@ -184,9 +189,7 @@ def _check(format: str, precision: str, max_images: int) -> None:
         require("onnx", "onnxscript", "onnxruntime")
 
 
-def _place(
-    source: Provenance, format: str, precision: str, output: str | Path | None
-) -> Path | str:
+def _place(source: Provenance, format: str, precision: str, output: Place | None) -> Path | str:
     """Where the artefact goes: a path of this machine, or a URI."""
     if output is not None:
         place = str(output)

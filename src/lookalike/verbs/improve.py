@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lookalike import log, storage
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages, describe_bad
 from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.places import place_of, places_of
 from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
@@ -30,6 +31,7 @@ from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.per_query import PerQuery
 from lookalike.retrieval.roles import Roles
 from lookalike.retrieval.variants import KEPT, Split, Variant, measure_variant
+from lookalike.storage import Place
 from lookalike.verbs.embed import load
 
 GAINS = ("recall_at_1", "map_at_r")
@@ -67,17 +69,17 @@ class Improvement:
 
 
 def improve(
-    model: str | Path,
-    data: str,
+    model: Place,
+    data: Place,
     *,
-    variants: Sequence[str] | None = None,
-    fit: str | None = None,
+    variants: str | Iterable[str] | None = None,
+    fit: Place | None = None,
     keep: str | None = None,
-    output: str | Path | None = None,
+    output: Place | None = None,
     format: str = "auto",
     split: str | None = None,
     threads: int = 4,
-    cache: str | Path | None = None,
+    cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
     device: str = "auto",
@@ -87,7 +89,8 @@ def improve(
     Args:
         model: an output directory, or a model folder.
         data: labelled images, which neither the model nor whitening has seen.
-        variants: as `lookalike.retrieval.variants` writes them; by default one of each kind.
+        variants: as `lookalike.retrieval.variants` writes them; one or several, by default
+            one of each kind.
         fit: images that whitening is fitted on; by default the run's training list.
         keep: a variant of `flip`, `whiten` and `dims` to save with the model.
         output: folder of the model with `keep` in it.
@@ -110,7 +113,10 @@ def improve(
         raise ConfigError("keep (--keep) and output (--output) go together")
     kept = None if keep is None else _keepable(keep)
     place = None if output is None else _vacant(output)
-    parsed = None if variants is None else [Variant.parse(text) for text in variants]
+    model, data = place_of("model", model), place_of("data", data)
+    fit = None if fit is None else place_of("fit", fit)
+    texts = None if variants is None else places_of("variants", variants)
+    parsed = None if texts is None else [Variant.parse(text) for text in texts]
     log.start()
     embedder = load(model, device=device)
     if not isinstance(embedder, Embedder):
@@ -144,7 +150,7 @@ def improve(
     return found
 
 
-def _defaults(embedder: Embedder, model: str | Path, fit: str | None) -> list[str]:
+def _defaults(embedder: Embedder, model: Place, fit: str | None) -> list[str]:
     """One of each kind; whitening where there is something to fit on."""
     full = embedder.embedding_dim
     sizes = [dim for dim in (64, 128, 256, 512, 1024) if dim < full]
@@ -153,7 +159,7 @@ def _defaults(embedder: Embedder, model: str | Path, fit: str | None) -> list[st
     return [*ways, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
 
 
-def _vacant(output: str | Path) -> Path:
+def _vacant(output: Place) -> Path:
     """The folder that a model can be written to, looked at before any work.
 
     Raises:
@@ -184,7 +190,7 @@ def _keepable(text: str) -> Variant:
     return variant
 
 
-def _fitting(model: str | Path, fit: str | None, format: str) -> Sequence[Record]:
+def _fitting(model: Place, fit: str | None, format: str) -> Sequence[Record]:
     """The images that whitening is fitted on, never those that a run held out."""
     records = Provenance.of(model).learned(fit, format, instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]

@@ -34,6 +34,7 @@ from lookalike.planning.footprint import Footprint
 from lookalike.planning.footprint import measure as measure_network
 from lookalike.planning.machines import Machine, known_machine, read_machine
 from lookalike.planning.setup import Setup
+from lookalike.storage import Place
 
 CUDA_RUNTIME = 1_500_000_000
 """Bytes that the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL are taken to need."""
@@ -55,7 +56,7 @@ def plan(
     images: int | None = None,
     memory: str | int | None = None,
     gpu: str | None = None,
-    machine: str | Path | None = None,
+    machine: Place | None = None,
     measure: bool = True,
     **settings: Any,
 ) -> Plan:

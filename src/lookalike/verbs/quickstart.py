@@ -14,10 +14,12 @@ import timm
 
 from lookalike import log, storage
 from lookalike.config import Config
+from lookalike.data.places import place_of
 from lookalike.errors import MissingExtraError, RunError
 from lookalike.log import logger
 from lookalike.model.weights import read_weights
 from lookalike.run import Run
+from lookalike.storage import Place
 from lookalike.verbs.train import train
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -53,7 +55,7 @@ RECIPE: dict[str, Any] = {
 classes held out of the training list, never on the test list."""
 
 
-def quickstart(output: str | Path = "runs/quickstart", *, seed: int = 0) -> Run:
+def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
     """Train on drawings of emoji, and measure on emoji that training never saw.
 
     The same emoji drawn by different vendors are one class. Everything comes with the packages
@@ -69,7 +71,7 @@ def quickstart(output: str | Path = "runs/quickstart", *, seed: int = 0) -> Run:
     """
     began = time.monotonic()
     log.start()
-    folder = storage.path_of(output)
+    folder = storage.path_of(place_of("output", output))
     run_folder = folder / "run"
     if run_folder.exists():
         raise RunError(f"{run_folder} is there already; choose another --output, or remove it")

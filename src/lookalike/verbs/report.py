@@ -14,6 +14,7 @@ from lookalike.config import Config
 from lookalike.data import read_records
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.places import place_of
 from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
 from lookalike.distributed import World
@@ -25,6 +26,7 @@ from lookalike.reporting.content import Content
 from lookalike.reporting.evidence import Evidence, gather
 from lookalike.reporting.page import render
 from lookalike.run import REPORT, Run
+from lookalike.storage import Place
 from lookalike.verbs.embed import load
 
 _LACKING = (
@@ -34,11 +36,11 @@ _LACKING = (
 
 
 def report(
-    run: str | Path,
+    run: Place,
     *,
-    data: str | None = None,
-    compare: str | Path | None = None,
-    output: str | Path | None = None,
+    data: Place | None = None,
+    compare: Place | None = None,
+    output: Place | None = None,
     format: str = "auto",
     split: str | None = None,
     threads: int | None = None,
@@ -65,7 +67,9 @@ def report(
             that cannot be written.
     """
     log.start()
-    place = str(run)
+    place = place_of("run", run)
+    data = None if data is None else place_of("data", data)
+    compare = None if compare is None else place_of("compare", compare)
     target = _target(place, output)
     config = chronicle.required_config(place)
     other, other_validated_on = None if compare is None else str(compare), ""
@@ -146,7 +150,7 @@ def report_training(
         )  # fmt: skip
 
 
-def _target(run: str, output: str | Path | None) -> str:
+def _target(run: str, output: Place | None) -> str:
     """Where the page goes, tried before the work."""
     if output is None:
         return storage.join(run, REPORT)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike import fetched, log, storage
 from lookalike.data.bad_images import BadImages, describe_bad
-from lookalike.data.places import places_of
+from lookalike.data.places import place_of, places_of
 from lookalike.data.record import Record
 from lookalike.data.source import Source
 from lookalike.errors import ConfigError, DataError, RunError
@@ -25,9 +25,9 @@ from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
+from lookalike.storage import Place
 from lookalike.verbs.embed import calibration_of, load
 
-Place = str | os.PathLike[str]
 Places = Place | Iterable[Place]
 
 
@@ -101,6 +101,7 @@ def search(
         LookalikeError: no model, no index, none of the queries can be read, or an index of
             another model.
     """
+    model = place_of("model", model)
     asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
     added, removed = places_of("add", add), places_of("remove", remove)
     if not galleries and index is None:
