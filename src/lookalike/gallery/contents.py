@@ -43,13 +43,15 @@ def bring(
     for table in tables:
         version = _version(absolute(table))
         read = files.read_array if files.is_array(table) else files.read
+        # Ids that were given are no paths.
+        named = files.is_array(table) and storage.exists(files.beside(table, "ids"))
         for records, vectors in read(absolute(table)):
             if vectors.shape[1] != index.dim:
                 raise DataError(
                     f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
                     f"{index.path} have {index.dim:,}"
                 )
-            records = list(map(_placed, records))
+            records = list(records if named else map(_placed, records))
             ids = [id_of(record) for record in records]
             new = [row for row, id in enumerate(ids) if known.get(id) != version]
             if new:

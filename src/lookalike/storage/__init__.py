@@ -36,8 +36,9 @@ from lookalike.storage.writing import (
 )
 
 __all__ = [
-    "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "exists", "fetch_bytes",
-    "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join", "lasting",
-    "local_path", "opened", "path_of", "public", "read_bytes", "read_starts", "remove_file",
-    "resolve", "resolver", "sizes_below", "split_query", "version_of", "write_bytes", "write_file",
+    "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "exists",
+    "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join",
+    "lasting", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
+    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "version_of", "write_bytes",
+    "write_file",
 ]  # fmt: skip
