@@ -241,9 +241,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _read_yaml(
-    file: Place, content: bytes | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections of a file, and the place of each and of each key in one."""
     try:
         raw = storage.path_of(file).read_bytes() if content is None else content

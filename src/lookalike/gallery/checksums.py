@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import RunError
+from lookalike.storage.local_files import digest_of
 
 BLOCK = 65536
 """Bytes of a block."""
@@ -30,12 +31,6 @@ WAY_OUT = "restore the index from a copy, or remove its folder and build it agai
 def digest(content: Any) -> str:
     """The SHA-256 of bytes or of any buffer."""
     return hashlib.sha256(content).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check(path: Path, content: Any, expected: str | None) -> None:

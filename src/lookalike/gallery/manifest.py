@@ -30,8 +30,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lookalike.errors import RunError, StorageError
+from lookalike.errors import RunError
 from lookalike.gallery.checksums import WAY_OUT, digest
+from lookalike.storage.local_files import writing
 
 FILE = "manifest.json"
 FORMAT = "lookalike index 2"
@@ -213,7 +214,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     about = {"format": FORMAT, "digest": digest(_canonical(values))}
     text = json.dumps({**about, **values}, indent=1) + "\n"
     aside = folder / f".{FILE}.partial"
-    try:
+    with writing(folder / FILE):
         aside.unlink(missing_ok=True)  # it may be a link
         with aside.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -222,9 +223,6 @@ def write(folder: Path, manifest: Manifest) -> None:
         _make_newer(aside, folder / FILE)
         aside.replace(folder / FILE)
         sync(folder)
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise StorageError(f"{folder / FILE}: cannot be written: {reason}") from None
 
 
 def _make_newer(file: Path, than: Path) -> None:

@@ -22,11 +22,11 @@ from lookalike.gallery.checksums import (
     Mapped,
     check,
     check_file,
-    digest_of,
     sums_file,
     write_sums,
 )
 from lookalike.gallery.manifest import Entry
+from lookalike.storage.local_files import digest_of
 
 BLOCK = 16384
 """Rows that are copied or coded at a time: 32 MiB of 512 numbers each."""

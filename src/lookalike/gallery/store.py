@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.data.record import Record
-from lookalike.errors import DataError, RunError, StorageError
+from lookalike.errors import DataError, RunError
 from lookalike.gallery import manifest, segment
 from lookalike.gallery.checksums import WAY_OUT
 from lookalike.gallery.images import checked_id, record_from
 from lookalike.gallery.manifest import Entry, Manifest
 from lookalike.gallery.segment import Rows, Segment
+from lookalike.storage import local_files
 from lookalike.storage.locking import locked
 
 PATIENCE = 10.0
@@ -231,19 +232,13 @@ class Store:
         lock = self.path / "lock"
         if lock.is_symlink():
             raise RunError(f"{lock}: is a link; an index holds its files itself: remove it")
-        with self._writer, locked(lock, busy, PATIENCE):
+        with self._writer, locked(lock, busy, PATIENCE), local_files.writing(self.path):
             self.refresh()
+            self._sweep()
             try:
+                yield
+            finally:
                 self._sweep()
-                try:
-                    yield
-                finally:
-                    self._sweep()
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise StorageError(
-                    f"{self.path}: cannot be written: {reason}; the index is as it was before"
-                ) from None
 
     def _sweep(self) -> None:
         """Remove the files that the manifest does not name: readers have no use for them."""
