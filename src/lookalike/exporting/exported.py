@@ -195,7 +195,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         raise RunError(f"{path}: not an ONNX model that onnxruntime can run: {text}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     about = _about(metadata.get(METADATA), path)
-    digests.check(path, about)
+    digests.check(str(path), about)
 
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(["embedding"], {"images": images})[0]
