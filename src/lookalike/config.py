@@ -9,7 +9,6 @@ import difflib
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import yaml

@@ -260,7 +260,7 @@ def test_an_exported_model_is_copied_and_pickled_by_its_file(onnx_file, shapes, 
     proto = onnx.load(moved)
     proto.doc_string = "another"
     onnx.save(proto, moved)
-    with pytest.raises(RunError, match="another file|damaged|changed"):
+    with pytest.raises(RunError, match=r"another file|damaged|changed"):
         pickle.loads(text)  # noqa: S301
     with pytest.raises(ModelError, match="cannot be copied or pickled"):
         pickle.dumps(ExportedModel(lambda images: images, 8))

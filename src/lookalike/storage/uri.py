@@ -51,9 +51,9 @@ def local_path(uri: str) -> str:
     return uri
 
 
-def path_of(place: str | Path) -> Path:
+def path_of(place: Place) -> Path:
     """`local_path` as a Path."""
-    return Path(local_path(str(place)))
+    return Path(local_path(os.fspath(place)))
 
 
 def split_query(uri: str) -> tuple[str, str]:
