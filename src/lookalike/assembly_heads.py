@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -84,7 +85,11 @@ def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, He
     """The margin on the embedding, and plain softmax on the branch where it has a weight.
 
     The config must be resolved.
+
+    Raises:
+        ConfigError: the weights are larger than the memory of this machine or its device.
     """
+    _check_memory(config, len(catalog.classes), world)
     loss, dim, count = config.loss, config.model.embedding_dim, len(catalog.classes)
     sharded, seed = config.head.parallel == "model", config.train.seed
     margin = metric_margin(config)
@@ -120,6 +125,28 @@ def loss_weights(config: Config) -> dict[str, float]:
         **dict.fromkeys(nested, share),
         "classification": config.loss.classification_weight or 0.0,
     }
+
+
+def _check_memory(config: Config, classes: int, world: World) -> None:
+    """See that class weights and their optimizer state are not larger than all memory."""
+    share = -(-classes // world.size) if config.head.parallel == "model" else classes
+    dims = config.model.embedding_dim * config.head.centres + sum(_nested(config).values())
+    if config.loss.classification_weight:
+        dims += config.model.embedding_dim
+    states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    needed = share * dims * DTYPES[config.head.dtype].itemsize * (1 + states)
+    if world.device.type == "cuda":
+        there = torch.cuda.get_device_properties(world.device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        needed *= world.local_size
+    if needed > there:
+        raise ConfigError(
+            f"the weights of {classes:,} classes with their optimizer state need "
+            f"{needed / 1e9:,.1f} GB, more than the {there / 1e9:,.1f} GB of "
+            f"{'the device' if world.device.type == 'cuda' else 'this machine'}; lower "
+            "model.embedding_dim or data.num_classes, or see what `lookalike plan` suggests"
+        )
 
 
 def _nested(config: Config) -> dict[str, int]:

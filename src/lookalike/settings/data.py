@@ -47,7 +47,7 @@ class DataConfig(Section):
     list; names without a suffix are then looked up in it."""
     classes: list[str] | str | None = None
     """Class names: a list, or the path or URI of a file with one name a line."""
-    num_classes: int | None = Field(None, ge=1)
+    num_classes: int | None = Field(None, ge=1, le=10**8)
     """Number of training classes; inferred. With integer labels it may exceed the highest."""
     threads: int = Field(4, ge=0, le=256)
     """Threads that read and decode images, for each worker."""

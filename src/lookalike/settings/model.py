@@ -26,12 +26,12 @@ class ModelConfig(Section):
     train_size: int | tuple[int, int] | None = None
     """The same in training; `image_size` by default. A smaller one trains faster, and
     convolutional backbones often gain from it (Touvron et al., FixRes, 2019)."""
-    crop_pct: float | None = Field(None, gt=0, le=1)
+    crop_pct: float | None = Field(None, ge=0.05, le=1)
     """Part of the resized image that the centre crop keeps in evaluation; by default what timm
     states for the backbone."""
     backbone_dim: int | None = Field(None, ge=1)
     """Channels of the backbone's feature map; inferred, and checked when given."""
-    embedding_dim: int = Field(1536, ge=2)
+    embedding_dim: int = Field(1536, ge=2, le=2**16)
     """Length of the embedding."""
     pooling: str = "gem+avg"
     """How the neck pools the feature map: gem, avg, max, cls (the class token of a ViT or XCiT),

@@ -15,7 +15,7 @@ class RunConfig(Section):
     workdir: str | None = None
     """Where a run with a URI as its output is written on each machine before it is uploaded; by
     default a folder of the user's cache directory."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, le=1024)
     """Processes on this machine, started through torchrun."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes CUDA devices when there are any."""

@@ -17,4 +17,7 @@ def in_bytes(text: str) -> int:
     if found is None or (found[3] and not found[2]) or float(found[1]) == 0:
         raise ValueError("is no size; write a number with a unit, as 500MB, 50GB, 2TB or 64GiB")
     unit = found[2].lower()
-    return int(float(found[1]) * (_BINARY[unit] if found[3] else _UNITS[unit]))
+    size = float(found[1]) * (_BINARY[unit] if found[3] else _UNITS[unit])
+    if not 1 <= size < 2**63:
+        raise ValueError("is no size of a disk or memory; write e.g. 500MB, 50GB or 2TB")
+    return int(size)

@@ -7,10 +7,13 @@ import numpy as np
 from lookalike.data.chance import EpochChance
 from lookalike.data.samplers.sampler import ClassSampler, Shape
 from lookalike.data.samplers.sampling import POWER, Sampling, Sizes
+from lookalike.errors import ConfigError
 
 _BALANCED_STREAM = 3
 _REPEAT_STREAM = 4
 
+_MOST_REPEATED = 1000  # times the images of the list
+_MOST_ROWS = 2**31  # of an epoch, which is drawn as a whole
 _UNIT = 1 << 20  # repeat factors are whole numbers of its parts, so that sums are exact
 
 
@@ -66,7 +69,20 @@ class RepeatFactorSampler(ClassSampler):
 
     @classmethod
     def shape(cls, sizes: Sizes, batch_size: int, sampling: Sampling) -> Shape:
-        """As many full batches as all repeat factors together give, rounded down."""
+        """As many full batches as all repeat factors together give, rounded down.
+
+        Raises:
+            ConfigError: the threshold makes an epoch of too many images.
+        """
+        threshold = _threshold(sizes, sampling)
+        factors = np.maximum(1.0, np.sqrt(threshold / sizes.images))
+        images = float((sizes.classes * sizes.images * factors).sum())
+        if not images <= _MOST_REPEATED * sizes.total or images > _MOST_ROWS:
+            raise ConfigError(
+                f"data.repeat_threshold={threshold:g} makes an epoch of {images:.3g} images out "
+                f"of {sizes.total:,}; use a lower one ({sizes.total / sizes.num_classes:.4g}, the "
+                "mean number of images a class, by default)"
+            )
         factors = _repeat_factors(sizes.images, sizes, sampling)
         total = int((sizes.classes * sizes.images * factors).sum()) // _UNIT
         batch = min(sizes.total, batch_size)
