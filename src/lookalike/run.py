@@ -13,6 +13,7 @@ checkpoints/latest     the name of the newest one
 checkpoints/best       the name of the best one by the primary retrieval metric
 model/                 the embedder alone, and what its cosines mean
 exports/               what was exported of it
+loggers.json           by which ids experiment trackers know the run
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.errors import RunError
+from lookalike.reporting.loggers import LOGGERS_FILE
 from lookalike.storage import Place
 
 CONFIG = "config.yaml"
@@ -122,10 +124,11 @@ class Run:
             RunError: it holds something else.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
-        ours |= {self.resolved, self.classes}
+        ours |= {self.resolved, self.classes, self.tensorboard}
+        ours |= {self.path / LOGGERS_FILE, self.path / "wandb"}
         ours |= {self.path / DOCTOR_JSON, self.path / DOCTOR_PAGE}  # a look before the training
         if resume:
-            ours |= {self.metrics, self.environment, self.report, self.model, self.tensorboard}
+            ours |= {self.metrics, self.environment, self.report, self.model}
             ours |= {self.path / EXPORTS, *self.path.glob(".*")}
         foreign = sorted(path.name for path in self.path.iterdir() if path not in ours)
         if not resume and any(self.checkpoints.glob("*")):

@@ -1,8 +1,8 @@
 """The training."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lookalike.settings.section import Section
 
@@ -10,13 +10,13 @@ from lookalike.settings.section import Section
 class TrainConfig(Section):
     """How long and how to train."""
 
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=2**20)
     """Images a step, over all workers together."""
     accumulate: int = Field(1, ge=1)
     """Split each worker's part of a batch into so many micro-batches, for a batch whose
     activations do not fit into memory. The step is that of the whole batch, loss and class weights
     included; only batch norms see a micro-batch at a time. Takes another forward pass."""
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, le=10**9)
     """Passes over the training images."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many steps, whatever `epochs` says."""
@@ -58,5 +58,14 @@ class TrainConfig(Section):
     classes that have the same label there; new classes start at random."""
     report: bool = True
     """Write report.html at the end: scores, curves, what queries find, a map of the embedding."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers that take what metrics.jsonl takes, each with the extra of its name:
+    `[tensorboard, wandb, mlflow, trackio]`. Servers and keys come from their environment."""
     tensorboard: bool = False
-    """Write metrics for TensorBoard too (needs the extra `tensorboard`)."""
+    """The same as `tensorboard` in `train.loggers`."""
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _one_logger(cls, value: Any) -> Any:
+        """One name may stand alone."""
+        return [value] if isinstance(value, str) else value

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lookalike import __version__, cluster, log, storage, warm_start
+from lookalike import __version__, chronicle, cluster, log, storage, warm_start
 from lookalike.assembly import (
     assemble,
     create_embedder,
@@ -32,12 +31,12 @@ from lookalike.assembly import (
 from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.assembly_measures import calibrate_model, create_measure
 from lookalike.checkpoint import Progress
-from lookalike.config import Config
+from lookalike.config import Config, keys
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
 from lookalike.distributed import World
-from lookalike.errors import Interrupted, MissingExtraError
+from lookalike.errors import Interrupted
 from lookalike.launch import in_worker, launch
 from lookalike.log import logger
 from lookalike.mirror import Mirror
@@ -45,6 +44,7 @@ from lookalike.mirror_parts import create_mirror
 from lookalike.model.embedder import Embedder
 from lookalike.quota import Quota
 from lookalike.reporting import environment
+from lookalike.reporting.loggers import Loggers, RunFacts, check_installed
 from lookalike.resuming import (
     as_before,
     check_end,
@@ -86,6 +86,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     metric_margin(config)  # fails before work, as the next two do
     create_augmentations(config.data.augment)
     create_sampling(config)
+    check_installed(_logger_names(config))
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, resume)
 
@@ -126,6 +127,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         progress = continued(restored or Progress(inputs=inputs), inputs)
         pace = plan_pace(config, loader, progress.shift)
         check_end(config, pace, progress)
+        loggers = Loggers()
+        with world.together():
+            if world.is_main:
+                loggers.start(_logger_names(config), _run_facts(run, config))
         trainer = Trainer(
             trained,
             step=create_step(config, trained, world),
@@ -139,7 +144,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                 embedder, heads["metric"], held_out, catalog, config, world, source, inputs.val_list
             ),
             keep_model=lambda: _keep(embedder, run) if world.is_main else None,
-            record=_recorder(run, config, world),
+            record=lambda values: _record(run, loggers, values) if world.is_main else None,
             progress=progress,
             saved=lambda: mirror.saved() if mirror is not None else None,
         )
@@ -153,6 +158,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         with world.together():
             if mirror is not None:
                 mirror.start()
+        finished = False
         try:
             ended_by = trainer.fit()
             if not ended_by:
@@ -163,7 +169,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                     calibration.save(run.model)
                 if config.train.report and world.is_main:
                     report_training(run, config, catalog, held_out, world.device, source)
+            finished = not ended_by
         finally:  # what a failed training has saved is uploaded too
+            loggers.finish(finished=finished)
             if mirror is not None:
                 mirror.finish()
         if ended_by:
@@ -206,28 +214,20 @@ def _keep(embedder: Embedder, run: Run) -> None:
     embedder.save(run.model)
 
 
-def _recorder(run: Run, config: Config, world: World) -> Callable[[dict[str, Any]], None]:
-    """What writes records to metrics.jsonl, and to TensorBoard where it is wanted."""
-    if not world.is_main:
-        return lambda record: None
-    writer = None
-    if config.train.tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtraError("tensorboard", "tensorboard") from None
-        writer = SummaryWriter(str(run.tensorboard))
+def _record(run: Run, loggers: Loggers, values: dict[str, Any]) -> None:
+    """Write a record to metrics.jsonl, and to the experiment trackers."""
+    run.append(run.metrics, values)
+    loggers.log(values)
 
-    def record(values: dict[str, Any]) -> None:
-        run.append(run.metrics, values)
-        if writer is not None:
-            group = "validation" if "recall_at_1" in values else "train"
-            for name, value in values.items():
-                if name not in ("step", "epoch") and not isinstance(value, str):
-                    writer.add_scalar(f"{group}/{name}", value, values["step"])
-            writer.flush()
 
-    return record
+def _logger_names(config: Config) -> list[str]:
+    return [*config.train.loggers, *(["tensorboard"] if config.train.tensorboard else [])]
+
+
+def _run_facts(run: Run, config: Config) -> RunFacts:
+    """What experiment trackers are told of the run."""
+    shown = config.without_secrets()
+    return RunFacts(chronicle.name_of(str(run.path)), run.path, {k: shown.get(k) for k in keys()})
 
 
 def _create_quota(
