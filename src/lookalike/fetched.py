@@ -11,6 +11,7 @@ from pathlib import Path
 from lookalike import checkpoint, storage
 from lookalike.config import Config
 from lookalike.errors import RunError, StorageError
+from lookalike.exporting.artefact import ABOUT_FILE
 from lookalike.log import logger
 from lookalike.model.saved import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
 from lookalike.run import CONFIG, RESOLVED, Run, write_text
@@ -200,11 +201,11 @@ def model_of(uri: str) -> Path:
             f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
             f"not those that {CONFIG_FILE} was written for; upload the model again"
         )
-    calibration = f"{prefix}{Run(folder).calibration.name}"
-    if calibration in sizes:
-        _refreshed(storage.join(uri, calibration), folder / calibration.removeprefix(prefix))
-    else:
-        (folder / calibration.removeprefix(prefix)).unlink(missing_ok=True)
+    for name in (Run(folder).calibration.name, ABOUT_FILE):  # which not every model has
+        if prefix + name in sizes:
+            _refreshed(storage.join(uri, prefix + name), folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
     return folder
 
 

@@ -1,5 +1,6 @@
 """`lookalike search` as people type it, and the page."""
 
+import io
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ from PIL import Image
 
 import lookalike
 from lookalike import cli
-from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.errors import ConfigError, DataError, LookalikeError, RunError
 from lookalike.gallery.verdict import judge, prior_of
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibration import Calibration, Level
 from lookalike.retrieval.class_pairs import Spread
 from lookalike.retrieval.likelihood import Likelihood
 from lookalike.retrieval.open_set import OpenSet, Rejection
+from lookalike.vectors import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -154,6 +156,28 @@ def test_arrays_of_vectors_are_galleries(model, photos, tmp_path, monkeypatch, c
         np.save(tmp_path / "v.npy", wrong)
         with pytest.raises(DataError, match=message):
             best("wrong")
+
+
+def test_damaged_files_of_vectors_are_named(model, photos, tmp_path):
+    """In the pages, in the footer, and cut off."""
+    table = tmp_path / "photos.parquet"
+    lookalike.embed(model, photos, table, device="cpu", threads=1)
+    whole = table.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for step in range(40):
+        broken = bytearray(whole)
+        for place in rng.integers(4, len(whole), 3).tolist():
+            broken[place] ^= 1 << int(rng.integers(8))
+        table.write_bytes(broken if step % 4 else whole[: int(rng.integers(4, len(whole)))])
+        index = lookalike.Index.create(tmp_path / str(step), dim=16)
+        try:
+            for records, vectors in files.read(str(table)):
+                index.add(records, vectors=vectors)
+        except LookalikeError as error:
+            refused += 1
+            assert "photos.parquet" in str(error) or "vector" in str(error)
+    assert refused > 10
 
 
 def test_another_model_is_refused(model, photos, tmp_path):
@@ -307,6 +331,13 @@ def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatc
     assert len(lookalike.Index.open(index)) == 20
     lookalike.search(model, index=index, remove=photos / "101")
     assert len(lookalike.Index.open(index)) == 16
+    for answer, code, left in (("n\n", 2, 16), ("y\n", 0, 0)):  # asked on a terminal
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert search(monkeypatch, model, "--index", index, "--remove", "/") == code
+        assert len(lookalike.Index.open(index)) == left
+    lookalike.search(model, index=index, add=photos, device="cpu")
     assert search(monkeypatch, model, "--index", index, "--remove", "/", "--yes") == 0
     assert len(lookalike.Index.open(index)) == 0
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,19 +69,20 @@ def search(
 ) -> None:
     """Find the images of a gallery that look like a query."""
     from lookalike import log
+    from lookalike.gallery.contents import EverythingMatches
     from lookalike.verbs.search import search as verb
 
     log.start()
     if open_page and html is None:
         html = str(Path(tempfile.mkdtemp(prefix="lookalike-")) / "search.html")
-    found = verb(
+    asked = partial(
+        verb,
         model,
         queries or (),
         gallery=gallery or (),
         index=index,
         add=add or (),
         remove=remove or (),
-        remove_all=yes,
         k=k,
         kind=kind,
         exact=exact,
@@ -91,6 +94,12 @@ def search(
         requests=requests,
         device=device,
     )
+    try:
+        found = asked(remove_all=yes)
+    except EverythingMatches as error:  # before anything was changed
+        if not sys.stdin.isatty() or not typer.confirm(f"{error}. Remove them?", err=True):
+            raise
+        found = asked(remove_all=True)
     for answer in found.answers:
         typer.echo(json.dumps(asdict(answer)) if as_json else _shown(answer))
     if found.answers and not as_json:

@@ -110,13 +110,17 @@ def _is_of_vectors(place: str, index: Index) -> bool:
             storage.public(place),
         )
         return True
-    model = files.model_of(place)
-    if model not in (None, index.model):
+    models = files.models_of(place)
+    if models is not None and index.model not in models:
         raise RunError(
-            f"{storage.public(place)}: holds vectors of another model ({str(model)[:8]}; the index "
+            f"{storage.public(place)}: holds vectors of another model ({models[0][:8]}; the index "
             f"is of {index.model[:8]}), which cannot be compared; embed the images anew"
         )
-    return model is not None
+    return models is not None
+
+
+class EverythingMatches(ConfigError):
+    """Folders or patterns would remove all images of an index, and nobody confirmed that."""
 
 
 def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> None:
@@ -128,7 +132,7 @@ def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> 
         remove_all: let folders and patterns meet all images.
 
     Raises:
-        ConfigError: folders or patterns meet all images, and `remove_all` is not set.
+        EverythingMatches: folders or patterns meet all images, and `remove_all` is not set.
     """
     ids = index.ids()
     there = set(ids)
@@ -149,7 +153,7 @@ def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> 
             logger.warning("not in the index: %s", storage.public(item))
         leaving |= dict.fromkeys(found)
     if broad is not None and len(leaving) == len(ids) and not remove_all:
-        raise ConfigError(
+        raise EverythingMatches(
             f"--remove {storage.public(broad)} matches all {len(ids):,} images of {index.path}; "
             "nothing was removed. Add --yes (remove_all=True) to remove them all"
         )

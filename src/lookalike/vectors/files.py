@@ -114,8 +114,10 @@ def read_array(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
             yield records, vectors.astype(kind.newbyteorder("="))
 
 
-def model_of(uri: str) -> str | None:
-    """The trained model's fingerprint for the vectors in a Parquet file of ours; else None.
+def models_of(uri: str) -> list[str] | None:
+    """The fingerprints of the model of the vectors in a Parquet file of ours; else None.
+
+    One is its own; where it is an export, another is that of the trained model.
 
     Raises:
         StorageError: it cannot be read.
@@ -126,28 +128,38 @@ def model_of(uri: str) -> str | None:
         with storage.opened(uri) as stream:
             metadata = pq.read_schema(stream).metadata or {}
         about = json.loads(metadata[b"lookalike"])
-        model = about.get("trained") or about["model"]
-    except (KeyError, ValueError, pa.ArrowException):
+        models = [str(about["model"]), str(about.get("trained") or about["model"])]
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, pa.ArrowException):
         return None  # a table, but not one of ours
-    return str(model)
+    return models
 
 
 def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
     """Images and vectors of a file that `merge` wrote, a row group at a time.
 
     Images inside of larger files are named, but cannot be read by that.
+
+    Raises:
+        DataError: it is damaged.
     """
+    place = storage.public(uri)
     with storage.opened(uri) as stream:
-        size = size_of(stream)
-        file = pq.ParquetFile(stream)
-        check_parquet(file.metadata, size, storage.public(uri))
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            vectors = table["vector"].combine_chunks()
-            flat = vectors.flatten().to_numpy().reshape(len(table), -1)
-            columns = (*(("path", "label")), *(name for name in _BOX if name in table.schema.names))
-            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-            yield [_record(uri, *row) for row in rows], flat
+        try:
+            size = size_of(stream)
+            file = pq.ParquetFile(stream)
+            check_parquet(file.metadata, size, place)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                flat = table["vector"].combine_chunks().flatten().to_numpy()
+                columns = ("path", "label", *(name for name in _BOX if name in table.schema.names))
+                rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+                yield [_record(uri, *row) for row in rows], flat.reshape(len(table), -1)
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            reason = str(error).strip().splitlines()
+            raise DataError(
+                f"{place}: damaged ({reason[0][:100] if reason else type(error).__name__}); embed "
+                "the images again"
+            ) from None
 
 
 def _record(uri: str, path: str, label: str | None, *box: float | None) -> Record:
