@@ -151,8 +151,11 @@ def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
                 flat = table["vector"].combine_chunks().flatten().to_numpy()
-                columns = ("path", "label", *(name for name in _BOX if name in table.schema.names))
-                rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+                texts = [table[name].cast(pa.string()) for name in ("path", "label")]
+                if texts[0].null_count:
+                    raise ValueError("a row without a path")
+                boxes = [table[name] for name in _BOX if name in table.schema.names]
+                rows = zip(*(column.to_pylist() for column in (*texts, *boxes)), strict=True)
                 yield [_record(uri, *row) for row in rows], flat.reshape(len(table), -1)
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
             reason = str(error).strip().splitlines()
