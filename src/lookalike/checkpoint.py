@@ -43,7 +43,7 @@ from lookalike.distributed import World
 from lookalike.errors import RunError
 from lookalike.losses.head import Head
 from lookalike.optim import Ema, LossScaler
-from lookalike.storage.local_files import digest_of, refused, usual_mode
+from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 
 FORMAT = "lookalike checkpoint 2"
 OLDER_FORMATS = ("lookalike checkpoint 1",)
@@ -155,6 +155,8 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
     for each in told:
         if each["cause"] is not None:
             cause = cause or each["cause"]
+            if world.is_keeper:
+                shutil.rmtree(aside, ignore_errors=True)
             raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
     if world.is_keeper:
         files = dict(sorted((n, each["files"][n]) for each in told for n in each["files"]))
@@ -168,7 +170,8 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
             "sha256": {name: digest for name, (_, digest) in files.items()},
         }
         state["own_sha256"] = _digest_of_state(state)
-        _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
+        with writing(folder):
+            _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
         if folder.exists():  # the same step again, after a resume
             shutil.rmtree(folder)
         aside.rename(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import Any
@@ -14,10 +15,10 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.image_size import size_text
 from lookalike.data.patterns import shown
 from lookalike.errors import RunError
-from lookalike.log import counted
+from lookalike.log import counted, logger
 from lookalike.reporting.content import Setting, Story
 from lookalike.retrieval.calibration import Calibration
-from lookalike.run import ENVIRONMENT, of_one_list
+from lookalike.run import ENVIRONMENT, METRICS, of_one_list, read_lines
 
 
 def required_config(run: str) -> Config:
@@ -39,8 +40,8 @@ def calibration(run: str) -> Calibration | None:
 
 def story(run: str) -> Story:
     """Its records, its name and when it was trained."""
-    lines = _text(run, "metrics.jsonl").splitlines(keepends=True)
-    metrics = of_one_list([json.loads(line) for line in lines if line.endswith("\n")])
+    lines = io.StringIO(_text(run, METRICS))
+    metrics = of_one_list(list(read_lines(lines, storage.public(storage.join(run, METRICS)))))
     times = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ ", _text(run, "log.txt"), re.M)
     trained = f"Trained {times[0]} to {times[-1][11:]}" if times else ""
     if times and times[0][:10] != times[-1][:10]:
@@ -100,8 +101,15 @@ def settings(config: Config) -> list[Setting]:
 
 def environment(run: str) -> list[tuple[str, str]]:
     """Versions and devices; nothing where they were not written down."""
-    text = _text(run, ENVIRONMENT)
-    found: dict[str, Any] = json.loads(text) if text else {}
+    try:
+        found = json.loads(_text(run, ENVIRONMENT) or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        logger.warning(
+            "%s: is broken, and left out", storage.public(storage.join(run, ENVIRONMENT))
+        )
+        return []
     return [(name, str(value)) for name, value in found.items()]
 
 

@@ -159,7 +159,8 @@ def restore(
     with world.together():
         if world.is_main:
             name = _newest(run, catalog)
-            bad = {found["row"]: found["reason"] for found in run.read(run.bad_images)}
+            found = [(each.get("row"), each.get("reason")) for each in run.read(run.bad_images)]
+            bad = {row: str(reason) for row, reason in found if type(row) is int}
     # Other machines may have nothing of the run but this checkpoint.
     name, bad = world.tell([name, bad])[0]
     with world.together():

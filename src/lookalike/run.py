@@ -18,12 +18,13 @@ loggers.json           by which ids experiment trackers know the run
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.errors import RunError
+from lookalike.log import logger
 from lookalike.reporting.loggers import LOGGERS_FILE
 from lookalike.storage import Place
+from lookalike.storage.local_files import writing
 
 CONFIG = "config.yaml"
 RESOLVED = "resolved.yaml"
@@ -40,6 +43,7 @@ DOCTOR_JSON = "doctor.json"
 DOCTOR_PAGE = "doctor.html"
 REPORT = "report.html"
 ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
 EXPORTS = "exports"
 
 # A worker that was just killed may take a moment to let go.
@@ -157,7 +161,7 @@ class Run:
     @property
     def metrics(self) -> Path:
         """One JSON object a line."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def bad_images(self) -> Path:
@@ -227,19 +231,26 @@ class Run:
             yield
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
-        """Add one JSON object as a line to `file` of this run, in one write."""
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+        """Add one JSON object as a line to `file` of this run: all of it, or nothing.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        line = json.dumps({k: _plain(v) for k, v in record.items()}) + "\n"
+        with writing(file), file.open("ab", buffering=0) as stream:
+            before = stream.seek(0, os.SEEK_END)
+            try:
+                if stream.write(line.encode()) != len(line):  # a disk that is full after a part
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                stream.truncate(before)
+                raise
 
     def read(self, file: Path) -> Iterator[dict[str, Any]]:
-        """The objects of a JSON-lines file of this run; a torn last line is left out."""
-        if not file.exists():
-            return
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                if not line.endswith("\n"):
-                    return
-                yield json.loads(line)
+        """The objects of a JSON-lines file of this run, as `read_lines` takes them."""
+        if file.exists():
+            with file.open(encoding="utf-8", errors="replace") as stream:
+                yield from read_lines(stream, str(file))
 
     def scores(self) -> list[dict[str, Any]]:
         """The evaluations of this run on its newest validation list, in order."""
@@ -248,8 +259,33 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Take back the metrics of steps that a resumed run will do again."""
-        kept = [record for record in self.read(self.metrics) if record["step"] <= step]
+        if step > 0 and not self.metrics.exists():
+            logger.warning("%s: is missing; the curves begin at step %d", self.metrics, step)
+        kept = [record for record in self.read(self.metrics) if record.get("step", 0) <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines.
+
+    A torn last line is left out, and with a warning every line that is no JSON object or whose
+    `step` is no number.
+
+    Args:
+        lines: with their ends.
+        place: where they are from, for the warning.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            return
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and type(found.get("step", 0)) is int:
+            yield found
+        else:
+            logger.warning("%s:%d: is broken, and left out: %.40r", place, number, line)
 
 
 def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -270,9 +306,4 @@ def _plain(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the content of `path` as a whole: a reader sees the old or the new."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    storage.write_bytes(str(path), text.encode("utf-8", "surrogateescape"))

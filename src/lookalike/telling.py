@@ -145,10 +145,16 @@ def say_result(run: Run, progress: Progress) -> None:
             f"{progress.skipped:,}", f"{progress.step:,}",
         )  # fmt: skip
     scores = run.scores()
-    if not scores or progress.best_score is None:
+    if progress.best_score is None or not scores:
         logger.info("done: %s (its quality was not measured)", run.model)
         return
-    start, best = scores[0], next(s for s in scores if s["step"] == progress.best_step)
+    start, best = scores[0], next((s for s in scores if s["step"] == progress.best_step), None)
+    if best is None:
+        logger.info(
+            "done: %s, from step %d: MAP@R %.1f %%; %s has lost its other scores",
+            run.model, progress.best_step, 100 * progress.best_score, run.metrics,
+        )  # fmt: skip
+        return
     logger.info(
         "done: %s, from step %d: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
         run.model, best["step"], 100 * best["recall_at_1"], 100 * best["map_at_r"],

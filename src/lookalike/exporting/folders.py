@@ -13,7 +13,8 @@ from lookalike.data.image_size import ImageSize, height_width
 from lookalike.errors import ConfigError
 from lookalike.exporting.network import in_precision
 from lookalike.model.architecture import Architecture
-from lookalike.model.embedder import Embedder
+from lookalike.model.embedder import WEIGHTS_FILE, Embedder
+from lookalike.storage.local_files import usual_mode
 
 NECK_FILE = "neck.safetensors"
 
@@ -57,15 +58,17 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
     if precision == "fp16":
         model.half()
     folder.mkdir(parents=True)
-    timm.models.save_for_hf(
-        model,
-        str(folder),
-        model_config={"pretrained_cfg": pixels, "num_classes": 0},
-        model_args={**found.args, **size},
-        safe_serialization=True,
-    )
+    with usual_mode(folder / WEIGHTS_FILE):
+        timm.models.save_for_hf(
+            model,
+            str(folder),
+            model_config={"pretrained_cfg": pixels, "num_classes": 0},
+            model_args={**found.args, **size},
+            safe_serialization=True,
+        )
     neck = {name: tensor.contiguous() for name, tensor in embedder.neck.state_dict().items()}
-    safetensors.torch.save_file(neck, folder / NECK_FILE)
+    with usual_mode(folder / NECK_FILE):
+        safetensors.torch.save_file(neck, folder / NECK_FILE)
 
 
 def load_timm(folder: Path, like: Embedder) -> Embedder:

@@ -48,6 +48,8 @@ def writing(place: str | Path) -> Iterator[None]:
     except LookalikeError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise StorageError(str(LookalikeError.of_system(error) or error)) from error
         reason = refused(error) or _full(Path(local_path(str(place))))
         if reason is None:
             raise

@@ -16,6 +16,7 @@ from lookalike.data.annotation import read_text
 from lookalike.data.claims import check_parquet, npy_header, size_of
 from lookalike.data.record import Details, Record
 from lookalike.errors import DataError
+from lookalike.storage.local_files import writing
 from lookalike.vectors.parts import Part, Parts
 
 SUFFIXES = (".parquet", ".npy")
@@ -36,12 +37,13 @@ def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> l
     Returns:
         The files, on the disk; the one that was asked for comes last.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     kind = _parquet if name.endswith(".parquet") else _npy
-    files = kind(parts, records, folder / name)
-    for file in files:
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files = kind(parts, records, folder / name)
+        for file in files:
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
     return files
 
 

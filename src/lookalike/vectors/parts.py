@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from lookalike import storage
 from lookalike.data.record import Record
 from lookalike.errors import RunError
+from lookalike.storage.local_files import usual_mode, writing
 
 MANIFEST = "manifest.json"
 
@@ -96,10 +97,11 @@ class Parts:
         """
         if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST
         if manifest.exists():
-            self._compare(json.loads(manifest.read_text("utf-8")))
+            self._compare(_object(manifest))
         else:  # without it no part counts
             for path in self.folder.glob("*.part*"):
                 path.unlink()
@@ -134,10 +136,13 @@ class Parts:
         """Keep a part."""
         aside = self._path(number).with_suffix(".partial")
         bad = json.dumps({str(row): reason for row, reason in part.bad.items()})
-        save_file({"rows": part.rows, "vectors": part.vectors}, aside, metadata={"bad": bad})
-        with aside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        aside.replace(self._path(number))
+        tensors = {"rows": part.rows, "vectors": part.vectors}
+        with writing(self.folder):
+            with usual_mode(aside):
+                save_file(tensors, aside, metadata={"bad": bad})
+            with aside.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            aside.replace(self._path(number))
 
     def read(self, number: int) -> Part:
         """A part that was kept.
@@ -166,6 +171,21 @@ class Parts:
         """Drop the folder; what names its parts goes first, so that no rest of it is believed."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder)
+
+
+def _object(manifest: Path) -> dict[str, object]:
+    """The content of a manifest.
+
+    Raises:
+        RunError: it is broken.
+    """
+    try:
+        found = json.loads(manifest.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{manifest}: is broken; add --restart to drop what is done")
+    return found
 
 
 def by_part(

@@ -28,6 +28,7 @@ from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import EXPORTS
 from lookalike.storage import Place
+from lookalike.storage.local_files import writing
 from lookalike.verbs.embed import load
 
 RANGES = 256
@@ -117,7 +118,7 @@ def export(
             embedder, source.learned(ranges, "auto", instead="--ranges"), threads, images
         )
     where = appearing_there(place) if isinstance(place, str) else appearing(place)
-    with where as path:
+    with where as path, writing(place if isinstance(place, Path) else path):
         artefact = WRITERS[format](embedder, precision, path, batches)
         certificate = certify(
             embedder,

@@ -20,6 +20,7 @@ from lookalike.log import logger
 from lookalike.model.weights import read_weights
 from lookalike.run import Run
 from lookalike.storage import Place
+from lookalike.storage.local_files import usual_mode, writing
 from lookalike.verbs.train import train
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -94,7 +95,7 @@ def _unpack(folder: Path) -> Path:
     """The bundled images and lists, in `folder`/data."""
     data = folder / "data"
     bundle = files("lookalike") / "quickstart_data" / "emoji.tar"
-    with as_file(bundle) as path, tarfile.open(path) as archive:
+    with writing(data), as_file(bundle) as path, tarfile.open(path) as archive:
         archive.extractall(data, filter="data")
     return data
 
@@ -112,10 +113,12 @@ def _pretrained_weights(folder: Path) -> Path:
     ours = timm.create_model(BACKBONE).state_dict()
     if [tuple(t.shape) for t in theirs] != [tuple(t.shape) for t in ours.values()]:
         raise RunError(f"{source}: its tensors are not those of timm's {BACKBONE}")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{BACKBONE}.safetensors"
     named = {name: tensor.contiguous() for name, tensor in zip(ours, theirs, strict=True)}
-    safetensors.torch.save_file(named, path)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with usual_mode(path):
+            safetensors.torch.save_file(named, path)
     return path
 
 

@@ -1,0 +1,157 @@
+"""A disk that is full or may not be written to: named in one line, and nothing earlier damaged."""
+
+import os
+import resource
+import stat
+import sys
+
+import pytest
+
+import lookalike
+from lookalike import cli
+from lookalike.errors import LookalikeError, StorageError
+from lookalike.run import Run, write_text
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory) -> Run:
+    """A run of one step, made under a umask that lets the group read."""
+    output = tmp_path_factory.mktemp("full") / "run"
+    before = os.umask(0o027)
+    try:
+        return lookalike.train(
+            train=str(shapes / "train.txt"), val=str(shapes / "val.txt"), output=str(output),
+            backbone="test_resnet", pretrained=False, image_size=32, embedding_dim=16,
+            batch_size=8, max_steps=1, device="cpu", report=False,
+        )  # fmt: skip
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def limit():
+    """Sets the size in bytes beyond which the system refuses to let a file grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def content(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_all_files_follow_the_umask(run):
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in run.path.rglob("*.safetensors")}
+    assert len(modes) >= 4
+    assert set(modes.values()) == {0o640}
+
+
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, limit):
+    run = Run(tmp_path)
+    run.append(run.metrics, {"step": 1})
+    before = run.metrics.read_bytes()
+    limit(len(before) + 5)
+    with pytest.raises(StorageError, match=f"{run.metrics}: cannot be written: "):
+        run.append(run.metrics, {"step": 2, "loss": 0.123456789})
+    assert run.metrics.read_bytes() == before
+
+
+def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path, limit):
+    file = tmp_path / "classes.json"
+    write_text(file, "old")
+    limit(10)
+    with pytest.raises(StorageError, match=f"{file}: file too large"):
+        write_text(file, "new" * 100)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "old"}
+
+
+def test_a_model_that_does_not_fit_leaves_the_old_one(run, limit):
+    model = lookalike.load(run.path, device="cpu")
+    before = content(run.model)
+    limit(10_000)
+    with pytest.raises(StorageError, match=f"{run.model}: cannot be written: file too large"):
+        model.save(run.model)
+    assert content(run.model) == before
+
+
+@pytest.mark.parametrize("size", [200, 20_000])
+def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, limit, size):
+    before = content(run.checkpoints)
+    config = lookalike.Config.load(run.config).with_settings({"max_steps": 2})
+    limit(size)
+    with pytest.raises(LookalikeError, match=str(run.path)):
+        lookalike.train(config, resume=True)
+    after = content(run.checkpoints)
+    assert {path: after[path] for path in before} == before
+    assert not list(run.checkpoints.glob("*/*.partial"))
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
+def test_vectors_that_do_not_fit_leave_the_old_ones(run, shapes, tmp_path, limit, name):
+    output = tmp_path / name
+    lookalike.embed(run.path, shapes / "val.txt", output, device="cpu")
+    before = output.read_bytes()
+    limit(1200)
+    with pytest.raises(StorageError, match=r"v\.(npy|parquet).*: cannot be written: "):
+        lookalike.embed(run.path, shapes / "train.txt", output, device="cpu")
+    assert output.read_bytes() == before
+    limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert lookalike.embed(run.path, shapes / "train.txt", output, device="cpu") == 48
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch_export"])
+def test_an_export_that_does_not_fit_leaves_nothing(run, tmp_path, limit, form):
+    output = tmp_path / ("m.pt2" if form == "torch_export" else "m")
+    limit(50_000)
+    with pytest.raises(StorageError, match=f"{tmp_path}.*cannot be written: "):
+        lookalike.export(run.path, form, output=output)
+    assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = {
+    "train": ["train", "--train", "{list}", "--output", "{place}", "model.pretrained=false",
+              "model.backbone=test_resnet", "model.image_size=32"],
+    "evaluate": ["evaluate", "{run}", "--data", "{list}", "--output", "{place}"],
+    "embed": ["embed", "{run}", "{list}", "-o", "{place}.npy"],
+    "search": ["search", "{run}", "{list}", "--gallery", "{list}", "--index", "{place}"],
+    "export": ["export", "{run}", "--format", "safetensors", "-o", "{place}"],
+    "report": ["report", "{run}", "--output", "{place}.html"],
+    "doctor": ["doctor", "--train", "{list}", "--output", "{place}"],
+    "quickstart": ["quickstart", "--output", "{place}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_below_a_file_is_one_line(run, shapes, tmp_path, monkeypatch, capsys, command):
+    (tmp_path / "file").write_text("mine")
+    places = {"run": run.path, "list": shapes / "val.txt", "place": tmp_path / "file/x"}
+    words = [word.format(**places) for word in COMMANDS[command]]
+    monkeypatch.setattr(sys, "argv", ["lookalike", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2, said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path}/file" in line
+    assert "not a directory" in line or "file exists" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [("", 0), ('{"step": 0}\n{"step": 1, "lo\n[]\n"x"\n{"step": "1"}\n{"step": 1}\n{"st', 2)],
+)
+def test_broken_lines_of_metrics_are_named_and_left_out(tmp_path, lines, kept, caplog):
+    run = Run(tmp_path)
+    run.metrics.write_text(lines)
+    run.forget_after(5)
+    assert len(run.metrics.read_text().splitlines()) == kept
+    assert all(f"{run.metrics}:{row}: is broken" in caplog.text for row in (2, 3, 4, 5) if kept)
+
+
+def test_a_run_whose_metrics_are_lost_is_resumed(run, caplog):
+    run.metrics.unlink()
+    config = lookalike.Config.load(run.config).with_settings({"max_steps": 2})
+    lookalike.train(config, resume=True)
+    assert f"{run.metrics}: is missing; the curves begin at step 1" in caplog.text
+    assert [record["step"] for record in run.read(run.metrics)] == [2, 2]
