@@ -312,6 +312,10 @@ class _FileHandler(logging.FileHandler):
 
     _refused = False
 
+    def close(self) -> None:
+        with suppress(OSError):  # of lines that were refused, which was said
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):

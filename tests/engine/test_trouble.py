@@ -25,7 +25,7 @@ def words(shapes, output, *more):
 
 
 @pytest.mark.parametrize(
-    ("number", "workers", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 1, 130),
+    ("number", "workers", "code"), [(signal.SIGHUP, 1, 129), (signal.SIGINT, 1, 130),
                                     (signal.SIGTERM, 2, 143)],
 )  # fmt: skip
 def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, code):

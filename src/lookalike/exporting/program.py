@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,10 @@ def build(embedder: Embedder, precision: str) -> ExportedProgram:
 def save(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the program with `metadata` as its extra files, which get the ending `.json`."""
     files = {f"{name}.json": text for name, text in metadata.items()}
-    torch.export.save(program, path, extra_files=files)
+    # Torch's own writer ends the process when the disk is full, from a destructor.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=files)
+    path.write_bytes(buffer.getbuffer())
 
 
 def reread(path: Path) -> nn.Module:

@@ -1,0 +1,196 @@
+"""A console that is closed, full or cannot encode; and Ctrl-C from the first moment on."""
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lookalike import cli, interrupt, launch, log
+from lookalike.distributed import World
+from lookalike.errors import ConfigError, ConsoleError, LookalikeError
+
+
+@pytest.fixture
+def closed():
+    """A stream whose reader went away."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="ascii") as stream:
+        yield stream
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """What `log.start(outlives_console=True)` sets."""
+    monkeypatch.setattr(log, "_outlives_console", True)
+    monkeypatch.setattr(log, "_lost", set())
+
+
+def test_a_training_goes_on_when_nobody_reads_its_lines(closed, training, caplog):
+    outlet = log.Outlet("stdout", closed)
+    for _ in range(3):
+        outlet.write("a line\n")
+        outlet.flush()
+    assert caplog.text.count("standard output: cannot be written to: broken pipe") == 1
+    closed.write("what Python writes at its end goes nowhere")
+    closed.flush()
+
+
+def test_other_commands_end_as_by_sigpipe(closed):
+    outlet = log.Outlet("stdout", closed)
+    outlet.write("a line\n")
+    with pytest.raises(ConsoleError) as told:
+        outlet.flush()
+    assert told.value.exit_code == 141
+
+
+@pytest.mark.parametrize(("word", "code", "said"), [("--help", 2, "no space left on device")])
+def test_an_answer_that_finds_no_room_is_an_error(monkeypatch, capfd, word, code, said):
+    monkeypatch.setattr(sys, "argv", ["lookalike", word])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == code
+    assert capfd.readouterr().err == f"error: standard output: cannot be written to: {said}\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_was_closed_before_the_start_is_none(monkeypatch, stream):
+    monkeypatch.setattr(sys, "argv", ["lookalike", "--help"])
+    monkeypatch.setattr(sys, stream, None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert not log.is_terminal()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_console_cannot_encode_is_escaped(encoding, tmp_path, monkeypatch):
+    record = logging.LogRecord("x", logging.INFO, "", 0, "caf\u00e9 \u4e2d \udcff", None, None)
+    with open(tmp_path / "out", "w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(log, "_stdout_is_kept", False)
+        log._ConsoleHandler().emit(record)
+    said = (tmp_path / "out").read_bytes().decode(encoding)
+    assert said.endswith("\\udcff\n")
+    assert said.startswith("caf\\xe9" if encoding == "ascii" else "caf\u00e9")
+
+
+def test_log_txt_takes_every_name_and_outlives_a_full_disk(tmp_path, caplog):
+    with log.also_to(tmp_path / "log.txt"):
+        log.logger.error("caf\udcff")
+    assert (tmp_path / "log.txt").read_text().endswith("caf\\udcff\n")
+    with log.also_to("/dev/full"):
+        log.logger.error("one")
+        log.logger.error("two")
+    assert caplog.text.count("/dev/full: cannot be written: no space left on device") == 1
+
+
+def child(*program: str) -> subprocess.CompletedProcess[str]:
+    """A program that handles Ctrl-C as `lookalike` does, without torch."""
+    begin = ["import signal, sys", "from lookalike import interrupt", "interrupt.handle()"]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join([*begin, *program])],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={k: v for k, v in os.environ.items() if k != "LOCAL_RANK"},
+    )  # fmt: skip
+
+
+def test_ctrl_c_in_an_import_that_swallows_it_ends_at_once(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n"
+        "    raise ImportError('no such symbol') from None\n"
+    )
+    done = child(f"sys.path.insert(0, {str(tmp_path)!r})", "import slow")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_ctrl_c_that_a_library_turned_into_another_error_is_no_traceback():
+    done = child(
+        "from lookalike import cli",
+        "def app():",
+        "    try:",
+        "        signal.raise_signal(signal.SIGINT)",
+        "    except KeyboardInterrupt:",
+        "        raise SystemError('returned a result with an exception set') from None",
+        "cli.app = app",
+        "cli.main()",
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_sighup_asks_to_stop_unless_it_is_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interrupt.deferred() as wish:
+            signal.raise_signal(signal.SIGHUP)
+        assert wish.signal == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        with interrupt.deferred() as wish:
+            signal.raise_signal(signal.SIGHUP)
+        assert not wish
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"WORLD_SIZE": "4", "RANK": "0"}, "not MASTER_ADDR: no launcher started this process"),
+        ({"RANK": "3"}, "RANK=3: no worker of a run; unset RANK"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1: no worker of a run"),
+        ({"RANK": "x"}, "RANK=x: not numbers of workers"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: no worker of a run"),
+    ],
+)
+def test_the_environment_of_another_launcher_is_named(monkeypatch, environment, words):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=words):
+        World.from_env("cpu")
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "words"),
+    [
+        ({1: -9, 0: 1}, 137, "worker 1 was ended by SIGKILL: the usual cause is memory"),
+        ({0: -11}, 139, "worker 0 was ended by SIGSEGV: a fault in native code"),
+        ({0: -15, 1: -9}, 137, "worker 1 was ended by SIGKILL"),
+        ({1: 3}, 3, "worker 1 ended with exit code 3"),
+    ],
+)
+def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
+    error = launch._failure(codes, tmp_path, "Go on with: this")
+    assert words in str(error)
+    assert str(error).endswith("Go on with: this")
+    assert error.exit_code == code
+    assert not error.is_said
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4611", True),
+        ("NCCL communicator was aborted on rank 0", True),
+        ("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x5)", False),
+    ],
+)
+def test_a_lost_peer_is_told_from_a_mistake_of_ours(words, lost, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
+    assert launch.lost_peers(RuntimeError(words)) is lost
+    assert (tmp_path / "lost-peers").exists() is lost
+
+
+def test_what_the_system_refuses_is_a_line_and_a_mistake_of_ours_is_not():
+    named = LookalikeError.of_system(FileNotFoundError(errno.ENOENT, "no", "/a/b"))
+    assert str(named) == "/a/b: no such file or directory"
+    assert LookalikeError.of_system(OSError("requested and written")) is None
+    assert LookalikeError.of_system(OSError(errno.EINVAL, "invalid")) is None
