@@ -41,7 +41,8 @@ def _launched() -> tuple[int, int, int, int]:
     except ValueError:
         raise ConfigError(f"the environment has {shown}: not numbers of workers; {fix}") from None
     rank, size, local_rank, local_size = found.values()
-    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+    here = local_size if "LOCAL_WORLD_SIZE" in given else size  # not every launcher says
+    if not (0 <= rank < size and 0 <= local_rank < here <= size):
         raise ConfigError(f"the environment has {shown}: no worker of a run; {fix}")
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if size > 1 and lacking:
