@@ -225,7 +225,12 @@ def create_source(config: Config) -> Source:
     data = config.data
     cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
     limits = storage.Limits(in_bytes(data.max_image_size), data.image_timeout)
-    return Source(requests=data.requests, cache=cache, limits=limits)
+    return Source(
+        requests=data.requests,
+        cache=cache,
+        limits=limits,
+        allow_truncated=data.allow_truncated,
+    )
 
 
 def create_loader(

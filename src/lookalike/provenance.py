@@ -131,6 +131,7 @@ def source_of(
     cache: Place | None,
     cache_size: str | None,
     requests: int | None,
+    allow_truncated: bool | None = None,
 ) -> Source:
     """The bytes of images for models at work: read as is asked for here, or as in training.
 
@@ -141,6 +142,7 @@ def source_of(
             default, where this machine has it.
         cache_size: the most that lies there, as 50GB; that of the run by default.
         requests: for images from elsewhere at a time; those of the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
 
     Raises:
         ConfigError: a value that cannot be, or a size without a cache.
@@ -153,6 +155,7 @@ def source_of(
         "data.cache": None if cache is None else str(cache),
         "data.cache_size": cache_size,
         "data.requests": requests,
+        "data.allow_truncated": allow_truncated,
     }
     config = config.with_values({key: v for key, v in given.items() if v is not None})
     if cache_size is not None and config.data.cache is None:

@@ -30,6 +30,10 @@ Requests = Annotated[
     int | None,
     typer.Option(help="Images from elsewhere to ask for at a time; as in the run by default."),
 ]
+AllowTruncated = Annotated[
+    bool | None,
+    typer.Option(help="Accept JPEGs whose end is missing; as in the run by default."),
+]
 Model = Annotated[
     str, typer.Argument(help="An output directory, a model folder, or an .onnx file.")
 ]

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
+from lookalike.cli.arguments import (
+    AllowTruncated,
+    Cache,
+    CacheSize,
+    Device,
+    Model,
+    Requests,
+    Threads,
+)
 
 
 def embed(
@@ -25,6 +33,7 @@ def embed(
     cache: Cache = None,
     cache_size: CacheSize = None,
     requests: Requests = None,
+    allow_truncated: AllowTruncated = None,
     device: Device = "auto",
 ) -> None:
     """Turn images into vectors. Killed and started again, it goes on where it stopped."""
@@ -40,5 +49,6 @@ def embed(
         cache=cache,
         cache_size=cache_size,
         requests=requests,
+        allow_truncated=allow_truncated,
         device=device,
     )

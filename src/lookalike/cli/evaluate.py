@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.arguments import (
+    AllowTruncated,
     AsJson,
     Cache,
     CacheSize,
@@ -73,6 +74,7 @@ def evaluate(
     cache: Cache = None,
     cache_size: CacheSize = None,
     requests: Requests = None,
+    allow_truncated: AllowTruncated = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -116,6 +118,7 @@ def evaluate(
         cache=cache,
         cache_size=cache_size,
         requests=requests,
+        allow_truncated=allow_truncated,
         device=device,
     )
     if not _speaks():

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike import storage
-from lookalike.cli.arguments import Cache, CacheSize, Device, Model, Requests, Threads
+from lookalike.cli.arguments import (
+    AllowTruncated,
+    Cache,
+    CacheSize,
+    Device,
+    Model,
+    Requests,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from lookalike.gallery.verdict import Answer, Neighbour
@@ -65,6 +73,7 @@ def search(
     cache: Cache = None,
     cache_size: CacheSize = None,
     requests: Requests = None,
+    allow_truncated: AllowTruncated = None,
     device: Device = "auto",
 ) -> None:
     """Find the images of a gallery that look like a query."""
@@ -92,6 +101,7 @@ def search(
         cache=cache,
         cache_size=cache_size,
         requests=requests,
+        allow_truncated=allow_truncated,
         device=device,
     )
     try:

@@ -13,6 +13,7 @@ from lookalike import storage
 from lookalike.data.disk_cache import DiskCache
 from lookalike.data.record import Record
 from lookalike.data.requests import Requests, Ticket
+from lookalike.data.truncated import completed
 from lookalike.storage import read_bytes
 
 REQUESTS = 128
@@ -35,6 +36,7 @@ class Source:
         requests: to object storage at a time.
         cache: for what is not on this machine.
         limits: on the file of one image, and on the time that it takes to arrive.
+        allow_truncated: give a JPEG an end whose own is missing when it is read again.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Source:
         requests: int = REQUESTS,
         cache: DiskCache | None = None,
         limits: storage.Limits = IMAGE_LIMITS,
+        allow_truncated: bool = False,
     ) -> None:
         self._requests = requests
         self._limits = limits
+        self._allow_truncated = allow_truncated
         self._cache = cache
 
     def read(self, record: Record, ticket: Ticket | None = None, *, fresh: bool = False) -> bytes:
@@ -59,6 +63,11 @@ class Source:
         Raises:
             StorageError: it cannot be read.
         """
+        content = self._content(record, ticket, fresh)
+        # Not at once: half a file may have come by chance, and be whole when it is read again.
+        return completed(content) if fresh and self._allow_truncated else content
+
+    def _content(self, record: Record, ticket: Ticket | None, fresh: bool) -> bytes:
         part = None if record.member is None else (record.member.offset, record.member.size)
         if self._cache is None or not storage.is_remote(record.uri):
             return ticket.take() if ticket is not None else self._read(record.uri, part)

@@ -64,6 +64,8 @@ class DataConfig(Section):
     image_timeout: float = Field(120.0, gt=0)
     """Seconds in which an image from elsewhere must have arrived, all tries together; one that has
     not is a bad image."""
+    allow_truncated: bool = False
+    """Accept JPEGs whose end is missing, and what is missing as grey; else they are bad images."""
     max_bad_images: float = Field(0.01, ge=0)
     """How many images may be missing or broken before the run stops: a fraction of the list
     below 1, a count from 1 on."""

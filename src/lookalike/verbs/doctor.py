@@ -105,7 +105,14 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     """The run's request, with what was asked for now where it differs from the defaults."""
     if config.data.train is not None:
         raise ConfigError("data.train (--train) and a run exclude each other; give data (--data)")
-    own = ("run.device", "data.threads", "data.requests", "data.cache", "data.cache_size")
+    own = (
+        "run.device",
+        "data.threads",
+        "data.requests",
+        "data.cache",
+        "data.cache_size",
+        "data.allow_truncated",
+    )
     values: dict[str, Any] = {key: config.get(key) for key in own}
     if data is not None:
         other = {"train": data, "val": None, "val_fraction": 0.0, "format": config.data.format}

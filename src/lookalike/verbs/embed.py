@@ -95,6 +95,7 @@ def embed(
     cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
+    allow_truncated: bool | None = None,
     device: str = "auto",
 ) -> int:
     """Embed images into a file; killed and started again, it goes on where it stopped.
@@ -115,6 +116,7 @@ def embed(
             default, where this machine has it.
         cache_size: the most that lies there, as "50GB"; that of the run by default.
         requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
         device: auto, cpu or cuda.
 
     Returns:
@@ -141,6 +143,8 @@ def embed(
         words = ["embed", "--output", output, "--threads", threads, "--device", device]
         words += ["--restart"] if restart else []
         given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
+        if allow_truncated is not None:
+            words.append(f"--{'' if allow_truncated else 'no-'}allow-truncated")
         words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             again = "The same command again goes on with what is done"
@@ -151,7 +155,10 @@ def embed(
         log.start(logging.INFO if world.is_main else logging.ERROR)
         embedder = load(model, device=device)
         records = read_places(places)
-        source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+        source = source_of(
+            [model], cache=cache, cache_size=cache_size, requests=requests,
+            allow_truncated=allow_truncated,
+        )  # fmt: skip
         count = _embed(embedder, records, output, restart, threads, world, source)
         if world.is_main:
             tell_launcher(_COUNT, str(count))

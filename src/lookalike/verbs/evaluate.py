@@ -55,6 +55,7 @@ def evaluate(
     cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
+    allow_truncated: bool | None = None,
     device: str = "auto",
 ) -> Scores:
     """Retrieval scores of one model: each image asks for the others of its class.
@@ -78,6 +79,7 @@ def evaluate(
             default, where this machine has it.
         cache_size: the most that lies there, as "50GB"; that of the run by default.
         requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
         device: auto, cpu or cuda.
 
     Raises:
@@ -89,7 +91,10 @@ def evaluate(
     _check([model], data, query, gallery, (), None, wanted)
     with World.from_env(device) as world:
         test = _test_set(data, query, gallery, format, split)
-        source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+        source = source_of(
+            [model], cache=cache, cache_size=cache_size, requests=requests,
+            allow_truncated=allow_truncated,
+        )  # fmt: skip
         subject = _embedded(model, test, threads, device, world, source)
         return scored(test, subject, wanted, world=world)
 
@@ -116,6 +121,7 @@ def compare(
     cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
+    allow_truncated: bool | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Comparison:
@@ -148,6 +154,7 @@ def compare(
             default, where this machine has it.
         cache_size: the most that lies there, as "50GB"; that of the run by default.
         requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
         device: auto, cpu or cuda.
         seed: of the resampling for the intervals.
 
@@ -174,7 +181,10 @@ def compare(
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
             test = _test_set(data, query, gallery, format, split)
-            source = source_of(models, cache=cache, cache_size=cache_size, requests=requests)
+            source = source_of(
+                models, cache=cache, cache_size=cache_size, requests=requests,
+                allow_truncated=allow_truncated,
+            )  # fmt: skip
             subjects = common(
                 [_embedded(model, test, threads, device, world, source) for model in models]
             )

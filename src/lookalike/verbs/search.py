@@ -67,6 +67,7 @@ def search(
     cache: Place | None = None,
     cache_size: str | None = None,
     requests: int | None = None,
+    allow_truncated: bool | None = None,
     device: str = "auto",
 ) -> Searched:
     """Find the images of a gallery that are most like each query.
@@ -95,6 +96,7 @@ def search(
             default, where this machine has it.
         cache_size: the most that lies there, as "50GB"; that of the run by default.
         requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
         device: auto, cpu or cuda.
 
     Raises:
@@ -119,7 +121,11 @@ def search(
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=device) if needed else None
     source = source_of(
-        [model] if needed else [], cache=cache, cache_size=cache_size, requests=requests
+        [model] if needed else [],
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
+        allow_truncated=allow_truncated,
     )
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
