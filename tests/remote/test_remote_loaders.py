@@ -443,7 +443,8 @@ def test_embedding_from_python(server, local, remote):
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIG_IGN
 sys.path[:0] = {path!r}
 from lookalike.data.loader import TrainLoader
 from lookalike.data.augment import Augment
@@ -474,11 +475,13 @@ def test_a_program_ends_with_its_requests_in_flight(server, remote, then, signal
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    if signalled:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        if signalled:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if signalled:
         assert process.returncode in (-signal.SIGINT, 130)
         assert errors.strip().endswith("KeyboardInterrupt")
