@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -106,9 +107,11 @@ def damaged_json(sound: bytes, rng: random.Random) -> bytes:
         if kind == 0 and isinstance(parent, dict):
             del parent[key]
         elif kind == 1 and isinstance(parent, dict):
-            parent[rng.choice(("", "a", "../x", str(key) + "_"))] = rng.choice(ODD_VALUES)
+            parent[rng.choice(("", "a", "../x", str(key) + "_"))] = copy.deepcopy(
+                rng.choice(ODD_VALUES)
+            )
         else:
-            parent[key] = rng.choice(ODD_VALUES)
+            parent[key] = copy.deepcopy(rng.choice(ODD_VALUES))
     return json.dumps(tree).encode("utf-8", "surrogatepass")
 
 
@@ -247,7 +250,7 @@ def _settings(folder: Path) -> Iterator[Target]:
 
 
 def _yaml_value(rng: random.Random) -> str:
-    value = rng.choice(ODD_VALUES)
+    value = copy.deepcopy(rng.choice(ODD_VALUES))
     if isinstance(value, float):
         return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}.get(str(value), str(value))
     return json.dumps(value) if rng.random() < 0.7 else str(value).replace("\n", " ")

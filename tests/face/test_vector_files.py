@@ -13,7 +13,8 @@ import torch
 
 import lookalike
 from lookalike.cli import main
-from lookalike.errors import ConfigError
+from lookalike.data.claims import read_npy
+from lookalike.errors import ConfigError, DataError
 from lookalike.retrieval.clustering import nmi
 from lookalike.retrieval.metrics import score
 
@@ -261,3 +262,15 @@ def test_a_footer_that_claims_more_than_the_file_holds_takes_no_memory(folder, m
             Path("x.parquet").write_bytes(body + wrong + size + b"PAR1")
             assert evaluate(monkeypatch, "--embeddings", "x.parquet") == 2
             assert "x.parquet: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{'descr': '<f4", "{'descr': '<f4', 'shape': (3, 2), 'fortran_order': 0", "[" * 500,
+     "{'descr': 'no', 'fortran_order': False, 'shape': (1,)}", "{1: 2}", "\0\0", "x = 3", "é"],
+)  # fmt: skip
+def test_a_header_that_cannot_be_parsed_is_no_file_of_numbers(text):
+    header = text.encode("latin-1") + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(DataError, match=r"^x\.npy: not a \.npy file of numbers"):
+        read_npy(io.BytesIO(data), len(data), "x.npy")

@@ -62,7 +62,7 @@ def npy_header(
         shape, fortran, kind = read(stream, max_header_size=_LONGEST_HEADER)
         if any(length < 0 for length in shape):
             raise ValueError("a negative length")
-    except (ValueError, KeyError, EOFError, OSError, TypeError, MemoryError, RecursionError):
+    except Exception:  # NumPy parses the header as Python: SyntaxError, TokenError and more
         raise error(f"{place}: not a .npy file of numbers; {fix}") from None
     if kind.hasobject:
         raise error(f"{place}: not a .npy file of numbers: it holds pickled objects; {fix}")
