@@ -74,9 +74,11 @@ def keep_streams(config: Config) -> Config:
     if not streams:
         return config
     how = reading_of(config)
-    return config.with_values(
-        {key: kept(read_records(uri, config.data.format, how)) for key, uri in streams.items()}
-    )
+    values = {
+        key: kept(read_records(uri, config.data.format, how), how) for key, uri in streams.items()
+    }
+    # What is kept is a table, whatever it was.
+    return config.with_values({**values, "data.format": "auto"})
 
 
 def open_catalogs(

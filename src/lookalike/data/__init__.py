@@ -75,7 +75,13 @@ def read_records(
     if name != "auto" and name not in SOURCES:
         listed = ", ".join(["auto", *SOURCES, *ALIASES])
         raise ConfigError(f"data.format={format!r} is not one of {listed}")
-    places = _places(uri)
+    records = _read_all(_places(uri), name, how)
+    if not records and how.bad is not None:
+        how.bad.raise_any()
+    return records
+
+
+def _read_all(places: Sequence[str], name: str, how: Reading) -> list[Record]:
     if len(places) == 1:
         return _read(places[0], name, how)
     if name in ("auto", "parquet") and all(map(parquet.is_parquet, places)):

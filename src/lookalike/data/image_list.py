@@ -79,8 +79,7 @@ def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record
             continue
         records.append(Record(place, known, source, number))
     how.settle(bad)
-    if not records:
-        bad.raise_any()
+    if not records and not bad.found:
         raise DataError(f"{source}: the list holds no images; write one a line: path label")
     return records
 

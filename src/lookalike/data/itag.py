@@ -75,8 +75,7 @@ def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record
         else:
             records.append(Record(place, labels.setdefault(label, label), source, number))
     how.settle(bad)
-    if not records:
-        bad.raise_any()
+    if not records and not bad.found:
         raise DataError(
             f"{source}: the manifest holds no labelled image ({left_out:,} items without an answer)"
         )

@@ -45,7 +45,7 @@ def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record
     """
     text = read_text(uri) if text is None else text
     source = storage.public(uri)
-    bad = BadRows()
+    complaints: list[tuple[int, str]] = []
     rows: list[tuple[int, dict[str, object]]] = []
     names: dict[str, None] = {}
     for number, item in _items(text, source):
@@ -53,10 +53,9 @@ def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record
             names |= dict.fromkeys(item)
             rows.append((number, item))
         else:
-            bad.add(f"{source}:{number}", f"{item}; write one object a line")
+            complaints.append((number, f"{item}; write one object a line"))
     if not rows:
-        bad.raise_any()
-        raise DataError(f"{source}: the table holds no rows")
+        return whole_table([], _noted(complaints, source), source, how)
     order = list(names)
     columns = Columns(
         order,
@@ -78,11 +77,18 @@ def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record
             place = place_of(cells[columns.path])
             details = columns.details(cells)
         except Malformed as error:
-            bad.add(f"{source}:{number}", str(error))
+            complaints.append((number, str(error)))
         else:
             label = labels.setdefault(label, label)
             records.append(Record(place, label, source, number, details=details))
-    return whole_table(records, bad, source, how)
+    return whole_table(records, _noted(complaints, source), source, how)
+
+
+def _noted(complaints: list[tuple[int, str]], source: str) -> BadRows:
+    bad = BadRows()
+    for number, complaint in sorted(complaints):
+        bad.add(f"{source}:{number}", complaint)
+    return bad
 
 
 def cell_text(value: object) -> str:
@@ -130,4 +136,4 @@ def _items(text: str, source: str) -> Iterator[tuple[int, dict[str, object] | st
         except (ValueError, RecursionError):
             yield number, f"{quoted(line.strip())} is not JSON"
         else:
-            yield number, item if isinstance(item, dict) else f"{quoted(line)} is no object"
+            yield number, item if isinstance(item, dict) else f"{quoted(line.strip())} is no object"

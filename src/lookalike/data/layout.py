@@ -161,7 +161,7 @@ def _roles(rows: Sequence[Sequence[str]], name: str, mark: str) -> tuple[str, ..
             raise DataError(
                 f"{name}:1: {width - 2} labels an image, but an image has one class here; keep one"
             )
-    if width == 3 and path == 0:
+    if width == 3 and path == 0 and mark in (BLANKS, "\t"):
         unique = [len(set(column)) == len(column) for column in columns[1:]]
         if unique == [False, True] and all(map(_number, columns[1])):
             return ("path", "label", "number")

@@ -73,8 +73,7 @@ def read(uri: str, how: Reading = PLAIN) -> list[Record]:
             else:
                 records.append(Record(shard, labels.setdefault(label, label), source, 0, image))
     how.settle(bad)
-    if not records:
-        bad.raise_any()
+    if not records and not bad.found:
         raise DataError(
             f"{storage.public(uri)}: no samples; expected NAME.jpg and NAME.cls one after the other"
         )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from lookalike import storage
 from lookalike.data.cache_folder import cache_folder
+from lookalike.data.reading import PLAIN, Reading
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, StorageError
 
@@ -23,7 +24,7 @@ STANDARD_INPUT = "standard input"
 """Its name in messages; relative paths in it start at the current directory."""
 
 _OPENED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-_COLUMNS = ("path", "label", "split", "is_query", "is_gallery", "category", "sequence", "camera")
+_OTHERS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
 _BOX = ("x_1", "y_1", "x_2", "y_2")
 
 
@@ -46,29 +47,31 @@ def read_stream(uri: str) -> bytes:
     return storage.read_bytes(uri)
 
 
-def kept(records: Sequence[Record]) -> str:
+def kept(records: Sequence[Record], how: Reading = PLAIN) -> str:
     """The path of a table with the same images: of the same content, the same path.
 
     Args:
         records: of text, so that none lies inside of a larger file.
+        how: how the table will be read, which may name its columns.
 
     Raises:
         StorageError: it cannot be written.
     """
     text = io.StringIO()
-    boxed = any(record.details is not None and record.details.box for record in records)
-    split = any(record.details is not None and record.details.split for record in records)
-    names = [name for name in (*_COLUMNS, *(_BOX if boxed else ())) if split or name != "split"]
+    said = [record.details for record in records if record.details is not None]
+    names = [name for name in _OTHERS if any(getattr(d, name) is not None for d in said)]
+    boxed = any(details.box for details in said)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    first = (how.path_column or "path", how.label_column or "label")
+    writer.writerow([*first, *names, *(_BOX if boxed else ())])
     for record in records:
         details = record.details or Details()
-        box = dict(zip(_BOX, details.box or [""] * 4, strict=True))
         uri = record.uri
         if not storage.is_remote(uri):
             uri = os.path.abspath(storage.local_path(uri))
-        cells = {"path": uri, "label": record.label, **box}
-        writer.writerow(cells[n] if n in cells else _cell(getattr(details, n)) for n in names)
+        cells = [_cell(getattr(details, name)) for name in names]
+        box = (details.box or [""] * len(_BOX)) if boxed else ()
+        writer.writerow([uri, record.label, *cells, *box])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     folder = cache_folder() / "lists"
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"

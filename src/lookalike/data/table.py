@@ -188,8 +188,7 @@ def whole_table(records: list[Record], bad: BadRows, source: str, how: Reading) 
     """
     records = settle_boxes(records, bad, source)
     how.settle(bad)
-    if not records:
-        bad.raise_any()
+    if not records and not bad.found:
         raise DataError(f"{source}: the table holds no rows")
     return records
 
