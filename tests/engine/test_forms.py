@@ -97,9 +97,13 @@ def test_every_form_of_the_data_trains_alike(pairs, tmp_path, monkeypatch):
             pretrained=False, image_size=32, embedding_dim=8, batch_size=8, max_steps=4,
             device="cpu", threads=2, log_every=1, val=str(source), checkpoint_every=1,
         )  # fmt: skip
-        curves[form.__name__] = curve(tmp_path / form.__name__)
+        # Its fingerprint names the list: there the addresses of the images differ.
+        curves[form.__name__] = [
+            [value for value in record if value[0] != "val_list"]
+            for record in curve(tmp_path / form.__name__)
+        ]
     assert len(curves["as_list"]) >= 5
-    assert all(curve == curves["as_list"] for curve in curves.values())
+    assert {n: c for n, c in curves.items() if c != curves["as_list"]} == {}
 
 
 def test_one_table_gives_training_validation_boxes_and_queries(pairs, tmp_path):
