@@ -91,9 +91,7 @@ def test_any_other_binary_column_is_no_image(tmp_path, name):
     assert [content(r) for r in read_records(saved(table, tmp_path / name))] == [JPEG, JPEG + b"2"]
     table = pa.table({"phash": [b"\x01\xfe"], "file": ["a.jpg"], "label": ["a"]})
     assert read_records(saved(table, tmp_path / name))[0].uri == f"{tmp_path}/a.jpg"
-    with pytest.raises(
-        DataError, match=r"no column of images .* 'phash', 'label'; set data"
-    ):
+    with pytest.raises(DataError, match=r"no column of images .* 'phash', 'label'; set data"):
         read_records(saved(table.drop_columns(["file"]), tmp_path / name))
 
 
