@@ -78,7 +78,7 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         torch.manual_seed(0)
         embedder = create_embedder(config)
-        config = resolve(config, embedder, world)
+        config = resolve(config, embedder, world, classes)
         heads = create_heads(config, catalog, world)
         trained = assemble(config, embedder, heads, world)
         step = create_step(config, trained, world)

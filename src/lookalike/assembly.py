@@ -145,8 +145,18 @@ def create_embedder(config: Config) -> Embedder:
     return embedder
 
 
-def resolve(config: Config, embedder: Embedder, world: World) -> Config:
-    """The request with everything filled in that was left to us; what resolved.yaml will say."""
+def resolve(config: Config, embedder: Embedder, world: World, classes: int) -> Config:
+    """The request with everything filled in that was left to us; what resolved.yaml will say.
+
+    Args:
+        config: the request.
+        embedder: made for it.
+        world: the workers.
+        classes: how many classes there are to learn.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
     loss = config.loss
     margin = metric_margin(config)
     if warning := margin.warning():
@@ -183,7 +193,14 @@ def resolve(config: Config, embedder: Embedder, world: World) -> Config:
             "loss.scale": margin.scale,
             "loss.classification_weight": classification,
             "train.precision": precision,
-            **resolve_head(config, margin, precision, world.device),
+            **resolve_head(
+                config,
+                margin,
+                precision,
+                world.device,
+                classes=classes,
+                classification=classification,
+            ),
         }
     )
 

@@ -19,6 +19,9 @@ from lookalike.losses.margin import Margin
 from lookalike.losses.update import UpdateRule
 from lookalike.model.branch import TEMPERATURE
 
+FUSED_FROM = 2_000_000_000
+"""Bytes of gradients of class weights from which on they are updated in the backward pass."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,7 +32,13 @@ def metric_margin(config: Config) -> Margin:
 
 
 def resolve_head(
-    config: Config, margin: Margin, precision: str, device: torch.device
+    config: Config,
+    margin: Margin,
+    precision: str,
+    device: torch.device,
+    *,
+    classes: int,
+    classification: float,
 ) -> dict[str, Any]:
     """The head's settings that were left to us, by dotted key.
 
@@ -38,6 +47,8 @@ def resolve_head(
         margin: on the embedding.
         precision: of the network, resolved.
         device: where the head will compute.
+        classes: how many there are.
+        classification: weight of the branch's loss, resolved.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -72,13 +83,26 @@ def resolve_head(
             f"loss.nested_dims needs a loss that does not read the length of the embedding, and "
             f"loss.name={config.loss.name} does; use arcface"
         )
+    # From the request and the classes alone, not from the machine: the same run has the same curve
+    # everywhere.
+    fused = head.fused_update
+    if fused is None:
+        large = gradient_bytes(config, classes, classification) >= FUSED_FROM
+        fused = bool(needing) or large
     wanted = head.precision
     if wanted == "auto":
         wanted = "bf16" if precision == "bf16" and has_bf16_products(device) else "fp32"
     return {
         "head.precision": wanted,
-        "head.fused_update": bool(head.fused_update or needing),
+        "head.fused_update": fused,
     }
+
+
+def gradient_bytes(config: Config, classes: int, classification: float) -> int:
+    """Bytes of the float32 gradients of all class weights of a run, where they are kept."""
+    dim, centres = config.model.embedding_dim, config.head.centres
+    numbers = centres * (dim + sum(config.loss.nested_dims)) + (dim if classification else 0)
+    return 4 * classes * numbers
 
 
 def create_heads(config: Config, catalog: Catalog, world: World) -> dict[str, Head]:

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from lookalike import elastic
 from lookalike.distributed import World
-from lookalike.errors import RunError
+from lookalike.errors import RunError, one_line
 from lookalike.losses.head import Head
 from lookalike.optim import Ema, LossScaler
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
@@ -213,9 +213,7 @@ def reading(folder: Path) -> Iterator[None]:
             "with other settings (ema, loss, head) or is incomplete"
         ) from None
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"{folder}: does not fit this configuration: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise RunError(f"{folder}: does not fit this configuration: {one_line(error)}") from None
 
 
 def parse_state(text: str | bytes) -> dict[str, Any]:

@@ -274,8 +274,14 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
     """A line for each setting that is wrong."""
     whole: dict[str, list[str]] = {}  # what a value of several types may be, by the line's begin
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not _is_type(part))
+    found = [
+        (".".join(str(part) for part in item["loc"] if not _is_type(part)), item)
+        for item in error.errors()
+    ]
+    wrong = {key for key, _ in found if key}
+    for key, item in found:
+        if any(key.startswith(f"{outer}.") for outer in wrong):
+            continue  # a part of a value whose own line says what it may be
         section, _, name = key.partition(".")
         where = places.get(f"{section}.{name.partition('.')[0]}") or places.get(key)
         where = where or places.get(section) or ("" if places else place)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from lookalike.assembly_heads import FUSED_FROM
 from lookalike.assembly_measures import in_training
 from lookalike.checkpoint import Progress
 from lookalike.config import Config
@@ -19,9 +20,13 @@ from lookalike.inspection.listing import images_in_both
 from lookalike.log import counted, logger
 from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
+from lookalike.planning.estimate import Plan
+from lookalike.planning.table import size as bytes_text
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
 from lookalike.trainer import Pace
+
+_MUCH = 0.5  # part of a worker's memory from which on its need is said
 
 
 def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
@@ -105,6 +110,48 @@ def say_heads(heads: Mapping[str, Head], world: World) -> None:
             " with their momentum" if head.update is not None else "",
             "".join(f", {note}" for note in notes if note),
         )  # fmt: skip
+
+
+def say_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
+    """What a worker will need where that is much of what it has, and which settings need less.
+
+    Args:
+        plan: of the run; None where it needs little.
+        config: the request, resolved.
+        asked: the request as it came.
+    """
+    head = config.head
+    chosen = head.fused_update and asked.head.fused_update is None
+    if chosen and head.dtype == "fp32" and head.sample_rate == 1:
+        logger.info(
+            "head.fused_update=true: class weights are updated in the backward pass, since their "
+            "gradients would take %s or more; optim.clip_grad_norm leaves them out",
+            bytes_text(FUSED_FROM),
+        )
+    if plan is None or plan.limit is None or plan.memory.peak < _MUCH * plan.limit:
+        return
+    needed = plan.memory
+    parts = (
+        ("class weights", needed.head_weights + needed.head_gradients + needed.head_optimizer),
+        ("network", needed.network_weights + needed.network_gradients + needed.network_optimizer),
+        ("activations", needed.activations + needed.transient),
+    )
+    text = (
+        f"memory: about {bytes_text(needed.peak)} of the {bytes_text(plan.limit)} that a worker "
+        f"has ({', '.join(f'{name} {bytes_text(number)}' for name, number in parts)})"
+    )
+    if plan.fits:
+        logger.info("%s", text)
+        return
+    ways = []
+    for change in plan.changes:
+        ways.append(f"{change.setting} ({bytes_text(change.together)})")
+        if change.fits:
+            break
+    logger.warning(
+        "%s: the run may be killed for want of memory. In this order, each with those before it: "
+        "%s; `lookalike plan` tells more", text, ", ".join(ways),
+    )  # fmt: skip
 
 
 def say_memory(world: World) -> None:

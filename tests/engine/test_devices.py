@@ -33,7 +33,7 @@ def test_bfloat16_only_where_the_gpu_multiplies_in_it(gpu, major, precision):
     config = Config().with_values(
         {"model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32}
     )
-    found = resolve(config, create_embedder(config), World(device=torch.device("cuda", 0)))
+    found = resolve(config, create_embedder(config), World(device=torch.device("cuda", 0)), 8)
     assert found.train.precision == precision
     assert found.head.precision == ("bf16" if precision == "bf16" else "fp32")
 

@@ -46,7 +46,7 @@ def planned(config: Config, **options):
 def trained(config: Config, steps: int = 2):
     """The real parts of a run after some steps, and the bytes that a forward pass keeps."""
     embedder = create_embedder(config)
-    config = resolve(config, embedder, World())
+    config = resolve(config, embedder, World(), CLASSES)
     names = tuple(map(str, range(CLASSES)))
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
     parts = assemble(config, embedder, create_heads(config, catalog, World()), World())

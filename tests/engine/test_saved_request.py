@@ -60,7 +60,7 @@ def test_a_complete_request_of_an_older_version_is_taken_as_it_was_used(run, tmp
 
 def test_what_follows_from_other_settings_is_listed():
     config = Config().with_values(ASKED)
-    resolved = resolve(config, create_embedder(config), World())
+    resolved = resolve(config, create_embedder(config), World(), 8)
     assert resolved.asked() - config.asked() == set(RESOLVED_FROM)
 
 

@@ -97,5 +97,7 @@ def test_bf16_products_where_they_are_faster_or_asked_for(
 ):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     config = Config().with_values({"head.precision": wanted})
-    found = resolve_head(config, create_margin("arcface"), "bf16", torch.device(device))
+    found = resolve_head(
+        config, create_margin("arcface"), "bf16", torch.device(device), classes=8, classification=0
+    )
     assert found["head.precision"] == resolved

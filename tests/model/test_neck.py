@@ -132,5 +132,5 @@ def test_weights_of_the_other_kind_are_an_error(tmp_path):
     small(free_length=True).save(tmp_path)
     place = tmp_path / "config.json"
     place.write_text(place.read_text().replace('"free_length": true', '"free_length": false'))
-    with pytest.raises(RunError, match="the embedder is broken"):
+    with pytest.raises(RunError, match="belong to different models"):
         Embedder.load(tmp_path)

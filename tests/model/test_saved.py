@@ -116,6 +116,15 @@ def test_weights_of_another_network_are_named(folder):
         lookalike.load(folder, device="cpu")
 
 
+def outcome(folder, picture) -> str:
+    """What came of loading; a traceback fails the test."""
+    try:
+        vectors = lookalike.load(folder, device="cpu").embed([picture])
+    except LookalikeError as error:
+        return "refused" if "\n" not in str(error) else "several lines"
+    return "loaded" if np.isfinite(vectors).all() else "not finite"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_no_damage_gives_a_traceback_or_a_vector_that_is_not_finite(folder, name):
     without_digest(folder)
@@ -132,15 +141,8 @@ def test_no_damage_gives_a_traceback_or_a_vector_that_is_not_finite(folder, name
                 (b"", b"9", b"-", b"e9", b"[", b"null", rng.randbytes(1))
             )
         (folder / name).write_bytes(data)
-        try:
-            vectors = lookalike.load(folder, device="cpu").embed([picture])
-        except LookalikeError as error:
-            outcomes.add("in one line" if "\n" not in str(error) else "in several lines")
-        else:
-            assert np.isfinite(vectors).all()
-            outcomes.add("loaded")
-    assert "in one line" in outcomes
-    assert "in several lines" not in outcomes
+        outcomes.add(outcome(folder, picture))
+    assert {"refused"} <= outcomes <= {"refused", "loaded"}
 
 
 LEVEL = {

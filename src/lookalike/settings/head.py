@@ -24,7 +24,8 @@ class HeadConfig(Section):
     fused_update: bool | None = None
     """Update the class weights a chunk at a time in the backward pass, so that their gradient
     never exists: a third less memory. `optim.clip_grad_norm` then leaves them out. By default
-    where `dtype` or `sample_rate` needs it."""
+    where `dtype` or `sample_rate` needs it, and where these gradients would take 2 GB or more (a
+    million classes of 512 dimensions)."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
     rounding."""

@@ -21,6 +21,7 @@ from lookalike.assembly import (
 )
 from lookalike.assembly_heads import metric_margin
 from lookalike.config import Config
+from lookalike.data.image_size import height_width
 from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
@@ -44,6 +45,8 @@ FIRST_STEP = 100_000_000
 
 LIST_BYTES = 240
 """Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
+
+_MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -90,7 +93,7 @@ def plan(
     elif machine is not None:
         place = read_machine(machine)
     classes, sizes = _counts(config, classes, images)
-    config, embedder = _resolved(config, place)
+    config, embedder = _resolved(config, place, classes)
     setup = _setup(config, classes, sizes, _device(config, place))
     if place is None and measure:
         place = calibrate(_sample(config, setup))
@@ -101,6 +104,38 @@ def plan(
     return make_plan(
         setup, measured, runtime=runtime, limit=limit, machine=place, notes=_notes(setup)
     )
+
+
+def plan_memory(
+    config: Config, embedder: Embedder, classes: int, world: World, limit: int | None = None
+) -> Plan | None:
+    """The bytes of a worker of a run that is about to start; None where they plainly are few.
+
+    The state of randomness and the embedder stay as they are.
+
+    Args:
+        config: the request, resolved.
+        embedder: of the run, on the CPU.
+        classes: to learn.
+        world: the workers.
+        limit: bytes of memory of this worker; None for what it has.
+    """
+    cuda = world.device.type == "cuda"
+    if limit is None and cuda:
+        limit = int(torch.cuda.mem_get_info(world.device)[1])
+    elif limit is None:
+        limit = installed() // world.local_size
+    config = config.with_values({"run.workers": world.size})
+    setup = _setup(config, classes, None, world.device.type)
+    height, width = height_width(setup.image_size)
+    parameters = sum(value.numel() for value in embedder.parameters())
+    heads = 12 * sum(setup.head_rows) * setup.dim  # weight, gradient and momentum
+    images = setup.local_batch * height * width * _MOST_OF_PIXEL
+    runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
+    if runtime + heads + 16 * parameters + images < limit / 4:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return make_plan(setup, _footprints(config, embedder), runtime=runtime, limit=limit)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -136,7 +171,7 @@ def _device(config: Config, place: Machine | None) -> str:
     return "cuda" if cuda else "cpu"
 
 
-def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
+def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Config, Embedder]:
     """The request with all that was left open, as the run will resolve it on that machine."""
     device = _device(config, place)
     precision = config.train.precision
@@ -149,7 +184,7 @@ def _resolved(config: Config, place: Machine | None) -> tuple[Config, Embedder]:
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
     embedder = create_embedder(config)
     world = World(size=config.run.workers, device=torch.device(device))
-    return resolve(config, embedder, world), embedder
+    return resolve(config, embedder, world, classes), embedder
 
 
 def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Setup:

@@ -58,8 +58,17 @@ from lookalike.resuming import (
 )
 from lookalike.run import Run, write_text
 from lookalike.step import repeatable
-from lookalike.telling import say_calibration, say_data, say_heads, say_memory, say_plan, say_result
+from lookalike.telling import (
+    say_calibration,
+    say_data,
+    say_heads,
+    say_memory,
+    say_needed_memory,
+    say_plan,
+    say_result,
+)
 from lookalike.trainer import Trainer
+from lookalike.verbs.plan import plan_memory
 from lookalike.verbs.report import report_training
 
 
@@ -109,11 +118,14 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             log.start(logging.WARNING, outlives_console=True)
         asked, config = config, as_before(config, run, resume, world)
         source = create_source(config)
+        torch.manual_seed(config.train.seed)
+        embedder = create_embedder(config)  # before the lists: it may be impossible
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
-        torch.manual_seed(config.train.seed)
-        embedder = create_embedder(config)
-        config = resolve(config, embedder, world)
+        config = resolve(config, embedder, world, len(catalog.classes))
+        if world.is_main:
+            need = plan_memory(config, embedder, len(catalog.classes), world)
+            say_needed_memory(need, config, asked)
         heads = create_heads(config, catalog, world)
         trained = assemble(config, embedder, heads, world)
         mirror = _mirror(run, config, world)
