@@ -146,7 +146,8 @@ def test_a_sampled_step_is_one_over_the_classes_drawn(device, batch, sharded):
     assert not change.any()
 
 
-def test_sharded_over_the_collectives_equals_dense(device, batch):
+def test_sharded_over_the_collectives_equals_dense(group_device, batch):
+    device = group_device
     embeddings, weight, classes = batch
     margin = create_margin("arcface")
     rule = UpdateRule("sgd", momentum=0.9)
@@ -167,7 +168,8 @@ def test_sharded_over_the_collectives_equals_dense(device, batch):
             assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_the_collectives_of_the_program(device):
+def test_the_collectives_of_the_program(group_device):
+    device = group_device
     with world_of_one(device) as world:
         ones = torch.arange(6.0, device=device).view(3, 2)
         assert torch.equal(world.sum(ones.clone()), ones)
@@ -199,20 +201,19 @@ def test_absent_rows_and_one_class(device):
     assert not d_weight.any()
 
 
-def test_the_device_gets_triton_kernels(device):
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+def test_the_device_gets_triton_kernels(real_device):
+    if torch.cuda.get_device_capability(real_device) < (8, 0):
         pytest.skip("no device that Triton knows")
     pytest.importorskip("triton")
-    assert fault(device) is None
-    assert uses_triton(device)
+    assert fault(real_device) is None
+    assert uses_triton(real_device)
 
 
 @pytest.mark.parametrize("smoothed", [False, True])
-def test_full_size_kernels_equal_plain_torch(device, monkeypatch, smoothed):
+def test_full_size_kernels_equal_plain_torch(real_device, monkeypatch, smoothed):
+    device = real_device
     """Many chunks, parts of rows and of columns, as a real batch has them."""
-    count = 70_000 if device.type == "cuda" else 3000
-    rows = 256 if device.type == "cuda" else 16
-    embeddings, weight, classes = draw(rows, 32, count, torch.float32)
+    embeddings, weight, classes = draw(256, 32, 70_000, torch.float32)
     margin = create_margin("arcface")
     more = {"label_smoothing": 0.1} if smoothed else {"filter_above": 0.3}
     results = []

@@ -52,7 +52,7 @@ def test_dry_run_does_every_part(tmp_path):
             assert {"figure", "value", "unit", "how"} <= figure.keys()
     counts = {figure["figure"]: figure["value"] for figure in parts["tests"]["figures"]}
     assert counts["tests failed"] == 0
-    assert counts["tests passed"] > 50
+    assert counts["tests passed"] > 40
     assert "torch" in str(parts["machine"]["figures"])
     assert "ours bf16 / eager bf16" in done.stdout
 

@@ -22,7 +22,7 @@ class TrainConfig(Section):
     """Stop after so many steps, whatever `epochs` says."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
-    has it, fp16 on another GPU, fp32 on a CPU."""
+    multiplies in it (Ampere or newer), fp16 on another GPU, fp32 on a CPU."""
     compile: bool = False
     """Compile the backbone with torch.compile."""
     seed: int = Field(0, ge=0)
