@@ -7,6 +7,7 @@ where its tensors say they are, and raises what torch raises. Numbers come from 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -161,6 +162,9 @@ def pretended_device():
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "get_device_capability": lambda device=None: (9, 0),
+        "get_device_properties": lambda device=None: SimpleNamespace(
+            total_memory=10**11, major=9, minor=0
+        ),
         "get_device_name": lambda device=None: "a pretended GPU",
         "is_bf16_supported": lambda including_emulation=True: True,
         "max_memory_allocated": lambda device=None: 0,
