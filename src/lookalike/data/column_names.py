@@ -177,11 +177,11 @@ def _chosen(
     if not choices:
         raise DataError(
             f"{place}: no column of {what} is known among {_listed(names)}; set data.{setting} to "
-            "its name"
+            f"its name, or call it {setting.removesuffix('_column')}"
         )
     raise DataError(
         f"{place}: the column of {what} may be {_listed([names[i] for i in choices])}; set "
-        f"data.{setting} to its name"
+        f"data.{setting} to its name, or call it {setting.removesuffix('_column')}"
     )
 
 

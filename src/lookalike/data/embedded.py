@@ -213,7 +213,7 @@ def _image_column(
     if len(pictures) > 1:
         raise DataError(
             f"{place}: the column of images may be {', '.join(map(repr, pictures))}; set "
-            "data.path_column to its name"
+            "data.path_column to its name, or call it image"
         )
     return pictures[0] if pictures else None
 
