@@ -63,6 +63,8 @@ class Provenance:
     def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
         """Images to measure on, those of `data` or the run's own, and the name of their list.
 
+        A run that had no validation images is measured on those that it learned from.
+
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
@@ -71,12 +73,15 @@ class Provenance:
             return build_catalog(select(records, split or measured_split(records))), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
-        held_out = self._lists("--data")[1]
-        if held_out is None:
-            raise ConfigError(
-                f"{self.place}: was trained without validation images; give --data LIST"
-            )
+        learned, held_out = self._lists("--data")
         asked = self.config.data
+        if held_out is None:
+            logger.warning(
+                "%s has no validation list: the exported model is compared with the trained one on "
+                "training images, whose scores say nothing about new images; --data LIST takes "
+                "others", self.place,
+            )  # fmt: skip
+            return learned, f"{_names(asked.train)} (training images)"
         return held_out, _names(asked.val or asked.train)
 
     def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:

@@ -13,6 +13,13 @@ def export(
     model: Annotated[str, typer.Argument(help="An output directory, or a model folder.")],
     format: Annotated[str, typer.Option(help="onnx, torch_export, safetensors or timm.")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or (ONNX only) int8.")] = "fp32",
+    input: Annotated[
+        str,
+        typer.Option(
+            help="picture: any size, uint8, preprocessing is a part of it. tensor (ONNX only): "
+            "the network alone, float32 (B, 3, H, W), preprocessed and normalised."
+        ),
+    ] = "picture",
     output: Annotated[
         str | None,
         typer.Option(
@@ -21,7 +28,10 @@ def export(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Labelled images to compare on; by default the run's validation list."),
+        typer.Option(
+            help="Labelled images to compare on; by default the run's validation list, or its "
+            "training list where it had none."
+        ),
     ] = None,
     data_format: Annotated[
         str, typer.Option(help="Of --data: auto, image_list, csv, folder, ...")
@@ -62,6 +72,7 @@ def export(
         model,
         format,
         precision=precision,
+        input=input,
         output=output,
         data=data,
         data_format=data_format,

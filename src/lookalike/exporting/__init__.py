@@ -10,6 +10,9 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """What a model can be exported to: the name by default, and the precisions that there are."""
 
+INPUTS = {"onnx": ("picture", "tensor")}
+"""What a model may take beside pictures, by format: a tensor leaves the preprocessing out."""
+
 FORMAT_VERSION = "lookalike export 1"
 
 METADATA = "lookalike"

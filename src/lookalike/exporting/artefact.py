@@ -10,13 +10,14 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lookalike import storage
+from lookalike.data.image_size import height_width
 from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with
 from lookalike.exporting.certificate import Certificate
@@ -30,7 +31,16 @@ CALIBRATION_FILE = f"{CALIBRATION}.json"
 _LAST = ("config.json", ABOUT_FILE)
 _OTHERS = (CALIBRATION_FILE, "neck.safetensors")  # which not every folder has
 
-_PACKAGES = ("lookalike", "torch", "timm", "onnx", "onnxruntime", "onnxscript", "safetensors")
+_PACKAGES = (
+    "lookalike",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "safetensors",
+    "openvino",
+)
 
 
 @contextmanager
@@ -114,8 +124,32 @@ def describe(
     precision: str,
     certificate: Certificate,
     own: str | None = None,
+    *,
+    input: str = "picture",
+    certified_with: Sequence[str] = (),
+    measured_on: str = "",
 ) -> dict[str, Any]:
-    """What an artefact says of itself; `own` is the fingerprint of what `load` gives for it."""
+    """What an artefact says of itself.
+
+    Args:
+        embedder: the trained model.
+        format: of the artefact.
+        precision: likewise.
+        certificate: what was measured.
+        own: the fingerprint of what `load` gives for it.
+        input: picture or tensor.
+        certified_with: the packages that ran it within the bounds.
+        measured_on: the images of the certificate, in words.
+    """
+    versions = _versions()
+    height, width = height_width(embedder.preprocess.image_size)
+    taken = "RGB pictures of one size, any batch, height and width: uint8 (B, H, W, 3)"
+    if input == "tensor":
+        taken = (
+            f"RGB, preprocessed as `model.preprocess` says: float32 (B, 3, {height}, {width}), "
+            "(x / 255 - mean) / std"
+        )
+    runtimes = [f"{name} {versions.get(name, '')}".strip() for name in certified_with]
     return {
         "format": FORMAT_VERSION,
         "artefact": format,
@@ -123,9 +157,16 @@ def describe(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": embedder.describe(),
         "trained": {"fingerprint": embedder.fingerprint(), "exported": own},
-        "input": "RGB pictures of one size, any batch, height and width: uint8 (B, H, W, 3)",
+        "input": taken,
+        "input_kind": input,
         "output": f"unit vectors: float32 (B, {embedder.embedding_dim})",
-        "versions": _versions(),
+        "versions": versions,
+        "certified_for": runtimes,
+        "other_runtimes": (
+            "not certified: measure them before use; the same graph may give other vectors there"
+            + ("" if input == "tensor" else ", and does in OpenVINO 2026.4 (use --input tensor)")
+        ),
+        "measured_on": measured_on,
         "certificate": certificate.to_dict(),
     }
 

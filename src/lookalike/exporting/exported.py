@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
+from lookalike.data.preprocess import Preprocess
 from lookalike.errors import ConfigError, DataError, MissingExtraError, ModelError, RunError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with, digests
 from lookalike.model import encoding
@@ -200,8 +201,11 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(["embedding"], {"images": images})[0]
 
+    def run_tensor(tensor: np.ndarray) -> np.ndarray:
+        return session.run(["embedding"], {"tensor": tensor})[0]
+
     return ExportedModel(
-        run,
+        _of_pictures(run_tensor, about) if about.get("input_kind") == "tensor" else run,
         about["model"]["embedding_dim"],
         device=device,
         about=about,
@@ -209,6 +213,51 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         fingerprint=_digest(path),
         path=Path(path).absolute(),
     )
+
+
+def load_openvino(path: Place) -> ExportedModel:
+    """The model in an ONNX file that takes a tensor, run by OpenVINO on the CPU in float32.
+
+    Raises:
+        RunError: it takes pictures, or is no model of ours.
+    """
+    import onnx
+    import openvino
+
+    path = storage.path_of(path)
+    metadata = {
+        entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props
+    }
+    about = _about(metadata.get(METADATA), path)
+    if about.get("input_kind") != "tensor":
+        raise RunError(f"{path}: takes pictures, which OpenVINO is not certified for")
+    # Else it may choose bfloat16 where the processor has it.
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+
+    def run(tensor: np.ndarray) -> np.ndarray:
+        return np.array(compiled(tensor)[0])
+
+    return ExportedModel(
+        _of_pictures(run, about),
+        about["model"]["embedding_dim"],
+        about=about,
+        calibration=metadata.get(CALIBRATION),
+        fingerprint=_digest(path),
+    )
+
+
+def _of_pictures(
+    run: Callable[[np.ndarray], np.ndarray], about: dict[str, Any]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs a network alone, with our own preprocessing before it."""
+    preprocess = Preprocess.from_dict(about["model"]["preprocess"])
+
+    def of_pictures(images: np.ndarray) -> np.ndarray:
+        seen = torch.stack([preprocess.prepare(pixels) for pixels in images])
+        return run(np.ascontiguousarray(preprocess.normalise(seen).numpy()))
+
+    return of_pictures
 
 
 def _digest(path: Place) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, digests
 from lookalike.exporting.artefact import metadata, write_beside
-from lookalike.exporting.exported import ExportedModel, load_onnx
+from lookalike.exporting.exported import ExportedModel, load_onnx, load_openvino
 from lookalike.exporting.folders import load_timm, save_ours, save_timm
 from lookalike.model.embedder import Embedder
 
@@ -28,25 +29,34 @@ class Artefact:
         reread: gives the model that is in the files.
         finish: adds what the artefact says of itself, and the content of calibration.json.
         fingerprint: of the embedder that `Embedder.load` gives for it; None where it gives none.
+        runtime: the package that `reread` runs it with.
+        also: the same with other packages, by their name.
     """
 
     reread: Callable[[], ExportedModel]
     finish: Callable[[Mapping[str, Any], str | None], None]
     fingerprint: Callable[[], str] | None = None
+    runtime: str = "torch"
+    also: Mapping[str, Callable[[], ExportedModel]] = field(default_factory=dict)
 
 
-def write_onnx(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
-    """One ONNX file, for onnxruntime."""
+def write_onnx(
+    embedder: Embedder, precision: str, path: Path, ranges: Ranges, input: str = "picture"
+) -> Artefact:
+    """One ONNX file, for onnxruntime; of a tensor, also for OpenVINO."""
     from lookalike.exporting import onnx_model
 
-    model = onnx_model.build(embedder, precision, ranges)
+    model = onnx_model.build(embedder, precision, ranges, input)
 
     def finish(about: Mapping[str, Any], calibration: str | None) -> None:
         onnx_model.save(model, path, metadata(digests.with_blank(about), calibration))
         digests.fill_in(path)
 
-    finish({"format": FORMAT_VERSION, "model": embedder.describe()}, None)
-    return Artefact(partial(load_onnx, path), finish)
+    finish({"format": FORMAT_VERSION, "model": embedder.describe(), "input_kind": input}, None)
+    also: dict[str, Callable[[], ExportedModel]] = {}
+    if input == "tensor" and importlib.util.find_spec("openvino") is not None:
+        also["openvino"] = partial(load_openvino, path)
+    return Artefact(partial(load_onnx, path), finish, runtime="onnxruntime", also=also)
 
 
 def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:

@@ -27,12 +27,13 @@ _BETWEEN = ["Add", "Relu", "Clip"]
 
 
 class _Batches(CalibrationDataReader):
-    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+        self._name = name
         self._batches: Iterator[np.ndarray] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"pixels": batch}
+        return None if batch is None else {self._name: batch}
 
 
 def quantise(
@@ -43,8 +44,8 @@ def quantise(
     Products of two activations (attention) and everything that is no product stay in floats.
 
     Args:
-        network: `pixels` (B, 3, S, S) uint8 -> `embedding`.
-        batches: preprocessed images (b, 3, S, S) uint8.
+        network: one input -> `embedding`.
+        batches: what the input takes.
         convolutional: whether the network is mainly convolutions.
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder, _hushed():
@@ -54,7 +55,7 @@ def quantise(
         quantize_static(
             str(prepared),
             str(result),
-            _Batches(batches),
+            _Batches(network.graph.input[0].name, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_PRODUCTS + (_BETWEEN if convolutional else []),
             per_channel=True,

@@ -33,8 +33,11 @@ class Network(nn.Module):
         self.dtype = embedder.dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Unit vectors (B, D) float32 of uint8 images (B, 3, S, S)."""
-        normal = pixels.to(torch.float32).sub(self.shift).mul(self.scale)
+        """Unit vectors (B, D) float32 of uint8 images (B, 3, H, W)."""
+        return self.embed_normal(pixels.to(torch.float32).sub(self.shift).mul(self.scale))
+
+    def embed_normal(self, normal: Tensor) -> Tensor:
+        """Unit vectors (B, D) float32 of normalised images (B, 3, H, W) float32."""
         vectors = self._unit(normal)
         if self.mirror:
             vectors = F.normalize(vectors + self._unit(normal.flip(-1)), dim=1)
@@ -46,6 +49,14 @@ class Network(nn.Module):
         # it rounds would come straight out.
         token = None if token is None else token.float()
         return F.normalize(self.neck(features.float(), token), dim=1)
+
+
+class TensorNetwork(Network):
+    """The same behind the normalisation: the network alone."""
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Unit vectors (B, D) float32 of normalised images (B, 3, H, W) float32."""
+        return self.embed_normal(tensor)
 
 
 def in_precision(embedder: Embedder, precision: str) -> Embedder:

@@ -16,7 +16,7 @@ from onnx import ModelProto, compose
 from lookalike.data.image_size import height_width
 from lookalike.errors import ExportError
 from lookalike.exporting.int8 import quantise
-from lookalike.exporting.network import Network, in_precision
+from lookalike.exporting.network import Network, TensorNetwork, in_precision
 from lookalike.exporting.pixels import OPSET, preprocessing_graph
 from lookalike.model.embedder import Embedder
 
@@ -24,20 +24,25 @@ _LARGEST = 2**31 - 2**20  # bytes: a protobuf message holds 2^31 - 1; the rest i
 
 
 def build(
-    embedder: Embedder, precision: str, calibration: Iterable[np.ndarray] | None = None
+    embedder: Embedder,
+    precision: str,
+    calibration: Iterable[np.ndarray] | None = None,
+    input: str = "picture",
 ) -> ModelProto:
-    """The whole model: `images` (B, H, W, 3) uint8, any B, H, W -> `embedding` (B, D) float32.
+    """The model as ONNX, with any batch B -> `embedding` (B, D) float32.
 
     Args:
         embedder: the trained model, on the CPU.
         precision: fp32, fp16 or int8.
+        input: picture: `images` (B, H, W, 3) uint8, any H and W; tensor: `tensor` (B, 3, H, W)
+            float32 of the model's size, normalised: the network alone.
         calibration: for int8, batches (b, 3, S, S) uint8 of preprocessed images, whose
             activations set the ranges.
 
     Raises:
         ExportError: torch cannot export this network, or it exceeds what one ONNX file can hold.
     """
-    network = network_graph(in_precision(embedder, precision))
+    network = network_graph(in_precision(embedder, precision), input)
     if network.ByteSize() > _LARGEST:
         raise ExportError(
             f"the model takes {network.ByteSize() / 1e9:.1f} GB and an ONNX file holds "
@@ -46,7 +51,13 @@ def build(
     if precision == "int8":
         assert calibration is not None
         convolutional = embedder.backbone.is_convolutional
+        if input == "tensor":
+            normalise = embedder.preprocess.normalise
+            calibration = (normalise(torch.from_numpy(batch)).numpy() for batch in calibration)
         network = quantise(network, calibration, convolutional=convolutional)
+    if input == "tensor":
+        onnx.checker.check_model(network, full_check=True)
+        return network
     pixels = preprocessing_graph(embedder.preprocess, network.ir_version)
     # The names of ours must not meet those of torch's.
     pixels = compose.add_prefix(pixels, "preprocess/", rename_inputs=False, rename_outputs=False)
@@ -55,23 +66,28 @@ def build(
     return merged
 
 
-def network_graph(embedder: Embedder) -> ModelProto:
-    """The network alone: `pixels` (B, 3, S, S) uint8 -> `embedding` (B, D) float32.
+def network_graph(embedder: Embedder, input: str = "picture") -> ModelProto:
+    """The network alone -> `embedding` (B, D) float32.
+
+    Its input is `pixels` (B, 3, H, W) uint8, or `tensor`, the same as normalised float32.
 
     Raises:
         ExportError: torch cannot export this network.
     """
     size = height_width(embedder.preprocess.image_size)
-    example = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    tensor = input == "tensor"
+    name = "tensor" if tensor else "pixels"
+    network = TensorNetwork(embedder) if tensor else Network(embedder)
+    example = torch.zeros(2, 3, *size, dtype=torch.float32 if tensor else torch.uint8)
     try:
         with _hushed():
             program = torch.onnx.export(
-                Network(embedder).eval(),
+                network.eval(),
                 (example,),
                 dynamo=True,
-                input_names=["pixels"],
+                input_names=[name],
                 output_names=["embedding"],
-                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+                dynamic_shapes={name: {0: torch.export.Dim("batch")}},
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,

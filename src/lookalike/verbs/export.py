@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from lookalike.data.loader import EvalLoader
 from lookalike.data.places import place_of
 from lookalike.data.record import Record
 from lookalike.data.source import Source
-from lookalike.errors import ConfigError, DataError
-from lookalike.exporting import BOUNDS, FORMATS, Bounds
+from lookalike.errors import ConfigError, DataError, ExportError
+from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
 from lookalike.exporting.artefact import appearing, appearing_there, describe
 from lookalike.exporting.card import write_card
 from lookalike.exporting.certificate import Certificate, certify
 from lookalike.exporting.exported import require
-from lookalike.exporting.formats import WRITERS
+from lookalike.exporting.formats import WRITERS, write_onnx
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.provenance import Provenance, source_of
@@ -53,6 +54,7 @@ def export(
     format: str = "onnx",
     *,
     precision: str = "fp32",
+    input: str = "picture",
     output: Place | None = None,
     data: Place | None = None,
     data_format: str = "auto",
@@ -75,9 +77,12 @@ def export(
         model: an output directory, or a model folder.
         format: one of `lookalike.exporting.FORMATS`.
         precision: fp32, fp16 or int8.
+        input: what the model takes: picture, decoded and of any size; or, for onnx, tensor:
+            float32 (B, 3, H, W), preprocessed and normalised.
         output: the file, or the folder, to write, or its URI in object storage; `exports/` in the
             run by default.
-        data: labelled images to compare on; the run's validation images by default.
+        data: labelled images to compare on; the run's validation images by default, or its
+            training images where it had none.
         data_format: of `data`: auto, or one of `lookalike.data.SOURCES`.
         split: where `data` has splits, the one to take.
         max_drift: largest 1 - cosine between the two vectors of an image; by default that of
@@ -96,13 +101,13 @@ def export(
         ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
         LookalikeError: no model, a wrong choice, or nothing to measure on.
     """
-    _check(format, precision, max_images)
+    _check(format, precision, input, max_images)
     model = place_of("model", model)
     data = None if data is None else place_of("data", data)
     ranges = None if ranges is None else place_of("ranges", ranges)
     log.start()
     source = Provenance.of(model)
-    place = _place(source, format, precision, output)
+    place = _place(source, format, precision, input, output)
     calibration = None
     if source.calibration is not None:
         calibration = Calibration.from_json(source.calibration, source.place)
@@ -119,18 +124,31 @@ def export(
         )
     where = appearing_there(place) if isinstance(place, str) else appearing(place)
     with where as path, writing(place if isinstance(place, Path) else path):
-        artefact = WRITERS[format](embedder, precision, path, batches)
-        certificate = certify(
-            embedder,
-            artefact.reread(),
-            sample,
-            _bounds(precision, max_drift, max_recall_change),
-            threads=threads,
-            source=images,
-        )
+        write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
+        artefact = write(embedder, precision, path, batches)
+        bounds = _bounds(precision, max_drift, max_recall_change)
+        proven = partial(certify, embedder, catalog=sample, bounds=bounds, threads=threads)
+        certificate = proven(artefact.reread(), source=images)
         certificate.check()
         own = None if artefact.fingerprint is None else artefact.fingerprint()
-        about = describe(embedder, format, precision, certificate, own)
+        certified = [artefact.runtime]
+        for runtime, reread in artefact.also.items():
+            try:
+                proven(reread(), source=images).check()
+            except ExportError as error:
+                logger.warning("not certified for %s: %s", runtime, error)
+            else:
+                certified.append(runtime)
+        about = describe(
+            embedder,
+            format,
+            precision,
+            certificate,
+            own,
+            input=input,
+            certified_with=certified,
+            measured_on=list_name,
+        )
         artefact.finish(about, source.calibration)
         if path.is_dir():
             write_card(
@@ -143,7 +161,9 @@ def export(
                 training=source.told(),
                 calibration=calibration,
             )
-    logger.info("%s: %s", storage.public(str(place)), certificate.summary())
+    shown = storage.public(str(place))
+    logger.info("%s: %s", shown, certificate.summary())
+    logger.info("%s: certified for %s, on the CPU", shown, ", ".join(about["certified_for"]))
     return Exported(place, certificate)
 
 
@@ -176,7 +196,7 @@ def _batches(
         raise DataError(f"{records[0].source}: none of the images for int8 can be read")
 
 
-def _check(format: str, precision: str, max_images: int) -> None:
+def _check(format: str, precision: str, input: str, max_images: int) -> None:
     if format not in FORMATS:
         raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
     choices = FORMATS[format][1]
@@ -184,20 +204,30 @@ def _check(format: str, precision: str, max_images: int) -> None:
         raise ConfigError(
             f"precision={precision!r} is not one of {', '.join(choices)}, which {format} has"
         )
+    inputs = INPUTS.get(format, ("picture",))
+    if input not in inputs:
+        others = ", ".join(name for name, kinds in INPUTS.items() if input in kinds)
+        hint = f"; {others} has it" if others else ""
+        raise ConfigError(
+            f"input={input!r} is not one of {', '.join(inputs)}, which {format} has{hint}"
+        )
     if max_images < 2:
         raise ConfigError(f"max_images={max_images} must be at least 2")
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
 
 
-def _place(source: Provenance, format: str, precision: str, output: Place | None) -> Path | str:
+def _place(
+    source: Provenance, format: str, precision: str, input: str, output: Place | None
+) -> Path | str:
     """Where the artefact goes: a path of this machine, or a URI."""
     if output is not None:
         place = str(output)
     elif source.config is None:
         raise ConfigError(f"{source.place}: not a run, but a model; say where to: --output PATH")
     else:
-        suffix = "" if precision == "fp32" else f"-{precision}"
+        suffix = "" if input == "picture" else f"-{input}"
+        suffix += "" if precision == "fp32" else f"-{precision}"
         name = FORMATS[format][0].format(precision=suffix)
         place = storage.join(source.uri, f"{EXPORTS}/{name}")
     if place.startswith(("http://", "https://")):
