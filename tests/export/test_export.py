@@ -94,6 +94,7 @@ def test_evaluate_and_embed_take_the_onnx_file(
         assert figures[-1].pop("model") == str(model)
         name = tmp_path / f"{len(figures)}.npy"
         assert run(monkeypatch, "embed", model, shapes / "images", "-o", name) == 0
+        capsys.readouterr()
     assert figures[0] == figures[1]
     ours, theirs = (np.load(tmp_path / f"{n}.npy") for n in (1, 2))
     assert ours.shape == (68, 32)
