@@ -5,8 +5,8 @@
 The contenders take turns on the same saved embeddings, each in a process of its own. Outputs are
 compared before any time is printed. `--peers` is the Python of an environment that has
 pytorch-metric-learning, faiss-cpu and open-metric-learning (which needs NumPy below 2); what it
-lacks is said. Time is from embeddings in memory to figures; memory is the peak of the process
-over what it held before, so embeddings and imports are not in it.
+lacks is taken from this environment, or said. Time is from embeddings in memory to figures; memory
+is the peak of the process over what it held before, so embeddings and imports are not in it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from requirements import INSTALL
+
 CONTENDER = Path(__file__).with_name("evaluate_contender.py")
 PEERS = {"pytorch-metric-learning": "pytorch_metric_learning, faiss", "open-metric-learning": "oml"}
+# open-metric-learning needs NumPy below 2, and so an environment of its own.
+FIXES = {
+    "pytorch-metric-learning": INSTALL,
+    "open-metric-learning": "python3 -m venv peers && peers/bin/pip install open-metric-learning "
+    "pytorch-metric-learning faiss-cpu, then --peers peers/bin/python",
+}
 OURS = ["lookalike", "bf16 products alone"]
 
 
@@ -114,10 +122,11 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
     for peer, modules in PEERS.items():
         if peer not in args.contenders:
             continue
-        if args.peers and has(args.peers, modules):
-            pythons[peer] = args.peers
+        python = next((p for p in (args.peers, sys.executable) if p and has(p, modules)), None)
+        if python is not None:
+            pythons[peer] = python
         else:
-            print(f"  {peer}: not run: {modules} cannot be imported")
+            print(f"  {peer}: not run: {modules} cannot be imported: {FIXES[peer]}")
     results: dict[str, list[dict]] = {}
     for _ in range(args.rounds):
         for contender, python in list(pythons.items()):

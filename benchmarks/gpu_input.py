@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpu_measure import Place, compare, in_turns, synchronise
 from gpu_record import NotRunError, Record
-from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box, installed
+from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
@@ -23,6 +23,7 @@ from lookalike.data.loader import TrainLoader
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record as Listed
 from lookalike.distributed import World
+from requirements import missing
 
 HEIGHT, WIDTH = 375, 500
 
@@ -108,8 +109,8 @@ def _paths(
 
     def peer(name: str) -> Callable[[], float]:
         modules, build = PEERS[name]
-        if not installed(modules):
-            raise NotRunError(f"{', '.join(modules)} is not installed")
+        if lacking := missing(*modules):
+            raise NotRunError(lacking)
         inner: Epoch = build(paths, size, batch, workers)
         return timed(lambda: (on_device(images) for images in inner()))
 

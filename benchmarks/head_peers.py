@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from head_contender import MARGIN, SCALE, Contender, Maker, NotRunError, Shape, arcface_cosine
+from requirements import INSTALL
 
 
 class TorchContender(Contender):
@@ -63,7 +64,7 @@ class PML(TorchContender):
         try:
             from pytorch_metric_learning.losses import ArcFaceLoss
         except ImportError:
-            raise NotRunError("pytorch-metric-learning is not installed") from None
+            raise NotRunError(f"pytorch-metric-learning is not installed: {INSTALL}") from None
         shape = self.shape
         self.module = ArcFaceLoss(shape.classes, shape.dim, margin=MARGIN, scale=SCALE)
         self.module.to(shape.device)
@@ -200,7 +201,7 @@ class Liger(TorchContender):
         try:
             from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
         except ImportError:
-            raise NotRunError("liger-kernel is not installed") from None
+            raise NotRunError("liger-kernel is not installed: pip install liger-kernel") from None
         self.module = LigerFusedLinearCrossEntropyLoss()
         super().__init__(shape)
 
@@ -219,7 +220,9 @@ class CCE(TorchContender):
         try:
             from cut_cross_entropy import linear_cross_entropy
         except ImportError:
-            raise NotRunError("cut-cross-entropy is not installed") from None
+            raise NotRunError(
+                "cut-cross-entropy is not installed: pip install cut-cross-entropy"
+            ) from None
         self.function = linear_cross_entropy
         super().__init__(shape)
 

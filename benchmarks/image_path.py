@@ -26,7 +26,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, installed
+from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch
 from lookalike.data import part
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog
@@ -35,6 +35,7 @@ from lookalike.data.loader import TrainLoader
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
 from photographs import SIZES, write_photographs
+from requirements import missing
 from undisturbed import undisturbed
 
 BATCH, SIZE = 64, 224
@@ -128,8 +129,8 @@ def compare(
         contenders["decode only"] = lambda: decode_only(paths, args.workers)
         contenders["decode only, 1 thread"] = lambda: decode_only(half, 1)
         for peer, (modules, build) in PEERS.items():
-            if not installed(modules):
-                print(f"  {peer}: not run, as {', '.join(modules)} is not installed")
+            if lacking := missing(*modules):
+                print(f"  {peer}: not run: {lacking}")
                 continue
             epoch = build(paths, SIZE, BATCH, args.workers)
             contenders[peer] = lambda epoch=epoch: rate(epoch)

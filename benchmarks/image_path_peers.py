@@ -6,7 +6,6 @@ with antialiasing where it has any, flip half of the pictures, normalise.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
 from collections import deque
@@ -208,11 +207,3 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[..., Epoch]]] = {
     "DALI (CPU)": (("nvidia.dali",), _dali),
     "DALI (CPU), PIL's pixels": (("nvidia.dali",), partial(_dali, fancy=True)),
 }
-
-
-def installed(modules: Sequence[str]) -> bool:
-    """Whether all of these can be found."""
-    try:
-        return all(importlib.util.find_spec(module) is not None for module in modules)
-    except ModuleNotFoundError:
-        return False

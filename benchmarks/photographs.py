@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skimage import data
 from sklearn.datasets import load_sample_images
+
+from requirements import require
+
+require("skimage")
+from skimage import data
 
 QUALITIES = (75, 85, 95)
 SIZES = {"0.2 MP": (375, 500), "1.5 MP": (1080, 1440)}  # height, width

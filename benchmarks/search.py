@@ -23,9 +23,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
+
+from requirements import require
+
+require("faiss")
+import faiss
 
 from lookalike.gallery.index import KINDS, Index
 

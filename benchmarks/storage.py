@@ -37,6 +37,9 @@ import fsspec
 import numpy as np
 import torch
 
+from requirements import require
+
+require("obstore", "oss2", "s3fs", "ossfs")
 from lookalike.data.augment import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes

@@ -21,10 +21,14 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from pytorch_metric_learning.losses import ArcFaceLoss
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+
+from requirements import require
+
+require("pytorch_metric_learning")
+from pytorch_metric_learning.losses import ArcFaceLoss
 
 from lookalike.checkpoint import Trained
 from lookalike.data.augment import Augment

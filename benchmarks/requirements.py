@@ -1,0 +1,42 @@
+"""What a benchmark needs beside lookalike: named in one line where it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+# Modules whose package is called otherwise.
+_PACKAGES = {
+    "skimage": "scikit-image",
+    "cv2": "opencv-python-headless",
+    "oml": "open-metric-learning",
+    "faiss": "faiss-cpu",
+    "pytorch_metric_learning": "pytorch-metric-learning",
+    "spdl": "spdl",
+    "nvidia.dali": "nvidia-dali-cuda130",
+}
+INSTALL = "pip install -e '.[bench]'"
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module, as `nvidia.dali`, can be found."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def missing(*modules: str) -> str:
+    """What to say of those of the modules that cannot be found; "" where all can."""
+    lacking = [module for module in modules if not is_installed(module)]
+    names = ", ".join(_PACKAGES.get(module, module) for module in lacking)
+    verb = "is" if len(lacking) == 1 else "are"
+    return f"{names} {verb} not installed: {INSTALL}" if lacking else ""
+
+
+def require(*modules: str) -> None:
+    """End the program with one line and exit code 2 where a module is missing."""
+    line = missing(*modules)
+    if line:
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2)
