@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lookalike import checkpoint, storage
 from lookalike.config import Config
+from lookalike.data.cache_folder import user_cache
 from lookalike.errors import RunError, StorageError
 from lookalike.exporting.artefact import ABOUT_FILE
 from lookalike.log import logger
@@ -270,7 +271,6 @@ def _refreshed(uri: str, local: Path) -> None:
 
 def cache_folder(kind: str, uri: str, more: str = "") -> Path:
     """Where this machine keeps what belongs to `uri` and `more`: a folder of the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
     digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
-    return Path(root) / "lookalike" / kind / f"{name}-{digest}"
+    return user_cache() / kind / f"{name}-{digest}"

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from lookalike import cli, interrupt, launch, log
+from lookalike import cli, fetched, interrupt, launch, log
+from lookalike.data.cache_folder import user_cache
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, ConsoleError, LookalikeError
+from lookalike.storage.retry import cause
 
 
 @pytest.fixture
@@ -194,3 +196,17 @@ def test_what_the_system_refuses_is_a_line_and_a_mistake_of_ours_is_not():
     assert str(named) == "/a/b: no such file or directory"
     assert LookalikeError.of_system(OSError("requested and written")) is None
     assert LookalikeError.of_system(OSError(errno.EINVAL, "invalid")) is None
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
+    for name in ("HOME", "XDG_CACHE_HOME", "LOOKALIKE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a container's user
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert user_cache() == tmp_path / f"lookalike-{os.getuid()}"
+    assert fetched.cache_folder("models", "s3://b/run").parent == user_cache() / "models"
+
+
+def test_a_name_that_the_system_cannot_encode_says_what_to_set():
+    error = UnicodeEncodeError("ascii", "caf\u00e9", 3, 4, "ordinal not in range(128)")
+    assert "in ascii, the encoding of file names here; set PYTHONUTF8=1" in cause(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -11,4 +12,15 @@ def cache_folder() -> Path:
     own = os.environ.get("LOOKALIKE_CACHE")
     if own:
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """`lookalike` in the user's cache directory; for a user without a home, in the temporary one."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return Path(root) / "lookalike"
+    try:
+        return Path.home() / ".cache" / "lookalike"
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        return Path(tempfile.gettempdir()) / f"lookalike-{os.getuid()}"

@@ -164,6 +164,11 @@ def cause(error: Exception) -> str:
         return "permission denied"
     if isinstance(error, TransferError):
         return str(error)
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"this name cannot be written in {error.encoding}, the encoding of file names here; "
+            "set PYTHONUTF8=1 or a UTF-8 locale"
+        )
     if isinstance(error, ValueError):
         return "not a path or URL that can be opened"
     status = next(filter(None, map(_status, _chain(error))), None)
