@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 
 def user_cache() -> Path:
-    """`lookalike` in the user's cache directory; for a user without a home, in the temporary one."""
+    """`lookalike` in the user's cache directory; without a home, in the temporary directory."""
     root = os.environ.get("XDG_CACHE_HOME")
     if root:
         return Path(root) / "lookalike"
