@@ -31,6 +31,7 @@ __all__ = [
     "improve",
     "load",
     "plan",
+    "push_to_hub",
     "quickstart",
     "report",
     "search",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from lookalike.verbs.export import export
     from lookalike.verbs.improve import improve
     from lookalike.verbs.plan import plan
+    from lookalike.verbs.push_to_hub import push_to_hub
     from lookalike.verbs.quickstart import quickstart
     from lookalike.verbs.report import report
     from lookalike.verbs.search import search
@@ -74,6 +76,7 @@ _HOMES = {
     "improve": "lookalike.verbs.improve",
     "load": "lookalike.verbs.embed",
     "plan": "lookalike.verbs.plan",
+    "push_to_hub": "lookalike.verbs.push_to_hub",
     "quickstart": "lookalike.verbs.quickstart",
     "report": "lookalike.verbs.report",
     "search": "lookalike.verbs.search",

@@ -17,7 +17,7 @@ def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
         "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
         "Scores", "compare", "doctor", "embed", "evaluate", "export", "improve", "load", "plan",
-        "quickstart", "report", "search", "train",
+        "push_to_hub", "quickstart", "report", "search", "train",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name
@@ -26,7 +26,7 @@ def test_public_names_are_pinned_and_there():
 def test_verbs_stay_functions_after_their_modules_are_imported():
     code = (
         "import lookalike, importlib\n"
-        "names = 'train evaluate embed plan quickstart doctor export improve search report'\n"
+        "names = 'train evaluate embed plan quickstart doctor export improve search report push_to_hub'\n"
         "for n in names.split():\n"
         "    importlib.import_module('lookalike.verbs.' + n)\n"
         "    assert callable(getattr(lookalike, n)), n\n"
