@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def run_tests(place: Place, record: Record, scratch: Path) -> None:
         tests.append(f"--ignore={ROOT / 'tests/cuda/test_cuda_verbs.py'}")
     else:
         tests.append(str(ROOT / "tests/kernels/test_triton_kernels.py"))
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        tests.append("--timeout=100")
     noting = _Noting(record)
     code = pytest.main(
         ["-c", str(settings), "--rootdir", str(ROOT), "-q", "-m", "cuda", "-W", "default",

@@ -11,7 +11,6 @@ from losses_reference import (
     loss_and_gradients,
     row_losses,
 )
-from world_of_one import world_of_one
 
 from lookalike.losses import create_margin
 from lookalike.losses.kernels import uses_triton
@@ -144,43 +143,6 @@ def test_a_sampled_step_is_one_over_the_classes_drawn(device, batch, sharded):
     assert off(change[index], 0.1 * exact[2]) <= 1e-3
     change[index] = 0
     assert not change.any()
-
-
-def test_sharded_over_the_collectives_equals_dense(group_device, batch):
-    device = group_device
-    embeddings, weight, classes = batch
-    margin = create_margin("arcface")
-    rule = UpdateRule("sgd", momentum=0.9)
-    results = []
-    with world_of_one(device) as world:
-        for more in ({}, {"sharded": True, "world": world}, {"world": world}):
-            head = head_with(margin, weight, chunk=CHUNK, update=rule, **more).to(device)
-            head.update.lr = 0.1
-            leaf = embeddings.to(device).requires_grad_()
-            head.begin()
-            loss = head(leaf, classes.to(device))
-            loss.backward()
-            head.end()
-            nearest = head.predict(embeddings.to(device))
-            results.append([loss, leaf.grad, head.weight, nearest])
-    for other in results[1:]:
-        for a, b in zip(other, results[0], strict=True):
-            assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
-
-
-def test_the_collectives_of_the_program(group_device):
-    device = group_device
-    with world_of_one(device) as world:
-        ones = torch.arange(6.0, device=device).view(3, 2)
-        assert torch.equal(world.sum(ones.clone()), ones)
-        assert torch.equal(world.max(ones.clone()), ones)
-        assert torch.equal(world.broadcast(ones.clone()), ones)
-        for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bfloat16):
-            [part] = world.gather(ones.to(dtype))
-            assert torch.equal(part, ones.to(dtype))
-        assert world.tell({"name": "a", "size": 3}) == [{"name": "a", "size": 3}]
-        with world.together():
-            world.barrier()
 
 
 def test_predicted_classes(device, batch):

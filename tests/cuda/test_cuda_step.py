@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-from world_of_one import world_of_one
 
 from lookalike.checkpoint import Trained
 from lookalike.data.batch import Batch
@@ -149,26 +148,3 @@ def test_steps_repeat_to_the_bit(real_device, precision):
                 step(make_batch(), number)
             results.append(weights(step))
     assert distance(*results) == 0
-
-
-def test_a_step_with_ddp_and_shared_norms(group_device):
-    device = group_device
-    alone = make_step(World(device=device))
-    true = alone(make_batch(), 0)
-    with world_of_one(device) as world:
-        step = make_step(world)
-        outcome = step(make_batch(), 0)
-        mine = weights(step)
-        del step
-    for name, value in true.losses.items():
-        assert outcome.losses[name] == pytest.approx(value, rel=1e-3)
-    for name, value in weights(alone).items():
-        assert torch.allclose(mine[name], value, rtol=1e-2, atol=1e-3), name
-
-
-def test_compiled_backbone(real_device):
-    step = make_step(World(device=real_device), torch.bfloat16)
-    true = step(make_batch(), 0).losses["loss"]
-    step = make_step(World(device=real_device), torch.bfloat16)
-    step.network.embedder.backbone.compile_features()
-    assert step(make_batch(), 0).losses["loss"] == pytest.approx(true, rel=5e-2)
