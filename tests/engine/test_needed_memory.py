@@ -80,6 +80,14 @@ def test_what_is_little_is_not_said(caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+def test_micro_batches_need_less():
+    _, config, embedder = resolved(1000, train__accumulate=4)
+    need = plan_memory(config, embedder, 1000, World(), limit=1)
+    _, config, embedder = resolved(1000)
+    whole = plan_memory(config, embedder, 1000, World(), limit=1)
+    assert whole.memory.activations > 3 * need.memory.activations
+
+
 def test_training_records_the_choice_and_says_its_need_first(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(assembly_heads, "FUSED_FROM", 8 * 4 * 8)
     monkeypatch.setattr("lookalike.verbs.plan.installed", lambda: 200_000_000)

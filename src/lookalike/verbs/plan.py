@@ -130,7 +130,7 @@ def plan_memory(
     height, width = height_width(setup.image_size)
     parameters = sum(value.numel() for value in embedder.parameters())
     heads = 12 * sum(setup.head_rows) * setup.dim  # weight, gradient and momentum
-    images = setup.local_batch * height * width * _MOST_OF_PIXEL
+    images = _together(config, setup) * height * width * _MOST_OF_PIXEL
     runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
     if runtime + heads + 16 * parameters + images < limit / 4:
         return None
@@ -273,7 +273,12 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
         )
 
     # A batch norm cannot take one image alone; with several workers it sees those of all.
-    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.local_batch))
+    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, _together(config, setup)))
+
+
+def _together(config: Config, setup: Setup) -> int:
+    """Images whose activations are in memory at the same time."""
+    return -(-setup.local_batch // config.train.accumulate)
 
 
 def _memory_of(place: Machine | None, setup: Setup) -> int | None:
