@@ -116,6 +116,15 @@ def test_curves_and_scores_of_different_lists_are_not_compared():
     assert "not comparable" not in render(alike)
 
 
+def test_nothing_has_no_sign():
+    from lookalike.reporting.page import _points
+
+    assert [_points(x) for x in (0.0, -0.0001, 0.0001, 0.012, -0.003)] == [
+        "0.0", "0.0", "0.0", "+1.2", "\u22120.3",
+    ]  # fmt: skip
+    assert "\u22120.00" not in render(content(WEAK))
+
+
 def test_one_is_counted_as_one():
     two = evidence(0.1, classes=1, each=2)
     assert verdict(content(two, own=False)).endswith("on 2 images of 1 class.")

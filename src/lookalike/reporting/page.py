@@ -46,8 +46,8 @@ def render(content: Content) -> str:
     environment.filters["counted"] = counted
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    environment.filters["cosine"] = lambda value: f"{value:.2f}".replace("-", "−")
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["cosine"] = lambda value: f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+    environment.filters["points"] = _points
     script = _text(environment, "script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(
@@ -61,6 +61,12 @@ def render(content: Content) -> str:
         digest=digest,
         **_of_pictures(content),
     )
+
+
+def _points(value: float) -> str:
+    """A difference in points, with a sign unless it is nothing: `+1.2`, `−0.3`, `0.0`."""
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def _text(environment: jinja2.Environment, name: str) -> Markup:

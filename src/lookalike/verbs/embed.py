@@ -251,8 +251,8 @@ def _make(
     if left:
         seconds = time.monotonic() - began
         logger.info(
-            "%s images in %s, %.1f images/s",
-            f"{left:,}", log.duration(seconds), left / seconds,
+            "%s in %s, %.1f images/s",
+            log.counted(left, "image"), log.duration(seconds), left / seconds,
         )  # fmt: skip
 
 
