@@ -33,6 +33,20 @@ def test_counts_and_histogram(tmp_path):
     assert found["singletons"].groups[0].rows == (8,)
 
 
+def test_rows_that_cannot_be_used_are_listed_and_the_others_judged(tmp_path):
+    head = "path,label,x_1,y_1,x_2,y_2\n"
+    rows = "a.jpg,1,0,0,9,9\nb.jpg,nan,,,,\nc.jpg,2,9,0,3,9\nd.jpg,2,,,,\ne.jpg,,,,,\nd.jpg,2,,,,\n"
+    facts, found = look(tmp_path, head + rows, "x.jpg 1\ny.jpg None\nz.jpg 1\n")
+    assert facts["training"]["images"] == 3
+    assert found["bad_rows"].severity == "wrong"
+    notes = [group.note.removeprefix(f"{tmp_path}/") for group in found["bad_rows"].groups]
+    lines = ["train.txt:3", "train.txt:4", "train.txt:6", "val.txt:2"]
+    assert [note.split(": ")[0] for note in notes] == lines
+    assert found["repeated_lines"].count == 1
+    with pytest.raises(LookalikeError, match=r"train\.txt:2: label 'nan' is a missing value"):
+        look(tmp_path, "path,label\na.jpg,nan\nb.jpg,nan\n")
+
+
 def test_the_same_path_again_with_another_label_and_in_the_other_list(tmp_path):
     train = "1.jpg a\n1.jpg a\n2.jpg a\n2.jpg b\n3.jpg b\n4.jpg b\n"
     _, found = look(tmp_path, train, "3.jpg c\n5.jpg c\n5.jpg d\n")

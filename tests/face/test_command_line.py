@@ -235,6 +235,14 @@ MISTAKES = {
         ["--train", "{train}", "--output", "oss://me:key@bucket/x"],
         "run.output=oss://bucket/x: has user info",
     ),
+    "an option that is a setting": (
+        ["--train", "{train}", "--lr", "0.1"],
+        "error: --lr is no option; settings are written without dashes: optim.lr=0.1",
+    ),
+    "an option that is a setting by another name": (
+        ["--train", "{train}", "--learning-rate=0.1"], "without dashes: optim.lr=0.1",
+    ),
+    "a missing label": (["--train", "{nan}", "--output", "{out}"], "nan.csv:3: label 'nan' is"),
     "output is a file": (
         ["--train", "{train}", "--output", "{train}/x"], "cannot be made",
     ),
@@ -246,7 +254,8 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
     monkeypatch, shapes, tmp_path, capsys, mistake
 ):
     words, message = MISTAKES[mistake]
-    places = {"train": shapes / "train.txt", "out": tmp_path / "out"}
+    (tmp_path / "nan.csv").write_text("path,label\na.jpg,1\nb.jpg,nan\nc.jpg,2\n")
+    places = {"train": shapes / "train.txt", "out": tmp_path / "out", "nan": tmp_path / "nan.csv"}
     assert run(monkeypatch, "train", *(word.format(**places) for word in words)) == 2
     shown = capsys.readouterr().err
     assert message in shown

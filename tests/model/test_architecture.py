@@ -94,3 +94,12 @@ def test_no_network_is_one_line_within_seconds(tmp_path, monkeypatch, caplog, na
     assert "\n" not in str(it.value)
     assert not caplog.records
     assert time.monotonic() - began < 30  # its client alone would try for a minute
+
+
+def test_names_of_timm_in_any_spelling():
+    from lookalike.model.architecture import find_architecture
+
+    for name in ("ConvNeXt-Tiny", "convnext_tiny", "ConvNext Tiny"):
+        assert find_architecture(name) == find_architecture("convnext_tiny")
+    with pytest.raises(ModelError, match="neither one of"):
+        find_architecture("ConvNeXt-Teeny")

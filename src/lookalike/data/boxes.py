@@ -93,7 +93,9 @@ def corners_of(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | No
         raise Malformed(
             f"the box x {left:g} to {right:g}, y {top:g} to {bottom:g} {how}; it has nothing in it"
         )
-    return left, top, right, bottom
+    # Whole numbers are settled already, if these are pixels.
+    whole = all(map(float.is_integer, (left, top, right, bottom)))
+    return (int(left), int(top), int(right), int(bottom)) if whole else (left, top, right, bottom)
 
 
 def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]:
@@ -116,15 +118,15 @@ def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record
     small: list[Record] = []
     kept: dict[Details, Details] = {}  # keeps one object of each
     for record in records:
-        if record.details is not None and record.details.box:
-            try:
-                details = replace(
-                    record.details, box=settled(record.details.box), relative=relative
-                )
-            except Malformed as error:
-                bad.add(record.origin, str(error))
-                continue
-            record = replace(record, details=kept.setdefault(details, details))
+        details = record.details
+        if details is not None and details.box:
+            if relative or not isinstance(details.box[0], int):
+                try:
+                    details = replace(details, box=settled(details.box), relative=relative)
+                except Malformed as error:
+                    bad.add(record.origin, str(error))
+                    continue
+                record = replace(record, details=kept.setdefault(details, details))
             if not relative and _shorter_side(details) < LEAST_SIDE:
                 small.append(record)
         found.append(record)
