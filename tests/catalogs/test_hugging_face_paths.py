@@ -133,3 +133,13 @@ def test_columns_that_are_typed(tmp_path):
     table = pa.table({"path": ["a.jpg"], "label": [[1, 2]]})
     with pytest.raises(DataError, match=r"t\.parquet:1: '\[1, 2\]' is neither a text nor a number"):
         read_records(saved(table, tmp_path / "t.parquet"))
+
+
+def test_a_text_that_is_no_utf8_is_damage(tmp_path):
+    text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\x8b")]
+    )
+    table = pa.table({"path": ["a.jpg"], "label": ["a"], "note": text})
+    file = saved(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: damaged in its first rows"):
+        read_records(file)

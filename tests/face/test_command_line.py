@@ -242,7 +242,10 @@ MISTAKES = {
     "an option that is a setting by another name": (
         ["--train", "{train}", "--learning-rate=0.1"], "without dashes: optim.lr=0.1",
     ),
-    "a missing label": (["--train", "{nan}", "--output", "{out}"], "nan.csv:3: label 'nan' is"),
+    "a missing label": (
+        ["--train", "{nan}", "--output", "{out}", "--backbone", "test_resnet",
+         "model.pretrained=false"], "nan.csv:3: label 'nan' is",
+    ),
     "output is a file": (
         ["--train", "{train}", "--output", "{train}/x"], "cannot be made",
     ),

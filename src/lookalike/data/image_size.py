@@ -44,7 +44,7 @@ def _side(value: Any) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     inside = SMALLEST <= number <= LARGEST  # false for NaN
     return int(number) if inside and number == int(number) else None

@@ -113,10 +113,14 @@ def _records(
     tables = read(file, how.path_column)
     names = tables.schema.names
     batches = iter(tables.batches)
-    first = next(batches, None)
+    try:
+        first = next(batches, None)
+        sample = [] if first is None else _sample(first[0])
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: damaged in its first rows ({error})") from None
     columns = Columns(
         names,
-        [] if first is None else _sample(first[0]),
+        sample,
         source,
         how,
         image=None if tables.image is None else names.index(tables.image),
