@@ -95,3 +95,23 @@ def test_loaders_accept_it_on_request(tmp_path):
         assert len(batch.rows) == count
         assert len(bad) == 2 - count
     np.testing.assert_array_equal(batch.images[0].numpy(), batch.images[1].numpy())
+
+
+def test_the_setting_and_the_argument_reach_the_source(tmp_path):
+    from lookalike.assembly import create_source
+    from lookalike.config import Config
+    from lookalike.provenance import source_of
+
+    (tmp_path / "a.jpg").write_bytes(PLAIN_JPEG[:9000])
+    record = Record(str(tmp_path / "a.jpg"), "0", "list.txt", 1)
+    asked = {"cache": None, "cache_size": None, "requests": None}
+    trained = Config().with_values({"data.allow_truncated": True})
+    for source, accepted in (
+        (create_source(Config()), False),
+        (create_source(trained), True),
+        (source_of([], **asked), False),
+        (source_of([], **asked, allow_truncated=True), True),
+    ):
+        ended = source.read(record, fresh=True).endswith(b"\xff\xd9")
+        assert ended == accepted
+        assert source.read(record) == PLAIN_JPEG[:9000]
