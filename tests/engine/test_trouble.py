@@ -1,10 +1,12 @@
 """Signals, losses that are not finite, checkpoints that are torn: nothing is lost, all is told."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -182,3 +184,26 @@ def test_a_corrected_mistake_may_use_the_same_output(shapes, tmp_path):
     assert call(*first, cwd=tmp_path).returncode == 2
     done = call(*words(shapes, run, "train.max_steps=1"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_that_is_killed_is_named_and_nothing_else_is_said(shapes, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*words(shapes, run, "--epochs", "200", "--workers", "2")), cwd=tmp_path,
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [
+        int(child)
+        for child in children
+        if b"lookalike" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    os.kill(workers[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 137, errors
+    [line] = [line for line in errors.splitlines() if not line.startswith("no validation list")]
+    assert line.startswith("error: worker 1 was ended by SIGKILL: the usual cause is memory")
+    assert line.endswith(f"Go on with: lookalike train --resume --output {run}")
