@@ -148,9 +148,19 @@ def place_of(config: Config) -> Path:
 
 
 def restore(
-    run: Run, trained: Trained, quota: Quota, catalog: Catalog, resume: bool, world: World
+    run: Run,
+    trained: Trained,
+    quota: Quota,
+    catalog: Catalog,
+    resume: bool,
+    world: World,
+    config: Config,
 ) -> Progress | None:
-    """Go on where the newest whole checkpoint stands; None where there is none yet."""
+    """Load the newest whole checkpoint; None where there is none yet.
+
+    Raises:
+        RunError: none is whole, or it does not fit the settings; names those that changed.
+    """
     # As the main worker finds it, which soon writes what makes it exist for a slower one.
     began = torch.tensor(int(resume and run.began()), device=world.device)
     if not world.broadcast(began):
@@ -164,7 +174,16 @@ def restore(
     # Other machines may have nothing of the run but this checkpoint.
     name, bad = world.tell([name, bad])[0]
     with world.together():
-        progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
+        try:
+            progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
+        except RunError:
+            if changes := _changes_of_shape(run, config):
+                raise RunError(
+                    f"{run.path}: cannot be resumed with {', '.join(changes)}: its checkpoints do "
+                    "not fit; keep these settings, or train into another --output (with "
+                    f"train.start_from={run.path} to begin with its weights)"
+                ) from None
+            raise
     quota.restore({int(row): reason for row, reason in bad.items()})
     world.barrier()
     if world.is_main:
@@ -173,6 +192,23 @@ def restore(
     newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
     logger.info("going on from %s", newest)
     return progress
+
+
+_SHAPES = (
+    "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
+    "model.image_size", "loss.name", "loss.nested_dims", "loss.classification_weight",
+    "head.centres", "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
+)  # fmt: skip
+"""Settings that decide which tensors a checkpoint holds, and of which shape."""
+
+
+def _changes_of_shape(run: Run, config: Config) -> list[str]:
+    """The settings of `_SHAPES` that differ from those the run was written with, in words."""
+    used = fetched.saved_config(str(run.path))
+    if used is None:
+        return []
+    changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
+    return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
 def inputs_of(

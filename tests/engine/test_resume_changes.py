@@ -101,6 +101,19 @@ def test_another_sampler_and_list_go_on_at_the_same_epoch(shapes, resumed, tmp_p
         ),
         ({"max_steps": 4}, r"9 steps are done, more than train\.max_steps=4; give train\.max_s"),
         ({"epochs": 1, "batch_size": 24}, r"1\.5 epochs are done, more than train\.epochs=1"),
+        (
+            {"embedding_dim": 16},
+            r"cannot be resumed with model\.embedding_dim=16 \(it was 8\): its",
+        ),
+        (
+            {"backbone": "test_efficientnet"},
+            r"with model\.backbone=test_efficientnet \(it was test",
+        ),
+        ({"pooling": "avg"}, r"cannot be resumed with model\.pooling=avg \(it was gem\+avg\)"),
+        ({"optim__name": "adamw"}, r"cannot be resumed with optim\.name=adamw \(it was sgd\)"),
+        ({"ema": 0.9}, r"cannot be resumed with train\.ema=0\.9 \(it was 0\.0\)"),
+        ({"head__centres": 2}, r"cannot be resumed with head\.centres=2 \(it was 1\)"),
+        ({"classification_weight": 1.0}, r"with loss\.classification_weight=1\.0 \(it was 0\.0\)"),
     ],
 )
 def test_a_run_beyond_its_end_is_refused_and_kept(shapes, half, tmp_path, change, words):

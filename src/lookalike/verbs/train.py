@@ -133,7 +133,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         loader = create_loader(config, embedder, catalog, bad, world, source)
         quota = _create_quota(config, catalog, bad, run, world)
         inputs = inputs_of(config, loader, catalog, held_out, world)
-        restored = restore(run, trained, quota, catalog, resume, world)
+        restored = restore(run, trained, quota, catalog, resume, world, config)
         if restored is None and config.train.start_from is not None:
             warm_start.begin(config.train.start_from, trained, catalog.classes, world)
         progress = continued(restored or Progress(inputs=inputs), inputs)
