@@ -235,7 +235,9 @@ def check_installed(names: Sequence[str]) -> None:
 def _import(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != package:  # it is there, and lacks something of its own
+            raise
         raise MissingExtraError(package, package) from None
 
 
