@@ -78,10 +78,11 @@ def say_plan(
         embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
         config.loss.scale, config.train.precision,
     )  # fmt: skip
-    share = len(world.share(loader.batch_size))
+    share, parts = len(world.share(loader.batch_size)), config.train.accumulate
+    micro = f" in {parts} micro-batches" if parts > 1 else ""
     logger.info(
-        "batch: %s in all, %d on each of %s; %s an epoch, %s to do",
-        counted(loader.batch_size, "image"), share, counted(world.size, "worker"),
+        "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",
+        counted(loader.batch_size, "image"), share, counted(world.size, "worker"), micro,
         counted(loader.steps_per_epoch, "step"), counted(pace.total_steps - progress.step, "step"),
     )  # fmt: skip
     if words := loader.sampler.describe():

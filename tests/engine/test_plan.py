@@ -300,3 +300,12 @@ def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
+
+
+def test_micro_batches_take_less_memory_and_more_time():
+    whole = planned(small(train__batch_size=64), gpu="h100")
+    parts = planned(small(train__batch_size=64, train__accumulate=8), gpu="h100")
+    assert parts.memory.activations < 0.7 * whole.memory.activations
+    assert parts.memory.peak < whole.memory.peak
+    assert parts.speed.network == pytest.approx(4 / 3 * whole.speed.network, rel=0.05)
+    assert parts.speed.head == whole.speed.head

@@ -74,7 +74,7 @@ def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
 
     Args:
         setup: the run.
-        network: measured with the batch of one worker.
+        network: measured with the micro-batch of one worker.
         runtime: bytes of the process before it has a model.
     """
     moments = 2 if setup.optimizer == "adamw" else int(setup.momentum)

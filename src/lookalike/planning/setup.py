@@ -20,6 +20,7 @@ class Setup:
         max_steps: the run ends after so many steps, None for no limit.
         workers: N.
         batch: images of a step, over all workers.
+        accumulate: micro-batches of a worker's part of it.
         image_size: side of the training images, or (height, width), in pixels.
         dim: D, length of an embedding.
         counted: numbers of images that are kept: C where the margin uses them, else 1.
@@ -47,6 +48,7 @@ class Setup:
     max_steps: int | None
     workers: int
     batch: int
+    accumulate: int
     image_size: ImageSize
     dim: int
     counted: int
@@ -70,6 +72,11 @@ class Setup:
     def local_batch(self) -> int:
         """Images on the worker that has most of them."""
         return -(-self.batch // self.workers)
+
+    @property
+    def micro_batch(self) -> int:
+        """Images whose activations are in memory together."""
+        return -(-self.local_batch // self.accumulate)
 
     @property
     def head_batch(self) -> int:

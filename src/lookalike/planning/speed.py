@@ -67,7 +67,7 @@ def speed(setup: Setup, network: Footprint, sent: Traffic, machine: Machine) -> 
 
     Args:
         setup: the run.
-        network: measured with the batch of one worker.
+        network: measured with the micro-batch of one worker.
         sent: what a worker sends.
         machine: of each group of workers.
     """
@@ -123,8 +123,10 @@ def _seconds_of_bytes(setup: Setup, numbers: int, machine: Machine) -> float:
 
 
 def _network_seconds(setup: Setup, network: Footprint, machine: Machine) -> float:
-    if machine.network_seconds is not None:
-        return machine.network_seconds
+    # Micro-batches go forward once more; a forward pass is a third of forward and backward.
+    more = 1.0 if setup.accumulate == 1 else 4 / 3
+    if machine.network_seconds is not None:  # of a micro-batch
+        return machine.network_seconds * setup.accumulate * more
     rate = machine.narrow if setup.narrow_network else machine.wide
     flops = network.flops * setup.local_batch / network.images
-    return flops / (rate * machine.utilisation)
+    return more * flops / (rate * machine.utilisation)

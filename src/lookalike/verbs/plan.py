@@ -130,7 +130,7 @@ def plan_memory(
     height, width = height_width(setup.image_size)
     parameters = sum(value.numel() for value in embedder.parameters())
     heads = 12 * sum(setup.head_rows) * setup.dim  # weight, gradient and momentum
-    images = _together(config, setup) * height * width * _MOST_OF_PIXEL
+    images = setup.micro_batch * height * width * _MOST_OF_PIXEL
     runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
     if runtime + heads + 16 * parameters + images < limit / 4:
         return None
@@ -204,6 +204,7 @@ def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Se
         max_steps=train.max_steps,
         workers=config.run.workers,
         batch=batch,
+        accumulate=train.accumulate,
         image_size=config.model.train_size or config.model.image_size,
         dim=config.model.embedding_dim,
         counted=classes if metric_margin(config).uses_count else 1,
@@ -235,7 +236,7 @@ def _sample(config: Config, setup: Setup) -> Sample:
         dim=setup.dim,
         pooling=config.model.pooling,
         branch=setup.heads > 1,
-        batch=setup.local_batch,
+        batch=setup.micro_batch,
         precision=PRECISIONS[config.train.precision],
         optimizer=setup.optimizer,
         frozen=config.train.freeze_backbone,
@@ -273,12 +274,7 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
         )
 
     # A batch norm cannot take one image alone; with several workers it sees those of all.
-    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, _together(config, setup)))
-
-
-def _together(config: Config, setup: Setup) -> int:
-    """Images whose activations are in memory at the same time."""
-    return -(-setup.local_batch // config.train.accumulate)
+    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.micro_batch))
 
 
 def _memory_of(place: Machine | None, setup: Setup) -> int | None:
