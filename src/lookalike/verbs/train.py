@@ -118,10 +118,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             log.start(logging.WARNING, outlives_console=True)
         asked, config = config, as_before(config, run, resume, world)
         source = create_source(config)
-        torch.manual_seed(config.train.seed)
-        embedder = create_embedder(config)  # before the lists: it may be impossible
         catalog, held_out = open_catalogs(config)
         say_data(catalog, held_out, config)
+        torch.manual_seed(config.train.seed)
+        embedder = create_embedder(config)
         config = resolve(config, embedder, world, len(catalog.classes))
         if world.is_main:
             need = plan_memory(config, embedder, len(catalog.classes), world)
