@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def source_of(
     if cache is None and there is not None and not storage.path_of(there).is_dir():
         config = config.with_values({"data.cache": None})  # of the machine that trained it
     given: dict[str, Any] = {
-        "data.cache": None if cache is None else str(cache),
+        "data.cache": None if cache is None else os.fspath(cache),
         "data.cache_size": cache_size,
         "data.requests": requests,
         "data.allow_truncated": allow_truncated,

@@ -4,6 +4,8 @@ import os
 import resource
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -28,12 +30,15 @@ def run(shapes, tmp_path_factory) -> Run:
         os.umask(before)
 
 
-@pytest.fixture
-def limit():
-    """Sets the size in bytes beyond which the system refuses to let a file grow."""
+@contextmanager
+def limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes, pytest's own output included."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def content(folder) -> dict:
@@ -46,40 +51,42 @@ def test_all_files_follow_the_umask(run):
     assert set(modes.values()) == {0o640}
 
 
-def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, limit):
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
     run = Run(tmp_path)
     run.append(run.metrics, {"step": 1})
     before = run.metrics.read_bytes()
-    limit(len(before) + 5)
-    with pytest.raises(StorageError, match=f"{run.metrics}: cannot be written: "):
+    with (
+        limit(len(before) + 5),
+        pytest.raises(StorageError, match=f"{run.metrics}: cannot be written: "),
+    ):
         run.append(run.metrics, {"step": 2, "loss": 0.123456789})
     assert run.metrics.read_bytes() == before
 
 
-def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path, limit):
+def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path):
     file = tmp_path / "classes.json"
     write_text(file, "old")
-    limit(10)
-    with pytest.raises(StorageError, match=f"{file}: file too large"):
+    with limit(10), pytest.raises(StorageError, match=f"{file}: file too large"):
         write_text(file, "new" * 100)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "old"}
 
 
-def test_a_model_that_does_not_fit_leaves_the_old_one(run, limit):
+def test_a_model_that_does_not_fit_leaves_the_old_one(run):
     model = lookalike.load(run.path, device="cpu")
     before = content(run.model)
-    limit(10_000)
-    with pytest.raises(StorageError, match=f"{run.model}: cannot be written: file too large"):
+    with (
+        limit(10_000),
+        pytest.raises(StorageError, match=f"{run.model}: cannot be written: file too large"),
+    ):
         model.save(run.model)
     assert content(run.model) == before
 
 
 @pytest.mark.parametrize("size", [200, 20_000])
-def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, limit, size):
+def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, size):
     before = content(run.checkpoints)
     config = lookalike.Config.load(run.config).with_settings({"max_steps": 2})
-    limit(size)
-    with pytest.raises(LookalikeError, match=str(run.path)):
+    with limit(size), pytest.raises(LookalikeError, match=str(run.path)):
         lookalike.train(config, resume=True)
     after = content(run.checkpoints)
     assert {path: after[path] for path in before} == before
@@ -87,23 +94,20 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, limit, size
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
-def test_vectors_that_do_not_fit_leave_the_old_ones(run, shapes, tmp_path, limit, name):
+def test_vectors_that_do_not_fit_leave_the_old_ones(run, shapes, tmp_path, name):
     output = tmp_path / name
     lookalike.embed(run.path, shapes / "val.txt", output, device="cpu")
     before = output.read_bytes()
-    limit(1200)
-    with pytest.raises(StorageError, match=r"v\.(npy|parquet).*: cannot be written: "):
+    with limit(1200), pytest.raises(StorageError, match=r"v\.(npy|parquet).*: cannot be written: "):
         lookalike.embed(run.path, shapes / "train.txt", output, device="cpu")
     assert output.read_bytes() == before
-    limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     assert lookalike.embed(run.path, shapes / "train.txt", output, device="cpu") == 48
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch_export"])
-def test_an_export_that_does_not_fit_leaves_nothing(run, tmp_path, limit, form):
+def test_an_export_that_does_not_fit_leaves_nothing(run, tmp_path, form):
     output = tmp_path / ("m.pt2" if form == "torch_export" else "m")
-    limit(50_000)
-    with pytest.raises(StorageError, match=f"{tmp_path}.*cannot be written: "):
+    with limit(50_000), pytest.raises(StorageError, match=f"{tmp_path}.*cannot be written: "):
         lookalike.export(run.path, form, output=output)
     assert list(tmp_path.iterdir()) == []
 

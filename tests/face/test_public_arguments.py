@@ -205,8 +205,12 @@ class Elsewhere:
 
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("kind", [os.fspath, Path, Elsewhere, lambda place: place])
-def test_paths_may_be_texts_paths_and_runs(name, kind, context):
+def test_paths_may_be_texts_paths_and_runs(name, kind, context, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     PLACES[name](context, kind)
+    assert not list(here.iterdir()), "written elsewhere than asked for"
 
 
 def test_the_path_of_a_run_is_absolute(run, monkeypatch):

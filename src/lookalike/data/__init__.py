@@ -1,5 +1,6 @@
 """Images and their labels: annotations, decoding, augmentation, loading."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -96,7 +97,7 @@ def _places(uri: str | Sequence[str]) -> list[str]:
     """All annotations that are meant, patterns resolved."""
     places: list[str] = []
     for place in [uri] if isinstance(uri, str) else uri:
-        for one in choices(str(place)):
+        for one in choices(os.fspath(place)):
             if not is_pattern(one):
                 single = is_stream(one) or shards.is_shards(one) or parquet.is_parquet(one)
                 places += [one] if single else shards.expanded(one)

@@ -1,7 +1,7 @@
 """Which images, and how they are read and changed."""
 
+import os
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -108,9 +108,11 @@ class DataConfig(Section):
     def _places_are_text(cls, value: Any) -> Any:
         """Paths as text; a single one of a list alone."""
         if isinstance(value, (list, tuple)):
-            texts = [str(place) if isinstance(place, PurePath) else place for place in value]
+            texts = [
+                os.fspath(place) if isinstance(place, os.PathLike) else place for place in value
+            ]
             return texts if len(texts) > 1 else next(iter(texts), None)
-        return str(value) if isinstance(value, PurePath) else value
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,7 +68,7 @@ def model_folder(path: Place) -> Path:
     Raises:
         RunError: there is no model.
     """
-    name = str(path)
+    name = os.fspath(path)
     folder = fetched.model_of(name) if storage.is_remote(name) else storage.path_of(name)
     if Run(folder).model.is_dir():
         return Run(folder).model
@@ -80,7 +81,7 @@ def calibration_of(model: Place, embedder: Embedder | ExportedModel) -> Calibrat
     """What the model's cosines mean, if that was measured."""
     if isinstance(embedder, ExportedModel):
         text = embedder.calibration
-        return None if text is None else Calibration.from_json(text, str(model))
+        return None if text is None else Calibration.from_json(text, os.fspath(model))
     return Calibration.load(model_folder(model))
 
 
@@ -139,7 +140,7 @@ def embed(
     if workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1")
     if workers > 1 and not in_worker():
-        places = [kept(read_places([p])) if is_stream(str(p)) else p for p in places]
+        places = [kept(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
         words = ["embed", "--output", output, "--threads", threads, "--device", device]
         words += ["--restart"] if restart else []
         given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
@@ -148,7 +149,7 @@ def embed(
         words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             again = "The same command again goes on with what is done"
-            arguments = [*map(str, words), "--", str(model), *map(str, places)]
+            arguments = [*map(str, words), "--", os.fspath(model), *map(os.fspath, places)]
             launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
     with World.from_env(device) as world:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -285,7 +286,7 @@ def _embedded(
 
 
 def _name(model: Place) -> str:
-    return storage.public(str(model)).rstrip("/") or str(model)
+    return storage.public(os.fspath(model)).rstrip("/") or os.fspath(model)
 
 
 def _tell(test: TestSet, found: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -222,7 +223,7 @@ def _place(
 ) -> Path | str:
     """Where the artefact goes: a path of this machine, or a URI."""
     if output is not None:
-        place = str(output)
+        place = os.fspath(output)
     elif source.config is None:
         raise ConfigError(f"{source.place}: not a run, but a model; say where to: --output PATH")
     else:

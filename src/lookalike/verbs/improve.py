@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _vacant(output: Place) -> Path:
     Raises:
         ConfigError: it is none, or not empty.
     """
-    name = str(output)
+    name = os.fspath(output)
     if storage.is_remote(name):
         raise ConfigError(
             f"--output {storage.public(name)}: an improved model is written to a folder of this "

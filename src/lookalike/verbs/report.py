@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def report(
     compare = None if compare is None else place_of("compare", compare)
     target = _target(place, output)
     config = chronicle.required_config(place)
-    other, other_validated_on = None if compare is None else str(compare), ""
+    other, other_validated_on = None if compare is None else os.fspath(compare), ""
     if other is not None:
         other_validated_on = chronicle.validated_on(chronicle.required_config(other))
     threads = config.data.threads if threads is None else threads
@@ -154,7 +155,7 @@ def _target(run: str, output: Place | None) -> str:
     """Where the page goes, tried before the work."""
     if output is None:
         return storage.join(run, REPORT)
-    place = str(output)
+    place = os.fspath(output)
     if storage.is_remote(place):
         return place if place.endswith(".html") else storage.join(place, REPORT)
     path = Path(storage.local_path(place))
