@@ -329,7 +329,8 @@ def setting_meant(name: str) -> str | None:
         ends = [key for key in known if plain(key.split(".")[1]) == plain(last)]
         if ends:
             return " or ".join(ends)
-    close = difflib.get_close_matches(name, [*known, *Config.model_fields], 1, 0.75)
+    choices = list(known) if "." in name else [*known, *Config.model_fields]
+    close = difflib.get_close_matches(name, choices, 1, 0.75)
     meant = key_called(name) or key_called(last) or FLAGS.get(last)
     if close or meant:
         return close[0] if close else meant
@@ -337,7 +338,9 @@ def setting_meant(name: str) -> str | None:
     by_end = difflib.get_close_matches(last, parts, 1, 0.75)
     if by_end:
         return next(key for key in known if key.endswith(f".{by_end[0]}"))
-    return next(iter(difflib.get_close_matches(name, [*known, *Config.model_fields], 1, 0.5)), None)
+    if mistyped := key_called(last, 0.85):
+        return mistyped
+    return next(iter(difflib.get_close_matches(name, choices, 1, 0.5)), None)
 
 
 def _type_name(annotation: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from lookalike.settings.spelling import plain
 
 _NAMES = {
@@ -78,6 +80,12 @@ _NAMES = {
 _KEYS = {plain(name): key for key, names in _NAMES.items() for name in names.split()}
 
 
-def key_called(name: str) -> str | None:
-    """The dotted key of a setting by another usual name; None where it is none."""
-    return _KEYS.get(plain(name))
+def key_called(name: str, likeness: float = 1.0) -> str | None:
+    """The dotted key of a setting by another usual name; None where it is none.
+
+    Args:
+        name: in any spelling.
+        likeness: the share of letters that must agree (`difflib`'s ratio).
+    """
+    close = get_close_matches(plain(name), _KEYS, 1, likeness)
+    return _KEYS[close[0]] if close else None

@@ -4,7 +4,6 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from lookalike.data.image_size import read_size
 from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
 from lookalike.settings.section import Section
 from lookalike.settings.spelling import spelled
@@ -48,6 +47,8 @@ class ModelConfig(Section):
     @classmethod
     def _size(cls, value: Any) -> Any:
         # Whether there must be one is the field's own matter.
+        from lookalike.data.image_size import read_size  # brings NumPy, which --help needs not
+
         return None if value is None else read_size(value)
 
     @field_validator("pooling")
