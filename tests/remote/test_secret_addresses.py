@@ -22,6 +22,11 @@ SECRETS = ("PASSWD", "SECRETSIG")
         ("https://h/show?id=7&sig=SECRETSIG&size=2", "https://h/show?id=7&size=2"),
         ("https://h/show?id=7&signature_of=them", "https://h/show?id=7&signature_of=them"),
         ("https://b.oss/k?OSSAccessKeyId=x&Expires=1&Signature=SECRETSIG", "https://b.oss/k"),
+        ("https://h/a?b=1#access_token=SECRETSIG", "https://h/a?b=1"),
+        ("https://h?sig=SECRETSIG&id=1", "https://h?id=1"),
+        ("s3://b/k?X-Amz-Signature=SECRETSIG&x=a?b", "s3://b/k?x=a?b"),
+        ("s3://b/k?sig=SECRETSIG&x=a?token=SECRETSIG", "s3://b/k"),
+        ("oss://b/k?Signature=SECRETSIG&endpoint=e.com", "oss://b/k?endpoint=e.com"),
         ("oss://b/k?endpoint=e.com", "oss://b/k?endpoint=e.com"),
         ("/photos/a?sig=1.jpg", "/photos/a?sig=1.jpg"),
     ],
@@ -34,6 +39,22 @@ def test_what_lasts_of_an_address(uri, kept):
 def test_messages_show_no_secret_of_any_scheme(scheme):
     uri = f"{scheme}://me:PASSWD@b/k/a.jpg?X-Amz-Date=1&X-Amz-Signature=SECRETSIG"
     assert storage.public(uri) == f"{scheme}://b/k/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("memory://me:PASSWD@b/run?key=SECRETSIG", "memory://b/run"),
+        ("sftp://h/a?code=SECRETSIG#b", "sftp://h/a"),
+        ("https://h?code=SECRETSIG", "https://h"),
+        ("https://me:PA#PASSWD@h/a", "https://h/a"),
+        ("s3://b/a?b.jpg", "s3://b/a?b.jpg"),
+        ("gs://b/a?b=c&d#e.jpg", "gs://b/a?b=c&d#e.jpg"),
+        ("s3a://b/a?b?token=SECRETSIG&x=c?d", "s3a://b/a?b"),
+    ],
+)
+def test_only_keys_of_object_storage_are_shown_with_their_question_marks(uri, shown):
+    assert storage.public(uri) == shown
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Paths and URIs: taking them apart, and which parts may be shown.
 
 In object storage every character after `bucket/` belongs to the key: `//`, `..`, `?`, `#` and `%`
-have no meaning there, but for `?endpoint=` at the end of an `oss://` URI. A web address has a
-query and a fragment. Only a relative path that a file names is resolved as on a disk.
+have no meaning there, but for `?endpoint=` at the end of an `oss://` URI, and for what signs an
+address, which no message shows. Other addresses have a query and a fragment. Only a relative path
+that a file names is resolved as on a disk.
 """
 
 import os
@@ -18,6 +19,7 @@ Place = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _WEB = ("http", "https")
+_WITH_KEYS = ("s3", "s3a", "s3n", "oss", "gs", "gcs")
 _OSS_QUERY = re.compile(r"\?endpoint=[^?&#]*$")
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 _SINGLY = 32  # files of a folder that are looked at one by one
@@ -30,6 +32,7 @@ _SIGNS = re.compile(  # parameters of presigned addresses, and others that are s
     r"|auth(orization)?|password|passwd|pwd|secret)=",
     re.IGNORECASE,
 )
+_SIGNED = re.compile(rf"[?&#](?={_SIGNS.pattern})", re.IGNORECASE)
 
 
 def is_remote(uri: str) -> bool:
@@ -120,17 +123,13 @@ def resolver(base: str) -> Callable[[str], str]:
 def public(uri: str) -> str:
     """`uri` without user info and query, which may hold secrets: for logs and messages.
 
-    A key of object storage is shown whole.
+    A key of object storage is shown whole, up to the query where it is presigned.
     """
     if not is_remote(uri):
         return uri
-    scheme, _, rest = split_query(uri)[0].partition("://")
-    host, slash, path = rest.partition("/")
-    if scheme.lower() in _WEB:
-        path = path.partition("#")[0]
-    elif "?" in path and _signs(path.rpartition("?")[2]):  # presigned, under another scheme
-        path = path.rpartition("?")[0]
-    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path}"
+    scheme, place = _without_user(split_query(uri)[0])
+    has_keys = scheme.lower() in _WITH_KEYS
+    return f"{scheme}://{_split_signed(place)[0] if has_keys else re.split('[?#]', place)[0]}"
 
 
 def lasting(uri: str) -> str:
@@ -140,20 +139,24 @@ def lasting(uri: str) -> str:
     """
     if not is_remote(uri):
         return uri
+    scheme, place = _without_user(uri)
+    place, query = _split_signed(place)
+    kept = [part for part in re.split("[&#]", query) if part and not _SIGNED.search(f"&{part}")]
+    return f"{scheme}://{place}{'?' * bool(kept)}{'&'.join(kept)}"
+
+
+def _without_user(uri: str) -> tuple[str, str]:
+    """The scheme of a remote URI, and what follows `://` without user and password."""
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    place, mark, query = path.rpartition("?") if scheme.lower() not in _WEB else path.partition("?")
-    if not mark:
-        place, query = path, ""
-    elif _signs(query):
-        kept = [part for part in query.split("&") if part and not _SIGNS.match(part)]
-        mark, query = "?" if kept else "", "&".join(kept)
-    return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{place}{mark}{query}"
+    return scheme, host.rpartition("@")[2] + slash + path
 
 
-def _signs(query: str) -> bool:
-    """Whether a query holds a signature or another secret."""
-    return any(_SIGNS.match(part) for part in query.split("&"))
+def _split_signed(place: str) -> tuple[str, str]:
+    """A place, and its query where that holds a signature or another secret; else ""."""
+    found = _SIGNED.search(place)
+    start = -1 if found is None else place.rfind("?", 0, found.start() + 1)
+    return (place, "") if start < 0 else (place[:start], place[start + 1 :])
 
 
 def canonical(uri: str) -> str:
