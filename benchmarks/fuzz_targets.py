@@ -310,16 +310,18 @@ def _indexes(folder: Path) -> Iterator[Target]:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    sound = folder / "index"
+    home = folder / "indexes"
+    home.mkdir()
+    sound = folder / "sound-index"
     ids = [f"id {row}" for row in range(20)]
     index = lookalike.Index.create(sound, dim=8)
     index.add(vectors=vectors, ids=ids, labels=[str(row % 4) for row in range(20)])
     index.remove(ids[:2])
     files = sorted(path for path in sound.rglob("*") if path.is_file() and path.stat().st_size)
-    outside = sorted(path for path in folder.iterdir())
+    outside: list[Path] = []
     for number, path in enumerate(files):
         content, name = path.read_bytes(), str(path.relative_to(sound))
-        place = folder / f"damaged-index-{number}"
+        place = home / f"damaged-{number}"
         outside.append(place)
         shutil.copytree(sound, place)
         if path.suffix == ".json":  # behind the digest, as an older version wrote it
@@ -335,7 +337,7 @@ def _indexes(folder: Path) -> Iterator[Target]:
             for each in found.ids[0]:
                 assert each in ids, f"an unknown id {each!r}"
             assert np.isfinite(found.cosines).all()
-            assert sorted(folder.iterdir()) == sorted(outside), "something was written outside"
+            assert sorted(home.iterdir()) == sorted(outside), "something was written outside"
 
         damage = damaged_json if path.suffix == ".json" else damaged_bytes
         yield Target(

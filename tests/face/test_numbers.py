@@ -11,7 +11,7 @@ from lookalike.settings import size
 from lookalike.verbs.train import train
 
 NUMERIC = [key for key, (kind, _, _) in keys().items() if "float" in kind or "int" in kind]
-UNUSABLE = [math.inf, -math.inf, math.nan, 1e300, 1e-300, 10**40, -(10**40), "inf", "nan",
+UNUSABLE = [math.inf, -math.inf, math.nan, 1e300, 1e-300, 10**40, -(10**40), "inf", "nan", "9" * 60,
             True]  # fmt: skip
 
 

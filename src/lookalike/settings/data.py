@@ -111,7 +111,7 @@ class DataConfig(Section):
             texts = [
                 os.fspath(place) if isinstance(place, os.PathLike) else place for place in value
             ]
-            return texts if len(texts) > 1 else next(iter(texts), None)
+            return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else texts or None
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("classes", mode="before")

@@ -44,6 +44,14 @@ class Section(BaseModel):
         check_numbers(value, booleans=not kinds & {int, float} or bool in kinds or Any in kinds)
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _usable_once_read(cls, value: Any) -> Any:
+        """The same for numbers that were given as text: pydantic has made numbers of them."""
+        if not isinstance(value, Section):
+            check_numbers(value)
+        return value
+
 
 def _kinds(annotation: Any) -> set[Any]:
     """The types that an annotation is made of."""
