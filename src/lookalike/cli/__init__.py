@@ -122,14 +122,15 @@ def _streams() -> Iterator[None]:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; a worker at once where it failed.
+    """End the process; a worker without Python's own tidying.
 
-    After an error its group is still open (`World.__exit__` says why). Python would tear down the
-    threads of that group in the midst of their work, which now and then aborts the process.
+    Threads of its process group may still run: after an error the group is open
+    (`World.__exit__` says why), and after success whatever held it (DDP's reducer) is freed by the
+    tidying alone. Ending in the midst of their work now and then aborts the process.
     """
     from lookalike.launch import in_worker
 
-    if code and in_worker():
+    if in_worker():
         os._exit(code)
     sys.exit(code)
 
