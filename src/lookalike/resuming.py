@@ -154,9 +154,12 @@ def restore(
     catalog: Catalog,
     resume: bool,
     world: World,
-    config: Config,
+    config: Config | None = None,
 ) -> Progress | None:
     """Load the newest whole checkpoint; None where there is none yet.
+
+    `config` is the resolved request: it tells which settings changed where a checkpoint does not
+    fit.
 
     Raises:
         RunError: none is whole, or it does not fit the settings; names those that changed.
@@ -177,7 +180,7 @@ def restore(
         try:
             progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
         except RunError:
-            if changes := _changes_of_shape(run, config):
+            if config is not None and (changes := _changes_of_shape(run, config)):
                 raise RunError(
                     f"{run.path}: cannot be resumed with {', '.join(changes)}: its checkpoints do "
                     "not fit; keep these settings, or train into another --output (with "
