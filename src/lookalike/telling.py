@@ -36,6 +36,12 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
         shown(config.data.train),
     )  # fmt: skip
+    if len(catalog) == len(catalog.classes):
+        logger.warning(
+            "each class has a single image, so that nothing shows what images of a class have in "
+            "common: is %r the label of %s?",
+            catalog.records[0].label, catalog.records[0].origin,
+        )  # fmt: skip
     if held_out is None:
         logger.warning(
             "no validation list: the quality of the model is NOT measured. Give --val LIST, or "

@@ -111,3 +111,20 @@ def test_an_index_keeps_the_unit_of_a_box(tmp_path):
     again = record_from(id_of(record), "0", _place(record, id_of(record)))
     assert again.details == record.details
     assert json.loads(_place(record, id_of(record)) or "")["relative"] is True
+
+
+@pytest.mark.parametrize("columns", ["bbox", "x,y,w,h", "bbox_x,bbox_y,bbox_width,bbox_height"])
+def test_a_box_of_unknown_meaning_is_not_used_and_named(tmp_path, caplog, columns):
+    place = tmp_path / "train.csv"
+    place.write_text(
+        f"path,label,{columns}\na.jpg,boot,{','.join('5' for _ in columns.split(','))}\n"
+    )
+    assert read_records(str(place))[0].details is None
+    assert "looks like a box and is not used" in caplog.text
+
+
+def test_a_box_with_a_missing_column_is_refused(tmp_path):
+    place = tmp_path / "train.csv"
+    place.write_text("path,label,xmin,ymin,xmax\na.jpg,boot,1,2,30\n")
+    with pytest.raises(DataError, match="ymax missing"):
+        read_records(str(place))

@@ -143,3 +143,19 @@ def test_a_text_that_is_no_utf8_is_damage(tmp_path):
     file = saved(table, tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet: damaged in its first rows"):
         read_records(file)
+
+
+@pytest.mark.parametrize("fields", [("bytes", "path"), ("path",)])
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_images_of_which_no_row_has_bytes_are_paths(tmp_path, fields, suffix):
+    # Without any bytes, Arrow has no type for their field.
+    images = [{"bytes": None, "path": f"{i}.jpg"} for i in range(2)]
+    images = [{name: image[name] for name in fields} for image in images]
+    table = pa.table({"image": images, "label": ["a", "b"]})
+    place = tmp_path / f"train.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, place)
+    else:
+        with pa.OSFile(str(place), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    assert [r.uri for r in read_records(str(place))] == [str(tmp_path / f"{i}.jpg") for i in (0, 1)]

@@ -162,3 +162,14 @@ def test_training_warns_of_images_that_validation_shares(lists, caplog):
     config = config.with_settings({"val": "c.txt"})
     say_data(*open_catalogs(config), config)
     assert "in the training set too" not in caplog.text
+
+
+def test_training_warns_where_each_class_has_a_single_image(lists, caplog):
+    from lookalike.telling import say_data
+
+    (lists / "ids.txt").write_text("a1.jpg 1\na2.jpg 2\n")
+    for train, warned in (("ids.txt", True), ("a.txt", False)):
+        caplog.clear()
+        config = Config().with_settings({"train": train})
+        say_data(*open_catalogs(config), config)
+        assert ("each class has a single image" in caplog.text) is warned

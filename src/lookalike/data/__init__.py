@@ -144,7 +144,10 @@ def _read(uri: str, name: str, how: Reading) -> list[Record]:
 def _text_format(text: str, name: str, how: Reading) -> str:
     begin = text[:4096].lstrip()
     if begin.startswith("{"):
-        return "json" if json_lines.is_table(text, how) else "itag"
+        if json_lines.is_table(text, how):
+            return "json"
+        json_lines.refuse_one_object(text, name)
+        return "itag"
     if begin.startswith("[") and name.lower().removesuffix(".gz").endswith(".json"):
         return "json"
     asked = [f"data.{n}" for n in ("path_column", "label_column") if getattr(how, n) is not None]

@@ -9,6 +9,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from lookalike import storage
+from lookalike.data.formats import ENOUGH, list_fault
 from lookalike.errors import DataError
 
 IMAGE_SUFFIXES = (
@@ -59,7 +60,8 @@ def read_text(uri: str) -> str:
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: it is not UTF-8 text (the error names the line), or a damaged gzip file.
+        DataError: it is not UTF-8 text (the error names the line, or says what the file is), or a
+            damaged gzip file.
     """
     return decoded(storage.read_bytes(uri), storage.public(uri))
 
@@ -68,7 +70,8 @@ def decoded(content: bytes, place: str) -> str:
     """The text in the content of an annotation file: see `read_text`.
 
     Raises:
-        DataError: it is not UTF-8 text (the error names the line), or a damaged gzip file.
+        DataError: it is not UTF-8 text (the error names the line, or says what the file is), or a
+            damaged gzip file.
     """
     if content[:2] == b"\x1f\x8b":  # no UTF-8 text begins so
         try:
@@ -77,6 +80,8 @@ def decoded(content: bytes, place: str) -> str:
             raise DataError(f"{place}: damaged gzip file ({error}); write it again") from None
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{place}: UTF-16 text; save the file as UTF-8")
+    if fault := list_fault(content[:ENOUGH]):
+        raise DataError(f"{place}: no list, but {fault}")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -34,6 +34,7 @@ _CORNERS = (
     ("x_min", "y_min", "x_max", "y_max"),
     ("left", "top", "right", "bottom"),
     ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
+    ("x0", "y0", "x1", "y1"),
 )
 _CENTRES = (
     ("x_center", "y_center", "width", "height"),
@@ -42,6 +43,12 @@ _CENTRES = (
     ("cx", "cy", "w", "h"),
     ("cx", "cy", "width", "height"),
 )
+_CORNER_AND_SIZE = tuple(
+    (f"{before}x", f"{before}y", f"{before}{width}", f"{before}{height}")
+    for before in ("", "bbox_", "box_")
+    for width, height in (("w", "h"), ("width", "height"))
+)
+_ONE_COLUMN = ("bbox", "box", "bboxes", "boxes", "bounding_box", "xywh", "xyxy")
 _MEANT = 2.0  # below it in all boxes they are shares; a box may stick out of its picture a little
 
 
@@ -58,12 +65,25 @@ def box_columns(names: Sequence[str]) -> tuple[str, ...]:
         raise Malformed(f"two boxes, {listed}; leave out one of them")
     if whole:
         return whole[0]
-    missing = [name for name in _CORNERS[0] if name not in there]
-    if len(missing) < len(_CORNERS[0]):
-        raise Malformed(
-            f"a box has the columns {', '.join(_CORNERS[0])}; {', '.join(missing)} missing"
-        )
+    for group in _CORNERS:
+        missing = [name for name in group if name not in there]
+        least = 1 if group is _CORNERS[0] else 3  # other names have other meanings, too
+        if len(group) - len(missing) >= least:
+            raise Malformed(
+                f"a box has the columns {', '.join(group)}; {', '.join(missing)} missing"
+            )
     return ()
+
+
+def unread_box(names: Sequence[str]) -> tuple[str, ...]:
+    """The columns among `names`, in lower case, that look like a box whose meaning is not known.
+
+    `bbox` and `x, y, w, h` have one corner and a size in some programs, two corners or a centre
+    in others.
+    """
+    single = tuple(name for name in names if name in _ONE_COLUMN)
+    groups = [group for group in _CORNER_AND_SIZE if set(names).issuperset(group)]
+    return single or next(iter(groups), ())
 
 
 def corners_of(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | None:

@@ -195,7 +195,7 @@ def _image_column(
     Raises:
         DataError: several may be meant.
     """
-    choices = [field.name for field in schema if _is_binary(_bytes_type(field.type))]
+    choices = [field.name for field in schema if _may_hold_images(field.type)]
     if asked is not None:
         choices = [name for name in choices if name == asked]
     stated = [name for name in choices if _stated(schema, name)]
@@ -248,10 +248,14 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _bytes_type(kind: pa.DataType) -> pa.DataType:
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        return kind
-    return kind.field("bytes").type
+def _may_hold_images(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, or a struct of bytes and path of which one may be left out."""
+    if not pa.types.is_struct(kind):
+        return _is_binary(kind)
+    place = kind.get_field_index("bytes")
+    if place < 0 or pa.types.is_null(kind.field(place).type):
+        return _has_paths(kind)
+    return _is_binary(kind.field(place).type)
 
 
 def _has_paths(kind: pa.DataType) -> bool:
@@ -271,12 +275,19 @@ def _bytes_of(column: pa.Array) -> pa.Array:
         column = column.combine_chunks()
     if not pa.types.is_struct(column.type):
         return column
+    place = column.type.get_field_index("bytes")
+    if place < 0:
+        return pa.nulls(len(column), pa.binary())
     # Not `field`, which forgets that the struct itself may be null.
-    return column.flatten()[column.type.get_field_index("bytes")]
+    values = column.flatten()[place]
+    # A column of nulls alone has no type of its own.
+    return values.cast(pa.binary()) if pa.types.is_null(values.type) else values
 
 
 def _in_place(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> list[Member | None]:
     """Where the values of a column of bytes lie in the file that holds it."""
+    if column.null_count == len(column):  # which may have no buffers at all
+        return [None] * len(column)
     _, offsets_at, data = column.buffers()
     if data is None or not data.size:  # nothing but nulls and empty images
         data = whole

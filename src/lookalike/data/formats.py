@@ -37,6 +37,9 @@ _BEGINNINGS = {
     b"%!PS": "PostScript",
     b"\xc5\xd0\xd3\xc6": "PostScript",
     b"PK\3\4": "ZIP",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"SQLite format 3\0": "SQLite",
     b"\x1f\x8b": "gzip",
     b"7z\xbc\xaf": "7z",
     b"Rar!": "RAR",
@@ -97,6 +100,9 @@ OTHERS = {
     "FITS": f"a FITS file; {_CONVERT}",
     "HDF5": f"an HDF5 file; {_CONVERT}",
     "NumPy": f"a NumPy array; {_CONVERT}",
+    "Parquet": "a Parquet table; name it as a list, with the suffix .parquet",
+    "Arrow": "an Arrow table; name it as a list, with the suffix .arrow",
+    "SQLite": "an SQLite database; export its images, or a table as CSV",
     "ZIP": "a ZIP archive; name images in it as ARCHIVE.zip/PATH",
     "tar": "a tar archive; unpack it, or name it as data.train with data.format=webdataset",
     "gzip": "a gzip file; unpack it",
@@ -128,6 +134,35 @@ def format_of(data: bytes) -> str:
     if len(data) >= 16 and not data[:ENOUGH].strip(b"\0"):
         return "zeros"
     return _of_text(data[:ENOUGH])
+
+
+def list_fault(data: bytes) -> str | None:
+    """What a file is that is no text of an annotation, and the fix; None where it may be one.
+
+    Args:
+        data: the first `ENOUGH` bytes or more.
+    """
+    found = format_of(data)
+    if found in ("HTML", "XML", "SVG"):
+        return f"{found}, often the error message of a server; download the list again"
+    if found == "git-lfs pointer":
+        return "a git-lfs pointer instead of the list; fetch it with: git lfs pull"
+    if found == "git-annex pointer":
+        return "a git-annex pointer instead of the list; fetch it with: git annex get"
+    try:
+        # A list may begin as a format does, with BM or P1, but not with bytes of none of its texts.
+        binary = not data[: ENOUGH - 4].decode("utf-8", "strict").isprintable() and b"\0" in data
+    except UnicodeDecodeError as error:
+        binary = error.start < ENOUGH - 8
+    if not binary or not found:
+        return None
+    if found == "ZIP" and (b"[Content_Types].xml" in data or b"_rels/" in data):
+        return "an office document; save the sheet as CSV"
+    if found in (*READ, "HEIC", "JPEG XL"):
+        return f"a picture ({found}); name a list of images, or the folder above them"
+    if found in ("Parquet", "Arrow", "ZIP"):
+        return f"{found} data; give the file the suffix .{found.lower()}"
+    return f"{found} data; write a list with path and label, or a table as CSV or Parquet"
 
 
 def format_of_name(name: str) -> str:

@@ -26,7 +26,33 @@ def is_table(text: str, how: Reading) -> bool:
         return False
     if not isinstance(first, dict) or isinstance(first.get("data"), dict):
         return False
+    if isinstance(first.get("images"), list) and "annotations" in first:
+        return False  # COCO
     return bool(how.path_column in first or any(plain(name) in PATHS for name in first))
+
+
+def refuse_one_object(text: str, source: str) -> None:
+    """Say what is wrong with a file that is one JSON object and no item of a manifest.
+
+    Raises:
+        DataError: it is one.
+    """
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # objects one a line, or no JSON
+    if isinstance(whole.get("data"), dict):
+        return
+    if isinstance(whole.get("images"), list) and "annotations" in whole:
+        raise DataError(
+            f"{source}: annotations in COCO's format, which is not read; write a table with the "
+            "columns path, label, x_1, y_1, x_2, y_2 and one row for each box"
+        )
+    shown = ", ".join(map(quoted, list(whole)[:3])) + (", ..." if len(whole) > 3 else "")
+    raise DataError(
+        f"{source}: one JSON object ({shown}), where one object for each image is expected: "
+        '{"path": "a.jpg", "label": "shoe"}, one a line or all in a list'
+    )
 
 
 def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record]:

@@ -28,7 +28,8 @@ from lookalike.data.splits import split_name
 from lookalike.data.table import Columns, image_places, whole_table
 from lookalike.errors import DataError
 
-_SUFFIXES = (".parquet", ".arrow")
+_ARROW = (".arrow", ".feather")
+_SUFFIXES = (".parquet", *_ARROW)
 # `train-00000-of-00004.parquet`, as the hub's files are called.
 _SAMPLE = 200  # rows
 _PART = re.compile(r"^([A-Za-z][\w.]*?)-\d{5}-of-\d{5}")
@@ -109,7 +110,7 @@ def _records(
     """The records of one file; complaints about its other rows go to `bad`."""
     source, place_of = storage.public(file), image_places(file, how)
     beside = _Beside(file, place_of, how)
-    read = arrow_tables if file.lower().endswith(".arrow") else parquet_tables
+    read = arrow_tables if file.lower().endswith(_ARROW) else parquet_tables
     tables = read(file, how.path_column)
     names = tables.schema.names
     batches = iter(tables.batches)

@@ -18,7 +18,7 @@ from lookalike.storage import Place
 
 _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
-    *(".parquet", ".arrow", ".tar", ".tgz"),
+    *(".parquet", ".arrow", ".feather", ".tar", ".tgz"),
 )
 _RANGE = re.compile(r"\{\d+\.\.\d+\}")
 

@@ -22,7 +22,7 @@ from lookalike.data.annotation import (
     quoted,
     unusable,
 )
-from lookalike.data.boxes import box_columns, corners_of, settle_boxes
+from lookalike.data.boxes import box_columns, corners_of, settle_boxes, unread_box
 from lookalike.data.column_names import is_image_name, label_column, path_column, plain
 from lookalike.data.layout import check_width
 from lookalike.data.reading import Reading
@@ -91,6 +91,15 @@ class Columns:
         unused = [name for i, name in enumerate(names) if name.strip() and i not in self.used]
         if unused:
             _log.warning("%s: columns not used: %s", place, ", ".join(map(quoted, unused)))
+        if not self._box and (
+            odd := unread_box([simple[i] for i in range(len(names)) if i not in self.used])
+        ):
+            _log.warning(
+                "%s: %s looks like a box and is not used: images are whole pictures. Write it as "
+                "x_1, y_1, x_2, y_2 (left, top, right, bottom), or as x_center, y_center, width, "
+                "height, if parts of the pictures are meant",
+                place, ", ".join(map(quoted, odd)),
+            )  # fmt: skip
         self._details: dict[Details, Details] = {}  # keeps one object of each
 
     def label_of(self, cells: Sequence[str]) -> str:
