@@ -168,7 +168,7 @@ def test_training_warns_where_each_class_has_a_single_image(lists, caplog):
     from lookalike.telling import say_data
 
     (lists / "ids.txt").write_text("a1.jpg 1\na2.jpg 2\n")
-    for train, warned in (("ids.txt", True), ("a.txt", False)):
+    for train, warned in (("ids.txt", True), (["ids.txt", "a.txt"], False)):
         caplog.clear()
         config = Config().with_settings({"train": train})
         say_data(*open_catalogs(config), config)
