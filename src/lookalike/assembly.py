@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from lookalike import storage
+from lookalike.assembly_batches import smallest_part
 from lookalike.assembly_heads import loss_weights, metric_margin, resolve_head
 from lookalike.checkpoint import Trained
 from lookalike.config import Config
@@ -178,13 +179,7 @@ def resolve(config: Config, embedder: Embedder, world: World, classes: int) -> C
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"
         )
-    least = config.train.batch_size // world.size  # images on the worker that has fewest
-    if least < config.train.accumulate:
-        raise ConfigError(
-            f"train.accumulate={config.train.accumulate} splits the images of a worker into more "
-            f"parts than there are: train.batch_size={config.train.batch_size} gives {least} to "
-            f"each of {world.size} workers; use train.accumulate={least} or less"
-        )
+    smallest_part(config, config.train.batch_size, world)
     return config.with_values(
         {
             "model.backbone_dim": embedder.backbone.dim,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from lookalike.data.image_size import height_width
 from lookalike.errors import ModelError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
 from lookalike.model.branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
-from lookalike.model.trial import exclude_unused, first_pass
+from lookalike.model.trial import exclude_unused, first_pass, single_value_norms
 from lookalike.optim import parameter_groups
 
 SHALLOW = {"depths": (1, 1, 1, 1)}
@@ -101,3 +102,29 @@ def test_a_network_that_cannot_be_is_one_line(name, size, words):
     with pytest.raises(ModelError, match=words) as caught:
         Embedder.create(name, pretrained=False, image_size=size)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "one"),
+    [
+        ("test_resnet", 32, True),
+        ("test_resnet", (32, 64), False),
+        ("skresnet18", 64, True),  # its attention pools, whatever the size
+        ("test_vit", 64, False),
+    ],
+)
+def test_norms_with_one_value_for_an_image_are_found(name, size, one):
+    trunk = Backbone(name, size, download=False)
+    found = single_value_norms(trunk, size)
+    assert trunk.training
+    assert not any(module._forward_pre_hooks for module in trunk.modules())
+    assert bool(found) == one
+    height, width = height_width(size)
+    for norm in found:
+        trunk.get_submodule(norm).eval()
+    trunk(torch.rand(1, 3, height, width))  # the others learn from one image
+    for norm in found:
+        trunk.get_submodule(norm).train()
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            trunk(torch.rand(1, 3, height, width))
+        trunk.get_submodule(norm).eval()

@@ -1,4 +1,6 @@
-"""One pass through a new network: whether it works, and which of its parameters it uses."""
+"""One pass through a new network: whether it works, which of its parameters it uses, and which of
+its batch norms cannot learn from one image.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lookalike.data.image_size import ImageSize, height_width
 
@@ -52,6 +55,32 @@ def unused_parameters(
     tried, outputs = _pass(network, size, dtype)
     used = _reached([output for output in outputs if output is not None])
     return [name for name, value in tried.named_parameters() if id(value) not in used]
+
+
+def single_value_norms(
+    network: nn.Module, size: ImageSize, dtype: torch.dtype = torch.float32
+) -> list[str]:
+    """Names of the batch norms that have one value of each channel for one image.
+
+    A variance needs two: in training torch refuses such a norm for a batch of one image.
+    """
+    found: dict[str, None] = {}
+
+    def note(name: str, values: Tensor, *_: Any) -> None:
+        if values.numel() == values.shape[1]:
+            found[name] = None
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: note(name, *given))
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    try:
+        _pass(network, size, dtype)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found)
 
 
 def fake_copy(network: M, mode: FakeTensorMode) -> M:

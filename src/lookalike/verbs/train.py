@@ -28,6 +28,7 @@ from lookalike.assembly import (
     plan_pace,
     resolve,
 )
+from lookalike.assembly_batches import check_micro_batches
 from lookalike.assembly_heads import create_heads, metric_margin
 from lookalike.assembly_measures import calibrate_model, create_measure
 from lookalike.checkpoint import Progress
@@ -126,11 +127,12 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if world.is_main:
             need = plan_memory(config, embedder, len(catalog.classes), world)
             say_needed_memory(need, config, asked)
+        bad = BadImages()
+        loader = create_loader(config, embedder, catalog, bad, world, source)
+        check_micro_batches(config, embedder, loader.batch_size, world)
         heads = create_heads(config, catalog, world)
         trained = assemble(config, embedder, heads, world)
         mirror = _mirror(run, config, world)
-        bad = BadImages()
-        loader = create_loader(config, embedder, catalog, bad, world, source)
         quota = _create_quota(config, catalog, bad, run, world)
         inputs = inputs_of(config, loader, catalog, held_out, world)
         restored = restore(run, trained, quota, catalog, resume, world, config)
