@@ -6,9 +6,12 @@ With one worker every collective is the identity, so that no caller asks how man
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +24,9 @@ from torch import Tensor
 
 from lookalike.errors import ConfigError, LookalikeError, RunError
 
+_MEET_MINUTES = 30
+_MEET_SECONDS = 10.0  # from which on it is said what is waited for
+
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
 
@@ -31,11 +37,7 @@ def _launched() -> tuple[int, int, int, int]:
         ConfigError: it is not whole: left over, say, from another program.
     """
     given = {name: os.environ[name] for name in _LAUNCHER if name in os.environ}
-    shown = ", ".join(f"{name}={value}" for name, value in given.items())
-    fix = (
-        f"unset {' '.join(given)}, or start the workers with --workers N or torchrun (a launcher "
-        "gives RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT to each)"
-    )
+    shown, fix = _shown(given), _fix(given)
     try:
         found = {name: int(given.get(name, usual)) for name, usual in _LAUNCHER.items()}
     except ValueError:
@@ -50,7 +52,78 @@ def _launched() -> tuple[int, int, int, int]:
             f"the environment has {shown}, but not {lacking[0]}: no launcher started this process; "
             f"{fix}"
         )
+    port = os.environ.get("MASTER_PORT", "")
+    if size > 1 and not (port.isdecimal() and int(port) < 2**16):
+        raise ConfigError(
+            f"the environment has MASTER_PORT={port}: not the number of a port; {fix}"
+        )
     return rank, size, local_rank, local_size
+
+
+def _shown(given: Iterable[str]) -> str:
+    return ", ".join(f"{name}={os.environ[name]}" for name in given)
+
+
+def _fix(given: Iterable[str]) -> str:
+    return (
+        f"unset {' '.join(given)}, or start the workers with --workers N or torchrun (a launcher "
+        "gives RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT to each)"
+    )
+
+
+def _meet(rank: int, size: int, device: torch.device) -> None:
+    """Wait for the other workers, and make the process group.
+
+    Raises:
+        ConfigError: they did not come within half an hour, or cannot be reached. Of torchrun's
+            workers it is torch's own error.
+    """
+    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(minutes=_MEET_MINUTES)}
+    if device.type == "cuda":
+        options |= {"backend": "nccl", "device_id": device}
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent watches over the start
+        dist.init_process_group(**options)
+        return
+    others = "the main worker" if rank else _counted(size - 1)
+    names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
+    try:
+        with _said_late(
+            f"waiting for {others}, up to {_MEET_MINUTES} minutes, as the environment has "
+            f"{_shown(names)}; if these are left over from another program, stop and "
+            f"unset {' '.join(names)}"
+        ):
+            dist.init_process_group(**options)
+    except dist.DistError as error:
+        first = (str(error).strip().splitlines() or ["?"])[0].rstrip(".")
+        raise ConfigError(
+            f"the environment has {_shown(names)}, but {others} cannot be reached there ({first}); "
+            f"{_fix(names)}"
+        ) from None
+
+
+def _counted(count: int) -> str:
+    return "1 other worker" if count == 1 else f"{count} other workers"
+
+
+@contextmanager
+def _said_late(words: str) -> Iterator[None]:
+    """Say what the block waits for when it takes long; meanwhile Ctrl-C ends the process.
+
+    The wait is inside torch, where handlers of Python do not run.
+    """
+    timer = threading.Timer(_MEET_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
+    timer.daemon = True
+    timer.start()
+    before = signal.getsignal(signal.SIGINT)
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
@@ -85,30 +158,33 @@ class World:
             ConfigError: CUDA was asked for and is not there, or the environment is that of a
                 launcher which did not start this process.
         """
+        place = cls.device_from_env(device)
+        rank, size, _, local_size = _launched()
+        if size > 1 and not dist.is_initialized():
+            _meet(rank, size, place)
+        return cls(rank=rank, size=size, local_size=local_size, device=place)
+
+    @classmethod
+    def device_from_env(cls, device: str = "auto") -> torch.device:
+        """Where this worker computes, without joining the others; see `from_env`."""
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"run.device={device!r} is not one of auto, cpu, cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("run.device=cuda, but torch finds no CUDA device; use cpu or auto")
-        rank, size, local_rank, local_size = _launched()
+        _, _, local_rank, _ = _launched()
         if device == "cpu" or not torch.cuda.is_available():
-            place = torch.device("cpu")
-        elif "LOCAL_RANK" not in os.environ:
+            return torch.device("cpu")
+        if "LOCAL_RANK" not in os.environ:
             # A call inside a program leaves the program's choice of a device alone.
-            place = torch.device("cuda", torch.cuda.current_device())
-        else:
-            if local_rank >= torch.cuda.device_count():
-                raise ConfigError(
-                    f"worker {local_rank} of this machine finds only "
-                    f"{torch.cuda.device_count()} CUDA device(s); use fewer workers"
-                )
-            place = torch.device("cuda", local_rank)
-            torch.cuda.set_device(place)
-        if size > 1 and not dist.is_initialized():
-            if place.type == "cuda":
-                dist.init_process_group("nccl", timeout=timedelta(minutes=30), device_id=place)
-            else:
-                dist.init_process_group("gloo", timeout=timedelta(minutes=30))
-        return cls(rank=rank, size=size, local_size=local_size, device=place)
+            return torch.device("cuda", torch.cuda.current_device())
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"worker {local_rank} of this machine finds only "
+                f"{torch.cuda.device_count()} CUDA device(s); use fewer workers"
+            )
+        place = torch.device("cuda", local_rank)
+        torch.cuda.set_device(place)
+        return place
 
     def __enter__(self) -> World:
         return self

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+import torch
 
-from lookalike import cli, fetched, interrupt, launch, log
+from lookalike import cli, distributed, fetched, interrupt, launch, log
 from lookalike.data.cache_folder import user_cache
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, ConsoleError, LookalikeError
@@ -141,6 +143,11 @@ def test_sighup_asks_to_stop_unless_it_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+MEETING = {
+    "RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
@@ -149,15 +156,56 @@ def test_sighup_asks_to_stop_unless_it_is_ignored():
         ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1: no worker of a run"),
         ({"RANK": "x"}, "RANK=x: not numbers of workers"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: no worker of a run"),
+        (MEETING | {"MASTER_PORT": "a"}, "MASTER_PORT=a: not the number of a port; unset RANK"),
+        (MEETING | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: not the number of a port"),
     ],
 )
 def test_the_environment_of_another_launcher_is_named(monkeypatch, environment, words):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+    set_launcher(monkeypatch, environment)
+    with pytest.raises(ConfigError, match=words):
+        World.from_env("cpu")
+
+
+@pytest.mark.parametrize(("rank", "others"), [("0", "2 other workers"), ("1", "the main worker")])
+def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, rank, others):
+    handlers = []
+
+    def wait(**options):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        for timer in threading.enumerate():
+            if isinstance(timer, threading.Timer):
+                timer.join(20)
+        raise torch.distributed.DistNetworkError("The client socket has timed out.\nframe #7")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    monkeypatch.setattr(distributed, "_MEET_SECONDS", 0.0)
+    set_launcher(monkeypatch, MEETING | {"RANK": rank})
+    before = signal.getsignal(signal.SIGINT)
+    assert World.device_from_env("cpu").type == "cpu"  # waits for nobody
+    with pytest.raises(ConfigError) as refused:
+        World.from_env("cpu")
+    # Python's handlers do not run while torch waits: Ctrl-C would not be heard.
+    assert handlers == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGINT) == before
+    places = f"RANK={rank}, WORLD_SIZE=3, MASTER_ADDR=127.0.0.1, MASTER_PORT=29511"
+    names = "unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    [line] = caplog.messages
+    assert line.startswith(
+        f"waiting for {others}, up to 30 minutes, as the environment has {places};"
+    )
+    assert line.endswith(names)
+    assert str(refused.value).startswith(
+        f"the environment has {places}, but {others} cannot be reached there (The client socket "
+        f"has timed out); {names}, or start the workers with"
+    )
+
+
+def set_launcher(monkeypatch, environment):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in (*names, "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=words):
-        World.from_env("cpu")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import lookalike
 from lookalike import chronicle, cli, storage
 from lookalike.config import Config
 from lookalike.errors import LookalikeError
+from lookalike.inference import Embedded
 from lookalike.verbs import report as verb
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -98,6 +100,25 @@ def test_the_command_compares_and_says_where(runs, tmp_path, monkeypatch, caplog
     [row] = re.findall(r"<tr><th>Recall@1</th>(.*?)</tr>", html)[:1]
     told = [float(x) for x in re.findall(r'class="n">([\d.]+) %', row)]
     assert told == [round(100 * mean, 1) for mean in means]
+
+
+def test_models_are_compared_on_the_images_that_both_have(runs, tmp_path, monkeypatch):
+    contents, embedded = [], []
+
+    def without_one(*arguments):
+        found = embed(*arguments)
+        embedded.append(found)
+        lost = len(embedded) - 1
+        return Embedded(found.vectors[1:], found.rows[1:]) if lost else found
+
+    embed = verb._embedded
+    monkeypatch.setattr(verb, "_embedded", without_one)
+    monkeypatch.setattr(verb, "render", lambda content: contents.append(content) or "")
+    lookalike.report(runs / "one", compare=runs / "two", output=tmp_path / "r.html", device="cpu")
+    [content] = contents
+    here, there = content.evidence, content.other_evidence
+    assert len(here.labels) == len(there.labels) == len(embedded[0].rows) - 1
+    assert torch.equal(here.vectors, embedded[0].vectors[1:])
 
 
 def test_another_list_in_place_of_the_validation_list(runs, tmp_path, monkeypatch):

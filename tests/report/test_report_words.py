@@ -116,6 +116,25 @@ def test_curves_and_scores_of_different_lists_are_not_compared():
     assert "not comparable" not in render(alike)
 
 
+def of_list(val_list: str) -> Story:
+    return Story("a/run", [{**record, "val_list": val_list} for record in MEASURED])
+
+
+def test_lists_are_compared_by_their_content():
+    own = of_list("0123")
+    changed = content(None, None, story=own, other=of_list("4567"),
+                      other_validated_on="/lists/val.txt")  # fmt: skip
+    assert side_by_side(changed) == []
+    html = render(changed)
+    words = "both were measured on /lists/val.txt, whose content changed between the trainings"
+    assert f"The scores are not compared: {words}" in html
+    assert f"The validation curves of the two runs are not comparable: {words}" in html
+    assert words in render(content(GOOD, WEAK, story=own, other=of_list("4567")))
+    moved = content(None, None, story=own, other=own, other_validated_on="/moved/val.txt")
+    assert len(side_by_side(moved)) == 4
+    assert "not comparable" not in render(moved)
+
+
 def test_nothing_has_no_sign():
     from lookalike.reporting.page import _points
 

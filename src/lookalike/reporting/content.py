@@ -31,6 +31,11 @@ class Story:
         return [record for record in self.metrics if "recall_at_1" in record]
 
     @property
+    def val_list(self) -> str:
+        """Fingerprint of the list that these were measured on; "" where it is not known."""
+        return str(self.measured[-1].get("val_list", "")) if self.measured else ""
+
+    @property
     def best(self) -> Mapping[str, Any] | None:
         """The evaluation of the model that was kept; the first of several as good."""
         measured = [r for r in self.measured if r["map_at_r"] is not None]
@@ -85,3 +90,21 @@ class Content:
     seed: int = 0
     threads: int = 4
     source: Source = PLAIN
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the scores of both runs' trainings are of one list, by content if known."""
+        if self.other is None:
+            return False
+        lists = self.story.val_list, self.other.val_list
+        if all(lists):
+            return lists[0] == lists[1]
+        return self.validated_on == self.other_validated_on
+
+    @property
+    def lists_apart(self) -> str:
+        """The lists of both runs in words, where their scores are not comparable."""
+        ours, theirs = self.validated_on, self.other_validated_on
+        if ours != theirs:
+            return f"this run was measured on {ours}, the other on {theirs}"
+        return f"both were measured on {ours}, whose content changed between the trainings"

@@ -83,7 +83,7 @@ def side_by_side(content: Content) -> list[dict[str, Any]]:
     """
     if content.other is None:
         return []
-    if content.evidence is None and content.validated_on != content.other_validated_on:
+    if content.evidence is None and not content.comparable:
         return []
     ours, theirs = content.evidence, content.other_evidence
     rows = []

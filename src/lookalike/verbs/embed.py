@@ -53,11 +53,11 @@ def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
     """
     name = place_of("path", path)
     if storage.public(name).endswith(".onnx"):
-        where = World.from_env("cpu" if device == "auto" else device).device
+        where = World.device_from_env("cpu" if device == "auto" else device)
         file = fetched.file_of(name) if storage.is_remote(name) else storage.local_path(name)
         return load_onnx(file, where)
     folder = model_folder(name)
-    embedder = Embedder.load(folder, World.from_env(device).device)
+    embedder = Embedder.load(folder, World.device_from_env(device))
     embedder.exported_from = exported_from(folder)
     return embedder
 

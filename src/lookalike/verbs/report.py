@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lookalike import chronicle, log, storage
 from lookalike.assembly import create_source, open_catalogs
@@ -20,7 +21,7 @@ from lookalike.data.source import Source
 from lookalike.data.splits import measured_split, select
 from lookalike.distributed import World
 from lookalike.errors import DataError, LookalikeError, RunError
-from lookalike.inference import PictureModel, embed_records
+from lookalike.inference import Embedded, PictureModel, embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.reporting.content import Content
@@ -81,15 +82,20 @@ def report(
     train, shown, lacking = _lists(config, data, format, split)
     evidence = other_evidence = None
     if shown is not None:
-        where = World.from_env(device).device
+        where = World.device_from_env(device)
         trained = None if train is None else _training_images(shown, train)
-        evidence, other_evidence = (
-            None if one is None else _evidence(
-                load(one, device=device), shown, trained,
-                seed=config.train.seed, threads=threads, device=where, source=source,
-            )
+        found = [
+            _embedded(load(one, device=device), shown, threads, source)
             for one in (place, other)
-        )  # fmt: skip
+            if one is not None
+        ]
+        # Queries are compared one by one: with images that both models have.
+        rows = found[0].rows[torch.isin(found[0].rows, found[-1].rows)]
+        evidence, *others = [
+            _evidence(each, rows, shown, trained, seed=config.train.seed, device=where)
+            for each in found
+        ]
+        other_evidence = others[0] if others else None
     content = Content(
         story=chronicle.story(place),
         facts=chronicle.facts(config, train, shown),
@@ -124,9 +130,12 @@ def report_training(
         place = str(run.path)
         evidence = None
         if held_out is not None:
+            found = _embedded(
+                Embedder.load(run.model, device), held_out, config.data.threads, source
+            )
             evidence = _evidence(
-                Embedder.load(run.model, device), held_out, _training_images(held_out, train),
-                seed=config.train.seed, threads=config.data.threads, device=device, source=source,
+                found, found.rows, held_out, _training_images(held_out, train),
+                seed=config.train.seed, device=device,
             )  # fmt: skip
         content = Content(
             story=chronicle.story(place),
@@ -195,27 +204,28 @@ def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
     return np.where(known >= 0, counts[known], 0)
 
 
+def _embedded(
+    embedder: Embedder | PictureModel, shown: Catalog, threads: int, source: Source
+) -> Embedded:
+    return embed_records(
+        embedder, shown.records, threads=threads, bad=BadImages(), source=source, what="report"
+    )
+
+
 def _evidence(
-    embedder: Embedder | PictureModel,
+    found: Embedded,
+    rows: Tensor,
     shown: Catalog,
     trained: np.ndarray | None,
     *,
     seed: int,
-    threads: int,
     device: torch.device,
-    source: Source,
 ) -> Evidence:
-    embedded = embed_records(
-        embedder,
-        shown.records,
-        threads=threads,
-        bad=BadImages(),
-        source=source,
-        what="report",
-    )
-    if not len(embedded.rows):
+    """What a model makes of the images `rows`, which are some of those found."""
+    if not len(rows):
         raise DataError(f"{shown.records[0].source}: none of its images can be read")
-    return gather(shown, embedded.rows, embedded.vectors, trained=trained, seed=seed, device=device)
+    vectors = found.vectors[torch.isin(found.rows, rows)]
+    return gather(shown, rows, vectors, trained=trained, seed=seed, device=device)
 
 
 def _write(content: Content, target: str) -> str:
