@@ -2,13 +2,17 @@
 
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 from engine_process import records
 
 import lookalike
 from lookalike import checkpoint
+from lookalike.distributed import World
 from lookalike.errors import ConfigError, RunError
+from lookalike.trainer import Pace, Trainer
 from lookalike.verbs.train import train
 
 STEPS = 6  # of an epoch of 48 images in batches of 8
@@ -174,6 +178,25 @@ def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):
     assert run.metrics.read_text() == before
     train(**{**wanted, "early_stopping": 3}, resume=True)
     assert [r["since_best"] for r in run.scores()] == [0, 1, 2, 3]
+
+
+def test_all_workers_stop_early_by_the_scores_of_the_main_one(tmp_path):
+    class Second(World):
+        def broadcast(self, tensor):
+            return torch.full_like(tensor, next(of_main))
+
+    of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
+    trainer = Trainer(
+        SimpleNamespace(ema=None), step=None, loader=None, schedule=None,
+        pace=Pace(total_steps=9, patience=2), folder=tmp_path, world=Second(rank=1, size=2),
+        quota=None, measure=lambda: (next(own), {}), keep_model=lambda: None,
+        record=lambda values: None,
+    )  # fmt: skip
+    found = []
+    for epoch in range(3):
+        improved = trainer._measure(epoch)
+        found.append((improved, trainer.progress.since_best, trainer._is_early_end()))
+    assert found == [(True, 0, False), (False, 1, False), (False, 2, True)]
 
 
 @pytest.mark.parametrize("change", [{"val": None}, {"eval_every": 0}])
