@@ -70,6 +70,27 @@ def test_sums_of_two_chunks(shape, total, bent):
         assert mine.total is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shares_of_two_chunks(shape, bent, dtype):
+    _, _, bend = draw(*shape, bent)
+    exact = mine = None
+    for _ in range(2):
+        z, column, _ = draw(*shape, bent)
+        inverse = 0.5 + torch.rand(shape[1], device=DEVICE)
+        if mine is None:
+            mine, exact = RowSums.empty(z, False), RowSums.empty(z.double(), False)
+        wide, wide_inverse = z.double(), inverse.double()
+        shrink = epilogue.add_shares(exact, wide, column, wider(bend), wide, inverse=wide_inverse)
+        out = z if dtype == z.dtype else torch.full_like(z, torch.nan, dtype=dtype)
+        got = triton_epilogue.add_shares(mine, z, column, bend, out, inverse=inverse)
+        error = 1e-4 if dtype == torch.float32 else (2**-8 if DEVICE == "cuda" else 2**-7)
+        torch.testing.assert_close(got.double(), shrink, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(out.double(), wide, rtol=error, atol=1e-4)
+    close(mine.lse().clamp_min(-1e30), exact.lse().clamp_min(-1e30), 100.0)
+
+
 # The interpreter warns of -inf * 0, which the kernel makes and does not select.
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("n", [5, 1500])

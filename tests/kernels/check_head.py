@@ -112,7 +112,7 @@ def test_double_precision_goes_to_torch(calls):
 
 
 def test_who_gets_triton(monkeypatch):
-    torchs = (epilogue.add_chunk, epilogue.logit_gradient)
+    torchs = (epilogue.add_chunk, epilogue.add_shares, epilogue.logit_gradient)
     assert kernels.epilogues(DEVICE) != torchs
     assert kernels.row_updates(DEVICE) is triton_update
     monkeypatch.setenv("LOOKALIKE_TRITON", "0")

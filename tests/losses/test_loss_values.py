@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.losses import create_margin
 from lookalike.losses.chunked import Walk, class_statistics
+from lookalike.losses.epilogue import LogitBend
 from lookalike.losses.margin import Rows
 
 # PML builds its binomials through numpy.asarray of a tensor's items, which numpy 2 deprecates.
@@ -125,6 +126,46 @@ def test_statistics_pass_gradcheck(normalize):
         return found[:3] if normalize else found
 
     assert torch.autograd.gradcheck(statistics, (rows, weight))
+
+
+@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("centres", [1, 3])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_gradients_of_the_statistics_are_those_of_all_logits_at_once(bent, centres, ascending):
+    rows, weight, _ = draw(6, 5, 24 * centres)
+    rows = 8 * rows
+    classes = torch.tensor([0, 23, 11, 5, -1, 30])  # two of them are elsewhere
+    if ascending:  # every chunk raises the peak
+        order = (rows @ F.normalize(weight).t()).view(6, 24, centres)
+        weight = weight.view(24, centres, 5)[order.amax(2)[0].argsort()].flatten(0, 1)
+    bend = None
+    if bent:
+        above, linear, square = torch.rand(3, 6, dtype=rows.dtype)
+        bend = LogitBend(above, linear, square / 9, torch.full_like(above, torch.inf))
+    factors = torch.randn(3, 6, dtype=rows.dtype)
+
+    def gradients(statistics):
+        leaves = [rows.clone().requires_grad_(), weight.clone().requires_grad_()]
+        found = statistics(*leaves)
+        loss = sum((factor * value).sum() for factor, value in zip(factors, found, strict=True))
+        return [torch.stack(found).detach(), *torch.autograd.grad(loss, leaves)]
+
+    def ours(rows, weight):
+        walk = Walk(normalize=True, need_total=True, centres=centres, chunk=5)
+        return class_statistics(rows, weight, classes, walk, bend=lambda true: bend)[:3]
+
+    def plain(rows, weight):
+        z = (rows @ F.normalize(weight).t()).view(6, 24, centres).amax(2)
+        own = torch.arange(24) == classes[:, None]  # (B, C)
+        others = z
+        if bend is not None:
+            hard = z > bend.above[:, None]
+            others = (z * (bend.linear[:, None] + bend.square[:, None] * z)).where(hard, z)
+        lse = others.masked_fill(own, -torch.inf).logsumexp(1)
+        return lse, others.masked_fill(own, 0).sum(1), z.where(own, 0).sum(1)
+
+    for mine, exact in zip(gradients(ours), gradients(plain), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -8,7 +8,49 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lookalike.assembly_heads import resolve_head
 from lookalike.config import Config
 from lookalike.losses import create_margin, epilogue
+from lookalike.losses.update import UpdateRule
 from lookalike.losses.walk import stash_bytes
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of matrices, and those of them with another one added."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("update", [None, UpdateRule("sgd"), UpdateRule("adamw")])
+@pytest.mark.parametrize(
+    ("options", "products"),
+    [({}, 4), ({"stash": 10.0}, 3), ({"sample_rate": 0.999, "update": UpdateRule("sgd")}, 4)],
+)
+def test_a_step_makes_four_products_of_each_chunk(options, products, update):
+    # 8 operations for each number of the weight and each row; 6 where the logits waited.
+    embeddings, weight, classes = draw(9, 16, 600, torch.float32)
+    head = head_with(
+        create_margin("arcface"), weight, **{"chunk": 20, "stash": 0.0, "update": update, **options}
+    )
+    if head.update is not None:
+        head.update.lr = 0.1
+    with Products() as made:
+        head.begin()
+        head(embeddings.requires_grad_(), classes).backward()
+        head.end()
+    assert not torch.equal(head.weight, weight) or head.weight.grad is not None
+    assert made.count == products * 30
+
+
+def test_frozen_classes_are_walked_over_once():
+    embeddings, weight, classes = draw(9, 16, 600, torch.float32)
+    head = head_with(create_margin("arcface"), weight, chunk=20)
+    head.weight.requires_grad_(False)
+    with Products() as made:
+        head(embeddings.requires_grad_(), classes).backward()
+    assert made.count == 2 * 30
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
@@ -18,12 +60,6 @@ def test_logits_that_wait_are_those_that_would_be_made_again(centres, precision)
     classes %= 600 // centres
     counts, results = [], []
 
-    class Products(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.overloadpacket == torch.ops.aten.mm:
-                self.count += 1
-            return func(*args, **(kwargs or {}))
-
     for stash in (0.0, 0.05, 10.0):
         head = head_with(
             create_margin("arcface"), weight, centres=centres, chunk=20, stash=stash,
@@ -31,7 +67,6 @@ def test_logits_that_wait_are_those_that_would_be_made_again(centres, precision)
         )  # fmt: skip
         head_loss_and_gradients(head, embeddings, classes)  # the memory is used again
         with Products() as products:
-            products.count = 0
             results.append(head_loss_and_gradients(head, embeddings, classes))
         counts.append(products.count)
     chunks = 600 // centres // 20

@@ -1,11 +1,12 @@
 """Softmax statistics over many classes without the matrix of logits.
 
 `class_statistics` walks over the classes in chunks that fit the cache. The forward pass keeps an
-online log-sum-exp per row; the backward pass computes each chunk of logits again, which costs
-less than writing and reading them. There is no B x C tensor, no one-hot matrix and no normalised
-copy of the weight, and with an `Update` no gradient of the weight either: the backward pass then
-gives the gradient of the rows and leaves to the update, through `Update.defer`, a second walk that
-changes the weight when the step is known to be finite.
+online log-sum-exp per row, and beside it, rescaled alike, the sum that becomes the gradient of the
+rows (as the output in FlashAttention, arXiv 2205.14135): the backward pass only scales it. A second
+walk computes each chunk of logits again, which costs less than writing and reading them, for the
+gradient of the weight. There is no B x C tensor, no one-hot matrix and no normalised copy of the
+weight, and with an `Update` no gradient of the weight either: the second walk is then left to the
+update, through `Update.defer`, and changes the weight when the step is known to be finite.
 
 The true class is masked inside its chunk, and its logit is made elsewhere. Correcting a finished
 log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it gives
@@ -13,7 +14,7 @@ log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lookalike.losses.directions import inverse_norms
-from lookalike.losses.epilogue import LogitBend, RowSums
+from lookalike.losses.epilogue import LogitBend, RowSums, put_in_column
 from lookalike.losses.kernels import epilogues
 from lookalike.losses.walk import Chunks, Stash, Update, Walk, rows_of
 
@@ -96,24 +97,31 @@ class _ClassStatistics(torch.autograd.Function):
         workspace: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         chunks = Chunks(rows, weight, classes, walk, index, update, workspace)
-        add_chunk, _ = epilogues(rows.device)
-        true, length = _true_logits(chunks)
+        true, length, own = _true_logits(chunks)
         bend = make_bend(true) if make_bend is not None else None
         inverse = rows.new_empty(chunks.count * walk.centres) if walk.normalize else None
         sums = RowSums.empty(rows, walk.need_total)
         stash = Stash(chunks, walk.stash if any(ctx.needs_input_grad) else 0)
+        slopes = _RowSlopes(chunks, bend, own) if ctx.needs_input_grad[0] else None
         for span in chunks.spans():
             stored = chunks.read(chunks.where(span))
-            z = chunks.products(chunks.operand(stored))
+            operand = chunks.operand(stored)
+            z = chunks.products(operand)
             stash.keep(span, z)
+            part = None
             if inverse is not None:
                 # After the product, which has brought the weight into the cache.
-                z.mul_(inverse_norms(stored, out=inverse[chunks.row_span(span)]))
-            if walk.centres > 1:
-                z = z.view(len(rows), span.stop - span.start, walk.centres).amax(2)
-            add_chunk(sums, z, chunks.column(span), bend)
+                part = inverse_norms(stored, out=inverse[chunks.row_span(span)])
+                z.mul_(part)
+            if slopes is not None:
+                slopes.add(sums, span, z, operand, part)
+            else:
+                if walk.centres > 1:
+                    z = z.view(len(rows), -1, walk.centres).amax(2)
+                epilogues(z.device).add_chunk(sums, z, chunks.column(span), bend)
         lse = sums.lse()
-        ctx.save_for_backward(rows, weight, classes, index, inverse, lse)
+        of_rows = (None, None, None) if slopes is None else slopes.result(sums)
+        ctx.save_for_backward(rows, weight, classes, index, inverse, lse, *of_rows)
         ctx.walk, ctx.bend, ctx.update = walk, bend, update
         ctx.workspace, ctx.stash = workspace, stash
         total = sums.total if sums.total is not None else torch.zeros_like(lse)
@@ -124,117 +132,149 @@ class _ClassStatistics(torch.autograd.Function):
     def backward(
         ctx: Any, d_lse: Tensor, d_total: Tensor, d_true: Tensor, d_length: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, weight, classes, index, inverse, lse = ctx.saved_tensors
+        rows, weight, classes, index, inverse, lse, by_lse, by_total, own = ctx.saved_tensors
         walk, update = ctx.walk, ctx.update
         chunks = Chunks(rows, weight, classes, walk, index, update, ctx.workspace)
         stash, ctx.stash = ctx.stash, None  # used up here
-        back = _Backward(
+        d_rows = None
+        if by_lse is not None:
+            d_rows = (by_lse * d_lse[:, None]).addcmul_(own, d_true[:, None])
+            if by_total is not None:
+                d_rows.addcmul_(by_total, d_total[:, None])
+        walk_again = partial(
+            _weight_pass,
             chunks,
             # -inf over no class: nothing flows there, and -inf - -inf is not a number.
-            lse.clamp_min(torch.finfo(lse.dtype).min),
-            (d_lse, d_total if walk.need_total else None, d_true, d_length),
+            (
+                lse.clamp_min(torch.finfo(lse.dtype).min),
+                d_lse,
+                d_total if walk.need_total else None,
+                d_true,
+            ),
+            d_length,
             ctx.bend,
             inverse,
             stash,
         )
         d_weight = None
-        if update is None and ctx.needs_input_grad[1]:
-            d_weight = torch.empty_like(weight)
-        d_rows = back.of_rows(d_weight, keep=update is not None)
         if update is not None:
-            update.defer(back.apply_update)
-        else:
-            stash.give_back()
+            update.defer(walk_again)
+        elif ctx.needs_input_grad[1]:
+            d_weight = torch.empty_like(weight)
+            walk_again(d_weight)
         return d_rows, d_weight, None, None, None, None, None, None
 
 
-@dataclass
-class _Backward:
-    """The backward pass of one batch.
+class _RowSlopes:
+    """The derivatives of lse, total and the true logit by the rows, gathered chunk by chunk.
 
-    With an update it has two parts, for a step must not change anything before all gradients of
-    the network are known to be finite: first the gradient of the rows, later, in
-    `apply_update`, that of the weight, chunk by chunk. The logits are computed again for each
-    part, but for those in the stash.
-
-    Attributes:
+    Args:
         chunks: the batch and the weight.
-        lse: (B,) not below the lowest number.
-        gradients: of lse, total (None where it is not wanted), true and length, (B,) each.
-        bend: what became of the logits.
-        inverse: (m * centres,) 1 / length of each row of the weight, where it is normalised.
-        stash: products of the forward pass.
+        bend: what becomes of the logits.
+        own: (B, D) derivative of the true logit.
     """
 
-    chunks: Chunks
-    lse: Tensor
-    gradients: tuple[Tensor, Tensor | None, Tensor, Tensor]
-    bend: LogitBend | None
-    inverse: Tensor | None
-    stash: Stash
+    def __init__(self, chunks: Chunks, bend: LogitBend | None, own: Tensor) -> None:
+        self.chunks, self.bend, self.own = chunks, bend, own
+        self.by_lse = torch.zeros_like(chunks.rows)  # times mass
+        # The derivative of the total is the same for all rows, but for the true class, where a
+        # class has one weight and its logit stays as it is.
+        self.alike = bend is None and chunks.walk.centres == 1
+        self.by_total = None
+        if chunks.walk.need_total:
+            self.by_total = torch.zeros_like(chunks.rows[:1] if self.alike else chunks.rows)
 
-    def of_rows(self, d_weight: Tensor | None, *, keep: bool) -> Tensor:
-        """The gradient of the rows, (B, D).
+    def add(
+        self, sums: RowSums, span: slice, z: Tensor, operand: Tensor, inverse: Tensor | None
+    ) -> None:
+        """Add a chunk to the sums and to the derivatives.
 
         Args:
-            d_weight: takes the gradient of the weight; None where it is not wanted now.
-            keep: leave in the stash what `apply_update` needs.
+            sums: updated in place.
+            span: of the chunk.
+            z: (B, n * centres) logits; overwritten.
+            operand: (n * centres, D) the weight in the dtype of the products.
+            inverse: (n * centres,) by which it has to be multiplied.
         """
-        chunks = self.chunks
-        d_rows = torch.zeros_like(chunks.rows)
-        for span in chunks.spans():
-            place = chunks.where(span)
-            stored = chunks.read(place)
-            operand = chunks.operand(stored)
-            sums = self._sums(span) if d_weight is not None or keep else None
-            d_z = self._logit_gradient(span, operand, self.stash.take(span), sums)
-            if keep:
-                self.stash.replace(span, d_z, sums)
-            if d_weight is not None:
-                along = self._along(span, sums, stored)
-                _weight_gradient(chunks, d_z, stored, along, d_weight[place])
-            _add_product(chunks, d_rows, d_z, operand)
-        return d_rows
+        chunks, bend, k = self.chunks, self.bend, self.chunks.walk.centres
+        column, nearest = chunks.column(span), None
+        if k > 1:
+            z, nearest = z.view(len(z), -1, k).max(2)  # (B, n) each
+        if self.by_total is not None:
+            slope = torch.ones_like(z[:1]) if self.alike else torch.ones_like(z)
+            if bend is not None:
+                slope = bend.slope(z)
+            if not self.alike:
+                put_in_column(slope, column, 0)
+            if nearest is not None:
+                slope = _spread(slope, nearest, k)
+            if inverse is not None:
+                slope.mul_(inverse)
+            _add_product(chunks, self.by_total, slope.to(chunks.dtype), operand)
+        add_shares = epilogues(z.device).add_shares
+        if nearest is None:
+            out = chunks.buffer("d_z", z.shape, chunks.dtype) if chunks.narrow else z
+            shrink = add_shares(sums, z, column, bend, out, inverse=inverse)
+        else:
+            shrink = add_shares(sums, z, column, bend, z)
+            out = _spread(z, nearest, k)
+            if inverse is not None:
+                out.mul_(inverse)
+            out = out.to(chunks.dtype)
+        self.by_lse.mul_(shrink[:, None])
+        _add_product(chunks, self.by_lse, out, operand)
 
-    def apply_update(self) -> None:
-        """Change the weight by its gradient; once, after `of_rows`."""
-        chunks = self.chunks
-        update = chunks.update
-        assert update is not None
-        for span in chunks.spans():
-            place = chunks.where(span)
-            stored = chunks.take(place)
-            kept = self.stash.replaced(span)
-            if kept is None:
-                sums = self._sums(span)
-                d_z = self._logit_gradient(span, chunks.operand(stored), None, sums)
-            else:
-                d_z, sums = kept[0].to(chunks.dtype), kept[1]
-            along = self._along(span, sums, stored)
-            update.use(chunks.weight, place, _weight_gradient(chunks, d_z, stored, along, None))
-        self.stash.give_back()
+    def result(self, sums: RowSums) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The derivatives (B, D) of lse, total (None where it is not wanted) and true."""
+        # A mass is 0 over no class, else 1 or more: the peak is in it.
+        self.by_lse.div_(sums.mass.clamp_min(1)[:, None])
+        if self.by_total is not None and self.alike:
+            self.by_total = self.by_total - self.own
+        return self.by_lse, self.by_total, self.own
 
-    def _sums(self, span: slice) -> Tensor | None:
-        """Room for the sums over the rows of logit * gradient, where the classes are normalised."""
-        if self.inverse is None:
-            return None
-        own = self.inverse[self.chunks.row_span(span)]
-        return self.chunks.buffer("along", own.shape, self.chunks.rows.dtype)
 
-    def _logit_gradient(
-        self, span: slice, operand: Tensor, z: Tensor | None, sums: Tensor | None
-    ) -> Tensor:
-        chunks = self.chunks
-        own = None if self.inverse is None else self.inverse[chunks.row_span(span)]
-        d_lse, d_total, d_true, _ = self.gradients
+def _weight_pass(
+    chunks: Chunks,
+    of_rows: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    d_length: Tensor,
+    bend: LogitBend | None,
+    inverse: Tensor | None,
+    stash: Stash | None,
+    d_weight: Tensor | None = None,
+) -> None:
+    """The second walk: the gradient of the weight, chunk by chunk; once.
+
+    Args:
+        chunks: the batch and the weight.
+        of_rows: lse, not below the lowest number, and the gradients of lse, total (None where it
+            is not wanted) and true, (B,) each.
+        d_length: (B,) gradient of the lengths.
+        bend: what became of the logits.
+        inverse: (m * centres,) 1 / length of each row of the weight, where it is normalised.
+        stash: products of the forward pass, None where an earlier backward pass used them up; the
+            others are made again.
+        d_weight: takes the gradient; None where the update takes it.
+    """
+    for span in chunks.spans():
+        place = chunks.where(span)
+        stored = chunks.take(place)
+        z = None if stash is None else stash.take(span)
         if z is None:
-            z = chunks.products(operand)
-        of_rows = (self.lse, d_lse, d_total, d_true)
-        return _logit_gradient(chunks, span, z, of_rows, self.bend, inverse=own, along=sums)
-
-    def _along(self, span: slice, sums: Tensor | None, stored: Tensor) -> Tensor | None:
-        own = None if self.inverse is None else self.inverse[self.chunks.row_span(span)]
-        return _along(self.chunks, span, sums, own, self.gradients[3], stored)
+            z = chunks.products(chunks.operand(stored))
+        own = sums = None
+        if inverse is not None:
+            own = inverse[chunks.row_span(span)]
+            sums = chunks.buffer("along", own.shape, chunks.rows.dtype)
+        d_z = _logit_gradient(chunks, span, z, of_rows, bend, inverse=own, along=sums)
+        along = _along(chunks, span, sums, own, d_length, stored)
+        if d_weight is not None:
+            _weight_gradient(chunks, d_z, stored, along, d_weight[place])
+            continue
+        assert chunks.update is not None
+        gradient = _weight_gradient(chunks, d_z, stored, along, None)
+        chunks.update.use(chunks.weight, place, gradient)
+    if stash is not None:
+        stash.give_back()
 
 
 def _logit_gradient(
@@ -251,7 +291,7 @@ def _logit_gradient(
 
     See `lookalike.losses.epilogue.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
     """
-    _, logit_gradient = epilogues(z.device)
+    logit_gradient = epilogues(z.device).logit_gradient
     column, k = chunks.column(span), chunks.walk.centres
     if k == 1:
         out = chunks.buffer("d_z", z.shape, chunks.dtype)
@@ -262,12 +302,18 @@ def _logit_gradient(
     highest, nearest = full.max(2)  # (B, n) each
     out = chunks.buffer("d_z", highest.shape, z.dtype)
     d_z = logit_gradient(highest, *of_rows, column, bend, out)
-    spread = torch.zeros_like(full).scatter_(2, nearest[..., None], d_z[..., None]).flatten(1)
+    spread = _spread(d_z, nearest, k)
     if along is not None:
         torch.sum(z.mul_(spread), 0, out=along)
     if inverse is not None:
         spread.mul_(inverse)
     return spread.to(chunks.dtype)
+
+
+def _spread(of_classes: Tensor, nearest: Tensor, centres: int) -> Tensor:
+    """Numbers (B, n) of classes put at their nearest centres (B, n), else 0: (B, n * centres)."""
+    full = of_classes.new_zeros(*of_classes.shape, centres)
+    return full.scatter_(2, nearest[..., None], of_classes[..., None]).flatten(1)
 
 
 def _along(
@@ -323,14 +369,15 @@ def _add_product(chunks: Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -
         d_rows.addmm_(d_z, operand)
 
 
-def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor]:
-    """The logit of each row's class and the length of its weight, (B,) each; 0 where not held.
+def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
+    """Logit of each row's class and length of its weight, (B,) each; 0 where it is not held.
 
-    Never in a narrow dtype: the margin's slope is steep where the cosine is near 1.
+    And the derivative of the logit by the row, (B, D). Never in a narrow dtype: the margin's slope
+    is steep where the cosine is near 1.
     """
     rows, walk, count = chunks.rows, chunks.walk, chunks.count
     if count == 0:
-        return rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+        return rows.new_zeros(len(rows)), rows.new_zeros(len(rows)), torch.zeros_like(rows)
     inside = (chunks.classes >= 0) & (chunks.classes < count)
     own = chunks.classes.clamp(0, count - 1)
     if chunks.index is not None:
@@ -339,9 +386,13 @@ def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor]:
     target = chunks.read(rows_of(own, k)).to(rows.dtype)  # (B * centres, D)
     inverse = inverse_norms(target, rows.new_empty(len(target))).view(-1, k)  # (B, centres)
     length = torch.linalg.vector_norm(target, dim=1).view(-1, k)
-    true = (rows[:, None] * target.view(len(rows), k, -1)).sum(2)  # (B, centres)
+    target = target.view(len(rows), k, -1)
+    true = (rows[:, None] * target).sum(2)  # (B, centres)
     if walk.normalize:
         true = true * inverse
     best = true.argmax(1, keepdim=True)
-    true, length = true.gather(1, best)[:, 0], length.gather(1, best)[:, 0]
-    return true.where(inside, 0), length.where(inside, 0)
+    true, length, inverse = (each.gather(1, best)[:, 0] for each in (true, length, inverse))
+    target = target[torch.arange(len(rows), device=rows.device), best[:, 0]]  # (B, D)
+    factor = inverse if walk.normalize else torch.ones_like(inverse)
+    target = target * factor.where(inside, 0)[:, None]
+    return true.where(inside, 0), length.where(inside, 0), target

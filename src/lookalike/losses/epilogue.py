@@ -1,6 +1,6 @@
 """What happens to a chunk of logits between the products: the softmax, forward and backward.
 
-Two functions over the (B, n) logits of a chunk of classes. On a CUDA device with Triton they are
+Functions over the (B, n) logits of a chunk of classes. On a CUDA device with Triton they are
 one kernel each (`lookalike.losses.triton_epilogue`); here they are plain torch, for any device,
 and the reference of the kernels' tests.
 """
@@ -72,7 +72,7 @@ class RowSums:
         return self.mass.log().add_(self.peak)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
+def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> Tensor:
     """Add a chunk of logits to the sums, without the true class. Overwrites `z`.
 
     Args:
@@ -81,6 +81,9 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend |
         column: (B,) where the true class is; outside [0, n) where it is in another chunk. None
             where all are.
         bend: what becomes of the logits.
+
+    Returns:
+        (B,) factor by which the higher peak shrinks what was summed before.
     """
     if bend is not None:
         bend.apply(z)
@@ -95,6 +98,45 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend |
     z.sub_(higher[:, None]).clamp_min_(_negligible(z.dtype)).exp_()
     sums.mass.mul_(shrink).add_(z.sum(1)).masked_fill_(higher == torch.finfo(z.dtype).min, 0)
     sums.peak.copy_(higher)
+    return shrink
+
+
+def add_shares(
+    sums: RowSums,
+    z: Tensor,
+    column: Tensor | None,
+    bend: LogitBend | None,
+    out: Tensor,
+    *,
+    inverse: Tensor | None = None,
+) -> Tensor:
+    """As `add_chunk`, and the share of each logit in the gradient of lse by the products.
+
+    That gradient is known up to a factor of each row before all chunks are: what is written to
+    `out` is exp(bent z - peak) * slope * inverse, 0 for the true class, with the peak so far.
+    Summed up over the chunks, and shrunk where the peak rises, it is to be divided by the mass.
+
+    Args:
+        sums: updated in place.
+        z: (B, n) logits; overwritten.
+        column: (B,) as in `add_chunk`.
+        bend: what becomes of the logits.
+        out: (B, n), `z` itself or of another dtype.
+        inverse: (n,) factor of each column that made the logits of the products.
+
+    Returns:
+        (B,) what earlier shares are to be multiplied by.
+    """
+    slope = None if bend is None else bend.slope(z)
+    shrink = add_chunk(sums, z, column, bend)
+    if slope is not None:
+        z.mul_(slope)
+    put_in_column(z, column, 0)
+    if inverse is not None:
+        z.mul_(inverse)
+    if out is not z:
+        out.copy_(z)
+    return shrink
 
 
 def logit_gradient(

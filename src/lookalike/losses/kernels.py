@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,14 +85,22 @@ def has_bf16_products(device: torch.device) -> bool:
     return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
 
 
-def epilogues(device: torch.device) -> tuple[Callable[..., None], Callable[..., Tensor]]:
-    """`add_chunk` and `logit_gradient` for tensors on `device`.
+class Epilogues(NamedTuple):
+    """The functions of `lookalike.losses.epilogue`, for some device."""
+
+    add_chunk: Callable[..., Tensor]
+    add_shares: Callable[..., Tensor]
+    logit_gradient: Callable[..., Tensor]
+
+
+def epilogues(device: torch.device) -> Epilogues:
+    """`add_chunk`, `add_shares` and `logit_gradient` for tensors on `device`.
 
     Triton's are for float32: logits of another dtype go to those in torch on every device.
     """
     if uses_triton(device):
-        return _add_chunk, _logit_gradient
-    return epilogue.add_chunk, epilogue.logit_gradient
+        return Epilogues(_add_chunk, _add_shares, _logit_gradient)
+    return Epilogues(epilogue.add_chunk, epilogue.add_shares, epilogue.logit_gradient)
 
 
 def row_updates(device: torch.device) -> ModuleType | None:
@@ -103,15 +112,21 @@ def row_updates(device: torch.device) -> ModuleType | None:
     return triton_update
 
 
-def _add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
-    from lookalike.losses import triton_epilogue
+def _add_chunk(sums: RowSums, z: Tensor, *arguments: Tensor | LogitBend | None) -> Tensor:
+    return _module(z).add_chunk(sums, z, *arguments)
 
-    module = triton_epilogue if z.dtype == torch.float32 else epilogue
-    module.add_chunk(sums, z, column, bend)
+
+def _add_shares(
+    sums: RowSums, z: Tensor, *arguments: Tensor | LogitBend | None, **more: Tensor | None
+) -> Tensor:
+    return _module(z).add_shares(sums, z, *arguments, **more)
 
 
 def _logit_gradient(z: Tensor, *arguments: Tensor | LogitBend | None, **more: Tensor) -> Tensor:
+    return _module(z).logit_gradient(z, *arguments, **more)
+
+
+def _module(z: Tensor) -> Any:
     from lookalike.losses import triton_epilogue
 
-    module = triton_epilogue if z.dtype == torch.float32 else epilogue
-    return module.logit_gradient(z, *arguments, **more)
+    return triton_epilogue if z.dtype == torch.float32 else epilogue

@@ -37,6 +37,11 @@ def _try_epilogues(device: torch.device) -> None:
         for module, sums in zip((epilogue, triton_epilogue), both, strict=True):
             module.add_chunk(sums, z.clone(), column, bent)
         _near(both[1].lse(), both[0].lse())
+        shares = [z * inverse for _ in range(2)]
+        for module, sums, share in zip((epilogue, triton_epilogue), both, shares, strict=True):
+            module.add_shares(sums, share, column, bent, share, inverse=inverse)
+        _near(both[1].lse(), both[0].lse())
+        _near(shares[1], shares[0])
         gradients = []
         for module in (epilogue, triton_epilogue):
             out, along = torch.empty_like(z), torch.empty_like(z[0])

@@ -19,7 +19,7 @@ _TILE = (16, 128)  # rows, columns at once, in logit_gradient: each warp reads 5
 _LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> None:
+def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> Tensor:
     """As `lookalike.losses.epilogue.add_chunk`, but `z` is kept.
 
     A program goes along a part of a row. With many rows a part is the whole row, and the program
@@ -32,7 +32,8 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend |
     _check(z)
     rows, n = z.shape
     if rows == 0 or n == 0:
-        return
+        return torch.ones_like(sums.peak)
+    before = sums.peak.clone()
     parts = min(triton.cdiv(_PROGRAMS, rows), triton.cdiv(n, _COLUMNS))
     span = triton.cdiv(triton.cdiv(n, parts), _COLUMNS) * _COLUMNS
     parts = triton.cdiv(n, span)
@@ -49,6 +50,30 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend |
                 *kept, *results, parts, TOTAL=sums.total is not None,
                 BLOCK=triton.next_power_of_2(parts), num_warps=1,
             )  # fmt: skip
+    return before.sub_(sums.peak).exp_()
+
+
+def add_shares(
+    sums: RowSums,
+    z: Tensor,
+    column: Tensor | None,
+    bend: LogitBend | None,
+    out: Tensor,
+    *,
+    inverse: Tensor | None = None,
+) -> Tensor:
+    """As `lookalike.losses.epilogue.add_shares`, but `z` is kept where it is not `out`.
+
+    Raises:
+        TypeError: where `z` is not float32, or rows of `z` or `out` are not contiguous.
+    """
+    shrink = add_chunk(sums, z, column, bend)
+    ones = torch.ones_like(sums.peak)
+    _launch_gradient(
+        z, sums.peak, ones, None, torch.zeros_like(ones), column, bend, out, inverse, None,
+        scaled=True,
+    )  # fmt: skip
+    return shrink
 
 
 def logit_gradient(
@@ -73,6 +98,27 @@ def logit_gradient(
     Raises:
         TypeError: where `z` is not float32, or rows of `z` or `out` are not contiguous.
     """
+    _launch_gradient(
+        z, lse, d_lse, d_total, d_true, column, bend, out, inverse, along, scaled=False
+    )
+    return out
+
+
+def _launch_gradient(
+    z: Tensor,
+    lse: Tensor,
+    d_lse: Tensor,
+    d_total: Tensor | None,
+    d_true: Tensor,
+    column: Tensor | None,
+    bend: LogitBend | None,
+    out: Tensor,
+    inverse: Tensor | None,
+    along: Tensor | None,
+    *,
+    scaled: bool,
+) -> None:
+    """`logit_gradient`; with `scaled`, `z` has been multiplied by `inverse` already."""
     _check(z)
     if out.stride(1) != 1 and out.shape[1] > 1:
         raise TypeError("the rows of the gradient have to be contiguous")
@@ -80,7 +126,7 @@ def logit_gradient(
     if rows == 0 or n == 0:
         if along is not None:
             along.zero_()
-        return out
+        return
     high, wide = _TILE
     blocks = triton.cdiv(n, wide)
     parts = min(triton.cdiv(_PROGRAMS, blocks), triton.cdiv(rows, high))
@@ -96,11 +142,10 @@ def logit_gradient(
             z if inverse is None else inverse.contiguous(), out, z if kept is None else kept,
             rows, n, z.stride(0), out.stride(0), span,
             BEND=bend is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
-            ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
+            SCALED=scaled, ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
         )  # fmt: skip
     if along is not None and kept is not None and parts > 1:
         torch.sum(kept, 0, out=along)
-    return out
 
 
 def _check(z: Tensor) -> None:
@@ -209,7 +254,7 @@ def _gradient(
     z_ptr, lse_ptr, d_lse_ptr, d_total_ptr, d_true_ptr, column_ptr,
     above_ptr, linear_ptr, square_ptr, limit_ptr, inverse_ptr, out_ptr,
     along_ptr, rows, n, z_stride, out_stride, span,
-    BEND: tl.constexpr, TOTAL: tl.constexpr, INVERSE: tl.constexpr,
+    BEND: tl.constexpr, TOTAL: tl.constexpr, INVERSE: tl.constexpr, SCALED: tl.constexpr,
     ALONG: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
@@ -226,7 +271,7 @@ def _gradient(
         inside = in_rows[:, None] & in_columns[None, :]
         place = row.to(tl.int64)[:, None] * z_stride + columns[None, :]
         z = tl.load(z_ptr + place, mask=inside, other=0.0)
-        if INVERSE:
+        if INVERSE and not SCALED:
             z *= inverse
         lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0)[:, None]
         d_lse = tl.load(d_lse_ptr + row, mask=in_rows, other=0.0)[:, None]

@@ -205,7 +205,6 @@ class Stash:
         if held is None or len(held) < size or held.dtype != rows.dtype:
             held = rows.new_empty(size)
         self.held = held
-        self.sums: Tensor | None = None
 
     def keep(self, span: slice, z: Tensor) -> None:
         """Remember the products of a chunk if there is room."""
@@ -219,30 +218,6 @@ class Stash:
             return None
         each = self.batch * self.centres
         return self.held[span.start * each : span.stop * each].view(self.batch, -1)
-
-    def replace(self, span: slice, d_z: Tensor, sums: Tensor | None) -> None:
-        """Keep the gradient by the products of a chunk instead of them, if they were kept.
-
-        Args:
-            span: of the chunk.
-            d_z: (B, n * centres) gradient.
-            sums: (n * centres,) of products * gradient over the rows, where they are wanted.
-        """
-        block = self.take(span)
-        if block is None:
-            return
-        block.copy_(d_z)
-        if sums is not None:
-            if self.sums is None:
-                self.sums = sums.new_empty(self.classes * self.centres)
-            self.sums[span.start * self.centres : span.stop * self.centres] = sums
-
-    def replaced(self, span: slice) -> tuple[Tensor, Tensor | None] | None:
-        """The gradient (B, n * centres) and the sums (n * centres,) of a chunk, if kept."""
-        block = self.take(span)
-        if block is None or self.sums is None:
-            return None if block is None else (block, None)
-        return block, self.sums[span.start * self.centres : span.stop * self.centres]
 
     def give_back(self) -> None:
         """Leave the memory to the next forward pass."""

@@ -43,8 +43,8 @@ class Memory:
         head_optimizer: state of the optimizer for the class weights.
         activations: what the network's forward pass keeps.
         transient: the most that a pass of the network needs beyond that, for a moment.
-        head_saved: 1 / norms of the classes, copies of the embeddings and a few logits, kept for
-            the backward pass.
+        head_saved: 1 / norms of the classes, copies of the embeddings, their gradient and a few
+            logits, kept for the backward pass.
         chunks: buffers for one chunk of classes; these instead of B x C logits.
         logits: B x C logits beyond those: none.
         batches: uint8 images that wait or are in use.
@@ -86,7 +86,8 @@ def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
         head_optimizer += 4 * rows + 8 * WINDOW * (4 if setup.optimizer == "sgd" else 1)
     head_gradients = 0 if setup.fused else rows * dim * 4
     rows_seen = setup.head_batch * dim * 4
-    saved = 4 * (sum(setup.seen_rows) + rows_seen * setup.heads + sum(setup.kept_logits))
+    # Of each row the embedding, and the derivatives of the sum and of the true logit by it.
+    saved = 4 * (sum(setup.seen_rows) + 3 * rows_seen * setup.heads + sum(setup.kept_logits))
     forward, backward = _chunk_buffers(setup)
     batches = _batches(setup)
     average = network.embedder if setup.ema else 0
@@ -134,12 +135,14 @@ def _chunk_buffers(setup: Setup) -> tuple[int, int]:
     stored = chunk * dim * setup.weight_bytes if sampled else 0
     operand = chunk * dim * setup.product_bytes if narrow != narrow_weight else 0
     beside = block // 2 if narrow and setup.device == "cpu" else 0  # narrow products, widened
-    forward = stored + operand + block + beside + (block // k if k > 1 else 0)
+    forward = stored + operand + block + beside
     backward = stored + operand + 2 * block + beside + rows
     if k > 1:
+        forward += block + 2 * block // k
         backward += block + 2 * block // k
     if narrow:
-        backward += block // 2 + rows + rows // 2
+        forward += block // 2 + rows + rows // 2
+        backward += block // 2
     if narrow or narrow_weight or setup.fused:
         backward += tile
     if narrow_weight:

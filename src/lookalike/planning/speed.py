@@ -1,12 +1,10 @@
 """The seconds of a training step, from what a machine can do.
 
 The head's products are 8 B D R operations for R rows of weight (2 forward, and 2 more to make the
-logits again where they were not kept, 2 for each gradient, backward). With the fused update they
-are 10: the logits are made again for each of the two gradients. Its bytes are passes over the
-rows:
+logits again where they were not kept, 2 for each gradient). Its bytes are passes over the rows:
 
-- fused: read forward and backward; read and written after it, with its optimizer state: 6 passes
-  with sgd (24 bytes a number in float32), 8 with adamw;
+- fused: read forward; read and written after the backward pass, with its optimizer state: 5
+  passes with sgd (20 bytes a number in float32), 7 with adamw;
 - not fused: read forward and backward, the gradient written once and read by its norm, then
   read with weight and state, both written: 9 passes with sgd, 11 with adamw.
 
@@ -73,14 +71,11 @@ def speed(setup: Setup, network: Footprint, sent: Traffic, machine: Machine) -> 
     """
     rows = sum(setup.seen_rows)
     rate = machine.narrow if setup.product_bytes == 2 else machine.wide
-    again = 4 if setup.fused else 2  # operations to make the logits again
-    logits, kept = setup.head_batch * rows, sum(setup.kept_logits)
-    products = ((6 + again) * logits - again * kept) * setup.dim / rate
+    logits = setup.head_batch * rows
+    products = (8 * logits - 2 * sum(setup.kept_logits)) * setup.dim / rate
     moved = _seconds_of_bytes(setup, rows * setup.dim, machine)
     numbers = rows * setup.dim * (1 + setup.moments) if setup.weight_bytes == 2 else 0
-    # Measured with the fused update, which goes through the classes three times instead of two.
-    walks = 1 if setup.fused else 2 / 3
-    epilogue = walks * logits * machine.epilogue + numbers * machine.rounding
+    epilogue = logits * machine.epilogue + numbers * machine.rounding
     gpu = machine.device == "cuda"
     head = max(products, moved) if gpu else products + moved + epilogue
 
@@ -117,7 +112,7 @@ def _seconds_of_bytes(setup: Setup, numbers: int, machine: Machine) -> float:
     """Of moving the head's weight, gradient and state, `numbers` of each."""
     state = 2 * setup.moments  # read and written
     if setup.fused:
-        return numbers * setup.weight_bytes * (4 + state) / machine.bandwidth
+        return numbers * setup.weight_bytes * (3 + state) / machine.bandwidth
     fresh = machine.fresh or machine.bandwidth  # the gradient's memory is new in every step
     return numbers * 4 * ((6 + state) / machine.bandwidth + 1 / fresh)
 
