@@ -20,9 +20,12 @@ def test_bf16_products_are_within_1e_2_of_float64(monkeypatch, name, wide):
     # On CUDA a product of bf16 matrices has a float32 result; torch has none such on the CPU and
     # rounds the logits too, which costs as much again (as in eager code under autocast).
     if wide:
-        monkeypatch.setattr(
-            Chunks, "product", lambda self, name, a, b: torch.mm(a.float(), b.float())
-        )
+
+        def wide_product(self, name, a, b, out=None):
+            product = torch.mm(a.float(), b.float())
+            return product if out is None else out.copy_(product)
+
+        monkeypatch.setattr(Chunks, "product", wide_product)
     embeddings, weight, classes = draw(64, 128, 3000, torch.float32)
     # What rounding costs grows with the logits: none of them may reach further than at scale 64,
     # whatever norms were drawn for the margins that have the norms in their logits.

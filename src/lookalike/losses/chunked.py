@@ -106,13 +106,16 @@ class _ClassStatistics(torch.autograd.Function):
         for span in chunks.spans():
             stored = chunks.read(chunks.where(span))
             operand = chunks.operand(stored)
-            z = chunks.products(operand)
-            stash.keep(span, z)
+            products = chunks.products(operand, stash.take(span))
+            # Another block where the products are kept; else the same.
+            z = chunks.buffer("products", products.shape, products.dtype)
             part = None
             if inverse is not None:
                 # After the product, which has brought the weight into the cache.
                 part = inverse_norms(stored, out=inverse[chunks.row_span(span)])
-                z.mul_(part)
+                torch.mul(products, part, out=z)
+            elif z.data_ptr() != products.data_ptr():
+                z.copy_(products)
             if slopes is not None:
                 slopes.add(sums, span, z, operand, part)
             else:

@@ -152,10 +152,14 @@ class Chunks:
             held = self.workspace[name] = self.rows.new_empty(count, dtype=dtype)
         return held[:count].view(*shape)
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
-        """`left @ right`, both in the dtype of the products, as wide as the embeddings."""
+    def product(self, name: str, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+        """`left @ right`, both in the dtype of the products, as wide as the embeddings.
+
+        Written to `out`, or to the buffer called `name`.
+        """
         shape = (len(left), right.shape[1])
-        out = self.buffer(name, shape, self.rows.dtype)
+        if out is None:
+            out = self.buffer(name, shape, self.rows.dtype)
         if not self.narrow:
             return torch.mm(left, right, out=out)
         if self.direct:
@@ -163,9 +167,9 @@ class Chunks:
         narrow = self.buffer(f"narrow {name}", shape, self.dtype)
         return out.copy_(torch.mm(left, right, out=narrow))
 
-    def products(self, operand: Tensor) -> Tensor:
-        """Of the batch and rows of the weight, (B, n * centres)."""
-        return self.product("products", self.rows_in, operand.t())
+    def products(self, operand: Tensor, out: Tensor | None = None) -> Tensor:
+        """Of the batch and rows of the weight, (B, n * centres), written to `out` or a buffer."""
+        return self.product("products", self.rows_in, operand.t(), out)
 
     def column(self, span: slice) -> Tensor | None:
         """(B,) column of the true class within a span, outside it where it is elsewhere.
@@ -206,14 +210,11 @@ class Stash:
             held = rows.new_empty(size)
         self.held = held
 
-    def keep(self, span: slice, z: Tensor) -> None:
-        """Remember the products of a chunk if there is room."""
-        block = self.take(span)
-        if block is not None:
-            block.copy_(z)
-
     def take(self, span: slice) -> Tensor | None:
-        """The products (B, n * centres) of a chunk if they were kept; to be used once."""
+        """Room for the products (B, n * centres) of a chunk, None where there is none.
+
+        The forward pass writes them, and the backward pass uses them once.
+        """
         if span.stop > self.classes:
             return None
         each = self.batch * self.centres
