@@ -46,7 +46,7 @@ class Head(nn.Module):
             not normalised.
         rows: the classes that this worker holds.
         centres: weights a class.
-        update: the optimizer in the backward pass and its state, or None.
+        update: the optimizer that changes the weight chunk by chunk, with its state, or None.
         margin_state: (s,) the margin's running statistics.
         class_counts: (C,) training images of each class where the margin uses them, else (1,).
     """

@@ -18,7 +18,7 @@ class HeadOptions:
         chunk: classes at once; None for a default by device.
         precision: dtype of the products; None for that of the embeddings.
         dtype: of the weight and its optimizer state; float32, or bfloat16 with `update`.
-        update: the optimizer that changes the weight in the backward pass; None leaves a
+        update: the optimizer that changes the weight chunk by chunk; None leaves a
             gradient to an ordinary one.
         stash: memory for logits that wait for the backward pass, as a share of weight and
             momentum; None for a default by device.

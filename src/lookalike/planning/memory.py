@@ -39,7 +39,7 @@ class Memory:
         network_optimizer: state of the optimizer for them.
         average: the moving average of the embedder.
         head_weights: class weights, and images a class where they are kept.
-        head_gradients: zero with an update in the backward pass.
+        head_gradients: zero with an update chunk by chunk.
         head_optimizer: state of the optimizer for the class weights.
         activations: what the network's forward pass keeps.
         transient: the most that a pass of the network needs beyond that, for a moment.

@@ -28,7 +28,7 @@ class Setup:
         nested: dimensions of the heads on the first ones of the embedding, ascending.
         centres: rows a class of the first head's weight; the second has one.
         sharded: every worker holds a share of the classes, instead of all.
-        fused: the head's weight changes in the backward pass and has no gradient.
+        fused: the head's weight changes chunk by chunk and has no gradient.
         weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
         product_bytes: of a number in the head's products, 4 or 2.
         narrow_network: whether the network computes in bfloat16 or float16.
