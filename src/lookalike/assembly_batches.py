@@ -65,6 +65,8 @@ def check_micro_batches(config: Config, embedder: Embedder, batch_size: int, wor
         if embedder.backbone.is_convolutional and not single_value_norms(embedder.backbone, twice):
             setting = "model.image_size" if config.model.train_size is None else "model.train_size"
             fixes.append(f"{setting}={2 * height if height == width else list(twice)}")
+    elif len(norms) == 1 and config.loss.classification_weight:
+        fixes.append("loss.classification_weight=0")
     more = f" and {len(norms) - 1} more" if len(norms) > 1 else ""
     raise ConfigError(
         f"{_batch_words(config, batch_size)}{_parts_words(config, world)} puts one image at a time "

@@ -54,7 +54,7 @@ def check(embedder, world, batch_size=None, **values):
         ),
         (
             "large", World(), {"loss__classification_weight": 1.0},
-            r"branch\.norm \(of loss\.classification_weight\), .* set train\.batch_size=2 or more$",
+            r"norm branch\.norm .*=2 or more, or loss\.classification_weight=0$",
         ),
     ],
 )  # fmt: skip

@@ -27,8 +27,15 @@ def closed():
         yield stream
 
 
+@pytest.fixture(autouse=True)
+def answering(monkeypatch):
+    """What `log.start()` sets, whatever an earlier test began."""
+    monkeypatch.setattr(log, "_outlives_console", False)
+    monkeypatch.setattr(log, "_lost", set())
+
+
 @pytest.fixture
-def training(monkeypatch):
+def training(monkeypatch, answering):
     """What `log.start(outlives_console=True)` sets."""
     monkeypatch.setattr(log, "_outlives_console", True)
     monkeypatch.setattr(log, "_lost", set())
