@@ -141,6 +141,20 @@ class Config(Section):
             _put(tree, key, value)
         return self.build(tree)
 
+    @classmethod
+    def of(cls, config: "Config | None", settings: Mapping[str, Any]) -> "Config":
+        """A request, the default one for None, with the keywords of a Python call.
+
+        Raises:
+            ConfigError: `config` is no Config, or a setting cannot be.
+        """
+        if config is not None and not isinstance(config, Config):
+            raise ConfigError(
+                f"config is of type {type(config).__name__}; give lookalike.Config.load(FILE), and "
+                "settings as keywords: train='train.txt'"
+            )
+        return (config or cls()).with_settings(settings)
+
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """A new Config with settings by flag, by unambiguous last part, or as `section__key`.
 

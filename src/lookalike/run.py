@@ -82,6 +82,8 @@ class Run:
                 f"run.output={storage.public(str(output))}: results are written to a directory of "
                 "this machine; give one (a mounted bucket will do)"
             )
+        if not str(output):
+            raise RunError("run.output is empty; give --output DIR")
         run = cls(storage.path_of(output))
         if run.exists() and not resume:
             raise RunError(

@@ -221,3 +221,47 @@ def test_the_path_of_a_run_is_absolute(run, monkeypatch):
     assert str(relative) == os.fspath(relative) == str(run.path)
     monkeypatch.chdir("/")
     assert lookalike.load(relative, device="cpu").embed(Image.new("RGB", (9, 9))).shape == (16,)
+
+
+class _Long:
+    def __repr__(self):
+        return "layer\n" * 1000
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: lookalike.embed("run", "a.jpg", "o.npy", workers="2"), "workers='2' must be an"),
+        (lambda: lookalike.embed("run", "a.jpg", "o.npy", workers=True), "workers=True must be an"),
+        (lambda: lookalike.embed("run", "a.jpg", "o.npy", threads=1.5), "threads=1.5 must be an"),
+        (lambda: lookalike.search("run", "a.jpg", gallery="b", threads=-1), "threads=-1 must be"),
+        (lambda: lookalike.evaluate("run", "a.txt", threads="x"), "threads='x' must be an integer"),
+        (lambda: lookalike.export("run", threads=None), "threads=None must be an integer"),
+        (lambda: lookalike.improve("run", "a.txt", threads=-2), "threads=-2 must be an integer"),
+        (lambda: lookalike.embed("run", {"a.jpg": "b.jpg"}, "o.npy"), "images={.*several"),
+        (lambda: lookalike.search(_Long(), "a.jpg", gallery="b"), "^model=_Long: give one path"),
+        (
+            lambda: lookalike.plan("config.yaml"),
+            "config is of type str; give lookalike.Config.load",
+        ),
+        (lambda: lookalike.train("config.yaml"), "config is of type str"),
+        (lambda: lookalike.doctor("config.yaml"), "config is of type str"),
+        (lambda: Run.create(""), "run.output is empty"),
+        (lambda: lookalike.export("run", format=["onnx"]), r"format=\['onnx'\] is not one of"),
+        (lambda: lookalike.push_to_hub("run", None), "repository=None is not OWNER/NAME"),
+        (lambda: lookalike.Index.create(None, dim=8), "path=None: give one path"),
+        (lambda: lookalike.Index.create("", dim=8), "path='': give one path"),
+        (lambda: lookalike.Index.create("new", embedder="run"), "embedder is of type str; give"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused_in_one_line(tmp_path, monkeypatch, call, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LookalikeError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_index_says_what_an_embedder_is(index):
+    with pytest.raises(LookalikeError, match=r"embedder is of type str; give what lookalike\.load"):
+        lookalike.Index.open(index.path, "runs/shoes")

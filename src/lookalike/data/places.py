@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lookalike import storage
 from lookalike.data import folder, parquet, read_records
@@ -34,12 +34,12 @@ def places_of(name: str, places: object) -> list[str]:
         ConfigError: something else, or an empty text.
     """
     given = [places] if isinstance(places, (str, os.PathLike)) else places
-    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        raise ConfigError(f"{name}={given!r}: give one text or path, or several")
+    if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name}={_shown(given)}: give one text or path, or several")
     found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
     for place in found:
         if not isinstance(place, str) or not place:
-            raise ConfigError(f"{name}: {place!r} is no text or path")
+            raise ConfigError(f"{name}: {_shown(place)} is no text or path")
     return found
 
 
@@ -50,8 +50,15 @@ def place_of(name: str, place: object) -> str:
         ConfigError: something else, several, or an empty text.
     """
     if not isinstance(place, (str, os.PathLike)) or not os.fspath(place):
-        raise ConfigError(f"{name}={place!r}: give one path or URI")
+        raise ConfigError(f"{name}={_shown(place)}: give one path or URI")
     return str(os.fspath(place))
+
+
+def _shown(value: object) -> str:
+    """A value in one short line; of an object that is no plain value, its type."""
+    plain = isinstance(value, (str, bytes, int, float, list, tuple, dict, set, type(None)))
+    text = repr(value) if plain else type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def read_places(places: Sequence[Place]) -> list[Record]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lookalike import storage
+from lookalike.data.places import place_of
 from lookalike.data.record import Record
 from lookalike.data.source import PLAIN, Source
 from lookalike.errors import DataError, RunError
@@ -54,7 +55,8 @@ class Index(Store):
 
     def __init__(self, path: Place, embedder: Embedder | FinishedModel | None = None) -> None:
         """Use `open`, `create` or `build`."""
-        if storage.is_remote(os.fspath(path)):
+        path = place_of("path", path)
+        if storage.is_remote(path):
             raise RunError(
                 f"{storage.public(os.fspath(path))}: an index is mapped into memory; give a folder "
                 "of this machine"
@@ -100,6 +102,8 @@ class Index(Store):
             MissingExtraError: `kind` needs faiss.
             DataError: an unknown kind.
         """
+        path = place_of("path", path)
+        _check_embedder(embedder)
         if kind not in KINDS:
             raise DataError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
         if kind in approximate.KINDS:
@@ -276,6 +280,7 @@ class Index(Store):
     def _check_model(self) -> None:
         if self.embedder is None:
             return
+        _check_embedder(self.embedder)
         built, own = self.state.model, self.embedder.fingerprint()
         if built not in (own, self.embedder.trained_fingerprint()):
             of = f"another model ({built[:8]}; this one is {own[:8]})" if built else "bare vectors"
@@ -283,6 +288,13 @@ class Index(Store):
                 f"{self.path}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"
             )
+
+
+def _check_embedder(embedder: object) -> None:
+    if embedder is not None and not callable(getattr(embedder, "fingerprint", None)):
+        raise DataError(
+            f"embedder is of type {type(embedder).__name__}; give what lookalike.load(...) returns"
+        )
 
 
 def _refuse_used(folder: Path) -> None:

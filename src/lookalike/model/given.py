@@ -55,8 +55,8 @@ def embedded(
         ModelError: `batch_size` or `threads` is no such number.
         NotFiniteError: the model gives NaN or infinity for some.
     """
-    _check_number("batch_size", batch_size, 1)
-    _check_number("threads", threads, 0)
+    check_number("batch_size", batch_size, 1)
+    check_number("threads", threads, 0)
     given, single = several(images)
     nothing = np.zeros((0, dim), np.float32)
     found, count = [nothing], 0
@@ -183,6 +183,8 @@ def _one(image: Any) -> _Given:
         return content
     if isinstance(image, (bytearray, memoryview)):
         return bytes(image)
+    if isinstance(image, str) and not image:
+        raise DataError("an image is an empty text; give a path or a URI")
     if not isinstance(image, (*_SINGLE, np.ndarray, Tensor)):
         raise DataError(
             f"an image is a path, a URI, bytes, an open file, a PIL image, an array or a tensor; "
@@ -200,6 +202,7 @@ def _chunks(images: Iterator[_Given], size: int) -> Iterator[list[_Given]]:
         yield chunk
 
 
-def _check_number(name: str, value: object, least: int) -> None:
+def check_number(name: str, value: object, least: int) -> None:
+    """Raise a ModelError unless an argument is an integer that is not below `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ModelError(f"{name}={value!r} must be an integer from {least} on")

@@ -63,7 +63,7 @@ def doctor(
     Raises:
         LookalikeError: there is no list, or it cannot be read as one.
     """
-    config = (config or Config()).with_settings(settings)
+    config = Config.of(config, settings)
     run = None if run is None else place_of("run", run)
     data = None if data is None else place_of("data", data)
     output = _output_place(config)

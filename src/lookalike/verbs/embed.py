@@ -26,6 +26,7 @@ from lookalike.inference import batch_size_of, embed_batches
 from lookalike.launch import in_worker, launch, tell_launcher
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.given import check_number
 from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import Run
@@ -137,8 +138,8 @@ def embed(
         raise ConfigError(
             f"{storage.public(output)}: the output's name must end in .npy or .parquet"
         )
-    if workers < 1:
-        raise ConfigError(f"workers={workers} must be at least 1")
+    check_number("workers", workers, 1)
+    check_number("threads", threads, 0)
     if workers > 1 and not in_worker():
         places = [kept(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
         words = ["embed", "--output", output, "--threads", threads, "--device", device]

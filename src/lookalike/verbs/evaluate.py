@@ -30,6 +30,7 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.inference import embed_records
 from lookalike.log import logger
+from lookalike.model.given import check_number
 from lookalike.provenance import source_of, training_counts
 from lookalike.retrieval.metrics import Scores
 from lookalike.retrieval.nearest import nearest
@@ -87,6 +88,7 @@ def evaluate(
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
     model = place_of("model", model)
+    check_number("threads", threads, 0)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
     wanted = Wanted(_ks(recall), _ks(precision), full)
     _check([model], data, query, gallery, (), None, wanted)

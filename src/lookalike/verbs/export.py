@@ -26,6 +26,7 @@ from lookalike.exporting.exported import require
 from lookalike.exporting.formats import WRITERS, write_onnx
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
+from lookalike.model.given import check_number
 from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.run import EXPORTS
@@ -104,6 +105,7 @@ def export(
     """
     _check(format, precision, input, max_images)
     model = place_of("model", model)
+    check_number("threads", threads, 0)
     data = None if data is None else place_of("data", data)
     ranges = None if ranges is None else place_of("ranges", ranges)
     log.start()
@@ -198,7 +200,7 @@ def _batches(
 
 
 def _check(format: str, precision: str, input: str, max_images: int) -> None:
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
     choices = FORMATS[format][1]
     if precision not in choices:

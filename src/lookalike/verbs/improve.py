@@ -25,6 +25,7 @@ from lookalike.errors import ConfigError, DataError
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
+from lookalike.model.given import check_number
 from lookalike.model.projection import Projection
 from lookalike.provenance import Provenance, source_of
 from lookalike.retrieval.intervals import Difference, differences
@@ -115,6 +116,7 @@ def improve(
     kept = None if keep is None else _keepable(keep)
     place = None if output is None else _vacant(output)
     model, data = place_of("model", model), place_of("data", data)
+    check_number("threads", threads, 0)
     fit = None if fit is None else place_of("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]

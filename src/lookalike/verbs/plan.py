@@ -79,7 +79,7 @@ def plan(
     Raises:
         LookalikeError: anything that the user can mend.
     """
-    config = (config or Config()).with_settings(settings)
+    config = Config.of(config, settings)
     for name, number in (("classes", classes), ("images", images)):
         if number is not None and number < 1:
             raise ConfigError(f"--{name} {number}: not a number above 0")

@@ -53,7 +53,7 @@ def push_to_hub(
         from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub") from None
-    if repository.count("/") != 1:
+    if not isinstance(repository, str) or repository.count("/") != 1:
         raise ConfigError(f"repository={repository!r} is not OWNER/NAME")
     log.start()
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:

@@ -23,6 +23,7 @@ from lookalike.gallery.verdict import Answer, judge, prior_of
 from lookalike.inference import embed_records
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
+from lookalike.model.given import check_number
 from lookalike.provenance import source_of
 from lookalike.retrieval.calibration import Calibration
 from lookalike.storage import Place
@@ -116,6 +117,7 @@ def search(
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
+    check_number("threads", threads, 0)
     log.start()
     asking = contents.records_at(asked_for) if asked_for else []
     needed = bool(asked_for or galleries or added)

@@ -90,7 +90,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     Raises:
         LookalikeError: anything that the user can mend; see `lookalike.errors`.
     """
-    config = (config or Config()).with_settings(settings)
+    config = Config.of(config, settings)
     check_request(config, resume)
     config = keep_streams(config)
     metric_margin(config)  # fails before work, as the next two do
