@@ -185,13 +185,16 @@ def training_counts(model: Place) -> dict[str, int] | None:
         records = select(
             read_records(train, config.data.format, reading_of(config)), config.data.train_split
         )
-        text = storage.read_bytes(storage.join(str(model), "classes.json")).decode()
+        place = storage.join(str(model), "classes.json")
+        text = storage.read_bytes(place)
     except LookalikeError as error:
         logger.info(
             "classes are counted in the gallery: the training list is not there (%s)", error
         )
         return None
-    trained = Classes.from_json(text).rows  # without those that were held out
+    trained = Classes.from_json(
+        text, storage.public(place)
+    ).rows  # without those that were held out
     counts = Counter(record.label for record in records)
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)

@@ -14,6 +14,7 @@ from lookalike.assembly import RESOLVED_FROM
 from lookalike.checkpoint import Inputs, Progress, Trained
 from lookalike.config import Config, keys
 from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
 from lookalike.data.loader import TrainLoader
 from lookalike.distributed import World
 from lookalike.errors import ConfigError, RunError
@@ -320,9 +321,11 @@ def _newest(run: Run, catalog: Catalog) -> str | None:
 
     Raises:
         RunError: it is a run of other classes, or no checkpoint is whole.
+        DataError: its classes.json is broken.
     """
-    saved = run.classes.read_text("utf-8") if run.classes.exists() else None
-    if saved is not None and saved != catalog.classes.to_json():
+    saved = run.classes.read_bytes() if run.classes.exists() else None
+    if saved is not None and saved != catalog.classes.to_json().encode():
+        Classes.from_json(saved, storage.public(str(run.classes)))  # a broken file is named as such
         raise RunError(
             f"{run.path}: the classes of the list are not those that the run began with "
             f"({run.classes}); train into another --output"

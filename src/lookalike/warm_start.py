@@ -97,7 +97,7 @@ def _open(name: str, *, verify: bool) -> _Source:
         folder, choice = _choose(name, run)
     step = checkpoint.read_state(folder, verify=verify)["progress"]["step"]
     try:
-        text = run.classes.read_text("utf-8")
+        text = run.classes.read_bytes()
     except OSError as error:
         raise RunError(
             f"{run.classes}: cannot be read ({(error.strerror or '').lower()}); the class weights "

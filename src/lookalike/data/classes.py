@@ -61,7 +61,7 @@ class Classes:
         return json.dumps({"classes": self.names}, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, origin: str = "classes.json") -> Classes:
+    def from_json(cls, text: str | bytes, origin: str = "classes.json") -> Classes:
         """The classes that `to_json` wrote.
 
         Args:
