@@ -199,5 +199,6 @@ def _nothing_to_find(count: int, roles: Roles | None) -> str:
     return (
         f"validation cannot be measured: of {count:,} images, {int(roles.query.sum()):,} are"
         f" queries and {int(roles.gallery.sum()):,} are in the gallery, and no query has an image"
-        " of its class, and not of its own sequence, to find; see is_query, is_gallery, sequence"
+        " of its class to find that is not of its own sequence or camera; see the columns"
+        " is_query, is_gallery, sequence, camera"
     )
