@@ -1,8 +1,10 @@
 """Small pictures that can be learned, made anew for each session."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -10,6 +12,12 @@ from PIL import Image, ImageDraw
 # Workers of pytest-xdist share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# No verdict of a test depends on how busy the machine is.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 def draw(klass: int, view: int, size: int = 40) -> Image.Image:
@@ -52,3 +60,13 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of 40 classes of 3 images, none of them in `shapes`: enough to calibrate on."""
     return write_set(tmp_path_factory.mktemp("many"), range(200, 240), 3, "many.txt")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports whose captured text pytest-xdist can send: it takes no surrogates."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

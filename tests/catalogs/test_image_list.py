@@ -191,6 +191,7 @@ def check(uri: str, content: bytes) -> None:
 @FUZZ
 @given(st.one_of(st.lists(st.sampled_from(PIECES)).map("".join), st.text()))
 @example("a\ud800.jpg 1")
+@example("a.jpg\t\t")
 def test_any_text(tmp_path, text):
     content = text.encode("utf-8", "surrogatepass")
     check(write(tmp_path, content), content)

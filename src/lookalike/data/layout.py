@@ -167,7 +167,7 @@ def _roles(rows: Sequence[Sequence[str]], name: str, mark: str) -> tuple[str, ..
             return ("path", "label", "number")
     raise DataError(
         f"{name}:1: {width} columns without names; write a first line that names them, as "
-        + (mark if mark != BLANKS else " ").join(
+        + (mark if mark.isprintable() else " ").join(
             "path" if i == path else "label" if i == (path == 0) else f"column_{i + 1}"
             for i in range(width)
         )
