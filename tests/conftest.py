@@ -1,6 +1,7 @@
 """Small pictures that can be learned, made anew for each session."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from PIL import Image, ImageDraw
 # Workers of pytest-xdist share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A job in the background, under nohup or of some CI runners starts with SIGINT ignored, and so would
+# the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No verdict of a test depends on how busy the machine is.
 hypothesis.settings.register_profile(
