@@ -136,6 +136,11 @@ def test_what_is_no_archive_is_named(tmp_path):
         read_records(str(tmp_path / "b.zip"))
 
 
+def test_an_archive_without_files_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"empty\.zip"):
+        read_records(write(tmp_path / "empty.zip", {}))
+
+
 def test_names_lead_nowhere(tmp_path):
     names = {"cat/1.jpg": JPEG, "dog/1.jpg": JPEG}
     bad = {

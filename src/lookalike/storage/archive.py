@@ -207,7 +207,7 @@ def _opened(archive: str) -> IO[bytes]:
 def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
     """The files of an opened archive, in the order of their names."""
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
-    ends = [info.header_offset for info in infos[1:]] + [opened.start_dir]
+    ends = [*(info.header_offset for info in infos), opened.start_dir][1:]
     found: dict[str, Entry] = {}
     for info, end in zip(infos, ends, strict=True):
         span = end - info.header_offset
