@@ -141,6 +141,17 @@ def test_an_archive_without_files_is_named(tmp_path):
         read_records(write(tmp_path / "empty.zip", {}))
 
 
+def test_an_entry_without_a_name_is_no_file(tmp_path):
+    whole = content_of(tmp_path / "a.zip", {**FILES, "x": PNG})
+    # The name of one byte becomes one of none, and the byte a comment, in the central directory.
+    entry = whole.rindex(b"PK\x01\x02")
+    assert whole[entry + 28] == 1
+    changed = bytearray(whole)
+    changed[entry + 28], changed[entry + 32] = 0, 1
+    (tmp_path / "a.zip").write_bytes(changed)
+    assert named(read_records(str(tmp_path / "a.zip"))) == FOUND
+
+
 def test_names_lead_nowhere(tmp_path):
     names = {"cat/1.jpg": JPEG, "dog/1.jpg": JPEG}
     bad = {

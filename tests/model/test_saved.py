@@ -70,6 +70,7 @@ CHANGES = [
     ({"preprocess": {"std": [0.5, 0.5, float("inf")]}}, "preprocess.std.2=inf"),
     ({"preprocess": {"std": [0.5, 0.5, 0.0]}}, "preprocess.std.2=0.0"),
     ({"preprocess": {"crop_pct": 1e-400}}, "preprocess.crop_pct=0.0"),
+    ({"preprocess": {"crop_pct": 1e-320}}, "preprocess.crop_pct"),
     ({"preprocess": {"interpolation": "lanczos"}}, "preprocess.interpolation='lanczos'"),
 ]
 

@@ -31,7 +31,7 @@ class SavedPreprocess(Checked):
     """How an image becomes the network's input; see `lookalike.data.preprocess.Preprocess`."""
 
     image_size: _Side | tuple[_Side, _Side]
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    crop_pct: Annotated[float, Field(ge=0.01, le=1)]
     mean: tuple[_Level, _Level, _Level]
     std: tuple[_Width, _Width, _Width]
     interpolation: Literal["bilinear", "bicubic"]

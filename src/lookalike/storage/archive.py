@@ -194,7 +194,7 @@ def _read(archive: str, state: tuple[int, ...]) -> dict[str, Entry]:
     try:
         with _opened(archive) as stream, zipfile.ZipFile(stream) as opened:
             return _directory(opened, place)
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
         raise StorageError(f"{place}: not a whole ZIP archive ({error})") from None
 
 
@@ -214,7 +214,7 @@ def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
         if span < _HEADER.size + info.compress_size:
             # Entries that share bytes are how a small archive holds petabytes.
             raise StorageError(f"{place}: its entries overlap; write the archive again")
-        if not info.is_dir():
+        if info.filename and not info.filename.endswith("/"):
             name = posixpath.normpath(info.filename.replace("\\", "/"))
             found[name] = Entry(
                 offset=info.header_offset,
