@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# A job in the background, under nohup or of some CI runners starts with SIGINT ignored, and so
+# A job in the background, under nohup or of some CI runners starts with signals ignored, and so
 # would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No verdict of a test depends on how busy the machine is.
 hypothesis.settings.register_profile(
