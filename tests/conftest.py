@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-# Workers of pytest-xdist share the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# The whole suite runs in two processes, which share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A job in the background, under nohup or of some CI runners starts with signals ignored, and so
@@ -66,6 +66,14 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of 40 classes of 3 images, none of them in `shapes`: enough to calibrate on."""
     return write_set(tmp_path_factory.mktemp("many"), range(200, 240), 3, "many.txt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite (pytest without a path) in two processes; a part of it in one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
 
 
 @pytest.hookimpl(wrapper=True)
