@@ -21,7 +21,7 @@ from lookalike.data.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.preprocess import Preprocess
 from lookalike.data.record import Record
 from lookalike.data.source import IMAGE_LIMITS, PLAIN, Tickets
-from lookalike.errors import DataError, ModelError
+from lookalike.errors import DataError, LookalikeError, ModelError
 from lookalike.model.finite import name_of, require_finite
 
 OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
@@ -202,7 +202,9 @@ def _chunks(images: Iterator[_Given], size: int) -> Iterator[list[_Given]]:
         yield chunk
 
 
-def check_number(name: str, value: object, least: int) -> None:
-    """Raise a ModelError unless an argument is an integer that is not below `least`."""
+def check_number(
+    name: str, value: object, least: int, error: type[LookalikeError] = ModelError
+) -> None:
+    """Raise an error unless an argument is an integer that is not below `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ModelError(f"{name}={value!r} must be an integer from {least} on")
+        raise error(f"{name}={value!r} must be an integer from {least} on")

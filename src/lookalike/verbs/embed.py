@@ -138,8 +138,8 @@ def embed(
         raise ConfigError(
             f"{storage.public(output)}: the output's name must end in .npy or .parquet"
         )
-    check_number("workers", workers, 1)
-    check_number("threads", threads, 0)
+    check_number("workers", workers, 1, ConfigError)
+    check_number("threads", threads, 0, ConfigError)
     if workers > 1 and not in_worker():
         places = [kept(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
         words = ["embed", "--output", output, "--threads", threads, "--device", device]

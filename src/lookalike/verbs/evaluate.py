@@ -88,7 +88,7 @@ def evaluate(
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
     model = place_of("model", model)
-    check_number("threads", threads, 0)
+    check_number("threads", threads, 0, ConfigError)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
     wanted = Wanted(_ks(recall), _ks(precision), full)
     _check([model], data, query, gallery, (), None, wanted)

@@ -105,7 +105,7 @@ def export(
     """
     _check(format, precision, input, max_images)
     model = place_of("model", model)
-    check_number("threads", threads, 0)
+    check_number("threads", threads, 0, ConfigError)
     data = None if data is None else place_of("data", data)
     ranges = None if ranges is None else place_of("ranges", ranges)
     log.start()

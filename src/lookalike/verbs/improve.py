@@ -116,7 +116,7 @@ def improve(
     kept = None if keep is None else _keepable(keep)
     place = None if output is None else _vacant(output)
     model, data = place_of("model", model), place_of("data", data)
-    check_number("threads", threads, 0)
+    check_number("threads", threads, 0, ConfigError)
     fit = None if fit is None else place_of("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]

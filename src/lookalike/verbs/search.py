@@ -117,7 +117,7 @@ def search(
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
-    check_number("threads", threads, 0)
+    check_number("threads", threads, 0, ConfigError)
     log.start()
     asking = contents.records_at(asked_for) if asked_for else []
     needed = bool(asked_for or galleries or added)
