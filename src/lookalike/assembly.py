@@ -56,7 +56,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def reading_of(config: Config) -> Reading:
-    """How the request's annotations are read."""
+    """Reading options of the annotations, from the request."""
     data = config.data
     return Reading(
         path_column=data.path_column, label_column=data.label_column, image_root=data.image_root

@@ -32,7 +32,7 @@ def create_measure(
     source: Source,
     val_list: str = "",
 ) -> Callable[[], tuple[float, dict[str, Any]]] | None:
-    """What measures the embedder on the validation set; None without one.
+    """Measurement of the embedder on the validation set; None without one.
 
     Its records name the set by `val_list`, the fingerprint of its list.
     """

@@ -56,7 +56,7 @@ AVERAGE_FILE = "ema.safetensors"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run trains on and is measured on, to be compared when it is resumed.
+    """Training and validation inputs of a run, compared when it is resumed.
 
     Attributes:
         steps_per_epoch: of the sampler.
@@ -272,7 +272,7 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def is_as_written(folder: Path, name: str, state: Mapping[str, Any]) -> bool:
-    """Whether a file of a checkpoint is here, and to the bit what its state.json says."""
+    """True if a file of a checkpoint exists here with the digest of its state.json."""
     path = folder / name
     if not path.is_file() or path.stat().st_size != state["files"][name]:
         return False

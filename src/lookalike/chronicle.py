@@ -81,7 +81,7 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
 
 
 def validated_on(config: Config) -> str:
-    """What a run was measured on during training, in words and without secrets; "" for nothing."""
+    """Name of a run's validation list, without secrets; "" without one."""
     data = config.data
     train = shown(data.train)
     if data.val is not None:

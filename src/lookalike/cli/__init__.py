@@ -136,7 +136,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _peers_ended(error: RuntimeError) -> bool:
-    """Whether a worker ends because another one did."""
+    """True if a worker ends because another one did."""
     from lookalike.launch import in_worker, lost_peers, somebody_said
 
     return in_worker() and (somebody_said() or lost_peers(error))

@@ -138,7 +138,7 @@ def _line(rank: int, one: Neighbour) -> str:
 
 
 def _assumed(prior: float | None) -> str:
-    """What the probabilities suppose."""
+    """Assumptions of the probabilities."""
     if prior is None:
         return "no calibration beside the model: cosines only, without same or different"
     share = f"{100 * prior:.2g} %" if prior >= 1e-4 else f"1 in {1 / prior:,.0f}"
