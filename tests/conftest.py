@@ -72,7 +72,8 @@ def many_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite (pytest without a path) in two processes; a part of it in one."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if whole and getattr(config.option, "numprocesses", 0) is None:
+    worker = hasattr(config, "workerinput")  # of pytest-xdist; it would start workers of its own
+    if whole and not worker and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses, config.option.dist = 2, "loadfile"
 
 
