@@ -34,6 +34,14 @@ def in_worker() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
 
 
+def is_answering() -> bool:
+    """Whether this process prints the answer of the command.
+
+    Of several workers that is the process that launched them; with torchrun, worker 0.
+    """
+    return not in_worker() or (_SAID not in os.environ and os.environ.get("RANK") == "0")
+
+
 _SAID = "LOOKALIKE_SAID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -3,8 +3,7 @@
 Lines go through the standard logger `lookalike`; `start` gives it a console when nobody else
 has. Only the main worker speaks.
 
-Information goes to stdout in a training, whose lines are all that it prints, and to stderr in the
-commands that print an answer (`keep_stdout`); warnings go to stderr everywhere.
+Lines and bars go to stderr: stdout carries the answer of a command, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ logger = logging.getLogger("lookalike")
 
 _LINE_SECONDS = 10.0
 _SHORTEST_BAR, _LONGEST_BAR = 8, 40  # characters
-
-_stdout_is_kept = False
-
 
 _outlives_console = False
 
@@ -64,12 +60,6 @@ def also_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
-
-
-def keep_stdout(kept: bool) -> None:
-    """Whether stdout carries the answer of a command only: then lines and bars go to stderr."""
-    global _stdout_is_kept
-    _stdout_is_kept = kept
 
 
 class Outlet:
@@ -143,13 +133,9 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")  # as long as the process
 
 
-def _stream() -> Outlet:
-    return Outlet("stderr" if _stdout_is_kept else "stdout")
-
-
 def is_terminal() -> bool:
     """Whether a person may be watching."""
-    return bool(_stream().isatty())
+    return bool(Outlet("stderr").isatty())
 
 
 class Bar:
@@ -298,12 +284,11 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        warning = record.levelno >= logging.WARNING
         if not is_terminal():
-            stream: Any = Outlet("stderr") if warning else _stream()
+            stream: Any = Outlet("stderr")
             print(text, file=stream, flush=True)  # this is the console
             return
-        style = "yellow" if warning else ""
+        style = "yellow" if record.levelno >= logging.WARNING else ""
         _console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -326,11 +311,7 @@ class _FileHandler(logging.FileHandler):
             logger.warning("%s: cannot be written: %s", self.baseFilename, reason)
 
 
-_consoles: dict[bool, Console] = {}
-
-
+@cache
 def _console() -> Console:
-    if _stdout_is_kept not in _consoles:
-        stream: Any = _stream()
-        _consoles[_stdout_is_kept] = Console(file=stream)
-    return _consoles[_stdout_is_kept]
+    stream: Any = Outlet("stderr")
+    return Console(file=stream)

@@ -135,7 +135,7 @@ def test_every_worker_takes_its_own_rows(shapes, old, changed, tmp_path):
         f"train.start_from={old}", f"data.classes={json.dumps(classes)}", *more, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("7 of 9 classes keep their weights, 2 are new") == 1
+    assert done.stderr.count("7 of 9 classes keep their weights, 2 are new") == 1
     rows, files = head(wide, 0)
     assert [len(file["weight"]) for file in files] == [10, 8]
     assert_rows(rows, expected_rows(old, 9, "metric", classes, 0), classes)

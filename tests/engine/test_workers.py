@@ -123,7 +123,8 @@ def test_workers_option_trains_and_tells_an_error_once(shapes, tmp_path):
     ]  # fmt: skip
     done = call(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "8 images in all, 4 on each of 2 workers" in done.stdout
+    assert "8 images in all, 4 on each of 2 workers" in done.stderr
+    assert done.stdout == f"{run}\n"
     assert [r["step"] for r in records(run)] == [1, 2]
 
     again = call(*words, cwd=tmp_path)

@@ -84,8 +84,7 @@ def test_a_stream_that_was_closed_before_the_start_is_none(monkeypatch, stream):
 def test_what_a_console_cannot_encode_is_escaped(encoding, tmp_path, monkeypatch):
     record = logging.LogRecord("x", logging.INFO, "", 0, "caf\u00e9 \u4e2d \udcff", None, None)
     with open(tmp_path / "out", "w", encoding=encoding) as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        monkeypatch.setattr(log, "_stdout_is_kept", False)
+        monkeypatch.setattr(sys, "stderr", stream)
         log._ConsoleHandler().emit(record)
     said = (tmp_path / "out").read_bytes().decode(encoding)
     assert said.endswith("\\udcff\n")

@@ -148,20 +148,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_WITHOUT_ANSWER = ("train", "quickstart")
-"""Commands whose lines are all that they print; the others keep stdout for an answer."""
-
-
 @app.callback()
 def _program(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    from lookalike import log
-
-    log.keep_stdout(context.invoked_subcommand not in _WITHOUT_ANSWER)
+    pass
 
 
 def _report(error: LookalikeError) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lookalike.run import Run
 
 Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
 Format = Annotated[
@@ -45,3 +48,11 @@ def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:
     if len(files) > 1:
         raise ConfigError(f"more than one configuration file: {', '.join(files)}")
     return files, [item for item in request or [] if "=" in item]
+
+
+def show_run(run: Run) -> None:
+    """Print the directory of a run, the answer of a training: one line, whatever its workers."""
+    from lookalike.launch import is_answering
+
+    if is_answering():
+        typer.echo(run.path)

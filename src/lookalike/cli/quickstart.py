@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli.arguments import show_run
+
 
 def quickstart(
     output: Annotated[
@@ -16,4 +18,4 @@ def quickstart(
     """Train on bundled real images and score on unseen classes, in under three minutes."""
     from lookalike.verbs.quickstart import quickstart as verb
 
-    verb(output, seed=seed)
+    show_run(verb(output, seed=seed))

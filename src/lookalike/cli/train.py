@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import split_request
+from lookalike.cli.arguments import show_run, split_request
 
 
 def train(
@@ -29,7 +29,8 @@ def train(
 ) -> None:
     """Train a model from a list of labelled images.
 
-    All settings with their meaning: lookalike train --settings.
+    Prints the directory of the run on stdout. All settings with their meaning: lookalike train
+    --settings.
     """
     from lookalike.config import FLAGS, Config
 
@@ -48,7 +49,7 @@ def train(
             config = saved.with_changes(overrides, flags)
     from lookalike.verbs.train import train as verb
 
-    verb(config, resume=resume)
+    show_run(verb(config, resume=resume))
 
 
 def _settings_help() -> str:
