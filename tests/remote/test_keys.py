@@ -52,6 +52,17 @@ def test_keys_are_written_read_listed_and_removed_as_they_are(bucket, scheme, tm
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("key", ["?b.jpg", "?..", "?a/../b", " b.jpg", "#", "//b"])
+def test_the_first_character_of_a_key_has_no_meaning(bucket, scheme, key):
+    uri = f"{scheme}://shop/{key}"
+    storage.write_bytes(uri, b"x")
+    assert storage.read_bytes(uri) == b"x"
+    assert storage.exists(uri)
+    storage.remove_file(uri)
+    assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_folder_is_its_keys_up_to_the_slash(bucket, scheme):
     for key in ("a/1", "a//2", "a/b/3", "ab/4", "/5"):
         storage.write_bytes(f"{scheme}://shop/{key}", b"x")

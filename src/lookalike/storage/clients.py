@@ -85,7 +85,8 @@ def oss_bucket(endpoint: str, name: str) -> Any:
         auth = oss2.Auth(asks.key, asks.secret)
     else:
         auth = oss2.AnonymousAuth()
-    return oss2.Bucket(auth, endpoint, name)
+    # By default it signs no key that begins with `?`: a guard for callers who do not encode keys.
+    return oss2.Bucket(auth, endpoint, name, is_verify_object_strict=False)
 
 
 def oss_place(uri: str) -> tuple[Any, str]:
