@@ -43,6 +43,7 @@ def is_answering() -> bool:
 
 
 _SAID = "LOOKALIKE_SAID"
+_LAUNCHER_PID = "LOOKALIKE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -83,7 +84,8 @@ def end_with_launcher() -> None:
     if _SAID not in os.environ or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # it ended before we asked
+    # Not whether the parent is process 1: that is the launcher itself in a container.
+    if str(os.getppid()) != os.environ.get(_LAUNCHER_PID):  # it ended before we asked
         sys.exit(1)
 
 
@@ -130,6 +132,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
     os.environ[_SAID] = str(folder)
+    os.environ[_LAUNCHER_PID] = str(os.getpid())
     # Its warnings are about itself; our workers' errors are told by our workers.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
@@ -148,7 +151,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
             f"stopped by {signal.Signals(error.sigval).name}", code, is_said=somebody_said()
         ) from None
     finally:
-        del os.environ[_SAID]
+        del os.environ[_SAID], os.environ[_LAUNCHER_PID]
 
 
 def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:

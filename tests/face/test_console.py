@@ -1,5 +1,6 @@
 """A console that is closed, full or cannot encode; and Ctrl-C from the first moment on."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -243,6 +245,16 @@ def test_a_lost_peer_is_told_from_a_mistake_of_ours(words, lost, tmp_path, monke
     monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
     assert launch.lost_peers(RuntimeError(words)) is lost
     assert (tmp_path / "lost-peers").exists() is lost
+
+
+@pytest.mark.parametrize(("launcher", "ends"), [("1", False), ("4711", True)])
+def test_a_launcher_that_is_process_1_of_a_container_is_there(launcher, ends, monkeypatch):
+    monkeypatch.setattr(launch.ctypes, "CDLL", lambda name: types.SimpleNamespace(prctl=print))
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setenv("LOOKALIKE_SAID", "folder")
+    monkeypatch.setenv("LOOKALIKE_LAUNCHER_PID", launcher)
+    with pytest.raises(SystemExit) if ends else contextlib.nullcontext():
+        launch.end_with_launcher()
 
 
 def test_what_the_system_refuses_is_a_line_and_a_mistake_of_ours_is_not():
