@@ -229,7 +229,10 @@ def parse_state(text: str | bytes) -> dict[str, Any]:
             raise RunError(f"written by another version of lookalike, as {format!r}")
         scale, good_steps = map(float, state["loss_scale"])
         plain = scale > 0 and good_steps >= 0 and type(Progress.of(state["progress"]).step) is int
-        plain &= all(name == Path(name).name and type(size) is int for name, size in files.items())
+        plain &= all(
+            name == Path(name).name and name not in ("", "..") and type(size) is int
+            for name, size in files.items()
+        )
         digests = state.get("sha256", {})
         if digests or "own_sha256" in state:  # older ones have neither
             own = state["own_sha256"]

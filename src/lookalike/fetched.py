@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def resume_from(output: str, local: Run) -> None:
     if best is not None and best != found and not _fetched(output, best, local):
         best = None
     others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
+    if outside := [name for name in others if not _stays_inside(name)]:
+        raise RunError(
+            f"{storage.public(output)}: holds the key {outside[0]!r}, which is no file of a run "
+            "and would be written outside of its directory; remove it there"
+        )
     for name in sorted(others, key=lambda name: name == CONFIG):  # the last makes it a run
         storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
     if best is not None:
@@ -249,12 +255,18 @@ def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
     return None
 
 
+def _stays_inside(name: str) -> bool:
+    """Whether a key below a remote folder is, as a relative path, a file below a folder here."""
+    return not {"", ".", ".."}.intersection(name.split("/"))
+
+
 def _best(output: str, sizes: dict[str, int]) -> str | None:
     """The name of the best checkpoint, if it is whole."""
     if f"{CHECKPOINTS}/best" not in sizes:
         return None
     name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
-    return name if name.startswith("step-") and _fault(output, name, sizes) is None else None
+    known = re.fullmatch(r"step-\d+", name) is not None
+    return name if known and _fault(output, name, sizes) is None else None
 
 
 def _refreshed(uri: str, local: Path) -> None:

@@ -136,6 +136,24 @@ def test_a_checkpoint_that_is_damaged_here_is_fetched_again(remote, tmp_path):
     assert checkpoint.newest(here.checkpoints) == (file.parent, [])
 
 
+@pytest.mark.parametrize("key", ["a/../../outside", "/outside", "a/./b"])
+def test_a_key_of_the_storage_is_not_written_outside_of_the_run(remote, tmp_path, monkeypatch, key):
+    listed = {**storage.sizes_below(remote), key: 3}
+    monkeypatch.setattr(storage, "sizes_below", lambda uri: listed)
+    with pytest.raises(RunError, match=f"holds the key '{key}'"):
+        fetched.resume_from(remote, Run(tmp_path / "deep" / "here"))
+
+
+def test_a_best_checkpoint_whose_name_leads_elsewhere_is_not_fetched(remote, run, tmp_path):
+    name = "step-00000001/../../outside"
+    for file in (run.checkpoints / "step-00000001").iterdir():
+        storage.write_file(file, f"{remote}/checkpoints/{name}/{file.name}")
+    storage.write_bytes(f"{remote}/checkpoints/best", name.encode())
+    here = Run(tmp_path / "here")
+    fetched.resume_from(remote, here)
+    assert not (here.checkpoints / "best").exists()
+
+
 @pytest.mark.parametrize("damage", [flip_a_bit, zeros])
 def test_a_damaged_model_is_not_loaded(run, damage):
     file = run.model / "model.safetensors"
