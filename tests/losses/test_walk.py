@@ -7,7 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.assembly_heads import resolve_head
 from lookalike.config import Config
-from lookalike.losses import create_margin, epilogue
+from lookalike.distributed import World
+from lookalike.losses import create_margin, epilogue, walk
+from lookalike.losses.head import Head
+from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.update import UpdateRule
 from lookalike.losses.walk import stash_bytes
 
@@ -136,3 +139,29 @@ def test_bf16_products_where_they_are_faster_or_asked_for(
         config, create_margin("arcface"), "bf16", torch.device(device), classes=8, classification=0
     )
     assert found["head.precision"] == resolved
+
+
+def test_workers_with_other_numbers_of_rows_average_the_same_chunks(monkeypatch):
+    # On a GPU the usual size of a chunk depends on the rows; each chunk is a collective.
+    monkeypatch.setattr(walk, "default_chunk", lambda rows, weight: 7 * rows)
+
+    class Recording(World):
+        def sum(self, tensor):
+            if tensor.ndim == 2:
+                chunks.append(len(tensor))
+            return tensor
+
+    made = []
+    for rows in (8, 9):
+        chunks: list[int] = []
+        embeddings, weight, classes = draw(rows, 16, 10_000, torch.float32)
+        world = Recording(size=2)
+        head = Head(
+            16, 10_000, create_margin("arcface"), HeadOptions(update=UpdateRule()), world=world
+        )
+        head.begin()
+        head(embeddings.requires_grad_(), classes).backward()
+        head.end()
+        made.append(chunks)
+    assert made[0] == made[1]
+    assert sum(made[0]) == 10_000

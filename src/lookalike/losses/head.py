@@ -18,7 +18,7 @@ from lookalike.losses.nearest import nearest_class
 from lookalike.losses.optimizers import create_update
 from lookalike.losses.sampling import Sampler, positions
 from lookalike.losses.update import HeadUpdate
-from lookalike.losses.walk import Update, Walk, stash_bytes
+from lookalike.losses.walk import Update, Walk, shared_chunk, stash_bytes
 
 
 class Head(nn.Module):
@@ -203,7 +203,7 @@ class Head(nn.Module):
             (embeddings if margin.embedding_norm else unit) * scale,
             self.weight,
             own,
-            replace(self.walk, stash=stash_bytes(self.options.stash, self.weight)),
+            self._walk(),
             index=index,
             bend=bend,
             update=self._averaged(),
@@ -258,6 +258,14 @@ class Head(nn.Module):
         if self.training:
             self.margin_state.copy_(state)
         return state
+
+    def _walk(self) -> Walk:
+        """How to walk over the classes in a step."""
+        chunk = self.walk.chunk
+        if chunk is None and isinstance(self._averaged(), AveragedUpdate):
+            chunk = shared_chunk(self.weight, self.centres)
+        stash = stash_bytes(self.options.stash, self.weight)
+        return replace(self.walk, stash=stash, chunk=chunk)
 
     def _averaged(self) -> Update | None:
         """The update, with gradients averaged over the workers where each has a part of them."""

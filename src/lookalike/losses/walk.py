@@ -13,6 +13,7 @@ from torch import Tensor
 _CPU_CHUNK = 2048  # x B=128 floats = 1 MB: a chunk of logits stays in the L2 cache
 CPU_STASH = 0.035  # with the buffers of the chunks less than a twentieth of weight and momentum
 _GPU_CHUNK_BYTES = 64 * 2**20  # large enough to fill the device, small next to the weight
+_ROWS_OF_ANY = 512  # for which chunks are sized that all workers must have alike
 
 
 class Update(Protocol):
@@ -73,6 +74,14 @@ def default_chunk(rows: int, weight: Tensor) -> int:
     if weight.device.type == "cpu":
         return _CPU_CHUNK
     return max(1024, _GPU_CHUNK_BYTES // (max(rows, 1) * 4))
+
+
+def shared_chunk(weight: Tensor, centres: int) -> int:
+    """Classes at once where each chunk is a collective: the same on all workers.
+
+    These may hold different numbers of rows, of which the usual size of a chunk depends.
+    """
+    return max(1, default_chunk(_ROWS_OF_ANY, weight) // centres)
 
 
 class Chunks:
