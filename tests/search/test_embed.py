@@ -15,11 +15,14 @@ import lookalike
 from lookalike import storage
 from lookalike.data.bad_images import BadImages
 from lookalike.data.places import read_places
+from lookalike.data.source import PLAIN
+from lookalike.distributed import World
 from lookalike.errors import ConfigError, DataError, RunError, StorageError
 from lookalike.inference import embed_records
 from lookalike.model.embedder import Embedder
 from lookalike.storage.locking import locked
 from lookalike.vectors.files import read
+from lookalike.vectors.parts import Part, Parts, Request
 from lookalike.verbs import embed as verb
 
 
@@ -238,3 +241,28 @@ def test_mistakes(model, photos, tmp_path):
     with pytest.raises(DataError, match="none of the 1 images can be read"):
         lookalike.embed(model, tmp_path / "bad.jpg", tmp_path / "v.npy", device="cpu")
     assert not list(tmp_path.glob(".v*"))
+
+
+def test_a_part_that_is_damaged_is_named(tmp_path):
+    parts = Parts(tmp_path, Request("m", "i", 1, 2, 64))
+    parts.write(0, Part(np.zeros(1, np.int64), np.zeros((1, 2), np.float32), {}))
+    (tmp_path / "000000.part").write_bytes(bytes(100))
+    for read_it in (parts.sizes, lambda: parts.read(0)):
+        with pytest.raises(RunError, match="000000.part: damaged"):
+            read_it()
+
+
+def test_workers_share_the_parts_that_the_main_one_found_missing(tmp_path, monkeypatch):
+    """A quicker worker may have made some before this one looks."""
+
+    class Second(World):
+        def tell(self, value):
+            return [[0, 1, 2], value]
+
+    made = []
+    monkeypatch.setattr(verb, "_make", lambda *given: made.append(given[3]))
+    monkeypatch.setattr(Parts, "missing", lambda self: [2])
+    embedder = Embedder.create("resnet10t", pretrained=False, image_size=32, embedding_dim=8)
+    world = Second(rank=1, size=2, local_size=2)
+    verb._embed(embedder, [], str(tmp_path / "a.npy"), False, 0, world, PLAIN)
+    assert made == [[0, 1, 2]]

@@ -14,8 +14,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -150,22 +152,32 @@ class Parts:
         Raises:
             RunError: it is damaged.
         """
-        path = self._path(number)
-        try:
-            with safetensors.safe_open(path, "numpy") as stored:
-                rows, vectors = stored.get_tensor("rows"), stored.get_tensor("vectors")
-                bad = json.loads(stored.metadata()["bad"])
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise RunError(f"{path}: damaged ({error}); remove it and go on") from None
+        with self._stored(number) as stored:
+            rows, vectors = stored.get_tensor("rows"), stored.get_tensor("vectors")
+            bad = json.loads(stored.metadata()["bad"])
         return Part(rows, vectors, {int(row): reason for row, reason in bad.items()})
 
     def sizes(self) -> int:
-        """How many vectors all parts have together, by their headers."""
+        """How many vectors all parts have together, by their headers.
+
+        Raises:
+            RunError: a part is damaged.
+        """
         total = 0
         for number in range(self.request.parts):
-            with safetensors.safe_open(self._path(number), "numpy") as stored:
+            with self._stored(number) as stored:
                 total += stored.get_slice("rows").get_shape()[0]
         return total
+
+    @contextmanager
+    def _stored(self, number: int) -> Iterator[Any]:
+        """The open file of a part; an error inside the block means that it is damaged."""
+        path = self._path(number)
+        try:
+            with safetensors.safe_open(path, "numpy") as stored:
+                yield stored
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise RunError(f"{path}: damaged ({error}); remove it and go on") from None
 
     def remove(self) -> None:
         """Drop the folder; what names its parts goes first, so that no rest of it is believed."""
