@@ -154,7 +154,7 @@ def test_workers_with_other_numbers_of_rows_average_the_same_chunks(monkeypatch)
     made = []
     for rows in (8, 9):
         chunks: list[int] = []
-        embeddings, weight, classes = draw(rows, 16, 10_000, torch.float32)
+        embeddings, _, classes = draw(rows, 16, 10_000, torch.float32)
         world = Recording(size=2)
         head = Head(
             16, 10_000, create_margin("arcface"), HeadOptions(update=UpdateRule()), world=world

@@ -248,7 +248,7 @@ def test_a_part_that_is_damaged_is_named(tmp_path):
     parts.write(0, Part(np.zeros(1, np.int64), np.zeros((1, 2), np.float32), {}))
     (tmp_path / "000000.part").write_bytes(bytes(100))
     for read_it in (parts.sizes, lambda: parts.read(0)):
-        with pytest.raises(RunError, match="000000.part: damaged"):
+        with pytest.raises(RunError, match=r"000000\.part: damaged"):
             read_it()
 
 
