@@ -259,6 +259,11 @@ def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any
     try:
         raw = storage.path_of(file).read_bytes() if content is None else content
         text = raw.decode("utf-8-sig")
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{file}: a folder, where a YAML file is expected; give the config.yaml of a run, or "
+            "images as --train FOLDER"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ConfigError(f"{file}: {str(reason).lower()}") from None
@@ -277,10 +282,13 @@ def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; what stands in the place of its section stays, for `build` to refuse."""
     *path, name = key.split(".")
     for part in path:
         inner = tree.get(part)
-        tree[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        if inner is not None and not isinstance(inner, Mapping):
+            return
+        tree[part] = dict(inner or {})
         tree = tree[part]
     tree[name] = value
 

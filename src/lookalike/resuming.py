@@ -188,6 +188,8 @@ def restore(
                     f"train.start_from={run.path} to begin with its weights)"
                 ) from None
             raise
+        if config is not None and (others := _other_changes(run, config)):
+            logger.warning("resumed with changed settings: %s", ", ".join(others))
     quota.restore({int(row): reason for row, reason in bad.items()})
     world.barrier()
     if world.is_main:
@@ -213,6 +215,31 @@ def _changes_of_shape(run: Run, config: Config) -> list[str]:
         return []
     changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
+
+
+_SAID_ELSEWHERE = ("train.epochs", "train.max_steps", "train.batch_size", "data.train", "data.val")
+"""Settings whose change `continued` or the number of steps to do tells."""
+
+
+def _other_changes(run: Run, config: Config) -> list[str]:
+    """The settings beyond `_SAID_ELSEWHERE` that differ from the run's own, in words."""
+    used, now = fetched.saved_config(str(run.path)), config.without_secrets()
+    if used is None:
+        return []
+    return [
+        f"{key} {_words(used.get(key))} -> {_words(now.get(key))}"
+        for key in keys()
+        if key not in _SAID_ELSEWHERE
+        and not key.startswith("run.")
+        and _words(used.get(key)) != _words(now.get(key))
+    ]
+
+
+def _words(value: object) -> str:
+    """A setting as a message shows it; lists and tuples alike."""
+    if value is None:
+        return "none"
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def inputs_of(

@@ -163,6 +163,15 @@ def test_the_same_list_elsewhere_is_the_same(shapes, resumed, tmp_path, caplog):
     assert [r["step"] for r in found if "recall_at_1" in r] == [12, 18, 24]
 
 
+def test_every_other_changed_setting_is_listed(resumed, caplog):
+    resumed(loss="arcface", lr=0.001, threads=1)
+    (line,) = [r.getMessage() for r in caplog.records if "changed settings" in r.getMessage()]
+    assert line == (
+        "resumed with changed settings: data.threads 0 -> 1, loss.name amsoftmax -> arcface, "
+        "loss.margin 0.4 -> 28.6, loss.scale 30.0 -> 64.0, optim.lr 0.03 -> 0.001"
+    )
+
+
 def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):
     # A rate of next to nothing: the start stays the best.
     wanted = settings(

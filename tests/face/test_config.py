@@ -135,6 +135,21 @@ def test_empty_sections_and_dotted_keys_in_a_file():
     assert config.asked() == {"train.epochs", "train.seed"}
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("", ["data=5"], "data=5 is a section: write data.NAME=value"),
+        ("model: resnet18\n", ["model.image_size=32"], "c.yaml:1: model='resnet18' is a section"),
+        ("", ["optim.lr=1", "optim=sgd"], "optim='sgd' is a section"),
+    ],
+)
+def test_a_value_in_the_place_of_a_section_is_refused_beside_settings_of_it(
+    text, overrides, message
+):
+    with pytest.raises(ConfigError, match=message):
+        Config.load("c.yaml", overrides, {"data.train": "a.txt"}, content=text.encode())
+
+
 def test_a_huge_value_is_cut_in_a_message():
     with pytest.raises(ConfigError) as caught:
         Config.load(None, ["train.epochs=" + "9x" * 10_000])
@@ -144,6 +159,8 @@ def test_a_huge_value_is_cut_in_a_message():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         Config.load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r": a folder, where a YAML file is expected; give the"):
+        Config.load(tmp_path)
 
 
 def test_a_config_is_frozen():

@@ -64,8 +64,11 @@ CHANGES = [
     ({"format": "other"}, "format='other'"),
     ({"colour": 1}, "colour=1: extra inputs are not permitted"),
     ({"preprocess": 3}, "preprocess=3: input should be an object"),
-    ({"preprocess": {"image_size": 10**9}}, "preprocess.image_size"),
-    ({"preprocess": {"image_size": [32, 0]}}, "preprocess.image_size"),
+    (
+        {"preprocess": {"image_size": 10**9}},
+        "preprocess.image_size=1000000000: input should be less",
+    ),
+    ({"preprocess": {"image_size": [32, 0]}}, "preprocess.image_size=[32, 0]"),
     ({"preprocess": {"mean": [0.5, 0.5, float("nan")]}}, "preprocess.mean.2=nan"),
     ({"preprocess": {"std": [0.5, 0.5, float("inf")]}}, "preprocess.std.2=inf"),
     ({"preprocess": {"std": [0.5, 0.5, 0.0]}}, "preprocess.std.2=0.0"),

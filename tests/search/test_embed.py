@@ -217,6 +217,19 @@ def test_places(photos, memory):
     assert names(f"{memory}/key-without-suffix") == ["bucket/key-without-suffix:"]
 
 
+def test_a_pattern_takes_images_by_content_and_counts_what_it_skips(photos, tmp_path, caplog):
+    content = next(photos.rglob("*.jpg")).read_bytes()
+    names = ["1.jpg", "2.JPG_large", "3", "4.jfif", "5.jpg.1"]
+    for name in names:
+        storage.write_bytes(f"{tmp_path}/.in/a/{name}", content)
+    (tmp_path / ".in/a/notes.txt").write_text("not a list\n")
+    (tmp_path / ".in/a/6.mp4").write_bytes(b"no image")
+    with caplog.at_level("INFO", "lookalike"):
+        found = read_places([f"{tmp_path}/.in/*/*"])
+    assert [Path(record.uri).name for record in found] == names
+    assert "2 files skipped: 1 .mp4 (e.g. a/6.mp4), 1 .txt (e.g. a/notes.txt)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [

@@ -11,6 +11,8 @@ from lookalike.errors import RunError
 
 T = TypeVar("T")
 
+_UNION_MEMBERS = ("constrained-", "tuple[", "list[", "dict[")
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of 1."""
 
@@ -55,7 +57,9 @@ def _first_fault(error: ValidationError) -> str:
     what = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "json_invalid":
         return what
-    key = ".".join(map(str, item["loc"])) or "the whole"
+    # Members of a union are named in the path of a key by their pydantic types.
+    parts = [str(part) for part in item["loc"] if not str(part).startswith(_UNION_MEMBERS)]
+    key = ".".join(parts) or "the whole"
     if item["type"] == "missing":
         return f"{key} is missing"
     value = repr(item["input"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from lookalike import storage
 from lookalike.data import folder, parquet, read_records
 from lookalike.data.annotation import IMAGE_SUFFIXES, all_bad, quoted, unusable
+from lookalike.data.formats import ENOUGH
 from lookalike.data.patterns import choices, is_pattern, matches
 from lookalike.data.reading import UNLABELLED
 from lookalike.data.record import Record
+from lookalike.data.skipped import Skips, describe, images_among
 from lookalike.data.streams import is_stream
 from lookalike.errors import ConfigError, DataError
 from lookalike.storage import Place
+
+_log = logging.getLogger(__name__)
 
 _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
@@ -69,7 +74,8 @@ def read_places(places: Sequence[Place]) -> list[Record]:
     - A file whose name ends as a list or a table does is read as one (`read_records`, in which
       images without labels are welcome); so is one with `.gz` behind.
     - A name with `*` or `[...]` (or, on this machine, `?`) that is no file itself stands for the
-      files that it fits, sorted; `**` for any number of folders. Each is an image or a list.
+      files that it fits, sorted; `**` for any number of folders. They are images, by their suffix
+      or else by content, or lists; lists beside images are skipped, and what is skipped is logged.
     - `{a,b}` stands for both names, one after the other.
     - `-` is a list on standard input.
     - Anything else is an image.
@@ -138,16 +144,44 @@ def _fitting(place: str) -> list[Record]:
             return [Record(place, "", shown, 0)]  # an object without a suffix; reading it will tell
         raise DataError(f"{shown}: no such file or folder")
     found = matches(place)
-    known = (*IMAGE_SUFFIXES, ".zip")
-    files = [file for file in found if file.lower().endswith(known) or _is_list(file)]
-    if not files:
-        raise DataError(f"{shown}: no images or lists fit this pattern")
+    lists = [file for file in found if _is_list(file)]
+    archives = {file for file in found if storage.is_archive(file)}
+    skips = Skips()
+    # Below what the pattern fixes: hidden folders that it names itself are meant.
+    fixed = len(re.split(r"[*?\[]", place, maxsplit=1)[0].rpartition("/")[0])
+    below = {file: file[fixed:].lstrip("/") for file in found}
+    others = {below[f]: f for f in found if not _is_list(f) and f not in archives}
+    images = _images_of(others, skips)
+    if images:  # texts and tables beside images are about them, as in a folder
+        for file in lists:
+            skips.add(os.path.splitext(file)[1].lower(), below[file])
+    if skipped := skips.found():
+        level = logging.WARNING if any(each.is_loss for each in skipped) else logging.INFO
+        _log.log(level, "%s: %s", shown, describe(skipped))
     records: list[Record] = []
-    for file in files:
-        if _is_list(file):
-            records += read_records(file, how=UNLABELLED)
-        elif storage.is_archive(file):
+    for file in found:
+        if file in archives:
             records += folder.read(file, UNLABELLED)
-        else:
+        elif file in images:
             records.append(Record(file, "", shown, 0))
+        elif not images and _is_list(file):
+            records += read_records(file, how=UNLABELLED)
+    if not records:
+        raise DataError(f"{shown}: no images or lists fit this pattern")
     return records
+
+
+def _images_of(files: Mapping[str, str], skips: Skips) -> set[str]:
+    """The files that are images, by suffix or content; the others are counted.
+
+    Args:
+        files: by their path below what the pattern fixes.
+        skips: counts what is skipped.
+    """
+    named = {file for file in files.values() if file.lower().endswith(IMAGE_SUFFIXES)}
+    by_content = images_among(
+        [path for path, file in files.items() if file not in named],
+        lambda some: storage.read_starts([files[path] for path in some], ENOUGH),
+        skips,
+    )
+    return named | {files[path] for path in by_content}
