@@ -172,10 +172,15 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         state["own_sha256"] = _digest_of_state(state)
         with writing(folder):
             _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
-        if folder.exists():  # the same step again, after a resume
-            shutil.rmtree(folder)
+        replaced = folder.with_name(f".{folder.name}.replaced.partial")
+        if (
+            folder.exists()
+        ):  # the same step again, after a resume: removed when the new one is there
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
         aside.rename(folder)
         _sync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     world.barrier()
 
 

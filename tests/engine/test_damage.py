@@ -5,11 +5,15 @@ import shutil
 
 import fsspec
 import pytest
+import torch
+from torch import nn
 
 import lookalike
 from lookalike import checkpoint, fetched, storage
-from lookalike.checkpoint import STATE_FILE
+from lookalike.checkpoint import STATE_FILE, Progress, Trained
+from lookalike.distributed import ALONE
 from lookalike.errors import RunError
+from lookalike.optim import LossScaler
 from lookalike.run import Run
 
 FILES = ["head-metric-00000.safetensors", "network.safetensors", "network-optimizer.safetensors",
@@ -92,6 +96,26 @@ def test_a_resumed_run_passes_over_a_damaged_checkpoint_and_then_replaces_it(run
 def test_pruning_keeps_what_was_just_written_and_not_what_was_passed_over(run):
     checkpoint.prune(run.checkpoints, written="step-00000001", keep=1, also=None)
     assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-00000001"]
+
+
+def test_a_checkpoint_is_removed_when_the_one_in_its_place_is_there(tmp_path, monkeypatch):
+    """A resumed run may save the step again at which it began."""
+    network = nn.Linear(2, 2)
+    trained = Trained(
+        network, {}, torch.optim.SGD(network.parameters()), LossScaler(enabled=False), None
+    )
+    folder = tmp_path / "step-00000001"
+    checkpoint.save(folder, trained, Progress(step=1, skipped=0), ALONE)
+    remove = shutil.rmtree
+
+    def removing(path, **how):
+        remove(path, **how)
+        assert checkpoint.newest(tmp_path)[0] == folder, f"{path} went first"
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", removing)
+    checkpoint.save(folder, trained, Progress(step=1, skipped=1), ALONE)
+    assert checkpoint.read_state(folder)["progress"]["skipped"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_run_does_not_start_from_a_damaged_checkpoint(run, shapes, tmp_path, caplog):
