@@ -107,6 +107,10 @@ def test_a_query_finds_itself_and_an_index_holds_it_once(spelled, photos, tmp_pa
     changed = lookalike.search(model, "photos/103/1.jpg", index="index", add="link", device="cpu")
     assert len(changed.index) == count
     assert changed.answers[0].neighbours[1].cosine > 0.9999
+    # What cannot be read any more stays as it was.
+    (photos / "102/1.jpg").write_bytes(b"cut off")
+    again = lookalike.search(model, "photos/103/1.jpg", index="index", add="photos", device="cpu")
+    assert len(again.index) == count
 
 
 @pytest.fixture

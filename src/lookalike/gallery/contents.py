@@ -65,8 +65,6 @@ def bring(
         logger.info("%s: %s removed, no longer there", index.path, counted(len(gone), "image"))
     # What has changed and is spelled in another way now is added by its new name.
     renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
-    if renamed:
-        index.remove(list(renamed))
     if fresh:
         added += index.add(
             [listed[id] for id in fresh],
@@ -74,6 +72,10 @@ def bring(
             threads=threads,
             source=source,
         )
+    if renamed:  # only those that could be read: the others stay as they were
+        there = set(index.ids())
+        renamed = {id: name for id, name in renamed.items() if name in there}
+        index.remove(list(renamed))
     if added and not known:
         index.compact()
     if added:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,6 @@ class Store:
         searched: dict[str, int] = {}
         for entry in state.segments:
             searched[entry.search] = searched.get(entry.search, 0) + entry.live
-        files = (file for file in self.path.rglob("*") if file.is_file())
         return {
             "images": state.live,
             "dimension": state.dim,
@@ -154,7 +154,7 @@ class Store:
             "searched": searched,
             "segments": len(state.segments),
             "removed_rows": sum(entry.dead for entry in state.segments),
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": sum(map(_size_of, self.path.rglob("*"))),
         }
 
     def check(self) -> None:
@@ -301,6 +301,15 @@ class Store:
         for some in self.segments:
             table = some.rows.select(columns)
             yield table if some.dead is None else table.filter(pa.array(~some.dead))
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; 0 of a folder, and of what a writer has removed meanwhile."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def ids_of(ids: Texts) -> pa.Array:
