@@ -4,6 +4,7 @@ import os
 import resource
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -69,6 +70,21 @@ def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path):
     with limit(10), pytest.raises(StorageError, match=f"{file}: file too large"):
         write_text(file, "new" * 100)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "old"}
+
+
+def test_a_second_writer_of_a_text_does_not_disturb_the_first(tmp_path, monkeypatch):
+    """As processes that begin together write to the user's cache."""
+    file, synced = tmp_path / "versions.json", os.fsync
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(os, "fsync", synced)
+        other = threading.Thread(target=write_text, args=(file, "other"))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_text(file, "first")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "first"}
 
 
 def test_a_model_that_does_not_fit_leaves_the_old_one(run):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -196,7 +197,8 @@ def _md5(file: IO[bytes]) -> str:
 
 def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
+    # Of its own: several processes may write the same file of a cache.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with aside.open("wb") as stream:
             stream.write(data)
