@@ -90,6 +90,7 @@ def resume_from(output: str, local: Run) -> None:
     if best is not None and best != found and not _fetched(output, best, local):
         best = None
     others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
+    others = [name for name in others if not name.endswith("/")]  # a folder, to some clients
     if outside := [name for name in others if not _stays_inside(name)]:
         raise RunError(
             f"{storage.public(output)}: holds the key {outside[0]!r}, which is no file of a run "
@@ -257,7 +258,7 @@ def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
 
 def _stays_inside(name: str) -> bool:
     """Whether a key below a remote folder is, as a relative path, a file below a folder here."""
-    return not {"", ".", ".."}.intersection(name.split("/"))
+    return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _best(output: str, sizes: dict[str, int]) -> str | None:

