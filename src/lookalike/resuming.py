@@ -155,12 +155,18 @@ def restore(
     catalog: Catalog,
     resume: bool,
     world: World,
-    config: Config | None = None,
+    config: Config,
 ) -> Progress | None:
     """Load the newest whole checkpoint; None where there is none yet.
 
-    `config` is the resolved request: it tells which settings changed where a checkpoint does not
-    fit.
+    Args:
+        run: the directory.
+        trained: what to load it into.
+        quota: gets the bad images of the run so far.
+        catalog: the training list.
+        resume: whether to go on with the run at all.
+        world: the workers.
+        config: the resolved request, which says what changed where a checkpoint does not fit.
 
     Raises:
         RunError: none is whole, or it does not fit the settings; names those that changed.
@@ -181,7 +187,7 @@ def restore(
         try:
             progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
         except RunError:
-            if config is not None and (changes := _changes_of_shape(run, config)):
+            if changes := _changes_of_shape(run, config):
                 raise RunError(
                     f"{run.path}: cannot be resumed with {', '.join(changes)}: its checkpoints do "
                     "not fit; keep these settings, or train into another --output (with "

@@ -11,6 +11,7 @@ import yaml
 from engine_process import TINY, call, records
 
 from lookalike import checkpoint, elastic
+from lookalike.config import Config
 from lookalike.distributed import World
 from lookalike.elastic import HeadRows, load_head
 from lookalike.errors import RunError
@@ -253,7 +254,7 @@ def test_a_slow_worker_does_not_take_what_the_main_one_wrote_for_an_earlier_run(
 
     run = Run(tmp_path)
     run.config.write_text("")  # and has begun one since
-    assert restore(run, None, None, None, True, Slow(rank=1, size=2)) is None
+    assert restore(run, None, None, None, True, Slow(rank=1, size=2), Config()) is None
 
 
 def test_a_dense_run_goes_on_with_another_number_of_workers(shapes, tmp_path):

@@ -3,14 +3,20 @@
 import pytest
 from engine_process import records
 
+from lookalike.assembly import create_embedder, resolve
 from lookalike.assembly_batches import check_micro_batches
 from lookalike.config import Config
 from lookalike.distributed import World
 from lookalike.errors import ConfigError
 from lookalike.model.embedder import Embedder
+from lookalike.verbs.plan import plan
 from lookalike.verbs.train import train
 
 TWO = World(size=2)
+REFUSED = {
+    "backbone": "test_resnet", "pretrained": False, "image_size": 32, "embedding_dim": 8,
+    "classification_weight": 0.0, "batch_size": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +104,35 @@ def test_batches_of_one_image_train(shapes, tmp_path):
         train(**wanted, image_size=32)
     run = train(**wanted, image_size=64)
     assert [r["skipped"] for r in records(run.path) if "loss" in r] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"batch_size": 3, "workers": 2, "sync_batchnorm": False},
+        {"batch_size": 1, "workers": 2},
+        {"batch_size": 8, "accumulate": 8},
+        {"batch_size": 8, "accumulate": 9},
+    ],
+)
+def test_plan_refuses_what_train_refuses(values):
+    """In the same words; `train` computes its own from the list that it was given."""
+    config = Config.of(None, {**REFUSED, **values})
+    world = World(size=config.run.workers)
+
+    def check_as_train() -> None:
+        embedder = create_embedder(config)
+        resolved = resolve(config, embedder, world, 10)
+        check_micro_batches(resolved, embedder, config.train.batch_size, world)
+
+    with pytest.raises(ConfigError) as expected:
+        check_as_train()
+    with pytest.raises(ConfigError) as found:
+        plan(config, classes=10, measure=False)
+    assert str(found.value) == str(expected.value)
+
+
+def test_plan_takes_one_image_where_train_does():
+    config = Config.of(None, {**REFUSED, "freeze_batchnorm": True})
+    assert plan(config, classes=10, measure=False).setup.micro_batch == 1

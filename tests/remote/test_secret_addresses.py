@@ -23,6 +23,11 @@ SECRETS = ("PASSWD", "SECRETSIG")
         ("https://h/show?id=7&signature_of=them", "https://h/show?id=7&signature_of=them"),
         ("https://b.oss/k?OSSAccessKeyId=x&Expires=1&Signature=SECRETSIG", "https://b.oss/k"),
         ("https://h/a?b=1#access_token=SECRETSIG", "https://h/a?b=1"),
+        ("https://h/a.jpg#token=SECRETSIG", "https://h/a.jpg"),
+        ("https://h/a.jpg#page=2&id_token=SECRETSIG", "https://h/a.jpg#page=2"),
+        ("https://h/a.jpg#/app?client_secret=SECRETSIG", "https://h/a.jpg"),
+        ("memory://run#token=SECRETSIG", "memory://run"),
+        ("s3://b/a#token=1.jpg", "s3://b/a#token=1.jpg"),
         ("https://h?sig=SECRETSIG&id=1", "https://h?id=1"),
         ("s3://b/k?X-Amz-Signature=SECRETSIG&x=a?b", "s3://b/k?x=a?b"),
         ("s3://b/k?sig=SECRETSIG&x=a?token=SECRETSIG", "s3://b/k"),
@@ -65,7 +70,8 @@ def addresses(shapes, tmp_path):
     files = sorted((shapes / "images").glob("10*.jpg"))[:8]
     server.bodies = {file.name: file.read_bytes() for file in files}
     place = server.address.replace("://", "://user:PASSWD@")
-    lines = [f"{place}/{file.name}?X-Amz-Signature=SECRETSIG" for file in files]
+    marks = ("?X-Amz-Signature=", "#token=")
+    lines = [f"{place}/{file.name}{marks[row % 2]}SECRETSIG" for row, file in enumerate(files)]
     (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines))
     yield lines
     server.shutdown()

@@ -180,7 +180,7 @@ def _ladder(
     if setup.dim >= 128:
         half = setup.dim // 2
         yield f"model.embedding_dim={half}", lambda s: replace(s, dim=half)
-    if setup.batch >= 2 * setup.workers:
+    if setup.batch >= 4 * setup.workers * setup.accumulate:  # two images for each batch norm
         less = setup.batch // 2
         yield f"train.batch_size={less}", lambda s: replace(s, batch=max(less, s.workers))
 

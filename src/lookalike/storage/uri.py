@@ -28,8 +28,8 @@ _PLAIN_ESCAPE = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|
 
 _SIGNS = re.compile(  # parameters of presigned addresses, and others that are secrets by name
     r"x-(amz|oss|goog|cos|obs)-|(awsaccesskeyid|ossaccesskeyid|googleaccessid|key-pair-id|expires"
-    r"|policy|signature|sig|security-?token|(access_?)?token|access_?key(_?id)?|api_?key"
-    r"|auth(orization)?|password|passwd|pwd|secret)=",
+    r"|policy|signature|sig|access_?key(_?id)?|api_?key|auth(orization)?|password|passwd|pwd|jwt"
+    r"|((access|auth|bearer|client|id|refresh|security|session|user)[_-]?)?(token|secret))=",
     re.IGNORECASE,
 )
 _SIGNED = re.compile(rf"[?&#](?={_SIGNS.pattern})", re.IGNORECASE)
@@ -129,20 +129,22 @@ def public(uri: str) -> str:
         return uri
     scheme, place = _without_user(split_query(uri)[0])
     has_keys = scheme.lower() in _WITH_KEYS
-    return f"{scheme}://{_split_signed(place)[0] if has_keys else re.split('[?#]', place)[0]}"
+    shown = _split_signed(place, has_fragment=False)[0] if has_keys else re.split("[?#]", place)[0]
+    return f"{scheme}://{shown}"
 
 
 def lasting(uri: str) -> str:
     """`uri` as it may be written to a file: without user info and what signs it.
 
-    The rest of its query stays, which may say which image it is.
+    The rest of its query and fragment stays, which may say which image it is.
     """
     if not is_remote(uri):
         return uri
     scheme, place = _without_user(uri)
-    place, query = _split_signed(place)
-    kept = [part for part in re.split("[&#]", query) if part and not _SIGNED.search(f"&{part}")]
-    return f"{scheme}://{place}{'?' * bool(kept)}{'&'.join(kept)}"
+    place, query = _split_signed(place, has_fragment=scheme.lower() not in _WITH_KEYS)
+    parts = [part for part in re.split("[&#]", query[1:]) if part]
+    kept = [part for part in parts if not _SIGNED.search(f"&{part}")]
+    return f"{scheme}://{place}{query[: bool(kept)]}{'&'.join(kept)}"
 
 
 def _without_user(uri: str) -> tuple[str, str]:
@@ -152,11 +154,21 @@ def _without_user(uri: str) -> tuple[str, str]:
     return scheme, host.rpartition("@")[2] + slash + path
 
 
-def _split_signed(place: str) -> tuple[str, str]:
-    """A place, and its query where that holds a signature or another secret; else ""."""
+def _split_signed(place: str, *, has_fragment: bool) -> tuple[str, str]:
+    """A place, and its query with the `?` where that holds a signature or another secret; else "".
+
+    Args:
+        place: a remote URI without its scheme.
+        has_fragment: a `#` begins one, which is treated as a query; in a key it is a character.
+    """
     found = _SIGNED.search(place)
-    start = -1 if found is None else place.rfind("?", 0, found.start() + 1)
-    return (place, "") if start < 0 else (place[:start], place[start + 1 :])
+    if found is None:
+        return place, ""
+    if has_fragment:
+        start = re.search("[?#]", place).start()  # type: ignore[union-attr]  # of what was found
+    else:
+        start = place.rfind("?", 0, found.start() + 1)
+    return (place, "") if start < 0 else (place[:start], place[start:])
 
 
 def canonical(uri: str) -> str:

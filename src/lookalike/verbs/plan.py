@@ -19,6 +19,7 @@ from lookalike.assembly import (
     open_catalogs,
     resolve,
 )
+from lookalike.assembly_batches import check_micro_batches
 from lookalike.assembly_heads import metric_margin
 from lookalike.config import Config
 from lookalike.data.image_size import height_width
@@ -94,7 +95,10 @@ def plan(
         place = read_machine(machine)
     classes, sizes = _counts(config, classes, images)
     config, embedder = _resolved(config, place, classes)
-    setup = _setup(config, classes, sizes, _device(config, place))
+    device = _device(config, place)
+    setup = _setup(config, classes, sizes, device)
+    world = World(size=setup.workers, device=torch.device(device))
+    check_micro_batches(config, embedder, setup.batch, world)
     if place is None and measure:
         place = calibrate(_sample(config, setup))
     if limit is None:
