@@ -371,7 +371,8 @@ def _bucket() -> Iterator[bool]:
             "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", "OSS_ENDPOINT": address,
             "OSS_ACCESS_KEY_ID": "id", "OSS_ACCESS_KEY_SECRET": "secret",
         }  # fmt: skip
-        urlopen(Request(f"{address}/fuzz", method="PUT")).close()
+        for path in ("fuzz", "fuzz/marker"):  # with an object in it, a bucket cannot be removed
+            urlopen(Request(f"{address}/{path}", method="PUT")).close()
         yield True
 
 
@@ -402,6 +403,7 @@ def _keys() -> Target:
             assert storage.exists(uri), f"{uri!r}: was written and is not there"
         finally:  # what stays after a refusal is a folder of later keys, which then exist
             _remove_key(uri)
+            assert storage.exists("s3://fuzz/marker"), f"{uri!r}: another key was removed"
         assert not storage.exists(uri), f"{uri!r}: was removed and is there"
 
     return Target("keys in object storage", 0.2, made, use)

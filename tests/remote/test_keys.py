@@ -62,6 +62,16 @@ def test_the_first_character_of_a_key_has_no_meaning(bucket, scheme, key):
     assert not storage.exists(uri)
 
 
+@pytest.mark.parametrize("key", [".", ".."])
+def test_a_key_that_would_become_its_bucket_is_refused(bucket, key):
+    seen = []
+    bucket.plan = lambda method, path, count: seen.append((method, path))
+    for act in (storage.remove_file, storage.exists, lambda uri: storage.write_bytes(uri, b"x")):
+        with pytest.raises(StorageError, match="cannot take the key"):
+            act(f"oss://shop/{key}")
+    assert seen == []
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_folder_is_its_keys_up_to_the_slash(bucket, scheme):
     for key in ("a/1", "a//2", "a/b/3", "ab/4", "/5"):

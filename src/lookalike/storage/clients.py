@@ -93,10 +93,12 @@ def oss_place(uri: str) -> tuple[Any, str]:
     """The vendor's client of the bucket of an `oss://` URI, and the key.
 
     Raises:
-        StorageError: no endpoint is known.
+        StorageError: no endpoint is known, or the client cannot name the key.
         MissingExtraError: the client is not installed.
     """
     endpoint, name, key = oss.locate(uri, oss_account().endpoint)
+    if key in (".", ".."):  # the client's HTTP library asks for the bucket in its place
+        raise StorageError(f"{public(uri)}: OSS's client cannot take the key {key!r}; rename it")
     return oss_bucket(endpoint, name), key
 
 
