@@ -1,5 +1,6 @@
 """Several lists as one: names, patterns, standard input; and images that two lists share."""
 
+import errno
 import io
 import logging
 import sys
@@ -8,11 +9,11 @@ import pytest
 
 from lookalike.assembly import keep_streams, open_catalogs, reading_of
 from lookalike.config import Config
-from lookalike.data import read_records
+from lookalike.data import read_records, streams
 from lookalike.data.catalog import build_catalog
 from lookalike.data.places import read_places
-from lookalike.data.record import Details
-from lookalike.errors import ConfigError, DataError
+from lookalike.data.record import Details, Record
+from lookalike.errors import ConfigError, DataError, StorageError
 from lookalike.inspection.listing import images_in_both
 
 
@@ -173,3 +174,14 @@ def test_training_warns_where_each_class_has_a_single_image(lists, caplog):
         config = Config().with_settings({"train": train})
         say_data(*open_catalogs(config), config)
         assert ("each class has a single image" in caplog.text) is warned
+
+
+def test_a_list_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*places):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
+    monkeypatch.setattr(streams.os, "replace", refuse)
+    with pytest.raises(StorageError, match="no space left on device; set LOOKALIKE_CACHE"):
+        streams.kept([Record("a.jpg", "1", "standard input", 1)])
+    assert list((tmp_path / "lists").iterdir()) == []

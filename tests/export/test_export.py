@@ -14,10 +14,13 @@ import torch
 
 import lookalike
 from lookalike import cli, storage
+from lookalike.data.catalog import Catalog
 from lookalike.data.decode import load_image
-from lookalike.errors import ModelError, RunError, StorageError
-from lookalike.exporting import artefact, folders
+from lookalike.data.record import Record
+from lookalike.errors import DataError, ModelError, RunError, StorageError
+from lookalike.exporting import BOUNDS, artefact, certificate, folders
 from lookalike.exporting.exported import ExportedModel, load_onnx
+from lookalike.inference import Embedded
 from lookalike.model.embedder import Embedder
 from lookalike.retrieval.calibrating import calibrate
 from lookalike.storage import locking
@@ -149,6 +152,15 @@ def test_a_bound_that_is_not_kept_leaves_nothing_and_keeps_what_was_there(
     assert 1e-9 < drift < 0.1
     types = {node.op_type for node in onnx.load(output).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= types
+
+
+def test_images_that_are_read_once_only_are_no_mistake_of_ours(monkeypatch):
+    parts = [Embedded(torch.ones(n, 2), torch.arange(n)) for n in (2, 1)]
+    monkeypatch.setattr(certificate, "embed_records", lambda *_, **__: parts.pop(0))
+    catalog = Catalog([Record("a.jpg", "1", "list.txt", 1)], np.zeros(1), None)
+    exported = ExportedModel(lambda images: images, 2)
+    with pytest.raises(DataError, match=r"list\.txt: some images could be read the first time"):
+        certificate.certify(exported, exported, catalog, BOUNDS["fp32"], threads=0)
 
 
 def test_a_change_of_recall_is_a_fault_of_its_own(monkeypatch, trained, tmp_path, capsys):

@@ -331,6 +331,9 @@ def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatc
     assert len(lookalike.Index.open(index)) == 20
     lookalike.search(model, index=index, remove=photos / "101")
     assert len(lookalike.Index.open(index)) == 16
+    with monkeypatch.context() as closed:  # as `<&-` leaves it
+        closed.setattr(sys, "stdin", None)
+        assert search(closed, model, "--index", index, "--remove", "/") == 2
     for answer, code, left in (("n\n", 2, 16), ("y\n", 0, 0)):  # asked on a terminal
         terminal = io.StringIO(answer)
         monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)

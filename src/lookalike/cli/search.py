@@ -107,7 +107,8 @@ def search(
     try:
         found = asked(remove_all=yes)
     except EverythingMatches as error:  # before anything was changed
-        if not sys.stdin.isatty() or not typer.confirm(f"{error}. Remove them?", err=True):
+        asking = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed
+        if not asking or not typer.confirm(f"{error}. Remove them?", err=True):
             raise
         found = asked(remove_all=True)
     for answer in found.answers:

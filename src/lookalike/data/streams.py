@@ -77,9 +77,11 @@ def kept(records: Sequence[Record], how: Reading = PLAIN) -> str:
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            file = os.path.join(aside, "list")
+            with open(file, "wb") as stream:
+                stream.write(content)
+            os.replace(file, path)
     except OSError as error:
         raise StorageError(
             f"{folder}: the list cannot be kept there: {(error.strerror or '').lower()}; set "

@@ -152,7 +152,11 @@ def certify(
         ) from None
     if len(ours.rows) == 0:
         raise DataError(f"{catalog.records[0].source}: none of the images can be read")
-    assert torch.equal(ours.rows, theirs.rows)
+    if not torch.equal(ours.rows, theirs.rows):
+        raise DataError(
+            f"{catalog.records[0].source}: some images could be read the first time and not the "
+            "second; export again when their storage is well"
+        )
     drifts = _drift(ours.vectors, theirs.vectors)  # (M,)
     few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads, source)
     batches = [
