@@ -20,7 +20,7 @@ import torch
 from torchvision.transforms import v2
 
 from lookalike.data.augmentations import AUGMENTATIONS
-from lookalike.data.resize import resize
+from lookalike.data.decoding.resize import resize
 
 SIZE, TIMES = 224, 40
 PEERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

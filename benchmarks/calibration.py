@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lookalike.distributed import ALONE
+from lookalike.distributed.world import ALONE
 from lookalike.errors import DataError
-from lookalike.retrieval.calibrating import calibrate
-from lookalike.retrieval.calibration import Calibration
-from lookalike.retrieval.open_set import BestMatches
-from lookalike.retrieval.pairs import PairSet
-from lookalike.retrieval.verification import count_pairs
+from lookalike.metrics.calibration import Calibration
+from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.open_set import BestMatches
+from lookalike.metrics.pair_scan import PairSet
+from lookalike.metrics.verification import count_pairs
 
 
 def main() -> None:

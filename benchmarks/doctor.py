@@ -28,13 +28,13 @@ import numpy as np
 from PIL import Image
 
 import lookalike
-from lookalike.data.decode import decode
-from lookalike.data.prefetch import in_order
+from lookalike.commands.quickstart import RECIPE, _pretrained_weights
+from lookalike.data.decoding.decode import decode
+from lookalike.data.loading.prefetch import in_order
 from lookalike.data.record import Record
 from lookalike.inspection.duplicates import near_pairs
-from lookalike.inspection.finding import Diagnosis
-from lookalike.inspection.pictures import read_pictures
-from lookalike.verbs.quickstart import RECIPE, _pretrained_weights
+from lookalike.inspection.image_facts import read_pictures
+from lookalike.inspection.issue import Diagnosis
 
 PARTS = ("faults", "photographs", "labels", "speed")
 COUNTS = {"exact": 40, "near": 80}

@@ -21,8 +21,8 @@ Values = dict[str, float]
 
 def ours(x: torch.Tensor, labels: torch.Tensor, queries: int, full: bool = False) -> Values:
     """lookalike: everything that it always measures."""
-    from lookalike.retrieval.metrics import score
-    from lookalike.retrieval.roles import Roles
+    from lookalike.metrics.protocol import Roles
+    from lookalike.metrics.scores import score
 
     roles = None
     if queries < len(x):

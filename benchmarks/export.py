@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import lookalike
-from lookalike.data.decode import load_image
-from lookalike.data.resize import resize
+from lookalike.data.decoding.decode import load_image
+from lookalike.data.decoding.resize import resize
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.run import Run

@@ -25,15 +25,15 @@ from PIL import Image
 
 import lookalike
 from lookalike import storage
-from lookalike.assembly import create_sampling
-from lookalike.assembly_heads import metric_margin
-from lookalike.config import Config, keys
-from lookalike.data import read_records
+from lookalike.config.config import Config, keys
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.catalog import build_catalog
 from lookalike.data.classes import read_class_names
+from lookalike.data.readers import read_records
 from lookalike.errors import LookalikeError
 from lookalike.model.embedder import Embedder
+from lookalike.training.build import create_sampling
+from lookalike.training.build_heads import metric_margin
 
 TOKENS = [
     *(b" ", b"\t", b"\n", b"\r\n", b"\r", b",", b";", b'"', b"'", b"{", b"}", b"[", b"]", b":"),

@@ -16,13 +16,13 @@ from PIL import Image
 from gpu_measure import Place, compare, in_turns, synchronise
 from gpu_record import NotRunError, Record
 from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box
-from lookalike.data.augment import Augment
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.loader import TrainLoader
-from lookalike.data.preprocess import Preprocess
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record as Listed
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 from requirements import missing
 
 HEIGHT, WIDTH = 375, 500

@@ -18,10 +18,10 @@ from gpu_record import Record
 
 def run_quickstart(place: Place, record: Record) -> None:
     """The quickstart's recipe; from a random start where the package of weights is missing."""
-    from lookalike.config import Config
+    from lookalike.commands import quickstart
+    from lookalike.commands.train import train
+    from lookalike.config.config import Config
     from lookalike.errors import MissingExtraError
-    from lookalike.verbs import quickstart
-    from lookalike.verbs.train import train
 
     with tempfile.TemporaryDirectory() as name, record.attempt("quickstart"):
         folder = Path(name) / "quickstart"
@@ -63,8 +63,8 @@ _TINY = {
 
 def run_million(place: Place, record: Record) -> None:
     """A million classes: how much memory, how many images a second, and where they go."""
-    from lookalike.config import Config
-    from lookalike.verbs.train import train
+    from lookalike.commands.train import train
+    from lookalike.config.config import Config
 
     classes, steps = place.pick(1_000_000, 300), place.pick(60, 3)
     with tempfile.TemporaryDirectory() as name, record.attempt("a million classes"):

@@ -13,10 +13,10 @@ from torch import Tensor
 from evaluate import SETTINGS, Setting, write
 from gpu_measure import Place, compare, in_turns, matmul_rate, seconds_of
 from gpu_record import Record
-from lookalike.distributed import World
-from lookalike.retrieval import ranking
-from lookalike.retrieval.metrics import Scores, score
-from lookalike.retrieval.roles import Roles
+from lookalike.distributed.world import World
+from lookalike.metrics import ranking
+from lookalike.metrics.protocol import Roles
+from lookalike.metrics.scores import Scores, score
 
 TILE = 4096
 

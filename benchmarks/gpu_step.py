@@ -13,17 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpu_measure import Place, compare, in_turns, matmul_rate, seconds_of
 from gpu_record import Record
 from head_peers import eager_loss
-from lookalike.checkpoint import Trained
-from lookalike.data.batch import Batch
-from lookalike.distributed import World
+from lookalike.data.loading.batch import Batch
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
 from lookalike.losses.kernels import has_bf16_products
-from lookalike.model.branch import TrainingNetwork
+from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
-from lookalike.optim import LossScaler, create_optimizer, parameter_groups, set_lr
-from lookalike.step import TrainStep, repeatable
+from lookalike.training.checkpoint import Trained
+from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.step import TrainStep, repeatable
 
 DIM, LR = 512, 0.01
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

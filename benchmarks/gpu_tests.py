@@ -60,7 +60,7 @@ def run_tests(place: Place, record: Record, scratch: Path) -> None:
     if place.dry:  # half of the time of all
         tests.append(f"--ignore={ROOT / 'tests/cuda/test_cuda_verbs.py'}")
     else:
-        tests.append(str(ROOT / "tests/kernels/test_triton_kernels.py"))
+        tests.append(str(ROOT / "tests/losses/test_triton_kernels.py"))
     if importlib.util.find_spec("pytest_timeout") is not None:
         tests.append("--timeout=100")
     noting = _Noting(record)

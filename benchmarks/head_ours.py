@@ -8,9 +8,9 @@ from torch import Tensor
 
 from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
 from lookalike.losses import create_margin
+from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.kernels import has_bf16_products
-from lookalike.losses.update import UpdateRule
 
 BF16 = torch.bfloat16
 

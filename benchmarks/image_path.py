@@ -27,12 +27,12 @@ import simplejpeg
 import torch
 
 from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch
-from lookalike.data import part
-from lookalike.data.augment import Augment
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.loader import TrainLoader
-from lookalike.data.preprocess import Preprocess
+from lookalike.data.decoding import partial_jpeg
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record
 from photographs import SIZES, write_photographs
 from requirements import missing
@@ -64,7 +64,7 @@ def ours(
     number = iter(range(10**9))
 
     def epoch() -> Iterator[torch.Tensor]:
-        with nullcontext() if parts else mock.patch.object(part, "_found", [None]):
+        with nullcontext() if parts else mock.patch.object(partial_jpeg, "_found", [None]):
             for batch in loader.epoch(next(number)):
                 yield batch.images if alone else preprocess.normalise(batch.images)
 
@@ -175,7 +175,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.workers)
-    print("nvImageCodec decodes parts of JPEGs" if part.available() else "JPEGs are decoded whole")
+    print(
+        "nvImageCodec decodes parts of JPEGs"
+        if partial_jpeg.available()
+        else "JPEGs are decoded whole"
+    )
     for name, (files, epochs) in {"0.2 MP": (192, 6), "1.5 MP": (96, 4)}.items():
         compare(name, SIZES[name], files, epochs, args)
 

@@ -59,14 +59,14 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
     import numpy as np
     import torch
 
-    from lookalike.assembly import assemble, create_embedder, create_step, resolve
-    from lookalike.assembly_heads import create_heads
-    from lookalike.config import Config
-    from lookalike.data.batch import AHEAD, Batch
+    from lookalike.config.config import Config
     from lookalike.data.catalog import Catalog
     from lookalike.data.classes import Classes
-    from lookalike.distributed import World
-    from lookalike.optim import set_lr
+    from lookalike.data.loading.batch import AHEAD, Batch
+    from lookalike.distributed.world import World
+    from lookalike.training.build import assemble, create_embedder, create_step, resolve
+    from lookalike.training.build_heads import create_heads
+    from lookalike.training.optim import set_lr
 
     config = Config.load(None, settings)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -141,8 +141,8 @@ def measured(workers: int, classes: int, steps: int, settings: list[str]) -> dic
 
 def compare(workers: int, classes: int, settings: list[str], *, speed: bool) -> tuple[float, float]:
     """Predicted and measured: seconds, or bytes."""
-    from lookalike.config import Config
-    from lookalike.verbs.plan import FIRST_STEP, plan
+    from lookalike.commands.plan import FIRST_STEP, plan
+    from lookalike.config.config import Config
 
     settings = [*NETWORK, *settings]
     config = Config.load(None, [*settings, f"run.workers={workers}"])

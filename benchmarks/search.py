@@ -31,7 +31,7 @@ from requirements import require
 require("faiss")
 import faiss
 
-from lookalike.gallery.index import KINDS, Index
+from lookalike.index.index import KINDS, Index
 
 K = 10
 

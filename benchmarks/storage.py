@@ -40,15 +40,15 @@ import torch
 from requirements import require
 
 require("obstore", "oss2", "s3fs", "ossfs")
-from lookalike.data.augment import Augment
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.disk_cache import DiskCache
-from lookalike.data.loader import TrainLoader
+from lookalike.data.loading.image_source import REQUESTS, Source
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record
-from lookalike.data.source import REQUESTS, Source
-from lookalike.storage.loop import waited
-from lookalike.storage.reading import fetch_bytes
+from lookalike.storage.disk_cache import DiskCache
+from lookalike.storage.event_loop import waited
+from lookalike.storage.read import fetch_bytes
 from train_step import OurLoop, make_photos
 
 BATCH = 64

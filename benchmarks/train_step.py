@@ -30,18 +30,18 @@ from requirements import require
 require("pytorch_metric_learning")
 from pytorch_metric_learning.losses import ArcFaceLoss
 
-from lookalike.checkpoint import Trained
-from lookalike.data.augment import Augment
-from lookalike.data.bad_images import BadImages
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, open_catalog
-from lookalike.data.loader import Batch, TrainLoader
-from lookalike.distributed import World
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.train_loader import Batch, TrainLoader
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
-from lookalike.model.branch import TrainingNetwork
+from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
-from lookalike.optim import LossScaler, create_optimizer, parameter_groups, set_lr
-from lookalike.step import TrainStep
+from lookalike.training.checkpoint import Trained
+from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.step import TrainStep
 
 DIM = 512
 LR = 0.01

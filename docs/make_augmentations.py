@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from lookalike.data.augmentations import AUGMENTATIONS
-from lookalike.data.decode import decode
-from lookalike.data.resize import resize
+from lookalike.data.decoding.decode import decode
+from lookalike.data.decoding.resize import resize
 
 SHEET = Path(__file__).with_name("augmentations.jpg")
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Writes docs/parameters.md from the settings, which are documented in lookalike.config alone.
+"""Writes docs/parameters.md from the settings, which are documented in lookalike.config.config alone.
 
 python docs/make_parameters.py            write the page
 python docs/make_parameters.py --check    exit with 1 if the page is out of date
@@ -7,7 +7,7 @@ python docs/make_parameters.py --check    exit with 1 if the page is out of date
 import sys
 from pathlib import Path
 
-from lookalike.config import FLAGS, Config, keys
+from lookalike.config.config import FLAGS, Config, keys
 
 PAGE = Path(__file__).with_name("parameters.md")
 

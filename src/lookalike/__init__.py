@@ -39,48 +39,48 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lookalike.config import Config
+    from lookalike.commands.doctor import doctor
+    from lookalike.commands.embed import embed, load
+    from lookalike.commands.evaluate import compare, evaluate
+    from lookalike.commands.export import export
+    from lookalike.commands.improve import improve
+    from lookalike.commands.plan import plan
+    from lookalike.commands.push_to_hub import push_to_hub
+    from lookalike.commands.quickstart import quickstart
+    from lookalike.commands.report import report
+    from lookalike.commands.search import search
+    from lookalike.commands.train import train
+    from lookalike.config.config import Config
     from lookalike.errors import LookalikeError
     from lookalike.evaluation.result import Comparison
-    from lookalike.gallery.index import Index
+    from lookalike.index.index import Index
+    from lookalike.metrics.calibration import Calibration
+    from lookalike.metrics.scores import Scores
     from lookalike.model.embedder import Embedder
-    from lookalike.retrieval.calibration import Calibration
-    from lookalike.retrieval.metrics import Scores
     from lookalike.run import Run
-    from lookalike.verbs.doctor import doctor
-    from lookalike.verbs.embed import embed, load
-    from lookalike.verbs.evaluate import compare, evaluate
-    from lookalike.verbs.export import export
-    from lookalike.verbs.improve import improve
-    from lookalike.verbs.plan import plan
-    from lookalike.verbs.push_to_hub import push_to_hub
-    from lookalike.verbs.quickstart import quickstart
-    from lookalike.verbs.report import report
-    from lookalike.verbs.search import search
-    from lookalike.verbs.train import train
 
 _HOMES = {
-    "Calibration": "lookalike.retrieval.calibration",
+    "Calibration": "lookalike.metrics.calibration",
     "Comparison": "lookalike.evaluation.result",
-    "Config": "lookalike.config",
+    "Config": "lookalike.config.config",
     "Embedder": "lookalike.model.embedder",
-    "Index": "lookalike.gallery.index",
+    "Index": "lookalike.index.index",
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
-    "Scores": "lookalike.retrieval.metrics",
-    "compare": "lookalike.verbs.evaluate",
-    "doctor": "lookalike.verbs.doctor",
-    "embed": "lookalike.verbs.embed",
-    "evaluate": "lookalike.verbs.evaluate",
-    "export": "lookalike.verbs.export",
-    "improve": "lookalike.verbs.improve",
-    "load": "lookalike.verbs.embed",
-    "plan": "lookalike.verbs.plan",
-    "push_to_hub": "lookalike.verbs.push_to_hub",
-    "quickstart": "lookalike.verbs.quickstart",
-    "report": "lookalike.verbs.report",
-    "search": "lookalike.verbs.search",
-    "train": "lookalike.verbs.train",
+    "Scores": "lookalike.metrics.scores",
+    "compare": "lookalike.commands.evaluate",
+    "doctor": "lookalike.commands.doctor",
+    "embed": "lookalike.commands.embed",
+    "evaluate": "lookalike.commands.evaluate",
+    "export": "lookalike.commands.export",
+    "improve": "lookalike.commands.improve",
+    "load": "lookalike.commands.embed",
+    "plan": "lookalike.commands.plan",
+    "push_to_hub": "lookalike.commands.push_to_hub",
+    "quickstart": "lookalike.commands.quickstart",
+    "report": "lookalike.commands.report",
+    "search": "lookalike.commands.search",
+    "train": "lookalike.commands.train",
 }
 
 

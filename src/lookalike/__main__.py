@@ -3,12 +3,12 @@
 Nothing that takes time is imported before Ctrl-C is handled.
 """
 
-from lookalike import interrupt
+from lookalike.training import signals
 
 
 def main() -> None:
     """Run the program."""
-    interrupt.handle()
+    signals.handle()
     from lookalike.cli import main as run
 
     run()

@@ -4,14 +4,14 @@ import os
 
 import torch
 
-from lookalike.data.augment import Augment
-from lookalike.data.bad_images import BadImages
-from lookalike.data.batch import Batch
+from lookalike.data.augmentations.batch_colour import recolour
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import open_catalog
-from lookalike.data.loader import EvalLoader, TrainLoader
-from lookalike.data.preprocess import Preprocess
-from lookalike.data.recolouring import recolour
-from lookalike.distributed import World
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.batch import Batch
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.train_loader import EvalLoader, TrainLoader
+from lookalike.distributed.world import World
 
 PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"
 SIZE = 32

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from lookalike.distributed import World
-from lookalike.retrieval import neighbours, precision
-from lookalike.retrieval.calibrating import calibrate
-from lookalike.retrieval.metrics import score
-from lookalike.retrieval.nearest import nearest
-from lookalike.retrieval.per_query import measure_queries
-from lookalike.retrieval.roles import Roles
-from lookalike.retrieval.verification import count_pairs
+from lookalike.distributed.world import World
+from lookalike.metrics import rounding_bounds
+from lookalike.metrics.first_results import nearest
+from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.postprocessing import gallery_neighbours
+from lookalike.metrics.protocol import Roles
+from lookalike.metrics.query_metrics import measure_queries
+from lookalike.metrics.scores import score
+from lookalike.metrics.verification import count_pairs
 
 COUNT, CLASSES, DIM = 1500, 300, 48
 
@@ -50,13 +51,13 @@ def test_ranking_is_exact(device, vectors, full, with_roles):
 def test_ranking_is_exact_at_each_level(device, vectors, monkeypatch):
     x, labels = vectors
     true = score(x, labels)
-    found = precision.levels(device)
+    found = rounding_bounds.levels(device)
     if torch.cuda.get_device_capability(device) >= (8, 0):
         assert [level.dtype for level in found] == [torch.bfloat16, torch.float32, torch.float64]
     for level in found:
         monkeypatch.setattr(
-            "lookalike.retrieval.ranking.precision.levels",
-            lambda where, level=level: list(dict.fromkeys([level, precision.EXACT])),
+            "lookalike.metrics.ranking.precision.levels",
+            lambda where, level=level: list(dict.fromkeys([level, rounding_bounds.EXACT])),
         )
         assert score(x.to(device), labels, world=World(device=device)) == true
 
@@ -96,6 +97,6 @@ def test_calibration(device, vectors):
 
 def test_neighbours_in_float32(device, vectors):
     x = torch.nn.functional.normalize(vectors[0])
-    true = neighbours.nearest(x[:100], x, 5)
-    mine = neighbours.nearest(x[:100].to(device), x.to(device), 5)
+    true = gallery_neighbours.nearest(x[:100], x, 5)
+    mine = gallery_neighbours.nearest(x[:100].to(device), x.to(device), 5)
     assert torch.allclose(mine.cosines.cpu(), true.cosines, atol=1e-5)

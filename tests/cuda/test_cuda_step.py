@@ -5,18 +5,18 @@ import os
 import pytest
 import torch
 
-from lookalike.checkpoint import Trained
-from lookalike.data.batch import Batch
-from lookalike.distributed import World
+from lookalike.data.loading.batch import Batch
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
+from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
-from lookalike.losses.update import UpdateRule
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
-from lookalike.optim import Ema, LossScaler, create_optimizer, parameter_groups, set_lr
-from lookalike.step import TrainStep, repeatable
+from lookalike.training.checkpoint import Trained
+from lookalike.training.optim import Ema, LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.step import TrainStep, repeatable
 
 PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"
 DIM, CLASSES, SIZE = 16, 40, 32

@@ -6,9 +6,9 @@ from losses_reference import draw, head_with
 from test_cuda_step import make_batch, make_step, weights
 from world_of_one import world_of_one
 
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.update import UpdateRule
+from lookalike.losses.fused_update import UpdateRule
 
 
 def test_sharded_over_the_collectives_equals_dense(group_device):

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 
 
 class _Size(int):

@@ -13,10 +13,10 @@ import typer
 import yaml
 
 from lookalike.cli import app
-from lookalike.config import FLAGS, Config, keys
+from lookalike.config.config import FLAGS, Config, keys
+from lookalike.config.sections import LOSS_ALIASES
 from lookalike.losses import MARGINS
 from lookalike.model import BACKBONE_ALIASES, BACKBONES
-from lookalike.settings import LOSS_ALIASES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,7 +93,7 @@ def test_the_component_table_names_every_parameter_of_the_face_tests():
     rows = generator().COMPONENT
     ours = {key for _, row, _ in rows for key in row}
     assert ours <= set(keys())
-    source = (ROOT / "tests/face/test_component_table.py").read_text("utf-8")
+    source = (ROOT / "tests/config/test_component_table.py").read_text("utf-8")
     checked = {
         node.elts[1].value
         for node in ast.walk(ast.parse(source))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from losses_reference import draw, head_with
 
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions

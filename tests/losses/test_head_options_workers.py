@@ -10,11 +10,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from losses_reference import loss_and_gradients
 
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
+from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
-from lookalike.losses.update import UpdateRule
 
 DIM, CLASSES, STEPS = 6, 23, 4
 OPTIONS = {

@@ -7,9 +7,9 @@ import torch
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 
 from lookalike.losses import create_margin
-from lookalike.losses.rounding import Noise, store
-from lookalike.losses.update import UpdateRule
-from lookalike.losses.walk import Chunks
+from lookalike.losses.class_chunks import Chunks
+from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.stochastic_rounding import Noise, store
 
 SGD = UpdateRule("sgd", momentum=0.9)
 

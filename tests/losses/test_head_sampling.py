@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from losses_reference import draw, head_loss_and_gradients, head_with
 
 from lookalike.losses import create_margin
-from lookalike.losses.sampling import Sampler, positions
+from lookalike.losses.class_sampling import Sampler, positions
 
 NONE = torch.empty(0, dtype=torch.int64)
 

@@ -5,8 +5,8 @@ import torch
 from losses_reference import draw, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import create_margin, update
-from lookalike.losses.update import UpdateRule
+from lookalike.losses import create_margin, fused_update
+from lookalike.losses.fused_update import UpdateRule
 
 SGD = UpdateRule("sgd", momentum=0.9, weight_decay=0.01)
 ADAMW = UpdateRule("adamw", momentum=0.9, weight_decay=0.01)
@@ -123,7 +123,7 @@ def reference_steps(head, steps, lr_of, smoothing=0.0):
 @pytest.mark.parametrize("window", [8, 4096])
 @pytest.mark.parametrize("rate", [0.1, 0.6])
 def test_rows_that_were_left_out_catch_up_exactly(monkeypatch, rate, window):
-    monkeypatch.setattr(update, "WINDOW", window)
+    monkeypatch.setattr(fused_update, "WINDOW", window)
     _, weight, _ = draw(1, 8, 40)
     head = head_with(create_margin("arcface"), weight, update=SGD, sample_rate=rate, chunk=7)
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from losses_reference import PLAIN, loss_and_gradients
 from torch.nn.parallel import DistributedDataParallel
 
-from lookalike.distributed import World
+from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions

@@ -8,8 +8,8 @@ from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, lo
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.losses import create_margin
+from lookalike.losses.chunk_softmax import LogitBend
 from lookalike.losses.chunked import Walk, class_statistics
-from lookalike.losses.epilogue import LogitBend
 from lookalike.losses.margin import Rows
 
 # PML builds its binomials through numpy.asarray of a tensor's items, which numpy 2 deprecates.

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from losses_reference import draw, head_with
 
 from lookalike.losses import create_margin
-from lookalike.losses.arcface import turned
 from lookalike.losses.margin import Rows
+from lookalike.losses.margins.arcface import turned
 
 # In two dimensions the cosines cover all of [-1, 1], past every angle at which a formula changes.
 SHAPES = [(40, 16, 50), (500, 2, 11), (5, 5, 2), (2, 3, 1)]

@@ -5,14 +5,14 @@ import torch
 from losses_reference import draw, head_loss_and_gradients, head_with
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.assembly_heads import resolve_head
-from lookalike.config import Config
-from lookalike.distributed import World
-from lookalike.losses import create_margin, epilogue, walk
+from lookalike.config.config import Config
+from lookalike.distributed.world import World
+from lookalike.losses import chunk_softmax, class_chunks, create_margin
+from lookalike.losses.class_chunks import stash_bytes
+from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head
 from lookalike.losses.head_options import HeadOptions
-from lookalike.losses.update import UpdateRule
-from lookalike.losses.walk import stash_bytes
+from lookalike.training.build_heads import resolve_head
 
 
 class Products(TorchDispatchMode):
@@ -103,13 +103,13 @@ def test_a_share_of_weight_and_momentum_waits_on_a_cpu_and_nothing_on_a_gpu():
 def test_no_denormal_number_comes_out_of_a_softmax_of_unlike_logits(dtype):
     z = -1000 * torch.rand(4, 500, dtype=dtype)
     column = torch.zeros(4, dtype=torch.int64)
-    sums = epilogue.RowSums.empty(z, False)
+    sums = chunk_softmax.RowSums.empty(z, False)
     logits = z.clone()
-    epilogue.add_chunk(sums, logits, column, None)
+    chunk_softmax.add_chunk(sums, logits, column, None)
     others = z[:, 1:].double()
     torch.testing.assert_close(sums.lse().double(), others.logsumexp(1), rtol=1e-6, atol=1e-6)
     d_lse = torch.full((4,), 1e-15, dtype=dtype)
-    got = epilogue.logit_gradient(
+    got = chunk_softmax.logit_gradient(
         z, sums.lse(), d_lse, None, torch.zeros_like(d_lse), column, None, torch.empty_like(z)
     )
     tiny = torch.finfo(dtype).tiny
@@ -143,7 +143,7 @@ def test_bf16_products_where_they_are_faster_or_asked_for(
 
 def test_workers_with_other_numbers_of_rows_average_the_same_chunks(monkeypatch):
     # On a GPU the usual size of a chunk depends on the rows; each chunk is a collective.
-    monkeypatch.setattr(walk, "default_chunk", lambda rows, weight: 7 * rows)
+    monkeypatch.setattr(class_chunks, "default_chunk", lambda rows, weight: 7 * rows)
 
     class Recording(World):
         def sum(self, tensor):

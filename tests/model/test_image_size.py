@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 import lookalike
-from lookalike.config import Config
+from lookalike.commands.plan import plan
+from lookalike.config.config import Config
 from lookalike.errors import ConfigError
-from lookalike.verbs.plan import plan
 
 
 @pytest.mark.parametrize(

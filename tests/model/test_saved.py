@@ -14,9 +14,9 @@ import torch
 import lookalike
 from lookalike.data.classes import Classes
 from lookalike.errors import DataError, LookalikeError, RunError
+from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.projection import Projection
-from lookalike.retrieval.calibration import Calibration
 
 
 def small(**options) -> Embedder:

@@ -7,10 +7,10 @@ from lookalike.data.image_size import height_width
 from lookalike.errors import ModelError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
-from lookalike.model.branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
-from lookalike.model.trial import exclude_unused, first_pass, single_value_norms
-from lookalike.optim import parameter_groups
+from lookalike.model.trial_pass import exclude_unused, first_pass, single_value_norms
+from lookalike.training.optim import parameter_groups
 
 SHALLOW = {"depths": (1, 1, 1, 1)}
 FAMILIES = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lookalike.errors import ModelError, StorageError
-from lookalike.model.weights import load_into, read_weights
+from lookalike.model.pretrained import load_into, read_weights
 
 
 def small() -> nn.Module:

@@ -13,19 +13,20 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lookalike import __version__, interrupt
-from lookalike.cli.doctor import doctor
-from lookalike.cli.embed import embed
-from lookalike.cli.evaluate import evaluate
-from lookalike.cli.export import export
-from lookalike.cli.improve import improve
-from lookalike.cli.plan import plan
-from lookalike.cli.quickstart import quickstart
-from lookalike.cli.report import report
-from lookalike.cli.search import search
+from lookalike import __version__
+from lookalike.cli.doctor_command import doctor
+from lookalike.cli.embed_command import embed
+from lookalike.cli.evaluate_command import evaluate
+from lookalike.cli.export_command import export
+from lookalike.cli.improve_command import improve
+from lookalike.cli.plan_command import plan
+from lookalike.cli.quickstart_command import quickstart
+from lookalike.cli.report_command import report
+from lookalike.cli.search_command import search
 from lookalike.cli.settings_command import SettingsCommand
-from lookalike.cli.train import train
+from lookalike.cli.train_command import train
 from lookalike.errors import ConsoleError, LookalikeError
+from lookalike.training import signals
 
 COMMANDS = (quickstart, train, evaluate, improve, embed, search, report, export, doctor, plan)
 
@@ -44,7 +45,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the program; a user's mistake is one line on stderr and exit code 2."""
-    from lookalike.launch import end_with_launcher
+    from lookalike.distributed.launch import end_with_launcher
 
     end_with_launcher()
     with _streams():
@@ -73,18 +74,18 @@ def _run() -> int:
             raise
         return 1
     except SystemExit as end:  # how typer ends
-        if end.code != 130 and not interrupt.was_pressed():
+        if end.code != 130 and not signals.was_pressed():
             return end.code if isinstance(end.code, int) else 0
     except BaseException as error:
         # Not every library lets a KeyboardInterrupt pass as it is.
-        if not isinstance(error, KeyboardInterrupt) and not interrupt.was_pressed():
+        if not isinstance(error, KeyboardInterrupt) and not signals.was_pressed():
             raise
     return _stopped()
 
 
 def _stopped() -> int:
     """Say that Ctrl-C was obeyed, once for all workers."""
-    from lookalike.launch import in_worker
+    from lookalike.distributed.launch import in_worker
 
     if not in_worker():
         sys.stderr.write("stopped\n")
@@ -128,7 +129,7 @@ def _leave(code: int) -> NoReturn:
     (`World.__exit__` says why), and after success whatever held it (DDP's reducer) is freed by the
     tidying alone. Ending in the midst of their work now and then aborts the process.
     """
-    from lookalike.launch import in_worker
+    from lookalike.distributed.launch import in_worker
 
     if in_worker():
         os._exit(code)
@@ -137,7 +138,7 @@ def _leave(code: int) -> NoReturn:
 
 def _peers_ended(error: RuntimeError) -> bool:
     """True if a worker ends because another one did."""
-    from lookalike.launch import in_worker, lost_peers, somebody_said
+    from lookalike.distributed.launch import in_worker, lost_peers, somebody_said
 
     return in_worker() and (somebody_said() or lost_peers(error))
 
@@ -159,7 +160,7 @@ def _program(
 
 def _report(error: LookalikeError) -> None:
     """Say it once, whichever workers found it."""
-    from lookalike.launch import WorkersFailed, first_to_say
+    from lookalike.distributed.launch import WorkersFailed, first_to_say
 
     message = str(error)
     said = isinstance(error, WorkersFailed) and error.is_said

@@ -52,7 +52,7 @@ def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:
 
 def show_run(run: Run) -> None:
     """Print the directory of a run, the answer of a training: one line, whatever its workers."""
-    from lookalike.launch import is_answering
+    from lookalike.distributed.launch import is_answering
 
     if is_answering():
         typer.echo(run.path)

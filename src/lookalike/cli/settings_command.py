@@ -26,7 +26,7 @@ class SettingsCommand(typer.core.TyperCommand):
             # Click's, or the copy of it that typer has had since 0.26: the name is the same.
             if type(error).__name__ != "NoSuchOption":
                 raise
-            from lookalike.config import setting_meant
+            from lookalike.config.config import setting_meant
 
             option = str(getattr(error, "option_name", ""))
             key = setting_meant(option.lstrip("-").replace("-", "_"))

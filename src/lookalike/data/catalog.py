@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookalike import storage
-from lookalike.data import read_records
-from lookalike.data.annotation import all_bad, is_integer, quoted
 from lookalike.data.classes import Classes, listed, read_class_names
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import all_bad, is_integer, quoted
 from lookalike.data.record import Record
 from lookalike.data.splits import select
 from lookalike.errors import ConfigError, DataError

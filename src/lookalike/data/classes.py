@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lookalike import storage
-from lookalike.data.annotation import all_bad, quoted, read_text, shortest, unusable
+from lookalike.data.readers.annotation import all_bad, quoted, read_text, shortest, unusable
 from lookalike.errors import DataError
 
 _NAMES = 8  # class names listed in a message

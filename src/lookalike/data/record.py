@@ -38,7 +38,7 @@ class Details:
         category: a coarser class, for break-downs.
         camera: images of one class that one camera took are not matched with each other; those of
             other classes are, as in person re-identification.
-        relative: whether `box` is in shares; see `lookalike.data.boxes`.
+        relative: whether `box` is in shares; see `lookalike.data.readers.box_columns`.
     """
 
     box: tuple[float, float, float, float] | None = None

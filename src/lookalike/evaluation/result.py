@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lookalike.evaluation.copies import Copies
-from lookalike.evaluation.shots import Shots
+from lookalike.evaluation.class_frequency import Shots
+from lookalike.evaluation.query_duplicates import Copies
 from lookalike.evaluation.testset import TestSet
-from lookalike.retrieval import verification
-from lookalike.retrieval.intervals import CONFIDENCE, LEAST, Difference, Interval
-from lookalike.retrieval.metrics import DEFINITIONS as RETRIEVAL
-from lookalike.retrieval.metrics import Scores
-from lookalike.retrieval.per_query import PerQuery
-from lookalike.retrieval.verification import Verification
+from lookalike.metrics import verification
+from lookalike.metrics.bootstrap import CONFIDENCE, LEAST, Difference, Interval
+from lookalike.metrics.query_metrics import PerQuery
+from lookalike.metrics.scores import DEFINITIONS as RETRIEVAL
+from lookalike.metrics.scores import Scores
+from lookalike.metrics.verification import Verification
 
 NAMES = {"average_precision": "mean_average_precision", "inverse_negative_penalty": "minp"}
 """Means that have another name than what they are means of."""

@@ -9,16 +9,23 @@ from typing import Any
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data import read_records
-from lookalike.data.annotation import all_bad, is_missing, lines, quoted, read_text, shortest
 from lookalike.data.catalog import Catalog, build_catalog
-from lookalike.data.column_names import PATHS
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import (
+    all_bad,
+    is_missing,
+    lines,
+    quoted,
+    read_text,
+    shortest,
+)
+from lookalike.data.readers.column_names import PATHS
 from lookalike.data.record import Details, Record, image_keys
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
-from lookalike.evaluation import vector_files
-from lookalike.retrieval.roles import Roles
-from lookalike.vectors import files
+from lookalike.evaluation import embedding_files
+from lookalike.metrics.protocol import Roles
+from lookalike.vectors import vector_files as files
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def from_files(
         embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`. Labels,
             where `labels` is None, are those of NAME.labels.txt beside a `.npy` file, or of the
             column `label`; roles, sequences and paths are taken from the first file's columns as
-            in `lookalike.data.table`.
+            in `lookalike.data.readers.table_rows`.
         labels: a file with one label a line.
 
     Returns:
@@ -116,13 +123,13 @@ def from_files(
         DataError: they do not fit together, or are no embeddings.
         StorageError: a file cannot be read.
     """
-    parts = [vector_files.read(uri) for uri in embeddings]
+    parts = [embedding_files.read(uri) for uri in embeddings]
     if labels is not None:
         given = [shortest(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
         names = [given] * len(parts)
     else:
         names = [
-            _labels_beside(uri, len(part[0])) or vector_files.labels_of(part[1], uri)
+            _labels_beside(uri, len(part[0])) or embedding_files.labels_of(part[1], uri)
             for uri, part in zip(embeddings, parts, strict=True)
         ]
     place = storage.public(labels or embeddings[0])
@@ -143,7 +150,7 @@ def from_files(
             raise DataError(f"{place}:{number}: label {quoted(label)} is empty or a missing value")
     first = parts[0][1]
     paths = _paths(embeddings[0], first, len(names[0]))
-    details = vector_files.details_in(first, len(names[0]), storage.public(embeddings[0]))
+    details = embedding_files.details_in(first, len(names[0]), storage.public(embeddings[0]))
     records = [
         Record(path, label, place, number, details=detail)
         for number, (path, label, detail) in enumerate(

@@ -22,7 +22,7 @@ from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with
 from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
-from lookalike.storage.locking import locked
+from lookalike.storage.file_lock import locked
 
 ABOUT_FILE = f"{METADATA}.json"
 CALIBRATION_FILE = f"{CALIBRATION}.json"

@@ -9,11 +9,11 @@ from typing import Any
 import jinja2
 
 from lookalike.data.image_size import height_width
-from lookalike.exporting.folders import feature_layout
+from lookalike.exporting.weight_folders import feature_layout
+from lookalike.metrics.calibration import Calibration
+from lookalike.metrics.scores import DEFINITIONS
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.neck import GEM_EPS, GEM_POWER
-from lookalike.retrieval.calibration import Calibration
-from lookalike.retrieval.metrics import DEFINITIONS
 
 CARD_FILE = "README.md"
 

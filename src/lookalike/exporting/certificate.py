@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.bad_images import BadImages
 from lookalike.data.catalog import Catalog
+from lookalike.data.decoding.resize import resize
 from lookalike.data.image_size import ImageSize, height_width
-from lookalike.data.picture_loader import PictureLoader
-from lookalike.data.resize import resize
-from lookalike.data.source import PLAIN, Source
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_loader import PictureLoader
+from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.errors import DataError, ExportError
 from lookalike.exporting import Bounds
-from lookalike.inference import Embedded, PictureModel, embed_records
+from lookalike.metrics.protocol import Roles
+from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
 from lookalike.model.finite import NotFiniteError
-from lookalike.retrieval.metrics import Scores, score
-from lookalike.retrieval.roles import Roles
+from lookalike.model.inference import Embedded, PictureModel, embed_records
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Of pictures of one size, as production may send them; no training batch has these sizes."""

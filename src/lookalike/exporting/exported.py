@@ -15,11 +15,17 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.preprocess import Preprocess
+from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ConfigError, DataError, MissingExtraError, ModelError, RunError
-from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with, digests
+from lookalike.exporting import (
+    CALIBRATION,
+    FORMAT_VERSION,
+    METADATA,
+    artefact_digest,
+    comparable_with,
+)
 from lookalike.model import encoding
-from lookalike.model.given import Images, embedded, pixels_from
+from lookalike.model.user_images import Images, embedded, pixels_from
 from lookalike.storage import Place
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
@@ -196,7 +202,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         raise RunError(f"{path}: not an ONNX model that onnxruntime can run: {text}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     about = _about(metadata.get(METADATA), path)
-    digests.check(str(path), about)
+    artefact_digest.check(str(path), about)
 
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(["embedding"], {"images": images})[0]

@@ -17,7 +17,7 @@ from lookalike.data.image_size import height_width
 from lookalike.errors import ExportError
 from lookalike.exporting.int8 import quantise
 from lookalike.exporting.network import Network, TensorNetwork, in_precision
-from lookalike.exporting.pixels import OPSET, preprocessing_graph
+from lookalike.exporting.onnx_preprocess import OPSET, preprocessing_graph
 from lookalike.model.embedder import Embedder
 
 _LARGEST = 2**31 - 2**20  # bytes: a protobuf message holds 2^31 - 1; the rest is for our graph

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lookalike.inspection.fingerprint import GREY, THUMB
-from lookalike.inspection.pictures import Pictures
+from lookalike.inspection.image_facts import Pictures
 
 RADIUS = 6
 """Bits, of 64, in which the hashes of near duplicates may differ."""

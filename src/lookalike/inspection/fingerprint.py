@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookalike.data.resize import resize
+from lookalike.data.decoding.resize import resize
 
 SIDE = 32
 """Pixels of the square that a fingerprint is taken from."""

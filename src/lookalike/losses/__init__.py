@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from lookalike.errors import ConfigError
-from lookalike.losses.adaface import AdaFace
-from lookalike.losses.adaptive import AdaptiveArcFace
-from lookalike.losses.additive import AMSoftmax, CosFace
-from lookalike.losses.arcface import ArcFace
-from lookalike.losses.curricular import CurricularFace
-from lookalike.losses.magface import MagFace
 from lookalike.losses.margin import Margin
-from lookalike.losses.multiplicative import LargeMarginSoftmax, SphereFace
-from lookalike.losses.softmax import Softmax
+from lookalike.losses.margins.adaface import AdaFace
+from lookalike.losses.margins.adaptive import AdaptiveArcFace
+from lookalike.losses.margins.additive import AMSoftmax, CosFace
+from lookalike.losses.margins.arcface import ArcFace
+from lookalike.losses.margins.curricular import CurricularFace
+from lookalike.losses.margins.magface import MagFace
+from lookalike.losses.margins.multiplicative import LargeMarginSoftmax, SphereFace
+from lookalike.losses.margins.softmax import Softmax
 
 MARGINS: dict[str, type[Margin]] = {
     "amsoftmax": AMSoftmax,

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lookalike.losses.directions import inverse_norms
-from lookalike.losses.epilogue import LogitBend, RowSums, put_in_column
+from lookalike.losses.chunk_softmax import LogitBend, RowSums, put_in_column
+from lookalike.losses.class_chunks import Chunks, Stash, Update, Walk, rows_of
 from lookalike.losses.kernels import epilogues
-from lookalike.losses.walk import Chunks, Stash, Update, Walk, rows_of
+from lookalike.losses.normalization import inverse_norms
 
 
 class Statistics(NamedTuple):
@@ -292,7 +292,7 @@ def _logit_gradient(
 ) -> Tensor:
     """The gradient by the products z (B, n * centres), in their dtype.
 
-    See `lookalike.losses.epilogue.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
+    See `lookalike.losses.chunk_softmax.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
     """
     logit_gradient = epilogues(z.device).logit_gradient
     column, k = chunks.column(span), chunks.walk.centres

@@ -5,20 +5,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lookalike.distributed import ALONE, World
+from lookalike.distributed.world import ALONE, World
+from lookalike.losses.chunk_softmax import LogitBend
 from lookalike.losses.chunked import class_statistics
-from lookalike.losses.directions import unit_rows
-from lookalike.losses.epilogue import LogitBend
-from lookalike.losses.exchange import AveragedUpdate, exchange_rows, gather_embeddings
+from lookalike.losses.class_chunks import Update, Walk, shared_chunk, stash_bytes
+from lookalike.losses.class_optimizers import create_update
+from lookalike.losses.class_sampling import Sampler, positions
+from lookalike.losses.collectives import AveragedUpdate, exchange_rows, gather_embeddings
+from lookalike.losses.fused_update import HeadUpdate
 from lookalike.losses.head_options import HeadOptions
-from lookalike.losses.initial import initial_weight
 from lookalike.losses.logits import bent_logits, target_logits
 from lookalike.losses.margin import Margin, Rows
-from lookalike.losses.nearest import nearest_class
-from lookalike.losses.optimizers import create_update
-from lookalike.losses.sampling import Sampler, positions
-from lookalike.losses.update import HeadUpdate
-from lookalike.losses.walk import Update, Walk, shared_chunk, stash_bytes
+from lookalike.losses.nearest_class import nearest_class
+from lookalike.losses.normalization import unit_rows
+from lookalike.losses.weight_init import initial_weight
 
 
 class Head(nn.Module):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.margin import Margin
-from lookalike.losses.update import UpdateRule
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError
-from lookalike.losses import epilogue
-from lookalike.losses.epilogue import LogitBend, RowSums
+from lookalike.losses import chunk_softmax
+from lookalike.losses.chunk_softmax import LogitBend, RowSums
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def has_bf16_products(device: torch.device) -> bool:
 
 
 class Epilogues(NamedTuple):
-    """The functions of `lookalike.losses.epilogue`, for some device."""
+    """The functions of `lookalike.losses.chunk_softmax`, for some device."""
 
     add_chunk: Callable[..., Tensor]
     add_shares: Callable[..., Tensor]
@@ -100,7 +100,9 @@ def epilogues(device: torch.device) -> Epilogues:
     """
     if uses_triton(device):
         return Epilogues(_add_chunk, _add_shares, _logit_gradient)
-    return Epilogues(epilogue.add_chunk, epilogue.add_shares, epilogue.logit_gradient)
+    return Epilogues(
+        chunk_softmax.add_chunk, chunk_softmax.add_shares, chunk_softmax.logit_gradient
+    )
 
 
 def row_updates(device: torch.device) -> ModuleType | None:
@@ -129,4 +131,4 @@ def _logit_gradient(z: Tensor, *arguments: Tensor | LogitBend | None, **more: Te
 def _module(z: Tensor) -> Any:
     from lookalike.losses import triton_epilogue
 
-    return triton_epilogue if z.dtype == torch.float32 else epilogue
+    return triton_epilogue if z.dtype == torch.float32 else chunk_softmax

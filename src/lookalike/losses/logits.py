@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lookalike.losses.epilogue import LogitBend
+from lookalike.losses.chunk_softmax import LogitBend
 from lookalike.losses.margin import Margin, Rows
 
 

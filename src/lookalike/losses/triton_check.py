@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lookalike.losses import epilogue, triton_epilogue, triton_update
-from lookalike.losses.epilogue import LogitBend, RowSums
+from lookalike.losses import chunk_softmax, triton_epilogue, triton_update
+from lookalike.losses.chunk_softmax import LogitBend, RowSums
 
 
 def fault(device: torch.device) -> str | None:
@@ -34,16 +34,16 @@ def _try_epilogues(device: torch.device) -> None:
     bend = LogitBend(draw(5), draw(5) / 99 + 1, draw(5) / 999, draw(5) + 50)
     for bent in (None, bend):
         both = [RowSums.empty(z, True) for _ in range(2)]
-        for module, sums in zip((epilogue, triton_epilogue), both, strict=True):
+        for module, sums in zip((chunk_softmax, triton_epilogue), both, strict=True):
             module.add_chunk(sums, z.clone(), column, bent)
         _near(both[1].lse(), both[0].lse())
         shares = [z * inverse for _ in range(2)]
-        for module, sums, share in zip((epilogue, triton_epilogue), both, shares, strict=True):
+        for module, sums, share in zip((chunk_softmax, triton_epilogue), both, shares, strict=True):
             module.add_shares(sums, share, column, bent, share, inverse=inverse)
         _near(both[1].lse(), both[0].lse())
         _near(shares[1], shares[0])
         gradients = []
-        for module in (epilogue, triton_epilogue):
+        for module in (chunk_softmax, triton_epilogue):
             out, along = torch.empty_like(z), torch.empty_like(z[0])
             module.logit_gradient(
                 z.clone(), both[0].lse(), z[:, 0], None, z[:, 1], column, bent, out,

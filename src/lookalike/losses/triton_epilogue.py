@@ -1,4 +1,4 @@
-"""The epilogues of `lookalike.losses.epilogue` as Triton kernels: each chunk is read once.
+"""The epilogues of `lookalike.losses.chunk_softmax` as Triton kernels: each chunk is read once.
 
 Same functions, same meaning, float32 only. No atomics: the same inputs give the same bits. How a
 chunk is divided among programs depends on its shape alone, for the same reason.
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lookalike.losses.epilogue import LogitBend, RowSums
+from lookalike.losses.chunk_softmax import LogitBend, RowSums
 
 _PROGRAMS = 1024  # enough to fill any device at hand: some 8 for each of an H100's 132 processors
 _COLUMNS = 1024  # of a row at once, in add_chunk
@@ -20,7 +20,7 @@ _LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> Tensor:
-    """As `lookalike.losses.epilogue.add_chunk`, but `z` is kept.
+    """As `lookalike.losses.chunk_softmax.add_chunk`, but `z` is kept.
 
     A program goes along a part of a row. With many rows a part is the whole row, and the program
     adds to the sums itself; with few it leaves its part's sums to a second kernel, which adds
@@ -62,7 +62,7 @@ def add_shares(
     *,
     inverse: Tensor | None = None,
 ) -> Tensor:
-    """As `lookalike.losses.epilogue.add_shares`, but `z` is kept where it is not `out`.
+    """As `lookalike.losses.chunk_softmax.add_shares`, but `z` is kept where it is not `out`.
 
     Raises:
         TypeError: where `z` is not float32, or rows of `z` or `out` are not contiguous.
@@ -89,7 +89,7 @@ def logit_gradient(
     inverse: Tensor | None = None,
     along: Tensor | None = None,
 ) -> Tensor:
-    """As `lookalike.losses.epilogue.logit_gradient`, but `z` is kept.
+    """As `lookalike.losses.chunk_softmax.logit_gradient`, but `z` is kept.
 
     A program owns a block of columns and goes down the rows, so that it can add up along them.
     Where the chunk has few columns and many rows, the rows are divided among several programs,

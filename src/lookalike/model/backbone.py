@@ -18,7 +18,7 @@ from lookalike.model.architecture import (
     find_architecture,
     is_elsewhere,
 )
-from lookalike.model.trial import first_pass
+from lookalike.model.trial_pass import first_pass
 
 
 class Backbone(nn.Module):

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from lookalike import storage
 from lookalike.data.image_size import ImageSize
-from lookalike.data.preprocess import Preprocess
+from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
 from lookalike.model import encoding
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
-from lookalike.model.given import Images, embedded, prepared
 from lookalike.model.neck import Neck
+from lookalike.model.pretrained import Match, load_into, read_weights
 from lookalike.model.projection import Projection
-from lookalike.model.saved import (
+from lookalike.model.saved_model import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     is_as_described,
@@ -33,8 +33,8 @@ from lookalike.model.saved import (
     read_saved,
     read_tensors,
 )
-from lookalike.model.trial import unused_parameters
-from lookalike.model.weights import Match, load_into, read_weights
+from lookalike.model.trial_pass import unused_parameters
+from lookalike.model.user_images import Images, embedded, prepared
 from lookalike.storage import Place
 from lookalike.storage.local_files import digest_of, usual_mode, writing
 
@@ -177,7 +177,7 @@ class Embedder(nn.Module):
         Args:
             images: one image, several in a list or an iterator, or a batch in one array or tensor.
                 An image is a path, a URI, encoded bytes, an open binary file, a PIL image of any
-                mode, or an array or tensor of the shapes and numbers of `lookalike.data.arrays`;
+                mode, or an array or tensor of the shapes and numbers of `lookalike.data.decoding.image_arrays`;
                 of any size.
             batch_size: images at a time.
             threads: threads that read and decode.

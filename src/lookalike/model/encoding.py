@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ModelError
-from lookalike.model.given import Images
+from lookalike.model.user_images import Images
 
 
 class _Embeds(Protocol):

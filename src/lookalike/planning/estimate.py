@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lookalike.planning.footprint import Footprint
-from lookalike.planning.machines import Machine
+from lookalike.planning.communication import Traffic, traffic
+from lookalike.planning.gpus import Machine
 from lookalike.planning.memory import Memory, memory
-from lookalike.planning.setup import Setup
-from lookalike.planning.speed import Speed, speed
-from lookalike.planning.traffic import Traffic, traffic
+from lookalike.planning.network_profile import Footprint
+from lookalike.planning.run_spec import Setup
+from lookalike.planning.timing import Speed, speed
 
 Measure = Callable[[Setup], Footprint]
 """Gives the network's footprint for a setup's local batch and embedding dimensions."""

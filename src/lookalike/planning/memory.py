@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 import torch
 
-from lookalike.data.batch import AHEAD
 from lookalike.data.image_size import height_width
-from lookalike.losses.update import WINDOW
-from lookalike.losses.walk import default_chunk
-from lookalike.planning.footprint import Footprint
-from lookalike.planning.setup import Setup
+from lookalike.data.loading.batch import AHEAD
+from lookalike.losses.class_chunks import default_chunk
+from lookalike.losses.fused_update import WINDOW
+from lookalike.planning.network_profile import Footprint
+from lookalike.planning.run_spec import Setup
 
-_NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.rounding)
+_NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.stochastic_rounding)
 
 
 @dataclass(frozen=True)

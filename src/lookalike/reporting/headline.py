@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lookalike.log import counted
-from lookalike.reporting.content import Content
-from lookalike.reporting.evidence import Evidence
-from lookalike.retrieval.intervals import Difference, Interval, differences, mean_intervals
+from lookalike.metrics.bootstrap import Difference, Interval, differences, mean_intervals
+from lookalike.reporting.evaluation_data import Evidence
+from lookalike.reporting.report_data import Content
 
 METRICS = (
     ("recall_at_1", "Recall@1", "the closest image is of the same class"),

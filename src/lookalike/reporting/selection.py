@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.reporting.neighbours import Neighbours
+from lookalike.reporting.query_neighbours import Neighbours
 
 _OF_A_CLASS = 2  # one odd class must not fill the page
 

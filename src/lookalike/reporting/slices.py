@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.reporting.evidence import Evidence
-from lookalike.retrieval.intervals import Interval, mean_intervals
+from lookalike.metrics.bootstrap import Interval, mean_intervals
+from lookalike.reporting.evaluation_data import Evidence
 
 METRICS = ("recall_at_1", "map_at_r")
 

@@ -2,7 +2,7 @@
 
 from lookalike.storage.archive import is_archive
 from lookalike.storage.download import NO_LIMITS, Limits
-from lookalike.storage.reading import (
+from lookalike.storage.read import (
     exists,
     fetch_bytes,
     files_below,
@@ -26,7 +26,7 @@ from lookalike.storage.uri import (
     resolver,
     split_query,
 )
-from lookalike.storage.writing import (
+from lookalike.storage.write import (
     fetch_file,
     remove_file,
     sizes_below,

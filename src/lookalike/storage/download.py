@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from lookalike.errors import StorageError
-from lookalike.storage.loop import session
+from lookalike.storage.event_loop import session
 
 if TYPE_CHECKING:
     import aiohttp

@@ -11,7 +11,7 @@ from typing import Any
 
 from lookalike.storage import s3
 from lookalike.storage.clients import filesystem_of, oss_place
-from lookalike.storage.getting import get
+from lookalike.storage.get_request import get
 from lookalike.storage.uri import scheme_of
 
 _PAGE = 1000  # keys an answer; the most that both give

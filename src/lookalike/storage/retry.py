@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
-from lookalike.storage import clients, getting
+from lookalike.storage import clients, get_request
 from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
 
@@ -127,7 +127,7 @@ class _Tries:
             self._renewed = True
             # Of many requests that are refused together, the first reads them anew.
             if clients.forget_credentials(self._uri, self._credentials):
-                getting.forget()
+                get_request.forget()
             return 0.0
         if _final(error):
             # An answer too, if not the one that was hoped for.

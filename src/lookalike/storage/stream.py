@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from lookalike.errors import StorageError
 from lookalike.storage.clients import filesystem_of
-from lookalike.storage.getting import get
+from lookalike.storage.get_request import get
 from lookalike.storage.listing import described
 from lookalike.storage.retry import retrying
 from lookalike.storage.uri import scheme_of

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from lookalike.data.augmentations.option import check_options, probability
+from lookalike.data.augmentations.parameters import check_options, probability
 from lookalike.data.image_size import ImageSize
 
 

@@ -19,8 +19,8 @@ from lookalike.data.augmentations.colours import (
     adjust_hue,
     adjust_saturation,
 )
-from lookalike.data.augmentations.neighbours import gaussian_blur
-from lookalike.data.augmentations.option import number, option, probability, span, whole
+from lookalike.data.augmentations.filters import gaussian_blur
+from lookalike.data.augmentations.parameters import number, option, probability, span, whole
 from lookalike.data.image_size import ImageSize, height_width, size_text
 from lookalike.errors import ConfigError
 

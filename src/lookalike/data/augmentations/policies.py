@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lookalike.data.augmentations import affine, colours, neighbours
+from lookalike.data.augmentations import affine, colours, filters
 from lookalike.data.augmentations.augmentation import Augmentation
-from lookalike.data.augmentations.option import whole
+from lookalike.data.augmentations.parameters import whole
 from lookalike.errors import ConfigError
 
 # (picture, magnitude, grey level to fill with) -> picture
@@ -29,7 +29,7 @@ _OPERATIONS: dict[str, Callable[[Tensor, float, int], Tensor]] = {
     "brightness": lambda x, m, fill: colours.adjust_brightness(x, 1 + m),
     "color": lambda x, m, fill: colours.adjust_saturation(x, 1 + m),
     "contrast": lambda x, m, fill: colours.adjust_contrast(x, 1 + m),
-    "sharpness": lambda x, m, fill: neighbours.adjust_sharpness(x, 1 + m),
+    "sharpness": lambda x, m, fill: filters.adjust_sharpness(x, 1 + m),
     "posterize": lambda x, m, fill: colours.posterize(x, int(m)),
     "solarize": lambda x, m, fill: colours.solarize(x, 255 * m),
     "auto_contrast": lambda x, m, fill: colours.auto_contrast(x),

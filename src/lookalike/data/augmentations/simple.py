@@ -7,9 +7,9 @@ from random import Random
 
 from torch import Tensor
 
-from lookalike.data.augmentations import colours, neighbours
+from lookalike.data.augmentations import colours, filters
 from lookalike.data.augmentations.augmentation import Augmentation
-from lookalike.data.augmentations.option import number, probability, whole
+from lookalike.data.augmentations.parameters import number, probability, whole
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Sharpness(Augmentation):
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
         """See the class."""
-        return neighbours.adjust_sharpness(image, self.factor)
+        return filters.adjust_sharpness(image, self.factor)
 
 
 @dataclass(frozen=True)

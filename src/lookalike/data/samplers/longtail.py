@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookalike.data.chance import EpochChance
+from lookalike.data.rng import EpochChance
 from lookalike.data.samplers.sampler import ClassSampler, Shape
 from lookalike.data.samplers.sampling import POWER, Sampling, Sizes
 from lookalike.errors import ConfigError

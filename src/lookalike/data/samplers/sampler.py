@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lookalike.data.chance import EpochChance
+from lookalike.data.rng import EpochChance
 from lookalike.data.samplers.sampling import Sampling, Sizes
 
 Shape = tuple[int, int]

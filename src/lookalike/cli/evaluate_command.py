@@ -1,0 +1,152 @@
+"""`lookalike evaluate`: parse and show."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.arguments import (
+    AllowTruncated,
+    AsJson,
+    Cache,
+    CacheSize,
+    Device,
+    Format,
+    MeasuredSplit,
+    Requests,
+    Threads,
+)
+from lookalike.errors import ConfigError
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Output directories or model folders; several are compared."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="List of labelled images.")] = None,
+    query: Annotated[
+        str | None, typer.Option(help="In place of --data: list of the images that ask.")
+    ] = None,
+    gallery: Annotated[
+        str | None, typer.Option(help="With --query: list of the images that are searched.")
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of models: a .npy or .parquet file; again for another model."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="With --embeddings: a file with one label a line.")
+    ] = None,
+    k: Annotated[str, typer.Option(help="The k of Recall@k.")] = "1,2,4,8",
+    precision: Annotated[str, typer.Option(help="The k of precision@k.")] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="Rank everything: mAP and mINP too.")
+    ] = False,
+    verification: Annotated[
+        bool,
+        typer.Option("--verification", help="Same or different: ROC, TAR at FARs, thresholds."),
+    ] = False,
+    nmi: Annotated[
+        bool, typer.Option("--nmi", help="Clusters against classes too; slow for many classes.")
+    ] = False,
+    per_class: Annotated[
+        str | None, typer.Option(help="File for the figures of each class, .csv or .jsonl.")
+    ] = None,
+    per_query: Annotated[
+        str | None, typer.Option(help="File for the figures of each query, .csv or .jsonl.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Directory for evaluation.json, per_class.csv and per_query.csv."),
+    ] = None,
+    as_json: AsJson = False,
+    definitions: Annotated[
+        bool, typer.Option("--definitions", help="Print what every figure means.")
+    ] = False,
+    format: Format = "auto",
+    split: MeasuredSplit = None,
+    threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
+    allow_truncated: AllowTruncated = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Measure how well models retrieve, with confidence intervals; compare several."""
+    from lookalike.distributed.launch import in_worker, launch
+
+    recall, precise = _numbers("--k", k), _numbers("--precision", precision)
+    if definitions and not models and not embeddings:
+        from rich.console import Console
+
+        from lookalike.evaluation.score_table import show_definitions
+
+        show_definitions(Console())
+        return
+    if workers > 1 and not in_worker():
+        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+            launch(workers, sys.argv[1:], folder, "Give the command again")
+        return
+    from lookalike import log
+    from lookalike.commands.evaluate import compare
+
+    log.start()
+    found = compare(
+        models or [],
+        data,
+        query=query,
+        gallery=gallery,
+        embeddings=embeddings or [],
+        labels=labels,
+        format=format,
+        split=split,
+        recall=recall,
+        precision=precise,
+        full=full,
+        verification=verification,
+        nmi=nmi,
+        per_class=per_class,
+        per_query=per_query,
+        output=output,
+        threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
+        allow_truncated=allow_truncated,
+        device=device,
+    )
+    if not _speaks():
+        return
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    from rich.console import Console
+
+    from lookalike.evaluation.score_table import show, show_definitions
+
+    console = Console()
+    show(found, console)
+    if definitions:
+        console.print()
+        show_definitions(console)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    """`1,5,10` as numbers."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isascii() and part.isdigit() and 0 < len(part) < 19 for part in parts):
+        raise ConfigError(f"{flag} {text}: numbers from 1 on with commas between, as in 1,5,10")
+    return [int(part) for part in parts]
+
+
+def _speaks() -> bool:
+    """Whether this process is the only one, or the main worker."""
+    import os
+
+    return int(os.environ.get("RANK", 0)) == 0

@@ -1,0 +1,39 @@
+"""`lookalike report`: parse and show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.arguments import Device
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="An output directory, or its URI.")],
+    data: Annotated[
+        str | None, typer.Option(help="List to show, in place of the validation list.")
+    ] = None,
+    compare: Annotated[str | None, typer.Option(help="Another run, to compare with.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="File to write; default report.html of the run.")
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help="Of --data: auto, image_list, itag, csv, parquet, folder or webdataset."),
+    ] = "auto",
+    split: Annotated[
+        str | None, typer.Option(help="Where --data has splits: the one to show.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that read and decode images.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write a page of a run: scores, curves, what queries find, a map of the embedding."""
+    from lookalike.commands.report import report as verb
+
+    verb(
+        run, data=data, compare=compare, output=output,
+        format=format, split=split, threads=threads, device=device,
+    )  # fmt: skip

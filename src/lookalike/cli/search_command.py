@@ -1,0 +1,168 @@
+"""`lookalike search`: parse and show."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike import storage
+from lookalike.cli.arguments import (
+    AllowTruncated,
+    Cache,
+    CacheSize,
+    Device,
+    Model,
+    Requests,
+    Threads,
+)
+
+if TYPE_CHECKING:
+    from lookalike.index.decision import Answer, Neighbour
+
+
+def search(
+    model: Model,
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="Images (folders, lists, ...) to look for.")
+    ] = None,
+    gallery: Annotated[
+        list[str] | None, typer.Option(help="Images to search; may be given again.")
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="Folder of an index that is kept.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Images to add to the index; may be given again.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="Path, folder or 'pattern*' to remove; may be given again."),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours of each query.")] = 10,
+    kind: Annotated[
+        str, typer.Option(help="Of a new index: auto, exact, int8, ivf or hnsw.")
+    ] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Look at all images, also in an ivf or hnsw index.")
+    ] = False,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of pairs that show the same thing, for the probabilities; by default what "
+            "the calibration says for a gallery of this size."
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let --remove remove all images without asking.")
+    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Say what the index holds.")] = False,
+    html: Annotated[str | None, typer.Option(help="Write a page with the pictures.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Show that page in the browser.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each query.")
+    ] = False,
+    threads: Threads = 4,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    requests: Requests = None,
+    allow_truncated: AllowTruncated = None,
+    device: Device = "auto",
+) -> None:
+    """Find the images of a gallery that look like a query."""
+    from lookalike import log
+    from lookalike.commands.search import search as verb
+    from lookalike.index.sync import EverythingMatches
+
+    log.start()
+    if open_page and html is None:
+        html = str(Path(tempfile.mkdtemp(prefix="lookalike-")) / "search.html")
+    asked = partial(
+        verb,
+        model,
+        queries or (),
+        gallery=gallery or (),
+        index=index,
+        add=add or (),
+        remove=remove or (),
+        k=k,
+        kind=kind,
+        exact=exact,
+        prior=prior,
+        html=html,
+        threads=threads,
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
+        allow_truncated=allow_truncated,
+        device=device,
+    )
+    try:
+        found = asked(remove_all=yes)
+    except EverythingMatches as error:  # before anything was changed
+        asking = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed
+        if not asking or not typer.confirm(f"{error}. Remove them?", err=True):
+            raise
+        found = asked(remove_all=True)
+    for answer in found.answers:
+        typer.echo(json.dumps(asdict(answer)) if as_json else _shown(answer))
+    if found.answers and not as_json:
+        typer.echo(_assumed(found.prior))
+    if stats or not (queries or gallery or add or remove):
+        _say(found.index.stats(), as_json)
+    if open_page and html is not None:
+        import webbrowser
+
+        webbrowser.open(storage.path_of(html).absolute().as_uri())
+
+
+def _shown(answer: Answer) -> str:
+    lines = [_near(answer.query)]
+    if answer.known is False:
+        lines[0] += ": probably nothing in the gallery shows the same"
+    lines += [_line(rank, one) for rank, one in enumerate(answer.neighbours, 1)]
+    return "\n".join(lines)
+
+
+def _line(rank: int, one: Neighbour) -> str:
+    verdict = f"  {one.verdict:15}" if one.verdict else ""
+    label = f"  ({one.label})" if one.label else ""
+    itself = "  the query itself" if one.itself else ""
+    return f"{rank:5}  {one.cosine:6.3f}{verdict}  {_near(one.id)}{label}{itself}"
+
+
+def _assumed(prior: float | None) -> str:
+    """Assumptions of the probabilities."""
+    if prior is None:
+        return "no calibration beside the model: cosines only, without same or different"
+    share = f"{100 * prior:.2g} %" if prior >= 1e-4 else f"1 in {1 / prior:,.0f}"
+    return (
+        f"same or different, and how probable that is, where {share} of such pairs are the same; "
+        "--prior changes it"
+    )
+
+
+def _near(path: str) -> str:
+    """A path as it is seen from here, where that is shorter."""
+    if storage.is_remote(path):
+        return storage.public(path)
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _say(values: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count:,} by {how}" for how, count in value.items())
+        text = f"{value:,}" if isinstance(value, int) else str(value)
+        typer.echo(f"{name.replace('_', ' '):14}{text}")

@@ -1,0 +1,59 @@
+"""`lookalike train`: parse and show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.arguments import show_run, split_request
+
+
+def train(
+    request: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
+    ] = None,
+    val: Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")] = None,
+    output: Annotated[str | None, typer.Option(help="Directory for the results.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
+    loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 200.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting.")] = False,
+) -> None:
+    """Train a model from a list of labelled images.
+
+    Prints the directory of the run on stdout. All settings with their meaning: lookalike train
+    --settings.
+    """
+    from lookalike.config.config import FLAGS, Config
+
+    if settings:
+        typer.echo(_settings_help())
+        return
+    given = locals()
+    flags = {key: given[flag] for flag, key in FLAGS.items() if given[flag] != []}
+    files, overrides = split_request(request)
+    config = Config.load(files[0] if files else None, overrides, flags)
+    if resume and not files and config.run.output is not None:
+        from lookalike.training.resume import saved_request
+
+        saved = saved_request(config.run.output)
+        if saved is not None:
+            config = saved.with_changes(overrides, flags)
+    from lookalike.commands.train import train as verb
+
+    show_run(verb(config, resume=resume))
+
+
+def _settings_help() -> str:
+    from lookalike.config.config import keys
+
+    lines = [f"{key} ({kind}, {default}): {text}" for key, (kind, default, text) in keys().items()]
+    return "Settings (key=value, or in a YAML file):\n\n" + "\n\n".join(lines).replace("\\|", "|")

@@ -1,0 +1,298 @@
+"""`lookalike embed`, and `lookalike.load`: a trained model at work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import log, storage
+from lookalike.commands.models import source_of
+from lookalike.data.inputs import place_of, places_of, read_places
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
+from lookalike.data.readers.streams import is_stream, kept
+from lookalike.data.record import Record
+from lookalike.distributed.launch import in_worker, launch, tell_launcher
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.exporting.artefact import exported_from
+from lookalike.exporting.exported import ExportedModel, load_onnx
+from lookalike.log import Bar, logger
+from lookalike.metrics.calibration import Calibration
+from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.inference import batch_size_of, embed_batches
+from lookalike.model.user_images import check_number
+from lookalike.run import Run
+from lookalike.storage import Place
+from lookalike.storage.file_lock import locked
+from lookalike.training import remote_run
+from lookalike.vectors.vector_files import SUFFIXES, merge, outdated
+from lookalike.vectors.vector_parts import Part, Parts, Request, by_part, fingerprint_of
+
+PART_SIZE = 1024
+"""Images of a part: what a kill costs at most, for each worker."""
+
+_COUNT = "count"
+_NAMED = 20  # images that are left out and named one by one
+
+
+def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
+    """The embedder of a run, or an exported model, ready for `embed`.
+
+    Args:
+        path: an output directory, the folder `model` of one, or an exported `.onnx` file.
+        device: auto, cpu or cuda; an exported model runs on the CPU by default.
+
+    Raises:
+        RunError: there is no model at `path`, or a broken one.
+    """
+    name = place_of("path", path)
+    if storage.public(name).endswith(".onnx"):
+        where = World.device_from_env("cpu" if device == "auto" else device)
+        file = remote_run.file_of(name) if storage.is_remote(name) else storage.local_path(name)
+        return load_onnx(file, where)
+    folder = model_folder(name)
+    embedder = Embedder.load(folder, World.device_from_env(device))
+    embedder.exported_from = exported_from(folder)
+    return embedder
+
+
+def model_folder(path: Place) -> Path:
+    """The folder with the model of a run, or `path` where that is one; remote ones are fetched.
+
+    Raises:
+        RunError: there is no model.
+    """
+    name = os.fspath(path)
+    folder = remote_run.model_of(name) if storage.is_remote(name) else storage.path_of(name)
+    if Run(folder).model.is_dir():
+        return Run(folder).model
+    if not (folder / CONFIG_FILE).exists():
+        raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
+    return folder
+
+
+def calibration_of(model: Place, embedder: Embedder | ExportedModel) -> Calibration | None:
+    """What the model's cosines mean, if that was measured."""
+    if isinstance(embedder, ExportedModel):
+        text = embedder.calibration
+        return None if text is None else Calibration.from_json(text, os.fspath(model))
+    return Calibration.load(model_folder(model))
+
+
+def embed(
+    model: Place,
+    images: Place | Iterable[Place],
+    output: Place,
+    *,
+    workers: int = 1,
+    restart: bool = False,
+    threads: int = 4,
+    cache: Place | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
+    allow_truncated: bool | None = None,
+    device: str = "auto",
+) -> int:
+    """Embed images into a file; killed and started again, it goes on where it stopped.
+
+    Vectors are those of evaluation, to the bit. Those that are done wait in a folder beside the
+    output (for a remote one, in the user's cache), and are merged at the end.
+
+    Args:
+        model: an output directory, a model folder, or an exported `.onnx` file.
+        images: folders, lists, tables, patterns or images; see `lookalike.data.inputs`.
+        output: `NAME.parquet` with the columns path, label and vector, or `NAME.npy` with the
+            vectors beside `NAME.paths.txt` with their paths, line by line, and
+            `NAME.labels.txt` where labels are known; on this machine or in object storage.
+        workers: processes on this machine, each with its own GPU where there are any.
+        restart: drop what an earlier attempt for this output has done.
+        threads: threads that read and decode, for each worker.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
+        device: auto, cpu or cuda.
+
+    Returns:
+        How many images were embedded. Those that cannot be read are named in warnings and left
+        out.
+
+    Raises:
+        LookalikeError: no model, no images, none that can be read, or an earlier attempt for
+            this output with another model or other images.
+    """
+    model, output, places = (
+        place_of("model", model),
+        place_of("output", output),
+        places_of("images", images),
+    )
+    if not output.endswith(SUFFIXES):
+        raise ConfigError(
+            f"{storage.public(output)}: the output's name must end in .npy or .parquet"
+        )
+    check_number("workers", workers, 1, ConfigError)
+    check_number("threads", threads, 0, ConfigError)
+    if workers > 1 and not in_worker():
+        places = [kept(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
+        words = ["embed", "--output", output, "--threads", threads, "--device", device]
+        words += ["--restart"] if restart else []
+        given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
+        if allow_truncated is not None:
+            words.append(f"--{'' if allow_truncated else 'no-'}allow-truncated")
+        words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
+        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+            again = "The same command again goes on with what is done"
+            arguments = [*map(str, words), "--", os.fspath(model), *map(os.fspath, places)]
+            launch(workers, arguments, folder, again)
+            return int((Path(folder) / _COUNT).read_text())
+    with World.from_env(device) as world:
+        log.start(logging.INFO if world.is_main else logging.ERROR)
+        embedder = load(model, device=device)
+        records = read_places(places)
+        source = source_of(
+            [model], cache=cache, cache_size=cache_size, requests=requests,
+            allow_truncated=allow_truncated,
+        )  # fmt: skip
+        count = _embed(embedder, records, output, restart, threads, world, source)
+        if world.is_main:
+            tell_launcher(_COUNT, str(count))
+        return count
+
+
+def _embed(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    output: str,
+    restart: bool,
+    threads: int,
+    world: World,
+    source: Source,
+) -> int:
+    if world.local_size != world.size:
+        raise ConfigError(
+            "workers on several machines cannot embed one list together; give each machine its "
+            "part of the list, and --workers for the processes there"
+        )
+    request = Request(
+        model=embedder.fingerprint(),
+        images=fingerprint_of(records),
+        count=len(records),
+        dim=embedder.embedding_dim,
+        size=PART_SIZE,
+        trained=embedder.trained_fingerprint(),
+    )
+    parts = Parts(_work_folder(output), request)
+    with ExitStack() as stack:
+        if world.is_main:
+            lock = parts.folder.with_name(parts.folder.name + ".lock")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            busy = f"{storage.public(output)}: another process is embedding into this file"
+            stack.enter_context(locked(lock, busy))
+            stack.callback(lock.unlink, missing_ok=True)
+            parts.begin(restart=restart)
+        # Told, not looked up by each: a quicker worker may have made a part meanwhile.
+        missing = world.tell(parts.missing() if world.is_main else [])[0]
+        _make(embedder, records, parts, missing, threads, world, source)
+        return _finish(parts, records, output) if world.is_main else 0
+
+
+def _work_folder(output: str) -> Path:
+    if storage.is_remote(output):
+        return remote_run.cache_folder("embedding", output)
+    path = Path(storage.local_path(output))
+    return path.with_name(f".{path.name}.parts")
+
+
+def _make(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    parts: Parts,
+    missing: Sequence[int],
+    threads: int,
+    world: World,
+    source: Source,
+) -> None:
+    """Make the parts that are missing; each worker its share, the main one until all are there."""
+    request = parts.request
+    left = sum(len(request.rows(number)) for number in missing)
+    if left < request.count:
+        logger.info(
+            "going on: %s of %s images were done before (%s)",
+            f"{request.count - left:,}", f"{request.count:,}", parts.folder,
+        )  # fmt: skip
+    size = batch_size_of(embedder)
+    mine = list(missing[world.rank :: world.size])
+    batches = [row // size for number in mine for row in request.rows(number)[::size]]
+    bad = BadImages()
+    began = time.monotonic()
+    before = request.count - left
+    with Bar("embedding", request.count, before, unit="images", quiet=not world.is_main) as bar:
+
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            found = embed_batches(
+                embedder, records, threads=threads, bad=bad, batches=batches, source=source
+            )
+            for rows, vectors in found:
+                # The others are as far as this worker, or nearly so.
+                done = min(size * world.size, request.count - bar.done)
+                bar.advance(done)
+                yield rows.numpy(), vectors.numpy()
+
+        for number, rows, vectors in by_part(counted(), mine, request):
+            parts.write(number, Part(rows, vectors, bad.among(request.rows(number))))
+        while world.is_main and parts.missing():  # torchrun ends this worker if another fails
+            time.sleep(0.2)
+    if left:
+        seconds = time.monotonic() - began
+        logger.info(
+            "%s in %s, %.1f images/s",
+            log.counted(left, "image"), log.duration(seconds), left / seconds,
+        )  # fmt: skip
+
+
+def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
+    """Merge the parts, put the files in their place, and forget the parts."""
+    count = parts.sizes()
+    bad = {
+        row: reason
+        for number in range(parts.request.parts)
+        for row, reason in parts.read(number).bad.items()
+    }
+    if count == 0:
+        _tell_bad(bad, records)
+        parts.remove()
+        raise DataError(f"none of the {len(records):,} images can be read")
+    name = storage.public(output).rsplit("/", 1)[-1]
+    files = merge(parts, records, parts.folder / "merged", name)
+    for old in outdated(name, files):
+        place = storage.resolve(old, output)
+        if not storage.is_remote(place):
+            Path(storage.local_path(place)).unlink(missing_ok=True)
+        elif storage.exists(place):
+            storage.remove_file(place)
+    for file in files:
+        place = storage.resolve(file.name, output)
+        if storage.is_remote(output):
+            storage.write_file(file, place)
+        else:
+            file.replace(storage.local_path(place))
+    parts.remove()
+    _tell_bad(bad, records)
+    logger.info("%s: %d vectors of %d", storage.public(output), count, parts.request.dim)
+    return count
+
+
+def _tell_bad(bad: dict[int, str], records: Sequence[Record]) -> None:
+    for row, reason in sorted(bad.items())[:_NAMED]:
+        logger.warning("left out: %s: %s", records[row].place, reason)
+    if len(bad) > _NAMED:
+        logger.warning("left out: %d more images that cannot be read", len(bad) - _NAMED)

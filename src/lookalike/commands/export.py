@@ -1,0 +1,245 @@
+"""`lookalike export`: one artefact for production, proved to be the model that was trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lookalike import log, storage
+from lookalike.commands.embed import load
+from lookalike.commands.models import Provenance, source_of
+from lookalike.data.catalog import sample_classes
+from lookalike.data.inputs import place_of
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
+from lookalike.data.loading.train_loader import EvalLoader
+from lookalike.data.record import Record
+from lookalike.errors import ConfigError, DataError, ExportError
+from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
+from lookalike.exporting.artefact import appearing, appearing_there, describe
+from lookalike.exporting.card import write_card
+from lookalike.exporting.certificate import Certificate, certify
+from lookalike.exporting.export_formats import WRITERS, write_onnx
+from lookalike.exporting.exported import require
+from lookalike.log import logger
+from lookalike.metrics.calibration import Calibration
+from lookalike.model.embedder import Embedder
+from lookalike.model.user_images import check_number
+from lookalike.run import EXPORTS
+from lookalike.storage import Place
+from lookalike.storage.local_files import writing
+
+RANGES = 256
+"""Images whose activations set the ranges of int8."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        path: the artefact, a file or a folder; its URI where it lies in object storage.
+        certificate: what was measured of it.
+    """
+
+    path: Path | str
+    certificate: Certificate
+
+
+def export(
+    model: Place,
+    format: str = "onnx",
+    *,
+    precision: str = "fp32",
+    input: str = "picture",
+    output: Place | None = None,
+    data: Place | None = None,
+    data_format: str = "auto",
+    split: str | None = None,
+    max_drift: float | None = None,
+    max_recall_change: float | None = None,
+    max_images: int = 1000,
+    ranges: Place | None = None,
+    threads: int = 4,
+    cache: Place | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
+) -> Exported:
+    """Write a model as one artefact, from the decoded picture to the unit vector, and prove it.
+
+    The artefact is read back and compared with the trained model on labelled images, on the CPU.
+    It is kept only if it gives the same vectors and finds the same neighbours, within bounds.
+
+    Args:
+        model: an output directory, or a model folder.
+        format: one of `lookalike.exporting.FORMATS`.
+        precision: fp32, fp16 or int8.
+        input: what the model takes: picture, decoded and of any size; or, for onnx, tensor:
+            float32 (B, 3, H, W), preprocessed and normalised.
+        output: the file, or the folder, to write, or its URI in object storage; `exports/` in the
+            run by default.
+        data: labelled images to compare on; the run's validation images by default, or its
+            training images where it had none.
+        data_format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        split: where `data` has splits, the one to take.
+        max_drift: largest 1 - cosine between the two vectors of an image; by default that of
+            `lookalike.exporting.BOUNDS`.
+        max_recall_change: largest change of Recall@1, as a fraction of 1; likewise.
+        max_images: images to compare on at most; whole classes.
+        ranges: for int8: images whose activations set the ranges; the run's training images by
+            default.
+        threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+
+    Raises:
+        ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
+        LookalikeError: no model, a wrong choice, or nothing to measure on.
+    """
+    _check(format, precision, input, max_images)
+    model = place_of("model", model)
+    check_number("threads", threads, 0, ConfigError)
+    data = None if data is None else place_of("data", data)
+    ranges = None if ranges is None else place_of("ranges", ranges)
+    log.start()
+    source = Provenance.of(model)
+    place = _place(source, format, precision, input, output)
+    calibration = None
+    if source.calibration is not None:
+        calibration = Calibration.from_json(source.calibration, source.place)
+    embedder = load(model, device="cpu")
+    if not isinstance(embedder, Embedder):
+        raise ConfigError(f"{model}: is exported already; give the run that it was made of")
+    catalog, list_name = source.labelled(data, data_format, split)
+    sample = sample_classes(catalog, max_images)
+    images = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+    batches = None
+    if precision == "int8":
+        batches = _batches(
+            embedder, source.learned(ranges, "auto", instead="--ranges"), threads, images
+        )
+    where = appearing_there(place) if isinstance(place, str) else appearing(place)
+    with where as path, writing(place if isinstance(place, Path) else path):
+        write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
+        artefact = write(embedder, precision, path, batches)
+        bounds = _bounds(precision, max_drift, max_recall_change)
+        proven = partial(certify, embedder, catalog=sample, bounds=bounds, threads=threads)
+        certificate = proven(artefact.reread(), source=images)
+        certificate.check()
+        own = None if artefact.fingerprint is None else artefact.fingerprint()
+        certified = [artefact.runtime]
+        for runtime, reread in artefact.also.items():
+            try:
+                proven(reread(), source=images).check()
+            except ExportError as error:
+                logger.warning("not certified for %s: %s", runtime, error)
+            else:
+                certified.append(runtime)
+        about = describe(
+            embedder,
+            format,
+            precision,
+            certificate,
+            own,
+            input=input,
+            certified_with=certified,
+            measured_on=list_name,
+        )
+        artefact.finish(about, source.calibration)
+        if path.is_dir():
+            write_card(
+                path,
+                embedder,
+                about,
+                name=path.name,
+                list_name=list_name,
+                sampled=len(sample) < len(catalog),
+                training=source.told(),
+                calibration=calibration,
+            )
+    shown = storage.public(str(place))
+    logger.info("%s: %s", shown, certificate.summary())
+    logger.info("%s: certified for %s, on the CPU", shown, ", ".join(about["certified_for"]))
+    return Exported(place, certificate)
+
+
+def _bounds(precision: str, drift: float | None, recall_change: float | None) -> Bounds:
+    usual = BOUNDS[precision]
+    return Bounds(
+        drift=usual.drift if drift is None else drift,
+        recall_change=usual.recall_change if recall_change is None else recall_change,
+    )
+
+
+def _batches(
+    embedder: Embedder, records: Sequence[Record], threads: int, source: Source
+) -> Iterator[np.ndarray]:
+    """Preprocessed batches (b, 3, S, S) uint8 of a few images, taken evenly from all."""
+    step = max(1, len(records) // RANGES)
+    loader = EvalLoader(
+        records[::step][:RANGES],
+        preprocess=embedder.preprocess,
+        batch_size=32,
+        threads=threads,
+        bad=BadImages(),
+        source=source,
+    )
+    empty = True
+    for batch in loader:
+        empty = False
+        yield np.ascontiguousarray(batch.images.numpy())
+    if empty:
+        raise DataError(f"{records[0].source}: none of the images for int8 can be read")
+
+
+def _check(format: str, precision: str, input: str, max_images: int) -> None:
+    if not isinstance(format, str) or format not in FORMATS:
+        raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
+    choices = FORMATS[format][1]
+    if precision not in choices:
+        raise ConfigError(
+            f"precision={precision!r} is not one of {', '.join(choices)}, which {format} has"
+        )
+    inputs = INPUTS.get(format, ("picture",))
+    if input not in inputs:
+        others = ", ".join(name for name, kinds in INPUTS.items() if input in kinds)
+        hint = f"; {others} has it" if others else ""
+        raise ConfigError(
+            f"input={input!r} is not one of {', '.join(inputs)}, which {format} has{hint}"
+        )
+    if max_images < 2:
+        raise ConfigError(f"max_images={max_images} must be at least 2")
+    if format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+
+
+def _place(
+    source: Provenance, format: str, precision: str, input: str, output: Place | None
+) -> Path | str:
+    """Where the artefact goes: a path of this machine, or a URI."""
+    if output is not None:
+        place = os.fspath(output)
+    elif source.config is None:
+        raise ConfigError(f"{source.place}: not a run, but a model; say where to: --output PATH")
+    else:
+        suffix = "" if input == "picture" else f"-{input}"
+        suffix += "" if precision == "fp32" else f"-{precision}"
+        name = FORMATS[format][0].format(precision=suffix)
+        place = storage.join(source.uri, f"{EXPORTS}/{name}")
+    if place.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{storage.public(place)}: nothing can be written to a web server; give a path of this "
+            "machine, or a URI in object storage"
+        )
+    shown = storage.public(place).rstrip("/")
+    ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
+    if ending is not None and not shown.endswith(ending):
+        raise ConfigError(f"{shown}: the name of a file for {format} must end in {ending}")
+    return place if storage.is_remote(place) else Path(storage.local_path(place))

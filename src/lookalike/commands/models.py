@@ -1,0 +1,232 @@
+"""Where a model comes from: its run, and the lists that it learned from and was measured on."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loading.image_source import Source
+from lookalike.data.readers import read_records
+from lookalike.data.readers.shards import is_shards
+from lookalike.data.record import Record
+from lookalike.data.splits import measured_split, select
+from lookalike.errors import (
+    ConfigError,
+    CredentialsError,
+    LookalikeError,
+    StorageError,
+    UnavailableError,
+)
+from lookalike.log import logger
+from lookalike.metrics.calibration import CALIBRATION_FILE
+from lookalike.storage import Place
+from lookalike.training.build import create_source, open_catalogs, reading_of
+from lookalike.training.remote_run import saved_config
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a model's training.
+
+    Attributes:
+        place: the run or the model folder, as messages name it.
+        uri: the same as a path of this machine or a URI.
+        config: the settings of its training; None for a model folder.
+        calibration: the content of calibration.json; None without one.
+    """
+
+    place: str
+    uri: str
+    config: Config | None
+    calibration: str | None
+
+    @classmethod
+    def of(cls, model: Place) -> Provenance:
+        """Look at a run or a model folder, here or in object storage."""
+        name = str(model)
+        where = name if storage.is_remote(name) else storage.local_path(name)
+        config = saved_config(where)
+        folder = where if config is None else storage.join(where, "model")
+        return cls(
+            place=storage.public(name),
+            uri=where,
+            config=config,
+            calibration=_text(folder, CALIBRATION_FILE),
+        )
+
+    def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
+        """Images to measure on, those of `data` or the run's own, and the name of their list.
+
+        A run that had no validation images is measured on those that it learned from.
+
+        Raises:
+            LookalikeError: there is no list, or a wrong one.
+        """
+        if data is not None:
+            records = read_records(data, format)
+            return build_catalog(select(records, split or measured_split(records))), _name(data)
+        if self.config is None:
+            raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
+        learned, held_out = self._lists("--data")
+        asked = self.config.data
+        if held_out is None:
+            logger.warning(
+                "%s has no validation list: the exported model is compared with the trained one on "
+                "training images, whose scores say nothing about new images; --data LIST takes "
+                "others", self.place,
+            )  # fmt: skip
+            return learned, f"{_names(asked.train)} (training images)"
+        return held_out, _names(asked.val or asked.train)
+
+    def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:
+        """The images of `data`, or those that the run learned from; `instead` is data's flag.
+
+        Raises:
+            LookalikeError: there is no list, or a wrong one.
+        """
+        if data is not None:
+            return tuple(read_records(data, format))
+        if self.config is None:
+            raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
+        return self._lists(instead)[0].records
+
+    def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
+        """The lists that the run was asked to train and measure on; `instead` is a flag."""
+        assert self.config is not None
+        try:
+            return open_catalogs(self.config)
+        except (CredentialsError, UnavailableError):
+            raise
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; {self.place} names it, relative to the folder where it was trained: "
+                f"run this there, or give {instead} LIST"
+            ) from None
+
+    def told(self) -> dict[str, str]:
+        """The training in a few texts, without the places of this machine."""
+        if self.config is None:
+            return {}
+        data, loss, train = self.config.data, self.config.loss, self.config.train
+        start = self.config.model.pretrained
+        if isinstance(start, str):
+            start_text = f"the weights {_name(start)}"
+        else:
+            start_text = "timm's pretrained weights" if start else "random weights"
+        words: list[str] = [loss.name]
+        if loss.margin is not None and loss.scale is not None:
+            words += [f"margin {loss.margin:g}", f"scale {loss.scale:g}"]
+        return {
+            "List": _names(data.train),
+            "Start": start_text,
+            "Loss": ", ".join(words),
+            "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
+        }
+
+
+def source_of(
+    models: Sequence[Place],
+    *,
+    cache: Place | None,
+    cache_size: str | None,
+    requests: int | None,
+    allow_truncated: bool | None = None,
+) -> Source:
+    """The bytes of images for models at work: read as is asked for here, or as in training.
+
+    Args:
+        models: runs, model folders or exported files; the first that is a run says what the
+            others leave open.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as 50GB; that of the run by default.
+        requests: for images from elsewhere at a time; those of the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
+
+    Raises:
+        ConfigError: a value that cannot be, or a size without a cache.
+    """
+    config = next(filter(None, map(_request, models)), None) or Config()
+    there = config.data.cache
+    if cache is None and there is not None and not storage.path_of(there).is_dir():
+        config = config.with_values({"data.cache": None})  # of the machine that trained it
+    given: dict[str, Any] = {
+        "data.cache": None if cache is None else os.fspath(cache),
+        "data.cache_size": cache_size,
+        "data.requests": requests,
+        "data.allow_truncated": allow_truncated,
+    }
+    config = config.with_values({key: v for key, v in given.items() if v is not None})
+    if cache_size is not None and config.data.cache is None:
+        raise ConfigError(
+            f"cache_size={cache_size} (--cache-size), but there is no cache; give its folder "
+            "(--cache DIR)"
+        )
+    return create_source(config)
+
+
+def training_counts(model: Place) -> dict[str, int] | None:
+    """Images of each label in the run's training; None where that cannot be known any more."""
+    try:
+        config = saved_config(str(model))
+        if config is None or config.data.train is None:
+            return None
+        train = config.data.train
+        if any(map(is_shards, [train] if isinstance(train, str) else train)):
+            logger.info("classes are counted in the gallery: training shards are not read for it")
+            return None
+        records = select(
+            read_records(train, config.data.format, reading_of(config)), config.data.train_split
+        )
+        place = storage.join(str(model), "classes.json")
+        text = storage.read_bytes(place)
+    except LookalikeError as error:
+        logger.info(
+            "classes are counted in the gallery: the training list is not there (%s)", error
+        )
+        return None
+    trained = Classes.from_json(
+        text, storage.public(place)
+    ).rows  # without those that were held out
+    counts = Counter(record.label for record in records)
+    if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
+        return dict(counts)
+    return {label: count for label, count in counts.items() if label in trained}
+
+
+def _request(model: Place) -> Config | None:
+    """The settings of a run; None where that cannot be known."""
+    name = str(model)
+    if storage.public(name).endswith(".onnx"):
+        return None
+    try:
+        return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+    except ConfigError as error:
+        logger.warning("%s; images are read by the defaults, and without a cache", error)
+        return None
+
+
+def _text(folder: str, name: str) -> str | None:
+    if storage.is_remote(folder):
+        there = name in storage.sizes_below(folder)
+    else:
+        there = storage.exists(storage.join(folder, name))
+    return storage.read_bytes(storage.join(folder, name)).decode() if there else None
+
+
+def _names(uri: str | Sequence[str] | None) -> str:
+    """The last parts of one place or several."""
+    places = [uri] if isinstance(uri, str) else list(uri or ())
+    return ", ".join(map(_name, places))
+
+
+def _name(uri: str) -> str:
+    """The last part of a place: what may be published of it."""
+    return storage.public(uri).rstrip("/").rsplit("/", 1)[-1]

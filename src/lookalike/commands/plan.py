@@ -1,0 +1,314 @@
+"""`lookalike plan`: what a run needs, before renting anything to run it on."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lookalike.config.config import Config
+from lookalike.data.image_size import height_width
+from lookalike.data.samplers import Sizes, epoch_shape
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError
+from lookalike.losses.class_chunks import CPU_STASH, default_chunk
+from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.embedder import Embedder
+from lookalike.model.trial_pass import exclude_unused
+from lookalike.planning.estimate import Measure, Plan, make_plan
+from lookalike.planning.gpus import Machine, known_machine, read_machine
+from lookalike.planning.microbenchmark import Sample, calibrate, installed
+from lookalike.planning.network_profile import Footprint
+from lookalike.planning.network_profile import measure as measure_network
+from lookalike.planning.run_spec import Setup
+from lookalike.storage import Place
+from lookalike.training.build import (
+    PRECISIONS,
+    create_embedder,
+    create_sampling,
+    open_catalogs,
+    resolve,
+)
+from lookalike.training.build_heads import metric_margin
+from lookalike.training.micro_batches import check_micro_batches
+
+CUDA_RUNTIME = 1_500_000_000
+"""Bytes that the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL are taken to need."""
+
+FIRST_STEP = 100_000_000
+"""Bytes of code and caches that torch loads on a CPU when it first trains (measured)."""
+
+LIST_BYTES = 240
+"""Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
+
+_MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def plan(
+    config: Config | None = None,
+    *,
+    classes: int | None = None,
+    images: int | None = None,
+    memory: str | int | None = None,
+    gpu: str | None = None,
+    machine: Place | None = None,
+    measure: bool = True,
+    **settings: Any,
+) -> Plan:
+    """Bytes, traffic and seconds of a run, for each worker; nothing is trained or downloaded.
+
+    Args:
+        config: the request; None for the defaults.
+        classes: in place of those of the list, which is then not read.
+        images: in place of those of the list.
+        memory: of a worker, in bytes or as `80GB`, `24GiB`; by default that of the machine.
+        gpu: plan for such accelerators, a key of `lookalike.planning.gpus.MACHINES`.
+        machine: plan for the machine that this YAML file describes.
+        measure: without `gpu` and `machine`, measure this machine for some seconds; otherwise
+            the plan says nothing of seconds.
+        settings: values that differ from `config`, as in `lookalike.train`.
+
+    Raises:
+        LookalikeError: anything that the user can mend.
+    """
+    config = Config.of(config, settings)
+    for name, number in (("classes", classes), ("images", images)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} {number}: not a number above 0")
+    if gpu is not None and machine is not None:
+        raise ConfigError("--gpu and --machine exclude each other; give one")
+    limit = None if memory is None else parse_bytes(memory)
+    base = _resident()
+    place: Machine | None = None
+    if gpu is not None:
+        place = known_machine(gpu)
+    elif machine is not None:
+        place = read_machine(machine)
+    classes, sizes = _counts(config, classes, images)
+    config, embedder = _resolved(config, place, classes)
+    device = _device(config, place)
+    setup = _setup(config, classes, sizes, device)
+    world = World(size=setup.workers, device=torch.device(device))
+    check_micro_batches(config, embedder, setup.batch, world)
+    if place is None and measure:
+        place = calibrate(_sample(config, setup))
+    if limit is None:
+        limit = _memory_of(place, setup)
+    runtime = base + FIRST_STEP if setup.device == "cpu" else CUDA_RUNTIME
+    measured = _footprints(config, embedder)
+    return make_plan(
+        setup, measured, runtime=runtime, limit=limit, machine=place, notes=_notes(setup)
+    )
+
+
+def plan_memory(
+    config: Config, embedder: Embedder, classes: int, world: World, limit: int | None = None
+) -> Plan | None:
+    """The bytes of a worker of a run that is about to start; None where they plainly are few.
+
+    The state of randomness and the embedder stay as they are.
+
+    Args:
+        config: the request, resolved.
+        embedder: of the run, on the CPU.
+        classes: to learn.
+        world: the workers.
+        limit: bytes of memory of this worker; None for what it has.
+    """
+    cuda = world.device.type == "cuda"
+    if limit is None and cuda:
+        limit = int(torch.cuda.mem_get_info(world.device)[1])
+    elif limit is None:
+        limit = installed() // world.local_size
+    config = config.with_values({"run.workers": world.size})
+    setup = _setup(config, classes, None, world.device.type)
+    height, width = height_width(setup.image_size)
+    parameters = sum(value.numel() for value in embedder.parameters())
+    heads = 12 * sum(setup.head_rows) * setup.dim  # weight, gradient and momentum
+    images = setup.micro_batch * height * width * _MOST_OF_PIXEL
+    runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
+    if runtime + heads + 16 * parameters + images < limit / 4:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return make_plan(setup, _footprints(config, embedder), runtime=runtime, limit=limit)
+
+
+def parse_bytes(text: str | int) -> int:
+    """`80GB` (80e9), `24GiB` (24 x 2^30), or a number of bytes.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if found is None or found[2].lower() not in _UNITS or float(found[1]) == 0:
+        raise ConfigError(f"--memory {text}: not a size; write e.g. 80GB or 24GiB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, Sizes | None]:
+    """Classes, and how many images they have: as told, evenly, or counted in the list."""
+    if classes is None and config.data.train is not None:
+        catalog, _ = open_catalogs(config)
+        classes = len(catalog.classes)
+        if images is None:
+            return classes, Sizes.of(np.bincount(catalog.class_ids))
+    if classes is None:
+        classes = config.data.num_classes
+    if classes is not None:
+        return classes, None if images is None else Sizes.even(images, classes)
+    raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
+
+
+def _device(config: Config, place: Machine | None) -> str:
+    if place is not None:
+        return place.device
+    cuda = torch.cuda.is_available() and config.run.device != "cpu"
+    return "cuda" if cuda else "cpu"
+
+
+def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Config, Embedder]:
+    """The request with all that was left open, as the run will resolve it on that machine."""
+    device = _device(config, place)
+    precision = config.train.precision
+    if precision == "auto" and device == "cuda":
+        if place is not None:
+            native = place.bfloat16
+        else:
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp16"
+    config = config.with_values({"model.pretrained": False, "train.precision": precision})
+    embedder = create_embedder(config)
+    world = World(size=config.run.workers, device=torch.device(device))
+    return resolve(config, embedder, world, classes), embedder
+
+
+def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Setup:
+    head, optim, train = config.head, config.optim, config.train
+    sampling, steps, batch = create_sampling(config), None, train.batch_size
+    if sizes is not None:
+        steps, batch = epoch_shape(sizes, batch, sampling)
+    if batch < config.run.workers:
+        raise ConfigError(
+            f"a batch of {batch} images cannot be shared by {config.run.workers} workers"
+        )
+    return Setup(
+        classes=classes,
+        images=None if sizes is None else sizes.total,
+        steps_per_epoch=steps,
+        epochs=train.epochs,
+        max_steps=train.max_steps,
+        workers=config.run.workers,
+        batch=batch,
+        accumulate=train.accumulate,
+        image_size=config.model.train_size or config.model.image_size,
+        dim=config.model.embedding_dim,
+        counted=classes if metric_margin(config).uses_count else 1,
+        heads=2 if config.loss.classification_weight else 1,
+        nested=config.loss.nested_dims,
+        centres=head.centres,
+        sharded=head.parallel == "model",
+        fused=bool(head.fused_update),
+        weight_bytes=2 if head.dtype == "bf16" else 4,
+        product_bytes=2 if head.precision == "bf16" else 4,
+        narrow_network=train.precision != "fp32",
+        stash=(CPU_STASH if device == "cpu" else 0.0) if head.stash is None else head.stash,
+        sample_rate=head.sample_rate,
+        optimizer=optim.name,
+        momentum=optim.momentum > 0,
+        ema=train.ema > 0,
+        shared_norms=train.sync_batchnorm and config.run.workers > 1,
+        device="cuda" if device == "cuda" else "cpu",
+    )
+
+
+def _sample(config: Config, setup: Setup) -> Sample:
+    """What to measure for this run."""
+    device = "cpu" if setup.device == "cpu" else "meta"
+    return Sample(
+        workers=setup.workers,
+        backbone=config.model.backbone,
+        image_size=setup.image_size,
+        dim=setup.dim,
+        pooling=config.model.pooling,
+        branch=setup.heads > 1,
+        batch=setup.micro_batch,
+        precision=PRECISIONS[config.train.precision],
+        optimizer=setup.optimizer,
+        frozen=config.train.freeze_backbone,
+        shared_norms=setup.shared_norms,
+        rows=setup.head_batch,
+        chunk=min(default_chunk(setup.head_batch, torch.empty(0, device=device)), setup.share),
+        device=setup.device,
+    )
+
+
+def _footprints(config: Config, embedder: Embedder) -> Measure:
+    """Measures the network for other batches and embeddings too, each once."""
+
+    @cache
+    def network(dim: int, branch: bool) -> TrainingNetwork:
+        trunk = embedder
+        if dim != embedder.embedding_dim:
+            trunk = create_embedder(config.with_values({"model.embedding_dim": dim}))
+        second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
+        found = TrainingNetwork(trunk, second)
+        exclude_unused(found, config.model.train_size or config.model.image_size)
+        if trunk.backbone.is_convolutional:
+            found.to(memory_format=torch.channels_last)
+        return found
+
+    @cache
+    def measured(dim: int, branch: bool, images: int) -> Footprint:
+        return measure_network(
+            network(dim, branch),
+            images=images,
+            image_size=config.model.train_size or config.model.image_size,
+            precision=PRECISIONS[config.train.precision],
+            frozen=config.train.freeze_backbone,
+            freeze_batchnorm=config.train.freeze_batchnorm,
+        )
+
+    # A batch norm cannot take one image alone; with several workers it sees those of all.
+    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.micro_batch))
+
+
+def _memory_of(place: Machine | None, setup: Setup) -> int | None:
+    """Bytes of one worker, as far as they are known."""
+    if place is not None:
+        return int(place.memory) or None
+    if setup.device == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    return installed() // setup.workers
+
+
+def _notes(setup: Setup) -> tuple[str, ...]:
+    """What the figures leave out."""
+    notes = []
+    if setup.images is not None and setup.images >= 10**7:
+        gigabytes = setup.images * LIST_BYTES / 1e9
+        notes.append(
+            f"The list of {setup.images:,} images takes about {gigabytes:,.0f} GB of host memory "
+            "in each worker's process, besides the above."
+        )
+    if setup.device == "cuda":
+        notes.append(
+            "Not in the bytes: what the caching allocator cannot use again, a few per cent."
+        )
+    return tuple(notes)
+
+
+def _resident() -> int:
+    """Bytes of this process now: the program and its libraries, without a model."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac

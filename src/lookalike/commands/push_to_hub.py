@@ -1,0 +1,113 @@
+"""`lookalike.push_to_hub`: a model in a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from lookalike import log, storage
+from lookalike.commands.embed import model_folder
+from lookalike.data.inputs import place_of
+from lookalike.errors import ConfigError, MissingExtraError, StorageError
+from lookalike.exporting.artefact import ABOUT_FILE
+from lookalike.log import logger
+from lookalike.metrics.calibration import CALIBRATION_FILE
+from lookalike.model.embedder import CONFIG_FILE, WEIGHTS_FILE, Embedder
+from lookalike.storage import Place
+
+_MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
+
+
+def push_to_hub(
+    model: Place | Embedder,
+    repository: str,
+    *,
+    private: bool = True,
+    message: str = "Upload a model of lookalike",
+    revision: str | None = None,
+) -> str:
+    """Upload a model to a repository of the hub, made where there is none.
+
+    The token is the hub's own: `HF_TOKEN`, or what `hf auth login` wrote.
+
+    Args:
+        model: an export (a folder with its card and certificate, or a `.onnx` file), a run or a
+            model folder (its model and calibration), or an embedder (its model).
+        repository: OWNER/NAME.
+        private: whether a new repository is; one that is there stays as it is.
+        message: of the commit.
+        revision: a branch; main by default.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        MissingExtraError: huggingface_hub is not installed.
+        ConfigError: `repository` is no name of one.
+        RunError: there is no model.
+        StorageError: the hub refuses, or cannot be reached.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "hub") from None
+    if not isinstance(repository, str) or repository.count("/") != 1:
+        raise ConfigError(f"repository={repository!r} is not OWNER/NAME")
+    log.start()
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        _gather(model, Path(folder))
+        api = huggingface_hub.HfApi()
+        try:
+            address = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=message,
+                revision=revision,
+            )
+        except HFValidationError:
+            raise ConfigError(f"repository={repository!r} is no name that the hub takes") from None
+        except LocalTokenNotFoundError:
+            raise StorageError(f"{repository}: no token of the hub; {_LOG_IN}") from None
+        except Exception as error:  # of its HTTP library, which changed between versions
+            raise StorageError(f"{repository}: {_reason(error)}") from None
+    logger.info("%s: uploaded", address)
+    return str(address)
+
+
+_LOG_IN = "set HF_TOKEN, or run: hf auth login"
+
+
+def _gather(model: Place | Embedder, folder: Path) -> None:
+    """Copy what is to be uploaded into an empty folder."""
+    if isinstance(model, Embedder):
+        model.save(folder)
+        return
+    place = place_of("model", model)
+    if storage.is_remote(place):
+        raise ConfigError(
+            f"{storage.public(place)}: copy the model to this machine first, then upload it"
+        )
+    path = storage.path_of(place)
+    if path.is_file() and path.suffix == ".onnx":
+        shutil.copy(path, folder / "model.onnx")
+        return
+    if (path / ABOUT_FILE).is_file():  # an export: all of it
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        return
+    source = model_folder(place)
+    for name in _MODEL_FILES:
+        if (source / name).is_file():
+            shutil.copy(source / name, folder / name)
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub did not take it, without the error's own words, which may quote the request."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"the hub refuses the token ({status}); it needs the right to write. {_LOG_IN}"
+    if status is not None:
+        return f"the hub answers {status}"
+    return f"the hub cannot be reached ({type(error).__name__})"

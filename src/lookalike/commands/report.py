@@ -1,0 +1,236 @@
+"""`lookalike report`: a run as one page, with pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike import log, storage
+from lookalike.commands import run_info
+from lookalike.commands.embed import load
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.inputs import place_of
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
+from lookalike.data.readers import read_records
+from lookalike.data.splits import measured_split, select
+from lookalike.distributed.world import World
+from lookalike.errors import DataError, LookalikeError, RunError
+from lookalike.log import logger
+from lookalike.model.embedder import Embedder
+from lookalike.model.inference import Embedded, PictureModel, embed_records
+from lookalike.reporting.evaluation_data import Evidence, gather
+from lookalike.reporting.report_data import Content
+from lookalike.reporting.report_page import render
+from lookalike.run import REPORT, Run
+from lookalike.storage import Place
+from lookalike.training.build import create_source, open_catalogs
+from lookalike.training.build_validation import in_training
+
+_LACKING = (
+    "There was no validation list, so nothing is known of how well this model retrieves. With one, "
+    "this page shows what queries find: lookalike report RUN --data LIST"
+)
+
+
+def report(
+    run: Place,
+    *,
+    data: Place | None = None,
+    compare: Place | None = None,
+    output: Place | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+) -> str:
+    """Write the page of a run: scores, curves, what queries find, a map of the embedding.
+
+    Args:
+        run: an output directory, or its URI in object storage.
+        data: a list of labelled images to show, in place of the run's validation list.
+        compare: another run: its curves beside these, and its model on the same images.
+        output: the file to write, here or in object storage; by default `report.html` of the run.
+        format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        split: where `data` has splits, the one to show; the only one that is not `train` by
+            default.
+        threads: threads that read and decode; by default as the run was trained.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The place of the page.
+
+    Raises:
+        LookalikeError: no run, a wrong list, no image of it with another of its class, or a place
+            that cannot be written.
+    """
+    log.start()
+    place = place_of("run", run)
+    data = None if data is None else place_of("data", data)
+    compare = None if compare is None else place_of("compare", compare)
+    target = _target(place, output)
+    config = run_info.required_config(place)
+    other, other_validated_on = None if compare is None else os.fspath(compare), ""
+    if other is not None:
+        other_validated_on = run_info.validated_on(run_info.required_config(other))
+    threads = config.data.threads if threads is None else threads
+    source = create_source(config)
+    train, shown, lacking = _lists(config, data, format, split)
+    evidence = other_evidence = None
+    if shown is not None:
+        where = World.device_from_env(device)
+        trained = None if train is None else _training_images(shown, train)
+        found = [
+            _embedded(load(one, device=device), shown, threads, source)
+            for one in (place, other)
+            if one is not None
+        ]
+        # Queries are compared one by one: with images that both models have.
+        rows = found[0].rows[torch.isin(found[0].rows, found[-1].rows)]
+        evidence, *others = [
+            _evidence(each, rows, shown, trained, seed=config.train.seed, device=where)
+            for each in found
+        ]
+        other_evidence = others[0] if others else None
+    content = Content(
+        story=run_info.story(place),
+        facts=run_info.facts(config, train, shown),
+        settings=run_info.settings(config),
+        environment=run_info.environment(place),
+        evidence=evidence,
+        listed="" if data is None else storage.public(data),
+        own=data is None,
+        validated_on=run_info.validated_on(config),
+        other_validated_on=other_validated_on,
+        lacking=lacking,
+        other=None if other is None else run_info.story(other),
+        other_evidence=other_evidence,
+        calibration=run_info.calibration(place),
+        seed=config.train.seed,
+        threads=threads,
+        source=source,
+    )
+    return _write(content, target)
+
+
+def report_training(
+    run: Run,
+    config: Config,
+    train: Catalog,
+    held_out: Catalog | None,
+    device: torch.device,
+    source: Source,
+) -> None:
+    """The page of a training that has just ended, which no failure here may spoil."""
+    try:
+        place = str(run.path)
+        evidence = None
+        if held_out is not None:
+            found = _embedded(
+                Embedder.load(run.model, device), held_out, config.data.threads, source
+            )
+            evidence = _evidence(
+                found, found.rows, held_out, _training_images(held_out, train),
+                seed=config.train.seed, device=device,
+            )  # fmt: skip
+        content = Content(
+            story=run_info.story(place),
+            facts=run_info.facts(config, train, held_out),
+            settings=run_info.settings(config),
+            environment=run_info.environment(place),
+            evidence=evidence,
+            validated_on=run_info.validated_on(config),
+            lacking="" if held_out is not None else _LACKING,
+            calibration=run_info.calibration(place),
+            seed=config.train.seed,
+            threads=config.data.threads,
+            source=source,
+        )
+        _write(content, str(run.report))
+    except Exception as error:  # whatever it is, hours of training count for more
+        kind = "" if isinstance(error, LookalikeError) else f"{type(error).__name__}: "
+        logger.warning(
+            "no report was written: %s%s. The training is complete and its model is saved; try "
+            "again with: lookalike report %s",
+            kind, error, run.path,
+        )  # fmt: skip
+
+
+def _target(run: str, output: Place | None) -> str:
+    """Where the page goes, tried before the work."""
+    if output is None:
+        return storage.join(run, REPORT)
+    place = os.fspath(output)
+    if storage.is_remote(place):
+        return place if place.endswith(".html") else storage.join(place, REPORT)
+    path = Path(storage.local_path(place))
+    path = path / REPORT if path.is_dir() else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+    return str(path)
+
+
+def _lists(
+    config: Config, data: str | None, format: str, split: str | None
+) -> tuple[Catalog | None, Catalog | None, str]:
+    """The training list, the list to show, and why there is none."""
+    shown = None
+    if data is not None:
+        records = read_records(data, format)
+        shown = build_catalog(select(records, split or measured_split(records)))
+    try:
+        train, held_out = open_catalogs(config)
+    except LookalikeError as error:
+        if shown is not None:
+            logger.warning("what training saw of each class is left out: %s", error)
+            return None, shown, ""
+        logger.warning("the pictures are left out: %s; to show others, give --data LIST", error)
+        return None, None, f"The pictures are left out, as the list could not be read: {error}"
+    if shown is None and held_out is None:
+        return train, None, _LACKING
+    return train, shown or held_out, ""
+
+
+def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
+    """How many training images each class of `shown` has, (classes,) int64."""
+    known = in_training(shown, train).numpy()
+    counts = np.bincount(train.class_ids, minlength=len(train.classes))
+    return np.where(known >= 0, counts[known], 0)
+
+
+def _embedded(
+    embedder: Embedder | PictureModel, shown: Catalog, threads: int, source: Source
+) -> Embedded:
+    return embed_records(
+        embedder, shown.records, threads=threads, bad=BadImages(), source=source, what="report"
+    )
+
+
+def _evidence(
+    found: Embedded,
+    rows: Tensor,
+    shown: Catalog,
+    trained: np.ndarray | None,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Evidence:
+    """What a model makes of the images `rows`, which are some of those found."""
+    if not len(rows):
+        raise DataError(f"{shown.records[0].source}: none of its images can be read")
+    vectors = found.vectors[torch.isin(found.rows, rows)]
+    return gather(shown, rows, vectors, trained=trained, seed=seed, device=device)
+
+
+def _write(content: Content, target: str) -> str:
+    page = render(content).encode()
+    storage.write_bytes(target, page)
+    logger.info("report: %s (%.1f MB)", storage.public(target), len(page) / 1e6)
+    return target

@@ -1,0 +1,132 @@
+"""What the files of a run tell of it, here or in object storage: for pages about it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from lookalike import storage
+from lookalike.config.config import Config, keys
+from lookalike.data.catalog import Catalog
+from lookalike.data.image_size import size_text
+from lookalike.data.readers.path_patterns import shown
+from lookalike.errors import RunError
+from lookalike.log import counted, logger
+from lookalike.metrics.calibration import Calibration
+from lookalike.reporting.report_data import Setting, Story
+from lookalike.run import ENVIRONMENT, METRICS, of_one_list, read_lines
+from lookalike.training import remote_run
+
+
+def required_config(run: str) -> Config:
+    """The settings that a run used.
+
+    Raises:
+        RunError: no run was begun there.
+    """
+    config = remote_run.saved_config(run)
+    if config is None:
+        raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
+    return config
+
+
+def calibration(run: str) -> Calibration | None:
+    """What came with the run's model."""
+    return Calibration.load(remote_run.model_of(run) if storage.is_remote(run) else run)
+
+
+def story(run: str) -> Story:
+    """Its records, its name and when it was trained."""
+    lines = io.StringIO(_text(run, METRICS))
+    metrics = of_one_list(list(read_lines(lines, storage.public(storage.join(run, METRICS)))))
+    times = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ ", _text(run, "log.txt"), re.M)
+    trained = f"Trained {times[0]} to {times[-1][11:]}" if times else ""
+    if times and times[0][:10] != times[-1][:10]:
+        trained = f"Trained {times[0]} to {times[-1]}"
+    return Story(name=name_of(run), metrics=metrics, trained=trained)
+
+
+def name_of(run: str) -> str:
+    """The last two parts of the place: `quickstart/run` says more than `run`."""
+    path = storage.public(run) if storage.is_remote(run) else str(storage.path_of(run).absolute())
+    return "/".join(path.rstrip("/").split("://")[-1].split("/")[-2:])
+
+
+def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[tuple[str, str]]:
+    """What was trained on what, and what is shown."""
+    model, loss = config.model, config.loss
+    facts = [
+        (
+            "model",
+            f"{model.backbone} at {size_text(model.image_size)} px, {model.pooling} pooling, "
+            f"embedding of {model.embedding_dim:,}",
+        ),
+        (
+            "loss",
+            f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}"
+            if loss.margin is not None and loss.scale is not None
+            else loss.name,
+        ),
+    ]
+    for name, catalog in (("trained on", train), ("shown", shown)):
+        if catalog is not None:
+            classes = len(np.unique(catalog.class_ids))
+            source = storage.public(catalog.records[0].source)
+            images = counted(len(catalog), "image")
+            facts.append((name, f"{images} of {counted(classes, 'class', 'classes')} ({source})"))
+    return facts
+
+
+def validated_on(config: Config) -> str:
+    """Name of a run's validation list, without secrets; "" without one."""
+    data = config.data
+    train = shown(data.train)
+    if data.val is not None:
+        return shown(data.val)
+    if data.val_fraction:
+        return f"{data.val_fraction:.3g} of the classes of {train}, held out"
+    return f"the split {data.val_split} of {train}"
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every setting, without what an address may hide."""
+    default = Config()
+    return [
+        Setting(key, _shown(config.get(key)), config.get(key) != default.get(key)) for key in keys()
+    ]
+
+
+def environment(run: str) -> list[tuple[str, str]]:
+    """Versions and devices; nothing where they were not written down."""
+    try:
+        found = json.loads(_text(run, ENVIRONMENT) or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        logger.warning(
+            "%s: is broken, and left out", storage.public(storage.join(run, ENVIRONMENT))
+        )
+        return []
+    return [(name, str(value)) for name, value in found.items()]
+
+
+def _text(run: str, name: str) -> str:
+    """A file of a run, here or in object storage; empty where it is not there."""
+    place = storage.join(run, name)
+    there = name in storage.sizes_below(run) if storage.is_remote(run) else storage.exists(place)
+    return storage.read_bytes(place).decode("utf-8", "replace") if there else ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        parts = [storage.public(str(part)) for part in value]
+        return ", ".join(parts[:8]) + (f" and {len(parts) - 8:,} more" if len(parts) > 8 else "")
+    return f"{value:g}" if isinstance(value, float) else storage.public(str(value))

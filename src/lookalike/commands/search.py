@@ -1,0 +1,224 @@
+"""`lookalike search`: images of a gallery that look like a query."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike import log, storage
+from lookalike.commands.embed import calibration_of, load
+from lookalike.commands.models import source_of
+from lookalike.data.inputs import place_of, places_of
+from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.image_source import Source
+from lookalike.data.record import Record
+from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.exporting.exported import ExportedModel
+from lookalike.index import manifest, sync
+from lookalike.index.decision import Answer, judge, prior_of
+from lookalike.index.embedded_images_batches import id_of
+from lookalike.index.index import Index
+from lookalike.index.search_page import render
+from lookalike.index.segment_search import neighbours_wanted
+from lookalike.log import logger
+from lookalike.metrics.calibration import Calibration
+from lookalike.model.embedder import Embedder
+from lookalike.model.inference import embed_records
+from lookalike.model.user_images import check_number
+from lookalike.storage import Place
+from lookalike.training import remote_run
+
+Places = Place | Iterable[Place]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The outcome of a search.
+
+    Attributes:
+        answers: one for each query that can be read, in order.
+        index: what was searched.
+        threshold: the cosine from which two images are rather the same than different; None where
+            none is enough, or without a calibration.
+        prior: the share of same pairs that the probabilities assume; None without a calibration.
+    """
+
+    answers: list[Answer]
+    index: Index
+    threshold: float | None
+    prior: float | None = None
+
+
+def search(
+    model: Place,
+    queries: Places = (),
+    *,
+    gallery: Places = (),
+    index: Place | None = None,
+    add: Places = (),
+    remove: Places = (),
+    remove_all: bool = False,
+    k: int = 10,
+    kind: str = "auto",
+    exact: bool = False,
+    prior: float | None = None,
+    html: Place | None = None,
+    threads: int = 4,
+    cache: Place | None = None,
+    cache_size: str | None = None,
+    requests: int | None = None,
+    allow_truncated: bool | None = None,
+    device: str = "auto",
+) -> Searched:
+    """Find the images of a gallery that are most like each query.
+
+    Ids of images on this machine are their absolute paths.
+
+    Args:
+        model: an output directory, or a model folder.
+        queries: images, folders, lists, ...; see `lookalike.data.inputs`.
+        gallery: what is searched. Without `index`, an index of exactly these images is kept in the
+            user's cache: later calls embed only what is new or has changed. With `index`, they are
+            added to it, and what it holds besides stays.
+        index: the folder of an index; made from `gallery` where there is none.
+        add: more images for the index.
+        remove: ids that are to leave the index, folders, or patterns with `*`; one or several.
+        remove_all: let folders and patterns of `remove` remove all images.
+        k: neighbours of each query.
+        kind: how a new index is searched; see `Index.create`.
+        exact: look at all images, also where faiss would be quicker.
+        prior: the share of same pairs that probabilities and verdicts assume, between 0 and 1; by
+            default what follows from the calibration for a gallery of this size
+            (`Calibration.search_prior`).
+        html: a file for a page with the pictures.
+        threads: threads that read and decode.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
+        device: auto, cpu or cuda.
+
+    Raises:
+        LookalikeError: no model, no index, none of the queries can be read, or an index of
+            another model.
+    """
+    model = place_of("model", model)
+    asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
+    added, removed = places_of("add", add), places_of("remove", remove)
+    if not galleries and index is None:
+        raise ConfigError("nothing to search: give --gallery PLACE, or --index DIR")
+    if (added or removed) and index is None:
+        raise ConfigError("--add and --remove change an index: name it with --index DIR")
+    try:
+        k = neighbours_wanted(k)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if html is not None and not asked_for:
+        raise ConfigError("a page shows queries and what they found: name a query")
+    check_number("threads", threads, 0, ConfigError)
+    log.start()
+    asking = sync.records_at(asked_for) if asked_for else []
+    needed = bool(asked_for or galleries or added)
+    embedder = load(model, device=device) if needed else None
+    source = source_of(
+        [model] if needed else [],
+        cache=cache,
+        cache_size=cache_size,
+        requests=requests,
+        allow_truncated=allow_truncated,
+    )
+    calibration = None if embedder is None else calibration_of(model, embedder)
+    prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
+    found = _index(embedder, index, galleries, kind)
+    if removed:
+        sync.remove(found, removed, remove_all=remove_all)
+    named: dict[str, Record] = {}
+    for places, mirror in ((galleries, index is None), (added, False)):
+        if places:
+            named |= sync.bring(found, places, mirror=mirror, threads=threads, source=source)
+    if not asked_for:
+        return Searched([], found, None)
+    assert embedder is not None
+    assumed = prior_of(calibration, len(found), prior)
+    answers, asked = _answers(
+        embedder, found, asking, calibration, assumed, k, exact, threads, source
+    )
+    threshold = None
+    if calibration is not None and assumed is not None:
+        threshold = calibration.cosine_of(assumed)
+    if html is not None:
+        ids = {one.id for answer in answers for one in answer.neighbours}
+        page = render(
+            answers,
+            found.records(ids) | named | asked,
+            gallery=len(found),
+            threshold=threshold,
+            prior=assumed,
+            threads=threads,
+            source=source,
+        )
+        storage.write_bytes(os.fspath(html), page.encode())
+        logger.info("written: %s", storage.public(os.fspath(html)))
+    return Searched(answers, found, threshold, assumed)
+
+
+def _index(
+    embedder: Embedder | ExportedModel | None,
+    path: Place | None,
+    gallery: list[str],
+    kind: str,
+) -> Index:
+    """The index that is asked for, made where there is none and images for it are named."""
+    if path is None:
+        assert embedder is not None
+        places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
+        path = remote_run.cache_folder("galleries", gallery[0], places)
+    folder = Path(storage.local_path(os.fspath(path)))
+    is_new = not storage.is_remote(os.fspath(path)) and not (folder / manifest.FILE).exists()
+    if is_new and gallery:
+        try:
+            return Index.create(folder, embedder=embedder, kind=kind)
+        except RunError:
+            if not (folder / manifest.FILE).exists():
+                raise
+    return Index.open(path, embedder)  # which another process may have made meanwhile
+
+
+def _answers(
+    embedder: Embedder | ExportedModel,
+    index: Index,
+    queries: Sequence[Record],
+    calibration: Calibration | None,
+    prior: float | None,
+    k: int,
+    exact: bool,
+    threads: int,
+    source: Source,
+) -> tuple[list[Answer], dict[str, Record]]:
+    """What each query found, and the queries by their ids."""
+    bad = BadImages()
+    embedded = embed_records(
+        embedder,
+        queries,
+        threads=threads,
+        bad=bad,
+        source=source,
+        what="queries",
+        quiet=len(queries) == 1,
+    )
+    for row, reason in bad.reasons.items():
+        logger.warning("left out: %s", describe_bad(queries[row], reason))
+    if not len(embedded.rows):
+        raise DataError("no query can be read")
+    found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
+    asked = [queries[row] for row in embedded.rows.tolist()]
+    answers = [
+        judge(id_of(query), ids, cosines, labels, calibration, prior, shown=k)
+        for query, ids, cosines, labels in zip(
+            asked, found.ids, found.cosines, found.labels, strict=True
+        )
+    ]
+    return answers, {id_of(query): query for query in asked}

@@ -1,0 +1,224 @@
+"""What a run says about itself: its data, its plan, its result."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+
+import torch
+
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.data.image_size import size_text
+from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.data.readers.path_patterns import shown
+from lookalike.distributed.world import World
+from lookalike.inspection.list_checks import images_in_both
+from lookalike.log import counted, logger
+from lookalike.losses.head import Head
+from lookalike.metrics.calibration import Calibration
+from lookalike.model.embedder import Embedder
+from lookalike.planning.estimate import Plan
+from lookalike.planning.plan_table import size as bytes_text
+from lookalike.run import Run
+from lookalike.training.build_heads import FUSED_FROM
+from lookalike.training.build_validation import in_training
+from lookalike.training.checkpoint import Progress
+from lookalike.training.trainer import Pace
+
+_MUCH = 0.5  # part of a worker's memory from which on its need is said
+
+
+def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
+    """How many images and classes there are, and whether quality is measured."""
+    logger.info(
+        "training: %s of %s (%s)",
+        counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
+        shown(config.data.train),
+    )  # fmt: skip
+    if len(catalog) == len(catalog.classes):
+        logger.warning(
+            "each class has a single image, so that nothing shows what images of a class have in "
+            "common: is %r the label of %s?",
+            catalog.records[0].label, catalog.records[0].origin,
+        )  # fmt: skip
+    if held_out is None:
+        logger.warning(
+            "no validation list: the quality of the model is NOT measured. Give --val LIST, or "
+            "data.val_fraction=0.1 to hold out a tenth of the classes"
+        )
+        return
+    seen = int((in_training(held_out, catalog) >= 0).sum())
+    logger.info(
+        "validation: %s of %s, %s of them seen in training",
+        counted(len(held_out), "image"), counted(len(held_out.classes), "class", "classes"),
+        f"{seen:,}" if seen else "none",
+    )  # fmt: skip
+    both = images_in_both(catalog, held_out)
+    if both:
+        logger.warning(
+            "%s of the validation set %s in the training set too, the first at %s and %s: the "
+            "scores will be better than the model is; lookalike doctor lists them",
+            counted(len(both), "image"), "is" if len(both) == 1 else "are",
+            both[0][0].origin, both[0][1].origin,
+        )  # fmt: skip
+
+
+def say_plan(
+    config: Config,
+    embedder: Embedder,
+    loader: TrainLoader,
+    pace: Pace,
+    progress: Progress,
+    world: World,
+) -> None:
+    """The model, the loss, the batch and the steps to come."""
+    parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
+    size = config.model.train_size
+    trained_at = f" (trained at {size_text(size)})" if size else ""
+    logger.info(
+        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
+        "scale %g, %s",
+        config.model.backbone, size_text(config.model.image_size), trained_at,
+        config.model.pooling,
+        embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
+        config.loss.scale, config.train.precision,
+    )  # fmt: skip
+    share, parts = len(world.share(loader.batch_size)), config.train.accumulate
+    micro = f" in {parts} micro-batches" if parts > 1 else ""
+    logger.info(
+        "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",
+        counted(loader.batch_size, "image"), share, counted(world.size, "worker"), micro,
+        counted(loader.steps_per_epoch, "step"), counted(pace.total_steps - progress.step, "step"),
+    )  # fmt: skip
+    if words := loader.sampler.describe():
+        logger.info(
+            "sampler: %s: %s; %s images an epoch",
+            config.data.sampler, words, f"{loader.steps_per_epoch * loader.batch_size:,}",
+        )  # fmt: skip
+
+
+def say_heads(heads: Mapping[str, Head], world: World) -> None:
+    """How many class weights there are, where they are and what they take."""
+    for name, head in heads.items():
+        held = [head.weight, *([] if head.update is None else head.update.rows.values())]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e9
+        options = head.options
+        notes = [
+            f"{options.centres} centres a class" if options.centres > 1 else "",
+            f"{100 * options.sample_rate:g} % of the classes a step" if head.sampler else "",
+            "updated in the backward pass" if head.update is not None else "",
+            "in bfloat16" if head.weight.dtype == torch.bfloat16 else "",
+            f"1/{world.size} of them on each worker" if head.sharded and world.size > 1 else "",
+        ]
+        logger.info(
+            "%s head: %s classes x %d, %.3g GB%s on this worker%s",
+            name, f"{head.num_classes:,}", head.dim, size,
+            " with their momentum" if head.update is not None else "",
+            "".join(f", {note}" for note in notes if note),
+        )  # fmt: skip
+
+
+def say_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
+    """What a worker will need where that is much of what it has, and which settings need less.
+
+    Args:
+        plan: of the run; None where it needs little.
+        config: the request, resolved.
+        asked: the request as it came.
+    """
+    head = config.head
+    chosen = head.fused_update and asked.head.fused_update is None
+    if chosen and head.dtype == "fp32" and head.sample_rate == 1:
+        logger.info(
+            "head.fused_update=true: class weights are updated in the backward pass, since their "
+            "gradients would take %s or more; optim.clip_grad_norm leaves them out",
+            bytes_text(FUSED_FROM),
+        )
+    if plan is None or plan.limit is None or plan.memory.peak < _MUCH * plan.limit:
+        return
+    needed = plan.memory
+    parts = (
+        ("class weights", needed.head_weights + needed.head_gradients + needed.head_optimizer),
+        ("network", needed.network_weights + needed.network_gradients + needed.network_optimizer),
+        ("activations", needed.activations + needed.transient),
+    )
+    text = (
+        f"memory: about {bytes_text(needed.peak)} of the {bytes_text(plan.limit)} that a worker "
+        f"has ({', '.join(f'{name} {bytes_text(number)}' for name, number in parts)})"
+    )
+    if plan.fits:
+        logger.info("%s", text)
+        return
+    ways = []
+    for change in plan.changes:
+        ways.append(f"{change.setting} ({bytes_text(change.together)})")
+        if change.fits:
+            break
+    logger.warning(
+        "%s: the run may be killed for want of memory. In this order, each with those before it: "
+        "%s; `lookalike plan` tells more", text, ", ".join(ways),
+    )  # fmt: skip
+
+
+def say_memory(world: World) -> None:
+    """The most memory that the main worker held at any time."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    device = ""
+    if world.device.type == "cuda":
+        device = f", {torch.cuda.max_memory_allocated(world.device) / 1e9:.2f} GB on the device"
+    logger.info("peak memory of the main worker: %.2f GB%s", host, device)
+
+
+def say_calibration(calibration: Calibration) -> None:
+    """From which cosine on two images are the same thing, and how sure that is."""
+    level = calibration.level()
+    logger.info(
+        "same thing: cosine of %.3f or more; of pairs of different things %.3g %% pass (%.2g to "
+        "%.2g %% expected on as many new classes), of the same %.1f %%; more in "
+        "model/calibration.json",
+        level.threshold, 100 * level.far, 100 * level.far_low, 100 * level.far_high,
+        100 * level.tar,
+    )  # fmt: skip
+    if calibration.seen_in_training:
+        logger.warning(
+            "%s of the %s classes that the threshold was measured on were trained on: new things "
+            "will pass more often than it says",
+            f"{calibration.seen_in_training:,}", f"{calibration.classes:,}",
+        )  # fmt: skip
+
+
+def say_result(run: Run, progress: Progress) -> None:
+    """Where the model lies and how good it is; plainly so if training did not help."""
+    if progress.skipped:
+        # The first steps of float16 are skipped until its loss scale is found.
+        say = logger.warning if progress.skipped > progress.step / 100 else logger.info
+        say(
+            "%s of %s steps were skipped, as the loss or a gradient was not finite; they changed "
+            "nothing",
+            f"{progress.skipped:,}", f"{progress.step:,}",
+        )  # fmt: skip
+    scores = run.scores()
+    if progress.best_score is None or not scores:
+        logger.info("done: %s (its quality was not measured)", run.model)
+        return
+    start, best = scores[0], next((s for s in scores if s["step"] == progress.best_step), None)
+    if best is None:
+        logger.info(
+            "done: %s, from step %d: MAP@R %.1f %%; %s has lost its other scores",
+            run.model, progress.best_step, 100 * progress.best_score, run.metrics,
+        )  # fmt: skip
+        return
+    logger.info(
+        "done: %s, from step %d: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
+        run.model, best["step"], 100 * best["recall_at_1"], 100 * best["map_at_r"],
+        100 * start["recall_at_1"], 100 * start["map_at_r"],
+    )  # fmt: skip
+    if progress.best_step == 0:
+        logger.warning(
+            "training did not improve MAP@R over the start: %s holds the model as it was before "
+            "the first step",
+            run.model,
+        )
+    elif best["recall_at_1"] < start["recall_at_1"]:
+        logger.warning("Recall@1 ended below the start, while MAP@R, the primary metric, rose")

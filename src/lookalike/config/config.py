@@ -1,0 +1,379 @@
+"""The whole request: the sections of `lookalike.config.sections` together.
+
+The texts there feed `lookalike train --help`, docs/parameters.md and the JSON schema. A `Config` is
+frozen; `Config.load` builds it from a file, flags and dotted overrides, and the verbs resolve
+what was left open into a new one.
+"""
+
+import difflib
+import os
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError, model_validator
+
+from lookalike import storage
+from lookalike.config.aliases import key_called
+from lookalike.config.sections import (
+    DataConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+    model_parallel_loss,
+)
+from lookalike.config.spelling import plain
+from lookalike.config.yaml_lines import read_mapping, read_value
+from lookalike.errors import ConfigError
+from lookalike.storage import Place
+
+
+class Config(Section):
+    """The whole request."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    head: HeadConfig = HeadConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_parallel_losses(cls, value: Any) -> Any:
+        """The component says margin and head in one name; we keep them apart."""
+        loss = value.get("loss") if isinstance(value, Mapping) else None
+        name = loss.get("name") if isinstance(loss, Mapping) else None
+        margin = model_parallel_loss(name) if isinstance(name, str) else None
+        if loss is None or margin is None:
+            return value
+        head = dict(value.get("head") or {})
+        if head.get("parallel", "model") in ("data", "Data-parallel metric learning"):
+            raise ValueError(f"loss.name={name!r} contradicts head.parallel={head['parallel']!r}")
+        return {
+            **value,
+            "loss": {**loss, "name": margin},
+            "head": {**head, "parallel": "model"},
+        }
+
+    @classmethod
+    def load(
+        cls,
+        file: Place | None = None,
+        overrides: Sequence[str] = (),
+        flags: Mapping[str, Any] | None = None,
+        *,
+        content: bytes | None = None,
+    ) -> "Config":
+        """The request made of a YAML file, `key=value` overrides and flags; the later wins.
+
+        Args:
+            file: a YAML file with the sections of this class.
+            overrides: dotted, `optim.lr=0.01`; values are YAML.
+            flags: dotted key to value; None means "not given".
+            content: of `file`, where it was read already; `file` is then only its name.
+
+        Raises:
+            ConfigError: a key is unknown or a value is wrong; all of them are named.
+        """
+        tree, places = _read_yaml(file, content) if file is not None else ({}, {})
+        place = str(file) if file is not None else ""
+        return cls._changed(tree, overrides, flags or {}, place, places)
+
+    def with_changes(self, overrides: Sequence[str], flags: Mapping[str, Any]) -> "Config":
+        """A new Config with `key=value` overrides and flags, as `load` takes them.
+
+        Raises:
+            ConfigError: a key is unknown or a value is wrong; all of them are named.
+        """
+        return self._changed(self.model_dump(exclude_unset=True), overrides, flags, "")
+
+    @classmethod
+    def _changed(
+        cls,
+        tree: dict[str, Any],
+        overrides: Sequence[str],
+        flags: Mapping[str, Any],
+        place: str,
+        places: Mapping[str, str] | None = None,
+    ) -> "Config":
+        where = dict(places or {})
+        for item in overrides:
+            key, equals, text = item.partition("=")
+            if not equals:
+                raise ConfigError(f"{item!r} is neither a YAML file nor key=value")
+            key = key.strip()
+            try:
+                value = read_value(text)
+            except ValueError:
+                # A pattern, `*.txt` or `{a,b}.txt`, is no YAML but a text all the same.
+                if text[:1] not in "*{" or not keys().get(key, ("",))[0].startswith("str"):
+                    raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
+                value = text
+            _put(tree, key, value)
+            where.pop(key, None)
+        for key, value in flags.items():
+            if value is not None:
+                _put(tree, key, value)
+                where.pop(key, None)
+        return cls.build(tree, place, where)
+
+    @classmethod
+    def build(
+        cls, tree: Mapping[str, Any], place: str = "", places: Mapping[str, str] | None = None
+    ) -> "Config":
+        """A checked Config from nested mappings; errors name `place`, or that of the key."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, place, places or {})) from None
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """A new Config with these dotted keys changed; they count as asked for."""
+        tree = self.model_dump(exclude_unset=True)
+        for key, value in values.items():
+            _put(tree, key, value)
+        return self.build(tree)
+
+    @classmethod
+    def of(cls, config: "Config | None", settings: Mapping[str, Any]) -> "Config":
+        """A request, the default one for None, with the keywords of a Python call.
+
+        Raises:
+            ConfigError: `config` is no Config, or a setting cannot be.
+        """
+        if config is not None and not isinstance(config, Config):
+            raise ConfigError(
+                f"config is of type {type(config).__name__}; give lookalike.Config.load(FILE), and "
+                "settings as keywords: train='train.txt'"
+            )
+        return (config or cls()).with_settings(settings)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Config":
+        """A new Config with settings by flag, by unambiguous last part, or as `section__key`.
+
+        Raises:
+            ConfigError: a name is unknown or ambiguous.
+        """
+        return self.with_values(
+            {
+                _key(name): os.fspath(value) if isinstance(value, os.PathLike) else value
+                for name, value in settings.items()
+            }
+        )
+
+    def to_yaml(self, *, complete: bool = True) -> str:
+        """The request, loadable: every setting, or only those that were asked for."""
+        tree = self.model_dump(exclude_unset=not complete)
+        return yaml.safe_dump(_mapped(tree, lambda text: text), sort_keys=False)
+
+    def asked(self) -> set[str]:
+        """The dotted keys that a file, a flag, an override or Python gave; the others are open."""
+        return {
+            f"{section}.{name}"
+            for section in self.model_fields_set
+            for name in getattr(self, section).model_fields_set
+        }
+
+    def without_secrets(self) -> "Config":
+        """The same request with addresses as they may be written: unsigned, without user info."""
+        tree = self.model_dump(exclude_unset=True)
+        return self.build(_mapped(tree, storage.lasting))
+
+    def get(self, key: str) -> Any:
+        """The value of a dotted key."""
+        section, name = key.split(".")
+        return getattr(getattr(self, section), name)
+
+
+_repr = reprlib.Repr()  # of a value in a message, which may be huge
+_repr.maxstring = _repr.maxother = 80
+
+FLAGS = {
+    "train": "data.train",
+    "val": "data.val",
+    "output": "run.output",
+    "backbone": "model.backbone",
+    "loss": "loss.name",
+    "epochs": "train.epochs",
+    "workers": "run.workers",
+}
+"""The settings that have a flag of their own on the command line."""
+
+
+def keys() -> dict[str, tuple[str, str, str]]:
+    """Every dotted key with its type, its default and its text."""
+    found = {}
+    for section, outer in Config.model_fields.items():
+        assert isinstance(outer.annotation, type)
+        assert issubclass(outer.annotation, BaseModel)
+        for name, field in outer.annotation.model_fields.items():
+            text = " ".join((field.description or "").split())
+            found[f"{section}.{name}"] = (_type_name(field.annotation), _shown(field.default), text)
+    return found
+
+
+def _key(name: str) -> str:
+    """The dotted key of a keyword argument."""
+    known = keys()
+    dotted = FLAGS.get(name, name.replace("__", "."))
+    if dotted in known:
+        return dotted
+    found = [key for key in known if key.endswith(f".{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        spelled = ", ".join(key.replace(".", "__") for key in found)
+        raise ConfigError(f"the setting {name!r} is ambiguous; say one of {spelled}")
+    meant = key_called(name)
+    if meant is not None:
+        short = next((flag for flag, key in FLAGS.items() if key == meant), meant.split(".")[1])
+        alone = short in FLAGS or sum(key.endswith(f".{short}") for key in known) == 1
+        hint = f"; did you mean {short if alone else meant.replace('.', '__')}?"
+    else:
+        choices = [*FLAGS, *(k.split(".")[1] for k in known)]
+        close = difflib.get_close_matches(name, choices, 1, 0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"there is no setting {name!r}{hint}")
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Nested mappings and lists with `change` done to each text, and tuples made lists."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(each, change) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(each, change) for each in value]
+    return value
+
+
+def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sections of a file, and the place of each and of each key in one."""
+    try:
+        raw = storage.path_of(file).read_bytes() if content is None else content
+        text = raw.decode("utf-8-sig")
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{file}: a folder, where a YAML file is expected; give the config.yaml of a run, or "
+            "images as --train FOLDER"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ConfigError(f"{file}: {str(reason).lower()}") from None
+    found, lines = read_mapping(text, str(file))
+    places = {key: f"{file}:{line}" for key, line in lines.items()}
+    # A section without a line below it is as if it was not there.
+    tree = {k: v for k, v in found.items() if v is not None or k not in Config.model_fields}
+    for key in [key for key in tree if isinstance(key, str) and key in keys()]:
+        section, name = key.split(".")
+        if isinstance(tree.get(section), Mapping) and name in tree[section]:
+            raise ConfigError(
+                f"{places[key]}: {key} is there twice, once with its section before it"
+            )
+        _put(tree, key, tree.pop(key))
+    return {str(key): value for key, value in tree.items()}, places
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; what stands in the place of its section stays, for `build` to refuse."""
+    *path, name = key.split(".")
+    for part in path:
+        inner = tree.get(part)
+        if inner is not None and not isinstance(inner, Mapping):
+            return
+        tree[part] = dict(inner or {})
+        tree = tree[part]
+    tree[name] = value
+
+
+def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
+    """A line for each setting that is wrong."""
+    whole: dict[str, list[str]] = {}  # what a value of several types may be, by the line's begin
+    found = [
+        (".".join(str(part) for part in item["loc"] if not _is_type(part)), item)
+        for item in error.errors()
+    ]
+    wrong = {key for key, _ in found if key}
+    for key, item in found:
+        if any(key.startswith(f"{outer}.") for outer in wrong):
+            continue  # a part of a value whose own line says what it may be
+        section, _, name = key.partition(".")
+        where = places.get(f"{section}.{name.partition('.')[0]}") or places.get(key)
+        where = where or places.get(section) or ("" if places else place)
+        value = _repr.repr(item.get("input"))
+        more: list[str] = []
+        if item["type"] == "extra_forbidden":
+            what = f"{key} is not a key{_hint(key)}"
+        elif item["type"] == "literal_error":
+            what = f"{key}={value} is not one of {item['ctx']['expected']}"
+        elif item["type"] == "value_error":
+            text = str(item["ctx"]["error"])
+            what = f"{key}={value} {text}" if key else text
+        elif item["type"] == "model_type":
+            what = f"{key}={value} is a section: write {key}.NAME=value"
+        else:
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+            what, expected = f"{key}={value}: ", message.removeprefix("input should be ")
+            if expected != message:
+                what, message = f"{what}input should be ", expected
+            more.append(message)
+        line = f"{where or place}: {what}" if where or (place and not key) else what
+        whole.setdefault(line, []).extend(more)
+    return "\n".join(line + " or ".join(dict.fromkeys(more)) for line, more in whole.items())
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of pydantic's place names one of several types that a value may have."""
+    return isinstance(part, str) and (part in ("bool", "str", "int", "float") or "[" in part)
+
+
+def _hint(key: str) -> str:
+    """What an unknown key may have meant, in words."""
+    found = setting_meant(key)
+    return f"; did you mean {found}?" if found else ""
+
+
+def setting_meant(name: str) -> str | None:
+    """The key or section that a wrong name is closest to; several, if they have the same end.
+
+    By its last part (`lr`), by another usual name (`learning_rate`), and by its letters.
+    """
+    known = keys()
+    last = name.rpartition(".")[2]
+    if "." not in name or name.split(".")[0] not in Config.model_fields:
+        ends = [key for key in known if plain(key.split(".")[1]) == plain(last)]
+        if ends:
+            return " or ".join(ends)
+    choices = list(known) if "." in name else [*known, *Config.model_fields]
+    close = difflib.get_close_matches(name, choices, 1, 0.75)
+    meant = key_called(name) or key_called(last) or FLAGS.get(last)
+    if close or meant:
+        return close[0] if close else meant
+    parts = [key.split(".")[1] for key in known]
+    by_end = difflib.get_close_matches(last, parts, 1, 0.75)
+    if by_end:
+        return next(key for key in known if key.endswith(f".{by_end[0]}"))
+    if mistyped := key_called(last, 0.85):
+        return mistyped
+    return next(iter(difflib.get_close_matches(name, choices, 1, 0.5)), None)
+
+
+def _type_name(annotation: Any) -> str:
+    if choices := [c for c in get_args(annotation) if isinstance(c, str)]:
+        return " \\| ".join(choices)
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace(" | None", "").replace(" | ", " \\| ").replace("typing.", "")
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "-"
+    return str(default).lower() if isinstance(default, bool) else str(default)

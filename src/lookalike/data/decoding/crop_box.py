@@ -1,0 +1,45 @@
+"""The picture of a record: decoded, and cut to its box."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lookalike.data.decoding.decode import BadImage, decode
+from lookalike.data.decoding.partial_jpeg import Box
+from lookalike.data.readers.box_columns import LEAST_SIDE, part_of
+from lookalike.data.record import Record
+
+
+def picture(record: Record, data: bytes) -> np.ndarray:
+    """The record's picture in `data`, (H, W, 3) uint8; a view of a larger one if it has a box.
+
+    Raises:
+        BadImage: it cannot be decoded, or the box lies outside of it.
+    """
+    pixels = decode(data)
+    top, left, height, width = part_used(record, pixels.shape[:2])
+    return pixels[top : top + height, left : left + width]
+
+
+def part_used(record: Record, size: tuple[int, ...]) -> Box:
+    """The part of a picture of `size` (height, width) that is the record's.
+
+    Raises:
+        BadImage: the record's box lies outside of it, or hardly has a pixel in it.
+    """
+    height, width = size
+    if record.details is None or record.details.box is None:
+        return 0, 0, height, width
+    left, top, right, bottom = part_of(record.details, size)
+    x, y, end_x, end_y = max(0, left), max(0, top), min(width, right), min(height, bottom)
+    if end_x <= x or end_y <= y:
+        raise BadImage(
+            f"the box x {left} to {right}, y {top} to {bottom} lies "
+            f"outside of the picture of {width} x {height} pixels"
+        )
+    if min(end_x - x, end_y - y) < LEAST_SIDE <= min(width, height):
+        raise BadImage(
+            f"the box x {left} to {right}, y {top} to {bottom} has only {end_x - x} x {end_y - y} "
+            f"pixels of the picture of {width} x {height}"
+        )
+    return y, x, end_y - y, end_x - x

@@ -1,0 +1,187 @@
+"""The images that people name on a command line: folders, lists, tables, patterns, single files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from lookalike import storage
+from lookalike.data.decoding.image_formats import ENOUGH
+from lookalike.data.readers import image_folder, parquet, read_records
+from lookalike.data.readers.annotation import IMAGE_SUFFIXES, all_bad, quoted, unusable
+from lookalike.data.readers.path_patterns import choices, is_pattern, matches
+from lookalike.data.readers.reader_options import UNLABELLED
+from lookalike.data.readers.skipped_files import Skips, describe, images_among
+from lookalike.data.readers.streams import is_stream
+from lookalike.data.record import Record
+from lookalike.errors import ConfigError, DataError
+from lookalike.storage import Place
+
+_log = logging.getLogger(__name__)
+
+_LISTS = (
+    *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
+    *(".parquet", ".arrow", ".feather", ".tar", ".tgz"),
+)
+_RANGE = re.compile(r"\{\d+\.\.\d+\}")
+
+
+def places_of(name: str, places: object) -> list[str]:
+    """One text or path, or several, as texts.
+
+    Args:
+        name: of the argument, for messages.
+        places: what was given.
+
+    Raises:
+        ConfigError: something else, or an empty text.
+    """
+    given = [places] if isinstance(places, (str, os.PathLike)) else places
+    if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name}={_shown(given)}: give one text or path, or several")
+    found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
+    for place in found:
+        if not isinstance(place, str) or not place:
+            raise ConfigError(f"{name}: {_shown(place)} is no text or path")
+    return found
+
+
+def place_of(name: str, place: object) -> str:
+    """One place as a text.
+
+    Raises:
+        ConfigError: something else, several, or an empty text.
+    """
+    if not isinstance(place, (str, os.PathLike)) or not os.fspath(place):
+        raise ConfigError(f"{name}={_shown(place)}: give one path or URI")
+    return str(os.fspath(place))
+
+
+def _shown(value: object) -> str:
+    """A value in one short line; of an object that is no plain value, its type."""
+    plain = isinstance(value, (str, bytes, int, float, list, tuple, dict, set, type(None)))
+    text = repr(value) if plain else type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_places(places: Sequence[Place]) -> list[Record]:
+    """The images that `places` name, in the order of the places; labels where they are known.
+
+    - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
+      label is the name of the folder right below.
+    - A file whose name ends as a list or a table does is read as one (`read_records`, in which
+      images without labels are welcome); so is one with `.gz` behind.
+    - A name with `*` or `[...]` (or, on this machine, `?`) that is no file itself stands for the
+      files that it fits, sorted; `**` for any number of folders. They are images, by their suffix
+      or else by content, or lists; lists beside images are skipped, and what is skipped is logged.
+    - `{a,b}` stands for both names, one after the other.
+    - `-` is a list on standard input.
+    - Anything else is an image.
+
+    Raises:
+        StorageError: a place cannot be read.
+        DataError: a place does not exist or holds no image, or a list has bad lines.
+    """
+    records: list[Record] = []
+    for place in map(str, places):
+        for one in choices(place):
+            records += _read(one)
+    if not records:
+        raise DataError("no images: name folders, lists or images")
+    odd = [record for record in records if unusable(record.uri)]
+    if odd:
+        raise all_bad(
+            odd, lambda record: f"{quoted(record.uri)} holds a control character; rename it"
+        )
+    return records
+
+
+def _read(place: str) -> list[Record]:
+    remote = storage.is_remote(place)
+    path = storage.local_path(place)
+    if is_stream(place):
+        return read_records(place, how=UNLABELLED)
+    if _is_list(place):
+        if not remote and not os.path.exists(path) and not _RANGE.search(path):
+            return _fitting(place)
+        return read_records(place, how=UNLABELLED)
+    name = storage.split_query(place)[0] if remote else path
+    if (
+        name.lower().endswith(IMAGE_SUFFIXES)
+        and "*" not in name
+        and (remote or storage.exists(place))
+    ):
+        return [Record(place, "", storage.public(place), 0)]
+    if storage.is_folder(place):
+        return _folder(place)
+    if not remote and storage.exists(place):
+        return [Record(place, "", place, 0)]
+    return _fitting(place)
+
+
+def _is_list(place: str) -> bool:
+    name = storage.split_query(place)[0] if storage.is_remote(place) else place
+    return name.lower().removesuffix(".gz").endswith(_LISTS) and "*" not in name
+
+
+def _folder(place: str) -> list[Record]:
+    """The images of a folder; those inside of the tables of a folder that has no other images."""
+    try:
+        return image_folder.read(place, UNLABELLED)
+    except DataError:
+        if not parquet.is_parquet(place):
+            raise
+    return parquet.read(place, UNLABELLED)
+
+
+def _fitting(place: str) -> list[Record]:
+    """What the files are that a pattern fits; a single image where it is none."""
+    shown = storage.public(place)
+    if not is_pattern(place):
+        if storage.is_remote(place):
+            return [Record(place, "", shown, 0)]  # an object without a suffix; reading it will tell
+        raise DataError(f"{shown}: no such file or folder")
+    found = matches(place)
+    lists = [file for file in found if _is_list(file)]
+    archives = {file for file in found if storage.is_archive(file)}
+    skips = Skips()
+    # Below what the pattern fixes: hidden folders that it names itself are meant.
+    fixed = len(re.split(r"[*?\[]", place, maxsplit=1)[0].rpartition("/")[0])
+    below = {file: file[fixed:].lstrip("/") for file in found}
+    others = {below[f]: f for f in found if not _is_list(f) and f not in archives}
+    images = _images_of(others, skips)
+    if images:  # texts and tables beside images are about them, as in a folder
+        for file in lists:
+            skips.add(os.path.splitext(file)[1].lower(), below[file])
+    if skipped := skips.found():
+        level = logging.WARNING if any(each.is_loss for each in skipped) else logging.INFO
+        _log.log(level, "%s: %s", shown, describe(skipped))
+    records: list[Record] = []
+    for file in found:
+        if file in archives:
+            records += image_folder.read(file, UNLABELLED)
+        elif file in images:
+            records.append(Record(file, "", shown, 0))
+        elif not images and _is_list(file):
+            records += read_records(file, how=UNLABELLED)
+    if not records:
+        raise DataError(f"{shown}: no images or lists fit this pattern")
+    return records
+
+
+def _images_of(files: Mapping[str, str], skips: Skips) -> set[str]:
+    """The files that are images, by suffix or content; the others are counted.
+
+    Args:
+        files: by their path below what the pattern fixes.
+        skips: counts what is skipped.
+    """
+    named = {file for file in files.values() if file.lower().endswith(IMAGE_SUFFIXES)}
+    by_content = images_among(
+        [path for path, file in files.items() if file not in named],
+        lambda some: storage.read_starts([files[path] for path in some], ENOUGH),
+        skips,
+    )
+    return named | {files[path] for path in by_content}

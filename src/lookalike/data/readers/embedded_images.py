@@ -1,0 +1,356 @@
+"""Images that lie in the rows of a table: where each one's bytes can be read at any time.
+
+An Arrow file that is not compressed holds every image as it is: they are read in place. Parquet
+does not (pages are compressed, and have to be read whole): its images are unpacked once, one after
+the other, into a file of the cache, `$LOOKALIKE_CACHE/unpacked` or `~/.cache/lookalike/unpacked`,
+whose name follows from the table's address, size and footer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike import storage
+from lookalike.data.decoding.image_formats import READ, format_of
+from lookalike.data.readers.column_names import PATHS, plain
+from lookalike.data.record import Member
+from lookalike.errors import DataError, LookalikeError, StorageError
+from lookalike.storage.cache_folder import cache_folder
+
+_ROWS = 4096  # of text at a time
+_IMAGES = 64  # rows with images at a time
+
+_SAMPLE = 32  # rows in which images are looked for
+
+Batch = tuple[pa.RecordBatch, Sequence[Member | None] | None, Sequence[str | None] | None]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A table, a batch of rows at a time.
+
+    Attributes:
+        schema: the columns.
+        image: the name of the column that holds images; None where there is none.
+        images: the file in which the images lie.
+        batches: rows, without the column of images, where their images lie, and the paths that
+            stand in the stead of images.
+    """
+
+    schema: pa.Schema
+    image: str | None
+    images: str
+    batches: Iterator[Batch]
+
+
+def arrow_tables(file: str, column: str | None = None) -> Tables:
+    """An Arrow file of this machine, as a stream or with an index.
+
+    Args:
+        file: its path.
+        column: the one of images or paths, where it is known.
+
+    Raises:
+        StorageError: it cannot be read.
+        DataError: it is no Arrow file, or is compressed.
+    """
+    place = storage.public(file)
+    if storage.is_remote(file):
+        raise DataError(f"{place}: Arrow files are read in place; copy it to this machine first")
+    path = storage.local_path(file)
+    try:
+        whole = pa.memory_map(path).read_buffer()
+        if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
+            table = pa.ipc.open_file(whole).read_all()
+        else:
+            table = pa.ipc.open_stream(whole).read_all()
+        table.validate(full=True)  # offsets of a damaged file would lead anywhere
+        head = table.slice(0, _SAMPLE)
+        image = _image_column(table.schema, lambda name: head[name], place, column)
+    except LookalikeError:
+        raise
+    except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
+        raise DataError(f"{place}: not a whole Arrow file ({_short(error)})") from None
+    except OSError as error:
+        raise StorageError(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
+
+    def batches() -> Iterator[Batch]:
+        first = 1
+        for batch in table.to_batches(max_chunksize=_ROWS):
+            if image is None:
+                yield batch, None, None
+                continue
+            index = batch.schema.get_field_index(image)
+            column = batch.column(index)
+            members = _in_place(_bytes_of(column), whole, first, place)
+            first += len(batch)
+            yield batch.set_column(index, image, pa.nulls(len(batch))), members, _paths_of(column)
+
+    return Tables(table.schema, image, path, batches())
+
+
+def parquet_tables(file: str, column: str | None = None) -> Tables:
+    """A Parquet file, local or remote; its images are unpacked unless they were before.
+
+    Args:
+        file: its path or URI.
+        column: the one of images or paths, where it is known.
+
+    Raises:
+        StorageError: it cannot be read, or the cache cannot be written.
+        DataError: it is no Parquet file.
+    """
+    place = storage.public(file)
+    with _parquet(file) as (table, stream):
+        schema = table.schema_arrow
+        image = _image_column(schema, lambda name: _first_rows(table, name), place, column)
+        blob = _unpacked(file, table, stream, image) if image else Path()
+
+    def batches() -> Iterator[Batch]:
+        sizes = np.load(blob.with_suffix(".npy"), allow_pickle=False) if image else np.zeros(0)
+        ends = np.cumsum(np.maximum(sizes, 0))
+        names = [name for name in schema.names if name != image]
+        if image and (sizes < 0).any() and _has_paths(schema.field(image).type):
+            names.append(f"{image}.path")
+        row = 0
+        with _parquet(file) as (table, _):
+            for batch in table.iter_batches(_ROWS, columns=names):
+                if image is None:
+                    yield batch, None, None
+                    continue
+                rows = range(row, row + len(batch))
+                row += len(batch)
+                if row > len(sizes):
+                    raise DataError(
+                        f"{storage.public(file)}: not a whole Parquet file (its column {image!r} "
+                        f"has {len(sizes):,} values, others have more)"
+                    )
+                members = [
+                    Member(f"row {i + 1}", int(ends[i] - sizes[i]), int(sizes[i]))
+                    if sizes[i] >= 0
+                    else None
+                    for i in rows
+                ]
+                index, paths = schema.get_field_index(image), None
+                if image in batch.schema.names:
+                    paths = _paths_of(batch.column(image))
+                    batch = batch.drop_columns([image])
+                yield batch.add_column(index, image, pa.nulls(len(batch))), members, paths
+
+    if image and storage.is_remote(file):
+        place = str(blob)
+    return Tables(schema, image, str(blob) if image else place, batches())
+
+
+class _parquet:
+    """A Parquet file and its stream, with errors as ours."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._opened = storage.opened(file)
+
+    def __enter__(self) -> tuple[pq.ParquetFile, IO[bytes]]:
+        stream = self._opened.__enter__()
+        try:
+            return pq.ParquetFile(stream), stream
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self._opened.__exit__(None, None, None)
+            raise self._error(error) from None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._opened.__exit__(None, None, None)
+        if isinstance(error, pa.ArrowException | OSError | ValueError) and not isinstance(
+            error, LookalikeError
+        ):
+            raise self._error(error) from None
+
+    def _error(self, error: BaseException) -> DataError:
+        return DataError(
+            f"{storage.public(self._file)}: not a whole Parquet file ({_short(error)})"
+        )
+
+
+def _image_column(
+    schema: pa.Schema, sample: Callable[[str], pa.Array], place: str, asked: str | None
+) -> str | None:
+    """The column of images, as bytes or as Hugging Face's `{bytes, path}`; None where none is.
+
+    Args:
+        schema: of the table.
+        sample: gives the first rows of a column.
+        place: the table, for messages.
+        asked: the column that must be it, of images or of paths.
+
+    Raises:
+        DataError: several may be meant.
+    """
+    choices = [field.name for field in schema if _may_hold_images(field.type)]
+    if asked is not None:
+        choices = [name for name in choices if name == asked]
+    stated = [name for name in choices if _stated(schema, name)]
+    choices = stated or choices
+    if stated and len(stated) == 1:
+        return stated[0]
+    values = {name: _bytes_of(sample(name)).to_pylist() for name in choices}
+    pictures = [name for name in choices if any(map(_is_picture, values[name]))]
+    if not pictures:  # paths alone, or what is damaged from the start
+        known = [name for name in choices if asked is not None or plain(name) in PATHS]
+        pictures = [name for name in known if not any(map(_is_text, values[name]))]
+    if len(pictures) > 1:
+        by_name = [name for known in PATHS for name in pictures if plain(name) == known]
+        pictures = [name for name in by_name if name == "image"] or by_name or pictures
+    if len(pictures) > 1:
+        raise DataError(
+            f"{place}: the column of images may be {', '.join(map(repr, pictures))}; set "
+            "data.path_column to its name, or call it image"
+        )
+    return pictures[0] if pictures else None
+
+
+def _stated(schema: pa.Schema, name: str) -> bool:
+    """Whether Hugging Face's part of the metadata says that a column holds images."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return bool(features[name]["_type"] == "Image")
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
+
+
+def _is_picture(value: bytes | None) -> bool:
+    return value is not None and format_of(value) in (*READ, "HEIC", "JPEG XL")
+
+
+def _is_text(value: bytes | None) -> bool:
+    """Whether bytes are a text that was written without saying so."""
+    try:
+        return bool(value) and (value or b"").decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _first_rows(table: pq.ParquetFile, name: str) -> pa.Array:
+    batch = next(table.iter_batches(_SAMPLE, columns=[name]), None)
+    return pa.nulls(0, pa.binary()) if batch is None else batch.column(0)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, or a struct of bytes and path of which one may be left out."""
+    if not pa.types.is_struct(kind):
+        return _is_binary(kind)
+    place = kind.get_field_index("bytes")
+    if place < 0 or pa.types.is_null(kind.field(place).type):
+        return _has_paths(kind)
+    return _is_binary(kind.field(place).type)
+
+
+def _has_paths(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
+
+
+def _paths_of(column: pa.Array) -> list[str | None] | None:
+    """The paths beside the bytes of images; None where there is no place for them."""
+    if not _has_paths(column.type):
+        return None
+    values = column.flatten()[column.type.get_field_index("path")].to_pylist()
+    return [value if isinstance(value, str) else None for value in values]
+
+
+def _bytes_of(column: pa.Array) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if not pa.types.is_struct(column.type):
+        return column
+    place = column.type.get_field_index("bytes")
+    if place < 0:
+        return pa.nulls(len(column), pa.binary())
+    # Not `field`, which forgets that the struct itself may be null.
+    values = column.flatten()[place]
+    # A column of nulls alone has no type of its own.
+    return values.cast(pa.binary()) if pa.types.is_null(values.type) else values
+
+
+def _in_place(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> list[Member | None]:
+    """Where the values of a column of bytes lie in the file that holds it."""
+    if column.null_count == len(column):  # which may have no buffers at all
+        return [None] * len(column)
+    _, offsets_at, data = column.buffers()
+    if data is None or not data.size:  # nothing but nulls and empty images
+        data = whole
+    if not (
+        whole.address <= data.address and data.address + data.size <= whole.address + whole.size
+    ):
+        raise DataError(f"{place}: a compressed Arrow file; write it without compression")
+    kind = np.dtype(np.int64 if pa.types.is_large_binary(column.type) else np.int32)
+    if (column.offset + len(column) + 1) * kind.itemsize > offsets_at.size:
+        raise DataError(f"{place}: a damaged Arrow file (too few offsets of images)")
+    offsets = np.frombuffer(offsets_at, kind, len(column) + 1, column.offset * kind.itemsize)
+    start = data.address - whole.address
+    return [
+        Member(f"row {first + i}", start + int(offsets[i]), int(offsets[i + 1] - offsets[i]))
+        if valid
+        else None
+        for i, valid in enumerate(column.is_valid().to_pylist())
+    ]
+
+
+def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -> Path:
+    """The images of a Parquet file, one after the other; their sizes lie beside as `.npy`."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(end - 8)
+    footer = int.from_bytes(stream.read(4), "little")
+    stream.seek(end - 8 - footer)
+    address = (
+        storage.public(file)
+        if storage.is_remote(file)
+        else os.path.abspath(storage.local_path(file))
+    )
+    key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
+    folder = cache_folder() / "unpacked"
+    blob = folder / f"{key.hexdigest()[:32]}.images"
+    index = blob.with_suffix(".npy")
+    # The index is renamed last: where it is, the blob is whole.
+    if index.exists() and blob.exists():
+        return blob
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            _unpack(table, image, Path(aside, "images"), Path(aside, "sizes.npy"))
+            os.replace(Path(aside, "images"), blob)
+            os.replace(Path(aside, "sizes.npy"), index)
+    except OSError as error:
+        if error.errno is None:  # pyarrow's, about the table
+            raise
+        raise StorageError(
+            f"{folder}: the images of {storage.public(file)} cannot be unpacked there: "
+            f"{(error.strerror or '').lower()}; set LOOKALIKE_CACHE to another folder"
+        ) from None
+    return blob
+
+
+def _unpack(table: pq.ParquetFile, image: str, blob: Path, index: Path) -> None:
+    sizes: list[int] = []
+    with blob.open("wb") as stream:
+        for batch in table.iter_batches(_IMAGES, columns=[image]):
+            for value in _bytes_of(batch.column(0)).to_pylist():
+                sizes.append(-1 if value is None else len(value))
+                stream.write(value or b"")
+    np.save(index, np.array(sizes, np.int64))
+
+
+def _short(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__

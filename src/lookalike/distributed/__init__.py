@@ -1,0 +1,1 @@
+"""Workers: starting them, and collectives."""

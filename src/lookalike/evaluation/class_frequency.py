@@ -1,0 +1,81 @@
+"""Figures by how often a class occurs: a mean over all queries hides what rare classes get.
+
+The bounds are those of Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019:
+many-shot classes have more than 100 images, few-shot classes less than 20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lookalike.metrics.bootstrap import Interval, mean_intervals
+
+BOUNDS = (20, 100)
+
+
+@dataclass(frozen=True)
+class Shots:
+    """The classes of one frequency.
+
+    Attributes:
+        name: many, medium, few or unseen.
+        least: images that such a class has at least.
+        most: at most; None where there is no limit.
+        classes: that ask.
+        queries: of them.
+        intervals: metric to its mean and interval.
+    """
+
+    name: str
+    least: int
+    most: int | None
+    classes: int
+    queries: int
+    intervals: dict[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **{k: v for k, v in asdict(self).items() if k != "intervals"},
+            **{name: one.value for name, one in self.intervals.items()},
+            "intervals": {name: [one.low, one.high] for name, one in self.intervals.items()},
+        }
+
+
+def by_shots(
+    values: Mapping[str, Tensor], classes: np.ndarray, counts: np.ndarray, **sampling: Any
+) -> tuple[Shots, ...]:
+    """The figures of frequent, middling, rare and unknown classes; of those that there are.
+
+    Args:
+        values: metric to (Q,).
+        classes: (Q,) int64, the class of each query.
+        counts: (C,) int64, images of each class, in training or in the gallery.
+        sampling: for `mean_intervals`.
+    """
+    few, many = BOUNDS
+    parts = (
+        ("many", many + 1, None), ("medium", few, many), ("few", 1, few - 1), ("unseen", 0, 0)
+    )  # fmt: skip
+    found = []
+    for name, least, most in parts:
+        size = counts[classes]
+        mine = (size >= least) & (size <= (np.inf if most is None else most))
+        if mine.any():
+            its = {metric: column.numpy()[mine] for metric, column in values.items()}
+            found.append(
+                Shots(
+                    name=name,
+                    least=least,
+                    most=most,
+                    classes=len(np.unique(classes[mine])),
+                    queries=int(mine.sum()),
+                    intervals=mean_intervals(its, classes[mine], **sampling),
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,135 @@
+"""What a cosine means: the same thing or not, as the model's calibration says.
+
+One probability decides everything that is said of a neighbour and of a query. It is that of "the
+same thing", given the cosine and one prior (`prior_of`): a neighbour is the same where it is at
+least one half, and a query is known where its best match is. So no verdict and no probability can
+disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from lookalike import storage
+from lookalike.errors import ConfigError
+from lookalike.metrics.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One image that a query found.
+
+    Attributes:
+        id: of the image.
+        label: None where it is not known.
+        cosine: of the two.
+        probability: that both show the same thing; None without a calibration.
+        same: whether that is at least one half; None without a calibration.
+        itself: whether the query is this image.
+    """
+
+    id: str
+    label: str | None
+    cosine: float
+    probability: float | None
+    same: bool | None
+    itself: bool
+
+    @property
+    def verdict(self) -> str:
+        """What is more probable, and how probable that is: `same 97 %`, `different 80 %`."""
+        if self.probability is None:
+            return ""
+        share = self.probability if self.same else 1 - self.probability
+        shown = ">99" if share > 0.995 else f"{100 * share:.0f}"
+        return f"{'same' if self.same else 'different'} {shown} %"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one query found.
+
+    Attributes:
+        query: its id.
+        neighbours: best first.
+        known: whether the gallery has what the query shows: whether its best match beside itself
+            is the same; None without a calibration, or without such a match.
+        prior: the share of same pairs that the probabilities assume; None without a calibration.
+    """
+
+    query: str
+    neighbours: tuple[Neighbour, ...]
+    known: bool | None
+    prior: float | None = None
+
+
+def judge(
+    query: str,
+    ids: list[str],
+    cosines: np.ndarray,
+    labels: list[str | None],
+    calibration: Calibration | None,
+    prior: float | None,
+    shown: int | None = None,
+) -> Answer:
+    """The answer to a query.
+
+    Args:
+        query: its id.
+        ids: of the neighbours, best first.
+        cosines: (K,) of the neighbours.
+        labels: of the neighbours.
+        calibration: of the model; None where it has none.
+        prior: the share of same pairs to assume; see `prior_of`. None without a calibration.
+        shown: neighbours of the answer; all by default. One more than these tells what a query
+            that is in the gallery has beside itself.
+    """
+    chances: list[float | None] = [None] * len(ids)
+    if calibration is not None and prior is not None and ids:
+        chances = [float(chance) for chance in calibration.probability(cosines, prior)]
+    place_of = storage.canonicalizer()
+    place = place_of(query)
+    found = tuple(
+        Neighbour(
+            id=id,
+            label=label,
+            cosine=float(cosine),
+            probability=chance,
+            same=None if chance is None else chance >= 0.5,
+            itself=id == query or place_of(id) == place,
+        )
+        for id, label, cosine, chance in zip(ids, labels, cosines, chances, strict=True)
+    )
+    others = [one.same for one in found if not one.itself]
+    return Answer(query, found[:shown], others[0] if others else None, prior)
+
+
+def prior_of(
+    calibration: Calibration | None, gallery: int, wanted: float | None = None
+) -> float | None:
+    """The share of same pairs that the probabilities of a search assume.
+
+    Args:
+        calibration: of the model; None where it has none.
+        gallery: images that are searched.
+        wanted: what the user says; by default `Calibration.search_prior`.
+
+    Raises:
+        ConfigError: `wanted` is not between 0 and 1, or there is no calibration for it.
+    """
+    if wanted is not None:
+        if isinstance(wanted, bool) or not isinstance(wanted, Real) or not 0 < wanted < 1:
+            raise ConfigError(
+                f"prior={wanted!r} (--prior): the share of same pairs is between 0 and 1, as 0.01 "
+                "where one in a hundred shows the same thing"
+            )
+        if calibration is None:
+            raise ConfigError(
+                "--prior needs a calibrated model: this one has no calibration.json; train with "
+                "--val LIST"
+            )
+        return float(wanted)
+    return None if calibration is None else calibration.search_prior(gallery)

@@ -1,0 +1,242 @@
+"""Images on their way into an index: embedded batch by batch, with ids, labels and places."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from lookalike import storage
+from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.record import Details, Member, Record
+from lookalike.errors import DataError
+from lookalike.index.segment import Rows, table_of
+from lookalike.log import Bar, logger
+from lookalike.model.embedder import Embedder
+from lookalike.model.inference import FinishedModel, embed_batches
+from lookalike.model.user_images import several
+
+_SECONDS = 60.0  # what a kill costs
+_ROWS = 65536  # and at most
+
+_NAMED = 20  # images that are left out and named one by one
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to be added, each once.
+
+    Attributes:
+        sources: records, or images in memory.
+        ids: of each.
+        labels: of each; None where it is not known.
+        versions: of each.
+        kept: which of the images that were given each one is.
+        given: how many these were.
+    """
+
+    sources: list[Record | Any]
+    ids: list[str]
+    labels: list[str | None]
+    versions: list[int]
+    kept: list[int]
+    given: int
+
+    @classmethod
+    def of(
+        cls,
+        images: Any,
+        ids: Any = None,
+        labels: Any = None,
+        versions: Any = None,
+    ) -> Images:
+        """Give each image its id; of images with the same one, the last is taken.
+
+        Args:
+            images: one or several records, or images as `Embedder.embed` takes them.
+            ids: one text for one image, or one for each.
+            labels: likewise, None where it is not known.
+            versions: likewise, integers.
+
+        Raises:
+            DataError: an image in memory without an id, other numbers of ids or labels, or ids
+                and labels that are no texts.
+        """
+        sources, single = _records(images)
+        ids = _each("ids", ids, len(sources), single, str)
+        labels = _each("labels", labels, len(sources), single, str)
+        versions = _each("versions", versions, len(sources), single, Integral)
+        if ids is None:
+            if not all(isinstance(source, Record) for source in sources):
+                raise DataError("images in memory have no names: give ids, one for each")
+            ids = [id_of(source) for source in sources if isinstance(source, Record)]
+        ids = [checked_id(id) for id in ids]
+        for label in labels or ():
+            if label is not None and not isinstance(label, str):
+                raise DataError(
+                    f"labels are texts, or None where there is none; got {label!r}: write it as "
+                    f"text, {str(label)!r}"
+                )
+        if labels is None:
+            labels = [
+                source.label or None if isinstance(source, Record) else None for source in sources
+            ]
+        labels = [None if label is None else checked_text(label, "label") for label in labels]
+        kept = sorted({id: row for row, id in enumerate(ids)}.values())
+        return cls(
+            [sources[row] for row in kept],
+            [ids[row] for row in kept],
+            [labels[row] for row in kept],
+            [int(versions[row]) if versions is not None else 0 for row in kept],
+            kept,
+            len(sources),
+        )
+
+    def rows(self, kept: Sequence[int], vectors: np.ndarray) -> Rows:
+        """Some of them with their vectors."""
+        table = table_of(
+            [self.ids[row] for row in kept],
+            [self.labels[row] for row in kept],
+            [_place(self.sources[row], self.ids[row]) for row in kept],
+            [self.versions[row] for row in kept],
+        )
+        return Rows(vectors, table)
+
+
+def _records(images: Any) -> tuple[list[Record | Any], bool]:
+    """Records of paths and URIs, other images as they are, and whether it is a single one."""
+    if isinstance(images, Record):
+        return [images], True
+    if isinstance(images, Sequence) and any(isinstance(image, Record) for image in images):
+        found, single = list(images), False
+    else:
+        given, single = several(images)
+        found = list(given)
+    return [
+        Record(os.fspath(image), "", os.fspath(image), 0)
+        if isinstance(image, (str, os.PathLike))
+        else image
+        for image in found
+    ], single
+
+
+def _each(name: str, values: Any, count: int, single: bool, kind: type) -> list[Any] | None:
+    """One value for each of so many images; of a single image, the value alone is enough."""
+    if values is None:
+        return None
+    alone = isinstance(values, (kind, os.PathLike, bytes)) or not isinstance(values, Iterable)
+    if alone and not single:
+        raise DataError(f"{count} images, but one of {name}: {values!r}; give one for each")
+    found = [values] if alone else list(values)
+    if len(found) != count:
+        raise DataError(f"{count} images, but {len(found)} {name}")
+    if kind is Integral and not all(isinstance(value, Integral) for value in found):
+        raise DataError(f"{name} must be integers")
+    return found
+
+
+def checked_id(id: object) -> str:
+    """An id as a text.
+
+    Raises:
+        DataError: it is none, empty, or cannot be written as UTF-8.
+    """
+    if isinstance(id, os.PathLike):
+        id = os.fspath(id)
+    if not isinstance(id, str) or not id:
+        raise DataError(f"ids must be texts that are not empty, got {id!r}")
+    return checked_text(id, "id")
+
+
+def checked_text(text: str, what: str) -> str:
+    """A text that can be written as UTF-8.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, as names of other encodings do.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{what} {text!a} is not valid Unicode (it has a lone surrogate, as file names in "
+            "another encoding have): rename the file, or give another id"
+        ) from None
+    return str(text)
+
+
+def stream(
+    embedder: Embedder | FinishedModel, images: Images, *, threads: int, source: Source = PLAIN
+) -> Iterator[Rows]:
+    """The images as they are embedded, some at a time."""
+    records = [source for source in images.sources if isinstance(source, Record)]
+    if len(records) < len(images.sources):
+        sources = [s.uri if isinstance(s, Record) else s for s in images.sources]
+        yield images.rows(range(len(sources)), embedder.embed(sources, threads=threads))
+        return
+    bad = BadImages()
+    rows: list[int] = []
+    parts: list[np.ndarray] = []
+    since = time.monotonic()
+    with Bar("embedding", len(records), unit="images") as bar:
+        found = embed_batches(embedder, records, threads=threads, bad=bad, source=source)
+        for some, vectors in found:
+            rows += some.tolist()
+            parts.append(vectors.numpy())
+            now = time.monotonic()
+            done = int(some[-1]) + 1 - bar.done
+            bar.advance(done)
+            if now - since > _SECONDS or len(rows) >= _ROWS:
+                yield images.rows(rows, np.concatenate(parts))
+                rows, parts, since = [], [], time.monotonic()
+    if rows:
+        yield images.rows(rows, np.concatenate(parts))
+    reasons = bad.reasons
+    for row, reason in list(reasons.items())[:_NAMED]:
+        logger.warning("left out: %s", describe_bad(records[row], reason))
+    if len(reasons) > _NAMED:
+        logger.warning("left out: %d more images that cannot be read", len(reasons) - _NAMED)
+
+
+def id_of(record: Record) -> str:
+    """The record's URI without secrets, with the part of the file and the box where it has them."""
+    id = storage.lasting(record.uri)
+    if record.member is not None:
+        id += f"#{record.member.name}"
+    if record.details is not None and record.details.box is not None:
+        id += "#" + ",".join(map(str, record.details.box))
+    return id
+
+
+def _place(source: object, id: str) -> str | None:
+    """Where the image is, as JSON; None if its id says so, or if it is nowhere."""
+    if not isinstance(source, Record):
+        return None
+    place: dict[str, Any] = {}
+    if source.member is not None:
+        place["member"] = [source.member.name, source.member.offset, source.member.size]
+    if source.details is not None and source.details.box is not None:
+        place["box"] = list(source.details.box)
+        if source.details.relative:
+            place["relative"] = True
+    uri = storage.lasting(source.uri)
+    if place or uri != id:
+        place["uri"] = uri
+    return json.dumps(place) if place else None
+
+
+def record_from(id: str, label: str | None, place: str | None) -> Record:
+    """The record of a row."""
+    said = json.loads(place) if place else {}
+    member = Member(*said["member"]) if "member" in said else None
+    details = None
+    if "box" in said:
+        details = Details(box=tuple(said["box"]), relative=bool(said.get("relative", False)))
+    uri = said.get("uri", id)
+    return Record(uri, label or "", storage.public(uri), 0, member, details)

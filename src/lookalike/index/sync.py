@@ -1,0 +1,197 @@
+"""What an index holds, brought to what is named: images added, and those that are gone removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from lookalike import storage
+from lookalike.data.inputs import read_places
+from lookalike.data.loading.image_source import Source
+from lookalike.data.record import Record
+from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.index.embedded_images_batches import id_of
+from lookalike.index.index import Index
+from lookalike.log import counted, logger
+from lookalike.vectors import vector_files
+
+
+def bring(
+    index: Index, places: Sequence[str], *, mirror: bool, threads: int, source: Source
+) -> dict[str, Record]:
+    """Add the images that the index does not have as they are now.
+
+    Args:
+        index: what they go into.
+        places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
+        mirror: drop from the index what is not among them.
+        threads: that read and decode.
+        source: of the images' bytes.
+
+    Returns:
+        The images by id, as they are named now: an index keeps no address's secrets.
+    """
+    tables = [place for place in places if _is_of_vectors(place, index)]
+    others = [place for place in places if place not in tables]
+    known = index.versions()
+    listed = _by_id(records_at(others) if others else (), known)
+    versions = {id: _version(record.uri) for id, record in listed.items()}
+    seen = set(listed)
+    added = 0
+    for table in tables:
+        version = _version(absolute(table))
+        read = vector_files.read_array if vector_files.is_array(table) else vector_files.read
+        # Ids that were given are no paths.
+        named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
+        for records, vectors in read(absolute(table)):
+            if vectors.shape[1] != index.dim:
+                raise DataError(
+                    f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
+                    f"{index.path} have {index.dim:,}"
+                )
+            records = list(records if named else map(_placed, records))
+            ids = [id_of(record) for record in records]
+            new = [row for row, id in enumerate(ids) if known.get(id) != version]
+            if new:
+                some = [records[row] for row in new]
+                added += index.add(some, vectors=vectors[new], versions=[version] * len(new))
+            seen.update(ids)
+    fresh = [id for id, version in versions.items() if known.get(id) != version]
+    gone = [id for id in known if id not in seen] if mirror else []
+    if gone:
+        index.remove(gone)
+        logger.info("%s: %s removed, no longer there", index.path, counted(len(gone), "image"))
+    # What has changed and is spelled in another way now is added by its new name.
+    renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
+    if fresh:
+        added += index.add(
+            [listed[id] for id in fresh],
+            versions=[versions[id] for id in fresh],
+            threads=threads,
+            source=source,
+        )
+    if renamed:  # only those that could be read: the others stay as they were
+        there = set(index.ids())
+        renamed = {id: name for id, name in renamed.items() if name in there}
+        index.remove(list(renamed))
+    if added and not known:
+        index.compact()
+    if added:
+        logger.info("%s: %s added", index.path, counted(added, "image"))
+    if len(index) == 0:
+        raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+    return {renamed.get(id, id): record for id, record in listed.items()}
+
+
+def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Record]:
+    """The images by the ids that the index knows them by, or their own: each image once.
+
+    `./a.jpg`, a symbolic link to it and `file:///…/a.jpg` are one image.
+    """
+    place_of = storage.canonicalizer()
+    names = {place_of(id): id for id in known if id[:1] == "/" or storage.is_remote(id)}
+    listed: dict[str, Record] = {}
+    for record in records:
+        id = id_of(record)
+        listed.setdefault(id if id in known else names.setdefault(place_of(id), id), record)
+    return listed
+
+
+def _is_of_vectors(place: str, index: Index) -> bool:
+    """Whether a place is a file of vectors: any `.npy`, or a Parquet file that `embed` wrote.
+
+    Raises:
+        RunError: they are of another model.
+    """
+    if vector_files.is_array(place):
+        logger.warning(
+            "%s: a .npy file does not say which model its vectors are of; they are taken for those "
+            "of this one",
+            storage.public(place),
+        )
+        return True
+    models = vector_files.models_of(place)
+    if models is not None and index.model not in models:
+        raise RunError(
+            f"{storage.public(place)}: holds vectors of another model ({models[0][:8]}; the index "
+            f"is of {index.model[:8]}), which cannot be compared; embed the images anew"
+        )
+    return models is not None
+
+
+class EverythingMatches(ConfigError):
+    """Folders or patterns would remove all images of an index, and nobody confirmed that."""
+
+
+def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> None:
+    """Remove ids, folders and patterns, and say which of them met nothing.
+
+    Args:
+        index: what they leave.
+        wanted: the ids, folders and patterns.
+        remove_all: let folders and patterns meet all images.
+
+    Raises:
+        EverythingMatches: folders or patterns meet all images, and `remove_all` is not set.
+    """
+    ids = index.ids()
+    there = set(ids)
+    leaving: dict[str, None] = {}
+    broad: str | None = None
+    for item in wanted:
+        names = (item, absolute(item))
+        found = [name for name in names if name in there]
+        if not found:
+            found = [
+                id
+                for id in ids
+                if any(id.startswith(name.rstrip("/") + "/") for name in names)
+                or ("*" in item and any(_fits(id, name) for name in names))
+            ]
+            broad = item if found else broad
+        if not found:
+            logger.warning("not in the index: %s", storage.public(item))
+        leaving |= dict.fromkeys(found)
+    if broad is not None and len(leaving) == len(ids) and not remove_all:
+        raise EverythingMatches(
+            f"--remove {storage.public(broad)} matches all {len(ids):,} images of {index.path}; "
+            "nothing was removed. Add --yes (remove_all=True) to remove them all"
+        )
+    logger.info("%s: %s removed", index.path, counted(index.remove(leaving), "image"))
+
+
+def _fits(id: str, pattern: str) -> bool:
+    """Whether an id fits; only `*` has a meaning, as ids have brackets and question marks."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
+
+
+def records_at(places: Sequence[str]) -> list[Record]:
+    """The images, with absolute paths: an index is used from anywhere."""
+    return list(map(_placed, read_places(places)))
+
+
+def _placed(record: Record) -> Record:
+    uri = absolute(record.uri)
+    return record if uri == record.uri else replace(record, uri=uri)
+
+
+def absolute(place: str) -> str:
+    """A path of this machine as it is from anywhere; a URI as it is."""
+    if storage.is_remote(place):
+        return place
+    path = storage.local_path(place)
+    # Of `link/../a.jpg` only the file system says where that is.
+    return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
+
+
+def _version(uri: str) -> int:
+    """A number that changes when the file does; 0 for those elsewhere, which are taken as fixed."""
+    if storage.is_remote(uri):
+        return 0
+    try:
+        status = os.stat(uri)
+    except OSError:
+        return 0  # reading it will say why
+    return (status.st_mtime_ns * 1_000_003 + status.st_size) & (2**63 - 1)

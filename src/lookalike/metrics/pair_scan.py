@@ -1,0 +1,148 @@
+"""All pairs of a set that are compared, tile by tile, without the matrix of similarities.
+
+A pair is two different images of which one may ask for the other: both where nothing is said of
+roles, otherwise a query and an image of the gallery; never two of one sequence. Each pair comes
+once. Similarities are exact (see `lookalike.metrics.exact_similarity`), so that counts of pairs are
+the same on any number of workers, threads and devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookalike.distributed.world import World
+from lookalike.metrics.exact_similarity import STEPS, unit_integers
+from lookalike.metrics.protocol import Roles
+
+SIDE = 1024
+"""Images a side of a tile at most."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some of the pairs.
+
+    Attributes:
+        rows: places of the b images on the left side.
+        columns: places of the T images on the right side.
+        cosines: (b, T) float64.
+        pairs: (b, T) bool, which of them are pairs; None where all are.
+        one_class: whether there may be pairs of one class among them.
+    """
+
+    rows: slice
+    columns: slice
+    cosines: Tensor
+    pairs: Tensor | None
+    one_class: bool
+
+    def found(self, wanted: Tensor | None = None) -> Tensor:
+        """The cosines of the pairs, (n,); only of those that `wanted`, (b, T) bool, has."""
+        if self.pairs is None and wanted is None:
+            return self.cosines.flatten()
+        kept = [mask for mask in (self.pairs, wanted) if mask is not None]
+        return self.cosines[kept[0] if len(kept) == 1 else kept[0] & kept[1]]
+
+    def except_for(self, wanted: Tensor | None) -> Tensor:
+        """The cosines, (b, T), -inf for what is no pair or not `wanted`, (b, T) bool."""
+        cosines = self.cosines
+        for mask in (self.pairs, wanted):
+            if mask is not None:
+                cosines = cosines.masked_fill(~mask, -torch.inf)
+        return cosines
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A set of images, sorted by class, whose pairs can be walked through.
+
+    Attributes:
+        vectors: (N, D) int32, unit vectors in steps of 2^-26.
+        classes: (N,) int64, ascending, from 0 on.
+        order: (N,) int64 on the CPU, the row of each image in the set as it was given.
+        roles: in this order, on the device; None where every image asks for all others.
+    """
+
+    vectors: Tensor
+    classes: Tensor
+    order: Tensor
+    roles: Roles | None
+
+    @classmethod
+    def of(
+        cls,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        roles: Roles | None = None,
+        device: torch.device,
+    ) -> PairSet:
+        """Sort (N, D) embeddings, finite, by their (N,) integer labels."""
+        if device.type == "mps":
+            device = torch.device("cpu")  # it has no float64
+        _, classes = torch.unique(labels.cpu(), return_inverse=True)
+        order = classes.argsort(stable=True)
+        if roles is not None:
+            moved = roles[order]
+            roles = Roles(*(x.to(device) for x in (moved.query, moved.gallery, moved.sequence)))
+        vectors = unit_integers(embeddings.detach(), order, device)
+        return cls(vectors, classes[order].to(device), order, roles)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def blocks(self) -> list[slice]:
+        """Places cut into blocks of up to `SIDE`, at the ends of classes wherever that is possible.
+
+        A class is in one block unless it has more than `SIDE` images.
+        """
+        ends = self.classes.cpu().bincount().cumsum(0).tolist()
+        blocks, begin, last = [], 0, 0
+        for end in ends:
+            if end - begin > SIDE and last > begin:
+                blocks.append(slice(begin, last))
+                begin = last
+            while end - begin > SIDE:
+                blocks.append(slice(begin, begin + SIDE))
+                begin += SIDE
+            last = end
+        if begin < len(self):
+            blocks.append(slice(begin, len(self)))
+        return blocks
+
+    @torch.no_grad()
+    def tiles(self, world: World) -> Iterator[Tile]:
+        """This worker's share of the tiles that hold all pairs."""
+        blocks = self.blocks()
+        number = 0
+        for left, rows in enumerate(blocks):
+            mine = self.vectors[rows].double()
+            for columns in blocks[left:]:
+                number += 1
+                if number % world.size != world.rank:
+                    continue
+                cosines = mine @ self.vectors[columns].double().T
+                cosines *= STEPS**-2  # a power of two: still exact
+                # Classes ascend.
+                one_class = bool(self.classes[rows.stop - 1] >= self.classes[columns.start])
+                yield Tile(rows, columns, cosines, self._pairs(rows, columns), one_class)
+
+    def _pairs(self, rows: slice, columns: slice) -> Tensor | None:
+        if rows != columns and self.roles is None:
+            return None
+        device = self.vectors.device
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        pairs = torch.ones(shape, dtype=torch.bool, device=device)
+        if rows == columns:
+            pairs = pairs.triu_(1)
+        if self.roles is not None:
+            query, gallery = self.roles.query, self.roles.gallery
+            asks = query[rows, None] & gallery[columns]
+            pairs &= asks | (gallery[rows, None] & query[columns])
+            own = self.roles.sequence[rows, None]
+            pairs &= (own < 0) | (own != self.roles.sequence[columns])
+        return pairs

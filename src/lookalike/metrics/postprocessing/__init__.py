@@ -1,0 +1,1 @@
+"""Embeddings transformed after training."""

@@ -1,0 +1,59 @@
+"""Query expansion and database augmentation: a vector leans towards what lies near it.
+
+Alpha query expansion (Radenović et al., Fine-tuning CNN Image Retrieval with No Human Annotation,
+2018): a query becomes the weighted mean of itself, with weight 1, and its n nearest in the gallery,
+with weight cosine^alpha. Database augmentation (Turcot and Lowe, 2009; Arandjelović and
+Zisserman, 2012) does the same with each vector of the gallery, beforehand.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lookalike.metrics.postprocessing.gallery_neighbours import nearest
+
+NEIGHBOURS = 3
+ALPHA = 3.0
+
+
+@torch.no_grad()
+def expand(
+    vectors: Tensor,
+    gallery: Tensor,
+    *,
+    neighbours: int = NEIGHBOURS,
+    alpha: float = ALPHA,
+    groups: Tensor | None = None,
+    gallery_groups: Tensor | None = None,
+) -> Tensor:
+    """Each vector drawn to its nearest in the gallery.
+
+    Args:
+        vectors: (N, D) float32, unit vectors.
+        gallery: (G, D) float32, unit vectors.
+        neighbours: n, how many it leans to; negative cosines weigh nothing.
+        alpha: exponent of the weights; the larger, the less the far ones weigh.
+        groups: (N,) int64: a vector never leans to one of its own group.
+        gallery_groups: (G,) int64.
+
+    Returns:
+        (N, D) float32, unit vectors.
+    """
+    found = nearest(
+        vectors, gallery, neighbours, query_groups=groups, gallery_groups=gallery_groups
+    )
+    weights = found.cosines.clamp(min=0).pow(alpha)  # (N, n); -inf weighs 0
+    total = vectors.clone()
+    for rank in range(found.places.shape[1]):  # n is small, and N x n x D is not held
+        total += weights[:, rank, None] * gallery[found.places[:, rank].clamp(min=0)]
+    return F.normalize(total, dim=1)
+
+
+def augment(gallery: Tensor, *, neighbours: int = NEIGHBOURS, alpha: float = ALPHA) -> Tensor:
+    """Each vector of the gallery, (G, D), drawn to its nearest others."""
+    own = torch.arange(len(gallery), device=gallery.device)
+    return expand(
+        gallery, gallery, neighbours=neighbours, alpha=alpha, groups=own, gallery_groups=own
+    )

@@ -1,0 +1,204 @@
+"""The same embeddings used in other ways, each measured as the plain way is.
+
+A variant is a sequence of steps joined by `+`, as `flip+whiten+dims=128`. Steps are done in one
+order, whatever order they are written in: how an image becomes a vector (flip, whiten, dims), how
+it is stored (int8, binary), how a gallery is prepared (augment) and how it is asked (expand,
+rerank).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookalike.errors import ConfigError
+from lookalike.metrics.postprocessing.quantization import from_bits, from_int8, to_bits, to_int8
+from lookalike.metrics.postprocessing.query_expansion import augment, expand
+from lookalike.metrics.postprocessing.reranking import rerank
+from lookalike.metrics.postprocessing.whitening import project, truncation, whitening
+from lookalike.metrics.protocol import Roles, relevant_of
+from lookalike.metrics.query_metrics import RECALL, PerQuery, Wanted, measure_queries
+
+STEPS = {
+    "flip": "the mean of the vectors of an image and its mirror image (twice the time to embed)",
+    "whiten": "principal axes, all of the same variance, fitted on other images; whiten=N keeps N",
+    "dims": "dims=N: only the first N dimensions",
+    "int8": "one byte a dimension",
+    "binary": "one bit a dimension, in the gallery and in the query",
+    "binary_gallery": "one bit a dimension in the gallery, the query as it is",
+    "augment": "each vector of the gallery drawn to its nearest, beforehand",
+    "expand": "the query drawn to its nearest, and asked again (twice the time to search)",
+    "rerank": "k-reciprocal re-ranking of what a query finds (many times the time to search)",
+}
+"""What a variant may do, in the order in which it is done."""
+
+KEPT = ("flip", "whiten", "dims")
+"""The steps that a model can do by itself, so that they can be kept with it."""
+
+_STORES = ("int8", "binary", "binary_gallery")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to use embeddings.
+
+    Attributes:
+        name: as it is written, steps in their order.
+        steps: the steps and their numbers, in their order.
+    """
+
+    name: str
+    steps: dict[str, int | None]
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """`flip+dims=64` and the like.
+
+        Raises:
+            ConfigError: a step is unknown, written twice, or lacks its number.
+        """
+        found: dict[str, int | None] = {}
+        for part in text.split("+"):
+            name, equals, number = part.strip().partition("=")
+            if name not in STEPS:
+                raise ConfigError(f"{part!r} is not one of {', '.join(STEPS)}")
+            if name in found:
+                raise ConfigError(f"{text!r} has {name} twice")
+            if (equals or name == "dims") and name not in ("dims", "whiten"):
+                raise ConfigError(f"{part!r}: {name} takes no number")
+            if (equals or name == "dims") and not re.fullmatch("[1-9][0-9]*", number):
+                raise ConfigError(f"{part!r}: write a whole number, {name}=64")
+            found[name] = int(number) if equals else None
+        if len(stores := [name for name in _STORES if name in found]) > 1:
+            raise ConfigError(f"{text!r}: {' and '.join(stores)} exclude each other")
+        steps = {name: found[name] for name in STEPS if name in found}
+        shown = [name if count is None else f"{name}={count}" for name, count in steps.items()]
+        return cls("+".join(shown), steps)
+
+    def projection(self, full: int, fit: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The linear map of this variant, mean and matrix; None where it has none.
+
+        Args:
+            full: D.
+            fit: (M, D) unit vectors of other images, for whitening.
+
+        Raises:
+            ConfigError: `dims` is larger than D, or there is nothing to fit on.
+        """
+        dims = self.steps.get("dims")
+        if dims is not None and dims > full:
+            raise ConfigError(f"{self.name}: the embedding has {full} dimensions only")
+        if "whiten" in self.steps:
+            if fit is None or len(fit) < 2:
+                raise ConfigError(
+                    f"{self.name}: whitening is fitted on images that are not measured on; give "
+                    "them (--fit LIST)"
+                )
+            return whitening(fit, min(self.steps["whiten"] or full, dims or full))
+        return None if dims is None else truncation(full, dims)
+
+    def bytes_of(self, dim: int) -> int:
+        """Bytes of a stored vector of `dim` dimensions."""
+        if "binary" in self.steps or "binary_gallery" in self.steps:
+            return -(-dim // 8)
+        return dim if "int8" in self.steps else 4 * dim
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who asks and who is searched: never the same image.
+
+    An image that asks must not have changed the gallery (as `augment` would let it), so a set in
+    which everyone may find everyone is divided: of the images of a class, every second one asks.
+
+    Attributes:
+        labels: (N,) int64, the class of each image.
+        queries: (Q,) int64, rows of the set.
+        gallery: (G,) int64, rows of the set.
+        groups: (N,) int64; images of one group never find each other.
+    """
+
+    labels: Tensor
+    queries: Tensor
+    gallery: Tensor
+    groups: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, roles: Roles | None) -> Split:
+        """By the roles where there are any, else by halves."""
+        count = len(labels)
+        groups = torch.arange(count)
+        asks = searched = torch.ones(count, dtype=torch.bool)
+        if roles is not None:
+            groups = torch.where(roles.sequence >= 0, roles.sequence + count, groups)
+            asks, searched = roles.query, roles.gallery
+        if not bool((asks & searched).any()):
+            return cls(labels, asks.nonzero()[:, 0], searched.nonzero()[:, 0], groups)
+        _, classes = torch.unique(labels, return_inverse=True)
+        order = torch.argsort(classes, stable=True)
+        begins = torch.searchsorted(classes[order], torch.arange(int(classes.max()) + 1))
+        place = torch.empty(count, dtype=torch.int64)
+        place[order] = torch.arange(count) - begins[classes[order]]
+        second = place % 2 == 1
+        queries, gallery = asks & (second | ~searched), searched & ~(second & asks)
+        return cls(labels, queries.nonzero()[:, 0], gallery.nonzero()[:, 0], groups)
+
+
+def measure_variant(
+    variant: Variant, vectors: Tensor, split: Split, projection: tuple[Tensor, Tensor] | None
+) -> PerQuery:
+    """What the queries find in this way; `rows` are those of the whole set.
+
+    Args:
+        variant: the way.
+        vectors: (N, D) float32 unit vectors; with `flip`, those of both views.
+        split: who asks and who is searched.
+        projection: of `variant.projection`.
+    """
+    if projection is not None:
+        vectors = project(vectors, *projection)
+    queries, gallery = vectors[split.queries], vectors[split.gallery]
+    if "int8" in variant.steps:
+        queries, gallery = from_int8(to_int8(queries)), from_int8(to_int8(gallery))
+    if "binary" in variant.steps:
+        queries = from_bits(to_bits(queries), queries.shape[1])
+    if "binary" in variant.steps or "binary_gallery" in variant.steps:
+        gallery = from_bits(to_bits(gallery), gallery.shape[1])
+    if "augment" in variant.steps:
+        gallery = augment(gallery)
+    asking, searched = split.groups[split.queries], split.groups[split.gallery]
+    if "expand" in variant.steps:
+        queries = expand(queries, gallery, groups=asking, gallery_groups=searched)
+    if "rerank" in variant.steps:
+        return _measure_reranked(queries, gallery, split)
+    both = torch.cat([queries, gallery])
+    is_query = torch.arange(len(both)) < len(queries)
+    rows = torch.cat([split.queries, split.gallery])
+    roles = Roles(is_query, ~is_query, torch.cat([asking, searched]))
+    found = measure_queries(both, split.labels[rows], roles=roles)
+    return PerQuery(rows[found.rows], found.relevant, found.values)
+
+
+def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuery:
+    """The metrics of rankings that no vectors stand behind."""
+    asking, searched = split.groups[split.queries], split.groups[split.gallery]
+    labels, gallery_labels = split.labels[split.queries], split.labels[split.gallery]
+    rows = torch.cat([split.queries, split.gallery])
+    is_query = torch.arange(len(rows)) < len(queries)
+    roles = Roles(is_query, ~is_query, torch.cat([asking, searched]))
+    _, classes = torch.unique(split.labels[rows], return_inverse=True)
+    relevant = relevant_of(classes, roles)[: len(queries)]
+    wanted = Wanted(RECALL, (), full=False)
+    most = int(relevant.max())
+    ranked = rerank(
+        queries, gallery, max(most, *RECALL), query_groups=asking, gallery_groups=searched
+    )
+    hits = (gallery_labels[ranked.clamp(min=0)] == labels[:, None]) & (ranked >= 0)  # (Q, K)
+    ranks = torch.where(hits, torch.arange(1, hits.shape[1] + 1), 2**40).sort(1).values
+    asks = relevant > 0
+    table = wanted.of_ranks(ranks[asks][:, : max(most, 1)], relevant[asks])
+    values = dict(zip(wanted.names, table.T.contiguous(), strict=True))
+    return PerQuery(split.queries[asks], relevant[asks], values)

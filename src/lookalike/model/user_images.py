@@ -1,0 +1,210 @@
+"""Images that a user hands over to be embedded: one or several, of any kind, prepared ahead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
+from itertools import islice
+from numbers import Integral
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lookalike.data.decoding.decode import BadImage, ImageSource, decode, load_image
+from lookalike.data.decoding.image_arrays import pixels_of, split_batch
+from lookalike.data.loading.batch import empty_images, made_ahead, ticket_of
+from lookalike.data.loading.image_source import IMAGE_LIMITS, PLAIN, Tickets
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.record import Record
+from lookalike.errors import DataError, LookalikeError, ModelError
+from lookalike.model.finite import name_of, require_finite
+
+OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
+"""A path or URI, encoded bytes or an open file of them, a PIL image, an array or a tensor."""
+
+Images = OneImage | Iterable[OneImage]
+"""One image, several in any sequence or iterator, or a batch in an array or a tensor."""
+
+_Given = str | bytes | np.ndarray | Image.Image | Tensor | os.PathLike[str]
+_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
+
+
+def embedded(
+    images: Images,
+    dim: int,
+    batch_size: int,
+    threads: int,
+    some: Callable[[Sequence[_Given]], Iterable[np.ndarray]],
+) -> np.ndarray:
+    """The vectors of one image, (D,), or of N, (N, D) float32.
+
+    Args:
+        images: one or several. An iterator is read as it is embedded, `batch_size` at a time.
+        dim: D.
+        batch_size: images at a time.
+        threads: threads that read and decode; 0 for the caller's.
+        some: vectors (b, D) of some images, batch by batch.
+
+    Raises:
+        DataError: an image, or the whole, is something else.
+        ModelError: `batch_size` or `threads` is no such number.
+        NotFiniteError: the model gives NaN or infinity for some.
+    """
+    check_number("batch_size", batch_size, 1)
+    check_number("threads", threads, 0)
+    given, single = several(images)
+    nothing = np.zeros((0, dim), np.float32)
+    found, count = [nothing], 0
+    for chunk in [given] if isinstance(given, list) else _chunks(given, batch_size):
+        part = np.concatenate([nothing, *some(chunk)])
+        if part.shape != (len(chunk), dim):
+            raise ModelError(f"{len(chunk)} images gave vectors of shape {part.shape}")
+        require_finite(part, partial(_name, chunk, count))
+        found.append(part)
+        count += len(chunk)
+    vectors = np.concatenate(found)
+    return vectors[0] if single else vectors
+
+
+def _name(images: Sequence[_Given], before: int, row: int) -> str:
+    return name_of(images[row], before + row)
+
+
+def several(images: Any) -> tuple[list[_Given] | Iterator[_Given], bool]:
+    """The images one by one, and whether it was a single one.
+
+    Raises:
+        DataError: they are no images, or have no order.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":
+        images = images.tolist()
+    if isinstance(images, (np.ndarray, Tensor)):
+        batch = split_batch(images)
+        return ([images], True) if batch is None else (list(batch), False)
+    if isinstance(images, _SINGLE) or _is_file(images):
+        return [_one(images)], True
+    if isinstance(images, (Mapping, AbstractSet)):
+        raise DataError(f"a {type(images).__name__} of images has no order; give a list")
+    if not isinstance(images, Iterable):
+        raise DataError(
+            f"embed takes images, not {type(images).__name__}: a path, a URI, encoded bytes, an "
+            "open file, a PIL image, an array or a tensor, or several of them"
+        )
+    each = map(_one, images)
+    return (list(each), False) if isinstance(images, Sequence) else (each, False)
+
+
+def pixels_from(image: _Given) -> np.ndarray:
+    """One image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: it is none.
+        StorageError: it cannot be read.
+    """
+    if isinstance(image, (np.ndarray, Tensor)):
+        return pixels_of(image)
+    return load_image(image, limits=IMAGE_LIMITS)
+
+
+def prepared(
+    images: Sequence[_Given], preprocess: Preprocess, batch_size: int, threads: int
+) -> Generator[tuple[range, Tensor], None, None]:
+    """Batches of N images: which they are, and their pixels, (b, 3, S, S) uint8.
+
+    To be closed: closing it ends what is read ahead.
+
+    Raises:
+        DataError: an image cannot be decoded; nothing is skipped silently.
+        StorageError: or cannot be fetched.
+    """
+    count = len(images)
+    return made_ahead(
+        (range(at, min(at + batch_size, count)) for at in range(0, count, batch_size)),
+        partial(_Job, preprocess, images),
+        source=PLAIN,
+        record_of=lambda row: _record(images[row]),
+        threads=max(threads, 1),
+    )
+
+
+class _Job:
+    """A batch of what a user handed over."""
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        images: Sequence[_Given],
+        rows: range,
+        tickets: Tickets | None,
+    ) -> None:
+        self.size = len(rows)
+        self.tickets = tickets
+        self._preprocess = preprocess
+        self._images = images
+        self._rows = rows
+        self._batch = empty_images(len(rows), preprocess.image_size, torch.device("cpu"))
+
+    def run(self, piece: int) -> None:
+        image, ticket = self._images[self._rows[piece]], ticket_of(self, piece)
+        if ticket is None:
+            pixels = pixels_from(image)
+        else:
+            try:
+                pixels = decode(ticket.take())
+            except BadImage as error:
+                raise BadImage(f"{ticket.record.place}: {error}") from error
+        self._batch[piece].copy_(self._preprocess.prepare(pixels))
+
+    def result(self) -> tuple[range, Tensor]:
+        return self._rows, self._batch
+
+
+def _record(image: _Given) -> Record | None:
+    """What is read of a path or URI."""
+    return Record(os.fspath(image), "", "", 0) if isinstance(image, (str, os.PathLike)) else None
+
+
+def _one(image: Any) -> _Given:
+    """An image of several; an open file is read now, from its beginning where that is possible."""
+    if _is_file(image):
+        if getattr(image, "seekable", bool)():
+            image.seek(0)
+        content = image.read()
+        if not isinstance(content, bytes):
+            raise DataError(
+                f"an open file of an image must be binary, this one gives "
+                f"{type(content).__name__}: open it with mode 'rb'"
+            )
+        return content
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, str) and not image:
+        raise DataError("an image is an empty text; give a path or a URI")
+    if not isinstance(image, (*_SINGLE, np.ndarray, Tensor)):
+        raise DataError(
+            f"an image is a path, a URI, bytes, an open file, a PIL image, an array or a tensor; "
+            f"this one is {type(image).__name__}"
+        )
+    return image  # type: ignore[return-value]
+
+
+def _is_file(image: object) -> bool:
+    return callable(getattr(image, "read", None)) and not isinstance(image, os.PathLike)
+
+
+def _chunks(images: Iterator[_Given], size: int) -> Iterator[list[_Given]]:
+    while chunk := list(islice(images, size)):
+        yield chunk
+
+
+def check_number(
+    name: str, value: object, least: int, error: type[LookalikeError] = ModelError
+) -> None:
+    """Raise an error unless an argument is an integer that is not below `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise error(f"{name}={value!r} must be an integer from {least} on")

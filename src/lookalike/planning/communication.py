@@ -1,0 +1,86 @@
+"""What a worker tells the others in a step.
+
+Bytes that one worker sends in each collective, by ring algorithms (Patarasuk and Yuan, Bandwidth
+optimal all-reduce algorithms for clusters of workstations, 2009): an all-gather or a
+reduce-scatter of P bytes in all sends P (N - 1) / N, an all-reduce twice that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lookalike.planning.network_profile import Footprint
+from lookalike.planning.run_spec import Setup
+
+_BUCKET = 25 * 2**20  # DistributedDataParallel's buckets, bytes
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a worker sends in a step, and how many collectives carry them.
+
+    Attributes:
+        embeddings: all-gather of embeddings and classes.
+        statistics: exchange of three numbers a row.
+        embedding_gradients: reduce-scatter of the embeddings' gradient.
+        network_gradients: all-reduce of the network's gradients.
+        head_gradients: all-reduce of the class weights' gradient, where every worker holds all.
+        batch_norms: statistics of batch norms.
+        collectives: how many there are.
+        head_collectives: how many of them are the head's.
+        norm_collectives: how many of them are batch norms'.
+    """
+
+    embeddings: int = 0
+    statistics: int = 0
+    embedding_gradients: int = 0
+    network_gradients: int = 0
+    head_gradients: int = 0
+    batch_norms: int = 0
+    collectives: int = 0
+    head_collectives: int = 0
+    norm_collectives: int = 0
+
+    @property
+    def head(self) -> int:
+        """Bytes of the head's collectives."""
+        return self.embeddings + self.statistics + self.embedding_gradients + self.head_gradients
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.head + self.network_gradients + self.batch_norms
+
+
+def traffic(setup: Setup, network: Footprint) -> Traffic:
+    """What a worker sends; nothing where it is alone."""
+    n = setup.workers
+    if n == 1:
+        return Traffic()
+    part = (n - 1) / n
+    rows = setup.batch * setup.dim * 4
+    buckets = -(-network.learning // _BUCKET)
+    norms = 0
+    if setup.shared_norms:  # sums and squares forward, their gradients backward
+        norms = round(2 * part * 16 * sum(channels + 1 for channels in network.norm_channels))
+    norm_calls = 4 * len(network.norm_channels) if setup.shared_norms else 0
+    if setup.sharded:
+        # The lengths of the parts and the classes, embeddings, statistics, gradient.
+        calls = 5 * setup.heads
+        head_gradients = 0
+    else:
+        # The count of the batch, and the gradient: at once, or chunk by chunk.
+        head_gradients = round(2 * part * sum(setup.seen_rows) * setup.dim * 4)
+        chunks = sum(-(-count // 2048) for count in setup.seen_rows) if setup.fused else 0
+        calls = setup.heads + (chunks or setup.heads)
+    return Traffic(
+        embeddings=round(part * (rows + 8 * setup.batch)) * setup.heads if setup.sharded else 0,
+        statistics=12 * setup.batch * (n - 1) * setup.heads if setup.sharded else 0,
+        embedding_gradients=round(part * rows) * setup.heads if setup.sharded else 0,
+        network_gradients=round(2 * part * network.learning),
+        head_gradients=head_gradients,
+        batch_norms=norms,
+        collectives=calls + buckets + norm_calls + 1,
+        head_collectives=calls,
+        norm_collectives=norm_calls,
+    )

@@ -1,0 +1,180 @@
+"""What a network holds and computes in a training step, found without computing it."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from lookalike.data.image_size import ImageSize, height_width
+from lookalike.model.batchnorm import freeze_statistics
+from lookalike.model.classification_branch import TrainingNetwork
+from lookalike.model.trial_pass import fake_copy
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A network in one training step with a batch of `images`. Bytes, unless said otherwise.
+
+    Attributes:
+        images: of the batch.
+        backbone: parameters (a count).
+        neck: parameters of the embedder that are not the backbone's.
+        branch: parameters of the classification branch.
+        weights: all parameters and buffers.
+        learning: the parameters that learn, in float32: also the size of their gradients.
+        embedder: parameters and buffers of backbone and neck, what an average is kept of.
+        activations: what the forward pass keeps for the backward pass.
+        forward_peak: most that is alive during the forward pass, activations among it.
+        backward_peak: most during the backward pass, without the parameters' gradients.
+        backward_grown_peak: the same with those gradients, as far as they exist by then.
+        flops: floating-point operations of forward and backward pass, products only.
+        norm_channels: channels of each batch norm whose statistics may be shared.
+    """
+
+    images: int
+    backbone: int
+    neck: int
+    branch: int
+    weights: int
+    learning: int
+    embedder: int
+    activations: int
+    forward_peak: int
+    backward_peak: int
+    backward_grown_peak: int
+    flops: int
+    norm_channels: tuple[int, ...]
+
+
+def measure(
+    network: TrainingNetwork,
+    *,
+    images: int,
+    image_size: ImageSize,
+    precision: torch.dtype = torch.float32,
+    frozen: bool = False,
+    freeze_batchnorm: bool = False,
+) -> Footprint:
+    """The footprint of `network`, which is left as it is.
+
+    Forward and backward pass run on fake tensors, which have shapes and no contents, so that any
+    network and batch fit; every storage that torch makes is counted from its birth to its death.
+    Workspaces of cuDNN, oneDNN and the like are not tensors, and not counted.
+
+    Args:
+        network: on the CPU, as the run makes it (channels last where it is).
+        images: of the batch of one worker.
+        image_size: their side, or (height, width), in pixels.
+        precision: of the autocast region.
+        frozen: the backbone does not learn.
+        freeze_batchnorm: the backbone's batch norms keep their statistics.
+    """
+    network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # the constants of the line above
+    fake = fake_copy(network, mode).train()
+    if frozen:
+        fake.embedder.backbone.requires_grad_(False).eval()
+    elif freeze_batchnorm:
+        freeze_statistics(fake.embedder.backbone)
+    count = FlopCounterMode(display=False)
+    with mode, _Living(fake) as living, count:
+        pixels = torch.empty(images, 3, *height_width(image_size), dtype=torch.uint8)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        living.forget(pixels)
+        narrow = precision != torch.float32
+        with torch.autocast("cpu", dtype=precision) if narrow else nullcontext():
+            outputs = [output for output in fake(pixels) if output is not None]
+        activations, forward_peak = living.bytes, living.peak
+        living.peak = 0
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+    return Footprint(
+        images=images,
+        backbone=_count(network.embedder.backbone),
+        neck=_count(network.embedder.neck),
+        branch=0 if network.branch is None else _count(network.branch),
+        weights=_bytes(network),
+        learning=sum(p.numel() * 4 for p in fake.parameters() if p.requires_grad),
+        embedder=_bytes(network.embedder),
+        activations=activations,
+        forward_peak=forward_peak,
+        backward_peak=living.peak,
+        backward_grown_peak=living.grown_peak,
+        flops=count.get_total_flops(),
+        norm_channels=tuple(
+            module.num_features
+            for module in fake.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        ),
+    )
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, but those of a module and its gradients.
+
+    Attributes:
+        bytes: alive now, without gradients of parameters.
+        peak: most of them since it was last set to 0.
+        grown_peak: most of them with gradients of parameters, ever.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.bytes = self.peak = self.grown_peak = self._grown = 0
+        self._sizes: dict[int, int] = {}
+        self._ignored: list[Any] = []  # kept alive, so that no other gets their address
+        for tensor in [*module.parameters(), *module.buffers()]:
+            self.forget(tensor)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._settle)
+
+    def forget(self, tensor: Tensor) -> None:
+        """Do not count the storage of `tensor`."""
+        storage = tensor.untyped_storage()
+        self.bytes -= self._sizes.get(storage._cdata, 0)
+        self._sizes[storage._cdata] = 0
+        self._ignored.append(storage)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.bytes += storage.nbytes()
+        self.peak = max(self.peak, self.bytes)
+        self.grown_peak = max(self.grown_peak, self.bytes + self._grown)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.bytes -= self._sizes.pop(key, 0)
+
+    def _settle(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self.forget(parameter.grad)
+        self._grown += parameter.grad.untyped_storage().nbytes()
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])

@@ -1,0 +1,176 @@
+"""A plan as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from lookalike.planning.estimate import Plan
+from lookalike.planning.gpus import Machine
+from lookalike.planning.timing import DECODE
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print all tables of a plan."""
+    _print(console, "The run", _run(plan))
+    _print(console, "Bytes of a worker", _memory(plan))
+    if plan.setup.workers > 1:
+        _print(console, "Bytes that a worker sends in a step", _traffic(plan))
+    if plan.fits is False or (plan.limit is None and plan.changes):
+        _changes(plan, console)
+    if plan.speed is not None and plan.machine is not None:
+        _print(console, f"Seconds ({plan.machine.name})", _speed(plan))
+        _print(console, f"From ({plan.machine.source})", _constants(plan.machine))
+    for note in plan.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+
+
+def size(number: float) -> str:
+    """Bytes for people, in decimal units: 80 GB are 80e9 bytes."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number:.3g} B"
+    return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    for unit, factor in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+
+
+Lines = Iterable[tuple[str, str, str]]
+
+
+def _print(console: Console, title: str, lines: Lines) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    console.print()
+
+
+def _run(plan: Plan) -> Lines:
+    setup, network = plan.setup, plan.network
+    yield "classes", f"{setup.classes:,}", f"{setup.share:,} on a worker"
+    if setup.images is not None:
+        yield "images", f"{setup.images:,}", ""
+    yield "workers", f"{setup.workers:,}", ""
+    yield "batch", f"{setup.batch:,}", f"{setup.local_batch:,} images on a worker"
+    yield "backbone", f"{network.backbone:,}", "parameters"
+    yield "neck", f"{network.neck:,}", "parameters"
+    if network.branch:
+        yield "branch", f"{network.branch:,}", "parameters of the classification branch"
+    kind = "weights in all, each held by one worker" if setup.sharded else "weights, on all workers"
+    yield "head" if len(setup.head_rows) == 1 else "heads", f"{plan.head_parameters:,}", kind
+    flops = network.flops / network.images
+    yield "network", f"{flops / 1e9:,.2f}", "GFLOP an image, forward and backward"
+
+
+def _memory(plan: Plan) -> Lines:
+    held, setup = plan.memory, plan.setup
+    yield "network weights", size(held.network_weights), ""
+    yield "network gradients", size(held.network_gradients), ""
+    yield "network optimizer", size(held.network_optimizer), setup.optimizer
+    if held.average:
+        yield "average", size(held.average), "train.ema"
+    kind = "fp32" if setup.weight_bytes == 4 else "bf16"
+    yield "head weights", size(held.head_weights), kind
+    how = "none: the update is in the backward pass" if setup.fused else "fp32"
+    yield "head gradients", size(held.head_gradients), how
+    yield "head optimizer", size(held.head_optimizer), f"{setup.optimizer}, {kind}"
+    each = held.activations / plan.network.images
+    yield "activations", size(held.activations), f"{size(each)} an image"
+    yield "beyond them", size(held.transient), "for a moment, in the network"
+    yield "head, kept", size(held.head_saved), "1 / norms, embeddings"
+    yield "head, chunks", size(held.chunks), "for a moment, in the head"
+    full = setup.head_batch * sum(setup.head_rows) * 4
+    yield "logits", "0 B", f"never in memory; they would be {size(full)}"
+    yield "batches", size(held.batches), "uint8 images"
+    yield "runtime", size(held.runtime), "the process without a model"
+    yield "peak", size(held.peak), "the most at one time; not all of the above are"
+    if plan.limit is not None:
+        verdict = "fits" if plan.fits else "DOES NOT FIT"
+        yield "memory", size(plan.limit), f"{verdict}; {held.peak / plan.limit:.0%} of it"
+        assert plan.classes is not None
+        yield "classes at most", f"{plan.classes:,}", "in that memory, all else the same"
+
+
+def _traffic(plan: Plan) -> Lines:
+    sent = plan.traffic
+    if plan.setup.sharded:
+        yield "embeddings", size(sent.embeddings), "all-gather"
+        yield "statistics", size(sent.statistics), "three numbers a row"
+        yield "their gradients", size(sent.embedding_gradients), "reduce-scatter"
+    else:
+        yield "head gradients", size(sent.head_gradients), "all-reduce; none with parallel=model"
+    yield "network gradients", size(sent.network_gradients), "all-reduce"
+    yield "batch norms", size(sent.batch_norms), "train.sync_batchnorm"
+    yield "together", size(sent.total), f"in {sent.collectives:,} collectives"
+
+
+def _changes(plan: Plan, console: Console) -> None:
+    title = "It does not fit: change" if plan.fits is False else "What would take less"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("setting", overflow="fold")
+    for name in ("peak, alone", "peak, with those above"):
+        table.add_column(name, justify="right")
+    if plan.limit is not None:
+        table.add_column("classes at most", justify="right")
+        table.add_column("fits")
+    for change in plan.changes:
+        cells = [change.setting, size(change.alone), size(change.together)]
+        if plan.limit is not None:
+            cells += [f"{change.classes:,}", "yes" if change.fits else "no"]
+        table.add_row(*cells)
+    console.print(table)
+    console.print()
+
+
+def _speed(plan: Plan) -> Lines:
+    found = plan.speed
+    assert found is not None
+    yield "network", duration(found.network), "forward, backward, update"
+    parts = f"products {duration(found.head_products)}, bytes {duration(found.head_bytes)}"
+    if found.head_epilogue:
+        parts += f", between them {duration(found.head_epilogue)}"
+    else:
+        parts += ": the longer counts"
+    yield "head", duration(found.head), parts
+    if plan.setup.workers > 1:
+        yield "head's exchange", duration(found.exchange), ""
+        yield "gradients' exchange", duration(found.gradients), "as far as nothing hides it"
+    yield "step", duration(found.step), ""
+    yield "images/s", f"{found.images_per_second:,.0f}", "of all workers"
+    if found.epoch is not None:
+        yield "epoch", duration(found.epoch), f"{plan.setup.steps_per_epoch:,} steps"
+    if found.run is not None:
+        yield "run", duration(found.run), f"{plan.setup.steps:,} steps"
+    cores = f"cores a worker, at {DECODE:.0f} JPEGs of 375 x 500 a second each"
+    yield "decoding", f"{found.decoding_cores:.1f}", cores
+
+
+def _constants(machine: Machine) -> Lines:
+    yield "fp32 products", f"{machine.wide / 1e9:,.0f}", "GFLOP/s"
+    yield "bf16 products", f"{machine.narrow / 1e9:,.0f}", "GFLOP/s"
+    yield "memory", f"{machine.bandwidth / 1e9:,.1f}", "GB/s"
+    if machine.fresh:
+        yield "new memory", f"{machine.fresh / 1e9:,.1f}", "GB/s"
+    if machine.epilogue:
+        yield "softmax", f"{machine.epilogue * 1e9:.2f}", "ns a logit, forward and backward"
+    if machine.rounding:
+        yield "rounding", f"{machine.rounding * 1e9:.2f}", "ns a number, to bf16"
+    if machine.link != float("inf"):
+        yield "between workers", f"{machine.link / 1e9:,.2f}", "GB/s that one sends"
+        yield "between machines", f"{machine.network / 1e9:,.2f}", f"{machine.workers} workers each"
+        yield "collective", duration(machine.latency), ""
+    if machine.network_seconds is None:
+        part = f"{machine.utilisation:.0%}"
+        yield "network at", part, "of the products' rate (ResNet-50 and ViT-S, published)"

@@ -1,0 +1,244 @@
+"""Bytes from anywhere, one function a verb.
+
+A local path never goes through fsspec: opening a file must cost one system call.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from lookalike.errors import LookalikeError, StorageError
+from lookalike.storage import archive
+from lookalike.storage.download import NO_LIMITS, Limits
+from lookalike.storage.event_loop import waited
+from lookalike.storage.get_request import fetch, get
+from lookalike.storage.listing import described, has_below, sizes_in
+from lookalike.storage.retry import cause, retrying, retrying_there
+from lookalike.storage.stream import stream_of
+from lookalike.storage.uri import is_remote, local_path, public, scheme_of
+
+_STARTS = 64  # requests at a time
+
+
+def read_bytes(
+    uri: str,
+    *,
+    part: tuple[int, int] | None = None,
+    retries: int = 2,
+    limits: Limits = NO_LIMITS,
+) -> bytes:
+    """The content of `uri`.
+
+    Args:
+        uri: a local path or the URI of a storage that is supported; or a file in a ZIP archive,
+            `photos.zip/cat/1.jpg`.
+        part: offset and size of the bytes to read; None for all.
+        retries: how often to ask again, with growing pauses, when the answer may change.
+        limits: on the size of what is read and, of a remote `uri`, on the time that it takes.
+
+    Raises:
+        StorageError: it cannot be read, ends before `part` does, or is more than the limits allow;
+            the message holds the cause.
+    """
+    now = limits.running()
+    return retrying(lambda: _read_once(uri, part, now()), uri, retries, limits.seconds)
+
+
+async def fetch_bytes(
+    uri: str,
+    *,
+    part: tuple[int, int] | None = None,
+    retries: int = 2,
+    limits: Limits = NO_LIMITS,
+) -> bytes:
+    """`read_bytes` of a remote `uri`, in the loop of `lookalike.storage.event_loop`."""
+    now = limits.running()
+
+    async def once() -> bytes:
+        if archive.may_lead_in(uri):
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(None, archive.entry_of, uri)
+            if found is not None:
+                place, entry = found
+                limits.check(entry.size)
+                span = entry.offset, entry.span
+                packed = await fetch(place, span, now().of_any_size())
+                return _of_entry(uri, entry, packed, part)
+        content = await fetch(uri, part, now())
+        return content if part is None else _whole(uri, part, content)
+
+    return await retrying_there(once, uri, retries, limits.seconds)
+
+
+def read_starts(uris: Sequence[str], size: int) -> list[bytes]:
+    """The first `size` bytes of each file, or all of a shorter one; b"" of one that fails."""
+
+    def local(uri: str) -> bytes:
+        try:
+            if archive.may_lead_in(uri) and archive.find(uri) is not None:
+                return read_bytes(uri)[:size]
+            with open(local_path(uri), "rb", buffering=0) as file:
+                return file.read(size)
+        except (OSError, StorageError):
+            return b""
+
+    async def remote(uri: str, room: asyncio.Semaphore) -> bytes:
+        async with room:
+            try:
+                if archive.may_lead_in(uri):
+                    return (await fetch_bytes(uri))[:size]
+                return await retrying_there(lambda: fetch(uri, (0, size)), uri, 2)
+            except StorageError:
+                return b""
+
+    async def all_remote() -> list[bytes]:
+        room = asyncio.Semaphore(_STARTS)
+        return await asyncio.gather(*(remote(uri, room) for uri in uris if is_remote(uri)))
+
+    found = iter(waited(all_remote())) if any(map(is_remote, uris)) else iter(())
+    return [next(found) if is_remote(uri) else local(uri) for uri in uris]
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[IO[bytes]]:
+    """`uri` as a stream of bytes that can seek.
+
+    Raises:
+        StorageError: it cannot be opened, or fails while it is read.
+    """
+    try:
+        if is_remote(uri):
+            stream = retrying(lambda: stream_of(uri), uri, 2)
+        else:
+            stream = open(local_path(uri), "rb")  # noqa: SIM115  # closed below
+        with stream:
+            yield stream
+    except LookalikeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{public(uri)}: {cause(error)}") from None
+
+
+def exists(uri: str) -> bool:
+    """Whether `uri` can be found.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None and found.name:
+        return archive.is_file(found) or bool(archive.names_below(found))
+    if not is_remote(uri):
+        return os.path.exists(local_path(uri))
+
+    def ask() -> bool:
+        try:
+            described(uri)
+        except FileNotFoundError:
+            return has_below(uri)
+        return True
+
+    return retrying(ask, uri, 2)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is a folder (in object storage: whether any key begins with it and a `/`).
+
+    A ZIP archive is one, and so are the folders in it.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None:
+        return not found.name or bool(archive.names_below(found))
+    if not is_remote(uri):
+        return os.path.isdir(local_path(uri))
+    if scheme_of(uri) in ("http", "https"):
+        return False  # a web server has no folders, only pages
+    return retrying(lambda: has_below(uri), uri, 2)
+
+
+def files_below(uri: str) -> list[str]:
+    """The paths of all files below a folder, relative to it, with `/`, in their order.
+
+    Links to folders are followed, but never to a folder that is being looked at already. ZIP
+    archives are not looked into, unless `uri` is one or leads into one.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    found = retrying(lambda: archive.find(uri), uri, 2)
+    if found is not None:
+        return archive.names_below(found)
+    if is_remote(uri):
+        return sorted(retrying(lambda: sizes_in(uri), uri, 2))
+    return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
+
+
+def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Files of `folder` and its folders, each with `below` before it."""
+    status = os.stat(folder)
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{below}{entry.name}/", (*above, own))
+            else:
+                yield below + entry.name
+
+
+def _of_entry(uri: str, entry: archive.Entry, packed: bytes, part: tuple[int, int] | None) -> bytes:
+    content = archive.unpacked(public(uri), entry, packed)
+    if part is None:
+        return content
+    return _whole(uri, part, content[part[0] : part[0] + part[1]])
+
+
+def _read_once(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
+    if archive.may_lead_in(uri):
+        found = archive.entry_of(uri)
+        if found is not None:
+            place, entry = found
+            limits.check(entry.size)
+            packed = _read_once(place, (entry.offset, entry.span), limits.of_any_size())
+            return _of_entry(uri, entry, packed, part)
+    if is_remote(uri):
+        content = get(uri, part, limits)
+    else:
+        content = _read_here(local_path(uri), part, limits)
+    return content if part is None else _whole(uri, part, content)
+
+
+def _read_here(path: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
+    with open(path, "rb", buffering=-1 if part is None else 0) as file:
+        if part is not None:
+            offset, size = part
+            limits.check(size)
+            file.seek(offset)
+            return file.read(size)
+        if limits.size is None:
+            return file.read()
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            limits.check(status.st_size)
+            return file.read()
+        content = file.read(limits.size + 1)  # a device or a pipe, which may never end
+        limits.check(len(content))
+        return content
+
+
+def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:
+    """`content` of `part`, if that is all of it."""
+    offset, size = part
+    if len(content) != size:
+        raise StorageError(
+            f"{public(uri)}: ends at {offset + len(content):,} bytes, {offset + size:,} expected; "
+            "it has changed since it was indexed, or is cut off"
+        )
+    return content

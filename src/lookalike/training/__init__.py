@@ -1,0 +1,1 @@
+"""Training runs: their parts, the loop, and their files."""

@@ -1,0 +1,413 @@
+"""Everything that a run needs to go on exactly, on disk without pickles.
+
+    checkpoints/step-00000120/
+        state.json                       step, loss scale, best score, sizes and digests (SHA-256)
+                                         of the files below and its own digest, and an `id` that
+                                         no other saving has, of this step either
+        network.safetensors              backbone, neck and branch
+        network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
+        ema.safetensors                  where an average is kept
+        head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
+                                         see `lookalike.elastic`
+
+Random states are not among them, because nothing here has any: data order, augmentation and
+dropout follow from (seed, epoch, row) and (seed, step, rank).
+
+A checkpoint is written under another name and renamed when every worker's files are safely on
+disk. What state.json says of its files is compared with them before they are read, so that a torn
+copy and a damaged one are found. Where workers have directories of their own, each directory has
+the same state.json and the files of its workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lookalike.distributed.world import World
+from lookalike.errors import RunError, one_line
+from lookalike.losses.head import Head
+from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
+from lookalike.training import head_checkpoint
+from lookalike.training.optim import Ema, LossScaler
+
+FORMAT = "lookalike checkpoint 2"
+OLDER_FORMATS = ("lookalike checkpoint 1",)
+"""Formats that can be read beside today's: 1 had no class counts and centres in its heads."""
+
+STATE_FILE = "state.json"
+NETWORK_FILE = "network.safetensors"
+AVERAGE_FILE = "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Training and validation inputs of a run, compared when it is resumed.
+
+    Attributes:
+        steps_per_epoch: of the sampler.
+        batch_size: images in a step of all workers together.
+        sampler: its name and what it does, in words.
+        images: in the training list.
+        train_list: fingerprint of the training list.
+        val_list: fingerprint of the validation list; empty without one.
+    """
+
+    steps_per_epoch: int
+    batch_size: int
+    sampler: str
+    images: int
+    train_list: str
+    val_list: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        best_score: the best primary metric so far on this validation list, None without one.
+        best_step: the step that reached it.
+        skipped: steps left out because the loss or a gradient was not finite.
+        since_best: measurements after the best one.
+        shift: step + shift is the position in the training data, in steps of `inputs` as they
+            are now; not 0 where earlier steps had another size.
+        inputs: what the run trains on and is measured on; None where an older version saved it.
+    """
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    skipped: int = 0
+    since_best: int = 0
+    shift: int = 0
+    inputs: Inputs | None = None
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Progress:
+        """That of a checkpoint's state.json."""
+        inputs = saved.get("inputs")
+        return cls(**{**saved, "inputs": None if inputs is None else Inputs(**inputs)})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All that changes in training: what a checkpoint holds.
+
+    Attributes:
+        network: backbone, neck and branch, the same on every worker.
+        heads: the class weights by the name of their loss.
+        optimizer: over both.
+        scaler: the loss scale.
+        ema: the average of weights, or None.
+    """
+
+    network: nn.Module
+    heads: Mapping[str, Head]
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    ema: Ema | None
+
+
+def folder_name(step: int) -> str:
+    """`step-00000120`; names sort by step."""
+    return f"step-{step:08d}"
+
+
+def save(folder: Path, trained: Trained, progress: Progress, world: World) -> None:
+    """Write `folder`, all workers together; it appears only when it is complete.
+
+    Raises:
+        RunError: the disk refused, on whichever worker; all workers raise.
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    if world.is_keeper:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    world.barrier()
+    cause, mine = None, {}
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a file's digest while the disk takes it
+            found = {}
+            for name, (tensors, metadata) in _files(trained, world):
+                _write(aside / name, tensors, metadata)
+                found[name] = pool.submit(digest_of, aside / name)
+                _sync(aside / name)
+            mine = {n: ((aside / n).stat().st_size, digest.result()) for n, digest in found.items()}
+    except (OSError, SafetensorError) as error:
+        cause = refused(error) or str(error)
+    told = world.tell({"id": secrets.token_hex(8), "files": mine, "cause": cause})
+    for each in told:
+        if each["cause"] is not None:
+            cause = cause or each["cause"]
+            if world.is_keeper:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
+    if world.is_keeper:
+        files = dict(sorted((n, each["files"][n]) for each in told for n in each["files"]))
+        state = {
+            "format": FORMAT,
+            "id": told[0]["id"],
+            "progress": asdict(progress),
+            "workers": world.size,
+            "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
+            "files": {name: size for name, (size, _) in files.items()},
+            "sha256": {name: digest for name, (_, digest) in files.items()},
+        }
+        state["own_sha256"] = _digest_of_state(state)
+        with writing(folder):
+            _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
+        replaced = folder.with_name(f".{folder.name}.replaced.partial")
+        if (
+            folder.exists()
+        ):  # the same step again, after a resume: removed when the new one is there
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        aside.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    world.barrier()
+
+
+def load(folder: Path, trained: Trained) -> Progress:
+    """Put the state of `folder` into `trained`, in place, and say where it stands.
+
+    Raises:
+        RunError: a file is missing, torn or does not fit the model; names it.
+    """
+    state = read_state(folder)
+    progress = Progress.of(state["progress"])
+    with reading(folder):
+        _load_network(folder, trained)
+        steps = progress.step - progress.skipped
+        for name, head in trained.heads.items():
+            head_checkpoint.load_head(folder, name, head, trained.optimizer, steps=steps)
+        if trained.ema is not None:
+            trained.ema.load(_average(folder))
+    trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
+    return progress
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Say of anything wrong with the files of `folder` what it means for the user.
+
+    Raises:
+        RunError: a file is missing or broken, or does not fit.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: {Path(error.filename or '?').name} is missing; the checkpoint was made "
+            "with other settings (ema, loss, head) or is incomplete"
+        ) from None
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise RunError(f"{folder}: does not fit this configuration: {one_line(error)}") from None
+
+
+def parse_state(text: str | bytes) -> dict[str, Any]:
+    """The content of a state.json.
+
+    Raises:
+        ValueError: it is broken, or damaged.
+    """
+    try:
+        state = json.loads(text)
+        format, files = state["format"], state["files"]
+        if format not in (FORMAT, *OLDER_FORMATS):
+            raise RunError(f"written by another version of lookalike, as {format!r}")
+        scale, good_steps = map(float, state["loss_scale"])
+        plain = scale > 0 and good_steps >= 0 and type(Progress.of(state["progress"]).step) is int
+        plain &= all(
+            name == Path(name).name and name not in ("", "..") and type(size) is int
+            for name, size in files.items()
+        )
+        digests = state.get("sha256", {})
+        if digests or "own_sha256" in state:  # older ones have neither
+            own = state["own_sha256"]
+            whole = {key: value for key, value in state.items() if key != "own_sha256"}
+            plain &= digests.keys() == files.keys() and own == _digest_of_state(whole)
+    except (RecursionError, TypeError, AttributeError, KeyError, ValueError):
+        plain = False
+    if not plain:
+        raise ValueError(f"{STATE_FILE} is damaged")
+    return dict(state)
+
+
+def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """The content of state.json, after its files were found whole.
+
+    Args:
+        folder: the checkpoint.
+        verify: read the files too, and compare their digests.
+
+    Raises:
+        RunError: something is missing, has another size than when it was written, or is damaged.
+    """
+    try:
+        state = parse_state((folder / STATE_FILE).read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{folder}: {STATE_FILE} is missing") from None
+    except OSError as error:
+        raise RunError(f"{folder / STATE_FILE}: cannot be read: {refused(error)}") from None
+    except (ValueError, RunError) as error:
+        raise RunError(f"{folder}: {error}") from None
+    for name, size in state["files"].items():
+        path = folder / name
+        if not path.exists():
+            raise RunError(f"{folder}: {name} is missing")
+        if path.stat().st_size != size:
+            raise RunError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
+    if verify:
+        _verify(folder, state.get("sha256", {}))
+    return state
+
+
+def is_as_written(folder: Path, name: str, state: Mapping[str, Any]) -> bool:
+    """True if a file of a checkpoint exists here with the digest of its state.json."""
+    path = folder / name
+    if not path.is_file() or path.stat().st_size != state["files"][name]:
+        return False
+    digest = state.get("sha256", {}).get(name)
+    return digest is None or digest == digest_of(path)
+
+
+def _verify(folder: Path, digests: Mapping[str, str]) -> None:
+    """Compare the files with their digests, several at a time."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        try:
+            found = list(pool.map(digest_of, (folder / name for name in digests)))
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or folder}: cannot be read: {refused(error)}"
+            ) from None
+    for name, digest in zip(digests, found, strict=True):
+        if digest != digests[name]:
+            raise RunError(
+                f"{folder / name}: damaged: its bytes are not those that were written (SHA-256 "
+                f"{digest[:12]}..., and not {digests[name][:12]}...)"
+            )
+
+
+def _digest_of_state(state: Mapping[str, Any]) -> str:
+    """Of everything in a state.json but this digest."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def newest(folder: Path, *, verify: bool = True) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint in `folder`, and what is wrong with newer ones."""
+    faults = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            read_state(path, verify=verify)
+        except RunError as error:
+            faults.append(str(error))
+        else:
+            return path, faults
+    return None, faults
+
+
+def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the one named by `also`.
+
+    What is later than `written`, the newest, is damaged: the resumed run passed it over.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    later = [path for path in found if path.name > written]
+    for path in [*later, *found[len(later) + keep :]]:
+        if path != also:
+            shutil.rmtree(path)
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path)
+
+
+def _files(
+    trained: Trained, world: World
+) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
+    """What this worker writes: file name, tensors and metadata."""
+    if world.is_main:
+        yield NETWORK_FILE, (trained.network.state_dict(), {})
+        yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
+        if trained.ema is not None:
+            yield AVERAGE_FILE, (trained.ema.average, {})
+    for name, head in trained.heads.items():
+        if head.sharded or world.is_main:
+            part = world.rank if head.sharded else 0
+            yield (
+                head_checkpoint.file_name(name, part),
+                head_checkpoint.content(head, trained.optimizer),
+            )
+
+
+def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, parameter in trained.network.named_parameters()
+        for key, value in trained.optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_network(folder: Path, trained: Trained) -> None:
+    trained.network.load_state_dict(safetensors.torch.load_file(folder / NETWORK_FILE))
+    saved = safetensors.torch.load_file(folder / "network-optimizer.safetensors")
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        name, state = key.rsplit(".", 1)
+        states.setdefault(name, {})[state] = value
+    for name, parameter in trained.network.named_parameters():
+        if name in states:
+            trained.optimizer.state[parameter] = {
+                key: _placed(value, parameter) for key, value in states[name].items()
+            }
+
+
+def _average(folder: Path) -> dict[str, Tensor]:
+    path = folder / AVERAGE_FILE
+    if not path.exists():
+        raise RunError(f"{folder}: has no average of the weights; it was made with train.ema=0")
+    return dict(safetensors.torch.load_file(path))
+
+
+def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Where the optimizer wants a state: beside its parameter, in the parameter's memory order."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.to(parameter.device)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    # No tensors with empty metadata (an optimizer before its first step) is a file that
+    # safetensors 0.8 writes and cannot read; without metadata it can.
+    with usual_mode(path):
+        safetensors.torch.save_file(plain, path, metadata or None)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,290 @@
+"""Runs and models in object storage, brought to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.errors import RunError, StorageError
+from lookalike.exporting.artefact import ABOUT_FILE
+from lookalike.log import logger
+from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
+from lookalike.run import CONFIG, RESOLVED, Run, write_text
+from lookalike.storage.cache_folder import user_cache
+from lookalike.training import checkpoint
+
+CHECKPOINTS = "checkpoints"
+_VERSIONS = ".versions.json"
+
+
+def workdir(output: str, chosen: str | None = None) -> Path:
+    """Where a run with the remote `output` is written on this machine.
+
+    Args:
+        output: a URI without secrets; `?endpoint=` may stand in it.
+        chosen: `run.workdir`, which goes before the user's cache directory.
+
+    Raises:
+        RunError: user info or another query is in the URI, and would be saved with the run.
+    """
+    _, query = storage.split_query(output)
+    if storage.lasting(output) != output or (query and not query.startswith("?endpoint=")):
+        raise RunError(
+            f"run.output={storage.public(output)}: has user info or a query in it, which would be "
+            "saved with the run; credentials belong in the environment"
+        )
+    return storage.path_of(chosen) if chosen else cache_folder("runs", output)
+
+
+def saved_config(output: str, *, asked: bool = False) -> Config | None:
+    """The settings of a run, here or in object storage; None where no run was begun.
+
+    Args:
+        output: the run.
+        asked: only what was asked for (config.yaml), not every setting as it ran
+            (resolved.yaml; older runs have a complete config.yaml instead).
+
+    Raises:
+        ConfigError: the file is broken; names it.
+        StorageError: the storage does not answer.
+    """
+    names = (CONFIG,) if asked else (RESOLVED, CONFIG)
+    remote = storage.is_remote(output)
+    sizes = storage.sizes_below(output) if remote else {}
+    for name in names:
+        place = storage.join(output, name)
+        if name in sizes if remote else storage.exists(place):
+            return Config.load(storage.public(place), content=storage.read_bytes(place))
+    return None
+
+
+def resume_from(output: str, local: Run) -> None:
+    """Bring the newest whole remote checkpoint and its run to `local`, where that is behind.
+
+    Raises:
+        RunError: there are checkpoints, but no whole one, there or here.
+        StorageError: the storage does not answer, or a file changed meanwhile.
+    """
+    sizes = storage.sizes_below(output)
+    if CONFIG not in sizes:
+        return
+    here, _ = checkpoint.newest(local.checkpoints)
+    passed: list[str] = []  # that are not whole, or damaged
+    while True:
+        found, faults = newest(output, sizes, before=passed[-1] if passed else None)
+        for fault in faults:
+            logger.warning("%s; left aside", fault)
+        if found is None and here is None and (faults or passed):
+            raise RunError(f"{storage.public(output)}: no whole checkpoint is left to go on from")
+        if here is not None and (found is None or here.name >= found):
+            return
+        if found is None or _fetched(output, found, local):
+            break
+        passed.append(found)
+    best = _best(output, sizes)
+    if best is not None and best != found and not _fetched(output, best, local):
+        best = None
+    others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
+    others = [name for name in others if not name.endswith("/")]  # a folder, to some clients
+    if outside := [name for name in others if not _stays_inside(name)]:
+        raise RunError(
+            f"{storage.public(output)}: holds the key {outside[0]!r}, which is no file of a run "
+            "and would be written outside of its directory; remove it there"
+        )
+    for name in sorted(others, key=lambda name: name == CONFIG):  # the last makes it a run
+        storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
+    if best is not None:
+        write_text(local.checkpoints / "best", best + "\n")
+    if found is not None:
+        write_text(local.checkpoints / "latest", found + "\n")
+    logger.info("brought %s from %s to %s", found, storage.public(output), local.path)
+
+
+def _fetched(output: str, name: str, local: Run) -> bool:
+    """Whether a checkpoint was brought here, and is not damaged."""
+    try:
+        fetch_checkpoint(output, name, local.checkpoints)
+    except RunError as error:
+        logger.warning("%s; left aside", error)
+        return False
+    return True
+
+
+def newest(
+    output: str, sizes: dict[str, int], *, before: str | None = None
+) -> tuple[str | None, list[str]]:
+    """The name of the newest whole checkpoint of a remote run, and the faults of newer ones.
+
+    Args:
+        output: the run.
+        sizes: of all its files.
+        before: only checkpoints older than this one.
+    """
+    faults: list[str] = []
+    names = {name.split("/")[1] for name in sizes if name.startswith(f"{CHECKPOINTS}/step-")}
+    for name in sorted((n for n in names if before is None or n < before), reverse=True):
+        fault = _fault(output, name, sizes)
+        if fault is None:
+            return name, faults
+        faults.append(fault)
+    return None, faults
+
+
+def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
+    """Bring one whole checkpoint into the local `folder`, where it appears when it is complete.
+
+    Files of the same saving that are here already are not fetched.
+
+    Raises:
+        RunError: it is damaged there.
+        StorageError: the storage does not answer, or a file changed meanwhile.
+    """
+    place = f"{CHECKPOINTS}/{name}"
+    shown = storage.public(storage.join(output, place))
+    text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
+    try:
+        state = checkpoint.parse_state(text)
+    except (ValueError, RunError) as error:
+        raise RunError(f"{shown}: {error}") from None
+    state_here = folder / name / checkpoint.STATE_FILE
+    same = "id" in state and state_here.exists() and state_here.read_bytes() == text
+    aside = folder / f".{name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for file, size in state["files"].items():
+        if same and checkpoint.is_as_written(folder / name, file, state):
+            os.link(folder / name / file, aside / file)
+        else:
+            storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
+    storage.write_bytes(str(aside / checkpoint.STATE_FILE), text)
+    try:
+        checkpoint.read_state(aside, verify=True)
+    except RunError as error:
+        shutil.rmtree(aside)
+        raise RunError(str(error).replace(str(aside), shown)) from None
+    shutil.rmtree(folder / name, ignore_errors=True)
+    aside.rename(folder / name)
+
+
+def state_text(output: str, name: str) -> str | None:
+    """What state.json of a remote checkpoint says; None where there is no whole one.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    sizes = storage.sizes_below(output)
+    if _fault(output, name, sizes) is not None:
+        return None
+    place = f"{CHECKPOINTS}/{name}/{checkpoint.STATE_FILE}"
+    return storage.read_bytes(storage.join(output, place)).decode()
+
+
+def model_of(uri: str) -> Path:
+    """The model of a remote run, or a remote model folder, as a folder of this machine.
+
+    Files are fetched again when they changed.
+
+    Raises:
+        RunError: there is no model.
+        StorageError: the storage does not answer.
+    """
+    sizes = storage.sizes_below(uri)
+    prefix = "model/" if "model/config.json" in sizes else ""
+    if f"{prefix}config.json" not in sizes:
+        raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
+    folder = cache_folder("models", uri)
+    for _ in range(2):  # a copy that is damaged here is brought again
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            _refreshed(storage.join(uri, prefix + name), folder / name)
+        if not _damaged(folder):
+            break
+        (folder / WEIGHTS_FILE).unlink()
+    else:
+        raise RunError(
+            f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
+            f"not those that {CONFIG_FILE} was written for; upload the model again"
+        )
+    for name in (Run(folder).calibration.name, ABOUT_FILE):  # which not every model has
+        if prefix + name in sizes:
+            _refreshed(storage.join(uri, prefix + name), folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def _damaged(model: Path) -> bool:
+    try:
+        return not is_as_described(model, read_saved(model))
+    except RunError:
+        return False  # another fault, which loading it reports
+
+
+def file_of(uri: str) -> Path:
+    """A remote file, such as an exported model, as a file of this machine.
+
+    It is fetched again when it changed.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    folder = cache_folder("models", uri)
+    local = folder / storage.public(uri).rsplit("/", 1)[-1]
+    _refreshed(uri, local)
+    return local
+
+
+def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
+    """What is wrong with a remote checkpoint; None if it is whole."""
+    place = f"{CHECKPOINTS}/{name}"
+    shown = storage.public(storage.join(output, place))
+    if f"{place}/{checkpoint.STATE_FILE}" not in sizes:
+        return f"{shown}: {checkpoint.STATE_FILE} is missing: it was not uploaded whole"
+    try:
+        text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
+        files = checkpoint.parse_state(text)["files"]
+    except (ValueError, RunError) as error:
+        return f"{shown}: {error}"
+    for file, size in files.items():
+        if sizes.get(f"{place}/{file}") != size:
+            there = sizes.get(f"{place}/{file}")
+            return f"{shown}: {file} has {there or 'no'} bytes instead of {size}"
+    return None
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a key below a remote folder is, as a relative path, a file below a folder here."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def _best(output: str, sizes: dict[str, int]) -> str | None:
+    """The name of the best checkpoint, if it is whole."""
+    if f"{CHECKPOINTS}/best" not in sizes:
+        return None
+    name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
+    known = re.fullmatch(r"step-\d+", name) is not None
+    return name if known and _fault(output, name, sizes) is None else None
+
+
+def _refreshed(uri: str, local: Path) -> None:
+    note = local.parent / _VERSIONS
+    versions = json.loads(note.read_text("utf-8")) if note.exists() else {}
+    version = storage.version_of(uri)
+    if local.exists() and versions.get(local.name) == version:
+        return
+    storage.fetch_file(uri, local)
+    if storage.version_of(uri) != version:
+        raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
+    write_text(note, json.dumps({**versions, local.name: version}))
+
+
+def cache_folder(kind: str, uri: str, more: str = "") -> Path:
+    """Where this machine keeps what belongs to `uri` and `more`: a folder of the user's cache."""
+    name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
+    digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
+    return user_cache() / kind / f"{name}-{digest}"

@@ -1,0 +1,373 @@
+"""The directory that a training writes to: begun, or gone on with from its newest checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lookalike import storage
+from lookalike.config.config import Config, keys
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.distributed import shared_directory
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError, RunError
+from lookalike.log import logger
+from lookalike.run import CONFIG, Run, write_text
+from lookalike.training import checkpoint, remote_run, several_machines
+from lookalike.training.bad_image_limit import Quota
+from lookalike.training.build import RESOLVED_FROM
+from lookalike.training.checkpoint import Inputs, Progress, Trained
+from lookalike.training.trainer import Pace
+
+
+def saved_request(output: str) -> Config | None:
+    """What the run at `output` was asked for; None where no run was begun.
+
+    Raises:
+        ConfigError: its config.yaml is broken.
+        StorageError: the storage does not answer.
+    """
+    return remote_run.saved_config(output, asked=True)
+
+
+def check_request(config: Config, resume: bool) -> None:
+    """See that there is something to train on, and a place for the results.
+
+    Raises:
+        ConfigError: there is none.
+        RunError: the run to resume does not exist.
+    """
+    output = config.run.output
+    if config.data.train is not None and output is not None:
+        return
+    if resume and output is None:
+        raise ConfigError("nothing to resume: give run.output (--output), the directory of the run")
+    if resume and output is not None and saved_request(output) is None:
+        raise RunError(
+            f"{storage.public(output)}: no run here to resume ({CONFIG} is missing); "
+            f"{_like(output)}check --output, or give --train LIST to begin a run there"
+        )
+    if config.data.train is None:
+        raise ConfigError("nothing to train on: give data.train (--train), a list of images")
+    raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+
+
+def _like(output: str) -> str:
+    """The runs beside a place whose names are close to its name, in words."""
+    path = Path(storage.local_path(output)).absolute()
+    if storage.is_remote(output) or not path.parent.is_dir():
+        return ""
+    runs = [other.name for other in path.parent.iterdir() if Run(other).exists()]
+    close = difflib.get_close_matches(path.name, runs, 1, 0.5)
+    return f"did you mean {path.parent / close[0]}? Else " if close else ""
+
+
+def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
+    """The request of a resumed run, with what it leaves open as the run used it so far.
+
+    That is what the run resolved when it began, and the defaults of the version that began it.
+    A value that follows from another setting which the request changes is left open, and so is
+    one that was asked for before and is not any more.
+
+    To be called by all workers together.
+    """
+    found: list[str] = []
+    with world.together():
+        if world.is_main and resume and run.exists() and run.resolved.exists():
+            place = str(run.path)
+            asked, used = saved_request(place), remote_run.saved_config(place)
+            assert asked is not None
+            assert used is not None
+            found = [asked.to_yaml(complete=False), used.to_yaml()]
+    told = world.tell(found)[0]
+    if not told:
+        return config
+    before, used = (Config.load(run.path, content=text.encode()) for text in told)
+    given = config.asked()
+
+    def changed(key: str) -> bool:
+        return key in given | before.asked() and config.get(key) != used.get(key)
+
+    kept = {
+        key: used.get(key)
+        for key in keys()
+        if key not in given | before.asked() and not any(map(changed, RESOLVED_FROM.get(key, ())))
+    }
+    return config.with_values(kept)
+
+
+def write_request(run: Run, asked: Config, used: Config) -> None:
+    """Write config.yaml and resolved.yaml, without what addresses hide.
+
+    Args:
+        run: where to.
+        asked: the request as it came.
+        used: the same with everything resolved.
+    """
+    written = asked.without_secrets()
+    cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
+    if cut:
+        logger.warning(
+            "%s: written without the user info and signature of its address; to resume, give it "
+            "again", ", ".join(cut),
+        )  # fmt: skip
+    write_text(run.resolved, used.without_secrets().to_yaml())
+    write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
+
+
+def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
+    """The directory that this worker writes to, and who keeps it."""
+    output = config.run.output
+    assert output is not None
+    run = Run(place_of(config))
+    world = shared_directory.find_keepers(world, run.path)
+    if not storage.is_remote(output):
+        shared_directory.check_shared(world, output)
+    elif len(world.keepers) > 1 and resume:
+        several_machines.resume_from(output, run, world)
+    else:
+        with world.together():
+            if world.is_main:
+                _meet(output, run, resume)
+    with world.together():
+        if world.is_keeper:
+            Run.create(run.path, resume=resume)
+    return run, world
+
+
+def place_of(config: Config) -> Path:
+    """The directory of this machine that the run is written to."""
+    output = config.run.output
+    assert output is not None
+    if storage.is_remote(output):
+        return remote_run.workdir(output, config.run.workdir)
+    return Path(storage.local_path(output))
+
+
+def restore(
+    run: Run,
+    trained: Trained,
+    quota: Quota,
+    catalog: Catalog,
+    resume: bool,
+    world: World,
+    config: Config,
+) -> Progress | None:
+    """Load the newest whole checkpoint; None where there is none yet.
+
+    Args:
+        run: the directory.
+        trained: what to load it into.
+        quota: gets the bad images of the run so far.
+        catalog: the training list.
+        resume: whether to go on with the run at all.
+        world: the workers.
+        config: the resolved request, which says what changed where a checkpoint does not fit.
+
+    Raises:
+        RunError: none is whole, or it does not fit the settings; names those that changed.
+    """
+    # As the main worker finds it, which soon writes what makes it exist for a slower one.
+    began = torch.tensor(int(resume and run.began()), device=world.device)
+    if not world.broadcast(began):
+        return None
+    name, bad = None, {}
+    with world.together():
+        if world.is_main:
+            name = _newest(run, catalog)
+            found = [(each.get("row"), each.get("reason")) for each in run.read(run.bad_images)]
+            bad = {row: str(reason) for row, reason in found if type(row) is int}
+    # Other machines may have nothing of the run but this checkpoint.
+    name, bad = world.tell([name, bad])[0]
+    with world.together():
+        try:
+            progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
+        except RunError:
+            if changes := _changes_of_shape(run, config):
+                raise RunError(
+                    f"{run.path}: cannot be resumed with {', '.join(changes)}: its checkpoints do "
+                    "not fit; keep these settings, or train into another --output (with "
+                    f"train.start_from={run.path} to begin with its weights)"
+                ) from None
+            raise
+        if config is not None and (others := _other_changes(run, config)):
+            logger.warning("resumed with changed settings: %s", ", ".join(others))
+    quota.restore({int(row): reason for row, reason in bad.items()})
+    world.barrier()
+    if world.is_main:
+        # At step 0 the start is measured again, and recorded again.
+        run.forget_after(progress.step if progress and progress.step else -1)
+    newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
+    logger.info("going on from %s", newest)
+    return progress
+
+
+_SHAPES = (
+    "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
+    "model.image_size", "loss.name", "loss.nested_dims", "loss.classification_weight",
+    "head.centres", "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
+)  # fmt: skip
+"""Settings that decide which tensors a checkpoint holds, and of which shape."""
+
+
+def _changes_of_shape(run: Run, config: Config) -> list[str]:
+    """The settings of `_SHAPES` that differ from those the run was written with, in words."""
+    used = remote_run.saved_config(str(run.path))
+    if used is None:
+        return []
+    changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
+    return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
+
+
+_SAID_ELSEWHERE = ("train.epochs", "train.max_steps", "train.batch_size", "data.train", "data.val")
+"""Settings whose change `continued` or the number of steps to do tells."""
+
+
+def _other_changes(run: Run, config: Config) -> list[str]:
+    """The settings beyond `_SAID_ELSEWHERE` that differ from the run's own, in words."""
+    used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
+    if used is None:
+        return []
+    return [
+        f"{key} {_words(used.get(key))} -> {_words(now.get(key))}"
+        for key in keys()
+        if key not in _SAID_ELSEWHERE
+        and not key.startswith("run.")
+        and _words(used.get(key)) != _words(now.get(key))
+    ]
+
+
+def _words(value: object) -> str:
+    """A setting as a message shows it; lists and tuples alike."""
+    if value is None:
+        return "none"
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def inputs_of(
+    config: Config, loader: TrainLoader, catalog: Catalog, held_out: Catalog | None, world: World
+) -> Inputs:
+    """What this start of a run trains on and is measured on; all workers together."""
+    lists = ["", ""]
+    if world.is_main:  # takes a while for a list of millions
+        lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
+    train_list, val_list = world.tell(lists)[0]
+    words = loader.sampler.describe()
+    return Inputs(
+        steps_per_epoch=loader.steps_per_epoch,
+        batch_size=loader.batch_size,
+        sampler=f"{config.data.sampler}: {words}" if words else config.data.sampler,
+        images=len(catalog),
+        train_list=train_list,
+        val_list=val_list,
+    )
+
+
+def continued(saved: Progress, now: Inputs) -> Progress:
+    """Where a run stands when it is resumed with other inputs; says what changed.
+
+    The epochs that are done stay done: with batches of another size, the next step is the one
+    that many epochs into the training data. Scores on different validation lists are not
+    compared: the best one is forgotten with its list.
+    """
+    before = saved.inputs
+    progress = replace(saved, inputs=now)
+    if before is None:
+        return progress
+    changes = [
+        f"{name} {old} -> {new}"
+        for name, old, new in (
+            ("batch size", before.batch_size, now.batch_size),
+            ("sampler", before.sampler, now.sampler),
+            ("images in the training list", before.images, now.images),
+            ("steps in an epoch", before.steps_per_epoch, now.steps_per_epoch),
+        )
+        if old != new
+    ]
+    if before.train_list != now.train_list and before.images == now.images:
+        changes.insert(0, "other images or labels in the training list")
+    position = saved.step + saved.shift
+    if before.steps_per_epoch != now.steps_per_epoch:
+        there = position * now.steps_per_epoch // before.steps_per_epoch
+        progress = replace(progress, shift=there - saved.step)
+    if changes:
+        logger.warning(
+            "resumed with changes: %s; %.4g epochs are done and stay so, and the learning rate "
+            "follows the epochs",
+            "; ".join(changes), position / before.steps_per_epoch,
+        )  # fmt: skip
+    if before.val_list != now.val_list:
+        if saved.best_score is not None:
+            logger.warning(
+                "resumed with another validation list: the best MAP@R so far, %.1f %% at step %d, "
+                "is of the old one and is not compared",
+                100 * saved.best_score, saved.best_step,
+            )  # fmt: skip
+        progress = replace(progress, best_score=None, best_step=saved.step, since_best=0)
+    return progress
+
+
+def check_end(config: Config, pace: Pace, progress: Progress) -> None:
+    """See that a resumed run does not stand beyond its end.
+
+    Raises:
+        RunError: it does; what it was asked for cannot be had.
+    """
+    train, inputs, step = config.train, progress.inputs, progress.step
+    assert inputs is not None
+    if step <= pace.total_steps:
+        if step and step == pace.total_steps:
+            logger.info("nothing is left to train: step %d is the last one", step)
+        return
+    output = storage.public(str(config.run.output))
+    if train.max_steps == pace.total_steps:
+        raise RunError(
+            f"{output}: {step} steps are done, more than train.max_steps={train.max_steps}; give "
+            f"train.max_steps={step} or more, or train into another --output"
+        )
+    done = (step + progress.shift) / inputs.steps_per_epoch
+    raise RunError(
+        f"{output}: {done:.4g} epochs are done, more than train.epochs={train.epochs}; give "
+        f"train.epochs={math.ceil(done)} or more, or train into another --output"
+    )
+
+
+def _meet(output: str, local: Run, resume: bool) -> None:
+    """Look at what a remote output holds, and bring it here to go on with it."""
+    if resume:
+        local.path.mkdir(parents=True, exist_ok=True)
+        with local.locked():
+            remote_run.resume_from(output, local)
+    elif CONFIG in storage.sizes_below(output):
+        raise RunError(
+            f"{storage.public(output)} holds a run already; add --resume to go on with it, "
+            "or choose another --output"
+        )
+
+
+def _newest(run: Run, catalog: Catalog) -> str | None:
+    """The name of the newest whole checkpoint of a run of these classes; None if it has none yet.
+
+    Raises:
+        RunError: it is a run of other classes, or no checkpoint is whole.
+        DataError: its classes.json is broken.
+    """
+    saved = run.classes.read_bytes() if run.classes.exists() else None
+    if saved is not None and saved != catalog.classes.to_json().encode():
+        Classes.from_json(saved, storage.public(str(run.classes)))  # a broken file is named as such
+        raise RunError(
+            f"{run.path}: the classes of the list are not those that the run began with "
+            f"({run.classes}); train into another --output"
+        )
+    newest, faults = checkpoint.newest(run.checkpoints)
+    for fault in faults:
+        logger.warning("%s; left aside", fault)
+    if newest is None and faults:
+        raise RunError(f"{run.path}: no whole checkpoint is left to go on from")
+    return None if newest is None else newest.name

@@ -1,0 +1,309 @@
+"""One training step: forward, backward, update; the same decision on every worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lookalike.data.loading.train_loader import Batch
+from lookalike.distributed.world import World
+from lookalike.model.batchnorm import freeze_statistics
+from lookalike.model.classification_branch import TrainingNetwork
+from lookalike.training.checkpoint import Trained
+from lookalike.training.optim import all_finite, scale_gradients, squared_norm
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did, on all workers together.
+
+    Attributes:
+        losses: means over the global batch: `loss` in all, `<head>_loss` by head.
+        grad_norm: of all gradients together, before clipping; class weights that change in the
+            backward pass have none.
+        finite: whether everything was finite, and so the weights were updated; otherwise nothing
+            has changed.
+    """
+
+    losses: dict[str, float]
+    grad_norm: float
+    finite: bool
+
+
+class TrainStep:
+    """The step of a run.
+
+    Args:
+        trained: network, heads, optimizer, loss scale and average.
+        loss_weights: weight of each head's loss, by the head's name.
+        world: the workers.
+        seed: of dropout and the like.
+        precision: float32, bfloat16 or float16; of the network, never of the heads.
+        clip_grad_norm: largest norm of all gradients together, 0 for any.
+        freeze_batchnorm: batch norms of the backbone keep their statistics.
+        accumulate: micro-batches that each worker's part of a batch is split into.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        loss_weights: dict[str, float],
+        world: World,
+        seed: int,
+        precision: torch.dtype = torch.float32,
+        clip_grad_norm: float = 0.0,
+        freeze_batchnorm: bool = False,
+        accumulate: int = 1,
+    ) -> None:
+        assert isinstance(trained.network, TrainingNetwork)
+        self.network = trained.network
+        self.trained = trained
+        self.loss_weights = loss_weights
+        self.world = world
+        self.seed = seed
+        self.precision = precision
+        self.clip_grad_norm = clip_grad_norm
+        self.freeze_batchnorm = freeze_batchnorm
+        backbone = self.network.embedder.backbone
+        self._learning = [value for value in backbone.parameters() if value.requires_grad]
+        self.accumulate = accumulate
+        self._statistics = _Statistics.of(trained)
+        self._wrapped: DistributedDataParallel | None = None
+        self._wrapped_frozen: bool | None = None
+        self._updating = [head for head in trained.heads.values() if head.update is not None]
+        self._shards = [head.weight for head in trained.heads.values() if head.sharded]
+        self._shared = [
+            *(p for p in self.network.parameters()),
+            *(head.weight for head in trained.heads.values() if not head.sharded),
+        ]
+
+    def prepare(self, *, frozen: bool) -> None:
+        """Put the network in training mode, its backbone frozen or learning.
+
+        To be called after anything that changed the mode, and when `frozen` changes.
+        """
+        backbone = self.network.embedder.backbone
+        self.network.train()
+        for parameter in self._learning:
+            parameter.requires_grad_(not frozen)
+        if frozen:
+            backbone.eval()
+        elif self.freeze_batchnorm:
+            freeze_statistics(backbone)
+        if self.world.size > 1 and frozen != self._wrapped_frozen:
+            # DDP takes note of what learns when it is made, so each phase has its own.
+            self._wrapped = None
+            self._wrapped = DistributedDataParallel(
+                self.network,
+                device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+            self._wrapped_frozen = frozen
+
+    def __call__(self, batch: Batch, step: int) -> Outcome:
+        """Do step `step` with this worker's part of the global batch.
+
+        A step whose loss, gradients or running statistics are not finite on any worker changes
+        nothing on any.
+        """
+        self._statistics.keep()
+        for head in self._updating:
+            head.begin(1 / self.trained.scaler.scale)
+        if self.accumulate == 1:
+            losses = self.forward(batch, step)
+            self.backward(losses["loss"])
+        else:
+            losses = self._in_micro_batches(batch, step)
+        outcome = self._update(losses, step)
+        if not outcome.finite:
+            self._statistics.restore()
+        return outcome
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """This worker's losses, scalars; their means over the workers are those of the batch."""
+        images = batch.images_on(self.world.device)
+        embeddings, branch = self._embed(self._wrapped or self.network, images, step)
+        return self._losses(embeddings, branch, batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Leave the gradients of the global mean loss in the parameters, on every worker."""
+        scale = self.trained.scaler.scale
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        (loss * scale).backward()
+        self._finish_gradients()
+
+    def _in_micro_batches(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """`forward` and `backward` with the activations of one micro-batch at a time.
+
+        The embeddings of the whole batch are computed first, without activations; the heads see
+        all of them at once, so that loss, margin statistics, class samples and class weights are
+        those of one step on the whole batch; then each micro-batch goes through the network again
+        and back with the gradients of its embeddings (Gao et al., Scaling Deep Contrastive
+        Learning Batch Size under Memory Limited Setup, arXiv 2101.06983).
+        """
+        images = batch.images_on(self.world.device)
+        parts = images.tensor_split(self.accumulate)
+        with torch.no_grad():
+            found = [
+                self._embed(self.network, part, step, number) for number, part in enumerate(parts)
+            ]
+        self._statistics.restore()  # the second pass moves them
+        outputs = [torch.cat(each).requires_grad_() for each in _columns(found)]
+        losses = self._losses(outputs[0], outputs[1] if len(outputs) > 1 else None, batch)
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        (losses["loss"] * self.trained.scaler.scale).backward()
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in outputs]
+        start = 0
+        for number, part in enumerate(parts):
+            wrapped, last = self._wrapped, number == len(parts) - 1
+            # The workers average their gradients once, with the last micro-batch.
+            with nullcontext() if wrapped is None or last else wrapped.no_sync():
+                [*results] = _columns([self._embed(wrapped or self.network, part, step, number)])
+                torch.autograd.backward(
+                    [each for (each,) in results],
+                    [each[start : start + len(part)] for each in gradients],
+                )
+            start += len(part)
+        self._finish_gradients()
+        return losses
+
+    def _embed(
+        self, network: nn.Module, images: Tensor, step: int, part: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `TrainingNetwork` gives for micro-batch number `part` of a step."""
+        # Dropout follows from (seed, step, rank), so that a checkpoint needs no random state.
+        torch.manual_seed(_mix(self.seed, step, self.world.rank, *([part] if part else [])))
+        with self._autocast():
+            found: tuple[Tensor, Tensor | None] = network(images)
+        return found
+
+    def _losses(self, embeddings: Tensor, branch: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+        classes = batch.classes.to(self.world.device, non_blocking=True)
+        losses = {
+            # A head of fewer dimensions than the embedding reads the first ones.
+            name: head(branch if name == "classification" else embeddings[:, : head.dim], classes)
+            for name, head in self.trained.heads.items()
+        }
+        total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}}
+
+    def _finish_gradients(self) -> None:
+        for head in self.trained.heads.values():
+            head.average_gradients()
+        scale_gradients([*self._shared, *self._shards], 1 / self.trained.scaler.scale)
+
+    def _update(self, losses: dict[str, Tensor], step: int) -> Outcome:
+        """Apply the gradients if they, the losses and the statistics are finite on all workers."""
+        device, size = self.world.device, self.world.size
+        sums = torch.stack(
+            [
+                *(loss.detach().float() for loss in losses.values()),
+                squared_norm(self._shared).to(device),
+                squared_norm(self._shards).to(device),
+                self._statistics.finite().logical_not().float().to(device),
+            ]
+        )  # (losses + 3,)
+        # One wait for the device a step: here, where skipping must be decided by all alike.
+        *means, shared, shards, broken = self.world.sum(sums).tolist()
+        norm_squared = shared / size + shards
+        means = [value / size for value in means]
+        finite = math.isfinite(norm_squared) and all(map(math.isfinite, means)) and not broken
+        norm = math.sqrt(norm_squared) if math.isfinite(norm_squared) else norm_squared
+        if finite:
+            if 0 < self.clip_grad_norm < norm:
+                scale_gradients([*self._shared, *self._shards], self.clip_grad_norm / norm)
+            self.trained.optimizer.step()
+            for head in self._updating:
+                head.end()
+            if self.trained.ema is not None:
+                self.trained.ema.update(step)
+        return Outcome(dict(zip(losses, means, strict=True)), norm, finite)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=self.precision)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CUDA device, let cuDNN take convolutions that give the same bits every time.
+
+    Its fastest gradients of weights add up in an order of chance, so that a resumed run would
+    leave the curve. Attention has gradients of that kind too, which this does not reach.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    if device.type == "cuda":
+        cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+class _Statistics:
+    """The running statistics of a network and its heads, as they were before a step.
+
+    A forward pass moves them before anyone knows whether the step is finite.
+
+    Args:
+        buffers: of all modules that change some in training.
+        running: those of them that must stay finite.
+    """
+
+    def __init__(self, buffers: list[Tensor], running: list[Tensor]) -> None:
+        self._buffers, self._running = buffers, [each for each in running if each.numel()]
+        self._kept = [each.clone() for each in buffers]
+
+    @classmethod
+    def of(cls, trained: Trained) -> _Statistics:
+        """Those of the network, and of the margins."""
+        states = [head.margin_state for head in trained.heads.values()]
+        running = [
+            buffer
+            for name, buffer in trained.network.named_buffers()
+            if name.rpartition(".")[2].startswith("running_")
+        ]
+        return cls([*trained.network.buffers(), *states], [*running, *states])
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them."""
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make them what they were at `keep`."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._kept)
+
+    def finite(self) -> Tensor:
+        """Whether all that must be finite are, () bool."""
+        return all_finite(self._running)
+
+
+def _columns(outputs: list[tuple[Tensor, Tensor | None]]) -> list[list[Tensor]]:
+    """The embeddings of all micro-batches, and their branch's vectors where there are any."""
+    embeddings = [embedding for embedding, _ in outputs]
+    branches = [branch for _, branch in outputs if branch is not None]
+    return [embeddings, branches] if branches else [embeddings]
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers (SplitMix64's finaliser, applied in turn)."""
+    value = 0
+    for number in numbers:
+        value = (value + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        value = ((value ^ value >> 27) * 0x94D049BB133111EB) & (2**64 - 1)
+        value ^= value >> 31
+    return value & (2**63 - 1)

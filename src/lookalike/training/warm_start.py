@@ -1,0 +1,231 @@
+"""Beginning with the weights of an earlier run: rows follow their labels, whatever moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lookalike import storage
+from lookalike.data.classes import Classes, listed
+from lookalike.data.readers.annotation import shortest
+from lookalike.distributed.world import ALONE, World
+from lookalike.errors import RunError
+from lookalike.log import logger
+from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.head import Head
+from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.saved_model import read_saved
+from lookalike.run import Run
+from lookalike.training import checkpoint
+from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
+from lookalike.training.head_checkpoint import HeadRows, load_margin_state
+from lookalike.training.optim import Ema
+
+_EMBEDDER = "embedder."
+_MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "free_length")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What to begin from.
+
+    Attributes:
+        name: as the user gave it.
+        folder: the checkpoint.
+        choice: why this one, for the report.
+        run: the output directory that it is in.
+        step: of the checkpoint.
+        classes: of the earlier run.
+    """
+
+    name: str
+    folder: Path
+    choice: str
+    run: Run
+    step: int
+    classes: Classes
+
+
+def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -> None:
+    """Give a run that is about to start the weights of an earlier one, on every worker.
+
+    The network is taken as it is, its average where one was kept. The rows of a head follow their
+    label; rows of other labels keep the random directions that the seed gave them, at the median
+    length of the inherited rows, so that a step of SGD turns them by as much as those (by
+    lr / length^2 where the loss compares cosines). Optimizer state starts empty.
+
+    Args:
+        name: an output directory, of which the best checkpoint is taken, else the newest; or a
+            checkpoint in one (`runs/old/checkpoints/step-00000120`).
+        trained: network, heads and average, before the first step; changed in place.
+        classes: of this run.
+        world: the workers, who call this together.
+
+    Raises:
+        RunError: there is no whole checkpoint, or its network or a head is another one; names
+            the first difference.
+    """
+    with world.together():
+        source = _open(name, verify=True) if world.is_main else None
+    chosen = world.tell(None if source is None else str(source.folder))[0]
+    with world.together():
+        source = source or _open(chosen, verify=False)
+    with checkpoint.reading(source.folder):
+        _take_network(source, trained.network, trained.ema)
+        old = source.classes.rows
+        match = torch.tensor([old.get(shortest(name), -1) for name in classes.names])  # (C,)
+        for head_name, head in trained.heads.items():
+            _take_head(source, head_name, head, match)
+    _report(source, classes, match)
+
+
+def _open(name: str, *, verify: bool) -> _Source:
+    """Find the checkpoint and its classes; `verify` compares the digests of its files."""
+    if storage.is_remote(name):
+        raise RunError(
+            f"train.start_from={storage.public(name)}: takes a directory of this machine; give one "
+            "(a mounted bucket will do)"
+        )
+    given = Path(storage.local_path(name)).absolute()
+    if (given / checkpoint.STATE_FILE).exists():
+        run, folder, choice = Run(given.parent.parent), given, "as given"
+    else:
+        run = Run(given)
+        folder, choice = _choose(name, run)
+    step = checkpoint.read_state(folder, verify=verify)["progress"]["step"]
+    try:
+        text = run.classes.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{run.classes}: cannot be read ({(error.strerror or '').lower()}); the class weights "
+            "of train.start_from are found by their labels in it"
+        ) from None
+    return _Source(name, folder, choice, run, step, Classes.from_json(text, str(run.classes)))
+
+
+def _choose(name: str, run: Run) -> tuple[Path, str]:
+    best = run.checkpoints / "best"
+    if best.exists():
+        folder = run.checkpoints / best.read_text("utf-8").strip()
+        try:
+            checkpoint.read_state(folder, verify=True)
+        except RunError as error:
+            logger.warning("%s; left aside", error)
+        else:
+            return folder, "its best"
+    newest, faults = checkpoint.newest(run.checkpoints)
+    for fault in faults:
+        logger.warning("%s; left aside", fault)
+    if newest is None:
+        raise RunError(
+            f"train.start_from={name}: no whole checkpoint in {run.checkpoints}; give the output "
+            "directory of a run, or one of its checkpoints/step-..."
+        )
+    return newest, "its newest"
+
+
+def _take_network(source: _Source, network: nn.Module, ema: Ema | None) -> None:
+    """Load the network after comparing it, and begin the average of this run with it."""
+    embedder = network.get_submodule(_EMBEDDER[:-1])
+    assert isinstance(embedder, Embedder)
+    _compare_settings(source, embedder)
+    saved = safetensors.torch.load_file(source.folder / NETWORK_FILE)
+    if (source.folder / AVERAGE_FILE).exists():
+        average = safetensors.torch.load_file(source.folder / AVERAGE_FILE)
+        saved |= {_EMBEDDER + name: value for name, value in average.items()}
+    mine = network.state_dict()
+    for name in [*mine, *saved]:
+        here, there = (_shape(tensors.get(name)) for tensors in (mine, saved))
+        if here != there:
+            fix = "give the model.* settings of that run"
+            if name.startswith("branch."):
+                weight = 1 if name in saved else 0
+                fix = f"set loss.classification_weight={weight}, as in that run"
+            raise RunError(
+                f"train.start_from={source.name}: {name} has {there} there and {here} here; {fix}"
+            )
+    network.load_state_dict(saved)
+    if ema is not None:
+        ema.load(embedder.state_dict())
+
+
+def _compare_settings(source: _Source, embedder: Embedder) -> None:
+    """What the settings tell is easier to mend than what a tensor's shape tells."""
+    file = source.run.model / CONFIG_FILE
+    if not file.exists():
+        return  # a checkpoint that was copied alone: the tensors will tell
+    there, here = dict(read_saved(source.run.model)), embedder.describe()
+    for key in _MODEL_KEYS:
+        if key in there and there[key] != here[key]:
+            setting = f"model.{key}={there[key]}"
+            if key == "free_length":  # follows from the loss
+                setting = "a loss like that of the earlier run"
+            raise RunError(
+                f"train.start_from={source.name}: its {key} is {there[key]}, and {here[key]} here; "
+                f"give {setting}, or leave train.start_from out"
+            )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "no values" if tensor is None else f"shape {tuple(tensor.shape)}"
+
+
+@torch.no_grad()
+def _take_head(source: _Source, name: str, head: Head, match: Tensor) -> None:
+    """Fill the rows of this worker whose class has an old class, `match` (C,); -1 for none."""
+    if not any(source.folder.glob(f"head-{name}-*.safetensors")):
+        raise RunError(
+            f"train.start_from={source.name}: it has no head '{name}'; give it the loss.* "
+            "settings of that run"
+        )
+    wanted = match[head.rows.start : head.rows.stop]  # (c,)
+    order = torch.argsort(wanted)  # own classes, by old class
+    order = order[wanted[order] >= 0]
+    lengths = torch.empty(len(order) * head.centres)
+    with HeadRows(source.folder, name) as saved:
+        for what, there, here in (
+            ("model.embedding_dim", saved.dim, head.dim),
+            ("head.centres", saved.centres, head.centres),
+            ("classes", saved.classes, len(source.classes)),
+        ):
+            if there != here:
+                raise RunError(
+                    f"train.start_from={source.name}: head '{name}' has {what}={there}, and not "
+                    f"{here}; give {what}={there}"
+                )
+        weight = head.weight.unflatten(0, (len(wanted), head.centres))  # (c, K, D), same memory
+        # Rows of a sampled head may have steps to catch up with. What the steps do to the weight
+        # lies in the checkpoint; only moments, which are not taken over, need the constants.
+        rule = UpdateRule("adamw" if "exp_avg" in saved.moments else "sgd")
+        for where, rows in saved.read(wanted[order], rule):
+            found = rows["weight"].float()
+            lengths[where.start * head.centres : where.stop * head.centres] = found.norm(dim=1)
+            own = order[where].to(weight.device)
+            weight[own] = found.unflatten(0, (-1, head.centres)).to(weight)
+        load_margin_state(saved, head)
+    lengths = torch.cat(head.peers.gather(lengths.to(weight.device)))
+    new = torch.ones(len(wanted), dtype=torch.bool)
+    new[order] = False
+    if len(lengths) and new.any():
+        rows = weight[new.to(weight.device)].float()  # (n, K, D)
+        rows *= lengths.median() / rows.norm(dim=2, keepdim=True)
+        weight[new.to(weight.device)] = rows.to(weight.dtype)
+
+
+def _report(source: _Source, classes: Classes, match: Tensor) -> None:
+    fresh = [classes.names[row] for row in (match < 0).nonzero()[:, 0].tolist()]
+    kept = len(classes) - len(fresh)
+    left = torch.ones(len(source.classes), dtype=torch.bool)
+    left[match[match >= 0]] = False
+    gone = [source.classes.names[row] for row in left.nonzero()[:, 0].tolist()]
+    (logger.info if kept else logger.warning)(
+        "start from %s (step %d, %s): %s of %s classes keep their weights, %s are new%s, %s are "
+        "gone%s",
+        source.name, source.step, source.choice, f"{kept:,}", f"{len(classes):,}",
+        f"{len(fresh):,}", f" ({listed(fresh)})" if fresh else "",
+        f"{len(gone):,}", f" ({listed(gone)})" if gone else "",
+    )  # fmt: skip

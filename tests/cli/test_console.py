@@ -1,0 +1,280 @@
+"""A console that is closed, full or cannot encode; and Ctrl-C from the first moment on."""
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+import torch
+
+from lookalike import cli, log
+from lookalike.distributed import launch, world
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError, ConsoleError, LookalikeError
+from lookalike.storage.cache_folder import user_cache
+from lookalike.storage.retry import cause
+from lookalike.training import remote_run, signals
+
+
+@pytest.fixture
+def closed():
+    """A stream whose reader went away."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="ascii") as stream:
+        yield stream
+
+
+@pytest.fixture(autouse=True)
+def answering(monkeypatch):
+    """What `log.start()` sets, whatever an earlier test began."""
+    monkeypatch.setattr(log, "_outlives_console", False)
+    monkeypatch.setattr(log, "_lost", set())
+
+
+@pytest.fixture
+def training(monkeypatch, answering):
+    """What `log.start(outlives_console=True)` sets."""
+    monkeypatch.setattr(log, "_outlives_console", True)
+    monkeypatch.setattr(log, "_lost", set())
+
+
+def test_a_training_goes_on_when_nobody_reads_its_lines(closed, training, caplog):
+    outlet = log.Outlet("stdout", closed)
+    for _ in range(3):
+        outlet.write("a line\n")
+        outlet.flush()
+    assert caplog.text.count("standard output: cannot be written to: broken pipe") == 1
+    closed.write("what Python writes at its end goes nowhere")
+    closed.flush()
+
+
+def test_other_commands_end_as_by_sigpipe(closed):
+    outlet = log.Outlet("stdout", closed)
+    outlet.write("a line\n")
+    with pytest.raises(ConsoleError) as told:
+        outlet.flush()
+    assert told.value.exit_code == 141
+
+
+@pytest.mark.parametrize(("word", "code", "said"), [("--help", 2, "no space left on device")])
+def test_an_answer_that_finds_no_room_is_an_error(monkeypatch, capfd, word, code, said):
+    monkeypatch.setattr(sys, "argv", ["lookalike", word])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == code
+    assert capfd.readouterr().err == f"error: standard output: cannot be written to: {said}\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_was_closed_before_the_start_is_none(monkeypatch, stream):
+    monkeypatch.setattr(sys, "argv", ["lookalike", "--help"])
+    monkeypatch.setattr(sys, stream, None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert not log.is_terminal()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_console_cannot_encode_is_escaped(encoding, tmp_path, monkeypatch):
+    record = logging.LogRecord("x", logging.INFO, "", 0, "caf\u00e9 \u4e2d \udcff", None, None)
+    with open(tmp_path / "out", "w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        log._ConsoleHandler().emit(record)
+    said = (tmp_path / "out").read_bytes().decode(encoding)
+    assert said.endswith("\\udcff\n")
+    assert said.startswith("caf\\xe9" if encoding == "ascii" else "caf\u00e9")
+
+
+def test_log_txt_takes_every_name_and_outlives_a_full_disk(tmp_path, caplog):
+    with log.also_to(tmp_path / "log.txt"):
+        log.logger.error("caf\udcff")
+    assert (tmp_path / "log.txt").read_text().endswith("caf\\udcff\n")
+    with log.also_to("/dev/full"):
+        log.logger.error("one")
+        log.logger.error("two")
+    assert caplog.text.count("/dev/full: cannot be written: no space left on device") == 1
+
+
+def child(*program: str) -> subprocess.CompletedProcess[str]:
+    """A program that handles Ctrl-C as `lookalike` does, without torch."""
+    begin = ["import signal, sys", "from lookalike import interrupt", "interrupt.handle()"]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join([*begin, *program])],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={k: v for k, v in os.environ.items() if k != "LOCAL_RANK"},
+    )  # fmt: skip
+
+
+def test_ctrl_c_in_an_import_that_swallows_it_ends_at_once(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n"
+        "    raise ImportError('no such symbol') from None\n"
+    )
+    done = child(f"sys.path.insert(0, {str(tmp_path)!r})", "import slow")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_ctrl_c_that_a_library_turned_into_another_error_is_no_traceback():
+    done = child(
+        "from lookalike import cli",
+        "def app():",
+        "    try:",
+        "        signal.raise_signal(signal.SIGINT)",
+        "    except KeyboardInterrupt:",
+        "        raise SystemError('returned a result with an exception set') from None",
+        "cli.app = app",
+        "cli.main()",
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_sighup_asks_to_stop_unless_it_is_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with signals.deferred() as wish:
+            signal.raise_signal(signal.SIGHUP)
+        assert wish.signal == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        with signals.deferred() as wish:
+            signal.raise_signal(signal.SIGHUP)
+        assert not wish
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+MEETING = {
+    "RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"WORLD_SIZE": "4", "RANK": "0"}, "not MASTER_ADDR: no launcher started this process"),
+        ({"RANK": "3"}, "RANK=3: no worker of a run; unset RANK"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1: no worker of a run"),
+        ({"RANK": "x"}, "RANK=x: not numbers of workers"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: no worker of a run"),
+        (MEETING | {"MASTER_PORT": "a"}, "MASTER_PORT=a: not the number of a port; unset RANK"),
+        (MEETING | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: not the number of a port"),
+    ],
+)
+def test_the_environment_of_another_launcher_is_named(monkeypatch, environment, words):
+    set_launcher(monkeypatch, environment)
+    with pytest.raises(ConfigError, match=words):
+        World.from_env("cpu")
+
+
+@pytest.mark.parametrize(("rank", "others"), [("0", "2 other workers"), ("1", "the main worker")])
+def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, rank, others):
+    handlers = []
+
+    def wait(**options):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        for timer in threading.enumerate():
+            if isinstance(timer, threading.Timer):
+                timer.join(20)
+        raise torch.distributed.DistNetworkError("The client socket has timed out.\nframe #7")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    monkeypatch.setattr(world, "_MEET_SECONDS", 0.0)
+    set_launcher(monkeypatch, MEETING | {"RANK": rank})
+    before = signal.getsignal(signal.SIGINT)
+    assert World.device_from_env("cpu").type == "cpu"  # waits for nobody
+    with pytest.raises(ConfigError) as refused:
+        World.from_env("cpu")
+    # Python's handlers do not run while torch waits: Ctrl-C would not be heard.
+    assert handlers == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGINT) == before
+    places = f"RANK={rank}, WORLD_SIZE=3, MASTER_ADDR=127.0.0.1, MASTER_PORT=29511"
+    names = "unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    [line] = caplog.messages
+    assert line.startswith(
+        f"waiting for {others}, up to 30 minutes, as the environment has {places};"
+    )
+    assert line.endswith(names)
+    assert str(refused.value).startswith(
+        f"the environment has {places}, but {others} cannot be reached there (The client socket "
+        f"has timed out); {names}, or start the workers with"
+    )
+
+
+def set_launcher(monkeypatch, environment):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in (*names, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "words"),
+    [
+        ({1: -9, 0: 1}, 137, "worker 1 was ended by SIGKILL: the usual cause is memory"),
+        ({0: -11}, 139, "worker 0 was ended by SIGSEGV: a fault in native code"),
+        ({0: -15, 1: -9}, 137, "worker 1 was ended by SIGKILL"),
+        ({1: 3}, 3, "worker 1 ended with exit code 3"),
+    ],
+)
+def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
+    error = launch._failure(codes, tmp_path, "Go on with: this")
+    assert words in str(error)
+    assert str(error).endswith("Go on with: this")
+    assert error.exit_code == code
+    assert not error.is_said
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4611", True),
+        ("NCCL communicator was aborted on rank 0", True),
+        ("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x5)", False),
+    ],
+)
+def test_a_lost_peer_is_told_from_a_mistake_of_ours(words, lost, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
+    assert launch.lost_peers(RuntimeError(words)) is lost
+    assert (tmp_path / "lost-peers").exists() is lost
+
+
+@pytest.mark.parametrize(("launcher", "ends"), [("1", False), ("4711", True)])
+def test_a_launcher_that_is_process_1_of_a_container_is_there(launcher, ends, monkeypatch):
+    monkeypatch.setattr(launch.ctypes, "CDLL", lambda name: types.SimpleNamespace(prctl=print))
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setenv("LOOKALIKE_SAID", "folder")
+    monkeypatch.setenv("LOOKALIKE_LAUNCHER_PID", launcher)
+    with pytest.raises(SystemExit) if ends else contextlib.nullcontext():
+        launch.end_with_launcher()
+
+
+def test_what_the_system_refuses_is_a_line_and_a_mistake_of_ours_is_not():
+    named = LookalikeError.of_system(FileNotFoundError(errno.ENOENT, "no", "/a/b"))
+    assert str(named) == "/a/b: no such file or directory"
+    assert LookalikeError.of_system(OSError("requested and written")) is None
+    assert LookalikeError.of_system(OSError(errno.EINVAL, "invalid")) is None
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
+    for name in ("HOME", "XDG_CACHE_HOME", "LOOKALIKE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a container's user
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert user_cache() == tmp_path / f"lookalike-{os.getuid()}"
+    assert remote_run.cache_folder("models", "s3://b/run").parent == user_cache() / "models"
+
+
+def test_a_name_that_the_system_cannot_encode_says_what_to_set():
+    error = UnicodeEncodeError("ascii", "caf\u00e9", 3, 4, "ordinal not in range(128)")
+    assert "in ascii, the encoding of file names here; set PYTHONUTF8=1" in cause(error)

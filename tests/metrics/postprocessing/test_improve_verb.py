@@ -1,0 +1,154 @@
+"""`lookalike improve`, and what it keeps."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+
+import lookalike
+from lookalike import cli
+from lookalike.cli.improve_command import show
+from lookalike.commands.evaluate import compare
+from lookalike.commands.improve import Improvement, improve
+from lookalike.metrics.bootstrap import Difference
+from lookalike.metrics.postprocessing.whitening import project, whitening
+from lookalike.metrics.scores import Scores
+from lookalike.model.embedder import Embedder
+
+MODEL = {"pretrained": False, "image_size": 32, "embedding_dim": 24}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    Embedder.create("test_resnet", **MODEL).save(folder)
+    return folder
+
+
+def by_hand(embedder, images, fitting):
+    """The mean of both views, whitened to 12 dimensions on the fitting list's images."""
+
+    def both(paths):
+        arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+        views = embedder.embed(arrays) + embedder.embed([array[:, ::-1] for array in arrays])
+        return F.normalize(torch.from_numpy(views), dim=1)
+
+    return project(both(images), *whitening(both(fitting), 12)).numpy()
+
+
+def listed(folder, name):
+    lines = (folder / name).read_text().splitlines()
+    return [folder / line.rsplit(" ", 1)[0] for line in lines]
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_every_kind_is_measured_and_one_is_kept(monkeypatch, shapes, model, tmp_path, capsys):
+    kept = tmp_path / "better" / "model"
+    code = run(
+        monkeypatch, "improve", model, "--data", shapes / "val.txt", "--fit", shapes / "train.txt",
+        "--keep", "whiten=12+flip", "--output", kept, "--json",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(capsys.readouterr().out)["variants"]
+    assert [one["variant"] for one in found] == [
+        "plain", "flip", "whiten", "int8", "binary", "binary_gallery", "augment", "expand",
+        "augment+expand", "rerank",
+    ]  # fmt: skip
+    assert {one["queries"] for one in found} == {10}
+    assert {one["bytes"] for one in found} == {96, 24, 3}
+    images = listed(shapes, "val.txt")
+    vectors = lookalike.load(kept, device="cpu").embed(images)
+    assert vectors.shape == (20, 12)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    expected = by_hand(lookalike.load(model, device="cpu"), images, listed(shapes, "train.txt"))
+    assert np.abs(vectors - expected).max() < 1e-5
+
+
+def test_the_table_has_gains(monkeypatch, shapes, model, capsys):
+    arguments = ["improve", model, "--data", shapes / "val.txt", "--variant", "dims=8+int8"]
+    assert run(monkeypatch, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("dims=8+int8") and line.endswith(" 8") for line in lines)
+    assert lines[-1] == "over 10 queries in a gallery of 10"
+
+
+def test_gains_are_the_paired_differences_of_an_evaluation(shapes, model, tmp_path):
+    rows = ["image_path,label,is_query,is_gallery"]
+    for number, line in enumerate((shapes / "val.txt").read_text().splitlines()):
+        path, label = line.rsplit(" ", 1)
+        rows.append(f"{shapes / path},{label},{number % 2},{1 - number % 2}")
+    data, kept = tmp_path / "val.csv", tmp_path / "kept"
+    data.write_text("\n".join(rows) + "\n")
+    plain, found = improve(
+        model, str(data), variants=["flip+dims=3"], keep="flip+dims=3", output=kept, device="cpu"
+    )
+    compared = compare([str(model), str(kept)], str(data), device="cpu")
+    expected = compared.differences[0]
+    assert plain.gains == {}
+    assert found.gains == {name: expected[name] for name in ("recall_at_1", "map_at_r")}
+    gain = found.gains["map_at_r"]
+    assert gain.value == pytest.approx(found.scores.map_at_r - plain.scores.map_at_r, abs=1e-9)
+    assert gain.value != 0
+    assert gain.low < gain.value < gain.high
+    its = found.to_dict()["gains"]["map_at_r"]
+    assert its == compared.to_dict()["differences"][0]["map_at_r"]
+    assert its["interval"] == [gain.low, gain.high]
+
+
+def test_what_finds_the_same_gains_nothing(shapes, model):
+    same = improve(model, str(shapes / "val.txt"), variants=["dims=24"], device="cpu")[1]
+    for gain in same.gains.values():
+        assert (gain.value, gain.low, gain.high, gain.real) == (0, 0, 0, False)
+
+
+def test_only_what_is_real_is_marked(capsys):
+    def one(variant, gains):
+        return Improvement(variant, Scores({1: 0.5}, 0.25, 0.25, 9, 0, 8), 16, gains)
+
+    unsure = Difference(0.02, -0.011, 0.05, 0.2, 5)
+    better, worse = Difference(0.02, 0.011, 0.05, 0.01, 5), Difference(-0.1, -0.2, -0.01, 0.01, 5)
+    found = [
+        one("plain", {}),
+        one("flip", {"recall_at_1": unsure, "map_at_r": better}),
+        one("binary", {"recall_at_1": worse, "map_at_r": unsure}),
+    ]
+    show(found, Console(width=120))
+    _, *rows, legend, _ = capsys.readouterr().out.splitlines()
+    assert [" ".join(row.split()) for row in rows] == [
+        "plain 50.0 % 25.0 % 16",
+        "flip 50.0 % +2.0 -1.1 to +5.0 25.0 % +2.0 +1.1 to +5.0 * 16",
+        "binary 50.0 % -10.0 -20.0 to -1.0 * 25.0 % +2.0 -1.1 to +5.0 16",
+    ]
+    assert legend.startswith("* ")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--variant", "wobble"], "'wobble' is not one of"),
+        (["--variant", "whiten"], "give --fit LIST"),
+        (["--keep", "flip"], "go together"),
+        (["--keep", "int8", "--output", "x"], "int8 cannot be kept with a model"),
+        (["--keep", "flip", "--output", "s3://b/x"], "written to a folder of this machine"),
+        (["--keep", "flip", "--output", __file__], "is a file; choose another --output"),
+    ],
+)
+def test_mistakes_are_one_line(monkeypatch, shapes, model, capsys, more, message):
+    assert run(monkeypatch, "improve", model, "--data", shapes / "val.txt", *more) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error

@@ -1,0 +1,309 @@
+"""`lookalike plan`: predicted bytes against the tensors that torch really makes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from engine_process import call
+
+import lookalike
+from lookalike.commands.plan import parse_bytes
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loading.train_loader import Batch
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError
+from lookalike.planning.communication import traffic
+from lookalike.planning.estimate import most_classes
+from lookalike.planning.gpus import MACHINES, read_machine
+from lookalike.planning.memory import memory
+from lookalike.planning.network_profile import measure
+from lookalike.planning.timing import speed
+from lookalike.training.build import assemble, create_embedder, create_step, resolve
+from lookalike.training.build_heads import create_heads
+from lookalike.training.optim import set_lr
+
+CLASSES = 3000
+SMALL = {
+    "model.backbone": "resnet18", "model.image_size": 32, "model.embedding_dim": 32,
+    "model.pretrained": False, "train.batch_size": 8,
+}  # fmt: skip
+
+
+def small(**changes) -> Config:
+    return Config().with_values({**SMALL, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+def planned(config: Config, **options):
+    return lookalike.plan(config, **{"classes": CLASSES, "measure": False, **options})
+
+
+def trained(config: Config, steps: int = 2):
+    """The real parts of a run after some steps, and the bytes that a forward pass keeps."""
+    embedder = create_embedder(config)
+    config = resolve(config, embedder, World(), CLASSES)
+    names = tuple(map(str, range(CLASSES)))
+    catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
+    parts = assemble(config, embedder, create_heads(config, catalog, World()), World())
+    step = create_step(config, parts, World())
+    step.prepare(frozen=config.train.freeze_backbone)
+    set_lr(parts.optimizer, 0.01, [h.update for h in parts.heads.values() if h.update is not None])
+    size, side = config.train.batch_size, config.model.image_size
+    pixels = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (size,))
+    for number in range(steps):
+        step(Batch(pixels, labels, labels), number)
+    kept = {}
+    held = {t.untyped_storage().data_ptr() for t in parts.network.state_dict().values()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), step._autocast():
+        outputs = step.network(pixels)
+    assert outputs[0].shape == (size, config.model.embedding_dim)
+    return parts, sum(storage.nbytes() for storage in kept.values())
+
+
+def bytes_of(tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optim__name": "adamw", "train__ema": 0.9},
+        {"optim__name": "adamw", "head__fused_update": True, "loss__name": "arcface"},
+        {"head__dtype": "bf16", "head__parallel": "model", "train__precision": "bf16"},
+        {"head__sample_rate": 0.2, "head__centres": 2},
+        {"train__freeze_backbone": True, "optim__momentum": 0.0},
+        {"model__backbone": "vit_tiny", "model__pooling": "cls"},
+    ],
+    ids=lambda changes: ",".join(changes) or "defaults",
+)
+def test_predicted_bytes_are_those_that_torch_allocates(changes):
+    config = small(**changes)
+    found = planned(config).memory
+    parts, kept = trained(config)
+    weights = [head.weight for head in parts.heads.values()]
+    network = list(parts.network.parameters())
+    state = parts.optimizer.state
+    updates = [head.update for head in parts.heads.values() if head.update is not None]
+    counts = parts.heads["metric"].class_counts.nbytes
+
+    assert found.network_weights == bytes_of(parts.network.state_dict().values())
+    assert found.network_gradients == bytes_of(p.grad for p in network if p.grad is not None)
+    of_network = [v for p in network for v in state.get(p, {}).values() if torch.is_tensor(v)]
+    assert found.network_optimizer == pytest.approx(bytes_of(of_network), rel=0.01)
+    assert found.head_weights == bytes_of(weights) + counts
+    assert found.head_gradients == bytes_of(w.grad for w in weights if w.grad is not None)
+    of_heads = [v for w in weights for v in state.get(w, {}).values() if torch.is_tensor(v)]
+    of_heads += [b for update in updates for b in update.buffers()]
+    if changes.get("head__sample_rate"):
+        assert found.head_optimizer == pytest.approx(bytes_of(of_heads), rel=0.1)
+    else:
+        assert found.head_optimizer == pytest.approx(bytes_of(of_heads), rel=0.01)
+    # The outputs may be alive beside what is kept.
+    outputs = 2 * 8 * 32 * 4
+    assert found.activations == pytest.approx(kept, rel=0.02, abs=outputs)
+    average = 0 if parts.ema is None else bytes_of(parts.ema.average.values())
+    assert found.average == average
+    assert found.logits == 0
+    assert found.peak > sum(
+        (found.network_weights, found.head_weights, found.head_optimizer, found.activations)
+    )
+
+
+def test_the_footprint_leaves_the_network_as_it_is_and_grows_with_the_batch():
+    embedder = create_embedder(small())
+    from lookalike.model.classification_branch import TrainingNetwork
+
+    network = TrainingNetwork(embedder, None)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    one = measure(network, images=4, image_size=32)
+    two = measure(network, images=8, image_size=32)
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.02)  # but statistics
+    assert two.flops == 2 * one.flops
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    # What the fake tensors used must not be left behind for real ones.
+    assert network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))[0].isfinite().all()
+
+
+def test_operations_of_the_network_are_those_of_its_layers():
+    found = planned(small(loss__classification_weight=0, model__image_size=64))
+    # ResNet-18 at 224 has 1.814 G multiply-adds forward (He et al.: 1.8 G); backward twice that,
+    # less the image's gradient; at 64 px all maps are 3.5 x smaller a side.
+    forward = 2 * 1.814e9 / 3.5**2
+    assert found.network.flops / found.network.images == pytest.approx(3 * forward, rel=0.03)
+
+
+def test_most_classes_is_the_last_number_that_fits():
+    found = planned(small(head__dtype="bf16"), memory="9GB")
+    runtime, limit = found.memory.runtime, 9_000_000_000
+
+    def peak(classes: int) -> int:
+        return memory(replace(found.setup, classes=classes), found.network, runtime).peak
+
+    assert most_classes(found.setup, found.network, runtime, limit) == found.classes
+    assert peak(found.classes) <= limit < peak(found.classes + 1)
+    assert most_classes(found.setup, found.network, runtime, 1000) == 0
+
+
+def test_shares_hold_all_classes_and_less_on_each_worker():
+    one = planned(small(head__parallel="model"), classes=1_000_001)
+    four = planned(small(head__parallel="model", run__workers=4), classes=1_000_001)
+    assert four.setup.share == 250_001
+    ratio = (four.memory.head_optimizer) / one.memory.head_optimizer
+    assert ratio == pytest.approx(0.25, rel=1e-4)
+    dense = planned(small(run__workers=4), classes=1_000_001)
+    assert dense.memory.head_gradients == 2 * 1_000_001 * 32 * 4
+
+
+def test_traffic_is_that_of_ring_collectives():
+    setup = planned(small(head__parallel="model", run__workers=4)).setup
+    found = planned(small(head__parallel="model", run__workers=4))
+    sent = traffic(setup, found.network)
+    # Each worker passes on three of four parts of 2 rows of 32 floats, and their classes.
+    assert sent.embeddings == 3 * 2 * (32 * 4 + 8)
+    assert sent.embedding_gradients == 3 * 2 * 32 * 4
+    assert sent.statistics == 3 * 12 * 8
+    assert sent.head_gradients == 0
+    assert sent.network_gradients == round(2 * 0.75 * found.network.learning)
+    dense = planned(small(run__workers=4))
+    assert dense.traffic.head_gradients == round(1.5 * 2 * CLASSES * 32 * 4)
+    assert planned(small()).traffic.total == 0
+
+
+def test_the_head_takes_the_longer_of_products_and_bytes_on_a_gpu():
+    # performance.md's floors: B, D, C = 256, 512, 10 M, fused fp32 state, bf16 products: 34 ms of
+    # bytes, 13.1 ms of products; 4096, 512, 1 M: 21 ms of products, 3.4 ms of bytes.
+    found = planned(
+        small(train__precision="bf16", head__fused_update=True, head__parallel="model"), gpu="h100"
+    )
+    for batch, classes, products, moved in ((256, 10**7, 13.1, 34), (4096, 10**6, 21.0, 3.4)):
+        setup = replace(found.setup, batch=batch, classes=classes, dim=512)
+        result = speed(setup, found.network, found.traffic, MACHINES["h100"])
+        assert result.head_products * 1e3 == pytest.approx(products, rel=0.02)
+        assert result.head_bytes * 1e3 == pytest.approx(moved, rel=0.02)
+        assert result.head == max(result.head_products, result.head_bytes)
+
+
+def test_changes_come_in_order_and_each_takes_less():
+    found = planned(small(), classes=2_000_000, memory="1500MB")
+    assert found.fits is False
+    names = [change.setting.split("=")[0] for change in found.changes]
+    assert names == [
+        "head.fused_update", "head.dtype", "head.parallel", "head.sample_rate",
+        "train.batch_size",
+    ]  # fmt: skip
+    first = found.changes[:3]
+    assert all(change.alone < found.memory.peak for change in first)
+    assert first[0].together > first[1].together > first[2].together
+
+
+def test_a_list_is_counted(shapes: Path):
+    found = lookalike.plan(small(), train=str(shapes / "train.txt"), measure=False)
+    assert (found.setup.classes, found.setup.images) == (8, 48)
+    assert found.setup.steps_per_epoch == 6
+    assert found.setup.steps == 6 * 200
+
+
+def test_this_machine_is_measured():
+    found = planned(small(), measure=True, images=1000)
+    assert found.machine is not None
+    assert found.speed is not None
+    figures = (found.machine.wide, found.machine.bandwidth, found.machine.fresh, found.speed.step)
+    assert all(0 < figure < float("inf") for figure in figures)
+    assert found.speed.epoch == pytest.approx(125 * found.speed.step)
+
+
+def test_a_machine_from_a_file(tmp_path: Path):
+    file = tmp_path / "m.yaml"
+    file.write_text(yaml.safe_dump({"base": "a100", "name": "ours", "network": "1e9"}))
+    machine = read_machine(file)
+    assert (machine.name, machine.network) == ("ours", 1e9)
+    assert machine.narrow == MACHINES["a100"].narrow
+    for text, words in [
+        ("base: a1000", "not one of h100"),
+        ("base: a100\nnarow: 1", "narow is not one of"),
+        ("narrow: 1", "lacks wide, bandwidth"),
+        ("base: a100\nlink: fast", "is not a number"),
+        ("base: a100\nlink: 0", "is not above 0"),
+        ("- a", "holds no fields"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            read_machine(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("80GB", 80 * 10**9), ("24 GiB", 24 * 2**30), (1000, 1000), ("1.5mb", 1500000)],
+)
+def test_sizes(text, number):
+    assert parse_bytes(text) == number
+
+
+COMMAND = [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
+
+
+def test_the_command_prints_tables_and_json(tmp_path: Path):
+    arguments = ["plan", *COMMAND, "--classes", "100000000", "--images", "1000000000"]
+    arguments += ["--workers", "64", "--gpu", "h100", "train.batch_size=1024"]
+    arguments += ["head.parallel=model", "train.epochs=1"]
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("100,000,000", "1,562,500 on a worker", "peak", "classes at most", "images/s"):
+        assert words in done.stdout
+    done = call(*arguments, "--json", cwd=tmp_path)
+    tree = json.loads(done.stdout)
+    assert tree["memory"]["logits"] == 0
+    assert tree["setup"]["share"] == 1_562_500
+    assert tree["speed"]["run"] == pytest.approx(
+        tree["setup"]["steps"] * tree["speed"]["step"], rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "how many classes"),
+        (["--classes", "0"], "--classes 0"),
+        (["--classes", "9", "--gpu", "h1000"], "not one of h100"),
+        (["--classes", "9", "--memory", "lots"], "write e.g. 80GB"),
+        (["--classes", "9", "--gpu", "l4", "--machine", "a.yaml"], "exclude each other"),
+        (["--classes", "9", "--machine", "none.yaml"], "no such file"),
+        (["--classes", "9", "--workers", "9"], "train.batch_size=8 is less than the 9 workers"),
+        (["data.train=none.txt"], "none.txt"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):
+    from lookalike.cli import main
+
+    monkeypatch.setattr("sys.argv", ["lookalike", "plan", *COMMAND, *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+def test_micro_batches_take_less_memory_and_more_time():
+    whole = planned(small(train__batch_size=64), gpu="h100")
+    parts = planned(small(train__batch_size=64, train__accumulate=8), gpu="h100")
+    assert parts.memory.activations < 0.7 * whole.memory.activations
+    assert parts.memory.peak < whole.memory.peak
+    assert parts.speed.network == pytest.approx(4 / 3 * whole.speed.network, rel=0.05)
+    assert parts.speed.head == whole.speed.head

@@ -1,0 +1,66 @@
+"""What the package promises as a whole: its public names, its layers, its start."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lookalike
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_public_names_are_pinned_and_there():
+    assert lookalike.__all__ == [
+        "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
+        "Scores", "compare", "doctor", "embed", "evaluate", "export", "improve", "load", "plan",
+        "push_to_hub", "quickstart", "report", "search", "train",
+    ]  # fmt: skip
+    for name in lookalike.__all__:
+        assert callable(getattr(lookalike, name)), name
+
+
+def test_verbs_stay_functions_after_their_modules_are_imported():
+    code = (
+        "import lookalike, importlib\n"
+        "names = 'train evaluate embed plan quickstart doctor export improve search report'\n"
+        "names += ' push_to_hub'\n"
+        "for n in names.split():\n"
+        "    importlib.import_module('lookalike.commands.' + n)\n"
+        "    assert callable(getattr(lookalike, n)), n\n"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_and_mistakes_do_not_wait_for_torch():
+    code = (
+        "import sys\n"
+        "from lookalike.cli import main\n"
+        "sys.argv = ['lookalike', *{args}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "sys.exit(code)\n"
+    )
+    for args, expected in [(["--help"], 0), (["train", "--help"], 0), (["train", "optim.x=1"], 2)]:
+        done = run(sys.executable, "-c", code.format(args=args))
+        assert done.returncode == expected, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_importing_does_nothing():
+    code = "import lookalike, sys; assert 'torch' not in sys.modules; print(len(dir(lookalike)))"
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_imports_only_point_down():
+    done = run(str(Path(sys.executable).with_name("lint-imports")))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_package_is_typed():
+    assert (Path(lookalike.__file__).parent / "py.typed").exists()

@@ -1,0 +1,69 @@
+"""Losses on the first dimensions of the embedding, beside that on all of them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engine_process import TINY, call, curve, records
+
+import lookalike
+from lookalike.config.config import Config
+from lookalike.data.catalog import open_catalog
+from lookalike.distributed.world import World
+from lookalike.training.build_heads import create_heads, loss_weights
+
+
+def test_each_head_reads_the_beginning_and_they_share_the_weight(shapes):
+    config = Config().with_values(
+        {"model.embedding_dim": 24, "loss.nested_dims": [4, 12], "loss.weight": 3.0,
+         "loss.name": "cosface", "loss.classification_weight": 0.0, "head.precision": "fp32"}
+    )  # fmt: skip
+    heads = create_heads(config, open_catalog(str(shapes / "train.txt")), World())
+    assert {name: head.dim for name, head in heads.items()} == {
+        "metric": 24, "metric_4": 4, "metric_12": 12
+    }  # fmt: skip
+    assert loss_weights(config) == {
+        "metric": 1.0, "metric_4": 1.0, "metric_12": 1.0, "classification": 0.0
+    }  # fmt: skip
+    embeddings, classes = torch.randn(9, 24), torch.randint(0, 8, (9,))
+    for head in heads.values():
+        x = embeddings[:, : head.dim].double()
+        cosines = F.normalize(x, dim=1) @ F.normalize(head.weight.detach().double(), dim=1).T
+        cosines[torch.arange(9), classes] -= 0.35
+        expected = F.cross_entropy(64 * cosines, classes)
+        found = head(embeddings[:, : head.dim], classes).item()
+        assert abs(found - expected.item()) < 1e-4 * expected.item()
+
+
+@pytest.mark.parametrize("parallel", ["data", "model"])
+def test_training_resumes_to_the_same_curve(shapes, tmp_path, parallel):
+    words = [
+        "train", "--train", str(shapes / "train.txt"), "--backbone", "test_resnet",
+        "loss.nested_dims=[4, 8]", f"head.parallel={parallel}", "head.fused_update=true", *TINY,
+    ]  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    steps = ["train.checkpoint_every_steps=2", "optim.schedule=constant"]
+    for more in (
+        [*words, *steps, "--output", str(whole), "train.max_steps=4"],
+        [*words, *steps, "--output", str(parts), "train.max_steps=2"],
+        ["train", "--resume", "--output", str(parts), "train.max_steps=4"],
+    ):
+        done = call(*more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert curve(parts) == curve(whole)
+    assert {"metric_4_loss", "metric_8_loss"} <= records(whole)[-1].keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nested_dims": [8, 4]}, "takes ascending numbers of dimensions"),
+        ({"nested_dims": [4, 32]}, "each must be less than model.embedding_dim=32"),
+        ({"nested_dims": [4], "loss": "adaface"}, "loss.name=adaface does; use arcface"),
+    ],
+)
+def test_mistakes(shapes, tmp_path, settings, message):
+    with pytest.raises(lookalike.LookalikeError, match=message):
+        lookalike.train(
+            train=str(shapes / "train.txt"), output=str(tmp_path / "run"), embedding_dim=32,
+            backbone="test_resnet", pretrained=False, device="cpu", image_size=32, **settings,
+        )  # fmt: skip

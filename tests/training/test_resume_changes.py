@@ -1,0 +1,219 @@
+"""A run that is resumed with another batch size, sampler, list or length."""
+
+import logging
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from engine_process import records
+
+import lookalike
+from lookalike.commands.train import train
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError, RunError
+from lookalike.training import checkpoint
+from lookalike.training.trainer import Pace, Trainer
+
+STEPS = 6  # of an epoch of 48 images in batches of 8
+
+
+def settings(shapes, output, **change):
+    return {
+        "train": str(shapes / "train.txt"), "val": str(shapes / "val.txt"),
+        "output": str(output), "backbone": "test_resnet", "pretrained": False, "image_size": 32,
+        "embedding_dim": 8, "batch_size": 8, "device": "cpu", "threads": 0, "log_every": 1,
+        "classification_weight": 0.0, "report": False, "epochs": 4, **change,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def half(shapes, tmp_path_factory):
+    """A run of four epochs that ended after one and a half."""
+    output = tmp_path_factory.mktemp("half") / "run"
+    train(**settings(shapes, output, max_steps=9))
+    return output
+
+
+@pytest.fixture
+def resumed(shapes, half, tmp_path, caplog):
+    """Resumes a copy of that run with changes; returns its new records, all steps by default."""
+    output = tmp_path / "run"
+    shutil.copytree(half, output)
+
+    def resume(**change):
+        before = len(records(output))
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "lookalike"):
+            train(**settings(shapes, output, max_steps=None, **change), resume=True)
+        return records(output)[before:]
+
+    resume.path = output
+    return resume
+
+
+def losses(found):
+    return [record for record in found if "loss" in record]
+
+
+def test_another_batch_size_goes_on_at_the_same_epoch(resumed, caplog):
+    found = losses(resumed(batch_size=16))
+    # 1.5 of 4 epochs are done; an epoch has 3 steps now: one is done of the second.
+    assert [r["step"] for r in found] == list(range(10, 10 + 8))
+    assert [r["epoch"] for r in found] == [2, 2, 3, 3, 3, 4, 4, 4]
+    assert "batch size 8 -> 16" in caplog.text
+    assert "1.5 epochs are done" in caplog.text
+    # The rate is that of the epoch: 4 of 12 steps, with the warm-up of one step.
+    whole = lookalike.optim.Schedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
+    assert [r["lr"] for r in found] == pytest.approx([whole.at(4 + n) for n in range(8)])
+
+
+def test_what_was_changed_stays_changed_and_is_resumed_exactly(shapes, resumed, tmp_path):
+    path, plain = resumed.path, {"batch_size": 16, "schedule": "constant", "warmup_steps": 0}
+    train(**settings(shapes, path, max_steps=12, **plain), resume=True)
+    shutil.copytree(path, tmp_path / "other")
+    found = resumed(**plain)
+    train(**settings(shapes, tmp_path / "other", max_steps=14, **plain), resume=True)
+    train(**settings(shapes, tmp_path / "other", **plain), resume=True)
+    assert [r["epoch"] for r in losses(found)] == [3, 3, 4, 4, 4]
+    other = losses(records(tmp_path / "other"))[-5:]
+    assert [r["loss"] for r in other] == [r["loss"] for r in losses(found)]
+    progress = checkpoint.Progress.of(
+        checkpoint.read_state(path / "checkpoints/step-00000017")["progress"]
+    )
+    assert progress.shift == 4 - 9
+
+
+def test_another_sampler_and_list_go_on_at_the_same_epoch(shapes, resumed, tmp_path, caplog):
+    lines = (shapes / "train.txt").read_text().splitlines()
+    shorter = tmp_path / "shorter.txt"
+    shorter.write_text("".join(f"{shapes}/{line}\n" for line in lines if "-5.jpg" not in line))
+    found = losses(resumed(train=str(shorter), sampler="repeat_factor", repeat_threshold=20))
+    assert "sampler shuffle -> repeat_factor" in caplog.text
+    assert "images in the training list 48 -> 40" in caplog.text
+    assert found[0]["step"] == 10
+    assert found[0]["epoch"] == 2
+    assert found[-1]["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"epochs": 1},
+            r"1\.5 epochs are done, more than train\.epochs=1; give train\.epochs=2 or",
+        ),
+        ({"max_steps": 4}, r"9 steps are done, more than train\.max_steps=4; give train\.max_s"),
+        ({"epochs": 1, "batch_size": 24}, r"1\.5 epochs are done, more than train\.epochs=1"),
+        (
+            {"embedding_dim": 16},
+            r"cannot be resumed with model\.embedding_dim=16 \(it was 8\): its",
+        ),
+        (
+            {"backbone": "test_efficientnet"},
+            r"with model\.backbone=test_efficientnet \(it was test",
+        ),
+        ({"pooling": "avg"}, r"cannot be resumed with model\.pooling=avg \(it was gem\+avg\)"),
+        ({"optim__name": "adamw"}, r"cannot be resumed with optim\.name=adamw \(it was sgd\)"),
+        ({"ema": 0.9}, r"cannot be resumed with train\.ema=0\.9 \(it was 0\.0\)"),
+        ({"head__centres": 2}, r"cannot be resumed with head\.centres=2 \(it was 1\)"),
+        ({"classification_weight": 1.0}, r"with loss\.classification_weight=1\.0 \(it was 0\.0\)"),
+    ],
+)
+def test_a_run_beyond_its_end_is_refused_and_kept(shapes, half, tmp_path, change, words):
+    output = tmp_path / "run"
+    shutil.copytree(half, output)
+    before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file() and p.name != "log.txt"}
+    with pytest.raises(RunError, match=words):
+        train(**settings(shapes, output, **change), resume=True)
+    after = {p: p.read_bytes() for p in output.rglob("*") if p.is_file() and p.name != "log.txt"}
+    assert after == before
+
+
+def test_a_finished_run_may_be_resumed(shapes, half, tmp_path, caplog):
+    output = tmp_path / "run"
+    shutil.copytree(half, output)
+    with caplog.at_level(logging.INFO, "lookalike"):
+        train(**settings(shapes, output, max_steps=9), resume=True)
+    assert "nothing is left to train" in caplog.text
+
+
+def test_scores_of_another_validation_list_are_not_compared(resumed, many_shapes, caplog):
+    before = [r for r in records(resumed.path) if "recall_at_1" in r]
+    found = [r for r in resumed(val=str(many_shapes), epochs=2) if "recall_at_1" in r]
+    assert "another validation list: the best MAP@R so far" in caplog.text
+    # Measured at once on the new list, and then at the end.
+    assert [r["step"] for r in found] == [9, 12]
+    assert {r["val_list"] for r in found}.isdisjoint(r["val_list"] for r in before)
+    best = max(found, key=lambda r: r["map_at_r"])
+    latest = sorted((resumed.path / "checkpoints").glob("step-*"))[-1]
+    progress = checkpoint.read_state(latest)["progress"]
+    assert progress["best_score"] == best["map_at_r"]
+    assert (resumed.path / "checkpoints/best").read_text() == f"step-{best['step']:08d}\n"
+    run = lookalike.run.Run(resumed.path)
+    assert [r["step"] for r in run.scores()] == [9, 12]
+    start = f"start: {100 * found[0]['recall_at_1']:.1f} %"
+    assert start in caplog.text
+
+
+def test_the_same_list_elsewhere_is_the_same(shapes, resumed, tmp_path, caplog):
+    shutil.copytree(shapes, tmp_path / "moved")
+    found = resumed(train=str(tmp_path / "moved/train.txt"), val=str(tmp_path / "moved/val.txt"))
+    assert "resumed with" not in caplog.text
+    assert [r["step"] for r in found if "recall_at_1" in r] == [12, 18, 24]
+
+
+def test_every_other_changed_setting_is_listed(resumed, caplog):
+    resumed(loss="arcface", lr=0.001, threads=1)
+    (line,) = [r.getMessage() for r in caplog.records if "changed settings" in r.getMessage()]
+    assert line == (
+        "resumed with changed settings: data.threads 0 -> 1, loss.name amsoftmax -> arcface, "
+        "loss.margin 0.4 -> 28.6, loss.scale 30.0 -> 64.0, optim.lr 0.03 -> 0.001"
+    )
+
+
+def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):
+    # A rate of next to nothing: the start stays the best.
+    wanted = settings(
+        shapes, tmp_path / "run", lr=1e-12, early_stopping=2, epochs=9, max_steps=None
+    )
+    with caplog.at_level(logging.INFO, "lookalike"):
+        run = train(**wanted)
+    assert "early stopping at step 12: no better score in 2 measurements" in caplog.text
+    assert [r["since_best"] for r in run.scores()] == [0, 1, 2]
+    assert (run.checkpoints / "latest").read_text() == "step-00000012\n"
+    before = run.metrics.read_text()
+    train(**wanted, resume=True)
+    assert run.metrics.read_text() == before
+    train(**{**wanted, "early_stopping": 3}, resume=True)
+    assert [r["since_best"] for r in run.scores()] == [0, 1, 2, 3]
+
+
+def test_all_workers_stop_early_by_the_scores_of_the_main_one(tmp_path):
+    class Second(World):
+        def broadcast(self, tensor):
+            return torch.full_like(tensor, next(of_main))
+
+    of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
+    trainer = Trainer(
+        SimpleNamespace(ema=None), step=None, loader=None, schedule=None,
+        pace=Pace(total_steps=9, patience=2), folder=tmp_path, world=Second(rank=1, size=2),
+        quota=None, measure=lambda: (next(own), {}), keep_model=lambda: None,
+        record=lambda values: None,
+    )  # fmt: skip
+    found = []
+    for epoch in range(3):
+        improved = trainer._measure(epoch)
+        found.append((improved, trainer.progress.since_best, trainer._is_early_end()))
+    assert found == [(True, 0, False), (False, 1, False), (False, 2, True)]
+
+
+@pytest.mark.parametrize("change", [{"val": None}, {"eval_every": 0}])
+def test_early_stopping_needs_measurements(shapes, tmp_path, change):
+    with pytest.raises(ConfigError, match=r"train\.early_stopping=2 needs"):
+        train(**settings(shapes, tmp_path / "run", early_stopping=2, **change))
+
+
+def test_more_micro_batches_than_images_are_refused(shapes, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.accumulate=9 .* use train\.accumulate=8 or"):
+        train(**settings(shapes, tmp_path / "run", accumulate=9))

@@ -1,0 +1,140 @@
+"""What a run was asked for and what it used: two files, and what a resumed run takes of them."""
+
+import sys
+
+import pytest
+import yaml
+
+import lookalike
+from lookalike import cli
+from lookalike.config.config import Config, keys
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError, RunError
+from lookalike.run import Run
+from lookalike.training.build import RESOLVED_FROM, create_embedder, resolve
+from lookalike.training.remote_run import saved_config
+from lookalike.training.resume import as_before, write_request
+
+ASKED = {
+    "model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32,
+    "model.embedding_dim": 16, "train.batch_size": 8, "train.max_steps": 1, "run.device": "cpu",
+    "train.report": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory) -> Run:
+    output = str(tmp_path_factory.mktemp("asked") / "run")
+    asked = Config.load(flags={**ASKED, "data.train": str(shapes / "train.txt")})
+    return lookalike.train(asked, output=output)
+
+
+def test_the_request_and_what_it_was_resolved_to_are_two_files(run, shapes):
+    asked = yaml.safe_load(run.config.read_text())
+    given = {**ASKED, "data.train": str(shapes / "train.txt"), "run.output": str(run.path)}
+    assert {f"{s}.{k}": v for s, part in asked.items() for k, v in part.items()} == given
+    used = yaml.safe_load(run.resolved.read_text())
+    assert {f"{s}.{k}" for s, part in used.items() for k in part} == set(keys())
+    assert (used["loss"]["margin"], used["loss"]["classification_weight"]) == (0.4, 1.0)
+    assert used["model"]["backbone_dim"] == 96
+    assert saved_config(str(run.path)).loss.margin == 0.4
+    assert saved_config(str(run.path), asked=True).loss.margin is None
+
+
+@pytest.mark.parametrize("change", ["loss.name=cosface", "model.backbone=resnet18",
+                                    "head.parallel=model", "run.device=auto"])  # fmt: skip
+def test_a_request_used_again_with_a_change_is_as_a_fresh_one(run, shapes, change):
+    fresh = [f"{key}={value}" for key, value in ASKED.items()]
+    places = {"data.train": str(shapes / "train.txt"), "run.output": str(run.path)}
+    again, new = Config.load(run.config, [change]), Config.load(None, [*fresh, change], places)
+    assert again == new
+    assert again.asked() == new.asked()
+
+
+def test_a_complete_request_of_an_older_version_is_taken_as_it_was_used(run, tmp_path):
+    old = Run(tmp_path)
+    old.config.write_text(run.resolved.read_text())
+    assert saved_config(str(tmp_path)) == saved_config(str(run.path))
+    assert Config.load(old.config, ["loss.scale=7"]).loss.margin == 0.4
+
+
+def test_what_follows_from_other_settings_is_listed():
+    config = Config().with_values(ASKED)
+    resolved = resolve(config, create_embedder(config), World(), 8)
+    assert resolved.asked() - config.asked() == set(RESOLVED_FROM)
+
+
+def resumed(run: Run, folder, *changes: str) -> Config:
+    """The settings of a resumed run that was begun by a version with another default of lr."""
+    asked = saved_config(str(run.path), asked=True)
+    used = saved_config(str(run.path)).with_values({"optim.lr": 0.5, "train.precision": "bf16"})
+    write_request(Run(folder), asked, used)
+    return as_before(asked.with_changes(changes, {}), Run(folder), True, World())
+
+
+def test_a_resumed_run_keeps_what_the_request_leaves_open(run, tmp_path):
+    found = resumed(run, tmp_path, "train.epochs=7")
+    assert (found.optim.lr, found.train.precision, found.train.epochs) == (0.5, "bf16", 7)
+    assert (found.loss.margin, found.model.backbone_dim) == (0.4, 96)
+
+
+@pytest.mark.parametrize(
+    ("change", "open_again"),
+    [
+        ("loss.name=arcface", {"loss.margin", "loss.scale"}),
+        ("head.parallel=model", {"loss.classification_weight"}),
+        ("train.precision=fp32", {"head.precision"}),
+        ("optim.lr=0.1", set()),
+    ],
+)
+def test_a_change_opens_what_follows_from_it(run, tmp_path, change, open_again):
+    found = resumed(run, tmp_path, change)
+    default = Config()
+    kept = saved_config(str(run.path))
+    for key in set(RESOLVED_FROM) - {"train.precision"}:
+        assert found.get(key) == (default if key in open_again else kept).get(key), key
+
+
+def test_addresses_are_written_without_their_secrets(tmp_path, caplog):
+    address = "https://me:PASSWD@host/list.txt?id=7&X-Amz-Signature=SECRETSIG"
+    config = Config.load(flags={"data.train": address, "model.pretrained": False})
+    write_request(Run(tmp_path), config, config)
+    for file in (Run(tmp_path).config, Run(tmp_path).resolved):
+        assert "https://host/list.txt?id=7\n" in file.read_text()
+    assert "data.train: written without the user info and signature" in caplog.text
+    assert "SECRETSIG" not in caplog.text
+
+
+def test_a_mistyped_run_is_not_a_missing_list(run):
+    close = run.path.with_name("rum")
+    with pytest.raises(RunError, match=f"{close}: no run here to resume .*did you mean {run.path}"):
+        lookalike.train(output=str(close), resume=True)
+    with pytest.raises(ConfigError, match=r"nothing to resume: give run\.output"):
+        lookalike.train(resume=True)
+    assert not close.exists()
+
+
+def test_a_broken_request_is_named_by_its_own_path(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.yaml").write_text("optim: {lr: fast}\n")
+    monkeypatch.setattr(sys, "argv", ["lookalike", "train", "--resume", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert f"error: {tmp_path}/config.yaml:1: optim.lr='fast'" in capsys.readouterr().err
+
+
+def test_a_folder_of_others_is_no_run_to_resume(tmp_path, shapes):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match=r"holds no run \(it has thesis.tex\)"):
+        lookalike.train(output=str(tmp_path), train=str(shapes / "train.txt"), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_checkpoints_whose_request_is_lost_are_still_resumed(run, tmp_path):
+    lost = Run(tmp_path / "run")
+    (lost.checkpoints / "step-00000001").mkdir(parents=True)
+    assert not lost.exists()
+    assert lost.began()
+    with pytest.raises(RunError, match="it has checkpoints"):
+        Run.create(lost.path)
+    Run.create(lost.path, resume=True)

@@ -1,0 +1,134 @@
+"""Two workers are one: gradients, launches, errors."""
+
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from engine_process import TINY, call, records
+from torch import nn
+
+from lookalike.data.loading.train_loader import Batch
+from lookalike.distributed.world import World
+from lookalike.losses import create_margin
+from lookalike.losses.head import Head
+from lookalike.model.batchnorm import synchronise
+from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.embedder import Embedder
+from lookalike.model.trial_pass import exclude_unused
+from lookalike.training.checkpoint import Trained
+from lookalike.training.optim import LossScaler
+from lookalike.training.step import TrainStep
+
+CLASSES, BATCH = 7, 11
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    classes = torch.randint(0, CLASSES, (BATCH,), generator=generator)
+    factors = 0.6 + 0.8 * torch.rand(BATCH, 3, dtype=torch.float64, generator=generator)
+    return Batch(images, classes, torch.arange(BATCH), factors)
+
+
+def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    embedder = Embedder.create(backbone, pretrained=False, image_size=32, embedding_dim=12)
+    branch = ClassificationBranch(embedder.backbone.dim, 12)
+    branch.dropout = nn.Dropout(0.0)  # the only thing that rightly differs between workers
+    network = TrainingNetwork(embedder, branch)
+    exclude_unused(network, 32)
+    network.double()
+    if world.size > 1:
+        synchronise(network, world.device)
+    heads = {
+        name: Head(dim, CLASSES, create_margin(margin), sharded=sharded, world=world).double()
+        for name, dim, margin in (
+            ("metric", 12, "arcface"),
+            ("metric_5", 5, "arcface"),
+            ("classification", 12, "softmax"),
+        )
+    }
+    parameters = [*network.parameters(), *(h.weight for h in heads.values())]
+    trained = Trained(
+        network, heads, torch.optim.SGD(parameters, lr=0.1), LossScaler(enabled=False), None
+    )
+    step = TrainStep(
+        trained,
+        loss_weights={"metric": 0.7, "metric_5": 0.3, "classification": 0.5},
+        world=world,
+        seed=0,
+    )
+    step.prepare(frozen=False)
+    whole = batch()
+    mine = world.share(BATCH)
+    fields = (whole.images, whole.classes, whole.rows, whole.factors)
+    part = Batch(*(field[mine.start : mine.stop] for field in fields))
+    losses = step.forward(part, 0)
+    step.backward(losses["loss"])
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    for name, head in heads.items():
+        rows = torch.zeros(CLASSES, head.dim, dtype=torch.float64)
+        if len(head.rows):
+            rows[head.rows.start : head.rows.stop] = head.weight.grad
+        found[f"head {name}"] = world.sum(rows) if sharded else rows
+    found["loss"] = world.sum(losses["loss"].detach().clone()) / world.size
+    found |= {f"buffer {n}": b.clone() for n, b in network.named_buffers()}
+    network.eval()  # also a batch norm with timm's activation, and running statistics
+    found["evaluated"] = network(whole.images[:3])[0]
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+def work(rank: int, size: int, port: int, backbone: str, sharded: bool, results) -> None:
+    import os
+
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(size),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    with World.from_env("cpu") as world:
+        found = gradients(world, backbone, sharded)
+        if rank == 0:
+            torch.save(found, results)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sharded"),
+    [
+        *[(name, False) for name in ("test_resnet", "test_efficientnet", "test_vit")],
+        *[(name, True) for name in ("test_resnet", "test_efficientnet", "test_vit")],
+        ("convnext_atto", False),  # has parameters that its features do not use
+    ],
+)
+def test_two_workers_give_the_gradients_of_one(tmp_path, backbone, sharded):
+    alone = gradients(World(), backbone, sharded=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = tmp_path / "found.pt"
+    mp.spawn(work, (2, port, backbone, sharded, results), nprocs=2)
+    together = torch.load(results, weights_only=True)
+    assert alone.keys() == together.keys()
+    for name, expected in alone.items():
+        # float64 throughout, but for the pixels; batch norm over a few values amplifies.
+        torch.testing.assert_close(together[name], expected, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_workers_option_trains_and_tells_an_error_once(shapes, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        "train", "--train", str(shapes / "train.txt"), "--output", str(run),
+        "--backbone", "test_resnet", "--workers", "2", "run.device=cpu", "train.max_steps=2", *TINY,
+    ]  # fmt: skip
+    done = call(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 images in all, 4 on each of 2 workers" in done.stderr
+    assert done.stdout == f"{run}\n"
+    assert [r["step"] for r in records(run)] == [1, 2]
+
+    again = call(*words, cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.count("holds a run already") == 1
+    assert "Traceback" not in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1, again.stderr
