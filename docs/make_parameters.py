@@ -1,4 +1,4 @@
-"""Writes docs/parameters.md from the settings, which are documented in lookalike.config.config alone.
+"""Writes docs/parameters.md from the settings, which are documented in lookalike.config alone.
 
 python docs/make_parameters.py            write the page
 python docs/make_parameters.py --check    exit with 1 if the page is out of date

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lookalike
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

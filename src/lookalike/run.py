@@ -33,7 +33,6 @@ from typing import Any
 from lookalike import storage
 from lookalike.errors import RunError
 from lookalike.log import logger
-from lookalike.reporting.loggers import LOGGERS_FILE
 from lookalike.storage import Place
 from lookalike.storage.local_files import writing
 
@@ -44,6 +43,7 @@ DOCTOR_PAGE = "doctor.html"
 REPORT = "report.html"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
+LOGGERS = "loggers.json"
 EXPORTS = "exports"
 
 # A worker that was just killed may take a moment to let go.
@@ -131,7 +131,7 @@ class Run:
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
         ours |= {self.resolved, self.classes, self.tensorboard}
-        ours |= {self.path / LOGGERS_FILE, self.path / "wandb"}
+        ours |= {self.path / LOGGERS, self.path / "wandb"}
         ours |= {self.path / DOCTOR_JSON, self.path / DOCTOR_PAGE}  # a look before the training
         if resume:
             ours |= {self.metrics, self.environment, self.report, self.model}

@@ -25,9 +25,9 @@ def run(**environment):
         k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "LOOKALIKE_TRITON")
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", HERE.parents[1],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", HERE,
          *(HERE / check for check in CHECKS)],
-        cwd=HERE.parents[1], env={**free, "LOOKALIKE_TRITON": "1", **environment},
+        cwd=HERE, env={**free, "LOOKALIKE_TRITON": "1", **environment},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Loaders of images that lie elsewhere: what tests/data/loading/test_loaders.py promises, there too."""
+"""Loaders of remote images: the properties of tests/data/loading/test_loaders.py."""
 
 import dataclasses
 import gc

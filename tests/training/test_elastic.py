@@ -208,7 +208,8 @@ def test_heads_of_the_first_format_are_read(tmp_path):
         rows = {name: value[start:stop].clone() for name, value in tensors.items()}
         safetensors.torch.save_file(
             {**rows, "optimizer.step": torch.tensor(7.0)},
-            tmp_path / head_checkpoint.file_name("metric", part), {"start": str(start), "stop": str(stop)},
+            tmp_path / head_checkpoint.file_name("metric", part),
+            {"start": str(start), "stop": str(stop)},
         )  # fmt: skip
     read = Learner(optim="adamw").load(tmp_path)
     state = {"exp_avg": momentum, "exp_avg_sq": momentum.square()}

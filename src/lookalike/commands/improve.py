@@ -91,7 +91,7 @@ def improve(
     Args:
         model: an output directory, or a model folder.
         data: labelled images, which neither the model nor whitening has seen.
-        variants: as `lookalike.metrics.postprocessing.variants` writes them; one or several, by default
+        variants: see `lookalike.metrics.postprocessing.variants`; one or several, by default
             one of each kind.
         fit: images that whitening is fitted on; by default the run's training list.
         keep: a variant of `flip`, `whiten` and `dims` to save with the model.

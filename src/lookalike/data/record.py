@@ -23,6 +23,10 @@ class Member:
     size: int
 
 
+LEAST_SIDE = 3
+"""Pixels; a box with a shorter side shows nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
     """What a table may say about an image, in Open Metric Learning's columns.

@@ -292,7 +292,7 @@ def _logit_gradient(
 ) -> Tensor:
     """The gradient by the products z (B, n * centres), in their dtype.
 
-    See `lookalike.losses.chunk_softmax.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
+    See `chunk_softmax.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
     """
     logit_gradient = epilogues(z.device).logit_gradient
     column, k = chunks.column(span), chunks.walk.centres

@@ -3,7 +3,7 @@
 Weight and state are read and written in place, by a range of rows or by their numbers; nothing is
 gathered, widened or scattered in memory of its own. A row's gradient is read once.
 
-Weight and state in bfloat16 are rounded by chance (`lookalike.losses.stochastic_rounding` says why), with
+Weight and state in bfloat16 are rounded by chance (see `stochastic_rounding`), with
 random bits from Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011),
 which depend on seed, step, row and column alone: not on chunks or on what was drawn before.
 """

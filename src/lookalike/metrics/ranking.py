@@ -11,7 +11,7 @@ flatters, even if its embedding comes from another batch and differs in its last
 **Counting.** The rank of a positive is its number among the positives plus the number of negatives
 before it, so nothing is sorted but the positives. Their similarities are computed exactly. Those
 to all images come in tiles, in bf16 where that is fast, and a negative is counted if it is above
-the margin of error around a positive and ignored if it is below (`lookalike.metrics.rounding_bounds`).
+the margin of error around a positive and ignored if it is below (`rounding_bounds`).
 Pairs inside the margin are computed again exactly; a tile with too many of them is computed again
 in float32, and then in float64. So every rank is exact, however it was found. Where every image
 asks for all others, each tile serves both of its sides, and half of them is enough.

@@ -15,7 +15,7 @@ _ROWS = 2048  # rows that are made at a time
 class Vectors:
     """Unit vectors of a set of N images, in an order of their own.
 
-    Exact ones are multiples of 2^-26 in float64 (`lookalike.metrics.exact_similarity`); rounded ones
+    Exact ones are multiples of 2^-26 in float64 (`exact_similarity`); rounded ones
     are these in fewer bits. Kept are first the bf16 vectors, if bf16 is used, then the fixed-point
     ones, each only if they fit in what may be kept; otherwise they are made from the embeddings
     whenever they are asked for.

@@ -177,7 +177,7 @@ class Embedder(nn.Module):
         Args:
             images: one image, several in a list or an iterator, or a batch in one array or tensor.
                 An image is a path, a URI, encoded bytes, an open binary file, a PIL image of any
-                mode, or an array or tensor of the shapes and numbers of `lookalike.data.decoding.image_arrays`;
+                mode, or an array or tensor as `data.decoding.image_arrays` accepts;
                 of any size.
             batch_size: images at a time.
             threads: threads that read and decode.

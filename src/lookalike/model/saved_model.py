@@ -28,7 +28,7 @@ _DEEPEST, _LARGEST = 4, 65536  # of a constructor's arguments
 
 
 class SavedPreprocess(Checked):
-    """How an image becomes the network's input; see `lookalike.data.loading.preprocess.Preprocess`."""
+    """Settings of `Preprocess`."""
 
     image_size: _Side | tuple[_Side, _Side]
     crop_pct: Annotated[float, Field(ge=0.01, le=1)]

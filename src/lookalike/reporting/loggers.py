@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 from lookalike.errors import ConfigError, MissingExtraError
 from lookalike.log import logger
+from lookalike.run import LOGGERS as LOGGERS_FILE
 
 PROJECT = "lookalike"
 """The project or experiment where the environment names none."""
 
-LOGGERS_FILE = "loggers.json"
 """By which names and ids trackers know the run, in its directory."""
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)

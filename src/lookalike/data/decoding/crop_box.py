@@ -6,8 +6,7 @@ import numpy as np
 
 from lookalike.data.decoding.decode import BadImage, decode
 from lookalike.data.decoding.partial_jpeg import Box
-from lookalike.data.readers.box_columns import LEAST_SIDE, part_of
-from lookalike.data.record import Record
+from lookalike.data.record import LEAST_SIDE, Details, Record
 
 
 def picture(record: Record, data: bytes) -> np.ndarray:
@@ -30,7 +29,7 @@ def part_used(record: Record, size: tuple[int, ...]) -> Box:
     height, width = size
     if record.details is None or record.details.box is None:
         return 0, 0, height, width
-    left, top, right, bottom = part_of(record.details, size)
+    left, top, right, bottom = _in_pixels(record.details, size)
     x, y, end_x, end_y = max(0, left), max(0, top), min(width, right), min(height, bottom)
     if end_x <= x or end_y <= y:
         raise BadImage(
@@ -43,3 +42,16 @@ def part_used(record: Record, size: tuple[int, ...]) -> Box:
             f"pixels of the picture of {width} x {height}"
         )
     return y, x, end_y - y, end_x - x
+
+
+def _in_pixels(details: Details, size: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a record's box in pixels of a picture of `size` (height, width).
+
+    It may stick out of the picture.
+    """
+    assert details.box is not None
+    left, top, right, bottom = details.box
+    if details.relative:
+        height, width = size
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
+    return round(left), round(top), round(right), round(bottom)

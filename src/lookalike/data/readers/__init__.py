@@ -68,11 +68,11 @@ def read_records(
 
     Args:
         uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards, Parquet files, `-`
-            for standard input, or a pattern that several of these fit (`lookalike.data.readers.path_patterns`).
+            for standard input, or a pattern that several of these fit (`path_patterns`).
         format: one of `SOURCES`, or a key of `ALIASES`; `auto` takes `.tar` for WebDataset shards,
             `.parquet`, `.arrow` and a folder of them for a table of images, any other folder for
             an image folder, a file that begins with `{` for an iTAG manifest or a table as JSON,
-            one of columns (`lookalike.data.readers.column_layout`) for a table, and any other for an image list.
+            one of columns (`column_layout`) for a table, and any other for an image list.
         how: what to look for, and what to do with bad rows.
 
     Raises:

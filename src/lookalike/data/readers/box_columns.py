@@ -17,15 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lookalike.data.readers.annotation import BadRows, Malformed, quoted
-from lookalike.data.record import Details, Record
+from lookalike.data.record import LEAST_SIDE, Details, Record
 
 _log = logging.getLogger(__name__)
 
 Corners = tuple[float, float, float, float]
 """Left, top, right, bottom; the last two exclusive."""
-
-LEAST_SIDE = 3
-"""Pixels; a box with a shorter side shows nothing."""
 
 _CORNERS = (
     ("x_1", "y_1", "x_2", "y_2"),
@@ -157,19 +154,6 @@ def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record
             place, len(small), LEAST_SIDE, small[0].origin,
         )  # fmt: skip
     return found
-
-
-def part_of(details: Details, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a record's box in pixels of a picture of `size` (height, width).
-
-    It may stick out of the picture.
-    """
-    assert details.box is not None
-    left, top, right, bottom = details.box
-    if details.relative:
-        height, width = size
-        left, top, right, bottom = left * width, top * height, right * width, bottom * height
-    return round(left), round(top), round(right), round(bottom)
 
 
 def _in_pixels(box: Corners) -> Corners:

@@ -25,7 +25,7 @@ def read(
     """The records of a table whose first line names its columns, or whose content tells them.
 
     Cells may be quoted as in RFC 4180; a record's line is where its row ends. See
-    `lookalike.data.readers.table_rows` for the columns, and `lookalike.data.readers.column_layout` for those without names.
+    `table_rows` for the columns, and `column_layout` for those without names.
 
     Args:
         uri: the file, plain or gzipped.

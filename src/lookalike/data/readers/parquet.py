@@ -52,7 +52,7 @@ def is_parquet(uri: str) -> bool:
 def read(uri: str | Sequence[str], how: Reading = PLAIN) -> list[Record]:
     """The records of Parquet or Arrow files; a record's line is its row, from 1.
 
-    See `lookalike.data.readers.table_rows` for the columns. Labels of Hugging Face's ClassLabel are the names.
+    See `table_rows` for the columns. Labels of Hugging Face's ClassLabel are the names.
     A folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
     split), or of files as the hub has them (`data/train-00000-of-00004.parquet`), whose names give
     the split where the table has none.

@@ -5,7 +5,7 @@
 and `camera` of person re-identification. Other names of the first two are in
 `lookalike.data.readers.column_names`, of the box in `lookalike.data.readers.box_columns`.
 
-`lookalike.data.readers.csv_table`, `lookalike.data.readers.json_lines` and `lookalike.data.readers.parquet` bring the rows.
+`csv_table`, `json_lines` and `parquet` bring the rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The nearest of a gallery for each query, streamed: the similarities are never held whole.
 
 In float32, for what is a means to another ranking (expansion, re-ranking): exact similarities, as
-in `lookalike.metrics.first_results`, would take several times as long and change what is at the edge.
+in `metrics.first_results`, would take several times as long and change what is at the edge.
 """
 
 from __future__ import annotations
