@@ -148,3 +148,22 @@ def test_a_run_without_validation_images_is_certified_on_its_training_images(
     assert about["certificate"]["images"] == len((shapes / "train.txt").read_text().splitlines())
     made = lookalike.export(unmeasured, "safetensors", threads=2)
     assert "of train.txt (training images): each image" in (made.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("model", [48], indirect=True)
+def test_a_tensor_in_eight_bits(model, shapes, tmp_path):
+    path, listed = tmp_path / "model.onnx", str(shapes / "val.txt")
+    lookalike.export(
+        model, input="tensor", precision="int8", output=path, data=listed, ranges=listed,
+        max_recall_change=0.2, threads=2,
+    )  # fmt: skip
+    graph = onnx.load(path).graph
+    assert [entry.name for entry in graph.input] == ["tensor"]
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    about = about_of(path)
+    assert (about["precision"], about["input_kind"]) == ("int8", "tensor")
+    files = sorted((shapes / "images").glob("10*.jpg"))[:5]
+    vectors = lookalike.load(path).embed(files)
+    cosines = (vectors * lookalike.load(model).embed(files)).sum(1)
+    assert (cosines > 0.9).all()
+    assert cosines.min() < 1 - 1e-6
