@@ -33,7 +33,7 @@ RUNS: dict[str, list[str]] = {
     "arcface, adamw, pk": ["loss.name=arcface", "optim.name=adamw", "data.sampler=pk"],
     "curricularface, augmented": [
         "loss.name=curricularface",
-        "data.augment=[randaugment, {random_erasing: {p: 0.5}}]",
+        "data.augment=[rand_augment, {random_erasing: {p: 0.5}}]",
         "data.color_jitter=0.3", "data.grayscale=0.1", "train.ema=0.9",
     ],
     "adaface, sampled, accumulated": [

@@ -229,7 +229,7 @@ def test_nothing_larger_than_the_cache_is_kept(tmp_path):
 
 WORK = """
 import random, sys
-from lookalike.data.disk_cache import DiskCache
+from lookalike.storage.disk_cache import DiskCache
 folder, seed = sys.argv[1], int(sys.argv[2])
 cache, dice = DiskCache(folder, 200_000), random.Random(seed)
 print("ready", flush=True)

@@ -446,8 +446,8 @@ PROGRAM = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIG_IGN
 sys.path[:0] = {path!r}
-from lookalike.data.loader import TrainLoader
-from lookalike.data.augment import Augment
+from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 import numpy as np
 records = tuple(Record(f"{address}/{{row}}.jpg", "0", "x", 1) for row in range(60))

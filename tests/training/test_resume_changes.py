@@ -13,6 +13,7 @@ from lookalike.commands.train import train
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.training import checkpoint
+from lookalike.training.optim import Schedule
 from lookalike.training.trainer import Pace, Trainer
 
 STEPS = 6  # of an epoch of 48 images in batches of 8
@@ -64,7 +65,7 @@ def test_another_batch_size_goes_on_at_the_same_epoch(resumed, caplog):
     assert "batch size 8 -> 16" in caplog.text
     assert "1.5 epochs are done" in caplog.text
     # The rate is that of the epoch: 4 of 12 steps, with the warm-up of one step.
-    whole = lookalike.optim.Schedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
+    whole = Schedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
     assert [r["lr"] for r in found] == pytest.approx([whole.at(4 + n) for n in range(8)])
 
 

@@ -136,7 +136,7 @@ class World:
         local_size: how many of them run on this machine.
         device: where this worker computes.
         keeper: the worker that makes and tidies the run's directory where this worker writes; the
-            main one where all share a directory (see `lookalike.disks`).
+            main one where all share a directory (see `lookalike.distributed.shared_directory`).
         keepers: all workers that do this, one for each such directory, the main one first.
     """
 

@@ -1,6 +1,6 @@
 """The bytes of one worker in a training step, by what they are for.
 
-What is alive at the same time, and so adds up, follows from the step (`lookalike.step`):
+What is alive at the same time, and so adds up, follows from the step (`lookalike.training.step`):
 
 - all the time: weights, optimizer state, the average, the batches that wait;
 - in the forward pass: the gradients of the step before, which are dropped after it, and the

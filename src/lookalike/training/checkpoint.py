@@ -8,7 +8,7 @@
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
         ema.safetensors                  where an average is kept
         head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
-                                         see `lookalike.elastic`
+                                         see `lookalike.training.head_checkpoint`
 
 Random states are not among them, because nothing here has any: data order, augmentation and
 dropout follow from (seed, epoch, row) and (seed, step, rank).

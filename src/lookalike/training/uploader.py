@@ -6,7 +6,7 @@ checkpoint with its state.json last, then `latest`, `best` and the model. One se
 at most: a newer checkpoint takes the place of one whose upload has not begun.
 
 Where several machines have directories of their own, the workers of the others write slices that
-the main worker does not see. `lookalike.mirror_parts` sends them, and says here when they are safe.
+the main worker does not see. `uploader_parts` sends them, and says here when they are safe.
 """
 
 from __future__ import annotations

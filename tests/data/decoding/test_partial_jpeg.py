@@ -226,8 +226,8 @@ def test_a_codec_that_is_wrong_is_not_used(monkeypatch, caplog, not_looked_for, 
 def test_the_codec_loads_alone_and_quietly():
     code = """
 import os
-from lookalike.data import part
-assert part.available()
+from lookalike.data.decoding import partial_jpeg
+assert partial_jpeg.available()
 assert "NVIMGCODEC_EXTENSIONS_PATH" not in os.environ
 loaded = {line.split("/")[-1] for line in open("/proc/self/maps") if "nvimgcodec/ext" in line}
 assert len(loaded) == 1 and "jpeg_turbo" in loaded.pop()

@@ -383,8 +383,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the
 sys.path[:0] = {path!r}
 from pathlib import Path
 from picture_files import write_catalog
-from lookalike.data.loader import TrainLoader
-from lookalike.data.augment import Augment
+from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.data.augmentations.training_crop import Augment
 catalog = write_catalog(Path({folder!r}), 12)
 loader = TrainLoader(catalog, batch_size=2, augment=Augment(24), seed=0, threads=3)
 batches = loader.epoch(0)
