@@ -30,7 +30,9 @@ def make_batch(count=8):
     return Batch(images.permute(0, 3, 1, 2), classes, torch.arange(count))
 
 
-def make_step(world, precision=torch.float32, *, update=None, backbone="test_resnet", ema=False):
+def make_step(
+    world, precision=torch.float32, *, update=None, backbone="test_resnet", ema=False, accumulate=1
+):
     """A step of a small network with both heads, the same weights each time."""
     torch.manual_seed(0)
     embedder = Embedder.create(
@@ -65,7 +67,7 @@ def make_step(world, precision=torch.float32, *, update=None, backbone="test_res
     trained = Trained(network, heads, optimizer, scaler, average)
     step = TrainStep(
         trained, loss_weights={"metric": 1.0, "classification": 1.0}, world=world, seed=0,
-        precision=precision,
+        precision=precision, accumulate=accumulate,
     )  # fmt: skip
     step.prepare(frozen=False)
     return step
@@ -108,6 +110,18 @@ def test_several_steps_lower_the_loss(device):
     assert losses[-1] < losses[0]
     average = step.trained.ema.average
     assert all(value.isfinite().all() for value in average.values() if value.is_floating_point())
+
+
+def test_micro_batches_are_those_of_the_cpu(device):
+    if PRETEND:
+        places = [World(), World(device=device)]
+        steps = [make_step(world, backbone="test_vit", accumulate=3) for world in places]
+    else:  # dropout draws other numbers there
+        steps = [make_step(World(device=device), backbone="test_vit", accumulate=n) for n in (1, 3)]
+    outcomes = [step(make_batch(), 0) for step in steps]
+    assert all(outcome.finite for outcome in outcomes)
+    wanted = outcomes[0].losses["metric_loss"]
+    assert outcomes[1].losses["metric_loss"] == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize("fused", [False, True])
