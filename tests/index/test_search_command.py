@@ -352,6 +352,9 @@ def test_the_prior_is_chosen_and_shown(model, photos, cache, monkeypatch, capsys
     out = capsys.readouterr().out
     assert "1.000  same >99 %" in out
     assert "where 50 % of such pairs are the same" in out
+    for prior, share in ((0.99999, "99.999 %"), (0.999, "99.9 %"), (1e-300, "1 in 1e+300")):
+        assert search(monkeypatch, *words, "--prior", prior) == 0
+        assert f"where {share} of such pairs are the same" in capsys.readouterr().out
     assert search(monkeypatch, *words, "--prior", 1e-9, "--json") == 0
     [answer] = map(json.loads, capsys.readouterr().out.splitlines())
     assert answer["prior"] == 1e-9

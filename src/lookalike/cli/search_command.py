@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -142,7 +143,13 @@ def _assumed(prior: float | None) -> str:
     """Assumptions of the probabilities."""
     if prior is None:
         return "no calibration beside the model: cosines only, without same or different"
-    share = f"{100 * prior:.2g} %" if prior >= 1e-4 else f"1 in {1 / prior:,.0f}"
+    if prior < 1e-12:
+        share = f"1 in {1 / prior:.0e}"
+    elif prior < 1e-4:
+        share = f"1 in {1 / prior:,.0f}"
+    else:
+        digits = 2 if prior <= 0.99 else 2 - math.floor(math.log10(1 - prior))  # 99.9 is not 100
+        share = f"{100 * prior:.{digits}g} %"
     return (
         f"same or different, and how probable that is, where {share} of such pairs are the same; "
         "--prior changes it"

@@ -287,7 +287,8 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
             file.replace(storage.local_path(place))
     parts.remove()
     _tell_bad(bad, records)
-    logger.info("%s: %d vectors of %d", storage.public(output), count, parts.request.dim)
+    vectors = log.counted(count, "vector")
+    logger.info("%s: %s of %d", storage.public(output), vectors, parts.request.dim)
     return count
 
 

@@ -20,6 +20,7 @@ from lookalike.data.loading.image_loader import PictureLoader
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.errors import DataError, ExportError
 from lookalike.exporting import Bounds
+from lookalike.log import counted
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
@@ -88,7 +89,7 @@ class Certificate:
             f"{100 * self.trained.recall[1]:.2f} % -> {100 * self.exported.recall[1]:.2f} % "
             f"(bound ±{100 * self.bounds.recall_change:g}), MAP@R "
             f"{100 * self.trained.map_at_r:.2f} % -> {100 * self.exported.map_at_r:.2f} %, over "
-            f"{self.images:,} images of {self.picture_sizes:,} sizes and "
+            f"{counted(self.images, 'image')} of {counted(self.picture_sizes, 'size')} and "
             f"{self.batch_images:,} in batches of {', '.join(map(str, self.batch_sizes))}"
         )
 
