@@ -199,6 +199,21 @@ def test_a_body_that_is_too_large_is_a_bad_image(answer, threads):
             storage.read_bytes(f"{address}/a.jpg", limits=limits)
 
 
+def test_a_part_that_only_comes_with_all_before_it_is_limited():
+    """A server that does not know ranges gives an image of a tar file from its beginning on."""
+    body = bytes(range(256)) * 8
+    with raw_server(lambda _, connection, method: say(connection, "200 OK", body, method)) as (
+        address,
+        targets,
+    ):
+        limits, uri = storage.Limits(size=1000), f"{address}/0.tar"
+        assert storage.read_bytes(uri, part=(900, 100), limits=limits) == body[900:1000]
+        targets.clear()
+        with pytest.raises(StorageError, match="sends whole files only, and this part ends at "):
+            storage.read_bytes(uri, part=(901, 100), limits=limits)
+        assert len(targets) == 1
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 @pytest.mark.parametrize("answer", [dripping, silent])
 def test_a_body_that_never_ends_to_come_is_a_bad_image(answer, threads):

@@ -84,6 +84,10 @@ class RedirectError(TransferError):
     """A redirect that cannot be followed."""
 
 
+class WholeOnlyError(TransferError):
+    """A part that a server does not send by itself, too far behind in its file."""
+
+
 def in_words(size: int) -> str:
     """`256 MB`: a number of bytes for messages."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
@@ -135,10 +139,17 @@ async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> 
         ignored = answer.status == 200 and part is not None  # it does not know ranges
         if answer.content_length is not None and not ignored:
             limits.check(answer.content_length)
+        if ignored and part is not None and limits.size is not None and sum(part) > limits.size:
+            raise WholeOnlyError(
+                f"the server sends whole files only, and this part ends at byte {sum(part):,}, "
+                f"beyond the {in_words(limits.size)} of data.max_image_size; copy the file to this "
+                "machine"
+            )
         pieces, size = [], 0
         async for piece in answer.content.iter_chunked(_BLOCK):
             size += len(piece)
-            limits.check(size)
+            if not ignored:
+                limits.check(size)
             pieces.append(piece)
             if ignored and part is not None and size >= part[0] + part[1]:
                 break

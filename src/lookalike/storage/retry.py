@@ -227,9 +227,10 @@ _ERROR_MEANS = {
 """By the name of an error's class, as its library may not be installed; the first counts."""
 
 _CERTAIN = frozenset([
-    "RedirectError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
-    "ParamValidationError", "ClientConnectorCertificateError", "SSLCertVerificationError",
-    "UnknownEndpointError", "InvalidRegionError", "ConfigParseError", "NotSupportedError",
+    "RedirectError", "WholeOnlyError", "NoCredentialsError", "PartialCredentialsError",
+    "ProfileNotFound", "ParamValidationError", "ClientConnectorCertificateError",
+    "SSLCertVerificationError", "UnknownEndpointError", "InvalidRegionError", "ConfigParseError",
+    "NotSupportedError",
 ])  # fmt: skip
 """Errors of the clients that asking again does not change, by the name of their class."""
 
