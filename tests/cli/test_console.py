@@ -278,3 +278,22 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
 def test_a_name_that_the_system_cannot_encode_says_what_to_set():
     error = UnicodeEncodeError("ascii", "caf\u00e9", 3, 4, "ordinal not in range(128)")
     assert "in ascii, the encoding of file names here; set PYTHONUTF8=1" in cause(error)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "warned"), [(99, 2, True), (4, 2, False), (3, 1, True)]
+)
+def test_many_more_workers_than_cores_are_one_warning(
+    tmp_path, monkeypatch, capsys, workers, cores, warned
+):
+    started = []
+    monkeypatch.setattr("torch.distributed.run.run", started.append)
+    monkeypatch.setattr(launch, "_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launch.launch(workers, ["train"], tmp_path, "Go on with: this")
+    said = capsys.readouterr().err
+    assert len(started) == 1
+    assert said.count("\n") == warned
+    if warned:
+        assert said.startswith(f"warning: {workers} workers share {cores} core")
+        assert "usual is one for each GPU, or one in all without GPUs" in said

@@ -11,6 +11,8 @@ from quick_server import Server
 
 import lookalike
 from lookalike import cli, storage
+from lookalike.data.readers import read_records
+from lookalike.errors import DataError
 
 SECRETS = ("PASSWD", "SECRETSIG")
 
@@ -60,6 +62,22 @@ def test_messages_show_no_secret_of_any_scheme(scheme):
 )
 def test_only_keys_of_object_storage_are_shown_with_their_question_marks(uri, shown):
     assert storage.public(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "https://me:PASSWD@h/a.jpg?X-Amz-Date=1&X-Amz-Signature=SECRETSIG",
+        "https://h/a.jpg#token=SECRETSIG",
+        "https://me:PASSWD@[h/a.jpg?size=2&sig=SECRETSIG 3",
+        "https://h/a\x07.jpg?sig=SECRETSIG 3",
+    ],
+)
+def test_a_line_that_is_refused_is_quoted_without_secrets(tmp_path, line):
+    (tmp_path / "list.txt").write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"list\.txt:1: 'https://") as refused:
+        read_records(str(tmp_path / "list.txt"))
+    assert not any(secret in str(refused.value) for secret in SECRETS)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lookalike.errors import LookalikeError
+from lookalike.log import counted
 
 
 class WorkersFailed(LookalikeError):
@@ -129,8 +130,10 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     from torch.distributed.run import parse_args, run
 
     # torchrun's own default is one thread each, whatever the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
+    cores = _cores()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    if workers > 2 * cores:
+        sys.stderr.write(f"{_too_many(workers, cores)}\n")
     os.environ[_SAID] = str(folder)
     os.environ[_LAUNCHER_PID] = str(os.getpid())
     # Its warnings are about itself; our workers' errors are told by our workers.
@@ -152,6 +155,20 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
         ) from None
     finally:
         del os.environ[_SAID], os.environ[_LAUNCHER_PID]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _too_many(workers: int, cores: int) -> str:
+    return (
+        f"warning: {workers:,} workers share {counted(cores, 'core')}: they are slower than fewer, "
+        "and each takes memory for a model of its own; usual is one for each GPU, or one in all "
+        "without GPUs"
+    )
 
 
 def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:

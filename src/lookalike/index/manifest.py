@@ -28,10 +28,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from lookalike.errors import RunError
 from lookalike.index.block_checksums import WAY_OUT, digest
+from lookalike.storage.checked_json import read_checked
 from lookalike.storage.local_files import writing
 
 FILE = "manifest.json"
@@ -130,9 +131,6 @@ class Manifest:
         return replace(self, segments=kept, generation=self.generation + 1)
 
 
-_SCHEMA = TypeAdapter(Manifest)
-
-
 def read(folder: Path) -> Manifest:
     """The manifest of an index.
 
@@ -157,14 +155,7 @@ def read(folder: Path) -> Manifest:
         expected = values.pop("digest") if form == FORMAT else None
         if expected is not None and digest(_canonical(values)) != expected:
             raise RunError(f"{folder / FILE}: damaged: not what was written; {WAY_OUT}")
-        found = _SCHEMA.validate_python(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise RunError(
-            f"{folder / FILE}: broken ({where}: {fault['msg'].lower()}, not "
-            f"{str(fault['input'])[:80]!r}); {WAY_OUT}"
-        ) from None
+        found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", WAY_OUT)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / FILE}: broken ({error}); {WAY_OUT}") from None
     _check_names(folder, found)

@@ -25,6 +25,7 @@ from lookalike.storage.uri import (
     resolve,
     resolver,
     split_query,
+    without_secrets,
 )
 from lookalike.storage.write import (
     fetch_file,
@@ -39,6 +40,6 @@ __all__ = [
     "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "exists",
     "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join",
     "lasting", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
-    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "version_of", "write_bytes",
-    "write_file",
+    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "version_of",
+    "without_secrets", "write_bytes", "write_file",
 ]  # fmt: skip

@@ -34,8 +34,14 @@ class Checked(BaseModel):
     )
 
 
-def read_checked(text: str | bytes, schema: type[T], place: str) -> T:
+def read_checked(text: str | bytes, schema: type[T], place: str, fix: str = "") -> T:
     """The object of `schema`, a pydantic model or a dataclass, that a JSON text holds.
+
+    Args:
+        text: the JSON.
+        schema: of the object.
+        place: where the text is from.
+        fix: what to do where it is wrong, for the message.
 
     Raises:
         RunError: it holds something else; names `place`, the key, its value and what is wrong.
@@ -44,7 +50,7 @@ def read_checked(text: str | bytes, schema: type[T], place: str) -> T:
         adapter: TypeAdapter[T] = _adapter(schema)  # type: ignore[arg-type]
         return adapter.validate_json(text)
     except ValidationError as error:
-        raise RunError(f"{place}: {_first_fault(error)}") from None
+        raise RunError(f"{place}: {_first_fault(error)}{fix and f'; {fix}'}") from None
 
 
 @cache

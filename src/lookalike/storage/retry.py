@@ -13,6 +13,9 @@ from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
 
 # What asking again does not change.
+MISSING = "no such file or directory"
+"""The reason of an error about a file that is not there."""
+
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _WAIT_A_MOMENT = {408, 425, 429}
 _MISTAKES = (TypeError, AttributeError, LookupError, NameError, NotImplementedError)
@@ -159,7 +162,7 @@ class _Tries:
 def cause(error: Exception) -> str:
     """Why, without the error's own words, which may quote a URL with its secrets."""
     if isinstance(error, FileNotFoundError):
-        return "no such file or directory"
+        return MISSING
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, TransferError):

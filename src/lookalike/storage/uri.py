@@ -32,6 +32,8 @@ _SIGNS = re.compile(  # parameters of presigned addresses, and others that are s
     r"|((access|auth|bearer|client|id|refresh|security|session|user)[_-]?)?(token|secret))=",
     re.IGNORECASE,
 )
+_SECRET = re.compile(rf"(?<=[?&#])(?:{_SIGNS.pattern})[^&#\s\"']*", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/\s\"'@]*@")
 _SIGNED = re.compile(rf"[?&#](?={_SIGNS.pattern})", re.IGNORECASE)
 
 
@@ -145,6 +147,13 @@ def lasting(uri: str) -> str:
     parts = [part for part in re.split("[&#]", query[1:]) if part]
     kept = [part for part in parts if not _SIGNED.search(f"&{part}")]
     return f"{scheme}://{place}{query[: bool(kept)]}{'&'.join(kept)}"
+
+
+def without_secrets(text: str) -> str:
+    """A text that may hold addresses, as a line of a list, without what `lasting` cuts out."""
+    if "://" not in text:
+        return text
+    return _SECRET.sub("...", _USER_INFO.sub("", text))
 
 
 def _without_user(uri: str) -> tuple[str, str]:

@@ -14,12 +14,14 @@ import pytest
 import torch
 from picture_files import encode, picture, write_catalog
 
+from lookalike import storage
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.decoding import partial_jpeg as part_module
 from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.image_formats import OTHERS
 from lookalike.data.loading import image_source as source_module
+from lookalike.data.loading.batch import cause
 from lookalike.data.loading.prefetch import in_order
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import BadImages, EvalLoader, TrainLoader, describe_bad
@@ -562,3 +564,16 @@ def test_secrets_are_not_told(monkeypatch):
     bad = BadImages()
     assert list(evaluator([record], bad=bad)) == []
     assert bad.reasons == {0: "timed out"}
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [("photos\\cat\\1.jpg", "; if \\ separates folders in it, as on Windows, write / in the list"),
+     ("photos/1.jpg", "")],
+)  # fmt: skip
+def test_a_missing_file_with_a_path_of_windows_gets_a_hint(tmp_path, path, hint):
+    record = Record(f"{tmp_path}/{path}", "3", "train.txt", 1)
+    with pytest.raises(StorageError) as missing:
+        storage.read_bytes(record.uri)
+    assert cause(missing.value, record) == f"no such file or directory{hint}"
+    assert cause(StorageError(f"{record.uri}: permission denied"), record) == "permission denied"

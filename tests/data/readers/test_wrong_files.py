@@ -31,7 +31,7 @@ def _workbook(stream):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "git lfs pull"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "HTML, often the error message"),
         (b"SQLite format 3\0" + bytes(80), "SQLite data"),
-        (_of(lambda s: np.save(s, np.zeros(3))), "NumPy data"),
+        (_of(lambda s: np.save(s, np.zeros(3))), "NumPy data; .* measure .* evaluate --embeddings"),
         (_of(lambda s: Image.new("RGB", (9, 9)).save(s, "JPEG")), r"a picture \(JPEG\)"),
         (_of(_workbook), "an office document; save the sheet as CSV"),
         (b"PAR1" + bytes(20) + b"PAR1", "the suffix .parquet"),

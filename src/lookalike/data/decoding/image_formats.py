@@ -162,6 +162,11 @@ def list_fault(data: bytes) -> str | None:
         return f"a picture ({found}); name a list of images, or the folder above them"
     if found in ("Parquet", "Arrow", "ZIP"):
         return f"{found} data; give the file the suffix .{found.lower()}"
+    if found == "NumPy":
+        return (
+            "NumPy data; write a list with path and label, or measure the vectors in it with: "
+            "lookalike evaluate --embeddings FILE.npy --labels FILE.txt"
+        )
     return f"{found} data; write a list with path and label, or a table as CSV or Parquet"
 
 

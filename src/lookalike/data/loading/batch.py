@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lookalike.data.loading.read_ahead import Ticket
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError
 from lookalike.storage import public
+from lookalike.storage.retry import MISSING
 
 AHEAD = 3
 """Batches that are made before their turn."""
@@ -129,8 +131,14 @@ def ticket_of(job: Asking, piece: int) -> Ticket | None:
 
 
 def cause(error: Exception, record: Record) -> str:
-    """The reason of `error` without the URI, with which the storage's messages begin."""
-    return str(error).removeprefix(f"{public(record.uri)}: ")
+    """The reason of `error` without the URI, with which the storage's messages begin.
+
+    With a hint where a file is missing and its path is one of Windows.
+    """
+    reason = str(error).removeprefix(f"{public(record.uri)}: ")
+    if reason == MISSING and "\\" in record.uri and os.sep == "/":
+        reason += "; if \\ separates folders in it, as on Windows, write / in the list"
+    return reason
 
 
 def empty_images(count: int, size: ImageSize, device: torch.device) -> Tensor:

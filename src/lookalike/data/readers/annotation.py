@@ -162,7 +162,10 @@ def label_in(text: str, labelled: bool) -> str:
 
 
 def quoted(text: str) -> str:
-    """A value as messages show it: quoted, control characters escaped, cut after 80 characters."""
+    """A value as messages show it: quoted, without secrets of addresses, control characters
+    escaped, cut after 80 characters.
+    """
+    text = storage.without_secrets(text)
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
