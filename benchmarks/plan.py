@@ -85,7 +85,7 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
         step.prepare(frozen=False)
         updates = [head.update for head in heads.values() if head.update is not None]
         set_lr(trained.optimizer, 0.01, updates)
-        share = len(world.share(config.train.batch_size))
+        share = len(world.shard(config.train.batch_size))
         side = config.model.image_size
         waiting = [
             torch.randint(0, 256, (share, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)

@@ -43,8 +43,8 @@ def test_the_collectives_of_the_program(group_device):
         for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bfloat16):
             [part] = world.gather(ones.to(dtype))
             assert torch.equal(part, ones.to(dtype))
-        assert world.tell({"name": "a", "size": 3}) == [{"name": "a", "size": 3}]
-        with world.together():
+        assert world.all_gather_object({"name": "a", "size": 3}) == [{"name": "a", "size": 3}]
+        with world.raise_together():
             world.barrier()
 
 

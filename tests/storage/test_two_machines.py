@@ -19,8 +19,8 @@ KEEP = 2
 
 # As the command, but that it takes two seconds without a word for a machine's end.
 IMPATIENT = (
-    "import sys; from lookalike import cli, mirror_parts; "
-    "mirror_parts._SILENT_SECONDS = 2; sys.exit(cli.main())"
+    "import sys; from lookalike import cli; from lookalike.training import uploader_parts; "
+    "uploader_parts._SILENT_SECONDS = 2; sys.exit(cli.main())"
 )
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from engine_process import records
 
-import lookalike
 from lookalike.commands.train import train
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
+from lookalike.run import Run
 from lookalike.training import checkpoint
-from lookalike.training.optim import Schedule
-from lookalike.training.trainer import Pace, Trainer
+from lookalike.training.optim import LearningRateSchedule
+from lookalike.training.trainer import Trainer, TrainingSchedule
 
 STEPS = 6  # of an epoch of 48 images in batches of 8
 
@@ -65,7 +65,7 @@ def test_another_batch_size_goes_on_at_the_same_epoch(resumed, caplog):
     assert "batch size 8 -> 16" in caplog.text
     assert "1.5 epochs are done" in caplog.text
     # The rate is that of the epoch: 4 of 12 steps, with the warm-up of one step.
-    whole = Schedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
+    whole = LearningRateSchedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
     assert [r["lr"] for r in found] == pytest.approx([whole.at(4 + n) for n in range(8)])
 
 
@@ -151,7 +151,7 @@ def test_scores_of_another_validation_list_are_not_compared(resumed, many_shapes
     progress = checkpoint.read_state(latest)["progress"]
     assert progress["best_score"] == best["map_at_r"]
     assert (resumed.path / "checkpoints/best").read_text() == f"step-{best['step']:08d}\n"
-    run = lookalike.run.Run(resumed.path)
+    run = Run(resumed.path)
     assert [r["step"] for r in run.scores()] == [9, 12]
     start = f"start: {100 * found[0]['recall_at_1']:.1f} %"
     assert start in caplog.text
@@ -198,8 +198,9 @@ def test_all_workers_stop_early_by_the_scores_of_the_main_one(tmp_path):
     of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
     trainer = Trainer(
         SimpleNamespace(ema=None), step=None, loader=None, schedule=None,
-        pace=Pace(total_steps=9, patience=2), folder=tmp_path, world=Second(rank=1, size=2),
-        quota=None, measure=lambda: (next(own), {}), keep_model=lambda: None,
+        pace=TrainingSchedule(total_steps=9, patience=2), folder=tmp_path,
+        world=Second(rank=1, size=2), quota=None,
+        measure=lambda: (next(own), {}), keep_model=lambda: None,
         record=lambda values: None,
     )  # fmt: skip
     found = []

@@ -35,7 +35,7 @@ def batch(number: int = 0) -> Batch:
 
 
 def part_of(whole: Batch, world: World) -> Batch:
-    mine = world.share(BATCH)
+    mine = world.shard(BATCH)
     fields = (whole.images, whole.classes, whole.rows)
     return Batch(*(field[mine.start : mine.stop] for field in fields))
 

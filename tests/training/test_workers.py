@@ -61,7 +61,7 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     )
     step.prepare(frozen=False)
     whole = batch()
-    mine = world.share(BATCH)
+    mine = world.shard(BATCH)
     fields = (whole.images, whole.classes, whole.rows, whole.factors)
     part = Batch(*(field[mine.start : mine.stop] for field in fields))
     losses = step.forward(part, 0)

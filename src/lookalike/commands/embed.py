@@ -200,7 +200,7 @@ def _embed(
             stack.callback(lock.unlink, missing_ok=True)
             parts.begin(restart=restart)
         # Told, not looked up by each: a quicker worker may have made a part meanwhile.
-        missing = world.tell(parts.missing() if world.is_main else [])[0]
+        missing = world.all_gather_object(parts.missing() if world.is_main else [])[0]
         _make(embedder, records, parts, missing, threads, world, source)
         return _finish(parts, records, output) if world.is_main else 0
 

@@ -24,7 +24,7 @@ from lookalike.run import Run
 from lookalike.training.build_heads import FUSED_FROM
 from lookalike.training.build_validation import in_training
 from lookalike.training.checkpoint import Progress
-from lookalike.training.trainer import Pace
+from lookalike.training.trainer import TrainingSchedule
 
 _MUCH = 0.5  # part of a worker's memory from which on its need is said
 
@@ -68,7 +68,7 @@ def say_plan(
     config: Config,
     embedder: Embedder,
     loader: TrainLoader,
-    pace: Pace,
+    pace: TrainingSchedule,
     progress: Progress,
     world: World,
 ) -> None:
@@ -84,7 +84,7 @@ def say_plan(
         embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
         config.loss.scale, config.train.precision,
     )  # fmt: skip
-    share, parts = len(world.share(loader.batch_size)), config.train.accumulate
+    share, parts = len(world.shard(loader.batch_size)), config.train.accumulate
     micro = f" in {parts} micro-batches" if parts > 1 else ""
     logger.info(
         "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",

@@ -40,10 +40,11 @@ from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts, check_installed
 from lookalike.run import Run, write_text
 from lookalike.training import several_machines, warm_start
-from lookalike.training.bad_image_limit import Quota
+from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build import (
     assemble,
     create_embedder,
+    create_learning_rate,
     create_loader,
     create_sampling,
     create_schedule,
@@ -51,7 +52,6 @@ from lookalike.training.build import (
     create_step,
     keep_streams,
     open_catalogs,
-    plan_pace,
     resolve,
 )
 from lookalike.training.build_heads import create_heads, metric_margin
@@ -112,12 +112,12 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         level = logging.INFO if world.is_main else logging.ERROR
         log.start(level, outlives_console=True)
         run, world = open_run(config, resume, world)
-        with world.together():
-            if world.is_keeper:
+        with world.raise_together():
+            if world.is_directory_leader:
                 stack.enter_context(run.locked())
         if world.is_main:
             stack.enter_context(log.also_to(run.log))
-        elif world.is_keeper:  # what goes wrong with its upload is told on each machine
+        elif world.is_directory_leader:  # what goes wrong with its upload is told on each machine
             log.start(logging.WARNING, outlives_console=True)
         asked, config = config, as_before(config, run, resume, world)
         source = create_source(config)
@@ -141,17 +141,17 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if restored is None and config.train.start_from is not None:
             warm_start.begin(config.train.start_from, trained, catalog.classes, world)
         progress = continued(restored or Progress(inputs=inputs), inputs)
-        pace = plan_pace(config, loader, progress.shift)
+        pace = create_schedule(config, loader, progress.shift)
         check_end(config, pace, progress)
         loggers = Loggers()
-        with world.together():
+        with world.raise_together():
             if world.is_main:
                 loggers.start(_logger_names(config), _run_facts(run, config))
         trainer = Trainer(
             trained,
             step=create_step(config, trained, world),
             loader=loader,
-            schedule=create_schedule(config, pace, progress.shift),
+            schedule=create_learning_rate(config, pace, progress.shift),
             pace=pace,
             folder=run.checkpoints,
             world=world,
@@ -171,7 +171,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             write_request(run, asked, config)
             ran_with = environment.describe(__version__, world.device, world.size)
             write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
-        with world.together():
+        with world.raise_together():
             if mirror is not None:
                 mirror.start()
         finished = False
@@ -248,8 +248,8 @@ def _run_facts(run: Run, config: Config) -> RunFacts:
 
 def _create_quota(
     config: Config, catalog: Catalog, bad: BadImages, run: Run, world: World
-) -> Quota:
-    return Quota(
+) -> BadImageLimit:
+    return BadImageLimit(
         bad,
         catalog,
         limit=config.data.max_bad_images,

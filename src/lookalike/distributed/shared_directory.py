@@ -1,4 +1,4 @@
-"""Which workers write to the same directory: found out by looking, whatever the machines share."""
+"""Detection of the workers that write to the same directory, by files that they see there."""
 
 from __future__ import annotations
 
@@ -12,52 +12,48 @@ from pathlib import Path
 from lookalike.distributed.world import World
 from lookalike.errors import RunError
 
-_TRIES = 6  # a network's file system may show a file a moment later
+_TRIES = 6  # a network file system may show a file with a delay
 _PAUSE = 0.2
 
 
-def find_keepers(world: World, folder: Path) -> World:
-    """`world`, with the workers that make and tidy `folder` on each disk.
+def find_directory_leaders(world: World, folder: Path) -> World:
+    """`world` with the leader of each directory that `folder` is; called by all together.
 
-    Each worker makes the folder where it is not there, writes a file of a new name into it and
-    looks for those of the others: it shares the directory with the first worker that it finds.
-
-    To be called by all workers together.
+    Each worker creates the folder and a marker file in it, and shares the directory with the
+    first worker whose marker it sees.
 
     Raises:
-        RunError: the folder cannot be made or written to.
+        RunError: the folder cannot be created or written to.
     """
     if world.local_size == world.size:
         return world
-    start = world.tell(secrets.token_hex(8))[0]
-    mine = _trace(folder, start, world.rank)
+    start = world.all_gather_object(secrets.token_hex(8))[0]
+    marker = _marker(folder, start, world.rank)
     try:
-        with world.together():
+        with world.raise_together():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                mine.touch()
+                marker.touch()
             except OSError as error:
                 reason = (error.strerror or "").lower()
                 raise RunError(f"{folder}: cannot be written to: {reason}") from None
-        keeper = _first(folder, start, world.rank)
-        keepers = sorted(set(world.tell(keeper)))
+        leader = _first(folder, start, world.rank)
+        leaders = sorted(set(world.all_gather_object(leader)))
     finally:
         with contextlib.suppress(OSError):
-            mine.unlink()
-    return replace(world, keeper=keeper, keepers=tuple(keepers))
+            marker.unlink()
+    return replace(world, directory_leader=leader, directory_leaders=tuple(leaders))
 
 
 def check_shared(world: World, output: str) -> None:
-    """See that all workers write to one directory.
-
-    To be called by all workers together.
+    """Check that all workers write to one directory; called by all together.
 
     Raises:
         RunError: they do not.
     """
-    hosts = world.tell(platform.node())
-    if len(world.keepers) > 1:
-        other = world.keepers[1]
+    hosts = world.all_gather_object(platform.node())
+    if len(world.directory_leaders) > 1:
+        other = world.directory_leaders[1]
         raise RunError(
             f"run.output={output}: worker {other} ({hosts[other]}) does not see what worker 0 "
             f"({hosts[0]}) writes there; workers on several machines need a directory that they "
@@ -66,13 +62,13 @@ def check_shared(world: World, output: str) -> None:
 
 
 def _first(folder: Path, start: str, rank: int) -> int:
-    """The first worker whose file is to be seen here; in the end, this one."""
+    """Rank of the first worker whose marker is visible; this worker's own at last."""
     for _ in range(_TRIES):
-        if _trace(folder, start, 0).exists():
+        if _marker(folder, start, 0).exists():
             return 0
         time.sleep(_PAUSE)
-    return next(other for other in range(rank + 1) if _trace(folder, start, other).exists())
+    return next(other for other in range(rank + 1) if _marker(folder, start, other).exists())
 
 
-def _trace(folder: Path, start: str, rank: int) -> Path:
+def _marker(folder: Path, start: str, rank: int) -> Path:
     return folder / f".worker-{start}-{rank:05d}"

@@ -1,7 +1,4 @@
-"""The workers of a run: who we are, and the few collectives that the program needs.
-
-With one worker every collective is the identity, so that no caller asks how many there are.
-"""
+"""Workers of a run: rank, device, and collectives that are the identity with one worker."""
 
 from __future__ import annotations
 
@@ -24,17 +21,17 @@ from torch import Tensor
 
 from lookalike.errors import ConfigError, LookalikeError, RunError
 
-_MEET_MINUTES = 30
-_MEET_SECONDS = 10.0  # from which on it is said what is waited for
+_CONNECT_MINUTES = 30
+_SLOW_SECONDS = 10.0
 
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
 
 def _launched() -> tuple[int, int, int, int]:
-    """Rank, workers, and both on this machine, from the environment that a launcher makes.
+    """Rank and number of workers, in all and on this machine, from the launcher's environment.
 
     Raises:
-        ConfigError: it is not whole: left over, say, from another program.
+        ConfigError: it is incomplete or contradicts itself: left over from another program.
     """
     given = {name: os.environ[name] for name in _LAUNCHER if name in os.environ}
     shown, fix = _shown(given), _fix(given)
@@ -71,24 +68,24 @@ def _fix(given: Iterable[str]) -> str:
     )
 
 
-def _meet(rank: int, size: int, device: torch.device) -> None:
-    """Wait for the other workers, and make the process group.
+def _connect(rank: int, size: int, device: torch.device) -> None:
+    """Wait for the other workers and create the process group.
 
     Raises:
-        ConfigError: they did not come within half an hour, or cannot be reached. Of torchrun's
-            workers it is torch's own error.
+        ConfigError: they did not connect within half an hour, or cannot be reached. Workers that
+            torchrun started get torch's own error.
     """
-    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(minutes=_MEET_MINUTES)}
+    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(minutes=_CONNECT_MINUTES)}
     if device.type == "cuda":
         options |= {"backend": "nccl", "device_id": device}
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent watches over the start
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent supervises the start
         dist.init_process_group(**options)
         return
     others = "the main worker" if rank else _counted(size - 1)
     names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
     try:
-        with _said_late(
-            f"waiting for {others}, up to {_MEET_MINUTES} minutes, as the environment has "
+        with _logged_if_slow(
+            f"waiting for {others}, up to {_CONNECT_MINUTES} minutes, as the environment has "
             f"{_shown(names)}; if these are left over from another program, stop and "
             f"unset {' '.join(names)}"
         ):
@@ -106,12 +103,12 @@ def _counted(count: int) -> str:
 
 
 @contextmanager
-def _said_late(words: str) -> Iterator[None]:
-    """Say what the block waits for when it takes long; meanwhile Ctrl-C ends the process.
+def _logged_if_slow(words: str) -> Iterator[None]:
+    """Log `words` if the block takes long; Ctrl-C ends the process during it.
 
-    The wait is inside torch, where handlers of Python do not run.
+    The block waits inside torch, where Python's signal handlers do not run.
     """
-    timer = threading.Timer(_MEET_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
+    timer = threading.Timer(_SLOW_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
     timer.daemon = True
     timer.start()
     before = signal.getsignal(signal.SIGINT)
@@ -128,45 +125,43 @@ def _said_late(words: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class World:
-    """The workers of this run, seen from one of them.
+    """Workers of this run, seen from one of them.
 
     Attributes:
-        rank: this worker's number, 0 to size - 1.
-        size: how many workers there are on all machines together.
-        local_size: how many of them run on this machine.
-        device: where this worker computes.
-        keeper: the worker that makes and tidies the run's directory where this worker writes; the
-            main one where all share a directory (see `lookalike.distributed.shared_directory`).
-        keepers: all workers that do this, one for each such directory, the main one first.
+        size: workers on all machines together.
+        local_size: workers on this machine.
+        directory_leader: rank of the worker that creates and cleans the output directory to which
+            this worker writes; 0 where all share one (see `shared_directory`).
+        directory_leaders: one rank for each such directory, 0 first.
     """
 
     rank: int = 0
     size: int = 1
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    keeper: int = 0
-    keepers: tuple[int, ...] = (0,)
+    directory_leader: int = 0
+    directory_leaders: tuple[int, ...] = (0,)
 
     @classmethod
     def from_env(cls, device: str = "auto") -> World:
-        """Join the workers that torchrun started, or be the only one.
+        """Join the workers that a launcher started, or be the only one.
 
         Args:
             device: "auto" (a CUDA device when there is one), "cpu" or "cuda".
 
         Raises:
-            ConfigError: CUDA was asked for and is not there, or the environment is that of a
+            ConfigError: CUDA was asked for and is not available, or the environment is that of a
                 launcher which did not start this process.
         """
         place = cls.device_from_env(device)
         rank, size, _, local_size = _launched()
         if size > 1 and not dist.is_initialized():
-            _meet(rank, size, place)
+            _connect(rank, size, place)
         return cls(rank=rank, size=size, local_size=local_size, device=place)
 
     @classmethod
     def device_from_env(cls, device: str = "auto") -> torch.device:
-        """Where this worker computes, without joining the others; see `from_env`."""
+        """Device of this worker, without joining the others; see `from_env`."""
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"run.device={device!r} is not one of auto, cpu, cuda")
         if device == "cuda" and not torch.cuda.is_available():
@@ -175,7 +170,7 @@ class World:
         if device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
         if "LOCAL_RANK" not in os.environ:
-            # A call inside a program leaves the program's choice of a device alone.
+            # A call from a program keeps the device that the program selected.
             return torch.device("cuda", torch.cuda.current_device())
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(
@@ -196,24 +191,24 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         # After an error the group stays until the process ends: closing it would make the other
-        # workers fail, each with a traceback, before this one has told what happened.
+        # workers fail, each with a traceback, before this one has reported its error.
         if kind is None and self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
-        """Whether this worker speaks and writes for all."""
+        """True on the worker that logs and writes for all."""
         return self.rank == 0
 
     @property
-    def is_keeper(self) -> bool:
-        """Whether this worker makes and tidies the run's directory where it writes."""
-        return self.rank == self.keeper
+    def is_directory_leader(self) -> bool:
+        """True on the worker that creates and cleans the directory to which it writes."""
+        return self.rank == self.directory_leader
 
-    def share(self, count: int, rank: int | None = None) -> range:
-        """The part of `count` things that belongs to worker `rank` (default: this one).
+    def shard(self, count: int, rank: int | None = None) -> range:
+        """Indices out of `count` that belong to worker `rank` (default: this one).
 
-        Shares are contiguous and differ by one at most; the first workers have the larger ones.
+        Shards are contiguous and differ in length by one at most; the first ones are larger.
         """
         rank = self.rank if rank is None else rank
         base, more = divmod(count, self.size)
@@ -221,19 +216,19 @@ class World:
         return range(start, start + base + (rank < more))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """`tensor` summed over the workers, in place."""
+        """Sum over the workers, in place."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The elementwise maximum over the workers, in place."""
+        """Elementwise maximum over the workers, in place."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """The workers' tensors in order of rank; they may differ in their first dimension."""
+        """Tensors of all workers by rank; they may differ in their first dimension."""
         if self.size == 1:
             return [tensor]
         lengths = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
@@ -245,18 +240,18 @@ class World:
         dist.all_gather(parts, padded)
         return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
-    def tell(self, value: Any) -> list[Any]:
-        """The workers' values in order of rank, as JSON carries them."""
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Values of all workers by rank; JSON values only, since nothing is unpickled."""
         text = bytearray(json.dumps(value).encode())
         mine = torch.frombuffer(text, dtype=torch.uint8).to(self.device)
         return [json.loads(part.cpu().numpy().tobytes()) for part in self.gather(mine)]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """All workers leave the block together: what the user must mend on one ends all of them.
+    def raise_together(self) -> Iterator[None]:
+        """Raise on every worker what the user must fix on one, at the end of the block.
 
         Raises:
-            LookalikeError: this worker's own, or a RunError with the words of another's.
+            LookalikeError: this worker's own, or a RunError with the message of another's.
         """
         failure = None
         try:
@@ -267,42 +262,41 @@ class World:
             failure = LookalikeError.of_system(error)
             if failure is None:
                 raise
-        told = self.tell(None if failure is None else str(failure))
+        messages = self.all_gather_object(None if failure is None else str(failure))
         if failure is not None:
             raise failure
-        for words in told:
-            if words is not None:
-                raise RunError(words)
+        for message in messages:
+            if message is not None:
+                raise RunError(message)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """The main worker's values of `tensor`, in place."""
+        """Values of the main worker, in place."""
         if self.size > 1:
             dist.broadcast(tensor, 0)
         return tensor
 
     def barrier(self) -> None:
-        """Wait until every worker is here."""
+        """Wait for all workers."""
         if self.size > 1:
             dist.barrier()
 
 
-class Board:
-    """Notes between the workers of one start of a run, from any thread.
+class KeyValueStore:
+    """Key-value store between the workers, usable from any thread; created by all together.
 
-    They go through the store by which the workers found each other, and not through collectives,
-    which all workers must call in the same order. To be made by all workers together.
+    Unlike collectives, which all workers must call in the same order.
     """
 
     def __init__(self, world: World) -> None:
-        # Where torchrun keeps the store it outlives a start that failed, with its notes.
-        name = f"lookalike-{world.tell(secrets.token_hex(8))[0]}"
+        # torchrun's store outlives a start that failed, with its values.
+        name = f"lookalike-{world.all_gather_object(secrets.token_hex(8))[0]}"
         self._store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
 
     def post(self, key: str, value: Any) -> None:
-        """Make `value`, as JSON carries it, what is read under `key`.
+        """Set a JSON value.
 
         Raises:
-            RunError: the worker that holds the store is gone.
+            RunError: the worker that holds the store has ended.
         """
         try:
             self._store.set(key, json.dumps(value))
@@ -310,10 +304,10 @@ class Board:
             raise RunError("the main worker has ended, or cannot be reached any more") from None
 
     def read(self, key: str) -> Any:
-        """What was posted last under `key`, None where nothing was.
+        """Last value of `key`, None without one.
 
         Raises:
-            RunError: the worker that holds the store is gone.
+            RunError: the worker that holds the store has ended.
         """
         try:
             return json.loads(self._store.get(key)) if self._store.check([key]) else None

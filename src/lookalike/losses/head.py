@@ -103,7 +103,7 @@ class Head(nn.Module):
         self.label_smoothing = label_smoothing if num_classes > 1 else 0.0
         self.sharded, self.world = sharded, world
         self.peers = world if sharded else ALONE
-        self.rows = self.peers.share(num_classes)
+        self.rows = self.peers.shard(num_classes)
         held = range(self.rows.start * self.centres, self.rows.stop * self.centres)
         self.weight = nn.Parameter(
             initial_weight(held, dim, seed=seed, std=init_std, dtype=options.dtype)

@@ -116,7 +116,7 @@ def nearest(
     """
     device = torch.device("cpu") if device.type == "mps" else device  # it has no float64
     searched = Searched.of(embeddings, labels, roles, device)
-    share = world.share(len(queries))
+    share = world.shard(len(queries))
     parts = [torch.empty(0, 4, dtype=torch.float64, device=device)]
     for rows in searched.batches(queries[share.start : share.stop]):
         first = Best(searched.vectors[rows].double(), 1)

@@ -154,7 +154,7 @@ def embed_records(
     vectors = [torch.empty(0, embedder.embedding_dim)]
     rows = [torch.empty(0, dtype=torch.int64)]
     bar = Bar(what, len(records), unit="images", quiet=quiet or not world.is_main)
-    with world.together(), bar:
+    with world.raise_together(), bar:
         found = embed_batches(
             embedder, records, threads=threads, bad=bad, batches=batches, source=source
         )

@@ -15,7 +15,7 @@ from lookalike.log import logger
 _SHOWN = 10
 
 
-class Quota:
+class BadImageLimit:
     """The bad images of all workers, named as they are found, and the limit on their number.
 
     Args:
@@ -62,7 +62,7 @@ class Quota:
         """
         reasons = dict(self.bad.reasons)
         mine = {row: reason for row, reason in reasons.items() if row not in self._known}
-        for part in self.world.tell(mine):
+        for part in self.world.all_gather_object(mine):
             for key, reason in part.items():
                 self._found(int(key), reason)
         if len(self._known) > self.allowed:

@@ -36,9 +36,15 @@ from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.build_heads import loss_weights, metric_margin, resolve_head
 from lookalike.training.checkpoint import Trained
 from lookalike.training.micro_batches import smallest_part
-from lookalike.training.optim import Ema, LossScaler, Schedule, create_optimizer, parameter_groups
+from lookalike.training.optim import (
+    Ema,
+    LearningRateSchedule,
+    LossScaler,
+    create_optimizer,
+    parameter_groups,
+)
 from lookalike.training.step import TrainStep
-from lookalike.training.trainer import Pace
+from lookalike.training.trainer import TrainingSchedule
 
 RESOLVED_FROM = {
     "model.backbone_dim": ("model.backbone",),
@@ -300,7 +306,7 @@ def create_sampling(config: Config) -> Sampling:
     return sampling
 
 
-def plan_pace(config: Config, loader: TrainLoader, shift: int = 0) -> Pace:
+def create_schedule(config: Config, loader: TrainLoader, shift: int = 0) -> TrainingSchedule:
     """When things happen, in steps.
 
     Args:
@@ -312,7 +318,7 @@ def plan_pace(config: Config, loader: TrainLoader, shift: int = 0) -> Pace:
     total = steps * settings.epochs - shift
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
-    return Pace(
+    return TrainingSchedule(
         total_steps=total,
         eval_every=settings.eval_every,
         log_every=settings.log_every,
@@ -341,9 +347,11 @@ def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
     )
 
 
-def create_schedule(config: Config, pace: Pace, shift: int = 0) -> Schedule:
+def create_learning_rate(
+    config: Config, pace: TrainingSchedule, shift: int = 0
+) -> LearningRateSchedule:
     """The learning rate by the position in the training data, in steps."""
-    return Schedule(
+    return LearningRateSchedule(
         lr=config.optim.lr,
         total_steps=pace.total_steps + shift,
         warmup_steps=config.optim.warmup_steps,

@@ -136,7 +136,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         RunError: the disk refused, on whichever worker; all workers raise.
     """
     aside = folder.with_name(f".{folder.name}.partial")
-    if world.is_keeper:
+    if world.is_directory_leader:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     world.barrier()
@@ -151,14 +151,14 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
             mine = {n: ((aside / n).stat().st_size, digest.result()) for n, digest in found.items()}
     except (OSError, SafetensorError) as error:
         cause = refused(error) or str(error)
-    told = world.tell({"id": secrets.token_hex(8), "files": mine, "cause": cause})
+    told = world.all_gather_object({"id": secrets.token_hex(8), "files": mine, "cause": cause})
     for each in told:
         if each["cause"] is not None:
             cause = cause or each["cause"]
-            if world.is_keeper:
+            if world.is_directory_leader:
                 shutil.rmtree(aside, ignore_errors=True)
             raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
-    if world.is_keeper:
+    if world.is_directory_leader:
         files = dict(sorted((n, each["files"][n]) for each in told for n in each["files"]))
         state = {
             "format": FORMAT,

@@ -15,7 +15,7 @@ from lookalike.losses.fused_update import HeadUpdate
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """The learning rate of every step.
 
     Attributes:

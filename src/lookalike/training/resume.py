@@ -20,10 +20,10 @@ from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
 from lookalike.run import CONFIG, Run, write_text
 from lookalike.training import checkpoint, remote_run, several_machines
-from lookalike.training.bad_image_limit import Quota
+from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build import RESOLVED_FROM
 from lookalike.training.checkpoint import Inputs, Progress, Trained
-from lookalike.training.trainer import Pace
+from lookalike.training.trainer import TrainingSchedule
 
 
 def saved_request(output: str) -> Config | None:
@@ -78,14 +78,14 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     To be called by all workers together.
     """
     found: list[str] = []
-    with world.together():
+    with world.raise_together():
         if world.is_main and resume and run.exists() and run.resolved.exists():
             place = str(run.path)
             asked, used = saved_request(place), remote_run.saved_config(place)
             assert asked is not None
             assert used is not None
             found = [asked.to_yaml(complete=False), used.to_yaml()]
-    told = world.tell(found)[0]
+    told = world.all_gather_object(found)[0]
     if not told:
         return config
     before, used = (Config.load(run.path, content=text.encode()) for text in told)
@@ -126,17 +126,17 @@ def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
     output = config.run.output
     assert output is not None
     run = Run(place_of(config))
-    world = shared_directory.find_keepers(world, run.path)
+    world = shared_directory.find_directory_leaders(world, run.path)
     if not storage.is_remote(output):
         shared_directory.check_shared(world, output)
-    elif len(world.keepers) > 1 and resume:
+    elif len(world.directory_leaders) > 1 and resume:
         several_machines.resume_from(output, run, world)
     else:
-        with world.together():
+        with world.raise_together():
             if world.is_main:
                 _meet(output, run, resume)
-    with world.together():
-        if world.is_keeper:
+    with world.raise_together():
+        if world.is_directory_leader:
             Run.create(run.path, resume=resume)
     return run, world
 
@@ -153,7 +153,7 @@ def place_of(config: Config) -> Path:
 def restore(
     run: Run,
     trained: Trained,
-    quota: Quota,
+    quota: BadImageLimit,
     catalog: Catalog,
     resume: bool,
     world: World,
@@ -178,14 +178,14 @@ def restore(
     if not world.broadcast(began):
         return None
     name, bad = None, {}
-    with world.together():
+    with world.raise_together():
         if world.is_main:
             name = _newest(run, catalog)
             found = [(each.get("row"), each.get("reason")) for each in run.read(run.bad_images)]
             bad = {row: str(reason) for row, reason in found if type(row) is int}
     # Other machines may have nothing of the run but this checkpoint.
-    name, bad = world.tell([name, bad])[0]
-    with world.together():
+    name, bad = world.all_gather_object([name, bad])[0]
+    with world.raise_together():
         try:
             progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
         except RunError:
@@ -257,7 +257,7 @@ def inputs_of(
     lists = ["", ""]
     if world.is_main:  # takes a while for a list of millions
         lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
-    train_list, val_list = world.tell(lists)[0]
+    train_list, val_list = world.all_gather_object(lists)[0]
     words = loader.sampler.describe()
     return Inputs(
         steps_per_epoch=loader.steps_per_epoch,
@@ -313,7 +313,7 @@ def continued(saved: Progress, now: Inputs) -> Progress:
     return progress
 
 
-def check_end(config: Config, pace: Pace, progress: Progress) -> None:
+def check_end(config: Config, pace: TrainingSchedule, progress: Progress) -> None:
     """See that a resumed run does not stand beyond its end.
 
     Raises:

@@ -31,23 +31,23 @@ def resume_from(output: str, local: Run, world: World) -> None:
         StorageError: the storage does not answer, or a file changed meanwhile.
     """
     with ExitStack() as locks:
-        with world.together():
-            if world.is_keeper:
+        with world.raise_together():
+            if world.is_directory_leader:
                 locks.enter_context(local.locked())
         _resume_from(output, local, world)
 
 
 def _resume_from(output: str, local: Run, world: World) -> None:
     _finish_upload(output, local, world)
-    with world.together():
+    with world.raise_together():
         if world.is_main:
             remote_run.resume_from(output, local)
             _complete_best(output, local)
             _tidy(local)
     found, _ = checkpoint.newest(local.checkpoints) if world.is_main else (None, [])
-    name = world.tell(None if found is None else found.name)[0]
-    with world.together():
-        if world.is_keeper and not world.is_main:
+    name = world.all_gather_object(None if found is None else found.name)[0]
+    with world.raise_together():
+        if world.is_directory_leader and not world.is_main:
             if name is not None:
                 remote_run.fetch_checkpoint(output, name, local.checkpoints)
             _tidy(local, but=name)
@@ -58,17 +58,17 @@ def share_model(run: Run, world: World) -> None:
 
     To be called by all workers together.
     """
-    if len(world.keepers) == 1:
+    if len(world.directory_leaders) == 1:
         return
     names = sorted(path.name for path in run.model.iterdir()) if world.is_main else []
-    for name in world.tell(names)[0]:
+    for name in world.all_gather_object(names)[0]:
         content = bytearray((run.model / name).read_bytes()) if world.is_main else bytearray()
-        size = world.tell(len(content))[0]
+        size = world.all_gather_object(len(content))[0]
         if not world.is_main:
             content = bytearray(size)
         data = torch.frombuffer(content, dtype=torch.uint8).to(world.device)
         world.broadcast(data)
-        if world.is_keeper and not world.is_main:
+        if world.is_directory_leader and not world.is_main:
             storage.write_bytes(str(run.model / name), data.cpu().numpy().tobytes())
     world.barrier()
 
@@ -76,14 +76,14 @@ def share_model(run: Run, world: World) -> None:
 def _finish_upload(output: str, local: Run, world: World) -> None:
     """Upload the newest checkpoint of the machines' disks, where it is newer than those there."""
     name, text = None, ""
-    with world.together():
+    with world.raise_together():
         if world.is_main:
             name, text = _unfinished(output, local)
-    name, text = world.tell([name, text])[0]
+    name, text = world.all_gather_object([name, text])[0]
     if name is None:
         return
     folder = local.checkpoints / name
-    held = world.tell(_held(folder, text) if world.is_keeper else [])
+    held = world.all_gather_object(_held(folder, text) if world.is_directory_leader else [])
     lacking = set(json.loads(text)["files"]).difference(*held)
     if lacking:
         logger.warning("%s: no machine has %s any more; left aside", folder, min(lacking))
@@ -91,12 +91,12 @@ def _finish_upload(output: str, local: Run, world: World) -> None:
     logger.info("uploading %s, which is not whole there yet", name)
     place = storage.join(output, f"{remote_run.CHECKPOINTS}/{name}")
     state = storage.join(place, checkpoint.STATE_FILE)
-    with world.together():
-        if world.is_keeper:
+    with world.raise_together():
+        if world.is_directory_leader:
             storage.remove_file(state)  # of the same step before: not whole from now on
         for file in set(held[world.rank]).difference(*held[: world.rank]):
             storage.write_file(folder / file, storage.join(place, file))
-    with world.together():
+    with world.raise_together():
         if world.is_main:
             storage.write_file(folder / checkpoint.STATE_FILE, state)
             remote_run.fetch_checkpoint(output, name, local.checkpoints)

@@ -50,7 +50,7 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-class Wish:
+class StopRequest:
     """Whether somebody asked to stop, and by which signal.
 
     Attributes:
@@ -65,7 +65,7 @@ class Wish:
 
 
 @contextmanager
-def deferred() -> Iterator[Wish]:
+def deferred() -> Iterator[StopRequest]:
     """Inside the block, Ctrl-C, SIGTERM and SIGHUP only note the wish; a later Ctrl-C is obeyed.
 
     SIGHUP is what a terminal or an ssh session sends when it closes. Where it is ignored, as
@@ -73,7 +73,7 @@ def deferred() -> Iterator[Wish]:
 
     Outside the main thread, where Python delivers no signals, the wish never comes true.
     """
-    wish = Wish()
+    wish = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

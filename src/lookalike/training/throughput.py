@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stopwatch:
+class ThroughputMeter:
     """Rate and waiting time since the last lap, pauses left out."""
 
     def __init__(self) -> None:

@@ -17,11 +17,11 @@ from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
 from lookalike.training import checkpoint, signals
-from lookalike.training.bad_image_limit import Quota
+from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Progress, Trained
-from lookalike.training.optim import Schedule, all_finite, set_lr
+from lookalike.training.optim import LearningRateSchedule, all_finite, set_lr
 from lookalike.training.step import Outcome, TrainStep
-from lookalike.training.throughput import Stopwatch
+from lookalike.training.throughput import ThroughputMeter
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainingSchedule:
     """When things happen.
 
     Attributes:
@@ -77,7 +77,7 @@ class Trainer:
         keep_model: saves the embedder as the run's result.
         progress: where training begins.
         record: takes one object for metrics.jsonl.
-        saved: is told on the keeper of each directory after each checkpoint.
+        saved: called on the leader of each directory after each checkpoint.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Trainer:
         *,
         step: TrainStep,
         loader: TrainLoader,
-        schedule: Schedule,
-        pace: Pace,
+        schedule: LearningRateSchedule,
+        pace: TrainingSchedule,
         folder: Path,
         world: World,
-        quota: Quota,
+        quota: BadImageLimit,
         measure: Callable[[], tuple[float, dict[str, Any]]] | None,
         keep_model: Callable[[], None],
         record: Callable[[dict[str, Any]], None],
@@ -112,7 +112,7 @@ class Trainer:
         self.progress = progress
         self._unhealthy = 0
         self._saved_at = time.monotonic()
-        self._watch = Stopwatch()
+        self._watch = ThroughputMeter()
 
     def fit(self) -> int | None:
         """Train to the end, or until a signal asks to stop; either way a checkpoint is there.
@@ -264,7 +264,9 @@ class Trainer:
         newest, _ = checkpoint.newest(self.folder, verify=False)
         return f"{_REMEDIES}; the last good checkpoint is {newest or f'in {self.folder}'}"
 
-    def _agree(self, wish: signals.Wish, failure: LookalikeError | None) -> tuple[int, bool, bool]:
+    def _agree(
+        self, wish: signals.StopRequest, failure: LookalikeError | None
+    ) -> tuple[int, bool, bool]:
         """What any worker wishes, known to all.
 
         Returns:
@@ -363,7 +365,7 @@ class Trainer:
         name = checkpoint.folder_name(self.progress.step)
         checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
         self._saved_at = time.monotonic()
-        if self.world.is_keeper:
+        if self.world.is_directory_leader:
             best = self.folder / name
             storage.write_bytes(str(self.folder / "latest"), f"{name}\n".encode())
             if self.progress.best_score is not None:
@@ -371,7 +373,7 @@ class Trainer:
                 storage.write_bytes(str(self.folder / "best"), f"{best.name}\n".encode())
             checkpoint.prune(self.folder, written=name, keep=self.pace.keep_checkpoints, also=best)
             self.saved()
-        # A worker that ends now must not take a keeper down in the middle of this.
+        # A worker that ends now must not take a directory leader down in the middle of this.
         self.world.barrier()
 
     def _set_phase(self) -> None:

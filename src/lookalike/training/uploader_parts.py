@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.distributed.world import Board, World
+from lookalike.distributed.world import KeyValueStore, World
 from lookalike.errors import RunError
 from lookalike.run import Run
 from lookalike.training import checkpoint
@@ -39,14 +39,18 @@ def create_mirror(run: Run, output: str, *, keep: int, world: World) -> Mirror |
         keep: how many of the latest checkpoints stay there, beside the best.
         world: the workers.
     """
-    if len(world.keepers) == 1:
+    if len(world.directory_leaders) == 1:
         return Mirror(run, output, keep=keep) if world.is_main else None
-    board = Board(world)
-    told = world.tell([platform.node(), str(run.path.absolute())])
+    board = KeyValueStore(world)
+    told = world.all_gather_object([platform.node(), str(run.path.absolute())])
     if world.is_main:
-        found = OtherMachines(board, {rank: tuple(told[rank]) for rank in world.keepers[1:]})
+        found = OtherMachines(
+            board, {rank: tuple(told[rank]) for rank in world.directory_leaders[1:]}
+        )
         return Mirror(run, output, keep=keep, others=found)
-    return PartMirror(run, output, rank=world.rank, board=board) if world.is_keeper else None
+    return (
+        PartMirror(run, output, rank=world.rank, board=board) if world.is_directory_leader else None
+    )
 
 
 class PartMirror(Mirror):
@@ -59,7 +63,7 @@ class PartMirror(Mirror):
         board: where the main worker reads what is safe.
     """
 
-    def __init__(self, run: Run, output: str, *, rank: int, board: Board) -> None:
+    def __init__(self, run: Run, output: str, *, rank: int, board: KeyValueStore) -> None:
         super().__init__(run, output, keep=0)
         self._stages = Stages(run, run.checkpoints)
         self._rank, self._board = rank, board
@@ -115,7 +119,7 @@ class OtherMachines:
         machines: host name and directory of each, by the rank of the worker that sends it.
     """
 
-    def __init__(self, board: Board, machines: Mapping[int, tuple[str, str]]) -> None:
+    def __init__(self, board: KeyValueStore, machines: Mapping[int, tuple[str, str]]) -> None:
         self._board, self._machines = board, machines
 
     @property

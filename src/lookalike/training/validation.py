@@ -164,7 +164,7 @@ def calibrate_on(
 def _accuracy(head: Head, vectors: Tensor, classes: Tensor, world: World) -> float:
     """Part of the vectors whose nearest class centre is that of their class."""
     # A sharded head answers for the rows of all workers at once; each asks for its part.
-    part = world.share(len(vectors))
+    part = world.shard(len(vectors))
     predicted = head.predict(vectors[part.start : part.stop])
     right = (predicted.cpu() == classes[part.start : part.stop]).sum()
     return float(world.sum(right.to(world.device))) / len(vectors)

@@ -69,10 +69,10 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
         RunError: there is no whole checkpoint, or its network or a head is another one; names
             the first difference.
     """
-    with world.together():
+    with world.raise_together():
         source = _open(name, verify=True) if world.is_main else None
-    chosen = world.tell(None if source is None else str(source.folder))[0]
-    with world.together():
+    chosen = world.all_gather_object(None if source is None else str(source.folder))[0]
+    with world.raise_together():
         source = source or _open(chosen, verify=False)
     with checkpoint.reading(source.folder):
         _take_network(source, trained.network, trained.ema)

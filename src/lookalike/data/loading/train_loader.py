@@ -133,7 +133,7 @@ class TrainLoader:
         before = np.zeros_like(rows)  # how often the epoch has had each before
         if self.sampler.repeating:
             before = occurrences(rows.reshape(-1)).reshape(rows.shape)
-        share = self._world.share(self.batch_size)
+        share = self._world.shard(self.batch_size)
         mine = slice(share.start, share.stop)
         for step in range(start, self.steps_per_epoch):
             yield _Visits(rows[step, mine], before[step, mine])
