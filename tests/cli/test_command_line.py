@@ -235,6 +235,14 @@ MISTAKES = {
         ["--train", "{train}", "--output", "oss://me:key@bucket/x"],
         "run.output=oss://bucket/x: has user info",
     ),
+    "output on a web server": (
+        ["--train", "none.txt", "--output", "https://example.com/run"],
+        "https://example.com/run: nothing can be written to a web server",
+    ),
+    "output in a storage that is not supported": (
+        ["--train", "none.txt", "--output", "abfs://box@account.dfs.core.windows.net/run"],
+        "abfs:// is not supported; supported are",
+    ),
     "an option that is a setting": (
         ["--train", "{train}", "--lr", "0.1"],
         "error: --lr is no option; settings are written without dashes: optim.lr=0.1",
@@ -250,6 +258,22 @@ MISTAKES = {
         ["--train", "{train}", "--output", "{train}/x"], "cannot be made",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embed", "none", "none.txt", "-o", "https://example.com/run/x.npy"],
+        ["doctor", "--train", "none.txt", "--output", "https://example.com/run"],
+        ["report", "{out}", "--output", "https://example.com/run/x.html"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_output_on_a_web_server_is_refused_before_the_work(monkeypatch, tmp_path, capsys, words):
+    (tmp_path / "config.yaml").write_text("data: {train: none.txt}\n")
+    assert run(monkeypatch, *(word.format(out=tmp_path) for word in words)) == 2
+    assert "/run" in (err := capsys.readouterr().err)
+    assert "nothing can be written to a web server" in err
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -141,6 +141,7 @@ def _output_place(config: Config) -> str | None:
     if output is None:
         return None
     if storage.is_remote(output):
+        storage.check_writable(output)
         storage.sizes_below(output)
         return output
     try:

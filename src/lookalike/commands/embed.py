@@ -139,6 +139,7 @@ def embed(
         raise ConfigError(
             f"{storage.public(output)}: the output's name must end in .npy or .parquet"
         )
+    storage.check_writable(output)
     check_number("workers", workers, 1, ConfigError)
     check_number("threads", threads, 0, ConfigError)
     if workers > 1 and not in_worker():

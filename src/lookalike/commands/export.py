@@ -233,11 +233,7 @@ def _place(
         suffix += "" if precision == "fp32" else f"-{precision}"
         name = FORMATS[format][0].format(precision=suffix)
         place = storage.join(source.uri, f"{EXPORTS}/{name}")
-    if place.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{storage.public(place)}: nothing can be written to a web server; give a path of this "
-            "machine, or a URI in object storage"
-        )
+    storage.check_writable(place)
     shown = storage.public(place).rstrip("/")
     ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
     if ending is not None and not shown.endswith(ending):

@@ -164,8 +164,11 @@ def report_training(
 def _target(run: str, output: Place | None) -> str:
     """Where the page goes, tried before the work."""
     if output is None:
-        return storage.join(run, REPORT)
+        target = storage.join(run, REPORT)
+        storage.check_writable(target)
+        return target
     place = os.fspath(output)
+    storage.check_writable(place)
     if storage.is_remote(place):
         return place if place.endswith(".html") else storage.join(place, REPORT)
     path = Path(storage.local_path(place))

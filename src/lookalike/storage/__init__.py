@@ -28,6 +28,7 @@ from lookalike.storage.uri import (
     without_secrets,
 )
 from lookalike.storage.write import (
+    check_writable,
     fetch_file,
     remove_file,
     sizes_below,
@@ -37,9 +38,9 @@ from lookalike.storage.write import (
 )
 
 __all__ = [
-    "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "exists",
-    "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote", "join",
-    "lasting", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
+    "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "check_writable",
+    "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote",
+    "join", "lasting", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
     "remove_file", "resolve", "resolver", "sizes_below", "split_query", "version_of",
     "without_secrets", "write_bytes", "write_file",
 ]  # fmt: skip

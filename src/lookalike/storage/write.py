@@ -11,7 +11,7 @@ from typing import IO
 
 from lookalike.errors import StorageError
 from lookalike.storage import s3
-from lookalike.storage.clients import filesystem_of, oss_place
+from lookalike.storage.clients import check_scheme, filesystem_of, oss_place
 from lookalike.storage.download import TransferError
 from lookalike.storage.get_request import copy_to
 from lookalike.storage.listing import described, sizes_in
@@ -24,6 +24,22 @@ _RETRIES = 2
 _IN_PARTS = 100 * 2**20  # bytes from which on a file goes in parts to OSS
 # What the clients of the several storages call it.
 _VERSION = ("ETag", "etag", "LastModified", "mtime", "created", "size")
+
+
+def check_writable(uri: str) -> None:
+    """Refuse what no file can be written to, before the work whose result goes there.
+
+    Raises:
+        StorageError: `uri` is of a web server, or of a storage that is not supported.
+    """
+    if not is_remote(uri):
+        return
+    check_scheme(uri)
+    if scheme_of(uri) in ("http", "https"):
+        raise StorageError(
+            f"{public(uri)}: nothing can be written to a web server; give a path of this machine, "
+            "or a URI in object storage"
+        )
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -42,8 +42,11 @@ def check_request(config: Config, resume: bool) -> None:
     Raises:
         ConfigError: there is none.
         RunError: the run to resume does not exist.
+        StorageError: nothing can be written to the output.
     """
     output = config.run.output
+    if output is not None:
+        storage.check_writable(output)
     if config.data.train is not None and output is not None:
         return
     if resume and output is None:
