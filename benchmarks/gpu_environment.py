@@ -41,7 +41,6 @@ NEEDED = {
     "liger_kernel": "a peer",
     "cut_cross_entropy": "a peer",
     "pytorch_metric_learning": "a peer",
-    "nvidia.nvimgcodec": "parts of JPEGs",
     "nvidia.dali": "a peer",
 }
 

@@ -18,9 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import simplejpeg
@@ -30,7 +28,6 @@ from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.decoding import partial_jpeg
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record
@@ -41,7 +38,7 @@ from undisturbed import undisturbed
 BATCH, SIZE = 64, 224
 
 
-OURS = ("lookalike", "lookalike, scaled decode", "lookalike, no nvImageCodec")
+OURS = ("lookalike", "lookalike, scaled decode")
 
 
 def ours(
@@ -50,12 +47,8 @@ def ours(
     *,
     scaled: bool = False,
     alone: bool = False,
-    parts: bool = True,
 ) -> Epoch:
-    """Our loader, and unless `alone` the normalisation that training does on the device.
-
-    Without `parts` as if nvImageCodec were not installed.
-    """
+    """Our loader, and unless `alone` the normalisation that training does on the device."""
     records = tuple(Record(path, "0", "list.txt", 1) for path in paths)
     catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
     augment = Augment(image_size=SIZE, crop_scale=SCALE, scaled_decode=scaled)
@@ -64,9 +57,8 @@ def ours(
     number = iter(range(10**9))
 
     def epoch() -> Iterator[torch.Tensor]:
-        with nullcontext() if parts else mock.patch.object(partial_jpeg, "_found", [None]):
-            for batch in loader.epoch(next(number)):
-                yield batch.images if alone else preprocess.normalise(batch.images)
+        for batch in loader.epoch(next(number)):
+            yield batch.images if alone else preprocess.normalise(batch.images)
 
     return epoch
 
@@ -120,7 +112,6 @@ def compare(
         epochs_of = {
             "lookalike": ours(paths, args.workers),
             "lookalike, scaled decode": ours(paths, args.workers, scaled=True),
-            "lookalike, no nvImageCodec": ours(paths, args.workers, parts=False),
             "its loader alone": ours(paths, args.workers, alone=True),
             "its loader alone, 1 thread": ours(half, 1, alone=True),
         }
@@ -175,11 +166,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.workers)
-    print(
-        "nvImageCodec decodes parts of JPEGs"
-        if partial_jpeg.available()
-        else "JPEGs are decoded whole"
-    )
     for name, (files, epochs) in {"0.2 MP": (192, 6), "1.5 MP": (96, 4)}.items():
         compare(name, SIZES[name], files, epochs, args)
 

@@ -1,7 +1,4 @@
-import logging
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +11,24 @@ from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
 from lookalike.data.decoding import partial_jpeg
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, jpeg_size
-from lookalike.data.decoding.orientation import lying, upright
+from lookalike.data.decoding.orientation import stored_box, upright
 from lookalike.data.loading import image_source as source_module
 from lookalike.data.loading.train_loader import BadImages, TrainLoader
 from lookalike.data.record import Details
 
 
 @pytest.fixture
-def not_looked_for(monkeypatch):
-    monkeypatch.setattr(partial_jpeg, "_found", [])
+def small_parts(monkeypatch):
+    """Small images too are decoded in part."""
+    monkeypatch.setattr(partial_jpeg, "LEAST_BELOW", 0)
 
 
 def decode_part(data, box):
     return partial_jpeg.decode_part(data, box, jpeg_header(data))
 
 
-WAYS = {"codec": (0, 2**62), "first rows": (2**62, 0), "as it comes": (0, 0)}
-
-
-@pytest.fixture(params=WAYS)
-def way(request, monkeypatch):
-    """Small pictures too are decoded in part, in this way."""
-    monkeypatch.setattr(partial_jpeg, "_ABOVE", WAYS[request.param][0])
-    monkeypatch.setattr(partial_jpeg, "_BELOW", WAYS[request.param][1])
-
-
-def alone(data, box):
-    """The part by itself; None where the whole is decoded."""
-    return partial_jpeg._part(data, box, jpeg_header(data))
+def in_part(data, box):
+    return partial_jpeg.decode_upper_part(data, box, jpeg_header(data)) is not None
 
 
 def random_box(size, dice):
@@ -60,7 +47,7 @@ def noise(height, width, seed):
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("make", [picture, noise])
-def test_a_part_has_the_pixels_of_the_whole(subsampling, make, way):
+def test_a_part_has_the_pixels_of_the_whole(subsampling, make, small_parts):
     dice, parts = random.Random(subsampling), 0
     for seed in range(40):
         size = dice.randint(20, 260), dice.randint(20, 260)
@@ -71,7 +58,7 @@ def test_a_part_has_the_pixels_of_the_whole(subsampling, make, way):
         whole = decode(data)
         for _ in range(8):
             box = random_box(jpeg_size(data), dice)
-            parts += alone(data, box) is not None
+            parts += in_part(data, box)
             np.testing.assert_array_equal(decode_part(data, box), cut(whole, box))
     assert parts > 200
 
@@ -88,25 +75,25 @@ def test_a_part_has_the_pixels_of_the_whole(subsampling, make, way):
     ],
     ids=["progressive", "restarts", "grey", "cmyk", "rgb", "tail"],
 )
-def test_other_files_are_decoded_whole(data, way):
-    assert alone(data, (20, 30, 100, 90)) is None
+def test_other_files_are_decoded_whole(data, small_parts):
+    assert not in_part(data, (20, 30, 100, 90))
     np.testing.assert_array_equal(
         decode_part(data, (20, 30, 100, 90)), decode(data)[20:120, 30:120]
     )
 
 
-def test_damage_does_the_same_as_in_the_whole(way):
+def test_damage_does_the_same_as_in_the_whole(small_parts):
     """Bits turned in the scan: the same pixels, or refused alike."""
     dice, parts, refused = random.Random(3), 0, 0
     for seed in range(150):
         data = bytearray(encode(picture(230, 250, seed), "JPEG", quality=90))
-        start = partial_jpeg._only_scan(data).start
+        start = partial_jpeg.only_scan(data).start
         for _ in range(dice.randint(1, 4)):
             data[dice.randrange(start, len(data))] = dice.choice([255, dice.randrange(256)])
         if dice.random() < 0.2:
             data = data[: dice.randrange(start, len(data))]
         data, box = bytes(data), random_box((230, 250), dice)
-        parts += alone(data, box) is not None
+        parts += in_part(data, box)
         try:
             whole = decode(data)
         except BadImage:
@@ -132,7 +119,7 @@ def test_boxes_lie_where_the_orientation_says(orientation):
     turned = upright(stored, orientation)
     for seed in range(20):
         box = random_box(turned.shape[:2], random.Random(seed))
-        part_stored = cut(stored, lying(box, stored.shape[:2], orientation))
+        part_stored = cut(stored, stored_box(box, stored.shape[:2], orientation))
         np.testing.assert_array_equal(upright(part_stored, orientation), cut(turned, box))
 
 
@@ -151,9 +138,9 @@ def write_photos(folder):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_batches_do_not_depend_on_the_codec(tmp_path, monkeypatch, scaled):
+def test_batches_do_not_depend_on_decoding_in_part(tmp_path, monkeypatch, scaled):
     catalog = write_photos(tmp_path)
-    augment = Augment(120 if scaled else 32, color_jitter=0.2, scaled_decode=scaled)
+    augment = Augment(120 if scaled else 32, scaled_decode=scaled)
 
     def batches(threads):
         bad = BadImages()
@@ -164,16 +151,21 @@ def test_batches_do_not_depend_on_the_codec(tmp_path, monkeypatch, scaled):
         assert list(bad.reasons) == [11]
         return torch.cat([batch.images for batch in made]), torch.cat([b.rows for b in made])
 
-    asked = []
-    crop = partial_jpeg._backend()
-    monkeypatch.setattr(partial_jpeg, "_found", [lambda *a: asked.append(1) or crop(*a)])
-    with_codec = [batches(threads) for threads in (0, 3)]
-    monkeypatch.setattr(partial_jpeg, "_found", [None])
-    without = batches(2)
-    assert len(asked) > 10
-    for images, rows in with_codec:
-        assert torch.equal(images, without[0])
-        assert torch.equal(rows, without[1])
+    asked, upper_part = [], partial_jpeg.decode_upper_part
+
+    def spy(*arguments):
+        pixels = upper_part(*arguments)
+        asked.append(pixels is not None)
+        return pixels
+
+    monkeypatch.setattr(partial_jpeg, "decode_upper_part", spy)
+    in_part = [batches(threads) for threads in (0, 3)]
+    assert sum(asked) > 10
+    monkeypatch.setattr(partial_jpeg, "decode_upper_part", lambda *_: None)
+    whole = batches(2)
+    for images, rows in in_part:
+        assert torch.equal(images, whole[0])
+        assert torch.equal(rows, whole[1])
 
 
 def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
@@ -192,48 +184,6 @@ def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
     (second,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0, threads=0).epoch(0)
     assert len(calls) == 2
     assert torch.equal(first.images, second.images)
-
-
-def test_a_missing_codec_is_told_once(monkeypatch, caplog, not_looked_for):
-    monkeypatch.setattr(partial_jpeg, "find_spec", lambda name: None)
-    data = encode(picture(300, 420), "JPEG")
-    with caplog.at_level(logging.INFO, "lookalike"):
-        for _ in range(3):
-            np.testing.assert_array_equal(
-                decode_part(data, (180, 30, 100, 90)), decode(data)[180:280, 30:120]
-            )
-    (said,) = caplog.messages
-    assert "pip install 'lookalike[crops]'" in said
-    assert not partial_jpeg.available()
-
-
-@pytest.mark.parametrize(
-    ("crop", "said"),
-    [
-        (lambda data, box: cut(decode(data), box) // 2, "other pixels than simplejpeg's, at 444"),
-        (lambda data, box: None, "refuses a good JPEG"),
-        (lambda data, box: 1 / 0, "ZeroDivisionError"),
-    ],
-)
-def test_a_codec_that_is_wrong_is_not_used(monkeypatch, caplog, not_looked_for, crop, said):
-    monkeypatch.setattr(partial_jpeg, "_nvimgcodec", lambda: crop)
-    data = encode(picture(300, 420), "JPEG")
-    np.testing.assert_array_equal(decode_part(data, (200, 0, 50, 60)), decode(data)[200:250, :60])
-    assert said in caplog.text
-    assert caplog.records[0].levelno == logging.WARNING
-
-
-def test_the_codec_loads_alone_and_quietly():
-    code = """
-import os
-from lookalike.data.decoding import partial_jpeg
-assert partial_jpeg.available()
-assert "NVIMGCODEC_EXTENSIONS_PATH" not in os.environ
-loaded = {line.split("/")[-1] for line in open("/proc/self/maps") if "nvimgcodec/ext" in line}
-assert len(loaded) == 1 and "jpeg_turbo" in loaded.pop()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_header_that_lies_about_the_size():

@@ -7,7 +7,7 @@ from picture_files import encode, exif, picture
 
 from lookalike.data.decoding import partial_jpeg
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header
-from lookalike.data.decoding.truncated_jpeg import completed
+from lookalike.data.decoding.jpeg_markers import completed
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.batch import read_twice
 from lookalike.data.loading.image_source import PLAIN, Source

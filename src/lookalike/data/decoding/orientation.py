@@ -1,4 +1,4 @@
-"""Which way is up: the orientation in EXIF or XMP, read without decoding, and applied to pixels.
+"""The orientation in EXIF or XMP, read without decoding, and applied to pixels.
 
 EXIF counts where both state one; XMP where EXIF states none. The same in all formats.
 """
@@ -9,6 +9,8 @@ import re
 
 import numpy as np
 from PIL import Image
+
+from lookalike.data.decoding.jpeg_markers import segments
 
 _TAG = 0x0112
 _XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
@@ -28,16 +30,10 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def lying(
+def stored_box(
     box: tuple[int, int, int, int], size: tuple[int, int], orientation: int
 ) -> tuple[int, int, int, int]:
-    """Where `box` of the upright picture lies in the pixels as they are stored.
-
-    Args:
-        box: top, left, height, width in the upright picture.
-        size: height and width of the stored pixels.
-        orientation: as EXIF counts it, 1 to 8.
-    """
+    """`box` (top, left, height, width) of the upright image, in stored pixels of `size` (H, W)."""
     top, left, height, width = box
     if orientation >= 5:
         top, left, height, width = left, top, width, height
@@ -62,24 +58,16 @@ def pil_orientation(image: Image.Image) -> int:
 
 def jpeg_orientation(data: bytes) -> int:
     """The orientation of a JPEG's bytes; 1, upright, where none is stated or it is damaged."""
-    position, by_xmp = 2, 0
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1 : position + 2]
-        if marker in (b"", b"\xda", b"\xd9"):  # the picture begins, or nothing does
-            break
-        if marker == b"\xff":  # filling
-            position += 1
+    by_xmp = 0
+    for marker, start, end in segments(data):
+        if marker != 0xE1:
             continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == b"\xe1":
-            start, end = position + 4, position + 2 + length
-            if data.startswith(b"Exif\0\0", start):
-                by_exif = _exif_orientation(data[start + 6 : end])
-                if by_exif:
-                    return by_exif
-            elif data.startswith(_XMP_SEGMENT, start):
-                by_xmp = by_xmp or _xmp_orientation(data[start + len(_XMP_SEGMENT) : end])
-        position += 2 + length
+        if data.startswith(b"Exif\0\0", start):
+            by_exif = _exif_orientation(data[start + 6 : end])
+            if by_exif:
+                return by_exif
+        elif data.startswith(_XMP_SEGMENT, start):
+            by_xmp = by_xmp or _xmp_orientation(data[start + len(_XMP_SEGMENT) : end])
     return by_xmp or 1
 
 

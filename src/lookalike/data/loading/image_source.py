@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lookalike import storage
-from lookalike.data.decoding.truncated_jpeg import completed
+from lookalike.data.decoding.jpeg_markers import completed
 from lookalike.data.loading.read_ahead import Requests, Ticket
 from lookalike.data.record import Record
 from lookalike.storage import read_bytes
