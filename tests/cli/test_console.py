@@ -12,6 +12,7 @@ import types
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lookalike import cli, log
 from lookalike.distributed import launch, world
@@ -247,6 +248,23 @@ def test_a_lost_peer_is_told_from_a_mistake_of_ours(words, lost, tmp_path, monke
     monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
     assert launch.lost_peers(RuntimeError(words)) is lost
     assert (tmp_path / "lost-peers").exists() is lost
+
+
+def test_a_launch_blames_the_worker_that_failed_and_leaves_the_environment(tmp_path, monkeypatch):
+    failed = {0: types.SimpleNamespace(exitcode=-15), 1: types.SimpleNamespace(exitcode=3)}
+
+    def run(options):
+        assert {"LOOKALIKE_SAID", "LOOKALIKE_LAUNCHER_PID", "OMP_NUM_THREADS"} <= os.environ.keys()
+        raise ChildFailedError("lookalike", failed)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.distributed.run.run", run)
+    monkeypatch.setattr(ChildFailedError, "__init__", lambda self, name, found: None)
+    monkeypatch.setattr(ChildFailedError, "failures", failed, raising=False)
+    before = dict(os.environ)
+    with pytest.raises(launch.WorkersFailed, match="worker 1 ended with exit code 3; Go on"):
+        launch.launch(2, ["train"], tmp_path, "Go on with: this")
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(("launcher", "ends"), [("1", False), ("4711", True)])

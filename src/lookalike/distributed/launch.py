@@ -131,17 +131,18 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
 
     # torchrun's own default is one thread each, whatever the machine has.
     cores = _cores()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     if workers > 2 * cores:
         sys.stderr.write(f"{_too_many(workers, cores)}\n")
-    os.environ[_SAID] = str(folder)
-    os.environ[_LAUNCHER_PID] = str(os.getpid())
+    ours = {_SAID: str(folder), _LAUNCHER_PID: str(os.getpid())}
+    usual = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        usual["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
+    ours |= {name: value for name, value in usual.items() if name not in os.environ}
+    os.environ.update(ours)
     # Its warnings are about itself; our workers' errors are told by our workers.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     options = ["--standalone", f"--nproc-per-node={workers}", "--no-python", sys.executable]
     try:
         run(parse_args([*options, "-m", "lookalike", *arguments]))
@@ -154,7 +155,8 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
             f"stopped by {signal.Signals(error.sigval).name}", code, is_said=somebody_said()
         ) from None
     finally:
-        del os.environ[_SAID], os.environ[_LAUNCHER_PID]
+        for name in ours:  # the program that called us may start others
+            os.environ.pop(name, None)
 
 
 def _cores() -> int:
@@ -176,9 +178,12 @@ def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFaile
     if somebody_said():
         code = 2 if 2 in codes.values() else max(codes.values(), key=abs)
         return WorkersFailed("the workers have told why", code if code > 0 else 1, is_said=True)
+    lost = folder / _LOST_FILE
+    if not lost.exists():
+        # By SIGTERM torchrun ends those that are left: what ended before them is the cause.
+        codes = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
     killed = {rank: -code for rank, code in codes.items() if code < 0}
     if not killed:
-        lost = folder / _LOST_FILE
         if lost.exists():
             sys.stderr.write(lost.read_text("utf-8"))
         code = max(codes.values())
