@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH
 from lookalike.data.readers import image_folder, parquet, read_records
-from lookalike.data.readers.annotation import IMAGE_SUFFIXES, all_bad, quoted, unusable
+from lookalike.data.readers.annotation import (
+    IMAGE_SUFFIXES,
+    all_bad,
+    quoted,
+    unusable,
+    unusable_name,
+)
 from lookalike.data.readers.path_patterns import choices, is_pattern, matches
 from lookalike.data.readers.reader_options import UNLABELLED
 from lookalike.data.readers.skipped_files import Skips, describe, images_among
@@ -92,9 +98,7 @@ def read_places(places: Sequence[Place]) -> list[Record]:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if unusable(record.uri)]
     if odd:
-        raise all_bad(
-            odd, lambda record: f"{quoted(record.uri)} holds a control character; rename it"
-        )
+        raise all_bad(odd, lambda record: f"{quoted(record.uri)} {unusable_name(record.uri)}")
     return records
 
 

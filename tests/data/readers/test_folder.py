@@ -78,6 +78,10 @@ def test_what_is_wrong(tmp_path):
         image_folder.read(make(tmp_path / "flat", "1.jpg", "cat/notes.txt"))
     with pytest.raises(DataError, match=r"'cat\\x07/1\.jpg' holds a control character; rename"):
         image_folder.read(make(tmp_path / "odd", "cat\a/1.jpg", "dog/1.jpg"))
+    with pytest.raises(
+        DataError, match=r"'cat/1\\udcff\.jpg' is a name that is not UTF-8; rename it"
+    ):
+        image_folder.read(make(tmp_path / "bytes", "cat/1\udcff.jpg", "dog/1.jpg"))
     with pytest.raises(StorageError, match="no such file or directory"):
         image_folder.read(str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"is a folder, but data\.format=image_list; leave"):

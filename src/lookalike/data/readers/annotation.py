@@ -110,6 +110,13 @@ def unusable(text: str) -> bool:
     return not text.isprintable() and not _CONTROL.isdisjoint(text)
 
 
+def unusable_name(name: str) -> str:
+    """What is wrong with the name of a file that is `unusable`, and the fix, after the name."""
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return "is a name that is not UTF-8; rename it, or set PYTHONUTF8=1 where the locale is not"
+    return "holds a control character; rename it"
+
+
 def malformed(uri: str) -> bool:
     """Whether `uri` is a URI that cannot be taken apart, as `http://[cat`."""
     if "://" in uri and not (uri.isascii() and "[" not in uri and "]" not in uri):

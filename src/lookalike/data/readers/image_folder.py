@@ -6,7 +6,7 @@ import logging
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH
-from lookalike.data.readers.annotation import all_bad, quoted, shortest, unusable
+from lookalike.data.readers.annotation import all_bad, quoted, shortest, unusable, unusable_name
 from lookalike.data.readers.reader_options import PLAIN, Reading
 from lookalike.data.readers.skipped_files import OUTSIDE, Skips, describe, images_among
 from lookalike.data.record import Record
@@ -54,9 +54,7 @@ def read(uri: str, how: Reading = PLAIN) -> list[Record]:
             records.append(Record(storage.join(uri, path), label, source, 0))
     found = skips.found()
     if bad:
-        raise all_bad(
-            bad, lambda path: f"{source}: {quoted(path)} holds a control character; rename it"
-        )
+        raise all_bad(bad, lambda path: f"{source}: {quoted(path)} {unusable_name(path)}")
     if not records:
         beside = f" ({describe(found)})" if found else " (no files at all)"
         if not how.labelled:
