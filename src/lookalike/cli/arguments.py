@@ -1,8 +1,10 @@
-"""What several commands take, and how it is taken apart."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +13,8 @@ from lookalike.errors import ConfigError
 if TYPE_CHECKING:
     from lookalike.run import Run
 
-Threads = Annotated[int, typer.Option(help="Threads that read and decode images.")]
+Command = Callable[..., None]
+
 Format = Annotated[
     str, typer.Option(help="auto, image_list, itag, csv, parquet, folder or webdataset.")
 ]
@@ -20,26 +23,50 @@ MeasuredSplit = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder that keeps images from elsewhere; that of the run by default, where it is."
-    ),
-]
-CacheSize = Annotated[
-    str | None, typer.Option(help="The most in that folder, as 50GB; that of the run by default.")
-]
-Requests = Annotated[
-    int | None,
-    typer.Option(help="Images from elsewhere to ask for at a time; as in the run by default."),
-]
-AllowTruncated = Annotated[
-    bool | None,
-    typer.Option(help="Accept JPEGs whose end is missing; as in the run by default."),
-]
 Model = Annotated[
     str, typer.Argument(help="An output directory, a model folder, or an .onnx file.")
 ]
+
+
+def _read_flags(
+    threads: Annotated[int, typer.Option(help="Threads that read and decode images.")] = 4,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that keeps images from elsewhere; that of the run by default, where it is."
+        ),
+    ] = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(help="The most in that folder, as 50GB; that of the run by default."),
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option(help="Images from elsewhere to ask for at a time; as in the run by default."),
+    ] = None,
+    allow_truncated: Annotated[
+        bool | None,
+        typer.Option(help="Accept JPEGs whose end is missing; as in the run by default."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """The flags of `lookalike.commands.read_options.ReadOptions`."""
+
+
+def with_read_flags(*but: str) -> Callable[[Command], Command]:
+    """Give a command the flags of `ReadOptions`, but some, in place of its `**read`."""
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        shared = inspect.signature(_read_flags, eval_str=True).parameters.values()
+        parameters = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        parameters += [p for p in shared if p.name not in but]
+        seen: Any = command  # by typer
+        seen.__signature__ = inspect.Signature(parameters)
+        seen.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
 
 
 def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:

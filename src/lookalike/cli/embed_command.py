@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import (
-    AllowTruncated,
-    Cache,
-    CacheSize,
-    Device,
-    Model,
-    Requests,
-    Threads,
-)
+from lookalike.cli.arguments import Model, with_read_flags
 
 
+@with_read_flags()
 def embed(
     model: Model,
     images: Annotated[
@@ -29,12 +22,7 @@ def embed(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop what an earlier attempt has done.")
     ] = False,
-    threads: Threads = 4,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
-    requests: Requests = None,
-    allow_truncated: AllowTruncated = None,
-    device: Device = "auto",
+    **read: Any,
 ) -> None:
     """Turn images into vectors. Killed and started again, it goes on where it stopped."""
     from lookalike.commands.embed import embed as verb
@@ -45,10 +33,5 @@ def embed(
         output,
         workers=workers,
         restart=restart,
-        threads=threads,
-        cache=cache,
-        cache_size=cache_size,
-        requests=requests,
-        allow_truncated=allow_truncated,
-        device=device,
+        **read,
     )

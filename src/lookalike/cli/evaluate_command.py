@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import (
-    AllowTruncated,
-    AsJson,
-    Cache,
-    CacheSize,
-    Device,
-    Format,
-    MeasuredSplit,
-    Requests,
-    Threads,
-)
+from lookalike.cli.arguments import AsJson, Format, MeasuredSplit, with_read_flags
 from lookalike.errors import ConfigError
 
 
+@with_read_flags()
 def evaluate(
     models: Annotated[
         list[str] | None,
@@ -70,13 +61,8 @@ def evaluate(
     ] = False,
     format: Format = "auto",
     split: MeasuredSplit = None,
-    threads: Threads = 4,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
-    requests: Requests = None,
-    allow_truncated: AllowTruncated = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    device: Device = "auto",
+    **read: Any,
 ) -> None:
     """Measure how well models retrieve, with confidence intervals; compare several."""
     from lookalike.distributed.launch import in_worker, launch
@@ -114,12 +100,7 @@ def evaluate(
         per_class=per_class,
         per_query=per_query,
         output=output,
-        threads=threads,
-        cache=cache,
-        cache_size=cache_size,
-        requests=requests,
-        allow_truncated=allow_truncated,
-        device=device,
+        **read,
     )
     if not _speaks():
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import Cache, CacheSize, Requests, Threads
+from lookalike.cli.arguments import with_read_flags
 
 
+@with_read_flags("device")
 def export(
     model: Annotated[str, typer.Argument(help="An output directory, or a model folder.")],
     format: Annotated[str, typer.Option(help="onnx, torch_export, safetensors or timm.")] = "onnx",
@@ -60,10 +61,7 @@ def export(
         str | None,
         typer.Option(help="For int8: images that set the ranges; by default the training list."),
     ] = None,
-    threads: Threads = 4,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
-    requests: Requests = None,
+    **read: Any,
 ) -> None:
     """Write a model as one file or folder for production, and prove that it is the same."""
     from lookalike.commands.export import export as verb
@@ -81,8 +79,5 @@ def export(
         max_recall_change=max_recall_change,
         max_images=max_images,
         ranges=ranges,
-        threads=threads,
-        cache=cache,
-        cache_size=cache_size,
-        requests=requests,
+        **read,
     )

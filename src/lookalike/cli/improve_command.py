@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import (
-    AsJson,
-    Cache,
-    CacheSize,
-    Device,
-    Format,
-    MeasuredSplit,
-    Model,
-    Requests,
-    Threads,
-)
+from lookalike.cli.arguments import AsJson, Format, MeasuredSplit, Model, with_read_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +16,7 @@ if TYPE_CHECKING:
     from lookalike.commands.improve import Improvement
 
 
+@with_read_flags("allow_truncated")
 def improve(
     model: Model,
     data: Annotated[str, typer.Option(help="List of labelled images to measure on.")],
@@ -46,11 +37,7 @@ def improve(
     as_json: AsJson = False,
     format: Format = "auto",
     split: MeasuredSplit = None,
-    threads: Threads = 4,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
-    requests: Requests = None,
-    device: Device = "auto",
+    **read: Any,
 ) -> None:
     """Measure what better use of a trained model gains, without training."""
     from rich.console import Console
@@ -61,8 +48,7 @@ def improve(
     log.start()
     found = verb(
         model, data, variants=variant, fit=fit, keep=keep, output=output, format=format,
-        split=split, threads=threads, cache=cache, cache_size=cache_size, requests=requests,
-        device=device,
+        split=split, **read,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"variants": [one.to_dict() for one in found]}))

@@ -10,25 +10,18 @@ import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike import storage
-from lookalike.cli.arguments import (
-    AllowTruncated,
-    Cache,
-    CacheSize,
-    Device,
-    Model,
-    Requests,
-    Threads,
-)
+from lookalike.cli.arguments import Model, with_read_flags
 
 if TYPE_CHECKING:
     from lookalike.index.decision import Answer, Neighbour
 
 
+@with_read_flags()
 def search(
     model: Model,
     queries: Annotated[
@@ -70,12 +63,7 @@ def search(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each query.")
     ] = False,
-    threads: Threads = 4,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
-    requests: Requests = None,
-    allow_truncated: AllowTruncated = None,
-    device: Device = "auto",
+    **read: Any,
 ) -> None:
     """Find the images of a gallery that look like a query."""
     from lookalike import log
@@ -98,12 +86,7 @@ def search(
         exact=exact,
         prior=prior,
         html=html,
-        threads=threads,
-        cache=cache,
-        cache_size=cache_size,
-        requests=requests,
-        allow_truncated=allow_truncated,
-        device=device,
+        **read,
     )
     try:
         found = asked(remove_all=yes)

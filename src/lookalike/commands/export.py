@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from lookalike import log, storage
 from lookalike.commands.embed import load
-from lookalike.commands.models import Provenance, source_of
+from lookalike.commands.models import Provenance
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import sample_classes
 from lookalike.data.inputs import place_of
 from lookalike.data.loading.bad_images import BadImages
@@ -29,7 +31,6 @@ from lookalike.exporting.exported import require
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
-from lookalike.model.user_images import check_number
 from lookalike.run import EXPORTS
 from lookalike.storage import Place
 from lookalike.storage.local_files import writing
@@ -65,10 +66,7 @@ def export(
     max_recall_change: float | None = None,
     max_images: int = 1000,
     ranges: Place | None = None,
-    threads: int = 4,
-    cache: Place | None = None,
-    cache_size: str | None = None,
-    requests: int | None = None,
+    **read: Unpack[ReadKeywords],
 ) -> Exported:
     """Write a model as one artefact, from the decoded picture to the unit vector, and prove it.
 
@@ -93,11 +91,8 @@ def export(
         max_images: images to compare on at most; whole classes.
         ranges: for int8: images whose activations set the ranges; the run's training images by
             default.
-        threads: threads that read and decode.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
-            default, where this machine has it.
-        cache_size: the most that lies there, as "50GB"; that of the run by default.
-        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        read: `threads`, `cache`, `cache_size`, `requests` and `allow_truncated`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
@@ -105,7 +100,7 @@ def export(
     """
     _check(format, precision, input, max_images)
     model = place_of("model", model)
-    check_number("threads", threads, 0, ConfigError)
+    options = _read_options(read)
     data = None if data is None else place_of("data", data)
     ranges = None if ranges is None else place_of("ranges", ranges)
     log.start()
@@ -119,18 +114,17 @@ def export(
         raise ConfigError(f"{model}: is exported already; give the run that it was made of")
     catalog, list_name = source.labelled(data, data_format, split)
     sample = sample_classes(catalog, max_images)
-    images = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
+    images = options.source([model])
     batches = None
     if precision == "int8":
-        batches = _batches(
-            embedder, source.learned(ranges, "auto", instead="--ranges"), threads, images
-        )
+        learned = source.learned(ranges, "auto", instead="--ranges")
+        batches = _batches(embedder, learned, options.threads, images)
     where = appearing_there(place) if isinstance(place, str) else appearing(place)
     with where as path, writing(place if isinstance(place, Path) else path):
         write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
         artefact = write(embedder, precision, path, batches)
         bounds = _bounds(precision, max_drift, max_recall_change)
-        proven = partial(certify, embedder, catalog=sample, bounds=bounds, threads=threads)
+        proven = partial(certify, embedder, catalog=sample, bounds=bounds, threads=options.threads)
         certificate = proven(artefact.reread(), source=images)
         certificate.check()
         own = None if artefact.fingerprint is None else artefact.fingerprint()
@@ -168,6 +162,15 @@ def export(
     logger.info("%s: %s", shown, certificate.summary())
     logger.info("%s: certified for %s, on the CPU", shown, ", ".join(about["certified_for"]))
     return Exported(place, certificate)
+
+
+def _read_options(read: ReadKeywords) -> ReadOptions:
+    options = ReadOptions(**read)
+    if options.device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device={options.device!r}: exports are certified on the CPU; leave it out"
+        )
+    return options
 
 
 def _bounds(precision: str, drift: float | None, recall_change: float | None) -> Bounds:

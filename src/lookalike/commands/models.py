@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lookalike import storage
+from lookalike.commands.read_options import ReadOptions
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.classes import Classes
@@ -27,7 +26,7 @@ from lookalike.errors import (
 from lookalike.log import logger
 from lookalike.metrics.calibration import CALIBRATION_FILE
 from lookalike.storage import Place
-from lookalike.training.build import create_source, open_catalogs, reading_of
+from lookalike.training.build import open_catalogs, reading_of
 from lookalike.training.remote_run import saved_config
 
 
@@ -139,37 +138,9 @@ def source_of(
     requests: int | None,
     allow_truncated: bool | None = None,
 ) -> Source:
-    """The bytes of images for models at work: read as is asked for here, or as in training.
-
-    Args:
-        models: runs, model folders or exported files; the first that is a run says what the
-            others leave open.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
-            default, where this machine has it.
-        cache_size: the most that lies there, as 50GB; that of the run by default.
-        requests: for images from elsewhere at a time; those of the run by default.
-        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
-
-    Raises:
-        ConfigError: a value that cannot be, or a size without a cache.
-    """
-    config = next(filter(None, map(_request, models)), None) or Config()
-    there = config.data.cache
-    if cache is None and there is not None and not storage.path_of(there).is_dir():
-        config = config.with_values({"data.cache": None})  # of the machine that trained it
-    given: dict[str, Any] = {
-        "data.cache": None if cache is None else os.fspath(cache),
-        "data.cache_size": cache_size,
-        "data.requests": requests,
-        "data.allow_truncated": allow_truncated,
-    }
-    config = config.with_values({key: v for key, v in given.items() if v is not None})
-    if cache_size is not None and config.data.cache is None:
-        raise ConfigError(
-            f"cache_size={cache_size} (--cache-size), but there is no cache; give its folder "
-            "(--cache DIR)"
-        )
-    return create_source(config)
+    """See `ReadOptions.source`."""
+    read = ReadOptions(4, cache, cache_size, requests, allow_truncated)
+    return read.source(models)
 
 
 def training_counts(model: Place) -> dict[str, int] | None:
@@ -199,18 +170,6 @@ def training_counts(model: Place) -> dict[str, int] | None:
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)
     return {label: count for label, count in counts.items() if label in trained}
-
-
-def _request(model: Place) -> Config | None:
-    """The settings of a run; None where that cannot be known."""
-    name = str(model)
-    if storage.public(name).endswith(".onnx"):
-        return None
-    try:
-        return saved_config(name if storage.is_remote(name) else storage.local_path(name))
-    except ConfigError as error:
-        logger.warning("%s; images are read by the defaults, and without a cache", error)
-        return None
 
 
 def _text(folder: str, name: str) -> str | None:

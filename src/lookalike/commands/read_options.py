@@ -1,0 +1,105 @@
+"""Options of reading images that the commands on trained models have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.data.loading.image_source import Source
+from lookalike.errors import ConfigError
+from lookalike.log import logger
+from lookalike.model.user_images import check_number
+from lookalike.storage import Place
+from lookalike.training.build import create_source
+from lookalike.training.remote_run import saved_config
+
+
+class ReadKeywords(TypedDict, total=False):
+    """The fields of `ReadOptions` as keywords of a command."""
+
+    threads: int
+    cache: Place | None
+    cache_size: str | None
+    requests: int | None
+    allow_truncated: bool | None
+    device: str
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a command reads images, and where it runs the model.
+
+    Attributes:
+        threads: threads that read and decode, for each worker.
+        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+            default, where this machine has it.
+        cache_size: the most that lies there, as "50GB"; that of the run by default.
+        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        allow_truncated: accept JPEGs without their end; as in the run by default.
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: `threads` is no number.
+    """
+
+    threads: int = 4
+    cache: Place | None = None
+    cache_size: str | None = None
+    requests: int | None = None
+    allow_truncated: bool | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_number("threads", self.threads, 0, ConfigError)
+
+    def source(self, models: Sequence[Place]) -> Source:
+        """The bytes of images, read by these options, or as in training where they are open.
+
+        Args:
+            models: runs, model folders or exported files; the first that is a run counts.
+
+        Raises:
+            ConfigError: a value is wrong, or a size comes without a cache.
+        """
+        config = next(filter(None, map(_config_of, models)), None) or Config()
+        there = config.data.cache
+        if self.cache is None and there is not None and not storage.path_of(there).is_dir():
+            config = config.with_values({"data.cache": None})  # of the machine that trained it
+        given: dict[str, Any] = {
+            "data.cache": None if self.cache is None else os.fspath(self.cache),
+            "data.cache_size": self.cache_size,
+            "data.requests": self.requests,
+            "data.allow_truncated": self.allow_truncated,
+        }
+        config = config.with_values({key: v for key, v in given.items() if v is not None})
+        if self.cache_size is not None and config.data.cache is None:
+            raise ConfigError(
+                f"cache_size={self.cache_size} (--cache-size), but there is no cache; give its "
+                "folder (--cache DIR)"
+            )
+        return create_source(config)
+
+    def flags(self) -> Iterator[str]:
+        """The same as arguments of the command line."""
+        yield from ("--threads", str(self.threads), "--device", self.device)
+        for name in ("cache", "cache_size", "requests"):
+            if (value := getattr(self, name)) is not None:
+                yield from (f"--{name.replace('_', '-')}", str(value))
+        if self.allow_truncated is not None:
+            yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
+
+
+def _config_of(model: Place) -> Config | None:
+    """The settings of a run; None for another model, or where they cannot be read."""
+    name = str(model)
+    if storage.public(name).endswith(".onnx"):
+        return None
+    try:
+        return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+    except ConfigError as error:
+        logger.warning("%s; images are read by the defaults, and without a cache", error)
+        return None
