@@ -194,11 +194,11 @@ def test_scientific_notation_is_a_number_as_people_mean_it(tmp_path):
 
 def test_the_formats_of_the_config_are_those_of_the_registry():
     from lookalike.config.sections import DataConfig
-    from lookalike.data.readers import ALIASES, SOURCES
+    from lookalike.data.readers import FORMAT_ALIASES, READERS
 
     formats = DataConfig.model_fields["format"].annotation.__args__
-    assert set(formats) == {"auto", *SOURCES}
-    for alias, name in ALIASES.items():
+    assert set(formats) == {"auto", *READERS}
+    for alias, name in FORMAT_ALIASES.items():
         assert Config.load(None, [f"data.format={alias}"]).data.format == name
 
 

@@ -9,7 +9,6 @@ from scipy.stats import norm
 
 from lookalike.commands.quickstart import BACKBONE, _pretrained_weights, _unpack
 from lookalike.data.catalog import open_catalog
-from lookalike.data.readers.image_list import read
 from lookalike.distributed.world import ALONE
 from lookalike.errors import DataError, RunError
 from lookalike.metrics import fit_calibration as module
@@ -116,7 +115,7 @@ def test_rates_of_new_classes_lie_in_the_interval(classes):
 
 def test_on_emoji_the_shipped_threshold_holds_on_other_classes(tmp_path):
     weights = _pretrained_weights(tmp_path)
-    records = read(str(_unpack(tmp_path) / "test.txt"))
+    records = read_records(str(_unpack(tmp_path) / "test.txt"))
     embedder = Embedder.create(BACKBONE, pretrained=str(weights), image_size=64, embedding_dim=512)
     vectors = torch.from_numpy(embedder.embed([record.uri for record in records], threads=1))
     names, labels = np.unique([record.label for record in records], return_inverse=True)

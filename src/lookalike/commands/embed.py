@@ -17,7 +17,7 @@ from lookalike.commands.models import source_of
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.streams import is_stream, kept
+from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.distributed.launch import in_worker, launch, tell_launcher
 from lookalike.distributed.world import World
@@ -143,7 +143,7 @@ def embed(
     check_number("workers", workers, 1, ConfigError)
     check_number("threads", threads, 0, ConfigError)
     if workers > 1 and not in_worker():
-        places = [kept(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
+        places = [keep_list(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
         words = ["embed", "--output", output, "--threads", threads, "--device", device]
         words += ["--restart"] if restart else []
         given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}

@@ -65,7 +65,7 @@ def evaluate(
         data: a list, manifest, table, folder or shards of labelled images.
         query: in place of `data`, the images that ask.
         gallery: with `query`, the images that are searched.
-        format: auto, or one of `lookalike.data.SOURCES`.
+        format: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on; the only one that is not `train`
             by default.
         recall: the k of Recall@k, one or several.
@@ -136,7 +136,7 @@ def compare(
         embeddings: in place of models and images, `.npy` or `.parquet` files of vectors of the
             same images in the same order, a file for each model.
         labels: with `embeddings`, a file with one label a line; not needed where Parquet has them.
-        format: auto, or one of `lookalike.data.SOURCES`.
+        format: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
         recall: the k of Recall@k, one or several.
         precision: the k of precision@k, one or several.

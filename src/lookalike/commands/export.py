@@ -83,7 +83,7 @@ def export(
             run by default.
         data: labelled images to compare on; the run's validation images by default, or its
             training images where it had none.
-        data_format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        data_format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where `data` has splits, the one to take.
         max_drift: largest 1 - cosine between the two vectors of an image; by default that of
             `lookalike.exporting.BOUNDS`.

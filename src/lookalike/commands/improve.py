@@ -96,7 +96,7 @@ def improve(
         fit: images that whitening is fitted on; by default the run's training list.
         keep: a variant of `flip`, `whiten` and `dims` to save with the model.
         output: folder of the model with `keep` in it.
-        format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
         threads: threads that read and decode.
         cache: a folder of this machine that keeps images from elsewhere; that of the run by

@@ -26,7 +26,7 @@ from lookalike.errors import (
 from lookalike.log import logger
 from lookalike.metrics.calibration import CALIBRATION_FILE
 from lookalike.storage import Place
-from lookalike.training.build import open_catalogs, reading_of
+from lookalike.training.build import annotation_options, open_catalogs
 from lookalike.training.remote_run import saved_config
 
 
@@ -154,7 +154,8 @@ def training_counts(model: Place) -> dict[str, int] | None:
             logger.info("classes are counted in the gallery: training shards are not read for it")
             return None
         records = select(
-            read_records(train, config.data.format, reading_of(config)), config.data.train_split
+            read_records(train, config.data.format, annotation_options(config)),
+            config.data.train_split,
         )
         place = storage.join(str(model), "classes.json")
         text = storage.read_bytes(place)

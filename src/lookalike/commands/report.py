@@ -56,7 +56,7 @@ def report(
         data: a list of labelled images to show, in place of the run's validation list.
         compare: another run: its curves beside these, and its model on the same images.
         output: the file to write, here or in object storage; by default `report.html` of the run.
-        format: of `data`: auto, or one of `lookalike.data.SOURCES`.
+        format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where `data` has splits, the one to show; the only one that is not `train` by
             default.
         threads: threads that read and decode; by default as the run was trained.

@@ -8,8 +8,7 @@ from pydantic import Field, field_validator
 
 from lookalike.config.byte_size import in_bytes
 from lookalike.config.section import Section
-
-FORMAT_ALIASES = {"ClsSourceImageList": "image_list", "ClsSourceItag": "itag"}
+from lookalike.data import FORMAT_ALIASES
 
 
 class DataConfig(Section):

@@ -1,6 +1,6 @@
 """Every setting once, by section, documented by the string beneath it."""
 
-from lookalike.config.data_settings import FORMAT_ALIASES, DataConfig
+from lookalike.config.data_settings import DataConfig
 from lookalike.config.head_settings import HeadConfig
 from lookalike.config.loss_settings import (
     LOSS_ALIASES,
@@ -16,7 +16,7 @@ from lookalike.config.section import Section
 from lookalike.config.train_settings import TrainConfig
 
 __all__ = [
-    "FORMAT_ALIASES", "LOSS_ALIASES", "MODEL_PARALLEL_LOSSES", "DataConfig", "HeadConfig",
+    "LOSS_ALIASES", "MODEL_PARALLEL_LOSSES", "DataConfig", "HeadConfig",
     "LossConfig", "LossName", "ModelConfig", "OptimConfig", "RunConfig", "Section", "TrainConfig",
     "model_parallel_loss",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from lookalike import storage
 from lookalike.data.classes import Classes, listed, read_class_names
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import all_bad, is_integer, quoted
+from lookalike.data.readers.annotation import combined_error, is_integer, quoted
 from lookalike.data.record import Record
 from lookalike.data.splits import select
 from lookalike.errors import ConfigError, DataError
@@ -65,7 +65,7 @@ def open_catalog(
 
     Args:
         uri: the annotation.
-        format: `auto`, or one of `lookalike.data.SOURCES` or its aliases.
+        format: `auto`, or one of `lookalike.data.readers.READERS`.
         classes: class names, or a file of them: see `read_class_names`.
         num_classes: how many classes there are.
         split: where the annotation has splits, the one to take; see `lookalike.data.splits`.
@@ -137,7 +137,7 @@ def build_catalog(
 
     bad = [record for record in records if record.label not in rows]
     if bad:
-        raise all_bad(bad, lambda record: f"{record.origin}: {complain(record.label)}")
+        raise combined_error(bad, lambda record: f"{record.origin}: {complain(record.label)}")
     ids = np.fromiter((rows[record.label] for record in records), np.int64, len(records))
     return Catalog(records, ids, found)
 

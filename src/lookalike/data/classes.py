@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lookalike import storage
-from lookalike.data.readers.annotation import all_bad, quoted, read_text, shortest, unusable
+from lookalike.data.readers.annotation import (
+    canonical_label,
+    combined_error,
+    has_control_characters,
+    quoted,
+    read_text,
+)
 from lookalike.errors import DataError
 
 _NAMES = 8  # class names listed in a message
@@ -27,12 +33,12 @@ class Classes:
         return len(self.names)
 
     def __contains__(self, label: str) -> bool:
-        return shortest(label) in self.rows
+        return canonical_label(label) in self.rows
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """The class of each label, by the label in its shortest form (see `shortest`)."""
-        return {shortest(name): row for row, name in enumerate(self.names)}
+        """The class of each label, by its `canonical_label`."""
+        return {canonical_label(name): row for row, name in enumerate(self.names)}
 
     def index(self, label: str) -> int:
         """The class called `label`.
@@ -40,7 +46,7 @@ class Classes:
         Raises:
             DataError: no class is.
         """
-        row = self.rows.get(shortest(label))
+        row = self.rows.get(canonical_label(label))
         if row is None:
             raise DataError(self.unknown(label))
         return row
@@ -114,13 +120,13 @@ def _distinct(names: Iterable[str], place: Callable[[int], str]) -> tuple[str, .
     for row, name in enumerate(clean):
         if not name:
             bad.append((row, "an empty class name; fill it in or remove it"))
-        elif unusable(name):
+        elif has_control_characters(name):
             bad.append((row, f"{quoted(name)} holds a control character; remove it"))
-        elif first.setdefault(shortest(name), row) != row:
-            same = first[shortest(name)]
+        elif first.setdefault(canonical_label(name), row) != row:
+            same = first[canonical_label(name)]
             bad.append((row, f"{quoted(name)} is the name of class {same} already; rename one"))
     if bad:
-        raise all_bad(bad, lambda item: f"{place(item[0])}: {item[1]}")
+        raise combined_error(bad, lambda item: f"{place(item[0])}: {item[1]}")
     return clean
 
 

@@ -1,4 +1,4 @@
-"""The images that people name on a command line: folders, lists, tables, patterns, single files."""
+"""Images named on a command line: folders, lists, tables, patterns, single files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lookalike import storage
-from lookalike.data.decoding.image_formats import ENOUGH
+from lookalike.data.decoding.image_formats import ENOUGH, IMAGE_SUFFIXES
 from lookalike.data.readers import image_folder, parquet, read_records
 from lookalike.data.readers.annotation import (
-    IMAGE_SUFFIXES,
-    all_bad,
+    UNLABELLED,
+    Annotation,
+    combined_error,
+    has_control_characters,
+    name_fault,
     quoted,
-    unusable,
-    unusable_name,
 )
-from lookalike.data.readers.path_patterns import choices, is_pattern, matches
-from lookalike.data.readers.reader_options import UNLABELLED
-from lookalike.data.readers.skipped_files import Skips, describe, images_among
+from lookalike.data.readers.path_patterns import RANGE, expand_choices, is_pattern, matches
+from lookalike.data.readers.skipped_files import SkipCounter, describe, images_among
 from lookalike.data.readers.streams import is_stream
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError
@@ -31,15 +31,10 @@ _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
     *(".parquet", ".arrow", ".feather", ".tar", ".tgz"),
 )
-_RANGE = re.compile(r"\{\d+\.\.\d+\}")
 
 
 def places_of(name: str, places: object) -> list[str]:
-    """One text or path, or several, as texts.
-
-    Args:
-        name: of the argument, for messages.
-        places: what was given.
+    """One text or path, or several, as texts; `name` is the argument's, for messages.
 
     Raises:
         ConfigError: something else, or an empty text.
@@ -50,7 +45,7 @@ def places_of(name: str, places: object) -> list[str]:
     found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
     for place in found:
         if not isinstance(place, str) or not place:
-            raise ConfigError(f"{name}: {_shown(place)} is no text or path")
+            raise ConfigError(f"{name}: {_shown(place)} is not a text or path")
     return found
 
 
@@ -77,10 +72,10 @@ def read_places(places: Sequence[Place]) -> list[Record]:
 
     - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
       label is the name of the folder right below.
-    - A file whose name ends as a list or a table does is read as one (`read_records`, in which
-      images without labels are welcome); so is one with `.gz` behind.
+    - A file whose name ends as a list or a table does is read as one (`read_records`); so is one
+      with `.gz` after that.
     - A name with `*` or `[...]` (or, on this machine, `?`) that is no file itself stands for the
-      files that it fits, sorted; `**` for any number of folders. They are images, by their suffix
+      files that match it, sorted; `**` for any number of folders. They are images, by their suffix
       or else by content, or lists; lists beside images are skipped, and what is skipped is logged.
     - `{a,b}` stands for both names, one after the other.
     - `-` is a list on standard input.
@@ -90,15 +85,17 @@ def read_places(places: Sequence[Place]) -> list[Record]:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
     """
-    records: list[Record] = []
-    for place in map(str, places):
-        for one in choices(place):
-            records += _read(one)
+    records = [
+        record
+        for place in map(str, places)
+        for one in expand_choices(place)
+        for record in _read(one)
+    ]
     if not records:
         raise DataError("no images: name folders, lists or images")
-    odd = [record for record in records if unusable(record.uri)]
+    odd = [record for record in records if has_control_characters(record.uri)]
     if odd:
-        raise all_bad(odd, lambda record: f"{quoted(record.uri)} {unusable_name(record.uri)}")
+        raise combined_error(odd, lambda record: f"{quoted(record.uri)} {name_fault(record.uri)}")
     return records
 
 
@@ -106,11 +103,11 @@ def _read(place: str) -> list[Record]:
     remote = storage.is_remote(place)
     path = storage.local_path(place)
     if is_stream(place):
-        return read_records(place, how=UNLABELLED)
+        return read_records(place, options=UNLABELLED)
     if _is_list(place):
-        if not remote and not os.path.exists(path) and not _RANGE.search(path):
-            return _fitting(place)
-        return read_records(place, how=UNLABELLED)
+        if not remote and not os.path.exists(path) and not RANGE.search(path):
+            return _matching(place)
+        return read_records(place, options=UNLABELLED)
     name = storage.split_query(place)[0] if remote else path
     if (
         name.lower().endswith(IMAGE_SUFFIXES)
@@ -122,7 +119,7 @@ def _read(place: str) -> list[Record]:
         return _folder(place)
     if not remote and storage.exists(place):
         return [Record(place, "", place, 0)]
-    return _fitting(place)
+    return _matching(place)
 
 
 def _is_list(place: str) -> bool:
@@ -132,26 +129,27 @@ def _is_list(place: str) -> bool:
 
 def _folder(place: str) -> list[Record]:
     """The images of a folder; those inside of the tables of a folder that has no other images."""
+    annotation = Annotation(place, UNLABELLED)
     try:
-        return image_folder.read(place, UNLABELLED)
+        return image_folder.read(annotation)
     except DataError:
         if not parquet.is_parquet(place):
             raise
-    return parquet.read(place, UNLABELLED)
+    return parquet.read(annotation)
 
 
-def _fitting(place: str) -> list[Record]:
-    """What the files are that a pattern fits; a single image where it is none."""
+def _matching(place: str) -> list[Record]:
+    """The images of the files that match a pattern; a single image where it is none."""
     shown = storage.public(place)
     if not is_pattern(place):
         if storage.is_remote(place):
-            return [Record(place, "", shown, 0)]  # an object without a suffix; reading it will tell
+            return [Record(place, "", shown, 0)]  # an object without a suffix; reading it decides
         raise DataError(f"{shown}: no such file or folder")
     found = matches(place)
     lists = [file for file in found if _is_list(file)]
     archives = {file for file in found if storage.is_archive(file)}
-    skips = Skips()
-    # Below what the pattern fixes: hidden folders that it names itself are meant.
+    skips = SkipCounter()
+    # Below the fixed part of the pattern: hidden folders that it names itself are meant.
     fixed = len(re.split(r"[*?\[]", place, maxsplit=1)[0].rpartition("/")[0])
     below = {file: file[fixed:].lstrip("/") for file in found}
     others = {below[f]: f for f in found if not _is_list(f) and f not in archives}
@@ -165,23 +163,18 @@ def _fitting(place: str) -> list[Record]:
     records: list[Record] = []
     for file in found:
         if file in archives:
-            records += image_folder.read(file, UNLABELLED)
+            records += image_folder.read(Annotation(file, UNLABELLED))
         elif file in images:
             records.append(Record(file, "", shown, 0))
         elif not images and _is_list(file):
-            records += read_records(file, how=UNLABELLED)
+            records += read_records(file, options=UNLABELLED)
     if not records:
-        raise DataError(f"{shown}: no images or lists fit this pattern")
+        raise DataError(f"{shown}: no images or lists match this pattern")
     return records
 
 
-def _images_of(files: Mapping[str, str], skips: Skips) -> set[str]:
-    """The files that are images, by suffix or content; the others are counted.
-
-    Args:
-        files: by their path below what the pattern fixes.
-        skips: counts what is skipped.
-    """
+def _images_of(files: Mapping[str, str], skips: SkipCounter) -> set[str]:
+    """The files that are images; keys are their paths below the fixed part of the pattern."""
     named = {file for file in files.values() if file.lower().endswith(IMAGE_SUFFIXES)}
     by_content = images_among(
         [path for path, file in files.items() if file not in named],

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.readers.annotation import BadRows, Malformed, all_bad, label_in
-from lookalike.data.readers.column_names import LABELS, PATHS
-from lookalike.data.readers.json_lines import cell_text
-from lookalike.data.readers.table_rows import SEQUENCE_OR_CAMERA, details_of
+from lookalike.data.readers.annotation import BadRows, MalformedRow, parse_label
+from lookalike.data.readers.table_columns import LABELS, PATHS, SEQUENCE_OR_CAMERA, parse_details
+from lookalike.data.readers.table_rows import cell_text
 from lookalike.data.record import Details
 from lookalike.errors import ConfigError, DataError
 from lookalike.storage.claimed_sizes import check_parquet, read_npy
@@ -81,8 +80,8 @@ def _checked(cells: Sequence[Any], place: str) -> list[str]:
     labels = []
     for number, cell in enumerate(cells, 1):
         try:
-            labels.append(label_in(cell_text(cell), labelled=True))
-        except Malformed as error:
+            labels.append(parse_label(cell_text(cell), labelled=True))
+        except MalformedRow as error:
             bad.add(f"{place}:{number}", str(error))
     bad.raise_any()
     return labels
@@ -100,17 +99,16 @@ def details_in(columns: dict[str, list[Any]], count: int, place: str) -> list[De
     if {"sequence", "camera"} <= set(there):
         raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
     found: list[Details | None] = []
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     for number, cells in enumerate(zip(*(columns[name] for name in there), strict=True), 1):
         texts = {
             name: str(cell) for name, cell in zip(there, cells, strict=True) if cell is not None
         }
         try:
-            found.append(details_of(texts))
-        except Malformed as error:
-            bad.append((number, str(error)))
-    if bad:
-        raise all_bad(bad, lambda item: f"{place}:{item[0]}: {item[1]}")
+            found.append(parse_details(texts))
+        except MalformedRow as error:
+            bad.add(f"{place}:{number}", error)
+    bad.raise_any()
     return found
 
 

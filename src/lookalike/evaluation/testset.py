@@ -12,14 +12,14 @@ from lookalike import storage
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import (
-    all_bad,
+    canonical_label,
+    combined_error,
     is_missing,
     lines,
     quoted,
     read_text,
-    shortest,
 )
-from lookalike.data.readers.column_names import PATHS
+from lookalike.data.readers.table_columns import PATHS
 from lookalike.data.record import Details, Record, image_keys
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
@@ -94,7 +94,7 @@ def from_query_and_gallery(
             # Repeated in one list, it stays what the list says: two images.
             found[key if other is None else len(found)] = replace(record, details=roles)
     if contradictions:
-        raise all_bad(
+        raise combined_error(
             contradictions,
             lambda pair: (
                 f"{pair[1].origin}: {pair[1].place} has the label"
@@ -125,7 +125,7 @@ def from_files(
     """
     parts = [embedding_files.read(uri) for uri in embeddings]
     if labels is not None:
-        given = [shortest(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
+        given = [canonical_label(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
         names = [given] * len(parts)
     else:
         names = [
@@ -177,4 +177,4 @@ def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
 def _labels_beside(uri: str, count: int) -> list[str] | None:
     """The labels beside a `.npy` file, where there are any."""
     found = files.lines_beside(uri, "labels", count) if files.is_array(uri) else None
-    return None if found is None else [shortest(line.strip()) for line in found]
+    return None if found is None else [canonical_label(line.strip()) for line in found]

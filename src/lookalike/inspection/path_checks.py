@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lookalike import storage
-from lookalike.data.readers.annotation import IMAGE_SUFFIXES
+from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
 from lookalike.data.readers.skipped_files import (
     FOREIGN_ENDS,
     FOREIGN_FILES,

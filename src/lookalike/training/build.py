@@ -17,10 +17,9 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import BadRows
-from lookalike.data.readers.reader_options import Reading
+from lookalike.data.readers.annotation import AnnotationOptions, BadRows
 from lookalike.data.readers.skipped_files import Skipped
-from lookalike.data.readers.streams import is_stream, kept
+from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.samplers import Sampling
 from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed.world import World
@@ -61,16 +60,16 @@ RESOLVED_FROM = {
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def reading_of(config: Config) -> Reading:
+def annotation_options(config: Config) -> AnnotationOptions:
     """Reading options of the annotations, from the request."""
     data = config.data
-    return Reading(
+    return AnnotationOptions(
         path_column=data.path_column, label_column=data.label_column, image_root=data.image_root
     )
 
 
 def keep_streams(config: Config) -> Config:
-    """The request with lists that can be read only once kept as files; see `data.streams`."""
+    """The request with lists that can be read only once kept as files (`data.readers.streams`)."""
     streams = {
         key: value
         for key in ("data.train", "data.val")
@@ -80,9 +79,10 @@ def keep_streams(config: Config) -> Config:
         raise ConfigError("data.train and data.val are both standard input; give a file for one")
     if not streams:
         return config
-    how = reading_of(config)
+    options = annotation_options(config)
     values = {
-        key: kept(read_records(uri, config.data.format, how), how) for key, uri in streams.items()
+        key: keep_list(read_records(uri, config.data.format, options), options)
+        for key, uri in streams.items()
     }
     # What is kept is a table, whatever it was.
     return config.with_values({**values, "data.format": "auto"})
@@ -100,8 +100,8 @@ def open_catalogs(
     """
     data = config.data
     assert data.train is not None
-    how = replace(reading_of(config), bad=bad, skipped=skipped)
-    records = read_records(data.train, data.format, how)
+    options = replace(annotation_options(config), bad=bad, skipped=skipped)
+    records = read_records(data.train, data.format, options)
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
@@ -109,7 +109,9 @@ def open_catalogs(
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
-        held_out = build_catalog(select(read_records(data.val, data.format, how), data.val_split))
+        held_out = build_catalog(
+            select(read_records(data.val, data.format, options), data.val_split)
+        )
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
     elif split_name(data.val_split) in splits_of(records):

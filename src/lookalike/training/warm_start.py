@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lookalike import storage
 from lookalike.data.classes import Classes, listed
-from lookalike.data.readers.annotation import shortest
+from lookalike.data.readers.annotation import canonical_label
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import RunError
 from lookalike.log import logger
@@ -77,7 +77,7 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
     with checkpoint.reading(source.folder):
         _take_network(source, trained.network, trained.ema)
         old = source.classes.rows
-        match = torch.tensor([old.get(shortest(name), -1) for name in classes.names])  # (C,)
+        match = torch.tensor([old.get(canonical_label(name), -1) for name in classes.names])  # (C,)
         for head_name, head in trained.heads.items():
             _take_head(source, head_name, head, match)
     _report(source, classes, match)

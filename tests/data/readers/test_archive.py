@@ -14,8 +14,8 @@ from lookalike import storage
 from lookalike.data.decoding.decode import decode, load_image
 from lookalike.data.inputs import read_places
 from lookalike.data.loading.read_ahead import Requests
-from lookalike.data.readers import image_folder, read_records
-from lookalike.data.readers.reader_options import Reading
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import DataError, StorageError
 from lookalike.storage import archive
 
@@ -48,7 +48,7 @@ def test_an_archive_is_an_image_folder(tmp_path, compression):
     uri = write(tmp_path / "photos.ZIP", FILES, compression)
     records = read_records(uri)
     assert [(r.uri[len(uri) + 1 :], r.label) for r in records] == FOUND
-    assert records == image_folder.read(uri)
+    assert records == read_records(uri, "folder")
     for record, content in zip(records, (JPEG, PNG, JPEG), strict=True):
         assert storage.read_bytes(record.uri) == content
         np.testing.assert_array_equal(load_image(record.uri), decode(content))
@@ -162,7 +162,7 @@ def test_names_lead_nowhere(tmp_path):
     }
     uri = write(tmp_path / "a.zip", names | dict.fromkeys(bad, JPEG))
     skipped: list = []
-    assert named(read_records(uri, how=Reading(skipped=skipped))) == [
+    assert named(read_records(uri, options=AnnotationOptions(skipped=skipped))) == [
         ("cat/1.jpg", "cat"),
         ("dog/1.jpg", "dog"),
     ]

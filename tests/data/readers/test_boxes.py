@@ -1,4 +1,4 @@
-"""Boxes in pixels and in shares of the picture: recognised, used, and refused with the fix."""
+"""Boxes in pixels and in fractions of the picture: recognised, used, and refused with the fix."""
 
 import json
 
@@ -9,7 +9,7 @@ from PIL import Image
 from lookalike.data.decoding.crop_box import part_used, picture
 from lookalike.data.loading.bad_images import describe_bad
 from lookalike.data.readers import read_records
-from lookalike.data.readers.box_columns import LEAST_SIDE
+from lookalike.data.readers.boxes import LEAST_SIDE
 from lookalike.errors import DataError
 from lookalike.index.embedded_images_batches import id_of, record_from
 from lookalike.storage import read_bytes
@@ -33,7 +33,7 @@ def test_relative_boxes_are_used_with_the_size_of_each_picture(tmp_path, caplog)
     # top, left, height, width of a picture 200 wide and 100 high
     assert parts(uri) == [(10, 20, 80, 160), (0, 0, 100, 200), (0, 0, 100, 200), (50, 0, 50, 50)]
     assert parts(uri, (1000, 1000))[3] == (500, 0, 500, 250)
-    assert "boxes are shares of the width and height" in caplog.text
+    assert "boxes are fractions of the width and height" in caplog.text
 
 
 def test_the_pixels_of_a_relative_box(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lookalike.data.readers import read_records
-from lookalike.data.readers.reader_options import UNLABELLED, Reading
+from lookalike.data.readers.annotation import UNLABELLED, AnnotationOptions
 from lookalike.errors import DataError
 
 
@@ -14,10 +14,10 @@ def written(tmp_path, text, name="t.csv"):
     return str(tmp_path / name)
 
 
-def found(uri, how=None, **asked):
+def found(uri, options=None, **asked):
     """(path, label) of each record, relative to the list."""
     folder = uri.rpartition("/")[0] + "/"
-    records = read_records(uri, how=how or Reading(**asked))
+    records = read_records(uri, options=options or AnnotationOptions(**asked))
     return [(record.uri.removeprefix(folder), record.label) for record in records]
 
 
@@ -97,7 +97,7 @@ def test_paths_with_blanks_and_commas(tmp_path):
         ("path,a,b\na.jpg,1,2\n", r"no column of labels .* 'path', 'a', 'b'; set data\.label"),
         ("a,b,label\n1,2,3\n", r"no column of images .*'b', 'label'; set data\.path"),
         ("a.jpg,1,2\nb.jpg,1,3\n", r":1: 3 columns without names; write a first line"),
-        ("0\t1\t2\ta.jpg\n", r":1: 2 labels an image, but an image has one class"),
+        ("0\t1\t2\ta.jpg\n", r":1: 2 labels for one image, but an image has one class"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_known_names_the_candidates_and_the_setting(tmp_path, text, message):
@@ -146,15 +146,15 @@ def test_an_image_root_and_images_by_id(tmp_path):
         (tmp_path / "images" / name).write_bytes(b"\xff\xd8")
     root = str(tmp_path / "images")
     uri = written(tmp_path, "id,url,landmark_id\na1,http://h/1.jpg,7\nb2,http://h/2.jpg,8\n")
-    records = read_records(uri, how=Reading(image_root=root, path_column="id"))
+    records = read_records(uri, options=AnnotationOptions(image_root=root, path_column="id"))
     assert [record.uri for record in records] == [f"{root}/train/0/a1.jpg", f"{root}/train/b2.png"]
     listed = written(tmp_path, "train/b2.png 7\ntrain/bare 8\n", "a.txt")
-    assert [r.uri for r in read_records(listed, how=Reading(image_root=root))] == [
+    assert [r.uri for r in read_records(listed, options=AnnotationOptions(image_root=root))] == [
         f"{root}/train/b2.png", f"{root}/train/bare",
     ]  # fmt: skip
     twice = written(tmp_path, "image_id,label\nc3,7\n", "b.csv")
     with pytest.raises(DataError, match=r"b\.csv:2: 'c3' may be test/c3\.\w+ or test/c3\.\w+ in "):
-        read_records(twice, how=Reading(image_root=root))
+        read_records(twice, options=AnnotationOptions(image_root=root))
 
 
 def test_columns_for_the_verbs_that_need_no_label(tmp_path):

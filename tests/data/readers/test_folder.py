@@ -8,8 +8,8 @@ import pytest
 
 from lookalike.data.catalog import open_catalog
 from lookalike.data.decoding.pillow_plugins import has_plugin
-from lookalike.data.readers import image_folder, read_records
-from lookalike.data.readers.reader_options import Reading
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import DEFAULT, AnnotationOptions
 from lookalike.errors import DataError, StorageError
 
 
@@ -21,8 +21,12 @@ def make(root, *paths):
     return str(root)
 
 
+def read(uri, options=DEFAULT):
+    return read_records(uri, "folder", options)
+
+
 def found(uri):
-    return [(os.path.relpath(r.uri, uri), r.label) for r in image_folder.read(uri)]
+    return [(os.path.relpath(r.uri, uri), r.label) for r in read(uri)]
 
 
 def test_the_first_folder_is_the_class_and_paths_are_in_order(tmp_path, caplog):
@@ -43,7 +47,7 @@ def test_the_first_folder_is_the_class_and_paths_are_in_order(tmp_path, caplog):
         "3 hidden or left by another program (e.g. .hidden/1.jpg), 1 .txt (e.g. cat/notes.txt)"
     ) in caplog.text
     records = read_records(uri)
-    assert records == image_folder.read(uri)
+    assert records == read(uri)
     assert records[0].origin == uri
     assert open_catalog(uri + "/").classes.names == ("7", "a dog", "cat")
     assert [os.path.exists(r.uri) for r in read_records(uri + "/")] == [True] * 5
@@ -75,19 +79,21 @@ def test_remote_folders(tmp_path):
 def test_what_is_wrong(tmp_path):
     expected = r"no images in folders of their classes \(2 files skipped: 1 outside of all folders"
     with pytest.raises(DataError, match=expected):
-        image_folder.read(make(tmp_path / "flat", "1.jpg", "cat/notes.txt"))
+        read(make(tmp_path / "flat", "1.jpg", "cat/notes.txt"))
     with pytest.raises(DataError, match=r"'cat\\x07/1\.jpg' holds a control character; rename"):
-        image_folder.read(make(tmp_path / "odd", "cat\a/1.jpg", "dog/1.jpg"))
+        read(make(tmp_path / "odd", "cat\a/1.jpg", "dog/1.jpg"))
     with pytest.raises(
         DataError, match=r"'cat/1\\udcff\.jpg' is a name that is not UTF-8; rename it"
     ):
-        image_folder.read(make(tmp_path / "bytes", "cat/1\udcff.jpg", "dog/1.jpg"))
+        read(make(tmp_path / "bytes", "cat/1\udcff.jpg", "dog/1.jpg"))
     with pytest.raises(StorageError, match="no such file or directory"):
-        image_folder.read(str(tmp_path / "none"))
+        read(str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"is a folder, but data\.format=image_list; leave"):
         read_records(make(tmp_path / "a", "cat/1.jpg"), "image_list")
     (tmp_path / "list.txt").write_text("a.jpg 1\n")
-    with pytest.raises(DataError, match=r"list\.txt is no folder, but data\.format=folder; leave"):
+    with pytest.raises(
+        DataError, match=r"list\.txt is not a folder, but data\.format=folder; leave"
+    ):
         read_records(str(tmp_path / "list.txt"), "folder")
 
 
@@ -105,7 +111,7 @@ def test_images_are_known_by_content_where_the_name_does_not_say(tmp_path, caplo
         (tmp_path / path).write_bytes(content)
     skipped: list = []
     with caplog.at_level(logging.INFO):
-        records = read_records(str(tmp_path), how=Reading(skipped=skipped))
+        records = read_records(str(tmp_path), options=AnnotationOptions(skipped=skipped))
     names = [os.path.basename(record.uri) for record in records]
     assert names == ["a.jfif", "b.JPG_large", "c", "d.dat"]
     counts = {(each.kind, each.is_loss): each.count for each in skipped}
@@ -126,7 +132,7 @@ def test_images_are_known_by_content_where_the_name_does_not_say(tmp_path, caplo
 def test_files_beside_images_are_no_warning(tmp_path, caplog):
     uri = make(tmp_path, "cat/1.jpg", "cat/1.txt", "cat/.DS_Store")
     with caplog.at_level(logging.INFO):
-        image_folder.read(uri)
+        read(uri)
     assert [record.levelno for record in caplog.records] == [logging.INFO]
     assert "2 files skipped: 1 hidden or left by another program" in caplog.text
 
@@ -138,7 +144,7 @@ def test_remote_files_are_known_by_content(tmp_path):
     for path, content in (("a/1", b"\xff\xd8\xff"), ("a/2", b""), ("b/3.dat", b"GIF89a")):
         memory.pipe(f"/unnamed/{path}", content)
     skipped: list = []
-    records = image_folder.read("memory://unnamed", Reading(skipped=skipped))
+    records = read("memory://unnamed", AnnotationOptions(skipped=skipped))
     assert [record.uri for record in records] == [
         "memory://unnamed/a/1",
         "memory://unnamed/b/3.dat",

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike.data.readers import read_records
-from lookalike.data.readers.reader_options import Reading
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import DataError
 from lookalike.storage import read_bytes
 
@@ -57,7 +57,9 @@ def test_rows_with_a_path_and_no_bytes(tmp_path, name):
     file = saved(table, tmp_path / name)
     with pytest.raises(DataError, match=":6: no image"):
         read_records(file)
-    moved = read_records(saved(table.slice(0, 1), tmp_path / name), how=Reading(image_root="/data"))
+    moved = read_records(
+        saved(table.slice(0, 1), tmp_path / name), options=AnnotationOptions(image_root="/data")
+    )
     assert moved[0].uri == "/data/images/a.jpg"
 
 
@@ -103,7 +105,10 @@ def test_several_columns_of_images(tmp_path):
     file = saved(table, tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"may be 'left_eye', 'right_eye'; set data\.path_column"):
         read_records(file)
-    assert content(read_records(file, how=Reading(path_column="right_eye"))[0]) == JPEG + b"2"
+    assert (
+        content(read_records(file, options=AnnotationOptions(path_column="right_eye"))[0])
+        == JPEG + b"2"
+    )
 
 
 def test_the_column_that_the_data_set_states(tmp_path):
@@ -113,9 +118,8 @@ def test_the_column_that_the_data_set_states(tmp_path):
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
     assert content(read_records(saved(table, tmp_path / "t.parquet"))[0]) == JPEG + b"2"
-    assert content(
-        read_records(saved(table, tmp_path / "t.arrow"), how=Reading(path_column="image"))[0]
-    ) == JPEG  # fmt: skip
+    options = AnnotationOptions(path_column="image")
+    assert content(read_records(saved(table, tmp_path / "t.arrow"), options=options)[0]) == JPEG
 
 
 def test_columns_that_are_typed(tmp_path):

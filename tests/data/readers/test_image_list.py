@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lookalike.data import FORMAT_ALIASES
 from lookalike.data.catalog import Record
-from lookalike.data.readers import ALIASES, OTHERS, SOURCES, image_list, read_records
+from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
+from lookalike.data.readers import NOT_TEXT, READERS, read_records
 from lookalike.data.readers.annotation import is_missing
 from lookalike.errors import ConfigError, DataError, StorageError
 
@@ -19,15 +21,19 @@ def write(folder, content, name="train.txt") -> str:
     return str(path)
 
 
+def read(uri):
+    return read_records(uri, "image_list")
+
+
 def pairs(uri) -> list[tuple[str, str]]:
     """(path relative to the list, label) of each record."""
     folder = os.path.dirname(uri) + "/"
-    return [(record.uri.removeprefix(folder), record.label) for record in image_list.read(uri)]
+    return [(record.uri.removeprefix(folder), record.label) for record in read(uri)]
 
 
 def complaint(uri) -> str:
     with pytest.raises(DataError) as caught:
-        image_list.read(uri)
+        read(uri)
     return str(caught.value).replace(os.path.dirname(uri) + "/", "")
 
 
@@ -70,12 +76,12 @@ def test_places_are_resolved_against_the_list(tmp_path, monkeypatch):
         "file:///a%20b.jpg",
     ]
     uri = write(tmp_path, "".join(f"{place} 1\n" for place in [*kept, "a:b.jpg", "sub/c.jpg"]))
-    assert [record.uri for record in image_list.read(uri)] == [
+    assert [record.uri for record in read(uri)] == [
         *kept, f"{tmp_path}/a:b.jpg", f"{tmp_path}/sub/c.jpg",
     ]  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert image_list.read("train.txt")[-1] == Record("sub/c.jpg", "1", "train.txt", 6)
-    assert image_list.read("train.txt")[-1].origin == "train.txt:6"
+    assert read("train.txt")[-1] == Record("sub/c.jpg", "1", "train.txt", 6)
+    assert read("train.txt")[-1].origin == "train.txt:6"
 
 
 def test_remote_lists_hide_their_secrets_and_resolve_beside_themselves(tmp_path):
@@ -83,7 +89,7 @@ def test_remote_lists_hide_their_secrets_and_resolve_beside_themselves(tmp_path)
 
     with fsspec.open("memory://bucket/lists/train.txt", "wb") as file:
         file.write(b"a.jpg 1\n")
-    record = image_list.read("memory://bucket/lists/train.txt")[0]
+    record = read("memory://bucket/lists/train.txt")[0]
     assert record.uri == "memory://bucket/lists/a.jpg"
     assert record.origin == "memory://bucket/lists/train.txt:1"
 
@@ -137,16 +143,16 @@ def test_text_that_is_not_utf8(tmp_path):
 
 def test_a_missing_list():
     with pytest.raises(StorageError, match=r"^nowhere/train\.txt: no such file or directory$"):
-        image_list.read("nowhere/train.txt")
+        read("nowhere/train.txt")
 
 
 def test_formats_and_their_names(tmp_path):
     uri = write(tmp_path, "a.jpg 1\n")
-    assert set(SOURCES) == {"image_list", "itag", "csv", "json", *OTHERS}
-    assert set(OTHERS) == {"folder", "webdataset", "parquet"}
-    assert set(ALIASES) == {"ClsSourceImageList", "ClsSourceItag"}
+    assert set(READERS) == {"image_list", "itag", "csv", "json", *NOT_TEXT}
+    assert set(NOT_TEXT) == {"folder", "webdataset", "parquet"}
+    assert set(FORMAT_ALIASES) == {"ClsSourceImageList", "ClsSourceItag"}
     for name in ("auto", "image_list", "ClsSourceImageList"):
-        assert read_records(uri, name) == image_list.read(uri)
+        assert read_records(uri, name) == read(uri)
     with pytest.raises(DataError, match=r"train\.txt:1: 'a\.jpg 1' is not JSON"):
         read_records(uri, "ClsSourceItag")
     with pytest.raises(ConfigError) as caught:
@@ -208,7 +214,7 @@ def test_any_bytes(tmp_path, content):
 
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
     # see my cat.jpg, above
-    lambda name: not name.lower().endswith(image_list.IMAGE_SUFFIXES) and not is_missing(name)
+    lambda name: not name.lower().endswith(IMAGE_SUFFIXES) and not is_missing(name)
 )
 
 
@@ -221,5 +227,5 @@ def test_what_is_written_is_read(tmp_path, items):
         (path, str(int(label)) if label.isascii() and label.isdigit() else label)
         for path, label in items
     ]
-    found = image_list.read(write(tmp_path, text))
+    found = read(write(tmp_path, text))
     assert [(record.uri, record.label) for record in found] == expected

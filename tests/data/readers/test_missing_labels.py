@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import BadRows, is_missing
-from lookalike.data.readers.reader_options import UNLABELLED, Reading
+from lookalike.data.readers.annotation import UNLABELLED, AnnotationOptions, BadRows, is_missing
 from lookalike.errors import DataError
 
 MISSING = ("nan", "NaN", "NAN", "-nan", "inf", "-Infinity", "None", "null", "NULL", "<NA>", "N/A")
@@ -46,7 +45,7 @@ def test_words_for_nothing_in_texts(tmp_path, name, header, row):
     first = 2 if header else 1
     check(tmp_path / name, [first + 1 + i for i in range(len(MISSING))])
     # Where labels are not needed, they are none.
-    found = read_records(str(tmp_path / name), how=UNLABELLED)
+    found = read_records(str(tmp_path / name), options=UNLABELLED)
     assert [record.label for record in found] == ["7", *[""] * len(MISSING), "7"]
 
 
@@ -76,7 +75,7 @@ def test_parquet_and_arrow(tmp_path, values):
         writer.write_table(table)
     for name in ("t.parquet", "t.arrow"):
         check(tmp_path / name, [2, 3, 4])
-        found = read_records(str(tmp_path / name), how=UNLABELLED)
+        found = read_records(str(tmp_path / name), options=UNLABELLED)
         assert [record.label for record in found] == ["17", "", "", "", "3"]
 
 
@@ -116,7 +115,7 @@ def test_manifests_and_shards(tmp_path):
     (tmp_path / "a.manifest").write_text("\n".join(map(json.dumps, items)))
     check(tmp_path / "a.manifest", [2, 3])
     rows = BadRows()
-    records = read_records(str(tmp_path / "a.manifest"), how=Reading(bad=rows))
+    records = read_records(str(tmp_path / "a.manifest"), options=AnnotationOptions(bad=rows))
     assert [record.label for record in records] == ["cat", "17"]
     assert len(rows.found) == 2
     with tarfile.open(tmp_path / "a.tar", "w") as archive:

@@ -3,6 +3,7 @@
 import errno
 import io
 import logging
+import os
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from lookalike.data.readers import read_records, streams
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, DataError, StorageError
 from lookalike.inspection.list_checks import images_in_both
-from lookalike.training.build import keep_streams, open_catalogs, reading_of
+from lookalike.training.build import annotation_options, keep_streams, open_catalogs
 
 
 @pytest.fixture
@@ -70,10 +71,10 @@ def test_patterns_in_storage_and_ranges_of_numbers(lists):
 def test_a_name_is_itself_before_it_is_a_pattern(lists):
     (lists / "{a,b}[1].txt").write_text("x.jpg 1\n")
     assert paths(read_records("{a,b}[1].txt")) == ["x.jpg"]
-    with pytest.raises(DataError, match=r"d\*\.txt: no images or lists fit this pattern"):
+    with pytest.raises(DataError, match=r"d\*\.txt: no images or lists match this pattern"):
         read_records("d*.txt")
     (lists / "x.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"fits images, as x\.jpg, where lists or folders"):
+    with pytest.raises(DataError, match=r"matches images, as x\.jpg, where lists or folders"):
         read_records("x*")
 
 
@@ -135,7 +136,7 @@ def test_a_list_from_standard_input_is_kept_for_workers_and_later(lists, monkeyp
     fed(monkeypatch, b"file,who,label\na.jpg,7,x\n")
     settings = {"train": "-", "path_column": "file", "label_column": "who", "format": "csv"}
     config = keep_streams(Config().with_settings(settings))
-    [record] = read_records(config.data.train, config.data.format, reading_of(config))
+    [record] = read_records(config.data.train, config.data.format, annotation_options(config))
     assert (record.uri, record.label) == ("/a.jpg", "7")
     with pytest.raises(ConfigError, match="both standard input"):
         keep_streams(Config().with_settings({"train": "-", "val": "-"}))
@@ -181,7 +182,7 @@ def test_a_list_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
-    monkeypatch.setattr(streams.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StorageError, match="no space left on device; set LOOKALIKE_CACHE"):
-        streams.kept([Record("a.jpg", "1", "standard input", 1)])
+        streams.keep_list([Record("a.jpg", "1", "standard input", 1)])
     assert list((tmp_path / "lists").iterdir()) == []

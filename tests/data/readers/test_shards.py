@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookalike.data.loading.batch import read_twice
-from lookalike.data.readers import read_records, shards
+from lookalike.data.readers import read_records
+from lookalike.data.readers.path_patterns import expand_ranges
 from lookalike.errors import DataError, StorageError
 
 
@@ -66,7 +67,7 @@ def test_several_shards_in_order(tmp_path):
         )
     records = read_records(str(tmp_path / "s-{002..011}.tar"))
     assert [read_twice(r, bytes) for r in records] == contents[2:]
-    assert shards.expanded("{0..1}/{08..10}.tar") == [
+    assert expand_ranges("{0..1}/{08..10}.tar") == [
         "0/08.tar", "0/09.tar", "0/10.tar", "1/08.tar", "1/09.tar", "1/10.tar",
     ]  # fmt: skip
     with pytest.raises(StorageError, match=r"s-012\.tar: no such file"):
@@ -100,8 +101,8 @@ def test_remote_shards(tmp_path):
         ([("0.cls", b"1")], "0: no images among .cls; write one image for each name"),
         ([("0.jpg", b"x"), ("0.png", b"x"), ("0.cls", b"1")], "0: 2 images among .jpg, .png, .cls"),
         ([("0.jpg", b"x"), ("0.cls", b"\xff")], "'0.cls' is not UTF-8 text"),
-        ([("0.jpg", b"x"), ("0.cls", b" ")], "label '' of '0.cls' is no label"),
-        ([("0.jpg", b"x"), ("0.txt", b"a\nb")], r"label 'a\nb' of '0.txt' is no label"),
+        ([("0.jpg", b"x"), ("0.cls", b" ")], "label '' of '0.cls' is not one line of text"),
+        ([("0.jpg", b"x"), ("0.txt", b"a\nb")], r"label 'a\nb' of '0.txt' is not one line of text"),
         ([("0.jpg", b"x"), ("0.json", b"{")], "'0.json' is not JSON"),
         ([("0.jpg", b"x"), ("0.json", b"[1]")], "'0.json' has no text or integer under label or"),
         ([("0.jpg", b"x"), ("0.cls", b"1" * 2**21)], "'0.cls' is too large for a label"),

@@ -17,7 +17,8 @@ from PIL import Image
 
 from lookalike.data.catalog import open_catalog
 from lookalike.data.decoding.crop_box import picture
-from lookalike.data.readers import read_records
+from lookalike.data.readers import csv_table, read_records
+from lookalike.data.readers.annotation import Annotation
 from lookalike.data.record import Details
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError, LookalikeError
@@ -95,7 +96,7 @@ def test_gzip_byte_order_mark_and_a_cell_of_several_lines(tmp_path):
         ("path,label,is_query\na.jpg,1,maybe\n", "is_query is 'maybe'; write true or false"),
         ("path,label,x_1,y_1,x_2,y_2\na.jpg,1,1,1,9,\n", "the box is not complete"),
         ("path,label,x_1,y_1,x_2,y_2\na.jpg,1,1,1,9,z\n", "'1', '1', '9', 'z' is not four"),
-        ("path,label,x_1,y_1,x_2,y_2\na.jpg,1,9,1,9,5\n", "has nothing in it"),
+        ("path,label,x_1,y_1,x_2,y_2\na.jpg,1,9,1,9,5\n", "is upside down or empty"),
     ],
 )
 def test_complaints_name_file_and_line(tmp_path, text, complaint):
@@ -269,10 +270,8 @@ def test_damaged_tables_are_said_in_a_line(tmp_path):
 def test_any_cells_are_read_or_complained_about(rows):
     text = io.StringIO()
     csv.writer(text).writerows([["path", "label", "split"], *rows])
-    from lookalike.data.readers import csv_table
-
     try:
-        records = csv_table.read("t.csv", text.getvalue())
+        records = csv_table.read(Annotation("t.csv", content=text.getvalue()))
     except DataError:
         return
     assert all(record.label and record.uri for record in records)
@@ -281,11 +280,9 @@ def test_any_cells_are_read_or_complained_about(rows):
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_is_read_or_complained_about(text):
-    from lookalike.data.readers import csv_table
-
     for content in (text, "path,label,x_1,y_1,x_2,y_2,is_query\n" + text):
         try:
-            csv_table.read("t.csv", content)
+            csv_table.read(Annotation("t.csv", content=content))
         except DataError as error:
             assert str(error)  # noqa: PT017
 

@@ -40,7 +40,7 @@ def _workbook(stream):
 def test_what_is_no_list_is_named(tmp_path, content, said):
     place = tmp_path / "train.csv"
     place.write_bytes(content)
-    with pytest.raises(DataError, match=f"train.csv: no list, but .*{said}"):
+    with pytest.raises(DataError, match=f"train.csv: not a list, but .*{said}"):
         read_records(str(place))
 
 

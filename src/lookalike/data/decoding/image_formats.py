@@ -69,6 +69,9 @@ _SUFFIXES = {
     **{".avif": "AVIF", ".jxl": "JPEG XL"},
 }
 
+IMAGE_SUFFIXES = tuple(_SUFFIXES)
+"""Endings of the names of images, in lower case."""
+
 READ = frozenset(
     [
         *("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "JPEG 2000"),

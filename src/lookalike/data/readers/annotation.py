@@ -1,78 +1,152 @@
-"""The text of annotation files, and how to complain about it: shared by all readers."""
+"""An annotation and its options; parsing of its text and labels; errors of its rows."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH, list_fault
-from lookalike.errors import DataError
+from lookalike.data.readers.skipped_files import Skipped
+from lookalike.data.record import Record
+from lookalike.errors import DataError, StorageError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".heic", ".heif", ".jxl"),
-)
-"""How the names of images end, in lower case."""
-
-# How programs write a value that is not there: pandas, NumPy, Arrow, JSON, SQL, R, spreadsheets.
+# Spellings of a missing value in pandas, NumPy, Arrow, JSON, SQL, R and spreadsheets.
 _MISSING = frozenset(
     (
         *("nan", "-nan", "+nan", "inf", "-inf", "+inf", "infinity", "-infinity", "<na>", "nat"),
         *("n/a", "#n/a", "#na", "null", "(null)"),
     )
 )
-# These are also words; only this spelling is a program's.
+# Words of other meanings in any other case.
 _MISSING_EXACTLY = frozenset(("", "None", "NONE", "NA"))
 
-_SHOWN = 10  # bad lines described in full; the rest are counted
+_SHOWN = 10  # bad rows described in full; the rest are counted
 # C0 without the tab, DEL, C1 and lone surrogates: no file system or terminal takes them well.
 _CONTROL = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)])) - {"\t"}
 
 T = TypeVar("T")
 
 
-class Malformed(Exception):
-    """What is wrong with a row, and the fix."""
+class MalformedRow(Exception):
+    """A row that cannot be used: the reason and the fix."""
 
 
 class BadRows:
-    """Complaints about rows of lists: the place of each and what is wrong there."""
+    """Errors of rows: the place of each (`train.csv:17`), and the reason."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
 
-    def add(self, place: str, complaint: str) -> None:
-        """Note what is wrong at `place`, as `train.csv:17`."""
-        self.found.append((place, complaint))
+    def add(self, place: str, reason: object) -> None:
+        """Add the error of one row."""
+        self.found.append((place, str(reason)))
 
     def raise_any(self) -> None:
         """Raise one DataError about all of them, if there are any."""
         if self.found:
-            raise all_bad(self.found, ": ".join)
+            raise combined_error(self.found, ": ".join)
+
+
+@dataclass(frozen=True)
+class AnnotationOptions:
+    """How annotations are read.
+
+    Attributes:
+        labelled: a missing label is an error; otherwise it is "".
+        path_column: the table column of paths; None to detect it.
+        label_column: the table column of labels; None to detect it.
+        image_root: base folder or URI of relative paths; None for the annotation's folder.
+        bad: collects the errors of rows, which are then skipped; None to raise them.
+        skipped: collects the files of image folders that are skipped, by kind.
+    """
+
+    labelled: bool = True
+    path_column: str | None = None
+    label_column: str | None = None
+    image_root: str | None = None
+    bad: BadRows | None = field(default=None, compare=False)
+    skipped: list[Skipped] | None = field(default=None, compare=False)
+
+    def report(self, bad: BadRows) -> None:
+        """Hand the errors of rows to `bad`, or raise a DataError about them."""
+        if self.bad is None:
+            bad.raise_any()
+        else:
+            self.bad.found += bad.found
+
+
+DEFAULT = AnnotationOptions()
+UNLABELLED = AnnotationOptions(labelled=False)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The argument of every reader.
+
+    Attributes:
+        uri: a file, a folder or an archive.
+        options: how it is read.
+        content: its text, where that can be read only once.
+    """
+
+    uri: str
+    options: AnnotationOptions = DEFAULT
+    content: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The URI without secrets, for messages and as `Record.source`."""
+        return storage.public(self.uri)
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the file; see `read_text`."""
+        return read_text(self.uri) if self.content is None else self.content
+
+    def resolver(self) -> Callable[[str], str]:
+        """The `storage.resolver` of its paths; it raises MalformedRow."""
+        root = self.options.image_root
+        resolve = storage.resolver(self.uri if root is None else storage.join(root, "list"))
+
+        def place(path: str) -> str:
+            try:
+                return resolve(path)
+            except StorageError as error:  # it leads out of the bucket
+                raise MalformedRow(str(error)) from None
+
+        return place
+
+    def finish(self, records: list[Record], bad: BadRows, empty: str) -> list[Record]:
+        """The records, once the errors of rows are reported.
+
+        Raises:
+            DataError: bad rows that `options.bad` does not collect; or `empty`, where there are
+                neither records nor bad rows.
+        """
+        self.options.report(bad)
+        if not records and not bad.found:
+            raise DataError(f"{self.name}: {empty}")
+        return records
 
 
 def read_text(uri: str) -> str:
-    """The text of an annotation file: gunzipped, decoded, without its byte order mark.
+    """The text of a file: gunzipped, decoded, without its byte order mark.
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: it is not UTF-8 text (the error names the line, or says what the file is), or a
-            damaged gzip file.
+        DataError: it is not UTF-8 text, or a damaged gzip file.
     """
-    return decoded(storage.read_bytes(uri), storage.public(uri))
+    return decode_text(storage.read_bytes(uri), storage.public(uri))
 
 
-def decoded(content: bytes, place: str) -> str:
-    """The text in the content of an annotation file: see `read_text`.
-
-    Raises:
-        DataError: it is not UTF-8 text (the error names the line, or says what the file is), or a
-            damaged gzip file.
-    """
+def decode_text(content: bytes, place: str) -> str:
+    """The text in the content of a file; see `read_text`."""
     if content[:2] == b"\x1f\x8b":  # no UTF-8 text begins so
         try:
             content = gzip.decompress(content)
@@ -81,7 +155,7 @@ def decoded(content: bytes, place: str) -> str:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{place}: UTF-16 text; save the file as UTF-8")
     if fault := list_fault(content[:ENOUGH]):
-        raise DataError(f"{place}: no list, but {fault}")
+        raise DataError(f"{place}: not a list, but {fault}")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -105,20 +179,20 @@ def lines(text: str) -> Iterator[str]:
         begin = end
 
 
-def unusable(text: str) -> bool:
-    """Whether `text` holds a character that neither a path nor a label may hold."""
+def has_control_characters(text: str) -> bool:
+    """True for text that neither a path nor a label may be."""
     return not text.isprintable() and not _CONTROL.isdisjoint(text)
 
 
-def unusable_name(name: str) -> str:
-    """What is wrong with the name of a file that is `unusable`, and the fix, after the name."""
+def name_fault(name: str) -> str:
+    """The fault of a file name with control characters, and the fix; it follows the name."""
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         return "is a name that is not UTF-8; rename it, or set PYTHONUTF8=1 where the locale is not"
     return "holds a control character; rename it"
 
 
-def malformed(uri: str) -> bool:
-    """Whether `uri` is a URI that cannot be taken apart, as `http://[cat`."""
+def is_invalid_uri(uri: str) -> bool:
+    """True for a URI that cannot be parsed, as `http://[cat`."""
     if "://" in uri and not (uri.isascii() and "[" not in uri and "]" not in uri):
         try:
             urlsplit(uri)
@@ -127,63 +201,54 @@ def malformed(uri: str) -> bool:
     return False
 
 
-def shortest(label: str) -> str:
-    """`label`, or its shortest form if it is a non-negative integer: `007` is `7`."""
+def is_integer(label: str) -> bool:
+    """True for a non-negative integer of any length."""
+    return label.isascii() and label.isdigit()
+
+
+def canonical_label(label: str) -> str:
+    """The label; the shortest form of a non-negative integer: `007` is `7`."""
     return (label.lstrip("0") or "0") if label[:1] == "0" and is_integer(label) else label
 
 
 def is_missing(label: str) -> bool:
-    """Whether `label` is empty or how programs write a missing value: `nan`, `null`, `None`."""
+    """True for a missing value: empty, `nan`, `null`, `None`, ..."""
     return label in _MISSING_EXACTLY or (len(label) <= 9 and label.lower() in _MISSING)
 
 
-def checked_label(text: str) -> str:
-    """A label as written, integers in their shortest form; `3.0`, as pandas writes them, is `3`.
+def parse_label(text: str, labelled: bool) -> str:
+    """The canonical label; `3.0`, as pandas writes it, is `3`; "" if missing and not needed.
 
     Raises:
-        Malformed: there is none, or it holds a control character.
+        MalformedRow: it is missing and needed, or holds a control character.
     """
     label = text.strip()
     if is_missing(label):
-        raise Malformed(
+        if not labelled:
+            return ""
+        raise MalformedRow(
             f"label {quoted(label)} is a missing value; fill it in or remove the row (a class "
             "cannot have this name)"
             if label
             else "no label; fill it in or remove the row"
         )
-    if unusable(label):
-        raise Malformed(f"label {quoted(label)} holds a control character; remove it")
+    if has_control_characters(label):
+        raise MalformedRow(f"label {quoted(label)} holds a control character; remove it")
     whole, dot, rest = label.partition(".")
     if dot and rest and not rest.strip("0") and whole.removeprefix("-").isdigit():
         label = whole if whole.strip("-0") else "0"
-    return shortest(label)
-
-
-def label_in(text: str, labelled: bool) -> str:
-    """A label; "" where there is none and none is needed.
-
-    Raises:
-        Malformed: it is no label, and one is needed.
-    """
-    return "" if not labelled and is_missing(text.strip()) else checked_label(text)
+    return canonical_label(label)
 
 
 def quoted(text: str) -> str:
-    """A value as messages show it: quoted, without secrets of addresses, control characters
-    escaped, cut after 80 characters.
-    """
+    """A value as messages show it: quoted, escaped, without secrets, cut after 80 characters."""
     text = storage.without_secrets(text)
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def all_bad(bad: Sequence[T], describe: Callable[[T], str]) -> DataError:
-    """One error about all of `bad`: the first ten described in full, the rest counted."""
-    lines = [describe(item) for item in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"and {len(bad) - _SHOWN:,} more")
-    return DataError("\n".join(lines))
-
-
-def is_integer(label: str) -> bool:
-    """Whether `label` is a non-negative integer, of any length."""
-    return label.isascii() and label.isdigit()
+def combined_error(items: Sequence[T], describe: Callable[[T], str]) -> DataError:
+    """One error about all items: the first ten described in full, the rest counted."""
+    found = [describe(item) for item in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        found.append(f"and {len(items) - _SHOWN:,} more")
+    return DataError("\n".join(found))

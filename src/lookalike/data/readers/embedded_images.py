@@ -1,4 +1,4 @@
-"""Images that lie in the rows of a table: where each one's bytes can be read at any time.
+"""Images that lie in the rows of a table, as places whose bytes can be read at any time.
 
 An Arrow file that is not compressed holds every image as it is: they are read in place. Parquet
 does not (pages are compressed, and have to be read whole): its images are unpacked once, one after
@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,29 +24,30 @@ import pyarrow.parquet as pq
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import READ, format_of
-from lookalike.data.readers.column_names import PATHS, plain
+from lookalike.data.readers.table_columns import PATHS, column_key
 from lookalike.data.record import Member
 from lookalike.errors import DataError, LookalikeError, StorageError
 from lookalike.storage.cache_folder import cache_folder
 
 _ROWS = 4096  # of text at a time
 _IMAGES = 64  # rows with images at a time
-
 _SAMPLE = 32  # rows in which images are looked for
 
-Batch = tuple[pa.RecordBatch, Sequence[Member | None] | None, Sequence[str | None] | None]
+EmbeddedRow = tuple[Member | None, str | None]
+"""The bytes of an image, or the path in their stead."""
+Batch = tuple[pa.RecordBatch, Sequence[EmbeddedRow] | None]
+"""Rows without the column of images, and the image of each."""
 
 
 @dataclass(frozen=True)
-class Tables:
+class Table:
     """A table, a batch of rows at a time.
 
     Attributes:
         schema: the columns.
         image: the name of the column that holds images; None where there is none.
-        images: the file in which the images lie.
-        batches: rows, without the column of images, where their images lie, and the paths that
-            stand in the stead of images.
+        images: the file in which their bytes lie.
+        batches: the rows.
     """
 
     schema: pa.Schema
@@ -54,12 +56,21 @@ class Tables:
     batches: Iterator[Batch]
 
 
-def arrow_tables(file: str, column: str | None = None) -> Tables:
+def hugging_face_feature(schema: pa.Schema, column: str) -> dict[str, Any]:
+    """What Hugging Face's part of the metadata says of a column; empty where it says nothing."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def open_arrow(file: str, column: str | None = None) -> Table:
     """An Arrow file of this machine, as a stream or with an index.
 
     Args:
         file: its path.
-        column: the one of images or paths, where it is known.
+        column: that of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read.
@@ -71,10 +82,8 @@ def arrow_tables(file: str, column: str | None = None) -> Tables:
     path = storage.local_path(file)
     try:
         whole = pa.memory_map(path).read_buffer()
-        if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
-            table = pa.ipc.open_file(whole).read_all()
-        else:
-            table = pa.ipc.open_stream(whole).read_all()
+        indexed = whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1"
+        table = (pa.ipc.open_file if indexed else pa.ipc.open_stream)(whole).read_all()
         table.validate(full=True)  # offsets of a damaged file would lead anywhere
         head = table.slice(0, _SAMPLE)
         image = _image_column(table.schema, lambda name: head[name], place, column)
@@ -89,23 +98,24 @@ def arrow_tables(file: str, column: str | None = None) -> Tables:
         first = 1
         for batch in table.to_batches(max_chunksize=_ROWS):
             if image is None:
-                yield batch, None, None
+                yield batch, None
                 continue
             index = batch.schema.get_field_index(image)
             column = batch.column(index)
-            members = _in_place(_bytes_of(column), whole, first, place)
+            members = _members_in(_bytes_of(column), whole, first, place)
             first += len(batch)
-            yield batch.set_column(index, image, pa.nulls(len(batch))), members, _paths_of(column)
+            images = list(zip(members, _paths_of(column), strict=True))
+            yield batch.set_column(index, image, pa.nulls(len(batch))), images
 
-    return Tables(table.schema, image, path, batches())
+    return Table(table.schema, image, path, batches())
 
 
-def parquet_tables(file: str, column: str | None = None) -> Tables:
+def open_parquet(file: str, column: str | None = None) -> Table:
     """A Parquet file, local or remote; its images are unpacked unless they were before.
 
     Args:
         file: its path or URI.
-        column: the one of images or paths, where it is known.
+        column: that of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read, or the cache cannot be written.
@@ -127,13 +137,13 @@ def parquet_tables(file: str, column: str | None = None) -> Tables:
         with _parquet(file) as (table, _):
             for batch in table.iter_batches(_ROWS, columns=names):
                 if image is None:
-                    yield batch, None, None
+                    yield batch, None
                     continue
                 rows = range(row, row + len(batch))
                 row += len(batch)
                 if row > len(sizes):
                     raise DataError(
-                        f"{storage.public(file)}: not a whole Parquet file (its column {image!r} "
+                        f"{place}: not a whole Parquet file (its column {image!r} "
                         f"has {len(sizes):,} values, others have more)"
                     )
                 members = [
@@ -142,43 +152,29 @@ def parquet_tables(file: str, column: str | None = None) -> Tables:
                     else None
                     for i in rows
                 ]
-                index, paths = schema.get_field_index(image), None
+                index = schema.get_field_index(image)
+                paths: Sequence[str | None] = [None] * len(batch)
                 if image in batch.schema.names:
                     paths = _paths_of(batch.column(image))
                     batch = batch.drop_columns([image])
-                yield batch.add_column(index, image, pa.nulls(len(batch))), members, paths
+                images = list(zip(members, paths, strict=True))
+                yield batch.add_column(index, image, pa.nulls(len(batch))), images
 
-    if image and storage.is_remote(file):
-        place = str(blob)
-    return Tables(schema, image, str(blob) if image else place, batches())
+    return Table(schema, image, str(blob) if image else place, batches())
 
 
-class _parquet:
-    """A Parquet file and its stream, with errors as ours."""
-
-    def __init__(self, file: str) -> None:
-        self._file = file
-        self._opened = storage.opened(file)
-
-    def __enter__(self) -> tuple[pq.ParquetFile, IO[bytes]]:
-        stream = self._opened.__enter__()
-        try:
-            return pq.ParquetFile(stream), stream
-        except (pa.ArrowException, OSError, ValueError) as error:
-            self._opened.__exit__(None, None, None)
-            raise self._error(error) from None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._opened.__exit__(None, None, None)
-        if isinstance(error, pa.ArrowException | OSError | ValueError) and not isinstance(
-            error, LookalikeError
-        ):
-            raise self._error(error) from None
-
-    def _error(self, error: BaseException) -> DataError:
-        return DataError(
-            f"{storage.public(self._file)}: not a whole Parquet file ({_short(error)})"
-        )
+@contextmanager
+def _parquet(file: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
+    """A Parquet file and its stream; errors inside the block are about the file."""
+    try:
+        with storage.opened(file) as stream:
+            yield pq.ParquetFile(stream), stream
+    except LookalikeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{storage.public(file)}: not a whole Parquet file ({_short(error)})"
+        ) from None
 
 
 def _image_column(
@@ -198,33 +194,24 @@ def _image_column(
     choices = [field.name for field in schema if _may_hold_images(field.type)]
     if asked is not None:
         choices = [name for name in choices if name == asked]
-    stated = [name for name in choices if _stated(schema, name)]
-    choices = stated or choices
-    if stated and len(stated) == 1:
+    stated = [n for n in choices if hugging_face_feature(schema, n).get("_type") == "Image"]
+    if len(stated) == 1:
         return stated[0]
+    choices = stated or choices
     values = {name: _bytes_of(sample(name)).to_pylist() for name in choices}
-    pictures = [name for name in choices if any(map(_is_picture, values[name]))]
-    if not pictures:  # paths alone, or what is damaged from the start
-        known = [name for name in choices if asked is not None or plain(name) in PATHS]
-        pictures = [name for name in known if not any(map(_is_text, values[name]))]
-    if len(pictures) > 1:
-        by_name = [name for known in PATHS for name in pictures if plain(name) == known]
-        pictures = [name for name in by_name if name == "image"] or by_name or pictures
-    if len(pictures) > 1:
+    found = [name for name in choices if any(map(_is_picture, values[name]))]
+    if not found:  # paths alone, or damaged from the start
+        known = [name for name in choices if asked is not None or column_key(name) in PATHS]
+        found = [name for name in known if not any(map(_is_text, values[name]))]
+    if len(found) > 1:
+        by_name = [name for known in PATHS for name in found if column_key(name) == known]
+        found = [name for name in by_name if name == "image"] or by_name or found
+    if len(found) > 1:
         raise DataError(
-            f"{place}: the column of images may be {', '.join(map(repr, pictures))}; set "
+            f"{place}: the column of images may be {', '.join(map(repr, found))}; set "
             "data.path_column to its name, or call it image"
         )
-    return pictures[0] if pictures else None
-
-
-def _stated(schema: pa.Schema, name: str) -> bool:
-    """Whether Hugging Face's part of the metadata says that a column holds images."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return bool(features[name]["_type"] == "Image")
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return False
+    return found[0] if found else None
 
 
 def _is_picture(value: bytes | None) -> bool:
@@ -232,7 +219,7 @@ def _is_picture(value: bytes | None) -> bool:
 
 
 def _is_text(value: bytes | None) -> bool:
-    """Whether bytes are a text that was written without saying so."""
+    """True for text that is stored as BINARY."""
     try:
         return bool(value) and (value or b"").decode().isprintable()
     except UnicodeDecodeError:
@@ -249,7 +236,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _may_hold_images(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, or a struct of bytes and path of which one may be left out."""
+    """True for bytes, and for a struct of bytes and path of which one may be left out."""
     if not pa.types.is_struct(kind):
         return _is_binary(kind)
     place = kind.get_field_index("bytes")
@@ -262,10 +249,10 @@ def _has_paths(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
 
 
-def _paths_of(column: pa.Array) -> list[str | None] | None:
-    """The paths beside the bytes of images; None where there is no place for them."""
+def _paths_of(column: pa.Array) -> list[str | None]:
+    """The paths beside the bytes of images."""
     if not _has_paths(column.type):
-        return None
+        return [None] * len(column)
     values = column.flatten()[column.type.get_field_index("path")].to_pylist()
     return [value if isinstance(value, str) else None for value in values]
 
@@ -284,22 +271,20 @@ def _bytes_of(column: pa.Array) -> pa.Array:
     return values.cast(pa.binary()) if pa.types.is_null(values.type) else values
 
 
-def _in_place(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> list[Member | None]:
-    """Where the values of a column of bytes lie in the file that holds it."""
+def _members_in(column: pa.Array, whole: pa.Buffer, first: int, place: str) -> list[Member | None]:
+    """The places of a column's values in the file; `first` is the number of its first row."""
     if column.null_count == len(column):  # which may have no buffers at all
         return [None] * len(column)
     _, offsets_at, data = column.buffers()
     if data is None or not data.size:  # nothing but nulls and empty images
         data = whole
-    if not (
-        whole.address <= data.address and data.address + data.size <= whole.address + whole.size
-    ):
+    start, end = data.address - whole.address, data.address + data.size - whole.address
+    if not 0 <= start <= end <= whole.size:
         raise DataError(f"{place}: a compressed Arrow file; write it without compression")
     kind = np.dtype(np.int64 if pa.types.is_large_binary(column.type) else np.int32)
     if (column.offset + len(column) + 1) * kind.itemsize > offsets_at.size:
         raise DataError(f"{place}: a damaged Arrow file (too few offsets of images)")
     offsets = np.frombuffer(offsets_at, kind, len(column) + 1, column.offset * kind.itemsize)
-    start = data.address - whole.address
     return [
         Member(f"row {first + i}", start + int(offsets[i]), int(offsets[i + 1] - offsets[i]))
         if valid
@@ -314,11 +299,8 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
     stream.seek(end - 8)
     footer = int.from_bytes(stream.read(4), "little")
     stream.seek(end - 8 - footer)
-    address = (
-        storage.public(file)
-        if storage.is_remote(file)
-        else os.path.abspath(storage.local_path(file))
-    )
+    remote = storage.is_remote(file)
+    address = storage.public(file) if remote else os.path.abspath(storage.local_path(file))
     key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
     folder = cache_folder() / "unpacked"
     blob = folder / f"{key.hexdigest()[:32]}.images"

@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from lookalike import storage
-from lookalike.data.readers.annotation import BadRows, Malformed, lines, quoted, read_text
-from lookalike.data.readers.column_names import PATHS, plain
-from lookalike.data.readers.reader_options import PLAIN, Reading
-from lookalike.data.readers.table_rows import Columns, image_places, whole_table
+from lookalike.data.readers.annotation import (
+    Annotation,
+    AnnotationOptions,
+    BadRows,
+    MalformedRow,
+    lines,
+    quoted,
+)
+from lookalike.data.readers.table_columns import PATHS, SAMPLE, Columns, column_key
+from lookalike.data.readers.table_rows import (
+    ParsedRow,
+    cell_text,
+    finish_table,
+    image_resolver,
+    row_records,
+)
 from lookalike.data.record import Record
 from lookalike.errors import DataError
 
-_SAMPLE = 200  # rows
 
-
-def is_table(text: str, how: Reading) -> bool:
-    """Whether a text that begins with `{` or `[` is such a table, by its first object."""
+def is_table(text: str, options: AnnotationOptions) -> bool:
+    """True for a text that begins with `[`, or whose first object has a column of paths."""
     if text.lstrip()[:1] == "[":
         return True
     try:
@@ -26,13 +35,13 @@ def is_table(text: str, how: Reading) -> bool:
         return False
     if not isinstance(first, dict) or isinstance(first.get("data"), dict):
         return False
-    if isinstance(first.get("images"), list) and "annotations" in first:
-        return False  # COCO
-    return bool(how.path_column in first or any(plain(name) in PATHS for name in first))
+    if _is_coco(first):
+        return False
+    return bool(options.path_column in first or any(column_key(name) in PATHS for name in first))
 
 
 def refuse_one_object(text: str, source: str) -> None:
-    """Say what is wrong with a file that is one JSON object and no item of a manifest.
+    """Refuse a file that is one JSON object and no item of a manifest.
 
     Raises:
         DataError: it is one.
@@ -43,7 +52,7 @@ def refuse_one_object(text: str, source: str) -> None:
         return  # objects one a line, or no JSON
     if isinstance(whole.get("data"), dict):
         return
-    if isinstance(whole.get("images"), list) and "annotations" in whole:
+    if _is_coco(whole):
         raise DataError(
             f"{source}: annotations in COCO's format, which is not read; write a table with the "
             "columns path, label, x_1, y_1, x_2, y_2 and one row for each box"
@@ -55,97 +64,50 @@ def refuse_one_object(text: str, source: str) -> None:
     )
 
 
-def read(uri: str, text: str | None = None, how: Reading = PLAIN) -> list[Record]:
-    """The records of a table as JSON; see `lookalike.data.readers.table_rows` for the columns.
-
-    A record's line is its line, or its number in the list, from 1.
-
-    Args:
-        uri: the file, plain or gzipped.
-        text: its content, if the caller has read it already.
-        how: what to look for.
+def read(annotation: Annotation) -> list[Record]:
+    """The records of a table; a record's line is its line, or its number in the list, from 1.
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: bad rows (all reported together, the first ten in full), or no rows.
+        DataError: bad rows, or no rows.
     """
-    text = read_text(uri) if text is None else text
-    source = storage.public(uri)
-    complaints: list[tuple[int, str]] = []
-    rows: list[tuple[int, dict[str, object]]] = []
-    names: dict[str, None] = {}
-    for number, item in _items(text, source):
-        if isinstance(item, dict):
-            names |= dict.fromkeys(item)
-            rows.append((number, item))
-        else:
-            complaints.append((number, f"{item}; write one object a line"))
-    if not rows:
-        return whole_table([], _noted(complaints, source), source, how)
-    order = list(names)
-    columns = Columns(
-        order,
-        [[_shown(row.get(name)) for name in order] for _, row in rows[:_SAMPLE]],
-        source,
-        how,
-        column=lambda i: [_shown(row.get(order[i])) for _, row in rows],
-    )
-    place_of = image_places(uri, how)
-    labels: dict[str, str] = {}
-    records: list[Record] = []
-    for number, row in rows:
-        try:
-            cells = [
-                cell_text(row.get(name)) if index in columns.used else ""
-                for index, name in enumerate(order)
-            ]
-            label = columns.label_of(cells)
-            place = place_of(cells[columns.path])
-            details = columns.details(cells)
-        except Malformed as error:
-            complaints.append((number, str(error)))
-        else:
-            label = labels.setdefault(label, label)
-            records.append(Record(place, label, source, number, details=details))
-    return whole_table(records, _noted(complaints, source), source, how)
+    source, bad = annotation.name, BadRows()
+    items = list(_items(annotation.text, source))
+    rows = [item for _, item in items if isinstance(item, dict)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if rows:
+        columns = Columns(
+            names,
+            [[_sample_text(row.get(name)) for name in names] for row in rows[:SAMPLE]],
+            source,
+            annotation.options,
+            cells=lambda i: [_sample_text(row.get(names[i])) for row in rows],
+        )
+    resolve = image_resolver(annotation)
+
+    def parse(item: dict[str, object] | str) -> ParsedRow:
+        if isinstance(item, str):
+            raise MalformedRow(f"{item}; write one object a line")
+        cells = [
+            cell_text(item.get(name)) if index in columns.used else ""
+            for index, name in enumerate(names)
+        ]
+        label = columns.label_of(cells)
+        return ParsedRow(resolve(cells[columns.path]), label, columns.details_of(cells))
+
+    return finish_table(annotation, list(row_records(source, items, parse, bad)), bad)
 
 
-def _noted(complaints: list[tuple[int, str]], source: str) -> BadRows:
-    bad = BadRows()
-    for number, complaint in sorted(complaints):
-        bad.add(f"{source}:{number}", complaint)
-    return bad
+def _is_coco(item: dict[str, object]) -> bool:
+    return isinstance(item.get("images"), list) and "annotations" in item
 
 
-def cell_text(value: object) -> str:
-    """A cell of a table with types as text; "" for nothing.
-
-    Raises:
-        Malformed: it is no single value, or a number that a float cannot hold.
-    """
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise Malformed(f"{quoted(str(value))} is neither a text nor a number") from None
-    if isinstance(value, dict | list | tuple):
-        raise Malformed(f"{quoted(str(value))} is neither a text nor a number")
-    if isinstance(value, float) and value.is_integer():
-        if abs(value) >= 2**53:
-            raise Malformed(
-                f"{value} is a float, which cannot hold all integers of this size; write it as "
-                "an integer or as text"
-            )
-        return str(int(value))
-    return "" if value is None else str(value)
-
-
-def _shown(value: object) -> str:
+def _sample_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _items(text: str, source: str) -> Iterator[tuple[int, dict[str, object] | str]]:
-    """Number and object of each row; a complaint in its stead where it is none."""
+    """Number and object of each row; the fault in its stead where it is none."""
     if text.lstrip()[:1] == "[":
         try:
             items = json.loads(text)

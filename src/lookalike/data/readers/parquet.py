@@ -1,14 +1,11 @@
 """Tables as Parquet or Arrow, and Hugging Face data sets on disk, which are made of them.
 
-Images are paths, or are in the table: as bytes, or as Hugging Face's `{bytes, path}`, in which a
-path counts where there are no bytes. Those in a
-table are read in place where its file holds them as they are (`Dataset.save_to_disk`), and
-unpacked once where it does not; see `lookalike.data.readers.embedded_images`.
+Images are paths, or lie in the table: as bytes, or as Hugging Face's `{bytes, path}`, in which a
+path counts where there are no bytes. See `embedded_images`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,72 +16,83 @@ import pyarrow as pa
 
 from lookalike import storage
 from lookalike.data.readers.annotation import (
+    Annotation,
+    AnnotationOptions,
     BadRows,
-    Malformed,
-    label_in,
+    MalformedRow,
+    canonical_label,
+    has_control_characters,
+    parse_label,
     quoted,
-    shortest,
-    unusable,
 )
-from lookalike.data.readers.embedded_images import Batch, Tables, arrow_tables, parquet_tables
-from lookalike.data.readers.json_lines import cell_text
-from lookalike.data.readers.reader_options import PLAIN, Reading
-from lookalike.data.readers.shards import expanded
-from lookalike.data.readers.table_rows import Columns, image_places, whole_table
-from lookalike.data.record import Member, Record
+from lookalike.data.readers.embedded_images import (
+    EmbeddedRow,
+    Table,
+    hugging_face_feature,
+    open_arrow,
+    open_parquet,
+)
+from lookalike.data.readers.path_patterns import expand_ranges
+from lookalike.data.readers.table_columns import SAMPLE, Columns
+from lookalike.data.readers.table_rows import (
+    ParsedRow,
+    cell_text,
+    finish_table,
+    image_resolver,
+    row_records,
+)
+from lookalike.data.record import Record
 from lookalike.data.splits import split_name
 from lookalike.errors import DataError
 
 _ARROW = (".arrow", ".feather")
 _SUFFIXES = (".parquet", *_ARROW)
-# `train-00000-of-00004.parquet`, as the hub's files are called.
-_SAMPLE = 200  # rows
-_PART = re.compile(r"^([A-Za-z][\w.]*?)-\d{5}-of-\d{5}")
+_PART = re.compile(r"^([A-Za-z][\w.]*?)-\d{5}-of-\d{5}")  # `train-00000-of-00004.parquet`
 
 
 def is_parquet(uri: str) -> bool:
-    """Whether `uri` is named like Parquet or Arrow, or is a folder of this machine of them."""
+    """True for a name of Parquet or Arrow, and for a folder of this machine with such files."""
     if storage.split_query(uri)[0].lower().endswith(_SUFFIXES):
         return True
     return not storage.is_remote(uri) and bool(_in_folder(storage.local_path(uri)))
 
 
-def read(uri: str | Sequence[str], how: Reading = PLAIN) -> list[Record]:
-    """The records of Parquet or Arrow files; a record's line is its row, from 1.
+def read(annotation: Annotation) -> list[Record]:
+    """The records of a file, of several (`part-{000..099}.parquet`) or of a folder."""
+    return read_files([annotation.uri], annotation.options)
 
-    See `table_rows` for the columns. Labels of Hugging Face's ClassLabel are the names.
-    A folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
+
+def read_files(uris: Sequence[str], options: AnnotationOptions) -> list[Record]:
+    """The records of the files of one data set; a record's line is its row, from 1.
+
+    See `table_columns` for the columns. Labels of Hugging Face's ClassLabel are the names. A
+    folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
     split), or of files as the hub has them (`data/train-00000-of-00004.parquet`), whose names give
     the split where the table has none.
 
-    Args:
-        uri: a file, several with a range of numbers (`part-{000..099}.parquet`), or a folder of
-            this machine; or several of these.
-        how: what to look for.
-
     Raises:
         StorageError: a file cannot be read.
-        DataError: bad rows (all reported together, the first ten in full), no rows, or a file
-            that is neither Parquet nor Arrow.
+        DataError: bad rows, no rows, or a file that is neither Parquet nor Arrow.
     """
-    places = [uri] if isinstance(uri, str) else list(uri)
     files: list[tuple[str, str | None]] = []
-    for place in places:
-        if storage.is_remote(place) or not os.path.isdir(storage.local_path(place)):
-            files += [(name, _split_of(name)) for name in expanded(place)]
+    for uri in uris:
+        if storage.is_remote(uri) or not os.path.isdir(storage.local_path(uri)):
+            files += [(name, _split_of(name)) for name in expand_ranges(uri)]
             continue
-        found = _in_folder(storage.local_path(place))
+        found = _in_folder(storage.local_path(uri))
         if not found:
-            raise DataError(f"{place}: no .parquet or .arrow files in this folder")
+            raise DataError(f"{uri}: no .parquet or .arrow files in this folder")
         files += found
-    if len({split for _, split in files}) == 1 and len(files) == 1:
-        files = [(files[0][0], None)]  # one file for itself: its name is no claim
-    records: list[Record] = []
+    if len(files) == 1:
+        files = [(files[0][0], None)]  # the name of a single file gives no split
     bad = BadRows()
-    labels: dict[str, str] = {}
-    for file, split in files:
-        records += _records(file, split, labels, how, bad)
-    return whole_table(records, bad, storage.public(places[0]), how)
+    known: dict[Any, Any] = {}  # keeps one object of each label and details
+    records = [
+        record
+        for file, split in files
+        for record in _file_records(Annotation(file, options), split, bad, known)
+    ]
+    return finish_table(Annotation(uris[0], options), records, bad)
 
 
 def _in_folder(folder: str) -> list[tuple[str, str | None]]:
@@ -111,16 +119,14 @@ def _split_of(path: str) -> str | None:
     return split_name(match[1]) if match and match[1] != "data" else None
 
 
-def _records(
-    file: str, split: str | None, labels: dict[str, str], how: Reading, bad: BadRows
+def _file_records(
+    annotation: Annotation, split: str | None, bad: BadRows, known: dict[Any, Any]
 ) -> Iterator[Record]:
-    """The records of one file; complaints about its other rows go to `bad`."""
-    source, place_of = storage.public(file), image_places(file, how)
-    beside = _Beside(file, place_of, how)
-    read = arrow_tables if file.lower().endswith(_ARROW) else parquet_tables
-    tables = read(file, how.path_column)
-    names = tables.schema.names
-    batches = iter(tables.batches)
+    file, source, options = annotation.uri, annotation.name, annotation.options
+    open_table = open_arrow if file.lower().endswith(_ARROW) else open_parquet
+    table = open_table(file, options.path_column)
+    names = table.schema.names
+    batches = iter(table.batches)
     try:
         first = next(batches, None)
         sample = [] if first is None else _sample(first[0])
@@ -130,71 +136,69 @@ def _records(
         names,
         sample,
         source,
-        how,
-        image=None if tables.image is None else names.index(tables.image),
-        column=lambda index: _column(read(file, how.path_column), index),
+        options,
+        image=None if table.image is None else names.index(table.image),
+        cells=lambda index: _column(open_table(file, options.path_column), index),
     )
-    named = None if columns.label is None else _class_names(tables.schema, columns.label)
-    details: dict[Any, Any] = {}
-    whole = batches if first is None else chain([first], batches)
-    for number, cells, member, path in _rows(whole, columns, source):
-        try:
-            label = ""
-            if columns.label is not None:
-                label = _label(cells[columns.label], named, how.labelled)
-            said = columns.details([cell_text(cell) for cell in cells], split)
-            if tables.image is None:
-                place = place_of(cell_text(cells[columns.path]))
-            elif member is not None:
-                place = tables.images
-            elif path is not None and path.strip():
-                place = beside(path)
-            else:
-                raise Malformed("no image")
-        except Malformed as error:
-            bad.add(f"{source}:{number}", str(error))
+    class_names = None if columns.label is None else _class_names(table.schema, columns.label)
+    resolve = image_resolver(annotation)
+    resolve_beside = _beside(annotation, resolve)
+
+    def parse(row: tuple[list[Any], EmbeddedRow]) -> ParsedRow:
+        cells, (member, path) = row
+        label = ""
+        if columns.label is not None:
+            label = _label(cells[columns.label], class_names, options.labelled)
+        details = columns.details_of([cell_text(cell) for cell in cells], split)
+        if table.image is None:
+            uri = resolve(cell_text(cells[columns.path]))
+        elif member is not None:
+            uri = table.images
+        elif path is not None and path.strip():
+            uri = resolve_beside(path)
         else:
-            label = labels.setdefault(label, label)
-            said = details.setdefault(said, said)
-            yield Record(place, label, source, number, member, said)
+            raise MalformedRow("no image")
+        label, details = known.setdefault(label, label), known.setdefault(details, details)
+        return ParsedRow(uri, label, details, member)
+
+    whole = batches if first is None else chain([first], batches)
+    rows = enumerate(_rows(whole, columns, source), 1)
+    return row_records(source, rows, parse, bad)
 
 
-class _Beside:
-    """Where images lie that Hugging Face's tables name by a path, relative to the data set."""
+def _beside(annotation: Annotation, resolve: Callable[[str], str]) -> Callable[[str], str]:
+    """The address of an image that a table of Hugging Face names by a path in the data set."""
+    here = not storage.is_remote(annotation.uri) and annotation.options.image_root is None
+    folder = os.path.dirname(storage.local_path(annotation.uri))
+    # Tables lie in the folder `data` of the set, or in one of a split.
+    folders = (folder, os.path.dirname(folder)) if here else ()
 
-    def __init__(self, file: str, place_of: Callable[[str], str], how: Reading) -> None:
-        here = not storage.is_remote(file) and how.image_root is None
-        folder = os.path.dirname(storage.local_path(file))
-        # Tables lie in the folder `data` of the set, or in one of a split.
-        self._folders = (folder, os.path.dirname(folder)) if here else ()
-        self._place_of = place_of
-
-    def __call__(self, path: str) -> str:
+    def place(path: str) -> str:
         if not os.path.isabs(path) and "://" not in path:
-            for folder in self._folders:
+            for folder in folders:
                 if os.path.exists(os.path.join(folder, path)):
                     return os.path.join(folder, path)
-        return self._place_of(path)
+        return resolve(path)
+
+    return place
 
 
 def _rows(
-    batches: Iterator[Batch], columns: Columns, source: str
-) -> Iterator[tuple[int, list[Any], Member | None, str | None]]:
-    """Number, cells, embedded image and path in its stead of each row."""
+    batches: Iterator[Any], columns: Columns, source: str
+) -> Iterator[tuple[list[Any], EmbeddedRow]]:
+    """Cells and embedded image of each row."""
     number = 0
     try:
-        for batch, members, paths in batches:
+        for batch, images in batches:
             lists = [
                 batch.column(index).to_pylist() if index in columns.used else [None] * len(batch)
                 for index in range(batch.num_columns)
             ]
             for row in range(len(batch)):
                 number += 1
-                member = None if members is None else members[row]
-                path = None if paths is None else paths[row]
-                yield number, [values[row] for values in lists], member, path
+                yield [values[row] for values in lists], images[row] if images else (None, None)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: damaged behind row {number} ({error})") from None
+        raise DataError(f"{source}: damaged after row {number} ({error})") from None
 
 
 def _sample(batch: pa.RecordBatch) -> list[list[str]]:
@@ -203,39 +207,32 @@ def _sample(batch: pa.RecordBatch) -> list[list[str]]:
     def shown(value: object) -> str:
         try:
             return cell_text(value)
-        except Malformed:
+        except MalformedRow:
             return ""
 
-    some = batch.slice(0, _SAMPLE)
-    lists = [column.to_pylist() for column in some.columns]
-    return [[shown(values[row]) for values in lists] for row in range(len(some))]
+    lists = [map(shown, column.to_pylist()) for column in batch.slice(0, SAMPLE).columns]
+    return list(map(list, zip(*lists, strict=True)))
 
 
-def _column(tables: Tables, index: int) -> list[str]:
-    """All values of a column, to compare them."""
-    return [str(v) for batch, *_ in tables.batches for v in batch.column(index).to_pylist()]
+def _column(table: Table, index: int) -> list[str]:
+    return [str(v) for batch, _ in table.batches for v in batch.column(index).to_pylist()]
 
 
 def _label(value: Any, names: Sequence[str] | None, labelled: bool) -> str:
-    """A label as text; the name of a ClassLabel."""
     if names is not None and isinstance(value, float) and value.is_integer():
         value = int(value)  # as pandas has integers among which one is missing
     if names is None or not isinstance(value, int):
-        return label_in(cell_text(value), labelled)
+        return parse_label(cell_text(value), labelled)
     if not 0 <= value < len(names):
-        raise Malformed(f"label {value} is not one of the {len(names):,} class names")
-    return shortest(names[value].strip())
+        raise MalformedRow(f"label {value} is not one of the {len(names):,} class names")
+    return canonical_label(names[value].strip())
 
 
 def _class_names(schema: pa.Schema, label: int) -> list[str] | None:
-    """The names of a ClassLabel column, from Hugging Face's part of the schema's metadata."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[schema.names[label]]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None  # not Hugging Face's, or a column without names
+    """The names of a ClassLabel column; None for any other."""
+    names = hugging_face_feature(schema, schema.names[label]).get("names")
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
         return None
-    if any(map(unusable, names)):
+    if any(map(has_control_characters, names)):
         raise DataError(f"a class name among {quoted(str(names))} holds a control character")
     return names

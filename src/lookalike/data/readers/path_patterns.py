@@ -1,4 +1,4 @@
-"""Several files in one name: `{a,b}`, `*`, `?` and `[...]`, on this machine and in storage."""
+"""Several files in one name: `{a,b}`, `{00..09}`, `*`, `?`, `[...]`, here and in storage."""
 
 from __future__ import annotations
 
@@ -11,18 +11,33 @@ from lookalike import storage
 from lookalike.errors import DataError
 
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def choices(place: str) -> list[str]:
-    """The names that `{a,b}` in a name stands for, in their order; a file of that name is itself.
-
-    Ranges of numbers, `{00..09}`, are `lookalike.data.readers.shards.expanded`'s.
-    """
+def expand_choices(place: str) -> list[str]:
+    """The names that `{a,b}` stands for, in their order; a file of exactly that name is itself."""
     found = _CHOICE.search(place)
     if found is None or (not storage.is_remote(place) and storage.exists(place)):
         return [place]
     before, after = place[: found.start()], place[found.end() :]
-    return [name for part in found[1].split(",") for name in choices(before + part + after)]
+    return [name for part in found[1].split(",") for name in expand_choices(before + part + after)]
+
+
+def expand_ranges(place: str) -> list[str]:
+    """The names that `{0000..0099}` stands for, with the digits of the first number.
+
+    Raises:
+        DataError: the range is empty.
+    """
+    found = RANGE.search(place)
+    if found is None:
+        return [place]
+    first, last = found.groups()
+    if int(last) < int(first):
+        raise DataError(f"{storage.public(place)}: the range {found[0]} is empty; turn it around")
+    before, after = place[: found.start()], place[found.end() :]
+    names = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    return [file for name in names for file in expand_ranges(before + name + after)]
 
 
 def shown(places: str | Sequence[str] | None) -> str:
@@ -33,17 +48,17 @@ def shown(places: str | Sequence[str] | None) -> str:
 
 
 def is_pattern(place: str) -> bool:
-    """Whether a name has `*`, `[` or (on this machine) `?`, and is no file or folder itself."""
+    """True for a name with `*`, `[` or (on this machine) `?` that is no file or folder itself."""
     if storage.is_remote(place):
         return any(mark in storage.split_query(place)[0] for mark in "*[")
-    return glob.has_magic(_path(place)) and not storage.exists(place)
+    return glob.has_magic(storage.local_path(place)) and not storage.exists(place)
 
 
 def matches(place: str, *, folders: bool = False) -> list[str]:
-    """What fits a pattern, in order: files, and with `folders` those of this machine too.
+    """The files that match a pattern, in order; with `folders` those of this machine too.
 
     Raises:
-        DataError: nothing does.
+        DataError: there are none.
         StorageError: the storage cannot be listed.
     """
     if storage.is_remote(place):
@@ -53,41 +68,33 @@ def matches(place: str, *, folders: bool = False) -> list[str]:
             )
         found = _in_storage(place)
     else:
-        everything = sorted(glob.glob(_path(place), recursive=True))
+        everything = sorted(glob.glob(storage.local_path(place), recursive=True))
         found = [name for name in everything if folders or os.path.isfile(name)]
     if not found:
-        raise DataError(f"{storage.public(place)}: no images or lists fit this pattern")
+        raise DataError(f"{storage.public(place)}: no images or lists match this pattern")
     return found
 
 
-def _path(place: str) -> str:
-    return storage.local_path(place)
-
-
 def _in_storage(place: str) -> list[str]:
-    """The files of object storage that a pattern fits, in order."""
     name, query = storage.split_query(place)
     fixed = re.split(r"[*\[]", name, maxsplit=1)[0].rsplit("/", 1)[0]
-    rest = name[len(fixed) + 1 :]
-    fits = re.compile(_pattern(rest), re.DOTALL)
+    regex = re.compile(_regex(name[len(fixed) + 1 :]), re.DOTALL)
     below = fixed + query
-    return [
-        storage.join(below, path) for path in storage.files_below(below) if fits.fullmatch(path)
-    ]
+    paths = storage.files_below(below)
+    return [storage.join(below, path) for path in paths if regex.fullmatch(path)]
 
 
-def _pattern(text: str) -> str:
-    """A pattern of paths as a regular expression; as `glob`, it leaves out hidden files."""
-    parts = []
-    for piece in re.split(r"(\*\*/|\*\*|\*|\[[^\]]*\])", text):
+def _regex(pattern: str) -> str:
+    """A pattern of paths as a regular expression; as in `glob`, hidden files do not match."""
+    parts: list[str] = []
+    for piece in re.split(r"(\*\*/|\*\*|\*|\[[^\]]*\])", pattern):
         if piece == "**/":
             parts.append(r"(?:[^/.][^/]*/)*")
         elif piece == "**":
             parts.append(".*")
         elif piece == "*":
-            parts.append(
-                "[^/]*" if parts and not parts[-1].endswith(("/", ")*")) else r"(?!\.)[^/]*"
-            )
+            inside = parts and not parts[-1].endswith(("/", ")*"))
+            parts.append("[^/]*" if inside else r"(?!\.)[^/]*")
         elif piece[:1] == "[" and piece[-1:] == "]":
             parts.append("[" + piece[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]")
         elif piece:

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and what is said of the others: how many, of which kind."""
+"""Images among the files of a folder, and the others that are skipped, counted by kind."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lookalike.data.decoding.image_formats import OTHERS, READ, format_of, format_of_name
+from lookalike.data.decoding.image_formats import (
+    IMAGE_SUFFIXES,
+    OTHERS,
+    READ,
+    format_of,
+    format_of_name,
+)
 from lookalike.data.decoding.pillow_plugins import has_plugin, is_plugin_format, missing
-from lookalike.data.readers.annotation import IMAGE_SUFFIXES
 from lookalike.storage.archive import leads_out
 
-# What file managers, archivers and synchronisers leave behind, in lower case.
+# Files and folders of file managers, archivers and synchronisers, in lower case.
 FOREIGN_FOLDERS = frozenset(
     [
         *("__macosx", ".appledouble", "$recycle.bin", "system volume information", "@eadir"),
@@ -21,7 +26,7 @@ FOREIGN_FOLDERS = frozenset(
 FOREIGN_FILES = frozenset([".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"])
 FOREIGN_ENDS = ("~", ".tmp", ".part", ".crdownload", ".bak", ".swp")
 
-# Suffixes of files beside images that are never looked into: there may be one for each image.
+# Suffixes of files beside images that are never read: there may be one for each image.
 _NO_IMAGES = frozenset(
     [
         *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
@@ -32,12 +37,12 @@ _NO_IMAGES = frozenset(
     ]
 )
 
-# Kinds, to be read after a count.
+# Kinds, which follow a count in messages.
 HIDDEN = "hidden or left by another program"
 OUTSIDE = "outside of all folders of classes"
 _LEADING_OUT = "with a name that leads out of the archive"
 
-# What a folder of photographs may hold that is an image to its owner.
+# Formats that their owner may take for images.
 _LIKE_IMAGES = frozenset(
     ["SVG", "PDF", "PostScript", "camera raw", "Photoshop", "OpenEXR", "Radiance", "DICOM", "FITS",
      "video", "git-lfs pointer", "git-annex pointer"]
@@ -46,13 +51,13 @@ _LIKE_IMAGES = frozenset(
 
 @dataclass
 class Skipped:
-    """Files of one kind that are skipped.
+    """Skipped files of one kind.
 
     Attributes:
         kind: their suffix, or what they have in common.
         count: how many.
         example: the path of one.
-        reason: what they are, and the fix; "" where nothing is to be said.
+        reason: their format, and the fix; "" where there is nothing to fix.
         is_loss: whether they may be images that were meant to be read.
     """
 
@@ -68,8 +73,8 @@ class Skipped:
         return f"{self.count:,} {self.kind} (e.g. {self.example}{reason})"
 
 
-class Skips:
-    """The files of one folder that are skipped, by kind."""
+class SkipCounter:
+    """The skipped files of one folder, by kind."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], Skipped] = {}
@@ -82,7 +87,7 @@ class Skips:
         known.count += 1
 
     def found(self) -> list[Skipped]:
-        """The kinds, the most frequent first; those that may be images before the others."""
+        """The kinds, possible images first, then by count."""
         return sorted(self._kinds.values(), key=lambda each: (not each.is_loss, -each.count))
 
 
@@ -94,14 +99,14 @@ def describe(skipped: Sequence[Skipped]) -> str:
 
 
 def images_among(
-    paths: Sequence[str], starts: Callable[[list[str]], list[bytes]], skips: Skips
+    paths: Sequence[str], read_starts: Callable[[list[str]], list[bytes]], skips: SkipCounter
 ) -> list[str]:
-    """The paths that are images, by their suffix or else by content; the others are counted.
+    """The paths that are images, by suffix or else by content.
 
     Args:
         paths: of all files of a folder, relative to it.
-        starts: the first bytes of some of them.
-        skips: counts what is skipped.
+        read_starts: reads the first bytes of some of them.
+        skips: counts the others.
     """
     images: dict[str, bool] = {}
     unclear: list[str] = []
@@ -118,7 +123,7 @@ def images_among(
         else:
             images[path] = False  # keeps its place
             unclear.append(path)
-    for path, start in zip(unclear, starts(unclear) if unclear else [], strict=True):
+    for path, start in zip(unclear, read_starts(unclear) if unclear else [], strict=True):
         kind = format_of(start)
         if kind and _is_read(kind):
             images[path] = True
@@ -134,7 +139,6 @@ def images_among(
 
 
 def _is_read(kind: str) -> bool:
-    """Whether a format is read here."""
     return kind in READ or has_plugin(kind)
 
 

@@ -1,6 +1,6 @@
-"""Lists that can be read only once: standard input, and what a shell's `<(...)` opens.
+"""Lists that can be read only once: standard input, and files of a shell's `<(...)`.
 
-A run reads its list in every worker, when it is resumed and in later commands. So such a list is
+A run reads its list in every worker, when it resumes and in later commands. So such a list is
 kept as a table in the cache, `$LOOKALIKE_CACHE/lists` or `~/.cache/lookalike/lists`.
 """
 
@@ -11,11 +11,10 @@ import hashlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 
 from lookalike import storage
-from lookalike.data.readers.reader_options import PLAIN, Reading
+from lookalike.data.readers.annotation import DEFAULT, AnnotationOptions
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, StorageError
 from lookalike.storage.cache_folder import cache_folder
@@ -24,17 +23,17 @@ STANDARD_INPUT = "standard input"
 """Its name in messages; relative paths in it start at the current directory."""
 
 _OPENED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-_OTHERS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
+_DETAILS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
 _BOX = ("x_1", "y_1", "x_2", "y_2")
 
 
 def is_stream(uri: str) -> bool:
-    """Whether `uri` is `-`, standard input, or a file that a shell opened for this process."""
+    """True for `-`, standard input, and for files that a shell opened for this process."""
     return uri == "-" or uri.startswith(_OPENED)
 
 
 def read_stream(uri: str) -> bytes:
-    """All that comes from it.
+    """The content of a stream.
 
     Raises:
         ConfigError: there is no standard input.
@@ -47,48 +46,36 @@ def read_stream(uri: str) -> bytes:
     return storage.read_bytes(uri)
 
 
-def kept(records: Sequence[Record], how: Reading = PLAIN) -> str:
-    """The path of a table with the same images: of the same content, the same path.
+def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -> str:
+    """The path of a table of these records in the cache: of the same content, the same path.
 
     Args:
         records: of text, so that none lies inside of a larger file.
-        how: how the table will be read, which may name its columns.
+        options: with which the table will be read; they may name its columns.
 
     Raises:
         StorageError: it cannot be written.
     """
     text = io.StringIO()
-    said = [record.details for record in records if record.details is not None]
-    names = [name for name in _OTHERS if any(getattr(d, name) is not None for d in said)]
-    boxed = any(details.box for details in said)
+    details = [record.details or Details() for record in records]
+    names = [name for name in _DETAILS if any(getattr(d, name) is not None for d in details)]
+    box_names = _BOX if any(each.box for each in details) else ()
     writer = csv.writer(text, lineterminator="\n")
-    first = (how.path_column or "path", how.label_column or "label")
-    writer.writerow([*first, *names, *(_BOX if boxed else ())])
-    for record in records:
-        details = record.details or Details()
+    first = (options.path_column or "path", options.label_column or "label")
+    writer.writerow([*first, *names, *box_names])
+    for record, each in zip(records, details, strict=True):
         uri = record.uri
         if not storage.is_remote(uri):
             uri = os.path.abspath(storage.local_path(uri))
-        cells = [_cell(getattr(details, name)) for name in names]
-        box = (details.box or [""] * len(_BOX)) if boxed else ()
+        cells = (getattr(each, name) for name in names)  # None becomes an empty cell
+        box = (each.box or [""] * len(_BOX)) if box_names else ()
         writer.writerow([uri, record.label, *cells, *box])
     content = text.getvalue().encode("utf-8", "surrogateescape")
-    folder = cache_folder() / "lists"
-    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
+    path = cache_folder() / "lists" / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            file = os.path.join(aside, "list")
-            with open(file, "wb") as stream:
-                stream.write(content)
-            os.replace(file, path)
-    except OSError as error:
+        storage.write_bytes(str(path), content)
+    except StorageError as error:
         raise StorageError(
-            f"{folder}: the list cannot be kept there: {(error.strerror or '').lower()}; set "
-            "LOOKALIKE_CACHE to another folder"
+            f"the list cannot be kept in the cache: {error}; set LOOKALIKE_CACHE to another folder"
         ) from None
     return str(path)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)

@@ -1,12 +1,10 @@
-"""The part of a picture that is the image: columns of a box, in pixels or in shares of its size.
-
-A box has one of these groups of columns:
+"""Bounding boxes in tables: columns of corners or of centre and size, in pixels or fractions.
 
     x_1, y_1, x_2, y_2 (also x1.., xmin, ymin, xmax, ymax, left, top, right, bottom)
     x_center, y_center, width, height (also cx, cy, w, h): YOLO's
 
-All boxes of an annotation are in one unit. They are shares of the width and height of the picture
-where none reaches 2 and some are fractions: in pixels none of these would be larger than one.
+All boxes of an annotation are in one unit: fractions of the picture's width and height where none
+reaches 2 and some are no whole numbers; in pixels none of these would be larger than one.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lookalike.data.readers.annotation import BadRows, Malformed, quoted
+from lookalike.data.readers.annotation import BadRows, MalformedRow, quoted
 from lookalike.data.record import LEAST_SIDE, Details, Record
 
 _log = logging.getLogger(__name__)
@@ -40,97 +38,92 @@ _CENTRES = (
     ("cx", "cy", "w", "h"),
     ("cx", "cy", "width", "height"),
 )
-_CORNER_AND_SIZE = tuple(
+# One corner and a size in some programs, two corners or a centre in others.
+_AMBIGUOUS_GROUPS = tuple(
     (f"{before}x", f"{before}y", f"{before}{width}", f"{before}{height}")
     for before in ("", "bbox_", "box_")
     for width, height in (("w", "h"), ("width", "height"))
 )
-_ONE_COLUMN = ("bbox", "box", "bboxes", "boxes", "bounding_box", "xywh", "xyxy")
-_MEANT = 2.0  # below it in all boxes they are shares; a box may stick out of its picture a little
+_AMBIGUOUS = ("bbox", "box", "bboxes", "boxes", "bounding_box", "xywh", "xyxy")
+_MOST_RELATIVE = 2.0  # a box may stick out of its picture a little
 
 
 def box_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the box among `names`, in lower case; none where there is no box.
+    """The columns of the box among lower-case names; none where there is no box.
 
     Raises:
-        Malformed: a part is missing, or there are several boxes.
+        MalformedRow: a part is missing, or there are several boxes.
     """
     there = set(names)
     whole = [group for group in (*_CORNERS, *_CENTRES) if there.issuperset(group)]
     if len(whole) > 1:
         listed = " and ".join(", ".join(group) for group in whole[:2])
-        raise Malformed(f"two boxes, {listed}; leave out one of them")
+        raise MalformedRow(f"two boxes, {listed}; leave out one of them")
     if whole:
         return whole[0]
     for group in _CORNERS:
         missing = [name for name in group if name not in there]
         least = 1 if group is _CORNERS[0] else 3  # other names have other meanings, too
         if len(group) - len(missing) >= least:
-            raise Malformed(
+            raise MalformedRow(
                 f"a box has the columns {', '.join(group)}; {', '.join(missing)} missing"
             )
     return ()
 
 
-def unread_box(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns among `names`, in lower case, that look like a box whose meaning is not known.
-
-    `bbox` and `x, y, w, h` have one corner and a size in some programs, two corners or a centre
-    in others.
-    """
-    single = tuple(name for name in names if name in _ONE_COLUMN)
-    groups = [group for group in _CORNER_AND_SIZE if set(names).issuperset(group)]
+def ambiguous_box(names: Sequence[str]) -> tuple[str, ...]:
+    """The columns among lower-case names that look like a box of unknown meaning."""
+    single = tuple(name for name in names if name in _AMBIGUOUS)
+    groups = [group for group in _AMBIGUOUS_GROUPS if set(names).issuperset(group)]
     return single or next(iter(groups), ())
 
 
-def corners_of(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | None:
-    """The box in the cells of a row, as written; None where all of them are empty.
+def parse_box(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | None:
+    """The box of a row, in the unit as written; None where all cells are empty.
 
     Args:
         columns: those of `box_columns`.
         texts: the cells that are not empty.
 
     Raises:
-        Malformed: it is not complete, not of numbers, or has nothing in it.
+        MalformedRow: it is incomplete, not of numbers, or empty.
     """
     cells = [texts[name] for name in columns if name in texts]
     if not cells:
         return None
     if len(cells) < len(columns):
-        raise Malformed(f"the box is not complete; write all of {', '.join(columns)} or none")
+        raise MalformedRow(f"the box is not complete; write all of {', '.join(columns)} or none")
     numbers = [_number(cell) for cell in cells]
     if not all(map(math.isfinite, numbers)):
-        raise Malformed(f"the box {', '.join(map(quoted, cells))} is not four numbers")
+        raise MalformedRow(f"the box {', '.join(map(quoted, cells))} is not four numbers")
     left, top, right, bottom = numbers
     if tuple(columns) in _CENTRES:
         x, y, width, height = numbers
         left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if left >= right or top >= bottom or right <= 0 or bottom <= 0:
-        how = "is upside down or empty" if left >= right or top >= bottom else "is outside"
-        raise Malformed(
-            f"the box x {left:g} to {right:g}, y {top:g} to {bottom:g} {how}; it has nothing in it"
-        )
+        fault = "upside down or empty" if left >= right or top >= bottom else "outside the picture"
+        raise MalformedRow(f"the box x {left:g} to {right:g}, y {top:g} to {bottom:g} is {fault}")
     # Whole numbers are settled already, if these are pixels.
     whole = all(map(float.is_integer, (left, top, right, bottom)))
     return (int(left), int(top), int(right), int(bottom)) if whole else (left, top, right, bottom)
 
 
-def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]:
+def unify_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]:
     """The records of an annotation with boxes in one unit; those with bad ones go to `bad`."""
     boxes = [r.details.box for r in records if r.details is not None and r.details.box]
     if not boxes:
         return records
-    relative = max(map(max, boxes)) < _MEANT and min(map(min, boxes)) > -_MEANT
+    relative = max(map(max, boxes)) < _MOST_RELATIVE and min(map(min, boxes)) > -_MOST_RELATIVE
     if relative and all(side in (0, 1) for box in boxes for side in box):
         bad.add(
             place,
-            "the boxes consist of 0 and 1 alone, as pixels or as shares of the picture; leave "
-            "the box out where it is the whole picture",
+            "the boxes consist of 0 and 1 alone, which may be pixels or fractions of the picture; "
+            "leave the box out where it is the whole picture",
         )
         return []
-    settled = _relative if relative else _in_pixels
+    in_unit = _relative if relative else _in_pixels
     if relative:
-        _log.info("%s: boxes are shares of the width and height of the pictures", place)
+        _log.info("%s: boxes are fractions of the width and height of the pictures", place)
     found: list[Record] = []
     small: list[Record] = []
     kept: dict[Details, Details] = {}  # keeps one object of each
@@ -139,9 +132,9 @@ def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record
         if details is not None and details.box:
             if relative or not isinstance(details.box[0], int):
                 try:
-                    details = replace(details, box=settled(details.box), relative=relative)
-                except Malformed as error:
-                    bad.add(record.origin, str(error))
+                    details = replace(details, box=in_unit(details.box), relative=relative)
+                except MalformedRow as error:
+                    bad.add(record.origin, error)
                     continue
                 record = replace(record, details=kept.setdefault(details, details))
             if not relative and _shorter_side(details) < LEAST_SIDE:
@@ -159,9 +152,9 @@ def settle_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record
 def _in_pixels(box: Corners) -> Corners:
     left, top, right, bottom = map(round, box)
     if left >= right or top >= bottom:
-        raise Malformed(
+        raise MalformedRow(
             f"the box x {box[0]:g} to {box[2]:g}, y {box[1]:g} to {box[3]:g} has less than a "
-            "pixel; where boxes are shares of the picture, all of the list must be"
+            "pixel; where boxes are fractions of the picture, all of the list must be"
         )
     return left, top, right, bottom
 
@@ -170,9 +163,9 @@ def _relative(box: Corners) -> Corners:
     # In float32, tables hold 0.1 as 0.10000000149: the same box has one form.
     left, top, right, bottom = (float(round(min(max(side, 0.0), 1.0), 6)) for side in box)
     if left >= right or top >= bottom:
-        raise Malformed(
-            f"the box x {box[0]:g} to {box[2]:g}, y {box[1]:g} to {box[3]:g} (shares of the "
-            "picture) has nothing in it"
+        raise MalformedRow(
+            f"the box x {box[0]:g} to {box[2]:g}, y {box[1]:g} to {box[3]:g} (fractions of the "
+            "picture) is empty"
         )
     return left, top, right, bottom
 
