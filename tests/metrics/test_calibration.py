@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from lookalike.commands.quickstart import BACKBONE, _pretrained_weights, _unpack
 from lookalike.data.catalog import open_catalog
+from lookalike.data.readers import read_records
 from lookalike.distributed.world import ALONE
 from lookalike.errors import DataError, RunError
 from lookalike.metrics import fit_calibration as module

@@ -8,8 +8,8 @@ import pytest
 
 from lookalike.data.catalog import open_catalog
 from lookalike.data.decoding.pillow_plugins import has_plugin
-from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import DEFAULT, AnnotationOptions
+from lookalike.data.readers import image_folder, read_records
+from lookalike.data.readers.annotation import DEFAULT, Annotation, AnnotationOptions
 from lookalike.errors import DataError, StorageError
 
 
@@ -87,7 +87,7 @@ def test_what_is_wrong(tmp_path):
     ):
         read(make(tmp_path / "bytes", "cat/1\udcff.jpg", "dog/1.jpg"))
     with pytest.raises(StorageError, match="no such file or directory"):
-        read(str(tmp_path / "none"))
+        image_folder.read(Annotation(str(tmp_path / "none")))
     with pytest.raises(DataError, match=r"is a folder, but data\.format=image_list; leave"):
         read_records(make(tmp_path / "a", "cat/1.jpg"), "image_list")
     (tmp_path / "list.txt").write_text("a.jpg 1\n")
