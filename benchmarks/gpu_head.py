@@ -37,10 +37,10 @@ class PartialFCFormula(TorchContender):
         self._index: Tensor | None = None
         super().__init__(shape)
 
-    def sample(self, classes: Tensor) -> Tensor | None:  # noqa: D102
+    def sample(self, classes: Tensor) -> Tensor | None:
         return self._index
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         weight = self.weight
         if self.sample_rate < 1:
             chance = torch.rand(len(weight), device=weight.device)

@@ -16,6 +16,7 @@ from PIL import Image
 from gpu_measure import Place, compare, in_turns, synchronise
 from gpu_record import NotRunError, Record
 from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box
+from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
@@ -92,18 +93,19 @@ def _paths(
 
         return run
 
-    def ours(**augment: float) -> Callable[[], float]:
+    def ours(**colours: float) -> Callable[[], float]:
         records = tuple(Listed(path, "0", "list.txt", 1) for path in paths)
         catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
         loader = TrainLoader(
-            catalog, batch_size=batch, augment=Augment(size, crop_scale=SCALE, **augment), seed=0,
+            catalog, batch_size=batch, seed=0,
+            augment=Augment(size, crop_scale=SCALE, then=create_augmentations([], **colours)),
             threads=workers, world=World(device=place.device),
         )  # fmt: skip
         number = iter(range(10**9))
 
         def epoch() -> Iterator[torch.Tensor]:
             for one in loader.epoch(next(number)):
-                yield preprocess.normalise(one.images_on(place.device))
+                yield preprocess.normalise(one.images.to(place.device, non_blocking=True))
 
         return timed(epoch)
 
@@ -116,7 +118,7 @@ def _paths(
 
     return {
         "lookalike": lambda: ours(),
-        "lookalike, colours on the device": lambda: ours(color_jitter=0.4, grayscale=0.2),
+        "lookalike, with colour jitter": lambda: ours(color_jitter=0.4, grayscale=0.2),
         "simplejpeg alone": lambda: _decode_only(paths, workers),
         "nvJPEG, cropped on the device": lambda: timed(_nvjpeg(place, paths, size, batch)),
         "PIL + torchvision": lambda: peer("PIL + torchvision"),

@@ -66,7 +66,7 @@ class Ours(Contender):
                 weight_decay=shape.weight_decay, fused=True,
             )  # fmt: skip
 
-    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         embeddings.grad = None
         if self.optimizer is not None:
             self.optimizer.zero_grad()
@@ -78,10 +78,10 @@ class Ours(Contender):
             self.optimizer.step()
         return loss.detach()
 
-    def weights(self) -> Tensor:  # noqa: D102
+    def weights(self) -> Tensor:
         return self.head.weight.detach()
 
-    def sample(self, classes: Tensor) -> Tensor | None:  # noqa: D102
+    def sample(self, classes: Tensor) -> Tensor | None:
         if self.head.sampler is None or self.head.update is None:
             return None
         return self.head.sampler.draw(classes, self.head.update.steps - 1)
@@ -143,11 +143,11 @@ class Floor(Contender):
     def _block(self, width: int) -> Tensor:
         return self.logits[: len(self.embeddings) * width].view(-1, width)
 
-    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         self._products(len(self.weight))
         return torch.zeros(())
 
-    def weights(self) -> Tensor:  # noqa: D102
+    def weights(self) -> Tensor:
         return self.weight
 
 

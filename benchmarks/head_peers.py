@@ -40,14 +40,14 @@ class TorchContender(Contender):
         values = torch.empty(shape.classes, shape.dim, device=shape.device)
         return nn.Parameter(values.normal_(0, 0.01))
 
-    def weights(self) -> Tensor:  # noqa: D102
+    def weights(self) -> Tensor:
         return self.weight.detach()
 
     @abstractmethod
     def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The mean loss."""
 
-    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         embeddings.grad = None
         self.optimizer.zero_grad()
         with torch.autocast(self.shape.device, torch.bfloat16, enabled=self.autocast):
@@ -60,7 +60,7 @@ class TorchContender(Contender):
 class PML(TorchContender):
     """ArcFaceLoss of pytorch-metric-learning, as released."""
 
-    def make_weight(self) -> nn.Parameter:  # noqa: D102
+    def make_weight(self) -> nn.Parameter:
         try:
             from pytorch_metric_learning.losses import ArcFaceLoss
         except ImportError:
@@ -70,17 +70,17 @@ class PML(TorchContender):
         self.module.to(shape.device)
         return self.module.W  # (D, C)
 
-    def weights(self) -> Tensor:  # noqa: D102
+    def weights(self) -> Tensor:
         return self.weight.detach().t()
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return self.module(embeddings, classes)
 
 
 class Eager(TorchContender):
     """What one writes by hand: normalise, linear, ArcFace in the true column, cross-entropy."""
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return eager_loss(embeddings, self.weight, classes)
 
 
@@ -101,7 +101,7 @@ class Compiled(Eager):
         super().__init__(shape, autocast)
         self.compiled = torch.compile(eager_loss)
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return self.compiled(embeddings, self.weight, classes)
 
 
@@ -118,7 +118,7 @@ class PartialFC(TorchContender):
         self.sample_rate = rate
         super().__init__(shape)
 
-    def make_weight(self) -> nn.Parameter:  # noqa: D102
+    def make_weight(self) -> nn.Parameter:
         shape = self.shape
         if shape.partial_fc is None:
             raise NotRunError("--partial-fc was not given")
@@ -135,13 +135,13 @@ class PartialFC(TorchContender):
         ).to(shape.device)  # fmt: skip
         return self.module.weight
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return self.module(embeddings, classes)
 
-    def sample(self, classes: Tensor) -> Tensor | None:  # noqa: D102
+    def sample(self, classes: Tensor) -> Tensor | None:
         return self.module.weight_index if self.sample_rate < 1 else None
 
-    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         if self.shape.device == "cuda":
             return super().step(embeddings, classes)
         with mock.patch.object(Tensor, "cuda", lambda tensor: tensor):
@@ -183,7 +183,7 @@ class TorchLCE(TorchContender):
             self.options = {"options": options}
         super().__init__(shape, autocast)
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         weight = self.weight
         if self.autocast:  # the chunked path is no autocast operation
             embeddings, weight = embeddings.bfloat16(), weight.bfloat16()
@@ -205,7 +205,7 @@ class Liger(TorchContender):
         self.module = LigerFusedLinearCrossEntropyLoss()
         super().__init__(shape)
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return self.module(self.weight.bfloat16(), embeddings.bfloat16(), classes)
 
 
@@ -226,7 +226,7 @@ class CCE(TorchContender):
         self.function = linear_cross_entropy
         super().__init__(shape)
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:  # noqa: D102
+    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return self.function(
             embeddings.bfloat16(), self.weight.bfloat16(), classes, filter_eps=None
         )

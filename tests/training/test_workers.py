@@ -27,8 +27,7 @@ def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
     classes = torch.randint(0, CLASSES, (BATCH,), generator=generator)
-    factors = 0.6 + 0.8 * torch.rand(BATCH, 3, dtype=torch.float64, generator=generator)
-    return Batch(images, classes, torch.arange(BATCH), factors)
+    return Batch(images, classes, torch.arange(BATCH))
 
 
 def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Tensor]:
@@ -62,7 +61,7 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     step.prepare(frozen=False)
     whole = batch()
     mine = world.shard(BATCH)
-    fields = (whole.images, whole.classes, whole.rows, whole.factors)
+    fields = (whole.images, whole.classes, whole.rows)
     part = Batch(*(field[mine.start : mine.stop] for field in fields))
     losses = step.forward(part, 0)
     step.backward(losses["loss"])

@@ -273,12 +273,13 @@ def create_loader(
             image_size=size,
             crop_scale=(data.min_crop, 1.0),
             flip=data.flip,
-            color_jitter=data.color_jitter,
-            grayscale=data.grayscale,
             interpolation=preprocess.interpolation,
             scaled_decode=data.scaled_decode,
             then=tuple(
-                each.fitted(size, preprocess.mean) for each in create_augmentations(data.augment)
+                each.fitted(size, preprocess.mean)
+                for each in create_augmentations(
+                    data.augment, color_jitter=data.color_jitter, grayscale=data.grayscale
+                )
             ),
         ),
         seed=config.train.seed,

@@ -128,7 +128,7 @@ class TrainStep:
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """This worker's losses, scalars; their means over the workers are those of the batch."""
-        images = batch.images_on(self.world.device)
+        images = batch.images.to(self.world.device, non_blocking=True)
         embeddings, branch = self._embed(self._wrapped or self.network, images, step)
         return self._losses(embeddings, branch, batch)
 
@@ -148,7 +148,7 @@ class TrainStep:
         and back with the gradients of its embeddings (Gao et al., Scaling Deep Contrastive
         Learning Batch Size under Memory Limited Setup, arXiv 2101.06983).
         """
-        images = batch.images_on(self.world.device)
+        images = batch.images.to(self.world.device, non_blocking=True)
         parts = images.tensor_split(self.accumulate)
         with torch.no_grad():
             found = [

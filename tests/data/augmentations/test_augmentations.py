@@ -18,44 +18,29 @@ from lookalike.config.config import Config
 from lookalike.config.sections import DataConfig
 from lookalike.data.augmentations import (
     AUGMENTATIONS,
-    affine,
-    colours,
     create_augmentations,
-    filters,
+    operations,
+    policies,
 )
-from lookalike.data.augmentations.batch_colour import recolour
-from lookalike.data.augmentations.drawn import ColorJitter, RandomErasing
-from lookalike.data.augmentations.policies import _OPERATIONS, SIGNED, RandAugment, TrivialAugment
+from lookalike.data.augmentations.policies import OPERATIONS, SIGNED, RandAugment, TrivialAugment
 from lookalike.data.augmentations.training_crop import Augment
+from lookalike.data.augmentations.transforms import ColorJitter, RandomErasing
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.errors import ConfigError
 
 MEAN = (0.485, 0.456, 0.406)
 DRAWS = 4000
 
-COLOURS = {
-    "brightness": (0, 2.5, colours.adjust_brightness, tv.adjust_brightness),
-    "contrast": (0, 2.5, colours.adjust_contrast, tv.adjust_contrast),
-    "saturation": (0, 2.5, colours.adjust_saturation, tv.adjust_saturation),
-    "hue": (-0.5, 0.5, colours.adjust_hue, tv.adjust_hue),
-    "sharpness": (0, 3, filters.adjust_sharpness, tv.adjust_sharpness),
-    "solarize": (0, 255, colours.solarize, tv.solarize),
+OURS_AND_TORCHVISIONS = {
+    "contrast": (0, 2.5, operations.adjust_contrast, tv.adjust_contrast),
+    "hue": (-0.5, 0.5, operations.adjust_hue, tv.adjust_hue),
+    "sharpness": (0, 3, operations.adjust_sharpness, tv.adjust_sharpness),
     "blur": (
         0.1, 3,
-        lambda x, sigma: filters.gaussian_blur(x, 9, sigma),
+        lambda x, sigma: operations.gaussian_blur(x, 9, sigma),
         lambda x, sigma: tv.gaussian_blur(x, [9, 9], [sigma, sigma]),
     ),
-    "posterize": (
-        1, 8.99,
-        lambda x, bits: colours.posterize(x, int(bits)),
-        lambda x, bits: tv.posterize(x, int(bits)),
-    ),
-    "grayscale": (
-        0, 1, lambda x, _: colours.grayscale(x), lambda x, _: tv.rgb_to_grayscale(x, 3)
-    ),
-    "auto_contrast": (0, 1, lambda x, _: colours.auto_contrast(x), lambda x, _: tv.autocontrast(x)),
-    "equalize": (0, 1, lambda x, _: colours.equalize(x), lambda x, _: tv.equalize(x)),
-    "invert": (0, 1, lambda x, _: colours.invert(x), lambda x, _: tv.invert(x)),
+    "equalize": (0, 1, lambda x, _: operations.equalize(x), lambda x, _: tv.equalize(x)),
 }  # fmt: skip
 
 # Bounds of the amount; ours; torchvision's; and where a pixel comes from, as (a, b, d, e) of
@@ -63,20 +48,20 @@ COLOURS = {
 # centre, that stays.
 MOVES = {
     "rotate": (
-        -180, 180, affine.rotate,
+        -180, 180, operations.rotate,
         lambda x, m, fill: tv.rotate(x, m, fill=fill),
         lambda m: ((np.cos(np.radians(m)), -np.sin(np.radians(m)),
                     np.sin(np.radians(m)), np.cos(np.radians(m))), (0, 0)),
     ),
     "shear_x": (
-        -1, 1, affine.shear_x,
+        -1, 1, operations.shear_x,
         lambda x, m, fill: tv.affine(
             x, 0.0, [0, 0], 1.0, [math.degrees(math.atan(m)), 0.0], center=[0, 0], fill=fill
         ),
         lambda m: ((1, m, 0, 1), (-1, -1)),
     ),
     "shear_y": (
-        -1, 1, affine.shear_y,
+        -1, 1, operations.shear_y,
         lambda x, m, fill: tv.affine(
             x, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(m))], center=[0, 0], fill=fill
         ),
@@ -104,11 +89,11 @@ def gap(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return (ours.int() - theirs.int()).abs()
 
 
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", OURS_AND_TORCHVISIONS)
 @given(st.integers(0, 10**6), st.sampled_from(SHAPES), st.booleans(), SHARES)
 @settings(max_examples=25, deadline=None)
 def test_colours_are_torchvisions(name, seed, shape, wild, share):
-    low, high, ours, theirs = COLOURS[name]
+    low, high, ours, theirs = OURS_AND_TORCHVISIONS[name]
     if name == "blur" and min(shape) < 5:
         shape = (5, 8)  # torchvision reflects no more than there is
     picture = image(shape, seed, wild=wild)
@@ -154,7 +139,7 @@ def test_moves_are_torchvisions(name, seed, shape, share, fill):
 def test_translation_is_torchvisions(right, down):
     picture = image((33, 64), 2, wild=True)
     theirs = tv.affine(picture, 0.0, [right, down], 1.0, [0.0, 0.0], fill=77)
-    assert torch.equal(affine.translate(picture, right, down, 77), theirs)
+    assert torch.equal(operations.translate(picture, right, down, 77), theirs)
 
 
 @pytest.mark.parametrize("kind", [RandAugment, TrivialAugment])
@@ -164,7 +149,7 @@ def test_policies_have_torchvisions_operations_and_bins(kind):
         re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): (name, *entry)
         for name, entry in theirs._AUGMENTATION_SPACE.items()
     }
-    assert space.keys() == _OPERATIONS.keys()
+    assert space.keys() == OPERATIONS.keys()
     assert {name for name, (_, _, signed) in space.items() if signed} == set(SIGNED)
     picture = image((48, 60), 3)
     for bins in (31, 10):
@@ -177,7 +162,7 @@ def test_policies_have_torchvisions_operations_and_bins(kind):
                 if place % 6:
                     continue
                 for sign in (1, -1) if signed else (1,):
-                    one = _OPERATIONS[ours](picture, sign * magnitude, 0)
+                    one = OPERATIONS[ours](picture, sign * magnitude, 0)
                     other = theirs._apply_image_or_video_transform(
                         picture, name, sign * magnitude, InterpolationMode.NEAREST, theirs._fill
                     )
@@ -190,7 +175,7 @@ def test_policies_draw_operations_bins_and_signs_evenly():
     rng = random.Random(1)
     trivial = TrivialAugment()
     drawn = [trivial.draw(224, 224, rng) for _ in range(14 * DRAWS)]
-    by_name = {name: [m for n, m in drawn if n == name] for name in _OPERATIONS}
+    by_name = {name: [m for n, m in drawn if n == name] for name in OPERATIONS}
     for name, magnitudes in by_name.items():
         assert abs(len(magnitudes) - DRAWS) < 5 * math.sqrt(DRAWS), name
         different = set(magnitudes)
@@ -207,11 +192,9 @@ def test_policies_draw_operations_bins_and_signs_evenly():
 
 
 def test_rand_augment_does_as_many_operations_as_asked(monkeypatch):
-    from lookalike.data.augmentations import policies
-
     done = []
-    spies = {name: lambda x, m, f, n=name: done.append((n, f)) or x for name in _OPERATIONS}
-    monkeypatch.setattr(policies, "_OPERATIONS", spies)
+    spies = {name: lambda x, m, f, n=name: done.append((n, f)) or x for name in OPERATIONS}
+    monkeypatch.setattr(policies, "OPERATIONS", spies)
     for number in (0, 2, 5):
         done.clear()
         RandAugment(num_ops=number, fill=7)(image((8, 8), 0), random.Random(0))
@@ -256,8 +239,7 @@ def test_color_jitter_is_torchvisions_on_the_same_numbers():
         theirs = picture
         for function, amount in changes:
             theirs = getattr(tv, function.__name__)(theirs, amount)
-        jitter, rng = ColorJitter(), random.Random(seed)
-        ours = jitter.apply(picture, rng)
+        ours = ColorJitter().apply(picture, random.Random(seed))
         # A grey level of difference on the way may turn the hue of a nearly grey pixel.
         assert gap(ours, theirs).float().mean() < 0.05
 
@@ -348,12 +330,10 @@ def test_threads_of_torch_change_nothing():
 
 
 def test_rotation_and_blur_draw_from_their_ranges(monkeypatch):
-    from lookalike.data.augmentations import drawn
-
     seen = {"rotate": [], "gaussian_blur": []}
-    monkeypatch.setattr(drawn, "rotate", lambda x, d, f: seen["rotate"].append(d) or x)
+    monkeypatch.setattr(operations, "rotate", lambda x, d, f: seen["rotate"].append(d) or x)
     monkeypatch.setattr(
-        drawn, "gaussian_blur", lambda x, k, s: seen["gaussian_blur"].append(s) or x
+        operations, "gaussian_blur", lambda x, k, s: seen["gaussian_blur"].append(s) or x
     )
     rng = random.Random(0)
     rotation, blur = create_augmentations(
@@ -370,15 +350,26 @@ def test_rotation_and_blur_draw_from_their_ranges(monkeypatch):
 
 def test_the_list_follows_crop_flip_and_colours_in_order():
     pixels, box = picture(60, 70), (0, 0, 60, 70)
-    then = create_augmentations([{"solarize": {"p": 1, "threshold": 100}}, {"invert": {"p": 1}}])
-    plain = Augment(32, color_jitter=0.4, grayscale=0.3)
-    changed = Augment(32, color_jitter=0.4, grayscale=0.3, then=then)
+    listed = [{"solarize": {"p": 1, "threshold": 100}}, {"invert": {"p": 1}}]
+    colours = create_augmentations([], color_jitter=0.4, grayscale=0.3)
+    changed = create_augmentations(listed, color_jitter=0.4, grayscale=0.3)
     for seed in range(6):
         a, b = (torch.empty(3, 32, 32, dtype=torch.uint8) for _ in range(2))
-        factors = plain.write(pixels, box, random.Random(seed), a)
-        assert changed.write(pixels, box, random.Random(seed), b) is None
-        a = recolour(a[None], torch.tensor([factors], dtype=torch.float64))[0]
+        Augment(32, then=colours).write(pixels, box, random.Random(seed), a)
+        Augment(32, then=changed).write(pixels, box, random.Random(seed), b)
         assert torch.equal(b, tv.invert(tv.solarize(a, 100)))
+
+
+def test_the_settings_of_colours_are_the_augmentations_of_these_names():
+    named = create_augmentations(
+        [
+            {"color_jitter": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0}},
+            {"grayscale": {"p": 0.2}},
+            "invert",
+        ]
+    )
+    assert create_augmentations(["invert"], color_jitter=0.3, grayscale=0.2) == named
+    assert create_augmentations(["invert"]) == named[2:]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

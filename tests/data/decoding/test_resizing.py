@@ -14,12 +14,9 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from lookalike.data.augmentations import batch_colour
-from lookalike.data.augmentations.batch_colour import draw_factors, recolour
 from lookalike.data.augmentations.training_crop import Augment, scale_box
 from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.resize import resize
-from lookalike.data.loading.batch import Batch
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ConfigError
 
@@ -169,8 +166,6 @@ def test_wrong_preprocessing_is_refused(change, said):
         {"crop_scale": (0.5, 0.2)},
         {"crop_ratio": (2.0, 1.0)},
         {"flip": 1.5},
-        {"grayscale": -0.1},
-        {"color_jitter": -1.0},
         {"interpolation": "nearest"},
     ],
 )
@@ -287,105 +282,14 @@ def test_smaller_decoding_gives_nearly_the_same_crop():
     assert shrunk == 8
 
 
-class Scripted(random.Random):
-    """Chance that gives these numbers in turn."""
-
-    def __init__(self, *numbers: float) -> None:
-        super().__init__(0)
-        self.numbers = list(numbers)
-
-    def random(self) -> float:
-        return self.numbers.pop(0)
-
-    def uniform(self, a: float, b: float) -> float:
-        return a + (b - a) * self.random()
-
-
-CPU = torch.device("cpu")
-
-
-def in_final_colours(factors, out):
-    return recolour(out[None], torch.tensor([factors], dtype=torch.float64))[0]
-
-
-@pytest.mark.parametrize(
-    "factors", [(1.0, 1.0, 1.0), (0.7, 1.0, 1.0), (1.0, 0.6, 1.0), (1.0, 1.0, 0.5), (0.8, 0.7, 1.3)]
-)
-@pytest.mark.parametrize("grey", [False, True])
-def test_colours_are_torchvisions(factors, grey):
-    jitter = 0.4
-    augment = Augment(48, flip=0.5, color_jitter=jitter, grayscale=0.5)
-    # Neither 0 nor 255 is reached on the way, where torchvision would clamp in between.
-    pixels = (picture(48, 48) // 2 + 40).astype(np.uint8)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    numbers = [(factor - (1 - jitter)) / (2 * jitter) for factor in factors]
-    out = slot(48)
-    chance = Scripted(0.9, *numbers, 0.1 if grey else 0.9)
-    out = in_final_colours(augment.write(pixels, (0, 0, 48, 48), chance, out), out)
-    floats = image.float() / 255
-    floats = tv.adjust_brightness(floats, factors[0])
-    floats = tv.adjust_contrast(floats, factors[1])
-    floats = tv.adjust_saturation(floats, 0.0 if grey else factors[2])
-    # torchvision's luma coefficients are rounded to four digits.
-    assert float((out.float() - floats * 255).abs().max()) <= 0.6
-    if factors == (1.0, 1.0, 1.0) and not grey:
-        assert torch.equal(out, image)
-
-
-def in_float64(image, brightness, contrast, saturation):
-    """What the formula says of (3, H, W) uint8, written out."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
-    x = image.double() * brightness
-    x = contrast * x + (1 - contrast) * (weights * x).sum(0).mean()
-    x = saturation * x + (1 - saturation) * (weights * x).sum(0)
-    return x.clamp(0, 255)
-
-
-@pytest.mark.parametrize("last", [False, True])
-def test_each_picture_of_a_batch_has_colours_of_its_own(last):
-    dice = random.Random()
-    images = torch.randint(0, 256, (5, 3, 19, 22), dtype=torch.uint8)
-    if last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    factors = torch.tensor([draw_factors(0.5, 0.3, dice) for _ in images], dtype=torch.float64)
-    before = images.clone()
-    made = recolour(images, factors)
-    assert torch.equal(images, before)
-    assert made.is_contiguous(memory_format=torch.channels_last) == last
-    together = batch_colour._recoloured(images, factors)  # as on a device that takes all at once
-    assert torch.equal(made, together)
-    for image, each, one in zip(images, factors.tolist(), made, strict=True):
-        assert float((one - in_float64(image, *each)).abs().max()) <= 0.501
-        assert torch.equal(one, recolour(image[None], torch.tensor([each]).double())[0])
-
-
-def test_batches_bring_their_images_in_final_colours():
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
-    rows = torch.arange(3)
-    assert Batch(images, rows, rows).images_on(CPU) is images
-    grey = torch.tensor([[1, 1, 0.0], [1, 1, 1], [0.5, 1, 1]], dtype=torch.float64)
-    made = Batch(images, rows, rows, grey).images_on(CPU)
-    assert torch.equal(made[0, 0], made[0, 1])
-    assert torch.equal(made[1], images[1])
-    assert torch.equal(made[2], (images[2] / 2).round().to(torch.uint8))
-
-
-def test_chance_is_spent_as_declared():
+def test_a_flip_is_drawn_with_its_probability():
     pixels, out = picture(80, 90), slot(32)
-    whole = (0, 0, 80, 90)
-    for flip, colour in ((0.0, 0.0), (1.0, 0.0)):
+    for flip in (0.0, 1.0):
         results = set()
         for seed in range(5):
-            left = Augment(32, flip=flip, color_jitter=colour).write(
-                pixels, whole, random.Random(seed), out
-            )
-            assert left is None
+            Augment(32, flip=flip).write(pixels, (0, 0, 80, 90), random.Random(seed), out)
             results.add(out.numpy().tobytes())
         assert len(results) == 1
-    grey = Augment(32, grayscale=1.0)
-    out = in_final_colours(grey.write(pixels, whole, random.Random(0), out), out)
-    assert torch.equal(out[0], out[1])
-    assert torch.equal(out[0], out[2])
 
 
 def test_pil_reads_back_what_we_prepare():

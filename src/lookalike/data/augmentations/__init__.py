@@ -1,4 +1,4 @@
-"""Augmentations by name: what `data.augment` may list, and how the list is read."""
+"""Augmentations by name, and reading of the list `data.augment`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import fields
 from typing import Any
 
 from lookalike.data.augmentations.augmentation import Augmentation
-from lookalike.data.augmentations.drawn import ColorJitter, GaussianBlur, RandomErasing, Rotation
 from lookalike.data.augmentations.policies import RandAugment, TrivialAugment
-from lookalike.data.augmentations.simple import (
+from lookalike.data.augmentations.transforms import (
     AutoContrast,
+    ColorJitter,
     Equalize,
+    GaussianBlur,
     Grayscale,
     Invert,
     Posterize,
+    RandomErasing,
+    Rotation,
     Sharpness,
     Solarize,
     VerticalFlip,
@@ -36,16 +39,26 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
 
 def create_augmentations(
     entries: Iterable[str | Mapping[str, Mapping[str, Any] | None]],
+    *,
+    color_jitter: float = 0.0,
+    grayscale: float = 0.0,
 ) -> tuple[Augmentation, ...]:
     """The augmentations of a list, in its order.
 
     Args:
         entries: names, or mappings of one name to its options.
+        color_jitter: strength of brightness, contrast and saturation, changed before the rest.
+        grayscale: probability of the loss of all colour, after that.
 
     Raises:
         ConfigError: there is no such name or option, or a value is not what the option takes.
     """
-    return tuple(_create(entry) for entry in entries)
+    first: list[Augmentation] = []
+    if color_jitter:
+        first.append(ColorJitter(1.0, color_jitter, color_jitter, color_jitter, 0.0))
+    if grayscale:
+        first.append(Grayscale(grayscale))
+    return *first, *map(_create, entries)
 
 
 def _create(entry: str | Mapping[str, Mapping[str, Any] | None]) -> Augmentation:

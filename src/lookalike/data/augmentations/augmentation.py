@@ -1,26 +1,79 @@
-"""What every augmentation is."""
+"""Base class of augmentations, and their options with the checks of values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from random import Random
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from lookalike.data.augmentations.parameters import check_options, probability
 from lookalike.data.image_size import ImageSize
+from lookalike.errors import ConfigError
+
+Check = Callable[[Any], Any]
+"""Returns the value to use, or raises a ValueError that says in words what the option takes."""
+
+
+def option(default: Any, check: Check) -> Any:
+    """A dataclass field of an augmentation, with its own check."""
+    return field(default=default, metadata={"check": check})
+
+
+def number(default: float, words: str, lowest: float, highest: float = math.inf) -> Any:
+    """A field of at least `lowest` and at most `highest`, as `words` say."""
+    return option(default, lambda value: _number(value, words, lowest, highest))
+
+
+def probability(default: float) -> Any:
+    """A field from 0 to 1."""
+    return number(default, "a probability, 0 to 1", 0, 1)
+
+
+def whole(default: int, words: str, lowest: int, highest: int) -> Any:
+    """A field of a whole number of at least `lowest` and at most `highest`."""
+
+    def check(value: Any) -> int:
+        if _number(value, words, lowest, highest) != int(value):
+            raise ValueError(words)
+        return int(value)
+
+    return option(default, check)
+
+
+def span(default: tuple[float, float], words: str, lowest: float, highest: float = math.inf) -> Any:
+    """A field of two numbers in order, both within the bounds."""
+
+    def check(value: Any) -> tuple[float, float]:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError(words)
+        low, high = (_number(part, words, lowest, highest) for part in value)
+        if low > high:
+            raise ValueError(words)
+        return low, high
+
+    return option(default, check)
+
+
+def _number(value: Any, words: str, lowest: float, highest: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(words)
+    if not lowest <= value <= highest:  # NaN fails the comparison
+        raise ValueError(words)
+    return float(value)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A change of a picture that a chance decides.
+    """A random change of one image.
 
-    All chance comes from the `Random` that is passed in, and pixels are computed without sums of
-    floats whose order depends on the number of threads: one stream of chance, one picture.
+    The result is a function of the image and the state of `rng` alone: no sums of floats whose
+    order depends on the number of threads.
 
     Attributes:
-        p: the probability that the picture is changed at all.
+        p: the probability that the image is changed at all.
     """
 
     p: float = probability(1.0)
@@ -28,32 +81,33 @@ class Augmentation:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_options(self)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            try:
+                checked = entry.metadata["check"](value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"data.augment: {self.name}.{entry.name}={value!r} is not {error}; "
+                    f"default: {entry.default}"
+                ) from None
+            object.__setattr__(self, entry.name, checked)
 
     def __call__(self, image: Tensor, rng: Random) -> Tensor:
-        """The changed picture, or `image` itself.
-
-        Args:
-            image: (3, H, W) uint8 RGB, in any memory order; left as it is.
-            rng: the source of all chance about this picture.
-
-        Returns:
-            (3, H, W) uint8 in any memory order.
-        """
+        """The changed image, or `image` itself; (3, H, W) uint8 RGB in any memory order."""
         return self.apply(image, rng) if rng.random() < self.p else image
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """The picture changed, with the drawn strength."""
+        """A changed copy, or a view that must not be written to."""
         raise NotImplementedError
 
     def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
-        """This augmentation for pictures of one size.
+        """This augmentation for images of one size.
 
         Args:
-            image_size: side of a square, or (height, width), in pixels.
-            mean: what the model's normalisation subtracts, in [0, 1].
+            image_size: of the images.
+            mean: subtracted by the model's normalization, in [0, 1].
 
         Raises:
-            ConfigError: it cannot work on pictures of that size.
+            ConfigError: it cannot work on images of that size.
         """
         return self

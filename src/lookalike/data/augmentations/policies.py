@@ -1,7 +1,7 @@
-"""Policies: one or some of fourteen operations, drawn for each picture.
+"""Policies: one or some of fourteen operations, drawn for each image.
 
-The operations, their ranges and their bins are torchvision's RandAugment and TrivialAugmentWide;
-`_OPERATIONS` is what they share.
+The operations, their ranges and their bins are those of torchvision's RandAugment and
+TrivialAugmentWide.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from random import Random
 from typing import ClassVar
 
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
 
-from lookalike.data.augmentations import affine, colours, filters
-from lookalike.data.augmentations.augmentation import Augmentation
-from lookalike.data.augmentations.parameters import whole
+from lookalike.data.augmentations import operations
+from lookalike.data.augmentations.augmentation import Augmentation, whole
 from lookalike.errors import ConfigError
 
-# (picture, magnitude, grey level to fill with) -> picture
-_OPERATIONS: dict[str, Callable[[Tensor, float, int], Tensor]] = {
+OPERATIONS: dict[str, Callable[[Tensor, float, int], Tensor]] = {
     "identity": lambda x, m, fill: x,
-    "shear_x": affine.shear_x,
-    "shear_y": affine.shear_y,
-    "translate_x": lambda x, m, fill: affine.translate(x, int(m), 0, fill),
-    "translate_y": lambda x, m, fill: affine.translate(x, 0, int(m), fill),
-    "rotate": affine.rotate,
-    "brightness": lambda x, m, fill: colours.adjust_brightness(x, 1 + m),
-    "color": lambda x, m, fill: colours.adjust_saturation(x, 1 + m),
-    "contrast": lambda x, m, fill: colours.adjust_contrast(x, 1 + m),
-    "sharpness": lambda x, m, fill: filters.adjust_sharpness(x, 1 + m),
-    "posterize": lambda x, m, fill: colours.posterize(x, int(m)),
-    "solarize": lambda x, m, fill: colours.solarize(x, 255 * m),
-    "auto_contrast": lambda x, m, fill: colours.auto_contrast(x),
-    "equalize": lambda x, m, fill: colours.equalize(x),
+    "shear_x": operations.shear_x,
+    "shear_y": operations.shear_y,
+    "translate_x": lambda x, m, fill: operations.translate(x, int(m), 0, fill),
+    "translate_y": lambda x, m, fill: operations.translate(x, 0, int(m), fill),
+    "rotate": operations.rotate,
+    "brightness": lambda x, m, fill: tv.adjust_brightness(x, 1 + m),
+    "color": lambda x, m, fill: tv.adjust_saturation(x, 1 + m),
+    "contrast": lambda x, m, fill: operations.adjust_contrast(x, 1 + m),
+    "sharpness": lambda x, m, fill: operations.adjust_sharpness(x, 1 + m),
+    "posterize": lambda x, m, fill: tv.posterize(x, int(m)),
+    "solarize": lambda x, m, fill: tv.solarize(x, 255 * m),
+    "auto_contrast": lambda x, m, fill: tv.autocontrast(x.contiguous()),
+    "equalize": lambda x, m, fill: operations.equalize(x),
 }
+"""(image, magnitude, grey level to fill with) -> image."""
 
 SIGNED = (
     "shear_x", "shear_y", "translate_x", "translate_y", "rotate",
@@ -90,7 +90,7 @@ class _Policy(Augmentation):
 
     Attributes:
         bins: how many strengths there are, evenly from none to the largest.
-        fill: grey level of what becomes free where the picture is moved.
+        fill: grey level of what becomes free where the image is moved.
     """
 
     bins: int = whole(31, "a number of bins, at least 2", 2, 10**6)
@@ -99,8 +99,8 @@ class _Policy(Augmentation):
     ranges: ClassVar[_Ranges]
 
     def draw(self, height: int, width: int, rng: Random) -> tuple[str, float]:
-        """The name of an operation and its magnitude, for a picture of this size."""
-        name = tuple(_OPERATIONS)[int(rng.random() * len(_OPERATIONS))]
+        """The name of an operation and its magnitude, for an image of this size."""
+        name = tuple(OPERATIONS)[int(rng.random() * len(OPERATIONS))]
         strength = self._bin(rng) / (self.bins - 1)
         magnitude = self.ranges.magnitude(name, strength, height, width)
         if name in SIGNED and rng.random() < 0.5:
@@ -112,7 +112,7 @@ class _Policy(Augmentation):
 
     def _once(self, image: Tensor, rng: Random) -> Tensor:
         name, magnitude = self.draw(image.shape[1], image.shape[2], rng)
-        return _OPERATIONS[name](image, magnitude, self.fill)
+        return OPERATIONS[name](image, magnitude, self.fill)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ class RandAugment(_Policy):
             )
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
         for _ in range(self.num_ops):
             image = self._once(image, rng)
         return image
@@ -156,7 +155,6 @@ class TrivialAugment(_Policy):
     ranges = _TRIVIAL_WIDE
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
         return self._once(image, rng)
 
     def _bin(self, rng: Random) -> int:

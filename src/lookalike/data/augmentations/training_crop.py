@@ -1,4 +1,4 @@
-"""What training does to a picture: a random crop, a mirror image, changes by name."""
+"""Augmentation of training: a random crop, a flip, augmentations by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lookalike.data.augmentations import Augmentation
-from lookalike.data.augmentations.batch_colour import Factors, draw_factors, recolour
+from lookalike.data.augmentations.augmentation import Augmentation
 from lookalike.data.decoding.partial_jpeg import Box
 from lookalike.data.decoding.resize import check_interpolation, resize
 from lookalike.data.image_size import ImageSize, height_width
@@ -20,28 +18,23 @@ from lookalike.errors import ConfigError
 
 @dataclass(frozen=True)
 class Augment:
-    """The augmentation of training; all chance comes from the `random.Random` that is passed in.
+    """The augmentation of training; all randomness comes from the `Random` that is passed in.
 
     Attributes:
-        image_size: of the model's input, in pixels: S, the side of a square, or (height, width).
-        crop_scale: smallest and largest share of the picture's area that a crop keeps.
+        image_size: of the model's input.
+        crop_scale: smallest and largest share of the image's area that a crop keeps.
         crop_ratio: smallest and largest width / height of a crop, relative to the input's.
-        flip: probability of the mirror image, left to right.
-        color_jitter: brightness, contrast and saturation are each multiplied by a number drawn
-            from [max(0, 1 - color_jitter), 1 + color_jitter]; 0 leaves the colours alone.
-        grayscale: probability of taking all colour away.
+        flip: probability of a horizontal flip.
         interpolation: "bilinear" or "bicubic", both antialiased.
         scaled_decode: decode big JPEGs smaller where the crop still has the input's pixels. Up to a
-            quarter faster on pictures of several megapixels, with slightly other pixels.
-        then: what follows, one after the other, on the finished picture.
+            quarter faster on images of several megapixels, with slightly other pixels.
+        then: what follows, one after the other, on the resized crop.
     """
 
     image_size: ImageSize
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    color_jitter: float = 0.0
-    grayscale: float = 0.0
     interpolation: str = "bilinear"
     scaled_decode: bool = False
     then: tuple[Augmentation, ...] = ()
@@ -54,19 +47,11 @@ class Augment:
             raise ConfigError(f"crop_scale={self.crop_scale} must be 0 < smallest <= largest <= 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ConfigError(f"crop_ratio={self.crop_ratio} must be 0 < smallest <= largest")
-        for name in ("flip", "grayscale"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a probability, 0 to 1")
-        if self.color_jitter < 0:
-            raise ConfigError(f"color_jitter={self.color_jitter} must be at least 0")
-
-    @property
-    def recolours(self) -> bool:
-        """Whether brightness, contrast and saturation change."""
-        return self.color_jitter > 0 or self.grayscale > 0
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"flip={self.flip} must be a probability, 0 to 1")
 
     def draw_box(self, height: int, width: int, rng: random.Random) -> Box:
-        """The crop for a picture of this size.
+        """A random crop of an image of this size.
 
         Area and ratio (on a log scale) are uniform, ten tries, then the largest centre crop of an
         allowed ratio: torchvision's RandomResizedCrop (Szegedy et al., arXiv 1409.4842).
@@ -91,7 +76,7 @@ class Augment:
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
     def least_size(self, height: int, width: int, box: Box) -> tuple[int, int]:
-        """The smallest (height, width) of the picture at which `box` still fills the input."""
+        """The smallest (height, width) of the image at which `box` still fills the input."""
         _, _, crop_height, crop_width = box
         seen_height, seen_width = height_width(self.image_size)
         return (
@@ -99,40 +84,27 @@ class Augment:
             math.ceil(width * min(1, seen_width / crop_width)),
         )
 
-    def write(
-        self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor
-    ) -> Factors | None:
-        """Crop, resize and change one picture, into its place in a batch.
+    def write(self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor) -> None:
+        """Crop, resize and change one image, into its place in a batch.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
             box: from `draw_box` with the same `rng`.
-            rng: the source of chance of this row and epoch.
+            rng: of this row and epoch.
             slot: (3, H', W') uint8 of the input's size, overwritten.
-
-        Returns:
-            What `recolour` is to do with it; None if nothing is left to do. Where changes by name
-            follow, the colours come before them, and are done here.
         """
         top, left, height, width = box
         crop = pixels[top : top + height, left : left + width]
         image = resize(crop, *height_width(self.image_size), self.interpolation)
         if rng.random() < self.flip:
             image = image.flip(-1)
-        factors = None
-        if self.recolours:
-            factors = draw_factors(self.color_jitter, self.grayscale, rng)
-        if self.then and factors is not None:
-            image = recolour(image[None], torch.tensor([factors], dtype=torch.float64))[0]
-            factors = None
-        for change in self.then:
-            image = change(image, rng)
+        for augmentation in self.then:
+            image = augmentation(image, rng)
         slot.copy_(image)
-        return factors
 
 
 def scale_box(box: Box, size: tuple[int, int], new_size: tuple[int, ...]) -> Box:
-    """The same part of a picture that was `size` (height, width) and now is `new_size`."""
+    """The same part of an image that was `size` (height, width) and now is `new_size`."""
     top, left, height, width = box
     y, x = new_size[0] / size[0], new_size[1] / size[1]
     new_top, new_left = round(top * y), round(left * x)

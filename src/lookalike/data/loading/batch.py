@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lookalike.data.augmentations.batch_colour import recolour
 from lookalike.data.decoding.decode import BadImage
 from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.loading.buffer_pool import Blocks
@@ -34,27 +33,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loader yields; b images.
+    """b images.
 
     Attributes:
         images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device.
         classes: (b,) int64.
-        rows: (b,) int64, indices of the records that these images truly are.
-        factors: (b, 3) float64, what `recolour` is still to do with the images, on the device
-            where they are used; None for nothing.
+        rows: (b,) int64, indices of the records that these images are.
     """
 
     images: Tensor
     classes: Tensor
     rows: Tensor
-    factors: Tensor | None = None
-
-    def images_on(self, device: torch.device) -> Tensor:
-        """The images in their final colours, on `device`."""
-        images = self.images.to(device, non_blocking=True)
-        if self.factors is None:
-            return images
-        return recolour(images, self.factors.to(device, non_blocking=True))
 
 
 class Waiting(Protocol):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.augmentations.batch_colour import Factors
 from lookalike.data.augmentations.training_crop import Augment, scale_box
 from lookalike.data.catalog import Catalog
 from lookalike.data.decoding.crop_box import part_used, picture
@@ -144,15 +143,10 @@ class TrainLoader:
     def _empty(self, count: int) -> Tensor:
         return empty_images(count, self._augment.image_size, self._world.device)
 
-    def _write(
-        self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None
-    ) -> tuple[int, Factors | None]:
-        """Fill `slot` (3, S, S) with the picture of `row` or a substitute.
+    def _write(self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None) -> int:
+        """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was.
 
         `before` is how often the epoch had `row` before.
-
-        Returns:
-            The row it was, and its colours.
         """
         wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
         for attempt in range(_SUBSTITUTES + 1):
@@ -166,7 +160,8 @@ class TrainLoader:
                 except (BadImage, StorageError) as error:
                     self._bad.add(row, cause(error, record))
                 else:
-                    return row, self._augment.write(pixels, box, rng, slot)
+                    self._augment.write(pixels, box, rng, slot)
+                    return row
             row, ticket = self.sampler.stand_in(wanted, attempt, dice), None
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
@@ -224,21 +219,12 @@ class _TrainJob:
         self._rows = visits.rows.copy()  # (b,)
         self._before = visits.before  # (b,)
         self._images = loader._empty(self.size)
-        self._factors: list[Factors | None] = [None] * self.size
 
     def run(self, piece: int) -> None:
         row, before = int(self._rows[piece]), int(self._before[piece])
         slot, ticket = self._images[piece], ticket_of(self, piece)
-        self._rows[piece], self._factors[piece] = self._loader._write(
-            self._epoch, row, before, slot, ticket
-        )
+        self._rows[piece] = self._loader._write(self._epoch, row, before, slot, ticket)
 
     def result(self) -> Batch:
         classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)
-        factors = [each for each in self._factors if each is not None]
-        return Batch(
-            self._images,
-            torch.from_numpy(classes),
-            torch.from_numpy(self._rows),
-            torch.tensor(factors, dtype=torch.float64) if factors else None,
-        )
+        return Batch(self._images, torch.from_numpy(classes), torch.from_numpy(self._rows))

@@ -1,4 +1,4 @@
-"""Augmentations whose strength is drawn: colours, blur, rotation, erasing."""
+"""torchvision's transforms by name; their randomness comes from the `Random` that is passed in."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
 
-from lookalike.data.augmentations.affine import rotate
-from lookalike.data.augmentations.augmentation import Augmentation
-from lookalike.data.augmentations.colours import (
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
+from lookalike.data.augmentations import operations
+from lookalike.data.augmentations.augmentation import (
+    Augmentation,
+    number,
+    option,
+    probability,
+    span,
+    whole,
 )
-from lookalike.data.augmentations.filters import gaussian_blur
-from lookalike.data.augmentations.parameters import number, option, probability, span, whole
 from lookalike.data.image_size import ImageSize, height_width, size_text
 from lookalike.errors import ConfigError
 
+_GREY_LEVEL = "a grey level, 0 to 255"
 _STRENGTH = "a strength, at least 0"
 
 
 @dataclass(frozen=True)
 class ColorJitter(Augmentation):
-    """Brightness, contrast, saturation and hue, in an order drawn anew: torchvision's ColorJitter.
+    """Brightness, contrast, saturation and hue in a random order: ColorJitter.
 
     A strength s stands for a factor from [max(0, 1 - s), 1 + s], for the hue for a turn from
     [-s, s] of the circle. The defaults are those of MoCo v2 (arXiv 2003.04297).
@@ -43,24 +44,23 @@ class ColorJitter(Augmentation):
     name = "color_jitter"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
         for function, amount in self.draw(rng):
             image = function(image, amount)
         return image
 
     def draw(self, rng: Random) -> list[tuple[Any, float]]:
-        """What to do in turn, and how much."""
+        """The operations in turn, and their factors."""
         changes: list[tuple[Any, float]] = [
             (function, rng.uniform(max(0.0, 1 - strength), 1 + strength))
             for function, strength in (
-                (adjust_brightness, self.brightness),
-                (adjust_contrast, self.contrast),
-                (adjust_saturation, self.saturation),
+                (tv.adjust_brightness, self.brightness),
+                (operations.adjust_contrast, self.contrast),
+                (tv.adjust_saturation, self.saturation),
             )
             if strength
         ]
         if self.hue:
-            changes.append((adjust_hue, rng.uniform(-self.hue, self.hue)))
+            changes.append((operations.adjust_hue, rng.uniform(-self.hue, self.hue)))
         rng.shuffle(changes)
         return changes
 
@@ -73,7 +73,7 @@ def _odd(value: Any) -> int:
 
 @dataclass(frozen=True)
 class GaussianBlur(Augmentation):
-    """A blur of drawn width: torchvision's GaussianBlur.
+    """A blur of random width: GaussianBlur.
 
     Attributes:
         kernel_size: side of the square of weights, in pixels.
@@ -86,11 +86,10 @@ class GaussianBlur(Augmentation):
     name = "gaussian_blur"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
-        return gaussian_blur(image, self.kernel_size, rng.uniform(*self.sigma))
+        return operations.gaussian_blur(image, self.kernel_size, rng.uniform(*self.sigma))
 
     def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
-        """Refuse a square of weights that a reflection of the picture cannot fill."""
+        """Refuse a square of weights that a reflection of the image cannot fill."""
         shorter = min(height_width(image_size))
         if self.kernel_size // 2 >= shorter:
             raise ConfigError(
@@ -100,12 +99,9 @@ class GaussianBlur(Augmentation):
         return self
 
 
-_FILL = "a grey level, 0 to 255"
-
-
 @dataclass(frozen=True)
 class Rotation(Augmentation):
-    """Turned by an angle from [-degrees, degrees]: torchvision's RandomRotation.
+    """A rotation by an angle from [-degrees, degrees]: RandomRotation.
 
     Attributes:
         degrees: the largest angle.
@@ -113,13 +109,12 @@ class Rotation(Augmentation):
     """
 
     degrees: float = number(15.0, "an angle, 0 to 180 degrees", 0, 180)
-    fill: int = whole(0, _FILL, 0, 255)
+    fill: int = whole(0, _GREY_LEVEL, 0, 255)
 
     name = "rotation"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
-        return rotate(image, rng.uniform(-self.degrees, self.degrees), self.fill)
+        return operations.rotate(image, rng.uniform(-self.degrees, self.degrees), self.fill)
 
 
 def _colour(value: Any) -> str | tuple[int, int, int]:
@@ -134,14 +129,14 @@ def _colour(value: Any) -> str | tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class RandomErasing(Augmentation):
-    """A rectangle painted over: torchvision's RandomErasing (Zhong et al., arXiv 1708.04896).
+    """A rectangle painted over: RandomErasing (Zhong et al., arXiv 1708.04896).
 
     Attributes:
-        scale: smallest and largest share of the picture's area.
+        scale: smallest and largest share of the image's area.
         ratio: smallest and largest height / width.
-        value: "mean" is the colour that normalisation makes 0, which is what torchvision's 0
-            behind its Normalize is; "random" gives every pixel levels of its own, 0 to 255, as
-            in the paper; or a colour.
+        value: "mean" is the colour that normalization makes 0, as torchvision's 0 behind its
+            Normalize; "random" gives every pixel levels of its own, 0 to 255, as in the paper; or
+            a colour.
     """
 
     p: float = probability(0.5)
@@ -152,7 +147,6 @@ class RandomErasing(Augmentation):
     name = "random_erasing"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
-        """See the class."""
         box = self.draw_box(image.shape[1], image.shape[2], rng)
         if box is None:
             return image
@@ -183,8 +177,103 @@ class RandomErasing(Augmentation):
         return None
 
     def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
-        """The mean, if that is the colour."""
+        """With the colour that `value="mean"` stands for."""
         if self.value != "mean":
             return self
         red, green, blue = (round(255 * part) for part in mean)
         return replace(self, value=(red, green, blue))
+
+
+@dataclass(frozen=True)
+class AutoContrast(Augmentation):
+    """Every channel stretched to the whole range: RandomAutocontrast."""
+
+    p: float = probability(0.5)
+    name = "auto_contrast"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return tv.autocontrast(image.contiguous())  # three times as fast as channels last
+
+
+@dataclass(frozen=True)
+class Equalize(Augmentation):
+    """All values about equally frequent in every channel: RandomEqualize."""
+
+    p: float = probability(0.5)
+    name = "equalize"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return operations.equalize(image)
+
+
+@dataclass(frozen=True)
+class Grayscale(Augmentation):
+    """Luma in all channels: RandomGrayscale."""
+
+    p: float = probability(0.1)
+    name = "grayscale"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return tv.rgb_to_grayscale(image, 3)
+
+
+@dataclass(frozen=True)
+class Invert(Augmentation):
+    """The negative of the image: RandomInvert."""
+
+    p: float = probability(0.5)
+    name = "invert"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return tv.invert(image)
+
+
+@dataclass(frozen=True)
+class Posterize(Augmentation):
+    """The `bits` highest bits of each value: RandomPosterize."""
+
+    p: float = probability(0.5)
+    bits: int = whole(4, "a number of bits, 1 to 8", 1, 8)
+    name = "posterize"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return tv.posterize(image, self.bits)
+
+
+@dataclass(frozen=True)
+class Sharpness(Augmentation):
+    """Sharper, or softer: RandomAdjustSharpness.
+
+    Attributes:
+        factor: 0 smooths, 1 changes nothing, 2 doubles the sharpness.
+    """
+
+    p: float = probability(0.5)
+    factor: float = number(2.0, "a number, at least 0", 0, 100)
+    name = "sharpness"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return operations.adjust_sharpness(image, self.factor)
+
+
+@dataclass(frozen=True)
+class Solarize(Augmentation):
+    """Values from `threshold` on inverted: RandomSolarize."""
+
+    p: float = probability(0.5)
+    threshold: float = number(128.0, "a level, 0 to 255", 0, 255)
+    name = "solarize"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return tv.solarize(image, self.threshold)
+
+
+@dataclass(frozen=True)
+class VerticalFlip(Augmentation):
+    """Upside down: RandomVerticalFlip."""
+
+    p: float = probability(0.5)
+    name = "vertical_flip"
+
+    def apply(self, image: Tensor, rng: Random) -> Tensor:
+        return image.flip(-2)
