@@ -5,9 +5,10 @@ python docs/make_parameters.py --check    exit with 1 if the page is out of date
 """
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lookalike.config.config import FLAGS, Config, keys
+from lookalike.config.config import FLAGS, Config, keys, popular_keys
 
 PAGE = Path(__file__).with_name("parameters.md")
 
@@ -76,15 +77,18 @@ COMPONENT: list[tuple[str, list[str], str]] = [
 def page() -> str:
     """The text of docs/parameters.md."""
     known = keys()
-    flags = {key: f"--{flag}" for flag, key in FLAGS.items()}
     lines = [
-        "<!-- Written by docs/make_parameters.py; change lookalike/settings instead. -->",
+        "<!-- Written by docs/make_parameters.py; change lookalike/config/sections.py instead. -->",
         "",
         "# Parameters",
         "",
         "A setting is `key=value` on the command line, `section:` and `key: value` in a YAML file,"
         " and `section__key=value` in Python. Seven have a flag of their own."
-        " `lookalike train --settings` prints this table's second half.",
+        " `lookalike train --settings` prints them all.",
+        "",
+        "## The twenty that matter most",
+        "",
+        *_table(popular_keys()),
         "",
         "## The component's parameters",
         "",
@@ -92,7 +96,7 @@ def page() -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, ours, remark in COMPONENT:
-        shown = ", ".join(_code(key, flags) for key in ours)
+        shown = ", ".join(_code(key) for key in ours)
         default = _default(known[ours[0]][1])
         lines.append(f"| {name} | {shown} | {default} | {remark} |")
     lines += ["", "`-` as a default means: none, inferred, or the recommended value.", ""]
@@ -100,16 +104,21 @@ def page() -> str:
     for section, outer in Config.model_fields.items():
         assert isinstance(outer.annotation, type)
         lines += [f"### {section}", "", (outer.annotation.__doc__ or "").strip(), ""]
-        lines += ["| key | type | default | |", "| --- | --- | --- | --- |"]
-        for key, (kind, default, text) in known.items():
-            if key.startswith(f"{section}."):
-                cell = text.replace("|", "\\|")
-                lines.append(f"| {_code(key, flags)} | {kind} | {_default(default)} | {cell} |")
-        lines.append("")
+        lines += [*_table(key for key in known if key.startswith(f"{section}.")), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _code(key: str, flags: dict[str, str]) -> str:
+def _table(chosen: Iterable[str]) -> Iterator[str]:
+    known = keys()
+    yield from ("| key | type | default | |", "| --- | --- | --- | --- |")
+    for key in chosen:
+        kind, default, text = known[key]
+        cell = text.replace("|", "\\|")
+        yield f"| {_code(key)} | {kind} | {_default(default)} | {cell} |"
+
+
+def _code(key: str) -> str:
+    flags = {key: f"--{flag}" for flag, key in FLAGS.items()}
     return f"`{key}` (`{flags[key]}`)" if key in flags else f"`{key}`"
 
 

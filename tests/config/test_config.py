@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from lookalike.config.config import Config, keys
+from lookalike.config.config import FLAGS, Config, keys, popular_keys
 from lookalike.config.sections import LossName
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS
@@ -161,6 +161,24 @@ def test_a_missing_file_is_named(tmp_path):
         Config.load(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r": a folder, where a YAML file is expected; give the"):
         Config.load(tmp_path)
+
+
+def test_the_resolved_settings_of_a_run_are_no_request(tmp_path):
+    """Its margin and scale would stay those of another loss."""
+    text = Config.load(None, ["loss.margin=0.4", "loss.scale=30"]).to_yaml()
+    (tmp_path / "resolved.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"give {tmp_path}/config\.yaml, the settings that were"):
+        Config.load(tmp_path / "resolved.yaml", ["loss.name=cosface"])
+    (tmp_path / "copy.yaml").write_text(text)
+    assert Config.load(tmp_path / "copy.yaml", ["loss.name=cosface"]).loss.margin == 0.4
+
+
+def test_twenty_settings_are_marked_as_those_that_matter():
+    popular = popular_keys()
+    assert len(popular) == 20
+    assert {*FLAGS.values(), "optim.lr", "train.batch_size"} <= set(popular) <= set(keys())
+    lr = Config.model_json_schema()["$defs"]["OptimConfig"]["properties"]["lr"]
+    assert lr["popular"] is True
 
 
 def test_a_config_is_frozen():

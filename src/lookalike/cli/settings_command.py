@@ -1,4 +1,4 @@
-"""A command that takes settings: an unknown option is answered with the setting that is meant."""
+"""Command that takes settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,23 @@ from lookalike.errors import ConfigError
 
 
 class SettingsCommand(typer.core.TyperCommand):
-    """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error says so."""
+    """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error says so.
+
+    The help ends with the settings that matter most.
+    """
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the popular settings that have no flag."""
+        from lookalike.config.config import FLAGS, keys, popular_keys
+
+        rows = []
+        for key in popular_keys():
+            _, default, text = keys()[key]
+            if key not in FLAGS.values():
+                name = key if default == "-" else f"{key}={default}"
+                rows.append((name, f"{text.rstrip('.').split('. ')[0]}."))
+        with formatter.section("Settings, key=value (all: lookalike train --settings)"):
+            formatter.write_dl(rows)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the command line apart.

@@ -53,7 +53,15 @@ def train(
 
 
 def _settings_help() -> str:
-    from lookalike.config.config import keys
+    from lookalike.config.config import keys, popular_keys
 
-    lines = [f"{key} ({kind}, {default}): {text}" for key, (kind, default, text) in keys().items()]
-    return "Settings (key=value, or in a YAML file):\n\n" + "\n\n".join(lines).replace("\\|", "|")
+    known, first = keys(), popular_keys()
+    lines = [
+        f"{key} ({known[key][0]}, {known[key][1]}): {known[key][2]}".replace("\\|", "|")
+        for key in (*first, *(key for key in known if key not in first))
+    ]
+    lines.insert(len(first), "The others:")
+    return (
+        "Settings (key=value, or in a YAML file), those that matter most first:\n\n"
+        + "\n\n".join(lines)
+    )

@@ -1,10 +1,8 @@
-"""What other programs, papers and the component's page call our settings: for messages."""
+"""Names of settings in other programs, papers and the component's page: for messages."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-
-from lookalike.config.spelling import plain
 
 _NAMES = {
     "optim.lr": "learning_rate initial_learning_rate base_lr initial_lr init_lr lr0 max_lr lr_rate",
@@ -76,6 +74,12 @@ _NAMES = {
     "run.workers": "gpus num_gpus n_gpus nproc nproc_per_node world_size devices ngpus",
     "run.device": "gpu cuda accelerator",
 }
+
+
+def plain(text: str) -> str:
+    """Letters and digits alone, in lower case: `AM-Softmax` and `am_softmax` are `amsoftmax`."""
+    return "".join(filter(str.isalnum, text.lower()))
+
 
 _KEYS = {plain(name): key for key, names in _NAMES.items() for name in names.split()}
 

@@ -9,27 +9,29 @@ import difflib
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from lookalike import storage
-from lookalike.config.aliases import key_called
+from lookalike.config.aliases import key_called, plain
+from lookalike.config.section import Section, extra_of
 from lookalike.config.sections import (
+    MODEL_PARALLEL_LOSSES,
     DataConfig,
     HeadConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
-    Section,
     TrainConfig,
-    model_parallel_loss,
 )
-from lookalike.config.spelling import plain
 from lookalike.config.yaml_lines import read_mapping, read_value
 from lookalike.errors import ConfigError
+from lookalike.run import CONFIG, RESOLVED
 from lookalike.storage import Place
 
 
@@ -50,7 +52,8 @@ class Config(Section):
         """The component says margin and head in one name; we keep them apart."""
         loss = value.get("loss") if isinstance(value, Mapping) else None
         name = loss.get("name") if isinstance(loss, Mapping) else None
-        margin = model_parallel_loss(name) if isinstance(name, str) else None
+        names = {plain(each): margin for each, margin in MODEL_PARALLEL_LOSSES.items()}
+        margin = names.get(plain(name)) if isinstance(name, str) else None
         if loss is None or margin is None:
             return value
         head = dict(value.get("head") or {})
@@ -207,16 +210,30 @@ FLAGS = {
 """The settings that have a flag of their own on the command line."""
 
 
+@cache
+def _fields() -> dict[str, FieldInfo]:
+    return {
+        f"{section}.{name}": field
+        for section, outer in Config.model_fields.items()
+        for name, field in type(outer.default).model_fields.items()
+    }
+
+
 def keys() -> dict[str, tuple[str, str, str]]:
     """Every dotted key with its type, its default and its text."""
-    found = {}
-    for section, outer in Config.model_fields.items():
-        assert isinstance(outer.annotation, type)
-        assert issubclass(outer.annotation, BaseModel)
-        for name, field in outer.annotation.model_fields.items():
-            text = " ".join((field.description or "").split())
-            found[f"{section}.{name}"] = (_type_name(field.annotation), _shown(field.default), text)
-    return found
+    return {
+        key: (
+            _type_name(field.annotation),
+            _shown(field.default),
+            " ".join((field.description or "").split()),
+        )
+        for key, field in _fields().items()
+    }
+
+
+def popular_keys() -> list[str]:
+    """The twenty dotted keys that matter most."""
+    return [key for key, field in _fields().items() if extra_of(field).get("popular")]
 
 
 def _key(name: str) -> str:
@@ -256,6 +273,8 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections of a file, and the place of each and of each key in one."""
+    if content is None:
+        _refuse_resolved(file)
     try:
         raw = storage.path_of(file).read_bytes() if content is None else content
         text = raw.decode("utf-8-sig")
@@ -279,6 +298,16 @@ def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any
             )
         _put(tree, key, tree.pop(key))
     return {str(key): value for key, value in tree.items()}, places
+
+
+def _refuse_resolved(file: Place) -> None:
+    path = storage.path_of(file)
+    if path.name == RESOLVED and path.is_file():
+        raise ConfigError(
+            f"{file}: holds every setting as a run used it, so that nothing would follow from what "
+            f"you change; give {path.with_name(CONFIG)}, the settings that were asked for, or a "
+            "copy of this file under another name to keep them all"
+        )
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

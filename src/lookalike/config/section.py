@@ -1,16 +1,39 @@
-"""What all sections of the settings share."""
+"""Base of the sections of the settings: frozen, checked, with names in any spelling."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
-from lookalike.config.spelling import spelled
+from lookalike.config.aliases import plain
 
 _LARGEST = 3.4e38  # of a number in single precision, and the smallest that keeps its digits
 _SMALLEST = 1.2e-38
 _LARGEST_WHOLE = 2**63 - 1
+
+
+def setting(
+    default: Any, *, popular: bool = False, names: Mapping[str, str] | None = None, **rules: Any
+) -> Any:
+    """A field with more than a default and rules.
+
+    Args:
+        default: its default.
+        popular: one of the twenty that help and docs show first.
+        names: other names of its values -> the values.
+        rules: of pydantic's `Field`.
+    """
+    extra: dict[str, Any] = {"popular": True} if popular else {}
+    if names:
+        extra["names"] = dict(names)
+    return Field(default, json_schema_extra=extra, **rules)
+
+
+def extra_of(field: FieldInfo) -> dict[str, Any]:
+    """`popular` and `names` of a field, where it has them."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 class Section(BaseModel):
@@ -23,24 +46,22 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _choices_in_any_spelling(cls, value: Any) -> Any:
-        """`FP16` for `fp16`, `Repeat-Factor` for `repeat_factor`."""
+    def _values_by_any_name(cls, value: Any) -> Any:
+        """`FP16` for `fp16`, `Repeat-Factor` for `repeat_factor`, `ArcFaceLoss` for `arcface`."""
         if not isinstance(value, Mapping):
             return value
         found = dict(value)
         for name, field in cls.model_fields.items():
-            text = found.get(name)
-            if isinstance(text, str) and get_origin(field.annotation) is Literal:
-                found[name] = spelled(text, get_args(field.annotation))
+            if isinstance(text := found.get(name), str):
+                found[name] = _value_named(text, field)
         return found
 
     @field_validator("*", mode="before")
     @classmethod
     def _usable_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers are finite and fit into the types that compute with them; yes is none."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
-            return value  # looks at its own
+            return value  # checks its own
         check_numbers(value, booleans=not kinds & {int, float} or bool in kinds or Any in kinds)
         return value
 
@@ -53,6 +74,15 @@ class Section(BaseModel):
         return value
 
 
+def _value_named(text: str, field: FieldInfo) -> str:
+    """The value that a text means in any spelling or by another name; `text` for none."""
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    names = {choice: choice for choice in choices} | extra_of(field).get("names", {})
+    if text in choices:
+        return text
+    return {plain(name): value for name, value in names.items()}.get(plain(text), text)
+
+
 def _kinds(annotation: Any) -> set[Any]:
     """The types that an annotation is made of."""
     inner = get_args(annotation)
@@ -60,14 +90,11 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def check_numbers(value: Any, *, booleans: bool = True) -> None:
-    """See that all numbers in a value, however nested, are finite and of a usable size.
-
-    Args:
-        value: as it was given.
-        booleans: whether yes and no are allowed.
+    """Refuse numbers in a value, however nested, that are not finite or too large or small.
 
     Raises:
-        ValueError: one is not; says so after its name.
+        ValueError: says what is wrong, to follow the setting's name; or it is a boolean, and
+            `booleans` is false.
     """
     if isinstance(value, Mapping):
         for inner in value.values():

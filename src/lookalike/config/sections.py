@@ -1,22 +1,410 @@
 """Every setting once, by section, documented by the string beneath it."""
 
-from lookalike.config.data_settings import DataConfig
-from lookalike.config.head_settings import HeadConfig
-from lookalike.config.loss_settings import (
-    LOSS_ALIASES,
-    MODEL_PARALLEL_LOSSES,
-    LossConfig,
-    LossName,
-    model_parallel_loss,
-)
-from lookalike.config.model_settings import ModelConfig
-from lookalike.config.optim_settings import OptimConfig
-from lookalike.config.run_settings import RunConfig
-from lookalike.config.section import Section
-from lookalike.config.train_settings import TrainConfig
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-__all__ = [
-    "LOSS_ALIASES", "MODEL_PARALLEL_LOSSES", "DataConfig", "HeadConfig",
-    "LossConfig", "LossName", "ModelConfig", "OptimConfig", "RunConfig", "Section", "TrainConfig",
-    "model_parallel_loss",
+from pydantic import Field, field_validator
+
+from lookalike.config.byte_size import in_bytes
+from lookalike.config.section import Section, setting
+from lookalike.data import FORMAT_ALIASES
+from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
+
+LossName = Literal[
+    "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
+    "adaface", "adaptive_arcface", "curricularface", "magface",
 ]  # fmt: skip
+
+LOSS_ALIASES = {
+    "AMSoftmax": "amsoftmax",
+    "ArcFaceLoss": "arcface",
+    "CosFaceLoss": "cosface",
+    "LargeMarginSoftmaxLoss": "large_margin_softmax",
+    "SphereFaceLoss": "sphereface",
+    "Softmax": "softmax",
+}
+"""The component's names of the losses."""
+
+MODEL_PARALLEL_LOSSES = {
+    "Model-parallel AMSoftmax": "amsoftmax",
+    "Model-parallel Softmax": "softmax",
+}
+"""The component's losses that mean a margin and `head.parallel=model` in one."""
+
+_PAPER_NAMES = {
+    "additive_margin_softmax": "amsoftmax",
+    "lmcl": "cosface",
+    "additive_angular_margin": "arcface",
+    "aam_softmax": "arcface",
+    "l_softmax": "large_margin_softmax",
+    "a_softmax": "sphereface",
+    "cross_entropy": "softmax",
+}
+_LOSSES = {name: name for name in get_args(LossName)} | LOSS_ALIASES | _PAPER_NAMES
+_LOSSES |= {f"{name}_loss": ours for name, ours in _LOSSES.items()}
+
+_PARALLEL = {
+    "Data-parallel metric learning": "data",
+    "Model-parallel metric learning": "model",
+    "DataParallelMetricLearning": "data",
+    "ModelParallelMetricLearning": "model",
+}
+
+
+class DataConfig(Section):
+    """Which images to learn from and how to read them."""
+
+    train: str | list[str] | None = setting(None, popular=True)
+    """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
+    of a CSV, JSON or Parquet table with the columns `path,label` and perhaps
+    `split,is_query,is_gallery,category,sequence,camera,x_1,y_1,x_2,y_2`, of a Hugging Face data set
+    on disk, of a folder with a folder of images for each class, or of WebDataset shards
+    (`shards/{0000..0099}.tar`); several of them as a list or a pattern (`'lists/{a,b}*.txt'`); `-`
+    for standard input. Required."""
+    val: str | list[str] | None = setting(None, popular=True)
+    """The same to measure retrieval on, best with classes that training never sees; the rows of
+    `data.val_split` in `data.train` by default. Without one, quality is not measured."""
+    train_split: str = "train"
+    """Where `data.train` has splits, the one to learn from."""
+    val_split: str = "validation"
+    """Where the validation data have splits, the one to measure on; `val`, `valid` and `dev` are
+    the same."""
+    val_fraction: float = setting(0.0, popular=True, ge=0, lt=1)
+    """Hold this part of the training classes (whole classes) out as the validation set."""
+    format: Literal[
+        "auto", "image_list", "itag", "csv", "json", "parquet", "folder", "webdataset"
+    ] = setting("auto", names=FORMAT_ALIASES)
+    """Format of both; `auto` looks at the content. `ClsSourceImageList` and
+    `ClsSourceItag` are accepted."""
+    path_column: str | None = None
+    """The column of a table that names the images or holds them; by default it is found by its
+    name and content."""
+    label_column: str | None = None
+    """The column of a table that holds the labels; by default it is found by its name."""
+    image_root: str | None = None
+    """The folder or URI where relative paths of lists and tables start, by default that of the
+    list; names without a suffix are then looked up in it."""
+    classes: list[str] | str | None = None
+    """Class names: a list, or the path or URI of a file with one name a line."""
+    num_classes: int | None = Field(None, ge=1, le=10**8)
+    """Number of training classes; inferred. With integer labels it may exceed the highest."""
+    threads: int = setting(4, popular=True, ge=0, le=256)
+    """Threads that read and decode images, for each worker."""
+    requests: int = Field(128, ge=1, le=1024)
+    """Requests for images in object storage or on web servers at a time, for each worker; images
+    on this machine's disks need none."""
+    cache: str | None = None
+    """A folder of this machine that keeps images from elsewhere, for all workers and runs that name
+    it; an image that is replaced under the same address is not noticed."""
+    cache_size: str = "50GB"
+    """The most that lies in `data.cache`, as 500MB, 50GB or 2TB."""
+    max_image_size: str = "256MB"
+    """The largest file of one image that is read, as 20MB or 1GB; a larger one is a bad image."""
+    image_timeout: float = Field(120.0, gt=0)
+    """Seconds in which an image from elsewhere must have arrived, all tries together; one that has
+    not is a bad image."""
+    allow_truncated: bool = False
+    """Accept JPEGs whose end is missing, and what is missing as grey; else they are bad images."""
+    max_bad_images: float = Field(0.01, ge=0)
+    """How many images may be missing or broken before the run stops: a fraction of the list
+    below 1, a count from 1 on."""
+    scaled_decode: bool = False
+    """Decode large JPEGs at a fraction of their size where the crop allows it: faster from about a
+    megapixel on; pixels of training differ by some two grey levels on average."""
+    min_crop: float = Field(0.2, gt=0, le=1)
+    """Smallest part of an image's area that a random training crop covers."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Strength of random brightness, contrast and saturation in training; 0 is off."""
+    grayscale: float = Field(0.0, ge=0, le=1)
+    """Probability that a training image loses its colours."""
+    augment: list[Any] = setting([], popular=True)
+    """Further augmentations in their order, by name or as `{name: {option: value}}`: auto_contrast,
+    color_jitter, equalize, gaussian_blur, grayscale, invert, posterize, rand_augment,
+    random_erasing, rotation, sharpness, solarize, trivial_augment, vertical_flip."""
+
+    sampler: Literal["shuffle", "pk", "balanced", "repeat_factor"] = "shuffle"
+    """Which images an epoch and a batch hold. `shuffle`: every image once. `pk`: batches of some
+    classes with `data.images_per_class` images each. `balanced`: small classes more often, by
+    `data.sampling_power`. `repeat_factor`: images of small classes several times, by
+    `data.repeat_threshold`."""
+    images_per_class: int | None = Field(None, ge=1)
+    """Images of a class in a batch with `data.sampler=pk`; 4 by default. A divisor of
+    `train.batch_size`."""
+    sampling_power: float | None = Field(None, ge=0, le=1)
+    """With `data.sampler=balanced` a class of n images has a share of an epoch proportional to
+    n to this power: 1 as in the list, 0 equal shares; 0.5 by default."""
+    repeat_threshold: float | None = Field(None, gt=0)
+    """With `data.sampler=repeat_factor` classes with fewer images are repeated: a share of all
+    images below 1, a number of images from 1 on; by default the mean number of images a class."""
+    repeats: int = Field(1, ge=1)
+    """How often each image stands in a batch, augmented anew each time; an epoch has as many
+    images as without. A divisor of `train.batch_size`."""
+
+    @field_validator("train", "val", mode="before")
+    @classmethod
+    def _places_are_text(cls, value: Any) -> Any:
+        """Paths as text; a single one of a list alone."""
+        if isinstance(value, (list, tuple)):
+            texts = [
+                os.fspath(place) if isinstance(place, os.PathLike) else place for place in value
+            ]
+            return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else texts or None
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        """YAML reads `[0, 1]` as numbers; as names they are text."""
+        if isinstance(value, (list, tuple)):
+            return [str(name) if type(name) in (int, float) else name for name in value]
+        return value
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _names_with_options(cls, value: Any) -> Any:
+        """A list of names, and of names with a mapping of options; one name may stand alone."""
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        found: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, Mapping) and len(entry) == 1:
+                [(name, options)] = entry.items()
+                if isinstance(name, str) and isinstance(options or {}, Mapping):
+                    found.append({name: dict(options)} if options else name)
+                    continue
+            if not isinstance(entry, str):
+                raise ValueError(
+                    "is not a list of names and {name: {option: value}}; write e.g. "
+                    "[trivial_augment, {random_erasing: {p: 0.25}}]"
+                )
+            found.append(entry)
+        return found
+
+    @field_validator("cache_size", "max_image_size", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            in_bytes(str(value))
+            return str(value)
+        return value
+
+
+class ModelConfig(Section):
+    """The network from pixels to embedding."""
+
+    backbone: str = setting(
+        "resnet50",
+        names={name: name for name in BACKBONES} | BACKBONE_ALIASES | TORCHVISION_NAMES,
+        popular=True,
+    )
+    """resnet18 34 50 101, swint_tiny small base, vit_tiny small base, xcit_tiny small base, the
+    component's spellings (`resnet_50`, `swin_transformer_tiny`), any timm model name,
+    `hf-hub:OWNER/REPOSITORY`, or `local-dir:FOLDER` with the same files."""
+    pretrained: bool | str = setting(True, popular=True)
+    """`true`: timm's weights from its hub; `false`: random; or the path or URI of a `.pth` or
+    `.safetensors` file."""
+    image_size: int | tuple[int, int] = setting(224, popular=True)
+    """Side of the square, in pixels, that the network sees; or `[height, width]`, as `[256,128]`
+    for people."""
+    train_size: int | tuple[int, int] | None = None
+    """The same in training; `image_size` by default. A smaller one trains faster, and
+    convolutional backbones often gain from it (Touvron et al., FixRes, 2019)."""
+    crop_pct: float | None = Field(None, ge=0.05, le=1)
+    """Part of the resized image that the centre crop keeps in evaluation; by default what timm
+    states for the backbone."""
+    backbone_dim: int | None = Field(None, ge=1)
+    """Channels of the backbone's feature map; inferred, and checked when given."""
+    embedding_dim: int = setting(1536, popular=True, ge=2, le=2**16)
+    """Length of the embedding."""
+    pooling: str = "gem+avg"
+    """How the neck pools the feature map: gem, avg, max, cls (the class token of a ViT or XCiT),
+    or several joined by `+`; each gets an equal part of the embedding."""
+
+    @field_validator("image_size", "train_size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        # Whether there must be one is the field's own matter.
+        from lookalike.data.image_size import read_size  # brings NumPy, which --help needs not
+
+        return None if value is None else read_size(value)
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_poolings(cls, value: str) -> str:
+        parts = value.split("+")
+        wrong = [part for part in parts if part not in POOLINGS]
+        if wrong or len(set(parts)) < len(parts):
+            raise ValueError(f"takes {', '.join(POOLINGS)}, or several of them joined by '+'")
+        return value
+
+
+class LossConfig(Section):
+    """What training minimises."""
+
+    name: LossName = setting("amsoftmax", names=_LOSSES, popular=True)
+    """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
+    adaptive_arcface, curricularface or magface; the component's names are accepted."""
+    margin: float | None = setting(None, popular=True)
+    """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
+    whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
+    scale: float | None = setting(None, popular=True, gt=0)
+    """Scale of the logits; by default the recommended one."""
+    options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
+    """Further numbers of the margin by name, where it has any; by default those of its paper."""
+    nested_dims: tuple[int, ...] = ()
+    """Also learn from the first so many dimensions of the embedding alone, `[64, 128]`, each with
+    class weights of its own: such an embedding may be cut to these lengths (Kusupati et al.,
+    Matryoshka Representation Learning, 2022)."""
+    weight: float = Field(1.0, ge=0)
+    """Weight of the metric loss beside the classification loss: the total is
+    weight * metric + classification_weight * classification."""
+    classification_weight: float | None = Field(None, ge=0)
+    """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
+    branch) with `head.parallel=model`, as in the component."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Label smoothing of the classification loss."""
+
+    @field_validator("nested_dims")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)) or any(dim < 2 for dim in value):
+            raise ValueError("takes ascending numbers of dimensions, from 2 on, as [64, 128]")
+        return value
+
+
+class HeadConfig(Section):
+    """Where the class weights live, and how the loss over them is computed."""
+
+    parallel: Literal["data", "model"] = setting("data", names=_PARALLEL, popular=True)
+    """`data`: every worker holds all class weights; `model`: each holds its share of them."""
+    lr_factor: float = Field(1.0, gt=0)
+    """Learning rate of the class weights, relative to `optim.lr`."""
+    centres: int = Field(1, ge=1, le=64)
+    """Weights a class; the nearest one counts (sub-centre ArcFace uses 3). For classes of several
+    looks, or with wrong labels among them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the products between embeddings and class weights; sums, margin and softmax
+    are fp32. `auto`: bf16 where `train.precision` is bf16 and the device has products in bf16 that
+    are faster (any GPU; a CPU with AMX), else fp32."""
+    fused_update: bool | None = None
+    """Update the class weights a chunk at a time in the backward pass, so that their gradient
+    never exists: a third less memory. `optim.clip_grad_norm` then leaves them out. By default
+    where `dtype` or `sample_rate` needs it, and where these gradients would take 2 GB or more (a
+    million classes of 512 dimensions)."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
+    rounding."""
+    stash: float | None = Field(None, ge=0)
+    """Memory for logits that wait for the backward pass instead of being computed again, as a
+    share of class weights and momentum. By default 0.035 on a CPU, where this pays, and 0 on a
+    GPU; `train.batch_size` / (2 x `model.embedding_dim`) keeps all of them, which saves a quarter
+    of the products."""
+    sample_rate: float = Field(1.0, gt=0, le=1)
+    """Part of the classes that each step looks at, besides those of the batch."""
+    filter_above: float | None = Field(None, gt=-1, le=1)
+    """Leave out other classes whose cosine to the image is above this: with noisy labels they are
+    often the same thing under another name (0.4 in Partial FC's paper)."""
+
+
+class OptimConfig(Section):
+    """The optimizer and its schedule."""
+
+    name: Literal["sgd", "adamw"] = setting("sgd", popular=True)
+    """sgd (with momentum) or adamw."""
+    lr: float = setting(0.03, popular=True, gt=0)
+    """Learning rate after the warm-up."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd; the first beta of adamw."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay; norms and biases have none."""
+    backbone_lr_factor: float = Field(1.0, ge=0)
+    """Learning rate of the backbone, relative to `lr`."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = Field(100, ge=0)
+    """Steps over which the learning rate rises from near zero; a tenth of the run at most."""
+    min_lr: float = Field(1e-6, ge=0)
+    """Where the cosine schedule ends."""
+    clip_grad_norm: float = Field(5.0, ge=0)
+    """Largest norm of all gradients together; 0 is off. Large scales need it: ArcFace at its
+    recommended 64 fell apart on pretrained weights without."""
+
+
+class TrainConfig(Section):
+    """How long and how to train."""
+
+    batch_size: int = setting(64, popular=True, ge=1, le=2**20)
+    """Images a step, over all workers together."""
+    accumulate: int = Field(1, ge=1)
+    """Split each worker's part of a batch into so many micro-batches, for a batch whose
+    activations do not fit into memory. The step is that of the whole batch, loss and class weights
+    included; only batch norms see a micro-batch at a time. Takes another forward pass."""
+    epochs: int = setting(200, popular=True, ge=1, le=10**9)
+    """Passes over the training images."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many steps, whatever `epochs` says."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", popular=True)
+    """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
+    multiplies in it (Ampere or newer), fp16 on another GPU, fp32 on a CPU."""
+    compile: bool = False
+    """Compile the backbone with torch.compile."""
+    seed: int = Field(0, ge=0)
+    """Everything random follows from it."""
+    eval_every: int = Field(1, ge=0)
+    """Epochs between measurements on the validation set; 0 measures at the start and end only."""
+    early_stopping: int = Field(0, ge=0)
+    """Stop when so many measurements in a row bring no better score (MAP@R on the validation set);
+    0 is off."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Epochs between checkpoints; the last epoch has one too."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Steps between further checkpoints."""
+    checkpoint_minutes: float = Field(15, ge=0)
+    """Minutes between further checkpoints, so that long epochs are safe; 0 is off."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of the latest checkpoints stay on disk, beside the best."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is measured and
+    saved as the model; 0 is off."""
+    freeze_backbone: bool = False
+    """Never train the backbone."""
+    freeze_backbone_epochs: int = Field(0, ge=0)
+    """Train only neck and head for the first epochs."""
+    freeze_batchnorm: bool = False
+    """Keep the pretrained statistics of the backbone's batch norms."""
+    sync_batchnorm: bool = True
+    """Batch norms see the global batch when there are several workers."""
+    start_from: str | None = None
+    """An earlier run's output directory to begin from: its network, and the class weights of the
+    classes that have the same label there; new classes start at random."""
+    report: bool = True
+    """Write report.html at the end: scores, curves, what queries find, a map of the embedding."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers that take what metrics.jsonl takes, each with the extra of its name:
+    `[tensorboard, wandb, mlflow, trackio]`. Servers and keys come from their environment."""
+    tensorboard: bool = False
+    """The same as `tensorboard` in `train.loggers`."""
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _one_logger(cls, value: Any) -> Any:
+        """One name may stand alone."""
+        return [value] if isinstance(value, str) else value
+
+
+class RunConfig(Section):
+    """Where the results go and who computes."""
+
+    output: str | None = setting(None, popular=True)
+    """Directory for everything the run writes, or its URI in object storage. Required."""
+    workdir: str | None = None
+    """Where a run with a URI as its output is written on each machine before it is uploaded; by
+    default a folder of the user's cache directory."""
+    workers: int = setting(1, popular=True, ge=1, le=1024)
+    """Processes on this machine, started through torchrun."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes CUDA devices when there are any."""
