@@ -16,8 +16,7 @@ from head_peers import eager_loss
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.kernels import has_bf16_products
 from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.kernels import has_bf16_products
 
 BF16 = torch.bfloat16
@@ -25,7 +25,6 @@ class Ours(Contender):
         fused: update the weight in the backward pass.
         dtype: of the weight and its momentum.
         rate: part of the classes that a step looks at.
-        keep: keep all logits for the backward pass.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class Ours(Contender):
         fused: bool = True,
         dtype: torch.dtype = torch.float32,
         rate: float = 1.0,
-        keep: bool = False,
     ) -> None:
         self.shape, self.margin, self.sample_rate = shape, margin, rate
         self.itemsize = dtype.itemsize
@@ -52,7 +50,6 @@ class Ours(Contender):
                 dtype=dtype,
                 sample_rate=rate,
                 update=rule if fused else None,
-                stash=shape.batch / (2 * shape.dim) if keep else None,
             ),
         ).to(shape.device)
         self.optimizer = None
@@ -154,7 +151,6 @@ class Floor(Contender):
 OURS: dict[str, Maker] = {
     "ours fp32": Ours,
     "ours fp32, unfused": partial(Ours, fused=False),
-    "ours fp32, all logits kept": partial(Ours, keep=True),
     "ours bf16 by device": by_device,
     "ours bf16": partial(Ours, precision=BF16),
     "ours bf16, unfused": partial(Ours, precision=BF16, fused=False),
@@ -162,7 +158,6 @@ OURS: dict[str, Maker] = {
     "ours fp32, rate 0.3": partial(Ours, rate=0.3),
     "ours fp32, rate 0.1": partial(Ours, rate=0.1),
     "ours softmax fp32": partial(Ours, margin="softmax"),
-    "ours softmax fp32, all logits kept": partial(Ours, margin="softmax", keep=True),
     "ours softmax bf16": partial(Ours, margin="softmax", precision=BF16),
 }
 

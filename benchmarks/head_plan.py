@@ -9,7 +9,6 @@ ALL: dict[str, Maker] = {**OURS, **PEERS, **FLOORS}
 # Ours, and whom it meets.
 DUELS: list[tuple[str, list[str]]] = [
     ("ours fp32", ["PML fp32", "eager fp32", "compiled fp32", "PartialFC file"]),
-    ("ours fp32, all logits kept", ["ours fp32"]),
     ("ours bf16 by device", ["PML bf16", "eager bf16", "compiled bf16"]),
     ("ours bf16", ["PML bf16", "eager bf16", "compiled bf16"]),
     ("ours bf16, bf16 weight", ["PML bf16", "eager bf16", "ours bf16"]),
@@ -20,10 +19,6 @@ DUELS: list[tuple[str, list[str]]] = [
     ("ours fp32, rate 0.1", ["PartialFC file, rate 0.1", "ours fp32"]),
     (
         "ours softmax fp32",
-        ["torch LCE fp32", "torch LCE fp32, options", "torch LCE fp32, one chunk"],
-    ),
-    (
-        "ours softmax fp32, all logits kept",
         ["torch LCE fp32", "torch LCE fp32, options", "torch LCE fp32, one chunk"],
     ),
     (
@@ -38,9 +33,7 @@ DUELS: list[tuple[str, list[str]]] = [
 FLOOR_OF: dict[str, str] = {
     "ours fp32": "products fp32",
     "ours fp32, unfused": "products fp32",
-    "ours fp32, all logits kept": "products fp32",
     "ours softmax fp32": "products fp32",
-    "ours softmax fp32, all logits kept": "products fp32",
     "ours fp32, rate 0.3": "products fp32, rate 0.3",
     "ours fp32, rate 0.1": "products fp32, rate 0.1",
     "ours bf16": "products bf16",

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from lookalike.config.config import FLAGS, Config, keys, popular_keys
-from lookalike.config.sections import LossName
+from lookalike.config.sections import HeadConfig, LossName
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS
 
@@ -154,6 +154,18 @@ def test_a_huge_value_is_cut_in_a_message():
     with pytest.raises(ConfigError) as caught:
         Config.load(None, ["train.epochs=" + "9x" * 10_000])
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("value", "lines"), [("null", 0), ("0.1", 1)])
+def test_the_logit_cache_share_of_earlier_versions_is_ignored(tmp_path, caplog, value, lines):
+    file = tmp_path / "resolved.yaml"
+    file.write_text(f"head:\n  centres: 3\n  stash: {value}\n")
+    config = Config.load(file).with_values({"train.seed": 1})
+    assert config.head == HeadConfig(centres=3)
+    assert "head.stash" not in config.asked()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == lines
+    assert all(line.startswith(f"head.stash={value} is ignored") for line in told)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -13,9 +13,8 @@ from losses_reference import (
 )
 
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.kernels import uses_triton
-from lookalike.losses.triton_check import fault
+from lookalike.losses.head_update import UpdateRule
+from lookalike.losses.kernels import fault, uses_triton
 
 ROWS, DIM, CLASSES = 37, 64, 1100  # no multiples of a kernel's tile
 CHUNK = 400

@@ -8,7 +8,7 @@ from world_of_one import world_of_one
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.head_update import UpdateRule
 
 
 def test_sharded_over_the_collectives_equals_dense(group_device):

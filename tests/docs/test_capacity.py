@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 
 DOCS = Path(__file__).parents[2] / "docs"
 

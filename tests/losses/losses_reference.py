@@ -5,8 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
 
 # The margins that are a function of the cosine alone; the others are tested by their papers.
 PLAIN = ["amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax"]

@@ -4,8 +4,7 @@ from losses_reference import draw, head_with
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
 
 ARCFACE = create_margin("arcface")
 

@@ -12,9 +12,8 @@ from losses_reference import loss_and_gradients
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 
 DIM, CLASSES, STEPS = 6, 23, 4
 OPTIONS = {
@@ -78,7 +77,7 @@ def run(case, world, size):
         losses.append(loss.detach())
         gradients.append(leaf.grad)
     index = torch.arange(len(head.weight))
-    weight = head.update.caught_up(head.weight, index)[0] if head.update.lazy else head.weight
+    weight = head.update.current_rows(head.weight, index)[0] if head.update.lazy else head.weight
     return {
         "losses": torch.stack(losses),
         "gradients": gradients,

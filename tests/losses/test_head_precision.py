@@ -8,7 +8,7 @@ from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, lo
 
 from lookalike.losses import create_margin
 from lookalike.losses.class_chunks import Chunks
-from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.stochastic_rounding import Noise, store
 
 SGD = UpdateRule("sgd", momentum=0.9)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from losses_reference import draw, head_loss_and_gradients, head_with
 
 from lookalike.losses import create_margin
-from lookalike.losses.class_sampling import Sampler, positions
+from lookalike.losses.class_sampling import PartialClassSampler, positions
 
 NONE = torch.empty(0, dtype=torch.int64)
 
@@ -17,7 +17,7 @@ NONE = torch.empty(0, dtype=torch.int64)
 @pytest.mark.parametrize("count", [1, 2, 10, 97, 1000])
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.9])
 def test_a_draw_has_the_size_asked_for_and_the_classes_of_the_batch(count, rate):
-    sampler = Sampler(count, rate, seed=5)
+    sampler = PartialClassSampler(count, rate, seed=5)
     for step in range(20):
         assert len(sampler.draw(NONE, step)) == max(1, math.ceil(rate * count))
         positives = torch.randint(-count, 2 * count, (8,))
@@ -34,13 +34,13 @@ def test_a_draw_has_the_size_asked_for_and_the_classes_of_the_batch(count, rate)
 
 
 def test_no_classes_give_no_draw():
-    assert len(Sampler(0, 0.5, seed=1).draw(torch.tensor([3]), 0)) == 0
+    assert len(PartialClassSampler(0, 0.5, seed=1).draw(torch.tensor([3]), 0)) == 0
     assert positions(NONE, torch.tensor([3])).tolist() == [-1]
 
 
 def test_classes_and_pairs_of_classes_are_drawn_equally_often():
     count, rate, draws = 12, 0.4, 20_000
-    sampler = Sampler(count, rate, seed=2)
+    sampler = PartialClassSampler(count, rate, seed=2)
     size = sampler.size
     seen = torch.zeros(draws, count, dtype=torch.float64)
     for step in range(draws):
@@ -56,7 +56,7 @@ def test_classes_and_pairs_of_classes_are_drawn_equally_often():
 
 def test_draws_follow_from_the_seed_and_the_step():
     def draw_of(seed, step):
-        return Sampler(1000, 0.1, seed).draw(NONE, step)
+        return PartialClassSampler(1000, 0.1, seed).draw(NONE, step)
 
     assert torch.equal(draw_of(1, 4), draw_of(1, 4))
     assert not torch.equal(draw_of(1, 4), draw_of(1, 5))

@@ -5,8 +5,8 @@ import torch
 from losses_reference import draw, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import create_margin, fused_update
-from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses import create_margin, head_update
+from lookalike.losses.head_update import UpdateRule
 
 SGD = UpdateRule("sgd", momentum=0.9, weight_decay=0.01)
 ADAMW = UpdateRule("adamw", momentum=0.9, weight_decay=0.01)
@@ -122,8 +122,8 @@ def reference_steps(head, steps, lr_of, smoothing=0.0):
 
 @pytest.mark.parametrize("window", [8, 4096])
 @pytest.mark.parametrize("rate", [0.1, 0.6])
-def test_rows_that_were_left_out_catch_up_exactly(monkeypatch, rate, window):
-    monkeypatch.setattr(fused_update, "WINDOW", window)
+def test_lazy_updates_are_exact(monkeypatch, rate, window):
+    monkeypatch.setattr(head_update, "WINDOW", window)
     _, weight, _ = draw(1, 8, 40)
     head = head_with(create_margin("arcface"), weight, update=SGD, sample_rate=rate, chunk=7)
 
@@ -135,8 +135,8 @@ def test_rows_that_were_left_out_catch_up_exactly(monkeypatch, rate, window):
         ours, gradient = step(head, embeddings, classes, lr_of(number))
         torch.testing.assert_close(ours, loss, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(gradient, by_embedding, rtol=1e-8, atol=1e-9)
-    caught_up, momentum = head.update.caught_up(head.weight, torch.arange(40))
-    torch.testing.assert_close(caught_up, expected, rtol=1e-8, atol=1e-10)
+    current_rows, momentum = head.update.current_rows(head.weight, torch.arange(40))
+    torch.testing.assert_close(current_rows, expected, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(momentum, state["momentum_buffer"], rtol=1e-8, atol=1e-10)
     cos = torch.cosine_similarity(embeddings[:, None], expected[None], dim=2)
     assert torch.equal(head.predict(embeddings), cos.argmax(1))
@@ -152,10 +152,10 @@ def test_adamw_rows_that_were_left_out_only_decay():
         classes = torch.randint(40, (3,))
         seen[head.sampler.draw(classes, number)] = True
         step(head, embeddings, classes, lr)
-    caught_up, first, second = head.update.caught_up(head.weight, torch.arange(40))
+    current_rows, first, second = head.update.current_rows(head.weight, torch.arange(40))
     decay = torch.tensor([1 - lr * ADAMW.weight_decay for lr in lrs], dtype=torch.float64).prod()
     assert 0 < (~seen).sum() < 40
-    torch.testing.assert_close(caught_up[~seen], weight[~seen] * decay)
+    torch.testing.assert_close(current_rows[~seen], weight[~seen] * decay)
     assert not first[~seen].any()
     assert not second[~seen].any()
     assert first[seen].any(1).all()

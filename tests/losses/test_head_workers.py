@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
 
 DIM = 6
 

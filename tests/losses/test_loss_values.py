@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import create_margin
-from lookalike.losses.chunk_softmax import LogitBend
-from lookalike.losses.chunked import Walk, class_statistics
-from lookalike.losses.margin import Rows
+from lookalike.losses import class_chunks, create_margin
+from lookalike.losses.chunk_softmax import LogitModulation
+from lookalike.losses.chunked import class_statistics
+from lookalike.losses.class_chunks import ChunkOptions
+from lookalike.losses.margin import RowContext
 
 # PML builds its binomials through numpy.asarray of a tensor's items, which numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -70,7 +71,7 @@ def test_where_pml_departs_from_the_formulas():
     cos = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
     theirs = pml.LargeMarginSoftmaxLoss(2, 2, margin=4).double()
     theirs.cast_types(torch.float64, cos.device)
-    unread = Rows(cos.detach(), cos.detach(), cos.detach()[:0])
+    unread = RowContext(cos.detach(), cos.detach(), cos.detach()[:0])
     ours = create_margin("large_margin_softmax").target(cos, unread)
     psi = theirs.modify_cosine_of_target_classes(cos).squeeze()
     assert psi.item() == pytest.approx(ours.item(), abs=1e-12) == -7
@@ -111,37 +112,38 @@ def test_chunks_change_nothing(name):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_statistics_pass_gradcheck(normalize):
+def test_statistics_pass_gradcheck(normalize, monkeypatch):
+    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", 0.6)  # some of the logits
     rows, weight, _ = draw(5, 3, 8)
     classes = torch.tensor([0, 7, 3, -1, 9])  # two of them are elsewhere
     rows.requires_grad_()
     weight.requires_grad_()
 
     def statistics(rows, weight):
-        walk = Walk(
-            normalize=normalize, need_total=True, chunk=3, need_length=not normalize, stash=200
+        options = ChunkOptions(
+            normalize=normalize, need_total=True, need_length=not normalize, chunk=3
         )
-        found = class_statistics(rows, weight, classes, walk)
+        found = class_statistics(rows, weight, classes, options)
         # The length has no gradient where the classes are normalised.
         return found[:3] if normalize else found
 
     assert torch.autograd.gradcheck(statistics, (rows, weight))
 
 
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("centres", [1, 3])
 @pytest.mark.parametrize("ascending", [False, True])
-def test_gradients_of_the_statistics_are_those_of_all_logits_at_once(bent, centres, ascending):
+def test_gradients_of_the_statistics_are_those_of_all_logits_at_once(modulated, centres, ascending):
     rows, weight, _ = draw(6, 5, 24 * centres)
     rows = 8 * rows
     classes = torch.tensor([0, 23, 11, 5, -1, 30])  # two of them are elsewhere
     if ascending:  # every chunk raises the peak
         order = (rows @ F.normalize(weight).t()).view(6, 24, centres)
         weight = weight.view(24, centres, 5)[order.amax(2)[0].argsort()].flatten(0, 1)
-    bend = None
-    if bent:
+    modulation = None
+    if modulated:
         above, linear, square = torch.rand(3, 6, dtype=rows.dtype)
-        bend = LogitBend(above, linear, square / 9, torch.full_like(above, torch.inf))
+        modulation = LogitModulation(above, linear, square / 9, torch.full_like(above, torch.inf))
     factors = torch.randn(3, 6, dtype=rows.dtype)
 
     def gradients(statistics):
@@ -151,16 +153,20 @@ def test_gradients_of_the_statistics_are_those_of_all_logits_at_once(bent, centr
         return [torch.stack(found).detach(), *torch.autograd.grad(loss, leaves)]
 
     def ours(rows, weight):
-        walk = Walk(normalize=True, need_total=True, centres=centres, chunk=5)
-        return class_statistics(rows, weight, classes, walk, bend=lambda true: bend)[:3]
+        options = ChunkOptions(normalize=True, need_total=True, centres=centres, chunk=5)
+        return class_statistics(rows, weight, classes, options, modulate=lambda true: modulation)[
+            :3
+        ]
 
     def plain(rows, weight):
         z = (rows @ F.normalize(weight).t()).view(6, 24, centres).amax(2)
         own = torch.arange(24) == classes[:, None]  # (B, C)
         others = z
-        if bend is not None:
-            hard = z > bend.above[:, None]
-            others = (z * (bend.linear[:, None] + bend.square[:, None] * z)).where(hard, z)
+        if modulation is not None:
+            hard = z > modulation.above[:, None]
+            others = (z * (modulation.linear[:, None] + modulation.square[:, None] * z)).where(
+                hard, z
+            )
         lse = others.masked_fill(own, -torch.inf).logsumexp(1)
         return lse, others.masked_fill(own, 0).sum(1), z.where(own, 0).sum(1)
 

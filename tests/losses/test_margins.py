@@ -9,7 +9,7 @@ from losses_reference import PLAIN, target_cosine
 
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS, create_margin
-from lookalike.losses.margin import Rows
+from lookalike.losses.margin import RowContext
 
 RECOMMENDED = {
     "amsoftmax": (0.4, 30, "cosine", False, False),
@@ -36,7 +36,7 @@ def rows_of(margin, shape, dtype=torch.float32):
     length = torch.rand(shape, dtype=dtype) * torch.tensor([0, 20, 150])[torch.randint(3, shape)]
     count = torch.randint(1, 300, shape).to(dtype)
     state = torch.tensor(margin.initial_state, dtype=dtype)
-    return Rows(length, count, state * torch.rand(len(state), dtype=dtype))
+    return RowContext(length, count, state * torch.rand(len(state), dtype=dtype))
 
 
 def test_registry_holds_the_losses_with_their_recommended_values():

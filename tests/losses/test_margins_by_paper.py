@@ -1,4 +1,4 @@
-"""The margins that know more than a cosine, against their papers written out in full.
+"""Margins of more than the cosine, against their papers written out in full.
 
 The references hold all B x C logits and a one-hot mask, take angles by acos and gradients by
 autograd, in float64, and keep their running statistics as the authors' code does.
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from losses_reference import draw, head_with
 
 from lookalike.losses import create_margin
-from lookalike.losses.margin import Rows
+from lookalike.losses.margin import RowContext
 from lookalike.losses.margins.arcface import turned
 
 # In two dimensions the cosines cover all of [-1, 1], past every angle at which a formula changes.
@@ -339,7 +339,7 @@ def test_the_margin_of_magface_runs_from_l_margin_to_margin():
     margin = create_margin("magface")
     angle = torch.full((5,), 0.9, dtype=torch.float64)
     lengths = torch.tensor([0.0, 10, 60, 110, 500], dtype=torch.float64)
-    target = margin.target(angle.cos(), Rows(lengths, torch.ones(5), torch.zeros(0)))
+    target = margin.target(angle.cos(), RowContext(lengths, torch.ones(5), torch.zeros(0)))
     degrees = torch.rad2deg(target.acos() - angle)
     expected = torch.tensor([25.8, 25.8, 35.8, 45.8, 45.8], dtype=torch.float64)
     torch.testing.assert_close(degrees, expected)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-CHECKS = ["check_epilogue.py", "check_update.py", "check_head.py"]
+CHECKS = ["check_softmax_kernels.py", "check_update_kernels.py", "check_head_kernels.py"]
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

@@ -15,9 +15,8 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.errors import RunError
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.run import Run
 from lookalike.training import checkpoint, head_checkpoint
 from lookalike.training.head_checkpoint import HeadRows, load_head
@@ -132,7 +131,7 @@ def test_sampled_rows_catch_up_when_all_classes_count_again(tmp_path, optim, fus
     update = sampled.head.update
     assert (update.rows["seen"] < 6).any()
     exact = Learner(40, optim=optim, fused=fused).load(tmp_path)
-    expected = update.caught_up(sampled.head.weight.detach(), torch.arange(40))
+    expected = update.current_rows(sampled.head.weight.detach(), torch.arange(40))
     names = ["weight", *update.MOMENTS]
     assert_same(exact.rows(), dict(zip(names, expected, strict=True)))
 
@@ -142,7 +141,7 @@ def test_a_head_that_begins_to_sample_has_nothing_to_catch_up_with(tmp_path):
     sampled = Learner(fused=True, sample_rate=0.3).load(tmp_path, steps=5)
     update = sampled.head.update
     assert update.steps == 5
-    weight, momentum = update.caught_up(sampled.head.weight.detach(), torch.arange(11))
+    weight, momentum = update.current_rows(sampled.head.weight.detach(), torch.arange(11))
     assert_same({"weight": weight, "momentum_buffer": momentum}, exact.rows())
 
 

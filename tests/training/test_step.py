@@ -10,8 +10,8 @@ from torch import nn
 from lookalike.data.loading.train_loader import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
@@ -22,7 +22,7 @@ from lookalike.training.step import TrainStep
 CLASSES, BATCH, DIM = 7, 12, 12
 PLAIN = HeadOptions()
 FUSED = HeadOptions(update=UpdateRule("sgd", weight_decay=0.01), chunk=3)
-ADAMW = HeadOptions(update=UpdateRule("adamw"), chunk=3, stash=0.0)
+ADAMW = HeadOptions(update=UpdateRule("adamw"), chunk=3)
 SAMPLED = HeadOptions(update=UpdateRule("sgd"), sample_rate=0.4)
 NARROW = HeadOptions(update=UpdateRule("sgd"), dtype=torch.bfloat16)
 

@@ -17,7 +17,7 @@ from lookalike.data.image_size import height_width
 from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
-from lookalike.losses.class_chunks import CPU_STASH, default_chunk
+from lookalike.losses.class_chunks import CPU_LOGIT_CACHE, default_chunk
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.model.trial_pass import exclude_unused
@@ -220,7 +220,7 @@ def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Se
         weight_bytes=2 if head.dtype == "bf16" else 4,
         product_bytes=2 if head.precision == "bf16" else 4,
         narrow_network=train.precision != "fp32",
-        stash=(CPU_STASH if device == "cpu" else 0.0) if head.stash is None else head.stash,
+        logit_cache=CPU_LOGIT_CACHE if device == "cpu" else 0.0,
         sample_rate=head.sample_rate,
         optimizer=optim.name,
         momentum=optim.momentum > 0,

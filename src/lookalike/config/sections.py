@@ -1,15 +1,18 @@
 """Every setting once, by section, documented by the string beneath it."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lookalike.config.byte_size import in_bytes
 from lookalike.config.section import Section, setting
 from lookalike.data import FORMAT_ALIASES
 from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
+
+_log = logging.getLogger(__name__)
 
 LossName = Literal[
     "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
@@ -296,16 +299,25 @@ class HeadConfig(Section):
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
     rounding."""
-    stash: float | None = Field(None, ge=0)
-    """Memory for logits that wait for the backward pass instead of being computed again, as a
-    share of class weights and momentum. By default 0.035 on a CPU, where this pays, and 0 on a
-    GPU; `train.batch_size` / (2 x `model.embedding_dim`) keeps all of them, which saves a quarter
-    of the products."""
     sample_rate: float = Field(1.0, gt=0, le=1)
     """Part of the classes that each step looks at, besides those of the batch."""
     filter_above: float | None = Field(None, gt=-1, le=1)
     """Leave out other classes whose cosine to the image is above this: with noisy labels they are
     often the same thing under another name (0.4 in Partial FC's paper)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_stash(cls, values: Any) -> Any:
+        """Runs of earlier versions saved `stash`, nearly always null."""
+        if not isinstance(values, Mapping) or "stash" not in values:
+            return values
+        if values["stash"] is not None:
+            _log.warning(
+                "head.stash=%s is ignored: the head itself chooses how many logits it keeps for "
+                "the backward pass, and the results are the same; delete the line",
+                values["stash"],
+            )
+        return {key: value for key, value in values.items() if key != "stash"}
 
 
 class OptimConfig(Section):

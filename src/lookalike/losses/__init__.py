@@ -38,13 +38,9 @@ def create_margin(
     scale: float | None = None,
     options: Mapping[str, float] | None = None,
 ) -> Margin:
-    """The margin called `name`.
+    """The margin called `name`, with the recommended `margin` and `scale` where they are None.
 
-    Args:
-        name: a key of `MARGINS`.
-        margin: in the unit of that margin; None for the recommended value.
-        scale: of the logits; None for the recommended value.
-        options: further numbers that this margin has, by name.
+    `options` are further parameters of this margin, by name.
 
     Raises:
         ConfigError: the name is unknown, or a value is out of its range.

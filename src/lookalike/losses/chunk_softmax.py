@@ -1,8 +1,6 @@
-"""What happens to a chunk of logits between the products: the softmax, forward and backward.
+"""Softmax over the (B, n) logits of a chunk of classes, forward and backward, in plain torch.
 
-Functions over the (B, n) logits of a chunk of classes. On a CUDA device with Triton they are
-one kernel each (`lookalike.losses.triton_epilogue`); here they are plain torch, for any device,
-and the reference of the kernels' tests.
+For any device, and the reference of the Triton kernels (`lookalike.losses.triton_softmax`).
 """
 
 from __future__ import annotations
@@ -15,16 +13,11 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class LogitBend:
-    """What becomes of the logit z to a class that is not the true one; no gradient flows here.
+class LogitModulation:
+    """Change of the logit z to a class that is not the true one; no gradient flows through it.
 
     z where z <= above, linear * z + square * z^2 above that, and no class at all where z > limit.
-
-    Attributes:
-        above: (B,).
-        linear: (B,).
-        square: (B,).
-        limit: (B,).
+    Each is (B,).
     """
 
     above: Tensor
@@ -33,14 +26,14 @@ class LogitBend:
     limit: Tensor
 
     def apply(self, z: Tensor) -> Tensor:
-        """The bent logits of (B, n), in place."""
+        """Change the logits (B, n), in place."""
         hard = z > self.above[:, None]
         out = z > self.limit[:, None]
-        bent = z * (self.linear[:, None] + self.square[:, None] * z)
-        return z.copy_(bent.where(hard, z)).masked_fill_(out, -torch.inf)
+        changed = z * (self.linear[:, None] + self.square[:, None] * z)
+        return z.copy_(changed.where(hard, z)).masked_fill_(out, -torch.inf)
 
     def slope(self, z: Tensor) -> Tensor:
-        """Derivative of the bent logits by z (B, n) as it was, (B, n)."""
+        """Derivative of the changed logits by the unchanged z (B, n), (B, n)."""
         steep = self.linear[:, None] + 2 * self.square[:, None] * z
         slope = steep.where(z > self.above[:, None], 1)
         return slope.masked_fill_(z > self.limit[:, None], 0)
@@ -48,12 +41,12 @@ class LogitBend:
 
 @dataclass(frozen=True)
 class RowSums:
-    """The statistics of each row, gathered chunk by chunk.
+    """Softmax statistics of each row over the chunks so far.
 
     Attributes:
-        peak: (B,) highest logit so far.
-        mass: (B,) sum of exp(z - peak) so far.
-        total: (B,) sum of z so far, None where it is not wanted.
+        peak: (B,) highest logit.
+        mass: (B,) sum of exp(z - peak).
+        total: (B,) sum of z, None where it is not needed.
     """
 
     peak: Tensor
@@ -62,31 +55,35 @@ class RowSums:
 
     @classmethod
     def empty(cls, rows: Tensor, need_total: bool) -> RowSums:
-        """Before the first chunk."""
+        """Statistics before the first chunk."""
         zeros = rows.new_zeros(len(rows))
         total = zeros.clone() if need_total else None
         return cls(torch.full_like(zeros, -torch.inf), zeros, total)
 
     def lse(self) -> Tensor:
-        """Log of the sum of exp(z), (B,); -inf over nothing."""
+        """Log of the sum of exp(z), (B,); -inf over no class."""
         return self.mass.log().add_(self.peak)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> Tensor:
-    """Add a chunk of logits to the sums, without the true class. Overwrites `z`.
+def add_chunk(
+    sums: RowSums, z: Tensor, column: Tensor | None, modulation: LogitModulation | None
+) -> Tensor:
+    """Add a chunk of logits to the sums in place, without the true class. Overwrites `z`.
+
+    Online log-sum-exp (Milakov and Gimelshein, arXiv 1805.02867).
 
     Args:
-        sums: updated in place (online log-sum-exp, Milakov and Gimelshein, arXiv 1805.02867).
+        sums: updated in place.
         z: (B, n) logits.
-        column: (B,) where the true class is; outside [0, n) where it is in another chunk. None
-            where all are.
-        bend: what becomes of the logits.
+        column: (B,) of the true class; outside [0, n) where it is in another chunk. None where
+            all are.
+        modulation: of the logits.
 
     Returns:
-        (B,) factor by which the higher peak shrinks what was summed before.
+        (B,) factor by which the higher peak shrinks earlier sums.
     """
-    if bend is not None:
-        bend.apply(z)
+    if modulation is not None:
+        modulation.apply(z)
     if sums.total is not None:
         put_in_column(z, column, 0)
         sums.total.add_(z.sum(1))
@@ -105,30 +102,30 @@ def add_shares(
     sums: RowSums,
     z: Tensor,
     column: Tensor | None,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     out: Tensor,
     *,
     inverse: Tensor | None = None,
 ) -> Tensor:
-    """As `add_chunk`, and the share of each logit in the gradient of lse by the products.
+    """`add_chunk`, and the share of each logit in the gradient of lse by the products.
 
-    That gradient is known up to a factor of each row before all chunks are: what is written to
-    `out` is exp(bent z - peak) * slope * inverse, 0 for the true class, with the peak so far.
+    Before all chunks are done that gradient is known up to a factor of each row: `out` (B, n)
+    becomes exp(modulated z - peak) * slope * inverse, 0 for the true class, with the peak so far.
     Summed up over the chunks, and shrunk where the peak rises, it is to be divided by the mass.
 
     Args:
         sums: updated in place.
         z: (B, n) logits; overwritten.
         column: (B,) as in `add_chunk`.
-        bend: what becomes of the logits.
-        out: (B, n), `z` itself or of another dtype.
-        inverse: (n,) factor of each column that made the logits of the products.
+        modulation: of the logits.
+        out: `z` itself, or of another dtype.
+        inverse: (n,) factor of each column by which the products became logits.
 
     Returns:
-        (B,) what earlier shares are to be multiplied by.
+        (B,) factor for earlier shares.
     """
-    slope = None if bend is None else bend.slope(z)
-    shrink = add_chunk(sums, z, column, bend)
+    slope = None if modulation is None else modulation.slope(z)
+    shrink = add_chunk(sums, z, column, modulation)
     if slope is not None:
         z.mul_(slope)
     put_in_column(z, column, 0)
@@ -146,7 +143,7 @@ def logit_gradient(
     d_total: Tensor | None,
     d_true: Tensor,
     column: Tensor | None,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     out: Tensor,
     *,
     inverse: Tensor | None = None,
@@ -154,38 +151,34 @@ def logit_gradient(
 ) -> Tensor:
     """The gradient by the products of a chunk, (B, n), written to `out`.
 
-    With `inverse` what the product makes is not yet the logit: that is z * inverse. Both are then
-    done here, the factor before the gradient and the factor after it.
+    With `inverse` the logits are z * inverse: the factor is applied before the gradient and again
+    after it.
 
     Args:
-        z: (B, n) products, before bending; overwritten where `inverse` or `along` is given.
+        z: (B, n) products; overwritten where `inverse` or `along` is given.
         lse: (B,) over all chunks; not below the lowest number.
         d_lse: (B,) gradient of lse.
-        d_total: (B,) gradient of total, None where it is not wanted.
+        d_total: (B,) gradient of total, None where it is not needed.
         d_true: (B,) gradient of the true logit.
-        column: (B,) where the true class is; outside [0, n) where it is in another chunk. None
-            where all are.
-        bend: what became of the logits.
-        out: (B, n), of the dtype of `z` or a narrower one.
+        column: (B,) as in `add_chunk`.
+        modulation: of the logits.
+        out: of the dtype of `z` or a narrower one.
         inverse: (n,) factor of each column.
-        along: (n,), where the sum over the rows of logit * gradient by the logit is written.
-
-    Returns:
-        `out`.
+        along: (n,), takes the sum over the rows of logit * gradient by the logit.
     """
     if inverse is not None:
         z.mul_(inverse)
     d_z = out if out.dtype == z.dtype else torch.empty_like(z)
-    if bend is None:
+    if modulation is None:
         torch.sub(z, lse[:, None], out=d_z)
     else:
-        torch.sub(bend.apply(d_z.copy_(z)), lse[:, None], out=d_z)
+        torch.sub(modulation.apply(d_z.copy_(z)), lse[:, None], out=d_z)
     d_z.clamp_min_(_negligible(z.dtype)).exp_().mul_(d_lse[:, None])
     if d_total is not None:
         d_z.add_(d_total[:, None])
-    if bend is not None:
-        # Where the true class is, exp may have been infinite; it is overwritten below.
-        d_z.mul_(bend.slope(z))
+    if modulation is not None:
+        # At the true class exp may have been infinite; it is overwritten below.
+        d_z.mul_(modulation.slope(z))
     put_in_column(d_z, column, d_true)
     if along is not None:
         torch.sum(z.mul_(d_z), 0, out=along)
@@ -195,7 +188,7 @@ def logit_gradient(
 
 
 def _negligible(dtype: torch.dtype) -> float:
-    """Log of a share of the softmax that no sum in `dtype` can feel, however many classes.
+    """Log of a share of the softmax below the resolution of any sum in `dtype`.
 
     Smaller shares are raised to it: their exp, or products with it, would be denormal numbers,
     with which a CPU is a hundred times slower.
@@ -204,9 +197,9 @@ def _negligible(dtype: torch.dtype) -> float:
 
 
 def put_in_column(block: Tensor, column: Tensor | None, value: Tensor | float) -> None:
-    """Write `value` (a number, or one of each row) where the true class is.
+    """Write `value` (a number, or one of each row) at the true class.
 
-    Without asking which rows have theirs here: the answer would make the host wait.
+    Masked rather than selected: asking which rows have theirs here would make the host wait.
     """
     if column is None:
         return

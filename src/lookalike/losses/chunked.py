@@ -1,12 +1,12 @@
 """Softmax statistics over many classes without the matrix of logits.
 
-`class_statistics` walks over the classes in chunks that fit the cache. The forward pass keeps an
-online log-sum-exp per row, and beside it, rescaled alike, the sum that becomes the gradient of the
-rows (as the output in FlashAttention, arXiv 2205.14135): the backward pass only scales it. A second
-walk computes each chunk of logits again, which costs less than writing and reading them, for the
-gradient of the weight. There is no B x C tensor, no one-hot matrix and no normalised copy of the
-weight, and with an `Update` no gradient of the weight either: the second walk is then left to the
-update, through `Update.defer`, and changes the weight when the step is known to be finite.
+The forward pass goes over the classes in chunks that fit the cache and keeps an online
+log-sum-exp per row, and beside it, rescaled alike, the sum that becomes the gradient of the rows
+(as the output in FlashAttention, arXiv 2205.14135): the backward pass only scales it. For the
+gradient of the weight a second pass computes each chunk of logits again, which costs less than
+writing and reading them. There is no B x C tensor, no one-hot matrix and no normalised copy of the
+weight, and with a `HeadUpdate` no gradient of the weight either: the second pass is then deferred
+to the update, and changes the weight once the step is known to be finite.
 
 The true class is masked inside its chunk, and its logit is made elsewhere. Correcting a finished
 log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it gives
@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lookalike.losses.chunk_softmax import LogitBend, RowSums, put_in_column
-from lookalike.losses.class_chunks import Chunks, Stash, Update, Walk, rows_of
-from lookalike.losses.kernels import epilogues
-from lookalike.losses.normalization import inverse_norms
+from lookalike.losses.chunk_softmax import LogitModulation, RowSums, put_in_column
+from lookalike.losses.class_chunks import ChunkOptions, Chunks, LogitCache, rows_of
+from lookalike.losses.head_update import HeadUpdate
+from lookalike.losses.kernels import softmax_kernels
+from lookalike.losses.logits import inverse_norms
 
 
 class Statistics(NamedTuple):
-    """What a softmax needs to know; see `class_statistics`. Each is (B,)."""
+    """Softmax statistics of each row, (B,) each; see `class_statistics`."""
 
     lse: Tensor
     total: Tensor
@@ -40,46 +41,46 @@ def class_statistics(
     rows: Tensor,
     weight: Tensor,
     classes: Tensor,
-    walk: Walk,
+    options: ChunkOptions,
     *,
     index: Tensor | None = None,
-    bend: Callable[[Tensor], LogitBend | None] | None = None,
-    update: Update | None = None,
+    modulate: Callable[[Tensor], LogitModulation | None] | None = None,
+    update: HeadUpdate | None = None,
     workspace: dict[str, Tensor] | None = None,
 ) -> Statistics:
-    """What a softmax needs to know of all classes but the true one, and the true one's logit.
+    """Statistics of the logits to all classes but the true one, and the true one's logit.
 
-    With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `walk.normalize`, and y_i the class of
-    row i:
+    With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `options.normalize`, z'_ij the modulated
+    logit, and y_i the class of row i:
 
-        lse_i    = log sum over j != y_i of exp(bent z_ij)   (-inf over no class)
-        total_i  = sum over j != y_i of bent z_ij            (zeros unless `walk.need_total`)
-        true_i   = z of y_i                                  (zeros where it is not held)
-        length_i = |w of y_i|                                (zeros where it is not held)
+        lse_i    = log sum over j != y_i of exp(z'_ij)   (-inf over no class)
+        total_i  = sum over j != y_i of z'_ij            (zeros unless `options.need_total`)
+        true_i   = z of y_i                              (zeros where it is not held)
+        length_i = |w of y_i|                            (zeros where it is not held)
 
     With several centres a class, z_ij is the largest of theirs, and the length that of the
     nearest one. All are differentiable with respect to `rows` and `weight`, once; `length` only
-    with `walk.need_length`, where the classes are not normalised. An autocast region changes
-    nothing: it leaves products alone that are written to `out`.
+    with `options.need_length`, where the classes are not normalised. Unchanged by autocast, which
+    leaves products alone that are written to `out`.
 
     Args:
         rows: (B, D), scaled as the logits shall be.
         weight: (n * centres, D), class by class; n may be 0. Of the dtype of `rows`, or a
             narrower one when `update` is given.
-        classes: (B,) int64, class held here; a number outside [0, n) names none.
-        walk: how.
+        classes: (B,) int64, class held here; a number outside [0, n) for none.
+        options: of the pass over the classes.
         index: (m,) int64, ascending: only these classes take part, and `classes` are positions
             in it. The rows are read in place; needs `update`.
-        bend: given the true logits (B,), without gradient, what becomes of the others.
+        modulate: gives the change of the other logits for the true logits (B,), without gradient.
         update: takes the weight's gradient chunk by chunk after the backward pass, and changes
             the weight in place; the weight then gets no `grad`.
         workspace: keeps the buffers of the chunks for the next call.
     """
     if index is not None and update is None:
-        raise ValueError("a sample of the classes needs an update that knows of it")
+        raise ValueError("a sample of the classes needs a lazy update")
     space = {} if workspace is None else workspace
     return Statistics(
-        *_ClassStatistics.apply(rows, weight, classes, walk, index, bend, update, space)
+        *_ClassStatistics.apply(rows, weight, classes, options, index, modulate, update, space)
     )
 
 
@@ -90,23 +91,23 @@ class _ClassStatistics(torch.autograd.Function):
         rows: Tensor,  # (B, D)
         weight: Tensor,  # (n * centres, D)
         classes: Tensor,  # (B,)
-        walk: Walk,
+        options: ChunkOptions,
         index: Tensor | None,  # (m,)
-        make_bend: Callable[[Tensor], LogitBend | None] | None,
-        update: Update | None,
+        modulate: Callable[[Tensor], LogitModulation | None] | None,
+        update: HeadUpdate | None,
         workspace: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chunks = Chunks(rows, weight, classes, walk, index, update, workspace)
+        chunks = Chunks(rows, weight, classes, options, index, update, workspace)
         true, length, own = _true_logits(chunks)
-        bend = make_bend(true) if make_bend is not None else None
-        inverse = rows.new_empty(chunks.count * walk.centres) if walk.normalize else None
-        sums = RowSums.empty(rows, walk.need_total)
-        stash = Stash(chunks, walk.stash if any(ctx.needs_input_grad) else 0)
-        slopes = _RowSlopes(chunks, bend, own) if ctx.needs_input_grad[0] else None
+        modulation = modulate(true) if modulate is not None else None
+        inverse = rows.new_empty(chunks.count * options.centres) if options.normalize else None
+        sums = RowSums.empty(rows, options.need_total)
+        cache = LogitCache(chunks, any(ctx.needs_input_grad))
+        slopes = _RowSlopes(chunks, modulation, own) if ctx.needs_input_grad[0] else None
         for span in chunks.spans():
             stored = chunks.read(chunks.where(span))
             operand = chunks.operand(stored)
-            products = chunks.products(operand, stash.take(span))
+            products = chunks.products(operand, cache.take(span))
             # Another block where the products are kept; else the same.
             z = chunks.buffer("products", products.shape, products.dtype)
             part = None
@@ -119,14 +120,14 @@ class _ClassStatistics(torch.autograd.Function):
             if slopes is not None:
                 slopes.add(sums, span, z, operand, part)
             else:
-                if walk.centres > 1:
-                    z = z.view(len(rows), -1, walk.centres).amax(2)
-                epilogues(z.device).add_chunk(sums, z, chunks.column(span), bend)
+                if options.centres > 1:
+                    z = z.view(len(rows), -1, options.centres).amax(2)
+                softmax_kernels(z).add_chunk(sums, z, chunks.column(span), modulation)
         lse = sums.lse()
         of_rows = (None, None, None) if slopes is None else slopes.result(sums)
         ctx.save_for_backward(rows, weight, classes, index, inverse, lse, *of_rows)
-        ctx.walk, ctx.bend, ctx.update = walk, bend, update
-        ctx.workspace, ctx.stash = workspace, stash
+        ctx.options, ctx.modulation, ctx.update = options, modulation, update
+        ctx.workspace, ctx.cache = workspace, cache
         total = sums.total if sums.total is not None else torch.zeros_like(lse)
         return lse, total, true, length
 
@@ -136,77 +137,70 @@ class _ClassStatistics(torch.autograd.Function):
         ctx: Any, d_lse: Tensor, d_total: Tensor, d_true: Tensor, d_length: Tensor
     ) -> tuple[Tensor | None, ...]:
         rows, weight, classes, index, inverse, lse, by_lse, by_total, own = ctx.saved_tensors
-        walk, update = ctx.walk, ctx.update
-        chunks = Chunks(rows, weight, classes, walk, index, update, ctx.workspace)
-        stash, ctx.stash = ctx.stash, None  # used up here
+        options, update = ctx.options, ctx.update
+        chunks = Chunks(rows, weight, classes, options, index, update, ctx.workspace)
+        cache, ctx.cache = ctx.cache, None  # used up here
         d_rows = None
         if by_lse is not None:
             d_rows = (by_lse * d_lse[:, None]).addcmul_(own, d_true[:, None])
             if by_total is not None:
                 d_rows.addcmul_(by_total, d_total[:, None])
-        walk_again = partial(
+        weight_pass = partial(
             _weight_pass,
             chunks,
             # -inf over no class: nothing flows there, and -inf - -inf is not a number.
             (
                 lse.clamp_min(torch.finfo(lse.dtype).min),
                 d_lse,
-                d_total if walk.need_total else None,
+                d_total if options.need_total else None,
                 d_true,
             ),
             d_length,
-            ctx.bend,
+            ctx.modulation,
             inverse,
-            stash,
+            cache,
         )
         d_weight = None
         if update is not None:
-            update.defer(walk_again)
+            update.defer(weight_pass)
         elif ctx.needs_input_grad[1]:
             d_weight = torch.empty_like(weight)
-            walk_again(d_weight)
+            weight_pass(d_weight)
         return d_rows, d_weight, None, None, None, None, None, None
 
 
 class _RowSlopes:
-    """The derivatives of lse, total and the true logit by the rows, gathered chunk by chunk.
+    """Derivatives of lse, total and the true logit by the rows, summed chunk by chunk.
 
-    Args:
-        chunks: the batch and the weight.
-        bend: what becomes of the logits.
-        own: (B, D) derivative of the true logit.
+    `own` (B, D) is that of the true logit.
     """
 
-    def __init__(self, chunks: Chunks, bend: LogitBend | None, own: Tensor) -> None:
-        self.chunks, self.bend, self.own = chunks, bend, own
+    def __init__(self, chunks: Chunks, modulation: LogitModulation | None, own: Tensor) -> None:
+        self.chunks, self.modulation, self.own = chunks, modulation, own
         self.by_lse = torch.zeros_like(chunks.rows)  # times mass
         # The derivative of the total is the same for all rows, but for the true class, where a
         # class has one weight and its logit stays as it is.
-        self.alike = bend is None and chunks.walk.centres == 1
+        self.alike = modulation is None and chunks.centres == 1
         self.by_total = None
-        if chunks.walk.need_total:
+        if chunks.options.need_total:
             self.by_total = torch.zeros_like(chunks.rows[:1] if self.alike else chunks.rows)
 
     def add(
         self, sums: RowSums, span: slice, z: Tensor, operand: Tensor, inverse: Tensor | None
     ) -> None:
-        """Add a chunk to the sums and to the derivatives.
+        """Add a chunk of logits z (B, n * centres), overwritten, to sums and derivatives.
 
-        Args:
-            sums: updated in place.
-            span: of the chunk.
-            z: (B, n * centres) logits; overwritten.
-            operand: (n * centres, D) the weight in the dtype of the products.
-            inverse: (n * centres,) by which it has to be multiplied.
+        `operand` (n * centres, D) are its rows of the weight in the dtype of the products, and
+        `inverse` (n * centres,) their factors.
         """
-        chunks, bend, k = self.chunks, self.bend, self.chunks.walk.centres
+        chunks, modulation, k = self.chunks, self.modulation, self.chunks.centres
         column, nearest = chunks.column(span), None
         if k > 1:
             z, nearest = z.view(len(z), -1, k).max(2)  # (B, n) each
         if self.by_total is not None:
             slope = torch.ones_like(z[:1]) if self.alike else torch.ones_like(z)
-            if bend is not None:
-                slope = bend.slope(z)
+            if modulation is not None:
+                slope = modulation.slope(z)
             if not self.alike:
                 put_in_column(slope, column, 0)
             if nearest is not None:
@@ -214,12 +208,12 @@ class _RowSlopes:
             if inverse is not None:
                 slope.mul_(inverse)
             _add_product(chunks, self.by_total, slope.to(chunks.dtype), operand)
-        add_shares = epilogues(z.device).add_shares
+        add_shares = softmax_kernels(z).add_shares
         if nearest is None:
             out = chunks.buffer("d_z", z.shape, chunks.dtype) if chunks.narrow else z
-            shrink = add_shares(sums, z, column, bend, out, inverse=inverse)
+            shrink = add_shares(sums, z, column, modulation, out, inverse=inverse)
         else:
-            shrink = add_shares(sums, z, column, bend, z)
+            shrink = add_shares(sums, z, column, modulation, z)
             out = _spread(z, nearest, k)
             if inverse is not None:
                 out.mul_(inverse)
@@ -228,7 +222,7 @@ class _RowSlopes:
         _add_product(chunks, self.by_lse, out, operand)
 
     def result(self, sums: RowSums) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The derivatives (B, D) of lse, total (None where it is not wanted) and true."""
+        """The derivatives (B, D) of lse, total (None where it is not needed) and true."""
         # A mass is 0 over no class, else 1 or more: the peak is in it.
         self.by_lse.div_(sums.mass.clamp_min(1)[:, None])
         if self.by_total is not None and self.alike:
@@ -238,37 +232,25 @@ class _RowSlopes:
 
 def _weight_pass(
     chunks: Chunks,
-    of_rows: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    of_rows: tuple[Tensor, Tensor, Tensor | None, Tensor],  # lse, d_lse, d_total, d_true
     d_length: Tensor,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     inverse: Tensor | None,
-    stash: Stash | None,
+    cache: LogitCache | None,
     d_weight: Tensor | None = None,
 ) -> None:
-    """The second walk: the gradient of the weight, chunk by chunk; once.
-
-    Args:
-        chunks: the batch and the weight.
-        of_rows: lse, not below the lowest number, and the gradients of lse, total (None where it
-            is not wanted) and true, (B,) each.
-        d_length: (B,) gradient of the lengths.
-        bend: what became of the logits.
-        inverse: (m * centres,) 1 / length of each row of the weight, where it is normalised.
-        stash: products of the forward pass, None where an earlier backward pass used them up; the
-            others are made again.
-        d_weight: takes the gradient; None where the update takes it.
-    """
+    """The gradient of the weight, chunk by chunk, to `d_weight` or to the update."""
     for span in chunks.spans():
         place = chunks.where(span)
         stored = chunks.take(place)
-        z = None if stash is None else stash.take(span)
+        z = None if cache is None else cache.take(span)
         if z is None:
             z = chunks.products(chunks.operand(stored))
         own = sums = None
         if inverse is not None:
             own = inverse[chunks.row_span(span)]
             sums = chunks.buffer("along", own.shape, chunks.rows.dtype)
-        d_z = _logit_gradient(chunks, span, z, of_rows, bend, inverse=own, along=sums)
+        d_z = _product_gradient(chunks, span, z, of_rows, modulation, inverse=own, along=sums)
         along = _along(chunks, span, sums, own, d_length, stored)
         if d_weight is not None:
             _weight_gradient(chunks, d_z, stored, along, d_weight[place])
@@ -276,36 +258,35 @@ def _weight_pass(
         assert chunks.update is not None
         gradient = _weight_gradient(chunks, d_z, stored, along, None)
         chunks.update.use(chunks.weight, place, gradient)
-    if stash is not None:
-        stash.give_back()
+    if cache is not None:
+        cache.give_back()
 
 
-def _logit_gradient(
+def _product_gradient(
     chunks: Chunks,
     span: slice,
     z: Tensor,
     of_rows: tuple[Tensor, Tensor, Tensor | None, Tensor],
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     *,
     inverse: Tensor | None,
     along: Tensor | None,
 ) -> Tensor:
-    """The gradient by the products z (B, n * centres), in their dtype.
-
-    See `chunk_softmax.logit_gradient`; `of_rows` is its lse, d_lse, d_total, d_true.
-    """
-    logit_gradient = epilogues(z.device).logit_gradient
-    column, k = chunks.column(span), chunks.walk.centres
+    """The gradient by the products z (B, n * centres), in their dtype; see `logit_gradient`."""
+    logit_gradient = softmax_kernels(z).logit_gradient
+    column, k = chunks.column(span), chunks.centres
     if k == 1:
         out = chunks.buffer("d_z", z.shape, chunks.dtype)
-        return logit_gradient(z, *of_rows, column, bend, out, inverse=inverse, along=along)
+        d_z: Tensor = logit_gradient(
+            z, *of_rows, column, modulation, out, inverse=inverse, along=along
+        )
+        return d_z
     if inverse is not None:
         z.mul_(inverse)
     full = z.view(len(z), -1, k)
     highest, nearest = full.max(2)  # (B, n) each
     out = chunks.buffer("d_z", highest.shape, z.dtype)
-    d_z = logit_gradient(highest, *of_rows, column, bend, out)
-    spread = _spread(d_z, nearest, k)
+    spread = _spread(logit_gradient(highest, *of_rows, column, modulation, out), nearest, k)
     if along is not None:
         torch.sum(z.mul_(spread), 0, out=along)
     if inverse is not None:
@@ -327,7 +308,7 @@ def _along(
     d_length: Tensor,
     stored: Tensor,
 ) -> Tensor | None:
-    """What times each row of the weight is added to its gradient, (n * centres,).
+    """The factor of each row of the weight in its own gradient, (n * centres,).
 
     With u = w / |w| and z = rows . u the gradient of w is
 
@@ -338,7 +319,7 @@ def _along(
     """
     if inverse is not None and sums is not None:
         return sums.mul_(inverse).mul_(inverse).neg_()
-    if not chunks.walk.need_length:
+    if not chunks.options.need_length:
         return None
     column = chunks.column(span)
     if column is None:
@@ -373,29 +354,28 @@ def _add_product(chunks: Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -
 
 
 def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
-    """Logit of each row's class and length of its weight, (B,) each; 0 where it is not held.
+    """Logit of each row's class, length of its weight, and derivative of the logit by the row.
 
-    And the derivative of the logit by the row, (B, D). Never in a narrow dtype: the margin's slope
-    is steep where the cosine is near 1.
+    (B,), (B,) and (B, D); 0 where the class is not held. Never in a narrow dtype: the margin's
+    slope is steep where the cosine is near 1.
     """
-    rows, walk, count = chunks.rows, chunks.walk, chunks.count
+    rows, k, count = chunks.rows, chunks.centres, chunks.count
     if count == 0:
         return rows.new_zeros(len(rows)), rows.new_zeros(len(rows)), torch.zeros_like(rows)
     inside = (chunks.classes >= 0) & (chunks.classes < count)
     own = chunks.classes.clamp(0, count - 1)
     if chunks.index is not None:
         own = chunks.index[own]
-    k = walk.centres
     target = chunks.read(rows_of(own, k)).to(rows.dtype)  # (B * centres, D)
     inverse = inverse_norms(target, rows.new_empty(len(target))).view(-1, k)  # (B, centres)
     length = torch.linalg.vector_norm(target, dim=1).view(-1, k)
     target = target.view(len(rows), k, -1)
     true = (rows[:, None] * target).sum(2)  # (B, centres)
-    if walk.normalize:
+    if chunks.options.normalize:
         true = true * inverse
     best = true.argmax(1, keepdim=True)
     true, length, inverse = (each.gather(1, best)[:, 0] for each in (true, length, inverse))
     target = target[torch.arange(len(rows), device=rows.device), best[:, 0]]  # (B, D)
-    factor = inverse if walk.normalize else torch.ones_like(inverse)
+    factor = inverse if chunks.options.normalize else torch.ones_like(inverse)
     target = target * factor.where(inside, 0)[:, None]
     return true.where(inside, 0), length.where(inside, 0), target

@@ -1,7 +1,6 @@
-"""Which classes a step looks at: those of the batch, and a random part of the others.
+"""Partial classes of a step: those of the batch, and a random part of the others, drawn anew.
 
-As in Partial FC (An et al., arXiv 2203.15565): the classes of the batch always take part, and
-of the others a random part, drawn anew each step.
+Partial FC (An et al., arXiv 2203.15565).
 """
 
 import math
@@ -11,18 +10,13 @@ import torch
 from torch import Tensor
 
 
-class Sampler:
-    """Draws from `count` classes without making a list of them.
+class PartialClassSampler:
+    """Draws the share `rate` in (0, 1) of `count` classes without making a list of them.
 
     k -> (a k + b) mod p over the smallest prime p >= count, with random a and b, is a permutation
     under which any two classes are drawn together exactly as often as in a uniform draw without
     replacement (the affine maps of a prime field carry any pair to any pair). It costs one
-    multiplication for each class drawn.
-
-    Args:
-        count: classes held here.
-        rate: part of them to draw, in (0, 1).
-        seed: draws follow from it and from the step.
+    multiplication for each class drawn. Draws follow from `seed` and the step.
     """
 
     def __init__(self, count: int, rate: float, seed: int) -> None:
@@ -33,16 +27,14 @@ class Sampler:
     def draw(self, positives: Tensor, step: int) -> Tensor:
         """The classes of a step, (m,) int64, ascending, each once.
 
-        Args:
-            positives: (B,) classes of the batch; numbers outside [0, count) are held elsewhere.
-            step: draws differ between steps.
+        `positives` (B,) are the classes of the batch; those outside [0, count) are held elsewhere.
         """
         device = positives.device
         if not self.count:
             return torch.empty(0, dtype=torch.int64, device=device)
         rng = np.random.default_rng([self.seed, step])
         factor, offset = int(rng.integers(1, max(self.prime, 2))), int(rng.integers(self.prime))
-        # The prime is a little larger than the count: so many more, that enough are left.
+        # Numbers from count to the prime are no classes: draw that many more.
         wanted = min(self.prime, self.size + self.prime - self.count)
         drawn = (torch.arange(wanted, device=device) * factor + offset) % self.prime
         drawn = drawn[drawn < self.count][: self.size]
@@ -51,7 +43,7 @@ class Sampler:
 
 
 def positions(index: Tensor, classes: Tensor) -> Tensor:
-    """Where each of `classes` (B,) is in `index` (m,), ascending; -1 where it is not."""
+    """Positions of `classes` (B,) in `index` (m,), ascending; -1 for those not in it."""
     if not len(index):
         return torch.full_like(classes, -1)
     place = torch.searchsorted(index, classes).clamp_max(len(index) - 1)

@@ -1,11 +1,10 @@
-"""What the workers of a sharded head tell each other, differentiably.
+"""Differentiable collectives of a sharded head.
 
-Three collectives a step: the embeddings (and their classes) are gathered, a few numbers a row are
-exchanged, and the gradient of the embeddings is reduced and scattered in the backward pass. All
-use the default process group, in the same order on every worker.
+Three a step: the embeddings (and their classes) are gathered, a few numbers a row are gathered,
+and the gradient of the embeddings is reduced and scattered in the backward pass. All use the
+default process group, in the same order on every worker.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lookalike.distributed.world import World
-from lookalike.losses.fused_update import HeadUpdate
 
 # New names of torch 2.14, which warns of the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -30,7 +28,7 @@ def gather_equal(tensor: Tensor, world: World) -> Tensor:
     return stacked
 
 
-def exchange_rows(tensor: Tensor, world: World) -> Tensor:
+def gather_own_gradient(tensor: Tensor, world: World) -> Tensor:
     """`gather_equal` for a loss that every worker computes alike, in order of rank: (size, ...).
 
     The gradient goes to this worker's own part and needs no collective: each worker
@@ -44,16 +42,11 @@ def exchange_rows(tensor: Tensor, world: World) -> Tensor:
 
 
 def gather_embeddings(embeddings: Tensor, counts: list[int], world: World) -> Tensor:
-    """All workers' embeddings in order of rank, (sum of counts, D).
+    """All workers' embeddings (b, D) in order of rank, (sum of counts, D); `counts` are their b.
 
     Backward: the gradient of the one loss with respect to this worker's rows, summed over the
     workers' classes and multiplied by the number of workers, so that the averaging of
     DistributedDataParallel over the workers yields the gradient of that loss.
-
-    Args:
-        embeddings: (b, D) of this worker.
-        counts: b of each worker.
-        world: the workers.
     """
     if world.size == 1:
         return embeddings
@@ -81,30 +74,3 @@ class _GatherEmbeddings(torch.autograd.Function):
         own = torch.empty_like(padded[0])
         _reduce_scatter(own, padded.flatten(0, 1))
         return own[: counts[world.rank]].mul_(world.size), None, None
-
-
-class AveragedUpdate:
-    """An update of a weight that all workers hold, each with the gradient of its own rows.
-
-    Chunk by chunk the gradient is averaged over the workers, then used by all of them alike.
-    """
-
-    def __init__(self, update: HeadUpdate, world: World) -> None:
-        self.update, self.world = update, world
-
-    def defer(self, work: Callable[[], None]) -> None:
-        """Call `work` at the end of a step that is finite."""
-        self.update.defer(work)
-
-    def read(self, weight: Tensor, where: slice | Tensor) -> Tensor:
-        """The rows `where` as they are in this step, (n, D); not to be written to."""
-        return self.update.read(weight, where)
-
-    def take(self, weight: Tensor, where: slice | Tensor) -> Tensor:
-        """The same, of rows whose `use` comes next."""
-        return self.update.take(weight, where)
-
-    def use(self, weight: Tensor, where: slice | Tensor, gradient: Tensor) -> None:
-        """Average the gradient (n, D), and change the rows `where` by it."""
-        self.world.sum(gradient).div_(self.world.size)
-        self.update.use(weight, where, gradient)

@@ -1,24 +1,66 @@
-"""The head: class weights, and the loss of a batch of embeddings against them."""
+"""Head: class weights, and the margin softmax loss of a batch of embeddings against them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lookalike.distributed.world import ALONE, World
-from lookalike.losses.chunk_softmax import LogitBend
+from lookalike.losses.chunk_softmax import LogitModulation
 from lookalike.losses.chunked import class_statistics
-from lookalike.losses.class_chunks import Update, Walk, shared_chunk, stash_bytes
-from lookalike.losses.class_optimizers import create_update
-from lookalike.losses.class_sampling import Sampler, positions
-from lookalike.losses.collectives import AveragedUpdate, exchange_rows, gather_embeddings
-from lookalike.losses.fused_update import HeadUpdate
-from lookalike.losses.head_options import HeadOptions
-from lookalike.losses.logits import bent_logits, target_logits
-from lookalike.losses.margin import Margin, Rows
-from lookalike.losses.nearest_class import nearest_class
-from lookalike.losses.normalization import unit_rows
-from lookalike.losses.weight_init import initial_weight
+from lookalike.losses.class_chunks import ChunkOptions, default_chunk, shared_chunk
+from lookalike.losses.class_sampling import PartialClassSampler, positions
+from lookalike.losses.collectives import gather_embeddings, gather_equal, gather_own_gradient
+from lookalike.losses.head_update import HeadUpdate, UpdateRule, create_update
+from lookalike.losses.logits import inverse_norms, logit_modulation, target_logits, unit_rows
+from lookalike.losses.margin import Margin, RowContext
+
+# Class weights are drawn in blocks of this many rows. Part of the meaning of a seed: another
+# number draws other values.
+_INIT_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """Computation of a head; only the last two change the loss that is minimised.
+
+    Attributes:
+        centres: rows of the weight a class, of which the nearest counts (Deng et al.,
+            Sub-center ArcFace, ECCV 2020).
+        chunk: classes at once; None for a default by device.
+        precision: dtype of the products; None for that of the embeddings.
+        dtype: of the weight and its optimizer state; float32, or bfloat16 with `update`.
+        update: the optimizer that changes the weight chunk by chunk; None leaves a
+            gradient to an ordinary one.
+        sample_rate: part of the classes in each step besides the batch's own; below 1 with
+            `update`.
+        filter_above: other classes whose cosine is above this are left out of the sum (inter-class
+            filtering, Partial FC, arXiv 2203.15565); None for no filter.
+    """
+
+    centres: int = 1
+    chunk: int | None = None
+    precision: torch.dtype | None = None
+    dtype: torch.dtype = torch.float32
+    update: UpdateRule | None = None
+    sample_rate: float = 1.0
+    filter_above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.centres < 1 or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(f"centres={self.centres}, chunk={self.chunk}: not positive")
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate={self.sample_rate} is not in (0, 1]")
+        if self.update is None and (self.sample_rate < 1 or self.dtype == torch.bfloat16):
+            raise ValueError("sample_rate below 1 and a weight in bfloat16 need update")
+
+    def check(self, margin: Margin, label_smoothing: float) -> None:
+        """Raise a ValueError where these options do not go with a margin."""
+        if self.centres > 1 and margin.weight_norm:
+            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
+        if self.filter_above is not None and (label_smoothing or margin.weight_norm):
+            raise ValueError("filter_above needs normalised classes, and no label smoothing")
 
 
 class Head(nn.Module):
@@ -30,7 +72,7 @@ class Head(nn.Module):
 
     The convention for losses and gradients, with W workers:
 
-    - The mean over the workers of what `forward` returns is the mean loss over the global batch,
+    - The mean over the workers of the result of `forward` is the mean loss over the global batch,
       however unevenly that batch lies on the workers.
     - The gradient of the embeddings is such that averaging the backbone's gradients over the
       workers, as DistributedDataParallel does, gives the gradient of that mean loss.
@@ -54,7 +96,7 @@ class Head(nn.Module):
     margin_state: Tensor
     class_counts: Tensor
     update: HeadUpdate | None
-    sampler: Sampler | None
+    sampler: PartialClassSampler | None
 
     def __init__(
         self,
@@ -81,8 +123,8 @@ class Head(nn.Module):
         Args:
             dim: D, length of an embedding.
             num_classes: C, over all workers.
-            margin: what happens to the true class.
-            options: how to compute.
+            margin: on the true class.
+            options: of the computation.
             label_smoothing: the share of the target that is spread evenly over the other C - 1
                 classes, in [0, 1); ignored for C = 1.
             sharded: each worker holds its share of the classes instead of all.
@@ -113,26 +155,28 @@ class Head(nn.Module):
             counts = class_counts.float()
         self.register_buffer("class_counts", counts, persistent=False)
         self.register_buffer("margin_state", torch.tensor(margin.initial_state))
-        self.walk = Walk(
+        self.chunk_options = ChunkOptions(
             normalize=not margin.weight_norm,
             need_total=self.label_smoothing > 0,
+            need_length=margin.weight_norm and margin.modifies_target,
             centres=self.centres,
             chunk=options.chunk,
             precision=options.precision,
-            need_length=margin.weight_norm and margin.bends_target,
         )
         sampled = options.sample_rate < 1
         self.update = None
         if options.update is not None:
             part = seed + 7919 * (self.peers.rank + 1)
             self.update = create_update(options.update, self.weight, lazy=sampled, seed=part)
+            if not sharded:
+                self.update.world = world
         self.sampler = None
         if sampled:
             part = seed + 104729 * (self.peers.rank + 1)
-            self.sampler = Sampler(len(self.rows), options.sample_rate, part)
+            self.sampler = PartialClassSampler(len(self.rows), options.sample_rate, part)
         self._workspace: dict[str, Tensor] = {}
-        # Margins that look at the true cosines before the others are computed.
-        self._looks_ahead = (
+        # Margins that need the true cosines of all peers before the other logits.
+        self._needs_true_cosines = (
             bool(margin.initial_state) or type(margin).negatives is not Margin.negatives
         )
 
@@ -153,7 +197,7 @@ class Head(nn.Module):
             self.update.end(self.weight)
 
     def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """The loss of this worker, a scalar; see the class for what its mean and gradients are.
+        """The loss of this worker, a scalar; see the class for the convention.
 
         Every worker must call it at the same step. Computed in `compute_dtype`, inside an
         autocast region too.
@@ -187,34 +231,32 @@ class Head(nn.Module):
         own = classes - self.rows.start  # (B,) row of our weight, where we hold the class
         held = (own >= 0) & (own < len(self.rows))  # (B,)
         counted = classes if len(self.class_counts) > 1 else torch.zeros_like(classes)
-        facts = Rows(length, self.class_counts[counted], self.margin_state)
+        context = RowContext(length, self.class_counts[counted], self.margin_state)
         index, own = self._sample(own)
 
-        def bend(true: Tensor) -> LogitBend | None:
-            nonlocal facts
-            if self._looks_ahead:
-                cos = exchange_rows((true / scale).where(held, 0), self.peers).sum(0)
-                facts = replace(facts, state=self._advance(cos, length.detach()))
-            else:
-                cos = true
-            return bent_logits(margin, cos, facts, self.options.filter_above)
+        def modulate(true: Tensor) -> LogitModulation | None:
+            nonlocal context
+            cos = true
+            if self._needs_true_cosines:
+                cos = gather_own_gradient((true / scale).where(held, 0), self.peers).sum(0)
+                context = replace(context, state=self._advance(cos, length.detach()))
+            return logit_modulation(margin, cos, context, self.options.filter_above)
 
-        lse, total, raw, target_length = class_statistics(
+        lse, total, raw, weight_length = class_statistics(
             (embeddings if margin.embedding_norm else unit) * scale,
             self.weight,
             own,
-            self._walk(),
+            self._step_options(),
             index=index,
-            bend=bend,
-            update=self._averaged(),
+            modulate=modulate,
+            update=self.update,
             workspace=self._workspace,
         )  # (B,) each
+        true = target_logits(margin, raw, weight_length, context)
 
-        true = target_logits(margin, raw, target_length, facts)
-
-        # The peers' numbers: one knows the logit of the true class, each the rest of its own.
+        # The peers' numbers: one holds the logit of the true class, each the rest of its own.
         statistics = torch.stack([true.where(held, 0), lse, total])  # (3, B)
-        all_true, all_lse, all_total = exchange_rows(statistics, self.peers).unbind(1)
+        all_true, all_lse, all_total = gather_own_gradient(statistics, self.peers).unbind(1)
         true = all_true.sum(0)  # (B,)
         # -log p_y = log(1 + sum over j != y of exp(z_j - z_y)); the 1 keeps the sum finite where
         # there is no other class.
@@ -223,14 +265,14 @@ class Head(nn.Module):
         if self.label_smoothing > 0:
             others = all_total.sum(0) / (self._classes_seen(index) - 1)  # (B,) mean logit
             losses = losses + self.label_smoothing * (true - others)
-        penalty = margin.penalty(facts)
+        penalty = margin.penalty(context)
         if penalty is None:
             return losses
         # All peers have the same penalty; its gradient comes from the one that holds the class.
         return losses + penalty.where(held, penalty.detach())
 
     def _sample(self, own: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The classes of this step, and where those of the batch are among them."""
+        """The classes of this step, and the positions of the batch's among them."""
         if self.sampler is None or self.update is None:
             return None, own
         positives = own
@@ -240,7 +282,7 @@ class Head(nn.Module):
         return index, positions(index, own)
 
     def _classes_seen(self, index: Tensor | None) -> int | Tensor:
-        """How many classes take part in this step, on all peers together."""
+        """The number of classes that take part in this step, on all peers together."""
         if index is None:
             return self.num_classes
         return self.peers.sum(torch.tensor(len(index), device=index.device))
@@ -259,19 +301,11 @@ class Head(nn.Module):
             self.margin_state.copy_(state)
         return state
 
-    def _walk(self) -> Walk:
-        """How to walk over the classes in a step."""
-        chunk = self.walk.chunk
-        if chunk is None and isinstance(self._averaged(), AveragedUpdate):
-            chunk = shared_chunk(self.weight, self.centres)
-        stash = stash_bytes(self.options.stash, self.weight)
-        return replace(self.walk, stash=stash, chunk=chunk)
-
-    def _averaged(self) -> Update | None:
-        """The update, with gradients averaged over the workers where each has a part of them."""
-        if self.update is None or self.sharded or self.world.size == 1:
-            return self.update
-        return AveragedUpdate(self.update, self.world)
+    def _step_options(self) -> ChunkOptions:
+        options = self.chunk_options
+        if options.chunk is None and self.update is not None and self.update.world.size > 1:
+            return replace(options, chunk=shared_chunk(self.weight, self.centres))
+        return options
 
     @torch.no_grad()
     def average_gradients(self) -> None:
@@ -286,7 +320,7 @@ class Head(nn.Module):
     def predict(self, embeddings: Tensor) -> Tensor:
         """The class whose weight is nearest by cosine; of equally near ones, the lowest.
 
-        Every worker must call it at the same time, with as many embeddings as it has.
+        Every worker must call it at the same time, with its own embeddings.
 
         Args:
             embeddings: (b, D) of this worker; b may be 0 and differ between workers.
@@ -297,10 +331,30 @@ class Head(nn.Module):
         with torch.autocast(self.weight.device.type, enabled=False):
             parts = self.peers.gather(embeddings.to(self.compute_dtype))
             unit, _ = unit_rows(torch.cat(parts))  # (B, D)
-            nearest = nearest_class(
-                unit, self.weight, self.rows, self.walk, self.update, self.peers
-            )
-            return nearest.split([len(part) for part in parts])[self.peers.rank]
+            return self._nearest(unit).split([len(part) for part in parts])[self.peers.rank]
+
+    def _nearest(self, unit: Tensor) -> Tensor:
+        """The nearest class of each unit vector (B, D), over chunks of classes and peers, (B,)."""
+        best = unit.new_full((len(unit),), -torch.inf)
+        nearest = torch.full((len(unit),), self.rows.start, device=unit.device)
+        weight, k = self.weight, self.centres
+        size = self.options.chunk or max(1, default_chunk(len(unit), weight) // k)
+        for start in range(0, len(self.rows), size):
+            span = slice(start * k, min(start + size, len(self.rows)) * k)
+            if self.update is not None and self.update.lazy:
+                index = torch.arange(span.start, span.stop, device=weight.device)
+                block = self.update.read(weight, index)
+            else:
+                block = weight[span].to(unit.dtype)  # (n * centres, D)
+            cos = unit @ block.t() * inverse_norms(block, block.new_empty(len(block)))
+            cos = cos.view(len(unit), len(block) // k, k).amax(2)
+            value, column = cos.max(dim=1)  # of equal values, the first
+            nearer = value > best
+            best = value.where(nearer, best)
+            nearest = (column + (self.rows.start + start)).where(nearer, nearest)
+        # Peers hold ascending classes: the first of equal values is the lowest class.
+        winner = gather_equal(best, self.peers).argmax(0, keepdim=True)  # (1, B)
+        return gather_equal(nearest, self.peers).gather(0, winner)[0]
 
     def extra_repr(self) -> str:
         """Sizes, margin, and the share of the classes held here."""
@@ -323,3 +377,24 @@ class Head(nn.Module):
         elif not inside:
             wrong = classes[(classes < 0) | (classes >= self.num_classes)]
             raise ValueError(f"class {int(wrong[0])} is not in [0, {self.num_classes})")
+
+
+def initial_weight(
+    rows: range, dim: int, *, seed: int, std: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Normal weights of the rows `rows`, (len(rows), D), the same for any sharding.
+
+    Each block of rows has a generator of its own, so that a worker draws only the blocks that it
+    holds a part of.
+    """
+    weight = torch.empty(len(rows), dim, dtype=dtype)
+    for block in range(rows.start // _INIT_BLOCK, -(-rows.stop // _INIT_BLOCK) if rows else 0):
+        (state,) = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state))
+        values = torch.randn(_INIT_BLOCK, dim, generator=generator).mul_(std)
+        first = max(rows.start, block * _INIT_BLOCK)
+        stop = min(rows.stop, (block + 1) * _INIT_BLOCK)
+        weight[first - rows.start : stop - rows.start] = values[
+            first - block * _INIT_BLOCK : stop - block * _INIT_BLOCK
+        ]
+    return weight

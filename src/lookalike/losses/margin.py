@@ -1,4 +1,4 @@
-"""What a margin is: the one thing that differs between the losses of this package.
+"""Margin: the one thing that differs between the losses of this package.
 
 Every loss here is a softmax cross-entropy over the classes. With c_j the cosine between an
 embedding and the weight of class j, and y the true class, the logits are
@@ -6,11 +6,10 @@ embedding and the weight of class j, and y the true class, the logits are
     z_j = scale * [norm of the embedding] * [norm of the class weight] * c_j      for j != y
     z_y = the same with target(c_y) in place of c_y
 
-and a margin says what `target` does and which of the two norms are in. Some margins also look at
-the length of the embedding or the size of the class, bend the cosines of the other classes, or
-follow a running statistic; each of these is one method below, and doing nothing is the default. A
-margin has no weights and knows of no workers: that is the head's business
-(`lookalike.losses.head`).
+and a margin defines `target` and which of the two norms are in. Some margins also read the length
+of the embedding or the size of the class, change the cosines of the other classes, or keep a
+running statistic; each of these is one method below, and doing nothing is the default. A margin
+has no weights and no collectives: these belong to the head (`lookalike.losses.head`).
 
 The modules of the margins use methods of tensors only and do not import torch, so that a
 request can be checked without loading it.
@@ -38,8 +37,8 @@ _RANGES = {
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What a margin may know of the rows of a batch, beside their cosines.
+class RowContext:
+    """The rows of a batch as a margin sees them, beside their cosines.
 
     Attributes:
         length: (B,) lengths of the embeddings, differentiable.
@@ -53,8 +52,8 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Bend:
-    """What becomes of the cosine c to a class that is not the true one.
+class NegativeModulation:
+    """Change of the cosine c to a class that is not the true one.
 
     c where c <= above, else linear * c + square * c^2. No gradient flows through these numbers.
 
@@ -74,22 +73,22 @@ class Margin(ABC):
     """Base of all margins.
 
     Attributes:
-        margin: how hard the true class is made, in `unit`.
+        margin: difficulty of the true class, in `unit`.
         scale: the constant that multiplies every logit, above 0.
         name: the key in the registry, and in `loss.name`.
         unit: of `margin`: "cosine", "degrees", "multiplier" (of the angle) or "none".
-        default_margin: the recommended margin.
-        default_scale: the recommended scale.
+        default_margin: the recommended value.
+        default_scale: the recommended value.
         embedding_norm: whether the logits carry the norm of the embedding.
-        weight_norm: whether the logits carry the norm of the class weight.
-        bends_target: whether `target` does anything at all.
-        uses_length: whether the margin reads the length of the embedding, which the network must
-            then be free to choose.
-        uses_count: whether the margin reads how many images a class has.
-        initial_state: the running statistics at the start of training.
+        weight_norm: whether they carry the norm of the class weight.
+        modifies_target: False where `target` gives the cosine as it is.
+        uses_length: whether `target` or `penalty` reads the length of the embedding, which the
+            network must then be free to choose.
+        uses_count: whether `target` reads the number of training images of the class.
+        initial_state: the running statistics before the first batch.
 
     Raises:
-        ConfigError: the margin or the scale is out of its range.
+        ConfigError: a value is out of its range.
     """
 
     margin: float
@@ -101,7 +100,7 @@ class Margin(ABC):
     default_scale: ClassVar[float]
     embedding_norm: ClassVar[bool] = False
     weight_norm: ClassVar[bool] = False
-    bends_target: ClassVar[bool] = True
+    modifies_target: ClassVar[bool] = True
     uses_length: ClassVar[bool] = False
     uses_count: ClassVar[bool] = False
     initial_state: ClassVar[tuple[float, ...]] = ()
@@ -126,43 +125,27 @@ class Margin(ABC):
             raise ConfigError(f"{place} is not {words}; {recommended}")
 
     @abstractmethod
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
-        """What becomes of the cosine to the true class.
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
+        """The cosine to the true class with the margin, (B,).
 
-        Args:
-            cos: (B,) cosines; rounding may carry them a little past -1 and 1.
-            rows: what else is known of the rows.
-
-        Returns:
-            (B,) modified cosines, differentiable by autograd, with slopes that are finite
-            everywhere.
+        Differentiable by autograd, with slopes that are finite everywhere. Rounding may carry
+        `cos` (B,) a little past -1 and 1.
         """
 
-    def negatives(self, cos: Tensor, rows: Rows) -> Bend | None:
-        """What becomes of the cosines to the other classes; None for nothing.
-
-        Args:
-            cos: (B,) cosines to the true class, no gradient.
-            rows: what else is known of the rows.
-        """
+    def negatives(self, cos: Tensor, context: RowContext) -> NegativeModulation | None:
+        """Change of the other classes' cosines by the true one (B,), which has no gradient."""
         return None
 
-    def penalty(self, rows: Rows) -> Tensor | None:
-        """What is added to the loss of each row, (B,); None for nothing."""
+    def penalty(self, context: RowContext) -> Tensor | None:
+        """A term added to the loss of each row, (B,)."""
         return None
 
     def observe(self, cos: Tensor, length: Tensor) -> Tensor:
-        """Numbers of each row whose mean over the global batch `advance` wants, (k, B)."""
+        """Numbers of each row, (k, B), whose means over the global batch `advance` takes."""
         return cos.new_empty(0, len(cos))
 
     def advance(self, state: Tensor, means: Tensor, count: Tensor) -> Tensor:
-        """The running statistics after a batch, (s,).
-
-        Args:
-            state: (s,) before it.
-            means: (k,) of what `observe` gave.
-            count: () rows of the global batch.
-        """
+        """The running statistics (s,) after a batch of `count` () rows with these means (k,)."""
         return state
 
     def warning(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Options: numbers of a margin beyond `margin` and `scale`, each with its range."""
+"""Parameters of a margin beyond `margin` and `scale` (`loss.options`), each with its range."""
 
 from __future__ import annotations
 
@@ -22,30 +22,19 @@ class _Range:
     degrees: bool
 
 
-def option(default: float, words: str, lowest: float, highest: float = math.inf) -> Any:
-    """A dataclass field of a margin, of at least `lowest` and at most `highest`.
-
-    Args:
-        default: the paper's value.
-        words: the allowed values in words, as in "is not a number from 0 to 1".
-        lowest: the least allowed value.
-        highest: the greatest allowed value.
-    """
+def parameter(default: float, words: str, lowest: float, highest: float = math.inf) -> Any:
+    """A dataclass field of a margin; `words` ends "is not ...", as in "a number from 0 to 1"."""
     return field(default=default, metadata={"range": _Range(words, lowest, highest, False)})
 
 
-def angle_option(default: float) -> Any:
-    """A dataclass field of a margin, an angle in degrees that is never meant in radians."""
+def angle_parameter(default: float) -> Any:
+    """A dataclass field of a margin, an angle in degrees; refused where it looks like radians."""
     allowed = _Range("0, or 1 to 90 degrees", 0, 90, True)
     return field(default=default, metadata={"range": allowed})
 
 
-def check_options(margin: Margin) -> None:
-    """Check every option of `margin` against its range.
-
-    Raises:
-        ConfigError: one is outside it.
-    """
+def check_parameters(margin: Margin) -> None:
+    """Raise a ConfigError where a parameter of `margin` is outside its range."""
     for entry in fields(margin):
         allowed = entry.metadata.get("range")
         if allowed is None:

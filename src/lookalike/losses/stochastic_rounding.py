@@ -1,7 +1,7 @@
 """Stochastic rounding to bfloat16.
 
 A weight in bfloat16 has 8 bits: an update of less than 1/512 of it would always be rounded away.
-Rounded up or down by chance, with probabilities such that the mean is right, small updates add
+Rounded up or down at random, with probabilities such that the mean is right, small updates add
 up (Gupta et al., Deep Learning with Limited Numerical Precision, arXiv 1502.02551).
 """
 
@@ -13,7 +13,7 @@ _SHIFTS = 2**16
 
 
 class Noise:
-    """Random bits that follow from (seed, step, chunk), whatever happened before."""
+    """Random bits that follow from (seed, step, chunk) alone."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -23,7 +23,7 @@ class Noise:
         self._device = torch.device("cpu")
 
     def renew(self, step: int, device: torch.device) -> None:
-        """The bits of another step; drawn when they are first asked for."""
+        """Start the bits of a step; they are drawn on first use."""
         self._step, self._uses, self._block, self._device = step, 0, None, device
 
     def bits(self, count: int, name: str) -> Tensor:
@@ -43,7 +43,7 @@ class Noise:
 
 
 def store(tensor: Tensor, where: slice | Tensor, value: Tensor, noise: Noise, name: str) -> None:
-    """Write `value` to the rows `where` of `tensor`, rounded by chance where it is narrower."""
+    """Write `value` to the rows `where` of `tensor`; stochastic rounding where it is narrower."""
     target = tensor.detach()
     if value.dtype != tensor.dtype and tensor.dtype == torch.bfloat16:
         # A bfloat16 is the upper half of a float32: random bits added to the lower half carry

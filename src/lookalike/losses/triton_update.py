@@ -1,11 +1,9 @@
 """One step of an optimizer on some rows of the class weights, as one Triton kernel.
 
-Weight and state are read and written in place, by a range of rows or by their numbers; nothing is
-gathered, widened or scattered in memory of its own. A row's gradient is read once.
-
-Weight and state in bfloat16 are rounded by chance (see `stochastic_rounding`), with
-random bits from Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011),
-which depend on seed, step, row and column alone: not on chunks or on what was drawn before.
+Weight and state are read and written in place, without copies, by a range of rows or by their
+numbers. Those in bfloat16 are rounded stochastically (see `stochastic_rounding`), with random bits
+from Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011), which depend on
+seed, step, row and column alone: not on chunks or on earlier draws.
 """
 
 from __future__ import annotations
@@ -34,20 +32,12 @@ def sgd_rows(
 ) -> None:
     """SGD with momentum, as torch.optim.SGD; without momentum the buffer is left alone.
 
-    Args:
-        weight: (C, D) float32 or bfloat16; changed in place.
-        momentum_buffer: (C, D) of the weight's dtype; changed in place.
-        gradient: (n, D) float32, of the rows `where`; kept.
-        where: a range of rows, or (n,) int64, each at most once.
-        lr: learning rate.
-        momentum: factor of the buffer.
-        weight_decay: added to the gradient, as a factor of the weight.
-        unscale: what the gradient is multiplied by first.
-        seed: of the rounding, 63 bits.
-        step: number of the step, for the rounding.
+    Weight and buffer (C, D), both float32 or both bfloat16, change in place. The gradient (n, D)
+    float32 is multiplied by `unscale` first. `where` is a range of rows, or (n,) int64, each at
+    most once. `seed` (63 bits) and `step` are those of the rounding.
 
     Raises:
-        TypeError: for other dtypes, or rows that are not contiguous.
+        TypeError: other dtypes, or rows that are not contiguous.
     """
     grid, shape = _plan([weight, momentum_buffer], gradient, where)
     if gradient.numel() == 0:
@@ -70,37 +60,18 @@ def adamw_rows(
     where: slice | Tensor,
     *,
     lr: float,
-    beta1: float,
-    beta2: float,
+    betas: tuple[float, float],
     eps: float,
     weight_decay: float,
     unscale: float,
     seed: int,
     step: int,
 ) -> None:
-    """AdamW, as torch.optim.AdamW.
-
-    Args:
-        weight: (C, D) float32 or bfloat16; changed in place.
-        exp_avg: (C, D) of the weight's dtype, first moment; changed in place.
-        exp_avg_sq: the same, second moment.
-        gradient: (n, D) float32, of the rows `where`; kept.
-        where: a range of rows, or (n,) int64, each at most once.
-        lr: learning rate.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled.
-        unscale: what the gradient is multiplied by first.
-        seed: of the rounding, 63 bits.
-        step: steps done before this one.
-
-    Raises:
-        TypeError: for other dtypes, or rows that are not contiguous.
-    """
+    """AdamW, as torch.optim.AdamW; arguments as in `sgd_rows`, `step` steps done before."""
     grid, shape = _plan([weight, exp_avg, exp_avg_sq], gradient, where)
     if gradient.numel() == 0:
         return
+    beta1, beta2 = betas
     # In double precision here, where it costs nothing: 1 - beta2 is 0.001 with 4 digits in float32.
     pace = lr / (1 - beta1 ** (step + 1))
     root = (1 - beta2 ** (step + 1)) ** 0.5
@@ -143,7 +114,7 @@ def _place(where: slice | Tensor, unused: Tensor) -> tuple[Tensor, int]:
 @triton.jit
 def _elements(index_ptr, first, count, dim, INDEXED: tl.constexpr, HIGH: tl.constexpr,
               WIDE: tl.constexpr):  # fmt: skip
-    """Where this program's elements are in the gradient and in the weight; and their rows."""
+    """Offsets of this program's elements in the gradient and in the weight, and their rows."""
     local = tl.program_id(0) * HIGH + tl.arange(0, HIGH)
     columns = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     inside = (local < count)[:, None] & (columns < dim)[None, :]
@@ -173,7 +144,7 @@ def _random(seed, step, rows, stream: tl.constexpr, HIGH: tl.constexpr, WIDE: tl
 
 @triton.jit
 def _store(ptr, place, value, bits, inside, ROUND: tl.constexpr):
-    """Write float32 values; to bfloat16 by chance, with 16 random bits of each.
+    """Write float32 values; to bfloat16 rounded stochastically, with 16 random bits of each.
 
     A bfloat16 is the upper half of a float32: what is added to the lower half carries into the
     upper one with the right probability.

@@ -25,9 +25,8 @@ from lookalike.data.image_size import ImageSize, height_width
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.stochastic_rounding import Noise, store
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
@@ -212,7 +211,7 @@ def _epilogue(sample: Sample, world: World) -> float:
     That of a whole head whose vectors are so short that products and bytes are next to nothing.
     """
     classes, rule = 8 * sample.chunk, UpdateRule("sgd")
-    options = HeadOptions(chunk=sample.chunk, update=rule, stash=0.0)
+    options = HeadOptions(chunk=sample.chunk, update=rule)
     head = Head(4, classes, create_margin("arcface"), options).to(world.device)
     embeddings = torch.randn(sample.rows, 4, device=world.device, requires_grad=True)
     labels = torch.arange(sample.rows, device=world.device) * classes // sample.rows

@@ -32,7 +32,7 @@ class Setup:
         weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
         product_bytes: of a number in the head's products, 4 or 2.
         narrow_network: whether the network computes in bfloat16 or float16.
-        stash: logits kept for the backward pass, as a share of weight and momentum.
+        logit_cache: logits kept for the backward pass, as a share of weight and momentum.
         sample_rate: part of the classes that a step looks at.
         optimizer: sgd or adamw.
         momentum: whether sgd keeps one in the network's optimizer (a head's update always does).
@@ -60,7 +60,7 @@ class Setup:
     weight_bytes: int
     product_bytes: int
     narrow_network: bool
-    stash: float
+    logit_cache: float
     sample_rate: float
     optimizer: Literal["sgd", "adamw"]
     momentum: bool
@@ -100,7 +100,8 @@ class Setup:
     def kept_logits(self) -> tuple[int, ...]:
         """Logits of each head that wait for the backward pass, on one worker."""
         budgets = [
-            int(self.stash * 2 * rows * self.dim * self.weight_bytes / 4) for rows in self.head_rows
+            int(self.logit_cache * 2 * rows * self.dim * self.weight_bytes / 4)
+            for rows in self.head_rows
         ]
         return tuple(
             min(budget, seen * self.head_batch)

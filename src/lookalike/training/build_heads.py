@@ -12,9 +12,8 @@ from lookalike.data.catalog import Catalog
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.kernels import has_bf16_products
 from lookalike.losses.margin import Margin
 from lookalike.model.classification_branch import TEMPERATURE
@@ -189,7 +188,6 @@ def _options(config: Config, *, metric: bool) -> HeadOptions:
         precision=torch.bfloat16 if head.precision == "bf16" else None,
         dtype=DTYPES[head.dtype],
         update=rule if head.fused_update else None,
-        stash=head.stash,
         sample_rate=head.sample_rate,
         filter_above=head.filter_above if metric else None,
     )

@@ -27,9 +27,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lookalike.losses.class_optimizers import create_update
-from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head
+from lookalike.losses.head_update import UpdateRule, create_update
 
 BLOCK_BYTES = 2**25
 """What is in memory at once of each tensor while rows are read."""
@@ -216,7 +215,7 @@ class HeadRows:
             setattr(update, name, rows[name])
         update.clock, update.table = self.common["clock"], self.common["table"]
         update.restored()
-        values = update.caught_up(weight, torch.arange(len(weight)))
+        values = update.current_rows(weight, torch.arange(len(weight)))
         rows |= dict(zip(["weight", *update.MOMENTS], values, strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.losses.fused_update import HeadUpdate
+from lookalike.losses.head_update import HeadUpdate
 
 
 @dataclass(frozen=True)

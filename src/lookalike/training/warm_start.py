@@ -15,8 +15,8 @@ from lookalike.data.readers.annotation import canonical_label
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import RunError
 from lookalike.log import logger
-from lookalike.losses.fused_update import UpdateRule
 from lookalike.losses.head import Head
+from lookalike.losses.head_update import UpdateRule
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.model.saved_model import read_saved
 from lookalike.run import Run

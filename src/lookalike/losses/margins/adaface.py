@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
 from lookalike.losses.margin import Margin
-from lookalike.losses.margin_parameters import ABOVE_ZERO, check_options, option
+from lookalike.losses.margin_parameters import ABOVE_ZERO, check_parameters, parameter
 from lookalike.losses.margins.arcface import sine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 _SHORTEST, _LONGEST = 1e-3, 100.0  # lengths are clipped to these, as in the authors' code
 _EPS = 1e-3  # added to the running standard deviation there
@@ -48,8 +48,8 @@ class AdaFace(Margin):
         ConfigError: a value is out of its range.
     """
 
-    h: float = option(0.333, "a number from 0 to 1", 0, 1)
-    t_alpha: float = option(0.01, "a number above 0, at most 1", ABOVE_ZERO, 1)
+    h: float = parameter(0.333, "a number from 0 to 1", 0, 1)
+    t_alpha: float = parameter(0.01, "a number above 0, at most 1", ABOVE_ZERO, 1)
 
     name = "adaface"
     unit = "cosine"
@@ -65,12 +65,12 @@ class AdaFace(Margin):
                 f"loss.margin={self.margin:g} for {self.name} is not a number from 0 to 1.57: it "
                 "turns the angle too, by this many radians; recommended: 0.4"
             )
-        check_options(self)
+        check_parameters(self)
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle - margin * q) - margin * (1 + q), (B,)."""
-        mean, std = rows.state.unbind()
-        length = rows.length.detach().clamp(_SHORTEST, _LONGEST)
+        mean, std = context.state.unbind()
+        length = context.length.detach().clamp(_SHORTEST, _LONGEST)
         q = ((length - mean) * self.h / (std + _EPS)).clamp(-1, 1)  # (B,)
         m = -self.margin * q
         sin, cos_m, sin_m = sine(cos), m.cos(), m.sin()

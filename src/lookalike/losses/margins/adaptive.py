@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
-from lookalike.losses.margin_parameters import ABOVE_ZERO, angle_option, check_options, option
+from lookalike.losses.margin_parameters import (
+    ABOVE_ZERO,
+    angle_parameter,
+    check_parameters,
+    parameter,
+)
 from lookalike.losses.margins.arcface import ArcFace, turned_or_lowered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class AdaptiveArcFace(ArcFace):
         ConfigError: a value is out of its range.
     """
 
-    least: float = angle_option(2.9)
-    power: float = option(0.25, "a number above 0, at most 1", ABOVE_ZERO, 1)
-    fewest: float = option(1, "a number of images, at least 1", 1)
-    most: float = option(math.inf, "a number of images, at least 1", 1)
+    least: float = angle_parameter(2.9)
+    power: float = parameter(0.25, "a number above 0, at most 1", ABOVE_ZERO, 1)
+    fewest: float = parameter(1, "a number of images, at least 1", 1)
+    most: float = parameter(math.inf, "a number of images, at least 1", 1)
 
     name = "adaptive_arcface"
     default_scale = 80.0
@@ -51,7 +56,7 @@ class AdaptiveArcFace(ArcFace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
+        check_parameters(self)
         if self.least > self.margin:
             raise ConfigError(
                 f"loss.options.least={self.least:g} for {self.name} is above "
@@ -64,11 +69,11 @@ class AdaptiveArcFace(ArcFace):
                 f"loss.options.most={self.most:g}; default: 1"
             )
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle + m(n)), (B,)."""
         rarest, commonest = self.fewest**-self.power, self.most**-self.power
         a = math.radians(self.margin - self.least) / (rarest - commonest)
         b = math.radians(self.least) - a * commonest
-        count = rows.count.to(cos.dtype).clamp(self.fewest, self.most)
+        count = context.count.to(cos.dtype).clamp(self.fewest, self.most)
         m = a * count.pow(-self.power) + b  # (B,)
         return turned_or_lowered(cos, m, m.cos(), m.sin())

@@ -15,7 +15,7 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AMSoftmax(Margin):
     default_margin = 0.4
     default_scale = 30.0
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """Cosine minus the margin, (B,)."""
         return cos - self.margin
 

@@ -15,7 +15,7 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 # Below this sin^2 the angle is 0 or pi up to rounding, and the sine is held constant:
 # its slope, 1/sin, would otherwise be infinite there.
@@ -68,7 +68,7 @@ class ArcFace(Margin):
     default_margin = 28.6
     default_scale = 64.0
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle + margin), (B,)."""
         m = math.radians(self.margin)
         return turned_or_lowered(cos, m, math.cos(m), math.sin(m))

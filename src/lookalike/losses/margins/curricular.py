@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import Bend
-from lookalike.losses.margin_parameters import check_options, option
+from lookalike.losses.margin import NegativeModulation
+from lookalike.losses.margin_parameters import check_parameters, parameter
 from lookalike.losses.margins.arcface import ArcFace, turned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class CurricularFace(ArcFace):
         ConfigError: a value is out of its range.
     """
 
-    momentum: float = option(0.01, "a number from 0 to 1", 0, 1)
+    momentum: float = parameter(0.01, "a number from 0 to 1", 0, 1)
 
     name = "curricularface"
     initial_state = (0.0,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
+        check_parameters(self)
 
-    def negatives(self, cos: Tensor, rows: Rows) -> Bend:
+    def negatives(self, cos: Tensor, context: RowContext) -> NegativeModulation:
         """Hard classes from cos(angle + margin) on, their cosine c made t * c + c^2."""
         m = math.radians(self.margin)
-        return Bend(
+        return NegativeModulation(
             above=turned(cos, math.cos(m), math.sin(m)),  # (B,)
-            linear=rows.state[0],
-            square=rows.state.new_ones(()),
+            linear=context.state[0],
+            square=context.state.new_ones(()),
         )
 
     def observe(self, cos: Tensor, length: Tensor) -> Tensor:

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
 from lookalike.losses.margin import Margin
-from lookalike.losses.margin_parameters import ABOVE_ZERO, angle_option, check_options, option
+from lookalike.losses.margin_parameters import (
+    ABOVE_ZERO,
+    angle_parameter,
+    check_parameters,
+    parameter,
+)
 from lookalike.losses.margins.arcface import turned_or_lowered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,10 @@ class MagFace(Margin):
         ConfigError: a value is out of its range.
     """
 
-    l_margin: float = angle_option(25.8)
-    l_a: float = option(10, "a finite length above 0", ABOVE_ZERO, math.nextafter(math.inf, 0))
-    u_a: float = option(110, "a finite length above 0", ABOVE_ZERO, math.nextafter(math.inf, 0))
-    lambda_g: float = option(35, "a finite number, at least 0", 0, math.nextafter(math.inf, 0))
+    l_margin: float = angle_parameter(25.8)
+    l_a: float = parameter(10, "a finite length above 0", ABOVE_ZERO, math.nextafter(math.inf, 0))
+    u_a: float = parameter(110, "a finite length above 0", ABOVE_ZERO, math.nextafter(math.inf, 0))
+    lambda_g: float = parameter(35, "a finite number, at least 0", 0, math.nextafter(math.inf, 0))
 
     name = "magface"
     unit = "degrees"
@@ -57,7 +62,7 @@ class MagFace(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
+        check_parameters(self)
         if self.l_margin > self.margin:
             raise ConfigError(
                 f"loss.options.l_margin={self.l_margin:g} for {self.name} is above "
@@ -70,14 +75,15 @@ class MagFace(Margin):
                 f"loss.options.u_a={self.u_a:g}; default: 10"
             )
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle + m(a)), (B,)."""
-        m = math.radians(self.l_margin) + self._slope() * (self._clipped(rows) - self.l_a)  # (B,)
+        longer = self._clipped(context) - self.l_a  # (B,)
+        m = math.radians(self.l_margin) + self._slope() * longer  # (B,)
         return turned_or_lowered(cos, m, m.cos(), m.sin())
 
-    def penalty(self, rows: Rows) -> Tensor:
+    def penalty(self, context: RowContext) -> Tensor:
         """lambda_g * (a / u_a^2 + 1 / a), (B,)."""
-        a = self._clipped(rows)
+        a = self._clipped(context)
         return self.lambda_g * (a / self.u_a**2 + 1 / a)
 
     def warning(self) -> str | None:
@@ -93,8 +99,8 @@ class MagFace(Margin):
             f"that the margin may hold embeddings at the length l_a={self.l_a:g}"
         )
 
-    def _clipped(self, rows: Rows) -> Tensor:
-        return rows.length.clamp(self.l_a, self.u_a)
+    def _clipped(self, context: RowContext) -> Tensor:
+        return context.length.clamp(self.l_a, self.u_a)
 
     def _slope(self) -> float:
         return math.radians(self.margin - self.l_margin) / (self.u_a - self.l_a)

@@ -16,7 +16,7 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LargeMarginSoftmax(Margin):
     embedding_norm = True
     weight_norm = True
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """The value psi of the angle, (B,)."""
         m = int(self.margin)
         # cos(m * angle) is the Chebyshev polynomial T_m(cos): unlike acos, it has a finite slope

@@ -10,7 +10,7 @@ from lookalike.losses.margin import Margin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lookalike.losses.margin import Rows
+    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Softmax(Margin):
     default_scale = 1.0
     embedding_norm = True
     weight_norm = True
-    bends_target = False
+    modifies_target = False
 
-    def target(self, cos: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """The cosine as it is, (B,)."""
         return cos

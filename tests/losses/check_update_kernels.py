@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.losses.class_optimizers import create_update
-from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.head_update import UpdateRule, create_update
 from lookalike.losses.triton_update import adamw_rows, sgd_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,7 +115,7 @@ def test_moments_of_adamw_are_rounded_without_bias(second):
     gradient = torch.randn(dim, device=DEVICE).repeat(draws, 1)
     weight, *moments = (torch.zeros(draws, dim, device=DEVICE).bfloat16() for _ in range(3))
     adamw_rows(
-        weight, *moments, gradient, slice(0, draws), lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8,
+        weight, *moments, gradient, slice(0, draws), lr=0.1, betas=(0.9, 0.999), eps=1e-8,
         weight_decay=0.0, unscale=1.0, seed=int(torch.randint(2**62, ())), step=0,
     )  # fmt: skip
     exact = [(1 - 0.9) * gradient[0].double(), (1 - 0.999) * gradient[0].double() ** 2][second]

@@ -1,4 +1,4 @@
-"""Chunks, the logits that wait for the backward pass, and numbers a CPU is slow with."""
+"""Class chunks: the number of products, the logit cache, and denormal numbers."""
 
 import pytest
 import torch
@@ -8,10 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.losses import chunk_softmax, class_chunks, create_margin
-from lookalike.losses.class_chunks import stash_bytes
-from lookalike.losses.fused_update import UpdateRule
-from lookalike.losses.head import Head
-from lookalike.losses.head_options import HeadOptions
+from lookalike.losses.class_chunks import ChunkOptions, Chunks, LogitCache
+from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.head_update import UpdateRule
 from lookalike.training.build_heads import resolve_head
 
 
@@ -28,15 +27,14 @@ class Products(TorchDispatchMode):
 
 @pytest.mark.parametrize("update", [None, UpdateRule("sgd"), UpdateRule("adamw")])
 @pytest.mark.parametrize(
-    ("options", "products"),
-    [({}, 4), ({"stash": 10.0}, 3), ({"sample_rate": 0.999, "update": UpdateRule("sgd")}, 4)],
+    ("cache", "options", "products"),
+    [(0.0, {}, 4), (10.0, {}, 3), (0.0, {"sample_rate": 0.999, "update": UpdateRule("sgd")}, 4)],
 )
-def test_a_step_makes_four_products_of_each_chunk(options, products, update):
-    # 8 operations for each number of the weight and each row; 6 where the logits waited.
+def test_a_step_makes_four_products_of_each_chunk(monkeypatch, cache, options, products, update):
+    # 8 operations for each number of the weight and each row; 6 where the logits are cached.
+    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", cache)
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
-    head = head_with(
-        create_margin("arcface"), weight, **{"chunk": 20, "stash": 0.0, "update": update, **options}
-    )
+    head = head_with(create_margin("arcface"), weight, **{"chunk": 20, "update": update, **options})
     if head.update is not None:
         head.update.lr = 0.1
     with Products() as made:
@@ -47,7 +45,7 @@ def test_a_step_makes_four_products_of_each_chunk(options, products, update):
     assert made.count == products * 30
 
 
-def test_frozen_classes_are_walked_over_once():
+def test_frozen_classes_take_one_pass():
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
     head = head_with(create_margin("arcface"), weight, chunk=20)
     head.weight.requires_grad_(False)
@@ -58,16 +56,16 @@ def test_frozen_classes_are_walked_over_once():
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("centres", [1, 3])
-def test_logits_that_wait_are_those_that_would_be_made_again(centres, precision):
+def test_cached_logits_are_those_that_would_be_computed_again(monkeypatch, centres, precision):
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
     classes %= 600 // centres
     counts, results = [], []
 
-    for stash in (0.0, 0.05, 10.0):
+    for cache in (0.0, 0.05, 10.0):
+        monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", cache)
         head = head_with(
-            create_margin("arcface"), weight, centres=centres, chunk=20, stash=stash,
-            precision=precision,
-        )  # fmt: skip
+            create_margin("arcface"), weight, centres=centres, chunk=20, precision=precision
+        )
         head_loss_and_gradients(head, embeddings, classes)  # the memory is used again
         with Products() as products:
             results.append(head_loss_and_gradients(head, embeddings, classes))
@@ -80,9 +78,10 @@ def test_logits_that_wait_are_those_that_would_be_made_again(centres, precision)
             assert torch.equal(a, b)
 
 
-def test_two_forward_passes_before_a_backward_pass_do_not_share_logits():
+def test_two_forward_passes_before_a_backward_pass_do_not_share_logits(monkeypatch):
+    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", 10.0)
     embeddings, weight, classes = draw(9, 16, 600)
-    head = head_with(create_margin("arcface"), weight, chunk=20, stash=10.0)
+    head = head_with(create_margin("arcface"), weight, chunk=20)
     one, two = (e.clone().requires_grad_() for e in (embeddings, embeddings.flip(0)))
     losses = head(one, classes), head(two, classes)
     losses[0].backward()
@@ -92,11 +91,19 @@ def test_two_forward_passes_before_a_backward_pass_do_not_share_logits():
         torch.testing.assert_close(leaf.grad, expected)
 
 
-def test_a_share_of_weight_and_momentum_waits_on_a_cpu_and_nothing_on_a_gpu():
-    weight = torch.zeros(1000, 64)
-    assert stash_bytes(None, weight) == int(0.035 * 2 * weight.nbytes)
-    assert stash_bytes(0.5, weight) == weight.nbytes
-    assert stash_bytes(None, weight.to("meta")) == 0
+@pytest.mark.parametrize(
+    ("device", "needed", "kept"), [("cpu", True, 400), ("cpu", False, 0), ("meta", True, 0)]
+)
+def test_whole_chunks_of_3_5_percent_of_weight_and_momentum_are_cached_on_a_cpu(
+    device, needed, kept
+):
+    weight, rows = torch.zeros(1000, 64, device=device), torch.zeros(10, 64, device=device)
+    classes = torch.zeros(10, dtype=torch.int64, device=device)
+    options = ChunkOptions(normalize=True, chunk=50)
+    cache = LogitCache(Chunks(rows, weight, classes, options, None, None, {}), needed)
+    assert cache.classes == kept  # 0.035 x 2 x 1000 x 64 / 10 = 448
+    assert (cache.take(slice(350, 400)) is not None) == (kept == 400)
+    assert cache.take(slice(400, 450)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

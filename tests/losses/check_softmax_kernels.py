@@ -1,10 +1,10 @@
-"""Triton's epilogues against those in torch, in float64 and in float32."""
+"""Triton's softmax kernels against those in torch, in float64 and in float32."""
 
 import pytest
 import torch
 
-from lookalike.losses import chunk_softmax, triton_epilogue
-from lookalike.losses.chunk_softmax import LogitBend, RowSums
+from lookalike.losses import chunk_softmax, triton_softmax
+from lookalike.losses.chunk_softmax import LogitModulation, RowSums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # One part and several, of the row and of the rows; no multiple of any block.
@@ -16,23 +16,23 @@ def _fresh_numbers():
     print(f"torch.manual_seed({torch.seed()})")
 
 
-def draw(rows, n, bent):
+def draw(rows, n, modulated):
     z = torch.randn(rows, n, device=DEVICE) * 20
     column = torch.randint(-2, n + 2, (rows,), device=DEVICE)
     column[0] = n - 1  # at the edge
     if rows > 1:
         column[1], column[2] = 0, -1  # at the other, and just outside
-    bend = None
-    if bent:
+    modulation = None
+    if modulated:
         above = torch.randn(rows, device=DEVICE) * 10
         linear, square = torch.rand(2, rows, device=DEVICE)
         limit = above + 30 * torch.rand(rows, device=DEVICE)
-        bend = LogitBend(above, linear, square / 20, limit)
-    return z, column, bend
+        modulation = LogitModulation(above, linear, square / 20, limit)
+    return z, column, modulation
 
 
-def wider(bend):
-    return bend and LogitBend(*(v.double() for v in vars(bend).values()))
+def wider(modulation):
+    return modulation and LogitModulation(*(v.double() for v in vars(modulation).values()))
 
 
 def close(mine, reference, size=1.0):
@@ -41,23 +41,23 @@ def close(mine, reference, size=1.0):
     torch.testing.assert_close(mine.double(), reference, rtol=3e-6, atol=2e-6 * size)
 
 
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("total", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sums_of_two_chunks(shape, total, bent):
+def test_sums_of_two_chunks(shape, total, modulated):
     exact, mine = None, None
-    _, _, bend = draw(*shape, bent)
+    _, _, modulation = draw(*shape, modulated)
     for _ in range(2):
-        z, column, _ = draw(*shape, bent)
+        z, column, _ = draw(*shape, modulated)
         if mine is None:
             mine = RowSums.empty(z, total)
             exact = RowSums.empty(z.double(), total)
         before = z.clone()
         # A limit may cross the logits' rounding in neither: they are the same numbers.
-        triton_epilogue.add_chunk(mine, z, column, bend)
-        chunk_softmax.add_chunk(exact, z.double(), column, wider(bend))
+        triton_softmax.add_chunk(mine, z, column, modulation)
+        chunk_softmax.add_chunk(exact, z.double(), column, wider(modulation))
         assert torch.equal(z, before)
-    size = 100.0 if bent else 1.0
+    size = 100.0 if modulated else 1.0
     close(mine.peak.clamp_min(-1e30), exact.peak.clamp_min(-1e30), size)
     got, want = mine.lse(), exact.lse()
     assert not got.isnan().any()
@@ -71,22 +71,22 @@ def test_sums_of_two_chunks(shape, total, bent):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shares_of_two_chunks(shape, bent, dtype):
-    _, _, bend = draw(*shape, bent)
+def test_shares_of_two_chunks(shape, modulated, dtype):
+    _, _, modulation = draw(*shape, modulated)
     exact = mine = None
     for _ in range(2):
-        z, column, _ = draw(*shape, bent)
+        z, column, _ = draw(*shape, modulated)
         inverse = 0.5 + torch.rand(shape[1], device=DEVICE)
         if mine is None:
             mine, exact = RowSums.empty(z, False), RowSums.empty(z.double(), False)
         wide, wide_inverse = z.double(), inverse.double()
         shrink = chunk_softmax.add_shares(
-            exact, wide, column, wider(bend), wide, inverse=wide_inverse
+            exact, wide, column, wider(modulation), wide, inverse=wide_inverse
         )
         out = z if dtype == z.dtype else torch.full_like(z, torch.nan, dtype=dtype)
-        got = triton_epilogue.add_shares(mine, z, column, bend, out, inverse=inverse)
+        got = triton_softmax.add_shares(mine, z, column, modulation, out, inverse=inverse)
         error = 1e-4 if dtype == torch.float32 else (2**-8 if DEVICE == "cuda" else 2**-7)
         torch.testing.assert_close(got.double(), shrink, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(out.double(), wide, rtol=error, atol=1e-4)
@@ -103,17 +103,19 @@ def test_rows_of_nothing_have_no_sum_and_are_never_nan(n):
     infinite = torch.full((3,), torch.inf, device=DEVICE)
     # The first row holds the true class alone, the second is filtered; the third is as it was.
     limit = torch.tensor([torch.inf, -100.0, torch.inf], device=DEVICE)
-    bend = LogitBend(infinite, torch.ones(3, device=DEVICE), torch.zeros(3, device=DEVICE), limit)
+    modulation = LogitModulation(
+        infinite, torch.ones(3, device=DEVICE), torch.zeros(3, device=DEVICE), limit
+    )
     sums = RowSums.empty(z, False)
     for _ in range(2):
-        triton_epilogue.add_chunk(sums, z, column, bend)
+        triton_softmax.add_chunk(sums, z, column, modulation)
     others = torch.cat([z[2, :2], z[2, 3:]]).double().repeat(2)
     assert sums.lse()[:2].tolist() == [-torch.inf] * 2
     close(sums.lse()[2], others.logsumexp(0))
     lse = sums.lse().clamp_min(torch.finfo(torch.float32).min)
     d_true, d_lse = torch.randn(2, 3, device=DEVICE)
     out = torch.empty_like(z)
-    triton_epilogue.logit_gradient(z, lse, d_lse, None, d_true, column, bend, out)
+    triton_softmax.logit_gradient(z, lse, d_lse, None, d_true, column, modulation, out)
     expected = torch.zeros(2, n, device=DEVICE)
     expected[0, 0], expected[1, 1] = d_true[:2]
     assert torch.equal(out[:2], expected)
@@ -121,29 +123,29 @@ def test_rows_of_nothing_have_no_sum_and_are_never_nan(n):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("factors", [False, True])
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient(shape, bent, factors, dtype):
-    z, column, bend = draw(*shape, bent)
+def test_gradient(shape, modulated, factors, dtype):
+    z, column, modulation = draw(*shape, modulated)
     rows, n = shape
     inverse = 0.5 + torch.rand(n, device=DEVICE) if factors else None
     logits = z.double() if inverse is None else z.double() * inverse.double()
     sums = RowSums.empty(logits, False)
-    chunk_softmax.add_chunk(sums, logits.clone(), column, wider(bend))
+    chunk_softmax.add_chunk(sums, logits.clone(), column, wider(modulation))
     lse = sums.lse().clamp_min(torch.finfo(torch.float32).min).float()
     d_lse, d_total, d_true = torch.randn(3, rows, device=DEVICE)
     d_total = d_total if factors else None
     exact = chunk_softmax.logit_gradient(
         z.double(), lse.double(), d_lse.double(), None if d_total is None else d_total.double(),
-        d_true.double(), column, wider(bend), torch.empty_like(logits),
+        d_true.double(), column, wider(modulation), torch.empty_like(logits),
         inverse=None if inverse is None else inverse.double(),
         along=(along := torch.empty(n, dtype=torch.float64, device=DEVICE)),
     )  # fmt: skip
     before = z.clone()
     out = torch.full((rows, n), torch.nan, dtype=dtype, device=DEVICE)
     mine = torch.full((n,), torch.nan, device=DEVICE)
-    got = triton_epilogue.logit_gradient(
-        z, lse, d_lse, d_total, d_true, column, bend, out, inverse=inverse, along=mine
+    got = triton_softmax.logit_gradient(
+        z, lse, d_lse, d_total, d_true, column, modulation, out, inverse=inverse, along=mine
     )
     assert got is out
     assert torch.equal(z, before)
@@ -161,9 +163,9 @@ def test_the_same_inputs_give_the_same_bits():
     seen = []
     for _ in range(2):
         sums = RowSums.empty(z, False)
-        triton_epilogue.add_chunk(sums, z, column, None)
+        triton_softmax.add_chunk(sums, z, column, None)
         out, along = torch.empty_like(z), torch.empty(1100, device=DEVICE)
-        triton_epilogue.logit_gradient(z, lse, d_lse, None, d_true, column, None, out, along=along)
+        triton_softmax.logit_gradient(z, lse, d_lse, None, d_true, column, None, out, along=along)
         seen.append([sums.peak, sums.mass, out, along])
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
@@ -171,11 +173,11 @@ def test_the_same_inputs_give_the_same_bits():
 def test_an_empty_chunk_changes_nothing():
     sums = RowSums.empty(torch.empty(2, device=DEVICE), False)
     column = torch.zeros(2, dtype=torch.int64, device=DEVICE)
-    triton_epilogue.add_chunk(sums, torch.empty(2, 0, device=DEVICE), column, None)
+    triton_softmax.add_chunk(sums, torch.empty(2, 0, device=DEVICE), column, None)
     assert sums.mass.tolist() == [0, 0]
     along, none = torch.ones(3, device=DEVICE), torch.empty(0, device=DEVICE)
     block = torch.empty(0, 3, device=DEVICE)
-    triton_epilogue.logit_gradient(
+    triton_softmax.logit_gradient(
         block, none, none, None, none, column[:0], None, block.clone(), along=along
     )
     assert along.tolist() == [0, 0, 0]
@@ -185,8 +187,8 @@ def test_other_dtypes_and_layouts_are_refused():
     sums = RowSums.empty(torch.empty(2, device=DEVICE), False)
     column = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     with pytest.raises(TypeError, match="float64"):
-        triton_epilogue.add_chunk(
+        triton_softmax.add_chunk(
             sums, torch.zeros(2, 3, dtype=torch.float64, device=DEVICE), column, None
         )
     with pytest.raises(TypeError, match="contiguous"):
-        triton_epilogue.add_chunk(sums, torch.zeros(3, 2, device=DEVICE).t(), column, None)
+        triton_softmax.add_chunk(sums, torch.zeros(3, 2, device=DEVICE).t(), column, None)

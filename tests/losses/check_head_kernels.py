@@ -15,11 +15,10 @@ from lookalike.losses import (
     chunk_softmax,
     create_margin,
     kernels,
-    triton_check,
-    triton_epilogue,
+    triton_softmax,
     triton_update,
 )
-from lookalike.losses.fused_update import UpdateRule
+from lookalike.losses.head_update import UpdateRule
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -42,7 +41,7 @@ def calls(monkeypatch):
         return call
 
     for module, name in [
-        (triton_epilogue, "add_chunk"), (triton_epilogue, "logit_gradient"),
+        (triton_softmax, "add_chunk"), (triton_softmax, "logit_gradient"),
         (triton_update, "sgd_rows"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
@@ -111,52 +110,53 @@ def test_double_precision_goes_to_torch(calls):
     assert calls == {}
 
 
-def test_who_gets_triton(monkeypatch):
-    torchs = (chunk_softmax.add_chunk, chunk_softmax.add_shares, chunk_softmax.logit_gradient)
-    assert kernels.epilogues(DEVICE) != torchs
-    assert kernels.row_updates(DEVICE) is triton_update
+def test_the_environment_and_the_device_choose_the_kernels(monkeypatch):
+    z = torch.zeros(2, 2, device=DEVICE)
+    assert kernels.softmax_kernels(z) is triton_softmax
+    assert kernels.softmax_kernels(z.double()) is chunk_softmax
+    assert kernels.update_kernels(DEVICE) is triton_update
     monkeypatch.setenv("LOOKALIKE_TRITON", "0")
-    assert kernels.epilogues(DEVICE) == torchs
-    assert kernels.row_updates(DEVICE) is None
+    assert kernels.softmax_kernels(z) is chunk_softmax
+    assert kernels.update_kernels(DEVICE) is None
     monkeypatch.delenv("LOOKALIKE_TRITON")
-    assert kernels.epilogues(torch.device("cpu")) == torchs
+    assert kernels.softmax_kernels(z.cpu()) is chunk_softmax
     monkeypatch.setenv("LOOKALIKE_TRITON", "yes")
     with pytest.raises(ConfigError, match="LOOKALIKE_TRITON is 'yes'"):
-        kernels.epilogues(DEVICE)
+        kernels.softmax_kernels(z)
     monkeypatch.setenv("LOOKALIKE_TRITON", "1")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="does not run on cpu"):
-        kernels.epilogues(torch.device("cpu"))
+        kernels.softmax_kernels(z.cpu())
 
 
 def test_a_device_is_tried_before_it_gets_the_kernels(monkeypatch, caplog):
     monkeypatch.delenv("LOOKALIKE_TRITON")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     # The kernels run here, whatever the device is called.
-    monkeypatch.setattr(triton_check, "fault", lambda device, was=triton_check.fault: was(DEVICE))
-    kernels._works.cache_clear()
+    monkeypatch.setattr(kernels, "fault", lambda device, was=kernels.fault: was(DEVICE))
+    kernels.passes_test.cache_clear()
     assert kernels.uses_triton(torch.device("cuda", 0))
     assert not caplog.records
 
-    monkeypatch.setattr(triton_epilogue, "logit_gradient", lambda *a, out=None, **k: None)
-    kernels._works.cache_clear()
+    monkeypatch.setattr(triton_softmax, "logit_gradient", lambda *a, out=None, **k: None)
+    kernels.passes_test.cache_clear()
     assert not kernels.uses_triton(torch.device("cuda", 0))
     assert "do not work on cuda:0" in caplog.text
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    kernels._works.cache_clear()
+    kernels.passes_test.cache_clear()
     assert not kernels.uses_triton(torch.device("cuda", 0))
-    kernels._works.cache_clear()
+    kernels.passes_test.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["sgd_rows", "adamw_rows"])
-def test_a_kernel_that_is_a_little_wrong_is_found_out(monkeypatch, name):
+def test_a_slightly_wrong_kernel_fails_the_test(monkeypatch, name):
     was = getattr(triton_update, name)
 
     def wrong(weight, *arguments, **more):
         was(weight, *arguments, **{**more, "lr": more["lr"] * 1.1})
 
-    assert triton_check.fault(DEVICE) is None
+    assert kernels.fault(DEVICE) is None
     monkeypatch.setattr(triton_update, name, wrong)
-    assert "differs from PyTorch's" in triton_check.fault(DEVICE)
+    assert "differs from PyTorch's" in kernels.fault(DEVICE)
     monkeypatch.setattr(triton_update, name, lambda *a, **k: 1 / 0)
-    assert triton_check.fault(DEVICE) == "ZeroDivisionError: division by zero"
+    assert kernels.fault(DEVICE) == "ZeroDivisionError: division by zero"

@@ -1,7 +1,7 @@
-"""The epilogues of `lookalike.losses.chunk_softmax` as Triton kernels: each chunk is read once.
+"""The functions of `lookalike.losses.chunk_softmax` as Triton kernels: each chunk is read once.
 
-Same functions, same meaning, float32 only. No atomics: the same inputs give the same bits. How a
-chunk is divided among programs depends on its shape alone, for the same reason.
+Same signatures, float32 only. No atomics, and programs are divided by the shape of a chunk alone:
+the same inputs give the same bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lookalike.losses.chunk_softmax import LogitBend, RowSums
+from lookalike.losses.chunk_softmax import LogitModulation, RowSums
 
 _PROGRAMS = 1024  # enough to fill any device at hand: some 8 for each of an H100's 132 processors
 _COLUMNS = 1024  # of a row at once, in add_chunk
@@ -19,15 +19,13 @@ _TILE = (16, 128)  # rows, columns at once, in logit_gradient: each warp reads 5
 _LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
-def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend | None) -> Tensor:
-    """As `lookalike.losses.chunk_softmax.add_chunk`, but `z` is kept.
+def add_chunk(
+    sums: RowSums, z: Tensor, column: Tensor | None, modulation: LogitModulation | None
+) -> Tensor:
+    """As `lookalike.losses.chunk_softmax.add_chunk`, but `z` (float32, contiguous rows) is kept.
 
     A program goes along a part of a row. With many rows a part is the whole row, and the program
-    adds to the sums itself; with few it leaves its part's sums to a second kernel, which adds
-    them up in a fixed order.
-
-    Raises:
-        TypeError: where `z` is not float32, or its rows are not contiguous.
+    adds to the sums itself; with few a second kernel adds up the parts in a fixed order.
     """
     _check(z)
     rows, n = z.shape
@@ -41,8 +39,9 @@ def add_chunk(sums: RowSums, z: Tensor, column: Tensor | None, bend: LogitBend |
     kept = results if parts == 1 else tuple(z.new_empty(rows, parts) for _ in results)
     with torch.cuda.device_of(z):
         _add_parts[(rows, parts)](
-            z, _columns(column, z), *_bend_arguments(bend, z), *kept, n, z.stride(0), span, parts,
-            BEND=bend is not None, TOTAL=sums.total is not None, ALONE=parts == 1,
+            z, _columns(column, z), *_modulation_arguments(modulation, z), *kept,
+            n, z.stride(0), span, parts,
+            MODULATE=modulation is not None, TOTAL=sums.total is not None, ALONE=parts == 1,
             BLOCK=_COLUMNS, num_warps=4,
         )  # fmt: skip
         if parts > 1:
@@ -57,20 +56,16 @@ def add_shares(
     sums: RowSums,
     z: Tensor,
     column: Tensor | None,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     out: Tensor,
     *,
     inverse: Tensor | None = None,
 ) -> Tensor:
-    """As `lookalike.losses.chunk_softmax.add_shares`, but `z` is kept where it is not `out`.
-
-    Raises:
-        TypeError: where `z` is not float32, or rows of `z` or `out` are not contiguous.
-    """
-    shrink = add_chunk(sums, z, column, bend)
+    """As `lookalike.losses.chunk_softmax.add_shares`, but `z` is kept where it is not `out`."""
+    shrink = add_chunk(sums, z, column, modulation)
     ones = torch.ones_like(sums.peak)
     _launch_gradient(
-        z, sums.peak, ones, None, torch.zeros_like(ones), column, bend, out, inverse, None,
+        z, sums.peak, ones, None, torch.zeros_like(ones), column, modulation, out, inverse, None,
         scaled=True,
     )  # fmt: skip
     return shrink
@@ -83,7 +78,7 @@ def logit_gradient(
     d_total: Tensor | None,
     d_true: Tensor,
     column: Tensor | None,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     out: Tensor,
     *,
     inverse: Tensor | None = None,
@@ -94,12 +89,9 @@ def logit_gradient(
     A program owns a block of columns and goes down the rows, so that it can add up along them.
     Where the chunk has few columns and many rows, the rows are divided among several programs,
     and their sums are added in a fixed order.
-
-    Raises:
-        TypeError: where `z` is not float32, or rows of `z` or `out` are not contiguous.
     """
     _launch_gradient(
-        z, lse, d_lse, d_total, d_true, column, bend, out, inverse, along, scaled=False
+        z, lse, d_lse, d_total, d_true, column, modulation, out, inverse, along, scaled=False
     )
     return out
 
@@ -111,7 +103,7 @@ def _launch_gradient(
     d_total: Tensor | None,
     d_true: Tensor,
     column: Tensor | None,
-    bend: LogitBend | None,
+    modulation: LogitModulation | None,
     out: Tensor,
     inverse: Tensor | None,
     along: Tensor | None,
@@ -138,10 +130,10 @@ def _launch_gradient(
     with torch.cuda.device_of(z):
         _gradient[(blocks, parts)](
             z, *_dense(lse, d_lse, d_lse if d_total is None else d_total, d_true),
-            _columns(column, z), *_bend_arguments(bend, z),
+            _columns(column, z), *_modulation_arguments(modulation, z),
             z if inverse is None else inverse.contiguous(), out, z if kept is None else kept,
             rows, n, z.stride(0), out.stride(0), span,
-            BEND=bend is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
+            MODULATE=modulation is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
             SCALED=scaled, ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
         )  # fmt: skip
     if along is not None and kept is not None and parts > 1:
@@ -156,28 +148,28 @@ def _check(z: Tensor) -> None:
 
 
 def _columns(column: Tensor | None, z: Tensor) -> Tensor:
-    """-1 where there are none: no column has that number."""
+    """The column of each row's true class; -1 in none of them."""
     if column is None:
         return z.new_full((len(z),), -1, dtype=torch.int64)
     return column.contiguous()
 
 
 def _dense(*vectors: Tensor) -> tuple[Tensor, ...]:
-    """Of autograd's making, gradients may be views with any stride; the kernels know none."""
+    # Autograd's gradients may be views with any stride.
     return tuple(vector.contiguous() for vector in vectors)
 
 
-def _bend_arguments(bend: LogitBend | None, unused: Tensor) -> tuple[Tensor, ...]:
-    if bend is None:
+def _modulation_arguments(modulation: LogitModulation | None, unused: Tensor) -> tuple[Tensor, ...]:
+    if modulation is None:
         return (unused,) * 4
-    return _dense(bend.above, bend.linear, bend.square, bend.limit)
+    return _dense(modulation.above, modulation.linear, modulation.square, modulation.limit)
 
 
 @triton.jit
 def _add_parts(
     z_ptr, column_ptr, above_ptr, linear_ptr, square_ptr, limit_ptr,
     peak_ptr, mass_ptr, total_ptr, n, stride, span, parts,
-    BEND: tl.constexpr, TOTAL: tl.constexpr, ALONE: tl.constexpr, BLOCK: tl.constexpr,
+    MODULATE: tl.constexpr, TOTAL: tl.constexpr, ALONE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     part = tl.program_id(1)
@@ -185,7 +177,7 @@ def _add_parts(
     end = tl.minimum(begin + span, n)
     target = tl.load(column_ptr + row)
     z_row = z_ptr + row.to(tl.int64) * stride
-    if BEND:
+    if MODULATE:
         above = tl.load(above_ptr + row)
         linear = tl.load(linear_ptr + row)
         square = tl.load(square_ptr + row)
@@ -199,7 +191,7 @@ def _add_parts(
         columns = first + tl.arange(0, BLOCK)
         inside = columns < end
         z = tl.load(z_row + columns, mask=inside, other=0.0)
-        if BEND:
+        if MODULATE:
             gone = z > limit
             z = tl.where(z > above, z * (linear + square * z), z)
             z = tl.where(gone, float("-inf"), z)
@@ -254,7 +246,7 @@ def _gradient(
     z_ptr, lse_ptr, d_lse_ptr, d_total_ptr, d_true_ptr, column_ptr,
     above_ptr, linear_ptr, square_ptr, limit_ptr, inverse_ptr, out_ptr,
     along_ptr, rows, n, z_stride, out_stride, span,
-    BEND: tl.constexpr, TOTAL: tl.constexpr, INVERSE: tl.constexpr, SCALED: tl.constexpr,
+    MODULATE: tl.constexpr, TOTAL: tl.constexpr, INVERSE: tl.constexpr, SCALED: tl.constexpr,
     ALONG: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
@@ -277,21 +269,21 @@ def _gradient(
         d_lse = tl.load(d_lse_ptr + row, mask=in_rows, other=0.0)[:, None]
         d_true = tl.load(d_true_ptr + row, mask=in_rows, other=0.0)[:, None]
         target = tl.load(column_ptr + row, mask=in_rows, other=-1)[:, None]
-        bent = z
-        if BEND:
+        changed = z
+        if MODULATE:
             above = tl.load(above_ptr + row, mask=in_rows, other=0.0)[:, None]
             linear = tl.load(linear_ptr + row, mask=in_rows, other=0.0)[:, None]
             square = tl.load(square_ptr + row, mask=in_rows, other=0.0)[:, None]
             limit = tl.load(limit_ptr + row, mask=in_rows, other=0.0)[:, None]
             gone = z > limit
-            bent = tl.where(z > above, z * (linear + square * z), z)
-            bent = tl.where(gone, float("-inf"), bent)
+            changed = tl.where(z > above, z * (linear + square * z), z)
+            changed = tl.where(gone, float("-inf"), changed)
         # Where the true class is, exp could be infinite.
         counted = inside & (columns[None, :] != target)
-        d_z = tl.exp(tl.where(counted, bent - lse, float("-inf"))) * d_lse
+        d_z = tl.exp(tl.where(counted, changed - lse, float("-inf"))) * d_lse
         if TOTAL:
             d_z += tl.load(d_total_ptr + row, mask=in_rows, other=0.0)[:, None]
-        if BEND:
+        if MODULATE:
             d_z = tl.where(z > above, d_z * (linear + 2.0 * square * z), d_z)
             d_z = tl.where(gone, 0.0, d_z)
         d_z = tl.where(columns[None, :] == target, d_true, d_z)
