@@ -22,7 +22,7 @@ from lookalike.errors import ConfigError, DataError, RunError, StorageError
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.storage.file_lock import locked
-from lookalike.vectors.vector_files import read
+from lookalike.vectors.vector_files import read_images
 from lookalike.vectors.vector_parts import Part, Parts, Request
 
 
@@ -50,7 +50,7 @@ def memory():
 
 
 def rows_of(table: Path) -> tuple[list[str], np.ndarray]:
-    records, vectors = zip(*read(str(table)), strict=True)
+    records, vectors = zip(*read_images(str(table)), strict=True)
     return [record.uri for some in records for record in some], np.concatenate(vectors)
 
 
@@ -99,7 +99,7 @@ def test_boxes_are_images_of_their_own(model, photos, tmp_path):
     found = pq.read_table(tmp_path / "v.parquet")
     assert found.schema.names == ["path", "label", "x_1", "y_1", "x_2", "y_2", "vector"]
     assert found["x_2"].to_pylist() == [20, 40, None]
-    [(records, vectors)] = read(str(tmp_path / "v.parquet"))
+    [(records, vectors)] = read_images(str(tmp_path / "v.parquet"))
     assert [r.details and r.details.box for r in records] == [
         (0, 0, 20, 20),
         (10, 10, 40, 40),
@@ -235,7 +235,7 @@ def test_a_pattern_takes_images_by_content_and_counts_what_it_skips(photos, tmp_
     [
         ("none", "no such file or folder"),
         ("none.txt", "no such file or folder"),
-        ("*.gif", "no images or lists fit this pattern"),
+        ("*.gif", "no images or lists match this pattern"),
         ("empty", "no images in this folder"),
     ],
 )
@@ -269,7 +269,7 @@ def test_workers_share_the_parts_that_the_main_one_found_missing(tmp_path, monke
     """A quicker worker may have made some before this one looks."""
 
     class Second(World):
-        def tell(self, value):
+        def all_gather_object(self, value):
             return [[0, 1, 2], value]
 
     made = []

@@ -148,8 +148,8 @@ def test_arrays_of_vectors_are_galleries(model, photos, tmp_path, monkeypatch, c
         best("few")
     (tmp_path / "v.ids.txt").unlink()
     for wrong, message in (
-        (np.zeros((3, 16), int), "vectors are floats"),
-        (np.zeros(3), "vectors are floats"),
+        (np.zeros((3, 16), int), "expected .images, dimensions. of floats"),
+        (np.zeros(3), "expected .images, dimensions. of floats"),
         (np.full((21, 16), np.nan), "zero or not finite"),
         (np.ones((21, 7)), r"vectors of 7 numbers; those of .* have 16"),
     ):
@@ -172,7 +172,7 @@ def test_damaged_files_of_vectors_are_named(model, photos, tmp_path):
         table.write_bytes(broken if step % 4 else whole[: int(rng.integers(4, len(whole)))])
         index = lookalike.Index.create(tmp_path / str(step), dim=16)
         try:
-            for records, vectors in vector_files.read(str(table)):
+            for records, vectors in vector_files.read_images(str(table)):
                 index.add(records, vectors=vectors)
         except LookalikeError as error:
             said.append(str(error))
@@ -324,7 +324,7 @@ def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatc
         assert "matches all 21 images" in capsys.readouterr().err
         with pytest.raises(ConfigError, match="remove_all=True"):
             lookalike.search(model, index=index, remove=broad)
-    with pytest.raises(ConfigError, match="no text or path"):
+    with pytest.raises(ConfigError, match="not a text or path"):
         lookalike.search(model, index=index, remove="")
     assert len(lookalike.Index.open(index)) == 21
     lookalike.search(model, index=index, remove=str(photos / "100/0.jpg"))

@@ -33,8 +33,16 @@ from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.file_lock import locked
 from lookalike.training import remote_run
-from lookalike.vectors.vector_files import SUFFIXES, merge, outdated
-from lookalike.vectors.vector_parts import Part, Parts, Request, by_part, fingerprint_of
+from lookalike.vectors.vector_files import SUFFIXES
+from lookalike.vectors.vector_parts import (
+    Part,
+    Parts,
+    Request,
+    by_part,
+    fingerprint_of,
+    merge,
+    outdated,
+)
 
 PART_SIZE = 1024
 """Images of a part: what a kill costs at most, for each worker."""
@@ -263,11 +271,7 @@ def _make(
 def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
     """Merge the parts, put the files in their place, and forget the parts."""
     count = parts.sizes()
-    bad = {
-        row: reason
-        for number in range(parts.request.parts)
-        for row, reason in parts.read(number).bad.items()
-    }
+    bad = {row: reason for part in parts.all() for row, reason in part.bad.items()}
     if count == 0:
         _tell_bad(bad, records)
         parts.remove()

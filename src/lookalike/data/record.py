@@ -42,7 +42,7 @@ class Details:
         category: a coarser class, for break-downs.
         camera: images of one class that one camera took are not matched with each other; those of
             other classes are, as in person re-identification.
-        relative: whether `box` is in shares; see `lookalike.data.readers.box_columns`.
+        relative: whether `box` is in fractions of width and height.
     """
 
     box: tuple[float, float, float, float] | None = None

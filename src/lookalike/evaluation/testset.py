@@ -1,43 +1,47 @@
-"""What is measured: images with labels and roles, from lists, or beside embeddings in files."""
+"""Test sets: images with labels and roles, from lists, or beside embeddings in files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lookalike import storage
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import (
-    canonical_label,
+    BadRows,
+    MalformedRow,
     combined_error,
-    is_missing,
     lines,
+    parse_label,
     quoted,
     read_text,
 )
-from lookalike.data.readers.table_columns import PATHS
+from lookalike.data.readers.table_columns import SEQUENCE_OR_CAMERA, parse_details
+from lookalike.data.readers.table_rows import cell_text
 from lookalike.data.record import Details, Record, image_keys
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
-from lookalike.evaluation import embedding_files
 from lookalike.metrics.protocol import Roles
-from lookalike.vectors import vector_files as files
+from lookalike.vectors.vector_files import ROLES, read_vectors
+
+_ROWS = 16384  # that are checked together
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images that ask and are searched.
+    """Queries and gallery.
 
     Attributes:
-        name: what it is, without secrets.
+        name: of the set, without secrets.
         catalog: the images.
-        roles: of them; None where everyone asks for all others.
-        in_both: how many images stood in the query and in the gallery list, and became one image
-            with both roles.
+        roles: of them; None where each image is a query, and all others its gallery.
+        in_both: images of the query and of the gallery list, each now one image with both roles.
     """
 
     name: str
@@ -54,7 +58,7 @@ class TestSet:
 
 
 def from_list(data: str, *, format: str = "auto", split: str | None = None) -> TestSet:
-    """A list whose images ask for each other, or have the roles that it states.
+    """A list whose images search each other, or have the roles that it states.
 
     Raises:
         LookalikeError: it cannot be read, or has no such split.
@@ -66,7 +70,7 @@ def from_list(data: str, *, format: str = "auto", split: str | None = None) -> T
 def from_query_and_gallery(
     query: str, gallery: str, *, format: str = "auto", split: str | None = None
 ) -> TestSet:
-    """Images that ask, and images that are searched.
+    """A list of queries, and one of the gallery.
 
     An image that is in both lists, by its path however that is spelled, is one image with both
     roles: it does not find itself.
@@ -76,21 +80,21 @@ def from_query_and_gallery(
     """
     found: dict[object, Record] = {}
     key_of = image_keys()
-    twice: list[Record] = []
+    in_both = 0
     contradictions: list[tuple[Record, Record]] = []
-    for uri, asks in ((query, True), (gallery, False)):
+    for uri, is_query in ((query, True), (gallery, False)):
         records = read_records(uri, format)
         for record in select(records, split or measured_split(records)):
             details = record.details or Details()
             key = key_of(record)
             other = found.get(key)
-            if other is not None and not asks and other.details and other.details.is_query:
-                twice.append(record)
+            if other is not None and not is_query and other.details and other.details.is_query:
+                in_both += 1
                 if other.label != record.label:
                     contradictions.append((other, record))
                 found[key] = replace(other, details=replace(other.details, is_gallery=True))
                 continue
-            roles = replace(details, is_query=asks, is_gallery=not asks)
+            roles = replace(details, is_query=is_query, is_gallery=not is_query)
             # Repeated in one list, it stays what the list says: two images.
             found[key if other is None else len(found)] = replace(record, details=roles)
     if contradictions:
@@ -101,7 +105,7 @@ def from_query_and_gallery(
                 f" {quoted(pair[1].label)}, but {quoted(pair[0].label)} in {pair[0].origin}"
             ),
         )
-    return TestSet.of(f"{query} in {gallery}", list(found.values()), len(twice))
+    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both)
 
 
 def from_files(
@@ -112,8 +116,7 @@ def from_files(
     Args:
         embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`. Labels,
             where `labels` is None, are those of NAME.labels.txt beside a `.npy` file, or of the
-            column `label`; roles, sequences and paths are taken from the first file's columns as
-            in `lookalike.data.readers.table_rows`.
+            column `label`; roles, sequences and paths are taken from the first file's columns.
         labels: a file with one label a line.
 
     Returns:
@@ -123,58 +126,90 @@ def from_files(
         DataError: they do not fit together, or are no embeddings.
         StorageError: a file cannot be read.
     """
-    parts = [embedding_files.read(uri) for uri in embeddings]
+    parts = [_load(uri, labels=labels is None) for uri in embeddings]
+    files = list(map(storage.public, embeddings))
+    place = storage.public(labels) if labels else files[0]
     if labels is not None:
-        given = [canonical_label(line.strip()) for line in lines(read_text(labels).rstrip("\n"))]
+        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place)
         names = [given] * len(parts)
     else:
-        names = [
-            _labels_beside(uri, len(part[0])) or embedding_files.labels_of(part[1], uri)
-            for uri, part in zip(embeddings, parts, strict=True)
-        ]
-    place = storage.public(labels or embeddings[0])
-    for uri, (vectors, _), its in zip(embeddings, parts, names, strict=True):
+        names = [_labels_of(part[1], file) for file, part in zip(files, parts, strict=True)]
+    for file, (vectors, _), its in zip(files, parts, names, strict=True):
         if len(its) != len(vectors):
             raise DataError(
-                f"{storage.public(uri)}: {len(vectors):,} vectors, but {place} has {len(its):,}"
+                f"{file}: {len(vectors):,} vectors, but {place} has {len(its):,}"
                 " labels; there must be one for each, in the same order"
             )
         if its != names[0]:
             raise DataError(
-                f"{storage.public(uri)}: its labels are not those of "
-                f"{storage.public(embeddings[0])}; models are compared on the same images in the "
-                "same order"
+                f"{file}: its labels are not those of {files[0]}; models are compared on the same "
+                "images in the same order"
             )
-    for number, label in enumerate(names[0], 1):
-        if is_missing(label):
-            raise DataError(f"{place}:{number}: label {quoted(label)} is empty or a missing value")
-    first = parts[0][1]
-    paths = _paths(embeddings[0], first, len(names[0]))
-    details = embedding_files.details_in(first, len(names[0]), storage.public(embeddings[0]))
+    columns = parts[0][1]
+    details = _parse_roles(columns, len(names[0]), files[0])
+    rows = zip(map(str, columns["path"]), names[0], details, strict=True)
     records = [
         Record(path, label, place, number, details=detail)
-        for number, (path, label, detail) in enumerate(
-            zip(paths, names[0], details, strict=True), 1
-        )
+        for number, (path, label, detail) in enumerate(rows, 1)
     ]
-    found = [(storage.public(uri), part[0]) for uri, part in zip(embeddings, parts, strict=True)]
+    found = [(file, part[0]) for file, part in zip(files, parts, strict=True)]
     return TestSet.of(place, records), found
 
 
-def _paths(uri: str, columns: dict[str, list[Any]], count: int) -> list[str]:
-    """The paths of the images where they are known, otherwise the rows of the file."""
-    for name in PATHS:
-        if name in columns:
-            return list(map(str, columns[name]))
-    if files.is_array(uri):
-        for kind in ("ids", "paths"):
-            found = files.lines_beside(uri, kind, count)
-            if found is not None:
-                return found
-    return [f"{uri}[{row}]" for row in range(count)]
+def _load(uri: str, *, labels: bool) -> tuple[Tensor, dict[str, list[Any]]]:
+    """(N, D) floats as they are, finite, and the columns of `read_vectors`."""
+    chunks: list[np.ndarray] = []
+    columns: dict[str, list[Any]] = {}
+    for vectors, some in read_vectors(uri, labels=labels):
+        chunks.append(vectors)
+        for name, cells in some.items():
+            columns.setdefault(name, []).extend(cells)
+    if not chunks:
+        raise DataError(f"{storage.public(uri)}: holds no vectors")
+    whole = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    for begin in range(0, len(whole), _ROWS):
+        broken = ~np.isfinite(whole[begin : begin + _ROWS]).all(1)
+        if broken.any():
+            raise DataError(
+                f"{storage.public(uri)}: vector {begin + int(broken.argmax()):,} (from 0) is not "
+                "finite: it holds NaN or infinity; leave that image out, or embed it anew"
+            )
+    kind = np.float64 if whole.dtype.itemsize > 8 else whole.dtype
+    return torch.from_numpy(whole.astype(kind)), columns
 
 
-def _labels_beside(uri: str, count: int) -> list[str] | None:
-    """The labels beside a `.npy` file, where there are any."""
-    found = files.lines_beside(uri, "labels", count) if files.is_array(uri) else None
-    return None if found is None else [canonical_label(line.strip()) for line in found]
+def _labels_of(columns: dict[str, list[Any]], place: str) -> list[str]:
+    if "label" not in columns:
+        raise DataError(f"{place}: no column of labels; give them with --labels, one a line")
+    return _parse_labels(columns["label"], place)
+
+
+def _parse_labels(cells: Iterable[Any], place: str) -> list[str]:
+    bad = BadRows()
+    labels = []
+    for number, cell in enumerate(cells, 1):
+        try:
+            labels.append(parse_label(cell_text(cell), labelled=True))
+        except MalformedRow as error:
+            bad.add(f"{place}:{number}", error)
+    bad.raise_any()
+    return labels
+
+
+def _parse_roles(columns: dict[str, list[Any]], count: int, place: str) -> list[Details | None]:
+    """The roles that a table states, read as in any other table."""
+    names = [name for name in ROLES if name in columns]
+    if not names:
+        return [None] * count
+    if {"sequence", "camera"} <= set(names):
+        raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
+    found: list[Details | None] = []
+    bad = BadRows()
+    for number, cells in enumerate(zip(*(columns[name] for name in names), strict=True), 1):
+        texts = {n: str(cell) for n, cell in zip(names, cells, strict=True) if cell is not None}
+        try:
+            found.append(parse_details(texts))
+        except MalformedRow as error:
+            bad.add(f"{place}:{number}", error)
+    bad.raise_any()
+    return found

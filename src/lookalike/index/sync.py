@@ -42,10 +42,9 @@ def bring(
     added = 0
     for table in tables:
         version = _version(absolute(table))
-        read = vector_files.read_array if vector_files.is_array(table) else vector_files.read
         # Ids that were given are no paths.
         named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
-        for records, vectors in read(absolute(table)):
+        for records, vectors in vector_files.read_images(absolute(table)):
             if vectors.shape[1] != index.dim:
                 raise DataError(
                     f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "

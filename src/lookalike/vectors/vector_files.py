@@ -1,54 +1,32 @@
-"""Parts merged into one file: Parquet, or NumPy's .npy with the paths beside it."""
+"""Files of vectors, read: Parquet, or NumPy's .npy with the names of its images beside it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike import storage
-from lookalike.data.readers.annotation import read_text
+from lookalike.data.readers.annotation import read_text, short_reason
+from lookalike.data.readers.boxes import BOX
+from lookalike.data.readers.table_columns import LABELS, PATHS
 from lookalike.data.record import Details, Record
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.storage.claimed_sizes import check_parquet, npy_header, size_of
-from lookalike.storage.local_files import writing
-from lookalike.vectors.vector_parts import Part, Parts
 
 SUFFIXES = (".parquet", ".npy")
-_ROWS = 16384  # of a row group: 32 MiB of 512 numbers each
-
-
-def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> list[Path]:
-    """Write the file `name` and what belongs beside it into `folder`.
-
-    Memory holds one row group, whatever the number of parts.
-
-    Args:
-        parts: all there.
-        records: the images.
-        folder: where to.
-        name: NAME.parquet or NAME.npy.
-
-    Returns:
-        The files, on the disk; the one that was asked for comes last.
-    """
-    kind = _parquet if name.endswith(".parquet") else _npy
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        files = kind(parts, records, folder / name)
-        for file in files:
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-    return files
+ROLES = ("is_query", "is_gallery", "sequence", "camera")
+_VECTORS = ("vector", "embedding", "vectors", "embeddings")
+_ROWS = 16384  # of a .npy file at a time
 
 
 def is_array(uri: str) -> bool:
-    """Whether a place is a `.npy` file, by its name."""
+    """True for the name of a `.npy` file."""
     return uri.split("?", 1)[0].endswith(".npy")
 
 
@@ -59,13 +37,13 @@ def beside(uri: str, name: str) -> str:
 
 
 def lines_beside(uri: str, name: str, count: int) -> list[str] | None:
-    """The lines of such a file, one for each of so many vectors; None where there is none.
+    """The `count` lines of a text file beside a `.npy` file; None where there is none.
 
     Raises:
         DataError: there are more or fewer.
     """
     file = beside(uri, name)
-    if not storage.exists(file):
+    if not is_array(uri) or not storage.exists(file):
         return None
     found = [line.rstrip("\r") for line in read_text(file).removesuffix("\n").split("\n")]
     if len(found) != count:
@@ -76,48 +54,8 @@ def lines_beside(uri: str, name: str, count: int) -> list[str] | None:
     return found
 
 
-def read_array(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
-    """Images and vectors of a `.npy` file, (N, D) floats, some thousand rows at a time.
-
-    Ids are the lines of NAME.ids.txt or of NAME.paths.txt, where there is one, and otherwise
-    `FILE[ROW]`, rows counted from 0. Labels are those of NAME.labels.txt.
-
-    Raises:
-        DataError: they are no vectors, or the files do not fit together.
-        StorageError: a file cannot be read.
-    """
-    place = storage.public(uri)
-    with storage.opened(uri) as stream:
-        shape, kind, fortran = npy_header(stream, size_of(stream), place)
-        if len(shape) != 2 or kind.kind != "f" or not shape[0] or not shape[1]:
-            raise DataError(
-                f"{place}: {kind} of shape {shape}; vectors are floats (images, numbers)"
-            )
-        ids = lines_beside(uri, "ids", shape[0]) or lines_beside(uri, "paths", shape[0])
-        labels = lines_beside(uri, "labels", shape[0])
-        if fortran:
-            columns = np.frombuffer(stream.read(), kind).reshape(shape, order="F")
-        for begin in range(0, shape[0], _ROWS):
-            rows = range(begin, min(begin + _ROWS, shape[0]))
-            if fortran:
-                vectors = columns[rows.start : rows.stop]
-            else:
-                content = stream.read(len(rows) * shape[1] * kind.itemsize)
-                vectors = np.frombuffer(content, kind).reshape(len(rows), shape[1])
-            records = [
-                Record(
-                    ids[row] if ids else f"{storage.lasting(uri)}[{row}]",
-                    labels[row] if labels else "",
-                    place,
-                    row + 1,
-                )
-                for row in rows
-            ]
-            yield records, vectors.astype(kind.newbyteorder("="))
-
-
 def models_of(uri: str) -> list[str] | None:
-    """The fingerprints of the model of the vectors in a Parquet file of ours; else None.
+    """The fingerprints of the model of the vectors in a Parquet file of `embed`; else None.
 
     One is its own; where it is an export, another is that of the trained model.
 
@@ -136,141 +74,168 @@ def models_of(uri: str) -> list[str] | None:
     return models
 
 
-def read(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
-    """Images and vectors of a file that `merge` wrote, a row group at a time.
+def read_vectors(
+    uri: str, *, labels: bool = True
+) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
+    """The vectors of a file of any program, some thousand rows at a time.
+
+    Args:
+        uri: `.parquet` with a column of lists, or `.npy`, (N, D).
+        labels: whether those beside a `.npy` file are read.
+
+    Yields:
+        (n, D) floats, not always finite, and the columns of these rows: `path` (`FILE[ROW]`, rows
+        counted from 0, where it is not known) and, where they are there, `label`, `ROLES`, `BOX`.
+
+    Raises:
+        ConfigError: its name ends in neither .npy nor .parquet.
+        DataError: they are no vectors, or the file is damaged.
+        StorageError: it cannot be read.
+    """
+    if is_array(uri):
+        return _of_npy(uri, labels)
+    if storage.split_query(uri)[0].endswith(".parquet"):
+        return _of_parquet(uri)
+    raise ConfigError(f"{storage.public(uri)}: embeddings are files that end in .npy or .parquet")
+
+
+def read_images(uri: str) -> Iterator[tuple[list[Record], np.ndarray]]:
+    """The vectors of `read_vectors`, and the images that they are of.
 
     Images inside of larger files are named, but cannot be read by that.
 
     Raises:
-        DataError: it is damaged.
+        DataError: they are no vectors, or a row has no path.
+        StorageError: the file cannot be read.
     """
-    place = storage.public(uri)
+    place, row = storage.public(uri), 0
+    for vectors, columns in read_vectors(uri):
+        records = []
+        labels = columns.get("label") or [None] * len(vectors)
+        boxes = zip(*(columns[name] for name in BOX), strict=True) if BOX[0] in columns else None
+        for path, label in zip(columns["path"], labels, strict=True):
+            row += 1
+            if not isinstance(path, str):
+                raise DataError(f"{place}: row {row:,} has no path; embed the images again")
+            details = None if boxes is None else _details(next(boxes))
+            line = row if is_array(uri) else 0
+            label = "" if label is None else str(label)
+            records.append(Record(path, label, place, line, details=details))
+        yield records, vectors
+
+
+def _details(box: Sequence[float | None]) -> Details | None:
+    if None in box:
+        return None
+    relative = any(isinstance(side, float) for side in box)
+    return Details(box=tuple(box), relative=relative)  # type: ignore[arg-type]
+
+
+def _of_npy(uri: str, labels: bool) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
     with storage.opened(uri) as stream:
-        try:
+        shape, kind, fortran = npy_header(stream, size_of(stream), storage.public(uri))
+        _check(uri, kind, shape)
+        count, width = shape
+        names = lines_beside(uri, "ids", count) or lines_beside(uri, "paths", count)
+        texts = {"path": names or _row_names(uri, 0, count)}
+        if labels and (found := lines_beside(uri, "labels", count)):
+            texts["label"] = found
+        step = count if fortran else _ROWS  # whose columns lie one after the other
+        for begin in range(0, count, step):
+            rows = slice(begin, min(begin + step, count))
+            content = stream.read((rows.stop - begin) * width * kind.itemsize)
+            some = np.frombuffer(content, kind).reshape(-1, width, order="F" if fortran else "C")
+            yield (
+                some.astype(kind.newbyteorder("=")),
+                {name: text[rows] for name, text in texts.items()},
+            )
+
+
+def _of_parquet(uri: str) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
+    place = storage.public(uri)
+    try:
+        with storage.opened(uri) as stream:
             size = size_of(stream)
             file = pq.ParquetFile(stream)
             check_parquet(file.metadata, size, place)
+            there = file.schema_arrow.names
+            name = _first(_VECTORS, there)
+            if name is None:
+                raise DataError(f"{place}: no column of vectors, called {', '.join(_VECTORS)}")
+            sources = {role: role for role in (*ROLES, *BOX) if role in there}
+            for role, usual in (("path", PATHS), ("label", LABELS)):
+                if found := _first(usual, there):
+                    sources[role] = found
+            row, width = 0, -1
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                flat = table["vector"].combine_chunks().flatten().to_numpy()
-                texts = [table[name].cast(pa.string()) for name in ("path", "label")]
-                if texts[0].null_count:
-                    raise ValueError("a row without a path")
-                boxes = [table[name] for name in _BOX if name in table.schema.names]
-                rows = zip(*(column.to_pylist() for column in (*texts, *boxes)), strict=True)
-                yield [_record(uri, *row) for row in rows], flat.reshape(len(table), -1)
-        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-            reason = str(error).strip().splitlines()
-            raise DataError(
-                f"{place}: damaged ({reason[0][:100] if reason else type(error).__name__}); embed "
-                "the images again"
-            ) from None
-
-
-def _record(uri: str, path: str, label: str | None, *box: float | None) -> Record:
-    numbers = [number for number in box if number is not None]
-    details = None
-    if len(numbers) == 4:
-        relative = any(isinstance(number, float) for number in numbers)
-        details = Details(box=tuple(numbers), relative=relative)  # type: ignore[arg-type]
-    return Record(path, label or "", storage.public(uri), 0, details=details)
-
-
-def path_of(record: Record) -> str:
-    """The image in a column of paths: its URI without secrets, its name inside a larger file."""
-    uri = storage.lasting(record.uri)
-    return f"{uri}: {record.member.name}" if record.member else uri
-
-
-def _each(parts: Parts) -> Iterator[Part]:
-    for number in range(parts.request.parts):
-        yield parts.read(number)
-
-
-def _parquet(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
-    dim = parts.request.dim
-    boxes = [r.details for r in records if r.details is not None and r.details.box]
-    relative = any(details.relative for details in boxes)
-    if relative and not all(details.relative for details in boxes):
+                table = file.read_row_group(group, columns=[name, *sources.values()])
+                if not len(table):
+                    continue
+                vectors = _matrix(table[name], f"{place}: the column {name}", row, width)
+                width = vectors.shape[1]
+                columns = {role: table[source].to_pylist() for role, source in sources.items()}
+                columns.setdefault("path", _row_names(uri, row, len(table)))
+                row += len(table)
+                _check(uri, vectors.dtype, vectors.shape)
+                yield vectors, columns
+    except LookalikeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         raise DataError(
-            "some boxes are in pixels and others in shares of the picture, which one file cannot "
-            "hold; embed the lists one by one"
+            f"{place}: damaged, or not a Parquet file ({short_reason(error)}); write it again"
+        ) from None
+
+
+def _first(names: Sequence[str], there: Sequence[str]) -> str | None:
+    return next((name for name in names if name in there), None)
+
+
+def _check(uri: str, kind: np.dtype, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or kind.kind != "f" or 0 in shape:
+        fix = "; write them as float32" if kind.kind in "iub" else ""
+        raise DataError(
+            f"{storage.public(uri)}: not vectors: expected (images, dimensions) of floats, found "
+            f"{kind} of shape {shape}{fix}"
         )
-    unit = pa.float64() if relative else pa.int32()
-    fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
-    fields += [pa.field(name, unit) for name in _BOX if boxes]
-    fields.append(pa.field("vector", pa.list_(pa.float32(), dim)))
-    note = {"dim": dim, "unit_length": True, "model": parts.request.model}
-    note |= {"trained": parts.request.trained} if parts.request.trained else {}
-    schema = pa.schema(fields, metadata={"lookalike": json.dumps(note)})
-    # Unit vectors are noise to a compressor and to a dictionary.
-    plain = {"compression": {"vector.list.element": "NONE"}, "use_dictionary": ["label"]}
-    with pq.ParquetWriter(file, schema, **plain) as writer:
-        rows: list[np.ndarray] = []
-        vectors: list[np.ndarray] = []
-
-        def flush() -> None:
-            if rows:
-                some = [records[row] for row in np.concatenate(rows).tolist()]
-                writer.write_table(_table(some, np.concatenate(vectors), schema))
-                rows.clear()
-                vectors.clear()
-
-        for part in _each(parts):
-            rows.append(part.rows)
-            vectors.append(part.vectors)
-            if sum(map(len, rows)) >= _ROWS:
-                flush()
-        flush()
-    return [file]
 
 
-_BOX = ("x_1", "y_1", "x_2", "y_2")  # left, top, right, bottom, as lists have them
+def _row_names(uri: str, first: int, count: int) -> list[str]:
+    place = storage.lasting(uri)
+    return [f"{place}[{row}]" for row in range(first, first + count)]
 
 
-def _table(records: Sequence[Record], vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
-    columns: dict[str, pa.Array] = {
-        "path": pa.array(map(path_of, records), pa.string()),
-        "label": pa.array((record.label or None for record in records), pa.string()),
-    }
-    if _BOX[0] in schema.names:
-        boxes = [record.details.box if record.details else None for record in records]
-        for name, at in zip(_BOX, (0, 1, 2, 3), strict=True):
-            values = (box[at] if box else None for box in boxes)
-            columns[name] = pa.array(values, schema.field(name).type)
-    flat = pa.array(vectors.reshape(-1), pa.float32())
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    return pa.table(columns, schema=schema)
+def _matrix(column: pa.ChunkedArray, place: str, first: int, width: int) -> np.ndarray:
+    """A column of lists of numbers as (n, D) floats.
 
-
-def _npy(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
-    stem = file.name.removesuffix(".npy")
-    paths, labels = file.with_name(f"{stem}.paths.txt"), file.with_name(f"{stem}.labels.txt")
-    labelled = any(record.label for record in records)
-    shape = (parts.sizes(), parts.request.dim)
-    with (
-        file.open("wb") as stream,
-        paths.open("w", encoding="utf-8", newline="\n") as path_lines,
-        labels.open("w", encoding="utf-8", newline="\n") as label_lines,
-    ):
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for part in _each(parts):
-            stream.write(np.ascontiguousarray(part.vectors, "<f4").data)
-            for row in part.rows.tolist():
-                path_lines.write(path_of(records[row]) + "\n")
-                label_lines.write(records[row].label + "\n")
-    if labelled:
-        return [paths, labels, file]
-    labels.unlink()
-    return [paths, file]
-
-
-def outdated(name: str, files: Sequence[Path]) -> list[str]:
-    """Names of files that an earlier writing of `name` may have left, and that are not among these.
-
-    They would be taken for labels of the new vectors.
+    Args:
+        column: of n rows, at least one.
+        place: it, for messages.
+        first: its first row in the file, from 0.
+        width: D, as in earlier rows; -1 where there are none.
     """
-    beside = f"{name.removesuffix('.npy')}.labels.txt"
-    written = {file.name for file in files}
-    return [beside] if name.endswith(".npy") and beside not in written else []
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (lists or pa.types.is_fixed_size_list(kind)) or not _is_number(kind.value_type):
+        raise DataError(f"{place} holds {kind}; expected lists of numbers, one for each image")
+    lengths = pc.list_value_length(column).fill_null(-1).to_numpy()
+    width = int(lengths[0]) if width < 0 else width
+    empty, other = np.flatnonzero(lengths < 0), np.flatnonzero(lengths != width)
+    if len(empty):
+        raise DataError(
+            f"{place}: row {first + empty[0] + 1:,} holds no vector; leave that image out"
+        )
+    if len(other):
+        raise DataError(
+            f"{place}: row {first + other[0] + 1:,} has {lengths[other[0]]:,} numbers, row 1 has "
+            f"{width:,}; all must be of one length"
+        )
+    values = pc.list_flatten(column)
+    if values.null_count:
+        at = first + int(pc.is_null(values).to_numpy().argmax()) // width
+        raise DataError(f"{place}: row {at + 1:,} lacks a number; leave that image out")
+    flat = values.to_numpy()
+    return (flat if flat.dtype.kind == "f" else flat.astype(np.float32)).reshape(-1, max(width, 1))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))

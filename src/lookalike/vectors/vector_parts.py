@@ -1,10 +1,10 @@
-"""A folder of parts: vectors that are done, while others are still to be made.
+"""Vectors that are written part by part, and merged into one file.
 
-    manifest.json     what was asked: the model, the images, how many and of which dimension
-    000012.part       safetensors: rows and vectors of the part, and which images were bad
+    manifest.json     the request: the model, the images, how many and of which dimension
+    000012.part       safetensors: rows and vectors of the part, and the images that cannot be read
 
-A part appears whole, by a rename, after its bytes are on the disk. So whatever was killed, the
-parts that are there are right, and the others are made again.
+A part appears whole, by a rename, after its bytes are on the disk. So after a kill the parts that
+are there are right, and the others are made again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors
 from safetensors.numpy import save_file
 
 from lookalike import storage
+from lookalike.data.readers.boxes import BOX
 from lookalike.data.record import Record
-from lookalike.errors import RunError
+from lookalike.errors import DataError, RunError
 from lookalike.storage.local_files import usual_mode, writing
 
 MANIFEST = "manifest.json"
+_ROW_GROUP = 16384  # rows: 32 MiB of 512 numbers each
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; parts of different requests are never mixed.
+    """The vectors that are asked for; parts of different requests are never mixed.
 
     Attributes:
         model: the embedder's fingerprint.
@@ -53,7 +57,7 @@ class Request:
 
     @property
     def parts(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return -(-self.count // self.size)
 
     def rows(self, number: int) -> range:
@@ -68,7 +72,7 @@ class Part:
     Attributes:
         rows: (M,) int64, ascending: the images that could be read.
         vectors: (M, D) float32.
-        bad: why the others could not be.
+        bad: the reasons for the others.
     """
 
     rows: np.ndarray
@@ -77,25 +81,17 @@ class Part:
 
 
 class Parts:
-    """The parts of a request, in a folder of this machine.
-
-    Args:
-        folder: of the parts.
-        request: what was asked.
-    """
+    """The parts of a request, in a folder of this machine."""
 
     def __init__(self, folder: Path, request: Request) -> None:
         self.folder = folder
         self.request = request
 
     def begin(self, *, restart: bool) -> None:
-        """Make the folder, or go on with one of the same request.
-
-        Args:
-            restart: drop what is there.
+        """Make the folder, or resume one of the same request; with `restart` drop its parts.
 
         Raises:
-            RunError: what is there belongs to another request.
+            RunError: there are parts of another request.
         """
         if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -103,7 +99,7 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST
         if manifest.exists():
-            self._compare(_object(manifest))
+            self._compare(_read_manifest(manifest))
         else:  # without it no part counts
             for path in self.folder.glob("*.part*"):
                 path.unlink()
@@ -135,7 +131,7 @@ class Parts:
         return [number for number in range(self.request.parts) if number not in done]
 
     def write(self, number: int, part: Part) -> None:
-        """Keep a part."""
+        """Write a part."""
         aside = self._path(number).with_suffix(".partial")
         bad = json.dumps({str(row): reason for row, reason in part.bad.items()})
         tensors = {"rows": part.rows, "vectors": part.vectors}
@@ -147,7 +143,7 @@ class Parts:
             aside.replace(self._path(number))
 
     def read(self, number: int) -> Part:
-        """A part that was kept.
+        """A part that was written.
 
         Raises:
             RunError: it is damaged.
@@ -157,8 +153,12 @@ class Parts:
             bad = json.loads(stored.metadata()["bad"])
         return Part(rows, vectors, {int(row): reason for row, reason in bad.items()})
 
+    def all(self) -> Iterator[Part]:
+        """All parts in order; see `read`."""
+        return map(self.read, range(self.request.parts))
+
     def sizes(self) -> int:
-        """How many vectors all parts have together, by their headers.
+        """The number of vectors in all parts, by their headers.
 
         Raises:
             RunError: a part is damaged.
@@ -177,20 +177,15 @@ class Parts:
             with safetensors.safe_open(path, "numpy") as stored:
                 yield stored
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise RunError(f"{path}: damaged ({error}); remove it and go on") from None
+            raise RunError(f"{path}: damaged ({error}); remove it and resume") from None
 
     def remove(self) -> None:
-        """Drop the folder; what names its parts goes first, so that no rest of it is believed."""
+        """Remove the folder, first the manifest: without it no part counts."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder)
 
 
-def _object(manifest: Path) -> dict[str, object]:
-    """The content of a manifest.
-
-    Raises:
-        RunError: it is broken.
-    """
+def _read_manifest(manifest: Path) -> dict[str, object]:
     try:
         found = json.loads(manifest.read_bytes())
     except (ValueError, RecursionError):
@@ -222,7 +217,7 @@ def by_part(
 
     waiting = list(reversed(numbers))
     for some, their in batches:
-        # Batches come in order: what a later part's begins, ends all before it.
+        # Batches come in order: the first of a later part ends all parts before it.
         while int(some[0]) // request.size != waiting[-1]:
             yield waiting.pop(), *collected()
         rows.append(some)
@@ -232,15 +227,120 @@ def by_part(
 
 
 def fingerprint_of(records: Sequence[Record]) -> str:
-    """32 hexadecimal digits of what a list asks for: images, parts of them, labels, order."""
+    """32 hexadecimal digits of a list: images, parts of them, labels, order."""
     digest = hashlib.sha256()
-    for text in _lines(records):
+    for record in records:
+        box = record.details.box if record.details is not None else None
+        where = record.member and (record.member.offset, record.member.size)
+        text = f"{record.uri}\0{record.label}\0{where or ''}\0{box or ''}\n"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def _lines(records: Sequence[Record]) -> Iterator[str]:
-    for record in records:
-        box = record.details.box if record.details is not None else None
-        where = record.member and (record.member.offset, record.member.size)
-        yield f"{record.uri}\0{record.label}\0{where or ''}\0{box or ''}\n"
+def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> list[Path]:
+    """Write NAME.parquet, or NAME.npy with the paths and labels beside it, into `folder`.
+
+    Memory holds one row group, whatever the number of parts.
+
+    Returns:
+        The files, on the disk; the one that was asked for comes last.
+    """
+    write = _write_parquet if name.endswith(".parquet") else _write_npy
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write(parts, records, folder / name)
+        for file in files:
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
+    return files
+
+
+def outdated(name: str, files: Sequence[Path]) -> list[str]:
+    """Names of files that an earlier writing of `name` may have left, and that are not among these.
+
+    They would be taken for labels of the new vectors.
+    """
+    labels = f"{name.removesuffix('.npy')}.labels.txt"
+    written = {file.name for file in files}
+    return [labels] if name.endswith(".npy") and labels not in written else []
+
+
+def _path_of(record: Record) -> str:
+    """The URI without secrets, and the name inside a larger file."""
+    uri = storage.lasting(record.uri)
+    return f"{uri}: {record.member.name}" if record.member else uri
+
+
+def _write_parquet(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
+    boxes = [r.details for r in records if r.details is not None and r.details.box]
+    relative = any(details.relative for details in boxes)
+    if relative and not all(details.relative for details in boxes):
+        raise DataError(
+            "some boxes are in pixels and others in fractions of the picture, which one file "
+            "cannot hold; embed the lists one by one"
+        )
+    unit = pa.float64() if relative else pa.int32()
+    fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
+    fields += [pa.field(name, unit) for name in BOX if boxes]
+    fields.append(pa.field("vector", pa.list_(pa.float32(), parts.request.dim)))
+    note = {"dim": parts.request.dim, "unit_length": True, "model": parts.request.model}
+    note |= {"trained": parts.request.trained} if parts.request.trained else {}
+    schema = pa.schema(fields, metadata={"lookalike": json.dumps(note)})
+    # Unit vectors are noise to a compressor and to a dictionary.
+    plain = {"compression": {"vector.list.element": "NONE"}, "use_dictionary": ["label"]}
+    with pq.ParquetWriter(file, schema, **plain) as writer:
+        rows: list[np.ndarray] = []
+        vectors: list[np.ndarray] = []
+
+        def flush() -> None:
+            if rows:
+                some = [records[row] for row in np.concatenate(rows).tolist()]
+                writer.write_table(_table(some, np.concatenate(vectors), schema))
+                rows.clear()
+                vectors.clear()
+
+        for part in parts.all():
+            rows.append(part.rows)
+            vectors.append(part.vectors)
+            if sum(map(len, rows)) >= _ROW_GROUP:
+                flush()
+        flush()
+    return [file]
+
+
+def _table(records: Sequence[Record], vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        "path": pa.array(map(_path_of, records), pa.string()),
+        "label": pa.array((record.label or None for record in records), pa.string()),
+    }
+    if BOX[0] in schema.names:
+        boxes = [record.details.box if record.details else None for record in records]
+        for at, name in enumerate(BOX):
+            values = (box[at] if box else None for box in boxes)
+            columns[name] = pa.array(values, schema.field(name).type)
+    flat = pa.array(vectors.reshape(-1), pa.float32())
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return pa.table(columns, schema=schema)
+
+
+def _write_npy(parts: Parts, records: Sequence[Record], file: Path) -> list[Path]:
+    stem = file.name.removesuffix(".npy")
+    paths, labels = file.with_name(f"{stem}.paths.txt"), file.with_name(f"{stem}.labels.txt")
+    labelled = any(record.label for record in records)
+    shape = (parts.sizes(), parts.request.dim)
+    with (
+        file.open("wb") as stream,
+        paths.open("w", encoding="utf-8", newline="\n") as path_lines,
+        labels.open("w", encoding="utf-8", newline="\n") as label_lines,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for part in parts.all():
+            stream.write(np.ascontiguousarray(part.vectors, "<f4").data)
+            for row in part.rows.tolist():
+                path_lines.write(_path_of(records[row]) + "\n")
+                label_lines.write(records[row].label + "\n")
+    if labelled:
+        return [paths, labels, file]
+    labels.unlink()
+    return [paths, file]

@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 Corners = tuple[float, float, float, float]
 """Left, top, right, bottom; the last two exclusive."""
 
+BOX = ("x_1", "y_1", "x_2", "y_2")
 _CORNERS = (
-    ("x_1", "y_1", "x_2", "y_2"),
+    BOX,
     ("x1", "y1", "x2", "y2"),
     ("xmin", "ymin", "xmax", "ymax"),
     ("x_min", "y_min", "x_max", "y_max"),
@@ -63,7 +64,7 @@ def box_columns(names: Sequence[str]) -> tuple[str, ...]:
         return whole[0]
     for group in _CORNERS:
         missing = [name for name in group if name not in there]
-        least = 1 if group is _CORNERS[0] else 3  # other names have other meanings, too
+        least = 1 if group is BOX else 3  # other names have other meanings, too
         if len(group) - len(missing) >= least:
             raise MalformedRow(
                 f"a box has the columns {', '.join(group)}; {', '.join(missing)} missing"

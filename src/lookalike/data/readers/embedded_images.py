@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import READ, format_of
+from lookalike.data.readers.annotation import short_reason
 from lookalike.data.readers.table_columns import PATHS, column_key
 from lookalike.data.record import Member
 from lookalike.errors import DataError, LookalikeError, StorageError
@@ -90,7 +91,7 @@ def open_arrow(file: str, column: str | None = None) -> Table:
     except LookalikeError:
         raise
     except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
-        raise DataError(f"{place}: not a whole Arrow file ({_short(error)})") from None
+        raise DataError(f"{place}: not a whole Arrow file ({short_reason(error)})") from None
     except OSError as error:
         raise StorageError(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
 
@@ -173,7 +174,7 @@ def _parquet(file: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{storage.public(file)}: not a whole Parquet file ({_short(error)})"
+            f"{storage.public(file)}: not a whole Parquet file ({short_reason(error)})"
         ) from None
 
 
@@ -332,7 +333,3 @@ def _unpack(table: pq.ParquetFile, image: str, blob: Path, index: Path) -> None:
                 sizes.append(-1 if value is None else len(value))
                 stream.write(value or b"")
     np.save(index, np.array(sizes, np.int64))
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__

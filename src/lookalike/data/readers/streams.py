@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from lookalike import storage
 from lookalike.data.readers.annotation import DEFAULT, AnnotationOptions
+from lookalike.data.readers.boxes import BOX
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, StorageError
 from lookalike.storage.cache_folder import cache_folder
@@ -24,7 +25,6 @@ STANDARD_INPUT = "standard input"
 
 _OPENED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 _DETAILS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
-_BOX = ("x_1", "y_1", "x_2", "y_2")
 
 
 def is_stream(uri: str) -> bool:
@@ -59,7 +59,7 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
     text = io.StringIO()
     details = [record.details or Details() for record in records]
     names = [name for name in _DETAILS if any(getattr(d, name) is not None for d in details)]
-    box_names = _BOX if any(each.box for each in details) else ()
+    box_names = BOX if any(each.box for each in details) else ()
     writer = csv.writer(text, lineterminator="\n")
     first = (options.path_column or "path", options.label_column or "label")
     writer.writerow([*first, *names, *box_names])
@@ -68,7 +68,7 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
         if not storage.is_remote(uri):
             uri = os.path.abspath(storage.local_path(uri))
         cells = (getattr(each, name) for name in names)  # None becomes an empty cell
-        box = (each.box or [""] * len(_BOX)) if box_names else ()
+        box = (each.box or [""] * len(BOX)) if box_names else ()
         writer.writerow([uri, record.label, *cells, *box])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path = cache_folder() / "lists" / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
