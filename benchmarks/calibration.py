@@ -22,8 +22,7 @@ import torch
 
 from lookalike.distributed.world import ALONE
 from lookalike.errors import DataError
-from lookalike.metrics.calibration import Calibration
-from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.open_set import BestMatches
 from lookalike.metrics.pair_scan import PairSet
 from lookalike.metrics.verification import count_pairs
@@ -71,7 +70,7 @@ def halves(labels: torch.Tensor, classes: int, seed: int, times: int = 1) -> tup
 def calibrated(vectors: torch.Tensor, labels: torch.Tensor) -> Calibration | None:
     """The calibration, if these images support one."""
     try:
-        return calibrate(vectors, labels)
+        return fit_calibration(vectors, labels)
     except DataError:
         return None
 

@@ -51,7 +51,7 @@ def _all_pairs(place: Place, record: Record, x: Tensor, labels: Tensor) -> None:
             raise ArithmeticError(f"{name} is {value}, and {true[name]} by hand")
 
     def larger() -> Scores:
-        with mock.patch.object(ranking, "_BLOCK", 4 * ranking._BLOCK):
+        with mock.patch.object(ranking, "BLOCK", 4 * ranking.BLOCK):
             return score(x, labels, world=world)
 
     if larger() != mine:

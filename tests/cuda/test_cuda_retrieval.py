@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from lookalike.distributed.world import World
-from lookalike.metrics import rounding_bounds
-from lookalike.metrics.first_results import nearest
-from lookalike.metrics.fit_calibration import calibrate
-from lookalike.metrics.postprocessing import gallery_neighbours
+from lookalike.metrics import fast_similarity
+from lookalike.metrics.calibration import fit_calibration
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
-from lookalike.metrics.scores import score
+from lookalike.metrics.scores import measure_queries, score
+from lookalike.metrics.topk import nearest_images, top_matches
 from lookalike.metrics.verification import count_pairs
 
 COUNT, CLASSES, DIM = 1500, 300, 48
@@ -51,13 +49,13 @@ def test_ranking_is_exact(device, vectors, full, with_roles):
 def test_ranking_is_exact_at_each_level(device, vectors, monkeypatch):
     x, labels = vectors
     true = score(x, labels)
-    found = rounding_bounds.levels(device)
+    found = fast_similarity.precisions(device)
     if torch.cuda.get_device_capability(device) >= (8, 0):
         assert [level.dtype for level in found] == [torch.bfloat16, torch.float32, torch.float64]
     for level in found:
         monkeypatch.setattr(
-            "lookalike.metrics.ranking.precision.levels",
-            lambda where, level=level: list(dict.fromkeys([level, rounding_bounds.EXACT])),
+            "lookalike.metrics.fast_similarity.precisions",
+            lambda where, level=level: list(dict.fromkeys([level, fast_similarity.EXACT])),
         )
         assert score(x.to(device), labels, world=World(device=device)) == true
 
@@ -72,9 +70,9 @@ def test_embeddings_may_be_elsewhere_than_the_computation(device, vectors):
 def test_nearest_and_pairs(device, vectors):
     x, labels = vectors
     queries = torch.arange(0, len(x), 3)
-    true = nearest(x, labels, queries, world=World(), device=torch.device("cpu"))
+    true = nearest_images(x, labels, queries, world=World(), device=torch.device("cpu"))
     world = World(device=device)
-    mine = nearest(x, labels, queries, world=world, device=device)
+    mine = nearest_images(x, labels, queries, world=world, device=device)
     for name in ("rows", "cosines", "wrong_rows", "wrong_cosines"):
         assert torch.equal(getattr(mine, name), getattr(true, name)), name
     counts = [count_pairs(x.to(w.device), labels, world=w) for w in (World(), world)]
@@ -86,7 +84,7 @@ def test_calibration(device, vectors):
     pytest.importorskip("sklearn")
     x, labels = vectors
     both = [
-        calibrate(
+        fit_calibration(
             x.to(world.device), labels, roles=None, source="test", chose_checkpoint=False,
             seen_in_training=0, world=world,
         )
@@ -97,6 +95,6 @@ def test_calibration(device, vectors):
 
 def test_neighbours_in_float32(device, vectors):
     x = torch.nn.functional.normalize(vectors[0])
-    true = gallery_neighbours.nearest(x[:100], x, 5)
-    mine = gallery_neighbours.nearest(x[:100].to(device), x.to(device), 5)
+    true = top_matches(x[:100], x, 5)
+    mine = top_matches(x[:100].to(device), x.to(device), 5)
     assert torch.allclose(mine.cosines.cpu(), true.cosines, atol=1e-5)

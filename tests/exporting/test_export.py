@@ -20,7 +20,7 @@ from lookalike.data.record import Record
 from lookalike.errors import DataError, ModelError, RunError, StorageError
 from lookalike.exporting import BOUNDS, artefact, certificate, weight_folders
 from lookalike.exporting.exported import ExportedModel, load_onnx
-from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.calibration import fit_calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded
 from lookalike.storage import file_lock
@@ -49,7 +49,7 @@ def trained(shapes, tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(40, 16, generator=generator)[labels]
     vectors = centres + torch.randn(160, 16, generator=generator)
-    calibrate(vectors, labels, source="drawn vectors").save(
+    fit_calibration(vectors, labels, source="drawn vectors").save(
         output / "model"
     )  # the list has too few classes for one
     return output

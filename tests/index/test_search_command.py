@@ -20,7 +20,7 @@ from lookalike.errors import ConfigError, DataError, LookalikeError, RunError
 from lookalike.index.decision import judge, prior_of
 from lookalike.metrics.calibration import Calibration, Level
 from lookalike.metrics.far_interval import Spread
-from lookalike.metrics.likelihood_ratio import Likelihood
+from lookalike.metrics.likelihood_ratio import LikelihoodRatio
 from lookalike.metrics.open_set import OpenSet, Rejection
 from lookalike.model.embedder import Embedder
 from lookalike.vectors import vector_files
@@ -231,7 +231,7 @@ def test_mistakes(model, photos, cache, monkeypatch, capsys, words, message):
 def calibrated(threshold: float = 0.5, gallery: float = 100.0) -> Calibration:
     """A calibration whose likelihood ratio is 1 at the cosine 0.3, and rises steeply."""
     cosines = np.linspace(-1, 1, 41)
-    likelihood = Likelihood(tuple(cosines.tolist()), tuple((14 * (cosines - 0.3)).tolist()))
+    likelihood = LikelihoodRatio(tuple(cosines.tolist()), tuple((14 * (cosines - 0.3)).tolist()))
     rejections = tuple(
         Rejection(share, threshold + (0.2 - share), share, 0.9) for share in (0.2, 0.1, 0.05, 0.01)
     )
@@ -292,7 +292,7 @@ def test_the_prior_of_a_search_falls_with_the_gallery():
 )
 def test_a_verdict_never_disagrees_with_its_probability(ratios, cosines, prior, size):
     points = np.linspace(-1, 1, len(ratios))
-    likelihood = Likelihood(tuple(points.tolist()), tuple(sorted(ratios)))
+    likelihood = LikelihoodRatio(tuple(points.tolist()), tuple(sorted(ratios)))
     calibration = replace(calibrated(), likelihood=likelihood)
     assumed = prior_of(calibration, size, prior)
     found = np.array(sorted(cosines, reverse=True))

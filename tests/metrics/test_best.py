@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike.metrics.topk import Best
+from lookalike.metrics.topk import TopK
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -15,7 +15,7 @@ def test_equal_ones_are_taken_by_row_whatever_the_tiles(dtype, count, tile):
         found = torch.randint(-kinds, kinds, (30, 50)).to(dtype)
         found[torch.rand(found.shape) < 0.3] = -torch.inf
         found[0] = -torch.inf
-        best = Best(found, count)
+        best = TopK(found, count)
         for left in range(0, 50, tile):
             best.add(found[:, left : left + tile].clone(), left)
         order = np.argsort(-found.numpy(), axis=1, kind="stable")[:, :count]

@@ -7,9 +7,9 @@ import torch.multiprocessing as mp
 
 from lookalike.distributed.world import ALONE, World
 from lookalike.metrics import pair_scan as pairs_module
-from lookalike.metrics.first_results import nearest
-from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.calibration import fit_calibration
 from lookalike.metrics.protocol import Roles
+from lookalike.metrics.topk import nearest_images
 
 
 def measured(world):
@@ -23,8 +23,10 @@ def measured(world):
         torch.rand(250, generator=generator) < 0.7,
         torch.randint(-1, 80, (250,), generator=generator),
     )
-    found = [calibrate(embeddings, labels, roles=r, world=world).to_dict() for r in (None, roles)]
-    first = nearest(
+    found = [
+        fit_calibration(embeddings, labels, roles=r, world=world).to_dict() for r in (None, roles)
+    ]
+    first = nearest_images(
         embeddings, labels, torch.arange(0, 250, 3), roles=roles, world=world, device=world.device
     )
     return [*found, [part.tolist() for part in vars(first).values()]]
@@ -59,7 +61,7 @@ def test_neighbours_are_those_of_brute_force():
         torch.randint(-2, 40, (120,), generator=generator).clamp(-1),
     )
     queries = torch.arange(0, 120, 2)
-    found = nearest(x, labels, queries, roles=roles, world=ALONE, device=ALONE.device)
+    found = nearest_images(x, labels, queries, roles=roles, world=ALONE, device=ALONE.device)
     for number, query in enumerate(queries.tolist()):
         others = roles.gallery & (torch.arange(120) != query)
         others &= (roles.sequence[query] < 0) | (roles.sequence != roles.sequence[query])

@@ -1,4 +1,4 @@
-"""Fast similarities, margins and counting against rankings from a whole float64 matrix."""
+"""Fast similarities, their error bounds and the counts, against a whole float64 matrix."""
 
 from dataclasses import replace
 
@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike.metrics import ranking, rounding_bounds, vector_blocks
+from lookalike.metrics import fast_similarity, ranking
+from lookalike.metrics.fast_similarity import (
+    BFLOAT16,
+    EXACT,
+    FLOAT32,
+    ErrorBound,
+    UnitVectors,
+)
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
-from lookalike.metrics.rounding_bounds import EXACT, Level, Margin
+from lookalike.metrics.scores import measure_queries
 
-BF16 = Level(torch.bfloat16, torch.bfloat16, 2.0**-22, 1 / 300)
-FLOAT32 = Level(torch.float32, torch.float32, 1.01 * 2**-24, 1 / 100)
 WAYS = {
     "as this device would": None,
     "exact only": [EXACT],
     "float32": [FLOAT32, EXACT],
-    "bf16": [BF16, EXACT],
-    "bf16, float32": [BF16, FLOAT32, EXACT],
-    "bf16, pairs one by one": [replace(BF16, bearable=1.0), EXACT],
-    "float32, pairs one by one": [replace(FLOAT32, bearable=1.0), EXACT],
-    "bf16, never bearable": [replace(BF16, bearable=0.0), EXACT],
+    "bf16": [BFLOAT16, EXACT],
+    "bf16, float32": [BFLOAT16, FLOAT32, EXACT],
+    "bf16, pairs one by one": [replace(BFLOAT16, most_undecided=1.0), EXACT],
+    "float32, pairs one by one": [replace(FLOAT32, most_undecided=1.0), EXACT],
+    "bf16, always refused": [replace(BFLOAT16, most_undecided=0.0), EXACT],
 }
 
 
@@ -105,9 +109,9 @@ KINDS += ["collapsed", "few directions"]
 
 def use(monkeypatch, way, block, kept):
     if WAYS[way] is not None:
-        monkeypatch.setattr(rounding_bounds, "levels", lambda device: WAYS[way])
-    monkeypatch.setattr(ranking, "_BLOCK", block)
-    monkeypatch.setattr(vector_blocks, "_KEPT", kept)
+        monkeypatch.setattr(fast_similarity, "precisions", lambda device: WAYS[way])
+    monkeypatch.setattr(ranking, "BLOCK", block)
+    monkeypatch.setattr(fast_similarity, "KEPT_BYTES", kept)
 
 
 def assert_same_bits(one, other):
@@ -118,7 +122,7 @@ def assert_same_bits(one, other):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_way_gives_the_figures_of_the_whole_matrix(kind, monkeypatch):
+def test_every_precision_gives_the_metrics_of_the_whole_matrix(kind, monkeypatch):
     x, labels = sets(kind)
     rows, expected = whole_matrix(x, labels)
     first = measure(x, labels, full=True)
@@ -160,9 +164,9 @@ def test_roles_and_sequences_agree_with_the_whole_matrix(kind, monkeypatch):
                     assert_same_bits(short, measure(x, labels, roles=roles))
 
 
-@pytest.mark.parametrize("level", [BF16, FLOAT32])
+@pytest.mark.parametrize("precision", [BFLOAT16, FLOAT32])
 @pytest.mark.parametrize("dim", [3, 64, 512, 2048])
-def test_no_similarity_is_further_off_than_its_margin(level, dim):
+def test_no_similarity_is_off_by_more_than_its_error_bound(precision, dim):
     order = torch.arange(600)
     for x in (
         torch.randn(600, dim),
@@ -171,49 +175,49 @@ def test_no_similarity_is_further_off_than_its_margin(level, dim):
         torch.randn(600, dim) * (torch.rand(600, dim) < 3 / dim) + 1e-20,  # a few coordinates
         torch.randn(600, dim) * 10.0 ** -(6 * torch.rand(600, dim)),
     ):
-        made = vector_blocks.Vectors(x, order, torch.device("cpu"), level)
+        made = UnitVectors(x, order, torch.device("cpu"), precision)
         exact = made.exact(order) @ made.exact(order).T
-        rounded, lost = made.rounded(slice(0, 600), level)
+        rounded, lost = made.rounded(slice(0, 600), precision)
         fast = rounded @ rounded.T
-        margin = Margin.of(level, dim, lost, lost)
+        bound = ErrorBound.of(precision, dim, lost, lost)
         off = (fast.double() - exact).abs()
-        assert (off <= margin.around(fast.double())).all()
+        assert (off <= bound.around(fast.double())).all()
         for least in (exact[:, 7], exact.amin(1), exact.mean(1) - 0.2, exact[:, 3] + 2.0**-52):
-            floor = margin.floor(least)
+            floor = bound.floor(least)
             assert floor.dtype == fast.dtype
             assert (
                 fast[exact >= least[:, None]]
                 >= floor[:, None].expand_as(fast)[exact >= least[:, None]]
             ).all()
-        assert not (fast >= margin.floor(torch.full((600,), torch.inf))[:, None]).any()
+        assert not (fast >= bound.floor(torch.full((600,), torch.inf))[:, None]).any()
 
 
-def test_margins_are_narrow_enough_to_be_of_use():
+def test_error_bounds_are_narrow():
     x = torch.randn(300, 512)
-    for level, most in ((BF16, 6e-3), (FLOAT32, 5e-5)):
-        made = vector_blocks.Vectors(x, torch.arange(300), torch.device("cpu"), level)
-        lost = made.rounded(slice(0, 300), level)[1]
-        assert Margin.of(level, 512, lost, lost).around(torch.tensor([0.4]).double()) < most
+    for precision, most in ((BFLOAT16, 6e-3), (FLOAT32, 5e-5)):
+        made = UnitVectors(x, torch.arange(300), torch.device("cpu"), precision)
+        lost = made.rounded(slice(0, 300), precision)[1]
+        assert ErrorBound.of(precision, 512, lost, lost).around(torch.tensor([0.4]).double()) < most
 
 
-def test_pairs_one_by_one_are_those_of_the_matrix():
+def test_similarities_of_pairs_equal_those_of_the_matrix():
     x = torch.randn(500, 96)
     for kept in (2**40, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(vector_blocks, "_KEPT", kept)
-            made = vector_blocks.Vectors(x, torch.randperm(500), torch.device("cpu"), BF16)
+            patch.setattr(fast_similarity, "KEPT_BYTES", kept)
+            made = UnitVectors(x, torch.randperm(500), torch.device("cpu"), BFLOAT16)
             rows, columns = torch.randint(500, (2, 3000))
             whole = made.exact(slice(0, 500)) @ made.exact(slice(0, 500)).T
             assert made.similarities(rows, columns).equal(whole[rows, columns])
 
 
-def test_lowered_precision_of_float32_is_not_trusted():
+def test_float32_is_not_used_at_lowered_precision():
     device = torch.device("cpu")
     before = torch.get_float32_matmul_precision()
-    assert any(level.dtype == torch.float32 for level in rounding_bounds.levels(device))
+    assert any(one.dtype == torch.float32 for one in fast_similarity.precisions(device))
     try:
         torch.set_float32_matmul_precision("medium")
-        assert all(level.dtype != torch.float32 for level in rounding_bounds.levels(device))
+        assert all(one.dtype != torch.float32 for one in fast_similarity.precisions(device))
         x, labels = sets("trained")
         lowered = measure(x, labels)
     finally:

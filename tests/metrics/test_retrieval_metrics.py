@@ -1,6 +1,7 @@
 """The metrics against pytorch-metric-learning and against a brute force over explicit rankings."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,18 +15,11 @@ from sklearn.metrics import average_precision_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.errors import DataError, TrainingError
-from lookalike.metrics import (
-    positives,
-    query_block,
-    query_metrics,
-    ranking,
-    tile_scan,
-    vector_blocks,
-)
-from lookalike.metrics import rounding_bounds as precision
+from lookalike.metrics import fast_similarity, query_block, ranking
+from lookalike.metrics import scores as scores_module
+from lookalike.metrics.fast_similarity import EXACT, FLOAT32, UnitVectors
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
-from lookalike.metrics.scores import DEFINITIONS, Scores, score
+from lookalike.metrics.scores import DEFINITIONS, Scores, measure_queries, score
 
 KS = (1, 2, 4, 8)
 DEEP = (1, 5, 40)
@@ -234,15 +228,14 @@ def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
     assert measured(embeddings[order], labels[order]) == expected
     assert measured(embeddings * 2.0**-7, labels) == expected
     assert measured(embeddings, labels + 3) == expected
-    monkeypatch.setattr(ranking, "_BLOCK", 11)
+    monkeypatch.setattr(ranking, "BLOCK", 11)
     assert measured(embeddings[order], labels[order]) == expected
-    monkeypatch.setattr(vector_blocks, "_KEPT", 0)  # nothing is kept: tiles serve one side
-    monkeypatch.setattr(ranking, "_HELD", 25 * embeddings.shape[1])
-    monkeypatch.setattr(query_block, "_PENDING", 3)
+    monkeypatch.setattr(fast_similarity, "KEPT_BYTES", 0)  # nothing is kept: tiles serve one side
+    monkeypatch.setattr(ranking, "HELD_NUMBERS", 25 * embeddings.shape[1])
+    monkeypatch.setattr(query_block, "UNDECIDED", 3)
     assert measured(embeddings, labels) == expected
-    monkeypatch.setattr(ranking, "_NUMBERS", 1)
-    monkeypatch.setattr(positives, "_NUMBERS", 1)
-    monkeypatch.setattr(positives, "_COLUMNS", 5)
+    monkeypatch.setattr(ranking, "POSITIVES", 1)
+    monkeypatch.setattr(ranking, "CLASS_COLUMNS", 5)
     assert measured(embeddings, labels) == expected
 
 
@@ -343,12 +336,11 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("classes", [2, 10, 200])
 def test_never_holds_the_similarity_matrix(classes, monkeypatch):
-    for module in (ranking, positives):
-        monkeypatch.setattr(module, "_NUMBERS", 2**15)
-    monkeypatch.setattr(ranking, "_BLOCK", 128)
-    monkeypatch.setattr(tile_scan, "_NUMBERS", 2**12)
-    monkeypatch.setattr(positives, "_ROWS", 32)
-    precision.levels(torch.device("cpu"))  # which may try what is faster
+    monkeypatch.setattr(ranking, "POSITIVES", 2**15)
+    monkeypatch.setattr(ranking, "BLOCK", 128)
+    monkeypatch.setattr(query_block, "TILE_PART", 2**12)
+    monkeypatch.setattr(ranking, "CLASS_ROWS", 32)
+    fast_similarity.precisions(torch.device("cpu"))  # which may try what is faster
     count = 1000
     labels = torch.randint(0, classes, (count,))
     embeddings = torch.randn(count, 16)
@@ -401,9 +393,9 @@ def test_what_is_measured_beside_changes_no_value():
 
 
 def test_a_few_queries_in_a_large_gallery_copy_nothing_of_its_size(monkeypatch):
-    monkeypatch.setattr(ranking, "_BLOCK", 256)
-    monkeypatch.setattr(vector_blocks, "_KEPT", 0)
-    precision.levels(torch.device("cpu"))  # which may try what is faster
+    monkeypatch.setattr(ranking, "BLOCK", 256)
+    monkeypatch.setattr(fast_similarity, "KEPT_BYTES", 0)
+    fast_similarity.precisions(torch.device("cpu"))  # which may try what is faster
     embeddings = torch.randn(20_000, 128)
     asks = torch.arange(20_000) < 300
     roles = Roles(asks, torch.ones_like(asks), torch.full((20_000,), -1))
@@ -414,18 +406,18 @@ def test_a_few_queries_in_a_large_gallery_copy_nothing_of_its_size(monkeypatch):
 
 
 def test_what_is_searched_is_rounded_once_for_all_queries(monkeypatch):
-    level = precision.Level(torch.float32, torch.float32, 1.01 * 2**-24, 1.0)
-    monkeypatch.setattr(precision, "levels", lambda device: [level, precision.EXACT])
-    monkeypatch.setattr(ranking, "_BLOCK", 50)
-    monkeypatch.setattr(vector_blocks, "_KEPT", 0)
-    rounded, made = vector_blocks.Vectors.rounded, []
+    tolerant = replace(FLOAT32, most_undecided=1.0)
+    monkeypatch.setattr(fast_similarity, "precisions", lambda device: [tolerant, EXACT])
+    monkeypatch.setattr(ranking, "BLOCK", 50)
+    monkeypatch.setattr(fast_similarity, "KEPT_BYTES", 0)
+    rounded, made = UnitVectors.rounded, []
 
-    def counted(self, places, level):
-        result = rounded(self, places, level)
+    def counted(self, places, precision):
+        result = rounded(self, places, precision)
         made.append(len(result[0]))
         return result
 
-    monkeypatch.setattr(vector_blocks.Vectors, "rounded", counted)
+    monkeypatch.setattr(UnitVectors, "rounded", counted)
     asks = torch.rand(1000) < 0.3
     roles = Roles(asks, torch.ones_like(asks), torch.full((1000,), -1))
     score(torch.randn(1000, 64), torch.arange(1000) // 5, roles=roles)
@@ -440,7 +432,7 @@ def test_labels_may_be_numpy():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("part", [7, 4096])
 def test_an_embedding_that_is_not_finite_is_named(value, part, monkeypatch):
-    monkeypatch.setattr(query_metrics, "_ROWS", part)
+    monkeypatch.setattr(scores_module, "CHECKED_ROWS", part)
     embeddings, labels = random_set("random")
     embeddings[17, 3] = value
     embeddings[40] = value

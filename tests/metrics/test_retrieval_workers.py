@@ -6,10 +6,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from lookalike.distributed.world import ALONE, World
-from lookalike.metrics import ranking, rounding_bounds, vector_blocks
+from lookalike.metrics import fast_similarity, ranking
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
-from lookalike.metrics.scores import score
+from lookalike.metrics.scores import measure_queries, score
 
 
 def sets() -> list[dict]:
@@ -37,7 +36,7 @@ def everything(world: World) -> list:
 
 def work(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    ranking._BLOCK = 64  # there are many tiles to share out
+    ranking.BLOCK = 64  # there are many tiles to share out
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     world = World(rank=rank, size=size, local_size=size)
     torch.save(everything(world), f"{folder}/{rank}.pt")
@@ -60,10 +59,10 @@ def test_workers_agree_with_one(size, tmp_path):
 
 def work_apart(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    ranking._BLOCK = 64
-    rounding_bounds._bf16_is_faster = lambda: rank == 0
+    ranking.BLOCK = 64
+    fast_similarity.bf16_is_faster = lambda: rank == 0
     # Room for what the first worker keeps in bf16, and for nothing of the second's float32.
-    vector_blocks._KEPT = 400 * 24 * 3
+    fast_similarity.KEPT_BYTES = 400 * 24 * 3
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     found = score(**sets()[0], world=World(rank=rank, size=size, local_size=size))
     torch.save(found.to_dict(), f"{folder}/{rank}.pt")

@@ -9,8 +9,7 @@ from lookalike.errors import DataError
 from lookalike.evaluation.query_duplicates import find_copies
 from lookalike.metrics import ranking
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
-from lookalike.metrics.scores import score
+from lookalike.metrics.scores import measure_queries, score
 
 
 def brute_force(x, labels, roles, ks):
@@ -69,7 +68,7 @@ def draw(count, classes, sequences, asking=0.4, searched=0.7):
 @pytest.mark.parametrize("tile", [4096, 17])
 @pytest.mark.parametrize("sequences", [0, 3, 60])
 def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
-    monkeypatch.setattr(ranking, "_BLOCK", tile)
+    monkeypatch.setattr(ranking, "BLOCK", tile)
     for classes in (2, 9, 60):
         x, labels, roles = draw(150, classes, sequences)
         ks = (1, 3, 10)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from lookalike.data.catalog import build_catalog
 from lookalike.data.record import Details, Record
-from lookalike.metrics import first_results
+from lookalike.metrics import topk
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
+from lookalike.metrics.scores import measure_queries
 from lookalike.metrics.verification import BINS, count_pairs
 from lookalike.reporting import query_neighbours
 from lookalike.reporting.charts import draw, draw_histogram, nice, number
@@ -52,8 +52,8 @@ def some(seed: int, *, with_roles: bool = False, most: int = 120):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("with_roles", [False, True])
 def test_neighbours_are_those_of_a_plain_search(monkeypatch, seed, with_roles):
-    monkeypatch.setattr(first_results, "_TILE", 17)
-    monkeypatch.setattr(first_results, "_QUERIES", 7)
+    monkeypatch.setattr(topk, "TILE", 17)
+    monkeypatch.setattr(topk, "QUERIES", 7)
     vectors, labels, roles = some(seed, with_roles=with_roles)
     queries, of = sample_queries(labels, roles, 0)
     assert len(queries) == of > 0

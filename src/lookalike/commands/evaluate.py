@@ -26,9 +26,9 @@ from lookalike.evaluation.query_duplicates import copies_line
 from lookalike.evaluation.result import Comparison, Evaluation
 from lookalike.evaluation.testset import TestSet, from_files, from_list, from_query_and_gallery
 from lookalike.log import logger
-from lookalike.metrics.first_results import nearest
-from lookalike.metrics.query_metrics import RECALL
+from lookalike.metrics.rank_metrics import RECALL
 from lookalike.metrics.scores import Scores
+from lookalike.metrics.topk import nearest_images
 from lookalike.model.inference import embed_records
 from lookalike.model.user_images import check_number
 from lookalike.storage import Place
@@ -302,7 +302,7 @@ def _query_rows(found: Evaluation, subject: Subject, world: World) -> list[dict[
     labels = torch.from_numpy(found.data.catalog.class_ids)[found.rows]
     roles = None if found.data.roles is None else found.data.roles[found.rows]
     vectors: Tensor = subject.vectors.to(world.device)
-    first = nearest(
+    first = nearest_images(
         vectors, labels, found.per_query.rows, roles=roles, world=world, device=world.device
     )
     return query_rows(found, first) if world.is_main else []

@@ -28,8 +28,7 @@ from lookalike.log import logger
 from lookalike.metrics.bootstrap import Difference, differences
 from lookalike.metrics.postprocessing.variants import KEPT, Split, Variant, measure_variant
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import PerQuery
-from lookalike.metrics.scores import Scores
+from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection

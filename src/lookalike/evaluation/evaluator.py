@@ -19,8 +19,8 @@ from lookalike.metrics.bootstrap import differences, mean_intervals
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.clustering import nmi
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import RECALL, PerQuery, measure_queries
-from lookalike.metrics.scores import Scores
+from lookalike.metrics.rank_metrics import RECALL
+from lookalike.metrics.scores import PerQuery, Scores, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs, verify
 
 _OF_SHOTS = ("recall_at_1", "map_at_r")

@@ -13,7 +13,7 @@ import numpy as np
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.evaluation.result import Evaluation
-from lookalike.metrics.first_results import Nearest
+from lookalike.metrics.topk import NearestImages
 
 SUFFIXES = (".csv", ".jsonl")
 
@@ -51,7 +51,7 @@ def class_rows(found: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def query_rows(found: Evaluation, nearest: Nearest) -> list[dict[str, Any]]:
+def query_rows(found: Evaluation, nearest: NearestImages) -> list[dict[str, Any]]:
     """A row for each query that has something to find, in the order of the list."""
     records = [found.data.catalog.records[row] for row in found.rows.tolist()]
     rows = []

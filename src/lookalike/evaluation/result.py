@@ -13,9 +13,8 @@ from lookalike.evaluation.query_duplicates import Copies
 from lookalike.evaluation.testset import TestSet
 from lookalike.metrics import verification
 from lookalike.metrics.bootstrap import CONFIDENCE, LEAST, Difference, Interval
-from lookalike.metrics.query_metrics import PerQuery
 from lookalike.metrics.scores import DEFINITIONS as RETRIEVAL
-from lookalike.metrics.scores import Scores
+from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.metrics.verification import Verification
 
 NAMES = {"average_precision": "mean_average_precision", "inverse_negative_penalty": "minp"}

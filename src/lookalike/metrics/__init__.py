@@ -1,1 +1,1 @@
-"""How well embeddings find images of the same class."""
+"""Retrieval metrics of embeddings, their confidence intervals, and calibrated thresholds."""

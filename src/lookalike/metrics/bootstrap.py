@@ -1,4 +1,4 @@
-"""How sure a mean over queries is, and whether the difference of two models is real.
+"""Confidence intervals of means over queries, and tests of differences between two models.
 
 **Classes are drawn, not queries.** Queries of one class succeed and fail together: to take them
 for independent makes intervals far too narrow. So classes are resampled, with replacement, each
@@ -10,8 +10,8 @@ their Application, 1997, section 3.8).
 Intervals, 1987), with the jackknife over classes for the acceleration, and widened for few
 classes as Student's t is (Hesterberg, What Teachers Should Know about the Bootstrap, 2015,
 section 5.3). Resampled means never leave what the classes have, so below `FEW` classes an interval
-holds Student's t interval with the jackknife's standard error, too. And classes that nobody has
-drawn may be worse than the worst, or better than the best: up to 1 - (a / 2)^(1 / C) of them, of
+holds Student's t interval with the jackknife's standard error, too. And classes that were not
+sampled may be worse than the worst, or better than the best: up to 1 - (a / 2)^(1 / C) of them, of
 which C draws show none with probability a / 2 (Clopper and Pearson, 1934). Were they all at the
 end of the range, the mean would move by that share of the way from the outermost class to there,
 and an interval of a mean reaches as far; one of a difference where every class has the same.
@@ -42,7 +42,7 @@ LEAST = 6
 """With fewer classes one sign in all of them is no rarer than 0.05: 2 / 2^C."""
 
 FEW = 30
-"""Fewer classes than these are too few to go by what they have among them alone."""
+"""With fewer classes, resampling alone gives too narrow intervals."""
 
 Values = Mapping[str, Tensor | np.ndarray]
 
@@ -52,14 +52,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over queries, and where it may be for other classes of the same kind.
-
-    Attributes:
-        value: the mean over the queries.
-        low: the lower end of the confidence interval.
-        high: its upper end.
-        classes: how many classes were resampled.
-    """
+    """A mean over queries with its confidence interval, from resampling so many classes."""
 
     value: float
     low: float
@@ -69,14 +62,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second model's mean minus the first one's, over the same queries.
+    """The second model's mean minus the first one's, over the same queries, with its interval.
 
-    Attributes:
-        value: the difference.
-        low: the lower end of its confidence interval.
-        high: its upper end.
-        p_value: of the two-sided sign-flip test by class.
-        classes: how many classes were resampled.
+    `p_value` is that of the two-sided sign-flip test by class.
     """
 
     value: float
@@ -87,10 +75,7 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval excludes 0, and the sign-flip test agrees.
-
-        With fewer than `LEAST` classes it cannot.
-        """
+        """Whether the interval excludes 0 and the test agrees, which takes `LEAST` classes."""
         return (self.low > 0 or self.high < 0) and self.p_value <= 1 - CONFIDENCE
 
     def to_dict(self) -> dict[str, object]:
@@ -116,7 +101,7 @@ def mean_intervals(
     Args:
         values: metric to (Q,), within 0 to 1.
         classes: (Q,) integers, the class of each query.
-        confidence: how often the interval is to cover the mean of the population.
+        confidence: probability that the interval covers the mean of the population.
         resamples: of the classes.
         seed: of the resampling.
     """
@@ -140,7 +125,7 @@ def differences(
         first: metric to (Q,), within 0 to 1, of one model.
         second: the same of another model, for the same queries in the same order.
         classes: (Q,) integers, the class of each query.
-        confidence: how often an interval is to cover the difference of the population.
+        confidence: probability that an interval covers the difference of the population.
         resamples: of the classes, and flips of their signs.
         seed: of both.
     """
@@ -240,7 +225,7 @@ def _bounds(
 
 
 def _draws(classes: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each class is in each resample: chunks of (b, C) float64."""
+    """The count of each class in each resample: chunks of (b, C) float64."""
     generator = np.random.default_rng(seed)
     step = max(1, _NUMBERS // classes)
     for begin in range(0, resamples, step):
@@ -261,8 +246,8 @@ def _bca_levels(
     ends = []
     for z in (-wide, wide):
         shifted = bias + z
-        bent = shifted / max(1 - skew * shifted, 0.1)  # beyond, the expansion means nothing
-        ends.append(min(max(_NORMAL.cdf(bias + bent), 0.0), 1.0))
+        accelerated = shifted / max(1 - skew * shifted, 0.1)  # beyond, the expansion fails
+        ends.append(min(max(_NORMAL.cdf(bias + accelerated), 0.0), 1.0))
     return ends[0], ends[1]
 
 
@@ -274,7 +259,7 @@ def _student(confidence: float, classes: int) -> float:
 
 
 def _sign_flips(table: _Table, flips: int, seed: int) -> list[float]:
-    """Two-sided p-values: how often random signs of the classes give as large a sum."""
+    """Two-sided p-values: the share of random signs of the classes that give as large a sum."""
     generator = np.random.default_rng(seed)
     observed = np.abs(table.sums.sum(0))  # (M,)
     larger = np.zeros(len(table.names))

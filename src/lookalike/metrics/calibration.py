@@ -2,37 +2,58 @@
 
 A calibration belongs to the weights that it was measured with, and lies beside them as
 `calibration.json`. It holds, for several false-accept rates (FAR), the threshold that keeps the
-rate on the calibration's pairs, and the interval in which the rate of new classes is to be
-expected (`lookalike.metrics.far_interval`); the probability of "the same" given a cosine
-(`lookalike.metrics.likelihood_ratio`); and thresholds on the best match of a search
-(`lookalike.metrics.open_set`).
+rate on the calibration's pairs, and a prediction interval of the rate on new classes
+(`far_interval`); the probability of "the same" given a cosine (`likelihood_ratio`); and thresholds
+on the best match of a search (`open_set`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from lookalike import storage
-from lookalike.errors import RunError
-from lookalike.metrics.far_interval import Spread, far_interval
-from lookalike.metrics.likelihood_ratio import Likelihood
-from lookalike.metrics.open_set import OpenSet
+from lookalike.distributed.world import ALONE, World
+from lookalike.errors import DataError, RunError
+from lookalike.metrics.far_interval import LEAST_EVENTS, ClassPairCounter, Spread, far_interval
+from lookalike.metrics.likelihood_ratio import LikelihoodRatio
+from lookalike.metrics.open_set import BestMatches, OpenSet
+from lookalike.metrics.pair_scan import PairSet
+from lookalike.metrics.protocol import Roles
+from lookalike.metrics.verification import FARS, PairCounter, PairCounts
 from lookalike.storage import Place
 from lookalike.storage.checked_json import Cosine, Count, Share, read_checked
 
 CALIBRATION_FILE = "calibration.json"
 
+DEFAULT_FAR = 1e-3
+"""The rate whose threshold is the default; the next larger one that is supported if it is not."""
+
+CONFIDENCE = 0.95
+"""Of the intervals of the rates."""
+
+PRIOR = 0.5
+"""The default share of same pairs."""
+
+MOST_IMAGES = 20_000
+"""Images that are measured; enough for a rate of 1e-6."""
+
+MOST_OF_A_CLASS = 100
+"""Images of a class that are measured, so that a large class does not outweigh others."""
+
 _FORMAT = "lookalike calibration 1"
 
 
 class _Kind(BaseModel):
-    """What a file is, whatever else it holds."""
+    """The format of a file, whatever else it holds."""
 
     format: Literal["lookalike calibration 1"]
 
@@ -45,11 +66,11 @@ class Level:
         target: the rate that was asked for.
         threshold: two images are the same thing if their cosine is not below it.
         far: the rate on the calibration's pairs, at most the target.
-        far_low: the least that is to be expected on as many new classes.
-        far_high: the most.
-        tar: the share of the same pairs that pass.
-        false_accepts: how many of the different pairs pass.
-        spread: how the rate varies from one set of classes to another.
+        far_low: lower end of its prediction interval on as many new classes.
+        far_high: the upper end.
+        tar: the share of the same pairs that are accepted.
+        false_accepts: different pairs that are accepted.
+        spread: variance of the rate over sets of classes.
     """
 
     target: Share
@@ -64,22 +85,22 @@ class Level:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model's cosines mean.
+    """Thresholds and probabilities for a model's cosines.
 
     Attributes:
-        source: what it was measured on, in words.
+        source: the images that were measured, in words.
         chose_checkpoint: whether the same classes also chose the best checkpoint; then the
             rates may be a little too good.
-        seen_in_training: how many of the classes were trained on; rates on those are too good.
-        images: how many were measured.
-        classes: of how many classes.
+        seen_in_training: number of classes that were trained on; rates on those are too good.
+        images: number of images measured.
+        classes: number of their classes.
         same_pairs: pairs of one class.
         different_pairs: pairs of two.
         levels: by falling rate.
         unsupported: rates for which there are too few pairs of images, or of classes.
         default_far: the target whose threshold is `threshold`.
         likelihood: same against different, by the cosine.
-        prior: the share of same pairs that `probability` assumes where nothing is said.
+        prior: the default share of same pairs of `probability`.
         open_set: thresholds on the best match of a search; None with too few queries.
         confidence: of the intervals.
     """
@@ -94,16 +115,13 @@ class Calibration:
     levels: tuple[Level, ...]
     unsupported: tuple[Share, ...]
     default_far: Share
-    likelihood: Likelihood
+    likelihood: LikelihoodRatio
     prior: Share
     open_set: OpenSet | None
     confidence: Share
 
     def level(self, far: float | None = None) -> Level:
-        """The threshold for a false-accept rate, and what is known of it.
-
-        Args:
-            far: one of the targets; None for `default_far`.
+        """The level of a target rate, by default of `default_far`.
 
         Raises:
             ValueError: there is no such level.
@@ -122,11 +140,11 @@ class Calibration:
 
     @property
     def reject_threshold(self) -> float | None:
-        """A query whose best match is below it shows something unknown; see `open_set`."""
+        """The cosine below which the best match of a query means that it is unknown."""
         return None if self.open_set is None else self.open_set.threshold()
 
     def far_interval(self, far: float | None = None, *, classes: int) -> tuple[float, float]:
-        """Where the rate of a level lies on a new set of so many classes."""
+        """Prediction interval of the rate of a level on a new set of so many classes."""
         level = self.level(far)
         return far_interval(level.far, level.spread, classes=classes, confidence=self.confidence)
 
@@ -148,8 +166,8 @@ class Calibration:
 
         Each image of a gallery is one more chance of a wrong match, so the prior falls with their
         number: it is the one at which a best match at the threshold of `open_set` for this gallery
-        is as probably the same as different. In a gallery too large for what was measured, the odds
-        fall as the number of images rises. It is never above `prior`.
+        is as probably the same as different. In a gallery larger than the measurement supports, the
+        odds fall as the number of images rises. It is never above `prior`.
         """
         if self.open_set is None or gallery <= 0:
             return self.prior
@@ -159,7 +177,7 @@ class Calibration:
         return min(self.prior, odds / (1 + odds))
 
     def cosine_of(self, prior: float) -> float | None:
-        """The least cosine from which two images are rather the same than different, to 1e-6.
+        """The lowest cosine at which two images are more probably the same than not, to 1e-6.
 
         None where no cosine is enough.
         """
@@ -172,7 +190,7 @@ class Calibration:
         return high
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; the thresholds that most will want come first."""
+        """Plain values, for JSON; the default thresholds come first."""
         return {
             "format": _FORMAT,
             "threshold": self.threshold,
@@ -182,7 +200,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str | bytes, place: str) -> Calibration:
-        """What is in a calibration.json.
+        """The content of a calibration.json.
 
         Raises:
             RunError: it is something else; `place`, the key and its value are named.
@@ -220,3 +238,109 @@ class Calibration:
                 raise RunError(f"{path}: cannot be read: {reason}") from None
             return cls.from_json(text, str(path))
         return None
+
+
+def fit_calibration(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    roles: Roles | None = None,
+    source: str = "",
+    chose_checkpoint: bool = False,
+    seen_in_training: int = 0,
+    world: World = ALONE,
+    device: torch.device | None = None,
+) -> Calibration:
+    """Measure a calibration: all pairs twice, first by their cosine, then by their classes too.
+
+    At most `MOST_OF_A_CLASS` images of a class and `MOST_IMAGES` in all are drawn with a fixed
+    seed, whole classes where possible.
+
+    Args:
+        embeddings: (N, D) of any floating type and length, finite, of classes that the model was
+            not trained on; on all workers the same.
+        labels: (N,) integers.
+        roles: queries, gallery and sequences; by default all images are compared.
+        source: see `Calibration`.
+        chose_checkpoint: see `Calibration`.
+        seen_in_training: see `Calibration`.
+        world: the workers, who divide the pairs.
+        device: where to compute, by default the worker's device.
+
+    Raises:
+        DataError: there are too few pairs for any threshold.
+    """
+    rows = draw_rows(labels.cpu(), seed=0)
+    pairs = PairSet.of(
+        embeddings[rows.to(embeddings.device)],
+        labels.cpu()[rows],
+        roles=None if roles is None else roles[rows],
+        device=device or world.device,
+    )
+    counter, best = PairCounter(pairs), BestMatches(pairs)
+    for tile in pairs.tiles(world):
+        counter.add(tile)
+        best.add(tile)
+    counts = counter.counts(world)
+    levels = _levels(pairs, counts, sorted(FARS, reverse=True), world)
+    if not levels:
+        raise DataError(
+            f"no threshold can be measured: {len(pairs):,} images make {counts.same.sum():,} pairs "
+            f"of one class and {counts.different.sum():,} of different ones, too few for a "
+            f"false-accept rate of {max(FARS):g}; more classes, with two images or more, are needed"
+        )
+    reached = {level.target for level in levels}
+    enough = [level.target for level in levels if level.target >= DEFAULT_FAR * (1 - 1e-6)]
+    return Calibration(
+        source=source,
+        chose_checkpoint=chose_checkpoint,
+        seen_in_training=seen_in_training,
+        images=len(pairs),
+        classes=int(pairs.classes[-1]) + 1,
+        same_pairs=int(counts.same.sum()),
+        different_pairs=int(counts.different.sum()),
+        levels=levels,
+        unsupported=tuple(far for far in sorted(FARS, reverse=True) if far not in reached),
+        default_far=enough[-1] if enough else levels[0].target,
+        likelihood=LikelihoodRatio.fit(counts),
+        prior=PRIOR,
+        open_set=best.open_set(world),
+        confidence=CONFIDENCE,
+    )
+
+
+def _levels(
+    pairs: PairSet, counts: PairCounts, fars: Sequence[float], world: World
+) -> tuple[Level, ...]:
+    """The levels that the pairs support."""
+    points = [counts.operating_point(far) for far in fars] if counts.same.any() else []
+    supported = [point for point in points if point is not None]
+    by_class = ClassPairCounter(pairs, [point.threshold for point in supported])
+    for tile in pairs.tiles(world) if supported else ():
+        by_class.add(tile)
+    found = by_class.counts(world)
+    levels = []
+    for number, point in enumerate(supported):
+        if not point.false_accepts:  # ties, of a model that has collapsed
+            continue
+        spread = found.spread(number)
+        if spread.events < LEAST_EVENTS:
+            continue
+        low, high = far_interval(point.far, spread, confidence=CONFIDENCE)
+        levels.append(Level(**asdict(point), far_low=low, far_high=high, spread=spread))
+    return tuple(levels)
+
+
+def draw_rows(labels: Tensor, seed: int) -> Tensor:
+    """The rows to measure, (M,) int64, ascending; all of them if they are not too many."""
+    generator = np.random.default_rng(seed)
+    _, classes, sizes = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    if len(labels) <= MOST_IMAGES and sizes.max() <= MOST_OF_A_CLASS:
+        return torch.arange(len(labels))
+    turn = generator.permutation(len(sizes))  # of each class
+    # By the turn of the class, and in random order within it.
+    order = np.lexsort([generator.random(len(classes)), turn[classes]])
+    starts = np.cumsum(np.bincount(turn[classes])) - np.bincount(turn[classes])
+    place = np.arange(len(order)) - starts[turn[classes[order]]]
+    kept = order[place < MOST_OF_A_CLASS][:MOST_IMAGES]
+    return torch.from_numpy(np.sort(kept))

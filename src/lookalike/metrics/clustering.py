@@ -1,4 +1,4 @@
-"""How well clusters of the embeddings agree with the classes."""
+"""Agreement of clusters of the embeddings with the classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lookalike.errors import DataError
 from lookalike.metrics.exact_similarity import STEPS, unit_integers
-from lookalike.metrics.query_metrics import checked
+from lookalike.metrics.scores import checked
 
 
 def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int = 0) -> float:
@@ -24,7 +24,7 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int 
 
     Args:
         embeddings: (N, D) of any floating type and length.
-        labels: (N,) integers, the class of each image.
+        labels: (N,) integers.
         seed: of the first centres; the same seed, images and order give the same figure.
 
     Raises:
@@ -45,7 +45,7 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int 
     unit = whole.double().div_(STEPS).float().numpy()  # (N, D)
     count = len(labels.unique())
     with threadpool_limits(limits=1), warnings.catch_warnings():
-        # Fewer clusters than classes: a collapsed model, which is what the figure then says.
+        # Fewer clusters than classes: a collapsed model, which the figure shows.
         warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
         clusters = KMeans(count, n_init=1, random_state=seed).fit_predict(unit)
     return float(normalized_mutual_info_score(labels.cpu().numpy(), clusters))

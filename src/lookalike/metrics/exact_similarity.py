@@ -1,12 +1,11 @@
-"""The arithmetic that makes similarities exact, and with it every figure the same everywhere.
+"""Exact similarities of fixed-point unit vectors: the same figures in any order, on any device.
 
 Unit vectors are rounded to integers in steps of 2^-26, and similarities are float64 matrix
 products of these integers. Every product is a multiple of 2^-52 and, by Cauchy and Schwarz, every
 partial sum is at most 1 (plus rounding): float64 holds all of them exactly. So a similarity
 depends on its two vectors only: not on the order of summation, the place in a tile, the number of
-threads or workers, or the device. A vector that occurs twice gives equal similarities, and the
-figures are the same to the last bit in any order of the images and on any number of workers. The
-rounding moves a similarity by about 6e-9, less than float32's own arithmetic does (about 1e-7).
+threads or workers, or the device. The rounding moves a similarity by about 6e-9, less than
+float32's own arithmetic does (about 1e-7).
 """
 
 from __future__ import annotations
@@ -17,8 +16,11 @@ from torch import Tensor
 STEPS = 2**26
 """A unit vector's coordinates are integers of at most this size."""
 
+UNIT = float(STEPS) ** 2
+"""A cosine of 1 in steps of a similarity, 2^-52."""
+
 TIE = 2**29
-"""2^-23, float32's epsilon, in units of a similarity, which are 2^-52."""
+"""2^-23, float32's epsilon, in steps of a similarity."""
 
 _NUMBERS = 2**20  # float64 numbers of embeddings that are rounded at a time
 
@@ -29,7 +31,7 @@ def unit_integers(embeddings: Tensor, order: Tensor, device: torch.device) -> Te
     Args:
         embeddings: (N, D), finite, of any floating type and length; a zero vector stays zero.
         order: (n,) int64, rows of `embeddings`.
-        device: where the result lies; it must know float64.
+        device: of the result; float64 must exist there.
     """
     result = torch.empty(len(order), embeddings.shape[1], dtype=torch.int32, device=device)
     step = max(1, _NUMBERS // max(1, embeddings.shape[1]))
@@ -45,10 +47,10 @@ def unit_integers(embeddings: Tensor, order: Tensor, device: torch.device) -> Te
 
 
 def tree_sum(x: Tensor) -> Tensor:
-    """Sums of the rows, (b, W) -> (b,), in an order that depends on nothing else.
+    """Sums of the rows, (b, W) -> (b,), in a fixed order: neighbours, then their sums, and so on.
 
-    Neighbours are added, then their sums, and so on: the same bits on any device, for any b, and
-    for any number of zeros behind. torch.sum's order depends on shapes and threads.
+    The same bits on any device, for any b, and for any number of zeros behind. torch.sum's order
+    depends on shapes and threads.
     """
     while x.shape[1] > 1:
         if x.shape[1] % 2:

@@ -1,4 +1,4 @@
-"""How much a false-accept rate changes from one set of classes to another.
+"""Prediction interval of a false-accept rate on new classes.
 
 A set of C classes has C (C - 1) / 2 pairs of classes, and they are not independent: a class that
 looks like many others has false accepts in many pairs, and the image pairs of one pair of classes
@@ -13,16 +13,23 @@ Samii and Assenova, Cluster-robust variance estimation for dyadic data, 2015). I
 that shrink differently with C (Hoeffding): one from pairs of classes as such, about sum e_ij^2 /
 M^2, with the number of pairs of classes, and one from classes that look like many, with C.
 
-`far_interval` makes a prediction of them: the set that the rate was measured on and a new set are
-two draws, and the rate of the new one is looked for. Rates are counts of few events, and skewed;
-so the calibration counts as k = F^2 / V independent false accepts, whose unknown mean is gamma
-distributed with k + 1/2 (Jeffreys' prior), and the new set as a Poisson number of events with this
-mean, in proportion to the events that its own variance allows: a negative binomial distribution.
+`far_interval` predicts the rate of a new set: the set that was measured and the new one are two
+draws. Rates are counts of few events, and skewed; so the calibration counts as k = F^2 / V
+independent false accepts, whose unknown mean is gamma distributed with k + 1/2 (Jeffreys' prior),
+and the new set as a Poisson number of events with this mean, in proportion to the events that its
+own variance allows: a negative binomial distribution.
 
 Two more things widen it. V is an estimate itself, from few classes that matter: it is multiplied
 by the square of Student's over the normal quantile, with the degrees of freedom that the e_i^2
 have (Satterthwaite). And what a small set cannot show is the rare pair of classes that look the
 same: the upper end is that of a set with one more pair of classes, all of its images accepted.
+
+The class bootstrap of `bootstrap` cannot take its place: it is of means over queries, each of one
+class, and here the units are pairs of classes. A pair of drawn classes occurs w_i w_j times, whose
+variance is E(w^2)^2 - 1 = 3 where 1 is right: the part from pairs of classes, which dominates low
+rates, comes out three times too large (Owen, The pigeonhole bootstrap, 2007). A resample contains
+no look-alikes that the set does not have. And a prediction for another number of classes needs the
+two parts separately.
 """
 
 from __future__ import annotations
@@ -44,10 +51,10 @@ LEAST_EVENTS = 3.0
 
 @dataclass(frozen=True)
 class Spread:
-    """How a false-accept rate varies over draws of the classes; in units of the rate.
+    """Variance of a false-accept rate over draws of the classes; in units of the rate.
 
     Attributes:
-        classes: how many classes it was measured on.
+        classes: the number of classes that it was measured on.
         of_pairs: relative variance from pairs of classes as such, for so many classes.
         of_classes: relative variance from classes that look like many, for so many classes.
         degrees: degrees of freedom of the variance.
@@ -62,16 +69,13 @@ class Spread:
 
     @property
     def events(self) -> float:
-        """How many independent false accepts the rate rests on."""
+        """The number of independent false accepts that the rate amounts to."""
         return 1 / (self.of_pairs + self.of_classes)
 
     def variance(self, classes: int, *, alike: float, confidence: float) -> float:
         """The relative variance for another number of classes, at least 2.
 
-        Args:
-            classes: how many.
-            alike: what was added to the rate.
-            confidence: the interval that it is for, as Student's t depends on that.
+        `alike` is the part added to the rate; Student's t depends on the confidence.
         """
         from scipy.stats import norm, t
 
@@ -90,8 +94,6 @@ class ClassPairs:
     Attributes:
         pairs: (C,) int64, different pairs that each class has a part in.
         accepted: (T, C) int64, those of them with a cosine of at least the threshold.
-        same: (C,) int64, same pairs of each class.
-        same_accepted: (T, C) int64, those of them that are accepted.
         squares: (T,) int64, sum of h_ij^2 over the pairs of classes.
         products: (T,) int64, sum of h_ij m_ij.
         pair_squares: sum of m_ij^2.
@@ -99,14 +101,12 @@ class ClassPairs:
 
     pairs: np.ndarray
     accepted: np.ndarray
-    same: np.ndarray
-    same_accepted: np.ndarray
     squares: np.ndarray
     products: np.ndarray
     pair_squares: int
 
     def spread(self, number: int) -> Spread:
-        """How the false-accept rate at a threshold, given by its number, varies."""
+        """Variance of the false-accept rate at a threshold, given by its number."""
         total, accepted = int(self.pairs.sum()) // 2, int(self.accepted[number].sum()) // 2
         rate = accepted / total
         by_class = (self.accepted[number] - rate * self.pairs) ** 2  # (C,)
@@ -130,13 +130,13 @@ class ClassPairs:
 def far_interval(
     far: float, spread: Spread, *, classes: int | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Where the false-accept rate of a new set of classes lies; see above.
+    """Prediction interval of the false-accept rate of a new set of classes; see above.
 
     Args:
         far: the rate that was measured.
         spread: of it.
-        classes: of the new set; by default as many as were measured on.
-        confidence: how often a new set's rate is to lie in the interval.
+        classes: number of classes of the new set; by default as many as were measured.
+        confidence: probability that the rate of a new set lies in the interval.
     """
     from scipy.stats import nbinom
 
@@ -166,12 +166,11 @@ class ClassPairCounter:
         # The last row of each is of all pairs: a threshold that all pass.
         rows, device = len(thresholds) + 1, pairs.vectors.device
         self._different = torch.zeros(rows, count, dtype=torch.int64, device=device)
-        self._same = torch.zeros_like(self._different)
         self._squares = torch.zeros(rows, dtype=torch.int64, device=device)
         self._products = torch.zeros_like(self._squares)
 
     def add(self, tile: Tile) -> None:
-        """Count a tile's pairs."""
+        """Count the pairs of a tile."""
         rows, columns = self._classes[tile.rows], self._classes[tile.columns]
         left = slice(int(rows[0]), int(rows[-1]) + 1)
         right = slice(int(columns[0]), int(columns[-1]) + 1)
@@ -186,7 +185,6 @@ class ClassPairCounter:
                 passed = passed if tile.pairs is None else passed & tile.pairs
                 counts = _by_class(passed, rows, columns)
             if left == right:
-                self._same[number, left] += counts.diagonal()
                 counts.fill_diagonal_(0)
             self._different[number, left] += counts.sum(1)
             self._different[number, right] += counts.sum(0)
@@ -195,15 +193,13 @@ class ClassPairCounter:
 
     def counts(self, world: World) -> ClassPairs:
         """The pairs of all workers' tiles."""
-        parts = (self._different, self._same, self._squares, self._products)
-        different, same, squares, products = (
+        parts = (self._different, self._squares, self._products)
+        different, squares, products = (
             world.sum(part.to(world.device)).cpu().numpy() for part in parts
         )
         return ClassPairs(
             pairs=different[-1],
             accepted=different[:-1],
-            same=same[-1],
-            same_accepted=same[:-1],
             squares=squares[:-1],
             products=products[:-1],
             pair_squares=int(squares[-1]),
@@ -211,12 +207,9 @@ class ClassPairCounter:
 
 
 def _by_class(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """How many of a (b, T) mask are set for each pair of classes, (L, R) int64.
+    """The number of set elements of a (b, T) mask for each pair of classes, (L, R) int64.
 
-    Args:
-        mask: of a tile.
-        rows: (b,) ascending class of each row, none left out between; L of them.
-        columns: (T,) the same of the columns; R of them.
+    `rows`, (b,), and `columns`, (T,), are ascending classes without gaps, L and R of them.
     """
     # Counts below 2^24 are exact in float32, in any order.
     tall = mask.new_zeros(int(rows[-1] - rows[0]) + 1, mask.shape[1], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""How probable it is that two images are of the same thing, given their cosine.
+"""The probability that two images are of the same thing, given their cosine.
 
 Of a pair with cosine c, the odds that it is a same pair are the prior odds times the likelihood
 ratio: the density of same pairs at c over that of different pairs. The ratio is fitted as a
@@ -23,7 +23,7 @@ _MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LikelihoodRatio:
     """The logarithm of the likelihood ratio of same to different, as a rising function.
 
     Attributes:
@@ -43,7 +43,7 @@ class Likelihood:
                 raise ValueError(f"likelihood.{name}: falls somewhere")
 
     @classmethod
-    def fit(cls, counts: PairCounts) -> Likelihood:
+    def fit(cls, counts: PairCounts) -> LikelihoodRatio:
         """The ratio in counted pairs, of which there are both kinds."""
         from sklearn.isotonic import IsotonicRegression
 
@@ -65,11 +65,6 @@ class Likelihood:
         return cls(tuple(cosines.tolist()), tuple(ratios.tolist()))
 
     def probability(self, cosine: float | np.ndarray, prior: float) -> np.ndarray:
-        """The probability of "the same", of the shape of `cosine`.
-
-        Args:
-            cosine: one or many.
-            prior: the share of same pairs among those that are asked about, between 0 and 1.
-        """
+        """The probability of "the same", of the shape of `cosine`; `prior` is of same pairs."""
         ratio = np.interp(cosine, self.cosines, self.log_ratios)
         return 1 / (1 + np.exp(-(ratio + np.log(prior / (1 - prior)))))

@@ -1,11 +1,11 @@
-"""When a search has found nothing: a threshold on the best match of a query.
+"""Open-set identification: a threshold on the best match of a query.
 
 Each query stands once for an unknown thing: the images of its own class are left out, and its best
 match among the others would be wrong. The share of the queries whose best wrong match is at the
-threshold or above are alarms (the false-positive identification rate, FPIR). With its class in the
-gallery, a query is found if its best match is of its class and not below the threshold.
+threshold or above is the false-positive identification rate, FPIR. With its class in the gallery, a
+query is found if its best match is of its class and not below the threshold.
 
-The more there is to match with, the higher the best wrong match. If alarms come from the classes
+The larger the gallery, the higher the best wrong match. If false positives come from the classes
 of the gallery independently, a gallery g times as large lets 1 - (1 - a)^g of the unknown pass
 where a passed: so the threshold for the share a there is the one for 1 - (1 - a)^(1 / g) here.
 """
@@ -24,7 +24,7 @@ from lookalike.metrics.verification import LEAST_ACCEPTED, RESOLUTION
 from lookalike.storage.checked_json import Amount, Cosine, Count, Share
 
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-"""Shares of unknown queries that pass, for which thresholds are looked up."""
+"""Shares of unknown queries that pass, for which thresholds are measured."""
 
 DEFAULT_SHARE = 0.05
 
@@ -48,12 +48,12 @@ class Rejection:
 
 @dataclass(frozen=True)
 class OpenSet:
-    """Thresholds on the best match, as they were measured.
+    """Measured thresholds on the best match.
 
     Attributes:
-        queries: how many stood for unknown things.
-        gallery: how many images they were matched with, on average.
-        default: the target that is used where nothing is said.
+        queries: number of queries that stood for unknown things.
+        gallery: images that they were matched with, on average.
+        default: the default target.
         rejections: by falling target.
     """
 
@@ -112,14 +112,14 @@ class BestMatches:
         self.wrong = self.right.clone()
 
     def add(self, tile: Tile) -> None:
-        """Look at a tile's pairs, in both directions."""
+        """Merge the pairs of a tile, in both directions."""
         parts: list[tuple[Tensor, Tensor | None]] = [(self.wrong, None)]
         if tile.one_class:
             classes = self._set.classes
             same = classes[tile.rows, None] == classes[tile.columns]
             parts = [(self.right, same), (self.wrong, ~same)]
-        for best, wanted in parts:
-            found = tile.except_for(wanted)
+        for best, only in parts:
+            found = tile.masked(only)
             self._raise(best, tile.rows, found, tile.columns)
             self._raise(best, tile.columns, found.T, tile.rows)
 
@@ -129,7 +129,7 @@ class BestMatches:
         torch.maximum(best[asking], found.amax(1), out=best[asking])
 
     def open_set(self, world: World) -> OpenSet | None:
-        """What thresholds do; None where too few queries have a wrong match."""
+        """The thresholds; None where too few queries have a wrong match."""
         right, wrong = (
             world.max(best.to(world.device)).cpu().numpy() for best in (self.right, self.wrong)
         )

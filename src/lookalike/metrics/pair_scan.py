@@ -1,9 +1,9 @@
 """All pairs of a set that are compared, tile by tile, without the matrix of similarities.
 
-A pair is two different images of which one may ask for the other: both where nothing is said of
-roles, otherwise a query and an image of the gallery; never two of one sequence. Each pair comes
-once. Similarities are exact (see `lookalike.metrics.exact_similarity`), so that counts of pairs are
-the same on any number of workers, threads and devices.
+A pair is two different images of which one may search the other: any two without roles, otherwise a
+query and an image of the gallery; never two of one sequence. Each pair comes once. Similarities are
+exact (`exact_similarity`), so that counts of pairs are the same on any number of workers, threads
+and devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lookalike.metrics.exact_similarity import STEPS, unit_integers
 from lookalike.metrics.protocol import Roles
 
 SIDE = 1024
-"""Images a side of a tile at most."""
+"""Images on a side of a tile at most."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tile:
         rows: places of the b images on the left side.
         columns: places of the T images on the right side.
         cosines: (b, T) float64.
-        pairs: (b, T) bool, which of them are pairs; None where all are.
+        pairs: (b, T) bool, those that are pairs; None where all are.
         one_class: whether there may be pairs of one class among them.
     """
 
@@ -40,17 +40,17 @@ class Tile:
     pairs: Tensor | None
     one_class: bool
 
-    def found(self, wanted: Tensor | None = None) -> Tensor:
-        """The cosines of the pairs, (n,); only of those that `wanted`, (b, T) bool, has."""
-        if self.pairs is None and wanted is None:
+    def found(self, only: Tensor | None = None) -> Tensor:
+        """The cosines of the pairs, (n,); only of those in `only`, (b, T) bool."""
+        if self.pairs is None and only is None:
             return self.cosines.flatten()
-        kept = [mask for mask in (self.pairs, wanted) if mask is not None]
+        kept = [mask for mask in (self.pairs, only) if mask is not None]
         return self.cosines[kept[0] if len(kept) == 1 else kept[0] & kept[1]]
 
-    def except_for(self, wanted: Tensor | None) -> Tensor:
-        """The cosines, (b, T), -inf for what is no pair or not `wanted`, (b, T) bool."""
+    def masked(self, only: Tensor | None) -> Tensor:
+        """The cosines, (b, T), -inf where there is no pair or it is not in `only`, (b, T) bool."""
         cosines = self.cosines
-        for mask in (self.pairs, wanted):
+        for mask in (self.pairs, only):
             if mask is not None:
                 cosines = cosines.masked_fill(~mask, -torch.inf)
         return cosines
@@ -58,13 +58,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class PairSet:
-    """A set of images, sorted by class, whose pairs can be walked through.
+    """A set of images, sorted by class, and its pairs in tiles.
 
     Attributes:
         vectors: (N, D) int32, unit vectors in steps of 2^-26.
         classes: (N,) int64, ascending, from 0 on.
         order: (N,) int64 on the CPU, the row of each image in the set as it was given.
-        roles: in this order, on the device; None where every image asks for all others.
+        roles: in this order, on the device; None where every image searches all others.
     """
 
     vectors: Tensor

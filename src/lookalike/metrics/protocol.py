@@ -1,4 +1,4 @@
-"""Who asks, who is searched, and who never meets: the protocol of a test set."""
+"""The protocol of a test set: queries, gallery, and sequences whose images never match."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lookalike.data.record import Details, Record
 
 @dataclass(frozen=True)
 class Roles:
-    """The part that each of N images has in a measurement.
+    """The roles of N images in a measurement.
 
     Attributes:
-        query: (N,) bool, it asks.
-        gallery: (N,) bool, it is searched.
-        sequence: (N,) int64: two images of the same number never find each other; -1 meets all.
+        query: (N,) bool, the queries.
+        gallery: (N,) bool, the images that are searched.
+        sequence: (N,) int64: two images of the same number never find each other; -1 for none.
     """
 
     query: Tensor
@@ -27,17 +27,18 @@ class Roles:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Roles | None:
-        """The roles that records state; None where none of them says anything.
+        """The roles that records state; None where none of them states any.
 
-        Where any record says whether it asks, one that does not say so does not; so with the
-        gallery. Where none says anything of one of the two, all do. Images of one camera stay
-        apart where they are of one class too: a sequence for each class and camera (Zheng et al.,
-        Scalable Person Re-identification: A Benchmark, 2015).
+        If any record has `is_query`, those without it are no queries; likewise the gallery. If none
+        has one of the two, all images have that role. Images of one class and camera are a sequence
+        (Zheng et al., Scalable Person Re-identification: A Benchmark, 2015).
         """
         nothing = Details()
         details = [record.details or nothing for record in records]
         numbers: dict[tuple[str, ...], int] = {}
-        names = [_apart(record.label, one) for record, one in zip(records, details, strict=True)]
+        names = [
+            _sequence(record.label, one) for record, one in zip(records, details, strict=True)
+        ]
         sequence = [
             -1 if name is None else numbers.setdefault(name, len(numbers)) for name in names
         ]
@@ -53,20 +54,18 @@ class Roles:
 
 
 def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
-    """How many other images of its class each image may find, (N,) int64.
+    """The number of other images of its class that each image may find, (N,) int64.
 
-    Args:
-        classes: (N,) int64 from 0 on.
-        roles: of the N images.
+    `classes` are (N,) int64 from 0 on.
     """
     if roles is None:
         return torch.bincount(classes)[classes] - 1
     searched = roles.gallery.long()
     found = torch.zeros(int(classes.max()) + 1, dtype=torch.int64).index_add(0, classes, searched)
     if bool((roles.sequence < 0).all()):
-        return found[classes] - searched  # the image itself is out of reach
-    # Of these, the image itself and all of its sequence are out of reach; outside of any
-    # sequence, an image is one of its own.
+        return found[classes] - searched  # without the image itself
+    # The image itself and all of its sequence are excluded; outside of any sequence, an image is
+    # one of its own.
     alone = -1 - torch.arange(len(classes))
     group = torch.where(roles.sequence < 0, alone, roles.sequence)
     _, pairs = torch.unique(torch.stack([classes, group]), dim=1, return_inverse=True)
@@ -74,13 +73,12 @@ def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
     return found[classes] - kin[pairs]
 
 
-def _apart(label: str, details: Details) -> tuple[str, ...] | None:
-    """The name of those who never find each other; None for who meets all."""
+def _sequence(label: str, details: Details) -> tuple[str, ...] | None:
     if details.sequence is not None:
         return (details.sequence,)
     return None if details.camera is None else (label, details.camera)
 
 
 def _flags(flags: Sequence[bool | None]) -> Tensor:
-    said = any(flag is not None for flag in flags)
-    return torch.tensor([not said if flag is None else flag for flag in flags])
+    stated = any(flag is not None for flag in flags)
+    return torch.tensor([not stated if flag is None else flag for flag in flags])

@@ -1,225 +1,253 @@
-"""A block of queries that counts, tile by tile, what comes before each image it should find."""
+"""A block of queries that counts, tile by tile, the negatives before each image to be found.
+
+Tiles are (b, T), one row a query. One that serves as the columns of another comes as its transpose;
+passes follow the memory, as they would take ten times as long across it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lookalike.metrics import tile_scan
-from lookalike.metrics.rounding_bounds import Margin
-from lookalike.metrics.tile_scan import Kinds
-from lookalike.metrics.vector_blocks import Vectors
+from lookalike.metrics.fast_similarity import ErrorBound, UnitVectors
 
-_PENDING = 2**17  # undecided pairs that a block may put off
-_SHALLOW = 8  # a tile this many times wider than `depth` is cut down to its highest similarities
-_CUT = 1 / 32  # if it has more than this share to look at, as cutting costs what these cost
-_ALL = 1 / 4  # from this share on, looking at all similarities of a tile is cheaper than listing
+UNDECIDED = 2**17
+"""Undecided pairs that a block may put off."""
+
+TILE_PART = 2**19
+"""Similarities that are examined one by one at a time."""
+
+_SHALLOW = 8  # a tile this many times wider than `depth` is first reduced to its top `depth`
+_DENSE = 1 / 32  # if more than this share of it reaches a positive, as the reduction costs as much
+_ALL = 1 / 4  # from this share on, examining all similarities of a tile is cheaper than listing
+_GROUP = 16  # columns whose maximum is examined first
+_SPARSE = 8  # groups of which at most one may reach a positive for the list of groups to be short
+
+Reaching = tuple[Tensor, Tensor, Tensor]
+"""Rows, columns and values, (n,) each."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a tile brought a block.
+class NegativeMask:
+    """Two images of the same class or sequence are no negatives of each other.
 
     Attributes:
-        gains: numbers of `Block.counts`, each as often as it grows by one.
-        counted: the same as a matrix, (b, W).
-        undecided: (3, n) int64: query of the block, place of the image, first positive that it may
-            come before.
-        hopeless: the level is not worth going on with.
+        classes: (N,) int64.
+        sequences: (N,) int64, -1 outside of any; None where there are none.
     """
 
-    gains: list[Tensor] = field(default_factory=list)
-    counted: list[Tensor] = field(default_factory=list)
-    undecided: list[Tensor] = field(default_factory=list)
-    hopeless: bool = False
+    classes: Tensor
+    sequences: Tensor | None
 
-    @property
-    def open(self) -> int:
-        """How many pairs it left undecided."""
-        return sum(part.shape[1] for part in self.undecided)
+    def of(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Whether `columns` are negatives of `rows`: places whose shapes broadcast."""
+        negative = self.classes[rows] != self.classes[columns]
+        if self.sequences is not None:
+            own = self.sequences[rows]
+            negative &= (own != self.sequences[columns]) | (own < 0)
+        return negative
+
+    def hide(self, tile: Tensor, rows: Tensor, columns: Tensor) -> None:
+        """Set to -inf what is no negative in a tile of these rows, (b,), and columns, (T,)."""
+        if _is_transposed(tile):
+            return self.hide(tile.T, columns, rows)  # neither is a negative of the other
+        for part in _parts(tile):
+            tile[part].masked_fill_(~self.of(rows[part, None], columns[None]), -torch.inf)
 
 
-class Block:
-    """Queries, the similarities of what they should find, and counts.
+class QueryBlock:
+    """Queries, the similarities of their positives, and counts of the negatives before these.
 
     A negative comes before the i-th positive of a query if its similarity is at least the i-th
     `least`, and then before all behind it. So one number a negative is enough: the first positive
-    that it comes before. A positive is *alive* while its rank can be within `depth`; only
-    negatives that come before one that is alive are looked at. Counts of those that are not are
-    too low, but never so low that their rank would be within `depth`.
+    that it comes before. A positive is *open* while its rank can be within `depth`; only negatives
+    that come before an open one are examined. Counts of the others are too low, but never so low
+    that their rank would be within `depth`.
 
     Args:
         rows: (b,) int64, the places of the queries.
-        relevant: (b,) int64, R, how many images each should find; 0 for images that do not ask.
+        relevant: (b,) int64, R, how many images each should find; 0 for images that do not query.
         depth: (b,) int64: ranks up to this must be exact.
-        least: (b, W) float64, descending: what a negative needs to come before the i-th positive;
-            -inf behind R.
+        least: (b, W) float64, descending: the similarity from which a negative comes before the
+            i-th positive; -inf behind R.
+        vectors: of the set.
+        negatives: of the set.
     """
 
-    def __init__(self, rows: Tensor, relevant: Tensor, depth: Tensor, least: Tensor) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        relevant: Tensor,
+        depth: Tensor,
+        least: Tensor,
+        vectors: UnitVectors,
+        negatives: NegativeMask,
+    ) -> None:
         self.rows = rows
         self.relevant = relevant
+        self.counts = torch.zeros(least.shape, dtype=torch.int64, device=least.device)
+        """(b, W): negatives by the first positive that they come before; to be summed."""
         self._depth = depth
         self._width = least.shape[1]
         # A binary search is simple in 2^n - 1 numbers.
         self._least = torch.nn.functional.pad(
             least, (0, 2 ** self._width.bit_length() - 1 - self._width), value=-torch.inf
         )
-        self._gained = torch.zeros(least.shape, dtype=torch.int64, device=least.device)
+        self._vectors = vectors
+        self._negatives = negatives
         self._number = torch.arange(1, self._width + 1, device=least.device)  # (W,)
-        self._alive = relevant.clone()  # (b,)
-        self._undecided: list[Tensor] = []
+        self._open = relevant.clone()  # (b,): the first so many positives are open
+        self._undecided: list[Tensor] = []  # (3, n) int64: query, place, first positive before
         self._tiles = 0
-        self._level = self._rest = self._hold = 0
+        self._precision = self._rest = self._hold = 0
 
     @property
     def finished(self) -> bool:
         """Whether no further image can change anything."""
-        return not bool((self._alive > 0).any())
+        return not bool((self._open > 0).any())
 
     @property
-    def level(self) -> int:
-        """Which level to try first for the next tile.
+    def precision(self) -> int:
+        """The number of the precision to try first for the next tile.
 
-        Failing costs a tile. So a level that failed is left alone for a while, each time longer.
+        A failure costs a tile, so one that failed is skipped for a while, each time longer.
         """
-        return self._level if self._rest > 0 else 0
+        return self._precision if self._rest > 0 else 0
 
-    def climb(self, level: int) -> None:
-        """Remember that `level` left too much undecided."""
-        self._level, self._rest, self._hold = level + 1, self._hold, 2 * self._hold + 1
+    def refuse(self, precision: int) -> None:
+        """Remember that a precision left too much undecided."""
+        self._precision, self._rest, self._hold = precision + 1, self._hold, 2 * self._hold + 1
 
-    def look(self, tile: Tensor, margin: Margin, columns: Tensor, kinds: Kinds) -> Found:
-        """What a tile of similarities, (b, T), to the images at the places `columns` brings.
+    def add(self, tile: Tensor, bound: ErrorBound, columns: Tensor) -> bool:
+        """Count the negatives in a tile of similarities, (b, T), to the images at `columns`.
 
-        In the tile, what is no negative may become -inf.
+        False, and nothing is counted, where it leaves too many pairs undecided. In the tile, what
+        is no negative may become -inf.
         """
-        floor = margin.floor(self._lowest())
-        few = tile_scan.few_reaching(tile, floor)
+        floor = bound.floor(self._lowest())
+        few = _few_reaching(tile, floor)
         if few is None:
-            share = tile_scan.share_reaching(tile, floor)
-            if share > _CUT and int(self._depth.max()) * _SHALLOW <= tile.shape[1]:
-                kinds.hide(tile, self.rows, columns)
-                self._cut(tile, margin)
-                floor = margin.floor(self._lowest())
-                few = tile_scan.few_reaching(tile, floor)
-                share = tile_scan.share_reaching(tile, floor)
+            share = _share_reaching(tile, floor)
+            if share > _DENSE and int(self._depth.max()) * _SHALLOW <= tile.shape[1]:
+                self._negatives.hide(tile, self.rows, columns)
+                self._close_by_top_k(tile, bound)
+                floor = bound.floor(self._lowest())
+                few = _few_reaching(tile, floor)
+                share = _share_reaching(tile, floor)
             if share > _ALL:
-                return self._look_at_all(tile, margin, columns, kinds)
-        found = Found()
-        for row, column, fast in tile_scan.reaching(tile, floor) if few is None else [few]:
+                return self._add_all(tile, bound, columns)
+        gains, undecided = [], []
+        for row, column, fast in _reaching(tile, floor) if few is None else [few]:
             place = columns[column]
             similarity = fast.double()
-            if margin.level.exact:
-                first = self._first(row, similarity)
-                sure = torch.ones_like(row, dtype=torch.bool)
-            else:
-                around = margin.around(similarity)
-                first = self._first(row, similarity + around)  # if it is as high as it can be ...
-                sure = self._before(row, first, similarity - around)  # ... and as low
-            counts = kinds.oppose(self.rows[row], place) & (first < self._alive[row])
-            found.gains.append((row * self._width + first)[counts & sure])
-            if not margin.level.exact:
+            around = bound.around(similarity)
+            first = self._first(row, similarity + around)  # if it is as high as it can be ...
+            counts = self._negatives.of(self.rows[row], place) & (first < self._open[row])
+            if not bound.precision.exact:
+                inside = first.clamp_max(self._width - 1)
+                sure = self._least[row, inside] <= similarity - around  # ... and as low
                 rest = (counts & ~sure).nonzero()[:, 0]
-                found.undecided.append(torch.stack([row[rest], place[rest], first[rest]]))
-        return found
+                undecided.append(torch.stack([row[rest], place[rest], first[rest]]))
+                counts &= sure
+            gains.append((row * self._width + first)[counts])
+        if _too_many(undecided, tile, bound):
+            return False
+        self._gain(gains)
+        self._put_off(undecided)
+        return True
 
-    def _look_at_all(self, tile: Tensor, margin: Margin, columns: Tensor, kinds: Kinds) -> Found:
-        """The same without a list of what is looked at."""
-        # The margin of a bf16 result differs from pair to pair, and would settle little. Elsewhere
+    def _add_all(self, tile: Tensor, bound: ErrorBound, columns: Tensor) -> bool:
+        """The same without a list of what reaches a positive."""
+        # The bound of a bf16 result differs from pair to pair, and would settle little. Elsewhere
         # similarities have a density of some 5, so that many come close to one of many positives.
-        near = 10 * margin.width * self._width
-        if margin.level.result == torch.bfloat16 or near > margin.level.bearable:
-            return Found(hopeless=True)
-        found = Found()
-        kinds.hide(tile, self.rows, columns)
-        for part in tile_scan.parts(tile):
+        near = 10 * bound.width * self._width
+        if bound.precision.result == torch.bfloat16 or near > bound.precision.most_undecided:
+            return False
+        counts, undecided = [], []
+        self._negatives.hide(tile, self.rows, columns)
+        for part in _parts(tile):
             similarity = tile[part].contiguous().double()  # (p, T)
             least = -self._least[part]  # ascending, as searchsorted wants it
-            first = torch.searchsorted(least, -(similarity + margin.width))  # (p, T)
-            alive = self._alive[part, None]
-            if not margin.level.exact:
-                sure = torch.searchsorted(least, -(similarity - margin.width)) == first
-                row, column = (~sure & (first < alive)).nonzero(as_tuple=True)
-                found.undecided.append(
+            first = torch.searchsorted(least, -(similarity + bound.width))  # (p, T)
+            still = self._open[part, None]
+            if not bound.precision.exact:
+                sure = torch.searchsorted(least, -(similarity - bound.width)) == first
+                row, column = (~sure & (first < still)).nonzero(as_tuple=True)
+                undecided.append(
                     torch.stack([row + part.start, columns[column], first[row, column]])
                 )
+                if _too_many(undecided, tile, bound):
+                    return False
                 first = torch.where(sure, first, self._width)
-            first = torch.where(first < alive, first, self._width)  # (p, T)
+            first = torch.where(first < still, first, self._width)  # (p, T)
             row = torch.arange(len(first), device=first.device)[:, None] * (self._width + 1)
             number = torch.bincount(
                 (first + row).view(-1), minlength=len(first) * (self._width + 1)
             )
-            found.counted.append(number.view(len(first), -1)[:, :-1])
-            if found.open > margin.level.bearable * tile.numel():
-                break  # it will be refused
-        return found
+            counts.append(number.view(len(first), -1)[:, :-1])
+        self.counts += torch.cat(counts)
+        self._put_off(undecided)
+        return True
+
+    def _put_off(self, undecided: list[Tensor]) -> None:
+        """Keep undecided pairs for later, and close positives whose rank has become too low."""
+        self._tiles += 1
+        self._rest = max(0, self._rest - 1)
+        self._undecided += [part for part in undecided if part.shape[1]]
+        if sum(part.shape[1] for part in self._undecided) > UNDECIDED:
+            self.settle()
+        # Sums over rows that are longer than a tile is wide are not worth it after every tile.
+        elif 8 * self._width < len(self.rows) or self._tiles.bit_count() == 1:
+            self._close()
+
+    def settle(self) -> None:
+        """Decide the undecided pairs by their exact similarities."""
+        self._close()
+        if self._undecided:
+            row, place, first = torch.cat(self._undecided, 1)
+            matters = first < self._open[row]
+            row, place = row[matters], place[matters]
+            first = self._first(row, self._vectors.similarities(self.rows[row], place))
+            reached = first < self._open[row]
+            self._gain([(row * self._width + first)[reached]])
+            self._undecided = []
+            self._close()
+
+    def ranks(self) -> Tensor:
+        """The ranks of the positives, (b, W) int64, from 1, exact up to `depth`."""
+        return self.counts.cumsum(1).add_(self._number)
 
     def _lowest(self) -> Tensor:
-        """What a negative needs to come before any positive alive, (b,)."""
-        last = self._least.gather(1, (self._alive - 1).clamp_min_(0)[:, None])[:, 0]
-        return torch.where(self._alive > 0, last, torch.inf)
+        """The similarity from which a negative comes before any open positive, (b,)."""
+        last = self._least.gather(1, (self._open - 1).clamp_min_(0)[:, None])[:, 0]
+        return torch.where(self._open > 0, last, torch.inf)
 
-    def _cut(self, tile: Tensor, margin: Margin) -> None:
-        """Let positives die that have `depth` negatives of this tile before them.
+    def _close_by_top_k(self, tile: Tensor, bound: ErrorBound) -> None:
+        """Close positives that have `depth` negatives of this tile before them.
 
-        They are counted as that many, beside those that are counted one by one: the rank of what
-        is dead only has to be too low, and those alive are not touched.
+        They are counted as that many, beside those that are counted one by one: the rank of a
+        closed one only has to be too low, and open ones are not touched.
         """
         highest = tile.topk(int(self._depth.max()), dim=1).values.double()  # (b, depth)
         last = highest.gather(1, self._depth[:, None] - 1)[:, 0]  # (b,)
-        low = torch.where(last.isfinite(), last - margin.around(last), -torch.inf)
+        low = torch.where(last.isfinite(), last - bound.around(last), -torch.inf)
         first = self._first(torch.arange(len(last), device=last.device), low)
-        dying = (first < self._alive).nonzero()[:, 0]
-        self._gained[dying, first[dying]] += self._depth[dying]
-        self._alive[dying] = first[dying]
+        closed = (first < self._open).nonzero()[:, 0]
+        self.counts[closed, first[closed]] += self._depth[closed]
+        self._open[closed] = first[closed]
 
-    def keep(self, found: Found, vectors: Vectors) -> None:
-        """Count what a tile brought, and let positives die whose rank has become too low."""
-        self._tiles += 1
-        self._rest = max(0, self._rest - 1)
-        self._gain(found.gains)
-        if found.counted:
-            self._gained += torch.cat(found.counted)
-        self._undecided += [part for part in found.undecided if part.shape[1]]
-        if sum(part.shape[1] for part in self._undecided) > _PENDING:
-            self.settle(vectors)
-        # Sums over rows that are longer than a tile is wide are not worth it after every tile.
-        elif 8 * len(self._number) < len(self.rows) or self._tiles.bit_count() == 1:
-            self._bury()
-
-    def settle(self, vectors: Vectors) -> None:
-        """Decide the undecided pairs by their exact similarities."""
-        self._bury()
-        if self._undecided:
-            row, place, first = torch.cat(self._undecided, 1)
-            matters = first < self._alive[row]
-            row, place = row[matters], place[matters]
-            first = self._first(row, vectors.similarities(self.rows[row], place))
-            reached = first < self._alive[row]
-            self._gain([(row * self._width + first)[reached]])
-            self._undecided = []
-            self._bury()
-
-    @property
-    def counts(self) -> Tensor:
-        """(b, W) int64: negatives by the first positive that they come before; to be summed."""
-        return self._gained
-
-    def ranks(self) -> Tensor:
-        """The ranks of the positives, (b, W) int64, from 1, as far as they matter."""
-        return self._gained.cumsum(1).add_(self._number)
+    def _close(self) -> None:
+        within = (self.ranks() <= self._depth[:, None]) & (self._number <= self.relevant[:, None])
+        self._open = within.sum(1)
 
     def _gain(self, gains: list[Tensor]) -> None:
+        """Add 1 to `counts`, flattened, at each of these indices."""
         index = torch.cat(gains) if gains else torch.empty(0, dtype=torch.int64)
         if len(index):
-            self._gained.view(-1).index_add_(0, index, torch.ones_like(index))
-
-    def _bury(self) -> None:
-        within = (self.ranks() <= self._depth[:, None]) & (self._number <= self.relevant[:, None])
-        self._alive = within.sum(1)
+            self.counts.view(-1).index_add_(0, index, torch.ones_like(index))
 
     def _first(self, row: Tensor, similarity: Tensor) -> Tensor:
         """The first positive that a negative comes before, from 0; at least R if none.
@@ -236,7 +264,61 @@ class Block:
             step //= 2
         return place.sub_(begin).add_(1)
 
-    def _before(self, row: Tensor, first: Tensor, similarity: Tensor) -> Tensor:
-        """Whether the negatives come before the positives `first`, (n,), at these similarities."""
-        inside = first.clamp_max(self._width - 1)
-        return self._least[row, inside] <= similarity
+
+def _too_many(undecided: list[Tensor], tile: Tensor, bound: ErrorBound) -> bool:
+    pairs = sum(part.shape[1] for part in undecided)
+    return pairs > bound.precision.most_undecided * tile.numel()
+
+
+def _few_reaching(tile: Tensor, floor: Tensor) -> Reaching | None:
+    """Where a tile is at least `floor`, (b,), if it is so in few places; None if in many.
+
+    The maxima of groups of columns are one cheap pass, and only a few groups are examined. A fused
+    kernel for a GPU would take the place of this function and of the product before it.
+    """
+    if tile.shape[1] % _GROUP:
+        return None
+    stride = tile.shape[1] // _GROUP
+    if _is_transposed(tile):
+        highest = tile.T.unflatten(0, (_GROUP, stride)).amax(0)  # (T/16, b)
+        group, row = (highest >= floor).nonzero(as_tuple=True)
+    else:
+        highest = tile.unflatten(1, (_GROUP, stride)).amax(1)  # (b, T/16)
+        row, group = (highest >= floor[:, None]).nonzero(as_tuple=True)
+    if len(row) * _SPARSE > highest.numel():
+        return None
+    column = group[:, None] + stride * torch.arange(_GROUP, device=tile.device)  # (n, 16)
+    value = tile[row[:, None], column]
+    which, member = (value >= floor[row, None]).nonzero(as_tuple=True)
+    return row[which], column[which, member], value[which, member]
+
+
+def _share_reaching(tile: Tensor, floor: Tensor) -> float:
+    """The share of a tile that is at least `floor`, (b,), estimated from some of its columns."""
+    some = tile[:, ::_GROUP] >= floor[:, None]
+    return float(some.sum()) / some.numel()
+
+
+def _reaching(tile: Tensor, floor: Tensor) -> Iterator[Reaching]:
+    """Where a tile is at least `floor`, (b,), in parts."""
+    if _is_transposed(tile):
+        for part in _parts(tile.T):
+            column, row = (floor <= tile.T[part]).nonzero(as_tuple=True)
+            column += part.start
+            yield row, column, tile[row, column]
+    else:
+        for part in _parts(tile):
+            row, column = (tile[part] >= floor[part, None]).nonzero(as_tuple=True)
+            row += part.start
+            yield row, column, tile[row, column]
+
+
+def _parts(tile: Tensor) -> Iterator[slice]:
+    """Rows that are examined at a time."""
+    step = max(1, TILE_PART // max(1, tile.shape[1]))
+    for begin in range(0, len(tile), step):
+        yield slice(begin, min(begin + step, len(tile)))
+
+
+def _is_transposed(tile: Tensor) -> bool:
+    return tile.stride(0) < tile.stride(1)

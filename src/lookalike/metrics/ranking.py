@@ -1,6 +1,4 @@
-"""Ranking a set against itself, all or by roles, without its similarity matrix.
-
-**Exact similarities.** See `lookalike.metrics.exact_similarity`.
+"""Exact ranking of a set against itself, all or by roles, without its similarity matrix.
 
 **Ties.** Two similarities that differ by at most 2^-23, float32's epsilon, are tied, and a tie is
 decided against the query: an image of the query's class ranks behind every image of another class
@@ -8,13 +6,13 @@ whose similarity is higher, equal, or lower by up to 2^-23. So a collapsed model
 positive last, in whatever order the images come, and a duplicate under another label never
 flatters, even if its embedding comes from another batch and differs in its last bits.
 
-**Counting.** The rank of a positive is its number among the positives plus the number of negatives
-before it, so nothing is sorted but the positives. Their similarities are computed exactly. Those
-to all images come in tiles, in bf16 where that is fast, and a negative is counted if it is above
-the margin of error around a positive and ignored if it is below (`rounding_bounds`).
-Pairs inside the margin are computed again exactly; a tile with too many of them is computed again
-in float32, and then in float64. So every rank is exact, however it was found. Where every image
-asks for all others, each tile serves both of its sides, and half of them is enough.
+**A fast product, a proved bound, an exact second look.** The rank of a positive is its number among
+the positives plus the number of negatives before it, so nothing is sorted but the positives. Their
+similarities are computed exactly. Those to all images come in tiles, in bf16 where that is fast,
+and a negative is counted if it is above the error bound around a positive and ignored if it is
+below (`fast_similarity`). Pairs within the bound are computed again exactly; a tile with too many
+of them is computed again in float32, and then in float64. Where every image is a query and
+searched, each tile serves both of its sides, and half of them is enough.
 
 **Memory.** Images are sorted by the size of their class and by class, which makes positives
 neighbours and gives queries of one block similar needs. The similarities of a block's positives
@@ -25,35 +23,45 @@ all queries that are held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
-from lookalike.metrics import rounding_bounds
+from lookalike.metrics import fast_similarity
 from lookalike.metrics.exact_similarity import TIE
-from lookalike.metrics.positives import positives
-from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_block import Block
-from lookalike.metrics.rounding_bounds import Level, Margin
-from lookalike.metrics.sorted_set import SortedSet
-from lookalike.metrics.vector_blocks import Side, Vectors
+from lookalike.metrics.fast_similarity import ErrorBound, UnitVectors, span
+from lookalike.metrics.protocol import Roles, relevant_of
+from lookalike.metrics.query_block import NegativeMask, QueryBlock
+from lookalike.metrics.rank_metrics import RankMetrics
 
-_BLOCK = 2048  # rows, and columns, of a tile at most
-_NUMBERS = 4 * 2**20  # positives of a block at most
-_STATE = 8 * 2**20  # positives that are held at a time
-_HELD = 2**25  # numbers of the queries' vectors that are held at a time with them
+BLOCK = 2048
+"""Rows, and columns, of a tile at most."""
+
+POSITIVES = 4 * 2**20
+"""Positives of a block at most."""
+
+HELD_POSITIVES = 8 * 2**20
+"""Positives that are held at a time."""
+
+HELD_NUMBERS = 2**25
+"""Numbers of the queries' vectors that are held at a time with them."""
+
+CLASS_ROWS = 128
+"""Queries at a time that are compared with their classes: these make a narrow band."""
+
+CLASS_COLUMNS = 4096
+"""Images at a time of a class that is larger."""
 
 
 @torch.no_grad()
 def rank(
     embeddings: Tensor,
     labels: Tensor,
+    metrics: RankMetrics,
     *,
-    depth: int | None,
-    measure: Callable[[Tensor, Tensor], Tensor],
-    columns: int,
     world: World,
     device: torch.device,
     roles: Roles | None = None,
@@ -63,40 +71,141 @@ def rank(
     Args:
         embeddings: (N, D), finite; the same on all workers. A zero vector has similarity 0 to all.
         labels: (N,) integers; the same on all workers.
-        depth: ranks up to this are needed, also where R is smaller; None: all ranks.
-        measure: takes the ranks, (b, W) int64, of the images that b queries should find, padded
-            behind R, and R, (b,); gives (b, columns) float64. Ranks are exact up to the larger of
-            R and `depth`, and above it where they are not.
-        columns: how many numbers a query has.
+        metrics: of the ranks.
         world: the workers, who divide the tiles and all get all results.
-        device: where to compute; it must know float64.
-        roles: who asks, who is searched and who never meets; by default all others of everyone.
+        device: where to compute; float64 must exist there.
+        roles: queries, gallery and sequences; by default every image searches all others.
 
     Returns:
-        The Q images that ask and whose class has another image that they may find, in an order of
-        their own: their rows, (Q,) int64, how many images they should find, R, (Q,) int64, and
-        what `measure` made of them, (Q, columns) float64; all on the CPU.
+        The Q queries whose class has another image that they may find, in an order of their own:
+        their rows, (Q,) int64, R, (Q,) int64, and the metrics, (Q, M) float64; all on the CPU.
     """
     images = SortedSet.of(labels, roles, device)
-    table = torch.zeros(len(labels), columns, dtype=torch.float64)  # of all places
-    asks = images.relevant > 0
-    # Where everything that is searched is of the query's class, there is nothing to compute.
-    alone = asks & (images.searched_of_class == len(images.searched))
-    for size in images.relevant[alone].unique().tolist():
-        ranks = torch.arange(1, size + 1, device=device)[None]
-        row = measure(ranks, torch.tensor([size], device=device)).cpu()
-        table[(alone & (images.relevant == size)).cpu()] = row
-    search = _Search(images, embeddings, depth, world, device)
-    for block in search.run(asks & ~alone):
-        found = block.relevant > 0
-        values = measure(block.ranks()[found], block.relevant[found])
-        table[block.rows[found].cpu()] = values.cpu()
-    places = asks.nonzero()[:, 0].cpu()
-    return images.order[places], images.relevant[asks].cpu(), table[places]
+    table = torch.zeros(len(labels), len(metrics.names), dtype=torch.float64)  # of all places
+    queries = images.relevant > 0
+    classes = images.negatives.classes[images.searched]
+    if bool((classes == classes[:1]).all()):  # there is no negative
+        for size in images.relevant[queries].unique().tolist():
+            ranks = torch.arange(1, size + 1, device=device)[None]
+            row = metrics.of_ranks(ranks, torch.tensor([size], device=device)).cpu()
+            table[(queries & (images.relevant == size)).cpu()] = row
+    else:
+        for block in _Search(images, embeddings, metrics.depth, world, device).run(queries):
+            found = block.relevant > 0
+            values = metrics.of_ranks(block.ranks()[found], block.relevant[found])
+            table[block.rows[found].cpu()] = values.cpu()
+    places = queries.nonzero()[:, 0].cpu()
+    return images.order[places], images.relevant[queries].cpu(), table[places]
+
+
+@dataclass(frozen=True)
+class SortedSet:
+    """The set, sorted by the size of the class and by class; all but `order` on the device.
+
+    Attributes:
+        order: (N,) int64, place to row, on the CPU.
+        negatives: which images are negatives of each other.
+        sizes: (N,) int64, images of the class of each, itself included.
+        begins: (N,) int64, where the class of each begins; it ends `sizes` later.
+        relevant: (N,) int64, R of the queries, 0 for others.
+        searched: (G,) int64, the places that are searched, ascending.
+        hidden: (N,) bool, those that are not; None where all are.
+        everyone: whether all images are queries and all are searched.
+    """
+
+    order: Tensor
+    negatives: NegativeMask
+    sizes: Tensor
+    begins: Tensor
+    relevant: Tensor
+    searched: Tensor
+    hidden: Tensor | None
+    everyone: bool
+
+    @classmethod
+    def of(cls, labels: Tensor, roles: Roles | None, device: torch.device) -> SortedSet:
+        """The set of images with these labels, (N,) integers, and roles."""
+        _, classes, sizes = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+        order = torch.argsort(sizes[classes] * len(sizes) + classes, stable=True)  # (N,)
+        relevant = relevant_of(classes, roles)
+        gallery = torch.ones(len(order), dtype=torch.bool)
+        sequences = None
+        everyone = True
+        if roles is not None:
+            relevant = relevant * roles.query
+            gallery = roles.gallery
+            everyone = bool(roles.query.all() and gallery.all())
+            if (roles.sequence >= 0).any():
+                sequences = roles.sequence[order].to(device)
+        classes = classes[order]
+        is_first = torch.ones(len(order), dtype=torch.bool)
+        is_first[1:] = classes[1:] != classes[:-1]
+        return cls(
+            order=order,
+            negatives=NegativeMask(classes.to(device), sequences),
+            sizes=sizes[classes].to(device),
+            begins=torch.where(is_first, torch.arange(len(order)), 0).cummax(0).values.to(device),
+            relevant=relevant[order].to(device),
+            searched=gallery[order].nonzero()[:, 0].to(device),
+            hidden=None if bool(gallery.all()) else ~gallery[order].to(device),
+            everyone=everyone,
+        )
+
+    def positives(self, vectors: UnitVectors, rows: Tensor, *, out: Tensor) -> None:
+        """Write the exact similarities of all that the queries `rows` should find.
+
+        Args:
+            vectors: of the set.
+            rows: (b,) int64 places, ascending.
+            out: (b, W) float64, W the largest R of them: descending, and -inf behind R.
+        """
+        sizes = self.sizes[rows].tolist()
+        begin = 0
+        while begin < len(rows):
+            # Sizes grow along the order: the last query of the longest possible part decides.
+            end = min(begin + CLASS_ROWS, len(rows))
+            end = begin + max(1, min(end - begin, POSITIVES // sizes[end - 1]))
+            out[begin:end] = self._positives(vectors, rows[begin:end], out.shape[1])
+            begin = end
+
+    def _positives(self, vectors: UnitVectors, rows: Tensor, width: int) -> Tensor:
+        """Those of `rows`, (n,): (n, width), descending, padded."""
+        begins, sizes = self.begins[rows, None], self.sizes[rows, None]  # (n, 1)
+        query = vectors.exact(rows)  # (n, D)
+        found = query.new_full((len(rows), max(width, int(sizes[-1]))), -torch.inf)
+        for column in self._classmates(rows).split(CLASS_COLUMNS):  # (t,)
+            band = query @ vectors.exact(span(column)).T  # (n, t)
+            place = column - begins  # (n, t), in the class
+            mine = (place >= 0) & (place < sizes) & (column != rows[:, None])
+            if self.hidden is not None:
+                mine &= ~self.hidden[column]
+            if self.negatives.sequences is not None:
+                own = self.negatives.sequences[rows, None]  # (n, 1)
+                mine &= (self.negatives.sequences[column] != own) | (own < 0)
+            row, number = mine.nonzero(as_tuple=True)
+            found[row, place[row, number]] = band[row, number]
+        return found.sort(1, descending=True).values[:, :width]
+
+    def _classmates(self, rows: Tensor) -> Tensor:
+        """The places of all images of the classes of `rows`, (t,) int64, ascending, each once."""
+        begins = self.begins[rows].unique_consecutive()
+        sizes = self.sizes[begins]
+        ends = sizes.cumsum(0)
+        within = torch.arange(int(ends[-1]), device=rows.device)
+        return within + (begins - ends + sizes).repeat_interleave(sizes)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a tile: places, (n,), and their vectors in the fastest precision."""
+
+    places: Tensor
+    vectors: Tensor
+    lost: float
 
 
 class _Search:
-    """Blocks of queries that meet all tiles of what is searched."""
+    """Blocks of queries compared with all tiles of the gallery."""
 
     def __init__(
         self,
@@ -110,31 +219,32 @@ class _Search:
         self._depth = depth
         self._world = world
         self._device = device
-        self._levels = rounding_bounds.levels(device)
-        self._vectors = Vectors(embeddings, images.order, device, self._levels[0])
+        self._precisions = fast_similarity.precisions(device)
+        self._vectors = UnitVectors(embeddings, images.order, device, self._precisions[0])
         self._buffers: dict[torch.dtype, Tensor] = {}
 
-    def run(self, asks: Tensor) -> Iterator[Block]:
-        """The blocks of those that ask, (N,) bool, when their ranks are known on every worker."""
+    def run(self, queries: Tensor) -> Iterator[QueryBlock]:
+        """The blocks of the queries, (N,) bool, when their ranks are known on every worker."""
         images = self._images
-        everything = torch.arange(len(asks), device=asks.device)
+        everything = torch.arange(len(queries), device=queries.device)
         widest = _largest(images.relevant)
         # As the main worker finds it: others may have another processor, or measure it otherwise.
         chosen = torch.tensor(int(self._vectors.keeps_fast), device=self._world.device)
         both = images.everyone and bool(self._world.broadcast(chosen))
-        if both and widest * min(len(asks), _BLOCK) <= _NUMBERS and widest * len(asks) <= _STATE:
+        both = both and widest * min(len(queries), BLOCK) <= POSITIVES
+        if both and widest * len(queries) <= HELD_POSITIVES:
             groups = [list(self._cut(everything))]
         else:
             both = False
-            groups = list(self._group(self._cut(everything[asks])))
+            groups = list(self._group(self._cut(everything[queries])))
         for group in groups:
             blocks = self._begin(group)
             if both:
-                self._meet_each_other(blocks)
+                self._compare_mutually(blocks)
             else:
-                self._meet_the_searched(blocks)
+                self._compare_with_gallery(blocks)
             for block in blocks:
-                block.settle(self._vectors)
+                block.settle()
                 self._world.sum(block.counts)
             yield from blocks
 
@@ -143,9 +253,9 @@ class _Search:
         relevant = self._images.relevant[rows].cpu()
         begin = 0
         while begin < len(rows):
-            end = min(begin + _BLOCK, len(rows))
-            while end - begin > 1 and (end - begin) * _largest(relevant[begin:end]) > _NUMBERS:
-                most = _NUMBERS // _largest(relevant[begin:end])
+            end = min(begin + BLOCK, len(rows))
+            while end - begin > 1 and (end - begin) * _largest(relevant[begin:end]) > POSITIVES:
+                most = POSITIVES // _largest(relevant[begin:end])
                 end = begin + max(1, min((end - begin) // 2, most))
             yield rows[begin:end]
             begin = end
@@ -156,8 +266,8 @@ class _Search:
         held = queries = 0
         for rows in blocks:
             numbers = len(rows) * _largest(self._images.relevant[rows])
-            most = max(1, _HELD // self._vectors.dim)
-            if group and (held + numbers > _STATE or queries + len(rows) > most):
+            most = max(1, HELD_NUMBERS // self._vectors.dim)
+            if group and (held + numbers > HELD_POSITIVES or queries + len(rows) > most):
                 yield group
                 group, held, queries = [], 0, 0
             group.append(rows)
@@ -165,8 +275,8 @@ class _Search:
         if group:
             yield group
 
-    def _begin(self, group: list[Tensor]) -> list[Block]:
-        """Blocks with the similarities of their positives, which the workers share out."""
+    def _begin(self, group: list[Tensor]) -> list[QueryBlock]:
+        """Blocks with the similarities of their positives, which the workers divide."""
         images, world = self._images, self._world
         blocks = []
         for number, rows in enumerate(group):
@@ -174,76 +284,66 @@ class _Search:
             width = max(1, _largest(relevant))
             least = torch.zeros(len(rows), width, dtype=torch.float64, device=self._device)
             if number % world.size == world.rank:
-                positives(images, self._vectors, rows, out=least)
+                images.positives(self._vectors, rows, out=least)
                 least.sub_(TIE * 2.0**-52)
             world.sum(least)
             depth = relevant.clamp_min(self._depth or 0)
             if self._depth is None:
                 depth = torch.full_like(relevant, torch.iinfo(torch.int64).max)
-            blocks.append(Block(rows, relevant, depth, least))
+            blocks.append(QueryBlock(rows, relevant, depth, least, self._vectors, images.negatives))
         return blocks
 
-    def _meet_each_other(self, blocks: list[Block]) -> None:
-        """All blocks against all, each tile for both of its sides."""
-        sides = [Side(self._vectors, block.rows) for block in blocks]
+    def _compare_mutually(self, blocks: list[QueryBlock]) -> None:
+        """All blocks with all, each tile for both of its sides."""
+        sides = [self._side(block.rows) for block in blocks]
         pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
         for i, j in pairs[self._world.rank :: self._world.size]:
             self._tile(blocks[i], sides[i], sides[j], other=None if i == j else blocks[j])
-            sides[i].keep_only(self._levels[0])
-            sides[j].keep_only(self._levels[0])
 
-    def _meet_the_searched(self, blocks: list[Block]) -> None:
-        """All blocks against everything that is searched."""
-        sides = [Side(self._vectors, block.rows) for block in blocks]
-        tiles = self._images.searched.split(_BLOCK)
+    def _compare_with_gallery(self, blocks: list[QueryBlock]) -> None:
+        sides = [self._side(block.rows) for block in blocks]
+        tiles = self._images.searched.split(BLOCK)
         for columns in tiles[self._world.rank :: self._world.size]:
-            searched = Side(self._vectors, columns)
+            searched = self._side(columns)
             for block, side in zip(blocks, sides, strict=True):
                 self._tile(block, side, searched)
-                side.keep_only(self._levels[0])
 
     def _tile(
-        self, block: Block, queries: Side, searched: Side, other: Block | None = None
+        self, block: QueryBlock, rows: _Side, columns: _Side, other: QueryBlock | None = None
     ) -> None:
-        """One tile: what `searched` brings `block`, and what `block` brings `other`, if any.
-
-        `queries` are the vectors of `block`; `other` is the block of the columns, `searched`.
-        """
-        sides = [block] if other is None else [block, other]
-        sides = [side for side in sides if not side.finished]
-        if not sides:
-            return
-        number = max(side.level for side in sides)
-        while True:
-            level = self._levels[number]
-            tile, margin = self._product(queries, searched, level)
-            found = []
-            for side in sides:
-                if side is block:
-                    found.append(side.look(tile, margin, searched.places, self._images.kinds))
-                else:
-                    found.append(side.look(tile.T, margin, block.rows, self._images.kinds))
-                if found[-1].hopeless or found[-1].open > level.bearable * tile.numel():
-                    side.climb(number)
-                    number += 1
+        """Count a tile for `block`, of the rows, and for `other`, of the columns, if any."""
+        made = -1
+        for queries, searched in ((block, columns), (other, rows)):
+            if queries is None or queries.finished:
+                continue
+            number = max(made, queries.precision)
+            while True:
+                if number != made:
+                    tile, bound = self._product(rows, columns, number)
+                    made = number
+                if queries.add(tile if queries is block else tile.T, bound, searched.places):
                     break
-            else:
-                break
-        for side, one in zip(sides, found, strict=True):
-            side.keep(one, self._vectors)
+                queries.refuse(number)
+                number += 1
 
-    def _product(self, rows: Side, columns: Side, level: Level) -> tuple[Tensor, Margin]:
-        """Similarities, (b, T), as this level computes them, and how far off they can be."""
-        x, lost_x = rows.at(level)
-        y, lost_y = columns.at(level)
-        margin = Margin.of(level, self._vectors.dim, lost_x, lost_y)
-        if level.dtype != level.result:
-            return torch.mm(x, y.T, out_dtype=level.result), margin
-        room = self._buffers.get(level.result)
-        if room is None or room.numel() < len(x) * len(y):
-            room = torch.empty(len(x) * len(y), dtype=level.result, device=self._device)
-            self._buffers[level.result] = room
-        return torch.mm(x, y.T, out=room[: len(x) * len(y)].view(len(x), len(y))), margin
+    def _side(self, places: Tensor) -> _Side:
+        return _Side(places, *self._vectors.rounded(span(places), self._precisions[0]))
+
+    def _product(self, rows: _Side, columns: _Side, number: int) -> tuple[Tensor, ErrorBound]:
+        """Similarities, (b, T), in a precision, and their error bound."""
+        precision = self._precisions[number]
+        x, lost_x, y, lost_y = rows.vectors, rows.lost, columns.vectors, columns.lost
+        if number:
+            x, lost_x = self._vectors.rounded(span(rows.places), precision)
+            y, lost_y = self._vectors.rounded(span(columns.places), precision)
+        bound = ErrorBound.of(precision, self._vectors.dim, lost_x, lost_y)
+        if precision.dtype != precision.result:
+            return torch.mm(x, y.T, out_dtype=precision.result), bound
+        buffer = self._buffers.get(precision.result)
+        if buffer is None or buffer.numel() < len(x) * len(y):
+            buffer = torch.empty(len(x) * len(y), dtype=precision.result, device=self._device)
+            self._buffers[precision.result] = buffer
+        return torch.mm(x, y.T, out=buffer[: len(x) * len(y)].view(len(x), len(y))), bound
 
 
 def _largest(counts: Tensor) -> int:

@@ -1,18 +1,24 @@
-"""Retrieval metrics of a set of embeddings: every image asks for the others of its class."""
+"""Retrieval metrics of a set of embeddings: every image searches the others of its class."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.distributed.world import ALONE, World
+from lookalike.errors import DataError, TrainingError
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import RECALL, PerQuery, measure_queries
+from lookalike.metrics.rank_metrics import RECALL, RankMetrics
+from lookalike.metrics.ranking import rank
+
+CHECKED_ROWS = 4096
+"""Embeddings that are checked at a time."""
 
 DEFINITIONS = {
     "recall_at_k": "share of the queries with an image of their class among the k most similar"
@@ -39,15 +45,33 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
+class PerQuery:
+    """The metrics of the Q queries that have something to find, by ascending row.
+
+    Attributes:
+        rows: (Q,) int64: the image of the set.
+        relevant: (Q,) int64, R: the images that it should find.
+        values: metric to (Q,) float64, fractions of 1, on the CPU: "recall_at_K" (1 or 0) and
+            "precision_at_K" for the k asked for, "map_at_r", "r_precision", and, where the full
+            ranking was asked for, "average_precision" and "inverse_negative_penalty". See
+            `DEFINITIONS`.
+    """
+
+    rows: Tensor
+    relevant: Tensor
+    values: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Scores:
-    """How well each image of a set finds the others of its class; see `DEFINITIONS`.
+    """Retrieval metrics of a set of images, see `DEFINITIONS`.
 
     Attributes:
         recall: Recall@k by k, fractions of 1.
         map_at_r: MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020), of 1.
         r_precision: R-precision, of 1.
         num_queries: the queries that the averages are over.
-        num_lone: images that could not ask, as there is no other of their class to find.
+        num_lone: queries left out, as there is no other image of their class to find.
         num_gallery: the images that are searched.
         precision: precision@k by k, of 1, for the k that were asked for.
         mean_average_precision: of the full ranking, of 1; None where it was not asked for.
@@ -66,13 +90,7 @@ class Scores:
 
     @classmethod
     def of(cls, found: PerQuery, count: int, roles: Roles | None = None) -> Scores:
-        """The means of what each query found.
-
-        Args:
-            found: as `measure_queries` measured it.
-            count: N, the images of the set.
-            roles: their roles, as they were measured with.
-        """
+        """The means over the queries of a set of `count` images, measured with these roles."""
         means = {name: _mean(values) for name, values in found.values.items()}
         return cls(
             recall=_by_k(means, "recall_at_"),
@@ -90,7 +108,7 @@ class Scores:
     def primary(self) -> tuple[str, float]:
         """Name and value of the metric that chooses the best checkpoint: MAP@R.
 
-        It looks at the whole neighbourhood, all R positives and their order, where Recall@1 sees
+        It covers the whole neighbourhood, all R positives and their order, where Recall@1 covers
         one neighbour: it varies less from one evaluation to the next, still tells models apart
         where Recall@1 is near its ceiling, and cannot rise by one lucky near-duplicate a class.
         """
@@ -111,6 +129,58 @@ class Scores:
         }
 
 
+def measure_queries(
+    embeddings: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
+    *,
+    roles: Roles | None = None,
+    recall: Sequence[int] = RECALL,
+    precision: Sequence[int] = (),
+    full: bool = False,
+    world: World = ALONE,
+    device: torch.device | None = None,
+) -> PerQuery:
+    """Measure, query by query, retrieval by cosine similarity: leave-one-out, or by roles.
+
+    Ranking is exact and streamed: the result is the same to the last bit for any order of the
+    images, number of workers and threads, and device, and the N x N similarities are never held.
+    See `lookalike.metrics.ranking` for the rule for ties and the memory.
+
+    Args:
+        embeddings: (N, D) of any floating type and length, on any device; on all workers the
+            same, each image once (gathered by row).
+        labels: (N,) integers, the class of each image.
+        roles: queries, gallery and sequences; by default every image searches all others.
+        recall: the k of Recall@k.
+        precision: the k of precision@k.
+        full: measure average precision and the inverse negative penalty too; they need every
+            image's rank, where the others need the first ones.
+        world: the workers, who divide the tiles; all of them return the same.
+        device: where to compute, by default the worker's device.
+
+    Raises:
+        TrainingError: an embedding is not finite.
+        DataError: no query has anything to find.
+    """
+    embeddings, labels = checked(embeddings, labels)
+    if not all(isinstance(k, Integral) and 1 <= k < 2**31 for k in (*recall, *precision)):
+        raise ValueError(
+            f"every k must be an integer from 1 on, got {tuple(recall)} and {tuple(precision)}"
+        )
+    device = world.device if device is None else torch.device(device)
+    if device.type == "mps":
+        device = torch.device("cpu")  # it has no float64
+    metrics = RankMetrics(tuple(sorted(set(recall))), tuple(sorted(set(precision))), full)
+    rows, relevant, table = rank(
+        embeddings, labels, metrics, world=world, device=device, roles=roles
+    )
+    if len(rows) == 0:
+        raise DataError(_nothing_to_find(len(labels), roles))
+    order = rows.argsort()
+    values = table[order].T.contiguous()  # (M, Q)
+    return PerQuery(rows[order], relevant[order], dict(zip(metrics.names, values, strict=True)))
+
+
 def score(
     embeddings: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
@@ -122,19 +192,7 @@ def score(
     world: World = ALONE,
     device: torch.device | None = None,
 ) -> Scores:
-    """Measure retrieval by cosine similarity: the means of what `measure_queries` finds.
-
-    Args:
-        embeddings: (N, D) of any floating type and length, on any device; on all workers the
-            same, each image once (gathered by row).
-        labels: (N,) integers, the class of each image.
-        roles: who asks, who is searched and who never meets; by default everyone asks for all
-            others.
-        ks: the k of Recall@k.
-        precision: the k of precision@k.
-        full: measure mean average precision and mINP too.
-        world: the workers, who divide the queries; all of them return the same scores.
-        device: where to compute, by default the worker's device.
+    """The means of `measure_queries`, which has the same arguments; `ks` are those of Recall@k.
 
     Raises:
         TrainingError: an embedding is not finite.
@@ -153,6 +211,57 @@ def score(
         device=device,
     )
     return Scores.of(found, len(labels), roles)
+
+
+def checked(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Embeddings without their gradient, and labels as a tensor.
+
+    Raises:
+        TrainingError: an embedding is not finite.
+        ValueError: they are not (N, D) floats and (N,) integers.
+    """
+    embeddings = torch.as_tensor(embeddings)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
+            f" {labels.shape}; numpy.unique(labels, return_inverse=True)[1] numbers them"
+        )
+    labels = torch.as_tensor(labels)
+    if embeddings.ndim != 2 or not embeddings.is_floating_point() or embeddings.shape[1] == 0:
+        raise ValueError(
+            f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
+            f" {tuple(embeddings.shape)}"
+        )
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
+            f" {tuple(labels.shape)}"
+        )
+    embeddings = embeddings.detach()
+    # Infinite numbers are the largest or the smallest, and NaN is both.
+    extremes = [torch.stack(part.aminmax(dim=1)) for part in embeddings.split(CHECKED_ROWS)]
+    broken = ~torch.isfinite(torch.cat(extremes, 1)).all(0)  # (N,)
+    if broken.any():
+        raise TrainingError(
+            f"{int(broken.sum()):,} of {len(broken):,} embeddings are not finite (the first is row"
+            f" {int(broken.nonzero()[0])}): the model has diverged; lower optim.lr, or train in"
+            " fp32 or bf16"
+        )
+    return embeddings, labels
+
+
+def _nothing_to_find(count: int, roles: Roles | None) -> str:
+    if roles is None:
+        return (
+            f"validation cannot be measured: no class has two images ({count:,} images); add"
+            " images of the same classes"
+        )
+    return (
+        f"validation cannot be measured: of {count:,} images, {int(roles.query.sum()):,} are"
+        f" queries and {int(roles.gallery.sum()):,} are in the gallery, and no query has an image"
+        " of its class to find that is not of its own sequence or camera; see the columns"
+        " is_query, is_gallery, sequence, camera"
+    )
 
 
 def _by_k(means: dict[str, float], prefix: str) -> dict[int, float]:

@@ -1,13 +1,29 @@
-"""The highest of many similarities, of which only a tile is there at a time."""
+"""The highest of many similarities, of which only a tile exists at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lookalike.distributed.world import World
+from lookalike.metrics.exact_similarity import UNIT, unit_integers
+from lookalike.metrics.protocol import Roles
 
-class Best:
-    """The highest similarities of each query so far, and whose they are.
+QUERIES = 1024
+"""Rows of a tile of similarities at most."""
+
+TILE = 4096
+"""Columns of an exact tile: 32 MiB."""
+
+FLOAT32_TILE = 8192
+"""Columns of a tile in float32."""
+
+
+class TopK:
+    """The highest similarities of each query so far, and their images.
 
     Of equal ones those of the first images count, and stand first: nothing depends on tiles.
 
@@ -26,7 +42,7 @@ class Best:
         self._count = count
 
     def add(self, found: Tensor, left: int) -> None:
-        """Look at a tile, (b, T), of the images from `left` on, which are behind all before."""
+        """Merge a tile, (b, T), of the images from `left` on, which follow all before."""
         values, places = _highest(found, min(self._count, found.shape[1]))
         values = torch.cat([self.values, values], 1)
         images = torch.cat([self.images, places + left], 1)
@@ -41,7 +57,7 @@ def _highest(found: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count == 1:
         values, places = found.max(1, keepdim=True)  # the first of equal ones
         return values, places
-    # Which of equal ones topk takes is its own choice. One more than wanted tells where it had any.
+    # Which of equal ones topk takes is its own choice. One more than needed shows if it had any.
     more = found.topk(min(count + 1, found.shape[1]), dim=1)
     values, places = more.values[:, :count], more.indices[:, :count]
     last = values[:, -1]
@@ -59,3 +75,169 @@ def _first_of_equal(found: Tensor, last: Tensor, count: int) -> Tensor:
     room = count - above.sum(1, keepdim=True)
     above |= equal & (equal.cumsum(1) <= room)
     return above.nonzero()[:, 1].view(-1, count)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The k most similar vectors of a gallery for each of Q queries, in float32.
+
+    Attributes:
+        cosines: (Q, k) float32, descending; -inf where a query finds fewer than k.
+        places: (Q, k) int64, rows of the gallery; -1 where a query finds fewer than k.
+        lowest: (Q,) float32, the smallest cosine to any vector of the gallery.
+    """
+
+    cosines: Tensor
+    places: Tensor
+    lowest: Tensor
+
+
+@torch.no_grad()
+def top_matches(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    *,
+    query_groups: Tensor | None = None,
+    gallery_groups: Tensor | None = None,
+) -> Matches:
+    """The k most similar of the gallery for each query, in float32.
+
+    A step towards another ranking (expansion, re-ranking): `nearest_images` is exact, and several
+    times as slow.
+
+    Args:
+        queries: (Q, D) float32, unit vectors.
+        gallery: (G, D) float32, unit vectors.
+        k: how many; at most G are found.
+        query_groups: (Q,) int64: a query never finds a vector of its own group.
+        gallery_groups: (G,) int64.
+    """
+    k = min(k, len(gallery))
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for begin in range(0, len(queries), QUERIES):
+        rows = queries[begin : begin + QUERIES]
+        top = TopK(rows, k)
+        lowest = rows.new_full((len(rows),), torch.inf)
+        for left in range(0, len(gallery), FLOAT32_TILE):
+            tile = rows @ gallery[left : left + FLOAT32_TILE].T  # (b, T)
+            lowest = torch.minimum(lowest, tile.amin(1))
+            if query_groups is not None and gallery_groups is not None:
+                own = query_groups[begin : begin + QUERIES, None]
+                tile.masked_fill_(own == gallery_groups[left : left + FLOAT32_TILE], -torch.inf)
+            top.add(tile, left)
+        none = top.values == -torch.inf
+        found.append((top.values, top.images.masked_fill(none, -1), lowest))
+    if not found:
+        nobody = queries.new_empty(0, k)
+        return Matches(nobody, nobody.long(), queries.new_empty(0))
+    return Matches(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+@dataclass(frozen=True)
+class ExactTiles:
+    """Exact similarities of queries to all images of a set, tile by tile.
+
+    Attributes:
+        vectors: (N, D) int32, unit vectors in steps of 2^-26.
+        labels: (N,) integers.
+        hidden: (N,) bool, images that are not searched; None where all are.
+        sequences: (N,) int64, images of one number never find each other, -1 finds all; or None.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    hidden: Tensor | None
+    sequences: Tensor | None
+
+    @classmethod
+    def of(
+        cls, embeddings: Tensor, labels: Tensor, roles: Roles | None, device: torch.device
+    ) -> ExactTiles:
+        """(N, D) embeddings, finite, with their (N,) labels; float64 must exist on the device."""
+        unit = unit_integers(embeddings, torch.arange(len(embeddings)), device)
+        hidden = sequences = None
+        if roles is not None:
+            hidden = ~roles.gallery.to(device)
+            sequences = roles.sequence.to(device)
+        return cls(unit, labels.to(device), hidden, sequences)
+
+    def tiles(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """All images, a tile of T at a time, for the queries `rows`, (b,).
+
+        Each tile comes as its first image, its similarities, (b, T) float64 in steps of 2^-52,
+        -inf where an image may not be found, and whether they are of the query's class, (b, T).
+        """
+        query = self.vectors[rows].double()  # (b, D)
+        for left in range(0, len(self.labels), TILE):
+            tile = slice(left, left + TILE)
+            found = query @ self.vectors[tile].double().T  # (b, T)
+            if self.hidden is not None:
+                found.masked_fill_(self.hidden[tile], -torch.inf)
+            if self.sequences is not None:
+                own = self.sequences[rows, None]
+                found.masked_fill_((self.sequences[tile] == own) & (own >= 0), -torch.inf)
+            inside = ((rows >= left) & (rows < left + found.shape[1])).nonzero()[:, 0]
+            found[inside, rows[inside] - left] = -torch.inf
+            yield left, found, self.labels[rows, None] == self.labels[tile]
+
+    def batches(self, queries: Tensor) -> Iterator[Tensor]:
+        """(Q,) rows in parts that `tiles` takes at a time."""
+        yield from queries.to(self.labels.device).split(QUERIES)
+
+
+@dataclass(frozen=True)
+class NearestImages:
+    """The most similar images of Q queries; row -1 and a cosine of -inf where there is none.
+
+    Attributes:
+        rows: (Q,) int64, the most similar image.
+        cosines: (Q,) float64.
+        wrong_rows: (Q,) int64, the most similar image of another class.
+        wrong_cosines: (Q,) float64.
+    """
+
+    rows: Tensor
+    cosines: Tensor
+    wrong_rows: Tensor
+    wrong_cosines: Tensor
+
+
+@torch.no_grad()
+def nearest_images(
+    embeddings: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    roles: Roles | None = None,
+    world: World,
+    device: torch.device,
+) -> NearestImages:
+    """The most similar image that each query may find, exactly; of equal cosines the first row.
+
+    Args:
+        embeddings: (N, D), finite; on all workers the same.
+        labels: (N,) integers.
+        queries: (Q,) int64, rows.
+        roles: gallery and sequences; by default every query searches all others.
+        world: the workers, who divide the queries and all get all results.
+        device: where to compute.
+    """
+    device = torch.device("cpu") if device.type == "mps" else device  # it has no float64
+    exact = ExactTiles.of(embeddings, labels, roles, device)
+    share = world.shard(len(queries))
+    parts = [torch.empty(0, 4, dtype=torch.float64, device=device)]
+    for rows in exact.batches(queries[share.start : share.stop]):
+        first, wrong = (TopK(exact.vectors[rows].double(), 1) for _ in range(2))
+        for left, found, same in exact.tiles(rows):
+            first.add(found, left)
+            wrong.add(found.masked_fill_(same, -torch.inf), left)
+        parts.append(torch.cat([_columns(first), _columns(wrong)], 1))
+    table = torch.cat(world.gather(torch.cat(parts).to(world.device))).cpu()
+    return NearestImages(table[:, 0].long(), table[:, 1], table[:, 2].long(), table[:, 3])
+
+
+def _columns(top: TopK) -> Tensor:
+    """Rows and cosines, (b, 2) float64; -1 and -inf where there is none."""
+    none = top.values == -torch.inf
+    return torch.cat([top.images.double().masked_fill(none, -1), top.values / UNIT], 1)

@@ -1,4 +1,4 @@
-"""Same or different: what a threshold on the cosine of two images would get right.
+"""Verification (same or different) by a threshold on the cosine of two images.
 
 Every pair of the set is counted, in bins of 2^-16 of the cosine: two histograms, of pairs of the
 same class and of pairs of different classes, are all that is held. A threshold is the lower edge
@@ -51,15 +51,15 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Operating:
-    """A threshold and what it does.
+class OperatingPoint:
+    """A threshold and its rates.
 
     Attributes:
         target: the false-accept rate that was asked for.
         threshold: the lowest cosine, in steps of 2^-16, whose rate is not above the target.
         far: the false-accept rate measured at it.
         tar: the true-accept rate.
-        false_accepts: how many different pairs pass.
+        false_accepts: different pairs that are accepted.
     """
 
     target: float
@@ -71,20 +71,9 @@ class Operating:
 
 @dataclass(frozen=True)
 class Verification:
-    """What thresholds would get right; see `DEFINITIONS`.
+    """Verification metrics of a set of pairs; see `DEFINITIONS`.
 
-    Attributes:
-        same_pairs: how many pairs of one class there are.
-        different_pairs: how many of two classes.
-        auc: the area under the ROC curve.
-        eer: the equal error rate.
-        eer_threshold: the cosine there.
-        accuracy: the best that a threshold reaches.
-        accuracy_threshold: the cosine there.
-        balanced_accuracy: the best that a threshold reaches.
-        balanced_threshold: the cosine there.
-        operating: for each rate that the pairs support.
-        unsupported: rates for which there are too few pairs.
+    `operating` has a point for each rate that the pairs support; `unsupported` are the others.
     """
 
     same_pairs: int
@@ -96,7 +85,7 @@ class Verification:
     accuracy_threshold: float
     balanced_accuracy: float
     balanced_threshold: float
-    operating: tuple[Operating, ...]
+    operating: tuple[OperatingPoint, ...]
     unsupported: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +95,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """How many pairs have which cosine.
+    """Histograms of the cosines of pairs.
 
     Attributes:
         same: (bins,) int64, pairs of one class; bin i holds cosines from -1 + i * 2^-16 on.
@@ -136,7 +125,7 @@ class PairCounts:
         same, different = self.accepted
         return int(same[place]), int(different[place])
 
-    def operating(self, target: float) -> Operating | None:
+    def operating_point(self, target: float) -> OperatingPoint | None:
         """The lowest threshold whose false-accept rate is not above `target`.
 
         None where the pairs do not support it: see `LEAST_ACCEPTED`.
@@ -145,7 +134,7 @@ class PairCounts:
         if target * different[0] < LEAST_ACCEPTED:
             return None
         place = int(np.argmax(different <= target * different[0]))  # the first: they fall
-        return Operating(
+        return OperatingPoint(
             target=target,
             threshold=float(self.thresholds[place]),
             far=float(different[place] / different[0]),
@@ -179,7 +168,7 @@ class PairCounter:
         self._same = torch.zeros_like(self._all)
 
     def add(self, tile: Tile) -> None:
-        """Count a tile's pairs."""
+        """Count the pairs of a tile."""
         self._all += binned(tile.found()).bincount(minlength=BINS)
         if tile.one_class:
             same = self._classes[tile.rows, None] == self._classes[tile.columns]
@@ -205,7 +194,7 @@ def count_pairs(
     Args:
         embeddings: (N, D) of any floating type and length, finite; on all workers the same.
         labels: (N,) integers.
-        roles: who asks, who is searched and who never meets; by default all meet all.
+        roles: queries, gallery and sequences; by default all images are compared.
         world: the workers, who divide the pairs; all of them return the same counts.
         device: where to compute, by default the worker's device.
     """
@@ -217,11 +206,7 @@ def count_pairs(
 
 
 def verify(counts: PairCounts, fars: Sequence[float] = FARS) -> Verification:
-    """What thresholds would get right.
-
-    Args:
-        counts: the pairs.
-        fars: the false-accept rates to look up.
+    """Verification metrics, with operating points for the false-accept rates `fars`.
 
     Raises:
         DataError: there are no pairs of one class, or none of two.
@@ -238,7 +223,7 @@ def verify(counts: PairCounts, fars: Sequence[float] = FARS) -> Verification:
     right = same + (different[0] - different)
     accurate, balanced = int(right.argmax()), int((tar - far).argmax())
     eer, eer_threshold = _equal_errors(far, 1 - tar, counts.thresholds)
-    points = {target: counts.operating(target) for target in fars}
+    points = {target: counts.operating_point(target) for target in fars}
     return Verification(
         same_pairs=int(same[0]),
         different_pairs=int(different[0]),
@@ -255,7 +240,7 @@ def verify(counts: PairCounts, fars: Sequence[float] = FARS) -> Verification:
 
 
 def _equal_errors(far: np.ndarray, frr: np.ndarray, thresholds: np.ndarray) -> tuple[float, float]:
-    """Where the falling `far` and the rising `frr` cross, linear between two thresholds."""
+    """Rate and threshold at the crossing of falling `far` and rising `frr`, interpolated."""
     after = int(np.argmax(frr >= far))  # never the first, where everything passes
     before = after - 1
     gap_before, gap_after = far[before] - frr[before], far[after] - frr[after]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lookalike.data.catalog import Catalog
 from lookalike.data.record import Record
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import PerQuery, measure_queries
+from lookalike.metrics.scores import PerQuery, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs
 from lookalike.reporting.query_neighbours import Neighbours, find_neighbours, sample_queries
 

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.metrics.exact_similarity import TIE
-from lookalike.metrics.first_results import UNIT, Searched
+from lookalike.metrics.exact_similarity import TIE, UNIT
 from lookalike.metrics.protocol import Roles, relevant_of
-from lookalike.metrics.topk import Best
+from lookalike.metrics.topk import ExactTiles, TopK
 from lookalike.metrics.verification import BINS, PairCounts, binned
 
 MOST_QUERIES = 5_000
@@ -112,7 +111,7 @@ def find_neighbours(
         device: where to compute; it must know float64.
     """
     device = torch.device("cpu") if device is None or device.type == "mps" else device
-    seen = Searched.of(vectors, labels, roles, device)
+    seen = ExactTiles.of(vectors, labels, roles, device)
     count = min(count, max(1, len(labels) - 1))
     histograms = torch.zeros(2, BINS, dtype=torch.int64, device=device)
     parts = [_chunk(seen, rows, count, histograms) for rows in seen.batches(queries)]
@@ -134,10 +133,10 @@ def find_neighbours(
     )
 
 
-def _chunk(seen: Searched, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
+def _chunk(seen: ExactTiles, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
     """The columns of `Neighbours` for the queries `rows`, (b,); adds to the (2, BINS) pairs."""
     query = seen.vectors[rows].double()  # (b, D)
-    ranked, match, other = Best(query, count), Best(query, 1), Best(query, 1)
+    ranked, match, other = TopK(query, count), TopK(query, 1), TopK(query, 1)
     for left, found, same in seen.tiles(rows):
         for histogram, mask in zip(histograms, (same, ~same), strict=True):
             cosines = found[mask & ~found.isinf()] / UNIT

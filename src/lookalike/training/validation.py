@@ -15,8 +15,7 @@ from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
 from lookalike.log import counted
 from lookalike.losses.head import Head
-from lookalike.metrics.calibration import Calibration
-from lookalike.metrics.fit_calibration import calibrate
+from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
@@ -150,7 +149,7 @@ def calibrate_on(
     )
     labels = classes[rows][embedded.rows]
     roles = Roles.of(records)
-    return calibrate(
+    return fit_calibration(
         embedded.vectors.to(world.device),
         labels,
         roles=None if roles is None else roles[embedded.rows],

@@ -8,15 +8,16 @@ from reranking_reference import reranked_distance
 from sklearn.decomposition import PCA
 
 from lookalike.errors import ConfigError
-from lookalike.metrics.postprocessing import gallery_neighbours, reranking
-from lookalike.metrics.postprocessing.gallery_neighbours import nearest
+from lookalike.metrics import topk
+from lookalike.metrics.postprocessing import reranking
 from lookalike.metrics.postprocessing.quantization import from_bits, from_int8, to_bits, to_int8
 from lookalike.metrics.postprocessing.query_expansion import augment, expand
 from lookalike.metrics.postprocessing.reranking import Reranking, rerank
 from lookalike.metrics.postprocessing.variants import STEPS, Split, Variant, measure_variant
 from lookalike.metrics.postprocessing.whitening import project, truncation, whitening
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.query_metrics import measure_queries
+from lookalike.metrics.scores import measure_queries
+from lookalike.metrics.topk import top_matches
 
 
 def unit(count, dim, seed=None):
@@ -31,12 +32,12 @@ def clustered(classes, each, dim, noise):
 
 
 @pytest.mark.parametrize("tile", [7, 64, 10_000])
-def test_nearest_is_brute_force(monkeypatch, tile):
-    monkeypatch.setattr(gallery_neighbours, "_TILE", tile)
-    monkeypatch.setattr(gallery_neighbours, "_QUERIES", tile)
+def test_top_matches_are_brute_force(monkeypatch, tile):
+    monkeypatch.setattr(topk, "FLOAT32_TILE", tile)
+    monkeypatch.setattr(topk, "QUERIES", tile)
     queries, gallery = unit(50, 8), unit(90, 8)
     groups, others = torch.arange(50) % 5, torch.arange(90) % 7
-    found = nearest(queries, gallery, 12, query_groups=groups, gallery_groups=others)
+    found = top_matches(queries, gallery, 12, query_groups=groups, gallery_groups=others)
     cosines = queries.double() @ gallery.double().T
     assert torch.allclose(found.lowest.double(), cosines.amin(1), atol=1e-6)
     cosines[groups[:, None] == others] = -torch.inf
@@ -45,15 +46,15 @@ def test_nearest_is_brute_force(monkeypatch, tile):
     assert torch.equal(found.places, expected.indices)
 
 
-def test_nearest_finds_fewer_where_there_are_fewer_and_equals_by_place():
+def test_top_matches_are_fewer_where_there_are_fewer_and_equals_come_by_place():
     x = unit(4, 3)
-    found = nearest(x, x, 9, query_groups=torch.zeros(4), gallery_groups=torch.zeros(4))
+    found = top_matches(x, x, 9, query_groups=torch.zeros(4), gallery_groups=torch.zeros(4))
     assert found.places.shape == (4, 4)
     assert (found.places == -1).all()
     same = x[:1].expand(6, 3)
-    [tied] = nearest(x[:1], same, 4).places.tolist()
+    [tied] = top_matches(x[:1], same, 4).places.tolist()
     assert tied == sorted(set(tied))
-    assert nearest(x[:0], x, 2).places.shape == (0, 2)
+    assert top_matches(x[:0], x, 2).places.shape == (0, 2)
 
 
 def test_expansion_is_the_papers_formula():

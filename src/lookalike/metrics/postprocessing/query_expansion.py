@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lookalike.metrics.postprocessing.gallery_neighbours import nearest
+from lookalike.metrics.topk import top_matches
 
 NEIGHBOURS = 3
 ALPHA = 3.0
@@ -41,7 +41,7 @@ def expand(
     Returns:
         (N, D) float32, unit vectors.
     """
-    found = nearest(
+    found = top_matches(
         vectors, gallery, neighbours, query_groups=groups, gallery_groups=gallery_groups
     )
     weights = found.cosines.clamp(min=0).pow(alpha)  # (N, n); -inf weighs 0

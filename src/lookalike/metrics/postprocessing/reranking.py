@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from lookalike.metrics.postprocessing.gallery_neighbours import nearest
+from lookalike.metrics.topk import top_matches
 
 # Squared distances of float32 unit vectors below this are rounding.
 _ROUNDING = 2e-6
@@ -66,7 +66,7 @@ def rerank(
     graph = _Graph(together, numbers.k1)
     weights = _smoothed(graph.reciprocal_weights(numbers.k1), graph.places, numbers.k2)
     columns = weights[count:].tocsc()  # (G, N) by column: who has this neighbour
-    first = nearest(
+    first = top_matches(
         queries, gallery, depth, query_groups=query_groups, gallery_groups=gallery_groups
     )
     depth = first.places.shape[1]
@@ -93,7 +93,7 @@ class _Graph:
     """
 
     def __init__(self, vectors: Tensor, k1: int) -> None:
-        found = nearest(vectors, vectors, k1 + 1)
+        found = top_matches(vectors, vectors, k1 + 1)
         own = torch.arange(len(vectors))[:, None]
         # Exact copies can stand before the image itself, or crowd it out.
         first = (found.places != own).to(torch.int8).sort(dim=1, stable=True).indices

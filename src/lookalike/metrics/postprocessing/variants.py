@@ -20,7 +20,8 @@ from lookalike.metrics.postprocessing.query_expansion import augment, expand
 from lookalike.metrics.postprocessing.reranking import rerank
 from lookalike.metrics.postprocessing.whitening import project, truncation, whitening
 from lookalike.metrics.protocol import Roles, relevant_of
-from lookalike.metrics.query_metrics import RECALL, PerQuery, Wanted, measure_queries
+from lookalike.metrics.rank_metrics import RECALL, RankMetrics
+from lookalike.metrics.scores import PerQuery, measure_queries
 
 STEPS = {
     "flip": "the mean of the vectors of an image and its mirror image (twice the time to embed)",
@@ -191,7 +192,7 @@ def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuer
     roles = Roles(is_query, ~is_query, torch.cat([asking, searched]))
     _, classes = torch.unique(split.labels[rows], return_inverse=True)
     relevant = relevant_of(classes, roles)[: len(queries)]
-    wanted = Wanted(RECALL, (), full=False)
+    metrics = RankMetrics()
     most = int(relevant.max())
     ranked = rerank(
         queries, gallery, max(most, *RECALL), query_groups=asking, gallery_groups=searched
@@ -199,6 +200,6 @@ def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuer
     hits = (gallery_labels[ranked.clamp(min=0)] == labels[:, None]) & (ranked >= 0)  # (Q, K)
     ranks = torch.where(hits, torch.arange(1, hits.shape[1] + 1), 2**40).sort(1).values
     asks = relevant > 0
-    table = wanted.of_ranks(ranks[asks][:, : max(most, 1)], relevant[asks])
-    values = dict(zip(wanted.names, table.T.contiguous(), strict=True))
+    table = metrics.of_ranks(ranks[asks][:, : max(most, 1)], relevant[asks])
+    values = dict(zip(metrics.names, table.T.contiguous(), strict=True))
     return PerQuery(split.queries[asks], relevant[asks], values)
