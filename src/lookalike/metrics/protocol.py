@@ -36,9 +36,7 @@ class Roles:
         nothing = Details()
         details = [record.details or nothing for record in records]
         numbers: dict[tuple[str, ...], int] = {}
-        names = [
-            _sequence(record.label, one) for record, one in zip(records, details, strict=True)
-        ]
+        names = [_sequence(record.label, one) for record, one in zip(records, details, strict=True)]
         sequence = [
             -1 if name is None else numbers.setdefault(name, len(numbers)) for name in names
         ]

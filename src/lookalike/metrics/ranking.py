@@ -312,11 +312,10 @@ class _Search:
         self, block: QueryBlock, rows: _Side, columns: _Side, other: QueryBlock | None = None
     ) -> None:
         """Count a tile for `block`, of the rows, and for `other`, of the columns, if any."""
-        made = -1
-        for queries, searched in ((block, columns), (other, rows)):
-            if queries is None or queries.finished:
-                continue
-            number = max(made, queries.precision)
+        sides = [(block, columns)] if other is None else [(block, columns), (other, rows)]
+        sides = [(queries, searched) for queries, searched in sides if not queries.finished]
+        number, made = max((queries.precision for queries, _ in sides), default=0), -1
+        for queries, searched in sides:
             while True:
                 if number != made:
                     tile, bound = self._product(rows, columns, number)
