@@ -158,7 +158,7 @@ def test_a_huge_value_is_cut_in_a_message():
 
 @pytest.mark.parametrize(("value", "lines"), [("null", 0), ("0.1", 1)])
 def test_the_logit_cache_share_of_earlier_versions_is_ignored(tmp_path, caplog, value, lines):
-    file = tmp_path / "resolved.yaml"
+    file = tmp_path / "old.yaml"
     file.write_text(f"head:\n  centres: 3\n  stash: {value}\n")
     config = Config.load(file).with_values({"train.seed": 1})
     assert config.head == HeadConfig(centres=3)
