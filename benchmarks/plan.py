@@ -64,9 +64,10 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
     from lookalike.data.classes import Classes
     from lookalike.data.loading.batch import AHEAD, Batch
     from lookalike.distributed.world import World
-    from lookalike.training.build import assemble, create_embedder, create_step, resolve
-    from lookalike.training.build_heads import create_heads
+    from lookalike.training.build import create_embedder, create_step, create_trained
+    from lookalike.training.build_heads import create_heads, metric_margin
     from lookalike.training.optim import set_lr
+    from lookalike.training.resolve import resolve
 
     config = Config.load(None, settings)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -77,10 +78,11 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
         base = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         torch.manual_seed(0)
-        embedder = create_embedder(config)
-        config = resolve(config, embedder, world, classes)
-        heads = create_heads(config, catalog, world)
-        trained = assemble(config, embedder, heads, world)
+        margin = metric_margin(config)
+        embedder = create_embedder(config, margin)
+        config = resolve(config, margin, embedder, world, classes)
+        heads = create_heads(config, margin, catalog, world)
+        trained = create_trained(config, embedder, heads, world)
         step = create_step(config, trained, world)
         step.prepare(frozen=False)
         updates = [head.update for head in heads.values() if head.update is not None]

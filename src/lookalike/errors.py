@@ -98,7 +98,7 @@ class Interrupted(LookalikeError):
     def __init__(self, number: int, step: int, output: str) -> None:
         super().__init__(
             f"stopped by {signal.Signals(number).name} at step {step}, which is saved; "
-            f"go on with: lookalike train --resume --output {output}"
+            f"resume with: lookalike train --resume --output {output}"
         )
         self.exit_code = 128 + number
 

@@ -229,9 +229,9 @@ def set_launcher(monkeypatch, environment):
     ],
 )
 def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
-    error = launch._failure(codes, tmp_path, "Go on with: this")
+    error = launch._failure(codes, tmp_path, "Resume with: this")
     assert words in str(error)
-    assert str(error).endswith("Go on with: this")
+    assert str(error).endswith("Resume with: this")
     assert error.exit_code == code
     assert not error.is_said
 
@@ -308,7 +308,7 @@ def test_many_more_workers_than_cores_are_one_warning(
     monkeypatch.setattr("torch.distributed.run.run", started.append)
     monkeypatch.setattr(launch, "_cores", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    launch.launch(workers, ["train"], tmp_path, "Go on with: this")
+    launch.launch(workers, ["train"], tmp_path, "Resume with: this")
     said = capsys.readouterr().err
     assert len(started) == 1
     assert said.count("\n") == warned

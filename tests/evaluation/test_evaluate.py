@@ -14,11 +14,11 @@ import torch
 
 import lookalike
 from lookalike import cli
-from lookalike.commands.train import _keep
 from lookalike.errors import ConfigError, DataError
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.scores import score
 from lookalike.model.embedder import Embedder
+from lookalike.training.run_output import RunOutput
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_pat
     lookalike.train(train=str(shapes / "train.txt"), output=str(tmp_path / "none"), **settings)
     assert Calibration.load(tmp_path / "none") is None
     # Another model takes its place: what was measured with the old one must go.
-    _keep(lookalike.load(output), lookalike.Run(output))
+    RunOutput(lookalike.Run(output)).save_model(lookalike.load(output))
     assert Calibration.load(output) is None
 
 

@@ -11,7 +11,7 @@ from lookalike.losses import chunk_softmax, class_chunks, create_margin
 from lookalike.losses.class_chunks import ChunkOptions, Chunks, LogitCache
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.head_update import UpdateRule
-from lookalike.training.build_heads import resolve_head
+from lookalike.training.resolve import resolve_head
 
 
 class Products(TorchDispatchMode):

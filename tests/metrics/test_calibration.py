@@ -22,7 +22,7 @@ from lookalike.metrics.pair_scan import PairSet
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.verification import PairCounts, binned, count_pairs
 from lookalike.model.embedder import Embedder
-from lookalike.training.validation import calibrate_on
+from lookalike.training.validation import Validator
 
 CPU = torch.device("cpu")
 
@@ -231,7 +231,7 @@ def test_classes_of_the_training_are_left_out(many_shapes):
     few = torch.where(classes < 30, classes, -1)  # ten new ones: too few to go without the others
     enough = torch.where(classes < 15, classes, -1)
     for known, expected in ((few, (30, 40, 120)), (enough, (0, 25, 75))):
-        found = calibrate_on(
-            embedder, catalog, known, threads=1, source="shapes", chose_checkpoint=False
-        )
+        validator = Validator(catalog, catalog, threads=1)
+        validator.train_classes = known
+        found = validator.calibrate(embedder, "shapes", chose_checkpoint=False)
         assert (found.seen_in_training, found.classes, found.images) == expected

@@ -6,12 +6,13 @@ import yaml
 
 import lookalike
 from lookalike.commands.plan import plan_memory
-from lookalike.commands.summary import say_needed_memory
+from lookalike.commands.summary import log_needed_memory
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
-from lookalike.training import build_heads
-from lookalike.training.build import create_embedder, resolve
-from lookalike.training.build_heads import FUSED_FROM, gradient_bytes
+from lookalike.training import resolve as resolve_module
+from lookalike.training.build import create_embedder
+from lookalike.training.build_heads import metric_margin
+from lookalike.training.resolve import FUSED_FROM, gradient_bytes, resolve
 
 SMALL = {
     "model.backbone": "test_resnet", "model.image_size": 32, "model.embedding_dim": 512,
@@ -22,8 +23,9 @@ MILLION = 1_000_000
 
 def resolved(classes: int, **changes):
     asked = Config().with_values(SMALL | {k.replace("__", "."): v for k, v in changes.items()})
-    embedder = create_embedder(asked)
-    return asked, resolve(asked, embedder, World(), classes), embedder
+    margin = metric_margin(asked)
+    embedder = create_embedder(asked, margin)
+    return asked, resolve(asked, margin, embedder, World(), classes), embedder
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_million_classes_are_said_with_what_would_need_less(caplog):
     assert need.memory.head_gradients == 0
     heads = 2 * MILLION * 512 * 4
     assert np.isclose(need.memory.head_weights + need.memory.head_optimizer, 2 * heads, rtol=0.01)
-    say_needed_memory(need, config, asked)
+    log_needed_memory(need, config, asked)
     first, second = caplog.records
     assert "updated in the backward pass, since their gradients would take 2 GB" in first.message
     assert second.levelname == "WARNING"
@@ -73,10 +75,10 @@ def test_what_is_little_is_not_said(caplog):
     caplog.set_level("INFO")
     asked, config, embedder = resolved(1000)
     assert plan_memory(config, embedder, 1000, World(), limit=8 * 10**9) is None
-    say_needed_memory(None, config, asked)
+    log_needed_memory(None, config, asked)
     assert not caplog.records
     need = plan_memory(config, embedder, 1000, World(), limit=1)  # which all exceed
-    say_needed_memory(need, config, asked)
+    log_needed_memory(need, config, asked)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -89,7 +91,7 @@ def test_micro_batches_need_less():
 
 
 def test_training_records_the_choice_and_says_its_need_first(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_heads, "FUSED_FROM", 8 * 4 * 8)
+    monkeypatch.setattr(resolve_module, "FUSED_FROM", 8 * 4 * 8)
     monkeypatch.setattr("lookalike.commands.plan.installed", lambda: 200_000_000)
     run = lookalike.train(
         train=str(shapes / "train.txt"), output=str(tmp_path / "run"), backbone="test_resnet",

@@ -24,9 +24,10 @@ from lookalike.planning.gpus import MACHINES, read_machine
 from lookalike.planning.memory import memory
 from lookalike.planning.network_profile import measure
 from lookalike.planning.timing import speed
-from lookalike.training.build import assemble, create_embedder, create_step, resolve
-from lookalike.training.build_heads import create_heads
+from lookalike.training.build import create_embedder, create_step, create_trained
+from lookalike.training.build_heads import create_heads, metric_margin
 from lookalike.training.optim import set_lr
+from lookalike.training.resolve import resolve
 
 CLASSES = 3000
 SMALL = {
@@ -45,11 +46,13 @@ def planned(config: Config, **options):
 
 def trained(config: Config, steps: int = 2):
     """The real parts of a run after some steps, and the bytes that a forward pass keeps."""
-    embedder = create_embedder(config)
-    config = resolve(config, embedder, World(), CLASSES)
+    margin = metric_margin(config)
+    embedder = create_embedder(config, margin)
+    config = resolve(config, margin, embedder, World(), CLASSES)
     names = tuple(map(str, range(CLASSES)))
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
-    parts = assemble(config, embedder, create_heads(config, catalog, World()), World())
+    heads = create_heads(config, margin, catalog, World())
+    parts = create_trained(config, embedder, heads, World())
     step = create_step(config, parts, World())
     step.prepare(frozen=config.train.freeze_backbone)
     set_lr(parts.optimizer, 0.01, [h.update for h in parts.heads.values() if h.update is not None])
@@ -124,7 +127,7 @@ def test_predicted_bytes_are_those_that_torch_allocates(changes):
 
 
 def test_the_footprint_leaves_the_network_as_it_is_and_grows_with_the_batch():
-    embedder = create_embedder(small())
+    embedder = create_embedder(small(), metric_margin(small()))
     from lookalike.model.classification_branch import TrainingNetwork
 
     network = TrainingNetwork(embedder, None)

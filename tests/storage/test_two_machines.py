@@ -19,8 +19,8 @@ KEEP = 2
 
 # As the command, but that it takes two seconds without a word for a machine's end.
 IMPATIENT = (
-    "import sys; from lookalike import cli; from lookalike.training import uploader_parts; "
-    "uploader_parts._SILENT_SECONDS = 2; sys.exit(cli.main())"
+    "import sys; from lookalike import cli; from lookalike.training import uploader; "
+    "uploader._SILENT_SECONDS = 2; sys.exit(cli.main())"
 )
 
 
@@ -125,7 +125,7 @@ def test_same_curve_as_in_a_shared_directory(bucket, shapes, expected, tmp_path,
     assert curve(places[0]) == expected[parallel]
     last = f"step-{STEPS:08d}"
     assert storage.read_bytes(f"{output}/checkpoints/latest").decode().strip() == last
-    assert f"checkpoint {last} is safe at {output}" in told[0]
+    assert f"checkpoint {last} is stored at {output}" in told[0]
     assert last in whole(output)
     folders = {name.split("/")[1] for name in storage.sizes_below(output) if "/step-" in name}
     assert len(folders) <= KEEP + 1
@@ -155,7 +155,7 @@ def test_killed_and_resumed_from_nothing(bucket, shapes, expected, tmp_path):
     assert safe, told
     assert safe[-1] < f"step-{STEPS:08d}"
     told = finished(shapes, output, [tmp_path / "three", tmp_path / "four"], resume=True)
-    assert f"going on from {tmp_path}/three/checkpoints/{safe[-1]}" in told[0]
+    assert f"resuming from {tmp_path}/three/checkpoints/{safe[-1]}" in told[0]
     assert curve(tmp_path / "three") == expected["model"]
     assert f"step-{STEPS:08d}" in whole(output)
 
@@ -178,7 +178,7 @@ def test_a_machine_that_cannot_upload(bucket, shapes, expected, tmp_path):
     assert codes == [2, 2], told
     assert whole(output) == []
     assert not {"checkpoints/latest", "checkpoints/best"} & set(storage.sizes_below(output))
-    assert all("is safe" not in text for text in told)
+    assert all("is stored" not in text for text in told)
     for text, words in zip(told, (["worker 1", "two"], ["two"]), strict=True):
         [error] = [line for line in text.splitlines() if line.startswith("error: ")]
         assert "refuses the credentials" in error
@@ -186,11 +186,11 @@ def test_a_machine_that_cannot_upload(bucket, shapes, expected, tmp_path):
         assert all(word in error for word in words), error
     assert str(places[0]) in told[0]
     assert set(old) <= set(storage.sizes_below(output))
-    # When the storage is well again, what lies on the two machines' disks is brought together.
+    # Once the storage is reachable again, what lies on the two machines' disks is brought together.
     bucket.plan = lambda *_: None
     told = finished(shapes, output, places, resume=True)
     assert f"uploading step-{STEPS:08d}, which is not whole there yet" in told[0]
-    assert f"going on from {places[0]}/checkpoints/step-{STEPS:08d}" in told[0]
+    assert f"resuming from {places[0]}/checkpoints/step-{STEPS:08d}" in told[0]
     assert curve(places[0]) == expected["model"]
     assert f"step-{STEPS:08d}" in whole(output)
     # And one machine alone goes on with what two have written.
@@ -243,7 +243,7 @@ def test_a_machine_that_dies(bucket, shapes, tmp_path):
     codes, told = machines.end()
     assert codes == [2, -signal.SIGKILL], told
     [error] = [line for line in told[0].splitlines() if line.startswith("error: ")]
-    assert "has not been heard of for 2 s" in error
+    assert "no heartbeat for 2 s" in error
     assert f"{places[1]} of " in error
     assert str(places[0]) in error
     safe = whole(output)

@@ -10,7 +10,7 @@ import lookalike
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
 from lookalike.storage import clients, get_request, oss, retry
-from lookalike.training.uploader import Mirror
+from lookalike.training.uploader import Uploader
 
 STEPS = 10
 
@@ -134,7 +134,7 @@ def test_a_token_expires_in_mid_run(
 ):
     base, output = f"{scheme}://shop/data", f"{scheme}://shop/runs/x"
     (tmp_path / "secret").mkdir()
-    monkeypatch.setitem(Mirror.__init__.__kwdefaults__, "pause", 0.05)
+    monkeypatch.setitem(Uploader.__init__.__kwdefaults__, "pause", 0.05)
     give(scheme, how, OLD, tmp_path / "secret", monkeypatch)
     upload(shapes, base)
     images = []

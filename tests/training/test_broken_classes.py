@@ -8,7 +8,7 @@ from lookalike.commands.models import training_counts
 from lookalike.data.classes import Classes
 from lookalike.errors import DataError, RunError
 from lookalike.run import Run
-from lookalike.training.resume import _newest
+from lookalike.training.resume import newest_of
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(tmp_path):
 def test_a_broken_file_of_classes_is_named(run, content):
     run.classes.write_bytes(content)
     for read in (
-        lambda: _newest(run, SimpleNamespace(classes=Classes(("boot", "shoe")))),
+        lambda: newest_of(run, SimpleNamespace(classes=Classes(("boot", "shoe")))),
         lambda: training_counts(run.path),
     ):
         with pytest.raises(DataError, match=f"^{run.classes}: not a list of classes"):
@@ -32,4 +32,4 @@ def test_a_broken_file_of_classes_is_named(run, content):
 def test_other_classes_are_refused_on_resume(run):
     run.classes.write_text(Classes(("boot", "cap")).to_json(), encoding="utf-8")
     with pytest.raises(RunError, match="are not those that the run began with"):
-        _newest(run, SimpleNamespace(classes=Classes(("boot", "shoe"))))
+        newest_of(run, SimpleNamespace(classes=Classes(("boot", "shoe"))))

@@ -90,7 +90,7 @@ def test_a_resumed_run_passes_over_a_damaged_checkpoint_and_then_replaces_it(run
     )
     lookalike.train(config, resume=True)
     assert f"{file}: damaged: its bytes are not those that were written" in caplog.text
-    assert f"going on from {run.checkpoints}/step-00000001" in caplog.text
+    assert f"resuming from {run.checkpoints}/step-00000001" in caplog.text
     assert checkpoint.newest(run.checkpoints) == (run.checkpoints / "step-00000002", [])
 
 

@@ -5,7 +5,9 @@ import torch
 
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
-from lookalike.training.build import create_embedder, resolve
+from lookalike.training.build import create_embedder
+from lookalike.training.build_heads import metric_margin
+from lookalike.training.resolve import resolve
 from lookalike.training.step import repeatable
 
 
@@ -33,7 +35,8 @@ def test_bfloat16_only_where_the_gpu_multiplies_in_it(gpu, major, precision):
     config = Config().with_values(
         {"model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32}
     )
-    found = resolve(config, create_embedder(config), World(device=torch.device("cuda", 0)), 8)
+    margin, world = metric_margin(config), World(device=torch.device("cuda", 0))
+    found = resolve(config, margin, create_embedder(config, margin), world, 8)
     assert found.train.precision == precision
     assert found.head.precision == ("bf16" if precision == "bf16" else "fp32")
 

@@ -9,8 +9,9 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.model.embedder import Embedder
-from lookalike.training.build import create_embedder, resolve
-from lookalike.training.micro_batches import check_micro_batches
+from lookalike.training.build import create_embedder
+from lookalike.training.build_heads import metric_margin
+from lookalike.training.resolve import check_micro_batches, resolve
 
 TWO = World(size=2)
 REFUSED = {
@@ -122,8 +123,9 @@ def test_plan_refuses_what_train_refuses(values):
     world = World(size=config.run.workers)
 
     def check_as_train() -> None:
-        embedder = create_embedder(config)
-        resolved = resolve(config, embedder, world, 10)
+        margin = metric_margin(config)
+        embedder = create_embedder(config, margin)
+        resolved = resolve(config, margin, embedder, world, 10)
         check_micro_batches(resolved, embedder, config.train.batch_size, world)
 
     with pytest.raises(ConfigError) as expected:

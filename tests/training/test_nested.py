@@ -9,7 +9,7 @@ import lookalike
 from lookalike.config.config import Config
 from lookalike.data.catalog import open_catalog
 from lookalike.distributed.world import World
-from lookalike.training.build_heads import create_heads, loss_weights
+from lookalike.training.build_heads import create_heads, loss_weights, metric_margin
 
 
 def test_each_head_reads_the_beginning_and_they_share_the_weight(shapes):
@@ -17,7 +17,9 @@ def test_each_head_reads_the_beginning_and_they_share_the_weight(shapes):
         {"model.embedding_dim": 24, "loss.nested_dims": [4, 12], "loss.weight": 3.0,
          "loss.name": "cosface", "loss.classification_weight": 0.0, "head.precision": "fp32"}
     )  # fmt: skip
-    heads = create_heads(config, open_catalog(str(shapes / "train.txt")), World())
+    heads = create_heads(
+        config, metric_margin(config), open_catalog(str(shapes / "train.txt")), World()
+    )
     assert {name: head.dim for name, head in heads.items()} == {
         "metric": 24, "metric_4": 4, "metric_12": 12
     }  # fmt: skip

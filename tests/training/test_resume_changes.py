@@ -14,7 +14,8 @@ from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.optim import LearningRateSchedule
-from lookalike.training.trainer import Trainer, TrainingSchedule
+from lookalike.training.run_output import RunOutput
+from lookalike.training.trainer import Trainer, TrainingParts, TrainingSchedule
 
 STEPS = 6  # of an epoch of 48 images in batches of 8
 
@@ -196,17 +197,20 @@ def test_all_workers_stop_early_by_the_scores_of_the_main_one(tmp_path):
             return torch.full_like(tensor, next(of_main))
 
     of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
+    world = Second(rank=1, size=2)
     trainer = Trainer(
-        SimpleNamespace(ema=None), step=None, loader=None, schedule=None,
-        pace=TrainingSchedule(total_steps=9, patience=2), folder=tmp_path,
-        world=Second(rank=1, size=2), quota=None,
-        measure=lambda: (next(own), {}), keep_model=lambda: None,
-        record=lambda values: None,
+        TrainingParts(
+            loader=None, step=None, bad_images=None, inputs=None,
+            trained=SimpleNamespace(ema=None, embedder=None, heads={"metric": None}),
+            validator=SimpleNamespace(measure=lambda *_: (next(own), {})),
+        ),
+        schedule=TrainingSchedule(total_steps=9, patience=2), learning_rate=None,
+        output=RunOutput(Run(tmp_path), world=world), world=world,
     )  # fmt: skip
     found = []
     for epoch in range(3):
-        improved = trainer._measure(epoch)
-        found.append((improved, trainer.progress.since_best, trainer._is_early_end()))
+        improved = trainer.measure(epoch)
+        found.append((improved, trainer.progress.since_best, trainer.out_of_patience))
     assert found == [(True, 0, False), (False, 1, False), (False, 2, True)]
 
 

@@ -11,8 +11,10 @@ from lookalike.config.config import Config, keys
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
-from lookalike.training.build import RESOLVED_FROM, create_embedder, resolve
+from lookalike.training.build import create_embedder
+from lookalike.training.build_heads import metric_margin
 from lookalike.training.remote_run import saved_config
+from lookalike.training.resolve import RESOLVED_FROM, resolve
 from lookalike.training.resume import as_before, write_request
 
 ASKED = {
@@ -60,7 +62,8 @@ def test_a_complete_request_of_an_older_version_is_taken_as_it_was_used(run, tmp
 
 def test_what_follows_from_other_settings_is_listed():
     config = Config().with_values(ASKED)
-    resolved = resolve(config, create_embedder(config), World(), 8)
+    margin = metric_margin(config)
+    resolved = resolve(config, margin, create_embedder(config, margin), World(), 8)
     assert resolved.asked() - config.asked() == set(RESOLVED_FROM)
 
 

@@ -16,7 +16,7 @@ from engine_process import TINY, call, command, curve, environment, records
 from lookalike.commands.train import train
 from lookalike.errors import Interrupted, RunError
 from lookalike.run import Run
-from lookalike.training.trainer import Trainer
+from lookalike.training.bad_image_limit import BadImageLimit
 
 
 def words(shapes, output, *more):
@@ -45,7 +45,7 @@ def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, co
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
-    assert "go on with: lookalike train --resume" in errors
+    assert "resume with: lookalike train --resume" in errors
     assert "Traceback" not in errors
     step = records(run)[-1]["step"]
     assert (run / "checkpoints/latest").read_text() == f"step-{step:08d}\n"
@@ -59,14 +59,15 @@ def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, co
 def test_a_signal_that_comes_after_the_workers_agreed_is_granted_a_step_later(
     shapes, tmp_path, monkeypatch
 ):
-    after = Trainer._after
+    unshared, calls = BadImageLimit.unshared, []
 
-    def signalled(trainer, epoch, *, late):
-        if trainer.progress.step == 3:
+    def signalled(limit):  # after the signals were looked at
+        calls.append(None)
+        if len(calls) == 3:
             signal.raise_signal(signal.SIGTERM)
-        after(trainer, epoch, late=late)
+        return unshared(limit)
 
-    monkeypatch.setattr(Trainer, "_after", signalled)
+    monkeypatch.setattr(BadImageLimit, "unshared", signalled)
     run = tmp_path / "run"
     with pytest.raises(Interrupted, match="at step 4, which is saved"):
         train(
@@ -104,7 +105,7 @@ def test_a_torn_checkpoint_is_left_aside_and_the_curve_is_the_same(shapes, tmp_p
     done = call(*words(shapes, torn, *more, "train.max_steps=18", "--resume"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step-00000012/network.safetensors: has" in done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert "step-00000006" in done.stderr
     assert curve(torn) == curve(whole)
 
@@ -207,4 +208,4 @@ def test_a_worker_that_is_killed_is_named_and_nothing_else_is_said(shapes, tmp_p
     logged = (run / "log.txt").read_text()
     [line] = [line for line in errors.splitlines() if f" {line}\n" not in logged]
     assert line.startswith("error: worker 1 was ended by SIGKILL: the usual cause is memory")
-    assert line.endswith(f"Go on with: lookalike train --resume --output {run}")
+    assert line.endswith(f"Resume with: lookalike train --resume --output {run}")

@@ -28,15 +28,9 @@ from lookalike.planning.network_profile import Footprint
 from lookalike.planning.network_profile import measure as measure_network
 from lookalike.planning.run_spec import Setup
 from lookalike.storage import Place
-from lookalike.training.build import (
-    PRECISIONS,
-    create_embedder,
-    create_sampling,
-    open_catalogs,
-    resolve,
-)
-from lookalike.training.build_heads import metric_margin
-from lookalike.training.micro_batches import check_micro_batches
+from lookalike.training.build import create_embedder, create_sampling, open_catalogs
+from lookalike.training.build_heads import DTYPES, metric_margin
+from lookalike.training.resolve import check_micro_batches, resolve
 
 CUDA_RUNTIME = 1_500_000_000
 """Bytes that the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL are taken to need."""
@@ -186,9 +180,10 @@ def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Conf
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp16"
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
-    embedder = create_embedder(config)
+    margin = metric_margin(config)
+    embedder = create_embedder(config, margin)
     world = World(size=config.run.workers, device=torch.device(device))
-    return resolve(config, embedder, world, classes), embedder
+    return resolve(config, margin, embedder, world, classes), embedder
 
 
 def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Setup:
@@ -241,7 +236,7 @@ def _sample(config: Config, setup: Setup) -> Sample:
         pooling=config.model.pooling,
         branch=setup.heads > 1,
         batch=setup.micro_batch,
-        precision=PRECISIONS[config.train.precision],
+        precision=DTYPES[config.train.precision],
         optimizer=setup.optimizer,
         frozen=config.train.freeze_backbone,
         shared_norms=setup.shared_norms,
@@ -258,7 +253,8 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
     def network(dim: int, branch: bool) -> TrainingNetwork:
         trunk = embedder
         if dim != embedder.embedding_dim:
-            trunk = create_embedder(config.with_values({"model.embedding_dim": dim}))
+            other = config.with_values({"model.embedding_dim": dim})
+            trunk = create_embedder(other, metric_margin(other))
         second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
         found = TrainingNetwork(trunk, second)
         exclude_unused(found, config.model.train_size or config.model.image_size)
@@ -272,7 +268,7 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
             network(dim, branch),
             images=images,
             image_size=config.model.train_size or config.model.image_size,
-            precision=PRECISIONS[config.train.precision],
+            precision=DTYPES[config.train.precision],
             frozen=config.train.freeze_backbone,
             freeze_batchnorm=config.train.freeze_batchnorm,
         )

@@ -30,7 +30,7 @@ from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
 from lookalike.training.build import create_source, open_catalogs
-from lookalike.training.build_validation import in_training
+from lookalike.training.validation import in_training
 
 _LACKING = (
     "There was no validation list, so nothing is known of how well this model retrieves. With one, "

@@ -21,15 +21,15 @@ from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Plan
 from lookalike.planning.plan_table import size as bytes_text
 from lookalike.run import Run
-from lookalike.training.build_heads import FUSED_FROM
-from lookalike.training.build_validation import in_training
 from lookalike.training.checkpoint import Progress
+from lookalike.training.resolve import FUSED_FROM
 from lookalike.training.trainer import TrainingSchedule
+from lookalike.training.validation import in_training
 
 _MUCH = 0.5  # part of a worker's memory from which on its need is said
 
 
-def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
+def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
     """How many images and classes there are, and whether quality is measured."""
     logger.info(
         "training: %s of %s (%s)",
@@ -64,7 +64,7 @@ def say_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         )  # fmt: skip
 
 
-def say_plan(
+def log_plan(
     config: Config,
     embedder: Embedder,
     loader: TrainLoader,
@@ -98,7 +98,7 @@ def say_plan(
         )  # fmt: skip
 
 
-def say_heads(heads: Mapping[str, Head], world: World) -> None:
+def log_heads(heads: Mapping[str, Head], world: World) -> None:
     """How many class weights there are, where they are and what they take."""
     for name, head in heads.items():
         held = [head.weight, *([] if head.update is None else head.update.rows.values())]
@@ -119,7 +119,7 @@ def say_heads(heads: Mapping[str, Head], world: World) -> None:
         )  # fmt: skip
 
 
-def say_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
+def log_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
     """What a worker will need where that is much of what it has, and which settings need less.
 
     Args:
@@ -161,7 +161,7 @@ def say_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
     )  # fmt: skip
 
 
-def say_memory(world: World) -> None:
+def log_memory(world: World) -> None:
     """The most memory that the main worker held at any time."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
     device = ""
@@ -170,7 +170,7 @@ def say_memory(world: World) -> None:
     logger.info("peak memory of the main worker: %.2f GB%s", host, device)
 
 
-def say_calibration(calibration: Calibration) -> None:
+def log_calibration(calibration: Calibration) -> None:
     """From which cosine on two images are the same thing, and how sure that is."""
     level = calibration.level()
     logger.info(
@@ -188,7 +188,7 @@ def say_calibration(calibration: Calibration) -> None:
         )  # fmt: skip
 
 
-def say_result(run: Run, progress: Progress) -> None:
+def log_result(run: Run, progress: Progress) -> None:
     """Where the model lies and how good it is; plainly so if training did not help."""
     if progress.skipped:
         # The first steps of float16 are skipped until its loss scale is found.

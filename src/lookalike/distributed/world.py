@@ -292,7 +292,7 @@ class KeyValueStore:
         name = f"lookalike-{world.all_gather_object(secrets.token_hex(8))[0]}"
         self._store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
 
-    def post(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any) -> None:
         """Set a JSON value.
 
         Raises:
@@ -303,7 +303,7 @@ class KeyValueStore:
         except RuntimeError:
             raise RunError("the main worker has ended, or cannot be reached any more") from None
 
-    def read(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         """Last value of `key`, None without one.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The parts of a training run, each made as a Config asks."""
+"""Parts of a training run, created once from the request; no part below reads a Config."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.head import Head
+from lookalike.losses.margin import Margin
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
 from lookalike.model.pretrained import worth_saying
 from lookalike.model.trial_pass import exclude_unused
+from lookalike.reporting.loggers import check_installed
+from lookalike.run import Run
 from lookalike.storage.disk_cache import DiskCache
-from lookalike.training.build_heads import loss_weights, metric_margin, resolve_head
-from lookalike.training.checkpoint import Trained
-from lookalike.training.micro_batches import smallest_part
+from lookalike.training.bad_image_limit import BadImageLimit
+from lookalike.training.build_heads import DTYPES, create_heads, loss_weights, metric_margin
+from lookalike.training.checkpoint import Inputs, Trained
 from lookalike.training.optim import (
     Ema,
     LearningRateSchedule,
@@ -42,26 +45,102 @@ from lookalike.training.optim import (
     create_optimizer,
     parameter_groups,
 )
+from lookalike.training.resolve import check_micro_batches
 from lookalike.training.step import TrainStep
-from lookalike.training.trainer import TrainingSchedule
+from lookalike.training.trainer import TrainingParts, TrainingSchedule
+from lookalike.training.validation import Validator
 
-RESOLVED_FROM = {
-    "model.backbone_dim": ("model.backbone",),
-    "model.crop_pct": ("model.backbone",),
-    "loss.margin": ("loss.name",),
-    "loss.scale": ("loss.name",),
-    "loss.classification_weight": ("head.parallel",),
-    "train.precision": ("run.device",),
-    "head.precision": ("run.device", "train.precision"),
-    "head.fused_update": ("head.dtype", "head.sample_rate"),
-}
-"""The settings that `resolve` fills in, each with those that its value follows from."""
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+def build(
+    config: Config,
+    margin: Margin,
+    embedder: Embedder,
+    catalog: Catalog,
+    held_out: Catalog | None,
+    source: Source,
+    run: Run,
+    world: World,
+) -> TrainingParts:
+    """Create the parts of a run; called by all workers together.
+
+    Args:
+        config: the request, resolved.
+        margin: on the embedding.
+        embedder: on the CPU; becomes part of the trained network.
+        catalog: training set.
+        held_out: validation set, if any.
+        source: of image bytes.
+        run: output directory.
+        world: the workers.
+
+    Raises:
+        ConfigError: batches are too small for a batch norm, or class weights too large for memory.
+    """
+    bad = BadImages()
+    loader = create_loader(config, embedder, catalog, bad, world, source)
+    check_micro_batches(config, embedder, loader.batch_size, world)
+    heads = create_heads(config, margin, catalog, world)
+    trained = create_trained(config, embedder, heads, world)
+    inputs = _inputs(config, loader, catalog, held_out, world)
+    return TrainingParts(
+        loader=loader,
+        trained=trained,
+        step=create_step(config, trained, world),
+        bad_images=BadImageLimit(
+            bad, catalog, limit=config.data.max_bad_images, run=run, world=world
+        ),
+        inputs=inputs,
+        validator=None
+        if held_out is None
+        else Validator(
+            held_out,
+            catalog,
+            list_id=inputs.val_list,
+            threads=config.data.threads,
+            world=world,
+            source=source,
+        ),
+    )
+
+
+def _inputs(
+    config: Config, loader: TrainLoader, catalog: Catalog, held_out: Catalog | None, world: World
+) -> Inputs:
+    lists = ["", ""]
+    if world.is_main:  # takes a while for a list of millions
+        lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
+    train_list, val_list = world.all_gather_object(lists)[0]
+    sampler, text = config.data.sampler, loader.sampler.describe()
+    return Inputs(
+        steps_per_epoch=loader.steps_per_epoch,
+        batch_size=loader.batch_size,
+        sampler=f"{sampler}: {text}" if text else sampler,
+        images=len(catalog),
+        train_list=train_list,
+        val_list=val_list,
+    )
+
+
+def check_settings(config: Config) -> None:
+    """Check the names and numbers of margin, augmentations, sampling and loggers before any work.
+
+    Raises:
+        ConfigError: one is not possible.
+        MissingExtraError: the package of a logger is not installed.
+    """
+    metric_margin(config)
+    create_augmentations(config.data.augment)
+    create_sampling(config)
+    check_installed(logger_names(config))
+
+
+def logger_names(config: Config) -> list[str]:
+    """Experiment trackers of a run."""
+    return [*config.train.loggers, *(["tensorboard"] if config.train.tensorboard else [])]
 
 
 def annotation_options(config: Config) -> AnnotationOptions:
-    """Reading options of the annotations, from the request."""
+    """Reading options of the lists."""
     data = config.data
     return AnnotationOptions(
         path_column=data.path_column, label_column=data.label_column, image_root=data.image_root
@@ -69,7 +148,7 @@ def annotation_options(config: Config) -> AnnotationOptions:
 
 
 def keep_streams(config: Config) -> Config:
-    """The request with lists that can be read only once kept as files (`data.readers.streams`)."""
+    """Request with lists that can be read only once copied to files (`data.readers.streams`)."""
     streams = {
         key: value
         for key in ("data.train", "data.val")
@@ -84,19 +163,19 @@ def keep_streams(config: Config) -> Config:
         key: keep_list(read_records(uri, config.data.format, options), options)
         for key, uri in streams.items()
     }
-    # What is kept is a table, whatever it was.
+    # The copy is a table in any case.
     return config.with_values({**values, "data.format": "auto"})
 
 
 def open_catalogs(
     config: Config, bad: BadRows | None = None, skipped: list[Skipped] | None = None
 ) -> tuple[Catalog, Catalog | None]:
-    """The training set, and the validation set where one is given or held out.
+    """Training set, and validation set where one is given or held out.
 
     Args:
         config: the request.
-        bad: gathers complaints about rows, which are then left out; None to raise them.
-        skipped: takes what is skipped of image folders, by kind.
+        bad: collects complaints about rows, which are then left out; None to raise them.
+        skipped: collects what is skipped of image folders, by kind.
     """
     data = config.data
     assert data.train is not None
@@ -126,8 +205,21 @@ def open_catalogs(
     return catalog, held_out
 
 
-def create_embedder(config: Config) -> Embedder:
-    """The network with its weights; says how a file of weights fitted."""
+def create_source(config: Config) -> Source:
+    """Source of image bytes."""
+    data = config.data
+    cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
+    limits = storage.Limits(in_bytes(data.max_image_size), data.image_timeout)
+    return Source(
+        requests=data.requests,
+        cache=cache,
+        limits=limits,
+        allow_truncated=data.allow_truncated,
+    )
+
+
+def create_embedder(config: Config, margin: Margin) -> Embedder:
+    """Network with its initial weights; logs how a file of weights matched."""
     model = config.model
     embedder = Embedder.create(
         model.backbone,
@@ -137,7 +229,7 @@ def create_embedder(config: Config) -> Embedder:
         embedding_dim=model.embedding_dim,
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
-        free_length=metric_margin(config).uses_length,
+        free_length=margin.uses_length,
     )
     other = model.train_size not in (None, model.image_size)
     if model.train_size is not None and other and not embedder.backbone.is_convolutional:
@@ -154,61 +246,63 @@ def create_embedder(config: Config) -> Embedder:
     return embedder
 
 
-def resolve(config: Config, embedder: Embedder, world: World, classes: int) -> Config:
-    """The request with everything filled in that was left to us; what resolved.yaml will say.
-
-    Args:
-        config: the request.
-        embedder: made for it.
-        world: the workers.
-        classes: how many classes there are to learn.
-
-    Raises:
-        ConfigError: settings contradict each other.
-    """
-    loss = config.loss
-    margin = metric_margin(config)
-    if warning := margin.warning():
-        logger.warning("%s", warning)
-    classification = loss.classification_weight
-    if classification is None:
-        classification = 1.0 if config.head.parallel == "data" else 0.0
-    if loss.weight == 0 and classification == 0:
-        raise ConfigError("loss.weight=0 and loss.classification_weight=0 leave nothing to learn")
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "fp32"
-        if world.device.type == "cuda":
-            # Without what torch calls emulation: GPUs before Ampere take bfloat16 tensors, and
-            # multiply them many times slower than float16.
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            precision = "bf16" if native else "fp16"
-    if config.train.batch_size < world.size:
-        raise ConfigError(
-            f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"
-        )
-    smallest_part(config, config.train.batch_size, world)
-    return config.with_values(
-        {
-            "model.backbone_dim": embedder.backbone.dim,
-            "model.crop_pct": embedder.preprocess.crop_pct,
-            "loss.margin": margin.margin,
-            "loss.scale": margin.scale,
-            "loss.classification_weight": classification,
-            "train.precision": precision,
-            **resolve_head(
-                config,
-                margin,
-                precision,
-                world.device,
-                classes=classes,
-                classification=classification,
+def create_loader(
+    config: Config,
+    embedder: Embedder,
+    catalog: Catalog,
+    bad: BadImages,
+    world: World,
+    source: Source,
+) -> TrainLoader:
+    """Training batches."""
+    data, preprocess = config.data, embedder.preprocess
+    size = config.model.train_size or config.model.image_size
+    return TrainLoader(
+        catalog,
+        batch_size=config.train.batch_size,
+        augment=Augment(
+            image_size=size,
+            crop_scale=(data.min_crop, 1.0),
+            flip=data.flip,
+            interpolation=preprocess.interpolation,
+            scaled_decode=data.scaled_decode,
+            then=tuple(
+                each.fitted(size, preprocess.mean)
+                for each in create_augmentations(
+                    data.augment, color_jitter=data.color_jitter, grayscale=data.grayscale
+                )
             ),
-        }
+        ),
+        seed=config.train.seed,
+        threads=data.threads,
+        sampling=create_sampling(config),
+        world=world,
+        bad=bad,
+        source=source,
     )
 
 
-def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: World) -> Trained:
+def create_sampling(config: Config) -> Sampling:
+    """Sampling of training images, checked against the batch size.
+
+    Raises:
+        ConfigError: numbers do not fit each other.
+    """
+    data = config.data
+    sampling = Sampling(
+        name=data.sampler,
+        images_per_class=data.images_per_class,
+        power=data.sampling_power,
+        threshold=data.repeat_threshold,
+        repeats=data.repeats,
+    )
+    sampling.check_batch(config.train.batch_size)
+    return sampling
+
+
+def create_trained(
+    config: Config, embedder: Embedder, heads: dict[str, Head], world: World
+) -> Trained:
     """Network, heads, optimizer, loss scale and average, on this worker's device."""
     branch = None
     if "classification" in heads:
@@ -242,122 +336,47 @@ def assemble(config: Config, embedder: Embedder, heads: dict[str, Head], world: 
     )
 
 
-def create_source(config: Config) -> Source:
-    """Where the bytes of images come from."""
-    data = config.data
-    cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
-    limits = storage.Limits(in_bytes(data.max_image_size), data.image_timeout)
-    return Source(
-        requests=data.requests,
-        cache=cache,
-        limits=limits,
-        allow_truncated=data.allow_truncated,
-    )
-
-
-def create_loader(
-    config: Config,
-    embedder: Embedder,
-    catalog: Catalog,
-    bad: BadImages,
-    world: World,
-    source: Source,
-) -> TrainLoader:
-    """The training batches."""
-    data, preprocess = config.data, embedder.preprocess
-    size = config.model.train_size or config.model.image_size
-    return TrainLoader(
-        catalog,
-        batch_size=config.train.batch_size,
-        augment=Augment(
-            image_size=size,
-            crop_scale=(data.min_crop, 1.0),
-            flip=data.flip,
-            interpolation=preprocess.interpolation,
-            scaled_decode=data.scaled_decode,
-            then=tuple(
-                each.fitted(size, preprocess.mean)
-                for each in create_augmentations(
-                    data.augment, color_jitter=data.color_jitter, grayscale=data.grayscale
-                )
-            ),
-        ),
-        seed=config.train.seed,
-        threads=data.threads,
-        sampling=create_sampling(config),
-        world=world,
-        bad=bad,
-        source=source,
-    )
-
-
-def create_sampling(config: Config) -> Sampling:
-    """How training draws its images; checked against the size of a batch.
-
-    Raises:
-        ConfigError: numbers do not fit each other.
-    """
-    data = config.data
-    sampling = Sampling(
-        name=data.sampler,
-        images_per_class=data.images_per_class,
-        power=data.sampling_power,
-        threshold=data.repeat_threshold,
-        repeats=data.repeats,
-    )
-    sampling.check_batch(config.train.batch_size)
-    return sampling
-
-
-def create_schedule(config: Config, loader: TrainLoader, shift: int = 0) -> TrainingSchedule:
-    """When things happen, in steps.
-
-    Args:
-        config: the request.
-        loader: the training batches.
-        shift: see `Progress`.
-    """
-    settings, steps = config.train, loader.steps_per_epoch
-    total = steps * settings.epochs - shift
-    if settings.max_steps is not None:
-        total = min(total, settings.max_steps)
-    return TrainingSchedule(
-        total_steps=total,
-        eval_every=settings.eval_every,
-        log_every=settings.log_every,
-        checkpoint_every=settings.checkpoint_every,
-        checkpoint_every_steps=settings.checkpoint_every_steps,
-        checkpoint_minutes=settings.checkpoint_minutes,
-        keep_checkpoints=settings.keep_checkpoints,
-        freeze_steps=(
-            total + shift if settings.freeze_backbone else settings.freeze_backbone_epochs * steps
-        ),
-        patience=settings.early_stopping,
-    )
-
-
 def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
-    """The training step on these parts."""
+    """Training step on these parts."""
     return TrainStep(
         trained,
         loss_weights=loss_weights(config),
         world=world,
         seed=config.train.seed,
-        precision=PRECISIONS[config.train.precision],
+        precision=DTYPES[config.train.precision],
         clip_grad_norm=config.optim.clip_grad_norm,
         freeze_batchnorm=config.train.freeze_batchnorm,
         accumulate=config.train.accumulate,
     )
 
 
-def create_learning_rate(
-    config: Config, pace: TrainingSchedule, shift: int = 0
-) -> LearningRateSchedule:
-    """The learning rate by the position in the training data, in steps."""
+def create_schedule(config: Config, steps_per_epoch: int, shift: int = 0) -> TrainingSchedule:
+    """Times of measurements, records and checkpoints, in steps; `shift` as in `Progress`."""
+    train = config.train
+    total = steps_per_epoch * train.epochs - shift
+    if train.max_steps is not None:
+        total = min(total, train.max_steps)
+    frozen = train.freeze_backbone_epochs * steps_per_epoch
+    return TrainingSchedule(
+        total_steps=total,
+        eval_every=train.eval_every,
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        checkpoint_every_steps=train.checkpoint_every_steps,
+        checkpoint_minutes=train.checkpoint_minutes,
+        keep_checkpoints=train.keep_checkpoints,
+        freeze_steps=total + shift if train.freeze_backbone else frozen,
+        patience=train.early_stopping,
+    )
+
+
+def create_learning_rate(config: Config, total_steps: int) -> LearningRateSchedule:
+    """Learning rate by the position in the training data, in steps."""
+    optim = config.optim
     return LearningRateSchedule(
-        lr=config.optim.lr,
-        total_steps=pace.total_steps + shift,
-        warmup_steps=config.optim.warmup_steps,
-        min_lr=config.optim.min_lr,
-        kind=config.optim.schedule,
+        lr=optim.lr,
+        total_steps=total_steps,
+        warmup_steps=optim.warmup_steps,
+        min_lr=optim.min_lr,
+        kind=optim.schedule,
     )

@@ -41,6 +41,8 @@ from torch import Tensor, nn
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.losses.head import Head
+from lookalike.model.classification_branch import TrainingNetwork
+from lookalike.model.embedder import Embedder
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 from lookalike.training import head_checkpoint
 from lookalike.training.optim import Ema, LossScaler
@@ -122,6 +124,12 @@ class Trained:
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     ema: Ema | None
+
+    @property
+    def embedder(self) -> Embedder:
+        """The network without branch and heads: the model of the run."""
+        assert isinstance(self.network, TrainingNetwork)
+        return self.network.embedder
 
 
 def folder_name(step: int) -> str:

@@ -1,4 +1,4 @@
-"""The directory that a training writes to: begun, or gone on with from its newest checkpoint."""
+"""Output directory of a training: created for a new run, or resumed from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed import shared_directory
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
 from lookalike.run import CONFIG, Run, write_text
-from lookalike.training import checkpoint, remote_run, several_machines
+from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.build import RESOLVED_FROM
 from lookalike.training.checkpoint import Inputs, Progress, Trained
-from lookalike.training.trainer import TrainingSchedule
+from lookalike.training.resolve import RESOLVED_FROM
+from lookalike.training.trainer import TrainingParts, TrainingSchedule
 
 
 def saved_request(output: str) -> Config | None:
-    """What the run at `output` was asked for; None where no run was begun.
+    """Request of the run at `output`; None where there is no run.
 
     Raises:
         ConfigError: its config.yaml is broken.
@@ -37,10 +36,10 @@ def saved_request(output: str) -> Config | None:
 
 
 def check_request(config: Config, resume: bool) -> None:
-    """See that there is something to train on, and a place for the results.
+    """Check that a training list and an output are given.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: one is missing.
         RunError: the run to resume does not exist.
         StorageError: nothing can be written to the output.
     """
@@ -62,7 +61,7 @@ def check_request(config: Config, resume: bool) -> None:
 
 
 def _like(output: str) -> str:
-    """The runs beside a place whose names are close to its name, in words."""
+    """Hint at a run beside `output` with a similar name."""
     path = Path(storage.local_path(output)).absolute()
     if storage.is_remote(output) or not path.parent.is_dir():
         return ""
@@ -72,13 +71,11 @@ def _like(output: str) -> str:
 
 
 def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
-    """The request of a resumed run, with what it leaves open as the run used it so far.
+    """Request of a resumed run, with the values that the run used so far where it leaves them open.
 
-    That is what the run resolved when it began, and the defaults of the version that began it.
-    A value that follows from another setting which the request changes is left open, and so is
-    one that was asked for before and is not any more.
-
-    To be called by all workers together.
+    These are the values resolved when the run began, and the defaults of the version that began
+    it. A value that follows from a setting which the request changes stays open, and so does one
+    that was requested before and is not any more. Called by all workers together.
     """
     found: list[str] = []
     with world.raise_together():
@@ -88,10 +85,10 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
             assert asked is not None
             assert used is not None
             found = [asked.to_yaml(complete=False), used.to_yaml()]
-    told = world.all_gather_object(found)[0]
-    if not told:
+    texts = world.all_gather_object(found)[0]
+    if not texts:
         return config
-    before, used = (Config.load(run.path, content=text.encode()) for text in told)
+    before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
 
     def changed(key: str) -> bool:
@@ -106,12 +103,12 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
 
 
 def write_request(run: Run, asked: Config, used: Config) -> None:
-    """Write config.yaml and resolved.yaml, without what addresses hide.
+    """Write config.yaml and resolved.yaml, without secrets in addresses.
 
     Args:
-        run: where to.
-        asked: the request as it came.
-        used: the same with everything resolved.
+        run: output directory.
+        asked: the request as given.
+        used: the request, resolved.
     """
     written = asked.without_secrets()
     cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
@@ -125,10 +122,16 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
 
 
 def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
-    """The directory that this worker writes to, and who keeps it."""
+    """Output directory of this worker, with the leaders of the directories in `World`.
+
+    Called by all workers together. A remote run is downloaded first where it is resumed.
+
+    Raises:
+        RunError: it holds a run and `resume` is False, or it cannot be used.
+    """
     output = config.run.output
     assert output is not None
-    run = Run(place_of(config))
+    run = Run(local_output(config))
     world = shared_directory.find_directory_leaders(world, run.path)
     if not storage.is_remote(output):
         shared_directory.check_shared(world, output)
@@ -137,15 +140,15 @@ def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:
     else:
         with world.raise_together():
             if world.is_main:
-                _meet(output, run, resume)
+                _open_remote(output, run, resume)
     with world.raise_together():
         if world.is_directory_leader:
             Run.create(run.path, resume=resume)
     return run, world
 
 
-def place_of(config: Config) -> Path:
-    """The directory of this machine that the run is written to."""
+def local_output(config: Config) -> Path:
+    """Directory of this machine to which the run is written."""
     output = config.run.output
     assert output is not None
     if storage.is_remote(output):
@@ -153,37 +156,60 @@ def place_of(config: Config) -> Path:
     return Path(storage.local_path(output))
 
 
+def start_or_resume(
+    run: Run, parts: TrainingParts, catalog: Catalog, config: Config, resume: bool, world: World
+) -> Progress:
+    """Load the newest checkpoint of a resumed run, or the weights that a new run starts from.
+
+    Args:
+        run: output directory.
+        parts: of the run; changed in place.
+        catalog: training set.
+        config: the request, resolved.
+        resume: False for a new run.
+        world: the workers.
+
+    Raises:
+        RunError: a checkpoint is missing, damaged or does not fit.
+    """
+    restored = restore(run, parts.trained, parts.bad_images, catalog, resume, world, config)
+    if restored is None and config.train.start_from is not None:
+        warm_start.begin(config.train.start_from, parts.trained, catalog.classes, world)
+    return _with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
+
+
 def restore(
     run: Run,
     trained: Trained,
-    quota: BadImageLimit,
+    bad_images: BadImageLimit,
     catalog: Catalog,
     resume: bool,
     world: World,
     config: Config,
 ) -> Progress | None:
-    """Load the newest whole checkpoint; None where there is none yet.
+    """Load the newest complete checkpoint; None where there is none yet.
 
     Args:
-        run: the directory.
-        trained: what to load it into.
-        quota: gets the bad images of the run so far.
-        catalog: the training list.
-        resume: whether to go on with the run at all.
+        run: output directory.
+        trained: changed in place.
+        bad_images: gets the unreadable images of the run so far.
+        catalog: training set.
+        resume: False for a new run.
         world: the workers.
-        config: the resolved request, which says what changed where a checkpoint does not fit.
+        config: the request, resolved.
 
     Raises:
-        RunError: none is whole, or it does not fit the settings; names those that changed.
+        RunError: no checkpoint is complete, or it does not fit the settings; names those that
+            changed.
     """
-    # As the main worker finds it, which soon writes what makes it exist for a slower one.
+    # As the main worker finds it: a slower worker may see files that it writes next.
     began = torch.tensor(int(resume and run.began()), device=world.device)
     if not world.broadcast(began):
         return None
     name, bad = None, {}
     with world.raise_together():
         if world.is_main:
-            name = _newest(run, catalog)
+            name = newest_of(run, catalog)
             found = [(each.get("row"), each.get("reason")) for each in run.read(run.bad_images)]
             bad = {row: str(reason) for row, reason in found if type(row) is int}
     # Other machines may have nothing of the run but this checkpoint.
@@ -201,13 +227,13 @@ def restore(
             raise
         if config is not None and (others := _other_changes(run, config)):
             logger.warning("resumed with changed settings: %s", ", ".join(others))
-    quota.restore({int(row): reason for row, reason in bad.items()})
+    bad_images.restore({int(row): reason for row, reason in bad.items()})
     world.barrier()
     if world.is_main:
         # At step 0 the start is measured again, and recorded again.
         run.forget_after(progress.step if progress and progress.step else -1)
     newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
-    logger.info("going on from %s", newest)
+    logger.info("resuming from %s", newest)
     return progress
 
 
@@ -220,7 +246,7 @@ _SHAPES = (
 
 
 def _changes_of_shape(run: Run, config: Config) -> list[str]:
-    """The settings of `_SHAPES` that differ from those the run was written with, in words."""
+    """Settings of `_SHAPES` that differ from the run's own, as text."""
     used = remote_run.saved_config(str(run.path))
     if used is None:
         return []
@@ -228,56 +254,43 @@ def _changes_of_shape(run: Run, config: Config) -> list[str]:
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
-_SAID_ELSEWHERE = ("train.epochs", "train.max_steps", "train.batch_size", "data.train", "data.val")
-"""Settings whose change `continued` or the number of steps to do tells."""
+_REPORTED_ELSEWHERE = (
+    "train.epochs",
+    "train.max_steps",
+    "train.batch_size",
+    "data.train",
+    "data.val",
+)
+"""Settings whose change another message reports."""
 
 
 def _other_changes(run: Run, config: Config) -> list[str]:
-    """The settings beyond `_SAID_ELSEWHERE` that differ from the run's own, in words."""
+    """Other settings that differ from the run's own, as text."""
     used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
     if used is None:
         return []
     return [
-        f"{key} {_words(used.get(key))} -> {_words(now.get(key))}"
+        f"{key} {_text(used.get(key))} -> {_text(now.get(key))}"
         for key in keys()
-        if key not in _SAID_ELSEWHERE
+        if key not in _REPORTED_ELSEWHERE
         and not key.startswith("run.")
-        and _words(used.get(key)) != _words(now.get(key))
+        and _text(used.get(key)) != _text(now.get(key))
     ]
 
 
-def _words(value: object) -> str:
-    """A setting as a message shows it; lists and tuples alike."""
+def _text(value: object) -> str:
+    """Setting as a message shows it; a list and a tuple look the same."""
     if value is None:
         return "none"
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def inputs_of(
-    config: Config, loader: TrainLoader, catalog: Catalog, held_out: Catalog | None, world: World
-) -> Inputs:
-    """What this start of a run trains on and is measured on; all workers together."""
-    lists = ["", ""]
-    if world.is_main:  # takes a while for a list of millions
-        lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
-    train_list, val_list = world.all_gather_object(lists)[0]
-    words = loader.sampler.describe()
-    return Inputs(
-        steps_per_epoch=loader.steps_per_epoch,
-        batch_size=loader.batch_size,
-        sampler=f"{config.data.sampler}: {words}" if words else config.data.sampler,
-        images=len(catalog),
-        train_list=train_list,
-        val_list=val_list,
-    )
+def _with_inputs(saved: Progress, now: Inputs) -> Progress:
+    """Progress of a run that is resumed with other inputs; logs what changed.
 
-
-def continued(saved: Progress, now: Inputs) -> Progress:
-    """Where a run stands when it is resumed with other inputs; says what changed.
-
-    The epochs that are done stay done: with batches of another size, the next step is the one
-    that many epochs into the training data. Scores on different validation lists are not
-    compared: the best one is forgotten with its list.
+    Finished epochs stay finished: with batches of another size, the next step is the one that
+    many epochs into the training data. Scores on different validation lists are not compared:
+    the best one is dropped with its list.
     """
     before = saved.inputs
     progress = replace(saved, inputs=now)
@@ -317,10 +330,10 @@ def continued(saved: Progress, now: Inputs) -> Progress:
 
 
 def check_end(config: Config, pace: TrainingSchedule, progress: Progress) -> None:
-    """See that a resumed run does not stand beyond its end.
+    """Check that a resumed run is not past its end.
 
     Raises:
-        RunError: it does; what it was asked for cannot be had.
+        RunError: it is.
     """
     train, inputs, step = config.train, progress.inputs, progress.step
     assert inputs is not None
@@ -341,24 +354,24 @@ def check_end(config: Config, pace: TrainingSchedule, progress: Progress) -> Non
     )
 
 
-def _meet(output: str, local: Run, resume: bool) -> None:
-    """Look at what a remote output holds, and bring it here to go on with it."""
+def _open_remote(output: str, local: Run, resume: bool) -> None:
+    """Download the run at a remote output to resume it, or check that there is none."""
     if resume:
         local.path.mkdir(parents=True, exist_ok=True)
         with local.locked():
             remote_run.resume_from(output, local)
     elif CONFIG in storage.sizes_below(output):
         raise RunError(
-            f"{storage.public(output)} holds a run already; add --resume to go on with it, "
+            f"{storage.public(output)} holds a run already; add --resume to resume it, "
             "or choose another --output"
         )
 
 
-def _newest(run: Run, catalog: Catalog) -> str | None:
-    """The name of the newest whole checkpoint of a run of these classes; None if it has none yet.
+def newest_of(run: Run, catalog: Catalog) -> str | None:
+    """Name of the newest complete checkpoint of a run of these classes; None if it has none yet.
 
     Raises:
-        RunError: it is a run of other classes, or no checkpoint is whole.
+        RunError: it is a run of other classes, or no checkpoint is complete.
         DataError: its classes.json is broken.
     """
     saved = run.classes.read_bytes() if run.classes.exists() else None
@@ -370,7 +383,7 @@ def _newest(run: Run, catalog: Catalog) -> str | None:
         )
     newest, faults = checkpoint.newest(run.checkpoints)
     for fault in faults:
-        logger.warning("%s; left aside", fault)
+        logger.warning("%s; skipped", fault)
     if newest is None and faults:
-        raise RunError(f"{run.path}: no whole checkpoint is left to go on from")
+        raise RunError(f"{run.path}: no complete checkpoint is left to resume from")
     return None if newest is None else newest.name

@@ -58,6 +58,7 @@ def share_model(run: Run, world: World) -> None:
 
     To be called by all workers together.
     """
+    world.barrier()  # the main worker has written it
     if len(world.directory_leaders) == 1:
         return
     names = sorted(path.name for path in run.model.iterdir()) if world.is_main else []

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, update; the same decision on every worker."""
+"""Training step: forward, backward, update; the same decision on every worker."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lookalike.training.optim import all_finite, scale_gradients, squared_norm
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did, on all workers together.
+    """Result of a step, on all workers together.
 
     Attributes:
-        losses: means over the global batch: `loss` in all, `<head>_loss` by head.
-        grad_norm: of all gradients together, before clipping; class weights that change in the
-            backward pass have none.
-        finite: whether everything was finite, and so the weights were updated; otherwise nothing
-            has changed.
+        losses: means over the global batch: `loss` is the total, `<head>_loss` that of a head.
+        grad_norm: of all gradients together, before clipping; class weights that are updated in
+            the backward pass have none.
+        finite: True if everything was finite and the weights were updated; otherwise nothing has
+            changed.
     """
 
     losses: dict[str, float]
@@ -37,17 +37,17 @@ class Outcome:
 
 
 class TrainStep:
-    """The step of a run.
+    """Training step of a run.
 
     Args:
         trained: network, heads, optimizer, loss scale and average.
-        loss_weights: weight of each head's loss, by the head's name.
+        loss_weights: by the head's name.
         world: the workers.
-        seed: of dropout and the like.
+        seed: of dropout.
         precision: float32, bfloat16 or float16; of the network, never of the heads.
         clip_grad_norm: largest norm of all gradients together, 0 for any.
-        freeze_batchnorm: batch norms of the backbone keep their statistics.
-        accumulate: micro-batches that each worker's part of a batch is split into.
+        freeze_batchnorm: keep the statistics of the backbone's batch norms.
+        accumulate: micro-batches of each worker's part of a batch.
     """
 
     def __init__(
@@ -85,10 +85,7 @@ class TrainStep:
         ]
 
     def prepare(self, *, frozen: bool) -> None:
-        """Put the network in training mode, its backbone frozen or learning.
-
-        To be called after anything that changed the mode, and when `frozen` changes.
-        """
+        """Put the network in training mode; call after each change of the mode or of `frozen`."""
         backbone = self.network.embedder.backbone
         self.network.train()
         for parameter in self._learning:
@@ -98,7 +95,7 @@ class TrainStep:
         elif self.freeze_batchnorm:
             freeze_statistics(backbone)
         if self.world.size > 1 and frozen != self._wrapped_frozen:
-            # DDP takes note of what learns when it is made, so each phase has its own.
+            # DDP registers the trainable parameters when it is created: one for each phase.
             self._wrapped = None
             self._wrapped = DistributedDataParallel(
                 self.network,
@@ -108,12 +105,12 @@ class TrainStep:
             self._wrapped_frozen = frozen
 
     def __call__(self, batch: Batch, step: int) -> Outcome:
-        """Do step `step` with this worker's part of the global batch.
+        """Train on this worker's part of the global batch.
 
         A step whose loss, gradients or running statistics are not finite on any worker changes
         nothing on any.
         """
-        self._statistics.keep()
+        self._statistics.save()
         for head in self._updating:
             head.begin(1 / self.trained.scaler.scale)
         if self.accumulate == 1:
@@ -133,7 +130,7 @@ class TrainStep:
         return self._losses(embeddings, branch, batch)
 
     def backward(self, loss: Tensor) -> None:
-        """Leave the gradients of the global mean loss in the parameters, on every worker."""
+        """Compute the gradients of the global mean loss, on every worker."""
         scale = self.trained.scaler.scale
         self.trained.optimizer.zero_grad(set_to_none=True)
         (loss * scale).backward()
@@ -163,7 +160,7 @@ class TrainStep:
         start = 0
         for number, part in enumerate(parts):
             wrapped, last = self._wrapped, number == len(parts) - 1
-            # The workers average their gradients once, with the last micro-batch.
+            # Workers average gradients once, with the last micro-batch.
             with nullcontext() if wrapped is None or last else wrapped.no_sync():
                 [*results] = _columns([self._embed(wrapped or self.network, part, step, number)])
                 torch.autograd.backward(
@@ -177,7 +174,6 @@ class TrainStep:
     def _embed(
         self, network: nn.Module, images: Tensor, step: int, part: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """What `TrainingNetwork` gives for micro-batch number `part` of a step."""
         # Dropout follows from (seed, step, rank), so that a checkpoint needs no random state.
         torch.manual_seed(_mix(self.seed, step, self.world.rank, *([part] if part else [])))
         with self._autocast():
@@ -210,7 +206,7 @@ class TrainStep:
                 self._statistics.finite().logical_not().float().to(device),
             ]
         )  # (losses + 3,)
-        # One wait for the device a step: here, where skipping must be decided by all alike.
+        # The only synchronisation with the device in a step: all workers must decide alike.
         *means, shared, shards, broken = self.world.sum(sums).tolist()
         norm_squared = shared / size + shards
         means = [value / size for value in means]
@@ -234,10 +230,10 @@ class TrainStep:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """On a CUDA device, let cuDNN take convolutions that give the same bits every time.
+    """Select cuDNN's deterministic convolutions on a CUDA device.
 
-    Its fastest gradients of weights add up in an order of chance, so that a resumed run would
-    leave the curve. Attention has gradients of that kind too, which this does not reach.
+    Its fastest gradients of weights sum in a random order, so that a resumed run would leave the
+    curve. Some gradients of attention do so too, which this does not change.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -250,22 +246,19 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 class _Statistics:
-    """The running statistics of a network and its heads, as they were before a step.
-
-    A forward pass moves them before anyone knows whether the step is finite.
+    """Copy of the running statistics before a step, which the forward pass updates in any case.
 
     Args:
-        buffers: of all modules that change some in training.
+        buffers: all that training changes.
         running: those of them that must stay finite.
     """
 
     def __init__(self, buffers: list[Tensor], running: list[Tensor]) -> None:
         self._buffers, self._running = buffers, [each for each in running if each.numel()]
-        self._kept = [each.clone() for each in buffers]
+        self._saved = [each.clone() for each in buffers]
 
     @classmethod
     def of(cls, trained: Trained) -> _Statistics:
-        """Those of the network, and of the margins."""
         states = [head.margin_state for head in trained.heads.values()]
         running = [
             buffer
@@ -275,31 +268,29 @@ class _Statistics:
         return cls([*trained.network.buffers(), *states], [*running, *states])
 
     @torch.no_grad()
-    def keep(self) -> None:
-        """Remember them."""
+    def save(self) -> None:
         if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
+            torch._foreach_copy_(self._saved, self._buffers)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make them what they were at `keep`."""
         if self._buffers:
-            torch._foreach_copy_(self._buffers, self._kept)
+            torch._foreach_copy_(self._buffers, self._saved)
 
     def finite(self) -> Tensor:
-        """Whether all that must be finite are, () bool."""
+        """() bool: all running statistics are finite."""
         return all_finite(self._running)
 
 
 def _columns(outputs: list[tuple[Tensor, Tensor | None]]) -> list[list[Tensor]]:
-    """The embeddings of all micro-batches, and their branch's vectors where there are any."""
+    """Embeddings of all micro-batches, and their branch's vectors if any."""
     embeddings = [embedding for embedding, _ in outputs]
     branches = [branch for _, branch in outputs if branch is not None]
     return [embeddings, branches] if branches else [embeddings]
 
 
 def _mix(*numbers: int) -> int:
-    """One seed from several numbers (SplitMix64's finaliser, applied in turn)."""
+    """Seed from several numbers (SplitMix64's finaliser, applied in turn)."""
     value = 0
     for number in numbers:
         value = (value + number + 0x9E3779B97F4A7C15) & (2**64 - 1)

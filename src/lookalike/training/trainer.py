@@ -1,13 +1,12 @@
-"""The training loop: which step comes next, and what happens between steps."""
+"""Training loop: the next step, and what happens between steps."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -18,10 +17,12 @@ from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
 from lookalike.training import checkpoint, signals
 from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.checkpoint import Progress, Trained
+from lookalike.training.checkpoint import Inputs, Progress, Trained
 from lookalike.training.optim import LearningRateSchedule, all_finite, set_lr
+from lookalike.training.run_output import RunOutput
 from lookalike.training.step import Outcome, TrainStep
 from lookalike.training.throughput import ThroughputMeter
+from lookalike.training.validation import Validator
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """When things happen.
+    """Times of measurements, records and checkpoints.
 
     Attributes:
         total_steps: length of the run.
@@ -42,11 +43,10 @@ class TrainingSchedule:
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between further checkpoints, None for none.
         checkpoint_minutes: minutes between further checkpoints, 0 for none.
-        keep_checkpoints: how many of the latest stay.
-        freeze_steps: position in the training data, in steps, up to which the backbone does not
-            learn.
+        keep_checkpoints: number of the latest checkpoints that are kept.
+        freeze_steps: position in the training data, in steps, up to which the backbone is frozen.
         patience: measurements in a row without a better score after which training stops, 0 for
-            no such end.
+            no early stopping.
     """
 
     total_steps: int
@@ -60,62 +60,63 @@ class TrainingSchedule:
     patience: int = 0
 
 
+@dataclass(frozen=True)
+class TrainingParts:
+    """Parts of a run, on one worker.
+
+    Attributes:
+        bad_images: limit on unreadable images of the training list.
+        inputs: training and validation inputs, compared when the run is resumed.
+        validator: None without a validation set.
+    """
+
+    loader: TrainLoader
+    trained: Trained
+    step: TrainStep
+    bad_images: BadImageLimit
+    inputs: Inputs
+    validator: Validator | None
+
+
 class Trainer:
     """Train on the batches of a loader, measure, save.
 
     Args:
-        trained: network, heads, optimizer, loss scale and average.
-        step: does one step with them.
-        loader: the training batches.
-        schedule: the learning rate.
-        pace: when to log, measure and save.
-        folder: where the checkpoints go.
+        parts: of the run.
+        schedule: times of records, measurements and checkpoints.
+        learning_rate: by the position in the training data.
+        output: for records, the model and checkpoints.
         world: the workers.
-        quota: how many bad images are bearable.
-        measure: gives the primary score and a record of all scores; None without a validation
-            set.
-        keep_model: saves the embedder as the run's result.
-        progress: where training begins.
-        record: takes one object for metrics.jsonl.
-        saved: called on the leader of each directory after each checkpoint.
+        progress: of the checkpoint to resume from, or of a new run.
     """
 
     def __init__(
         self,
-        trained: Trained,
+        parts: TrainingParts,
         *,
-        step: TrainStep,
-        loader: TrainLoader,
-        schedule: LearningRateSchedule,
-        pace: TrainingSchedule,
-        folder: Path,
+        schedule: TrainingSchedule,
+        learning_rate: LearningRateSchedule,
+        output: RunOutput,
         world: World,
-        quota: BadImageLimit,
-        measure: Callable[[], tuple[float, dict[str, Any]]] | None,
-        keep_model: Callable[[], None],
-        record: Callable[[dict[str, Any]], None],
         progress: Progress = Progress(),  # noqa: B008  # frozen
-        saved: Callable[[], None] = lambda: None,
     ) -> None:
-        self.trained = trained
-        self.step = step
-        self.loader = loader
+        self.trained = parts.trained
+        self.step = parts.step
+        self.loader = parts.loader
+        self.validator = parts.validator
+        self.bad_images = parts.bad_images
         self.schedule = schedule
-        self.pace = pace
-        self.folder = folder
+        self.learning_rate = learning_rate
+        self.output = output
+        self.folder = output.run.checkpoints
         self.world = world
-        self.quota = quota
-        self.measure = measure
-        self.keep_model = keep_model
-        self.record = record
-        self.saved = saved
         self.progress = progress
         self._unhealthy = 0
         self._saved_at = time.monotonic()
-        self._watch = ThroughputMeter()
+        self._meter = ThroughputMeter()
 
     def fit(self) -> int | None:
-        """Train to the end, or until a signal asks to stop; either way a checkpoint is there.
+        """Train to the end, or until a signal asks to stop; a checkpoint is saved either way.
 
         Returns:
             The number of the signal that ended it, None when it came to its end.
@@ -123,48 +124,59 @@ class Trainer:
         Raises:
             TrainingError: the loss or the weights stay not finite, or no step was finite.
             NotFiniteError: the model gives the validation images vectors that are not finite.
-            DataError: more images are bad than the quota bears, or none can stand in for them.
-            CredentialsError: the storage of the images refuses who asks; the last step is saved.
+            DataError: more images are bad than the limit allows, or none can replace them.
+            CredentialsError: the storage of the images refuses the credentials; the last step is
+                saved.
             UnavailableError: it does not answer; the last step is saved.
         """
         # The start of a run, or of its measurements on another validation list.
         if self.progress.step == 0:
             self.progress = replace(self.progress, best_score=None, since_best=0)
-        if self.progress.step == 0 or (self.measure and self.progress.best_score is None):
-            self._measure(epoch=self._position // self.loader.steps_per_epoch)
+        if self.progress.step == 0 or (self.validator and self.progress.best_score is None):
+            self.measure(epoch=self._position // self.loader.steps_per_epoch)
             self._save()
-        if self._is_early_end():
-            self._say_early_end()
+        if self.out_of_patience:
+            self._log_early_stop()
             return None
-        total, quiet = self.pace.total_steps, not self.world.is_main
-        # Only what all workers agreed on ends the loop: a wish that comes a moment later is
-        # granted after the next step, with its checkpoint.
+        total, quiet = self.schedule.total_steps, not self.world.is_main
+        # Only what all workers agreed on ends the loop: a signal that comes a moment later stops
+        # training after the next step, with its checkpoint.
         stop = 0
         with (
-            signals.deferred() as wish,
+            signals.deferred() as request,
             Bar("training", total, self.progress.step, unit="steps", quiet=quiet) as bar,
             closing(self._batches()) as batches,
         ):
-            self._watch.start()
-            self._set_phase()
+            self._meter.start()
+            self._freeze_or_learn()
             batch = next(batches, None)
             while batch is not None and not stop:
                 epoch = self._position // self.loader.steps_per_epoch
-                loss, rate = self._one(batch, epoch)
-                bar.advance(note=loss, rate=rate)
-                del batch  # not kept while the next is waited for
-                # The next batch comes before the agreement about this step: so a worker that
-                # cannot have it says so in time for all to save this step together.
-                batch, failure = self._next(batches)
-                stop, late, failed = self._agree(wish, failure)
-                self._after(epoch, late=late or bool(stop) or failed)
+                lr = self._prepare_step()
+                outcome = self.step(batch, self.progress.step)
+                self._count(outcome)
+                self._record(outcome, epoch, lr)
+                bar.advance(note=self._note(outcome), rate=f"{self._meter.rate():,.0f} images/s")
+                del batch  # not kept during the wait for the next one
+                # The next batch comes before the agreement about this step: a worker that cannot
+                # load it reports so in time for all to save this step together.
+                batch, failure = None, None
+                try:
+                    batch = next(batches, None)
+                except LookalikeError as error:
+                    failure = error
+                stop, late, failed = self._agree(request, failure)
+                self._measure_and_save(epoch, late=late or bool(stop) or failed)
                 if failed:
-                    raise self._ended(failure)
-                if self._is_early_end():
-                    self._say_early_end()
+                    logger.warning("training stops; step %d is saved", self.progress.step)
+                    raise failure or TrainingError(
+                        "another worker cannot go on; its own message says why"
+                    )
+                if self.out_of_patience:
+                    self._log_early_stop()
                     stop = 0
                     break
-        done = self._is_early_end() or self.progress.step >= total
+        done = self.out_of_patience or self.progress.step >= total
         if done and 0 < self.progress.skipped == self.progress.step:
             raise TrainingError(
                 f"all {self.progress.step} steps were skipped, as the loss or a gradient was not "
@@ -177,55 +189,49 @@ class Trainer:
         """In the training data, in steps."""
         return self.progress.step + self.progress.shift
 
-    def _is_early_end(self) -> bool:
-        """Whether the score has not become better for as long as is waited for that."""
-        return 0 < self.pace.patience <= self.progress.since_best
+    @property
+    def out_of_patience(self) -> bool:
+        """True if early stopping ends the run."""
+        return 0 < self.schedule.patience <= self.progress.since_best
 
-    def _say_early_end(self) -> None:
+    def _log_early_stop(self) -> None:
         logger.info(
             "early stopping at step %d: no better score in %d measurements, since step %d",
             self.progress.step, self.progress.since_best, self.progress.best_step,
         )  # fmt: skip
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """The batches of all steps that are left."""
+        """Batches of all steps that are left."""
         step, shift = self.progress.step, self.progress.shift
-        while step < self.pace.total_steps:
+        while step < self.schedule.total_steps:
             epoch, position = divmod(step + shift, self.loader.steps_per_epoch)
             with closing(self.loader.epoch(epoch, position)) as batches:
                 for batch in batches:
                     yield batch
                     del batch
                     step += 1
-                    if step == self.pace.total_steps:
+                    if step == self.schedule.total_steps:
                         return
 
-    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, LookalikeError | None]:
-        """The next batch, None at the end; and what the user must mend before there is one."""
-        try:
-            return next(batches, None), None
-        except LookalikeError as failure:
-            return None, failure
-
-    def _ended(self, failure: LookalikeError | None) -> LookalikeError:
-        """What to raise after `failure` here, or on another worker."""
-        logger.warning("training stops; step %d is saved", self.progress.step)
-        return failure or TrainingError("another worker cannot go on; its own message says why")
-
-    def _one(self, batch: Batch, epoch: int) -> tuple[str, str]:
-        """One step and its record; returns loss and rate for the progress bar."""
-        if self._position == self.pace.freeze_steps:
-            self._set_phase()
-        lr = self.schedule.at(self._position)
+    def _prepare_step(self) -> float:
+        """Freeze the backbone or not, set the learning rate and return it."""
+        if self._position == self.schedule.freeze_steps:
+            self._freeze_or_learn()
+        lr = self.learning_rate.at(self._position)
         updates = [head.update for head in self.trained.heads.values() if head.update is not None]
         set_lr(self.trained.optimizer, lr, updates)
-        outcome = self.step(batch, self.progress.step)
-        self._count(outcome)
-        self._watch.add(self.loader.batch_size)
+        return lr
+
+    def _freeze_or_learn(self) -> None:
+        self.step.prepare(frozen=self._position < self.schedule.freeze_steps)
+
+    def _record(self, outcome: Outcome, epoch: int, lr: float) -> None:
+        """Count the step's images, and write its record where one is due."""
+        self._meter.add(self.loader.batch_size)
         step = self.progress.step
-        if step % self.pace.log_every == 0 or step in (1, self.pace.total_steps):
-            rate, share = self._watch.lap(self.loader.wait_seconds)
-            self.record(
+        if step % self.schedule.log_every == 0 or step in (1, self.schedule.total_steps):
+            rate, waiting = self._meter.lap(self.loader.wait_seconds)
+            self.output.record(
                 {
                     "step": step,
                     "epoch": epoch + 1,
@@ -233,88 +239,95 @@ class Trainer:
                     "lr": lr,
                     "grad_norm": outcome.grad_norm,
                     "images_per_second": round(rate, 2),
-                    "waiting": round(share, 4),
+                    "waiting": round(waiting, 4),
                     "skipped": self.progress.skipped,
                 }
             )
-        waiting = self._watch.waiting(self.loader.wait_seconds)
+
+    def _note(self, outcome: Outcome) -> str:
+        """Text beside the progress bar."""
+        waiting = self._meter.waiting(self.loader.wait_seconds)
         starved = f", {waiting:.0%} waiting for images" if waiting >= 0.01 else ""
         skipped = f", {self.progress.skipped} skipped" if self.progress.skipped else ""
-        loss = f"loss {outcome.losses['loss']:.3f}{skipped}{starved}"
-        return loss, f"{self._watch.rate():,.0f} images/s"
+        return f"loss {outcome.losses['loss']:.3f}{skipped}{starved}"
 
     def _count(self, outcome: Outcome) -> None:
-        """Progress, loss scale, and the patience with losses that are not finite."""
+        """Update progress and loss scale.
+
+        Raises:
+            TrainingError: the loss has not been finite for too long.
+        """
         scaler = self.trained.scaler
         scaler.update(finite=outcome.finite)
         skipped = self.progress.skipped + (not outcome.finite)
         self.progress = replace(self.progress, step=self.progress.step + 1, skipped=skipped)
         self._unhealthy = 0 if outcome.finite else self._unhealthy + 1
-        # A loss scale that is still falling to its level is no illness.
+        # While the loss scale still falls to its level, skipped steps are normal.
         if self._unhealthy < PATIENCE or (scaler.enabled and scaler.scale > 1):
             return
         raise TrainingError(
             f"the loss has not been finite for {self._unhealthy} steps in a row, since step "
             f"{self.progress.step - self._unhealthy + 1} (learning rate "
-            f"{self.schedule.at(self._position - 1):.2g}). {self._last_good()}"
+            f"{self.learning_rate.at(self._position - 1):.2g}). {self._last_good()}"
         )
 
     def _last_good(self) -> str:
-        """What to do about numbers that are not finite, and the checkpoint to go back to."""
+        """Remedies for numbers that are not finite, and the checkpoint to return to."""
         newest, _ = checkpoint.newest(self.folder, verify=False)
         return f"{_REMEDIES}; the last good checkpoint is {newest or f'in {self.folder}'}"
 
     def _agree(
-        self, wish: signals.StopRequest, failure: LookalikeError | None
+        self, request: signals.StopRequest, failure: LookalikeError | None
     ) -> tuple[int, bool, bool]:
-        """What any worker wishes, known to all.
+        """Exchange between the workers what each has to report after a step.
 
         Returns:
             A signal to stop at; whether to save now; whether a worker has no next batch.
         """
         minutes = (time.monotonic() - self._saved_at) / 60
-        late = self.world.is_main and 0 < self.pace.checkpoint_minutes <= minutes
+        late = self.world.is_main and 0 < self.schedule.checkpoint_minutes <= minutes
         mine = torch.tensor(
-            [wish.signal or 0, int(late), int(failure is not None), self.quota.unshared()]
+            [request.signal or 0, int(late), int(failure is not None), self.bad_images.unshared()]
         )
         if self.world.size > 1:  # alone, the host need not wait for the device
             mine = self.world.max(mine.to(self.world.device))
         stop, save, failed, bad = mine.tolist()
         if bad:
-            self.quota.share()
+            self.bad_images.gather()
         return stop, bool(save), bool(failed)
 
-    def _after(self, epoch: int, *, late: bool) -> None:
+    def _measure_and_save(self, epoch: int, *, late: bool) -> None:
         """Measure and save where it is due after a step."""
-        step, pace, done = self.progress.step, self.pace, epoch + 1
+        step, schedule, done = self.progress.step, self.schedule, epoch + 1
         end_of_epoch = self._position % self.loader.steps_per_epoch == 0
-        last = step == pace.total_steps
-        measured = last or bool(end_of_epoch and pace.eval_every and done % pace.eval_every == 0)
-        regular = (end_of_epoch and done % pace.checkpoint_every == 0) or bool(
-            pace.checkpoint_every_steps and step % pace.checkpoint_every_steps == 0
+        last = step == schedule.total_steps
+        due = bool(end_of_epoch and schedule.eval_every and done % schedule.eval_every == 0)
+        measured = last or due
+        regular = (end_of_epoch and done % schedule.checkpoint_every == 0) or bool(
+            schedule.checkpoint_every_steps and step % schedule.checkpoint_every_steps == 0
         )
-        # Nothing regular in the middle of trouble: it would push out an older, sounder one.
+        # No regular one while losses are not finite: it would replace an older, sounder one.
         regular = regular and self._unhealthy == 0
         if not (measured or late or regular):
             return
-        with self._watch.paused():
+        with self._meter.paused():
             if not self._weights_are_finite():
                 if last or late:
                     raise TrainingError(
                         f"the weights are not finite after step {step} (learning rate "
-                        f"{self.schedule.at(self._position - 1):.2g}); they are not saved. "
+                        f"{self.learning_rate.at(self._position - 1):.2g}); they are not saved. "
                         f"{self._last_good()}"
                     )
                 return  # the loss is not finite any more: patience with it ends the run
             improved = False
             if measured:
-                improved = self._measure(epoch=done)
-                self._set_phase()
-            if last or late or improved or regular or self._is_early_end():
+                improved = self.measure(epoch=done)
+                self._freeze_or_learn()
+            if last or late or improved or regular or self.out_of_patience:
                 self._save()
 
     def _weights_are_finite(self) -> bool:
-        """Whether all workers have sound weights."""
+        """True if the weights of all workers are finite."""
         trained = self.trained
         tensors = [
             *trained.network.state_dict().values(),
@@ -325,13 +338,15 @@ class Trainer:
         broken = all_finite(tensors).logical_not().to(self.world.device, torch.int64)
         return not self.world.max(broken)
 
-    def _measure(self, epoch: int) -> bool:
-        """Measure retrieval and keep the model if it is the best; returns whether it is."""
-        if self.measure is None:
-            self._averaged(self.keep_model)
+    def measure(self, epoch: int) -> bool:
+        """Measure retrieval and save the model if it is the best; returns whether it is."""
+        embedder = self.trained.embedder
+        if self.validator is None:
+            self._averaged(lambda: self.output.save_model(embedder))
             return False
-        score, record = self._averaged(self.measure)
-        # What follows is decided alike by all, whatever their rounding.
+        validator, head = self.validator, self.trained.heads["metric"]
+        score, record = self._averaged(lambda: validator.measure(embedder, head))
+        # The main worker's score decides for all, whatever their rounding.
         score = float(
             self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))
         )
@@ -343,7 +358,7 @@ class Trainer:
             )
         else:
             self.progress = replace(progress, since_best=progress.since_best + 1)
-        self.record(
+        self.output.record(
             {
                 "step": progress.step,
                 "epoch": epoch,
@@ -352,11 +367,11 @@ class Trainer:
             }
         )
         if improved:
-            self._averaged(self.keep_model)
+            self._averaged(lambda: self.output.save_model(embedder))
         return improved
 
     def _averaged(self, action: Callable[[], T]) -> T:
-        """Do it with the average of the weights, where one is kept."""
+        """Call with the average of the weights, where one is kept."""
         ema = self.trained.ema
         with ema.applied() if ema is not None else nullcontext():
             return action()
@@ -371,10 +386,8 @@ class Trainer:
             if self.progress.best_score is not None:
                 best = self.folder / checkpoint.folder_name(self.progress.best_step)
                 storage.write_bytes(str(self.folder / "best"), f"{best.name}\n".encode())
-            checkpoint.prune(self.folder, written=name, keep=self.pace.keep_checkpoints, also=best)
-            self.saved()
+            keep = self.schedule.keep_checkpoints
+            checkpoint.prune(self.folder, written=name, keep=keep, also=best)
+        self.output.checkpoint_saved()
         # A worker that ends now must not take a directory leader down in the middle of this.
         self.world.barrier()
-
-    def _set_phase(self) -> None:
-        self.step.prepare(frozen=self._position < self.pace.freeze_steps)

@@ -1,72 +1,157 @@
-"""A run's directory copied to object storage while it trains.
+"""Upload of a run's directory to object storage while it trains.
 
-At each checkpoint the main worker makes hard links of what is to go, which cost nothing and
-outlive the pruning of the directory, and a thread uploads them: small files first, then the
-checkpoint with its state.json last, then `latest`, `best` and the model. One set of links waits
-at most: a newer checkpoint takes the place of one whose upload has not begun.
-
-Where several machines have directories of their own, the workers of the others write slices that
-the main worker does not see. `uploader_parts` sends them, and says here when they are safe.
+At a checkpoint the leader of each output directory takes a snapshot of it, mostly hard links, which
+outlive the pruning of the directory, and a thread uploads it. The main worker sends small files
+first, then its slices of the checkpoint, state.json when the slices of all machines are stored,
+then `latest`, `best` and the model. The leaders on other machines send the slices that the main
+worker does not see. A snapshot is taken on all machines or on none: where one still sends, the
+checkpoint is left to the next snapshot, or to the one at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import platform
 import shutil
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lookalike import storage
-from lookalike.errors import LookalikeError, StorageError
+from lookalike.distributed.world import ALONE, KeyValueStore, World
+from lookalike.errors import LookalikeError, RunError, StorageError
 from lookalike.log import logger
 from lookalike.run import CONFIG, RESOLVED, Run
 from lookalike.training import checkpoint
-from lookalike.training.snapshot import Stages
 
 _LAST_TRIES = 3
 _LONGEST_PAUSE = 60.0
-_SAY_SECONDS = 10.0
-_BEAT_SECONDS = 1.0
+_LOG_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 1.0
+_SILENT_SECONDS = 60.0
+_POLL_SECONDS = 0.2
 _FIRST = (RESOLVED, CONFIG, "classes.json", "metrics.jsonl", "bad_images.jsonl")
 
 
+def create_uploader(run: Run, output: str, *, keep: int, world: World) -> Uploader | None:
+    """Upload from this worker's directory; None where another worker does it, or nobody.
+
+    Called by all workers together.
+
+    Args:
+        run: output directory of this worker.
+        output: URI of the copy, or a local directory, which has none.
+        keep: number of the latest checkpoints that stay there, beside the best.
+        world: the workers.
+    """
+    if not storage.is_remote(output):
+        return None
+    logger.info("written to %s, and from there to %s", run.path, storage.public(output))
+    machines = Machines.of(run, world) if len(world.directory_leaders) > 1 else None
+    if not world.is_directory_leader:
+        return None
+    return Uploader(run, output, keep=keep, world=world, machines=machines)
+
+
 class PartError(StorageError):
-    """A checkpoint cannot become whole there: what another machine has of it does not come."""
-
-    def __init__(self, message: str, *, final: bool) -> None:
-        super().__init__(message)
-        self.final = final
+    """Slices of a checkpoint that another machine will not send."""
 
 
-class Others(Protocol):
-    """The other machines that send their slices of each checkpoint."""
+class Machines:
+    """Messages between the uploads of several machines.
+
+    A checkpoint is identified by name and `id`: slices of the same step that an earlier start left
+    in the storage are never taken for those to come.
+
+    Args:
+        store: shared by all workers.
+        names: host name and directory of each leader, by rank.
+    """
+
+    def __init__(self, store: KeyValueStore, names: Mapping[int, tuple[str, str]]) -> None:
+        self._store, self._names = store, names
+        self._heard: dict[int, tuple[Any, float]] = {}
+        self._heartbeats = 0
+
+    @classmethod
+    def of(cls, run: Run, world: World) -> Machines:
+        """Machines of a run; called by all workers together."""
+        store = KeyValueStore(world)
+        names = world.all_gather_object([platform.node(), str(run.path)])
+        return cls(store, {rank: tuple(names[rank]) for rank in world.directory_leaders})
 
     @property
     def places(self) -> str:
-        """Where their copies are, in words."""
+        """Directories of the other machines, as text."""
+        texts = [f"{path} of {host}" for rank, (host, path) in self._names.items() if rank]
+        return f" and, what the other machines wrote, in {', '.join(texts)}"
 
-    def wait(
-        self, state: Mapping[str, Any], mine: Collection[str], number: int, mirror: Mirror
-    ) -> None:
-        """Wait until the files of a checkpoint that are not `mine` are safe there.
+    def name(self, rank: int) -> str:
+        """Name of a machine in messages."""
+        return f"worker {rank} ({self._names[rank][0]})"
+
+    def heartbeat(self, rank: int) -> None:
+        """Report that this machine is alive, while it waits for the end of its upload."""
+        self._heartbeats += 1
+        self._report(f"heartbeat/{rank}", self._heartbeats)
+
+    def sent(self, checkpoint_id: str, rank: int, files: list[str]) -> None:
+        """Report the slices of a checkpoint that this machine has stored."""
+        self._store.set(f"{checkpoint_id}/{rank}", files)
+
+    def ended(self, rank: int, error: LookalikeError | None) -> None:
+        """Report that this machine uploads nothing more."""
+        self._report(f"ended/{rank}", {"error": None if error is None else str(error)})
+
+    def _report(self, key: str, value: Any) -> None:
+        with contextlib.suppress(RunError):  # the main worker, which would read it, has ended
+            self._store.set(key, value)
+
+    def missing(self, checkpoint_id: str, files: set[str], *, ending: bool) -> int | None:
+        """Rank of a machine that has yet to store some of `files`; None if all are stored.
 
         Raises:
-            PartError: they will not come any more.
+            PartError: a file will not be stored any more.
         """
+        others = [rank for rank in self._names if rank]
+        parts = {rank: self._store.get(f"{checkpoint_id}/{rank}") for rank in others}
+        files = files.difference(*(part for part in parts.values() if part is not None))
+        if not files:
+            return None
+        late = [rank for rank, part in parts.items() if part is None]
+        if not late:
+            raise PartError(f"no machine has {min(files)}")
+        for rank in late:
+            ended = self._store.get(f"ended/{rank}")
+            if ended is not None:
+                cause = ended["error"] or "it ended before"
+                raise PartError(f"{self.name(rank)} has not sent its part: {cause}")
+            if ending:
+                self._check_alive(rank)
+        return late[0]
+
+    def _check_alive(self, rank: int) -> None:
+        heartbeat, now = self._store.get(f"heartbeat/{rank}"), time.monotonic()
+        if rank not in self._heard or self._heard[rank][0] != heartbeat:
+            self._heard[rank] = (heartbeat, now)
+        elif now - self._heard[rank][1] > _SILENT_SECONDS:
+            raise PartError(f"{self.name(rank)}: no heartbeat for {_SILENT_SECONDS:g} s")
 
 
-class Mirror:
-    """The remote copy of a run; made on the main worker.
+class Uploader:
+    """Remote copy of a run, from the directory of one leader.
 
     Args:
-        run: the directory on this machine.
-        output: the URI of the copy.
-        keep: how many of the latest checkpoints stay there, beside the best.
+        run: output directory.
+        output: URI of the copy.
+        keep: number of the latest checkpoints that stay there, beside the best.
+        world: the workers.
+        machines: the other directories of the run, if any.
         pause: seconds after the first failed upload; each further one doubles it.
-        others: other machines that send slices too.
     """
 
     def __init__(
@@ -75,173 +160,238 @@ class Mirror:
         output: str,
         *,
         keep: int,
+        world: World = ALONE,
+        machines: Machines | None = None,
         pause: float = 1.0,
-        others: Others | None = None,
     ) -> None:
         self.run, self.output, self.keep, self.pause = run, output, keep, pause
-        self.others = others
-        self._stages = Stages(run, run.path)
-        self._waiting: Path | None = None
-        self.ending = False
+        self.world, self.machines = world, machines
+        self._snapshots = run.path / ".upload"
+        self._count = 0
+        self._next: Path | None = None
+        self._busy = False
+        self._ending = False
         self._error: LookalikeError | None = None
-        self._safe: set[str] = set()
+        self._stored: dict[str, str] = {}  # text of state.json by checkpoint
         self._changed = threading.Condition()
-        self.doing = ""
+        self._progress = ""
         self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
+        shutil.rmtree(self._snapshots, ignore_errors=True)
 
     def start(self) -> None:
-        """Write the first files there, so that a wrong place is known before any work.
+        """Write the first files, so that a wrong place is found before any work.
 
         Raises:
             StorageError: they cannot be written.
         """
-        for name in _FIRST[:3]:
-            storage.write_file(self.run.path / name, self._uri(name))
+        if self.world.is_main:
+            for name in _FIRST[:3]:
+                storage.write_file(self.run.path / name, self._uri(name))
+        else:
+            probe = self._uri(f".worker-{self.world.rank:05d}")
+            storage.write_bytes(probe, b"may write")
+            storage.remove_file(probe)
         self._thread.start()
 
-    def saved(self) -> None:
-        """Take the directory as it is, just after a checkpoint, and have it uploaded."""
-        stage = self._stages.take()
-        latest = (stage / "checkpoints/latest").read_text("utf-8").strip()
+    @property
+    def busy(self) -> bool:
+        """True while it sends; False before another try, or while it waits for other machines."""
+        return self._busy
+
+    def checkpoint_saved(self) -> None:
+        """Upload the directory as it is now, in place of a snapshot that could not be sent."""
+        snapshot = self._take()
         with self._changed:
-            self._safe.discard(latest)  # the same step again, after a resume
-            if self._waiting is not None:
-                shutil.rmtree(self._waiting)
-            self._waiting = stage
-            self._changed.notify_all()
+            self._replace_next(snapshot)
 
     def finish(self) -> None:
-        """Wait until all is there.
+        """Upload the directory as it is now, and wait for it.
 
         Raises:
-            StorageError: it is not; says where the local copy is.
+            StorageError: the upload failed; names the local copy.
         """
-        self._end(self._stages.take() if (self.run.checkpoints / "latest").exists() else None)
+        snapshot = self._take() if (self.run.checkpoints / "latest").exists() else None
+        with self._changed:
+            if snapshot is not None:
+                self._replace_next(snapshot)
+            self._ending = True
+            self._changed.notify_all()
+        logged = time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(_HEARTBEAT_SECONDS)
+            if self.machines is not None:
+                self.machines.heartbeat(self.world.rank)
+            if self._thread.is_alive() and time.monotonic() - logged > _LOG_SECONDS:
+                logged = time.monotonic()
+                logger.info("waiting for the upload: %s", self._progress)
+        shutil.rmtree(self._snapshots, ignore_errors=True)
         if self._error is not None:
-            others = self.others.places if self.others is not None else ""
+            others = self.machines.places if self.machines and self.world.is_main else ""
             raise StorageError(
                 f"{self._error}; the upload is not complete, and nothing is lost: all of it is in "
-                f"{self.run.path}{others}. When the storage is well: lookalike train --resume "
-                f"--output {storage.public(self.output)}"
+                f"{self.run.path}{others}. Once the storage is reachable again: lookalike train "
+                f"--resume --output {storage.public(self.output)}"
             )
 
-    @property
-    def overtaken(self) -> bool:
-        """Whether a newer checkpoint waits for the one that is being sent."""
-        return self._waiting is not None
+    def _replace_next(self, snapshot: Path) -> None:
+        if self._next is not None:
+            shutil.rmtree(self._next)
+        self._next, self._busy = snapshot, True
+        self._changed.notify_all()
 
-    def _end(self, stage: Path | None) -> None:
-        with self._changed:
-            if stage is not None:
-                if self._waiting is not None:
-                    shutil.rmtree(self._waiting)
-                self._waiting = stage
-            self.ending = True
-            self._changed.notify_all()
-        said = time.monotonic()
-        while self._thread.is_alive():
-            self._thread.join(_BEAT_SECONDS)
-            self._beat()
-            if self._thread.is_alive() and time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
-                logger.info("waiting for the upload: %s", self.doing)
-        self._stages.clear()
+    def _take(self) -> Path:
+        """Take a snapshot: links of checkpoints, only `latest` and `best`, and copies of the rest.
 
-    def _beat(self) -> None:
-        """Called each second while the end waits for the upload."""
+        Other machines than the main worker's take checkpoints only.
+        """
+        self._count += 1
+        snapshot = self._snapshots / str(self._count)
+        pointers = [self.run.checkpoints / pointer for pointer in ("latest", "best")]
+        kept = {path.read_text("utf-8").strip() for path in pointers if path.exists()}
+        for path in _files(self.run.path if self.world.is_main else self.run.checkpoints):
+            name = path.relative_to(self.run.path)
+            in_checkpoints = name.parts[0] == "checkpoints"
+            if name.name[0] == "." or (
+                in_checkpoints and len(name.parts) > 2 and name.parts[1] not in kept
+            ):
+                continue
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".safetensors" and in_checkpoints:
+                os.link(path, snapshot / name)
+            else:
+                shutil.copyfile(path, snapshot / name)
+        return snapshot
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self.ending)
-                stage, self._waiting = self._waiting, None
-            if stage is None:
-                return
-            try:
-                self._insist(stage)
-            except LookalikeError as error:
-                self._error = error
-            except Exception as error:  # the end of the run must know, whatever it was
-                self._error = StorageError(
-                    f"{storage.public(self.output)}: upload failed ({type(error).__name__})"
-                )
-            else:
-                self._error = None
-            finally:
-                shutil.rmtree(stage, ignore_errors=True)
+        try:
+            while True:
+                with self._changed:
+                    self._busy = self._next is not None
+                    self._changed.wait_for(lambda: self._next is not None or self._ending)
+                    snapshot, self._next = self._next, None
+                if snapshot is None:
+                    return
+                try:
+                    self._upload_with_retries(snapshot)
+                except LookalikeError as error:
+                    self._error = error
+                except Exception as error:  # reported at the end of the run
+                    self._error = StorageError(
+                        f"{storage.public(self.output)}: upload failed ({type(error).__name__})"
+                    )
+                else:
+                    self._error = None
+                finally:
+                    shutil.rmtree(snapshot, ignore_errors=True)
+        finally:
+            if self.machines is not None:
+                self.machines.ended(self.world.rank, self._error)
 
-    def _insist(self, stage: Path) -> None:
-        """Upload, again and again while training goes on, unless a newer one waits."""
+    def _upload_with_retries(self, snapshot: Path) -> None:
+        """Upload, again and again while training goes on, unless a newer snapshot waits."""
         pause, last = self.pause, 0
         while True:
+            self._busy = True
             try:
-                self._upload(stage)
+                self._upload(snapshot)
                 return
             except StorageError as error:
-                if isinstance(error, PartError) and error.final:
-                    raise
-                last += self.ending
-                # At the end what waits is the same once more, or newer by a last step.
-                if self.overtaken and (not self.ending or isinstance(error, PartError)):
+                last += self._ending
+                if self._next is not None:
                     logger.warning("%s; the newer checkpoint is next", error)
                     return
-                if last >= _LAST_TRIES:
+                if last >= _LAST_TRIES or isinstance(error, PartError):
                     raise
                 logger.warning("%s; the upload is tried again in %.3g s", error, pause)
+            self._busy = False
             until = time.monotonic() + pause
             pause = min(2 * pause, _LONGEST_PAUSE)
             with self._changed:
-                if not self.ending:
+                if not self._ending:
                     self._changed.wait_for(
-                        lambda: self.ending or self._waiting is not None,
-                        until - time.monotonic(),
+                        lambda: self._ending or self._next is not None, until - time.monotonic()
                     )
                     continue
             time.sleep(max(0.0, until - time.monotonic()))
 
-    def _upload(self, stage: Path) -> None:
-        files = [str(p.relative_to(stage)) for p in sorted(stage.rglob("*")) if p.is_file()]
+    def _upload(self, snapshot: Path) -> None:
+        checkpoints = sorted(path.name for path in (snapshot / "checkpoints").glob("step-*"))
+        if not self.world.is_main:
+            for name in checkpoints:
+                self._send_slices(snapshot, name)
+            return
+        files = [str(p.relative_to(snapshot)) for p in sorted(snapshot.rglob("*")) if p.is_file()]
         for name in (name for name in _FIRST if name in files):
-            self._send(stage, name)
-        folders = sorted(path.name for path in (stage / "checkpoints").glob("step-*"))
-        for name in folders:
-            self._send_checkpoint(stage, name)
+            self._send(snapshot, name)
+        for name in checkpoints:
+            self._send_checkpoint(snapshot, name)
         rest = [n for n in files if n not in _FIRST and not n.startswith("checkpoints/")]
         for name in [*rest, *(n for n in files if n in ("checkpoints/latest", "checkpoints/best"))]:
-            self._send(stage, name)
-        self._prune(set(folders))
+            self._send(snapshot, name)
+        self._prune(set(checkpoints))
 
-    def _send_checkpoint(self, stage: Path, name: str) -> None:
+    def _send_checkpoint(self, snapshot: Path, name: str) -> None:
+        """Send the main worker's slices, and state.json when those of all machines are stored."""
         place = f"checkpoints/{name}"
-        if name in self._safe or self._is_there(stage, place):
-            self._safe.add(name)
-            return
-        state = f"{place}/{checkpoint.STATE_FILE}"
-        storage.remove_file(self._uri(state))  # of the same step before: not whole from now on
-        mine = [path.name for path in sorted((stage / place).glob("*.safetensors"))]
-        for file in mine:
-            self._send(stage, f"{place}/{file}")
-        if self.others is not None:
-            said = json.loads((stage / state).read_text("utf-8"))
-            self.others.wait(said, mine, int(stage.name), self)
-            self._check(place, said["files"])
-        self._send(stage, state)
-        self._safe.add(name)
-        logger.info("checkpoint %s is safe at %s", name, storage.public(self._uri(place)))
+        text = (snapshot / place / checkpoint.STATE_FILE).read_text("utf-8")
+        if self._stored.get(name) != text and not self._is_stored(place, text):
+            files = json.loads(text)["files"]
+            missing = set(files).difference(self._send_slices(snapshot, name))
+            if self.machines is not None and missing:
+                self._wait_for(_id_of(name, text), missing)
+                self._check(place, files)
+            self._send(snapshot, f"{place}/{checkpoint.STATE_FILE}")
+            logger.info("checkpoint %s is stored at %s", name, storage.public(self._uri(place)))
+        self._stored[name] = text
 
-    def _is_there(self, stage: Path, place: str) -> bool:
-        """Whether this very checkpoint lies there whole, as one that was fetched does."""
-        text = (stage / place / checkpoint.STATE_FILE).read_text("utf-8")
+    def _send_slices(self, snapshot: Path, name: str) -> list[str]:
+        """Send the files of a checkpoint that were written here, and report them."""
+        folder, place = snapshot / "checkpoints" / name, f"checkpoints/{name}"
+        mine = sorted(path.name for path in folder.glob("*.safetensors"))
+        text = (folder / checkpoint.STATE_FILE).read_text("utf-8")
+        if not self.world.is_main:
+            # A checkpoint that is complete here was downloaded: the main worker has all of it too.
+            complete = set(mine) >= set(json.loads(text)["files"])
+            if not mine or complete or self._stored.get(name) == text:
+                return mine
+        # Of the same step before: incomplete from now on.
+        storage.remove_file(self._uri(f"{place}/{checkpoint.STATE_FILE}"))
+        for file in mine:
+            self._send(snapshot, f"{place}/{file}")
+        if self.machines is not None and not self.world.is_main:
+            self.machines.sent(_id_of(name, text), self.world.rank, mine)
+            self._stored[name] = text
+        return mine
+
+    def _wait_for(self, checkpoint_id: str, files: set[str]) -> None:
+        """Wait until the other machines have stored their slices.
+
+        Raises:
+            PartError: they will not, or a newer snapshot waits.
+        """
+        assert self.machines is not None
+        self._busy = False
+        while True:
+            late = self.machines.missing(checkpoint_id, files, ending=self._ending)
+            if late is None:
+                return
+            self._progress = f"{self.machines.name(late)} is sending its part"
+            if self._next is not None and not self._ending:
+                raise PartError(f"{self.machines.name(late)} could not send its part")
+            time.sleep(_POLL_SECONDS)
+
+    def _is_stored(self, place: str, text: str) -> bool:
+        """True if this very checkpoint is complete there, as one that was downloaded is."""
         state = json.loads(text)
         sizes = storage.sizes_below(self._uri(place)) if "id" in state else {}
         if any(sizes.get(name) != size for name, size in state["files"].items()):
             return False
-        there = checkpoint.STATE_FILE in sizes
-        said = storage.read_bytes(self._uri(f"{place}/{checkpoint.STATE_FILE}")) if there else b""
-        return said == text.encode()
+        if checkpoint.STATE_FILE not in sizes:
+            return False
+        return storage.read_bytes(self._uri(f"{place}/{checkpoint.STATE_FILE}")) == text.encode()
 
     def _check(self, place: str, files: Mapping[str, int]) -> None:
-        """See that all files of a checkpoint are there: nobody took away what others sent."""
+        """Check that no file which another machine sent was removed since."""
         sizes = storage.sizes_below(self._uri(place))
         for name, size in files.items():
             if sizes.get(name) != size:
@@ -250,24 +400,37 @@ class Mirror:
                     f"bytes instead of {size}"
                 )
 
-    def _send(self, stage: Path, name: str) -> None:
-        size = (stage / name).stat().st_size
-        self.doing = f"{name} ({size / 1e6:.1f} MB)"
-        storage.write_file(stage / name, self._uri(name))
+    def _send(self, snapshot: Path, name: str) -> None:
+        size = (snapshot / name).stat().st_size
+        self._progress = f"{name} ({size / 1e6:.1f} MB)"
+        storage.write_file(snapshot / name, self._uri(name))
 
-    def _prune(self, wanted: set[str]) -> None:
-        """Remove older checkpoints; what was sent just now stays."""
+    def _prune(self, sent: set[str]) -> None:
+        """Remove older checkpoints; those just sent stay."""
         sizes = storage.sizes_below(self._uri("checkpoints"))
         names = sorted({n.split("/")[0] for n in sizes if n.startswith("step-")}, reverse=True)
-        newest = sorted((n for n in names if n in self._safe), reverse=True)[: self.keep]
-        if self.others is not None:  # of newer ones the others may be sending their slices
-            names = [name for name in names if name < max(wanted, default="")]
-        for name in set(names) - set(newest) - wanted:
-            mine = [n for n in sizes if n.startswith(f"{name}/")]
+        newest = [name for name in names if name in self._stored][: self.keep]
+        if self.machines is not None:  # other machines may be sending slices of newer ones
+            names = [name for name in names if name < max(sent, default="")]
+        for name in set(names) - set(newest) - sent:
+            files = [n for n in sizes if n.startswith(f"{name}/")]
             # The state first: from then on it is no checkpoint.
-            for file in sorted(mine, key=lambda n: not n.endswith(checkpoint.STATE_FILE)):
+            for file in sorted(files, key=lambda n: not n.endswith(checkpoint.STATE_FILE)):
                 storage.remove_file(self._uri(f"checkpoints/{file}"))
-            self._safe.discard(name)
+            self._stored.pop(name, None)
 
     def _uri(self, name: str) -> str:
         return storage.join(self.output, name)
+
+
+def _id_of(name: str, text: str) -> str:
+    return f"{name}/{json.loads(text).get('id', '')}"
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below `folder` in order, without hidden folders: snapshots are in one."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place) / name for name in files]
+    return sorted(found)

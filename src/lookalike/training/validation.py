@@ -1,4 +1,4 @@
-"""Measuring a model on held-out images: how well it retrieves, and what its cosines mean."""
+"""Measurement of a model on held-out images: retrieval scores, and calibration of its cosines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
-from lookalike.log import counted
+from lookalike.log import counted, logger
 from lookalike.losses.head import Head
 from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
@@ -25,56 +25,58 @@ LEAST_UNSEEN = 20
 """Fewer classes that training did not see are too few to calibrate on."""
 
 
-def summary(scores: Scores) -> str:
-    """The scores in a line."""
-    recall = ", ".join(f"Recall@{k} {100 * value:.1f} %" for k, value in scores.recall.items())
-    lone = f" ({counted(scores.num_lone, 'lone image')} skipped)" if scores.num_lone else ""
-    queries = counted(scores.num_queries, "query", "queries")
-    return (
-        f"{recall}, MAP@R {100 * scores.map_at_r:.1f} %, R-precision "
-        f"{100 * scores.r_precision:.1f} % over {queries}{lone}"
-    )
+def in_training(held_out: Catalog, catalog: Catalog) -> Tensor:
+    """Training class of each class of `held_out`, (classes,) int64; -1 where it is new.
+
+    Where `data.classes` names the integers of the training list, the validation list has the same
+    integers.
+    """
+    rows = catalog.classes.rows
+    if catalog.records[0].label not in rows:  # integers are rows of the names: all of them
+        rows = {str(row): row for row in range(len(catalog.classes))}
+    return torch.tensor([rows.get(name, -1) for name in held_out.classes.names])
 
 
 class Validator:
-    """A validation set, to be measured again and again.
+    """A validation set that is measured repeatedly.
 
     Args:
-        catalog: images with classes, numbered on their own.
-        train_classes: (classes of the catalog,) int64: the training class of the same label, or
-            -1 where training does not know the label.
-        threads: threads that read and decode, for each worker.
+        held_out: images with classes, numbered on their own.
+        catalog: training set.
+        list_id: fingerprint of the validation list, for the records.
+        threads: for reading and decoding, on each worker.
         world: the workers.
-        source: of the images' bytes.
+        source: of image bytes.
     """
 
     def __init__(
         self,
+        held_out: Catalog,
         catalog: Catalog,
-        train_classes: Tensor,
         *,
+        list_id: str = "",
         threads: int,
         world: World = ALONE,
         source: Source = PLAIN,
     ) -> None:
-        self.catalog = catalog
-        self.train_classes = train_classes
+        self.catalog = held_out
+        self.train_classes = in_training(held_out, catalog)
+        self.list_id = list_id
         self.threads = threads
         self.world = world
         self.source = source
         self.bad = BadImages()
-        self._roles = Roles.of(catalog.records)
+        self._logged: set[int] = set()
+        self._roles = Roles.of(held_out.records)
 
-    def measure(
-        self, embedder: Embedder | PictureModel, head: Head | None = None
-    ) -> tuple[Scores, dict[str, Any]]:
-        """Retrieval scores by the roles that the records state, and a record for metrics.jsonl.
+    def measure(self, embedder: Embedder, head: Head | None = None) -> tuple[float, dict[str, Any]]:
+        """Primary score, and a record of all scores for metrics.jsonl.
 
         Where labels are among the training classes and `head` is given, the record has `accuracy`
         as well: the part of those images whose nearest class centre is their own.
 
         Raises:
-            DataError: nothing can be measured.
+            DataError: no image can be read.
         """
         began = time.monotonic()
         embedded = embed_records(
@@ -100,64 +102,64 @@ class Validator:
             vectors = embedded.vectors[mine].to(self.world.device)
             record["accuracy"] = _accuracy(head, vectors, known[mine], self.world)
         record["seconds"] = round(time.monotonic() - began, 3)
-        return scores, record
+        self._log(scores)
+        return scores.primary[1], {**record, "val_list": self.list_id}
 
+    def _log(self, scores: Scores) -> None:
+        for row, reason in self.bad.reasons.items():
+            if row not in self._logged:
+                self._logged.add(row)
+                logger.warning("left out: %s", describe_bad(self.catalog.records[row], reason))
+        recall = ", ".join(f"Recall@{k} {100 * value:.1f} %" for k, value in scores.recall.items())
+        lone = f" ({counted(scores.num_lone, 'lone image')} skipped)" if scores.num_lone else ""
+        logger.info(
+            "validation: %s, MAP@R %.1f %%, R-precision %.1f %% over %s%s",
+            recall, 100 * scores.map_at_r, 100 * scores.r_precision,
+            counted(scores.num_queries, "query", "queries"), lone,
+        )  # fmt: skip
 
-def calibrate_on(
-    embedder: Embedder,
-    catalog: Catalog,
-    train_classes: Tensor,
-    *,
-    threads: int,
-    source: str,
-    chose_checkpoint: bool,
-    world: World = ALONE,
-    images: Source = PLAIN,
-) -> Calibration:
-    """What the model's cosines mean, on the classes that training did not see.
+    def calibrate(
+        self, embedder: Embedder | PictureModel, source: str, *, chose_checkpoint: bool = True
+    ) -> Calibration:
+        """Calibration of the model's cosines, on the classes that training did not see.
 
-    Where fewer than `LEAST_UNSEEN` of the classes are new, all of them are taken, and the
-    calibration says how many were seen.
+        Where fewer than `LEAST_UNSEEN` of the classes are new, all of them are taken, and the
+        calibration records how many were seen.
 
-    Args:
-        embedder: the model.
-        catalog: images with classes, numbered on their own.
-        train_classes: (classes of the catalog,) int64: -1 where training does not know the label.
-        threads: threads that read and decode, for each worker.
-        source: what the images are, in words.
-        chose_checkpoint: whether they chose the model among others.
-        world: the workers.
-        images: where their bytes come from.
+        Args:
+            embedder: the model.
+            source: name of the images, for people.
+            chose_checkpoint: whether they chose the model among others.
 
-    Raises:
-        DataError: there are too few images or classes for any threshold.
-    """
-    classes = torch.from_numpy(catalog.class_ids)
-    unseen = train_classes[classes] < 0  # (N,)
-    if len(classes[unseen].unique()) < LEAST_UNSEEN:
-        unseen[:] = True
-    rows = unseen.nonzero()[:, 0]
-    records = [catalog.records[row] for row in rows.tolist()]
-    embedded = embed_records(
-        embedder,
-        records,
-        threads=threads,
-        bad=BadImages(),
-        world=world,
-        source=images,
-        what="calibration",
-    )
-    labels = classes[rows][embedded.rows]
-    roles = Roles.of(records)
-    return fit_calibration(
-        embedded.vectors.to(world.device),
-        labels,
-        roles=None if roles is None else roles[embedded.rows],
-        source=source,
-        chose_checkpoint=chose_checkpoint,
-        seen_in_training=int((train_classes[labels.unique()] >= 0).sum()),
-        world=world,
-    )
+        Raises:
+            DataError: there are too few images or classes for any threshold.
+        """
+        classes = torch.from_numpy(self.catalog.class_ids)
+        unseen = self.train_classes[classes] < 0  # (N,)
+        if len(classes[unseen].unique()) < LEAST_UNSEEN:
+            unseen[:] = True
+        rows = unseen.nonzero()[:, 0]
+        records = [self.catalog.records[row] for row in rows.tolist()]
+        embedded = embed_records(
+            embedder,
+            records,
+            threads=self.threads,
+            bad=BadImages(),
+            world=self.world,
+            source=self.source,
+            what="calibration",
+        )
+        labels = classes[rows][embedded.rows]
+        roles = Roles.of(records)
+        return fit_calibration(
+            embedded.vectors.to(self.world.device),
+            labels,
+            roles=None if roles is None else roles[embedded.rows],
+            source=source,
+            chose_checkpoint=chose_checkpoint,
+            seen_in_training=int((self.train_classes[labels.unique()] >= 0).sum()),
+            world=self.world,
+        )
 
 
 def _accuracy(head: Head, vectors: Tensor, classes: Tensor, world: World) -> float:

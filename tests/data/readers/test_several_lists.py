@@ -153,27 +153,27 @@ def test_images_that_validation_shares_with_training(lists):
 
 
 def test_training_warns_of_images_that_validation_shares(lists, caplog):
-    from lookalike.commands.summary import say_data
+    from lookalike.commands.summary import log_data
 
     caplog.set_level(logging.WARNING)
     config = Config().with_settings({"train": ["a.txt", "b.txt"], "val": "{a,c}.txt"})
-    say_data(*open_catalogs(config), config)
+    log_data(*open_catalogs(config), config)
     assert "2 images of the validation set are in the training set too" in caplog.text
     assert "the first at a.txt:1 and a.txt:1" in caplog.text
     caplog.clear()
     config = config.with_settings({"val": "c.txt"})
-    say_data(*open_catalogs(config), config)
+    log_data(*open_catalogs(config), config)
     assert "in the training set too" not in caplog.text
 
 
 def test_training_warns_where_each_class_has_a_single_image(lists, caplog):
-    from lookalike.commands.summary import say_data
+    from lookalike.commands.summary import log_data
 
     (lists / "ids.txt").write_text("a1.jpg 1\na2.jpg 2\n")
     for train, warned in (("ids.txt", True), (["ids.txt", "a.txt"], False)):
         caplog.clear()
         config = Config().with_settings({"train": train})
-        say_data(*open_catalogs(config), config)
+        log_data(*open_catalogs(config), config)
         assert ("each class has a single image" in caplog.text) is warned
 
 
