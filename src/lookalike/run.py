@@ -1,39 +1,38 @@
-"""What is on disk: every path of an output directory, and the few ways to write there.
+"""Output directory of a run: its paths, and writing to them.
 
-config.yaml            what was asked for, loadable: only the settings that the user gave
+config.yaml            the request, loadable: only the settings that the user gave
 resolved.yaml          every setting as it ran
 classes.json           label <-> class
-metrics.jsonl          one JSON object a line; the file is the truth
+metrics.jsonl          training records and scores, one JSON object a line
 bad_images.jsonl       images that could not be read
 log.txt                the lines that the console showed
 environment.json       versions and devices that it ran with
-report.html            how good it is, to look at
-checkpoints/step-N/    resumable; written aside, then renamed
-checkpoints/latest     the name of the newest one
-checkpoints/best       the name of the best one by the primary retrieval metric
-model/                 the embedder alone, and what its cosines mean
-exports/               what was exported of it
-loggers.json           by which ids experiment trackers know the run
+report.html            scores, curves and images
+checkpoints/step-N/    resumable; written under another name, then renamed
+checkpoints/latest     name of the newest one
+checkpoints/best       name of the best one by the primary retrieval metric
+model/                 the embedder alone, and its calibration
+exports/               exported models
+loggers.json           ids of the run in experiment trackers
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import RunError
+from lookalike.errors import RunError, StorageError
 from lookalike.log import logger
 from lookalike.storage import Place
+from lookalike.storage.file_lock import locked
 from lookalike.storage.local_files import writing
 
 CONFIG = "config.yaml"
@@ -45,9 +44,6 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 LOGGERS = "loggers.json"
 EXPORTS = "exports"
-
-# A worker that was just killed may take a moment to let go.
-_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Run:
     path: Path
 
     def __post_init__(self) -> None:
-        # Absolute: a run that `train` gave stays the same when the program changes its folder.
+        # Absolute: the run stays the same when the program changes its working directory.
         object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
 
     def __fspath__(self) -> str:
@@ -72,10 +68,10 @@ class Run:
 
     @classmethod
     def create(cls, output: Place, *, resume: bool = False) -> Run:
-        """A directory to write a new run into, or one to go on with.
+        """Create the directory of a new run, or open that of one to resume.
 
         Raises:
-            RunError: it holds a run already and `resume` is False, or it cannot be made.
+            RunError: it holds a run already and `resume` is False, or it cannot be created.
         """
         if storage.is_remote(str(output)):
             raise RunError(
@@ -87,7 +83,7 @@ class Run:
         run = cls(storage.path_of(output))
         if run.exists() and not resume:
             raise RunError(
-                f"{output} holds a run already; add --resume to go on with it, "
+                f"{output} holds a run already; add --resume to resume it, "
                 "or choose another --output"
             )
         try:
@@ -101,7 +97,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Place) -> Run:
-        """A run that is there.
+        """Open an existing run.
 
         Raises:
             RunError: there is none.
@@ -112,27 +108,29 @@ class Run:
         return run
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """True if the directory holds a run."""
         return self.config.exists()
 
     def began(self) -> bool:
-        """Whether there is something to resume: a run, or checkpoints whose config.yaml is lost."""
+        """True if there is something to resume: a run, or checkpoints without config.yaml."""
         return self.exists() or any(self.checkpoints.glob("step-*"))
 
     def _check_own(self, resume: bool) -> None:
-        """See that a folder without a run holds nothing of others.
+        """Check that a directory without a run holds no foreign files.
 
-        What an attempt leaves that found a mistake before it began is no obstacle, and with
-        `resume` all that a run writes is none: on other machines than the main worker's, and
-        where the settings were lost.
+        Files of an attempt that failed before its first step are allowed, and with `resume` all
+        files of a run: on other machines than the main worker's, and where config.yaml was lost.
 
         Raises:
-            RunError: it holds something else.
+            RunError: it holds foreign files.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
         ours |= {self.resolved, self.classes, self.tensorboard}
         ours |= {self.path / LOGGERS, self.path / "wandb"}
-        ours |= {self.path / DOCTOR_JSON, self.path / DOCTOR_PAGE}  # a look before the training
+        ours |= {
+            self.path / DOCTOR_JSON,
+            self.path / DOCTOR_PAGE,
+        }  # of a doctor run before training
         if resume:
             ours |= {self.metrics, self.environment, self.report, self.model}
             ours |= {self.path / EXPORTS, *self.path.glob(".*")}
@@ -147,7 +145,7 @@ class Run:
 
     @property
     def config(self) -> Path:
-        """What was asked for: the settings that the user gave."""
+        """The request: settings that the user gave."""
         return self.path / CONFIG
 
     @property
@@ -172,95 +170,88 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """The lines that the console showed."""
+        """Lines that the console showed."""
         return self.path / "log.txt"
 
     @property
     def environment(self) -> Path:
-        """Versions and devices that it ran with."""
+        """Versions and devices of the run."""
         return self.path / ENVIRONMENT
 
     @property
     def report(self) -> Path:
-        """The page that shows how good it is."""
+        """Page with scores, curves and images."""
         return self.path / REPORT
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
-        """The embedder alone: what is loaded, exported and deployed."""
+        """The embedder alone, which is loaded, exported and deployed."""
         return self.path / "model"
 
     @property
     def calibration(self) -> Path:
-        """What the model's cosines mean; there after a training with a validation set."""
+        """Calibration of the model's cosines, after a training with a validation set."""
         return self.model / "calibration.json"
 
     @property
     def tensorboard(self) -> Path:
-        """Where TensorBoard looks."""
+        """Folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
     @property
     def lock_file(self) -> Path:
-        """Held by the process that trains into this directory."""
+        """Locked by the process that trains into this directory."""
         return self.path / ".lock"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else trains into this directory inside the block.
+        """Lock the directory against other trainings inside the block.
 
         Raises:
-            RunError: another process does, and did so for the next ten seconds.
+            RunError: another process holds the lock for ten seconds.
         """
-        with self.lock_file.open("a") as file:
-            deadline = time.monotonic() + _LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise RunError(
-                            f"{self.path}: another process is training into this directory; "
-                            "stop it first"
-                        ) from None
-                    time.sleep(0.1)
+        busy = f"{self.path}: another process is training into this directory; stop it first"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.lock_file, busy))
+            except StorageError as error:
+                raise RunError(str(error)) from None
             yield
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
-        """Add one JSON object as a line to `file` of this run: all of it, or nothing.
+        """Append one JSON object as a line to `file` of this run: all of it, or nothing.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the line cannot be written.
         """
         line = json.dumps({k: _plain(v) for k, v in record.items()}) + "\n"
         with writing(file), file.open("ab", buffering=0) as stream:
             before = stream.seek(0, os.SEEK_END)
             try:
-                if stream.write(line.encode()) != len(line):  # a disk that is full after a part
+                if stream.write(line.encode()) != len(line):  # a disk that fills up within the line
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 stream.truncate(before)
                 raise
 
     def read(self, file: Path) -> Iterator[dict[str, Any]]:
-        """The objects of a JSON-lines file of this run, as `read_lines` takes them."""
+        """Objects of a JSON-lines file of this run; see `read_lines`."""
         if file.exists():
             with file.open(encoding="utf-8", errors="replace") as stream:
                 yield from read_lines(stream, str(file))
 
     def scores(self) -> list[dict[str, Any]]:
-        """The evaluations of this run on its newest validation list, in order."""
+        """Scores of this run on its newest validation list, in order."""
         records = of_one_list(list(self.read(self.metrics)))
         return [record for record in records if "recall_at_1" in record]
 
-    def forget_after(self, step: int) -> None:
-        """Take back the metrics of steps that a resumed run will do again."""
+    def remove_after(self, step: int) -> None:
+        """Remove the metrics of steps that a resumed run repeats."""
         if step > 0 and not self.metrics.exists():
             logger.warning("%s: is missing; the curves begin at step %d", self.metrics, step)
         kept = [record for record in self.read(self.metrics) if record.get("step", 0) <= step]
@@ -268,14 +259,10 @@ class Run:
 
 
 def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines.
+    """Objects of JSON lines, which include their line ends.
 
-    A torn last line is left out, and with a warning every line that is no JSON object or whose
-    `step` is no number.
-
-    Args:
-        lines: with their ends.
-        place: where they are from, for the warning.
+    A torn last line is skipped, and with a warning, which names `place`, every line that is no
+    JSON object or whose `step` is no number.
     """
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
@@ -287,13 +274,13 @@ def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:
         if isinstance(found, dict) and type(found.get("step", 0)) is int:
             yield found
         else:
-            logger.warning("%s:%d: is broken, and left out: %.40r", place, number, line)
+            logger.warning("%s:%d: is broken, and skipped: %.40r", place, number, line)
 
 
 def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of metrics.jsonl without evaluations on another validation list than the last one.
+    """Records of metrics.jsonl without scores on another validation list than the last one.
 
-    A run that was resumed with another list has scores of both, which are not to be compared.
+    A run that was resumed with another list has scores on both, which cannot be compared.
     """
     lists = [record["val_list"] for record in records if "val_list" in record]
     return [
@@ -302,10 +289,10 @@ def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
+    """Value for JSON, which has no NaN and no infinity: they become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the content of `path` as a whole: a reader sees the old or the new."""
+    """Replace the content of `path` atomically."""
     storage.write_bytes(str(path), text.encode("utf-8", "surrogateescape"))

@@ -189,7 +189,7 @@ def test_a_machine_that_cannot_upload(bucket, shapes, expected, tmp_path):
     # Once the storage is reachable again, what lies on the two machines' disks is brought together.
     bucket.plan = lambda *_: None
     told = finished(shapes, output, places, resume=True)
-    assert f"uploading step-{STEPS:08d}, which is not whole there yet" in told[0]
+    assert f"uploading step-{STEPS:08d}, which is not complete there yet" in told[0]
     assert f"resuming from {places[0]}/checkpoints/step-{STEPS:08d}" in told[0]
     assert curve(places[0]) == expected["model"]
     assert f"step-{STEPS:08d}" in whole(output)

@@ -164,7 +164,7 @@ def test_an_output_below_a_file_is_one_line(run, shapes, tmp_path, monkeypatch, 
 def test_broken_lines_of_metrics_are_named_and_left_out(tmp_path, lines, kept, caplog):
     run = Run(tmp_path)
     run.metrics.write_text(lines)
-    run.forget_after(5)
+    run.remove_after(5)
     assert len(run.metrics.read_text().splitlines()) == kept
     assert all(f"{run.metrics}:{row}: is broken" in caplog.text for row in (2, 3, 4, 5) if kept)
 

@@ -132,7 +132,7 @@ def test_a_backbone_that_is_frozen_first_learns_later(shapes, tmp_path, workers,
 
 
 def test_two_processes_do_not_train_into_one_directory(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("lookalike.run._LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("lookalike.storage.file_lock._SECONDS", 0.3)
     run = Run.create(tmp_path / "run")
     with run.locked(), pytest.raises(RunError, match="another process is training"), run.locked():
         pytest.fail("the lock was given twice")

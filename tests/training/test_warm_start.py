@@ -201,7 +201,7 @@ def test_resume_goes_on_with_the_run_itself(shapes, old, tmp_path):
         ({"pooling": "gem"}, r"its pooling is gem\+avg, and gem here"),
         ({"classification_weight": 0}, r"branch\..* here; set loss.classification_weight=1"),
         ({"centres": 3}, "head 'metric' has head.centres=2, and not 3; give head.centres=2"),
-        ({"start_from": "nowhere"}, "train.start_from=nowhere: no whole checkpoint in"),
+        ({"start_from": "nowhere"}, "train.start_from=nowhere: no complete checkpoint in"),
         ({"start_from": "s3://bucket/old"}, "takes a directory of this machine"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where a model comes from: its run, and the lists that it learned from and was measured on."""
+"""Provenance of a model: its run, and the lists that it was trained and measured on."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from lookalike.training.remote_run import saved_config
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a model's training.
+    """Origin of a model.
 
     Attributes:
-        place: the run or the model folder, as messages name it.
-        uri: the same as a path of this machine or a URI.
-        config: the settings of its training; None for a model folder.
-        calibration: the content of calibration.json; None without one.
+        place: the run or the model folder, for messages.
+        uri: the same as a local path or a URI.
+        config: settings of its training; None for a model folder.
+        calibration: content of calibration.json; None without one.
     """
 
     place: str
@@ -48,7 +48,7 @@ class Provenance:
 
     @classmethod
     def of(cls, model: Place) -> Provenance:
-        """Look at a run or a model folder, here or in object storage."""
+        """Provenance of a local or remote run or model folder."""
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
         config = saved_config(where)
@@ -63,7 +63,7 @@ class Provenance:
     def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
         """Images to measure on, those of `data` or the run's own, and the name of their list.
 
-        A run that had no validation images is measured on those that it learned from.
+        A run without validation images is measured on its training images.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
@@ -85,7 +85,7 @@ class Provenance:
         return held_out, _names(asked.val or asked.train)
 
     def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:
-        """The images of `data`, or those that the run learned from; `instead` is data's flag.
+        """Images of `data`, or the run's training images; `instead` is the flag of `data`.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
@@ -97,7 +97,7 @@ class Provenance:
         return self._lists(instead)[0].records
 
     def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
-        """The lists that the run was asked to train and measure on; `instead` is a flag."""
+        """Training and validation lists of the run; `instead` is a flag to replace them."""
         assert self.config is not None
         try:
             return open_catalogs(self.config)
@@ -110,7 +110,7 @@ class Provenance:
             ) from None
 
     def told(self) -> dict[str, str]:
-        """The training in a few texts, without the places of this machine."""
+        """Summary of the training, without paths of this machine."""
         if self.config is None:
             return {}
         data, loss, train = self.config.data, self.config.loss, self.config.train
@@ -144,7 +144,7 @@ def source_of(
 
 
 def training_counts(model: Place) -> dict[str, int] | None:
-    """Images of each label in the run's training; None where that cannot be known any more."""
+    """Number of training images by label; None if the list is not available any more."""
     try:
         config = saved_config(str(model))
         if config is None or config.data.train is None:
@@ -182,11 +182,11 @@ def _text(folder: str, name: str) -> str | None:
 
 
 def _names(uri: str | Sequence[str] | None) -> str:
-    """The last parts of one place or several."""
+    """Last parts of one place or several."""
     places = [uri] if isinstance(uri, str) else list(uri or ())
     return ", ".join(map(_name, places))
 
 
 def _name(uri: str) -> str:
-    """The last part of a place: what may be published of it."""
+    """Last part of a place: the part that may be published."""
     return storage.public(uri).rstrip("/").rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""What the files of a run tell of it, here or in object storage: for pages about it."""
+"""Facts of a local or remote run, for pages about it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lookalike.training import remote_run
 
 
 def required_config(run: str) -> Config:
-    """The settings that a run used.
+    """Settings that a run used.
 
     Raises:
-        RunError: no run was begun there.
+        RunError: there is no run.
     """
     config = remote_run.saved_config(run)
     if config is None:
@@ -35,12 +35,12 @@ def required_config(run: str) -> Config:
 
 
 def calibration(run: str) -> Calibration | None:
-    """What came with the run's model."""
+    """Calibration of the run's model, if it has one."""
     return Calibration.load(remote_run.model_of(run) if storage.is_remote(run) else run)
 
 
 def story(run: str) -> Story:
-    """Its records, its name and when it was trained."""
+    """Records, name and time of a run."""
     lines = io.StringIO(_text(run, METRICS))
     metrics = of_one_list(list(read_lines(lines, storage.public(storage.join(run, METRICS)))))
     times = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ ", _text(run, "log.txt"), re.M)
@@ -51,13 +51,13 @@ def story(run: str) -> Story:
 
 
 def name_of(run: str) -> str:
-    """The last two parts of the place: `quickstart/run` says more than `run`."""
+    """Name of a run, the last two parts of its place: `quickstart/run`."""
     path = storage.public(run) if storage.is_remote(run) else str(storage.path_of(run).absolute())
     return "/".join(path.rstrip("/").split("://")[-1].split("/")[-2:])
 
 
 def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[tuple[str, str]]:
-    """What was trained on what, and what is shown."""
+    """Model, loss and lists of a run, as rows of a table."""
     model, loss = config.model, config.loss
     facts = [
         (
@@ -93,7 +93,7 @@ def validated_on(config: Config) -> str:
 
 
 def settings(config: Config) -> list[Setting]:
-    """Every setting, without what an address may hide."""
+    """Every setting, without secrets in addresses."""
     default = Config()
     return [
         Setting(key, _shown(config.get(key)), config.get(key) != default.get(key)) for key in keys()
@@ -101,21 +101,19 @@ def settings(config: Config) -> list[Setting]:
 
 
 def environment(run: str) -> list[tuple[str, str]]:
-    """Versions and devices; nothing where they were not written down."""
+    """Versions and devices; empty if they were not recorded."""
     try:
         found = json.loads(_text(run, ENVIRONMENT) or "{}")
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        logger.warning(
-            "%s: is broken, and left out", storage.public(storage.join(run, ENVIRONMENT))
-        )
+        logger.warning("%s: is broken, and skipped", storage.public(storage.join(run, ENVIRONMENT)))
         return []
     return [(name, str(value)) for name, value in found.items()]
 
 
 def _text(run: str, name: str) -> str:
-    """A file of a run, here or in object storage; empty where it is not there."""
+    """Text of a file of a local or remote run; empty if there is none."""
     place = storage.join(run, name)
     there = name in storage.sizes_below(run) if storage.is_remote(run) else storage.exists(place)
     return storage.read_bytes(place).decode("utf-8", "replace") if there else ""

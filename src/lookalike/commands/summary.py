@@ -1,4 +1,4 @@
-"""What a run says about itself: its data, its plan, its result."""
+"""Log lines about a run: its data, plan, memory and result."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from lookalike.training.resolve import FUSED_FROM
 from lookalike.training.trainer import TrainingSchedule
 from lookalike.training.validation import in_training
 
-_MUCH = 0.5  # part of a worker's memory from which on its need is said
+_MUCH = 0.5  # part of a worker's memory from which on the need is logged
 
 
 def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None:
-    """How many images and classes there are, and whether quality is measured."""
+    """Log the number of images and classes, and warn where quality is not measured."""
     logger.info(
         "training: %s of %s (%s)",
         counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
@@ -72,7 +72,7 @@ def log_plan(
     progress: Progress,
     world: World,
 ) -> None:
-    """The model, the loss, the batch and the steps to come."""
+    """Log the model, the loss, the batch and the steps to do."""
     parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
     size = config.model.train_size
     trained_at = f" (trained at {size_text(size)})" if size else ""
@@ -84,11 +84,11 @@ def log_plan(
         embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
         config.loss.scale, config.train.precision,
     )  # fmt: skip
-    share, parts = len(world.shard(loader.batch_size)), config.train.accumulate
+    shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate
     micro = f" in {parts} micro-batches" if parts > 1 else ""
     logger.info(
         "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",
-        counted(loader.batch_size, "image"), share, counted(world.size, "worker"), micro,
+        counted(loader.batch_size, "image"), shard, counted(world.size, "worker"), micro,
         counted(loader.steps_per_epoch, "step"), counted(pace.total_steps - progress.step, "step"),
     )  # fmt: skip
     if words := loader.sampler.describe():
@@ -99,10 +99,10 @@ def log_plan(
 
 
 def log_heads(heads: Mapping[str, Head], world: World) -> None:
-    """How many class weights there are, where they are and what they take."""
+    """Log the number, place and size of the class weights."""
     for name, head in heads.items():
-        held = [head.weight, *([] if head.update is None else head.update.rows.values())]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e9
+        tensors = [head.weight, *([] if head.update is None else head.update.rows.values())]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e9
         options = head.options
         notes = [
             f"{options.centres} centres a class" if options.centres > 1 else "",
@@ -120,12 +120,12 @@ def log_heads(heads: Mapping[str, Head], world: World) -> None:
 
 
 def log_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
-    """What a worker will need where that is much of what it has, and which settings need less.
+    """Log the memory that a worker needs where that is much, and settings that need less.
 
     Args:
         plan: of the run; None where it needs little.
         config: the request, resolved.
-        asked: the request as it came.
+        asked: the request as given.
     """
     head = config.head
     chosen = head.fused_update and asked.head.fused_update is None
@@ -156,13 +156,13 @@ def log_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
         if change.fits:
             break
     logger.warning(
-        "%s: the run may be killed for want of memory. In this order, each with those before it: "
-        "%s; `lookalike plan` tells more", text, ", ".join(ways),
+        "%s: the run may be killed for lack of memory. In this order, each with those before it: "
+        "%s; see `lookalike plan`", text, ", ".join(ways),
     )  # fmt: skip
 
 
 def log_memory(world: World) -> None:
-    """The most memory that the main worker held at any time."""
+    """Log the peak memory of the main worker."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
     device = ""
     if world.device.type == "cuda":
@@ -171,7 +171,7 @@ def log_memory(world: World) -> None:
 
 
 def log_calibration(calibration: Calibration) -> None:
-    """From which cosine on two images are the same thing, and how sure that is."""
+    """Log the cosine from which on two images are the same thing, and its error rates."""
     level = calibration.level()
     logger.info(
         "same thing: cosine of %.3f or more; of pairs of different things %.3g %% pass (%.2g to "
@@ -189,11 +189,11 @@ def log_calibration(calibration: Calibration) -> None:
 
 
 def log_result(run: Run, progress: Progress) -> None:
-    """Where the model lies and how good it is; plainly so if training did not help."""
+    """Log the place and the scores of the model, and warn if training did not help."""
     if progress.skipped:
-        # The first steps of float16 are skipped until its loss scale is found.
-        say = logger.warning if progress.skipped > progress.step / 100 else logger.info
-        say(
+        # The first steps of float16 are skipped until the loss scale fits.
+        log = logger.warning if progress.skipped > progress.step / 100 else logger.info
+        log(
             "%s of %s steps were skipped, as the loss or a gradient was not finite; they changed "
             "nothing",
             f"{progress.skipped:,}", f"{progress.step:,}",
@@ -205,7 +205,7 @@ def log_result(run: Run, progress: Progress) -> None:
     start, best = scores[0], next((s for s in scores if s["step"] == progress.best_step), None)
     if best is None:
         logger.info(
-            "done: %s, from step %d: MAP@R %.1f %%; %s has lost its other scores",
+            "done: %s, from step %d: MAP@R %.1f %%; its other scores are missing in %s",
             run.model, progress.best_step, 100 * progress.best_score, run.metrics,
         )  # fmt: skip
         return

@@ -1,22 +1,21 @@
-"""Everything that a run needs to go on exactly, on disk without pickles.
+"""Complete state of a run on disk, without pickles: a resumed run continues exactly.
 
     checkpoints/step-00000120/
         state.json                       step, loss scale, best score, sizes and digests (SHA-256)
-                                         of the files below and its own digest, and an `id` that
-                                         no other saving has, of this step either
+                                         of the files below, its own digest, and an `id` that is
+                                         new with each save
         network.safetensors              backbone, neck and branch
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
-        ema.safetensors                  where an average is kept
+        ema.safetensors                  with train.ema
         head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
                                          see `lookalike.training.head_checkpoint`
 
-Random states are not among them, because nothing here has any: data order, augmentation and
-dropout follow from (seed, epoch, row) and (seed, step, rank).
+There are no random states: data order, augmentation and dropout follow from (seed, epoch, row) and
+(seed, step, rank).
 
-A checkpoint is written under another name and renamed when every worker's files are safely on
-disk. What state.json says of its files is compared with them before they are read, so that a torn
-copy and a damaged one are found. Where workers have directories of their own, each directory has
-the same state.json and the files of its workers.
+A checkpoint is written under another name and renamed when the files of all workers are synced.
+Sizes and digests are compared before files are read, which finds torn and damaged copies. Where
+workers have directories of their own, each has the same state.json and the files of its workers.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from lookalike.training.optim import Ema, LossScaler
 
 FORMAT = "lookalike checkpoint 2"
 OLDER_FORMATS = ("lookalike checkpoint 1",)
-"""Formats that can be read beside today's: 1 had no class counts and centres in its heads."""
+"""Older formats that can be read: 1 had no class counts and centres in its heads."""
 
 STATE_FILE = "state.json"
 NETWORK_FILE = "network.safetensors"
@@ -61,10 +60,9 @@ class Inputs:
     """Training and validation inputs of a run, compared when it is resumed.
 
     Attributes:
-        steps_per_epoch: of the sampler.
-        batch_size: images in a step of all workers together.
-        sampler: its name and what it does, in words.
-        images: in the training list.
+        batch_size: global.
+        sampler: name and description.
+        images: length of the training list.
         train_list: fingerprint of the training list.
         val_list: fingerprint of the validation list; empty without one.
     """
@@ -79,17 +77,17 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         step: optimizer steps done.
         best_score: the best primary metric so far on this validation list, None without one.
         best_step: the step that reached it.
-        skipped: steps left out because the loss or a gradient was not finite.
+        skipped: steps skipped because the loss or a gradient was not finite.
         since_best: measurements after the best one.
-        shift: step + shift is the position in the training data, in steps of `inputs` as they
-            are now; not 0 where earlier steps had another size.
-        inputs: what the run trains on and is measured on; None where an older version saved it.
+        shift: step + shift is the position in the training data, in steps of the current `inputs`;
+            not 0 where earlier steps had another batch size.
+        inputs: None in checkpoints of older versions.
     """
 
     step: int = 0
@@ -102,21 +100,18 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Progress:
-        """That of a checkpoint's state.json."""
+        """Parse `progress` of state.json."""
         inputs = saved.get("inputs")
         return cls(**{**saved, "inputs": None if inputs is None else Inputs(**inputs)})
 
 
 @dataclass(frozen=True)
 class Trained:
-    """All that changes in training: what a checkpoint holds.
+    """State that training changes: the content of a checkpoint.
 
     Attributes:
         network: backbone, neck and branch, the same on every worker.
-        heads: the class weights by the name of their loss.
-        optimizer: over both.
-        scaler: the loss scale.
-        ema: the average of weights, or None.
+        heads: class weights by the name of their loss.
     """
 
     network: nn.Module
@@ -138,10 +133,10 @@ def folder_name(step: int) -> str:
 
 
 def save(folder: Path, trained: Trained, progress: Progress, world: World) -> None:
-    """Write `folder`, all workers together; it appears only when it is complete.
+    """Write `folder`, which appears when it is complete; called by all workers together.
 
     Raises:
-        RunError: the disk refused, on whichever worker; all workers raise.
+        RunError: writing failed on any worker; all workers raise.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     if world.is_directory_leader:
@@ -150,7 +145,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
     world.barrier()
     cause, mine = None, {}
     try:
-        with ThreadPoolExecutor(1) as pool:  # a file's digest while the disk takes it
+        with ThreadPoolExecutor(1) as pool:  # digests while the disk writes
             found = {}
             for name, (tensors, metadata) in _files(trained, world):
                 _write(aside / name, tensors, metadata)
@@ -159,18 +154,18 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
             mine = {n: ((aside / n).stat().st_size, digest.result()) for n, digest in found.items()}
     except (OSError, SafetensorError) as error:
         cause = refused(error) or str(error)
-    told = world.all_gather_object({"id": secrets.token_hex(8), "files": mine, "cause": cause})
-    for each in told:
+    saved = world.all_gather_object({"id": secrets.token_hex(8), "files": mine, "cause": cause})
+    for each in saved:
         if each["cause"] is not None:
             cause = cause or each["cause"]
             if world.is_directory_leader:
                 shutil.rmtree(aside, ignore_errors=True)
             raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
     if world.is_directory_leader:
-        files = dict(sorted((n, each["files"][n]) for each in told for n in each["files"]))
+        files = dict(sorted((n, each["files"][n]) for each in saved for n in each["files"]))
         state = {
             "format": FORMAT,
-            "id": told[0]["id"],
+            "id": saved[0]["id"],
             "progress": asdict(progress),
             "workers": world.size,
             "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
@@ -181,9 +176,8 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         with writing(folder):
             _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
         replaced = folder.with_name(f".{folder.name}.replaced.partial")
-        if (
-            folder.exists()
-        ):  # the same step again, after a resume: removed when the new one is there
+        # The same step again, after a resume: removed when the new one is in its place.
+        if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
         aside.rename(folder)
@@ -193,7 +187,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
 
 
 def load(folder: Path, trained: Trained) -> Progress:
-    """Put the state of `folder` into `trained`, in place, and say where it stands.
+    """Load the state of `folder` into `trained`, in place.
 
     Raises:
         RunError: a file is missing, torn or does not fit the model; names it.
@@ -213,7 +207,7 @@ def load(folder: Path, trained: Trained) -> Progress:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Say of anything wrong with the files of `folder` what it means for the user.
+    """Translate errors of reading the files of `folder`.
 
     Raises:
         RunError: a file is missing or broken, or does not fit.
@@ -230,10 +224,11 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def parse_state(text: str | bytes) -> dict[str, Any]:
-    """The content of a state.json.
+    """Parse and check a state.json.
 
     Raises:
         ValueError: it is broken, or damaged.
+        RunError: it has the format of another version.
     """
     try:
         state = json.loads(text)
@@ -259,11 +254,7 @@ def parse_state(text: str | bytes) -> dict[str, Any]:
 
 
 def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
-    """The content of state.json, after its files were found whole.
-
-    Args:
-        folder: the checkpoint.
-        verify: read the files too, and compare their digests.
+    """Content of state.json, after the sizes of its files, and with `verify` their digests, fit.
 
     Raises:
         RunError: something is missing, has another size than when it was written, or is damaged.
@@ -288,7 +279,7 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def is_as_written(folder: Path, name: str, state: Mapping[str, Any]) -> bool:
-    """True if a file of a checkpoint exists here with the digest of its state.json."""
+    """True if a file of a checkpoint exists with the size and digest of its state.json."""
     path = folder / name
     if not path.is_file() or path.stat().st_size != state["files"][name]:
         return False
@@ -297,7 +288,7 @@ def is_as_written(folder: Path, name: str, state: Mapping[str, Any]) -> bool:
 
 
 def _verify(folder: Path, digests: Mapping[str, str]) -> None:
-    """Compare the files with their digests, several at a time."""
+    """Compare the files with their digests, in parallel."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
             found = list(pool.map(digest_of, (folder / name for name in digests)))
@@ -314,12 +305,11 @@ def _verify(folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def _digest_of_state(state: Mapping[str, Any]) -> str:
-    """Of everything in a state.json but this digest."""
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def newest(folder: Path, *, verify: bool = True) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint in `folder`, and what is wrong with newer ones."""
+    """Newest complete checkpoint in `folder`, and the faults of newer ones."""
     faults = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -332,9 +322,9 @@ def newest(folder: Path, *, verify: bool = True) -> tuple[Path | None, list[str]
 
 
 def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the one named by `also`.
+    """Remove all but the newest `keep` checkpoints and `also`.
 
-    What is later than `written`, the newest, is damaged: the resumed run passed it over.
+    Those later than `written`, the newest, are damaged: the resumed run skipped them.
     """
     found = sorted(folder.glob("step-*"), reverse=True)
     later = [path for path in found if path.name > written]
@@ -348,7 +338,7 @@ def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
 def _files(
     trained: Trained, world: World
 ) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
-    """What this worker writes: file name, tensors and metadata."""
+    """Files of this worker: name, tensors and metadata."""
     if world.is_main:
         yield NETWORK_FILE, (trained.network.state_dict(), {})
         yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
@@ -394,7 +384,7 @@ def _average(folder: Path) -> dict[str, Tensor]:
 
 
 def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Where the optimizer wants a state: beside its parameter, in the parameter's memory order."""
+    """Optimizer state on the device and in the memory format of its parameter."""
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return value.to(parameter.device)

@@ -1,19 +1,19 @@
-"""Class weights on disk: every worker writes its own rows, any number of workers reads them.
+"""Class weights on disk: each worker writes its own rows, any number of workers reads them.
 
     head-<name>-<part>.safetensors
-        header: start, stop    the classes that the file holds, of `classes` in all
-                centres        rows a class
-                margin         the loss that common.margin_state belongs to
-        weight                 (n, D) class by class, `centres` rows each
+        header: start, stop    classes in the file, of `classes` in all
+                centres        rows for each class
+                margin         loss to which common.margin_state belongs
+        weight                 (n, D) by class, `centres` rows each
         optimizer.<state>      (n, ...) momentum_buffer, exp_avg, exp_avg_sq, seen: a row for each
-                               row of the weight, by the same names whether an ordinary optimizer
-                               or the head itself keeps it
+                               row of the weight; the same names for an optimizer of torch and for
+                               the fused update
         common.<state>         the same in every file
 
-Torch's distributed checkpoint with its safetensors storage (torch 2.15) reshards such rows too,
-and was tried first. It builds the whole file in memory before it writes (as much again as weights
-and optimizer state together), reads past a missing shard in silence, writes overlapping rows in
-silence unless the shares are those of torch.chunk, and cannot read the rows of chosen classes.
+Torch's distributed checkpoint with safetensors storage (torch 2.15) reshards such rows too, but
+builds the whole file in memory before writing, ignores a missing shard silently, writes
+overlapping rows silently unless the shards are those of torch.chunk, and cannot read the rows of
+selected classes.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule, create_update
 
 BLOCK_BYTES = 2**25
-"""What is in memory at once of each tensor while rows are read."""
+"""Bytes of each tensor in memory at a time while rows are read."""
 
 _MOMENTS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq"}}
 
 
 def file_name(head: str, part: int) -> str:
-    """The file of worker `part` for the head called `head`."""
+    """File of worker `part` for the head named `head`."""
     return f"head-{head}-{part:05d}.safetensors"
 
 
 def content(
     head: Head, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What this worker writes: tensors by name, and the header."""
+    """Tensors by name and header of this worker's file."""
     tensors: dict[str, Tensor] = {"weight": head.weight.detach()}
     if head.update is not None:
         rows, common = head.update.rows, dict(head.update.common)
@@ -74,23 +74,19 @@ class _Part(NamedTuple):
 
 
 class HeadRows:
-    """The rows of one head in a checkpoint, read where they are wanted. A context manager.
+    """Rows of one head in a checkpoint, read in blocks. A context manager.
 
     Attributes:
-        classes: how many the head has.
-        centres: rows a class.
+        classes: number of classes of the head.
+        centres: rows for each class.
         dim: D, length of a row of the weight.
         margin: name of the loss.
-        names: what each row has: `weight` and the states of the optimizer.
-        common: the states that are the same for all rows.
+        names: `weight` and the states of the optimizer that each row has.
+        common: states that are the same for all rows.
     """
 
     def __init__(self, folder: Path, head: str) -> None:
         """Open the files.
-
-        Args:
-            folder: the checkpoint.
-            head: name of the head.
 
         Raises:
             FileNotFoundError: there are none.
@@ -147,16 +143,16 @@ class HeadRows:
 
     @property
     def moments(self) -> set[str]:
-        """The names of the optimizer's states, but for the count of steps."""
+        """Names of the optimizer's states, without the step counts."""
         return set(self.names) - {"weight", "seen"}
 
     @property
     def sampled(self) -> bool:
-        """Whether rows may have steps to catch up with."""
+        """True if rows may have updates pending, as those of a sampled head."""
         return "seen" in self.names
 
     def check_optimizer(self, name: str) -> None:
-        """See that the optimizer's state, where there is one, is that of `name`.
+        """Check that the optimizer's state, if any, is that of `name`.
 
         Raises:
             ValueError: it is another one's.
@@ -170,15 +166,15 @@ class HeadRows:
     def read(
         self, classes: Tensor, rule: UpdateRule | None = None
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """The rows of `classes`, some at a time; only the blocks that hold them are read.
+        """Read the rows of `classes` block by block.
 
         Args:
             classes: (m,) int64, ascending, each once.
-            rule: where given, rows of a sampled head catch up with the steps that they missed,
-                by this optimizer. Without, they come as they are.
+            rule: applies the pending updates of a sampled head, by this optimizer; None to read
+                rows as stored.
 
         Yields:
-            Which of `classes`, and their rows by name, (count * centres, ...) on the CPU.
+            A slice of `classes`, and their rows by name, (count * centres, ...) on the CPU.
         """
         step = max(1, BLOCK_BYTES // (4 * self.centres * self.dim))
         for part in self._parts:
@@ -189,11 +185,11 @@ class HeadRows:
                     continue
                 rows = self._block(part, classes[low:high])
                 if rule is not None and self.sampled:
-                    self._catch_up(rows, rule)
+                    self._apply_pending(rows, rule)
                 yield slice(low, high), rows
 
     def _block(self, part: _Part, classes: Tensor) -> dict[str, Tensor]:
-        """The rows of `classes`, which are close together in one file."""
+        """Rows of `classes`, which are close together in one file."""
         first, last = int(classes[0]), int(classes[-1])
         start = (first - part.classes.start) * self.centres
         stop = (last + 1 - part.classes.start) * self.centres
@@ -207,8 +203,7 @@ class HeadRows:
             found[name] = rows
         return found
 
-    def _catch_up(self, rows: dict[str, Tensor], rule: UpdateRule) -> None:
-        """Do to these rows what the steps did that they missed."""
+    def _apply_pending(self, rows: dict[str, Tensor], rule: UpdateRule) -> None:
         weight = rows["weight"]
         update = create_update(rule, weight, lazy=True, seed=0)
         for name in [*update.MOMENTS, "seen"]:
@@ -223,21 +218,19 @@ class HeadRows:
 def load_head(
     folder: Path, name: str, head: Head, optimizer: torch.optim.Optimizer, *, steps: int
 ) -> None:
-    """Fill this worker's rows and their optimizer state, wherever in `folder` they are.
-
-    The state goes where `head` keeps it: into `head.update`, or into `optimizer`.
+    """Load this worker's rows and their optimizer state, in place.
 
     Args:
         folder: the checkpoint.
         name: of the head.
-        head: to be filled, in place.
+        head: its state is loaded into `head.update`, or else into `optimizer`.
         optimizer: of its weight, where `head.update` is None.
-        steps: optimizer steps done, where the files do not say.
+        steps: optimizer steps done, for files without a count.
 
     Raises:
         FileNotFoundError: no file holds this head.
         SafetensorError: a file is broken.
-        ValueError: the rows are not those of such a head.
+        ValueError: the rows do not fit the head.
     """
     with HeadRows(folder, name) as saved:
         _check_fits(saved, name, head)
@@ -272,7 +265,7 @@ def load_head(
 
 @torch.no_grad()
 def load_margin_state(saved: HeadRows, head: Head) -> None:
-    """Take over the running statistics of the same loss; another one begins its own."""
+    """Load the running statistics of the same loss; another one starts anew."""
     if saved.margin == head.margin.name:
         head.margin_state.copy_(saved.common["margin_state"])
 
@@ -288,7 +281,6 @@ def _check_fits(saved: HeadRows, name: str, head: Head) -> None:
 
 
 def _rule(head: Head, optimizer: torch.optim.Optimizer) -> UpdateRule:
-    """By what rule the weight of `head` changes."""
     if head.update is not None:
         return head.update.rule
     if isinstance(optimizer, torch.optim.SGD):

@@ -1,4 +1,4 @@
-"""Which weights change, how fast, and by what rule."""
+"""Optimizer, learning rate, loss scale, average of weights, and operations on gradients."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from lookalike.losses.head_update import HeadUpdate
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """The learning rate of every step.
+    """Learning rate of every step.
 
     Attributes:
-        lr: rate after the warm-up.
-        total_steps: length of the run.
-        warmup_steps: steps of the linear rise; a tenth of the run at most.
-        min_lr: where the cosine ends.
+        lr: after the warm-up.
+        warmup_steps: of the linear rise; a tenth of the run at most.
+        min_lr: at the end of the cosine.
         kind: "cosine" (Loshchilov and Hutter, SGDR, 2017, one cycle) or "constant".
     """
 
@@ -33,7 +32,7 @@ class LearningRateSchedule:
     kind: Literal["cosine", "constant"] = "cosine"
 
     def at(self, step: int) -> float:
-        """The rate of step `step`, counted from 0."""
+        """Rate of a step, counted from 0."""
         warmup = min(self.warmup_steps, self.total_steps // 10)
         if step < warmup:
             return self.lr * (step + 1) / (warmup + 1)
@@ -53,18 +52,18 @@ def parameter_groups(
     backbone_lr_factor: float = 1.0,
     head_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Parameters by what befalls them.
+    """Parameter groups by weight decay and learning rate.
 
-    Norms, biases and what the backbone itself names (position embeddings, class tokens) have no
-    weight decay. Each group has `lr_factor`, relative to the schedule.
+    Norms, biases and the parameters that the backbone exempts (position embeddings, class tokens)
+    have no weight decay. `lr_factor` of a group is relative to the schedule.
 
     Args:
         network: backbone, neck and branch.
-        heads: the modules that hold class weights for the optimizer to change.
+        heads: modules whose class weights the optimizer updates.
         weight_decay: for all other weights.
-        backbone_prefix: how the names of the backbone's parameters begin.
-        backbone_lr_factor: rate of the backbone.
-        head_lr_factor: rate of the class weights.
+        backbone_prefix: of the names of the backbone's parameters.
+        backbone_lr_factor: factor of the backbone's rate.
+        head_lr_factor: factor of the class weights' rate.
     """
     exempt = {
         f"{prefix}.{name}" if prefix else name
@@ -72,8 +71,8 @@ def parameter_groups(
         if callable(getattr(module, "no_weight_decay", None))
         for name in module.no_weight_decay()
     }
-    # The backbone has groups of its own even at the same rate: it may begin to learn later, and
-    # the fused optimizers want all of a group to have a momentum or none.
+    # The backbone has groups of its own even at the same rate: it may be frozen at first, and the
+    # fused optimizers need a momentum for all of a group or none.
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:  # see `lookalike.model.trial_pass.exclude_unused`
@@ -103,7 +102,7 @@ def create_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, updates: Iterable[HeadUpdate] = ()) -> None:
-    """The schedule's rate, for each group, and each update of a head, by its factor."""
+    """Set the rate of each group, and of each head with an update of its own, by its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     for update in updates:
@@ -112,13 +111,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float, updates: Iterable[HeadUp
 
 @dataclass
 class LossScaler:
-    """The factor that keeps float16 gradients from vanishing.
+    """Dynamic loss scale of float16 training (Micikevicius et al., Mixed Precision Training, 2018).
 
-    The rule of torch's GradScaler (Micikevicius et al., Mixed Precision Training, 2018), but the
-    caller decides what is finite, because all workers must decide alike.
+    The rule of torch's GradScaler, but the caller decides what is finite: all workers alike.
 
     Attributes:
-        scale: the factor; 1 and constant when `enabled` is False.
+        scale: 1 and constant if `enabled` is False.
         good_steps: finite steps since the last change.
     """
 
@@ -147,10 +145,9 @@ class LossScaler:
 
 
 class Ema:
-    """An exponential moving average of a module's weights and buffers (Polyak averaging).
+    """Exponential moving average of a module's weights and buffers (Polyak averaging).
 
-    The decay rises with the steps, min(decay, (1 + t) / (10 + t)), so that the random start does
-    not linger.
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that random initial weights fade.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -159,7 +156,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average after step `step`, counted from 0."""
+        """Update the average after step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = _state(self.module)
         floats = [name for name, value in self.average.items() if value.is_floating_point()]
@@ -171,7 +168,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module holds the average inside the block, its own weights again after it."""
+        """Put the average into the module inside the block, and its own weights back after it."""
         current = _state(self.module)
         own = {name: value.detach().clone() for name, value in current.items()}
         self._write(self.average)
@@ -181,7 +178,7 @@ class Ema:
             self._write(own)
 
     def load(self, average: Mapping[str, Tensor]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         for name, value in self.average.items():
             value.copy_(average[name])
 
@@ -205,7 +202,7 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
 
 @torch.no_grad()
 def squared_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The sum of the squares of all gradients, float32 scalar."""
+    """Sum of the squares of all gradients, float32 scalar."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros(())
@@ -215,7 +212,7 @@ def squared_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether no floating-point tensor holds NaN or infinity, () bool, on their device."""
+    """() bool on their device: no floating-point tensor holds NaN or infinity."""
     floats = [each for each in tensors if each.is_floating_point() and each.numel()]
     if not floats:
         return torch.ones((), dtype=torch.bool)

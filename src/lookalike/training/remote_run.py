@@ -1,4 +1,4 @@
-"""Runs and models in object storage, brought to this machine."""
+"""Download of runs and models from object storage."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _VERSIONS = ".versions.json"
 
 
 def workdir(output: str, chosen: str | None = None) -> Path:
-    """Where a run with the remote `output` is written on this machine.
+    """Local directory of a run with a remote `output`.
 
     Args:
-        output: a URI without secrets; `?endpoint=` may stand in it.
-        chosen: `run.workdir`, which goes before the user's cache directory.
+        output: a URI without secrets; `?endpoint=` is allowed.
+        chosen: `run.workdir`; None for a folder of the user's cache.
 
     Raises:
-        RunError: user info or another query is in the URI, and would be saved with the run.
+        RunError: the URI has user info or another query, which would be saved with the run.
     """
     _, query = storage.split_query(output)
     if storage.lasting(output) != output or (query and not query.startswith("?endpoint=")):
@@ -43,12 +43,12 @@ def workdir(output: str, chosen: str | None = None) -> Path:
 
 
 def saved_config(output: str, *, asked: bool = False) -> Config | None:
-    """The settings of a run, here or in object storage; None where no run was begun.
+    """Settings of a local or remote run; None where there is no run.
 
     Args:
         output: the run.
-        asked: only what was asked for (config.yaml), not every setting as it ran
-            (resolved.yaml; older runs have a complete config.yaml instead).
+        asked: only the request (config.yaml), not every setting as it ran (resolved.yaml; older
+            runs have a complete config.yaml instead).
 
     Raises:
         ConfigError: the file is broken; names it.
@@ -65,53 +65,55 @@ def saved_config(output: str, *, asked: bool = False) -> Config | None:
 
 
 def resume_from(output: str, local: Run) -> None:
-    """Bring the newest whole remote checkpoint and its run to `local`, where that is behind.
+    """Download the newest complete checkpoint and its run, where `local` is behind.
 
     Raises:
-        RunError: there are checkpoints, but no whole one, there or here.
+        RunError: there are checkpoints, but none is complete, there or here.
         StorageError: the storage does not answer, or a file changed meanwhile.
     """
     sizes = storage.sizes_below(output)
     if CONFIG not in sizes:
         return
     here, _ = checkpoint.newest(local.checkpoints)
-    passed: list[str] = []  # that are not whole, or damaged
+    damaged: list[str] = []
     while True:
-        found, faults = newest(output, sizes, before=passed[-1] if passed else None)
+        found, faults = newest(output, sizes, before=damaged[-1] if damaged else None)
         for fault in faults:
-            logger.warning("%s; left aside", fault)
-        if found is None and here is None and (faults or passed):
-            raise RunError(f"{storage.public(output)}: no whole checkpoint is left to go on from")
+            logger.warning("%s; skipped", fault)
+        if found is None and here is None and (faults or damaged):
+            raise RunError(
+                f"{storage.public(output)}: no complete checkpoint is left to resume from"
+            )
         if here is not None and (found is None or here.name >= found):
             return
-        if found is None or _fetched(output, found, local):
+        if found is None or _downloaded(output, found, local):
             break
-        passed.append(found)
+        damaged.append(found)
     best = _best(output, sizes)
-    if best is not None and best != found and not _fetched(output, best, local):
+    if best is not None and best != found and not _downloaded(output, best, local):
         best = None
     others = [name for name in sizes if not name.startswith((f"{CHECKPOINTS}/", "."))]
-    others = [name for name in others if not name.endswith("/")]  # a folder, to some clients
+    others = [name for name in others if not name.endswith("/")]  # folders of some clients
     if outside := [name for name in others if not _stays_inside(name)]:
         raise RunError(
             f"{storage.public(output)}: holds the key {outside[0]!r}, which is no file of a run "
             "and would be written outside of its directory; remove it there"
         )
-    for name in sorted(others, key=lambda name: name == CONFIG):  # the last makes it a run
+    for name in sorted(others, key=lambda name: name == CONFIG):  # the last one makes it a run
         storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
     if best is not None:
         write_text(local.checkpoints / "best", best + "\n")
     if found is not None:
         write_text(local.checkpoints / "latest", found + "\n")
-    logger.info("brought %s from %s to %s", found, storage.public(output), local.path)
+    logger.info("downloaded %s from %s to %s", found, storage.public(output), local.path)
 
 
-def _fetched(output: str, name: str, local: Run) -> bool:
-    """Whether a checkpoint was brought here, and is not damaged."""
+def _downloaded(output: str, name: str, local: Run) -> bool:
+    """Download a checkpoint; False if it is damaged."""
     try:
         fetch_checkpoint(output, name, local.checkpoints)
     except RunError as error:
-        logger.warning("%s; left aside", error)
+        logger.warning("%s; skipped", error)
         return False
     return True
 
@@ -119,7 +121,7 @@ def _fetched(output: str, name: str, local: Run) -> bool:
 def newest(
     output: str, sizes: dict[str, int], *, before: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """The name of the newest whole checkpoint of a remote run, and the faults of newer ones.
+    """Name of the newest complete checkpoint of a remote run, and the faults of newer ones.
 
     Args:
         output: the run.
@@ -137,9 +139,9 @@ def newest(
 
 
 def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
-    """Bring one whole checkpoint into the local `folder`, where it appears when it is complete.
+    """Download a checkpoint into `folder`, where it appears when it is complete.
 
-    Files of the same saving that are here already are not fetched.
+    Files of the same `id` that exist already are linked.
 
     Raises:
         RunError: it is damaged there.
@@ -173,11 +175,7 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
 
 
 def state_text(output: str, name: str) -> str | None:
-    """What state.json of a remote checkpoint says; None where there is no whole one.
-
-    Raises:
-        StorageError: the storage does not answer.
-    """
+    """Text of state.json of a remote checkpoint; None if that is not complete."""
     sizes = storage.sizes_below(output)
     if _fault(output, name, sizes) is not None:
         return None
@@ -186,9 +184,7 @@ def state_text(output: str, name: str) -> str | None:
 
 
 def model_of(uri: str) -> Path:
-    """The model of a remote run, or a remote model folder, as a folder of this machine.
-
-    Files are fetched again when they changed.
+    """Local copy of the model of a remote run, or of a remote model folder, kept up to date.
 
     Raises:
         RunError: there is no model.
@@ -199,9 +195,9 @@ def model_of(uri: str) -> Path:
     if f"{prefix}config.json" not in sizes:
         raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
     folder = cache_folder("models", uri)
-    for _ in range(2):  # a copy that is damaged here is brought again
+    for _ in range(2):  # a copy that is damaged here is downloaded again
         for name in (CONFIG_FILE, WEIGHTS_FILE):
-            _refreshed(storage.join(uri, prefix + name), folder / name)
+            _refresh(storage.join(uri, prefix + name), folder / name)
         if not _damaged(folder):
             break
         (folder / WEIGHTS_FILE).unlink()
@@ -210,9 +206,9 @@ def model_of(uri: str) -> Path:
             f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
             f"not those that {CONFIG_FILE} was written for; upload the model again"
         )
-    for name in (Run(folder).calibration.name, ABOUT_FILE):  # which not every model has
+    for name in (Run(folder).calibration.name, ABOUT_FILE):  # optional files
         if prefix + name in sizes:
-            _refreshed(storage.join(uri, prefix + name), folder / name)
+            _refresh(storage.join(uri, prefix + name), folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
     return folder
@@ -222,29 +218,27 @@ def _damaged(model: Path) -> bool:
     try:
         return not is_as_described(model, read_saved(model))
     except RunError:
-        return False  # another fault, which loading it reports
+        return False  # another fault, reported when it is loaded
 
 
 def file_of(uri: str) -> Path:
-    """A remote file, such as an exported model, as a file of this machine.
-
-    It is fetched again when it changed.
+    """Local copy of a remote file, such as an exported model, kept up to date.
 
     Raises:
         StorageError: it cannot be read.
     """
     folder = cache_folder("models", uri)
     local = folder / storage.public(uri).rsplit("/", 1)[-1]
-    _refreshed(uri, local)
+    _refresh(uri, local)
     return local
 
 
 def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
-    """What is wrong with a remote checkpoint; None if it is whole."""
+    """Fault of a remote checkpoint; None if it is complete."""
     place = f"{CHECKPOINTS}/{name}"
     shown = storage.public(storage.join(output, place))
     if f"{place}/{checkpoint.STATE_FILE}" not in sizes:
-        return f"{shown}: {checkpoint.STATE_FILE} is missing: it was not uploaded whole"
+        return f"{shown}: {checkpoint.STATE_FILE} is missing: its upload was not complete"
     try:
         text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
         files = checkpoint.parse_state(text)["files"]
@@ -258,12 +252,12 @@ def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a key below a remote folder is, as a relative path, a file below a folder here."""
+    """True if a key below a remote folder is a relative path without `..`."""
     return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _best(output: str, sizes: dict[str, int]) -> str | None:
-    """The name of the best checkpoint, if it is whole."""
+    """Name of the best checkpoint, if that is complete."""
     if f"{CHECKPOINTS}/best" not in sizes:
         return None
     name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
@@ -271,7 +265,7 @@ def _best(output: str, sizes: dict[str, int]) -> str | None:
     return name if known and _fault(output, name, sizes) is None else None
 
 
-def _refreshed(uri: str, local: Path) -> None:
+def _refresh(uri: str, local: Path) -> None:
     note = local.parent / _VERSIONS
     versions = json.loads(note.read_text("utf-8")) if note.exists() else {}
     version = storage.version_of(uri)
@@ -284,7 +278,7 @@ def _refreshed(uri: str, local: Path) -> None:
 
 
 def cache_folder(kind: str, uri: str, more: str = "") -> Path:
-    """Where this machine keeps what belongs to `uri` and `more`: a folder of the user's cache."""
+    """Folder of the user's cache for `uri` and `more`."""
     name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
     digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
     return user_cache() / kind / f"{name}-{digest}"

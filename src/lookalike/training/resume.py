@@ -231,7 +231,7 @@ def restore(
     world.barrier()
     if world.is_main:
         # At step 0 the start is measured again, and recorded again.
-        run.forget_after(progress.step if progress and progress.step else -1)
+        run.remove_after(progress.step if progress and progress.step else -1)
     newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
     logger.info("resuming from %s", newest)
     return progress

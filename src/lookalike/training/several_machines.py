@@ -1,4 +1,4 @@
-"""A run on several machines that share no directory: going on together, and its model on each."""
+"""Resume, and the model on each machine, of a run on machines that share no directory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from lookalike.training import checkpoint, remote_run
 
 
 def resume_from(output: str, local: Run, world: World) -> None:
-    """Bring the newest checkpoint that can be had to each machine.
+    """Bring the newest checkpoint to each machine; called by all workers together.
 
-    One that lies on the machines' disks in parts, because its upload was cut off, is uploaded
-    first; then each machine fetches what it has not. What of other checkpoints is not whole here
-    is removed.
-
-    To be called by all workers together.
+    One whose parts are on the machines' disks, because its upload was interrupted, is uploaded
+    first; then each machine downloads the files that it lacks. Other incomplete checkpoints are
+    removed.
 
     Raises:
-        RunError: there are checkpoints, but no whole one.
+        RunError: there are checkpoints, but none is complete.
         StorageError: the storage does not answer, or a file changed meanwhile.
     """
     with ExitStack() as locks:
@@ -54,10 +52,7 @@ def _resume_from(output: str, local: Run, world: World) -> None:
 
 
 def share_model(run: Run, world: World) -> None:
-    """Bring the main worker's model to the directories of the other machines.
-
-    To be called by all workers together.
-    """
+    """Copy the model to the directories of the other machines; called by all workers together."""
     world.barrier()  # the main worker has written it
     if len(world.directory_leaders) == 1:
         return
@@ -75,7 +70,7 @@ def share_model(run: Run, world: World) -> None:
 
 
 def _finish_upload(output: str, local: Run, world: World) -> None:
-    """Upload the newest checkpoint of the machines' disks, where it is newer than those there."""
+    """Upload the newest checkpoint of the machines' disks, if the storage lacks it."""
     name, text = None, ""
     with world.raise_together():
         if world.is_main:
@@ -87,14 +82,14 @@ def _finish_upload(output: str, local: Run, world: World) -> None:
     held = world.all_gather_object(_held(folder, text) if world.is_directory_leader else [])
     lacking = set(json.loads(text)["files"]).difference(*held)
     if lacking:
-        logger.warning("%s: no machine has %s any more; left aside", folder, min(lacking))
+        logger.warning("%s: no machine has %s any more; skipped", folder, min(lacking))
         return
-    logger.info("uploading %s, which is not whole there yet", name)
+    logger.info("uploading %s, which is not complete there yet", name)
     place = storage.join(output, f"{remote_run.CHECKPOINTS}/{name}")
     state = storage.join(place, checkpoint.STATE_FILE)
     with world.raise_together():
         if world.is_directory_leader:
-            storage.remove_file(state)  # of the same step before: not whole from now on
+            storage.remove_file(state)  # of the same step before: incomplete from now on
         for file in set(held[world.rank]).difference(*held[: world.rank]):
             storage.write_file(folder / file, storage.join(place, file))
     with world.raise_together():
@@ -104,7 +99,7 @@ def _finish_upload(output: str, local: Run, world: World) -> None:
 
 
 def _unfinished(output: str, local: Run) -> tuple[str | None, str]:
-    """The newest checkpoint of the main worker's disk and its state.json, if it is not there."""
+    """Newest checkpoint of the main worker's disk and its state.json, if it is not stored."""
     sizes = storage.sizes_below(output)
     there, _ = remote_run.newest(output, sizes)
     for folder in sorted(local.checkpoints.glob("step-*"), reverse=True):
@@ -122,7 +117,7 @@ def _unfinished(output: str, local: Run) -> tuple[str | None, str]:
 
 
 def _state(folder: Path) -> str | None:
-    """The text of a state.json, None where there is none, or a damaged one."""
+    """Text of a state.json; None if it is missing or damaged."""
     try:
         text = (folder / checkpoint.STATE_FILE).read_text("utf-8")
         checkpoint.parse_state(text)
@@ -132,7 +127,7 @@ def _state(folder: Path) -> str | None:
 
 
 def _held(folder: Path, text: str) -> list[str]:
-    """The files of a checkpoint that are here, whole and of the same saving."""
+    """Undamaged files of a checkpoint here, of the same save."""
     if _state(folder) != text:
         return []
     state = json.loads(text)
@@ -140,12 +135,12 @@ def _held(folder: Path, text: str) -> list[str]:
 
 
 def _complete_best(output: str, local: Run) -> None:
-    """Make the best checkpoint of the main worker's disk whole, where the storage has the rest."""
+    """Complete the best checkpoint of the main worker's disk from the storage."""
     pointer = local.checkpoints / "best"
     if not pointer.exists():
         return
     best = local.checkpoints / pointer.read_text("utf-8").strip()
-    if _is_whole(best):
+    if _is_complete(best):
         return
     there = remote_run.state_text(output, best.name)
     if there is not None and there == _state(best):
@@ -155,7 +150,7 @@ def _complete_best(output: str, local: Run) -> None:
         pointer.unlink()
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         checkpoint.read_state(folder)
     except RunError:
@@ -164,7 +159,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _tidy(local: Run, but: str | None = None) -> None:
-    """Remove checkpoints that are not whole here and never will be; with `but`, all others too."""
+    """Remove incomplete checkpoints, and with `but` all others too."""
     for folder in sorted(local.checkpoints.glob("step-*")):
-        if not _is_whole(folder) or (but is not None and folder.name != but):
+        if not _is_complete(folder) or (but is not None and folder.name != but):
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Signals that ask to stop: taken note of in training, obeyed at once elsewhere."""
+"""Handling of SIGINT, SIGTERM and SIGHUP: deferred in training, immediate elsewhere."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from contextlib import contextmanager
 from types import FrameType
 
 _REPEAT_SECONDS = 3.0
-
-
 _ENTRY = "<frozen importlib"
 _pressed = False
 
 
 def handle() -> None:
-    """Let Ctrl-C end this program without a traceback, whatever it is doing.
+    """End this program on Ctrl-C without a traceback.
 
-    In the midst of an import the process ends on the spot: what is being imported may turn the
-    exception into another one, or into none. Elsewhere it is a KeyboardInterrupt.
+    During an import the process exits at once, since imported code may replace or suppress the
+    exception. Elsewhere it is a KeyboardInterrupt.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _press)
 
 
 def was_pressed() -> bool:
-    """Whether Ctrl-C came since `handle`, whatever became of its exception."""
+    """True if Ctrl-C was pressed since `handle`, even where its exception was suppressed."""
     return _pressed
 
 
 def _press(number: int, frame: FrameType | None) -> None:
     global _pressed
     if _pressed or _importing(frame):
-        if "LOCAL_RANK" not in os.environ:  # of workers the launcher speaks
+        if "LOCAL_RANK" not in os.environ:  # the launcher reports for its workers
             os.write(2, b"stopped\n")
         os._exit(128 + number)
     _pressed = True
@@ -51,11 +49,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and by which signal.
-
-    Attributes:
-        signal: the signal's number, None while nobody asked.
-    """
+    """Request to stop; `signal` is its number, None without a request."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -66,34 +60,32 @@ class StopRequest:
 
 @contextmanager
 def deferred() -> Iterator[StopRequest]:
-    """Inside the block, Ctrl-C, SIGTERM and SIGHUP only note the wish; a later Ctrl-C is obeyed.
+    """Deferred handling of SIGINT, SIGTERM and SIGHUP; a later Ctrl-C interrupts at once.
 
-    SIGHUP is what a terminal or an ssh session sends when it closes. Where it is ignored, as
-    under nohup, it stays so.
-
-    Outside the main thread, where Python delivers no signals, the wish never comes true.
+    SIGHUP comes from a terminal or ssh session that closes. Where it is ignored, as under nohup,
+    it stays ignored. Outside the main thread, where Python delivers no signals, nothing changes.
     """
-    wish = StopRequest()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield request
         return
-    heard = 0.0
+    received = 0.0
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
+    def handle_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal received
         now = time.monotonic()
-        # torchrun repeats the signal that the terminal sent to all of us already.
-        if heard and number == signal.SIGINT and now - heard > _REPEAT_SECONDS:
+        # torchrun repeats the signal that the terminal sent to all processes already.
+        if received and number == signal.SIGINT and now - received > _REPEAT_SECONDS:
             raise KeyboardInterrupt
-        heard = heard or now
-        wish.signal = wish.signal or number
+        received = received or now
+        request.signal = request.signal or number
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, hear) for number in numbers}
+    before = {number: signal.signal(number, handle_signal) for number in numbers}
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

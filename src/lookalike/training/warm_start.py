@@ -1,4 +1,4 @@
-"""Beginning with the weights of an earlier run: rows follow their labels, whatever moved."""
+"""Start from the weights of an earlier run, with class weights matched by label."""
 
 from __future__ import annotations
 
@@ -31,14 +31,12 @@ _MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "free_length")
 
 @dataclass(frozen=True)
 class _Source:
-    """What to begin from.
+    """Checkpoint of an earlier run.
 
     Attributes:
-        name: as the user gave it.
-        folder: the checkpoint.
-        choice: why this one, for the report.
-        run: the output directory that it is in.
-        step: of the checkpoint.
+        name: as given by the user.
+        choice: reason for this checkpoint, for the log.
+        run: output directory of the checkpoint.
         classes: of the earlier run.
     """
 
@@ -51,23 +49,23 @@ class _Source:
 
 
 def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -> None:
-    """Give a run that is about to start the weights of an earlier one, on every worker.
+    """Load the weights of an earlier run before the first step; called by all workers together.
 
-    The network is taken as it is, its average where one was kept. The rows of a head follow their
-    label; rows of other labels keep the random directions that the seed gave them, at the median
-    length of the inherited rows, so that a step of SGD turns them by as much as those (by
-    lr / length^2 where the loss compares cosines). Optimizer state starts empty.
+    The network is loaded as it is, or its average where one was kept. Rows of a head follow their
+    label; rows of other labels keep their random direction, at the median length of the inherited
+    rows, so that a step of SGD turns them by as much (by lr / length^2 where the loss compares
+    cosines). Optimizer state starts empty.
 
     Args:
         name: an output directory, of which the best checkpoint is taken, else the newest; or a
             checkpoint in one (`runs/old/checkpoints/step-00000120`).
-        trained: network, heads and average, before the first step; changed in place.
+        trained: changed in place.
         classes: of this run.
-        world: the workers, who call this together.
+        world: the workers.
 
     Raises:
-        RunError: there is no whole checkpoint, or its network or a head is another one; names
-            the first difference.
+        RunError: there is no complete checkpoint, or its network or a head differs; names the
+            first difference.
     """
     with world.raise_together():
         source = _open(name, verify=True) if world.is_main else None
@@ -84,7 +82,7 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
 
 
 def _open(name: str, *, verify: bool) -> _Source:
-    """Find the checkpoint and its classes; `verify` compares the digests of its files."""
+    """Find the checkpoint and its classes; with `verify`, compare the digests of its files."""
     if storage.is_remote(name):
         raise RunError(
             f"train.start_from={storage.public(name)}: takes a directory of this machine; give one "
@@ -114,22 +112,22 @@ def _choose(name: str, run: Run) -> tuple[Path, str]:
         try:
             checkpoint.read_state(folder, verify=True)
         except RunError as error:
-            logger.warning("%s; left aside", error)
+            logger.warning("%s; skipped", error)
         else:
             return folder, "its best"
     newest, faults = checkpoint.newest(run.checkpoints)
     for fault in faults:
-        logger.warning("%s; left aside", fault)
+        logger.warning("%s; skipped", fault)
     if newest is None:
         raise RunError(
-            f"train.start_from={name}: no whole checkpoint in {run.checkpoints}; give the output "
-            "directory of a run, or one of its checkpoints/step-..."
+            f"train.start_from={name}: no complete checkpoint in {run.checkpoints}; give the "
+            "output directory of a run, or one of its checkpoints/step-..."
         )
     return newest, "its newest"
 
 
 def _take_network(source: _Source, network: nn.Module, ema: Ema | None) -> None:
-    """Load the network after comparing it, and begin the average of this run with it."""
+    """Load the network after comparing it, and start the average of this run with it."""
     embedder = network.get_submodule(_EMBEDDER[:-1])
     assert isinstance(embedder, Embedder)
     _compare_settings(source, embedder)
@@ -154,10 +152,10 @@ def _take_network(source: _Source, network: nn.Module, ema: Ema | None) -> None:
 
 
 def _compare_settings(source: _Source, embedder: Embedder) -> None:
-    """What the settings tell is easier to mend than what a tensor's shape tells."""
+    """Compare settings first: they are easier to fix than a tensor's shape."""
     file = source.run.model / CONFIG_FILE
     if not file.exists():
-        return  # a checkpoint that was copied alone: the tensors will tell
+        return  # a checkpoint that was copied alone: tensors are compared
     there, here = dict(read_saved(source.run.model)), embedder.describe()
     for key in _MODEL_KEYS:
         if key in there and there[key] != here[key]:
@@ -176,7 +174,7 @@ def _shape(tensor: Tensor | None) -> str:
 
 @torch.no_grad()
 def _take_head(source: _Source, name: str, head: Head, match: Tensor) -> None:
-    """Fill the rows of this worker whose class has an old class, `match` (C,); -1 for none."""
+    """Load the rows of this worker's classes that have an old class, `match` (C,); -1 for none."""
     if not any(source.folder.glob(f"head-{name}-*.safetensors")):
         raise RunError(
             f"train.start_from={source.name}: it has no head '{name}'; give it the loss.* "
@@ -187,19 +185,19 @@ def _take_head(source: _Source, name: str, head: Head, match: Tensor) -> None:
     order = order[wanted[order] >= 0]
     lengths = torch.empty(len(order) * head.centres)
     with HeadRows(source.folder, name) as saved:
-        for what, there, here in (
+        for setting, there, here in (
             ("model.embedding_dim", saved.dim, head.dim),
             ("head.centres", saved.centres, head.centres),
             ("classes", saved.classes, len(source.classes)),
         ):
             if there != here:
                 raise RunError(
-                    f"train.start_from={source.name}: head '{name}' has {what}={there}, and not "
-                    f"{here}; give {what}={there}"
+                    f"train.start_from={source.name}: head '{name}' has {setting}={there}, and not "
+                    f"{here}; give {setting}={there}"
                 )
         weight = head.weight.unflatten(0, (len(wanted), head.centres))  # (c, K, D), same memory
-        # Rows of a sampled head may have steps to catch up with. What the steps do to the weight
-        # lies in the checkpoint; only moments, which are not taken over, need the constants.
+        # Pending updates of a sampled head are applied. Those of the weight are determined by the
+        # checkpoint; the constants of the rule matter to moments only, which are not loaded.
         rule = UpdateRule("adamw" if "exp_avg" in saved.moments else "sgd")
         for where, rows in saved.read(wanted[order], rule):
             found = rows["weight"].float()
