@@ -114,30 +114,24 @@ class TrainStep:
         for head in self._updating:
             head.begin(1 / self.trained.scaler.scale)
         if self.accumulate == 1:
-            losses = self.forward(batch, step)
-            self.backward(losses["loss"])
+            images = batch.images.to(self.world.device, non_blocking=True)
+            embeddings, branch = self._embed(self._wrapped or self.network, images, step)
+            del images  # not kept during the backward pass, unless the network needs it
+            losses = self._losses(embeddings, branch, batch)
+            del embeddings, branch
+            self._backward(losses["loss"])
         else:
             losses = self._in_micro_batches(batch, step)
+        for head in self.trained.heads.values():
+            head.average_gradients()
+        scale_gradients([*self._shared, *self._shards], 1 / self.trained.scaler.scale)
         outcome = self._update(losses, step)
         if not outcome.finite:
             self._statistics.restore()
         return outcome
 
-    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """This worker's losses, scalars; their means over the workers are those of the batch."""
-        images = batch.images.to(self.world.device, non_blocking=True)
-        embeddings, branch = self._embed(self._wrapped or self.network, images, step)
-        return self._losses(embeddings, branch, batch)
-
-    def backward(self, loss: Tensor) -> None:
-        """Compute the gradients of the global mean loss, on every worker."""
-        scale = self.trained.scaler.scale
-        self.trained.optimizer.zero_grad(set_to_none=True)
-        (loss * scale).backward()
-        self._finish_gradients()
-
     def _in_micro_batches(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """`forward` and `backward` with the activations of one micro-batch at a time.
+        """Forward and backward pass with the activations of one micro-batch at a time.
 
         The embeddings of the whole batch are computed first, without activations; the heads see
         all of them at once, so that loss, margin statistics, class samples and class weights are
@@ -154,8 +148,7 @@ class TrainStep:
         self._statistics.restore()  # the second pass moves them
         outputs = [torch.cat(each).requires_grad_() for each in _columns(found)]
         losses = self._losses(outputs[0], outputs[1] if len(outputs) > 1 else None, batch)
-        self.trained.optimizer.zero_grad(set_to_none=True)
-        (losses["loss"] * self.trained.scaler.scale).backward()
+        self._backward(losses["loss"])
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in outputs]
         start = 0
         for number, part in enumerate(parts):
@@ -168,8 +161,11 @@ class TrainStep:
                     [each[start : start + len(part)] for each in gradients],
                 )
             start += len(part)
-        self._finish_gradients()
         return losses
+
+    def _backward(self, loss: Tensor) -> None:
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        (loss * self.trained.scaler.scale).backward()
 
     def _embed(
         self, network: nn.Module, images: Tensor, step: int, part: int = 0
@@ -189,11 +185,6 @@ class TrainStep:
         }
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}}
-
-    def _finish_gradients(self) -> None:
-        for head in self.trained.heads.values():
-            head.average_gradients()
-        scale_gradients([*self._shared, *self._shards], 1 / self.trained.scaler.scale)
 
     def _update(self, losses: dict[str, Tensor], step: int) -> Outcome:
         """Apply the gradients if they, the losses and the statistics are finite on all workers."""
