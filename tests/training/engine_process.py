@@ -33,7 +33,7 @@ def records(run: Path) -> list[dict]:
 
 
 def curve(run: Path) -> list[tuple]:
-    """What must not depend on luck: all but times."""
+    """Records without times."""
     clocks = {"images_per_second", "waiting", "seconds"}
     return [
         tuple(sorted((k, v) for k, v in record.items() if k not in clocks))

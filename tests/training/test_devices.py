@@ -1,4 +1,4 @@
-"""Which device and which arithmetic a run takes, on machines that are not here."""
+"""Choice of device and precision, on simulated machines."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("major", "precision"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
-def test_bfloat16_only_where_the_gpu_multiplies_in_it(gpu, major, precision):
+def test_bfloat16_only_on_gpus_that_support_it(gpu, major, precision):
     gpu.major = major
     config = Config().with_values(
         {"model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32}
@@ -41,7 +41,7 @@ def test_bfloat16_only_where_the_gpu_multiplies_in_it(gpu, major, precision):
     assert found.head.precision == ("bf16" if precision == "bf16" else "fp32")
 
 
-def test_a_call_in_a_program_keeps_the_current_device(gpu, monkeypatch):
+def test_call_from_a_program_keeps_the_current_device(gpu, monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert World.from_env("auto").device == torch.device("cuda", 1)

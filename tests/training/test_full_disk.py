@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written to: named in one line, and nothing earlier damaged."""
+"""Full or read-only disks: a one-line error, and no damage to earlier files."""
 
 import os
 import resource
@@ -52,7 +52,7 @@ def test_all_files_follow_the_umask(run):
     assert set(modes.values()) == {0o640}
 
 
-def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+def test_full_disk_leaves_a_jsonl_file_unchanged(tmp_path):
     run = Run(tmp_path)
     run.append(run.metrics, {"step": 1})
     before = run.metrics.read_bytes()
@@ -64,7 +64,7 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
     assert run.metrics.read_bytes() == before
 
 
-def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path):
+def test_full_disk_keeps_the_old_text(tmp_path):
     file = tmp_path / "classes.json"
     write_text(file, "old")
     with limit(10), pytest.raises(StorageError, match=f"{file}: file too large"):
@@ -72,7 +72,7 @@ def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "old"}
 
 
-def test_a_second_writer_of_a_text_does_not_disturb_the_first(tmp_path, monkeypatch):
+def test_concurrent_writers_of_a_text(tmp_path, monkeypatch):
     """As processes that begin together write to the user's cache."""
     file, synced = tmp_path / "versions.json", os.fsync
 
@@ -87,7 +87,7 @@ def test_a_second_writer_of_a_text_does_not_disturb_the_first(tmp_path, monkeypa
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "first"}
 
 
-def test_a_model_that_does_not_fit_leaves_the_old_one(run):
+def test_full_disk_keeps_the_old_model(run):
     model = lookalike.load(run.path, device="cpu")
     before = content(run.model)
     with (
@@ -99,7 +99,7 @@ def test_a_model_that_does_not_fit_leaves_the_old_one(run):
 
 
 @pytest.mark.parametrize("size", [200, 20_000])
-def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, size):
+def test_full_disk_keeps_earlier_checkpoints(run, size):
     before = content(run.checkpoints)
     config = lookalike.Config.load(run.config).with_settings({"max_steps": 2})
     with limit(size), pytest.raises(LookalikeError, match=str(run.path)):
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(run, size):
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
-def test_vectors_that_do_not_fit_leave_the_old_ones(run, shapes, tmp_path, name):
+def test_full_disk_keeps_old_vectors(run, shapes, tmp_path, name):
     output = tmp_path / name
     lookalike.embed(run.path, shapes / "val.txt", output, device="cpu")
     before = output.read_bytes()
@@ -121,7 +121,7 @@ def test_vectors_that_do_not_fit_leave_the_old_ones(run, shapes, tmp_path, name)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch_export"])
-def test_an_export_that_does_not_fit_leaves_nothing(run, tmp_path, form):
+def test_full_disk_leaves_no_partial_export(run, tmp_path, form):
     output = tmp_path / ("m.pt2" if form == "torch_export" else "m")
     with limit(50_000), pytest.raises(StorageError, match=f"{tmp_path}.*cannot be written: "):
         lookalike.export(run.path, form, output=output)
@@ -142,7 +142,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_output_below_a_file_is_one_line(run, shapes, tmp_path, monkeypatch, capsys, command):
+def test_output_below_a_file_is_a_one_line_error(
+    run, shapes, tmp_path, monkeypatch, capsys, command
+):
     (tmp_path / "file").write_text("mine")
     places = {"run": run.path, "list": shapes / "val.txt", "place": tmp_path / "file/x"}
     words = [word.format(**places) for word in COMMANDS[command]]
@@ -161,7 +163,7 @@ def test_an_output_below_a_file_is_one_line(run, shapes, tmp_path, monkeypatch, 
     ("lines", "kept"),
     [("", 0), ('{"step": 0}\n{"step": 1, "lo\n[]\n"x"\n{"step": "1"}\n{"step": 1}\n{"st', 2)],
 )
-def test_broken_lines_of_metrics_are_named_and_left_out(tmp_path, lines, kept, caplog):
+def test_broken_metrics_lines_are_named_and_skipped(tmp_path, lines, kept, caplog):
     run = Run(tmp_path)
     run.metrics.write_text(lines)
     run.remove_after(5)
@@ -169,7 +171,7 @@ def test_broken_lines_of_metrics_are_named_and_left_out(tmp_path, lines, kept, c
     assert all(f"{run.metrics}:{row}: is broken" in caplog.text for row in (2, 3, 4, 5) if kept)
 
 
-def test_a_run_whose_metrics_are_lost_is_resumed(run, caplog):
+def test_resume_without_metrics(run, caplog):
     run.metrics.unlink()
     config = lookalike.Config.load(run.config).with_settings({"max_steps": 2})
     lookalike.train(config, resume=True)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, again and again; then the curve is that of a run left in peace."""
+"""SIGKILL at random moments and resume: the curve of an uninterrupted run."""
 
 import os
 import random

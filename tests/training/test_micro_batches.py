@@ -1,4 +1,4 @@
-"""Batches of one image: trained where the network can, refused in words where it cannot."""
+"""Batches of one image: trained if the batch norms allow it, else refused with the fixes."""
 
 import pytest
 from engine_process import records
@@ -22,7 +22,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def embedders():
-    """With a map of one place, with one of four, and with a norm over the embedding."""
+    """Feature maps of one and of four positions, and a norm over the embedding."""
     common = {"pretrained": False, "embedding_dim": 8}
     return {
         "small": Embedder.create("test_resnet", image_size=32, **common),
@@ -82,11 +82,11 @@ def test_one_image_for_a_norm_of_one_value_is_refused(embedders, name, world, va
         ("free", TWO, {"train__batch_size": 2, "loss__name": "magface"}),
     ],
 )
-def test_what_can_learn_is_not_refused(embedders, name, world, values):
+def test_trainable_batches_of_one_are_accepted(embedders, name, world, values):
     check(embedders[name], world, **values)
 
 
-def test_the_list_may_make_batches_smaller(embedders):
+def test_short_list_limits_the_batch_size(embedders):
     with pytest.raises(
         ConfigError, match=r"=64 \(1 by the list\) .* set a list of more images, or"
     ):
@@ -118,7 +118,7 @@ def test_batches_of_one_image_train(shapes, tmp_path):
     ],
 )
 def test_plan_refuses_what_train_refuses(values):
-    """In the same words; `train` computes its own from the list that it was given."""
+    """The same message; `train` computes its batch size from the list."""
     config = Config.of(None, {**REFUSED, **values})
     world = World(size=config.run.workers)
 
@@ -135,6 +135,6 @@ def test_plan_refuses_what_train_refuses(values):
     assert str(found.value) == str(expected.value)
 
 
-def test_plan_takes_one_image_where_train_does():
+def test_plan_accepts_batches_of_one_where_train_does():
     config = Config.of(None, {**REFUSED, "freeze_batchnorm": True})
     assert plan(config, classes=10, measure=False).setup.micro_batch == 1

@@ -1,4 +1,4 @@
-"""Losses, weights and vectors that are not finite: told, counted, and never written."""
+"""Losses, weights and vectors that are not finite: reported, counted and never written."""
 
 import logging
 
@@ -50,7 +50,7 @@ def test_skipped_steps_are_counted_at_the_end(shapes, tmp_path, broken_steps, ca
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_a_run_whose_steps_were_all_skipped_is_an_error(shapes, tmp_path, broken_steps):
+def test_all_steps_skipped_is_an_error(shapes, tmp_path, broken_steps):
     broken_steps(lambda number: True)
     with pytest.raises(
         TrainingError, match=r"all 6 steps were skipped.* nothing was learned\. Lower"
@@ -102,7 +102,7 @@ def test_no_command_returns_or_writes_a_vector_that_is_not_finite(shapes, broken
     assert not (tmp_path / "v.npy").exists()
 
 
-def test_the_images_are_named(shapes, broken):
+def test_images_with_vectors_that_are_not_finite_are_named(shapes, broken):
     embedder = Embedder.load(broken)
     path = str(shapes / "images/0-0.jpg")
     picture = np.zeros((40, 40, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""A run that is resumed with another batch size, sampler, list or length."""
+"""Resume with another batch size, sampler, list or length."""
 
 import logging
 import shutil
@@ -58,7 +58,7 @@ def losses(found):
     return [record for record in found if "loss" in record]
 
 
-def test_another_batch_size_goes_on_at_the_same_epoch(resumed, caplog):
+def test_resume_with_another_batch_size_keeps_the_epoch(resumed, caplog):
     found = losses(resumed(batch_size=16))
     # 1.5 of 4 epochs are done; an epoch has 3 steps now: one is done of the second.
     assert [r["step"] for r in found] == list(range(10, 10 + 8))
@@ -70,7 +70,7 @@ def test_another_batch_size_goes_on_at_the_same_epoch(resumed, caplog):
     assert [r["lr"] for r in found] == pytest.approx([whole.at(4 + n) for n in range(8)])
 
 
-def test_what_was_changed_stays_changed_and_is_resumed_exactly(shapes, resumed, tmp_path):
+def test_changes_persist_across_resumes(shapes, resumed, tmp_path):
     path, plain = resumed.path, {"batch_size": 16, "schedule": "constant", "warmup_steps": 0}
     train(**settings(shapes, path, max_steps=12, **plain), resume=True)
     shutil.copytree(path, tmp_path / "other")
@@ -86,7 +86,7 @@ def test_what_was_changed_stays_changed_and_is_resumed_exactly(shapes, resumed, 
     assert progress.shift == 4 - 9
 
 
-def test_another_sampler_and_list_go_on_at_the_same_epoch(shapes, resumed, tmp_path, caplog):
+def test_resume_with_another_sampler_and_list_keeps_the_epoch(shapes, resumed, tmp_path, caplog):
     lines = (shapes / "train.txt").read_text().splitlines()
     shorter = tmp_path / "shorter.txt"
     shorter.write_text("".join(f"{shapes}/{line}\n" for line in lines if "-5.jpg" not in line))
@@ -122,7 +122,7 @@ def test_another_sampler_and_list_go_on_at_the_same_epoch(shapes, resumed, tmp_p
         ({"classification_weight": 1.0}, r"with loss\.classification_weight=1\.0 \(it was 0\.0\)"),
     ],
 )
-def test_a_run_beyond_its_end_is_refused_and_kept(shapes, half, tmp_path, change, words):
+def test_resume_past_the_end_is_refused(shapes, half, tmp_path, change, words):
     output = tmp_path / "run"
     shutil.copytree(half, output)
     before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file() and p.name != "log.txt"}
@@ -132,7 +132,7 @@ def test_a_run_beyond_its_end_is_refused_and_kept(shapes, half, tmp_path, change
     assert after == before
 
 
-def test_a_finished_run_may_be_resumed(shapes, half, tmp_path, caplog):
+def test_resume_of_a_finished_run(shapes, half, tmp_path, caplog):
     output = tmp_path / "run"
     shutil.copytree(half, output)
     with caplog.at_level(logging.INFO, "lookalike"):
@@ -158,7 +158,7 @@ def test_scores_of_another_validation_list_are_not_compared(resumed, many_shapes
     assert start in caplog.text
 
 
-def test_the_same_list_elsewhere_is_the_same(shapes, resumed, tmp_path, caplog):
+def test_moved_list_is_the_same_list(shapes, resumed, tmp_path, caplog):
     shutil.copytree(shapes, tmp_path / "moved")
     found = resumed(train=str(tmp_path / "moved/train.txt"), val=str(tmp_path / "moved/val.txt"))
     assert "resumed with" not in caplog.text
@@ -191,7 +191,7 @@ def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):
     assert [r["since_best"] for r in run.scores()] == [0, 1, 2, 3]
 
 
-def test_all_workers_stop_early_by_the_scores_of_the_main_one(tmp_path):
+def test_early_stopping_follows_the_main_worker(tmp_path):
     class Second(World):
         def broadcast(self, tensor):
             return torch.full_like(tensor, next(of_main))

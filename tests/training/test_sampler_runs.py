@@ -1,4 +1,4 @@
-"""Real trainings with every sampler: stopped and resumed, and on two workers."""
+"""Trainings with every sampler: resumed, and on two workers."""
 
 import os
 import socket
@@ -45,7 +45,7 @@ def tail(shapes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_resuming_in_the_middle_of_an_epoch_equals_going_on(tail, tmp_path, name):
+def test_resume_within_an_epoch_equals_an_uninterrupted_run(tail, tmp_path, name):
     whole = train(**settings(tail, tmp_path / "whole", name, max_steps=9))
     parts = tmp_path / "parts"
     for steps in (2, 5, 9):

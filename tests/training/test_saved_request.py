@@ -1,4 +1,4 @@
-"""What a run was asked for and what it used: two files, and what a resumed run takes of them."""
+"""Request and resolved settings of a run, and their use on resume."""
 
 import sys
 
@@ -31,7 +31,7 @@ def run(shapes, tmp_path_factory) -> Run:
     return lookalike.train(asked, output=output)
 
 
-def test_the_request_and_what_it_was_resolved_to_are_two_files(run, shapes):
+def test_request_and_resolved_settings_are_two_files(run, shapes):
     asked = yaml.safe_load(run.config.read_text())
     given = {**ASKED, "data.train": str(shapes / "train.txt"), "run.output": str(run.path)}
     assert {f"{s}.{k}": v for s, part in asked.items() for k, v in part.items()} == given
@@ -45,7 +45,7 @@ def test_the_request_and_what_it_was_resolved_to_are_two_files(run, shapes):
 
 @pytest.mark.parametrize("change", ["loss.name=cosface", "model.backbone=resnet18",
                                     "head.parallel=model", "run.device=auto"])  # fmt: skip
-def test_a_request_used_again_with_a_change_is_as_a_fresh_one(run, shapes, change):
+def test_saved_request_with_a_change_equals_a_new_request(run, shapes, change):
     fresh = [f"{key}={value}" for key, value in ASKED.items()]
     places = {"data.train": str(shapes / "train.txt"), "run.output": str(run.path)}
     again, new = Config.load(run.config, [change]), Config.load(None, [*fresh, change], places)
@@ -53,14 +53,14 @@ def test_a_request_used_again_with_a_change_is_as_a_fresh_one(run, shapes, chang
     assert again.asked() == new.asked()
 
 
-def test_a_complete_request_of_an_older_version_is_taken_as_it_was_used(run, tmp_path):
+def test_complete_request_of_an_older_version(run, tmp_path):
     old = Run(tmp_path)
     old.config.write_text(run.resolved.read_text())
     assert saved_config(str(tmp_path)) == saved_config(str(run.path))
     assert Config.load(old.config, ["loss.scale=7"]).loss.margin == 0.4
 
 
-def test_what_follows_from_other_settings_is_listed():
+def test_resolved_from_lists_all_resolved_settings():
     config = Config().with_values(ASKED)
     margin = metric_margin(config)
     resolved = resolve(config, margin, create_embedder(config, margin), World(), 8)
@@ -75,7 +75,7 @@ def resumed(run: Run, folder, *changes: str) -> Config:
     return as_before(asked.with_changes(changes, {}), Run(folder), True, World())
 
 
-def test_a_resumed_run_keeps_what_the_request_leaves_open(run, tmp_path):
+def test_resume_keeps_resolved_settings(run, tmp_path):
     found = resumed(run, tmp_path, "train.epochs=7")
     assert (found.optim.lr, found.train.precision, found.train.epochs) == (0.5, "bf16", 7)
     assert (found.loss.margin, found.model.backbone_dim) == (0.4, 96)
@@ -90,7 +90,7 @@ def test_a_resumed_run_keeps_what_the_request_leaves_open(run, tmp_path):
         ("optim.lr=0.1", set()),
     ],
 )
-def test_a_change_opens_what_follows_from_it(run, tmp_path, change, open_again):
+def test_a_change_reopens_dependent_settings(run, tmp_path, change, open_again):
     found = resumed(run, tmp_path, change)
     default = Config()
     kept = saved_config(str(run.path))
@@ -108,7 +108,7 @@ def test_addresses_are_written_without_their_secrets(tmp_path, caplog):
     assert "SECRETSIG" not in caplog.text
 
 
-def test_a_mistyped_run_is_not_a_missing_list(run):
+def test_mistyped_run_is_reported_as_such(run):
     close = run.path.with_name("rum")
     with pytest.raises(RunError, match=f"{close}: no run here to resume .*did you mean {run.path}"):
         lookalike.train(output=str(close), resume=True)
@@ -117,7 +117,7 @@ def test_a_mistyped_run_is_not_a_missing_list(run):
     assert not close.exists()
 
 
-def test_a_broken_request_is_named_by_its_own_path(tmp_path, monkeypatch, capsys):
+def test_broken_request_is_named_by_its_path(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text("optim: {lr: fast}\n")
     monkeypatch.setattr(sys, "argv", ["lookalike", "train", "--resume", "--output", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
@@ -126,14 +126,14 @@ def test_a_broken_request_is_named_by_its_own_path(tmp_path, monkeypatch, capsys
     assert f"error: {tmp_path}/config.yaml:1: optim.lr='fast'" in capsys.readouterr().err
 
 
-def test_a_folder_of_others_is_no_run_to_resume(tmp_path, shapes):
+def test_foreign_folder_is_not_resumed(tmp_path, shapes):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match=r"holds no run \(it has thesis.tex\)"):
         lookalike.train(output=str(tmp_path), train=str(shapes / "train.txt"), resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_checkpoints_whose_request_is_lost_are_still_resumed(run, tmp_path):
+def test_resume_without_config_yaml(run, tmp_path):
     lost = Run(tmp_path / "run")
     (lost.checkpoints / "step-00000001").mkdir(parents=True)
     assert not lost.exists()

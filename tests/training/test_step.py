@@ -1,4 +1,4 @@
-"""One training step: what a skipped one leaves as it was, and a batch in micro-batches."""
+"""Training step: skipped steps, and batches in micro-batches."""
 
 import socket
 
@@ -159,7 +159,7 @@ def test_a_skipped_step_changes_nothing(kind, margin, options):
     assert_same(state(step), state(peer))
 
 
-def test_an_overflow_of_float16_changes_nothing_but_the_loss_scale():
+def test_float16_overflow_changes_only_the_loss_scale():
     step = create(precision=torch.float16, options=FUSED)
     step.trained.scaler.scale = 2.0**60
     before = state(step)
@@ -190,7 +190,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(accumulate, margin, opti
     assert_same(state(parts), state(whole), rtol=1e-6, atol=1e-9)
 
 
-def test_micro_batches_move_running_statistics_once_each():
+def test_each_micro_batch_updates_running_statistics_once():
     step = create(accumulate=3)
     do(step, 0)
     names = [k for k in state(step) if k.endswith("num_batches_tracked") and "ema" not in k]

@@ -1,4 +1,4 @@
-"""Beginning with the weights of an earlier run: rows follow their labels."""
+"""Start from the weights of an earlier run: rows follow their labels."""
 
 import json
 import logging
@@ -107,7 +107,7 @@ def test_rows_follow_their_labels(shapes, old, changed, tmp_path, caplog):
         assert torch.equal(value, source), name
 
 
-def test_all_labels_kept_is_the_same_model(shapes, old, tmp_path):
+def test_unchanged_labels_give_the_same_model(shapes, old, tmp_path):
     """The first loss goes on where the earlier run ended: far below that of a new one."""
     cold, warm = tmp_path / "cold", tmp_path / "warm"
     train(**tiny(shapes), output=str(cold))
@@ -123,7 +123,7 @@ def test_all_labels_kept_is_the_same_model(shapes, old, tmp_path):
         assert torch.equal(value, network[f"embedder.{name}"]), name
 
 
-def test_every_worker_takes_its_own_rows(shapes, old, changed, tmp_path):
+def test_each_worker_loads_its_own_rows(shapes, old, changed, tmp_path):
     """Two workers with uneven shares, from the file of one, and one from the files of two."""
     classes = [*NEW, "1"]
     wide, back = tmp_path / "wide", tmp_path / "back"
@@ -152,7 +152,7 @@ def test_every_worker_takes_its_own_rows(shapes, old, changed, tmp_path):
             assert torch.equal(first[row], last[classes.index(label)])
 
 
-def test_the_best_checkpoint_comes_first_then_the_newest_whole_one(shapes, old, tmp_path, caplog):
+def test_best_checkpoint_is_preferred_to_the_newest_complete_one(shapes, old, tmp_path, caplog):
     copy = tmp_path / "copy"
     shutil.copytree(old, copy)
     (copy / "checkpoints/best").write_text("step-00000006\n")
@@ -183,7 +183,7 @@ def test_no_common_label_is_a_warning(shapes, old, tmp_path, caplog):
     assert torch.equal(head(tmp_path / "new", 0)[0].flatten(0, 1), rows)
 
 
-def test_resume_goes_on_with_the_run_itself(shapes, old, tmp_path):
+def test_resume_ignores_start_from(shapes, old, tmp_path):
     new = tmp_path / "new"
     train(**tiny(shapes), output=str(new), start_from=str(old))
     train(**tiny(shapes, max_steps=2), output=str(new), start_from="/nowhere", resume=True)
@@ -211,7 +211,7 @@ def test_another_architecture_is_refused(shapes, old, tmp_path, settings, messag
         train(**wanted, output=str(tmp_path / "new"))
 
 
-def test_the_first_tensor_that_differs_is_named(shapes, old, tmp_path):
+def test_first_differing_tensor_is_named(shapes, old, tmp_path):
     """A checkpoint whose model/ is gone: the shapes tell."""
     copy = tmp_path / "copy"
     shutil.copytree(old, copy)

@@ -1,4 +1,4 @@
-"""Two workers are one: gradients, launches, errors."""
+"""Two workers against one: gradients, launches, errors."""
 
 import socket
 
@@ -113,7 +113,7 @@ def test_two_workers_give_the_gradients_of_one(tmp_path, backbone, sharded):
         torch.testing.assert_close(together[name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_workers_option_trains_and_tells_an_error_once(shapes, tmp_path):
+def test_workers_option_trains_and_reports_an_error_once(shapes, tmp_path):
     run = tmp_path / "run"
     words = [
         "train", "--train", str(shapes / "train.txt"), "--output", str(run),

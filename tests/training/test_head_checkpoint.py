@@ -1,4 +1,4 @@
-"""Class rows and their optimizer state, written by some workers and read by others."""
+"""Class rows and their optimizer state, written and read by different numbers of workers."""
 
 import math
 import shutil
@@ -116,7 +116,7 @@ def test_rows_and_state_move_between_any_numbers_of_workers(tmp_path, kind, monk
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw"])
 @pytest.mark.parametrize("to_fused", [True, False])
-def test_a_run_goes_on_when_the_head_updates_itself_or_no_longer_does(tmp_path, optim, to_fused):
+def test_resume_with_and_without_the_fused_update(tmp_path, optim, to_fused):
     Learner(optim=optim, fused=not to_fused).train(range(3)).save(tmp_path)
     moved = Learner(optim=optim, fused=to_fused).load(tmp_path, steps=3).train(range(3, 8))
     stayed = Learner(optim=optim).train(range(8))
@@ -126,7 +126,7 @@ def test_a_run_goes_on_when_the_head_updates_itself_or_no_longer_does(tmp_path, 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw"])
 @pytest.mark.parametrize("fused", [True, False])
-def test_sampled_rows_catch_up_when_all_classes_count_again(tmp_path, optim, fused):
+def test_pending_updates_are_applied_when_sampling_ends(tmp_path, optim, fused):
     sampled = Learner(40, optim=optim, fused=True, sample_rate=0.1).train(range(6)).save(tmp_path)
     update = sampled.head.update
     assert (update.rows["seen"] < 6).any()
@@ -136,7 +136,7 @@ def test_sampled_rows_catch_up_when_all_classes_count_again(tmp_path, optim, fus
     assert_same(exact.rows(), dict(zip(names, expected, strict=True)))
 
 
-def test_a_head_that_begins_to_sample_has_nothing_to_catch_up_with(tmp_path):
+def test_no_pending_updates_when_sampling_begins(tmp_path):
     exact = Learner().train(range(5)).save(tmp_path)
     sampled = Learner(fused=True, sample_rate=0.3).load(tmp_path, steps=5)
     update = sampled.head.update
@@ -154,7 +154,7 @@ def test_rows_change_their_dtype(tmp_path):
     assert_same(again.rows(), {name: value.float() for name, value in narrow.rows().items()})
 
 
-def test_chosen_classes_are_read_alone(tmp_path, monkeypatch):
+def test_only_selected_classes_are_read(tmp_path, monkeypatch):
     whole = Learner(50, centres=2).train(range(2))
     for rank in range(3):
         part = Learner(50, centres=2, world=World(rank, 3))
@@ -170,7 +170,7 @@ def test_chosen_classes_are_read_alone(tmp_path, monkeypatch):
     assert torch.equal(found, whole.head.weight.detach().unflatten(0, (-1, 2))[wanted])
 
 
-def test_the_running_statistics_of_another_loss_are_not_taken_over(tmp_path):
+def test_running_statistics_of_another_loss_are_not_loaded(tmp_path):
     Learner(loss="curricularface").train(range(3)).save(tmp_path)
     kept = Learner(loss="curricularface").load(tmp_path)
     other = Learner(loss="adaface").load(tmp_path)
@@ -178,7 +178,7 @@ def test_the_running_statistics_of_another_loss_are_not_taken_over(tmp_path):
     assert torch.equal(other.head.margin_state, Learner(loss="adaface").head.margin_state)
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_rows_that_do_not_fit_are_refused(tmp_path):
     for rank in range(3):
         Learner(world=World(rank, 3)).save(tmp_path)
     Learner(optim="adamw").train(range(2)).save(tmp_path / "adamw")
@@ -245,7 +245,7 @@ def resume_on(workers, shapes, folder, *settings):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_slow_worker_does_not_take_what_the_main_one_wrote_for_an_earlier_run(tmp_path):
+def test_slow_worker_ignores_files_the_main_worker_just_wrote(tmp_path):
     """It would wait for the others to restore, who are at their first step."""
 
     class Slow(World):
@@ -257,11 +257,11 @@ def test_a_slow_worker_does_not_take_what_the_main_one_wrote_for_an_earlier_run(
     assert restore(run, None, None, None, True, Slow(rank=1, size=2), Config()) is None
 
 
-def test_a_dense_run_goes_on_with_another_number_of_workers(shapes, tmp_path):
+def test_resume_of_a_dense_head_on_other_numbers_of_workers(shapes, tmp_path):
     resume_on([1, 2], shapes, tmp_path, "head.parallel=data")
 
 
-def test_shards_are_cut_anew_for_another_number_of_workers(shapes, tmp_path):
+def test_resume_of_a_sharded_head_on_other_numbers_of_workers(shapes, tmp_path):
     """And one that is lost or torn is named."""
     resume_on([2, 1, 3], shapes, tmp_path, "head.parallel=model", "head.centres=2")
     whole = tmp_path / "many/checkpoints/step-00000015"

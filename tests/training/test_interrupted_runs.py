@@ -1,6 +1,7 @@
-"""Signals, losses that are not finite, checkpoints that are torn: nothing is lost, all is told."""
+"""Runs that are interrupted by signals, kills, infinite losses or torn checkpoints."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +15,8 @@ import torch
 from engine_process import TINY, call, command, curve, environment, records
 
 from lookalike.commands.train import train
-from lookalike.errors import Interrupted, RunError
+from lookalike.config.config import Config
+from lookalike.errors import DataError, Interrupted, RunError, TrainingError
 from lookalike.run import Run
 from lookalike.training.bad_image_limit import BadImageLimit
 
@@ -26,11 +28,18 @@ def words(shapes, output, *more):
     ]  # fmt: skip
 
 
+def here(shapes, output, *settings, resume=False):
+    """The same training in this process."""
+    places = [f"data.train={shapes / 'train.txt'}", f"run.output={output}"]
+    fixed = ["model.backbone=test_resnet", "run.device=cpu", *TINY]
+    return train(Config.load(None, [*places, *fixed, *settings]), resume=resume)
+
+
 @pytest.mark.parametrize(
     ("number", "workers", "code"), [(signal.SIGHUP, 1, 129), (signal.SIGINT, 1, 130),
                                     (signal.SIGTERM, 2, 143)],
 )  # fmt: skip
-def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, code):
+def test_signal_saves_a_checkpoint_to_resume_from(shapes, tmp_path, number, workers, code):
     run = tmp_path / "run"
     mine = words(shapes, run, "--epochs", "200", "--workers", str(workers))
     process = subprocess.Popen(
@@ -56,9 +65,7 @@ def test_a_signal_saves_and_resume_goes_on(shapes, tmp_path, number, workers, co
     assert [r["step"] for r in records(run)] == list(range(1, step + 3))
 
 
-def test_a_signal_that_comes_after_the_workers_agreed_is_granted_a_step_later(
-    shapes, tmp_path, monkeypatch
-):
+def test_signal_after_the_agreement_stops_one_step_later(shapes, tmp_path, monkeypatch):
     unshared, calls = BadImageLimit.unshared, []
 
     def signalled(limit):  # after the signals were looked at
@@ -77,48 +84,40 @@ def test_a_signal_that_comes_after_the_workers_agreed_is_granted_a_step_later(
     assert (run / "checkpoints/latest").read_text() == "step-00000004\n"
 
 
-def test_a_loss_that_stays_infinite_stops_with_an_explanation(shapes, tmp_path):
+def test_infinite_loss_stops_with_an_explanation(shapes, tmp_path):
     run = tmp_path / "run"
-    done = call(
-        *words(shapes, run, "--epochs", "60", "optim.lr=1e36", "optim.warmup_steps=0"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    assert "the loss has not been finite for 25 steps in a row" in done.stderr
-    assert "Lower optim.lr" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(TrainingError) as error:
+        here(shapes, run, "train.epochs=60", "optim.lr=1e36", "optim.warmup_steps=0")
+    assert "the loss has not been finite for 25 steps in a row" in str(error.value)
+    assert "Lower optim.lr" in str(error.value)
+    assert "step-00000000" in str(error.value)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     kept = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert kept[-1]["skipped"] >= 24
-    assert "step-00000000" in done.stderr
 
 
-def test_a_torn_checkpoint_is_left_aside_and_the_curve_is_the_same(shapes, tmp_path):
+def test_torn_checkpoint_is_skipped_and_the_curve_is_the_same(shapes, tmp_path, caplog):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    more = ("--epochs", "3", "train.checkpoint_every_steps=6", "optim.schedule=constant",
+    more = ("train.epochs=3", "train.checkpoint_every_steps=6", "optim.schedule=constant",
             "optim.warmup_steps=0")  # fmt: skip
-    assert call(*words(shapes, whole, *more), cwd=tmp_path).returncode == 0
-    cut = call(*words(shapes, torn, *more, "train.max_steps=12"), cwd=tmp_path)
-    assert cut.returncode == 0
+    here(shapes, whole, *more)
+    here(shapes, torn, *more, "train.max_steps=12")
     file = torn / "checkpoints/step-00000012/network.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    done = call(*words(shapes, torn, *more, "train.max_steps=18", "--resume"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "step-00000012/network.safetensors: has" in done.stderr
-    assert "resuming from" in done.stderr
-    assert "step-00000006" in done.stderr
+    caplog.set_level(logging.INFO, "lookalike")
+    here(shapes, torn, *more, "train.max_steps=18", resume=True)
+    assert "step-00000012/network.safetensors: has" in caplog.text
+    assert f"resuming from {torn}/checkpoints/step-00000006" in caplog.text
     assert curve(torn) == curve(whole)
 
 
 @pytest.mark.parametrize(("workers", "optimizer"), [(1, "sgd"), (2, "sgd"), (1, "adamw")])
-def test_a_backbone_that_is_frozen_first_learns_later(shapes, tmp_path, workers, optimizer):
+def test_backbone_learns_after_its_frozen_epochs(shapes, tmp_path, workers, optimizer):
     run = tmp_path / "run"
-    done = call(
-        *words(shapes, run, "--epochs", "2", "--workers", str(workers)), f"optim.name={optimizer}",
+    here(
+        shapes, run, "train.epochs=2", f"run.workers={workers}", f"optim.name={optimizer}",
         "train.freeze_backbone_epochs=1", "train.checkpoint_every=1", "train.keep_checkpoints=9",
-        cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     start, frozen, free = (
         safetensors.torch.load_file(run / f"checkpoints/step-{step:08d}/network.safetensors")
         for step in (0, 6, 12)
@@ -131,7 +130,7 @@ def test_a_backbone_that_is_frozen_first_learns_later(shapes, tmp_path, workers,
             assert not torch.equal(start[name], frozen[name]), name
 
 
-def test_two_processes_do_not_train_into_one_directory(shapes, tmp_path, monkeypatch):
+def test_lock_of_the_output_directory(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr("lookalike.storage.file_lock._SECONDS", 0.3)
     run = Run.create(tmp_path / "run")
     with run.locked(), pytest.raises(RunError, match="another process is training"), run.locked():
@@ -140,7 +139,7 @@ def test_two_processes_do_not_train_into_one_directory(shapes, tmp_path, monkeyp
         assert run.lock_file.exists()
 
 
-def test_workers_end_with_a_launcher_that_is_killed(shapes, tmp_path):
+def test_workers_end_when_their_launcher_is_killed(shapes, tmp_path):
     run = tmp_path / "run"
     mine = words(shapes, run, "--epochs", "200", "--workers", "2")
     process = subprocess.Popen(
@@ -161,33 +160,31 @@ def test_workers_end_with_a_launcher_that_is_killed(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_run_killed_before_its_first_step_goes_on_from_the_start(shapes, tmp_path, optimizer):
+def test_resume_of_a_run_killed_before_its_first_step(shapes, tmp_path, optimizer, caplog):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    more = ("--epochs", "1", f"optim.name={optimizer}", "train.ema=0.9",
-            "--val", str(shapes / "val.txt"))  # fmt: skip
-    assert call(*words(shapes, whole, *more), cwd=tmp_path).returncode == 0
+    more = ("train.epochs=1", f"optim.name={optimizer}", "train.ema=0.9",
+            f"data.val={shapes / 'val.txt'}")  # fmt: skip
+    here(shapes, whole, *more)
     shutil.copytree(whole, cut)
     for later in cut.glob("checkpoints/step-*"):
         if later.name != "step-00000000":
             shutil.rmtree(later)
-    done = call(*words(shapes, cut, *more, "--resume"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "step-00000000" in done.stderr
+    caplog.set_level(logging.INFO, "lookalike")
+    here(shapes, cut, *more, resume=True)
+    assert f"resuming from {cut}/checkpoints/step-00000000" in caplog.text
     assert curve(cut) == curve(whole)
 
 
-def test_a_corrected_mistake_may_use_the_same_output(shapes, tmp_path):
+def test_corrected_request_reuses_the_output(shapes, tmp_path):
     run = tmp_path / "run"
     bad = shapes / "one-bad-line.txt"
     bad.write_text((shapes / "train.txt").read_text() + "nolabel\n")
-    first = words(shapes, run, "train.max_steps=1")
-    first[2] = str(bad)
-    assert call(*first, cwd=tmp_path).returncode == 2
-    done = call(*words(shapes, run, "train.max_steps=1"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(DataError):
+        here(shapes, run, "train.max_steps=1", f"data.train={bad}")
+    here(shapes, run, "train.max_steps=1")
 
 
-def test_a_worker_that_is_killed_is_named_and_nothing_else_is_said(shapes, tmp_path):
+def test_killed_worker_is_the_only_error_reported(shapes, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(
         command(*words(shapes, run, "--epochs", "200", "--workers", "2")), cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""A broken classes.json is named with its path, and is not taken for other classes."""
+"""Errors of classes.json: broken, or of another run."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"{", b'["boot"]', b"\xff", b"version https://git-lfs"])
-def test_a_broken_file_of_classes_is_named(run, content):
+def test_broken_classes_file_is_named(run, content):
     run.classes.write_bytes(content)
     for read in (
         lambda: newest_of(run, SimpleNamespace(classes=Classes(("boot", "shoe")))),

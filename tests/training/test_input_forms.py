@@ -1,4 +1,4 @@
-"""The same images and labels in every form that data may have: the same training, to the bit."""
+"""Bitwise identical training on the same images and labels in every input form."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def pairs(shapes):
     return [(shapes / path, label) for path, label in lines]
 
 
-def test_every_form_of_the_data_trains_alike(pairs, tmp_path, monkeypatch):
+def test_all_input_forms_train_identically(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     curves = {}
     for form in FORMS:

@@ -1,4 +1,4 @@
-"""Losses on the first dimensions of the embedding, beside that on all of them."""
+"""Losses on the first dimensions of the embedding, beside the one on all."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from lookalike.distributed.world import World
 from lookalike.training.build_heads import create_heads, loss_weights, metric_margin
 
 
-def test_each_head_reads_the_beginning_and_they_share_the_weight(shapes):
+def test_nested_heads_read_first_dimensions_and_share_the_weight(shapes):
     config = Config().with_values(
         {"model.embedding_dim": 24, "loss.nested_dims": [4, 12], "loss.weight": 3.0,
          "loss.name": "cosface", "loss.classification_weight": 0.0, "head.precision": "fp32"}

@@ -1,4 +1,4 @@
-"""Files that a disk or a copy damaged: found before they are used, named, and passed over."""
+"""Damaged checkpoints and models: found before they are used, named and skipped."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def zeros(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [flip_a_bit, zeros])
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(run, name, damage):
+def test_damaged_checkpoint_is_named_and_the_previous_one_used(run, name, damage):
     file = run.checkpoints / "step-00000002" / name
     content = file.read_bytes()
     file.write_bytes(damage(content))
@@ -67,14 +67,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(run, name,
      '"loss_scale": [1, 0]}', '{"format": "lookalike checkpoint 2", "files": ["a"], "progress":'
      '{"step": 1}, "loss_scale": [1, 0]}'],
 )  # fmt: skip
-def test_a_state_that_is_no_state_is_damaged(run, text):
+def test_invalid_state_is_damaged(run, text):
     (run.checkpoints / "step-00000002" / STATE_FILE).write_text(text)
     found, [fault] = checkpoint.newest(run.checkpoints)
     assert found.name == "step-00000001"
     assert fault.endswith("step-00000002: state.json is damaged")
 
 
-def test_a_checkpoint_without_digests_is_read_as_before(run):
+def test_checkpoint_without_digests_is_read(run):
     file = run.checkpoints / "step-00000002" / STATE_FILE
     state = json.loads(file.read_text())
     del state["sha256"], state["own_sha256"]
@@ -82,7 +82,7 @@ def test_a_checkpoint_without_digests_is_read_as_before(run):
     assert checkpoint.newest(run.checkpoints) == (file.parent, [])
 
 
-def test_a_resumed_run_passes_over_a_damaged_checkpoint_and_then_replaces_it(run, caplog):
+def test_resume_skips_a_damaged_checkpoint_and_then_replaces_it(run, caplog):
     file = run.checkpoints / "step-00000002/network.safetensors"
     file.write_bytes(flip_a_bit(file.read_bytes()))
     config = lookalike.Config.load(run.config).with_settings(
@@ -94,12 +94,12 @@ def test_a_resumed_run_passes_over_a_damaged_checkpoint_and_then_replaces_it(run
     assert checkpoint.newest(run.checkpoints) == (run.checkpoints / "step-00000002", [])
 
 
-def test_pruning_keeps_what_was_just_written_and_not_what_was_passed_over(run):
+def test_pruning_removes_skipped_checkpoints(run):
     checkpoint.prune(run.checkpoints, written="step-00000001", keep=1, also=None)
     assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-00000001"]
 
 
-def test_a_checkpoint_is_removed_when_the_one_in_its_place_is_there(tmp_path, monkeypatch):
+def test_checkpoint_is_removed_after_its_replacement_is_written(tmp_path, monkeypatch):
     """A resumed run may save the step again at which it began."""
     network = nn.Linear(2, 2)
     trained = Trained(
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_removed_when_the_one_in_its_place_is_there(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-def test_a_run_does_not_start_from_a_damaged_checkpoint(run, shapes, tmp_path, caplog):
+def test_start_from_refuses_a_damaged_checkpoint(run, shapes, tmp_path, caplog):
     words = {**SETTINGS, "train": str(shapes / "train.txt"), "max_steps": 1}
     file = run.checkpoints / "step-00000002/head-metric-00000.safetensors"
     file.write_bytes(zeros(file.read_bytes()))
@@ -142,7 +142,7 @@ def remote(run, tmp_path, monkeypatch):
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_checkpoint_that_is_damaged_in_the_storage_is_passed_over(remote, tmp_path, caplog):
+def test_checkpoint_damaged_in_the_storage_is_skipped(remote, tmp_path, caplog):
     uri = f"{remote}/checkpoints/step-00000002/network.safetensors"
     storage.write_bytes(uri, flip_a_bit(storage.read_bytes(uri)))
     here = Run(tmp_path / "here")
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_is_damaged_in_the_storage_is_passed_over(remote, tmp_
     assert {path.name for path in here.checkpoints.iterdir()} == {"latest", "step-00000001"}
 
 
-def test_a_checkpoint_that_is_damaged_here_is_fetched_again(remote, tmp_path):
+def test_local_copy_that_is_damaged_is_downloaded_again(remote, tmp_path):
     here = Run(tmp_path / "here")
     remote_run.resume_from(remote, here)
     file = here.checkpoints / "step-00000002/network.safetensors"
@@ -162,14 +162,14 @@ def test_a_checkpoint_that_is_damaged_here_is_fetched_again(remote, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["a/../../outside", "/outside"])
-def test_a_key_of_the_storage_is_not_written_outside_of_the_run(remote, tmp_path, monkeypatch, key):
+def test_keys_outside_of_the_run_are_refused(remote, tmp_path, monkeypatch, key):
     listed = {**storage.sizes_below(remote), key: 3}
     monkeypatch.setattr(storage, "sizes_below", lambda uri: listed)
     with pytest.raises(RunError, match=f"holds the key '{key}'"):
         remote_run.resume_from(remote, Run(tmp_path / "deep" / "here"))
 
 
-def test_a_best_checkpoint_whose_name_leads_elsewhere_is_not_fetched(remote, run, tmp_path):
+def test_best_pointer_outside_of_the_run_is_ignored(remote, run, tmp_path):
     name = "step-00000001/../../outside"
     for file in (run.checkpoints / "step-00000001").iterdir():
         storage.write_file(file, f"{remote}/checkpoints/{name}/{file.name}")
@@ -180,14 +180,14 @@ def test_a_best_checkpoint_whose_name_leads_elsewhere_is_not_fetched(remote, run
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, zeros])
-def test_a_damaged_model_is_not_loaded(run, damage):
+def test_damaged_model_is_not_loaded(run, damage):
     file = run.model / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(RunError, match=f"{file}: damaged"):
         lookalike.load(run.path, device="cpu")
 
 
-def test_a_model_that_is_replaced_meanwhile_is_the_new_one(run, monkeypatch):
+def test_model_replaced_during_loading_is_the_new_one(run, monkeypatch):
     """Its two files are renamed one after the other."""
 
     old = (run.model / "config.json").read_text()
@@ -200,7 +200,7 @@ def test_a_model_that_is_replaced_meanwhile_is_the_new_one(run, monkeypatch):
     assert lookalike.load(run.path, device="cpu").embedding_dim == 16
 
 
-def test_a_remote_model_whose_copy_is_damaged_is_fetched_again(remote):
+def test_damaged_copy_of_a_remote_model_is_downloaded_again(remote):
     folder = remote_run.model_of(remote)
     file = folder / "model.safetensors"
     file.write_bytes(zeros(file.read_bytes()))

@@ -137,7 +137,7 @@ def test_same_curve_as_in_a_shared_directory(bucket, shapes, expected, tmp_path,
     assert not [name for name in storage.sizes_below(output) if ".worker" in name]
 
 
-def test_killed_and_resumed_from_nothing(bucket, shapes, expected, tmp_path):
+def test_killed_machines_resume_from_the_storage(bucket, shapes, expected, tmp_path):
     output = "s3://shop/runs/x"
     machines = Machines(shapes, output, [tmp_path / "one", tmp_path / "two"])
 
@@ -160,7 +160,7 @@ def test_killed_and_resumed_from_nothing(bucket, shapes, expected, tmp_path):
     assert f"step-{STEPS:08d}" in whole(output)
 
 
-def test_a_machine_that_cannot_upload(bucket, shapes, expected, tmp_path):
+def test_machine_without_permission_to_upload(bucket, shapes, expected, tmp_path):
     output, places = "s3://shop/runs/x", [tmp_path / "one", tmp_path / "two"]
     # What an earlier start has left of these steps, of the right names and sizes, is not what is
     # to come.
@@ -229,7 +229,7 @@ def test_torchrun_with_two_workers_on_each(bucket, shapes, expected, tmp_path):
     assert found == pytest.approx(wanted, rel=1e-3)
 
 
-def test_a_machine_that_dies(bucket, shapes, tmp_path):
+def test_machine_killed_during_an_upload(bucket, shapes, tmp_path):
     output, places = "oss://shop/runs/x", [tmp_path / "one", tmp_path / "two"]
     machines = Machines(shapes, output, places, program=[[sys.executable, "-c", IMPATIENT]] * 2)
 
@@ -257,7 +257,7 @@ def test_machines_that_share_the_working_directory(bucket, shapes, expected, tmp
     assert f"step-{STEPS:08d}" in whole(output)
 
 
-def test_a_local_output_that_is_not_shared(shapes, tmp_path):
+def test_local_output_that_is_not_shared(shapes, tmp_path):
     """The same path on each machine, but not the same directory."""
     homes = [tmp_path / "one", tmp_path / "two"]
     for home in homes:
