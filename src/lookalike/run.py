@@ -46,15 +46,39 @@ LOGGERS = "loggers.json"
 EXPORTS = "exports"
 
 
+class _PathBelow:
+    """Path of a file or folder in the output directory; on the class, relative to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run | None, owner: type[Run]) -> Path:
+        return Path(self.name) if run is None else run.path / self.name
+
+
 @dataclass(frozen=True)
 class Run:
     """An output directory, which may be given wherever a path is expected.
 
     Attributes:
-        path: the directory, absolute.
+        path: the directory, absolute; the other paths are those at the top of this file.
     """
 
     path: Path
+
+    config = _PathBelow(CONFIG)
+    resolved = _PathBelow(RESOLVED)
+    classes = _PathBelow("classes.json")
+    metrics = _PathBelow(METRICS)
+    bad_images = _PathBelow("bad_images.jsonl")
+    log = _PathBelow("log.txt")
+    environment = _PathBelow(ENVIRONMENT)
+    report = _PathBelow(REPORT)
+    checkpoints = _PathBelow("checkpoints")
+    model = _PathBelow("model")
+    calibration = _PathBelow("model/calibration.json")
+    tensorboard = _PathBelow("tensorboard")
+    lock_file = _PathBelow(".lock")
 
     def __post_init__(self) -> None:
         # Absolute: the run stays the same when the program changes its working directory.
@@ -142,71 +166,6 @@ class Run:
                 f"{self.path} is not empty and holds no run (it has {foreign[0]}); choose another "
                 "--output"
             )
-
-    @property
-    def config(self) -> Path:
-        """The request: settings that the user gave."""
-        return self.path / CONFIG
-
-    @property
-    def resolved(self) -> Path:
-        """Every setting as it ran."""
-        return self.path / RESOLVED
-
-    @property
-    def classes(self) -> Path:
-        """The map label <-> class."""
-        return self.path / "classes.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line."""
-        return self.path / METRICS
-
-    @property
-    def bad_images(self) -> Path:
-        """Images that could not be read, one JSON object a line."""
-        return self.path / "bad_images.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """Lines that the console showed."""
-        return self.path / "log.txt"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and devices of the run."""
-        return self.path / ENVIRONMENT
-
-    @property
-    def report(self) -> Path:
-        """Page with scores, curves and images."""
-        return self.path / REPORT
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The embedder alone, which is loaded, exported and deployed."""
-        return self.path / "model"
-
-    @property
-    def calibration(self) -> Path:
-        """Calibration of the model's cosines, after a training with a validation set."""
-        return self.model / "calibration.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Folder of TensorBoard's files."""
-        return self.path / "tensorboard"
-
-    @property
-    def lock_file(self) -> Path:
-        """Locked by the process that trains into this directory."""
-        return self.path / ".lock"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ def train(
     loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 200.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="List every setting.")] = False,
 ) -> None:
     """Train a model from a list of labelled images.
@@ -42,14 +42,14 @@ def train(
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
     if resume and not files and config.run.output is not None:
-        from lookalike.training.resume import saved_request
+        from lookalike.training.remote_run import saved_config
 
-        saved = saved_request(config.run.output)
+        saved = saved_config(config.run.output, asked=True)
         if saved is not None:
             config = saved.with_changes(overrides, flags)
-    from lookalike.commands.train import train as verb
+    from lookalike.commands.train import train as command
 
-    show_run(verb(config, resume=resume))
+    show_run(command(config, resume=resume))
 
 
 def _settings_help() -> str:

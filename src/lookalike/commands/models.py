@@ -27,7 +27,7 @@ from lookalike.log import logger
 from lookalike.metrics.calibration import CALIBRATION_FILE
 from lookalike.storage import Place
 from lookalike.training.build import annotation_options, open_catalogs
-from lookalike.training.remote_run import saved_config
+from lookalike.training.remote_run import read_file, saved_config
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Provenance:
         where = name if storage.is_remote(name) else storage.local_path(name)
         config = saved_config(where)
         folder = where if config is None else storage.join(where, "model")
+        calibration = read_file(folder, CALIBRATION_FILE)
         return cls(
             place=storage.public(name),
             uri=where,
             config=config,
-            calibration=_text(folder, CALIBRATION_FILE),
+            calibration=None if calibration is None else calibration.decode(),
         )
 
     def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
@@ -171,14 +172,6 @@ def training_counts(model: Place) -> dict[str, int] | None:
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)
     return {label: count for label, count in counts.items() if label in trained}
-
-
-def _text(folder: str, name: str) -> str | None:
-    if storage.is_remote(folder):
-        there = name in storage.sizes_below(folder)
-    else:
-        there = storage.exists(storage.join(folder, name))
-    return storage.read_bytes(storage.join(folder, name)).decode() if there else None
 
 
 def _names(uri: str | Sequence[str] | None) -> str:

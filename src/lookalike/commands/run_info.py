@@ -113,10 +113,7 @@ def environment(run: str) -> list[tuple[str, str]]:
 
 
 def _text(run: str, name: str) -> str:
-    """Text of a file of a local or remote run; empty if there is none."""
-    place = storage.join(run, name)
-    there = name in storage.sizes_below(run) if storage.is_remote(run) else storage.exists(place)
-    return storage.read_bytes(place).decode("utf-8", "replace") if there else ""
+    return (remote_run.read_file(run, name) or b"").decode("utf-8", "replace")
 
 
 def _shown(value: Any) -> str:

@@ -54,14 +54,19 @@ def saved_config(output: str, *, asked: bool = False) -> Config | None:
         ConfigError: the file is broken; names it.
         StorageError: the storage does not answer.
     """
-    names = (CONFIG,) if asked else (RESOLVED, CONFIG)
-    remote = storage.is_remote(output)
-    sizes = storage.sizes_below(output) if remote else {}
-    for name in names:
-        place = storage.join(output, name)
-        if name in sizes if remote else storage.exists(place):
-            return Config.load(storage.public(place), content=storage.read_bytes(place))
+    for name in (CONFIG,) if asked else (RESOLVED, CONFIG):
+        content = read_file(output, name)
+        if content is not None:
+            return Config.load(storage.public(storage.join(output, name)), content=content)
     return None
+
+
+def read_file(folder: str, name: str) -> bytes | None:
+    """Content of a file of a local or remote folder; None if there is none."""
+    place = storage.join(folder, name)
+    remote = storage.is_remote(folder)
+    exists = name in storage.sizes_below(folder) if remote else storage.exists(place)
+    return storage.read_bytes(place) if exists else None
 
 
 def resume_from(output: str, local: Run) -> None:

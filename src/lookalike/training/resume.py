@@ -25,16 +25,6 @@ from lookalike.training.resolve import RESOLVED_FROM
 from lookalike.training.trainer import TrainingParts, TrainingSchedule
 
 
-def saved_request(output: str) -> Config | None:
-    """Request of the run at `output`; None where there is no run.
-
-    Raises:
-        ConfigError: its config.yaml is broken.
-        StorageError: the storage does not answer.
-    """
-    return remote_run.saved_config(output, asked=True)
-
-
 def check_request(config: Config, resume: bool) -> None:
     """Check that a training list and an output are given.
 
@@ -50,7 +40,7 @@ def check_request(config: Config, resume: bool) -> None:
         return
     if resume and output is None:
         raise ConfigError("nothing to resume: give run.output (--output), the directory of the run")
-    if resume and output is not None and saved_request(output) is None:
+    if resume and output is not None and remote_run.saved_config(output, asked=True) is None:
         raise RunError(
             f"{storage.public(output)}: no run here to resume ({CONFIG} is missing); "
             f"{_like(output)}check --output, or give --train LIST to begin a run there"
@@ -81,7 +71,8 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     with world.raise_together():
         if world.is_main and resume and run.exists() and run.resolved.exists():
             place = str(run.path)
-            asked, used = saved_request(place), remote_run.saved_config(place)
+            asked = remote_run.saved_config(place, asked=True)
+            used = remote_run.saved_config(place)
             assert asked is not None
             assert used is not None
             found = [asked.to_yaml(complete=False), used.to_yaml()]
