@@ -14,6 +14,8 @@ from engine_process import TINY, command, curve, environment
 
 from lookalike import storage
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 KEEP = 2
 

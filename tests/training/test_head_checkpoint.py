@@ -217,10 +217,10 @@ def test_heads_of_the_first_format_are_read(tmp_path):
 
 
 def resume_on(workers, shapes, folder, *settings):
-    """Runs of 5 steps a piece on these numbers of workers, and the losses of one that was not cut.
+    """Runs of 5 steps on each of these numbers of workers against one uninterrupted run.
 
-    Without the branch, whose dropout is another on each worker, and without batch norm, which
-    blows rounding up on maps of one pixel.
+    Without the branch, whose dropout differs between workers, and without batch norm, which
+    amplifies rounding on maps of one pixel.
     """
     more = [
         "run.device=cpu", "loss.classification_weight=0", "model.backbone=test_vit",
@@ -261,8 +261,9 @@ def test_resume_of_a_dense_head_on_other_numbers_of_workers(shapes, tmp_path):
     resume_on([1, 2], shapes, tmp_path, "head.parallel=data")
 
 
+@pytest.mark.slow
 def test_resume_of_a_sharded_head_on_other_numbers_of_workers(shapes, tmp_path):
-    """And one that is lost or torn is named."""
+    """Also missing and torn shards."""
     resume_on([2, 1, 3], shapes, tmp_path, "head.parallel=model", "head.centres=2")
     whole = tmp_path / "many/checkpoints/step-00000015"
     assert len(list(whole.glob("head-metric-*"))) == 3

@@ -87,6 +87,7 @@ def pairs(shapes):
     return [(shapes / path, label) for path, label in lines]
 
 
+@pytest.mark.slow
 def test_all_input_forms_train_identically(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     curves = {}

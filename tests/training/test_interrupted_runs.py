@@ -36,8 +36,11 @@ def here(shapes, output, *settings, resume=False):
 
 
 @pytest.mark.parametrize(
-    ("number", "workers", "code"), [(signal.SIGHUP, 1, 129), (signal.SIGINT, 1, 130),
-                                    (signal.SIGTERM, 2, 143)],
+    ("number", "workers", "code"), [
+        (signal.SIGHUP, 1, 129),
+        pytest.param(signal.SIGINT, 1, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, 143, marks=pytest.mark.slow),
+    ],
 )  # fmt: skip
 def test_signal_saves_a_checkpoint_to_resume_from(shapes, tmp_path, number, workers, code):
     run = tmp_path / "run"
@@ -111,7 +114,10 @@ def test_torn_checkpoint_is_skipped_and_the_curve_is_the_same(shapes, tmp_path, 
     assert curve(torn) == curve(whole)
 
 
-@pytest.mark.parametrize(("workers", "optimizer"), [(1, "sgd"), (2, "sgd"), (1, "adamw")])
+@pytest.mark.parametrize(
+    ("workers", "optimizer"),
+    [(1, "sgd"), pytest.param(2, "sgd", marks=pytest.mark.slow), (1, "adamw")],
+)
 def test_backbone_learns_after_its_frozen_epochs(shapes, tmp_path, workers, optimizer):
     run = tmp_path / "run"
     here(
@@ -139,6 +145,7 @@ def test_lock_of_the_output_directory(shapes, tmp_path, monkeypatch):
         assert run.lock_file.exists()
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_launcher_is_killed(shapes, tmp_path):
     run = tmp_path / "run"
     mine = words(shapes, run, "--epochs", "200", "--workers", "2")

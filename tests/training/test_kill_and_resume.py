@@ -48,6 +48,7 @@ def start_and_kill(words: list[str], metrics: Path, rng: random.Random, cwd: Pat
     return alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_ten_times_equals_uninterrupted(shapes, tmp_path, workers):
     peace = tmp_path / "peace"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_process import TINY, call, curve, records
+from engine_process import TINY, curve, records
 
 import lookalike
 from lookalike.config.config import Config
@@ -38,19 +38,15 @@ def test_nested_heads_read_first_dimensions_and_share_the_weight(shapes):
 
 @pytest.mark.parametrize("parallel", ["data", "model"])
 def test_training_resumes_to_the_same_curve(shapes, tmp_path, parallel):
-    words = [
-        "train", "--train", str(shapes / "train.txt"), "--backbone", "test_resnet",
+    settings = [
+        f"data.train={shapes / 'train.txt'}", "model.backbone=test_resnet", "run.device=cpu",
         "loss.nested_dims=[4, 8]", f"head.parallel={parallel}", "head.fused_update=true", *TINY,
+        "train.checkpoint_every_steps=2", "optim.schedule=constant",
     ]  # fmt: skip
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    steps = ["train.checkpoint_every_steps=2", "optim.schedule=constant"]
-    for more in (
-        [*words, *steps, "--output", str(whole), "train.max_steps=4"],
-        [*words, *steps, "--output", str(parts), "train.max_steps=2"],
-        ["train", "--resume", "--output", str(parts), "train.max_steps=4"],
-    ):
-        done = call(*more, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    for output, steps in ((whole, 4), (parts, 2), (parts, 4)):
+        more = [f"run.output={output}", f"train.max_steps={steps}"]
+        lookalike.train(Config.load(None, [*settings, *more]), resume=steps == 4)
     assert curve(parts) == curve(whole)
     assert {"metric_4_loss", "metric_8_loss"} <= records(whole)[-1].keys()
 

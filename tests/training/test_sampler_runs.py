@@ -44,6 +44,7 @@ def tail(shapes, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_resume_within_an_epoch_equals_an_uninterrupted_run(tail, tmp_path, name):
     whole = train(**settings(tail, tmp_path / "whole", name, max_steps=9))
@@ -79,6 +80,7 @@ def work(rank: int, port: int, shapes, folder) -> None:
         train(**settings(shapes, folder / f"two {name}", name, max_steps=3))
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_curve_of_one(tail, tmp_path):
     ports = []
     for _ in SAMPLERS:

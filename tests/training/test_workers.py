@@ -94,9 +94,19 @@ def work(rank: int, size: int, port: int, backbone: str, sharded: bool, results)
 @pytest.mark.parametrize(
     ("backbone", "sharded"),
     [
-        *[(name, False) for name in ("test_resnet", "test_efficientnet", "test_vit")],
-        *[(name, True) for name in ("test_resnet", "test_efficientnet", "test_vit")],
-        ("convnext_atto", False),  # has parameters that its features do not use
+        ("test_resnet", False),
+        ("test_vit", True),
+        # The last one has parameters that its features do not use.
+        *[
+            pytest.param(name, sharded, marks=pytest.mark.slow)
+            for name, sharded in (
+                ("test_resnet", True),
+                ("test_vit", False),
+                ("test_efficientnet", False),
+                ("test_efficientnet", True),
+                ("convnext_atto", False),
+            )
+        ],
     ],
 )
 def test_two_workers_give_the_gradients_of_one(tmp_path, backbone, sharded):
