@@ -155,7 +155,7 @@ def export(
                 name=path.name,
                 list_name=list_name,
                 sampled=len(sample) < len(catalog),
-                training=source.told(),
+                training=source.facts(),
                 calibration=calibration,
             )
     shown = storage.public(str(place))

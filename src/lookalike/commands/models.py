@@ -110,7 +110,7 @@ class Provenance:
                 f"run this there, or give {instead} LIST"
             ) from None
 
-    def told(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
         """Summary of the training, without paths of this machine."""
         if self.config is None:
             return {}

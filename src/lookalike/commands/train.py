@@ -75,7 +75,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     with ExitStack() as stack:
         world = stack.enter_context(World.from_env(config.run.device))
         # Only this worker's device: by default torch saves the state of every GPU of the machine,
-        # which starts CUDA where nobody asked for it and warns where there are several.
+        # which starts CUDA without need and warns where there are several.
         devices = [world.device] if world.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(repeatable(world.device))

@@ -138,20 +138,22 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
     Raises:
         RunError: writing failed on any worker; all workers raise.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
     if world.is_directory_leader:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     world.barrier()
     cause, mine = None, {}
     try:
         with ThreadPoolExecutor(1) as pool:  # digests while the disk writes
             found = {}
             for name, (tensors, metadata) in _files(trained, world):
-                _write(aside / name, tensors, metadata)
-                found[name] = pool.submit(digest_of, aside / name)
-                _sync(aside / name)
-            mine = {n: ((aside / n).stat().st_size, digest.result()) for n, digest in found.items()}
+                _write(partial / name, tensors, metadata)
+                found[name] = pool.submit(digest_of, partial / name)
+                _sync(partial / name)
+            mine = {
+                n: ((partial / n).stat().st_size, digest.result()) for n, digest in found.items()
+            }
     except (OSError, SafetensorError) as error:
         cause = refused(error) or str(error)
     saved = world.all_gather_object({"id": secrets.token_hex(8), "files": mine, "cause": cause})
@@ -159,7 +161,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         if each["cause"] is not None:
             cause = cause or each["cause"]
             if world.is_directory_leader:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
             raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
     if world.is_directory_leader:
         files = dict(sorted((n, each["files"][n]) for each in saved for n in each["files"]))
@@ -174,13 +176,13 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         }
         state["own_sha256"] = _digest_of_state(state)
         with writing(folder):
-            _write_synced(aside / STATE_FILE, json.dumps(state, indent=2).encode())
+            _write_synced(partial / STATE_FILE, json.dumps(state, indent=2).encode())
         replaced = folder.with_name(f".{folder.name}.replaced.partial")
         # The same step again, after a resume: removed when the new one is in its place.
         if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
-        aside.rename(folder)
+        partial.rename(folder)
         _sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     world.barrier()

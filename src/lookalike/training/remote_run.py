@@ -161,22 +161,22 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
         raise RunError(f"{shown}: {error}") from None
     state_here = folder / name / checkpoint.STATE_FILE
     same = "id" in state and state_here.exists() and state_here.read_bytes() == text
-    aside = folder / f".{name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for file, size in state["files"].items():
         if same and checkpoint.is_as_written(folder / name, file, state):
-            os.link(folder / name / file, aside / file)
+            os.link(folder / name / file, partial / file)
         else:
-            storage.fetch_file(storage.join(output, f"{place}/{file}"), aside / file, size)
-    storage.write_bytes(str(aside / checkpoint.STATE_FILE), text)
+            storage.fetch_file(storage.join(output, f"{place}/{file}"), partial / file, size)
+    storage.write_bytes(str(partial / checkpoint.STATE_FILE), text)
     try:
-        checkpoint.read_state(aside, verify=True)
+        checkpoint.read_state(partial, verify=True)
     except RunError as error:
-        shutil.rmtree(aside)
-        raise RunError(str(error).replace(str(aside), shown)) from None
+        shutil.rmtree(partial)
+        raise RunError(str(error).replace(str(partial), shown)) from None
     shutil.rmtree(folder / name, ignore_errors=True)
-    aside.rename(folder / name)
+    partial.rename(folder / name)
 
 
 def state_text(output: str, name: str) -> str | None:

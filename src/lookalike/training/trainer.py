@@ -170,7 +170,7 @@ class Trainer:
                 if failed:
                     logger.warning("training stops; step %d is saved", self.progress.step)
                     raise failure or TrainingError(
-                        "another worker cannot go on; its own message says why"
+                        "another worker cannot continue; see its own message"
                     )
                 if self.out_of_patience:
                     self._log_early_stop()
@@ -346,7 +346,7 @@ class Trainer:
             return False
         validator, head = self.validator, self.trained.heads["metric"]
         score, record = self._averaged(lambda: validator.measure(embedder, head))
-        # The main worker's score decides for all, whatever their rounding.
+        # The score of the main worker decides for all, despite different rounding.
         score = float(
             self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))
         )

@@ -38,7 +38,7 @@ _FIRST = (RESOLVED, CONFIG, "classes.json", "metrics.jsonl", "bad_images.jsonl")
 
 
 def create_uploader(run: Run, output: str, *, keep: int, world: World) -> Uploader | None:
-    """Upload from this worker's directory; None where another worker does it, or nobody.
+    """Upload from this worker's directory; None where this worker uploads nothing.
 
     Called by all workers together.
 
@@ -288,7 +288,7 @@ class Uploader:
                 self.machines.ended(self.world.rank, self._error)
 
     def _upload_with_retries(self, snapshot: Path) -> None:
-        """Upload, again and again while training goes on, unless a newer snapshot waits."""
+        """Upload, again and again during training, unless a newer snapshot waits."""
         pause, last = self.pause, 0
         while True:
             self._busy = True
