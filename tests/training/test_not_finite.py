@@ -12,6 +12,7 @@ from lookalike.commands.train import train
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.record import Record
 from lookalike.errors import ModelError, TrainingError
+from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.training.step import TrainStep
@@ -28,14 +29,20 @@ def settings(shapes, output, **change):
 @pytest.fixture
 def broken_steps(monkeypatch):
     """Makes the losses of some steps NaN."""
-    forward = TrainStep.forward
+    call, forward, broken = TrainStep.__call__, Head.forward, [False]
+
+    def patched_call(step, batch, number):
+        broken[0] = breaks.which(number)
+        return call(step, batch, number)
+
+    def patched_forward(head, embeddings, classes):
+        loss = forward(head, embeddings, classes)
+        return loss * torch.nan if broken[0] else loss
 
     def breaks(which):
-        def patched(step, batch, number):
-            losses = forward(step, batch, number)
-            return {k: v * torch.nan for k, v in losses.items()} if which(number) else losses
-
-        monkeypatch.setattr(TrainStep, "forward", patched)
+        breaks.which = which
+        monkeypatch.setattr(TrainStep, "__call__", patched_call)
+        monkeypatch.setattr(Head, "forward", patched_forward)
 
     return breaks
 
