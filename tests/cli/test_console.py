@@ -189,7 +189,7 @@ def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, 
         raise torch.distributed.DistNetworkError("The client socket has timed out.\nframe #7")
 
     monkeypatch.setattr(torch.distributed, "init_process_group", wait)
-    monkeypatch.setattr(world, "_MEET_SECONDS", 0.0)
+    monkeypatch.setattr(world, "_SLOW_SECONDS", 0.0)
     set_launcher(monkeypatch, MEETING | {"RANK": rank})
     before = signal.getsignal(signal.SIGINT)
     assert World.device_from_env("cpu").type == "cpu"  # waits for nobody

@@ -129,7 +129,7 @@ def test_a_run_that_fails_is_marked_so(shapes, tmp_path, stand, monkeypatch):
     def failing(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookalike.training.step.TrainStep.forward", failing)
+    monkeypatch.setattr("lookalike.training.step.TrainStep.__call__", failing)
     with pytest.raises(KeyboardInterrupt):
         train(**settings(shapes, tmp_path / "run", loggers="wandb"))
     assert stand.told("wandb", "finish") == [{"exit_code": 1, "args": ()}]
