@@ -294,7 +294,7 @@ def test_the_cards_code_gives_the_full_embedding_with_timm_alone(
     torch.manual_seed(0)
     embedder = Embedder.create(
         backbone, pretrained=False, image_size=64, crop_pct=0.9, embedding_dim=33, pooling=pooling,
-        free_length=free_length,
+        normalize=not free_length,
     ).eval()  # fmt: skip
     if embedder.neck.norm is not None:
         embedder.neck.norm.running_mean.normal_()

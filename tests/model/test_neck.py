@@ -30,14 +30,14 @@ def small(**options):
 @pytest.mark.parametrize("dim", [32, 512, 700])
 @pytest.mark.parametrize("pooling", ["gem+avg", "cls+max", "avg"])
 def test_lengths_start_around_those_of_512_dimensions(dim, pooling):
-    neck = Neck(24, dim, pooling, free_length=True)
+    neck = Neck(24, dim, pooling, normalize=False)
     lengths = neck(*places()).norm(dim=1)
     assert lengths.square().mean().sqrt().item() == pytest.approx(math.sqrt(512), rel=0.01)
     assert lengths.std() > 1  # each image has its own
 
 
 def test_the_formula():
-    neck = Neck(24, 10, "avg+max", free_length=True).double()
+    neck = Neck(24, 10, "avg+max", normalize=False).double()
     features, token = (x.double() for x in places())
     norm = neck.norm
     for training in (True, False):
@@ -58,7 +58,7 @@ def test_the_formula():
 
 def test_a_reward_for_length_raises_the_mean_square():
     # Without a scale to learn it would be 512, whatever the network does.
-    neck = Neck(24, 40, free_length=True)
+    neck = Neck(24, 40, normalize=False)
     features, token = places()
     optimizer = torch.optim.SGD(neck.parameters(), lr=0.1)
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_without_it_nothing_is_new():
 
 
 def test_it_sees_the_global_batch():
-    neck = Neck(24, 10, free_length=True)
+    neck = Neck(24, 10, normalize=False)
     names = neck.state_dict().keys()
     synchronised = synchronise(copy.deepcopy(neck), torch.device("cpu"))
     assert isinstance(synchronised.norm, GlobalBatchNorm2d)
@@ -85,7 +85,7 @@ def test_it_sees_the_global_batch():
 
 @pytest.mark.parametrize("autocast", [True, False])
 def test_half_precision_gives_lengths_in_float32(autocast):
-    neck = Neck(24, 64, "avg+max", free_length=True)
+    neck = Neck(24, 64, "avg+max", normalize=False)
     features, token = places()
     exact = neck(features, token)
     if autocast:
@@ -98,7 +98,7 @@ def test_half_precision_gives_lengths_in_float32(autocast):
 
 
 def test_embed_gives_unit_vectors_and_forward_lengths():
-    embedder = small(free_length=True)
+    embedder = small(normalize=False)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     raw = embedder(images)
     assert raw.norm(dim=1).min() > 2
@@ -109,13 +109,13 @@ def test_embed_gives_unit_vectors_and_forward_lengths():
 
 @pytest.mark.parametrize("free", [True, False])
 def test_saved_and_loaded(tmp_path, free):
-    embedder = small(free_length=free)
+    embedder = small(normalize=not free)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     embedder(images)  # moves the running statistics
     embedder.save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["free_length"] is free
     loaded = Embedder.load(tmp_path)
-    assert loaded.free_length is free
+    assert loaded.normalize is not free
     np.testing.assert_array_equal(loaded.embed_batch(images), embedder.embed_batch(images))
 
 
@@ -125,11 +125,11 @@ def test_an_older_file_has_fixed_lengths(tmp_path):
     described = json.loads(place.read_text())
     del described["free_length"]
     place.write_text(json.dumps(described))
-    assert Embedder.load(tmp_path).free_length is False
+    assert Embedder.load(tmp_path).normalize is True
 
 
 def test_weights_of_the_other_kind_are_an_error(tmp_path):
-    small(free_length=True).save(tmp_path)
+    small(normalize=False).save(tmp_path)
     place = tmp_path / "config.json"
     place.write_text(place.read_text().replace('"free_length": true', '"free_length": false'))
     with pytest.raises(RunError, match="belong to different models"):

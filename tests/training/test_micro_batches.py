@@ -27,7 +27,7 @@ def embedders():
     return {
         "small": Embedder.create("test_resnet", image_size=32, **common),
         "large": Embedder.create("test_resnet", image_size=64, **common),
-        "free": Embedder.create("test_vit", image_size=64, free_length=True, **common),
+        "free": Embedder.create("test_vit", image_size=64, normalize=False, **common),
     }
 
 

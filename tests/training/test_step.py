@@ -55,7 +55,7 @@ def create(
     torch.manual_seed(0)
     embedder = Embedder.create(
         backbone, pretrained=False, image_size=32, embedding_dim=DIM,
-        free_length=create_margin(margin).uses_length,
+        normalize=not create_margin(margin).uses_length,
     )  # fmt: skip
     branch = ClassificationBranch(embedder.backbone.dim, DIM)
     branch.dropout = nn.Dropout(0.0)

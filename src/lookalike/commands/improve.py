@@ -218,7 +218,7 @@ class _Seen:
         source: Source,
     ) -> _Seen:
         world, was = World(device=embedder.device), embedder.mirror
-        embedder.improve(mirror=flip or was, projection=embedder.projection)
+        embedder.set_postprocessing(mirror=flip or was, projection=embedder.projection)
         bad = BadImages()
         found = embed_records(
             embedder, catalog.records, threads=threads, bad=bad, world=world, source=source
@@ -239,7 +239,7 @@ class _Seen:
                 source=source,
                 what="fitting",
             ).vectors
-        embedder.improve(mirror=was, projection=embedder.projection)
+        embedder.set_postprocessing(mirror=was, projection=embedder.projection)
         labels = torch.from_numpy(catalog.class_ids)[found.rows]
         roles = Roles.of(catalog.records)
         return cls(found.vectors, labels, None if roles is None else roles[found.rows], fit)
@@ -265,7 +265,7 @@ def _keep(
 ) -> None:
     """Write the model with the variant in it."""
     made = None if projection is None else Projection(*projection).to(embedder.device)
-    embedder.improve(mirror="flip" in kept.steps, projection=made)
+    embedder.set_postprocessing(mirror="flip" in kept.steps, projection=made)
     aside = output.with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     embedder.save(aside)

@@ -19,8 +19,8 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses.class_chunks import CPU_LOGIT_CACHE, default_chunk
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
-from lookalike.model.trial_pass import exclude_unused
 from lookalike.planning.estimate import Measure, Plan, make_plan
 from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.microbenchmark import Sample, calibrate, installed

@@ -115,7 +115,7 @@ def timm_snippet(embedder: Embedder, name: str) -> str:
         f"    pooled = [{', '.join(_POOLED[pooling] for pooling in poolings)}]",
         '    parts = [x @ neck[f"projections.{i}.weight"].T for i, x in enumerate(pooled)]',
     ]
-    if embedder.free_length:
+    if not embedder.normalize:
         lines += [
             '    norm = [neck[f"norm.{x}"] for x in ("running_mean", "running_var", "weight", '
             '"bias")]',

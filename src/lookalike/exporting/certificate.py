@@ -24,8 +24,8 @@ from lookalike.log import counted
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
-from lookalike.model.finite import NotFiniteError
 from lookalike.model.inference import Embedded, PictureModel, embed_records
+from lookalike.model.user_images import NotFiniteError
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Of pictures of one size, as production may send them; no training batch has these sizes."""

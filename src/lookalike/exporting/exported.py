@@ -24,8 +24,7 @@ from lookalike.exporting import (
     artefact_digest,
     comparable_with,
 )
-from lookalike.model import encoding
-from lookalike.model.user_images import Images, embedded, pixels_from
+from lookalike.model.user_images import Images, embedded, encode, pixels_from
 from lookalike.storage import Place
 
 _TOGETHER = 16  # pictures that `embed` decodes before the model runs
@@ -140,7 +139,7 @@ class ExportedModel:
 
         return embedded(images, self.embedding_dim, batch_size, threads, some)
 
-    encode = encoding.encode
+    encode = encode
 
 
 def _opened_again(path: str, device: str, fingerprint: str) -> ExportedModel:

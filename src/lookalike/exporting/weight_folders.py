@@ -82,7 +82,7 @@ def load_timm(folder: Path, like: Embedder) -> Embedder:
         like.embedding_dim,
         like.pooling,
         like.preprocess,
-        free_length=like.free_length,
+        normalize=like.normalize,
     )
     embedder.neck.load_state_dict(safetensors.torch.load_file(folder / NECK_FILE))
     return embedder.eval()

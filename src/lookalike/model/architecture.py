@@ -1,4 +1,4 @@
-"""Which timm model a name means, and where its weights come from."""
+"""Architectures of timm by name, from its registry, the Hugging Face hub or a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WAYS_OUT = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model of timm's registry, with what a hub repository or a folder says of it.
+    """A model of timm's registry, with the description of a hub repository or of a folder.
 
     Attributes:
         name: in timm's registry.
@@ -45,16 +45,15 @@ class Architecture:
 
 
 def is_elsewhere(name: str) -> bool:
-    """Whether a backbone's name is that of a hub repository or of a folder."""
+    """True for the name of a hub repository or of a folder."""
     return name.startswith((HUB, FOLDER)) and not name.endswith(":")
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture that `model.backbone` names; a hub repository's is downloaded.
+    """The architecture of a `model.backbone`; a hub repository's description is downloaded.
 
-    Args:
-        name: one of BACKBONES, an alias, a timm name, `hf-hub:OWNER/REPOSITORY` or
-            `local-dir:FOLDER`.
+    `name` is one of BACKBONES, an alias, a timm name, `hf-hub:OWNER/REPOSITORY` or
+    `local-dir:FOLDER`.
 
     Raises:
         ModelError: there is none of that name, or its description cannot be read.
@@ -84,7 +83,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def _in_timm(name: str) -> str:
-    """The spelling of timm, as `convnext_tiny` for `ConvNeXt-Tiny`; `name` where it has none."""
+    """Timm's spelling, as `convnext_tiny` for `ConvNeXt-Tiny`; `name` where it has none."""
     base, dot, tag = name.partition(".")
     if timm.is_model(base):
         return name
@@ -94,7 +93,7 @@ def _in_timm(name: str) -> str:
 
 
 def _described(name: str) -> Architecture:
-    """What the config.json of a hub repository or of a folder says."""
+    """The architecture of the config.json in a hub repository or a folder."""
     try:
         described = json.loads(_config_file(name).read_text("utf-8"))
         target = described["architecture"]
@@ -165,18 +164,14 @@ def check_has_weights(architecture: Architecture) -> None:
 
 @contextmanager
 def downloading(name: str, architecture: Architecture) -> Iterator[None]:
-    """Say in one line why timm's weights did not come.
-
-    Raises:
-        ModelError: they cannot be had, or do not fit the model.
-    """
+    """Turn failures to get timm's weights, or to fit them, into a ModelError of one line."""
     at_hand = architecture.weights is not None and "file" in architecture.weights
     try:
         with nullcontext() if at_hand else hub_calls(f"the weights of {name}", _WAYS_OUT):
             yield
     except ModelError:
         raise
-    except Exception as error:  # whatever the hub's client raises: there are dozens
+    except Exception as error:  # the hub's client raises dozens of classes
         where = f"from {name}" if is_elsewhere(name) else "from timm's hub"
         raise ModelError(
             f"the pretrained weights of {name!r} cannot be had {where} "
@@ -188,14 +183,10 @@ def downloading(name: str, architecture: Architecture) -> Iterator[None]:
 def hub_calls(needed: str, way_out: str) -> Iterator[None]:
     """Calls of the hub's client: quiet, and without a minute of retries where nothing answers.
 
-    What is cached is used either way.
-
-    Args:
-        needed: what is called for, in words.
-        way_out: what to do where it cannot be had.
+    Cached files are used either way. `needed` and `way_out` are phrases of the error.
 
     Raises:
-        ModelError: the hub does not answer, and what is needed is not cached.
+        ModelError: the hub does not answer, and the file is not cached.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -222,7 +213,7 @@ def hub_calls(needed: str, way_out: str) -> Iterator[None]:
 
 
 def _unreachable(address: str) -> str:
-    """Why `address` does not answer within seconds; empty where it does."""
+    """The reason why `address` does not answer within seconds; empty where it does."""
     found: list[str] = []
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""timm models as feature extractors of one shape."""
+"""timm models as feature extractors with outputs of one shape."""
 
 import warnings
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from lookalike.model.architecture import (
     find_architecture,
     is_elsewhere,
 )
-from lookalike.model.trial_pass import first_pass
+from lookalike.model.dry_run import dry_run
 
 
 class Backbone(nn.Module):
-    """A timm model without its classifier, whose features always are (B, N, C).
+    """A timm model without its classifier, whose features are always (B, N, C).
 
     Attributes:
-        name: the name that was asked for.
-        architecture: the timm model that it means, and the arguments that differ from its own.
+        name: as asked for.
+        architecture: timm's, with the arguments that differ from its own.
         image_size: that it was built for, in pixels.
         dim: channels C of the feature map.
-        has_class_token: whether `forward` gives one.
+        has_class_token: of `forward`.
         data_config: mean, std, interpolation and crop_pct of the pretrained weights (timm).
     """
 
@@ -41,14 +41,10 @@ class Backbone(nn.Module):
         download: bool = False,
         args: Mapping[str, Any] | None = None,
     ) -> None:
-        """Build the model.
+        """Build the model; `name` as `find_architecture` takes it.
 
-        Args:
-            name: one of BACKBONES, an alias, a timm name, `hf-hub:OWNER/REPOSITORY` or
-                `local-dir:FOLDER`; or what was found for such a name before.
-            image_size: of the images to come, in pixels.
-            args: of the model's constructor, as saved beside a name.
-            download: load the pretrained weights, from timm's cache, the hub or the folder.
+        `args` are those of the model's constructor, as saved beside a name. With `download` the
+        pretrained weights are loaded from timm's cache, the hub or the folder.
 
         Raises:
             ModelError: no such model, weights that cannot be had, or an impossible size.
@@ -89,14 +85,14 @@ class Backbone(nn.Module):
         if maps.ndim == 3:  # (B, prefix + N, C)
             token = maps[:, 0] if self.has_class_token else None
             return maps[:, self.num_prefix_tokens :], token
-        if maps.ndim == 2:  # a model that pools on its own way
+        if maps.ndim == 2:  # a model that pools in its own way
             return maps[:, None], None
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return maps.flatten(1, 2), None
         return maps.flatten(2).transpose(1, 2), None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was compiled belongs to this object's weights: copies and pickles go without.
+        # The compiled function uses this object's weights: copies and pickles go without.
         return {**super().__getstate__(), "_compiled": None}
 
     def check_size(self, size: ImageSize, setting: str = "model.image_size") -> None:
@@ -111,7 +107,7 @@ class Backbone(nn.Module):
         if native != size:
             other = f"set {setting}={size_text(native)}, for which it was made, or {other}"
         try:
-            features, _ = first_pass(self, size)
+            features, _ = dry_run(self, size)
         except ModelError:
             raise
         except Exception as error:  # from any layer of any timm model
@@ -145,14 +141,9 @@ def _create(name: str, found: Architecture, image_size: ImageSize, download: boo
 
 
 def _accepted_options(name: str, found: Architecture, image_size: ImageSize) -> dict[str, Any]:
-    """Arguments with which timm builds this model, found without weights.
-
-    Models with position embeddings must be given the size, others refuse the argument; most can
-    leave out their pooling, and some only have it beside `forward_features`.
-
-    Raises:
-        ModelError: it cannot be built.
-    """
+    """Arguments with which timm builds this model, found on the meta device."""
+    # Models with position embeddings must be given the size, others refuse the argument; most can
+    # leave out their pooling, and some only have it beside `forward_features`.
     errors = []
     for more in (
         {"img_size": image_size, "global_pool": ""},
@@ -169,10 +160,10 @@ def _accepted_options(name: str, found: Architecture, image_size: ImageSize) -> 
             errors.append(error)
         else:
             return options
-    told = next((error for error in errors if not isinstance(error, TypeError)), errors[-1])
+    cause = next((error for error in errors if not isinstance(error, TypeError)), errors[-1])
     raise ModelError(
         f"model.backbone={name!r}: timm cannot build it for model.image_size="
-        f"{size_text(image_size)}: {one_line(told)}"
+        f"{size_text(image_size)}: {one_line(cause)}"
     )
 
 

@@ -21,17 +21,11 @@ class _GlobalSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        total = grad.clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _global_sum(values: Tensor) -> Tensor:
-    return _GlobalSum.apply(values)
+        return _GlobalSum.forward(ctx, grad)
 
 
 def _is_global(norm: _BatchNorm) -> bool:
-    """Whether `norm` is to use the batch of all workers, rather than its running statistics."""
+    """True where `norm` uses the batch of all workers, rather than its running statistics."""
     return norm.training and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -44,11 +38,11 @@ def _global_batch_norm(norm: _BatchNorm, values: Tensor) -> Tensor:
     x_BC = at_least_float32(values)
     # Two rounds rather than sum and sum of squares: the difference of those cancels.
     count = x_BC.new_tensor([x_BC.numel() / x_BC.shape[1]])
-    sums_C1 = _global_sum(torch.cat([x_BC.sum(dim=others), count]))  # (C + 1,)
+    sums_C1 = _GlobalSum.apply(torch.cat([x_BC.sum(dim=others), count]))  # (C + 1,)
     total = sums_C1[-1].detach()
     mean_C = sums_C1[:-1] / total
     centred = x_BC - mean_C.view(shape)
-    var_C = _global_sum(centred.square().sum(dim=others)) / total
+    var_C = _GlobalSum.apply(centred.square().sum(dim=others)) / total
     with torch.no_grad():
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
@@ -117,7 +111,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def freeze_statistics(module: nn.Module) -> None:
-    """Let every batch norm in `module` use its running statistics, also in training."""
+    """Make every batch norm in `module` use its running statistics, also in training."""
     for child in module.modules():
         if isinstance(child, _BatchNorm):
             child.eval()

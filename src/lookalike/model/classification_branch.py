@@ -1,4 +1,4 @@
-"""The classification branch of the original: a second view of the features for plain softmax."""
+"""Classification branch of the original: a second view of the features for plain softmax."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,15 +11,11 @@ TEMPERATURE = 0.05
 
 
 class ClassificationBranch(nn.Module):
-    """`Dropout(W BN(average pool))`, normalised: what a classification head compares.
+    """`Dropout(W BN(average pool))`, normalised: the input of a classification head.
 
     It shares the backbone with the embedding and keeps the features of all classes apart while
     the margin shapes the embedding (EasyCV's RetrivalNeck, second output). It is dropped after
     training.
-
-    Args:
-        in_dim: channels of the feature map.
-        out_dim: length of the branch's vector.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:

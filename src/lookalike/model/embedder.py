@@ -1,11 +1,11 @@
-"""The artefact: pixels in, embedding out, preprocessing included."""
+"""Embedder, the artefact of a training: pixels in, embedding out, preprocessing included."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -19,9 +19,9 @@ from lookalike import storage
 from lookalike.data.image_size import ImageSize
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ModelError, RunError
-from lookalike.model import encoding
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
+from lookalike.model.dry_run import unused_parameters
 from lookalike.model.neck import Neck
 from lookalike.model.pretrained import Match, load_into, read_weights
 from lookalike.model.projection import Projection
@@ -33,8 +33,7 @@ from lookalike.model.saved_model import (
     read_saved,
     read_tensors,
 )
-from lookalike.model.trial_pass import unused_parameters
-from lookalike.model.user_images import Images, embedded, prepared
+from lookalike.model.user_images import Images, embedded, encode, prepared
 from lookalike.storage import Place
 from lookalike.storage.local_files import digest_of, usual_mode, writing
 
@@ -45,12 +44,12 @@ class Embedder(nn.Module):
     `forward` gives raw embeddings for training; `unit` and `embed` give unit vectors for use.
 
     Attributes:
-        preprocess: how an image becomes the network's input.
-        embedding_dim: numbers D of an embedding.
-        mirror: whether a unit vector is the mean of those of the image and its mirror image.
-        projection: a linear map behind the unit vector; `embedding_dim` is then what it gives.
-        free_length: whether the network chooses the length of raw embeddings.
-        match: what a custom weights file brought, when one was loaded.
+        preprocess: from an image to the network's input.
+        embedding_dim: numbers D of an embedding, after `projection`.
+        mirror: a unit vector is the mean of those of the image and its mirror image.
+        projection: a linear map behind the unit vector.
+        normalize: False where the network chooses the length of raw embeddings; see `Neck`.
+        match: of a custom weights file, when one was loaded.
         exported_from: for an export, the fingerprint of the trained model by its own; as long as
             these are its weights.
     """
@@ -62,7 +61,7 @@ class Embedder(nn.Module):
         pooling: str,
         preprocess: Preprocess,
         *,
-        free_length: bool = False,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         if "cls" in pooling.split("+") and not backbone.has_class_token:
@@ -71,10 +70,10 @@ class Embedder(nn.Module):
                 "use gem, avg, max or gem+avg"
             )
         self.backbone = backbone
-        self.neck = Neck(backbone.dim, embedding_dim, pooling, free_length=free_length)
+        self.neck = Neck(backbone.dim, embedding_dim, pooling, normalize=normalize)
         self.embedding_dim = embedding_dim
         self.pooling = pooling
-        self.free_length = free_length
+        self.normalize = normalize
         self.mirror = False
         self.projection: Projection | None = None
         self.preprocess = preprocess
@@ -92,7 +91,7 @@ class Embedder(nn.Module):
         embedding_dim: int = 1536,
         backbone_dim: int | None = None,
         pooling: str = "gem+avg",
-        free_length: bool = False,
+        normalize: bool = True,
     ) -> Embedder:
         """A new embedder.
 
@@ -106,8 +105,8 @@ class Embedder(nn.Module):
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
             pooling: gem, avg, max, cls, or several joined by `+`.
-            free_length: let the network choose the length of raw embeddings, for losses that
-                read it (`Margin.uses_length`); see `Neck`.
+            normalize: False lets the network choose the length of raw embeddings, for losses that
+                read it (`Margin.uses_length`).
 
         Raises:
             ModelError: an unknown name, weights that cannot be had or do not fit, a
@@ -133,7 +132,7 @@ class Embedder(nn.Module):
             std=tuple(data["std"]),
             interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
         )
-        embedder = cls(trunk, embedding_dim, pooling, preprocess, free_length=free_length)
+        embedder = cls(trunk, embedding_dim, pooling, preprocess, normalize=normalize)
         embedder.match = match
         return embedder
 
@@ -147,8 +146,8 @@ class Embedder(nn.Module):
         features, token = self.features(images)
         return self.neck(features, token)
 
-    def improve(self, *, mirror: bool, projection: Projection | None) -> None:
-        """Change what `unit` gives of the same weights; see the attributes."""
+    def set_postprocessing(self, *, mirror: bool, projection: Projection | None) -> None:
+        """Set the steps of `unit` behind the network; see the attributes."""
         self.mirror = mirror
         self.projection = projection
         self.embedding_dim = len(projection.matrix) if projection else self.neck.out_dim
@@ -191,41 +190,35 @@ class Embedder(nn.Module):
             StorageError: or cannot be fetched.
             NotFiniteError: the model gives NaN or infinity for some.
         """
-        return embedded(
-            images, self.embedding_dim, batch_size, threads, self._embed_some(batch_size, threads)
-        )
 
-    def _embed_some(
-        self, batch_size: int, threads: int
-    ) -> Callable[[Sequence[Any]], Iterator[np.ndarray]]:
         def some(images: Sequence[Any]) -> Iterator[np.ndarray]:
             with closing(prepared(images, self.preprocess, batch_size, threads)) as batches:
                 for _, batch in batches:
                     yield self.embed_batch(batch).cpu().numpy()
 
-        return some
+        return embedded(images, self.embedding_dim, batch_size, threads, some)
 
-    encode = encoding.encode
+    encode = encode
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Device of the network."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes with."""
+        """Data type of the network's weights."""
         return next(self.parameters()).dtype
 
     def describe(self) -> dict[str, Any]:
-        """What `Embedder.load` needs beside the weights."""
+        """Settings that `Embedder.load` needs beside the weights."""
         described = {
             "format": "lookalike embedder 1",
             "backbone": self.backbone.saved_name,
             "backbone_dim": self.backbone.dim,
             "embedding_dim": self.neck.out_dim,
             "pooling": self.pooling,
-            "free_length": self.free_length,
+            "free_length": not self.normalize,
             "preprocess": self.preprocess.to_dict(),
         }
         if self.backbone.architecture.args:
@@ -256,9 +249,9 @@ class Embedder(nn.Module):
         return digest.hexdigest()[:32]
 
     def trained_fingerprint(self) -> str:
-        """The fingerprint of the trained model with whose vectors these may be compared.
+        """The fingerprint shared by models whose vectors may be compared.
 
-        Its own, or, of an export with a small certified drift, that of what was exported.
+        Its own, or, of an export with a small certified drift, that of the trained model.
         """
         own = self.fingerprint()
         return own if self.exported_from is None else self.exported_from.get(own, own)
@@ -320,13 +313,13 @@ class Embedder(nn.Module):
                 described.embedding_dim,
                 described.pooling,
                 preprocess,
-                free_length=described.free_length,
+                normalize=not described.free_length,
             )
         except ModelError as error:
             raise RunError(f"{folder / CONFIG_FILE}: {error}") from None
         projection = None
         if described.projected_dim is not None:
             projection = Projection.empty(described.embedding_dim, described.projected_dim)
-        embedder.improve(mirror=described.mirror, projection=projection)
+        embedder.set_postprocessing(mirror=described.mirror, projection=projection)
         load_tensors(embedder, tensors, folder / WEIGHTS_FILE)
         return embedder.to(device).eval()

@@ -1,4 +1,4 @@
-"""Embedding whole catalogs, batch by batch, on all workers."""
+"""Embedding of whole catalogs, batch by batch, on all workers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from lookalike.data.record import Record
 from lookalike.distributed.world import ALONE, World
 from lookalike.log import Bar
 from lookalike.model.embedder import Embedder
-from lookalike.model.finite import require_finite
-from lookalike.model.user_images import Images
+from lookalike.model.user_images import Images, require_finite
 
 BATCH_SIZE = 64
 """Images at a time. One number for all: the same image in the same batch gives the same bits."""
 
 PICTURES = 16
-"""The same for models that take whole pictures, which are large."""
+"""`BATCH_SIZE` of models that take whole images, which are large."""
 
 
 class PictureModel(Protocol):
-    """A model that takes pictures as they were decoded, and does the rest: an exported one."""
+    """A model with its preprocessing inside, as exports are: it takes decoded images."""
 
     embedding_dim: int
 
@@ -38,13 +37,13 @@ class PictureModel(Protocol):
 
 
 class FinishedModel(PictureModel, Protocol):
-    """A `PictureModel` with the methods of an `Embedder` that a gallery asks for."""
+    """A `PictureModel` with the methods of an `Embedder` that an index needs."""
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that two models share if they are the same to the bit."""
+        """32 hexadecimal digits; see `Embedder.fingerprint`."""
 
     def trained_fingerprint(self) -> str:
-        """Those that models share whose vectors may be compared."""
+        """Shared by models whose vectors may be compared."""
 
     def embed(self, images: Images, *, threads: int = 4) -> np.ndarray:
         """Unit vectors of images; see `Embedder.embed`."""
@@ -56,7 +55,7 @@ class Embedded:
 
     Attributes:
         vectors: (M, D) float32 on the CPU, unit length.
-        rows: (M,) int64, ascending: which record each one is.
+        rows: (M,) int64, ascending, of the records.
     """
 
     vectors: Tensor
@@ -64,7 +63,7 @@ class Embedded:
 
 
 def batch_size_of(model: Embedder | PictureModel) -> int:
-    """Images that go through this kind of model together."""
+    """Images at a time of this kind of model."""
     return BATCH_SIZE if isinstance(model, Embedder) else PICTURES
 
 
@@ -77,15 +76,9 @@ def embed_batches(
     batches: Sequence[int] | None = None,
     source: Source = PLAIN,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and unit vectors of one batch after the other; a model is fed as production feeds it.
+    """Rows and unit vectors of one batch after the other; `bad` takes unreadable rows.
 
-    Args:
-        embedder: the model.
-        records: the images.
-        threads: threads that read and decode.
-        bad: takes the rows that could not be read.
-        batches: numbers of the batches of `batch_size_of(embedder)` records; default all.
-        source: of the images' bytes.
+    `batches` are numbers of the batches of `batch_size_of(embedder)` records; default all.
 
     Yields:
         (b,) int64, ascending, and (b, D) float32 on the CPU, all finite; batches without a
@@ -132,22 +125,14 @@ def embed_records(
     what: str = "embedding",
     quiet: bool = False,
 ) -> Embedded:
-    """Unit vectors of all records, computed by all workers and known to each.
+    """Unit vectors of all records, computed by all workers and gathered on each.
 
-    Batches are the same whatever the number of workers, and so is every vector, to the bit.
-
-    Args:
-        embedder: the model.
-        records: the images.
-        threads: threads that read and decode, for each worker.
-        bad: takes the rows that could not be read; they have no vector.
-        world: the workers.
-        source: of the images' bytes.
-        what: the name of the progress bar.
-        quiet: show no progress.
+    Batches are the same whatever the number of workers, and so is every vector, to the bit. `bad`
+    takes the rows that could not be read; they have no vector. `threads` are those of one worker,
+    `what` is the name of the progress bar.
 
     Raises:
-        LookalikeError: what ends one worker ends all of them together.
+        LookalikeError: on all workers together, an error of any of them.
     """
     size = batch_size_of(embedder)
     batches = range(-(-len(records) // size))[world.rank :: world.size]

@@ -1,4 +1,4 @@
-"""From a feature map to an embedding."""
+"""Neck: pooling and projection of a feature map to an embedding."""
 
 import math
 
@@ -21,8 +21,8 @@ class Neck(nn.Module):
     the feature map before pooling, where the poolings differ. The joined vector has the length
     sqrt(number of parts); `Embedder.embed` normalises it.
 
-    With `free_length` the network chooses the length of each embedding, for margins that read it
-    (MagFace, AdaFace): the joined projections go through a batch norm and are not normalised.
+    With `normalize=False` the network chooses the length of each embedding, for margins that read
+    it (MagFace, AdaFace): the joined projections go through a batch norm and are not normalised.
     The authors' backbones of both end in such a norm, AdaFace's without scale and shift, MagFace's
     with them. It has them here: without a scale to learn the mean square of the lengths is fixed,
     and MagFace's reward for longer embeddings could lengthen none but at the cost of others;
@@ -38,11 +38,11 @@ class Neck(nn.Module):
         out_dim: numbers D of an embedding.
         pooling: gem, avg, max or cls, or several joined by `+`; each has D / k dimensions (the
             first ones have one more where k does not divide D).
-        free_length: batch norm over the joined parts instead of length 1 for each.
+        normalize: length 1 for each part, instead of a batch norm over the joined ones.
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, pooling: str = "gem+avg", *, free_length: bool = False
+        self, in_dim: int, out_dim: int, pooling: str = "gem+avg", *, normalize: bool = True
     ) -> None:
         super().__init__()
         self.out_dim = out_dim
@@ -55,18 +55,13 @@ class Neck(nn.Module):
         for projection in self.projections:
             nn.init.orthogonal_(projection.weight)  # type: ignore[arg-type]
         self.norm: nn.BatchNorm2d | None = None
-        if free_length:
+        if not normalize:
             # 2d, so that the norm is one of those that see the global batch.
             self.norm = nn.BatchNorm2d(out_dim)
             nn.init.constant_(self.norm.weight, math.sqrt(LENGTH_DIM / out_dim))
 
     def forward(self, features: Tensor, class_token: Tensor | None) -> Tensor:
-        """Embeddings (B, D), not normalised as a whole.
-
-        Args:
-            features: (B, N, C), the N places of the feature map.
-            class_token: (B, C), where the backbone has one.
-        """
+        """Embeddings (B, D), not normalised as a whole, of features (B, N, C) and token (B, C)."""
         parts = []
         for pooling, projection in zip(self.poolings, self.projections, strict=True):
             if pooling == "cls":
@@ -86,7 +81,7 @@ class Neck(nn.Module):
 
 
 def pool(features: Tensor, kind: str) -> Tensor:
-    """One vector (B, C) from the N places of `features` (B, N, C).
+    """One vector (B, C) from features (B, N, C).
 
     `gem` is the generalised mean with p = 3 over activations clamped to be positive (Radenović
     et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018), in float32, because

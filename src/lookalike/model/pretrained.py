@@ -1,4 +1,4 @@
-"""Weights from files, without unpickling code: which tensors fit, and which do not."""
+"""Weights from files, without unpickling code, matched with a model by name and shape."""
 
 import io
 import pickle
@@ -19,10 +19,10 @@ _CLASSIFIERS = ("fc.", "head.", "classifier.", "head_dist.", "last_linear.")
 _PREFERRED = ("teacher", "encoder_q")  # of copies that fit equally well, the one to use
 
 ENOUGH = 0.9
-"""Least part of the parameters' elements that a file must bring, or it is of another model."""
+"""Least share of the parameters' elements in a file; with less it is of another model."""
 
 _OTHER = 0.1
-"""Part of them that a file may have in another shape or beyond the model, or it is of another."""
+"""Most of them in another shape or beyond the model; with more the file is of another model."""
 
 _DEEPEST = 8  # mappings within mappings
 _TRIED = 4  # prefixes for which a family's own renaming is tried
@@ -30,15 +30,15 @@ _TRIED = 4  # prefixes for which a family's own renaming is tried
 
 @dataclass(frozen=True)
 class Match:
-    """What a weights file did to a model.
+    """Result of loading a weights file into a model.
 
     Attributes:
         matched: names of tensors that were loaded.
         missing: names of the model's tensors that the file lacks, or has in another shape.
-        unused: names of the file's tensors below `prefix` that the model has no place for.
+        unused: names of the file's tensors below `prefix` that the model does not have.
         misshapen: lines `name: (file's shape), the model has (shape)`.
-        prefix: what the names begin with in the file.
-        share: part of the elements of the model's parameters that was loaded.
+        prefix: of the names in the file.
+        share: of the elements of the model's parameters that was loaded.
         alternatives: other prefixes below which the file holds as much of the model.
     """
 
@@ -85,7 +85,7 @@ def read_weights(uri: str) -> dict[str, Tensor]:
             raise ModelError(f"{name}: not a safetensors file ({error})") from None
     try:
         with warnings.catch_warnings():
-            # torch warns of old pickle protocols; we say what is wrong ourselves.
+            # torch warns of old pickle protocols; the errors below say what is wrong.
             warnings.simplefilter("ignore")
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -102,17 +102,12 @@ def read_weights(uri: str) -> dict[str, Tensor]:
 def load_into(
     model: nn.Module, weights: Mapping[str, Tensor], name: str, *, unused: Collection[str] = ()
 ) -> Match:
-    """Copy the tensors of `weights` that fit into `model`, in place.
+    """Copy the tensors of `weights`, of the file `name`, that fit into `model`, in place.
 
-    What the file puts before the model's own names, in whatever wrappers (`state_dict.module.`,
-    `encoder_q.`), is found from the file: the prefix below which most elements of the model's
-    parameters lie by name and shape, before or after timm's renaming of older layouts.
-
-    Args:
-        model: takes the tensors.
-        weights: of the file, by name.
-        name: of the file.
-        unused: names of parameters that features do not depend on, which do not count.
+    The prefix of the model's names in the file (of wrappers, `state_dict.module.`, `encoder_q.`)
+    is found from the file: it is the one below which most elements of the model's parameters lie
+    by name and shape, before or after timm's renaming of older layouts. `unused` are names of
+    parameters that features do not depend on, which do not count.
 
     Raises:
         ModelError: the file is of another architecture, or holds numbers that are not finite.
@@ -150,7 +145,6 @@ def load_into(
 def _check(
     counted: Mapping[str, int], match: Match, renamed: Mapping[str, Tensor], name: str
 ) -> None:
-    """Refuse a file of another architecture, and one with numbers that are not finite."""
     whole = max(sum(counted.values()), 1)
     other = _elements(counted, [line.partition(":")[0] for line in match.misshapen]) / whole
     modules = {key.partition(".")[0] for key in counted}
@@ -179,12 +173,12 @@ def _check(
 
 
 def worth_saying(match: Match) -> bool:
-    """Whether tensors beyond the classifier, which we never use, did not match."""
+    """True where tensors beyond the classifier, which is never used, did not match."""
     return bool(match.missing) or any(not key.startswith(_CLASSIFIERS) for key in match.unused)
 
 
 def _tensors(content: object, name: str) -> dict[str, Tensor]:
-    """All tensors of nested mappings, by the keys on the way joined with dots."""
+    """All tensors of nested mappings, by their keys joined with dots."""
     found: dict[str, Tensor] = {}
     waiting: list[tuple[str, object]] = [("", content)]
     while waiting:
@@ -203,7 +197,7 @@ def _tensors(content: object, name: str) -> dict[str, Tensor]:
 def _best_reading(
     model: nn.Module, counted: Mapping[str, int], weights: Mapping[str, Tensor]
 ) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
-    """The prefix that gives most of the model, the tensors below it, and prefixes as good."""
+    """The prefix below which most of the model lies, the tensors there, and equal prefixes."""
     own = model.state_dict()
     found: list[tuple[int, str, dict[str, Tensor]]] = []
     for prefix in _prefixes(own, weights):
@@ -228,7 +222,7 @@ def _best_reading(
 
 
 def _prefixes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What may stand before the model's names in the file, the likeliest first."""
+    """Possible prefixes of the model's names in the file, the likeliest first."""
     exact: dict[str, int] = {}
     named: dict[str, int] = {}
     for key, value in weights.items():
@@ -246,7 +240,7 @@ def _prefixes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[
         for score in (exact, named)
         for prefix in sorted(score, key=lambda p: -score[p])[:_TRIED]
     ]
-    # A layout that only timm's renaming knows shares few names: what most of the file lies below.
+    # A layout of timm's renaming alone shares few names: the prefix of most of the file.
     common, below = "", list(weights)
     while below:
         likely.append(common)
@@ -263,14 +257,14 @@ def _prefixes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[
 
 
 def _adapted(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """With position embeddings resized and old layouts renamed, where timm knows how."""
+    """The weights with position embeddings resized and old layouts renamed, if timm can."""
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if adapt is None:
         return None
     try:
         with torch.no_grad():
             adapted = adapt(dict(weights), model)
-    except Exception:  # of whichever family: the file has another layout than it knows
+    except Exception:  # of any family of timm: the file has another layout
         return None
     return {key: value for key, value in dict(adapted).items() if isinstance(value, Tensor)}
 

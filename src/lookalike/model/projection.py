@@ -1,4 +1,4 @@
-"""A linear map behind a finished model, fitted after training: whitening, fewer dimensions."""
+"""Linear map behind a finished model, fitted after training: whitening, fewer dimensions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 
 class Projection(nn.Module):
-    """normalise(matrix (x - mean)) of unit vectors x.
-
-    Args:
-        mean: (D,) float32.
-        matrix: (D', D) float32.
-    """
+    """normalise(matrix (x - mean)) of unit vectors x; mean (D,) and matrix (D', D) in float32."""
 
     mean: Tensor
     matrix: Tensor

@@ -1,4 +1,4 @@
-"""The files of a saved embedder, read without trust: config.json and model.safetensors."""
+"""Files of a saved embedder, config.json and model.safetensors, checked as they are read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SavedPreprocess(Checked):
 
 
 class SavedModel(Checked):
-    """What `Embedder.describe` gives."""
+    """The dictionary of `Embedder.describe`."""
 
     format: Literal["lookalike embedder 1"] = "lookalike embedder 1"
     # Of timm's registry: loading fetches nothing from elsewhere.
@@ -75,7 +75,7 @@ def read_saved(folder: Path) -> SavedModel:
 
 
 def is_as_described(folder: Path, described: SavedModel) -> bool:
-    """Whether the weights are to the bit those that the description was written for.
+    """True where the digest of the weights is the one in the description.
 
     Raises:
         RunError: there are none, or they cannot be read.
@@ -130,7 +130,7 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
 
 
 def _check_neck(shapes: dict[str, tuple[int, ...]], described: SavedModel, path: Path) -> None:
-    """Numbers that are to be allocated must be those of the file, however large they are."""
+    # Sizes that are to be allocated must be those of the file.
     parts = described.pooling.split("+")
     neck = [shapes.get(f"neck.projections.{part}.weight", (0, 0)) for part in range(len(parts))]
     dims = (sum(shape[0] for shape in neck), *{shape[-1] for shape in neck})
@@ -157,7 +157,7 @@ def _unreadable(folder: Path, name: str, error: OSError) -> RunError:
 
 
 def _plain(value: Any, depth: int = 0) -> bool:
-    """Whether it is of names, flags and numbers of a network's size."""
+    """True for names, flags and numbers of a network's size, and small containers of them."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
         return depth < _DEEPEST and len(value) <= 100 and all(_plain(v, depth + 1) for v in inner)

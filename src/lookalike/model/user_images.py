@@ -1,4 +1,4 @@
-"""Images that a user hands over to be embedded: one or several, of any kind, prepared ahead."""
+"""Embedding of images from a caller: one or several, of any kind, prepared ahead and checked."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import islice
 from numbers import Integral
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lookalike import storage
 from lookalike.data.decoding.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.decoding.image_arrays import pixels_of, split_batch
 from lookalike.data.loading.batch import empty_images, made_ahead, ticket_of
@@ -22,7 +24,6 @@ from lookalike.data.loading.image_source import IMAGE_LIMITS, PLAIN, Tickets
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.record import Record
 from lookalike.errors import DataError, LookalikeError, ModelError
-from lookalike.model.finite import name_of, require_finite
 
 OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
 """A path or URI, encoded bytes or an open file of them, a PIL image, an array or a tensor."""
@@ -43,12 +44,8 @@ def embedded(
 ) -> np.ndarray:
     """The vectors of one image, (D,), or of N, (N, D) float32.
 
-    Args:
-        images: one or several. An iterator is read as it is embedded, `batch_size` at a time.
-        dim: D.
-        batch_size: images at a time.
-        threads: threads that read and decode; 0 for the caller's.
-        some: vectors (b, D) of some images, batch by batch.
+    `some` gives vectors (b, D) of some images, batch by batch. An iterator is read as it is
+    embedded, `batch_size` at a time. `threads` is 0 for the caller's.
 
     Raises:
         DataError: an image, or the whole, is something else.
@@ -71,12 +68,8 @@ def embedded(
     return vectors[0] if single else vectors
 
 
-def _name(images: Sequence[_Given], before: int, row: int) -> str:
-    return name_of(images[row], before + row)
-
-
 def several(images: Any) -> tuple[list[_Given] | Iterator[_Given], bool]:
-    """The images one by one, and whether it was a single one.
+    """The images one by one, and True for a single one.
 
     Raises:
         DataError: they are no images, or have no order.
@@ -208,3 +201,93 @@ def check_number(
     """Raise an error unless an argument is an integer that is not below `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise error(f"{name}={value!r} must be an integer from {least} on")
+
+
+_SHOWN = 5  # images in the message of a NotFiniteError
+
+
+class NotFiniteError(ModelError):
+    """A model gives vectors that hold NaN or infinity."""
+
+
+def require_finite(vectors: np.ndarray, name: Callable[[int], str]) -> None:
+    """Check a model's vectors (N, D) before they are used; `name` gives the image of a row.
+
+    Raises:
+        NotFiniteError: some are not finite; names the first images.
+    """
+    # A sum is not finite where a number is not; only then are the numbers looked at.
+    with np.errstate(invalid="ignore"):  # the sum of both infinities
+        total = vectors.sum(dtype=np.float64)
+    if np.isfinite(total):
+        return
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if not len(broken):
+        return
+    names = ", ".join(name(int(row)) for row in broken[:_SHOWN])
+    more = ", ..." if len(broken) > _SHOWN else ""
+    raise NotFiniteError(
+        f"the model gives vectors that are not finite (NaN or infinity) for {len(broken)} of "
+        f"{len(vectors)} images ({names}{more}): its weights are damaged, or its numbers overflow; "
+        "use an earlier checkpoint, or train again with a lower optim.lr or train.precision=fp32"
+    )
+
+
+def _name(images: Sequence[_Given], before: int, row: int) -> str:
+    image = images[row]
+    if isinstance(image, (str, Path)):
+        return storage.public(str(image))
+    return f"image {before + row}"
+
+
+class _Embeds(Protocol):
+    device: Any
+
+    def embed(self, images: Images, *, batch_size: int = ..., threads: int = ...) -> np.ndarray: ...
+
+
+def encode(
+    model: _Embeds,
+    images: Images,
+    batch_size: int = 64,
+    *,
+    show_progress_bar: bool | None = None,
+    convert_to_numpy: bool = True,
+    convert_to_tensor: bool = False,
+    device: str | torch.device | None = None,
+    normalize_embeddings: bool = True,
+    threads: int = 4,
+) -> np.ndarray | Tensor:
+    """`embed` under the name and with the keywords of other libraries.
+
+    Args:
+        model: an embedder, or an exported model, whose method this is.
+        images: as `embed` takes them.
+        batch_size: images at a time.
+        show_progress_bar: accepted for compatibility; `embed` shows none.
+        convert_to_numpy: give an array rather than a tensor.
+        convert_to_tensor: give a float32 tensor on the CPU.
+        device: that of the model; another one is refused.
+        normalize_embeddings: True; vectors are always of unit length.
+        threads: threads that read and decode.
+
+    Returns:
+        (N, D) float32, of one image (D,).
+
+    Raises:
+        ModelError: raw vectors, or another device, are asked for.
+        LookalikeError: as `embed`.
+    """
+    if not normalize_embeddings:
+        raise ModelError(
+            "normalize_embeddings=False: vectors are of unit length; raw embeddings are what "
+            "calling the embedder with preprocessed images (B, 3, S, S) gives"
+        )
+    if device is not None and torch.device(device).type != torch.device(model.device).type:
+        raise ModelError(
+            f"device={str(device)!r}: the model is on {model.device}; choose the device in "
+            "lookalike.load(..., device=)"
+        )
+    del show_progress_bar
+    vectors = model.embed(images, batch_size=batch_size, threads=threads)
+    return torch.from_numpy(vectors) if convert_to_tensor or not convert_to_numpy else vectors

@@ -29,9 +29,9 @@ from lookalike.losses.head import Head
 from lookalike.losses.margin import Margin
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.pretrained import worth_saying
-from lookalike.model.trial_pass import exclude_unused
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
 from lookalike.storage.disk_cache import DiskCache
@@ -229,7 +229,7 @@ def create_embedder(config: Config, margin: Margin) -> Embedder:
         embedding_dim=model.embedding_dim,
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
-        free_length=margin.uses_length,
+        normalize=not margin.uses_length,
     )
     other = model.train_size not in (None, model.image_size)
     if model.train_size is not None and other and not embedder.backbone.is_convolutional:

@@ -75,7 +75,7 @@ def parameter_groups(
     # fused optimizers need a momentum for all of a group or none.
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:  # see `lookalike.model.trial_pass.exclude_unused`
+        if not parameter.requires_grad:  # see `lookalike.model.dry_run.exclude_unused`
             continue
         decay = 0.0 if parameter.ndim <= 1 or name in exempt else weight_decay
         if name.startswith(backbone_prefix):

@@ -13,8 +13,8 @@ from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.kernels import has_bf16_products
 from lookalike.losses.margin import Margin
+from lookalike.model.dry_run import single_value_norms
 from lookalike.model.embedder import Embedder
-from lookalike.model.trial_pass import single_value_norms
 
 FUSED_FROM = 2_000_000_000
 """Bytes of gradients of class weights from which on they are updated in the backward pass."""

@@ -1,6 +1,4 @@
-"""One pass through a new network: whether it works, which of its parameters it uses, and which of
-its batch norms cannot learn from one image.
-"""
+"""Dry run of a new network: one image shows failures, unused parameters and unfit batch norms."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 _COMPUTED = 512 * 512
-"""Pixels up to which the pass is computed; beyond, attention might need more memory than there is,
-and tensors without contents go through a copy instead."""
+"""Pixels up to which the pass is computed. Beyond, attention might need more memory than there is:
+fake tensors go through a copy instead."""
 
 
-def first_pass(network: nn.Module, size: ImageSize, dtype: torch.dtype = torch.float32) -> Any:
-    """What `network` gives for one black image (1, 3, H, W), in evaluation mode.
+def dry_run(network: nn.Module, size: ImageSize, dtype: torch.dtype = torch.float32) -> Any:
+    """Outputs of `network` for one black image (1, 3, H, W), in evaluation mode.
 
     Its weights, buffers and mode, and the random state, stay as they are. Outputs for large images
-    have shapes and no contents.
+    are fake tensors, with shapes and no contents.
     """
     return _pass(network, size, dtype)[1]
 
@@ -40,7 +38,7 @@ def exclude_unused(network: TrainingNetwork, size: ImageSize) -> list[str]:
     pooling may leave out a class token. DistributedDataParallel would wait for their gradients
     for ever. They stay in the state, so that saved weights keep their names.
     """
-    # Its constants are cached, and must not be made of tensors without contents.
+    # Its constants are cached, and must not be fake tensors.
     network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
     unused = unused_parameters(network, size, torch.uint8)
     for name in unused:
@@ -84,13 +82,13 @@ def single_value_norms(
 
 
 def fake_copy(network: M, mode: FakeTensorMode) -> M:
-    """A copy whose parameters and buffers have shapes and no contents."""
+    """A copy whose parameters and buffers are fake tensors."""
     known = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): mode.from_tensor(tensor) for tensor in known})
 
 
 def _pass(network: nn.Module, size: ImageSize, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """The module that was called, the network or a copy of it, and its outputs."""
+    # The module that was called, the network or a copy of it, and its outputs.
     height, width = height_width(size)
     was_training = network.training
     try:

@@ -8,8 +8,8 @@ from lookalike.errors import ModelError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.model.dry_run import dry_run, exclude_unused, single_value_norms
 from lookalike.model.embedder import Embedder
-from lookalike.model.trial_pass import exclude_unused, first_pass, single_value_norms
 from lookalike.training.optim import parameter_groups
 
 SHALLOW = {"depths": (1, 1, 1, 1)}
@@ -66,7 +66,7 @@ def test_large_images_are_tried_without_computing():
     names = exclude_unused(network, 64)
     # 1,024 x 1,024 places attend to one another: 4 TB of them, were they computed.
     huge = Embedder.create("vit_tiny_patch16_224", pretrained=False, image_size=4096, pooling="avg")
-    assert first_pass(huge.backbone, 4096)[0].shape == (1, 256 * 256, 192)
+    assert dry_run(huge.backbone, 4096)[0].shape == (1, 256 * 256, 192)
     assert exclude_unused(TrainingNetwork(huge, None), 4096) == names == []
 
 

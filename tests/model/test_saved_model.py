@@ -204,8 +204,10 @@ def test_a_changed_list_of_classes_is_one_line(text):
 @pytest.mark.parametrize("pooling", ["gem+avg+max", "gem"])
 @pytest.mark.parametrize("free_length", [False, True])
 def test_a_model_of_other_precision_gives_nearly_the_same_vectors(dtype, pooling, free_length):
-    embedder = small(pooling=pooling, free_length=free_length).eval()
-    embedder.improve(mirror=True, projection=Projection(torch.rand(8) / 9, torch.rand(5, 8)))
+    embedder = small(pooling=pooling, normalize=not free_length).eval()
+    embedder.set_postprocessing(
+        mirror=True, projection=Projection(torch.rand(8) / 9, torch.rand(5, 8))
+    )
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     expected = embedder.embed_batch(images)
     found = copy.deepcopy(embedder).to(dtype).embed_batch(images)
