@@ -18,12 +18,12 @@ from lookalike.data.classes import Classes
 from lookalike.data.loading.train_loader import Batch
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
-from lookalike.planning.communication import traffic
+from lookalike.planning.communication import communication
 from lookalike.planning.estimate import most_classes
 from lookalike.planning.gpus import MACHINES, read_machine
 from lookalike.planning.memory import memory
 from lookalike.planning.network_profile import measure
-from lookalike.planning.timing import speed
+from lookalike.planning.timing import speed_on
 from lookalike.training.build import create_embedder, create_step, create_trained
 from lookalike.training.build_heads import create_heads, metric_margin
 from lookalike.training.optim import set_lr
@@ -176,7 +176,7 @@ def test_shares_hold_all_classes_and_less_on_each_worker():
 def test_traffic_is_that_of_ring_collectives():
     setup = planned(small(head__parallel="model", run__workers=4)).setup
     found = planned(small(head__parallel="model", run__workers=4))
-    sent = traffic(setup, found.network)
+    sent = communication(setup, found.network)
     # Each worker passes on three of four parts of 2 rows of 32 floats, and their classes.
     assert sent.embeddings == 3 * 2 * (32 * 4 + 8)
     assert sent.embedding_gradients == 3 * 2 * 32 * 4
@@ -196,7 +196,7 @@ def test_the_head_takes_the_longer_of_products_and_bytes_on_a_gpu():
     )
     for batch, classes, products, moved in ((256, 10**7, 13.1, 34), (4096, 10**6, 21.0, 3.4)):
         setup = replace(found.setup, batch=batch, classes=classes, dim=512)
-        result = speed(setup, found.network, found.traffic, MACHINES["h100"])
+        result = speed_on(setup, found.network, found.traffic, MACHINES["h100"])
         assert result.head_products * 1e3 == pytest.approx(products, rel=0.02)
         assert result.head_bytes * 1e3 == pytest.approx(moved, rel=0.02)
         assert result.head == max(result.head_products, result.head_bytes)
@@ -222,13 +222,20 @@ def test_a_list_is_counted(shapes: Path):
     assert found.setup.steps == 6 * 200
 
 
-def test_this_machine_is_measured():
-    found = planned(small(), measure=True, images=1000)
-    assert found.machine is not None
+def test_real_steps_are_timed_on_this_machine():
+    found = planned(small(model__backbone="test_resnet"), measure=True, images=1000)
+    assert found.machine is None
     assert found.speed is not None
-    figures = (found.machine.wide, found.machine.bandwidth, found.machine.fresh, found.speed.step)
-    assert all(0 < figure < float("inf") for figure in figures)
+    assert "real steps on this machine" in found.speed.source
+    assert 0 < found.speed.step < 60
     assert found.speed.epoch == pytest.approx(125 * found.speed.step)
+    json.dumps(found.to_dict())
+
+
+def test_a_run_that_does_not_fit_this_machine_is_not_timed():
+    found = planned(small(), measure=True, classes=10**10)
+    assert found.speed is None
+    assert any("does not fit into the memory of this machine" in note for note in found.notes)
 
 
 def test_a_machine_from_a_file(tmp_path: Path):

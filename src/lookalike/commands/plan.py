@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from lookalike.data.image_size import height_width
 from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
-from lookalike.losses.class_chunks import CPU_LOGIT_CACHE, default_chunk
+from lookalike.losses.class_chunks import CPU_LOGIT_CACHE
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Measure, Plan, make_plan
 from lookalike.planning.gpus import Machine, known_machine, read_machine
-from lookalike.planning.microbenchmark import Sample, calibrate, installed
-from lookalike.planning.network_profile import Footprint
+from lookalike.planning.memory import installed
+from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
-from lookalike.planning.run_spec import Setup
+from lookalike.planning.run_spec import RunSpec
+from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
 from lookalike.training.build import create_embedder, create_sampling, open_catalogs
 from lookalike.training.build_heads import DTYPES, metric_margin
@@ -42,6 +44,11 @@ LIST_BYTES = 240
 """Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
 
 _MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
+
+_NOT_TIMED = (
+    "No seconds: the run does not fit into the memory of this machine, on which steps are timed; "
+    "--gpu and --machine give those of others."
+)
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -67,8 +74,8 @@ def plan(
         memory: of a worker, in bytes or as `80GB`, `24GiB`; by default that of the machine.
         gpu: plan for such accelerators, a key of `lookalike.planning.gpus.MACHINES`.
         machine: plan for the machine that this YAML file describes.
-        measure: without `gpu` and `machine`, measure this machine for some seconds; otherwise
-            the plan says nothing of seconds.
+        measure: without `gpu` and `machine`, time real steps on this machine, some seconds long;
+            otherwise the plan says nothing of seconds.
         settings: values that differ from `config`, as in `lookalike.train`.
 
     Raises:
@@ -93,15 +100,18 @@ def plan(
     setup = _setup(config, classes, sizes, device)
     world = World(size=setup.workers, device=torch.device(device))
     check_micro_batches(config, embedder, setup.batch, world)
-    if place is None and measure:
-        place = calibrate(_sample(config, setup))
     if limit is None:
         limit = _memory_of(place, setup)
     runtime = base + FIRST_STEP if setup.device == "cpu" else CUDA_RUNTIME
-    measured = _footprints(config, embedder)
-    return make_plan(
-        setup, measured, runtime=runtime, limit=limit, machine=place, notes=_notes(setup)
-    )
+    found = make_plan(
+        setup, _profiles(config, embedder), runtime=runtime, limit=limit, machine=place,
+        notes=_notes(setup),
+    )  # fmt: skip
+    if place is not None or not measure:
+        return found
+    if found.memory.peak > (_memory_of(None, setup) or 0):
+        return replace(found, notes=(*found.notes, _NOT_TIMED))
+    return replace(found, speed=time_steps(config, setup))
 
 
 def plan_memory(
@@ -133,7 +143,7 @@ def plan_memory(
     if runtime + heads + 16 * parameters + images < limit / 4:
         return None
     with torch.random.fork_rng(devices=[]):
-        return make_plan(setup, _footprints(config, embedder), runtime=runtime, limit=limit)
+        return make_plan(setup, _profiles(config, embedder), runtime=runtime, limit=limit)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -186,7 +196,7 @@ def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Conf
     return resolve(config, margin, embedder, world, classes), embedder
 
 
-def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Setup:
+def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> RunSpec:
     head, optim, train = config.head, config.optim, config.train
     sampling, steps, batch = create_sampling(config), None, train.batch_size
     if sizes is not None:
@@ -195,7 +205,7 @@ def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Se
         raise ConfigError(
             f"a batch of {batch} images cannot be shared by {config.run.workers} workers"
         )
-    return Setup(
+    return RunSpec(
         classes=classes,
         images=None if sizes is None else sizes.total,
         steps_per_epoch=steps,
@@ -225,28 +235,7 @@ def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Se
     )
 
 
-def _sample(config: Config, setup: Setup) -> Sample:
-    """What to measure for this run."""
-    device = "cpu" if setup.device == "cpu" else "meta"
-    return Sample(
-        workers=setup.workers,
-        backbone=config.model.backbone,
-        image_size=setup.image_size,
-        dim=setup.dim,
-        pooling=config.model.pooling,
-        branch=setup.heads > 1,
-        batch=setup.micro_batch,
-        precision=DTYPES[config.train.precision],
-        optimizer=setup.optimizer,
-        frozen=config.train.freeze_backbone,
-        shared_norms=setup.shared_norms,
-        rows=setup.head_batch,
-        chunk=min(default_chunk(setup.head_batch, torch.empty(0, device=device)), setup.share),
-        device=setup.device,
-    )
-
-
-def _footprints(config: Config, embedder: Embedder) -> Measure:
+def _profiles(config: Config, embedder: Embedder) -> Measure:
     """Measures the network for other batches and embeddings too, each once."""
 
     @cache
@@ -263,7 +252,7 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
         return found
 
     @cache
-    def measured(dim: int, branch: bool, images: int) -> Footprint:
+    def measured(dim: int, branch: bool, images: int) -> NetworkProfile:
         return measure_network(
             network(dim, branch),
             images=images,
@@ -277,7 +266,7 @@ def _footprints(config: Config, embedder: Embedder) -> Measure:
     return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.micro_batch))
 
 
-def _memory_of(place: Machine | None, setup: Setup) -> int | None:
+def _memory_of(place: Machine | None, setup: RunSpec) -> int | None:
     """Bytes of one worker, as far as they are known."""
     if place is not None:
         return int(place.memory) or None
@@ -286,7 +275,7 @@ def _memory_of(place: Machine | None, setup: Setup) -> int | None:
     return installed() // setup.workers
 
 
-def _notes(setup: Setup) -> tuple[str, ...]:
+def _notes(setup: RunSpec) -> tuple[str, ...]:
     """What the figures leave out."""
     notes = []
     if setup.images is not None and setup.images >= 10**7:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lookalike.planning.network_profile import Footprint
-from lookalike.planning.run_spec import Setup
+from lookalike.planning.network_profile import NetworkProfile
+from lookalike.planning.run_spec import RunSpec
 
 _BUCKET = 25 * 2**20  # DistributedDataParallel's buckets, bytes
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Communication:
     """Bytes that a worker sends in a step, and how many collectives carry them.
 
     Attributes:
@@ -52,11 +52,11 @@ class Traffic:
         return self.head + self.network_gradients + self.batch_norms
 
 
-def traffic(setup: Setup, network: Footprint) -> Traffic:
+def communication(setup: RunSpec, network: NetworkProfile) -> Communication:
     """What a worker sends; nothing where it is alone."""
     n = setup.workers
     if n == 1:
-        return Traffic()
+        return Communication()
     part = (n - 1) / n
     rows = setup.batch * setup.dim * 4
     buckets = -(-network.learning // _BUCKET)
@@ -73,7 +73,7 @@ def traffic(setup: Setup, network: Footprint) -> Traffic:
         head_gradients = round(2 * part * sum(setup.seen_rows) * setup.dim * 4)
         chunks = sum(-(-count // 2048) for count in setup.seen_rows) if setup.fused else 0
         calls = setup.heads + (chunks or setup.heads)
-    return Traffic(
+    return Communication(
         embeddings=round(part * (rows + 8 * setup.batch)) * setup.heads if setup.sharded else 0,
         statistics=12 * setup.batch * (n - 1) * setup.heads if setup.sharded else 0,
         embedding_gradients=round(part * rows) * setup.heads if setup.sharded else 0,

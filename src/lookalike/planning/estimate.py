@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lookalike.planning.communication import Traffic, traffic
+from lookalike.planning.communication import Communication, communication
 from lookalike.planning.gpus import Machine
 from lookalike.planning.memory import Memory, memory
-from lookalike.planning.network_profile import Footprint
-from lookalike.planning.run_spec import Setup
-from lookalike.planning.timing import Speed, speed
+from lookalike.planning.network_profile import NetworkProfile
+from lookalike.planning.run_spec import RunSpec
+from lookalike.planning.timing import Speed, speed_on
 
-Measure = Callable[[Setup], Footprint]
+Measure = Callable[[RunSpec], NetworkProfile]
 """Gives the network's footprint for a setup's local batch and embedding dimensions."""
 
 _MOST_CLASSES = 10**12
@@ -51,15 +51,15 @@ class Plan:
         limit: bytes of memory that a worker has, None where not known.
         classes: the most that fit, None where the memory is not known.
         changes: other settings, the cheapest first.
-        machine: what the seconds are from, None without them.
-        speed: seconds, None without a machine.
+        machine: whose published figures the seconds are from; None for none.
+        speed: seconds; None where nothing was timed.
         notes: sentences about what the figures leave out.
     """
 
-    setup: Setup
-    network: Footprint
+    setup: RunSpec
+    network: NetworkProfile
     memory: Memory
-    traffic: Traffic
+    traffic: Communication
     limit: int | None
     classes: int | None
     changes: tuple[Change, ...]
@@ -85,14 +85,11 @@ class Plan:
         tree["fits"], tree["head_parameters"] = self.fits, self.head_parameters
         tree["setup"] |= {"local_batch": self.setup.local_batch, "share": self.setup.share}
         tree["setup"]["steps"] = self.setup.steps
-        if self.machine is not None:  # JSON has no infinity
-            for key, value in tree["machine"].items():
-                tree["machine"][key] = None if value == float("inf") else value
         return tree
 
 
 def make_plan(
-    setup: Setup,
+    setup: RunSpec,
     measure: Measure,
     *,
     runtime: int,
@@ -111,7 +108,7 @@ def make_plan(
         notes: sentences to carry along.
     """
     network = measure(setup)
-    sent = traffic(setup, network)
+    sent = communication(setup, network)
     return Plan(
         setup=setup,
         network=network,
@@ -121,12 +118,12 @@ def make_plan(
         classes=None if limit is None else most_classes(setup, network, runtime, limit),
         changes=tuple(_changes(setup, measure, runtime, limit)),
         machine=machine,
-        speed=None if machine is None else speed(setup, network, sent, machine),
+        speed=None if machine is None else speed_on(setup, network, sent, machine),
         notes=notes,
     )
 
 
-def most_classes(setup: Setup, network: Footprint, runtime: int, limit: int) -> int:
+def most_classes(setup: RunSpec, network: NetworkProfile, runtime: int, limit: int) -> int:
     """The most classes with which a worker needs `limit` bytes at most; 0 when none do."""
 
     def fits(classes: int) -> bool:
@@ -143,7 +140,7 @@ def most_classes(setup: Setup, network: Footprint, runtime: int, limit: int) -> 
     return low
 
 
-def _changes(setup: Setup, measure: Measure, runtime: int, limit: int | None) -> Iterator[Change]:
+def _changes(setup: RunSpec, measure: Measure, runtime: int, limit: int | None) -> Iterator[Change]:
     """Each setting that can still be changed, in the order in which to try it."""
     together = setup
     for name, change in _ladder(setup, measure, runtime, limit):
@@ -161,8 +158,8 @@ def _changes(setup: Setup, measure: Measure, runtime: int, limit: int | None) ->
 
 
 def _ladder(
-    setup: Setup, measure: Measure, runtime: int, limit: int | None
-) -> Iterator[tuple[str, Callable[[Setup], Setup]]]:
+    setup: RunSpec, measure: Measure, runtime: int, limit: int | None
+) -> Iterator[tuple[str, Callable[[RunSpec], RunSpec]]]:
     """Names and effects, the cheapest for quality first."""
     if not setup.fused:
         yield "head.fused_update=true", lambda s: replace(s, fused=True)
@@ -185,7 +182,7 @@ def _ladder(
         yield f"train.batch_size={less}", lambda s: replace(s, batch=max(less, s.workers))
 
 
-def _workers(setup: Setup, measure: Measure, runtime: int, limit: int | None) -> int:
+def _workers(setup: RunSpec, measure: Measure, runtime: int, limit: int | None) -> int:
     """How many workers to share the classes: enough for them to fit, twice as many at least."""
     workers = max(2, setup.workers if not setup.sharded else 2 * setup.workers)
     if limit is None:

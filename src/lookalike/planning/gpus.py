@@ -1,4 +1,4 @@
-"""Machines to plan for: published figures, a file, or this one measured (`calibrate`)."""
+"""Machines to plan for: accelerators by published figures, or one that a file describes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ class Machine:
         utilisation: part of the narrow or wide rate that a backbone reaches.
         bfloat16: whether it has it.
         source: where the figures are from.
-        fresh: bytes a second written to memory that was just given out; 0 for `bandwidth`.
-        epilogue: seconds a logit of what is between the products, forward and backward.
-        rounding: seconds a number of stochastic rounding to bfloat16 and back.
-        network_seconds: forward and backward pass and update of the network with the batch of
-            one worker, where it was measured.
     """
 
     name: str
@@ -52,10 +47,6 @@ class Machine:
     utilisation: float
     bfloat16: bool
     source: str
-    fresh: float = 0.0
-    epilogue: float = 0.0
-    rounding: float = 0.0
-    network_seconds: float | None = None
 
 
 # Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The other

@@ -15,7 +15,9 @@ The head never has the B x C logits: a chunk of them, twice, is all there is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -23,8 +25,8 @@ from lookalike.data.image_size import height_width
 from lookalike.data.loading.batch import AHEAD
 from lookalike.losses.class_chunks import default_chunk
 from lookalike.losses.head_update import WINDOW
-from lookalike.planning.network_profile import Footprint
-from lookalike.planning.run_spec import Setup
+from lookalike.planning.network_profile import NetworkProfile
+from lookalike.planning.run_spec import RunSpec
 
 _NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.stochastic_rounding)
 
@@ -69,7 +71,15 @@ class Memory:
     peak: int
 
 
-def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
+def installed() -> int:
+    """Bytes of memory of this machine, or of what its control group allows."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     """The bytes of a worker.
 
     Args:
@@ -124,7 +134,7 @@ def memory(setup: Setup, network: Footprint, runtime: int = 0) -> Memory:
     )
 
 
-def _chunk_buffers(setup: Setup) -> tuple[int, int]:
+def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
     """Bytes that the head needs for a moment, in its forward and in its backward pass."""
     place = torch.empty(0, device="cpu" if setup.device == "cpu" else "meta")
     batch, dim, k = setup.head_batch, setup.dim, setup.centres
@@ -154,7 +164,7 @@ def _chunk_buffers(setup: Setup) -> tuple[int, int]:
     return forward, backward
 
 
-def _batches(setup: Setup) -> int:
+def _batches(setup: RunSpec) -> int:
     """Bytes of images on the device: one batch on a GPU, all that are made ahead on a CPU."""
     height, width = height_width(setup.image_size)
     one = setup.local_batch * 3 * height * width

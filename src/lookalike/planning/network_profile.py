@@ -21,7 +21,7 @@ from lookalike.model.dry_run import fake_copy
 
 
 @dataclass(frozen=True)
-class Footprint:
+class NetworkProfile:
     """A network in one training step with a batch of `images`. Bytes, unless said otherwise.
 
     Attributes:
@@ -63,7 +63,7 @@ def measure(
     precision: torch.dtype = torch.float32,
     frozen: bool = False,
     freeze_batchnorm: bool = False,
-) -> Footprint:
+) -> NetworkProfile:
     """The footprint of `network`, which is left as it is.
 
     Forward and backward pass run on fake tensors, which have shapes and no contents, so that any
@@ -96,7 +96,7 @@ def measure(
         activations, forward_peak = living.bytes, living.peak
         living.peak = 0
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-    return Footprint(
+    return NetworkProfile(
         images=images,
         backbone=_count(network.embedder.backbone),
         neck=_count(network.embedder.neck),

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lookalike.planning.estimate import Plan
 from lookalike.planning.gpus import Machine
-from lookalike.planning.timing import DECODE
+from lookalike.planning.timing import DECODE, Speed
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -20,8 +20,9 @@ def show(plan: Plan, console: Console) -> None:
         _print(console, "Bytes that a worker sends in a step", _traffic(plan))
     if plan.fits is False or (plan.limit is None and plan.changes):
         _changes(plan, console)
-    if plan.speed is not None and plan.machine is not None:
-        _print(console, f"Seconds ({plan.machine.name})", _speed(plan))
+    if plan.speed is not None:
+        _print(console, f"Seconds ({plan.speed.source})", _speed(plan, plan.speed))
+    if plan.machine is not None:
         _print(console, f"From ({plan.machine.source})", _constants(plan.machine))
     for note in plan.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
@@ -134,17 +135,15 @@ def _changes(plan: Plan, console: Console) -> None:
     console.print()
 
 
-def _speed(plan: Plan) -> Lines:
-    found = plan.speed
-    assert found is not None
-    yield "network", duration(found.network), "forward, backward, update"
-    parts = f"products {duration(found.head_products)}, bytes {duration(found.head_bytes)}"
-    if found.head_epilogue:
-        parts += f", between them {duration(found.head_epilogue)}"
-    else:
-        parts += ": the longer counts"
-    yield "head", duration(found.head), parts
-    if plan.setup.workers > 1:
+def _speed(plan: Plan, found: Speed) -> Lines:
+    if found.network is not None:
+        yield "network", duration(found.network), "forward, backward, update"
+    if found.head is not None:
+        products, moved = found.head_products or 0.0, found.head_bytes or 0.0
+        longer = ": the longer counts" if plan.setup.device == "cuda" else ""
+        parts = f"products {duration(products)}, bytes {duration(moved)}{longer}"
+        yield "head", duration(found.head), parts
+    if plan.setup.workers > 1 and found.exchange is not None and found.gradients is not None:
         yield "head's exchange", duration(found.exchange), ""
         yield "gradients' exchange", duration(found.gradients), "as far as nothing hides it"
     yield "step", duration(found.step), ""
@@ -161,16 +160,8 @@ def _constants(machine: Machine) -> Lines:
     yield "fp32 products", f"{machine.wide / 1e9:,.0f}", "GFLOP/s"
     yield "bf16 products", f"{machine.narrow / 1e9:,.0f}", "GFLOP/s"
     yield "memory", f"{machine.bandwidth / 1e9:,.1f}", "GB/s"
-    if machine.fresh:
-        yield "new memory", f"{machine.fresh / 1e9:,.1f}", "GB/s"
-    if machine.epilogue:
-        yield "softmax", f"{machine.epilogue * 1e9:.2f}", "ns a logit, forward and backward"
-    if machine.rounding:
-        yield "rounding", f"{machine.rounding * 1e9:.2f}", "ns a number, to bf16"
-    if machine.link != float("inf"):
-        yield "between workers", f"{machine.link / 1e9:,.2f}", "GB/s that one sends"
-        yield "between machines", f"{machine.network / 1e9:,.2f}", f"{machine.workers} workers each"
-        yield "collective", duration(machine.latency), ""
-    if machine.network_seconds is None:
-        part = f"{machine.utilisation:.0%}"
-        yield "network at", part, "of the products' rate (ResNet-50 and ViT-S, published)"
+    yield "between workers", f"{machine.link / 1e9:,.2f}", "GB/s that one sends"
+    yield "between machines", f"{machine.network / 1e9:,.2f}", f"{machine.workers} workers each"
+    yield "collective", duration(machine.latency), ""
+    part = f"{machine.utilisation:.0%}"
+    yield "network at", part, "of the products' rate (ResNet-50 and ViT-S, published)"

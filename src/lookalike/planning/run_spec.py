@@ -9,7 +9,7 @@ from lookalike.data.image_size import ImageSize
 
 
 @dataclass(frozen=True)
-class Setup:
+class RunSpec:
     """A run, as far as its bytes and seconds depend on it.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The seconds of a training step, from what a machine can do.
+"""Seconds of a training step: of published figures by arithmetic, of this machine by real steps.
 
 The head's products are 8 B D R operations for R rows of weight (2 forward, and 2 more to make the
 logits again where they were not kept, 2 for each gradient). Its bytes are passes over the rows:
@@ -8,120 +8,225 @@ logits again where they were not kept, 2 for each gradient). Its bytes are passe
 - not fused: read forward and backward, the gradient written once and read by its norm, then
   read with weight and state, both written: 9 passes with sgd, 11 with adamw.
 
-A GPU computes while it moves bytes, so that the longer of the two counts; on a CPU they add up,
-and so do the exponentials between the products.
+A GPU computes while it moves bytes, so that the longer of the two counts; on a CPU they add up.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import tempfile
+import time
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
-from lookalike.planning.communication import Traffic
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.image_size import height_width
+from lookalike.data.loading.batch import Batch
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError
+from lookalike.planning.communication import Communication
 from lookalike.planning.gpus import Machine
-from lookalike.planning.network_profile import Footprint
-from lookalike.planning.run_spec import Setup
+from lookalike.planning.network_profile import NetworkProfile
+from lookalike.planning.run_spec import RunSpec
+from lookalike.training.build import assemble, create_embedder, create_step
+from lookalike.training.build_heads import create_heads
 
 DECODE = 965.0
 """Images a second and core from a JPEG of 375 x 500 to a crop of 224, measured."""
+
+_SECONDS = 2.0  # of real steps, and their least and most number
+_LEAST, _MOST = 3, 50
 
 _OVERLAP = 0.5  # part of the network's time under which a GPU hides the gradients' all-reduce
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a step, on the slowest worker.
+    """Seconds of a step, on the slowest worker; its parts are None where whole steps were timed.
 
     Attributes:
-        network: forward and backward pass and update of backbone, neck and branch.
-        head_products: of embeddings and class weights.
-        head_bytes: moving class weights, gradients and optimizer state.
-        head_epilogue: softmax, and rounding, between the products; 0 where it is hidden.
-        head: all of the head but what it tells the other workers.
-        exchange: collectives of the head.
-        gradients: all-reduce of the network's gradients, as far as nothing hides it.
         step: all together.
         images_per_second: of all workers.
         epoch: seconds; None where the number of images is not known.
         run: seconds; None where the number of steps is not known.
         decoding_cores: cores of each worker that decoding at this speed takes.
+        source: what was timed, or whose figures these are.
+        network: forward and backward pass and update of backbone, neck and branch.
+        head_products: of embeddings and class weights.
+        head_bytes: moving class weights, gradients and optimizer state.
+        head: all of the head but its collectives.
+        exchange: collectives of the head.
+        gradients: all-reduce of the network's gradients, as far as nothing hides it.
     """
 
-    network: float
-    head_products: float
-    head_bytes: float
-    head_epilogue: float
-    head: float
-    exchange: float
-    gradients: float
     step: float
     images_per_second: float
     epoch: float | None
     run: float | None
     decoding_cores: float
+    source: str
+    network: float | None = None
+    head_products: float | None = None
+    head_bytes: float | None = None
+    head: float | None = None
+    exchange: float | None = None
+    gradients: float | None = None
 
 
-def speed(setup: Setup, network: Footprint, sent: Traffic, machine: Machine) -> Speed:
-    """The seconds of a step.
-
-    Args:
-        setup: the run.
-        network: measured with the micro-batch of one worker.
-        sent: what a worker sends.
-        machine: of each group of workers.
-    """
-    rows = sum(setup.seen_rows)
-    rate = machine.narrow if setup.product_bytes == 2 else machine.wide
-    logits = setup.head_batch * rows
-    products = (8 * logits - 2 * sum(setup.kept_logits)) * setup.dim / rate
-    moved = _seconds_of_bytes(setup, rows * setup.dim, machine)
-    numbers = rows * setup.dim * (1 + setup.moments) if setup.weight_bytes == 2 else 0
-    epilogue = logits * machine.epilogue + numbers * machine.rounding
-    gpu = machine.device == "cuda"
-    head = max(products, moved) if gpu else products + moved + epilogue
-
-    wire = machine.link if setup.workers <= machine.workers else machine.network
-    exchange = sent.head / wire + sent.head_collectives * machine.latency
-    measured = machine.network_seconds is not None
-    norms = 0.0 if measured else sent.batch_norms / wire + sent.norm_collectives * machine.latency
-    net = _network_seconds(setup, network, machine) + norms
-    buckets = sent.collectives - sent.head_collectives - sent.norm_collectives
-    gradients = sent.network_gradients / wire + buckets * machine.latency
-    if gpu:
-        gradients = max(0.0, gradients - _OVERLAP * net)
-
-    step = net + head + exchange + gradients
+def speed_of(setup: RunSpec, step: float, source: str, **parts: float) -> Speed:
+    """What follows from the seconds of a step."""
     epoch, steps = setup.steps_per_epoch, setup.steps
     images = setup.batch / step
     return Speed(
-        network=net,
-        head_products=products,
-        head_bytes=moved,
-        head_epilogue=epilogue,
-        head=head,
-        exchange=exchange,
-        gradients=gradients,
         step=step,
         images_per_second=images,
         epoch=None if epoch is None else epoch * step,
         run=None if steps is None else steps * step,
         decoding_cores=images / setup.workers / DECODE,
+        source=source,
+        **parts,
     )
 
 
-def _seconds_of_bytes(setup: Setup, numbers: int, machine: Machine) -> float:
-    """Of moving the head's weight, gradient and state, `numbers` of each."""
+def speed_on(
+    setup: RunSpec, network: NetworkProfile, sent: Communication, machine: Machine
+) -> Speed:
+    """Seconds by the figures of a machine; `network` is that of a worker's micro-batch."""
+    rows = sum(setup.seen_rows)
+    rate = machine.narrow if setup.product_bytes == 2 else machine.wide
+    operations = (8 * setup.head_batch * rows - 2 * sum(setup.kept_logits)) * setup.dim
+    products = operations / rate
+    moved = _bytes_of_head(setup, rows * setup.dim) / machine.bandwidth
+    gpu = machine.device == "cuda"
+    head = max(products, moved) if gpu else products + moved
+    wire = machine.link if setup.workers <= machine.workers else machine.network
+    exchange = sent.head / wire + sent.head_collectives * machine.latency
+    norms = sent.batch_norms / wire + sent.norm_collectives * machine.latency
+    net = _network_seconds(setup, network, machine) + norms
+    buckets = sent.collectives - sent.head_collectives - sent.norm_collectives
+    gradients = sent.network_gradients / wire + buckets * machine.latency
+    if gpu:
+        gradients = max(0.0, gradients - _OVERLAP * net)
+    return speed_of(
+        setup,
+        net + head + exchange + gradients,
+        machine.name,
+        network=net,
+        head_products=products,
+        head_bytes=moved,
+        head=head,
+        exchange=exchange,
+        gradients=gradients,
+    )
+
+
+def _bytes_of_head(setup: RunSpec, numbers: int) -> float:
+    """Of moving weight, gradient and state, `numbers` of each."""
     state = 2 * setup.moments  # read and written
     if setup.fused:
-        return numbers * setup.weight_bytes * (3 + state) / machine.bandwidth
-    fresh = machine.fresh or machine.bandwidth  # the gradient's memory is new in every step
-    return numbers * 4 * ((6 + state) / machine.bandwidth + 1 / fresh)
+        return numbers * setup.weight_bytes * (3 + state)
+    return numbers * 4 * (7 + state)
 
 
-def _network_seconds(setup: Setup, network: Footprint, machine: Machine) -> float:
+def _network_seconds(setup: RunSpec, network: NetworkProfile, machine: Machine) -> float:
     # Micro-batches go forward once more; a forward pass is a third of forward and backward.
     more = 1.0 if setup.accumulate == 1 else 4 / 3
-    if machine.network_seconds is not None:  # of a micro-batch
-        return machine.network_seconds * setup.accumulate * more
     rate = machine.narrow if setup.narrow_network else machine.wide
     flops = network.flops * setup.local_batch / network.images
     return more * flops / (rate * machine.utilisation)
+
+
+def time_steps(config: Config, setup: RunSpec) -> Speed:
+    """Seconds of real steps of this run on this machine, on random images.
+
+    As many processes as the run has workers take them together, since cores, memory and caches are
+    shared.
+
+    Args:
+        config: the request, resolved.
+        setup: the same in numbers.
+
+    Raises:
+        ConfigError: it has fewer CUDA devices than workers, or fewer than a quarter as many cores.
+    """
+    cuda, workers = setup.device == "cuda", setup.workers
+    places = torch.cuda.device_count() if cuda else 4 * cores()  # several may share a core
+    if workers > places:
+        kind = "CUDA devices" if cuda else "places (four on each core)"
+        raise ConfigError(
+            f"{workers} workers cannot be timed on this machine, which has {places} {kind}; give "
+            "--gpu NAME or --machine FILE, or --no-measure for bytes alone"
+        )
+    with tempfile.TemporaryDirectory(prefix="lookalike-plan-") as folder:
+        arguments = (config, setup, folder)
+        torch.multiprocessing.spawn(_time_worker, arguments, nprocs=workers)
+        seconds = json.loads((Path(folder) / "seconds.json").read_text("utf-8"))
+    device = torch.cuda.get_device_name() if cuda else (platform.processor() or platform.machine())
+    shared = f"{places} devices" if cuda else f"{cores()} cores"
+    source = f"{len(seconds)} real steps on this machine: {device}, {shared}"
+    # The lower quartile: whatever else the machine does only adds.
+    return speed_of(setup, float(np.quantile(seconds, 0.25)), source)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _time_worker(rank: int, config: Config, setup: RunSpec, folder: str) -> None:
+    """One worker; the first writes the seconds of each step of the slowest to a file."""
+    cuda, workers = setup.device == "cuda", setup.workers
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, cores() // workers))
+    world = World(rank=rank, size=workers, local_size=workers, device=device)
+    if workers > 1:
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", init_method=f"file://{folder}/store",
+            rank=rank, world_size=workers, timeout=timedelta(minutes=5),
+            device_id=device if cuda else None,
+        )  # fmt: skip
+    seconds = _seconds_of_steps(config, setup, world)
+    if world.is_main:
+        (Path(folder) / "seconds.json").write_text(json.dumps(seconds), "utf-8")
+    world.barrier()
+    if workers > 1:
+        dist.destroy_process_group()
+
+
+def _seconds_of_steps(config: Config, setup: RunSpec, world: World) -> list[float]:
+    torch.manual_seed(0)
+    names = tuple(map(str, range(setup.classes)))
+    catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
+    embedder, heads = create_embedder(config), create_heads(config, catalog, world)
+    step = create_step(config, assemble(config, embedder, heads, world), world)
+    step.prepare(frozen=config.train.freeze_backbone)
+    count = len(world.shard(setup.batch))
+    images = torch.randint(0, 256, (count, 3, *height_width(setup.image_size)), dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, setup.classes, (count,))
+    batch = Batch(images, labels, labels)
+    found: list[float] = []
+    while len(found) < _LEAST + 1 or (sum(found[1:]) < _SECONDS and len(found) < _MOST):
+        world.barrier()
+        began = time.perf_counter()
+        step(batch, len(found))
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        lasted = torch.tensor(time.perf_counter() - began, device=world.device)
+        found.append(world.max(lasted).item())
+    return found[1:]  # the first allocates
