@@ -23,7 +23,7 @@ from lookalike.data.loading.train_loader import EvalLoader
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, ExportError
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
-from lookalike.exporting.artefact import appearing, appearing_there, describe
+from lookalike.exporting.artefact import atomic_output, atomic_upload, describe
 from lookalike.exporting.card import write_card
 from lookalike.exporting.certificate import Certificate, certify
 from lookalike.exporting.export_formats import WRITERS, write_onnx
@@ -119,7 +119,7 @@ def export(
     if precision == "int8":
         learned = source.learned(ranges, "auto", instead="--ranges")
         batches = _batches(embedder, learned, options.threads, images)
-    where = appearing_there(place) if isinstance(place, str) else appearing(place)
+    where = atomic_upload(place) if isinstance(place, str) else atomic_output(place)
     with where as path, writing(place if isinstance(place, Path) else path):
         write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
         artefact = write(embedder, precision, path, batches)

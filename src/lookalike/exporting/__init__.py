@@ -1,4 +1,4 @@
-"""Trained models as single artefacts for production. Plain tables, so that none imports torch."""
+"""Export of trained models to single artefacts. Plain tables, without torch."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,23 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "safetensors": ("safetensors{precision}", ("fp32", "fp16")),
     "timm": ("timm{precision}", ("fp32", "fp16")),
 }
-"""What a model can be exported to: the name by default, and the precisions that there are."""
+"""Formats: default name and precisions."""
 
 INPUTS = {"onnx": ("picture", "tensor")}
-"""What a model may take beside pictures, by format: a tensor leaves the preprocessing out."""
+"""Formats with a choice of input; a tensor leaves the preprocessing out."""
 
 FORMAT_VERSION = "lookalike export 1"
 
 METADATA = "lookalike"
-"""The key of an artefact's description (JSON) in its metadata; folders have `lookalike.json`."""
+"""Key of an artefact's description (JSON) in its metadata; folders have `lookalike.json`."""
 
 CALIBRATION = "calibration"
-"""The key of the thresholds that the model was calibrated to, as they are in calibration.json."""
+"""Key of the content of calibration.json."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far an artefact may be from the trained model.
+    """Bounds of the difference between an artefact and the trained model.
 
     Attributes:
         drift: largest 1 - cosine between an image's vector and that of the trained model.
@@ -40,24 +40,17 @@ BOUNDS = {
     "fp16": Bounds(drift=1e-3, recall_change=0.005),
     "int8": Bounds(drift=0.1, recall_change=0.02),
 }
-"""The bounds by default, by precision."""
+"""Default bounds by precision."""
 
 COMPARABLE = BOUNDS["fp32"].drift
-"""The certified drift up to which vectors of an export and of its trained model are compared.
-
-1 - cosine of 1e-4 between the two vectors of an image moves its cosine to any other by 0.014 at
-most. An fp16 export is usually far below, an int8 export above.
-"""
+"""Certified drift up to which vectors of an export and of its trained model are comparable: it
+moves the cosine to any other vector by 0.014 at most. fp16 is usually far below, int8 above."""
 
 
 def comparable_with(about: object) -> str | None:
-    """The fingerprint of the trained model with whose vectors those of an export may be compared.
+    """Fingerprint of the trained model whose vectors are comparable with those of an export.
 
-    Args:
-        about: what the artefact says of itself.
-
-    Returns:
-        None where its certified drift is larger, or where it does not say.
+    None where the certified drift in its description is larger than `COMPARABLE`, or missing.
     """
     try:
         trained, drift = about["trained"]["fingerprint"], about["certificate"]["drift"]  # type: ignore[index]

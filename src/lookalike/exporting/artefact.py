@@ -1,8 +1,4 @@
-"""What every artefact has in common: it appears whole or not at all, and says what it is.
-
-In object storage too: a file is there when all of it is, and of a folder the files come last
-without which it is no model, and no exported one.
-"""
+"""Artefacts: atomic output, here and in object storage, and their description."""
 
 from __future__ import annotations
 
@@ -27,9 +23,9 @@ from lookalike.storage.file_lock import locked
 ABOUT_FILE = f"{METADATA}.json"
 CALIBRATION_FILE = f"{CALIBRATION}.json"
 
-# What a folder is known by as a model, and as an exported one: last to come, first to go.
+# Mark a folder as a model, and as an exported one: written last, removed first.
 _LAST = ("config.json", ABOUT_FILE)
-_OTHERS = (CALIBRATION_FILE, "neck.safetensors")  # which not every folder has
+_OPTIONAL = (CALIBRATION_FILE, "neck.safetensors")
 
 _PACKAGES = (
     "lookalike",
@@ -44,13 +40,12 @@ _PACKAGES = (
 
 
 @contextmanager
-def appearing(output: Path) -> Iterator[Path]:
-    """A place to write `output` to, a file or a folder, that takes its name when all is done.
-
-    After an error nothing is left of it, and what had that name before stays.
+def atomic_output(output: Path) -> Iterator[Path]:
+    """A path for a file or folder that is renamed to `output` at the end; after an error nothing
+    is left of it, and what was at `output` stays.
 
     Raises:
-        RunError: `output` is something that no export wrote, or cannot be written.
+        RunError: `output` is a folder that no export wrote, or cannot be written.
         StorageError: another process is writing it.
     """
     if output.is_dir() and not (output / ABOUT_FILE).exists():
@@ -78,14 +73,14 @@ def appearing(output: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing_there(uri: str) -> Iterator[Path]:
-    """The same for an output in object storage: a place of this machine, uploaded when all is done.
+def atomic_upload(uri: str) -> Iterator[Path]:
+    """The same for object storage: a path of this machine, uploaded at the end.
 
     Raises:
         RunError: `uri` is a folder that no export wrote.
-        StorageError: the storage does not answer, or not all arrived; says where it is kept.
+        StorageError: the storage does not answer, or the upload failed; names the local copy.
     """
-    below = storage.sizes_below(uri)  # asked before the work: the storage answers us
+    below = storage.sizes_below(uri)  # before the work: fails where the storage does not answer
     if below and ABOUT_FILE not in below:
         raise RunError(
             f"{storage.public(uri)}: is a folder, and no exported one; choose another --output"
@@ -105,14 +100,14 @@ def appearing_there(uri: str) -> Iterator[Path]:
 
 
 def _send(made: Path, uri: str, before: Mapping[str, int]) -> None:
-    """Upload an artefact; of a folder, in an order in which no half of it is taken for a model."""
+    """Upload an artefact; of a folder in an order in which no half of it is taken for a model."""
     if not made.is_dir():
         storage.write_file(made, uri)
         return
     for name in reversed(_LAST):
         storage.remove_file(storage.join(uri, name))
     names = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
-    for name in {name for name in _OTHERS if name in before} - set(names):
+    for name in {name for name in _OPTIONAL if name in before} - set(names):
         storage.remove_file(storage.join(uri, name))
     for name in sorted(names, key=lambda name: _LAST.index(name) if name in _LAST else -1):
         storage.write_file(made / name, storage.join(uri, name))
@@ -129,17 +124,12 @@ def describe(
     certified_with: Sequence[str] = (),
     measured_on: str = "",
 ) -> dict[str, Any]:
-    """What an artefact says of itself.
+    """Description of an artefact, as JSON.
 
     Args:
-        embedder: the trained model.
-        format: of the artefact.
-        precision: likewise.
-        certificate: what was measured.
-        own: the fingerprint of what `load` gives for it.
-        input: picture or tensor.
+        own: the fingerprint of the embedder that `load` gives for it.
         certified_with: the packages that ran it within the bounds.
-        measured_on: the images of the certificate, in words.
+        measured_on: the list of the certificate.
     """
     versions = _versions()
     height, width = height_width(embedder.preprocess.image_size)
@@ -172,22 +162,21 @@ def describe(
 
 
 def metadata(about: Mapping[str, Any], calibration: str | None) -> dict[str, str]:
-    """Texts by key, for formats that keep such in the file; the calibration as it is."""
+    """Description and calibration as texts by key, for formats with metadata."""
     texts = {METADATA: json.dumps(about)}
     return texts if calibration is None else {**texts, CALIBRATION: calibration}
 
 
-def write_beside(folder: Path, about: Mapping[str, Any], calibration: str | None) -> None:
-    """The same as files of a folder."""
+def write_description(folder: Path, about: Mapping[str, Any], calibration: str | None) -> None:
+    """Description and calibration as files of a folder."""
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     if calibration is not None:
         (folder / CALIBRATION_FILE).write_bytes(calibration.encode())
 
 
 def exported_from(folder: Path) -> dict[str, str] | None:
-    """For a folder of an exported embedder, the trained model's fingerprint by its own.
-
-    None for a model that was not exported, or whose certified drift is too large.
+    """Fingerprint of an exported folder -> that of its trained model; None for a model that was
+    not exported, or whose certified drift exceeds `COMPARABLE`.
     """
     try:
         about = json.loads((folder / ABOUT_FILE).read_text("utf-8"))

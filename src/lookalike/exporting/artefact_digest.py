@@ -1,4 +1,4 @@
-"""The digest of an exported file, kept in the file itself."""
+"""SHA-256 of an exported file, stored in the file itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BLANK = "0" * 64
 
 
 def with_blank(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a file with room for its digest, which `fill_in` finds."""
+    """The description with 64 zeros as its digest, for `fill_in`."""
     return {**about, KEY: _BLANK}
 
 
 def fill_in(path: Path) -> None:
-    """Put the SHA-256 of a file, as it is with 64 zeros for the digest, in their place."""
+    """Replace the zeros by the SHA-256 of the file with them."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
         place = content.find(_field(_BLANK)) + len(_field(""))
         content[place : place + len(_BLANK)] = hashlib.sha256(content).hexdigest().encode()
@@ -54,17 +54,11 @@ def check(path: str | Path, about: Mapping[str, Any]) -> None:
 
 
 def _field(digest: str) -> bytes:
-    """How the description, as JSON, begins to say this digest."""
     return f'"{KEY}": "{digest}'.encode()
 
 
 def of_entries(path: Path, *, but: str) -> str:
-    """The SHA-256 of the names and contents of a zip archive's files, in the order of names.
-
-    Args:
-        path: the archive.
-        but: the end of the name of the file that is left out: the one that holds the digest.
-    """
+    """SHA-256 of names and contents of the files of a zip archive, except `but`."""
     digest = hashlib.sha256()
     with zipfile.ZipFile(path) as archive:
         for name in sorted(name for name in archive.namelist() if not name.endswith(but)):
@@ -76,13 +70,7 @@ def of_entries(path: Path, *, but: str) -> str:
 
 
 def add_entry(path: Path, name: str, about: Mapping[str, Any]) -> None:
-    """Add the description of an archive to it, with the digest of its other files.
-
-    Args:
-        path: of a zip archive whose files lie in one folder.
-        name: of the new file, below that folder.
-        about: its content.
-    """
+    """Add a description to a zip archive with one folder, below it, with its files' digest."""
     described = {**about, KEY: of_entries(path, but=f"/{name}")}
     with zipfile.ZipFile(path, "a") as archive:
         root = archive.namelist()[0].split("/")[0]

@@ -1,4 +1,4 @@
-"""The model card of a folder: a README.md as the Hugging Face hub shows it."""
+"""Model card of a folder: README.md as the Hugging Face hub shows it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,11 @@ def write_card(
     """Write README.md beside the weights.
 
     Args:
-        folder: where the weights lie.
-        embedder: the trained model.
-        about: what the artefact says of itself.
-        name: of the folder when it is in its place.
+        about: the description of the artefact.
+        name: of the folder in its final place.
         list_name: the list that it was measured on.
-        sampled: whether that was a part of the list.
-        training: what is known of the training, text by text.
-        calibration: what the cosines mean; None where that was not measured.
+        sampled: a part of that list only.
+        training: facts of the training by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.exporting", "."),
@@ -85,7 +82,7 @@ def write_card(
 
 
 def timm_snippet(embedder: Embedder, name: str) -> str:
-    """Python that computes the full embedding with timm, from a folder called `name`."""
+    """Python code of the full embedding with timm, from a folder called `name`."""
     layout = feature_layout(embedder)
     prefix = embedder.backbone.num_prefix_tokens
     poolings = embedder.pooling.split("+")

@@ -1,4 +1,4 @@
-"""Proof that an artefact is the model that was trained: the same vectors, the same neighbours."""
+"""Certificate of an artefact: the same vectors and neighbours as the trained model."""
 
 from __future__ import annotations
 
@@ -28,26 +28,24 @@ from lookalike.model.inference import Embedded, PictureModel, embed_records
 from lookalike.model.user_images import NotFiniteError
 
 BATCH_SIZES = (1, 2, 7, 32)
-"""Of pictures of one size, as production may send them; no training batch has these sizes."""
+"""Batches of images of one size, as production may send them."""
 
-_UNIT = 1e-3  # how far from 1 the length of a vector may be
+_UNIT = 1e-3  # tolerance of the length of a vector
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was measured, of the artefact against the trained model.
+    """Measurements of an artefact against the trained model.
 
     Attributes:
-        bounds: what had to be kept.
-        drift: largest 1 - cosine between the two vectors of a picture, over all that were tried.
-        mean_drift: the mean over the pictures of the list.
-        images: pictures of the list.
-        unreadable: pictures of it that could not be read, and are left out of everything.
-        picture_sizes: different sizes among those pictures.
-        batch_sizes: the batches that were tried beside them.
-        batch_images: pictures in those, each size of batch in several picture sizes.
+        drift: largest 1 - cosine between the two vectors of an image, batches included.
+        mean_drift: the mean over the images of the list.
+        images: of the list, without the `unreadable`.
+        picture_sizes: different sizes among them.
+        batch_sizes: tried besides, each with images of several sizes.
+        batch_images: images in those batches.
         trained: retrieval scores of the trained model.
-        exported: retrieval scores of the artefact, on the same pictures.
+        exported: those of the artefact, on the same images.
     """
 
     bounds: Bounds
@@ -96,10 +94,10 @@ class Certificate:
     def check(self) -> None:
         """Raise an ExportError unless the bounds are kept."""
         faults = []
-        # Written so that NaN is a fault.
+        # NaN is a fault too.
         if not self.drift <= self.bounds.drift:
             faults.append(f"its largest drift is {self.drift:.1e}, the bound {self.bounds.drift:g}")
-        # The change is a difference of two fractions: what was rounded there is no fault.
+        # The change is a difference of two fractions, which are rounded.
         if not abs(self.recall_change) <= self.bounds.recall_change + 1e-12:
             faults.append(
                 f"Recall@1 changes by {self.recall_change:+.4f} "
@@ -124,22 +122,17 @@ def certify(
     threads: int,
     source: Source = PLAIN,
 ) -> Certificate:
-    """Measure an artefact against the model that it was made of.
+    """Measure an artefact, read back, against its trained model.
 
-    Every picture of the catalog goes through both as it was decoded, and retrieval is scored with
-    both. Then pictures of it are resized to common sizes, to be sent in batches.
+    Every image of the catalog goes through both as decoded, and retrieval is scored with both.
+    Then some of them are resized to common sizes and sent in batches.
 
     Args:
-        embedder: the trained model.
-        exported: the artefact, read back from where it was written.
-        catalog: labelled pictures.
-        bounds: what has to be kept; noted, not checked.
-        threads: threads that read and decode.
-        source: of the pictures' bytes.
+        bounds: for the certificate; not checked here.
 
     Raises:
-        DataError: no picture can be read, or retrieval cannot be measured.
-        ExportError: a vector of the artefact has not the length 1.
+        DataError: no image can be read, or retrieval cannot be measured.
+        ExportError: a vector of the artefact is not of length 1, or not finite.
     """
     bad = BadImages()
     sizes = _Sizes(exported)
@@ -156,7 +149,7 @@ def certify(
     if not torch.equal(ours.rows, theirs.rows):
         raise DataError(
             f"{catalog.records[0].source}: some images could be read the first time and not the "
-            "second; export again when their storage is well"
+            "second; export again once their storage is reachable"
         )
     drifts = _drift(ours.vectors, theirs.vectors)  # (M,)
     few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads, source)
@@ -180,7 +173,7 @@ def certify(
 
 
 class _Sizes:
-    """A model that remembers which sizes of pictures it saw."""
+    """Wrapper of a model that collects the sizes of its images."""
 
     def __init__(self, model: PictureModel) -> None:
         self.embedding_dim = model.embedding_dim
@@ -193,7 +186,7 @@ class _Sizes:
 
 
 def _batch_pictures(size: ImageSize) -> tuple[tuple[int, int], ...]:
-    """Heights and widths of the pictures in batches: of the input's size, upright, wide, small."""
+    """Heights and widths of images in batches: of the input's size, upright, wide, small."""
     high, wide = height_width(size)
     return (
         (high, wide),
@@ -220,7 +213,6 @@ def _batch_drift(
     size: tuple[int, int],
     count: int,
 ) -> Tensor:
-    """The largest drift of a batch of `count` pictures, each resized to `size`."""
     interpolation = embedder.preprocess.interpolation
     batch = [
         np.ascontiguousarray(resize(pixels, *size, interpolation).permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Each format: written, read back for its certificate, and finished with what was found."""
+"""Writers of the formats: write, read back for the certificate, add the description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, artefact_digest
-from lookalike.exporting.artefact import metadata, write_beside
+from lookalike.exporting.artefact import metadata, write_description
 from lookalike.exporting.exported import ExportedModel, load_onnx, load_openvino
 from lookalike.exporting.weight_folders import load_timm, save_ours, save_timm
 from lookalike.model.embedder import Embedder
@@ -23,14 +23,14 @@ Ranges = Iterable[np.ndarray] | None
 
 @dataclass(frozen=True)
 class Artefact:
-    """A model that was written, and has no certificate yet.
+    """A written model without a certificate.
 
     Attributes:
-        reread: gives the model that is in the files.
-        finish: adds what the artefact says of itself, and the content of calibration.json.
+        reread: loads it from its files.
+        finish: adds the description and the content of calibration.json.
         fingerprint: of the embedder that `Embedder.load` gives for it; None where it gives none.
         runtime: the package that `reread` runs it with.
-        also: the same with other packages, by their name.
+        also: `reread` with other packages, by name.
     """
 
     reread: Callable[[], ExportedModel]
@@ -43,7 +43,7 @@ class Artefact:
 def write_onnx(
     embedder: Embedder, precision: str, path: Path, ranges: Ranges, input: str = "picture"
 ) -> Artefact:
-    """One ONNX file, for onnxruntime; of a tensor, also for OpenVINO."""
+    """ONNX file for onnxruntime; with `input` tensor also for OpenVINO."""
     from lookalike.exporting import onnx_model
 
     model = onnx_model.build(embedder, precision, ranges, input)
@@ -60,7 +60,7 @@ def write_onnx(
 
 
 def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
-    """A `torch.export` program."""
+    """`torch.export` program."""
     from lookalike.exporting import torch_program
 
     written = torch_program.build(embedder, precision)
@@ -84,21 +84,21 @@ def write_program(embedder: Embedder, precision: str, path: Path, ranges: Ranges
 
 
 def write_ours(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
-    """The folder of an embedder."""
+    """Folder of an embedder."""
     save_ours(embedder, path, precision)
     return Artefact(
         lambda: _of_pictures(Embedder.load(path)),
-        partial(write_beside, path),
+        partial(write_description, path),
         lambda: Embedder.load(path).fingerprint(),
     )
 
 
 def write_timm(embedder: Embedder, precision: str, path: Path, ranges: Ranges) -> Artefact:
-    """The folder of a timm model, with the neck beside."""
+    """Folder of a timm model, with the neck beside it."""
     save_timm(embedder, path, precision)
     return Artefact(
         lambda: _of_pictures(load_timm(path, embedder)),
-        partial(write_beside, path),
+        partial(write_description, path),
     )
 
 
@@ -112,7 +112,7 @@ WRITERS: dict[str, Callable[[Embedder, str, Path, Ranges], Artefact]] = {
 
 
 def _of_pictures(embedder: Embedder) -> ExportedModel:
-    """Weights that come with our own code, behind the face of whole models."""
+    """Embedder with the interface of exported models."""
 
     def run(images: np.ndarray) -> np.ndarray:
         batch = torch.stack([embedder.preprocess.prepare(pixels) for pixels in images])

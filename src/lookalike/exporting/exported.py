@@ -1,4 +1,4 @@
-"""An exported model at work: whole pictures in, unit vectors out."""
+"""Exported models for inference: images in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ from lookalike.exporting import (
 from lookalike.model.user_images import Images, embedded, encode, pixels_from
 from lookalike.storage import Place
 
-_TOGETHER = 16  # pictures that `embed` decodes before the model runs
+_TOGETHER = 16  # images that `embed` decodes before the model runs
 
 
 class ExportedModel:
-    """What production runs, behind the methods that an `Embedder` has.
-
-    It takes pictures as they were decoded, of any size: preprocessing is a part of it.
+    """An exported model with the methods of an `Embedder`; preprocessing is a part of it.
 
     Attributes:
-        embedding_dim: numbers D of an embedding.
+        embedding_dim: D.
         device: where it computes.
-        about: what the artefact says of itself: the model, versions, the certificate.
-        calibration: the content of the calibration.json that it was exported with; None without.
+        about: the description of the artefact: model, versions, certificate.
+        calibration: the content of calibration.json; None without one.
     """
 
     def __init__(
@@ -53,10 +51,7 @@ class ExportedModel:
         fingerprint: str = "",
         path: Place | None = None,
     ) -> None:
-        """Wrap `run`, which gives (b, D) float32 for pictures (b, H, W, 3) uint8 of one size.
-
-        `fingerprint` is that of the file at `path`, where there is one.
-        """
+        """Wrap `run`: images (b, H, W, 3) uint8 of one size -> (b, D) float32."""
         self._run = run
         self.embedding_dim = embedding_dim
         self.device = device or torch.device("cpu")
@@ -66,18 +61,15 @@ class ExportedModel:
         self._path = path
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that two models share if their files are the same to the bit."""
+        """32 hexadecimal digits of the file's SHA-256."""
         return self._fingerprint
 
     def trained_fingerprint(self) -> str:
-        """The fingerprint of the trained model with whose vectors these may be compared.
-
-        Its own where the certified drift is larger than `lookalike.exporting.COMPARABLE`.
-        """
+        """Fingerprint of the trained model with comparable vectors; else its own (`COMPARABLE`)."""
         return comparable_with(self.about) or self._fingerprint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy, in this process or in another, opens the file again."""
+        """Pickle by path: a copy opens the file again."""
         if self._path is None:
             raise ModelError(
                 "this exported model was not loaded from a file, so that it cannot be copied or "
@@ -86,12 +78,10 @@ class ExportedModel:
         return _opened_again, (str(self._path), str(self.device), self._fingerprint)
 
     def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Unit vectors (N, D) float32 of N pictures (H, W, 3) uint8 RGB of any sizes.
-
-        Those of one size go through the model together.
+        """Unit vectors (N, D) float32 of N images (H, W, 3) uint8 RGB of any sizes.
 
         Raises:
-            DataError: it is a single picture.
+            DataError: a single image.
             ModelError: the model gives another number of vectors.
         """
         if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
@@ -143,11 +133,6 @@ class ExportedModel:
 
 
 def _opened_again(path: str, device: str, fingerprint: str) -> ExportedModel:
-    """The model of a file that another copy was loaded from.
-
-    Raises:
-        RunError: the file is gone, or another one.
-    """
     found = load_onnx(path, torch.device(device))
     if found.fingerprint() != fingerprint:
         raise RunError(f"{path}: is another file than the one that this model was loaded from")
@@ -162,16 +147,12 @@ def require(*packages: str) -> None:
 
 
 def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
-    """The model in an ONNX file that `lookalike export` wrote, run by onnxruntime.
-
-    Args:
-        path: the file, on this machine.
-        device: a CUDA device needs the package onnxruntime-gpu.
+    """The model in a local ONNX file of `lookalike export`, run by onnxruntime.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: there is no such file, or it is no model of ours.
-        ConfigError: `device` is CUDA, and this onnxruntime cannot use it.
+        ConfigError: `device` is CUDA, and this onnxruntime (not onnxruntime-gpu) cannot use it.
     """
     require("onnxruntime")
     import onnxruntime as ort
@@ -184,7 +165,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
                 f"{path}: device=cuda, but this onnxruntime runs on the CPU only; install "
                 "onnxruntime-gpu in its place, or say device=cpu"
             )
-        # TF32 would round the pixels: see `lookalike.exporting.resampling`.
+        # TF32 would round the pixels: see `lookalike.exporting.onnx_preprocess`.
         cuda = {"device_id": device.index or 0, "use_tf32": 0}
         providers.insert(0, ("CUDAExecutionProvider", cuda))
     path = storage.path_of(path)
@@ -221,10 +202,10 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
 
 
 def load_openvino(path: Place) -> ExportedModel:
-    """The model in an ONNX file that takes a tensor, run by OpenVINO on the CPU in float32.
+    """The same for a model with `input` tensor by OpenVINO, on the CPU in float32.
 
     Raises:
-        RunError: it takes pictures, or is no model of ours.
+        RunError: its input is picture, or it is no model of ours.
     """
     import onnx
     import openvino
@@ -236,7 +217,7 @@ def load_openvino(path: Place) -> ExportedModel:
     about = _about(metadata.get(METADATA), path)
     if about.get("input_kind") != "tensor":
         raise RunError(f"{path}: takes pictures, which OpenVINO is not certified for")
-    # Else it may choose bfloat16 where the processor has it.
+    # By default it may choose bfloat16.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
@@ -255,7 +236,7 @@ def load_openvino(path: Place) -> ExportedModel:
 def _of_pictures(
     run: Callable[[np.ndarray], np.ndarray], about: dict[str, Any]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs a network alone, with our own preprocessing before it."""
+    """`run` of a network alone with our preprocessing before it."""
     preprocess = Preprocess.from_dict(about["model"]["preprocess"])
 
     def of_pictures(images: np.ndarray) -> np.ndarray:

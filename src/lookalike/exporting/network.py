@@ -1,4 +1,4 @@
-"""The network as it is exported: preprocessed pictures in, unit vectors out."""
+"""The network as exported: preprocessed images in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from lookalike.model.embedder import Embedder
 
 
 class Network(nn.Module):
-    """Normalisation of pixels, backbone, neck, L2 normalisation, mirror image and projection.
-
-    Args:
-        embedder: the trained model; its weights are shared.
-    """
+    """Normalisation of pixels, backbone, neck, L2 normalisation, mirror image and projection."""
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -45,14 +41,13 @@ class Network(nn.Module):
 
     def _unit(self, normal: Tensor) -> Tensor:
         features, token = self.backbone(normal.to(self.dtype))
-        # The neck stays in float32 whatever the backbone computes in: it costs little, and what
-        # it rounds would come straight out.
+        # The neck stays in float32: it costs little, and its rounding would reach the output.
         token = None if token is None else token.float()
         return F.normalize(self.neck(features.float(), token), dim=1)
 
 
 class TensorNetwork(Network):
-    """The same behind the normalisation: the network alone."""
+    """The same without the normalisation of pixels."""
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Unit vectors (B, D) float32 of normalised images (B, 3, H, W) float32."""

@@ -1,8 +1,9 @@
-"""One ONNX model: our own preprocessing graph, and the network as torch exports it."""
+"""ONNX models: our preprocessing graph, the network by torch's exporter, quantisation to int8."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +13,17 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, compose
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lookalike.data.image_size import height_width
 from lookalike.errors import ExportError
-from lookalike.exporting.int8 import quantise
 from lookalike.exporting.network import Network, TensorNetwork, in_precision
 from lookalike.exporting.onnx_preprocess import OPSET, preprocessing_graph
 from lookalike.model.embedder import Embedder
@@ -29,10 +37,10 @@ def build(
     calibration: Iterable[np.ndarray] | None = None,
     input: str = "picture",
 ) -> ModelProto:
-    """The model as ONNX, with any batch B -> `embedding` (B, D) float32.
+    """The model as ONNX, any batch B -> `embedding` (B, D) float32.
 
     Args:
-        embedder: the trained model, on the CPU.
+        embedder: on the CPU.
         precision: fp32, fp16 or int8.
         input: picture: `images` (B, H, W, 3) uint8, any H and W; tensor: `tensor` (B, 3, H, W)
             float32 of the model's size, normalised: the network alone.
@@ -54,7 +62,7 @@ def build(
         if input == "tensor":
             normalise = embedder.preprocess.normalise
             calibration = (normalise(torch.from_numpy(batch)).numpy() for batch in calibration)
-        network = quantise(network, calibration, convolutional=convolutional)
+        network = _quantise(network, calibration, convolutional=convolutional)
     if input == "tensor":
         onnx.checker.check_model(network, full_check=True)
         return network
@@ -92,7 +100,7 @@ def network_graph(embedder: Embedder, input: str = "picture") -> ModelProto:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # whatever the exporter meets: its errors have no common base
+    except Exception as error:  # its errors have no common base
         raise ExportError(
             f"torch cannot export {embedder.backbone.name} to ONNX: "
             f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
@@ -109,17 +117,55 @@ def save(model: ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
     path.write_bytes(named.SerializeToString())
 
 
+# With eight bits between convolutions too, they follow each other without floats. Not in
+# transformers, whose sums along the depth have a few huge values.
+_PRODUCTS = ["Conv", "Gemm", "MatMul"]
+_BETWEEN = ["Add", "Relu", "Clip"]
+
+
+class _Batches(CalibrationDataReader):
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+        self._name = name
+        self._batches: Iterator[np.ndarray] = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {self._name: batch}
+
+
+def _quantise(
+    network: ModelProto, batches: Iterable[np.ndarray], *, convolutional: bool
+) -> ModelProto:
+    """Static quantisation by onnxruntime: weights per channel, activations by the extremes of
+    `batches`; products of two activations (attention) and all but products stay in floats.
+    """
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder, _hushed():
+        source, prepared, result = (Path(folder) / f"{name}.onnx" for name in "abc")
+        source.write_bytes(network.SerializeToString())
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(result),
+            _Batches(network.graph.input[0].name, batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_PRODUCTS + (_BETWEEN if convolutional else []),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(str(result))
+
+
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """The exporter warns of its own parts, and logs what it optimises; the user can do nothing."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    """Silence of torch.onnx and onnxruntime about their own parts, and on the root logger."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

@@ -1,4 +1,4 @@
-"""The whole model as a `torch.export` program, with pictures of any size."""
+"""The whole model as a `torch.export` program, for images of any size."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lookalike.model.embedder import Embedder
 
 
 class WholeModel(nn.Module):
-    """`Preprocess.prepare` without a branch, so that one graph serves every size; the network.
+    """`Preprocess.prepare` without a branch (one graph for every size), then the network.
 
-    `lookalike.exporting.onnx_preprocess` says why its integers are those of `prepare`.
+    Its integer arithmetic is explained in `lookalike.exporting.onnx_preprocess`.
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -34,8 +34,8 @@ class WholeModel(nn.Module):
         self.mode = embedder.preprocess.interpolation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Unit vectors (B, D) float32 of RGB pictures (B, H, W, 3) uint8, any B, H and W."""
-        shape: Any = images.shape  # symbols while it is exported, which mypy takes for integers
+        """Unit vectors (B, D) float32 of RGB images (B, H, W, 3) uint8, any B, H and W."""
+        shape: Any = images.shape  # symbolic integers during export
         _, height, width, _ = shape
         top: Any = torch.sym_max(height - LONGEST * width, 0) // 2
         left: Any = torch.sym_max(width - LONGEST * height, 0) // 2
@@ -48,7 +48,7 @@ class WholeModel(nn.Module):
             torch.sym_max(least_width, least_height * width // height),
         )
         planes = F.interpolate(planes, size=size, mode=self.mode, antialias=True)
-        # Not slices, of which torch.export would ask whether they are the whole.
+        # Slices would make torch.export specialise on the whole image.
         rows = _offset(size[0], self.height) + torch.arange(self.height)
         columns = _offset(size[1], self.width) + torch.arange(self.width)
         planes = planes.index_select(2, rows).index_select(3, columns)
@@ -56,13 +56,13 @@ class WholeModel(nn.Module):
 
 
 def _offset(length: int, kept: int) -> int:
-    """`round((length - kept) / 2)`: halves go to the even neighbour."""
+    """`round((length - kept) / 2)`, halves to even."""
     half, odd = (length - kept) // 2, (length - kept) % 2
     return half + odd * (half % 2)
 
 
 def _places(start: int, count: int) -> Tensor:
-    """Indices from `start` on; a single one twice: torch.export makes graphs for 1 or for more."""
+    """Indices from `start`; a single one twice, as torch.export specialises on a length of 1."""
     return start + torch.arange(torch.sym_max(count, 2)).clamp(max=count - 1)
 
 
@@ -72,14 +72,14 @@ def build(embedder: Embedder, precision: str) -> ExportedProgram:
     Raises:
         ExportError: torch cannot export this network.
     """
-    example = torch.zeros(2, 91, 77, 3, dtype=torch.uint8)  # nothing special about it
+    example = torch.zeros(2, 91, 77, 3, dtype=torch.uint8)  # any size
     dynamic = {"images": dict.fromkeys(range(3), Dim.DYNAMIC)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own parts
             model = WholeModel(in_precision(embedder, precision)).eval()
             return torch.export.export(model, (example,), dynamic_shapes=dynamic)
-    except Exception as error:  # whatever the exporter meets: its errors have no common base
+    except Exception as error:  # its errors have no common base
         raise ExportError(
             f"torch.export cannot export {embedder.backbone.name}: "
             f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
@@ -89,15 +89,12 @@ def build(embedder: Embedder, precision: str) -> ExportedProgram:
 def save(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the program with `metadata` as its extra files, which get the ending `.json`."""
     files = {f"{name}.json": text for name, text in metadata.items()}
-    # Torch's own writer ends the process when the disk is full, from a destructor.
+    # Torch's own writer aborts the process when the disk is full.
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=files)
     path.write_bytes(buffer.getbuffer())
 
 
 def reread(path: Path) -> nn.Module:
-    """The program that this process has just written.
-
-    Not for files of others: `torch.export.load` unpickles.
-    """
+    """The program that this process has just written; never others: `load` unpickles."""
     return torch.export.load(path).module()

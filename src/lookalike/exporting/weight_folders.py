@@ -1,4 +1,4 @@
-"""Folders of weights: our own, and timm's."""
+"""Folders of weights, in our format and in timm's."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NECK_FILE = "neck.safetensors"
 
 
 def save_ours(embedder: Embedder, folder: Path, precision: str) -> None:
-    """The folder that `Embedder.load` reads; with fp16 the backbone's weights are stored so."""
+    """Folder for `Embedder.load`; fp16 is the backbone's."""
     in_precision(embedder, precision).save(folder)
 
 
 def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
-    """The folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
+    """Folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`: the backbone.
 
-    timm's model is the backbone; no model of timm has our neck. Its weights lie beside.
+    The neck, which no model of timm has, lies beside it.
     """
     stored = in_precision(embedder, precision)
     if embedder.mirror or embedder.projection is not None:
@@ -47,12 +47,12 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
         "std": list(preprocess.std),
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop_pct,
-        # Those of timm's weights would go before ours where timm tests.
+        # timm would prefer the test sizes of its own weights.
         "test_input_size": [3, height, width],
         "test_crop_pct": preprocess.crop_pct,
         "crop_mode": "center",
     }
-    # With timm's own pooling, which config.json is to name; ours has none.
+    # With timm's own pooling, for config.json; our backbone has none.
     model: Any = timm.create_model(found.name, num_classes=0, **found.args, **size)
     model.load_state_dict(stored.backbone.model.state_dict())
     if precision == "fp16":
@@ -72,7 +72,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
 
 
 def load_timm(folder: Path, like: Embedder) -> Embedder:
-    """The embedder made of what `save_timm` wrote, with nothing of `like` but its settings."""
+    """The embedder of such a folder, with the settings of `like` and none of its weights."""
     backbone = type(like.backbone)(like.backbone.architecture, like.preprocess.image_size)
     backbone.model.load_state_dict(
         timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
@@ -89,7 +89,7 @@ def load_timm(folder: Path, like: Embedder) -> Embedder:
 
 
 def feature_layout(embedder: Embedder) -> str:
-    """What timm's `forward_features` gives: tokens (B, P + N, C), NCHW, NHWC or pooled (B, C)."""
+    """Output of timm's `forward_features`: tokens (B, P + N, C), NCHW, NHWC or pooled (B, C)."""
     height, width = height_width(embedder.preprocess.image_size)
     model: Any = embedder.backbone.model
     with torch.inference_mode():
@@ -102,7 +102,7 @@ def feature_layout(embedder: Embedder) -> str:
 
 
 def _is_sized(architecture: Architecture, size: ImageSize) -> bool:
-    """Whether timm's model must be told the size of its pictures."""
+    """True if timm's model takes `img_size`."""
     try:
         with torch.device("meta"):
             timm.create_model(architecture.name, num_classes=0, img_size=size, **architecture.args)
