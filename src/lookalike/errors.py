@@ -1,4 +1,4 @@
-"""Every error that a user can cause, as a tree.
+"""Errors that a user can cause, as a tree.
 
     LookalikeError            one clear line (or a short list of lines), exit code 2
     ├── ConfigError           a key or a value of the request is wrong
@@ -6,9 +6,9 @@
     ├── ModelError            a backbone name or a weights file is wrong
     ├── RunError              an output directory or a checkpoint is wrong
     ├── StorageError          a URI cannot be read or written
-    ├── TrainingError         training cannot go on (the loss is not finite, ...)
+    ├── TrainingError         training cannot continue (the loss is not finite, ...)
     ├── ExportError           an exported model is not what the trained one is
-    ├── ConsoleError          nobody reads what the program says
+    ├── ConsoleError          the console cannot be written to
     ├── Interrupted           a signal ended training; a checkpoint was saved
     └── MissingExtraError     an optional dependency is not installed
 
@@ -22,13 +22,13 @@ import signal
 
 
 class LookalikeError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
     exit_code = 2
 
     @staticmethod
     def of_system(error: OSError) -> "LookalikeError | None":
-        """What the system refused, with its path; None where it names none and is no full disk."""
+        """The error of a system call, with its path; None without one, but for a full disk."""
         reason = os.strerror(error.errno).lower() if error.errno else ""
         names = [os.fsdecode(n) for n in (error.filename, error.filename2) if not _is_number(n)]
         if reason and names:
@@ -63,27 +63,23 @@ class StorageError(LookalikeError):
 
 
 class CredentialsError(StorageError):
-    """The storage refuses whoever asks, whatever is asked for."""
+    """The storage refuses the credentials."""
 
 
 class UnavailableError(StorageError):
-    """The storage answers nobody, whatever is asked for."""
+    """The storage does not answer."""
 
 
 class TrainingError(LookalikeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ExportError(LookalikeError):
-    """A model cannot be exported, or what was exported is not what was trained."""
+    """A model cannot be exported, or the export differs from the trained model."""
 
 
 class ConsoleError(LookalikeError):
-    """Standard output or standard error cannot be written to.
-
-    Attributes:
-        exit_code: of a reader that went away, what a shell gives for SIGPIPE.
-    """
+    """Standard output or standard error cannot be written to; of a closed one, exits as SIGPIPE."""
 
     def __init__(self, name: str, error: OSError) -> None:
         self.is_closed = error.errno in (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -104,7 +100,7 @@ class Interrupted(LookalikeError):
 
 
 class MissingExtraError(LookalikeError):
-    """An optional dependency is not installed; says which extra brings it."""
+    """An optional dependency is not installed; names its extra."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -113,9 +109,9 @@ class MissingExtraError(LookalikeError):
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
-    """The cause that an exception of a library names, in one line of at most  characters."""
+    """The cause in an exception of a library, in one line of at most `most` characters."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
-        lines = lines[1:]  # torch's first line says only that there is more below
+        lines = lines[1:]  # a headline of torch
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= most else text[: most - 3] + "..."

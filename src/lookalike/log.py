@@ -1,9 +1,6 @@
-"""What people see while the program works: lines, and a progress bar on a terminal.
+"""Log lines and progress bars, on stderr: stdout carries the answer of a command only.
 
-Lines go through the standard logger `lookalike`; `start` gives it a console when nobody else
-has. Only the main worker speaks.
-
-Lines and bars go to stderr: stdout carries the answer of a command, and nothing else.
+Lines go through the standard logger `lookalike`, to which `start` adds a console handler.
 """
 
 from __future__ import annotations
@@ -34,11 +31,11 @@ _outlives_console = False
 
 
 def start(level: int = logging.INFO, *, outlives_console: bool = False) -> None:
-    """Send the program's lines to the console, unless the application set up its own logging.
+    """Log to the console, unless the application set up its own logging.
 
     Args:
-        level: the least that is said: ERROR on all workers but the main one.
-        outlives_console: go on without a console that was closed or is full.
+        level: ERROR on all workers but the main one.
+        outlives_console: continue after the console was closed or is full.
     """
     global _outlives_console
     _outlives_console = outlives_console
@@ -51,7 +48,7 @@ def start(level: int = logging.INFO, *, outlives_console: bool = False) -> None:
 
 @contextmanager
 def also_to(path: Path) -> Iterator[None]:
-    """Append the program's lines to a file as well, with their times."""
+    """Append log lines to a file too, with their times."""
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
@@ -63,14 +60,14 @@ def also_to(path: Path) -> Iterator[None]:
 
 
 class Outlet:
-    """Standard output or standard error, with every text that a program may say.
+    """Standard output or standard error that takes every text, with escapes where needed.
 
-    What it cannot encode is written as an escape. When it cannot be written to any more, a program
-    that outlives its console goes on without, and any other ends.
+    Once it cannot be written to, a program that outlives its console continues without it, and any
+    other ends.
     """
 
     def __init__(self, name: str, stream: TextIO | None = None) -> None:
-        """Wrap `sys.stdout` or `sys.stderr`, by name: as it is now, or `stream`."""
+        """Wrap the current `sys.stdout` or `sys.stderr`, by name, or `stream`."""
         self._name, self._given = name, stream
 
     @property
@@ -86,7 +83,7 @@ class Outlet:
         Raises:
             ConsoleError: it cannot be written, and the program does not outlive that.
         """
-        if not isinstance(text, str):  # typer asks with b"" and "" what kind of stream this is
+        if not isinstance(text, str):  # typer probes with b"" and ""
             raise TypeError(f"a text, and not {type(text).__name__}")
         if not text:
             return 0
@@ -99,7 +96,7 @@ class Outlet:
             return len(text)
 
     def flush(self) -> None:
-        """Write what waits.
+        """Flush the stream.
 
         Raises:
             ConsoleError: it cannot be written, and the program does not outlive that.
@@ -113,8 +110,8 @@ class Outlet:
     def _lose(self, stream: TextIO, error: OSError) -> None:
         kind = {"stdout": "output", "stderr": "error"}[self._name]
         failure = ConsoleError(f"standard {kind}", error)
-        # Nothing later may fail for it: not the end of Python, which writes what waits. A stream
-        # of an application that called us is its own, unless nobody can read it any more.
+        # Nothing later may fail for it, such as the last flush of Python. The stream of an
+        # application that called us is its own, unless it is closed.
         if self._given is not None or failure.is_closed:
             with suppress(OSError):  # it has no descriptor
                 os.dup2(_nowhere().fileno(), stream.fileno())
@@ -122,7 +119,7 @@ class Outlet:
             raise failure from None
         if self._name not in _lost:
             _lost.add(self._name)
-            logger.warning("%s; the run goes on, and its lines are in its log.txt", failure)
+            logger.warning("%s; the run continues, and logs to its log.txt", failure)
 
 
 _lost: set[str] = set()
@@ -134,26 +131,15 @@ def _nowhere() -> TextIO:
 
 
 def is_terminal() -> bool:
-    """Whether a person may be watching."""
+    """True if stderr is a terminal."""
     return bool(Outlet("stderr").isatty())
 
 
 class Bar:
-    """A task's progress: a bar on a terminal, a line every ten seconds elsewhere.
-
-    Use as a context manager; `advance` is cheap enough for every step.
-    """
+    """Context manager for progress: a bar on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, what: str, total: int, done: int = 0, *, unit: str, quiet: bool = False):
-        """Describe the task.
-
-        Args:
-            what: its name.
-            total: how many steps it has.
-            done: how many were done before (a resumed run).
-            unit: what is counted, in plural.
-            quiet: show nothing (workers other than the main one).
-        """
+        """Describe the task: its name, steps in all and done before, and their unit in plural."""
         self.what, self.total, self.done, self.unit = what, total, done, unit
         self.quiet = quiet
         self.rate = self.note = ""
@@ -175,13 +161,7 @@ class Bar:
             self._progress = None
 
     def advance(self, count: int = 1, note: str = "", rate: str = "") -> None:
-        """Count `count` more steps.
-
-        Args:
-            count: steps.
-            note: how it goes (the loss).
-            rate: how fast, as `512 images/s`; by default what is counted, a second.
-        """
+        """Count steps; `note` is shown (the loss), and `rate` in place of steps a second."""
         self.done += count
         self.note = note
         now = time.monotonic()
@@ -200,15 +180,13 @@ class Bar:
         logger.info("%s: %s", self.what, ", ".join(filter(None, words)))
 
     def _left(self, now: float) -> float:
-        """Seconds to the end, at the mean rate so far; NaN before the first step."""
+        """Seconds to the end at the mean rate so far; NaN before the first step."""
         made = self.done - self._begun_at
         return (self.total - self.done) * (now - self._start) / made if made else math.nan
 
     def line(self, width: int, *, ascii_only: bool = False) -> str:
-        """The state in at most `width` characters, the most important first, nothing cut.
-
-        These are, in this order: how much of how much is done, elapsed and remaining time, rate,
-        note, name, and a bar in the room that is left.
+        """Progress in at most `width` characters, nothing cut: by importance count, elapsed and
+        remaining time, rate, note, name, and a bar in the room that is left.
         """
         now = time.monotonic()
         times = [clock(now - self._start), f"{clock(self._left(now))} left"]
@@ -234,7 +212,7 @@ class Bar:
 
 
 class _Line(ProgressColumn):
-    """A bar's line, as long as the terminal is wide at the moment."""
+    """A bar's line in the present width of the terminal."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
@@ -247,7 +225,7 @@ class _Line(ProgressColumn):
 
 
 def clock(seconds: float) -> str:
-    """`0:12`, `59:03`, `23h05m` or `4d07h`; `-:--` for what is not known."""
+    """`0:12`, `59:03`, `23h05m` or `4d07h`; `-:--` for an unknown time."""
     if not math.isfinite(seconds):
         return "-:--"
     whole = max(0, round(seconds))
@@ -259,13 +237,7 @@ def clock(seconds: float) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun: `1 class`, `1,200 classes`.
-
-    Args:
-        number: how many.
-        one: the noun.
-        many: its plural; with an s by default.
-    """
+    """A number with its noun, `1 class`, `1,200 classes`; the plural has an s by default."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
@@ -280,7 +252,7 @@ def duration(seconds: float) -> str:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines through rich, which keeps them apart from a live progress bar."""
+    """Log lines through rich, which keeps them apart from a live progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
@@ -293,12 +265,12 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """Lines into a file of a run, which goes on where the disk refuses them."""
+    """Log lines in a file of a run, which continues when the disk is full."""
 
     _refused = False
 
     def close(self) -> None:
-        with suppress(OSError):  # of lines that were refused, which was said
+        with suppress(OSError):  # reported already
             super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name

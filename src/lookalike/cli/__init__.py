@@ -1,7 +1,4 @@
-"""The command line: parse and show; no logic, and no torch before it is needed.
-
-A file for each command; `COMMANDS` has them in the order in which `lookalike --help` shows them.
-"""
+"""The command line: a file for each command; torch is imported by the commands that need it."""
 
 from __future__ import annotations
 
@@ -28,7 +25,18 @@ from lookalike.cli.train_command import train
 from lookalike.errors import ConsoleError, LookalikeError
 from lookalike.training import signals
 
-COMMANDS = (quickstart, train, evaluate, improve, embed, search, report, export, doctor, plan)
+COMMANDS = (  # in the order of `lookalike --help`
+    quickstart,
+    train,
+    evaluate,
+    improve,
+    embed,
+    search,
+    report,
+    export,
+    doctor,
+    plan,
+)
 
 app = typer.Typer(
     name="lookalike",
@@ -54,7 +62,7 @@ def main() -> None:
             try:
                 stream.flush()
             except ConsoleError as error:
-                code = code or _told(error)
+                code = code or _report(error)
         _leave(code)
 
 
@@ -63,13 +71,13 @@ def _run() -> int:
     try:
         app()
     except LookalikeError as error:
-        return _told(error)
+        return _report(error)
     except OSError as error:
         if (refusal := LookalikeError.of_system(error)) is None:
             raise
-        return _told(refusal)
+        return _report(refusal)
     except RuntimeError as error:
-        # A worker loses its peers when one of them ends: that one, or the launcher, says why.
+        # A worker loses its peers when one of them ends; that one, or the launcher, reports why.
         if not _peers_ended(error):
             raise
         return 1
@@ -77,14 +85,14 @@ def _run() -> int:
         if end.code != 130 and not signals.was_pressed():
             return end.code if isinstance(end.code, int) else 0
     except BaseException as error:
-        # Not every library lets a KeyboardInterrupt pass as it is.
+        # Some libraries wrap a KeyboardInterrupt.
         if not isinstance(error, KeyboardInterrupt) and not signals.was_pressed():
             raise
-    return _stopped()
+    return _report_interrupt()
 
 
-def _stopped() -> int:
-    """Say that Ctrl-C was obeyed, once for all workers."""
+def _report_interrupt() -> int:
+    """Report Ctrl-C, once for all workers."""
     from lookalike.distributed.launch import in_worker
 
     if not in_worker():
@@ -92,22 +100,22 @@ def _stopped() -> int:
     return 130
 
 
-def _told(error: LookalikeError) -> int:
-    """The exit code of an error, which the user has been told."""
-    with suppress(ConsoleError):  # nobody reads it
-        _report(error)
+def _report(error: LookalikeError) -> int:
+    """Print an error, and give its exit code."""
+    with suppress(ConsoleError):  # the console is closed
+        _print_once(error)
     return error.exit_code
 
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Standard streams that take every text, and are there; see `log.Outlet`."""
+    """Standard streams that exist and take every text; see `log.Outlet`."""
     from lookalike.log import Outlet
 
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed by the caller: the next file must not take its place
+        except OSError:  # closed by the caller: keep its number from the next file
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     with open(
@@ -123,11 +131,11 @@ def _streams() -> Iterator[None]:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; a worker without Python's own tidying.
+    """End the process; a worker without Python's finalisation.
 
-    Threads of its process group may still run: after an error the group is open
-    (`World.__exit__` says why), and after success whatever held it (DDP's reducer) is freed by the
-    tidying alone. Ending in the midst of their work now and then aborts the process.
+    Threads of its process group may still run (after an error the group stays open, see
+    `World.__exit__`; after success DDP's reducer holds it), and finalisation beside them sometimes
+    aborts the process.
     """
     from lookalike.distributed.launch import in_worker
 
@@ -137,7 +145,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _peers_ended(error: RuntimeError) -> bool:
-    """True if a worker ends because another one did."""
+    """True if a worker failed because another one ended."""
     from lookalike.distributed.launch import in_worker, lost_peers, somebody_said
 
     return in_worker() and (somebody_said() or lost_peers(error))
@@ -158,8 +166,8 @@ def _program(
     pass
 
 
-def _report(error: LookalikeError) -> None:
-    """Say it once, whichever workers found it."""
+def _print_once(error: LookalikeError) -> None:
+    """Print an error once for all workers."""
     from lookalike.distributed.launch import WorkersFailed, first_to_say
 
     message = str(error)

@@ -1,4 +1,4 @@
-"""`lookalike doctor`: parse and show."""
+"""Arguments and output of `lookalike doctor`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def doctor(
     output: Annotated[
         str | None, typer.Option(help="Directory for doctor.json and doctor.html.")
     ] = None,
-    images: Annotated[bool, typer.Option(help="Look into the images, not only at lists.")] = True,
+    images: Annotated[bool, typer.Option(help="Check the images too, not only the lists.")] = True,
 ) -> None:
-    """Say what is wrong with the data: lists and images, and labels by a trained model."""
+    """Check the data: lists and images, and labels by a trained model."""
     from lookalike.config.config import Config
 
     flags = {"data.train": train or None, "data.val": val or None, "run.output": output}

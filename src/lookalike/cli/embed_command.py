@@ -1,4 +1,4 @@
-"""`lookalike embed`: parse and show."""
+"""Arguments and output of `lookalike embed`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def embed(
     ] = False,
     **read: Any,
 ) -> None:
-    """Turn images into vectors. Killed and started again, it goes on where it stopped."""
+    """Embed images into a file of vectors. Started again after a kill, it resumes."""
     from lookalike.commands.embed import embed as verb
 
     verb(

@@ -1,8 +1,9 @@
-"""`lookalike evaluate`: parse and show."""
+"""Arguments and output of `lookalike evaluate`."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from typing import Annotated, Any
@@ -21,10 +22,10 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="List of labelled images.")] = None,
     query: Annotated[
-        str | None, typer.Option(help="In place of --data: list of the images that ask.")
+        str | None, typer.Option(help="In place of --data: list of query images.")
     ] = None,
     gallery: Annotated[
-        str | None, typer.Option(help="With --query: list of the images that are searched.")
+        str | None, typer.Option(help="With --query: list of gallery images.")
     ] = None,
     embeddings: Annotated[
         list[str] | None,
@@ -57,7 +58,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
     definitions: Annotated[
-        bool, typer.Option("--definitions", help="Print what every figure means.")
+        bool, typer.Option("--definitions", help="Print the definition of every figure.")
     ] = False,
     format: Format = "auto",
     split: MeasuredSplit = None,
@@ -102,7 +103,7 @@ def evaluate(
         output=output,
         **read,
     )
-    if not _speaks():
+    if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
@@ -119,15 +120,7 @@ def evaluate(
 
 
 def _numbers(flag: str, text: str) -> list[int]:
-    """`1,5,10` as numbers."""
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(part.isascii() and part.isdigit() and 0 < len(part) < 19 for part in parts):
         raise ConfigError(f"{flag} {text}: numbers from 1 on with commas between, as in 1,5,10")
     return [int(part) for part in parts]
-
-
-def _speaks() -> bool:
-    """Whether this process is the only one, or the main worker."""
-    import os
-
-    return int(os.environ.get("RANK", 0)) == 0

@@ -1,4 +1,4 @@
-"""`lookalike export`: parse and show."""
+"""Arguments and output of `lookalike export`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lookalike improve`: parse and show."""
+"""Arguments and output of `lookalike improve`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def improve(
     split: MeasuredSplit = None,
     **read: Any,
 ) -> None:
-    """Measure what better use of a trained model gains, without training."""
+    """Measure the gain of postprocessing a trained model's vectors, without training."""
     from rich.console import Console
 
     from lookalike import log
@@ -57,7 +57,7 @@ def improve(
 
 
 def show(found: Sequence[Improvement], console: Console) -> None:
-    """Print the figures of each way, what it gains, and whether that is real."""
+    """Print the scores of each variant, its gain, and the gain's significance."""
     from lookalike.evaluation.score_table import columns, gain, put
     from lookalike.log import counted
 

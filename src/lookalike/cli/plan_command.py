@@ -1,4 +1,4 @@
-"""`lookalike plan`: parse and show."""
+"""Arguments and output of `lookalike plan`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def plan(
     images: Annotated[int | None, typer.Option(help="Images, in place of a list.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on all machines.")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Of a worker: 80GB, 24GiB; default the machine's.")
+        str | None,
+        typer.Option(help="Of a worker, as 80GB or 24GiB; default the machine's."),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -30,11 +31,11 @@ def plan(
         Path | None, typer.Option(help="A YAML file that describes another machine.")
     ] = None,
     measure: Annotated[
-        bool, typer.Option(help="Measure this machine where no other is given.")
+        bool, typer.Option(help="Time real steps on this machine where no other is given.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run needs: bytes, traffic and seconds of each worker, before it runs."""
+    """Plan a run: bytes, traffic and seconds of each worker, before it starts."""
     from rich.console import Console
 
     from lookalike import log

@@ -1,4 +1,4 @@
-"""`lookalike quickstart`: parse and show."""
+"""Arguments and output of `lookalike quickstart`."""
 
 from __future__ import annotations
 

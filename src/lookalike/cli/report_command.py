@@ -1,4 +1,4 @@
-"""`lookalike report`: parse and show."""
+"""Arguments and output of `lookalike report`."""
 
 from __future__ import annotations
 

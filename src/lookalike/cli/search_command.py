@@ -1,4 +1,4 @@
-"""`lookalike search`: parse and show."""
+"""Arguments and output of `lookalike search`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def search(
     model: Model,
     queries: Annotated[
-        list[str] | None, typer.Argument(help="Images (folders, lists, ...) to look for.")
+        list[str] | None, typer.Argument(help="Query images (folders, lists, ...).")
     ] = None,
     gallery: Annotated[
         list[str] | None, typer.Option(help="Images to search; may be given again.")
@@ -43,19 +43,19 @@ def search(
         str, typer.Option(help="Of a new index: auto, exact, int8, ivf or hnsw.")
     ] = "auto",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Look at all images, also in an ivf or hnsw index.")
+        bool, typer.Option("--exact", help="Scan all images, also in an ivf or hnsw index.")
     ] = False,
     prior: Annotated[
         float | None,
         typer.Option(
-            help="Share of pairs that show the same thing, for the probabilities; by default what "
-            "the calibration says for a gallery of this size."
+            help="Share of pairs that show the same thing, for the probabilities; by default from "
+            "the calibration, for a gallery of this size."
         ),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Let --remove remove all images without asking.")
     ] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Say what the index holds.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print figures of the index.")] = False,
     html: Annotated[str | None, typer.Option(help="Write a page with the pictures.")] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Show that page in the browser.")
@@ -140,7 +140,7 @@ def _assumed(prior: float | None) -> str:
 
 
 def _near(path: str) -> str:
-    """A path as it is seen from here, where that is shorter."""
+    """A path relative to the working directory, if below it."""
     if storage.is_remote(path):
         return storage.public(path)
     relative = os.path.relpath(path)

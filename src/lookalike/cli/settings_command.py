@@ -29,17 +29,12 @@ class SettingsCommand(typer.core.TyperCommand):
             formatter.write_dl(rows)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command line apart.
-
-        Raises:
-            ConfigError: an option is unknown, but a setting may be meant.
-            Exception: what typer raises where anything else is wrong with it.
-        """
+        """Parse the command line; a ConfigError names the setting that an option may mean."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            # Click's, or the copy of it that typer has had since 0.26: the name is the same.
+            # Click's, or since typer 0.26 its copy, of the same name.
             if type(error).__name__ != "NoSuchOption":
                 raise
             from lookalike.config.config import setting_meant

@@ -1,4 +1,4 @@
-"""`lookalike train`: parse and show."""
+"""Arguments and output of `lookalike train`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def train(
     loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 200.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run from its newest checkpoint.")
+    ] = False,
     settings: Annotated[bool, typer.Option("--settings", help="List every setting.")] = False,
 ) -> None:
     """Train a model from a list of labelled images.

@@ -1,4 +1,4 @@
-"""`lookalike plan`: what a run needs, before renting anything to run it on."""
+"""`lookalike plan`: bytes, communication and seconds of a run before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lookalike.losses.class_chunks import CPU_LOGIT_CACHE
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
-from lookalike.planning.estimate import Measure, Plan, make_plan
+from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.memory import installed
 from lookalike.planning.network_profile import NetworkProfile
@@ -35,7 +35,7 @@ from lookalike.training.build_heads import DTYPES, metric_margin
 from lookalike.training.resolve import check_micro_batches, resolve
 
 CUDA_RUNTIME = 1_500_000_000
-"""Bytes that the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL are taken to need."""
+"""Assumed bytes of the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL."""
 
 FIRST_STEP = 100_000_000
 """Bytes of code and caches that torch loads on a CPU when it first trains (measured)."""
@@ -79,7 +79,7 @@ def plan(
         settings: values that differ from `config`, as in `lookalike.train`.
 
     Raises:
-        LookalikeError: anything that the user can mend.
+        LookalikeError: settings, list or machine file are wrong.
     """
     config = Config.of(config, settings)
     for name, number in (("classes", classes), ("images", images)):
@@ -117,15 +117,12 @@ def plan(
 def plan_memory(
     config: Config, embedder: Embedder, classes: int, world: World, limit: int | None = None
 ) -> Plan | None:
-    """The bytes of a worker of a run that is about to start; None where they plainly are few.
+    """Bytes of a worker of a run that is about to start; None where they plainly are few.
 
-    The state of randomness and the embedder stay as they are.
+    Random state and embedder are left unchanged.
 
     Args:
-        config: the request, resolved.
-        embedder: of the run, on the CPU.
-        classes: to learn.
-        world: the workers.
+        config: resolved.
         limit: bytes of memory of this worker; None for what it has.
     """
     cuda = world.device.type == "cuda"
@@ -159,7 +156,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, Sizes | None]:
-    """Classes, and how many images they have: as told, evenly, or counted in the list."""
+    """Classes and their sizes: as given, evenly, or counted in the list."""
     if classes is None and config.data.train is not None:
         catalog, _ = open_catalogs(config)
         classes = len(catalog.classes)
@@ -180,7 +177,7 @@ def _device(config: Config, place: Machine | None) -> str:
 
 
 def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Config, Embedder]:
-    """The request with all that was left open, as the run will resolve it on that machine."""
+    """The request as the run will resolve it on that machine, and its network."""
     device = _device(config, place)
     precision = config.train.precision
     if precision == "auto" and device == "cuda":
@@ -235,8 +232,8 @@ def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> Ru
     )
 
 
-def _profiles(config: Config, embedder: Embedder) -> Measure:
-    """Measures the network for other batches and embeddings too, each once."""
+def _profiles(config: Config, embedder: Embedder) -> Profile:
+    """Profiles of the network by batch and embedding, each measured once."""
 
     @cache
     def network(dim: int, branch: bool) -> TrainingNetwork:
@@ -267,7 +264,7 @@ def _profiles(config: Config, embedder: Embedder) -> Measure:
 
 
 def _memory_of(place: Machine | None, setup: RunSpec) -> int | None:
-    """Bytes of one worker, as far as they are known."""
+    """Bytes of one worker; None where not known."""
     if place is not None:
         return int(place.memory) or None
     if setup.device == "cuda":
@@ -276,7 +273,6 @@ def _memory_of(place: Machine | None, setup: RunSpec) -> int | None:
 
 
 def _notes(setup: RunSpec) -> tuple[str, ...]:
-    """What the figures leave out."""
     notes = []
     if setup.images is not None and setup.images >= 10**7:
         gigabytes = setup.images * LIST_BYTES / 1e9
@@ -292,7 +288,7 @@ def _notes(setup: RunSpec) -> tuple[str, ...]:
 
 
 def _resident() -> int:
-    """Bytes of this process now: the program and its libraries, without a model."""
+    """Resident bytes of this process."""
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

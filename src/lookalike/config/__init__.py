@@ -1,1 +1,1 @@
-"""Settings: their fields, texts and checks."""
+"""Settings: fields, texts and checks."""

@@ -85,11 +85,10 @@ _KEYS = {plain(name): key for key, names in _NAMES.items() for name in names.spl
 
 
 def key_called(name: str, likeness: float = 1.0) -> str | None:
-    """The dotted key of a setting by another usual name; None where it is none.
+    """The dotted key of a setting by another usual name in any spelling; None for no match.
 
     Args:
-        name: in any spelling.
-        likeness: the share of letters that must agree (`difflib`'s ratio).
+        likeness: the least ratio of `difflib`.
     """
     close = get_close_matches(plain(name), _KEYS, 1, likeness)
     return _KEYS[close[0]] if close else None

@@ -1,8 +1,6 @@
-"""The whole request: the sections of `lookalike.config.sections` together.
+"""The whole request: the sections of settings, loaded from a file, overrides and flags.
 
-The texts there feed `lookalike train --help`, docs/parameters.md and the JSON schema. A `Config` is
-frozen; `Config.load` builds it from a file, flags and dotted overrides, and the verbs resolve
-what was left open into a new one.
+The texts of the settings feed `lookalike train --help`, docs/parameters.md and the JSON schema.
 """
 
 import difflib
@@ -49,7 +47,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _model_parallel_losses(cls, value: Any) -> Any:
-        """The component says margin and head in one name; we keep them apart."""
+        """The component has names for a margin with `head.parallel=model`."""
         loss = value.get("loss") if isinstance(value, Mapping) else None
         name = loss.get("name") if isinstance(loss, Mapping) else None
         names = {plain(each): margin for each, margin in MODEL_PARALLEL_LOSSES.items()}
@@ -74,13 +72,13 @@ class Config(Section):
         *,
         content: bytes | None = None,
     ) -> "Config":
-        """The request made of a YAML file, `key=value` overrides and flags; the later wins.
+        """The request of a YAML file, `key=value` overrides and flags; the later wins.
 
         Args:
             file: a YAML file with the sections of this class.
             overrides: dotted, `optim.lr=0.01`; values are YAML.
-            flags: dotted key to value; None means "not given".
-            content: of `file`, where it was read already; `file` is then only its name.
+            flags: dotted key -> value; None for not given.
+            content: of `file`, which is then only a name for messages.
 
         Raises:
             ConfigError: a key is unknown or a value is wrong; all of them are named.
@@ -90,11 +88,7 @@ class Config(Section):
         return cls._changed(tree, overrides, flags or {}, place, places)
 
     def with_changes(self, overrides: Sequence[str], flags: Mapping[str, Any]) -> "Config":
-        """A new Config with `key=value` overrides and flags, as `load` takes them.
-
-        Raises:
-            ConfigError: a key is unknown or a value is wrong; all of them are named.
-        """
+        """A new Config with overrides and flags as in `load`."""
         return self._changed(self.model_dump(exclude_unset=True), overrides, flags, "")
 
     @classmethod
@@ -115,7 +109,7 @@ class Config(Section):
             try:
                 value = read_value(text)
             except ValueError:
-                # A pattern, `*.txt` or `{a,b}.txt`, is no YAML but a text all the same.
+                # A pattern, `*.txt` or `{a,b}.txt`, is no YAML.
                 if text[:1] not in "*{" or not keys().get(key, ("",))[0].startswith("str"):
                     raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
                 value = text
@@ -146,7 +140,7 @@ class Config(Section):
 
     @classmethod
     def of(cls, config: "Config | None", settings: Mapping[str, Any]) -> "Config":
-        """A request, the default one for None, with the keywords of a Python call.
+        """`config`, or the defaults for None, with the keywords of a Python call.
 
         Raises:
             ConfigError: `config` is no Config, or a setting cannot be.
@@ -159,7 +153,7 @@ class Config(Section):
         return (config or cls()).with_settings(settings)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
-        """A new Config with settings by flag, by unambiguous last part, or as `section__key`.
+        """A new Config with settings by flag, unambiguous last part, or `section__key`.
 
         Raises:
             ConfigError: a name is unknown or ambiguous.
@@ -177,7 +171,7 @@ class Config(Section):
         return yaml.safe_dump(_mapped(tree, lambda text: text), sort_keys=False)
 
     def asked(self) -> set[str]:
-        """The dotted keys that a file, a flag, an override or Python gave; the others are open."""
+        """The dotted keys that were given."""
         return {
             f"{section}.{name}"
             for section in self.model_fields_set
@@ -185,7 +179,7 @@ class Config(Section):
         }
 
     def without_secrets(self) -> "Config":
-        """The same request with addresses as they may be written: unsigned, without user info."""
+        """The same request with addresses without signature and user info."""
         tree = self.model_dump(exclude_unset=True)
         return self.build(_mapped(tree, storage.lasting))
 
@@ -261,7 +255,7 @@ def _key(name: str) -> str:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Nested mappings and lists with `change` done to each text, and tuples made lists."""
+    """Nested mappings and lists with each text changed, and tuples made lists."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -272,7 +266,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-    """The sections of a file, and the place of each and of each key in one."""
+    """The sections of a file, and `file:line` of each section and dotted key."""
     if content is None:
         _refuse_resolved(file)
     try:
@@ -288,7 +282,7 @@ def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any
         raise ConfigError(f"{file}: {str(reason).lower()}") from None
     found, lines = read_mapping(text, str(file))
     places = {key: f"{file}:{line}" for key, line in lines.items()}
-    # A section without a line below it is as if it was not there.
+    # A section without a line below it counts as missing.
     tree = {k: v for k, v in found.items() if v is not None or k not in Config.model_fields}
     for key in [key for key in tree if isinstance(key, str) and key in keys()]:
         section, name = key.split(".")
@@ -311,7 +305,7 @@ def _refuse_resolved(file: Place) -> None:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; what stands in the place of its section stays, for `build` to refuse."""
+    """Set a dotted key; a value in the place of its section stays, for `build` to refuse."""
     *path, name = key.split(".")
     for part in path:
         inner = tree.get(part)
@@ -324,7 +318,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
     """A line for each setting that is wrong."""
-    whole: dict[str, list[str]] = {}  # what a value of several types may be, by the line's begin
+    whole: dict[str, list[str]] = {}  # choices of a value of several types, by the line's begin
     found = [
         (".".join(str(part) for part in item["loc"] if not _is_type(part)), item)
         for item in error.errors()
@@ -359,20 +353,19 @@ def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> s
 
 
 def _is_type(part: int | str) -> bool:
-    """Whether a part of pydantic's place names one of several types that a value may have."""
+    """True if a part of pydantic's location is one of several types of a value."""
     return isinstance(part, str) and (part in ("bool", "str", "int", "float") or "[" in part)
 
 
 def _hint(key: str) -> str:
-    """What an unknown key may have meant, in words."""
     found = setting_meant(key)
     return f"; did you mean {found}?" if found else ""
 
 
 def setting_meant(name: str) -> str | None:
-    """The key or section that a wrong name is closest to; several, if they have the same end.
+    """The key or section closest to a wrong name; several that have the same end.
 
-    By its last part (`lr`), by another usual name (`learning_rate`), and by its letters.
+    By last part (`lr`), by another usual name (`learning_rate`), and by letters.
     """
     known = keys()
     last = name.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""YAML of a request: what was written, and on which line.
+"""YAML of a request, with line numbers.
 
 Numbers are read as people mean them: `1e-4` is one, while `1:30` (YAML 1.1's sexagesimal 90),
 `010` (its octal 8) and dates are text. A key that is there twice is refused.
@@ -67,11 +67,7 @@ def read_value(text: str) -> Any:
 
 
 def read_mapping(text: str, place: str) -> tuple[dict[Any, Any], dict[str, int]]:
-    """The content of a file, and the line of each section and each key in one.
-
-    Args:
-        text: the file's content.
-        place: its name, for messages.
+    """The content of a file, and the line of each section and dotted key.
 
     Raises:
         ConfigError: it is no YAML, or no mapping.
@@ -111,14 +107,14 @@ def _open(text: str, place: str) -> _Loader:
 
 
 def _explained(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or error.context or "something else was expected"
+    problem = error.problem or error.context or "unexpected content"
     if "'\\t'" in problem:
         return f"{problem}; indent with spaces, not with a tab"
     return problem
 
 
 def _lines(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Dotted keys and their lines; those of an anchor are where it stands."""
+    """Dotted keys and their lines; keys of an anchor have the anchor's lines."""
     for key, value in node.value:
         name = str(key.value)
         yield name, key.start_mark.line + 1

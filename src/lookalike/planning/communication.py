@@ -1,8 +1,8 @@
-"""What a worker tells the others in a step.
+"""Bytes that a worker sends in the collectives of a step.
 
-Bytes that one worker sends in each collective, by ring algorithms (Patarasuk and Yuan, Bandwidth
-optimal all-reduce algorithms for clusters of workstations, 2009): an all-gather or a
-reduce-scatter of P bytes in all sends P (N - 1) / N, an all-reduce twice that.
+Ring algorithms (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clusters of
+workstations, 2009): an all-gather or a reduce-scatter of P bytes in all sends P (N - 1) / N, an
+all-reduce twice that.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ _BUCKET = 25 * 2**20  # DistributedDataParallel's buckets, bytes
 
 @dataclass(frozen=True)
 class Communication:
-    """Bytes that a worker sends in a step, and how many collectives carry them.
+    """Bytes that a worker sends in a step, and numbers of collectives.
 
     Attributes:
         embeddings: all-gather of embeddings and classes.
-        statistics: exchange of three numbers a row.
+        statistics: three numbers a row.
         embedding_gradients: reduce-scatter of the embeddings' gradient.
-        network_gradients: all-reduce of the network's gradients.
-        head_gradients: all-reduce of the class weights' gradient, where every worker holds all.
+        network_gradients: all-reduce.
+        head_gradients: all-reduce, where every worker holds all classes.
         batch_norms: statistics of batch norms.
-        collectives: how many there are.
-        head_collectives: how many of them are the head's.
-        norm_collectives: how many of them are batch norms'.
+        collectives: all of them.
     """
 
     embeddings: int = 0
@@ -53,7 +51,7 @@ class Communication:
 
 
 def communication(setup: RunSpec, network: NetworkProfile) -> Communication:
-    """What a worker sends; nothing where it is alone."""
+    """Bytes that a worker sends; nothing where it is alone."""
     n = setup.workers
     if n == 1:
         return Communication()
@@ -65,7 +63,7 @@ def communication(setup: RunSpec, network: NetworkProfile) -> Communication:
         norms = round(2 * part * 16 * sum(channels + 1 for channels in network.norm_channels))
     norm_calls = 4 * len(network.norm_channels) if setup.shared_norms else 0
     if setup.sharded:
-        # The lengths of the parts and the classes, embeddings, statistics, gradient.
+        # Lengths of the parts and classes, embeddings, statistics, gradient.
         calls = 5 * setup.heads
         head_gradients = 0
     else:

@@ -1,4 +1,4 @@
-"""The plan of a run: its figures, what fits, and which setting to change when it does not."""
+"""The plan of a run: its figures, and settings to change where it does not fit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import Speed, speed_on
 
-Measure = Callable[[RunSpec], NetworkProfile]
-"""Gives the network's footprint for a setup's local batch and embedding dimensions."""
+Profile = Callable[[RunSpec], NetworkProfile]
+"""The network's profile for the local batch and embedding dimensions of a run."""
 
 _MOST_CLASSES = 10**12
 _MOST_WORKERS = 2**16
@@ -22,14 +22,14 @@ _MOST_WORKERS = 2**16
 
 @dataclass(frozen=True)
 class Change:
-    """Another setting, and what it gives.
+    """Effect of another setting.
 
     Attributes:
-        setting: as it would be written.
+        setting: as it is written.
         alone: peak bytes of a worker with this change alone.
         together: the same with this and all changes above it.
-        classes: the most that then fit, with all of them; None where the memory is not known.
-        fits: whether the run fits with all of them; None where the memory is not known.
+        classes: the most that then fit; None where the memory is not known.
+        fits: the run, then; None where the memory is not known.
     """
 
     setting: str
@@ -41,18 +41,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs.
+    """Needs of a run.
 
     Attributes:
-        setup: the run in plain numbers.
-        network: what its network holds and computes.
         memory: bytes of a worker.
         traffic: bytes that a worker sends in a step.
-        limit: bytes of memory that a worker has, None where not known.
-        classes: the most that fit, None where the memory is not known.
+        limit: bytes of memory that a worker has; None where not known.
+        classes: the most that fit; None where the memory is not known.
         changes: other settings, the cheapest first.
         machine: whose published figures the seconds are from; None for none.
-        speed: seconds; None where nothing was timed.
+        speed: None where nothing was timed.
         notes: sentences about what the figures leave out.
     """
 
@@ -69,7 +67,7 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether a worker's memory holds it, None where it is not known."""
+        """True if a worker's memory holds it; None where that is not known."""
         return None if self.limit is None else self.memory.peak <= self.limit
 
     @property
@@ -80,7 +78,7 @@ class Plan:
         return whole + setup.classes * setup.centres * sum(setup.nested)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures; bytes and seconds."""
+        """All figures, in bytes and seconds, for JSON."""
         tree = asdict(self)
         tree["fits"], tree["head_parameters"] = self.fits, self.head_parameters
         tree["setup"] |= {"local_batch": self.setup.local_batch, "share": self.setup.share}
@@ -90,7 +88,7 @@ class Plan:
 
 def make_plan(
     setup: RunSpec,
-    measure: Measure,
+    profile: Profile,
     *,
     runtime: int,
     limit: int | None = None,
@@ -100,14 +98,11 @@ def make_plan(
     """Plan a run.
 
     Args:
-        setup: the run.
-        measure: of the network.
         runtime: bytes of a process before it has a model.
         limit: bytes of memory that a worker has.
         machine: to predict seconds for.
-        notes: sentences to carry along.
     """
-    network = measure(setup)
+    network = profile(setup)
     sent = communication(setup, network)
     return Plan(
         setup=setup,
@@ -116,7 +111,7 @@ def make_plan(
         traffic=sent,
         limit=limit,
         classes=None if limit is None else most_classes(setup, network, runtime, limit),
-        changes=tuple(_changes(setup, measure, runtime, limit)),
+        changes=tuple(_changes(setup, profile, runtime, limit)),
         machine=machine,
         speed=None if machine is None else speed_on(setup, network, sent, machine),
         notes=notes,
@@ -140,17 +135,16 @@ def most_classes(setup: RunSpec, network: NetworkProfile, runtime: int, limit: i
     return low
 
 
-def _changes(setup: RunSpec, measure: Measure, runtime: int, limit: int | None) -> Iterator[Change]:
-    """Each setting that can still be changed, in the order in which to try it."""
+def _changes(setup: RunSpec, profile: Profile, runtime: int, limit: int | None) -> Iterator[Change]:
     together = setup
-    for name, change in _ladder(setup, measure, runtime, limit):
+    for name, change in _ladder(setup, profile, runtime, limit):
         alone = change(setup)
         together = change(together)
-        network = measure(together)
+        network = profile(together)
         peak = memory(together, network, runtime).peak
         yield Change(
             setting=name,
-            alone=memory(alone, measure(alone), runtime).peak,
+            alone=memory(alone, profile(alone), runtime).peak,
             together=peak,
             classes=None if limit is None else most_classes(together, network, runtime, limit),
             fits=None if limit is None else peak <= limit,
@@ -158,14 +152,14 @@ def _changes(setup: RunSpec, measure: Measure, runtime: int, limit: int | None) 
 
 
 def _ladder(
-    setup: RunSpec, measure: Measure, runtime: int, limit: int | None
+    setup: RunSpec, profile: Profile, runtime: int, limit: int | None
 ) -> Iterator[tuple[str, Callable[[RunSpec], RunSpec]]]:
-    """Names and effects, the cheapest for quality first."""
+    """Settings and their effects, the cheapest for quality first."""
     if not setup.fused:
         yield "head.fused_update=true", lambda s: replace(s, fused=True)
     if setup.weight_bytes == 4:
         yield "head.dtype=bf16", lambda s: replace(s, weight_bytes=2, fused=True)
-    workers = _workers(setup, measure, runtime, limit)
+    workers = _workers(setup, profile, runtime, limit)
     if not setup.sharded or workers > setup.workers:
         dropped = " (and without the classification branch)" if setup.heads > 1 else ""
         yield (
@@ -182,13 +176,13 @@ def _ladder(
         yield f"train.batch_size={less}", lambda s: replace(s, batch=max(less, s.workers))
 
 
-def _workers(setup: RunSpec, measure: Measure, runtime: int, limit: int | None) -> int:
-    """How many workers to share the classes: enough for them to fit, twice as many at least."""
+def _workers(setup: RunSpec, profile: Profile, runtime: int, limit: int | None) -> int:
+    """Workers that share the classes: enough for them to fit, twice as many at least."""
     workers = max(2, setup.workers if not setup.sharded else 2 * setup.workers)
     if limit is None:
         return workers
     start = replace(setup, sharded=True, fused=True, weight_bytes=2, heads=1)
-    network = measure(start)  # of more images than a worker will then have
+    network = profile(start)  # an upper bound: a worker will have fewer images
     while workers < _MOST_WORKERS and workers < setup.batch:
         tried = replace(start, workers=workers)
         if memory(tried, network, runtime).peak <= limit:

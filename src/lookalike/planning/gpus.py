@@ -16,11 +16,9 @@ from lookalike.storage import Place
 
 @dataclass(frozen=True)
 class Machine:
-    """What one worker has, while all workers of its machine compute.
+    """Figures of one worker, while all workers of its machine compute.
 
     Attributes:
-        name: of the machine, or of the accelerator.
-        device: cpu or cuda.
         memory: bytes of memory of one worker; 0 where it is not known.
         wide: float32 products, operations a second.
         narrow: bfloat16 (float16 on V100 and T4) products, operations a second.
@@ -28,10 +26,9 @@ class Machine:
         link: what a worker sends to another of its machine, bytes a second.
         network: the same between machines.
         latency: of a collective, seconds.
-        workers: that a machine holds.
+        workers: of a machine.
         utilisation: part of the narrow or wide rate that a backbone reaches.
-        bfloat16: whether it has it.
-        source: where the figures are from.
+        bfloat16: products in it.
     """
 
     name: str
@@ -49,8 +46,8 @@ class Machine:
     source: str
 
 
-# Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The other
-# accelerators are taken to reach the same parts of their published peaks.
+# Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The same parts
+# of the published peaks are assumed of the others.
 _PRODUCTS, _COPIES = 798 / 989, 3.0 / 3.35
 # 2470 images/s of a ResNet-50 on an A100 (NVIDIA DeepLearningExamples) are 61 of 312 TFLOP/s;
 # ViT-5-S compiled on an H100 reaches 22 to 23 % of 989. Of the reachable rate it is a quarter.
@@ -70,7 +67,7 @@ def _gpu(
     source: str,
     bfloat16: bool = True,
 ) -> Machine:
-    """From published peaks: TFLOP/s without sparsity, and GB/s in one direction."""
+    """From published peaks: TFLOP/s without sparsity, GB/s in one direction."""
     return Machine(
         name=name,
         device="cuda",
@@ -133,7 +130,7 @@ MACHINES: dict[str, Machine] = {
 
 
 def known_machine(name: str) -> Machine:
-    """The machine called `name`.
+    """The machine of that name.
 
     Raises:
         ConfigError: there is none.
@@ -184,7 +181,6 @@ def read_machine(file: Place) -> Machine:
 
 
 def _checked(file: Place, key: str, value: Any, kind: str) -> Any:
-    """`value` in the type of its field."""
     place = f"--machine {file}: {key}={value!r}"
     if kind == "bool":
         if not isinstance(value, bool):

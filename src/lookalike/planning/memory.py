@@ -1,4 +1,4 @@
-"""The bytes of one worker in a training step, by what they are for.
+"""Bytes of one worker in a training step, by purpose.
 
 What is alive at the same time, and so adds up, follows from the step (`lookalike.training.step`):
 
@@ -37,12 +37,9 @@ class Memory:
 
     Attributes:
         network_weights: parameters and buffers.
-        network_gradients: of the parameters that learn.
-        network_optimizer: state of the optimizer for them.
         average: the moving average of the embedder.
         head_weights: class weights, and images a class where they are kept.
         head_gradients: zero with an update chunk by chunk.
-        head_optimizer: state of the optimizer for the class weights.
         activations: what the network's forward pass keeps.
         transient: the most that a pass of the network needs beyond that, for a moment.
         head_saved: 1 / norms of the classes, copies of the embeddings, their gradient and a few
@@ -50,7 +47,7 @@ class Memory:
         chunks: buffers for one chunk of classes; these instead of B x C logits.
         logits: B x C logits beyond those: none.
         batches: uint8 images that wait or are in use.
-        runtime: what the process holds before it has a model (given).
+        runtime: of the process before it has a model.
         peak: the most at one time, of all these.
     """
 
@@ -80,13 +77,7 @@ def installed() -> int:
 
 
 def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
-    """The bytes of a worker.
-
-    Args:
-        setup: the run.
-        network: measured with the micro-batch of one worker.
-        runtime: bytes of the process before it has a model.
-    """
+    """Bytes of a worker; `network` is that of its micro-batch, `runtime` bytes before the model."""
     moments = 2 if setup.optimizer == "adamw" else int(setup.momentum)
     network_optimizer = network.learning * moments
     rows, dim = sum(setup.head_rows), setup.dim
@@ -135,7 +126,7 @@ def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
 
 
 def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
-    """Bytes that the head needs for a moment, in its forward and in its backward pass."""
+    """Transient bytes of the head, in its forward and in its backward pass."""
     place = torch.empty(0, device="cpu" if setup.device == "cpu" else "meta")
     batch, dim, k = setup.head_batch, setup.dim, setup.centres
     chunk = min(default_chunk(batch, place), max(setup.seen_rows))
@@ -165,7 +156,7 @@ def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
 
 
 def _batches(setup: RunSpec) -> int:
-    """Bytes of images on the device: one batch on a GPU, all that are made ahead on a CPU."""
+    """Bytes of images on the device: one batch on a GPU, all prefetched ones on a CPU."""
     height, width = height_width(setup.image_size)
     one = setup.local_batch * 3 * height * width
     return one * (AHEAD + 2) if setup.device == "cpu" else one

@@ -1,4 +1,4 @@
-"""What a network holds and computes in a training step, found without computing it."""
+"""Memory and operations of a network in a training step, on fake tensors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,11 @@ class NetworkProfile:
 
     Attributes:
         images: of the batch.
-        backbone: parameters (a count).
-        neck: parameters of the embedder that are not the backbone's.
-        branch: parameters of the classification branch.
+        backbone, neck, branch: numbers of parameters.
         weights: all parameters and buffers.
         learning: the parameters that learn, in float32: also the size of their gradients.
-        embedder: parameters and buffers of backbone and neck, what an average is kept of.
-        activations: what the forward pass keeps for the backward pass.
+        embedder: parameters and buffers of backbone and neck, of which an average is kept.
+        activations: kept from the forward pass for the backward pass.
         forward_peak: most that is alive during the forward pass, activations among it.
         backward_peak: most during the backward pass, without the parameters' gradients.
         backward_grown_peak: the same with those gradients, as far as they exist by then.
@@ -64,19 +62,16 @@ def measure(
     frozen: bool = False,
     freeze_batchnorm: bool = False,
 ) -> NetworkProfile:
-    """The footprint of `network`, which is left as it is.
+    """Profile of `network`, which is left unchanged.
 
     Forward and backward pass run on fake tensors, which have shapes and no contents, so that any
-    network and batch fit; every storage that torch makes is counted from its birth to its death.
-    Workspaces of cuDNN, oneDNN and the like are not tensors, and not counted.
+    network and batch fit; every storage is counted while it is alive. Workspaces of cuDNN, oneDNN
+    and the like are not tensors, and not counted.
 
     Args:
-        network: on the CPU, as the run makes it (channels last where it is).
+        network: on the CPU, in the memory format of the run.
         images: of the batch of one worker.
-        image_size: their side, or (height, width), in pixels.
         precision: of the autocast region.
-        frozen: the backbone does not learn.
-        freeze_batchnorm: the backbone's batch norms keep their statistics.
     """
     network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # the constants of the line above
@@ -118,10 +113,10 @@ def measure(
 
 
 class _Living(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, but those of a module and its gradients.
+    """Counter of the bytes of all live storages but those of a module and its gradients.
 
     Attributes:
-        bytes: alive now, without gradients of parameters.
+        bytes: live now.
         peak: most of them since it was last set to 0.
         grown_peak: most of them with gradients of parameters, ever.
     """
@@ -138,7 +133,6 @@ class _Living(TorchDispatchMode):
                 parameter.register_post_accumulate_grad_hook(self._settle)
 
     def forget(self, tensor: Tensor) -> None:
-        """Do not count the storage of `tensor`."""
         storage = tensor.untyped_storage()
         self.bytes -= self._sizes.get(storage._cdata, 0)
         self._sizes[storage._cdata] = 0

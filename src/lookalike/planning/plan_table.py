@@ -1,4 +1,4 @@
-"""A plan as tables for people."""
+"""A plan as tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def size(number: float) -> str:
-    """Bytes for people, in decimal units: 80 GB are 80e9 bytes."""
+    """Bytes in decimal units: 80 GB are 80e9 bytes."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= factor:
             return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number:.3g} B"
@@ -37,7 +37,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds in the largest unit of which there are two."""
     for unit, factor in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= 2 * factor:
             return f"{seconds / factor:.3g} {unit}"

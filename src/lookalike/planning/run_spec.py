@@ -1,4 +1,4 @@
-"""What is planned, in plain numbers."""
+"""The run to plan, in plain numbers."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from lookalike.data.image_size import ImageSize
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run, as far as its bytes and seconds depend on it.
+    """The numbers of a run that its bytes and seconds depend on.
 
     Attributes:
         classes: C, over all workers.
         images: in the training list; None where it is not known.
-        steps_per_epoch: as the sampler has them; None where the number of images is not known.
-        epochs: of the run.
-        max_steps: the run ends after so many steps, None for no limit.
+        steps_per_epoch: None where the number of images is not known.
+        max_steps: None for no limit.
         workers: N.
         batch: images of a step, over all workers.
         accumulate: micro-batches of a worker's part of it.
         image_size: side of the training images, or (height, width), in pixels.
         dim: D, length of an embedding.
-        counted: numbers of images that are kept: C where the margin uses them, else 1.
+        counted: image counts that are kept: C where the margin uses them, else 1.
         heads: 1, or 2 with the classification branch's, which has as many classes.
         nested: dimensions of the heads on the first ones of the embedding, ascending.
         centres: rows a class of the first head's weight; the second has one.
-        sharded: every worker holds a share of the classes, instead of all.
-        fused: the head's weight changes chunk by chunk and has no gradient.
+        sharded: every worker holds a share of the classes.
+        fused: the head's weight is updated chunk by chunk and has no gradient.
         weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
         product_bytes: of a number in the head's products, 4 or 2.
-        narrow_network: whether the network computes in bfloat16 or float16.
+        narrow_network: in bfloat16 or float16.
         logit_cache: logits kept for the backward pass, as a share of weight and momentum.
         sample_rate: part of the classes that a step looks at.
-        optimizer: sgd or adamw.
-        momentum: whether sgd keeps one in the network's optimizer (a head's update always does).
-        ema: whether an average of the embedder is kept.
-        shared_norms: whether batch norms exchange their statistics.
-        device: cpu or cuda.
+        momentum: sgd keeps one in the network's optimizer (a head's update always does).
+        ema: an average of the embedder is kept.
+        shared_norms: batch norms exchange their statistics.
     """
 
     classes: int
@@ -117,9 +114,7 @@ class RunSpec:
 
     @property
     def head_rows(self) -> tuple[int, ...]:
-        """Rows of the weight of each head on one worker; of the nested ones, as many of D numbers
-        as make up their shorter rows.
-        """
+        """Rows of D numbers of the weight of each head on one worker."""
         return (
             self.share * self.centres,
             *[self.share] * (self.heads - 1),
