@@ -1,4 +1,4 @@
-"""`lookalike export`: one artefact for production, proved to be the model that was trained."""
+"""`lookalike export`: one certified artefact for production."""
 
 from __future__ import annotations
 
@@ -41,12 +41,7 @@ RANGES = 256
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made.
-
-    Attributes:
-        path: the artefact, a file or a folder; its URI where it lies in object storage.
-        certificate: what was measured of it.
-    """
+    """Result of `export`; `path` is the file or folder, or its URI in object storage."""
 
     path: Path | str
     certificate: Certificate
@@ -68,19 +63,18 @@ def export(
     ranges: Place | None = None,
     **read: Unpack[ReadKeywords],
 ) -> Exported:
-    """Write a model as one artefact, from the decoded picture to the unit vector, and prove it.
+    """Write a model as one artefact, from the decoded image to the unit vector, with a certificate.
 
     The artefact is read back and compared with the trained model on labelled images, on the CPU.
-    It is kept only if it gives the same vectors and finds the same neighbours, within bounds.
+    It is kept only if it gives the same vectors and the same neighbours, within bounds.
 
     Args:
         model: an output directory, or a model folder.
         format: one of `lookalike.exporting.FORMATS`.
         precision: fp32, fp16 or int8.
-        input: what the model takes: picture, decoded and of any size; or, for onnx, tensor:
-            float32 (B, 3, H, W), preprocessed and normalised.
-        output: the file, or the folder, to write, or its URI in object storage; `exports/` in the
-            run by default.
+        input: picture, decoded and of any size; or, for onnx, tensor: float32 (B, 3, H, W),
+            preprocessed and normalised.
+        output: file or folder, or its URI in object storage; `exports/` in the run by default.
         data: labelled images to compare on; the run's validation images by default, or its
             training images where it had none.
         data_format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
@@ -95,7 +89,7 @@ def export(
             `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
-        ExportError: torch cannot export this network, or a bound is not kept; nothing is left.
+        ExportError: torch cannot export this network, or a bound is exceeded; nothing is written.
         LookalikeError: no model, a wrong choice, or nothing to measure on.
     """
     _check(format, precision, input, max_images)
@@ -111,7 +105,9 @@ def export(
         calibration = Calibration.from_json(source.calibration, source.place)
     embedder = load(model, device="cpu")
     if not isinstance(embedder, Embedder):
-        raise ConfigError(f"{model}: is exported already; give the run that it was made of")
+        raise ConfigError(
+            f"{model}: is exported already; give the run or model folder that it was exported from"
+        )
     catalog, list_name = source.labelled(data, data_format, split)
     sample = sample_classes(catalog, max_images)
     images = options.source([model])
@@ -184,7 +180,7 @@ def _bounds(precision: str, drift: float | None, recall_change: float | None) ->
 def _batches(
     embedder: Embedder, records: Sequence[Record], threads: int, source: Source
 ) -> Iterator[np.ndarray]:
-    """Preprocessed batches (b, 3, S, S) uint8 of a few images, taken evenly from all."""
+    """Preprocessed batches (b, 3, S, S) uint8 of `RANGES` images, taken evenly from all."""
     step = max(1, len(records) // RANGES)
     loader = EvalLoader(
         records[::step][:RANGES],
@@ -226,7 +222,7 @@ def _check(format: str, precision: str, input: str, max_images: int) -> None:
 def _place(
     source: Provenance, format: str, precision: str, input: str, output: Place | None
 ) -> Path | str:
-    """Where the artefact goes: a path of this machine, or a URI."""
+    """Destination of the artefact: a path of this machine, or a URI."""
     if output is not None:
         place = os.fspath(output)
     elif source.config is None:

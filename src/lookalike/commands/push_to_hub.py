@@ -1,4 +1,4 @@
-"""`lookalike.push_to_hub`: a model in a repository of the Hugging Face hub."""
+"""`lookalike.push_to_hub`: upload a model to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def push_to_hub(
     message: str = "Upload a model of lookalike",
     revision: str | None = None,
 ) -> str:
-    """Upload a model to a repository of the hub, made where there is none.
+    """Upload a model to a repository of the hub, which is created where missing.
 
-    The token is the hub's own: `HF_TOKEN`, or what `hf auth login` wrote.
+    The token is `HF_TOKEN`, or that of `hf auth login`.
 
     Args:
         model: an export (a folder with its card and certificate, or a `.onnx` file), a run or a
             model folder (its model and calibration), or an embedder (its model).
         repository: OWNER/NAME.
-        private: whether a new repository is; one that is there stays as it is.
+        private: of a new repository; an existing one stays as it is.
         message: of the commit.
         revision: a branch; main by default.
 
@@ -68,10 +68,12 @@ def push_to_hub(
                 revision=revision,
             )
         except HFValidationError:
-            raise ConfigError(f"repository={repository!r} is no name that the hub takes") from None
+            raise ConfigError(
+                f"repository={repository!r} is not a name that the hub accepts"
+            ) from None
         except LocalTokenNotFoundError:
             raise StorageError(f"{repository}: no token of the hub; {_LOG_IN}") from None
-        except Exception as error:  # of its HTTP library, which changed between versions
+        except Exception as error:  # of its HTTP library, which differs between versions
             raise StorageError(f"{repository}: {_reason(error)}") from None
     logger.info("%s: uploaded", address)
     return str(address)
@@ -81,7 +83,7 @@ _LOG_IN = "set HF_TOKEN, or run: hf auth login"
 
 
 def _gather(model: Place | Embedder, folder: Path) -> None:
-    """Copy what is to be uploaded into an empty folder."""
+    """Copy the files to upload into an empty folder."""
     if isinstance(model, Embedder):
         model.save(folder)
         return
@@ -104,7 +106,7 @@ def _gather(model: Place | Embedder, folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why the hub did not take it, without the error's own words, which may quote the request."""
+    """Cause of a refusal, without the text of the error, which may quote the request."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the hub refuses the token ({status}); it needs the right to write. {_LOG_IN}"

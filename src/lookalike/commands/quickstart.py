@@ -1,4 +1,4 @@
-"""`lookalike quickstart`: the main job on real images that the package brings."""
+"""`lookalike quickstart`: train and evaluate on bundled real images."""
 
 from __future__ import annotations
 
@@ -52,19 +52,18 @@ RECIPE: dict[str, Any] = {
     "train.eval_every": 0,
     "train.freeze_batchnorm": True,
 }
-"""What reaches the highest Recall@1 on unseen emoji in two minutes on two cores; chosen on
-classes held out of the training list, never on the test list."""
+"""Settings of the highest Recall@1 on unseen emoji in two minutes on two cores, chosen on classes
+held out of the training list, never on the test list."""
 
 
 def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
-    """Train on drawings of emoji, and measure on emoji that training never saw.
+    """Train on drawings of emoji, and evaluate on emoji that training never saw.
 
-    The same emoji drawn by different vendors are one class. Everything comes with the packages
-    that are installed; nothing is downloaded.
+    An emoji drawn by different vendors is one class. Nothing is downloaded.
 
     Args:
         output: directory for the images (`data/`), the weights and the run (`run/`).
-        seed: everything random follows from it.
+        seed: of everything random.
 
     Raises:
         MissingExtraError: the package with the pretrained weights is not installed.
@@ -87,12 +86,11 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
         "train.seed": seed,
     }
     run = train(Config().with_values(settings))
-    _tell(run, folder, time.monotonic() - began)
+    _log_results(run, folder, time.monotonic() - began)
     return run
 
 
 def _unpack(folder: Path) -> Path:
-    """The bundled images and lists, in `folder`/data."""
     data = folder / "data"
     bundle = files("lookalike") / "quickstart_data" / "emoji.tar"
     with writing(data), as_file(bundle) as path, tarfile.open(path) as archive:
@@ -101,9 +99,9 @@ def _unpack(folder: Path) -> Path:
 
 
 def _pretrained_weights(folder: Path) -> Path:
-    """The ImageNet weights of efficientnet-lite0 under timm's names, as a safetensors file.
+    """ImageNet weights of efficientnet-lite0 as a safetensors file.
 
-    The package's tensors are timm's in timm's order under other names; the shapes are checked.
+    The package has timm's tensors in timm's order under other names.
     """
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or not found.submodule_search_locations:
@@ -122,8 +120,7 @@ def _pretrained_weights(folder: Path) -> Path:
     return path
 
 
-def _tell(run: Run, folder: Path, seconds: float) -> None:
-    """The scores before and after, and where things lie."""
+def _log_results(run: Run, folder: Path, seconds: float) -> None:
     scores = run.scores()
     before, after = scores[0], max(scores, key=lambda record: record["map_at_r"])
     lines = [
