@@ -70,8 +70,10 @@ def trained(config: Config, steps: int = 2):
             kept[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), step._autocast():
-        outputs = step.network(pixels)
+    narrow = config.train.precision == "bf16"
+    keeping = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with keeping, torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        outputs = parts.network(pixels)
     assert outputs[0].shape == (size, config.model.embedding_dim)
     return parts, sum(storage.nbytes() for storage in kept.values())
 

@@ -86,7 +86,7 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
         "train.seed": seed,
     }
     run = train(Config().with_values(settings))
-    _log_results(run, folder, time.monotonic() - began)
+    logger.info(results_text(run, folder, time.monotonic() - began))
     return run
 
 
@@ -120,7 +120,8 @@ def _pretrained_weights(folder: Path) -> Path:
     return path
 
 
-def _log_results(run: Run, folder: Path, seconds: float) -> None:
+def results_text(run: Run, folder: Path, seconds: float) -> str:
+    """Scores before and after, places of the results, and what to run next."""
     scores = run.scores()
     before, after = scores[0], max(scores, key=lambda record: record["map_at_r"])
     lines = [
@@ -144,4 +145,4 @@ def _log_results(run: Run, folder: Path, seconds: float) -> None:
         f"next:      lookalike evaluate {run.path} --data {folder / 'data' / 'test.txt'}",
         "your own:  lookalike train --train list.txt --val other.txt --output runs/mine",
     ]
-    logger.info("\n".join(lines))
+    return "\n".join(lines)

@@ -38,8 +38,8 @@ from lookalike.planning.communication import Communication
 from lookalike.planning.gpus import Machine
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.run_spec import RunSpec
-from lookalike.training.build import assemble, create_embedder, create_step
-from lookalike.training.build_heads import create_heads
+from lookalike.training.build import create_embedder, create_step, create_trained
+from lookalike.training.build_heads import create_heads, metric_margin
 
 DECODE = 965.0
 """Images a second and core from a JPEG of 375 x 500 to a crop of 224, measured."""
@@ -212,8 +212,10 @@ def _seconds_of_steps(config: Config, setup: RunSpec, world: World) -> list[floa
     torch.manual_seed(0)
     names = tuple(map(str, range(setup.classes)))
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
-    embedder, heads = create_embedder(config), create_heads(config, catalog, world)
-    step = create_step(config, assemble(config, embedder, heads, world), world)
+    margin = metric_margin(config)
+    heads = create_heads(config, margin, catalog, world)
+    trained = create_trained(config, create_embedder(config, margin), heads, world)
+    step = create_step(config, trained, world)
     step.prepare(frozen=config.train.freeze_backbone)
     count = len(world.shard(setup.batch))
     images = torch.randint(0, 256, (count, 3, *height_width(setup.image_size)), dtype=torch.uint8)
