@@ -83,7 +83,7 @@ def trained(shapes, tmp_path_factory):
     return output
 
 
-def test_training_learns_and_leaves_what_is_documented(trained):
+def test_training_learns_and_writes_the_documented_files(trained):
     steps = [r["loss"] for r in records(trained) if "loss" in r]
     assert np.mean(steps[-6:]) < 0.6 * np.mean(steps[:6])
     for name in (
@@ -112,7 +112,7 @@ def test_evaluate_prints_json(monkeypatch, trained, shapes, capsys):
     assert 0 <= scores["map_at_r"] <= scores["recall_at_1"] <= scores["recall_at_8"] <= 1
 
 
-def test_embed_writes_what_python_gives(monkeypatch, trained, shapes, tmp_path):
+def test_embed_writes_the_vectors_of_python(monkeypatch, trained, shapes, tmp_path):
     images = sorted((shapes / "images").glob("10*.jpg"))
     for name in ("v.npy", "v.parquet"):
         code = run(monkeypatch, "embed", trained, shapes / "images", "-o", tmp_path / name)
@@ -138,7 +138,7 @@ def test_embed_takes_lists_with_and_without_labels(monkeypatch, trained, shapes,
     assert np.load(tmp_path / "l.npy").shape == (20, 32)
 
 
-def test_embed_names_what_it_left_out(monkeypatch, trained, shapes, tmp_path, caplog):
+def test_embed_names_skipped_images(monkeypatch, trained, shapes, tmp_path, caplog):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     code = run(
         monkeypatch, "embed", trained, shapes / "images/100-0.jpg", tmp_path / "broken.jpg",
@@ -149,7 +149,7 @@ def test_embed_names_what_it_left_out(monkeypatch, trained, shapes, tmp_path, ca
     assert np.load(tmp_path / "v.npy").shape == (1, 32)
 
 
-def test_resume_goes_on_and_a_used_directory_is_refused(monkeypatch, shapes, tmp_path, capsys):
+def test_resume_continues_and_a_used_directory_is_refused(monkeypatch, shapes, tmp_path, capsys):
     output = tmp_path / "run"
     words = ["train", "--train", shapes / "train.txt", "--output", output,
              "--backbone", "test_resnet", *SMALL]  # fmt: skip
@@ -160,7 +160,7 @@ def test_resume_goes_on_and_a_used_directory_is_refused(monkeypatch, shapes, tmp
     assert [r["step"] for r in records(output)] == list(range(1, 13))
 
 
-def test_the_start_can_be_the_best_and_is_then_told(monkeypatch, shapes, tmp_path, caplog):
+def test_a_start_that_stays_the_best_is_reported(monkeypatch, shapes, tmp_path, caplog):
     output = tmp_path / "run"
     code = run(
         monkeypatch, "train", "--train", shapes / "train.txt", "--val", shapes / "val.txt",
@@ -172,7 +172,7 @@ def test_the_start_can_be_the_best_and_is_then_told(monkeypatch, shapes, tmp_pat
     assert (output / "checkpoints/best").read_text() == "step-00000000\n"
 
 
-def test_without_validation_it_is_said_plainly(monkeypatch, shapes, tmp_path, caplog):
+def test_training_without_validation_is_warned_of(monkeypatch, shapes, tmp_path, caplog):
     words = ["train", "--train", shapes / "train.txt", "--backbone", "test_resnet",
              "train.max_steps=1", *SMALL]  # fmt: skip
     assert run(monkeypatch, *words, "--output", tmp_path / "a") == 0

@@ -46,7 +46,7 @@ def training(monkeypatch, answering):
     monkeypatch.setattr(log, "_lost", set())
 
 
-def test_a_training_goes_on_when_nobody_reads_its_lines(closed, training, caplog):
+def test_training_continues_without_a_console(closed, training, caplog):
     outlet = log.Outlet("stdout", closed)
     for _ in range(3):
         outlet.write("a line\n")
@@ -65,7 +65,7 @@ def test_other_commands_end_as_by_sigpipe(closed):
 
 
 @pytest.mark.parametrize(("word", "code", "said"), [("--help", 2, "no space left on device")])
-def test_an_answer_that_finds_no_room_is_an_error(monkeypatch, capfd, word, code, said):
+def test_an_answer_on_a_full_disk_is_an_error(monkeypatch, capfd, word, code, said):
     monkeypatch.setattr(sys, "argv", ["lookalike", word])
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
@@ -86,7 +86,7 @@ def test_a_stream_that_was_closed_before_the_start_is_none(monkeypatch, stream):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_a_console_cannot_encode_is_escaped(encoding, tmp_path, monkeypatch):
+def test_characters_outside_the_encoding_of_a_console_are_escaped(encoding, tmp_path, monkeypatch):
     record = logging.LogRecord("x", logging.INFO, "", 0, "caf\u00e9 \u4e2d \udcff", None, None)
     with open(tmp_path / "out", "w", encoding=encoding) as stream:
         monkeypatch.setattr(sys, "stderr", stream)
@@ -244,7 +244,7 @@ def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
         ("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x5)", False),
     ],
 )
-def test_a_lost_peer_is_told_from_a_mistake_of_ours(words, lost, tmp_path, monkeypatch):
+def test_a_lost_peer_is_distinguished_from_a_bug(words, lost, tmp_path, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
     assert launch.lost_peers(RuntimeError(words)) is lost
     assert (tmp_path / "lost-peers").exists() is lost
@@ -277,7 +277,7 @@ def test_a_launcher_that_is_process_1_of_a_container_is_there(launcher, ends, mo
         launch.end_with_launcher()
 
 
-def test_what_the_system_refuses_is_a_line_and_a_mistake_of_ours_is_not():
+def test_errors_of_system_calls_are_one_line_and_bugs_are_not():
     named = LookalikeError.of_system(FileNotFoundError(errno.ENOENT, "no", "/a/b"))
     assert str(named) == "/a/b: no such file or directory"
     assert LookalikeError.of_system(OSError("requested and written")) is None
@@ -293,7 +293,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
     assert remote_run.cache_folder("models", "s3://b/run").parent == user_cache() / "models"
 
 
-def test_a_name_that_the_system_cannot_encode_says_what_to_set():
+def test_a_name_outside_the_encoding_of_the_system_names_the_setting():
     error = UnicodeEncodeError("ascii", "caf\u00e9", 3, 4, "ordinal not in range(128)")
     assert "in ascii, the encoding of file names here; set PYTHONUTF8=1" in cause(error)
 

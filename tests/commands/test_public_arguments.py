@@ -153,7 +153,7 @@ WRONG = [None, 5, b"bytes", "", [None], [5], 1.5]
 
 
 @pytest.mark.parametrize("argument", SEVERAL)
-def test_what_is_neither_is_refused_in_one_line(argument, context):
+def test_values_of_no_accepted_type_are_refused_in_one_line(argument, context):
     for value in WRONG:
         may_be = {
             "search.queries": (), "search.gallery": (), "search.add": (), "search.remove": (),
@@ -262,6 +262,6 @@ def test_values_of_a_wrong_type_are_refused_in_one_line(tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_an_index_says_what_an_embedder_is(index):
+def test_a_wrong_embedder_of_an_index_is_refused(index):
     with pytest.raises(LookalikeError, match=r"embedder is of type str; give what lookalike\.load"):
         lookalike.Index.open(index.path, "runs/shoes")

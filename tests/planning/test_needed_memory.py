@@ -55,7 +55,7 @@ def test_gradients_that_are_counted_are_those_of_the_heads():
     assert 4 * MILLION * 512 >= FUSED_FROM
 
 
-def test_a_million_classes_are_said_with_what_would_need_less(caplog):
+def test_the_memory_of_a_million_classes_is_logged_with_cheaper_settings(caplog):
     caplog.set_level("INFO")
     asked, config, embedder = resolved(MILLION)
     need = plan_memory(config, embedder, MILLION, World(), limit=7 * 10**9)
@@ -71,7 +71,7 @@ def test_a_million_classes_are_said_with_what_would_need_less(caplog):
     assert "head.parallel=model" not in second.message  # it fits before that
 
 
-def test_what_is_little_is_not_said(caplog):
+def test_little_memory_is_not_logged(caplog):
     caplog.set_level("INFO")
     asked, config, embedder = resolved(1000)
     assert plan_memory(config, embedder, 1000, World(), limit=8 * 10**9) is None
@@ -90,7 +90,7 @@ def test_micro_batches_need_less():
     assert whole.memory.activations > 3 * need.memory.activations
 
 
-def test_training_records_the_choice_and_says_its_need_first(shapes, tmp_path, monkeypatch):
+def test_training_logs_its_memory_first_and_records_the_update(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(resolve_module, "FUSED_FROM", 8 * 4 * 8)
     monkeypatch.setattr("lookalike.commands.plan.installed", lambda: 200_000_000)
     run = lookalike.train(
