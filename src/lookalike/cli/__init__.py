@@ -171,8 +171,8 @@ def _print_once(error: LookalikeError) -> None:
     from lookalike.distributed.launch import WorkersFailed, first_to_say
 
     message = str(error)
-    said = isinstance(error, WorkersFailed) and error.is_said
-    if said or not message or not first_to_say(message):
+    printed = isinstance(error, WorkersFailed) and error.is_said
+    if printed or not message or not first_to_say(message):
         return
     if isinstance(error, ConsoleError) and error.is_closed:
         return

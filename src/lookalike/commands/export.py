@@ -226,7 +226,7 @@ def _place(
     if output is not None:
         place = os.fspath(output)
     elif source.config is None:
-        raise ConfigError(f"{source.place}: not a run, but a model; say where to: --output PATH")
+        raise ConfigError(f"{source.place}: not a run, but a model; give --output PATH")
     else:
         suffix = "" if input == "picture" else f"-{input}"
         suffix += "" if precision == "fp32" else f"-{precision}"

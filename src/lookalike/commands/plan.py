@@ -75,7 +75,7 @@ def plan(
         gpu: plan for such accelerators, a key of `lookalike.planning.gpus.MACHINES`.
         machine: plan for the machine that this YAML file describes.
         measure: without `gpu` and `machine`, time real steps on this machine, some seconds long;
-            otherwise the plan says nothing of seconds.
+            otherwise the plan has no seconds.
         settings: values that differ from `config`, as in `lookalike.train`.
 
     Raises:

@@ -31,7 +31,7 @@ class ReadKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a command reads images, and where it runs the model.
+    """Options of reading images, and the device of the model.
 
     Attributes:
         threads: threads that read and decode, for each worker.

@@ -93,8 +93,7 @@ def check_numbers(value: Any, *, booleans: bool = True) -> None:
     """Refuse numbers in a value, however nested, that are not finite or too large or small.
 
     Raises:
-        ValueError: says what is wrong, to follow the setting's name; or it is a boolean, and
-            `booleans` is false.
+        ValueError: a text that follows the setting's name.
     """
     if isinstance(value, Mapping):
         for inner in value.values():

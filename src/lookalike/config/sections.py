@@ -56,10 +56,10 @@ _PARALLEL = {
 
 
 class DataConfig(Section):
-    """Which images to learn from and how to read them."""
+    """Images, and their reading, sampling and augmentation."""
 
     train: str | list[str] | None = setting(None, popular=True)
-    """What to train on: a path or URI of a list with one `path label` a line, of an iTAG manifest,
+    """Training images: a path or URI of a list with one `path label` a line, of an iTAG manifest,
     of a CSV, JSON or Parquet table with the columns `path,label` and perhaps
     `split,is_query,is_gallery,category,sequence,camera,x_1,y_1,x_2,y_2`, of a Hugging Face data set
     on disk, of a folder with a folder of images for each class, or of WebDataset shards
@@ -69,10 +69,10 @@ class DataConfig(Section):
     """The same to measure retrieval on, best with classes that training never sees; the rows of
     `data.val_split` in `data.train` by default. Without one, quality is not measured."""
     train_split: str = "train"
-    """Where `data.train` has splits, the one to learn from."""
+    """Split of `data.train` to learn from, where it has splits."""
     val_split: str = "validation"
-    """Where the validation data have splits, the one to measure on; `val`, `valid` and `dev` are
-    the same."""
+    """Split of the validation data to measure on, where they have splits; `val`, `valid` and `dev`
+    are the same."""
     val_fraction: float = setting(0.0, popular=True, ge=0, lt=1)
     """Hold this part of the training classes (whole classes) out as the validation set."""
     format: Literal[
@@ -101,7 +101,7 @@ class DataConfig(Section):
     """A folder of this machine that keeps images from elsewhere, for all workers and runs that name
     it; an image that is replaced under the same address is not noticed."""
     cache_size: str = "50GB"
-    """The most that lies in `data.cache`, as 500MB, 50GB or 2TB."""
+    """Largest size of `data.cache`, as 500MB, 50GB or 2TB."""
     max_image_size: str = "256MB"
     """The largest file of one image that is read, as 20MB or 1GB; a larger one is a bad image."""
     image_timeout: float = Field(120.0, gt=0)
@@ -110,8 +110,8 @@ class DataConfig(Section):
     allow_truncated: bool = False
     """Accept JPEGs whose end is missing, and what is missing as grey; else they are bad images."""
     max_bad_images: float = Field(0.01, ge=0)
-    """How many images may be missing or broken before the run stops: a fraction of the list
-    below 1, a count from 1 on."""
+    """Limit of missing or broken images, at which the run stops: a fraction of the list below 1, a
+    count from 1 on."""
     scaled_decode: bool = False
     """Decode large JPEGs at a fraction of their size where the crop allows it: faster from about a
     megapixel on; pixels of training differ by some two grey levels on average."""
@@ -129,7 +129,7 @@ class DataConfig(Section):
     random_erasing, rotation, sharpness, solarize, trivial_augment, vertical_flip."""
 
     sampler: Literal["shuffle", "pk", "balanced", "repeat_factor"] = "shuffle"
-    """Which images an epoch and a batch hold. `shuffle`: every image once. `pk`: batches of some
+    """Images of an epoch and a batch. `shuffle`: every image once. `pk`: batches of some
     classes with `data.images_per_class` images each. `balanced`: small classes more often, by
     `data.sampling_power`. `repeat_factor`: images of small classes several times, by
     `data.repeat_threshold`."""
@@ -143,8 +143,8 @@ class DataConfig(Section):
     """With `data.sampler=repeat_factor` classes with fewer images are repeated: a share of all
     images below 1, a number of images from 1 on; by default the mean number of images a class."""
     repeats: int = Field(1, ge=1)
-    """How often each image stands in a batch, augmented anew each time; an epoch has as many
-    images as without. A divisor of `train.batch_size`."""
+    """Copies of each image in a batch, augmented anew each time; an epoch has as many images as
+    without. A divisor of `train.batch_size`."""
 
     @field_validator("train", "val", mode="before")
     @classmethod
@@ -222,8 +222,8 @@ class ModelConfig(Section):
     embedding_dim: int = setting(1536, popular=True, ge=2, le=2**16)
     """Length of the embedding."""
     pooling: str = "gem+avg"
-    """How the neck pools the feature map: gem, avg, max, cls (the class token of a ViT or XCiT),
-    or several joined by `+`; each gets an equal part of the embedding."""
+    """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), or several
+    joined by `+`; each gets an equal part of the embedding."""
 
     @field_validator("image_size", "train_size", mode="before")
     @classmethod
@@ -244,7 +244,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """What training minimises."""
+    """The loss."""
 
     name: LossName = setting("amsoftmax", names=_LOSSES, popular=True)
     """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
@@ -257,7 +257,7 @@ class LossConfig(Section):
     options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
     """Further numbers of the margin by name, where it has any; by default those of its paper."""
     nested_dims: tuple[int, ...] = ()
-    """Also learn from the first so many dimensions of the embedding alone, `[64, 128]`, each with
+    """Also learn from the first dimensions of the embedding alone, as `[64, 128]`, each with
     class weights of its own: such an embedding may be cut to these lengths (Kusupati et al.,
     Matryoshka Representation Learning, 2022)."""
     weight: float = Field(1.0, ge=0)
@@ -278,7 +278,7 @@ class LossConfig(Section):
 
 
 class HeadConfig(Section):
-    """Where the class weights live, and how the loss over them is computed."""
+    """Class weights, and the computation of the loss over them."""
 
     parallel: Literal["data", "model"] = setting("data", names=_PARALLEL, popular=True)
     """`data`: every worker holds all class weights; `model`: each holds its share of them."""
@@ -334,29 +334,29 @@ class OptimConfig(Section):
     backbone_lr_factor: float = Field(1.0, ge=0)
     """Learning rate of the backbone, relative to `lr`."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup_steps: int = Field(100, ge=0)
     """Steps over which the learning rate rises from near zero; a tenth of the run at most."""
     min_lr: float = Field(1e-6, ge=0)
-    """Where the cosine schedule ends."""
+    """Last learning rate of the cosine schedule."""
     clip_grad_norm: float = Field(5.0, ge=0)
     """Largest norm of all gradients together; 0 is off. Large scales need it: ArcFace at its
     recommended 64 fell apart on pretrained weights without."""
 
 
 class TrainConfig(Section):
-    """How long and how to train."""
+    """Length, precision, evaluation and checkpoints of training."""
 
     batch_size: int = setting(64, popular=True, ge=1, le=2**20)
     """Images a step, over all workers together."""
     accumulate: int = Field(1, ge=1)
-    """Split each worker's part of a batch into so many micro-batches, for a batch whose
+    """Split each worker's part of a batch into this many micro-batches, for a batch whose
     activations do not fit into memory. The step is that of the whole batch, loss and class weights
     included; only batch norms see a micro-batch at a time. Takes another forward pass."""
     epochs: int = setting(200, popular=True, ge=1, le=10**9)
     """Passes over the training images."""
     max_steps: int | None = Field(None, ge=1)
-    """Stop after so many steps, whatever `epochs` says."""
+    """Stop after this many steps, before `epochs` are over."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", popular=True)
     """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
     multiplies in it (Ampere or newer), fp16 on another GPU, fp32 on a CPU."""
@@ -367,8 +367,8 @@ class TrainConfig(Section):
     eval_every: int = Field(1, ge=0)
     """Epochs between measurements on the validation set; 0 measures at the start and end only."""
     early_stopping: int = Field(0, ge=0)
-    """Stop when so many measurements in a row bring no better score (MAP@R on the validation set);
-    0 is off."""
+    """Stop after this many measurements in a row without a better score (MAP@R on the validation
+    set); 0 is off."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(10, ge=1)
@@ -378,7 +378,7 @@ class TrainConfig(Section):
     checkpoint_minutes: float = Field(15, ge=0)
     """Minutes between further checkpoints, so that long epochs are safe; 0 is off."""
     keep_checkpoints: int = Field(2, ge=1)
-    """How many of the latest checkpoints stay on disk, beside the best."""
+    """Number of the latest checkpoints that stay on disk, beside the best."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is measured and
     saved as the model; 0 is off."""
@@ -409,14 +409,14 @@ class TrainConfig(Section):
 
 
 class RunConfig(Section):
-    """Where the results go and who computes."""
+    """Output directory, workers and device."""
 
     output: str | None = setting(None, popular=True)
     """Directory for everything the run writes, or its URI in object storage. Required."""
     workdir: str | None = None
-    """Where a run with a URI as its output is written on each machine before it is uploaded; by
-    default a folder of the user's cache directory."""
+    """Folder of each machine for a run with a URI as its output, before the upload; by default in
+    the user's cache directory."""
     workers: int = setting(1, popular=True, ge=1, le=1024)
     """Processes on this machine, started through torchrun."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; `auto` takes CUDA devices when there are any."""
+    """Device of the computation; `auto` takes CUDA devices when there are any."""

@@ -127,7 +127,7 @@ def describe(
     """Description of an artefact, as JSON.
 
     Args:
-        own: the fingerprint of the embedder that `load` gives for it.
+        own: the fingerprint of the embedder that `load` makes of it.
         certified_with: the packages that ran it within the bounds.
         measured_on: the list of the certificate.
     """

@@ -28,7 +28,7 @@ class Artefact:
     Attributes:
         reread: loads it from its files.
         finish: adds the description and the content of calibration.json.
-        fingerprint: of the embedder that `Embedder.load` gives for it; None where it gives none.
+        fingerprint: of the embedder that `Embedder.load` makes of it; None for other formats.
         runtime: the package that `reread` runs it with.
         also: `reread` with other packages, by name.
     """

@@ -104,7 +104,7 @@ class ExportedModel:
         return torch.from_numpy(vectors)
 
     def embed(self, images: Images, *, batch_size: int = _TOGETHER, threads: int = 4) -> np.ndarray:
-        """Unit vectors of images, as `Embedder.embed` gives them.
+        """Unit vectors of images, as of `Embedder.embed`.
 
         Args:
             images: as `Embedder.embed` takes them: one, several, or a batch.
@@ -163,7 +163,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise ConfigError(
                 f"{path}: device=cuda, but this onnxruntime runs on the CPU only; install "
-                "onnxruntime-gpu in its place, or say device=cpu"
+                "onnxruntime-gpu in its place, or use device=cpu"
             )
         # TF32 would round the pixels: see `lookalike.exporting.onnx_preprocess`.
         cuda = {"device_id": device.index or 0, "use_tf32": 0}

@@ -132,7 +132,7 @@ def preprocessing_graph(preprocess: Preprocess, ir_version: int) -> ModelProto:
     )
     model = parser.parse_model(text)
     model.functions.extend(_resampling_functions(preprocess.interpolation, OPSET))
-    # Runtimes know ONNX's own operators.
+    # Runtimes have ONNX's own operators only.
     model = inliner.inline_local_functions(model)
     del model.functions[:]
     ours = [entry for entry in model.opset_import if entry.domain == _DOMAIN]

@@ -6,7 +6,7 @@ What is alive at the same time, and so adds up, follows from the step (`lookalik
 - in the forward pass: the gradients of the step before, which are dropped after it, and the
   activations, the most of them at its end, where the head adds its own;
 - in the backward pass: first the head's gradient beside all activations, then the network's
-  gradients grow while the activations shrink. With several workers the network's gradients lie
+  gradients grow while the activations shrink. With several workers the network's gradients are
   in DistributedDataParallel's buckets all the time.
 
 The head never has the B x C logits: a chunk of them, twice, is all there is

@@ -84,7 +84,7 @@ class Speed:
 
 
 def speed_of(setup: RunSpec, step: float, source: str, **parts: float) -> Speed:
-    """What follows from the seconds of a step."""
+    """Speed from the seconds of a step."""
     epoch, steps = setup.steps_per_epoch, setup.steps
     images = setup.batch / step
     return Speed(
