@@ -23,13 +23,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import RunError, StorageError
+from lookalike.errors import RunError
 from lookalike.log import logger
 from lookalike.storage import Place
 from lookalike.storage.file_lock import locked
@@ -175,11 +175,7 @@ class Run:
             RunError: another process holds the lock for ten seconds.
         """
         busy = f"{self.path}: another process is training into this directory; stop it first"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.lock_file, busy))
-            except StorageError as error:
-                raise RunError(str(error)) from None
+        with locked(self.lock_file, busy, error=RunError):
             yield
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:

@@ -18,9 +18,9 @@ from lookalike import cli, log
 from lookalike.distributed import launch, world
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, ConsoleError, LookalikeError
-from lookalike.storage.cache_folder import user_cache
+from lookalike.storage.cache_folder import cache_entry, cache_folder
 from lookalike.storage.retry import cause
-from lookalike.training import remote_run, signals
+from lookalike.training import signals
 
 
 @pytest.fixture
@@ -289,8 +289,8 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a container's user
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert user_cache() == tmp_path / f"lookalike-{os.getuid()}"
-    assert remote_run.cache_folder("models", "s3://b/run").parent == user_cache() / "models"
+    assert cache_folder() == tmp_path / f"lookalike-{os.getuid()}"
+    assert cache_entry("models", "s3://b/run").parent == cache_folder() / "models"
 
 
 def test_a_name_outside_the_encoding_of_the_system_names_the_setting():

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from lookalike.commands.train import train
-from lookalike.config import byte_size
 from lookalike.config.config import Config, keys
 from lookalike.data.samplers import Sampling, Sizes, epoch_shape
 from lookalike.errors import ConfigError
+from lookalike.storage import byte_size
 
 NUMERIC = [key for key, (kind, _, _) in keys().items() if "float" in kind or "int" in kind]
 UNUSABLE = [math.inf, -math.inf, math.nan, 1e300, 1e-300, 10**40, -(10**40), "inf", "nan", "9" * 60,

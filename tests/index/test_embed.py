@@ -163,7 +163,7 @@ def test_parts_of_other_requests_are_not_mixed(model, many, tmp_path, parts_of_6
     assert lookalike.embed(tmp_path / "other", many, output, restart=True, device="cpu") == 208
     assert (rows_of(output)[1] == evaluated(tmp_path / "other", many)[1]).all()
     busy = tmp_path / ".v.parquet.parts.lock"
-    monkeypatch.setattr("lookalike.storage.file_lock._SECONDS", 0.1)
+    monkeypatch.setattr("lookalike.storage.file_lock.PATIENCE", 0.1)
     with locked(busy, ""), pytest.raises(StorageError, match="another process is embedding"):
         lookalike.embed(model, many, output, device="cpu")
 

@@ -21,9 +21,9 @@ from lookalike.storage.file_lock import locked
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Structures and merges from few rows on."""
-    monkeypatch.setattr(compaction, "_CODED", 64)
-    monkeypatch.setattr(compaction, "_STRUCTURED", 500)
-    monkeypatch.setattr(compaction, "_SMALLEST", 32)
+    monkeypatch.setattr(compaction, "INT8_ROWS", 64)
+    monkeypatch.setattr(compaction, "FAISS_ROWS", 500)
+    monkeypatch.setattr(compaction, "LEVEL_0_ROWS", 32)
 
 
 def cloud(seed: int, count: int, dim: int = 24) -> np.ndarray:
@@ -166,11 +166,11 @@ def test_without_int8_products_the_numbers_are_used(tmp_path, monkeypatch):
     def saturating(a, b):
         return real(a, b).clamp(-32768, 32767)
 
-    segment_scan.int8_is_right.cache_clear()
+    segment_scan.has_exact_int8.cache_clear()
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert not segment_scan.int8_is_right()
+    assert not segment_scan.has_exact_int8()
     again = index.search(vectors[:5], 7)
-    segment_scan.int8_is_right.cache_clear()
+    segment_scan.has_exact_int8.cache_clear()
     assert again.ids == found.ids
     assert (again.cosines == found.cosines).all()
 
@@ -244,14 +244,14 @@ def test_faiss_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError):
         Index.open(tmp_path / "x").search(cloud(2, 1))
     assert len(Index.open(tmp_path / "x").search(cloud(2, 1), exact=True).ids[0]) == 10
-    monkeypatch.setattr(compaction, "_APPROXIMATE", 100)
+    monkeypatch.setattr(compaction, "AUTO_FAISS_IMAGES", 100)
     auto = Index.create(tmp_path / "z", dim=24)
     auto.add(vectors=cloud(1, 600), ids=list(map(str, range(600))))
     assert auto.stats()["searched"] == {"int8": 600}
 
 
 def test_auto_takes_faiss_for_large_ones_and_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(compaction, "_APPROXIMATE", 1000)
+    monkeypatch.setattr(compaction, "AUTO_FAISS_IMAGES", 1000)
     index = Index.create(tmp_path / "x", dim=24)
     index.add(vectors=cloud(1, 1200), ids=list(map(str, range(1200))))
     assert index.stats()["searched"] == {"ivf": 1200}
@@ -268,7 +268,7 @@ def test_one_writes_at_a_time_and_others_see_it(tmp_path, monkeypatch):
     assert len(reader.search(vectors[:1]).ids[0]) == 10
     index.remove(map(str, range(150)))  # rewritten: the reader's files are gone
     assert set(reader.search(vectors[:1], 60).ids[0]) == set(map(str, range(150, 200)))
-    monkeypatch.setattr("lookalike.index.store.PATIENCE", 0.2)
+    monkeypatch.setattr("lookalike.storage.file_lock.PATIENCE", 0.2)
     busy = locked(tmp_path / "x" / "lock", "busy")
     with busy, pytest.raises(StorageError, match="another process is writing"):
         reader.remove(["151"])
@@ -418,7 +418,7 @@ def test_a_manifest_names_only_its_own_files(tmp_path, key):
             values["format"] = form
             if form.endswith("2"):
                 rest = {k: v for k, v in values.items() if k != "format"}
-                values["digest"] = block_checksums.digest(manifest._canonical(rest))
+                values["digest"] = block_checksums.digest(manifest.canonical(rest))
             (path / "manifest.json").write_text(json.dumps(values))
             with pytest.raises(RunError, match=r"manifest\.json: broken"):
                 Index.open(path)

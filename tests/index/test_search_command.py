@@ -17,7 +17,7 @@ from PIL import Image
 import lookalike
 from lookalike import cli
 from lookalike.errors import ConfigError, DataError, LookalikeError, RunError
-from lookalike.index.decision import judge, prior_of
+from lookalike.index.decision import decide, prior_of
 from lookalike.metrics.calibration import Calibration, Level
 from lookalike.metrics.far_interval import Spread
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
@@ -112,7 +112,7 @@ def test_vectors_of_embed_are_a_gallery(model, photos, cache, tmp_path, monkeypa
     lookalike.embed(model, photos, table, device="cpu", threads=1)
     words = {"gallery": photos, "device": "cpu", "k": 21}
     plain = lookalike.search(model, photos / "101/2.jpg", **words)
-    monkeypatch.setattr("lookalike.index.index.stream", None)  # nothing is embedded
+    monkeypatch.setattr("lookalike.index.new_images.embedded", None)  # nothing is embedded
     found = lookalike.search(model, photos / "101/2.jpg", **(words | {"gallery": table}))
     assert found.answers == plain.answers
     other = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
@@ -249,23 +249,23 @@ def test_cosines_are_judged():
     assert prior == pytest.approx(calibration.even_prior(0.65))
     cosines = np.array([1.0, 0.66, 0.64, 0.2])
     ids, labels = ["q", "a", "b", "c"], [None, "A", None, None]
-    answer = judge("q", ids, cosines, labels, calibration, prior)
+    answer = decide("q", ids, cosines, labels, calibration, prior)
     assert [one.same for one in answer.neighbours] == [True, True, False, False]
-    assert [one.verdict for one in answer.neighbours] == [
+    assert [one.decision for one in answer.neighbours] == [
         "same 99 %", "same 53 %", "different 53 %", "different >99 %",
     ]  # fmt: skip
     assert [one.itself for one in answer.neighbours] == [True, False, False, False]
     assert answer.known is True
     assert answer.prior == prior
     below = np.array([1.0, 0.64, 0.64, 0.2])
-    assert judge("q", ids, below, labels, calibration, prior).known is False  # not by itself
-    assert judge("other", ids, below, labels, calibration, prior).known is True
-    alone = judge("q", ids, below, labels, calibration, prior, shown=1)
+    assert decide("q", ids, below, labels, calibration, prior).known is False  # not by itself
+    assert decide("other", ids, below, labels, calibration, prior).known is True
+    alone = decide("q", ids, below, labels, calibration, prior, shown=1)
     assert [one.id for one in alone.neighbours] == ["q"]
     assert alone.known is False  # by the one behind it, which is not shown
-    bare = judge("q", ids, cosines, labels, None, None)
+    bare = decide("q", ids, cosines, labels, None, None)
     assert bare.known is None
-    assert {(one.same, one.verdict) for one in bare.neighbours} == {(None, "")}
+    assert {(one.same, one.decision) for one in bare.neighbours} == {(None, "")}
 
 
 def test_the_prior_of_a_search_falls_with_the_gallery():
@@ -297,11 +297,11 @@ def test_a_verdict_never_disagrees_with_its_probability(ratios, cosines, prior, 
     assumed = prior_of(calibration, size, prior)
     found = np.array(sorted(cosines, reverse=True))
     ids = [str(i) for i in range(len(found))]
-    answer = judge("q", ids, found, [None] * len(ids), calibration, assumed)
+    answer = decide("q", ids, found, [None] * len(ids), calibration, assumed)
     limit = calibration.cosine_of(assumed)
     for one in answer.neighbours:
         assert one.same == (one.probability >= 0.5)
-        word, share = one.verdict.removesuffix(" %").split()
+        word, share = one.decision.removesuffix(" %").split()
         assert word == ("same" if one.same else "different")
         assert float(share.removeprefix(">")) >= 50
         chance = calibration.probability(one.cosine, assumed)

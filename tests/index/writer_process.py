@@ -19,7 +19,7 @@ os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allo
 
 import numpy as np
 
-from lookalike.index import approximate, compaction
+from lookalike.index import compaction, faiss_library
 from lookalike.index.index import Index
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -57,8 +57,8 @@ def work(path: str, number: int) -> None:
 
 
 def main() -> None:
-    compaction._SMALLEST, compaction._CODED, compaction._STRUCTURED = 32, 64, 420
-    approximate.faiss()
+    compaction.LEVEL_0_ROWS, compaction.INT8_ROWS, compaction.FAISS_ROWS = 32, 64, 420
+    faiss_library.faiss()
     faulthandler.enable()  # whoever waits in vain sends SIGABRT
     for line in sys.stdin:
         names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]

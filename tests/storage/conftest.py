@@ -8,7 +8,7 @@ from moto.moto_api._internal import moto_api_backend
 from object_server import object_server
 
 from lookalike.model.embedder import Embedder
-from lookalike.storage import clients, get_request
+from lookalike.storage import clients
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,6 @@ def bucket(server, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     for scheme in ("s3", "oss"):
         clients.forget_credentials(f"{scheme}://shop/x", clients.credentials_number())
-    get_request.forget()
     faults.plan, faults.delay, faults.refused = (lambda *_: None), 0.0, set()
     moto_api_backend.reset()
     urlopen(Request(f"{address}/shop", method="PUT")).close()

@@ -7,7 +7,7 @@ from lookalike import storage
 from lookalike.data.inputs import read_places
 from lookalike.data.readers import read_records
 from lookalike.errors import DataError, StorageError
-from lookalike.storage import clients, retry
+from lookalike.storage import fsspec_client, retry
 
 SCHEMES = ["s3", "oss"]
 KEYS = [
@@ -20,7 +20,7 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.001)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.001)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -225,4 +225,4 @@ def test_refusals_are_not_asked_again(bucket, scheme, status, monkeypatch):
 
 
 def test_programs_may_register_storages_of_their_own():
-    assert clients.filesystem_of("memory://shop/a")[1] == "/shop/a"
+    assert fsspec_client.filesystem_of("memory://shop/a")[1] == "/shop/a"

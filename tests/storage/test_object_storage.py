@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import clients, get_request, listing, oss, retry, s3
+from lookalike.storage import clients, listing, oss, retry, s3
 from lookalike.storage.event_loop import waited
 
 SCHEMES = ["s3", "oss"]
@@ -24,7 +24,7 @@ SCHEMES = ["s3", "oss"]
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.001)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.001)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -95,7 +95,7 @@ def test_a_listing_is_whole_or_an_error(bucket, scheme, fault):
 def test_a_listing_of_oss_goes_on_after_its_first_page(bucket, monkeypatch):
     for name in "abcde":
         storage.write_bytes(f"oss://shop/top/{name}", b"x")
-    monkeypatch.setattr(listing._objects, "__defaults__", (2,))
+    monkeypatch.setattr(listing, "PAGE", 2)
     assert set(storage.sizes_below("oss://shop/top")) == set("abcde")
 
 
@@ -127,7 +127,7 @@ def test_endpoint(uri, found):
 def test_no_endpoint_and_ossutils_file(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="no endpoint is known; set OSS_ENDPOINT"):
         oss.locate("oss://b/k", None)
-    for name in (*oss._ID, *oss._SECRET, *oss._TOKEN, "OSS_ENDPOINT"):
+    for name in (*oss.ID_VARIABLES, *oss.SECRET_VARIABLES, *oss.TOKEN_VARIABLES, "OSS_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     file = tmp_path / "config"
     monkeypatch.setenv("OSS_CONFIG_FILE", str(file))
@@ -151,9 +151,9 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    get_request.forget()
-    ours = urlsplit(s3.signed_url("s3://my.bucket/some dir/ä+&%41.bin"))
-    get_request.forget()
+    s3.forget()
+    ours = urlsplit(s3.url("s3://my.bucket/some dir/ä+&%41.bin"))
+    s3.forget()
     assert ours.hostname == {
         "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
     }[region]  # fmt: skip
@@ -178,9 +178,8 @@ def test_without_credentials_buckets_are_read_as_anybody(bucket, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for uri in ("s3://shop/x", "oss://shop/x"):
         clients.forget_credentials(uri, clients.credentials_number())
-    get_request.forget()
     assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
-    assert "?" not in s3.signed_url("s3://shop/some dir/ä+&%41.bin")
+    assert "?" not in s3.url("s3://shop/some dir/ä+&%41.bin")
     assert storage.read_bytes("oss://shop/b") == b"all too"
 
 

@@ -32,7 +32,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.image_facts import read_pictures
 from lookalike.model.embedder import Embedder
-from lookalike.storage import event_loop, get_request, retry
+from lookalike.storage import event_loop, retry, s3
 
 AUGMENT = Augment(24, then=create_augmentations([], color_jitter=0.3, grayscale=0.2))
 PREPROCESS = Preprocess(24, 0.875, (0.5,) * 3, (0.25,) * 3)
@@ -41,7 +41,7 @@ NUM = 61
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.001)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.001)
     yield
     gc.collect()
     assert not [t for t in threading.enumerate() if t.name.startswith("lookalike-data")]
@@ -305,9 +305,9 @@ def bucket(server, local, monkeypatch, tmp_path):
         "AWS_ENDPOINT_URL": server.address, "AWS_CONFIG_FILE": str(tmp_path / "none"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    get_request.forget()
+    s3.forget()
     yield elsewhere(server, local, "s3")
-    get_request.forget()
+    s3.forget()
 
 
 @pytest.mark.parametrize("where", ["remote", "bucket"])
@@ -331,7 +331,7 @@ def test_an_outage_is_not_blamed_on_images(server, local, bucket):
     server.plan = fail_from(30)
     bad = BadImages()
     batches = trainer(bucket, bad=bad, source=Source(requests=8)).epoch(0)
-    with pytest.raises(UnavailableError, match=r"answers 503, and the storage gives nothing else"):
+    with pytest.raises(UnavailableError, match=r"answers 503, and the storage does not answer"):
         out.extend(batches)
     assert 0 < len(out) < 12
     same(out, expected[: len(out)])

@@ -19,14 +19,15 @@ from lookalike.data.loading.train_loader import BadImages, EvalLoader
 from lookalike.data.record import Member, Record
 from lookalike.errors import ConfigError, DataError, StorageError
 from lookalike.storage import retry
-from lookalike.storage.download import in_words, sendable
+from lookalike.storage.byte_size import in_words
+from lookalike.storage.download import sendable
 
 PREPROCESS = Preprocess(24, 0.875, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.001)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.001)
 
 
 @contextmanager
@@ -224,7 +225,7 @@ def test_a_body_that_never_ends_to_come_is_a_bad_image(answer, threads):
 
 
 def test_tries_share_one_deadline(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 1000)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 1000)
     with raw_server(lambda target, connection, method: say(connection, "503 Busy")) as (address, _):
         reason = reason_of(f"{address}/a.jpg", storage.Limits(seconds=5))
     assert reason == (

@@ -9,7 +9,7 @@ import pytest
 import lookalike
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import clients, get_request, oss, retry
+from lookalike.storage import clients, oss, retry
 from lookalike.training.uploader import Uploader
 
 STEPS = 10
@@ -17,7 +17,7 @@ STEPS = 10
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setitem(retry._FIRST_PAUSE, True, 0.001)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.001)
 
 
 def upload(shapes, base):
@@ -103,7 +103,7 @@ def give(scheme, how, values, folder, monkeypatch):
         for name, value in zip(names, values.values(), strict=True):
             monkeypatch.setenv(name, value)
         return
-    for name in (*names, *oss._ID, *oss._SECRET, *oss._TOKEN):
+    for name in (*names, *oss.ID_VARIABLES, *oss.SECRET_VARIABLES, *oss.TOKEN_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     file = folder / "credentials"
     if scheme == "s3":
@@ -164,7 +164,6 @@ def test_a_token_expires_in_mid_run(
     bucket.refused = set()
     give(scheme, how, OLD, tmp_path / "secret", monkeypatch)
     clients.forget_credentials(base, clients.credentials_number())
-    get_request.forget()
     bucket.plan = expire
     output = f"{scheme}://shop/runs/y"
     with pytest.raises(StorageError, match="refuses the credentials") as told:

@@ -137,7 +137,7 @@ def test_backbone_learns_after_its_frozen_epochs(shapes, tmp_path, workers, opti
 
 
 def test_lock_of_the_output_directory(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("lookalike.storage.file_lock._SECONDS", 0.3)
+    monkeypatch.setattr("lookalike.storage.file_lock.PATIENCE", 0.3)
     run = Run.create(tmp_path / "run")
     with run.locked(), pytest.raises(RunError, match="another process is training"), run.locked():
         pytest.fail("the lock was given twice")

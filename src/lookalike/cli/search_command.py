@@ -116,10 +116,10 @@ def _shown(answer: Answer) -> str:
 
 
 def _line(rank: int, one: Neighbour) -> str:
-    verdict = f"  {one.verdict:15}" if one.verdict else ""
+    decision = f"  {one.decision:15}" if one.decision else ""
     label = f"  ({one.label})" if one.label else ""
     itself = "  the query itself" if one.itself else ""
-    return f"{rank:5}  {one.cosine:6.3f}{verdict}  {_near(one.id)}{label}{itself}"
+    return f"{rank:5}  {one.cosine:6.3f}{decision}  {_near(one.id)}{label}{itself}"
 
 
 def _assumed(prior: float | None) -> str:

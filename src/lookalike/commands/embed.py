@@ -31,6 +31,7 @@ from lookalike.model.inference import batch_size_of, embed_batches
 from lookalike.model.user_images import check_number
 from lookalike.run import Run
 from lookalike.storage import Place
+from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
 from lookalike.training import remote_run
 from lookalike.vectors.vector_files import SUFFIXES
@@ -216,7 +217,7 @@ def _embed(
 
 def _work_folder(output: str) -> Path:
     if storage.is_remote(output):
-        return remote_run.cache_folder("embedding", output)
+        return cache_entry("embedding", output)
     path = Path(storage.local_path(output))
     return path.with_name(f".{path.name}.parts")
 

@@ -34,6 +34,7 @@ from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection
 from lookalike.model.user_images import check_number
 from lookalike.storage import Place
+from lookalike.storage.atomic import partial_path, put_in_place
 
 GAINS = ("recall_at_1", "map_at_r")
 """What is compared with the plain way."""
@@ -266,12 +267,11 @@ def _keep(
     """Write the model with the variant in it."""
     made = None if projection is None else Projection(*projection).to(embedder.device)
     embedder.set_postprocessing(mirror="flip" in kept.steps, projection=made)
-    aside = output.with_name(f".{output.name}.partial")
+    aside = partial_path(output)
     shutil.rmtree(aside, ignore_errors=True)
     embedder.save(aside)
     (aside / "improved.json").write_text(json.dumps({"variant": kept.name}) + "\n", "utf-8")
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.exists():
-        output.rmdir()
-    aside.replace(output)
+        output.rmdir()  # checked to be empty
+    put_in_place(aside, output)
     logger.info("%s: the model with %s, vectors of %d", output, kept.name, embedder.embedding_dim)

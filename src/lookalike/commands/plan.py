@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 from dataclasses import replace
 from functools import cache
@@ -30,6 +29,7 @@ from lookalike.planning.network_profile import measure as measure_network
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
+from lookalike.storage.byte_size import in_bytes
 from lookalike.training.build import create_embedder, create_sampling, open_catalogs
 from lookalike.training.build_heads import DTYPES, metric_margin
 from lookalike.training.resolve import check_micro_batches, resolve
@@ -49,9 +49,6 @@ _NOT_TIMED = (
     "No seconds: the run does not fit into the memory of this machine, on which steps are timed; "
     "--gpu and --machine give those of others."
 )
-
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def plan(
@@ -149,10 +146,10 @@ def parse_bytes(text: str | int) -> int:
     Raises:
         ConfigError: it is neither.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    if found is None or found[2].lower() not in _UNITS or float(found[1]) == 0:
-        raise ConfigError(f"--memory {text}: not a size; write e.g. 80GB or 24GiB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    try:
+        return in_bytes(str(text))
+    except ValueError:
+        raise ConfigError(f"--memory {text}: not a size; write e.g. 80GB or 24GiB") from None
 
 
 def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, Sizes | None]:

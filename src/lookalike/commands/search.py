@@ -1,4 +1,4 @@
-"""`lookalike search`: images of a gallery that look like a query."""
+"""`lookalike search`: the images of a gallery that are most like a query."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index import manifest, sync
-from lookalike.index.decision import Answer, judge, prior_of
-from lookalike.index.embedded_images_batches import id_of
+from lookalike.index.decision import Answer, decide, prior_of
 from lookalike.index.index import Index
+from lookalike.index.new_images import id_of
 from lookalike.index.search_page import render
-from lookalike.index.segment_search import neighbours_wanted
+from lookalike.index.segment_search import checked_k
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.user_images import check_number
 from lookalike.storage import Place
-from lookalike.training import remote_run
+from lookalike.storage.cache_folder import cache_entry
 
 Places = Place | Iterable[Place]
 
 
 @dataclass(frozen=True)
-class Searched:
-    """The outcome of a search.
+class SearchOutcome:
+    """The answers of a search.
 
     Attributes:
-        answers: one for each query that can be read, in order.
-        index: what was searched.
+        answers: one for each readable query, in order.
+        index: the one that was searched.
         threshold: the cosine from which two images are rather the same than different; None where
             none is enough, or without a calibration.
         prior: the share of same pairs that the probabilities assume; None without a calibration.
@@ -71,7 +71,7 @@ def search(
     requests: int | None = None,
     allow_truncated: bool | None = None,
     device: str = "auto",
-) -> Searched:
+) -> SearchOutcome:
     """Find the images of a gallery that are most like each query.
 
     Ids of images on this machine are their absolute paths.
@@ -79,18 +79,18 @@ def search(
     Args:
         model: an output directory, or a model folder.
         queries: images, folders, lists, ...; see `lookalike.data.inputs`.
-        gallery: what is searched. Without `index`, an index of exactly these images is kept in the
-            user's cache: later calls embed only what is new or has changed. With `index`, they are
-            added to it, and what it holds besides stays.
+        gallery: the images to search. Without `index`, an index of exactly these images is kept in
+            the user's cache: later calls embed only new and changed ones. With `index`, they are
+            added to it, and its other images stay.
         index: the folder of an index; made from `gallery` where there is none.
         add: more images for the index.
-        remove: ids that are to leave the index, folders, or patterns with `*`; one or several.
+        remove: ids, folders, or patterns with `*` to remove from the index; one or several.
         remove_all: let folders and patterns of `remove` remove all images.
         k: neighbours of each query.
-        kind: how a new index is searched; see `Index.create`.
-        exact: look at all images, also where faiss would be quicker.
-        prior: the share of same pairs that probabilities and verdicts assume, between 0 and 1; by
-            default what follows from the calibration for a gallery of this size
+        kind: of search in a new index; see `Index.create`.
+        exact: search all images, also where faiss would be faster.
+        prior: the share of same pairs that probabilities and decisions assume, between 0 and 1; by
+            default that of the calibration for a gallery of this size
             (`Calibration.search_prior`).
         html: a file for a page with the pictures.
         threads: threads that read and decode.
@@ -113,7 +113,7 @@ def search(
     if (added or removed) and index is None:
         raise ConfigError("--add and --remove change an index: name it with --index DIR")
     try:
-        k = neighbours_wanted(k)
+        k = checked_k(k)
     except DataError as error:
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
@@ -136,11 +136,13 @@ def search(
     if removed:
         sync.remove(found, removed, remove_all=remove_all)
     named: dict[str, Record] = {}
-    for places, mirror in ((galleries, index is None), (added, False)):
+    for places, exactly in ((galleries, index is None), (added, False)):
         if places:
-            named |= sync.bring(found, places, mirror=mirror, threads=threads, source=source)
+            named |= sync.synchronize(
+                found, places, remove_missing=exactly, threads=threads, source=source
+            )
     if not asked_for:
-        return Searched([], found, None)
+        return SearchOutcome([], found, None)
     assert embedder is not None
     assumed = prior_of(calibration, len(found), prior)
     answers, asked = _answers(
@@ -162,7 +164,7 @@ def search(
         )
         storage.write_bytes(os.fspath(html), page.encode())
         logger.info("written: %s", storage.public(os.fspath(html)))
-    return Searched(answers, found, threshold, assumed)
+    return SearchOutcome(answers, found, threshold, assumed)
 
 
 def _index(
@@ -171,11 +173,11 @@ def _index(
     gallery: list[str],
     kind: str,
 ) -> Index:
-    """The index that is asked for, made where there is none and images for it are named."""
+    """The requested index, made where there is none and images for it are named."""
     if path is None:
         assert embedder is not None
         places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
-        path = remote_run.cache_folder("galleries", gallery[0], places)
+        path = cache_entry("galleries", gallery[0], places)
     folder = Path(storage.local_path(os.fspath(path)))
     is_new = not storage.is_remote(os.fspath(path)) and not (folder / manifest.FILE).exists()
     if is_new and gallery:
@@ -198,7 +200,7 @@ def _answers(
     threads: int,
     source: Source,
 ) -> tuple[list[Answer], dict[str, Record]]:
-    """What each query found, and the queries by their ids."""
+    """The answer to each query, and the queries by their ids."""
     bad = BadImages()
     embedded = embed_records(
         embedder,
@@ -216,7 +218,7 @@ def _answers(
     found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
     asked = [queries[row] for row in embedded.rows.tolist()]
     answers = [
-        judge(id_of(query), ids, cosines, labels, calibration, prior, shown=k)
+        decide(id_of(query), ids, cosines, labels, calibration, prior, shown=k)
         for query, ids, cosines, labels in zip(
             asked, found.ids, found.cosines, found.labels, strict=True
         )

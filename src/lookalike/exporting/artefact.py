@@ -18,6 +18,7 @@ from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with
 from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
+from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.file_lock import locked
 
 ABOUT_FILE = f"{METADATA}.json"
@@ -50,7 +51,7 @@ def atomic_output(output: Path) -> Iterator[Path]:
     """
     if output.is_dir() and not (output / ABOUT_FILE).exists():
         raise RunError(f"{output}: is a folder, and no exported one; choose another --output")
-    aside = output.with_name(f".{output.name}.partial")
+    aside = partial_path(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,9 +68,7 @@ def atomic_output(output: Path) -> Iterator[Path]:
             raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
         stack.callback(shutil.rmtree, aside, ignore_errors=True)
         yield aside / output.name
-        if output.is_dir():
-            output.rename(aside / "replaced")
-        (aside / output.name).replace(output)
+        put_in_place(aside / output.name, output)
 
 
 @contextmanager

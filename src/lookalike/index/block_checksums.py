@@ -34,7 +34,7 @@ def digest(content: Any) -> str:
 
 
 def check(path: Path, content: Any, expected: str | None) -> None:
-    """Compare a file's content with its SHA-256; None for files of older indexes.
+    """Compare a file's content with its SHA-256; files of older indexes have none.
 
     Raises:
         RunError: it is damaged.
@@ -44,7 +44,7 @@ def check(path: Path, content: Any, expected: str | None) -> None:
 
 
 def check_file(path: Path, expected: str | None) -> None:
-    """The same of a file that is not in memory.
+    """`check` of a file that is not in memory.
 
     Raises:
         RunError: it is damaged.
@@ -68,15 +68,11 @@ def write_sums(path: Path) -> Path:
     return beside
 
 
-class Mapped:
+class CheckedArray:
     """Rows of a `.npy` file that is mapped into memory, each checked before its first use.
 
-    Threads may read at the same time: a block may then be checked twice, never left out.
-
-    Args:
-        path: the file.
-        array: its content, (n, ...), as `numpy.load` maps it.
-        sums: the CRC-32 of each block; None for files of older indexes, which are not checked.
+    Threads may read at the same time: a block may then be checked twice, never left out. Files of
+    older indexes have no `sums`, the CRC-32 of each block, and are not checked.
     """
 
     def __init__(self, path: Path, array: np.ndarray, sums: np.ndarray | None) -> None:

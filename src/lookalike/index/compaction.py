@@ -1,66 +1,79 @@
-"""What keeps an index quick: few segments, each with the structure that its size deserves."""
+"""Compaction of an index: few segments, each with the structure that suits its size."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from lookalike.errors import MissingExtraError
-from lookalike.index import approximate, segment
-from lookalike.index.manifest import Entry
+from lookalike.index import approximate, faiss_library, segment
+from lookalike.index.manifest import SegmentEntry
 from lookalike.index.segment import Segment
 from lookalike.index.store import Store
 from lookalike.log import logger
 
 FANOUT = 8
-"""Neighbouring segments of one size that become one: each row is copied once a size."""
+"""Neighbouring segments of one level that are merged: each row is copied once for each level."""
 
-_SMALLEST = 1024  # rows; what is smaller is of one size
-_CODED = 4096  # rows from which int8 pays
-_STRUCTURED = 20_000  # rows from which faiss pays
-_APPROXIMATE = 1_000_000  # images of an index from which "auto" lets faiss guess
+LEVEL_0_ROWS = 1024
+"""Rows of a segment up to which its level is 0."""
+
+INT8_ROWS = 4096
+"""Rows from which int8 codes are worth building."""
+
+FAISS_ROWS = 20_000
+"""Rows from which a structure of faiss is worth building."""
+
+AUTO_FAISS_IMAGES = 1_000_000
+"""Images of an index from which "auto" searches approximately."""
 
 
-def settle(store: Store) -> None:
-    """Rewrite what is half removed, merge what is small, add structures where they pay."""
-    for some in store.segments:
-        if some.entry.dead * 2 > some.entry.count:
-            _merge(store, [some])
-    while run := _crowd(store):
+def compact_where_due(store: Store) -> None:
+    """Rewrite segments that are mostly deleted, merge small ones, build missing structures."""
+    for one in store.segments:
+        if one.entry.deleted * 2 > one.entry.count:
+            _merge(store, [one])
+    while run := _mergeable(store):
         _merge(store, run)
-    _equip(store)
+    _build_structures(store)
 
 
 def merge_all(store: Store) -> None:
     """Make one segment of all."""
-    some = store.segments
-    if len(some) > 1 or any(one.entry.dead for one in some):
-        _merge(store, list(some))
-    _equip(store)
+    if len(store.segments) > 1 or any(one.entry.deleted for one in store.segments):
+        _merge(store, store.segments)
+    _build_structures(store)
 
 
-def _crowd(store: Store) -> list[Segment]:
-    """Neighbours, among them FANOUT of one size and none larger; [] where there are none.
+def _mergeable(store: Store) -> list[Segment]:
+    """Neighbours, among them FANOUT of one level and none above it; [] where there are none.
 
     Only neighbours are merged, so that rows stay in the order in which they were added.
     """
-    some = store.segments
-    sizes = [_size(one.entry.live) for one in some]
-    for size in sorted(set(sizes)):
-        places = enumerate(sizes)
-        for small, group in itertools.groupby(places, key=lambda item: item[1] <= size):
+    levels = [_level(one.entry.live) for one in store.segments]
+    for level in sorted(set(levels)):
+        for low, group in itertools.groupby(enumerate(levels), key=lambda item: item[1] <= level):
             run = [place for place, _ in group]
-            if small and sum(sizes[place] == size for place in run) >= FANOUT:
-                return [some[place] for place in run]
+            if low and sum(levels[place] == level for place in run) >= FANOUT:
+                return [store.segments[place] for place in run]
     return []
 
 
-def _merge(store: Store, run: list[Segment]) -> None:
-    """One segment of the live rows of these neighbours."""
-    count = sum(some.entry.live for some in run)
-    merged = store.written((rows for some in run for rows in some.blocks()), count)
-    names = {some.entry.name for some in run}
-    entries: list[Entry] = []
+def _level(live: int) -> int:
+    """0 up to `LEVEL_0_ROWS` rows, 1 up to FANOUT times as many, and so on."""
+    level = 0
+    while live > LEVEL_0_ROWS * FANOUT**level:
+        level += 1
+    return level
+
+
+def _merge(store: Store, run: Sequence[Segment]) -> None:
+    """Replace neighbouring segments by one of their live rows."""
+    count = sum(one.entry.live for one in run)
+    merged = store.write_segment((rows for one in run for rows in one.blocks()), count)
+    names = {one.entry.name for one in run}
+    entries: list[SegmentEntry] = []
     for entry in store.state.segments:
         if entry.name == run[0].entry.name:
             entries.append(merged)
@@ -69,58 +82,46 @@ def _merge(store: Store, run: list[Segment]) -> None:
     store.commit(entries)
 
 
-def _equip(store: Store) -> None:
-    for some in store.segments:
-        wanted = _wanted(store, some.entry)
-        if some.entry.search != wanted:
-            new = _equipped(store, some, wanted)
+def _build_structures(store: Store) -> None:
+    for one in store.segments:
+        search = _search_kind(store, one.entry)
+        if one.entry.search != search:
+            new = _with_structure(store, one, search)
             entries = store.state.segments
-            store.commit([new if one.name == new.name else one for one in entries])
+            store.commit([new if entry.name == new.name else entry for entry in entries])
 
 
-def _equipped(store: Store, some: Segment, search: str) -> Entry:
-    plain: dict[str, Any] = {"near_file": None, "effort": 0, "slack": 0.0}
+def _with_structure(store: Store, one: Segment, search: str) -> SegmentEntry:
+    changes: dict[str, Any] = {"search": search, "faiss_file": None, "effort": 0, "slack": 0.0}
     if search == "int8":
-        slack, digests = segment.write_codes(some)
-        return some.entry.replaced(digests, **{**plain, "search": search, "slack": slack})
-    if search in approximate.KINDS:
-        if some.entry.count > 10 * _STRUCTURED:
-            place = store.path
-            logger.info("%s: building %s of %d images", place, search, some.entry.count)
+        slack, digests = segment.write_codes(one)
+        return one.entry.replaced(digests, **{**changes, "slack": slack})
+    if search in faiss_library.KINDS:
+        if one.entry.count > 10 * FAISS_ROWS:
+            logger.info("%s: building %s of %d images", store.path, search, one.entry.count)
         name = f"{search}-{store.state.generation + 1}.faiss"
-        effort = approximate.build(search, some, some.folder / name)
-        digests = segment.finish_near(some.folder, name)
-        return some.entry.replaced(
-            digests, **{**plain, "search": search, "near_file": name, "effort": effort}
-        )
-    return some.entry.replaced({}, **{**plain, "search": search})
+        effort = approximate.build(search, one, one.folder / name)
+        digests = segment.finish_faiss(one.folder, name)
+        return one.entry.replaced(digests, **{**changes, "faiss_file": name, "effort": effort})
+    return one.entry.replaced({}, **changes)
 
 
-def _wanted(store: Store, entry: Entry) -> str:
-    """How a segment is to be searched."""
+def _search_kind(store: Store, entry: SegmentEntry) -> str:
     kind = store.state.kind
     if kind == "auto":
-        # What was built stays until half of the images are gone.
-        enough = _APPROXIMATE / (2 if entry.search == "ivf" else 1)
+        # A structure stays until half of the images are deleted.
+        enough = AUTO_FAISS_IMAGES / (2 if entry.search == "ivf" else 1)
         kind = "ivf" if store.state.live >= enough and _has_faiss() else "int8"
-    if kind in approximate.KINDS and entry.count < _STRUCTURED:
+    if kind in faiss_library.KINDS and entry.count < FAISS_ROWS:
         kind = "int8"
-    if kind == "exact" or (kind == "int8" and entry.count < _CODED):
+    if kind == "exact" or (kind == "int8" and entry.count < INT8_ROWS):
         return "float32"
     return kind
 
 
-def _size(live: int) -> int:
-    """0 up to `_SMALLEST` rows, 1 up to FANOUT times as many, and so on."""
-    size = 0
-    while live > _SMALLEST * FANOUT**size:
-        size += 1
-    return size
-
-
 def _has_faiss() -> bool:
     try:
-        approximate.faiss()
+        faiss_library.faiss()
     except MissingExtraError:
         logger.info(
             "searching all images exactly; above a million, pip install 'lookalike[search]' makes "

@@ -1,9 +1,8 @@
-"""What a cosine means: the same thing or not, as the model's calibration says.
+"""Match decisions: the same thing or not, by the model's calibration.
 
-One probability decides everything that is said of a neighbour and of a query. It is that of "the
-same thing", given the cosine and one prior (`prior_of`): a neighbour is the same where it is at
-least one half, and a query is known where its best match is. So no verdict and no probability can
-disagree.
+All follow from one probability, that of "the same thing" given the cosine and one prior
+(`prior_of`): a neighbour is the same where it is at least one half, and a query is known where its
+best match is. So decisions and probabilities cannot disagree.
 """
 
 from __future__ import annotations
@@ -20,15 +19,13 @@ from lookalike.metrics.calibration import Calibration
 
 @dataclass(frozen=True)
 class Neighbour:
-    """One image that a query found.
+    """An image near a query.
 
     Attributes:
-        id: of the image.
-        label: None where it is not known.
-        cosine: of the two.
+        label: None where it is unknown.
         probability: that both show the same thing; None without a calibration.
-        same: whether that is at least one half; None without a calibration.
-        itself: whether the query is this image.
+        same: True from one half on; None without a calibration.
+        itself: True if the query is this image.
     """
 
     id: str
@@ -39,8 +36,8 @@ class Neighbour:
     itself: bool
 
     @property
-    def verdict(self) -> str:
-        """What is more probable, and how probable that is: `same 97 %`, `different 80 %`."""
+    def decision(self) -> str:
+        """The more probable case and its probability: `same 97 %`, `different 80 %`."""
         if self.probability is None:
             return ""
         share = self.probability if self.same else 1 - self.probability
@@ -50,13 +47,12 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one query found.
+    """The neighbours of a query, best first.
 
     Attributes:
         query: its id.
-        neighbours: best first.
-        known: whether the gallery has what the query shows: whether its best match beside itself
-            is the same; None without a calibration, or without such a match.
+        known: True if the best match beside the query itself is the same thing; None without a
+            calibration, or without such a match.
         prior: the share of same pairs that the probabilities assume; None without a calibration.
     """
 
@@ -66,7 +62,7 @@ class Answer:
     prior: float | None = None
 
 
-def judge(
+def decide(
     query: str,
     ids: list[str],
     cosines: np.ndarray,
@@ -75,17 +71,10 @@ def judge(
     prior: float | None,
     shown: int | None = None,
 ) -> Answer:
-    """The answer to a query.
+    """The answer to the query of this id, with neighbours best first.
 
-    Args:
-        query: its id.
-        ids: of the neighbours, best first.
-        cosines: (K,) of the neighbours.
-        labels: of the neighbours.
-        calibration: of the model; None where it has none.
-        prior: the share of same pairs to assume; see `prior_of`. None without a calibration.
-        shown: neighbours of the answer; all by default. One more than these tells what a query
-            that is in the gallery has beside itself.
+    For a query that is in the gallery itself, give one neighbour more than are `shown` (all by
+    default): the best one beside itself decides whether it is known.
     """
     chances: list[float | None] = [None] * len(ids)
     if calibration is not None and prior is not None and ids:
@@ -112,10 +101,7 @@ def prior_of(
 ) -> float | None:
     """The share of same pairs that the probabilities of a search assume.
 
-    Args:
-        calibration: of the model; None where it has none.
-        gallery: images that are searched.
-        wanted: what the user says; by default `Calibration.search_prior`.
+    By default that of the calibration for a gallery of so many images.
 
     Raises:
         ConfigError: `wanted` is not between 0 and 1, or there is no calibration for it.

@@ -1,4 +1,4 @@
-"""An index: a folder of vectors with ids that is searched, added to and removed from."""
+"""`Index`: a folder of vectors with ids, to be searched and changed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lookalike.data.inputs import place_of
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
-from lookalike.index import approximate, compaction, manifest
-from lookalike.index.embedded_images_batches import Images, stream
+from lookalike.index import compaction, faiss_library, manifest, new_images
 from lookalike.index.manifest import MOST_DIM, Manifest
-from lookalike.index.segment import Rows
+from lookalike.index.new_images import NewImages
+from lookalike.index.segment import SegmentRows
 from lookalike.index.segment_search import (
-    Neighbours,
-    given_vectors,
-    neighbours_wanted,
+    SearchHits,
+    checked_k,
+    normalized,
     search,
-    unit,
+    vectors_in,
 )
 from lookalike.index.store import RETRIES, Store, Texts, ids_of, texts_of
 from lookalike.model import user_images
@@ -33,7 +33,7 @@ from lookalike.model.inference import FinishedModel
 from lookalike.storage import Place
 from lookalike.storage.file_lock import locked
 
-Pictures = user_images.Images | Record | Iterable[Record]
+ImagesOrRecords = user_images.Images | Record | Iterable[Record]
 """One image or several, as `Embedder.embed` takes them, or records of a list."""
 
 Labels = str | Iterable[str | None] | None
@@ -43,11 +43,11 @@ KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
 
 
 class Index(Store):
-    """A gallery that can be searched.
+    """An index of images, searched by cosine.
 
-    An id is there once: adding it again replaces its vector, label and place; where it comes twice
-    in one call, the last counts. Every change is whole or not there, whatever is killed when, and
-    readers see it at their next search. One process writes at a time; any number reads.
+    Ids are unique: adding one again replaces its vector, label and place; of the same ids in one
+    call, the last counts. Each change is atomic, also when a process is killed, and readers see it
+    at their next search. One process writes at a time; any number reads.
 
     Attributes:
         embedder: turns images into vectors; None where only vectors are used.
@@ -66,12 +66,12 @@ class Index(Store):
         self._check_model()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy, in this process or in another, opens the folder again."""
+        """Copies, in this process or in another, open the folder again."""
         return type(self), (self.path.absolute(), self.embedder)
 
     @classmethod
     def open(cls, path: Place, embedder: Embedder | FinishedModel | None = None) -> Index:
-        """An index that is there.
+        """An existing index.
 
         Raises:
             RunError: there is none, it is damaged, or it was built with another model.
@@ -93,8 +93,8 @@ class Index(Store):
             path: the folder, which is made.
             embedder: whose vectors it will hold.
             dim: numbers of a vector, without an embedder.
-            kind: how it is searched. "exact": all rows in float32. "int8": all rows, first by
-                8 bits a number; finds the same. "ivf", "hnsw": by faiss, nearly the same. "auto":
+            kind: of search. "exact": all rows in float32. "int8": all rows, first by 8 bits a
+                number; finds the same. "ivf", "hnsw": by faiss, nearly the same. "auto":
                 "int8", and "ivf" from a million images on where faiss is installed.
 
         Raises:
@@ -106,8 +106,8 @@ class Index(Store):
         _check_embedder(embedder)
         if kind not in KINDS:
             raise DataError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
-        if kind in approximate.KINDS:
-            approximate.faiss()
+        if kind in faiss_library.KINDS:
+            faiss_library.faiss()
         if embedder is None and dim is None:
             raise DataError("an index of vectors needs their dimension: dim=")
         size = embedder.embedding_dim if dim is None and embedder is not None else dim
@@ -119,7 +119,7 @@ class Index(Store):
                 "leave dim out"
             )
         if storage.is_remote(os.fspath(path)):
-            return cls(path, embedder)  # says what is wrong
+            return cls(path, embedder)  # raises
         folder = Path(storage.local_path(os.fspath(path)))
         _refuse_used(folder)
         try:
@@ -137,7 +137,7 @@ class Index(Store):
     def build(
         cls,
         embedder: Embedder | FinishedModel,
-        images: Pictures,
+        images: ImagesOrRecords,
         path: Place,
         *,
         ids: Texts | None = None,
@@ -145,15 +145,15 @@ class Index(Store):
         kind: str = "auto",
         threads: int = 4,
     ) -> Index:
-        """A new index of images; see `create` and `add`. What is killed can be opened, added to."""
+        """A new index of images; see `create` and `add`. If killed, open it and add the rest."""
         index = cls.create(path, embedder=embedder, kind=kind)
-        index._add_images(Images.of(images, ids, labels, None), threads)
+        index._add_images(NewImages.of(images, ids, labels, None), threads)
         index.compact()
         return index
 
     def add(
         self,
-        images: Pictures | None = None,
+        images: ImagesOrRecords | None = None,
         *,
         vectors: Any = None,
         ids: Texts | None = None,
@@ -164,102 +164,98 @@ class Index(Store):
     ) -> int:
         """Add one image or several, or vectors.
 
-        Images go in as they are embedded, about once a minute: what is killed keeps what is in.
+        Images are written as they are embedded, about once a minute: a kill costs no more.
 
         Args:
             images: records, or what `Embedder.embed` takes; their ids are their paths, unless `ids`
-                are given. Those that cannot be read are named in warnings.
-            vectors: an array or tensor (N, D) of floats of any length but zero, one of them (D,)
-                too, with `ids`, or of `images`, which are then not looked at.
-            ids: texts, one for each.
-            labels: texts, one for each, None where it is not known; those of records by default.
-            versions: numbers that change with the image, for whoever compares; 0 by default.
+                are given. Unreadable ones are named in warnings.
+            vectors: an array or tensor (N, D) of floats of any length but zero, or one (D,), with
+                `ids`, or of `images`, which are then not read.
+            ids: one for each.
+            labels: one for each, None where it is unknown; those of records by default.
+            versions: numbers that change with the image; see `versions()`.
             threads: that read and decode.
             source: of the bytes of paths, URIs and records.
 
         Returns:
-            How many were added or replaced.
+            The number of images that were added or replaced.
 
         Raises:
-            DataError: vectors or ids that cannot be; an image in memory that cannot be read.
+            DataError: invalid vectors or ids, or an unreadable image in memory.
             RunError: images, but no embedder.
             StorageError: another process is writing.
         """
         if images is None and (vectors is None or ids is None):
             raise DataError("give images, or vectors with their ids")
-        # What has only an id is taken for an image of that path: there may be one.
+        # Vectors with ids alone: the ids are taken for paths of images.
         if images is None and not isinstance(ids, (str, os.PathLike)):
             ids = texts_of(ids)
-        listed = Images.of(ids if images is None else images, ids, labels, versions)
+        listed = NewImages.of(ids if images is None else images, ids, labels, versions)
         if vectors is None:
             added = self._add_images(listed, threads, source)
         else:
-            found = given_vectors(vectors)
+            found = vectors_in(vectors)
             if found is None:
                 raise DataError("vectors must be an array or a tensor of floats, (N, D) or (D,)")
-            found = unit(found, self.dim)
+            found = normalized(found, self.dim)
             if len(found) != listed.given:
                 raise DataError(f"{len(found)} vectors of {listed.given} images")
             added = self.append(listed.rows(range(len(listed.ids)), found[listed.kept]))
-        self.settle()
+        self.compact_where_due()
         return added
 
-    def _add_images(self, images: Images, threads: int, source: Source = PLAIN) -> int:
+    def _add_images(self, images: NewImages, threads: int, source: Source = PLAIN) -> int:
         if self.embedder is None:
             raise RunError(f"{self.path}: opened without an embedder: give one, or add vectors")
         return sum(
-            self.append(Rows(unit(rows.vectors, self.dim), rows.table))
-            for rows in stream(self.embedder, images, threads=threads, source=source)
+            self.append(SegmentRows(normalized(rows.vectors, self.dim), rows.table))
+            for rows in new_images.embedded(self.embedder, images, threads=threads, source=source)
         )
 
     def remove(self, ids: Texts) -> int:
-        """Remove one image or several; those that are not there are no mistake.
-
-        Returns:
-            How many were removed.
-        """
+        """Remove one image or several, as far as they are in the index; returns their number."""
         wanted = ids_of(ids)
         with self.writing():
-            entries = [self.bury(some, wanted) for some in self.segments]
+            entries = [self.delete_rows(one, wanted) for one in self.segments]
             before = self.state.live
             self.commit(entries)
             removed = before - self.state.live
-        self.settle()
+        self.compact_where_due()
         return removed
 
-    def search(self, queries: Any, k: int = 10, *, exact: bool = False) -> Neighbours:
+    def search(self, queries: Any, k: int = 10, *, exact: bool = False) -> SearchHits:
         """The k nearest images to each query by cosine.
 
         Args:
             queries: vectors of any length but zero: an array or tensor (Q, D), or one (D,); or
                 images, as `Embedder.embed` takes them. Arrays and tensors of one or two dimensions
                 are vectors.
-            k: how many; all where it is more than there are.
-            exact: look at all rows, also where faiss would be quicker.
+            k: how many; all images if there are fewer.
+            exact: search all rows, also where faiss would be faster.
 
         Raises:
             DataError: wrong vectors, or k below 1.
             RunError: images, but no embedder.
             MissingExtraError: a part of the index needs faiss, which is not installed.
         """
-        k = neighbours_wanted(k)
-        vectors = given_vectors(queries)
+        k = checked_k(k)
+        vectors = vectors_in(queries)
         if vectors is None:
             if self.embedder is None:
                 raise RunError(f"{self.path}: opened without an embedder: search with vectors")
             vectors = np.atleast_2d(self.embedder.embed(queries))
-        asked = unit(vectors, self.dim)
+        asked = normalized(vectors, self.dim)
         for _ in range(RETRIES):
             view = self.refresh()
             try:
                 return search(view.segments, asked, k, exact)
-            except FileNotFoundError as error:  # a writer was quicker; it left a newer manifest
+            except FileNotFoundError as error:  # replaced meanwhile: there is a newer manifest
                 lost = error
         raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
 
     @property
     def dim(self) -> int:
-        """Numbers D of a vector."""
+        """The dimension D of a vector."""
         return self.state.dim
 
     @property
@@ -268,14 +264,14 @@ class Index(Store):
         return self.state.model
 
     def compact(self) -> None:
-        """Make one segment of all, without what was removed."""
+        """Merge all segments and drop deleted rows."""
         with self.writing():
             compaction.merge_all(self)
 
-    def settle(self) -> None:
-        """Merge small segments and drop removed rows, where that is due; `add` and `remove` do."""
+    def compact_where_due(self) -> None:
+        """Merge many small segments and drop many deleted rows, as `add` and `remove` do."""
         with self.writing():
-            compaction.settle(self)
+            compaction.compact_where_due(self)
 
     def _check_model(self) -> None:
         if self.embedder is None:

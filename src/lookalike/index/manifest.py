@@ -1,21 +1,22 @@
-"""What an index consists of: one small file, replaced as a whole.
+"""The manifest of an index: one small file that names all others, replaced as a whole.
 
     manifest.json               which segments count, and which of their files, with checksums
     segments/000007/
         vectors.npy             (n, D) float32, unit length
         rows.arrow              id, label, image, version of each of the n rows
-        dead-12.npy             bits of the rows that were removed or replaced
+        dead-12.npy             tombstones: bits of the rows that were deleted or replaced
         codes.npy, scales.npy   the vectors as int8, where they are used
         ivf-12.faiss            faiss's structure, where it is used
         NAME.npy.sums           checksums of the blocks of vectors.npy and codes.npy
-    lock                        held by the one who writes
+    lock                        held by the process that writes
 
 Files never change once the manifest names them. A writer makes new ones, brings them to the disk,
-renames a new manifest over the old one, and only then removes what nobody names. So whoever is
-killed, whenever: the manifest that is there names whole files, all of the state before or after.
+renames a new manifest over the old one, and only then removes files that it does not name. So
+after a kill at any moment the manifest names whole files, all of the state before or all of the
+state after.
 
 All names are checked when the manifest is read: they are of the forms above, and neither they nor
-the folder of the segments are links to somewhere else. So nothing outside of the index is read,
+the folder of the segments are links to another place. So nothing outside of the index is read,
 written or removed.
 """
 
@@ -24,14 +25,15 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from lookalike.errors import RunError
 from lookalike.index.block_checksums import WAY_OUT, digest
+from lookalike.storage.atomic import replacing
 from lookalike.storage.checked_json import read_checked
 from lookalike.storage.local_files import writing
 
@@ -42,31 +44,33 @@ MOST_DIM = 2**20
 
 _Count = Annotated[int, Field(ge=0, le=2**48, strict=True)]
 _Dim = Annotated[int, Field(ge=1, le=MOST_DIM, strict=True)]
+_Tombstones = Annotated[str, Field(pattern=r"^dead-[0-9]{1,18}\.npy$")]
+_FaissFile = Annotated[str, Field(pattern=r"^(ivf|hnsw)-[0-9]{1,18}\.faiss$")]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A segment, as the manifest names it.
+class SegmentEntry:
+    """A segment in the manifest. In the file, three keys have older names (their aliases).
 
     Attributes:
         name: its folder.
-        count: rows, those that are dead included.
-        dead: how many are.
-        dead_file: the file that says which; None where none is.
-        search: "float32", "int8", "ivf" or "hnsw": how it is searched.
-        near_file: faiss's file for the last two.
+        count: rows, deleted ones included.
+        deleted: deleted rows.
+        tombstones: the file with their bits; None where no row is deleted.
+        search: the kind of search: "float32", "int8", "ivf" or "hnsw".
+        faiss_file: the structure for the last two.
         effort: lists that are probed, or candidates that are kept, for the last two.
-        slack: for "int8": how long the part of a vector is, at most, that its codes leave out.
+        slack: for "int8", the largest length of the part of a vector that its codes leave out.
         digests: the SHA-256 of files by their name; of mapped ones, that of their checksums.
     """
 
     name: Annotated[str, Field(pattern=r"^[0-9]{6,18}$")]
     count: _Count
-    dead: _Count = 0
-    dead_file: Annotated[str, Field(pattern=r"^dead-[0-9]{1,18}\.npy$")] | None = None
+    deleted: Annotated[_Count, Field(alias="dead")] = 0
+    tombstones: Annotated[_Tombstones | None, Field(alias="dead_file")] = None
     search: Literal["float32", "int8", "ivf", "hnsw"] = "float32"
-    near_file: Annotated[str, Field(pattern=r"^(ivf|hnsw)-[0-9]{1,18}\.faiss$")] | None = None
+    faiss_file: Annotated[_FaissFile | None, Field(alias="near_file")] = None
     effort: _Count = 0
     slack: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     digests: dict[str, _Digest] = field(default_factory=dict, compare=False)
@@ -74,18 +78,18 @@ class Entry:
     @property
     def live(self) -> int:
         """Rows that can be found."""
-        return self.count - self.dead
+        return self.count - self.deleted
 
     @property
     def files(self) -> set[str]:
         """The names of all its files."""
-        names = {"vectors.npy", "rows.arrow", self.dead_file, self.near_file}
+        names = {"vectors.npy", "rows.arrow", self.tombstones, self.faiss_file}
         if self.search == "int8":
             names |= {"codes.npy", "scales.npy"}
         return {name for name in names if name is not None} | self.digests.keys()
 
-    def replaced(self, digests: dict[str, str], **changes: Any) -> Entry:
-        """This segment with other files, and without the checksums of those that are gone."""
+    def replaced(self, digests: dict[str, str], **changes: Any) -> SegmentEntry:
+        """This segment with other files, and without the checksums of replaced ones."""
         new = replace(self, **changes, digests={})
         kept = {name: value for name, value in self.digests.items() if _belongs(name, new.files)}
         return replace(new, digests=kept | digests)
@@ -112,12 +116,12 @@ class Manifest:
     dim: _Dim
     kind: Literal["auto", "exact", "int8", "ivf", "hnsw"]
     generation: _Count = 0
-    segments: tuple[Entry, ...] = ()
+    segments: tuple[SegmentEntry, ...] = ()
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$")] = ""
 
     @classmethod
     def new(cls, model: str, dim: int, kind: Any) -> Manifest:
-        """That of an index without images."""
+        """The state of an index without images."""
         return cls(model, dim, kind, id=uuid.uuid4().hex)
 
     @property
@@ -125,8 +129,8 @@ class Manifest:
         """Images that can be found."""
         return sum(entry.live for entry in self.segments)
 
-    def with_segments(self, segments: list[Entry]) -> Manifest:
-        """The next state, without segments in which nothing is left."""
+    def with_segments(self, segments: list[SegmentEntry]) -> Manifest:
+        """The next state, without segments that have no live rows."""
         kept = tuple(entry for entry in segments if entry.live)
         return replace(self, segments=kept, generation=self.generation + 1)
 
@@ -153,7 +157,7 @@ def read(folder: Path) -> Manifest:
                 f"{folder / FILE}: an index of another version of lookalike, or damaged; {WAY_OUT}"
             )
         expected = values.pop("digest") if form == FORMAT else None
-        if expected is not None and digest(_canonical(values)) != expected:
+        if expected is not None and digest(canonical(values)) != expected:
             raise RunError(f"{folder / FILE}: damaged: not what was written; {WAY_OUT}")
         found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", WAY_OUT)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -163,7 +167,7 @@ def read(folder: Path) -> Manifest:
 
 
 def _check_names(folder: Path, found: Manifest) -> None:
-    """Each segment is named once, and lies in the index itself."""
+    """Refuse segments that are named twice or lie elsewhere, and unknown files."""
     names = [entry.name for entry in found.segments]
     if len(set(names)) < len(names):
         raise RunError(f"{folder / FILE}: broken (a segment is named twice); {WAY_OUT}")
@@ -172,13 +176,13 @@ def _check_names(folder: Path, found: Manifest) -> None:
         others = [name for name in entry.digests if name not in known]
         if others:
             raise RunError(f"{folder / FILE}: broken (unknown file {others[0]!r}); {WAY_OUT}")
-        if entry.dead > entry.count:
-            raise RunError(f"{folder / FILE}: broken ({entry.dead} of {entry.count}); {WAY_OUT}")
+        if entry.deleted > entry.count:
+            raise RunError(f"{folder / FILE}: broken ({entry.deleted} of {entry.count}); {WAY_OUT}")
     check_links(folder, names)
 
 
 def check_links(folder: Path, names: list[str]) -> None:
-    """Refuse an index whose segments are links: what they name lies elsewhere.
+    """Refuse an index whose segments are links to another place.
 
     Raises:
         RunError: one is.
@@ -191,49 +195,34 @@ def check_links(folder: Path, names: list[str]) -> None:
             )
 
 
-def _canonical(values: dict[str, Any]) -> bytes:
+def canonical(values: dict[str, Any]) -> bytes:
+    """The bytes that the manifest's digest is of."""
     return json.dumps(values, sort_keys=True).encode()
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Make `manifest` the state of the index: from here on it counts, not a moment before.
+    """Make `manifest` the state of the index.
 
     Raises:
         StorageError: it cannot be written.
     """
-    values = asdict(manifest)
-    about = {"format": FORMAT, "digest": digest(_canonical(values))}
+    values = TypeAdapter(Manifest).dump_python(manifest, by_alias=True)
+    about = {"format": FORMAT, "digest": digest(canonical(values))}
     text = json.dumps({**about, **values}, indent=1) + "\n"
-    aside = folder / f".{FILE}.partial"
-    with writing(folder / FILE):
-        aside.unlink(missing_ok=True)  # it may be a link
-        with aside.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        _make_newer(aside, folder / FILE)
-        aside.replace(folder / FILE)
-        sync(folder)
+    with writing(folder / FILE), replacing(folder / FILE) as partial:
+        partial.write_text(text, "utf-8")
+        _make_newer(partial, folder / FILE)
 
 
 def _make_newer(file: Path, than: Path) -> None:
     """Give a file a later time than another one, however coarse the clock of the file system is.
 
-    Readers tell manifests apart by it: the number of a removed file is given again.
+    Readers distinguish manifests by it, as file systems reuse inode numbers of removed files.
     """
     if than.exists() and os.stat(file).st_mtime_ns <= os.stat(than).st_mtime_ns:
         # A microsecond, as some file systems keep no less.
         later = os.stat(than).st_mtime_ns + 1000
         os.utime(file, ns=(later, later))
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def stamp(folder: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Queries and what they found as one HTML file with its pictures inside."""
+"""Search results as one HTML file with its pictures inside."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def render(
     """The page.
 
     Args:
-        answers: what is shown.
-        records: where the pictures are, by id; those that cannot be read leave an empty frame.
-        gallery: how many images were searched.
+        answers: shown in this order.
+        records: of the pictures, by id; unreadable ones leave an empty frame.
+        gallery: the number of images that were searched.
         threshold: the cosine from which two images are the same; None where none is enough, or
             without a calibration.
         prior: the share of same pairs that the probabilities assume; None without a calibration.
-        threads: threads that read the pictures.
+        threads: that read the pictures.
         source: of the pictures' bytes.
     """
     ids = {answer.query for answer in answers}

@@ -1,4 +1,4 @@
-"""A segment: rows that were added together. Its files never change; removed rows are marked."""
+"""Immutable segments of an index: vectors and facts of images, with tombstones of deleted rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.errors import RunError
-from lookalike.index import manifest
+from lookalike.index import faiss_library
 from lookalike.index.block_checksums import (
     WAY_OUT,
-    Mapped,
+    CheckedArray,
     check,
     check_file,
     sums_file,
     write_sums,
 )
-from lookalike.index.manifest import Entry
+from lookalike.index.manifest import SegmentEntry
+from lookalike.storage.atomic import sync
 from lookalike.storage.claimed_sizes import npy_header, read_npy
 from lookalike.storage.local_files import digest_of
 
@@ -42,52 +43,46 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Vectors and what is said about them.
-
-    Attributes:
-        vectors: (n, D) float32.
-        table: n rows of `SCHEMA`.
-    """
+class SegmentRows:
+    """Vectors (n, D) float32, and n rows of `SCHEMA`."""
 
     vectors: np.ndarray
     table: pa.Table
 
 
 class Segment:
-    """A segment that is there, mapped into memory.
+    """A segment of an index, mapped into memory.
 
-    Args:
-        folder: of the segment.
-        entry: what the manifest says about it.
+    Attributes:
+        deleted: (n,) bool; None where no row is deleted.
 
     Raises:
         FileNotFoundError: a writer has replaced it since the manifest was read.
         RunError: it is damaged.
     """
 
-    def __init__(self, folder: Path, entry: Entry, dim: int) -> None:
+    def __init__(self, folder: Path, entry: SegmentEntry, dim: int) -> None:
         self.folder = folder
         self.entry = entry
         self.vectors = self._mapped("vectors.npy", (entry.count, dim), "<f4")
         source = pa.memory_map(str(self._own("rows.arrow")))
         self._content = source.read_buffer(source.size())  # mapped, not read
-        self.dead: np.ndarray | None = None
-        if entry.dead_file is not None:
-            bits = self._array(entry.dead_file, (-(-entry.count // 8),), "|u1")
-            self.dead = np.unpackbits(bits, count=entry.count).view(bool)
-            if self.dead.sum() != entry.dead:
-                raise RunError(f"{folder / entry.dead_file}: damaged; {WAY_OUT}")
-        self.codes: tuple[Mapped, np.ndarray] | None = None
+        self.deleted: np.ndarray | None = None
+        if entry.tombstones is not None:
+            bits = self._array(entry.tombstones, (-(-entry.count // 8),), "|u1")
+            self.deleted = np.unpackbits(bits, count=entry.count).view(bool)
+            if self.deleted.sum() != entry.deleted:
+                raise RunError(f"{folder / entry.tombstones}: damaged; {WAY_OUT}")
+        self.codes: tuple[CheckedArray, np.ndarray] | None = None
         if entry.search == "int8":
             scales = self._array("scales.npy", (entry.count,), "<f4")
             self.codes = self._mapped("codes.npy", (entry.count, dim), "|i1"), scales
-        if entry.near_file is not None and not self._own(entry.near_file).exists():
-            raise FileNotFoundError(folder / entry.near_file)
+        if entry.faiss_file is not None and not self._own(entry.faiss_file).exists():
+            raise FileNotFoundError(folder / entry.faiss_file)
 
     @cached_property
     def rows(self) -> pa.Table:
-        """What is known of each row, `SCHEMA`; checked when it is first read.
+        """The table of `SCHEMA`, checked when it is first read.
 
         Raises:
             RunError: it is damaged.
@@ -103,14 +98,12 @@ class Segment:
         return rows
 
     @cached_property
-    def near(self) -> Any:
+    def faiss_index(self) -> Any:
         """Faiss's structure."""
-        from lookalike.index import approximate
-
-        assert self.entry.near_file is not None
-        file = self._own(self.entry.near_file)
+        assert self.entry.faiss_file is not None
+        file = self._own(self.entry.faiss_file)
         check_file(file, self.entry.digests.get(file.name))
-        return approximate.read(file)
+        return faiss_library.read(file)
 
     def check(self) -> None:
         """Compare all bytes with their checksums.
@@ -122,8 +115,8 @@ class Segment:
         if self.codes is not None:
             self.codes[0].check()
         assert self.rows is not None
-        if self.entry.near_file is not None:
-            file = self._own(self.entry.near_file)
+        if self.entry.faiss_file is not None:
+            file = self._own(self.entry.faiss_file)
             check_file(file, self.entry.digests.get(file.name))
 
     def _own(self, name: str) -> Path:
@@ -147,8 +140,8 @@ class Segment:
             kind,
         )
 
-    def _mapped(self, name: str, shape: tuple[int, ...], kind: str) -> Mapped:
-        """An array of a file, read and checked as it is needed."""
+    def _mapped(self, name: str, shape: tuple[int, ...], kind: str) -> CheckedArray:
+        """The array of a large file, read and checked as it is used."""
         path = self._own(name)
         with path.open("rb") as stream:
             npy_header(stream, path.stat().st_size, str(path), RunError, WAY_OUT)
@@ -161,43 +154,39 @@ class Segment:
         beside = sums_file(path)
         expected = self.entry.digests.get(beside.name)
         if expected is None:
-            return Mapped(path, array, None)
+            return CheckedArray(path, array, None)
         content = self._own(beside.name).read_bytes()
         check(beside, content, expected)
-        return Mapped(path, array, np.frombuffer(content, "<u4"))
+        return CheckedArray(path, array, np.frombuffer(content, "<u4"))
 
     def find(self, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """The live rows that have one of `ids`, and the places of these among them."""
+        """The live rows with one of `ids`, and for each the position of its id in `ids`."""
         places = pc.index_in(self.rows["id"], value_set=ids)
         found = places.is_valid().to_numpy()
-        if self.dead is not None:
-            found &= ~self.dead
+        if self.deleted is not None:
+            found &= ~self.deleted
         rows = np.flatnonzero(found)
         return rows, places.take(pa.array(rows)).to_numpy().astype(np.int64)
 
-    def blocks(self) -> Iterator[Rows]:
+    def blocks(self) -> Iterator[SegmentRows]:
         """The live rows, in order, a block at a time."""
         for begin in range(0, self.entry.count, BLOCK):
             end = min(begin + BLOCK, self.entry.count)
             vectors, table = self.vectors[begin:end], self.rows.slice(begin, end - begin)
-            if self.dead is not None:
-                kept = ~self.dead[begin:end]
+            if self.deleted is not None:
+                kept = ~self.deleted[begin:end]
                 vectors, table = vectors[kept], table.filter(pa.array(kept))
             if len(table):
-                yield Rows(vectors, table)
+                yield SegmentRows(vectors, table)
 
 
-def write(folder: Path, blocks: Iterable[Rows], count: int, dim: int) -> dict[str, str]:
-    """Write the files of a new segment and bring them to the disk.
+def write(folder: Path, blocks: Iterable[SegmentRows], count: int, dim: int) -> dict[str, str]:
+    """Write the files of a new segment of `count` rows and bring them to the disk.
 
-    Args:
-        folder: of the segment; what an unfinished attempt left there is dropped.
-        blocks: the rows.
-        count: how many they are together.
-        dim: numbers of a vector.
+    What an unfinished attempt left in the folder is dropped.
 
     Returns:
-        The checksums of the files, as `Entry.digests` has them.
+        The checksums of the files, as in `SegmentEntry.digests`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -217,19 +206,17 @@ def write(folder: Path, blocks: Iterable[Rows], count: int, dim: int) -> dict[st
     return _finished(folder, mapped=("vectors.npy",), others=("rows.arrow",))
 
 
-def write_dead(folder: Path, name: str, dead: np.ndarray) -> dict[str, str]:
-    """Write which rows, (n,) bool, are dead; returns the checksum."""
-    np.save(folder / name, np.packbits(dead))
+def write_tombstones(folder: Path, name: str, deleted: np.ndarray) -> dict[str, str]:
+    """Write the deleted rows, (n,) bool; returns the checksum."""
+    np.save(folder / name, np.packbits(deleted))
     return _finished(folder, others=(name,))
 
 
 def write_codes(segment: Segment) -> tuple[float, dict[str, str]]:
-    """Write the vectors as int8.
-
-    A row's scale is its largest coordinate over 127.
+    """Write the vectors as int8, each row scaled by its largest coordinate over 127.
 
     Returns:
-        The largest length of what the codes leave out, and the checksums.
+        The largest length of the rest that the codes leave out, and the checksums.
     """
     folder, (count, dim) = segment.folder, segment.vectors.shape
     scales: list[np.ndarray] = [np.zeros(0, np.float32)]
@@ -246,7 +233,7 @@ def write_codes(segment: Segment) -> tuple[float, dict[str, str]]:
     return slack, _finished(folder, mapped=("codes.npy",), others=("scales.npy",))
 
 
-def finish_near(folder: Path, name: str) -> dict[str, str]:
+def finish_faiss(folder: Path, name: str) -> dict[str, str]:
     """Bring faiss's file to the disk; returns its checksum."""
     return _finished(folder, others=(name,))
 
@@ -254,9 +241,10 @@ def finish_near(folder: Path, name: str) -> dict[str, str]:
 def _finished(
     folder: Path, *, mapped: Sequence[str] = (), others: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Write checksums of new files and bring all to the disk; the SHA-256 of what has one."""
+    """Write checksums of new files and bring all to the disk; returns their SHA-256."""
     whole = [*others, *(write_sums(folder / name).name for name in mapped)]
-    sync_all(folder, (*whole, *mapped))
+    for path in (*(folder / name for name in (*whole, *mapped)), folder, folder.parent):
+        sync(path)
     return {name: digest_of(folder / name) for name in whole}
 
 
@@ -276,14 +264,6 @@ def table_of(
 ) -> pa.Table:
     """Rows of `SCHEMA`."""
     return pa.table([ids, labels, images, versions], schema=SCHEMA)
-
-
-def sync_all(folder: Path, names: Sequence[str]) -> None:
-    """Bring new files and their names to the disk."""
-    for name in names:
-        manifest.sync(folder / name)
-    manifest.sync(folder)
-    manifest.sync(folder.parent)
 
 
 def _expected(array: np.ndarray, path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The nearest rows of a segment, exactly, by looking at all of them.
+"""Exact nearest rows of a segment, by a scan of all rows.
 
 **First pass.** All cosines, in float32 or from int8 codes, each with a bound on its error: float32
 sums of D products of unit vectors err by less than D 2^-24 (Higham, Accuracy and Stability of
@@ -12,9 +12,9 @@ the same rows.
 2^-26, whose products float64 sums without error. They depend on the two vectors only; equal ones
 are in the order of the rows.
 
-This is another search than those of `lookalike.metrics`: there are a few queries, not one for
-each image; vectors and codes are read from disk, once, and rows die; and the first pass leaves so
-few rows to the exact arithmetic that all of them are never converted to it.
+Unlike the searches of `lookalike.metrics` this one has a few queries, not one for each image; it
+reads vectors and codes from disk, once; rows may be deleted; and the first pass leaves so few rows
+that the others are never converted to float64.
 """
 
 from __future__ import annotations
@@ -33,28 +33,22 @@ _NUMBERS = 2**24  # cosines of one block at most
 _ROWS = 2**17  # rows of one at most
 _EXACT = 4096  # rows of the second pass at a time
 
-Found = tuple[np.ndarray, np.ndarray]
+RankedRows = tuple[np.ndarray, np.ndarray]
 """Rows (m,) int64 and their cosines (m,) float64, best first."""
 
 
-def nearest(queries: np.ndarray, segment: Segment, k: int) -> list[Found]:
-    """The k nearest live rows to each query, or all where there are fewer.
-
-    Args:
-        queries: (Q, D) float32, unit length.
-        segment: what is searched.
-        k: how many, at least 1.
-    """
-    if segment.codes is not None and int8_is_right():
-        scores, slack = _by_codes(queries, segment)
+def nearest(queries: np.ndarray, segment: Segment, k: int) -> list[RankedRows]:
+    """The k nearest live rows, or fewer, to each of the unit vectors (Q, D) float32."""
+    if segment.codes is not None and has_exact_int8():
+        scores, slack = _int8_scores(queries, segment)
     else:
-        scores, slack = _by_numbers(queries, segment)
+        scores, slack = _float_scores(queries, segment)
     rows = _candidates(scores, slack, len(queries), segment, k)
-    return [best(query, segment, some, k) for query, some in zip(queries, rows, strict=True)]
+    return [rank(query, segment, some, k) for query, some in zip(queries, rows, strict=True)]
 
 
-def best(query: np.ndarray, segment: Segment, rows: np.ndarray, k: int) -> Found:
-    """The k nearest of some rows, (m,), to one query, (D,)."""
+def rank(query: np.ndarray, segment: Segment, rows: np.ndarray, k: int) -> RankedRows:
+    """The k nearest among `rows` (m,) to one query (D,)."""
     if len(rows) > 4 * k:  # first in float32, as the exact products take longer
         rough = segment.vectors[rows] @ query
         kth = np.partition(rough, len(rough) - k)[len(rough) - k]
@@ -82,7 +76,7 @@ Scores = Callable[[int, int], Tensor]
 """(begin, end) of rows -> (Q, end - begin) float32."""
 
 
-def _by_numbers(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
+def _float_scores(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
     asked = torch.from_numpy(queries)
 
     def scores(begin: int, end: int) -> Tensor:
@@ -91,7 +85,7 @@ def _by_numbers(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
     return scores, _float_slack(queries.shape[1])
 
 
-def _by_codes(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
+def _int8_scores(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
     assert segment.codes is not None
     codes, scales = segment.codes[0], torch.from_numpy(segment.codes[1])
     encoded, their_scales, left = encode(queries)
@@ -110,9 +104,9 @@ def _by_codes(queries: np.ndarray, segment: Segment) -> tuple[Scores, float]:
 def _candidates(
     scores: Scores, slack: float, count: int, segment: Segment, k: int
 ) -> list[np.ndarray]:
-    """For each query the live rows that may be among its k nearest, ascending."""
+    """The live rows that may be among the k nearest of each query, ascending."""
     total = segment.entry.count
-    dead = None if segment.dead is None else torch.from_numpy(segment.dead)
+    deleted = None if segment.deleted is None else torch.from_numpy(segment.deleted)
     step = max(1024, min(_ROWS, _NUMBERS // count))
     top = torch.empty(count, 0)
     floor = torch.full((count,), -torch.inf)
@@ -120,12 +114,12 @@ def _candidates(
     for begin in range(0, total, step):
         end = min(begin + step, total)
         block = scores(begin, end)  # (Q, b)
-        if dead is not None:
-            block.masked_fill_(dead[begin:end], -torch.inf)
+        if deleted is not None:
+            block.masked_fill_(deleted[begin:end], -torch.inf)
         top = torch.cat([top, block.topk(min(k, end - begin)).values], 1)
         top = top.topk(min(k, top.shape[1])).values  # (Q, k)
         if top.shape[1] == k:
-            floor = (top[:, -1] - 2 * slack).clamp_min_(-2)  # -2: of dead rows, -inf, none
+            floor = (top[:, -1] - 2 * slack).clamp_min_(-2)  # -2: no deleted row, which has -inf
         else:
             floor = torch.full((count,), -2.0)
         query, row = (block >= floor[:, None]).nonzero(as_tuple=True)
@@ -139,8 +133,8 @@ def _candidates(
 
 
 @lru_cache(maxsize=1)
-def int8_is_right() -> bool:
-    """Whether this machine multiplies int8 without overflow between, and knows how at all.
+def has_exact_int8() -> bool:
+    """True if this machine can multiply int8 matrices, without overflow of intermediate sums.
 
     Processors without VNNI add pairs of products in 16 bits, which the largest codes overflow.
     """

@@ -1,4 +1,4 @@
-"""What queries find in the segments of an index, together."""
+"""Search in all segments of an index, and the checks of its arguments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch
 from lookalike.errors import DataError
 from lookalike.index import approximate, segment_scan
 from lookalike.index.segment import Segment
+from lookalike.index.segment_scan import RankedRows
 
 _QUERIES = 64  # at a time
 
 
-class Neighbours(NamedTuple):
-    """What queries found; Q of them, and for each K = min(k, images) neighbours, best first.
+class SearchHits(NamedTuple):
+    """The K = min(k, images) nearest images to each of Q queries, best first.
 
     Attributes:
-        ids: of the neighbours, by query.
-        cosines: (Q, K) float64; equal ones are in the order in which they were added.
-        labels: of the neighbours, by query; None where none is known.
+        ids: by query.
+        cosines: (Q, K) float64; of equal ones, the image added first comes first.
+        labels: by query; None where a label is unknown.
     """
 
     ids: list[list[str]]
@@ -30,46 +31,46 @@ class Neighbours(NamedTuple):
     labels: list[list[str | None]]
 
 
-def search(segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool) -> Neighbours:
+def search(segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool) -> SearchHits:
     """The k nearest live rows of all segments to each query.
 
     Args:
         segments: in the order in which they were added.
         asked: (Q, D) float32, unit length.
-        k: how many, at least 1.
-        exact: look at all rows, also where a segment has an index of faiss.
+        k: at least 1.
+        exact: search all rows, also where a segment has a structure of faiss.
     """
     ids: list[list[str]] = []
     labels: list[list[str | None]] = []
-    count = min(k, sum(some.entry.live for some in segments))
+    count = min(k, sum(one.entry.live for one in segments))
     cosines = np.full((len(asked), count), np.nan)
     for begin in range(0, len(asked), _QUERIES):
         part = asked[begin : begin + _QUERIES]
-        found = [_nearest(part, some, count, exact) for some in segments] if count else []
+        found = [_nearest(part, one, count, exact) for one in segments] if count else []
         for at in range(len(part)):
-            rows = np.concatenate([np.empty(0, np.int64), *(one[at][0] for one in found)])
-            near = np.concatenate([np.empty(0), *(one[at][1] for one in found)])
-            owner = np.repeat(np.arange(len(found)), [len(one[at][0]) for one in found])
+            rows = np.concatenate([np.empty(0, np.int64), *(ranked[at][0] for ranked in found)])
+            near = np.concatenate([np.empty(0), *(ranked[at][1] for ranked in found)])
+            owner = np.repeat(np.arange(len(found)), [len(ranked[at][0]) for ranked in found])
             order = np.lexsort((rows, owner, -near))[:count]
             cosines[begin + at] = near[order]
             both = [(segments[owner[i]].rows, int(rows[i])) for i in order]
             ids.append([table["id"][row].as_py() for table, row in both])
             labels.append([table["label"][row].as_py() for table, row in both])
-    return Neighbours(ids, cosines, labels)
+    return SearchHits(ids, cosines, labels)
 
 
-def _nearest(queries: np.ndarray, some: Segment, k: int, exact: bool) -> list[segment_scan.Found]:
-    by_faiss = some.entry.near_file is not None and not exact
-    return (approximate if by_faiss else segment_scan).nearest(queries, some, k)
+def _nearest(queries: np.ndarray, one: Segment, k: int, exact: bool) -> list[RankedRows]:
+    by_faiss = one.entry.faiss_file is not None and not exact
+    return (approximate if by_faiss else segment_scan).nearest(queries, one, k)
 
 
-def given_vectors(values: Any) -> np.ndarray | None:
-    """Vectors (N, D) that were handed over, of one (D,) too; None if these are images.
+def vectors_in(values: Any) -> np.ndarray | None:
+    """Vectors (N, D) of an argument that may be one vector (D,); None if it holds images.
 
     Arrays and tensors of one or two dimensions are vectors, and so are several of one dimension.
     """
     if isinstance(values, (list, tuple)) and values:
-        parts = [given_vectors(one) for one in values]
+        parts = [vectors_in(one) for one in values]
         flat = [one for one in parts if one is not None and len(one) == 1]
         if len(flat) < len(values) or any(np.ndim(one) != 1 for one in values):
             return None
@@ -86,7 +87,7 @@ def given_vectors(values: Any) -> np.ndarray | None:
     return values[None] if values.ndim == 1 else values
 
 
-def neighbours_wanted(k: object) -> int:
+def checked_k(k: object) -> int:
     """A number of neighbours.
 
     Raises:
@@ -97,13 +98,13 @@ def neighbours_wanted(k: object) -> int:
     return int(k)
 
 
-def unit(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """(N, D) float32 of unit length; those that are already, to 1e-6, stay as they are."""
+def normalized(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """(N, D) float32 of unit length; vectors that are so already, to 1e-6, do not change."""
     if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind != "f":
         raise DataError(
             f"vectors must be floats of shape (N, {dim}), got {vectors.dtype} of {vectors.shape}"
         )
-    with np.errstate(over="ignore", invalid="ignore"):  # they are named below
+    with np.errstate(over="ignore", invalid="ignore"):  # raised below
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         result = np.ascontiguousarray(vectors, np.float32)
     bad = ~(np.isfinite(lengths) & (lengths > 0))

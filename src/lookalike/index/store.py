@@ -1,4 +1,4 @@
-"""The state of an index on disk: segments that are read, and changed by one writer at a time."""
+"""The files of an index: segments for any number of readers and one writer at a time."""
 
 from __future__ import annotations
 
@@ -18,31 +18,21 @@ from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
 from lookalike.index import manifest, segment
 from lookalike.index.block_checksums import WAY_OUT
-from lookalike.index.embedded_images_batches import checked_id, record_from
-from lookalike.index.manifest import Entry, Manifest
-from lookalike.index.segment import Rows, Segment
+from lookalike.index.manifest import Manifest, SegmentEntry
+from lookalike.index.new_images import checked_id, record_from
+from lookalike.index.segment import Segment, SegmentRows
 from lookalike.storage import local_files
 from lookalike.storage.file_lock import locked
 
-PATIENCE = 10.0
-"""Seconds to wait for another writer."""
-
 RETRIES = 20
-"""A writer replaced what the manifest named; each time there is a newer manifest."""
-
+"""Tries to open files that a writer has just replaced; each time there is a newer manifest."""
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One id, or several."""
 
 
 class View(NamedTuple):
-    """What one reader sees: a manifest and the segments that it names, never mixed.
-
-    Attributes:
-        state: the manifest.
-        segments: that it names, oldest first.
-        stamp: of the manifest's file.
-    """
+    """A consistent snapshot: a manifest, its segments (oldest first) and the stamp of its file."""
 
     state: Manifest
     segments: tuple[Segment, ...]
@@ -50,16 +40,10 @@ class View(NamedTuple):
 
 
 class Store:
-    """An index without its searching.
+    """An index without its search.
 
-    Threads may share an object. What they read comes from one `View`, which is replaced as a
-    whole, and only by a newer one; those that write wait for each other.
-
-    Args:
-        path: the folder.
-
-    Attributes:
-        path: the folder.
+    Threads may share an object. They read from one `View`, which is replaced as a whole, and only
+    by a newer one; writers wait for each other.
 
     Raises:
         RunError: there is no index, or a damaged one.
@@ -83,7 +67,6 @@ class Store:
         return self._view.segments
 
     def __len__(self) -> int:
-        """How many images can be found."""
         return self.state.live
 
     def __contains__(self, id: object) -> bool:
@@ -91,7 +74,7 @@ class Store:
             wanted = ids_of(id)  # type: ignore[arg-type]
         except DataError:
             return False
-        return len(wanted) == 1 and any(len(some.find(wanted)[0]) for some in self.segments)
+        return len(wanted) == 1 and any(len(one.find(wanted)[0]) for one in self.segments)
 
     def ids(self) -> list[str]:
         """The ids of all images, in the order in which they were added."""
@@ -106,13 +89,13 @@ class Store:
         }
 
     def records(self, ids: Texts) -> dict[str, Record]:
-        """Where the images with these ids are; those that are not there are left out."""
+        """The records of the images with these ids, as far as they are in the index."""
         wanted = ids_of(ids)
         found = {}
-        for some in self.segments:
-            rows, _ = some.find(wanted)
+        for one in self.segments:
+            rows, _ = one.find(wanted)
             for id, label, image, _ in zip(
-                *(column.to_pylist() for column in some.rows.take(rows).columns), strict=True
+                *(column.to_pylist() for column in one.rows.take(rows).columns), strict=True
             ):
                 found[id] = record_from(id, label, image)
         return found
@@ -131,17 +114,17 @@ class Store:
         for place, id in enumerate(given):
             wanted.setdefault(id, []).append(place)
         distinct = list(wanted)
-        for some in view.segments:
-            rows, places = some.find(ids_of(distinct))
+        for one in view.segments:
+            rows, places = one.find(ids_of(distinct))
             for row, place in zip(rows, places, strict=True):
-                found[wanted[distinct[place]]] = some.vectors[int(row)]
+                found[wanted[distinct[place]]] = one.vectors[int(row)]
         missing = np.isnan(found[:, 0])
         if missing.any():
             raise DataError(f"{self.path}: {given[int(missing.argmax())]} is not in the index")
         return found
 
     def stats(self) -> dict[str, Any]:
-        """What the index holds, as plain values."""
+        """Counts and sizes, as plain values."""
         state = self.state
         searched: dict[str, int] = {}
         for entry in state.segments:
@@ -153,24 +136,24 @@ class Store:
             "kind": state.kind,
             "searched": searched,
             "segments": len(state.segments),
-            "removed_rows": sum(entry.dead for entry in state.segments),
+            "removed_rows": sum(entry.deleted for entry in state.segments),
             "bytes": sum(map(_size_of, self.path.rglob("*"))),
         }
 
     def check(self) -> None:
-        """Compare all files with their checksums; searching checks what it reads.
+        """Compare all files with their checksums; a search checks only what it reads.
 
         Raises:
             RunError: one is damaged.
         """
-        for some in self.refresh().segments:
-            some.check()
+        for one in self.refresh().segments:
+            one.check()
 
     def refresh(self) -> View:
-        """See what others wrote; a search does it.
+        """Read the newest state, as each search does.
 
         Returns:
-            What is seen: at least as new as the index was when this was called.
+            A view at least as new as the index was when this was called.
 
         Raises:
             RunError: the index is gone, or damaged.
@@ -185,13 +168,13 @@ class Store:
                 state = manifest.read(self.path)
                 found = View(state, self._opened(state, view), stamp)
             except FileNotFoundError as error:
-                lost = error  # a writer was quicker; it left a newer manifest
+                lost = error  # replaced meanwhile: there is a newer manifest
                 continue
             with self._install:
                 if self._is_newer(found):
                     self._view = found
                     return found
-        if lost is None:  # others of this object were newer each time
+        if lost is None:  # other threads installed newer views each time
             return self._view
         raise RunError(f"{lost.filename or lost}: is missing; {WAY_OUT}")
 
@@ -203,7 +186,7 @@ class Store:
             raise
 
     def _is_newer(self, found: View) -> bool:
-        """Whether a view that was read some time ago may replace the one that is there."""
+        """True if a view, read one time ago, may replace the present one."""
         now = self._view.state
         if self._view.stamp == (0, 0):  # the first one
             return True
@@ -212,9 +195,9 @@ class Store:
         return manifest.stamp(self.path) == found.stamp  # another index in its place
 
     def _opened(self, state: Manifest, view: View) -> tuple[Segment, ...]:
-        """The segments of a state; those that did not change are kept as they are."""
+        """The segments of a state; unchanged ones are those of `view`."""
         same = view.state.id == state.id
-        known = {some.entry: some for some in view.segments} if same else {}
+        known = {one.entry: one for one in view.segments} if same else {}
         return tuple(
             known.get(entry) or Segment(self.folder / entry.name, entry, state.dim)
             for entry in state.segments
@@ -222,17 +205,16 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The only writer, with the newest state; files that nobody names are removed.
+        """Hold the index as its only writer, with the newest state.
 
         Raises:
-            StorageError: another process is writing, and goes on for ten seconds; or the disk is
-                full.
+            StorageError: another process is writing for more than ten seconds, or the disk is full.
         """
         busy = f"{self.path}: another process is writing to this index; try again when it is done"
         lock = self.path / "lock"
         if lock.is_symlink():
             raise RunError(f"{lock}: is a link; an index holds its files itself: remove it")
-        with self._writer, locked(lock, busy, PATIENCE), local_files.writing(self.path):
+        with self._writer, locked(lock, busy), local_files.writing(self.path):
             self.refresh()
             self._sweep()
             try:
@@ -241,7 +223,7 @@ class Store:
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Remove the files that the manifest does not name: readers have no use for them."""
+        """Remove the files that the manifest does not name."""
         named = {entry.name: entry.files for entry in self.state.segments}
         manifest.check_links(self.path, list(named))
         if not self.folder.exists():
@@ -262,49 +244,50 @@ class Store:
         """Of the segments."""
         return self.path / "segments"
 
-    def written(self, blocks: Iterable[Rows], count: int) -> Entry:
-        """A new segment of so many rows, on the disk but not yet part of the index."""
+    def write_segment(self, blocks: Iterable[SegmentRows], count: int) -> SegmentEntry:
+        """Write a new segment of `count` rows, which is not yet part of the index."""
         # Never a name that was used before: a reader may still have an older manifest.
         name = f"{self.state.generation + 1:06d}"
         digests = segment.write(self.folder / name, blocks, count, self.state.dim)
-        return Entry(name, count, digests=digests)
+        return SegmentEntry(name, count, digests=digests)
 
-    def commit(self, entries: Sequence[Entry]) -> None:
+    def commit(self, entries: Sequence[SegmentEntry]) -> None:
         """Make these segments the index; only inside of `writing`."""
         if tuple(entries) == self.state.segments:
             return
         manifest.write(self.path, self.state.with_segments(list(entries)))
         self.refresh()
 
-    def append(self, rows: Rows) -> int:
-        """One change: new rows, each of another id, in; older ones of the same ids out."""
+    def append(self, rows: SegmentRows) -> int:
+        """Add rows with distinct ids and delete older rows with these ids, in one change."""
         if not len(rows.table):
             return 0
         with self.writing():
-            wanted = rows.table["id"].combine_chunks()
-            entries = [self.bury(some, wanted) for some in self.segments]
-            self.commit([*entries, self.written([rows], len(rows.table))])
+            ids = rows.table["id"].combine_chunks()
+            entries = [self.delete_rows(one, ids) for one in self.segments]
+            self.commit([*entries, self.write_segment([rows], len(rows.table))])
         return len(rows.table)
 
-    def bury(self, some: Segment, ids: pa.Array) -> Entry:
-        """A segment's entry with the rows of `ids` dead; only inside of `writing`."""
-        rows, _ = some.find(ids)
+    def delete_rows(self, one: Segment, ids: pa.Array) -> SegmentEntry:
+        """The entry of a segment with new tombstones for `ids`; only inside of `writing`."""
+        rows, _ = one.find(ids)
         if not len(rows):
-            return some.entry
-        dead = np.zeros(some.entry.count, bool) if some.dead is None else some.dead.copy()
-        dead[rows] = True
+            return one.entry
+        before = one.deleted
+        deleted = np.zeros(one.entry.count, bool) if before is None else before.copy()
+        deleted[rows] = True
         name = f"dead-{self.state.generation + 1}.npy"
-        digests = segment.write_dead(some.folder, name, dead)
-        return some.entry.replaced(digests, dead=int(dead.sum()), dead_file=name)
+        digests = segment.write_tombstones(one.folder, name, deleted)
+        return one.entry.replaced(digests, deleted=int(deleted.sum()), tombstones=name)
 
     def _live(self, *columns: str) -> Iterator[pa.Table]:
-        for some in self.segments:
-            table = some.rows.select(columns)
-            yield table if some.dead is None else table.filter(pa.array(~some.dead))
+        for one in self.segments:
+            table = one.rows.select(columns)
+            yield table if one.deleted is None else table.filter(pa.array(~one.deleted))
 
 
 def _size_of(path: Path) -> int:
-    """Bytes of a file; 0 of a folder, and of what a writer has removed meanwhile."""
+    """Bytes of a file; 0 of a folder, and of a file that a writer has removed meanwhile."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an index holds, brought to what is named: images added, and those that are gone removed."""
+"""Synchronization of an index with named places: new images added, missing ones removed."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from lookalike.data.inputs import read_places
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, RunError
-from lookalike.index.embedded_images_batches import id_of
 from lookalike.index.index import Index
+from lookalike.index.new_images import id_of
 from lookalike.log import counted, logger
 from lookalike.vectors import vector_files
 
 
-def bring(
-    index: Index, places: Sequence[str], *, mirror: bool, threads: int, source: Source
+def synchronize(
+    index: Index, places: Sequence[str], *, remove_missing: bool, threads: int, source: Source
 ) -> dict[str, Record]:
-    """Add the images that the index does not have as they are now.
+    """Add new and changed images to the index.
 
     Args:
-        index: what they go into.
+        index: changed.
         places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
-        mirror: drop from the index what is not among them.
+        remove_missing: remove images that are not at these places.
         threads: that read and decode.
         source: of the images' bytes.
 
     Returns:
-        The images by id, as they are named now: an index keeps no address's secrets.
+        The images by id, with the secrets of their addresses, which the index does not keep.
     """
     tables = [place for place in places if _is_of_vectors(place, index)]
     others = [place for place in places if place not in tables]
@@ -58,11 +58,11 @@ def bring(
                 added += index.add(some, vectors=vectors[new], versions=[version] * len(new))
             seen.update(ids)
     fresh = [id for id, version in versions.items() if known.get(id) != version]
-    gone = [id for id in known if id not in seen] if mirror else []
+    gone = [id for id in known if id not in seen] if remove_missing else []
     if gone:
         index.remove(gone)
         logger.info("%s: %s removed, no longer there", index.path, counted(len(gone), "image"))
-    # What has changed and is spelled in another way now is added by its new name.
+    # A changed image whose path is spelled in another way now is added by its new name.
     renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
     if fresh:
         added += index.add(
@@ -85,7 +85,7 @@ def bring(
 
 
 def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Record]:
-    """The images by the ids that the index knows them by, or their own: each image once.
+    """The images by their ids in the index, or else their own: each image once.
 
     `./a.jpg`, a symbolic link to it and `file:///…/a.jpg` are one image.
     """
@@ -99,7 +99,7 @@ def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Recor
 
 
 def _is_of_vectors(place: str, index: Index) -> bool:
-    """Whether a place is a file of vectors: any `.npy`, or a Parquet file that `embed` wrote.
+    """True for a file of vectors: any `.npy`, or a Parquet file that `embed` wrote.
 
     Raises:
         RunError: they are of another model.
@@ -125,15 +125,10 @@ class EverythingMatches(ConfigError):
 
 
 def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> None:
-    """Remove ids, folders and patterns, and say which of them met nothing.
-
-    Args:
-        index: what they leave.
-        wanted: the ids, folders and patterns.
-        remove_all: let folders and patterns meet all images.
+    """Remove ids, folders and patterns, with a warning for each that matches nothing.
 
     Raises:
-        EverythingMatches: folders or patterns meet all images, and `remove_all` is not set.
+        EverythingMatches: folders or patterns match all images, and `remove_all` is not set.
     """
     ids = index.ids()
     there = set(ids)
@@ -162,7 +157,7 @@ def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> 
 
 
 def _fits(id: str, pattern: str) -> bool:
-    """Whether an id fits; only `*` has a meaning, as ids have brackets and question marks."""
+    """True if an id matches; only `*` has a meaning, as ids have brackets and question marks."""
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
 
 
@@ -177,20 +172,20 @@ def _placed(record: Record) -> Record:
 
 
 def absolute(place: str) -> str:
-    """A path of this machine as it is from anywhere; a URI as it is."""
+    """The absolute path of a local place; a URI as it is."""
     if storage.is_remote(place):
         return place
     path = storage.local_path(place)
-    # Of `link/../a.jpg` only the file system says where that is.
+    # Only the file system resolves `link/../a.jpg`.
     return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 
 
 def _version(uri: str) -> int:
-    """A number that changes when the file does; 0 for those elsewhere, which are taken as fixed."""
+    """A number that changes with a local file; 0 for a remote one, which is taken as fixed."""
     if storage.is_remote(uri):
         return 0
     try:
         status = os.stat(uri)
     except OSError:
-        return 0  # reading it will say why
+        return 0  # reading it will raise
     return (status.st_mtime_ns * 1_000_003 + status.st_size) & (2**63 - 1)

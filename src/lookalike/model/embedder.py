@@ -35,7 +35,8 @@ from lookalike.model.saved_model import (
 )
 from lookalike.model.user_images import Images, embedded, encode, prepared
 from lookalike.storage import Place
-from lookalike.storage.local_files import digest_of, usual_mode, writing
+from lookalike.storage.atomic import replacing
+from lookalike.storage.local_files import digest_of, writing
 
 
 class Embedder(nn.Module):
@@ -263,21 +264,15 @@ class Embedder(nn.Module):
             StorageError: the disk refuses; what was there before stays.
         """
         folder = storage.path_of(folder)
-        aside = folder / f".{WEIGHTS_FILE}.partial"
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with usual_mode(aside):
-                    safetensors.torch.save_file(self.weights(), aside)
-                described = {**self.describe(), "sha256": digest_of(aside)}
-                text = json.dumps(described, indent=2) + "\n"
-                config = folder / f".{CONFIG_FILE}.partial"
-                config.write_text(text, "utf-8")
-                # Renamed together: `load` reads again where it came in between.
-                aside.replace(folder / WEIGHTS_FILE)
-                config.replace(folder / CONFIG_FILE)
-            finally:
-                aside.unlink(missing_ok=True)
+        # The weights are renamed first, and `load` reads again where it came in between.
+        with (
+            writing(folder),
+            replacing(folder / CONFIG_FILE) as config,
+            replacing(folder / WEIGHTS_FILE) as weights,
+        ):
+            safetensors.torch.save_file(self.weights(), weights)
+            described = {**self.describe(), "sha256": digest_of(weights)}
+            config.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, folder: Place, device: str | torch.device = "cpu") -> Embedder:

@@ -1,6 +1,7 @@
 """Bytes from and to anywhere: paths of this machine, object storage and web servers."""
 
 from lookalike.storage.archive import is_archive
+from lookalike.storage.clients import check_writable
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.read import (
     exists,
@@ -28,7 +29,6 @@ from lookalike.storage.uri import (
     without_secrets,
 )
 from lookalike.storage.write import (
-    check_writable,
     fetch_file,
     remove_file,
     sizes_below,

@@ -1,8 +1,8 @@
 """ZIP archives as folders: `photos.zip`, `photos.zip/cat`, `photos.zip/cat/1.jpg`.
 
 Nothing is unpacked to a disk: the directory of an archive is read once in a process, and an entry
-when it is asked for, by one read of the bytes from its header to the next entry's. So names lead
-nowhere, and what is unpacked is bounded by the size that the directory states and by `MOST_BYTES`.
+by one read of the bytes from its header to the next entry's. An unpacked entry is bounded by the
+size that the directory states and by `MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import IO, NamedTuple
 
 from lookalike.errors import StorageError
-from lookalike.storage.listing import described
+from lookalike.storage.clients import client_of
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public, split_query
 
@@ -34,16 +34,16 @@ _TRAILER = 1 << 17  # most bytes of an entry beside its content: header, name, e
 _lock = threading.Lock()
 
 
-class Entry(NamedTuple):
+class ArchiveEntry(NamedTuple):
     """A file in an archive.
 
     Attributes:
         offset: of its header in the archive.
         span: bytes from there to the end of its content, or some more.
-        size: bytes when it is unpacked.
-        method: of compression, as the format counts them.
+        size: unpacked.
+        method: the number of the compression method.
         checksum: CRC-32 of the content.
-        encrypted: whether a password is needed.
+        encrypted: True if a password is needed.
     """
 
     offset: int
@@ -54,31 +54,26 @@ class Entry(NamedTuple):
     encrypted: bool
 
 
-class Found(NamedTuple):
-    """A place in an archive.
-
-    Attributes:
-        archive: path or URI of the archive.
-        name: of the file or folder in it; "" for the whole.
-    """
+class ArchivePath(NamedTuple):
+    """Path or URI of an archive, and the name of a file or folder in it, "" for the whole."""
 
     archive: str
     name: str
 
 
 def may_lead_in(uri: str) -> bool:
-    """Whether `uri` looks like a place in an archive; nothing is asked for."""
+    """True if `uri` looks like a place in an archive, by its text alone."""
     return ".zip/" in uri.lower()
 
 
 def is_archive(uri: str) -> bool:
-    """Whether `uri` is named like an archive as a whole."""
+    """True if `uri` is named like an archive."""
     name = split_query(uri)[0] if is_remote(uri) else uri
     return name.rstrip("/").lower().endswith(".zip")
 
 
-def find(uri: str) -> Found | None:
-    """The archive that `uri` leads into; None where no file of such a name is there.
+def find(uri: str) -> ArchivePath | None:
+    """The place in an archive that `uri` names; None where there is no such archive.
 
     `photos.zip` itself leads into it too.
     """
@@ -90,12 +85,12 @@ def find(uri: str) -> Found | None:
         place = path[: end.end()] + query
         if _is_object(place) if remote else os.path.isfile(place):
             name = posixpath.normpath(path[end.end() :].lstrip("/") or ".")
-            return Found(place, "" if name == "." else name)
+            return ArchivePath(place, "" if name == "." else name)
     return None
 
 
-def entry_of(uri: str) -> tuple[str, Entry] | None:
-    """The archive and the entry that `uri` names; None where `uri` leads into no archive.
+def entry_of(uri: str) -> tuple[str, ArchiveEntry] | None:
+    """The archive and the entry that `uri` names; None where `uri` is not in an archive.
 
     A name that leads out of the archive (`../a.jpg`) is none of its files.
 
@@ -112,8 +107,8 @@ def entry_of(uri: str) -> tuple[str, Entry] | None:
     return found.archive, entry
 
 
-def is_file(found: Found) -> bool:
-    """Whether a place in an archive is a file.
+def is_file(found: ArchivePath) -> bool:
+    """True if a place in an archive is a file.
 
     Raises:
         StorageError: the archive cannot be read.
@@ -122,11 +117,11 @@ def is_file(found: Found) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    """Whether the name of an entry would lie outside of a folder that it is unpacked to."""
+    """True for the name of an entry outside of the folder of its archive."""
     return name.startswith(("/", "../"))
 
 
-def names_below(found: Found) -> list[str]:
+def names_below(found: ArchivePath) -> list[str]:
     """The paths of all files below a place in an archive, relative to it; some may `leads_out`.
 
     Raises:
@@ -137,13 +132,8 @@ def names_below(found: Found) -> list[str]:
     return [name[len(start) :] for name in names if name.startswith(start)]
 
 
-def unpacked(place: str, entry: Entry, packed: bytes) -> bytes:
-    """The content of an entry.
-
-    Args:
-        place: what errors name.
-        entry: what the directory states.
-        packed: the bytes of its span.
+def unpacked(place: str, entry: ArchiveEntry, packed: bytes) -> bytes:
+    """The content of an entry, from the bytes of its span; errors name `place`.
 
     Raises:
         StorageError: it is damaged, too large, encrypted, or compressed in another way.
@@ -166,8 +156,8 @@ def unpacked(place: str, entry: Entry, packed: bytes) -> bytes:
     return content
 
 
-def refusal(entry: Entry) -> str:
-    """Why an entry is not read, and the fix; "" where it is."""
+def refusal(entry: ArchiveEntry) -> str:
+    """The reason why an entry cannot be read, and the fix; "" if it can."""
     if entry.encrypted:
         return "encrypted in the archive; write the archive without a password"
     if entry.method not in (_STORED, _DEFLATED):
@@ -178,7 +168,7 @@ def refusal(entry: Entry) -> str:
     return ""
 
 
-def _entries(archive: str) -> dict[str, Entry]:
+def _entries(archive: str) -> dict[str, ArchiveEntry]:
     """The files of an archive by name; read once for each state of a local file."""
     state: tuple[int, ...] = ()
     if not is_remote(archive):
@@ -189,7 +179,7 @@ def _entries(archive: str) -> dict[str, Entry]:
 
 
 @lru_cache(maxsize=32)
-def _read(archive: str, state: tuple[int, ...]) -> dict[str, Entry]:
+def _read(archive: str, state: tuple[int, ...]) -> dict[str, ArchiveEntry]:
     place = public(archive)
     try:
         with _opened(archive) as stream, zipfile.ZipFile(stream) as opened:
@@ -204,11 +194,11 @@ def _opened(archive: str) -> IO[bytes]:
     return stream_of(archive)
 
 
-def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
+def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, ArchiveEntry]:
     """The files of an opened archive, in the order of their names."""
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos), opened.start_dir][1:]
-    found: dict[str, Entry] = {}
+    found: dict[str, ArchiveEntry] = {}
     for info, end in zip(infos, ends, strict=True):
         span = end - info.header_offset
         if span < _HEADER.size + info.compress_size:
@@ -216,7 +206,7 @@ def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
             raise StorageError(f"{place}: its entries overlap; write the archive again")
         if info.filename and not info.filename.endswith("/"):
             name = posixpath.normpath(info.filename.replace("\\", "/"))
-            found[name] = Entry(
+            found[name] = ArchiveEntry(
                 offset=info.header_offset,
                 span=min(span, info.compress_size + _TRAILER),
                 size=info.file_size,
@@ -229,8 +219,8 @@ def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, Entry]:
 
 @lru_cache(maxsize=256)
 def _is_object(uri: str) -> bool:
-    """Whether a remote file of this very name is there."""
+    """True if there is a remote file of this very name."""
     try:
-        return described(uri).get("type", "file") == "file"
+        return client_of(uri).describe(uri).get("type", "file") == "file"
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""JSON files that others may have changed, against a schema with finite and bounded numbers."""
+"""Validation of JSON files by schemas with finite and bounded numbers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T")
 _UNION_MEMBERS = ("constrained-", "tuple[", "list[", "dict[")
 
 Share = Annotated[float, Field(ge=0, le=1)]
-"""A part of 1."""
+"""A share, 0 to 1."""
 
 Cosine = Annotated[float, Field(ge=-1.01, le=1.01)]
-"""With what rounding adds."""
+"""A cosine, with tolerance for rounding."""
 
 Amount = Annotated[float, Field(ge=0, le=1e300)]
-"""A number that is neither negative nor without end."""
+"""A finite number that is not negative."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""Of things; JSON's numbers are exact so far."""
+"""A count, up to the largest exact integer of JSON."""
 
 
 class Checked(BaseModel):
-    """A JSON object of known keys, whose values are what they say: no text for a number."""
+    """A JSON object with known keys and strictly typed values."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()

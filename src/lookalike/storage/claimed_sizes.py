@@ -1,7 +1,7 @@
-"""Sizes that a file claims, compared with the bytes that it has, before memory is taken for them.
+"""Checks of the sizes that a file claims against its bytes, before memory is allocated for them.
 
-The first bytes of a `.npy` file and the last of a Parquet file say how much there is. Damaged or
-made up, they can claim terabytes.
+The first bytes of a `.npy` file and the last of a Parquet file state its size. Damaged or forged,
+they can claim terabytes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read_npy(
         stream: at the beginning of the file.
         size: bytes of the file.
         place: its name, for messages.
-        error: what is raised.
-        fix: what to do then.
+        error: the class of errors.
+        fix: the end of their messages.
 
     Raises:
         LookalikeError: it is no such file, or claims another size than it has.
@@ -79,10 +79,7 @@ def npy_header(
 def check_parquet(metadata: Any, size: int, place: str) -> None:
     """Refuse a Parquet file whose footer claims more than the file can hold.
 
-    Args:
-        metadata: `pyarrow.parquet.FileMetaData`.
-        size: bytes of the file.
-        place: its name, for messages.
+    `metadata` is a `pyarrow.parquet.FileMetaData`, `size` the bytes of the file.
 
     Raises:
         DataError: it does.
@@ -112,7 +109,7 @@ def check_parquet(metadata: Any, size: int, place: str) -> None:
 
 
 def size_of(stream: IO[bytes]) -> int:
-    """Bytes of an open file, which is left where it is."""
+    """Bytes of an open file, whose position does not change."""
     here = stream.tell()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(here)

@@ -1,132 +1,73 @@
-"""The clients of object storage and web servers, by the scheme of a URI."""
+"""The client of each kind of storage, by the scheme of a URI."""
 
 import threading
-from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
-from lookalike.errors import MissingExtraError, StorageError
-from lookalike.storage import oss
-from lookalike.storage.download import sendable
-from lookalike.storage.uri import public, scheme_of
-
-SUPPORTED = "paths of this machine, oss://, s3://, gs://, http:// and https://"
-
-_EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
-_SCHEMES = {
-    "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http",
-    "memory": "memory",
-}  # fmt: skip
+from lookalike.storage import fsspec_client, oss, s3, web
+from lookalike.storage.uri import is_remote, scheme_of
 
 _lock = threading.Lock()
-_number = 0
-
-oss_account = lru_cache(maxsize=1)(oss.account)
-"""The account of OSS, read once."""
+_credentials = 0
 
 
-def check_scheme(uri: str) -> None:
-    """Refuse a URI of a storage that is not supported.
+class Client(Protocol):
+    """One kind of storage. All functions raise what its library raises, and `FileNotFoundError`."""
 
-    Raises:
-        StorageError: no client of ours reads it.
-    """
-    from fsspec.registry import registry
+    def url(self, uri: str) -> str | None:
+        """The address to GET, signed; None for a storage that is not read by HTTP requests."""
 
-    scheme = scheme_of(uri)
-    # What a program registered itself with fsspec before is its own affair.
-    if scheme not in _SCHEMES and scheme != "oss" and scheme not in registry:
-        raise StorageError(
-            f"{public(uri)}: {scheme}:// is not supported; supported are {SUPPORTED}. Copy the "
-            "files to one of these, or mount their storage as a folder"
-        )
+    def describe(self, uri: str) -> dict[str, Any]:
+        """Facts about a file: `size` (bytes, None if unknown), and what its version is known by."""
 
+    def sizes_below(self, uri: str) -> dict[str, int]:
+        """The size of each file below a folder, by its relative path: all of them, or an error."""
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a `uri` that is not in OSS, and the path in it.
+    def has_below(self, uri: str) -> bool:
+        """True if any file is below a folder of this name."""
 
-    Raises:
-        MissingExtraError: the client of this scheme is not installed.
-        StorageError: there is no such scheme.
-    """
-    import fsspec
+    def upload(self, local: str, uri: str, size: int) -> None:
+        """Copy a local file of this size."""
 
-    check_scheme(uri)
-    scheme = _SCHEMES.get(scheme_of(uri))
-    if scheme is None:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return filesystem, path
-    try:
-        if scheme == "http":
-            # Encoded, to fsspec and aiohttp, means: leave it as it is.
-            options = {"encoded": True, "client_kwargs": {"requote_redirect_url": False}}
-            return fsspec.filesystem(scheme, **options), sendable(uri)
-        # Not fsspec's url_to_fs, to which `::` in a key has a meaning.
-        path = uri.partition("://")[2]
-        return fsspec.filesystem(scheme), f"/{path}" if scheme == "memory" else path
-    except ImportError:
-        raise MissingExtraError(_EXTRAS.get(scheme, scheme), scheme) from None
+    def remove(self, uri: str) -> None:
+        """Remove a file."""
+
+    def forget(self) -> None:
+        """Read the credentials anew at the next request."""
 
 
-@lru_cache(maxsize=64)
-def oss_bucket(endpoint: str, name: str) -> Any:
-    """The vendor's client of a bucket.
+_CLIENTS: dict[str, Client] = {"s3": s3, "s3a": s3, "oss": oss, "http": web, "https": web}
+
+
+def client_of(uri: str) -> Client:
+    """The client of a remote URI; fsspec's for all schemes without one of ours."""
+    return _CLIENTS.get(scheme_of(uri), fsspec_client)
+
+
+def check_writable(uri: str) -> None:
+    """Refuse a URI that no file can be written to, before the work whose result goes there.
 
     Raises:
-        MissingExtraError: the client is not installed.
+        StorageError: `uri` is of a web server, or of a storage that is not supported.
     """
-    try:
-        import oss2
-    except ImportError:
-        raise MissingExtraError("oss2", "oss") from None
-    asks = oss_account()
-    if asks.token:
-        auth = oss2.StsAuth(asks.key, asks.secret, asks.token)
-    elif asks.key:
-        auth = oss2.Auth(asks.key, asks.secret)
-    else:
-        auth = oss2.AnonymousAuth()
-    # By default it signs no key that begins with `?`: a guard for callers who do not encode keys.
-    return oss2.Bucket(auth, endpoint, name, is_verify_object_strict=False)
-
-
-def oss_place(uri: str) -> tuple[Any, str]:
-    """The vendor's client of the bucket of an `oss://` URI, and the key.
-
-    Raises:
-        StorageError: no endpoint is known, or the client cannot name the key.
-        MissingExtraError: the client is not installed.
-    """
-    endpoint, name, key = oss.locate(uri, oss_account().endpoint)
-    if key in (".", ".."):  # the client's HTTP library asks for the bucket in its place
-        raise StorageError(f"{public(uri)}: OSS's client cannot take the key {key!r}; rename it")
-    return oss_bucket(endpoint, name), key
+    client = client_of(uri)
+    if client is fsspec_client and is_remote(uri):
+        fsspec_client.check_scheme(uri)
+    if client is web:
+        raise web.read_only(uri)
 
 
 def credentials_number() -> int:
-    """Which credentials are in use, counted from 0: those that `forget_credentials` is about."""
-    return _number
+    """A number that grows whenever credentials are read anew."""
+    return _credentials
 
 
-def forget_credentials(uri: str, number: int) -> bool:
-    """Have the credentials for `uri` read anew at the next request: they were refused.
+def forget_credentials(uri: str, number: int) -> None:
+    """Read the credentials for `uri` anew at the next request, as they were refused.
 
-    Args:
-        uri: what was asked for.
-        number: the credentials that were refused; if others have taken their place since, nothing
-            is done.
-
-    Returns:
-        Whether they are to be read anew.
+    Of many requests that are refused with the credentials of one `number`, only the first acts.
     """
-    import fsspec
-
-    global _number
+    global _credentials
     with _lock:
-        if number != _number:
-            return False
-        _number += 1
-        oss_account.cache_clear()
-        scheme = scheme_of(uri)
-        if scheme != "oss":
-            fsspec.get_filesystem_class(_SCHEMES.get(scheme, scheme)).clear_instance_cache()
-        return True
+        if number == _credentials:
+            _credentials += 1
+            client_of(uri).forget()

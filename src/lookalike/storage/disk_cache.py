@@ -1,17 +1,15 @@
-"""Remote images kept on this machine, for any number of processes that may end at any time.
+"""A cache of remote images on this machine, shared by any number of processes.
 
-An entry is a file whose name is the hash of its address, and which begins with the size and the
-checksum of its content: whatever a power failure or a bad disk left there is noticed, and fetched
-again. How much there is stands in the file `size`, which is the lock too. Room is taken there
-before a byte is written: the file that is being written has its full length from the start, and
-is locked by its writer, so that a sweep counts it. A process that is killed leaves too large a
-number at worst, until the next sweep, which does not count files that nobody holds.
+An entry is a file named by the hash of its address, which begins with the size and the checksum of
+its content: damaged entries are fetched again. The file `size` holds the bytes of all entries and
+is the lock too. Room is reserved there before a byte is written: an unfinished file has its full
+length from the start and is locked by its writer, so that a sweep counts it. A killed process
+leaves too large a number at worst, until the next sweep, which does not count unlocked files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import os
@@ -28,13 +26,14 @@ from typing import IO
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.log import logger
+from lookalike.storage.file_lock import is_locked, lock_until_closed, locked_descriptor
 
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
 _NAME = re.compile(r"^[0-9a-f]{40}$")
 _ASIDE = ".aside-"
 _HEAD = struct.Struct("<QI")  # size and CRC-32 of the content
 _SWEPT_TO = 0.9  # of the limit, so that not each new entry needs a sweep
-_LEFT_BEHIND_SECONDS = 600.0  # after which nobody is still writing that file
+_LEFT_BEHIND_SECONDS = 600.0  # after which an unlocked file is not being written
 
 Part = tuple[int, int] | None
 
@@ -42,9 +41,9 @@ Part = tuple[int, int] | None
 class DiskCache:
     """The content of remote files and parts of files, within a limit.
 
-    What was not used for the longest time makes room for what is new; but nothing that this
-    object's user has read or written himself: of a list that is larger than the limit, one part
-    stays for good, where otherwise each image would have gone before its turn came again.
+    Least recently used entries make room for new ones, except those that were used since this
+    object was made: otherwise, of a list larger than the limit, each image would be evicted before
+    it is read again.
 
     Args:
         folder: any folder; the cache makes one of its own in it.
@@ -59,7 +58,7 @@ class DiskCache:
         self.limit = limit
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
-        self._giving_up = False  # nothing more can be kept
+        self._giving_up = False  # no room for more entries
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._size_file = os.open(self.folder / "size", os.O_RDWR | os.O_CREAT, 0o666)
@@ -79,11 +78,11 @@ class DiskCache:
             os.close(self._size_file)
 
     def has(self, uri: str, part: Part) -> bool:
-        """Whether there is an entry, whole or not."""
+        """True if there is an entry, damaged or not."""
         return os.path.exists(self._place(uri, part))
 
     def get(self, uri: str, part: Part) -> bytes | None:
-        """The content; None where there is no entry, or none that can be believed."""
+        """The content; None without an entry, or with a damaged one."""
         place = self._place(uri, part)
         try:
             with open(place, "rb", buffering=0) as file:
@@ -102,7 +101,7 @@ class DiskCache:
         return None
 
     def put(self, uri: str, part: Part, content: bytes) -> None:
-        """Keep `content`, if there is or can be made room for it."""
+        """Keep `content`, if there is room for it or room can be made."""
         size = _HEAD.size + len(content)
         place = self._place(uri, part)
         try:
@@ -130,18 +129,14 @@ class DiskCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the threads and processes that use the folder."""
-        with self._mutex:
-            fcntl.flock(self._size_file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._size_file, fcntl.LOCK_UN)
+        """Exclude the other threads and processes that use the folder."""
+        with self._mutex, locked_descriptor(self._size_file):
+            yield
 
     def _total(self) -> int:
         """Bytes of all entries; locked."""
         text = os.pread(self._size_file, 32, 0)
-        if not text.strip().isdigit():  # a new folder, or somebody's hand
+        if not text.strip().isdigit():  # a new folder, or edited by hand
             entries = sum(size for _, size, _ in self._entries())
             self._set_total(entries + self._being_written())
             return self._total()
@@ -158,13 +153,13 @@ class DiskCache:
                 total = self._sweep(int(_SWEPT_TO * self.limit) - size)
                 self._set_total(total)
             if total + size > self.limit:
-                # What other processes will use meanwhile cannot make room either.
+                # Entries in use by other processes cannot make room either.
                 self._giving_up = size <= self.limit // 10
                 return None
             name = f"{self.folder}/{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
             aside = open(name, "wb")  # noqa: SIM115  # the caller closes it
             try:
-                fcntl.flock(aside, fcntl.LOCK_EX)
+                lock_until_closed(aside)
                 aside.truncate(size)
             except BaseException:
                 aside.close()
@@ -174,7 +169,7 @@ class DiskCache:
             return aside
 
     def _keep(self, aside: str, place: str) -> None:
-        """Make what was written an entry, perhaps in the place of one of the same address."""
+        """Make a written file an entry; it may replace one of the same address."""
         with self._locked():
             before = _size_of(place)
             os.replace(aside, place)
@@ -182,7 +177,7 @@ class DiskCache:
                 self._set_total(self._total() - before)
 
     def _sweep(self, goal: int) -> int:
-        """Remove what was not used for the longest time, down to `goal` bytes; bytes that stay."""
+        """Remove least recently used entries down to `goal` bytes; returns the bytes that stay."""
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries) + self._being_written()
         for used, size, path in entries:
@@ -204,18 +199,15 @@ class DiskCache:
                             yield status.st_mtime_ns, status.st_size, entry.path
 
     def _being_written(self) -> int:
-        """Bytes of the files that writers hold; what killed processes left is removed."""
+        """Bytes of the files that are being written; those of killed processes are removed."""
         total = 0
         for entry in os.scandir(self.folder):
             if entry.name.startswith(_ASIDE):
                 with contextlib.suppress(FileNotFoundError), open(entry.path, "rb") as file:
                     status = os.fstat(file.fileno())
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    except BlockingIOError:
+                    if is_locked(file):
                         total += status.st_size
-                        continue
-                    if time.time() - status.st_mtime > _LEFT_BEHIND_SECONDS:
+                    elif time.time() - status.st_mtime > _LEFT_BEHIND_SECONDS:
                         os.unlink(entry.path)
         return total
 
@@ -233,7 +225,7 @@ class DiskCache:
 
 
 def _head(place: str, content: bytes) -> bytes:
-    """What the entry of this content begins with; another one at another place."""
+    """The head of an entry; its checksum depends on the name too."""
     name = place.rsplit("/", 1)[1].encode()
     return _HEAD.pack(len(content), zlib.crc32(content, zlib.crc32(name)))
 

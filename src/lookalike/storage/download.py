@@ -1,4 +1,4 @@
-"""One GET over HTTP: sent as given, within limits, with redirects followed as they are written."""
+"""HTTP GETs: addresses sent as given, within limits, redirects followed as they are written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from lookalike.errors import StorageError
+from lookalike.storage.byte_size import in_words
 from lookalike.storage.event_loop import session
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _UNSENDABLE = re.compile(r"[^!-~]")  # all but the printable characters of ASCII
 
 @dataclass(frozen=True)
 class Limits:
-    """What the content of one file may take.
+    """Limits on the content of one file.
 
     Attributes:
         size: bytes; None for any size.
@@ -47,11 +48,11 @@ class Limits:
             raise TooLargeError(self.size)
 
     def of_any_size(self) -> Limits:
-        """The same time, for a part of a larger file whose size has been checked."""
+        """The same time, for parts of a larger file whose size has been checked."""
         return Limits(None, self.seconds)
 
     def running(self) -> Callable[[], Limits]:
-        """A function that gives these limits with the seconds that are left from now on."""
+        """A function for these limits with the remaining seconds, counted from now."""
         if self.seconds is None:
             return lambda: self
         end = time.monotonic() + self.seconds
@@ -69,7 +70,7 @@ class TooLargeError(StorageError):
 
 
 class HttpError(OSError):
-    """An HTTP status that is no success; its text stays inside."""
+    """An HTTP status other than success; its text is not for messages."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -77,7 +78,7 @@ class HttpError(OSError):
 
 
 class TransferError(OSError):
-    """A transfer that went wrong; its text is for users."""
+    """A failed transfer; its text is for users."""
 
 
 class RedirectError(TransferError):
@@ -88,20 +89,11 @@ class WholeOnlyError(TransferError):
     """A part that a server does not send by itself, too far behind in its file."""
 
 
-def in_words(size: int) -> str:
-    """`256 MB`: a number of bytes for messages."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.4g} {name}"
-    return f"{size} bytes"
-
-
 def sendable(url: str) -> str:
-    """A web address as it is sent: as given, but for what cannot stand in a request.
+    """A web address as it is sent: as given, but without fragment and with invalid bytes encoded.
 
-    That is blanks, control characters and those outside of ASCII, which are percent-encoded, and
-    the fragment, which is left out. What is encoded already is not encoded again, and nothing is
-    decoded: of a signed address every byte counts.
+    Those are blanks, control characters and characters outside of ASCII. Nothing is decoded or
+    encoded twice: in a signed address every byte counts.
     """
     scheme, mark, rest = url.partition("#")[0].partition("://")
     host, slash, path = rest.partition("/")
@@ -122,11 +114,10 @@ async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> 
     """The answer to a GET.
 
     Args:
-        url: encoded as it is to be sent.
+        url: encoded.
         part: offset and size of the bytes to ask for; None for all.
-        limits: on its size; the time is for the caller to measure.
-        explained: whether the answer's own words say why it is refused, as those of object
-            storage do.
+        limits: on its size; callers measure the time.
+        explained: the body of a refusal states the reason, as those of object storage do.
 
     Raises:
         TooLargeError: more than `limits.size` bytes are announced or arrive.
@@ -136,7 +127,7 @@ async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> 
     if part is not None:
         headers["Range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
     async with _answer(url, headers, explained) as answer:
-        ignored = answer.status == 200 and part is not None  # it does not know ranges
+        ignored = answer.status == 200 and part is not None  # the server ignores ranges
         if answer.content_length is not None and not ignored:
             limits.check(answer.content_length)
         if ignored and part is not None and limits.size is not None and sum(part) > limits.size:
@@ -155,6 +146,28 @@ async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> 
                 break
         content = b"".join(pieces)
         return content[part[0] : part[0] + part[1]] if ignored and part is not None else content
+
+
+async def headers_of(url: str) -> dict[str, Any]:
+    """`size`, `ETag`, `LastModified` of a file, and `ranges`: True if the server sends parts.
+
+    A GET of one byte, since many servers and signed addresses refuse HEAD.
+    """
+    try:
+        async with _answer(url, {"Range": "bytes=0-0"}, False) as answer:
+            whole, ranges = answer.headers.get("Content-Range", "").rpartition("/")[2], True
+            if answer.status == 200:
+                whole, ranges = answer.headers.get("Content-Length", ""), False
+            return {
+                "size": int(whole) if whole.isdecimal() else None,
+                "ETag": answer.headers.get("ETag"),
+                "LastModified": answer.headers.get("Last-Modified"),
+                "ranges": ranges,
+            }
+    except HttpError as error:
+        if error.status == 416:  # no first byte
+            return {"size": 0, "ranges": True}
+        raise
 
 
 async def download_to(file: IO[bytes], url: str, *, explained: bool) -> None:
@@ -187,7 +200,7 @@ async def _answer(
 
 
 async def _words(answer: aiohttp.ClientResponse) -> bytes:
-    """The beginning of an answer, which says why something is refused."""
+    """The beginning of an answer, with the reason of a refusal."""
     body = b""
     async for piece in answer.content.iter_chunked(_MOST_WORDS):
         body += piece
@@ -197,7 +210,7 @@ async def _words(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads: as its answer writes it, relative to `url`."""
+    """The target of a redirect, relative to `url`."""
     if "://" not in location.partition("?")[0]:
         location = urljoin(url, sendable_path(location))
     target = sendable(location)

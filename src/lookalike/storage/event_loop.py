@@ -1,8 +1,7 @@
-"""The thread in which all requests to object storage wait: one event loop for the process.
+"""The event loop of all requests to remote storage, in a thread of its own.
 
-A hundred threads that each wait for a request of Python's fight for its one lock: OSS's signed
-URLs took four times the processor time with urllib3 in 128 threads that they take in a loop. The
-loop begins with the first request.
+In a hundred threads instead, which compete for the interpreter lock, requests took four times the
+processor time (urllib3 in 128 threads). The loop begins with the first request.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _session: aiohttp.ClientSession | None = None
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """The loop, which runs in a thread of its own."""
+    """The loop, started if necessary."""
     global _loop
     with _lock:
         if _loop is None:
@@ -41,7 +40,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 def waited(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives in the loop; the calling thread waits for it."""
+    """The result of `work` in the loop; blocks the calling thread."""
     future = asyncio.run_coroutine_threadsafe(work, running_loop())
     try:
         return future.result()
@@ -51,13 +50,13 @@ def waited(work: Coroutine[Any, Any, T]) -> T:
 
 
 def session() -> aiohttp.ClientSession:
-    """The connections of the process; to be called in the loop."""
+    """The HTTP session of the process; to be called in the loop."""
     global _session
     if _session is None:
         import aiohttp
 
         _session = aiohttp.ClientSession(
-            # How many there are is for the callers to limit.
+            # Callers limit the number of connections.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
@@ -72,7 +71,7 @@ def session() -> aiohttp.ClientSession:
 
 @atexit.register
 def _close() -> None:
-    """End what still runs, while Python can: connections that are left open would be told of."""
+    """Cancel pending requests and close connections at exit, without warnings of either."""
     if _loop is None:
         return
 
@@ -90,7 +89,7 @@ def _close() -> None:
 
 
 def _forget() -> None:
-    """In a forked child the loop's thread does not exist."""
+    """Start anew in a forked child, which has no thread of the loop."""
     global _loop, _session, _lock
     _lock, _loop, _session = threading.Lock(), None, None
 

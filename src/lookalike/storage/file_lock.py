@@ -1,4 +1,4 @@
-"""One writer at a time, known to the kernel: a writer that is killed lets go."""
+"""Locks on files that the kernel releases when their holder ends, however it ends."""
 
 import fcntl
 import os
@@ -8,37 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lookalike.errors import StorageError
+from lookalike.errors import LookalikeError, StorageError
 
-# A process that was just killed may take a moment to let go.
-_SECONDS = 10.0
+PATIENCE = 10.0
+"""Seconds to wait for another holder: a process that was just killed takes a moment to end."""
 
 
 @contextmanager
-def locked(file: Path, busy: str, seconds: float | None = None) -> Iterator[None]:
-    """Nobody else holds the lock `file` inside the block; the file is made and stays.
+def locked(file: Path, busy: str, error: type[LookalikeError] = StorageError) -> Iterator[None]:
+    """The lock `file`, held during the block; the file is made and stays.
 
     The holder may remove it before the end of the block.
 
     Args:
         file: the lock; its folder must be there.
-        busy: the message when somebody else holds it.
-        seconds: how long to wait for others; ten by default.
+        busy: the message when another process holds it.
+        error: the class of that message.
 
     Raises:
-        StorageError: another process held it all the time, or the file cannot be made.
+        LookalikeError: another process held it all the time, or the file cannot be made.
     """
-    deadline = time.monotonic() + (_SECONDS if seconds is None else seconds)
-    while (stream := _taken(file)) is None:
+    deadline = time.monotonic() + PATIENCE
+    while (stream := _acquired(file)) is None:
         if time.monotonic() > deadline:
-            raise StorageError(busy)
+            raise error(busy)
         time.sleep(0.05)
     with stream:
         yield
 
 
-def _taken(file: Path) -> IO[str] | None:
-    """The lock, held until it is closed; None while somebody else has it."""
+def _acquired(file: Path) -> IO[str] | None:
+    """The lock, held until it is closed; None while another process has it."""
     try:
         stream = file.open("a")
     except OSError as error:
@@ -53,3 +53,27 @@ def _taken(file: Path) -> IO[str] | None:
         pass  # held, or gone: asked for again
     stream.close()
     return None
+
+
+@contextmanager
+def locked_descriptor(descriptor: int) -> Iterator[None]:
+    """An open file, locked during the block; waits for it without end."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def lock_until_closed(stream: IO[bytes]) -> None:
+    """Lock an open file until it is closed."""
+    fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def is_locked(stream: IO[bytes]) -> bool:
+    """True while another open file holds the lock of this one."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Files of this machine: digests of their content, their mode, and what is said of a full disk."""
+"""Local files: digests, modes, and errors of the system in words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digest_of(path: str | Path) -> str:
 
 @contextmanager
 def usual_mode(path: Path) -> Iterator[None]:
-    """The file `path`, made in the block, gets the mode of any new file, which the umask sets.
+    """Give the file `path`, written in the block, the mode of any new file, set by the umask.
 
     safetensors makes its files through a temporary one that only their owner may read.
     """
@@ -38,7 +38,7 @@ def usual_mode(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(place: str | Path) -> Iterator[None]:
-    """Name the local file or folder `place` in what fails while the block writes to it.
+    """Name the local file or folder `place` in errors of a block that writes to it.
 
     Raises:
         StorageError: the system refused: the disk is full, may not be written to, ...
@@ -57,9 +57,9 @@ def writing(place: str | Path) -> Iterator[None]:
 
 
 def refused(error: BaseException) -> str | None:
-    """Why the system refused, in lower case; None where the error is no such refusal.
+    """The reason of a system error, in lower case; None for other errors.
 
-    Libraries wrap the errors of the system in classes of their own, with its number in the text.
+    Libraries wrap such errors in classes of their own, with the number in the text.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (found := _OS_ERROR.search(str(error))):
@@ -70,10 +70,7 @@ def refused(error: BaseException) -> str | None:
 
 
 def _full(path: Path) -> str | None:
-    """What is wrong with the disk of `path`, where an error without a number says nothing of it.
-
-    NumPy and torch report how many bytes were written, and not why these were not all.
-    """
+    """The reason if the disk of `path` is full: errors of NumPy and torch do not state it."""
     folder = next((each for each in (path, *path.parents) if each.is_dir()), None)
     if folder is not None and os.statvfs(folder).f_bavail == 0:
         return os.strerror(errno.ENOSPC).lower()

@@ -1,4 +1,4 @@
-"""Alibaba Cloud OSS: where a URI points to, and with which credentials it is read.
+"""Alibaba Cloud OSS, through the vendor's oss2; GETs are sent by URLs that it signs.
 
 Credentials come from the environment or from the file of the vendor's ossutil, never from a
 setting. The endpoint may stand in the URI, as in the cloud's own SDK:
@@ -7,20 +7,32 @@ setting. The endpoint may stand in the URI, as in the cloud's own SDK:
 
 import configparser
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
 from urllib.parse import unquote
 
-from lookalike.errors import StorageError
-from lookalike.storage.uri import split_query
+from lookalike.errors import MissingExtraError, StorageError
+from lookalike.storage import listing
+from lookalike.storage.listing import StoredObject
+from lookalike.storage.uri import public, split_query
 
-_ID = ("OSS_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_ID")
-_SECRET = ("OSS_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_ACCESS_KEY_SECRET")
-_TOKEN = ("OSS_SESSION_TOKEN", "ALIBABA_CLOUD_SECURITY_TOKEN")
+SIGNED_FOR = 3600
+"""Seconds for which a signed URL can be used."""
+
+_IN_PARTS = 100 * 2**20  # bytes from which on a file is uploaded in parts
+
+ID_VARIABLES = ("OSS_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_ID")
+SECRET_VARIABLES = ("OSS_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+TOKEN_VARIABLES = ("OSS_SESSION_TOKEN", "ALIBABA_CLOUD_SECURITY_TOKEN")
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who asks; without a key, anybody."""
+    """The account of requests; without a key they are anonymous."""
 
     endpoint: str | None
     key: str | None = field(repr=False)
@@ -36,8 +48,10 @@ def account() -> Account:
     """
     kept = _ossutil()
     endpoint = os.environ.get("OSS_ENDPOINT") or kept.get("endpoint")
-    if any(name in os.environ for name in _ID):
-        key, secret, token = (_first(names) for names in (_ID, _SECRET, _TOKEN))
+    if any(name in os.environ for name in ID_VARIABLES):
+        key, secret, token = (
+            _first(names) for names in (ID_VARIABLES, SECRET_VARIABLES, TOKEN_VARIABLES)
+        )
     else:
         key, secret, token = (
             kept.get(name) or None for name in ("accesskeyid", "accesskeysecret", "ststoken")
@@ -48,9 +62,7 @@ def account() -> Account:
 def locate(uri: str, default: str | None) -> tuple[str, str, str]:
     """The endpoint with its protocol, the bucket and the key of an `oss://` URI.
 
-    Args:
-        uri: as in the module's text.
-        default: the endpoint where the URI has none.
+    The default endpoint is for URIs without one.
 
     Raises:
         StorageError: no endpoint is known.
@@ -67,6 +79,132 @@ def locate(uri: str, default: str | None) -> tuple[str, str, str]:
     if "://" not in endpoint:
         endpoint = f"https://{endpoint}"
     return endpoint, bucket, key
+
+
+def url(uri: str) -> str | None:
+    """The URL to GET an object, signed."""
+    endpoint, name, key = locate(uri, _account().endpoint)
+    return str(_bucket(endpoint, name).sign_url("GET", key, SIGNED_FOR, slash_safe=True))
+
+
+def describe(uri: str) -> dict[str, Any]:
+    """Size, ETag and time of an object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    bucket, key = _place(uri)
+    # Not HEAD, whose answer has no body that could say why it was refused. Of all keys that
+    # begin with `key` it is itself the first.
+    first = next(_objects(bucket, key, 1), None)
+    if first is None or first.key != key:
+        raise FileNotFoundError(key)
+    return {"size": first.size, "ETag": first.tag, "LastModified": first.modified}
+
+
+def sizes_below(uri: str) -> dict[str, int]:
+    """The size of each object below a folder, by its relative path."""
+    bucket, key = _place(uri)
+    return listing.sizes_below(partial(_objects, bucket), key)
+
+
+def has_below(uri: str) -> bool:
+    """True if any object is below a folder."""
+    bucket, key = _place(uri)
+    return listing.has_below(partial(_objects, bucket), key)
+
+
+def upload(local: str, uri: str, size: int) -> None:
+    """Write a local file, in parts where it is large.
+
+    Raises:
+        FileNotFoundError: there is no such bucket.
+        PermissionError: it may not be written to.
+    """
+    bucket, key = _place(uri)
+    with _translated():
+        if size < _IN_PARTS:
+            bucket.put_object_from_file(key, local)
+            return
+        import oss2
+
+        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+            oss2.resumable_upload(bucket, key, local, store=oss2.ResumableStore(root=folder))
+
+
+def remove(uri: str) -> None:
+    """Remove an object."""
+    bucket, key = _place(uri)
+    bucket.delete_object(key)
+
+
+def forget() -> None:
+    """Read the credentials anew at the next request."""
+    _account.cache_clear()
+    _bucket.cache_clear()
+
+
+def _objects(bucket: Any, prefix: str, page: int) -> Iterator[StoredObject]:
+    """All objects of a bucket whose key begins with `prefix`, in order."""
+    marker = ""
+    while True:
+        with _translated():
+            answer = bucket.list_objects(prefix=prefix, marker=marker, max_keys=page)
+        for one in answer.object_list:
+            yield StoredObject(one.key, one.size, one.etag, one.last_modified)
+        if not answer.is_truncated:
+            return
+        marker = answer.next_marker
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of oss2 as those of files, where there are such."""
+    import oss2.exceptions
+
+    try:
+        yield
+    except oss2.exceptions.NoSuchBucket as error:
+        raise FileNotFoundError("NoSuchBucket") from error
+    except oss2.exceptions.AccessDenied as error:
+        raise PermissionError("AccessDenied") from error
+
+
+_account = lru_cache(maxsize=1)(account)
+
+
+def _place(uri: str) -> tuple[Any, str]:
+    """The client of the bucket of a URI, and the key.
+
+    Raises:
+        StorageError: no endpoint is known, or the client cannot name the key.
+    """
+    endpoint, name, key = locate(uri, _account().endpoint)
+    if key in (".", ".."):  # the client's HTTP library asks for the bucket in its place
+        raise StorageError(f"{public(uri)}: OSS's client cannot take the key {key!r}; rename it")
+    return _bucket(endpoint, name), key
+
+
+@lru_cache(maxsize=64)
+def _bucket(endpoint: str, name: str) -> Any:
+    """The vendor's client of a bucket.
+
+    Raises:
+        MissingExtraError: the client is not installed.
+    """
+    try:
+        import oss2
+    except ImportError:
+        raise MissingExtraError("oss2", "oss") from None
+    own = _account()
+    if own.token:
+        auth = oss2.StsAuth(own.key, own.secret, own.token)
+    elif own.key:
+        auth = oss2.Auth(own.key, own.secret)
+    else:
+        auth = oss2.AnonymousAuth()
+    # By default it signs no key that begins with `?`: a guard for callers who do not encode keys.
+    return oss2.Bucket(auth, endpoint, name, is_verify_object_strict=False)
 
 
 def _first(names: tuple[str, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Bytes from anywhere, one function a verb.
+"""Reading of files and folders, local and remote.
 
 A local path never goes through fsspec: opening a file must cost one system call.
 """
@@ -12,10 +12,10 @@ from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage import archive
+from lookalike.storage.clients import client_of
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.event_loop import waited
 from lookalike.storage.get_request import fetch, get
-from lookalike.storage.listing import described, has_below, sizes_in
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public, scheme_of
@@ -33,15 +33,15 @@ def read_bytes(
     """The content of `uri`.
 
     Args:
-        uri: a local path or the URI of a storage that is supported; or a file in a ZIP archive,
+        uri: a local path, a URI of a supported storage, or a file in a ZIP archive,
             `photos.zip/cat/1.jpg`.
         part: offset and size of the bytes to read; None for all.
-        retries: how often to ask again, with growing pauses, when the answer may change.
-        limits: on the size of what is read and, of a remote `uri`, on the time that it takes.
+        retries: more tries, with growing pauses, after errors that may pass.
+        limits: on the size and, for a remote `uri`, on the time.
 
     Raises:
-        StorageError: it cannot be read, ends before `part` does, or is more than the limits allow;
-            the message holds the cause.
+        StorageError: it cannot be read, ends before `part` does, or exceeds the limits; the
+            message holds the cause.
     """
     now = limits.running()
     return retrying(lambda: _read_once(uri, part, now()), uri, retries, limits.seconds)
@@ -123,7 +123,7 @@ def opened(uri: str) -> Iterator[IO[bytes]]:
 
 
 def exists(uri: str) -> bool:
-    """Whether `uri` can be found.
+    """True if there is a file or folder `uri`.
 
     Raises:
         StorageError: the storage does not answer.
@@ -136,16 +136,16 @@ def exists(uri: str) -> bool:
 
     def ask() -> bool:
         try:
-            described(uri)
+            client_of(uri).describe(uri)
         except FileNotFoundError:
-            return has_below(uri)
+            return client_of(uri).has_below(uri)
         return True
 
     return retrying(ask, uri, 2)
 
 
 def is_folder(uri: str) -> bool:
-    """Whether `uri` is a folder (in object storage: whether any key begins with it and a `/`).
+    """True if `uri` is a folder; in object storage, if any key begins with it and a `/`.
 
     A ZIP archive is one, and so are the folders in it.
 
@@ -159,14 +159,14 @@ def is_folder(uri: str) -> bool:
         return os.path.isdir(local_path(uri))
     if scheme_of(uri) in ("http", "https"):
         return False  # a web server has no folders, only pages
-    return retrying(lambda: has_below(uri), uri, 2)
+    return retrying(lambda: client_of(uri).has_below(uri), uri, 2)
 
 
 def files_below(uri: str) -> list[str]:
     """The paths of all files below a folder, relative to it, with `/`, in their order.
 
-    Links to folders are followed, but never to a folder that is being looked at already. ZIP
-    archives are not looked into, unless `uri` is one or leads into one.
+    Links to folders are followed, except to a folder above. ZIP archives are single files, unless
+    `uri` is one or leads into one.
 
     Raises:
         StorageError: it cannot be read.
@@ -175,12 +175,12 @@ def files_below(uri: str) -> list[str]:
     if found is not None:
         return archive.names_below(found)
     if is_remote(uri):
-        return sorted(retrying(lambda: sizes_in(uri), uri, 2))
+        return sorted(retrying(lambda: client_of(uri).sizes_below(uri), uri, 2))
     return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
 
 
 def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Files of `folder` and its folders, each with `below` before it."""
+    """Files below `folder`, each with the prefix `below`."""
     status = os.stat(folder)
     own = (status.st_dev, status.st_ino)
     if own in above:
@@ -193,7 +193,9 @@ def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
                 yield below + entry.name
 
 
-def _of_entry(uri: str, entry: archive.Entry, packed: bytes, part: tuple[int, int] | None) -> bytes:
+def _of_entry(
+    uri: str, entry: archive.ArchiveEntry, packed: bytes, part: tuple[int, int] | None
+) -> bytes:
     content = archive.unpacked(public(uri), entry, packed)
     if part is None:
         return content
@@ -234,7 +236,7 @@ def _read_here(path: str, part: tuple[int, int] | None, limits: Limits) -> bytes
 
 
 def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:
-    """`content` of `part`, if that is all of it."""
+    """`content`, if it is all of `part`."""
     offset, size = part
     if len(content) != size:
         raise StorageError(

@@ -1,4 +1,4 @@
-"""Asking again what may have been a bad moment, and saying why it failed in the end."""
+"""Retries of requests that may succeed later, and the causes of final failures."""
 
 import asyncio
 import random
@@ -8,54 +8,53 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
-from lookalike.storage import clients, get_request
+from lookalike.storage import clients
 from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
 
-# What asking again does not change.
 MISSING = "no such file or directory"
 """The reason of an error about a file that is not there."""
 
+# Errors that do not pass.
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _WAIT_A_MOMENT = {408, 425, 429}
 _MISTAKES = (TypeError, AttributeError, LookupError, NameError, NotImplementedError)
-"""What a client raises that cannot do what it is asked to: no moment is better than another."""
+"""Errors of a client itself, which do not pass."""
 
 _REFUSED_BY_CLIENT = -1  # oss2's status of what it does not send
 
-# The codes with which S3 and OSS refuse whoever asks, whatever is asked for.
+# The codes with which S3 and OSS refuse credentials.
 _CREDENTIALS = (
     "ExpiredToken", "SecurityTokenExpired", "InvalidSecurityToken", "InvalidToken",
     "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
 )  # fmt: skip
 
-_FIRST_PAUSE = {False: 0.05, True: 0.2}
+FIRST_PAUSE = {False: 0.05, True: 0.2}
 _LONGEST_PAUSE = 10.0
-_REMOTE_FACTOR = 3  # a store's bad moments last longer than a disk's
+_REMOTE_FACTOR = 3  # outages of a storage last longer than those of a disk
 
-_AWAY = 5  # so many that fail, without one answer to anything in between, are not to blame
-_WEB = ("http", "https")  # many servers, each well or not on its own
+_OUTAGE = 5  # files that fail without any answer in between: the storage is unavailable
+_WEB = ("http", "https")  # many servers, each available or not by itself
 _failing: defaultdict[str, set[str]] = defaultdict(set)
-"""By scheme: what failed since there was an answer to anything."""
+"""By scheme: the files that failed since the last answer."""
 
 T = TypeVar("T")
 
 
 def retrying(action: Callable[[], T], uri: str, retries: int, seconds: float | None = None) -> T:
-    """What `action` gives; more tries, with growing pauses, if it may succeed later.
+    """The result of `action`, tried again with growing pauses while its error may pass.
 
-    The pauses of a remote `uri` double from 0.2 s and are shortened by chance, so that many
-    workers that failed together do not come back together.
+    The pauses for a remote `uri` double from 0.2 s, with jitter.
 
     Args:
-        action: what to do; called again as it is.
-        uri: what it is about.
-        retries: how many more tries; of a remote `uri` three times as many.
-        seconds: in which no more tries begin; None for any time.
+        action: called once for each try.
+        uri: of the file, for messages.
+        retries: more tries; for a remote `uri` three times as many.
+        seconds: after which no more tries begin; None for any time.
 
     Raises:
-        CredentialsError: the storage refuses who asks, also with credentials read anew.
-        UnavailableError: it failed too often, and so did all that was asked for meanwhile.
+        CredentialsError: the storage refuses the credentials, also when read anew.
+        UnavailableError: it failed too often, and so did all requests for other files meanwhile.
         StorageError: it failed for good, or too often.
     """
     tries = _Tries(uri, retries, seconds)
@@ -74,7 +73,7 @@ def retrying(action: Callable[[], T], uri: str, retries: int, seconds: float | N
 async def retrying_there(
     action: Callable[[], Awaitable[T]], uri: str, retries: int, seconds: float | None = None
 ) -> T:
-    """`retrying` for coroutines: what waits lets others work."""
+    """`retrying` for coroutines."""
     tries = _Tries(uri, retries, seconds)
     while True:
         tries.begin()
@@ -89,7 +88,7 @@ async def retrying_there(
 
 
 class _Tries:
-    """What has been tried of one action, and whether to try again."""
+    """The tries of one action."""
 
     def __init__(self, uri: str, retries: int, seconds: float | None) -> None:
         self._uri = uri
@@ -97,21 +96,21 @@ class _Tries:
         self._end = None if seconds is None else time.monotonic() + seconds
         self._remote = is_remote(uri)
         self._left = retries * (_REMOTE_FACTOR if self._remote else 1)
-        self._pause = _FIRST_PAUSE[self._remote]
+        self._pause = FIRST_PAUSE[self._remote]
         self._renewed = False
         self._credentials = 0
         self._kind = uri.partition("://")[0] if self._remote else ""
 
     def begin(self) -> None:
-        """Take note of the credentials that the next try is made with."""
+        """Note the credentials of the next try."""
         self._credentials = clients.credentials_number()
 
     def succeeded(self) -> None:
-        """Take note that the storage answers."""
+        """Note that the storage answers."""
         _failing[self._kind].clear()
 
     def pause_after(self, error: Exception) -> float:
-        """How many seconds to wait before the next try; raises what ends the trying."""
+        """Seconds before the next try; raises an error that does not pass."""
         if isinstance(error, TooLargeError):
             self.succeeded()
             raise StorageError(f"{public(self._uri)}: {error}") from None
@@ -125,15 +124,13 @@ class _Tries:
             if self._renewed:
                 raise CredentialsError(
                     f"{public(self._uri)}: the storage refuses the credentials ({code}); renew "
-                    "them in the environment or the vendor's file, then go on with --resume"
+                    "them in the environment or the vendor's file, then resume with --resume"
                 ) from None
             self._renewed = True
-            # Of many requests that are refused together, the first reads them anew.
-            if clients.forget_credentials(self._uri, self._credentials):
-                get_request.forget()
+            clients.forget_credentials(self._uri, self._credentials)
             return 0.0
         if _final(error):
-            # An answer too, if not the one that was hoped for.
+            # An answer too: the storage is available.
             self.succeeded()
             raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
         pause = min(self._pause, _LONGEST_PAUSE)
@@ -147,10 +144,10 @@ class _Tries:
                     f"not read in {self._seconds:g} seconds, the most that data.image_timeout "
                     f"allows{why}"
                 )
-            if len(_failing[self._kind]) >= _AWAY and self._kind not in _WEB:
+            if len(_failing[self._kind]) >= _OUTAGE and self._kind not in _WEB:
                 raise UnavailableError(
-                    f"{public(self._uri)}: {reason}, and the storage gives nothing else "
-                    "either; go on when it can be reached again (a run with --resume)"
+                    f"{public(self._uri)}: {reason}, and the storage does not answer other "
+                    "requests either; try again when it can be reached (a run: with --resume)"
                 ) from None
             raise StorageError(f"{public(self._uri)}: {reason}") from None
         self._left -= 1
@@ -160,7 +157,7 @@ class _Tries:
 
 
 def cause(error: Exception) -> str:
-    """Why, without the error's own words, which may quote a URL with its secrets."""
+    """The cause in words, without the error's own, which may quote a URL with its secrets."""
     if isinstance(error, FileNotFoundError):
         return MISSING
     if isinstance(error, PermissionError):
@@ -235,7 +232,7 @@ _CERTAIN = frozenset([
     "SSLCertVerificationError", "UnknownEndpointError", "InvalidRegionError", "ConfigParseError",
     "NotSupportedError",
 ])  # fmt: skip
-"""Errors of the clients that asking again does not change, by the name of their class."""
+"""Errors of the clients that do not pass, by the name of their class."""
 
 
 def _raised_in(error: BaseException) -> str:
@@ -261,13 +258,13 @@ def _final(error: Exception) -> bool:
 
 
 def refusal(error: Exception) -> str | None:
-    """The code by which the storage refuses the credentials, if that is what happened."""
+    """The code by which the storage refuses the credentials; None for other errors."""
     words = " ".join(str(part) for part in _chain(error))
     return next((code for code in _CREDENTIALS if code in words), None)
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the HTTP answer that botocore, oss2 or aiohttp report."""
+    """The HTTP status in an error of botocore, oss2 or aiohttp."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None

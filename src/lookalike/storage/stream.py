@@ -1,32 +1,36 @@
-"""A remote file as a stream that can seek: read in large parts."""
+"""A remote file as a stream that can seek."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 from typing import IO, Any
 
 from lookalike.errors import StorageError
-from lookalike.storage.clients import filesystem_of
-from lookalike.storage.get_request import get
-from lookalike.storage.listing import described
+from lookalike.storage import fsspec_client
+from lookalike.storage.clients import client_of
+from lookalike.storage.get_request import copy_to, get
 from lookalike.storage.retry import retrying
-from lookalike.storage.uri import scheme_of
 
-_PART = 8 * 2**20  # bytes a request; what a small read brings too many of is read next
+_PART = 8 * 2**20  # bytes of a request; small reads take them from memory
 
 
 def stream_of(uri: str) -> IO[bytes]:
-    """The content of remote `uri`.
+    """The content of remote `uri`, read in parts; from a server that knows no parts, copied first.
 
     Raises:
-        Exception: what the client raises; of S3 and OSS a StorageError while it is read.
+        Exception: of the client, now; a StorageError while it is read.
     """
-    if scheme_of(uri) in ("s3", "s3a", "oss"):
-        size = described(uri)["size"]
-        return io.BufferedReader(_Parts(uri, size), _PART)
-    filesystem, path = filesystem_of(uri)
-    opened: IO[bytes] = filesystem.open(path, "rb")
-    return opened
+    client = client_of(uri)
+    if client is fsspec_client:
+        return fsspec_client.open_stream(uri)
+    found = client.describe(uri)
+    if found["size"] is not None and found.get("ranges", True):
+        return io.BufferedReader(_Parts(uri, found["size"]), _PART)
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    copy_to(file, uri)
+    file.seek(0)
+    return file
 
 
 class _Parts(io.RawIOBase):

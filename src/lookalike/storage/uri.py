@@ -1,4 +1,4 @@
-"""Paths and URIs: taking them apart, and which parts may be shown.
+"""Paths and URIs: their parts, their spellings, and the parts that may be shown.
 
 In object storage every character after `bucket/` belongs to the key: `//`, `..`, `?`, `#` and `%`
 have no meaning there, but for `?endpoint=` at the end of an `oss://` URI, and for what signs an
@@ -22,7 +22,7 @@ _WEB = ("http", "https")
 _WITH_KEYS = ("s3", "s3a", "s3n", "oss", "gs", "gcs")
 _OSS_QUERY = re.compile(r"\?endpoint=[^?&#]*$")
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
-_SINGLY = 32  # files of a folder that are looked at one by one
+_SINGLY = 32  # files of a folder that are checked one by one
 _PORTS = {"http": ":80", "https": ":443"}
 _PLAIN_ESCAPE = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 
@@ -38,7 +38,7 @@ _SIGNED = re.compile(rf"[?&#](?={_SIGNS.pattern})", re.IGNORECASE)
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` names a place that is not a path of this machine."""
+    """True for a URI that is not a path of this machine."""
     return bool(_SCHEME.match(uri)) and uri[:7].lower() != "file://"
 
 
@@ -108,7 +108,7 @@ def resolve(uri: str, base: str) -> str:
 
 
 def resolver(base: str) -> Callable[[str], str]:
-    """`resolve` for the many URIs of one file: quick for plain relative paths."""
+    """`resolve` for the many URIs of one file: fast for plain relative paths."""
     folder = resolve("", base)
     remote = is_remote(base)
     plain = not (remote and (scheme_of(base) in _WEB or split_query(base)[1]))
@@ -136,9 +136,9 @@ def public(uri: str) -> str:
 
 
 def lasting(uri: str) -> str:
-    """`uri` as it may be written to a file: without user info and what signs it.
+    """`uri` as it may be written to a file: without user info and signature.
 
-    The rest of its query and fragment stays, which may say which image it is.
+    The rest of its query and fragment stays, which may identify the image.
     """
     if not is_remote(uri):
         return uri
@@ -164,11 +164,9 @@ def _without_user(uri: str) -> tuple[str, str]:
 
 
 def _split_signed(place: str, *, has_fragment: bool) -> tuple[str, str]:
-    """A place, and its query with the `?` where that holds a signature or another secret; else "".
+    """A URI without its scheme, and its query with the `?` if that holds a secret, else "".
 
-    Args:
-        place: a remote URI without its scheme.
-        has_fragment: a `#` begins one, which is treated as a query; in a key it is a character.
+    With `has_fragment`, a `#` begins a fragment, which is treated as a query.
     """
     found = _SIGNED.search(place)
     if found is None:
@@ -188,10 +186,10 @@ def canonical(uri: str) -> str:
 def canonicalizer() -> Callable[[str], str]:
     """A function that gives one text for all spellings of one place: `./a`, `b/../a`, `//`.
 
-    Of this machine it is the absolute path without symbolic links, also for `file://` and `~`. Of
-    web addresses, host and plain escapes are normalised as in RFC 3986, 6.2.2, and what signs them
-    is left out; their dots, and keys of object storage, are taken as they are. For the many URIs
-    of a list: each folder is looked at once.
+    For local files it is the absolute path without symbolic links, also of `file://` and `~`. In
+    web addresses, host and plain escapes are normalised as in RFC 3986, 6.2.2, and signatures are
+    left out; their dots, and keys of object storage, do not change. Each folder is listed at most
+    once.
     """
     folders: dict[str, _Folder] = {}
 
@@ -211,7 +209,7 @@ def canonicalizer() -> Callable[[str], str]:
 
 
 class _Folder:
-    """A folder of this machine, and which of its files are symbolic links."""
+    """A folder of this machine and its symbolic links."""
 
     def __init__(self, folder: str) -> None:
         self.path = os.path.realpath(folder or ".")
@@ -219,7 +217,7 @@ class _Folder:
         self._links: set[str] | None = None
 
     def has_link(self, name: str) -> bool:
-        """Whether `name` is one; many are found out by one listing, without a stat of each."""
+        """True for a link; after a few files, by one listing instead of a stat of each."""
         if self._links is None:
             self._asked += 1
             if self._asked <= _SINGLY:
@@ -227,7 +225,7 @@ class _Folder:
             try:
                 with os.scandir(self.path) as entries:
                     self._links = {entry.name for entry in entries if entry.is_symlink()}
-            except OSError:  # not there: nor are links
+            except OSError:  # no folder, no links
                 self._links = set()
         return name in self._links
 
@@ -245,7 +243,7 @@ def _canonical_address(uri: str) -> str:
 
 
 def address(uri: str) -> str:
-    """`uri`, and to which storage it goes where that is not in it: what its content belongs to."""
+    """`uri` with the endpoint of its storage, where the environment names one."""
     named = {
         "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "oss": ("OSS_ENDPOINT",),
@@ -255,7 +253,7 @@ def address(uri: str) -> str:
 
 
 def join(folder: str, path: str) -> str:
-    """The URI of a file below a folder; of a remote one, `path` is taken as it is."""
+    """The URI of a file below a folder; in remote ones, `path` does not change."""
     if not is_remote(folder):
         return os.path.join(local_path(folder), path)
     place, query = split_query(folder)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from lookalike import storage
-from lookalike.config.byte_size import in_bytes
 from lookalike.config.config import Config
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
@@ -34,6 +33,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.pretrained import worth_saying
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
+from lookalike.storage.byte_size import in_bytes
 from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build_heads import DTYPES, create_heads, loss_weights, metric_margin

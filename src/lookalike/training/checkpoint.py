@@ -42,6 +42,7 @@ from lookalike.errors import RunError, one_line
 from lookalike.losses.head import Head
 from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.storage.atomic import partial_path, put_in_place, sync
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 from lookalike.training import head_checkpoint
 from lookalike.training.optim import Ema, LossScaler
@@ -138,7 +139,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
     Raises:
         RunError: writing failed on any worker; all workers raise.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_path(folder)
     if world.is_directory_leader:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -150,7 +151,7 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
             for name, (tensors, metadata) in _files(trained, world):
                 _write(partial / name, tensors, metadata)
                 found[name] = pool.submit(digest_of, partial / name)
-                _sync(partial / name)
+                sync(partial / name)
             mine = {
                 n: ((partial / n).stat().st_size, digest.result()) for n, digest in found.items()
             }
@@ -176,15 +177,9 @@ def save(folder: Path, trained: Trained, progress: Progress, world: World) -> No
         }
         state["own_sha256"] = _digest_of_state(state)
         with writing(folder):
-            _write_synced(partial / STATE_FILE, json.dumps(state, indent=2).encode())
-        replaced = folder.with_name(f".{folder.name}.replaced.partial")
-        # The same step again, after a resume: removed when the new one is in its place.
-        if folder.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            folder.rename(replaced)
-        partial.rename(folder)
-        _sync(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+            (partial / STATE_FILE).write_bytes(json.dumps(state, indent=2).encode())
+            sync(partial / STATE_FILE)
+        put_in_place(partial, folder)  # the same step may be there, after a resume
     world.barrier()
 
 
@@ -398,16 +393,3 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     # safetensors 0.8 writes and cannot read; without metadata it can.
     with usual_mode(path):
         safetensors.torch.save_file(plain, path, metadata or None)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,8 @@ from lookalike.exporting.artefact import ABOUT_FILE
 from lookalike.log import logger
 from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
 from lookalike.run import CONFIG, RESOLVED, Run, write_text
-from lookalike.storage.cache_folder import user_cache
+from lookalike.storage.atomic import partial_path, put_in_place
+from lookalike.storage.cache_folder import cache_entry
 from lookalike.training import checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -39,7 +39,7 @@ def workdir(output: str, chosen: str | None = None) -> Path:
             f"run.output={storage.public(output)}: has user info or a query in it, which would be "
             "saved with the run; credentials belong in the environment"
         )
-    return storage.path_of(chosen) if chosen else cache_folder("runs", output)
+    return storage.path_of(chosen) if chosen else cache_entry("runs", output)
 
 
 def saved_config(output: str, *, asked: bool = False) -> Config | None:
@@ -161,7 +161,7 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
         raise RunError(f"{shown}: {error}") from None
     state_here = folder / name / checkpoint.STATE_FILE
     same = "id" in state and state_here.exists() and state_here.read_bytes() == text
-    partial = folder / f".{name}.partial"
+    partial = partial_path(folder / name)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for file, size in state["files"].items():
@@ -175,8 +175,7 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
     except RunError as error:
         shutil.rmtree(partial)
         raise RunError(str(error).replace(str(partial), shown)) from None
-    shutil.rmtree(folder / name, ignore_errors=True)
-    partial.rename(folder / name)
+    put_in_place(partial, folder / name)
 
 
 def state_text(output: str, name: str) -> str | None:
@@ -199,7 +198,7 @@ def model_of(uri: str) -> Path:
     prefix = "model/" if "model/config.json" in sizes else ""
     if f"{prefix}config.json" not in sizes:
         raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
-    folder = cache_folder("models", uri)
+    folder = cache_entry("models", uri)
     for _ in range(2):  # a copy that is damaged here is downloaded again
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             _refresh(storage.join(uri, prefix + name), folder / name)
@@ -232,7 +231,7 @@ def file_of(uri: str) -> Path:
     Raises:
         StorageError: it cannot be read.
     """
-    folder = cache_folder("models", uri)
+    folder = cache_entry("models", uri)
     local = folder / storage.public(uri).rsplit("/", 1)[-1]
     _refresh(uri, local)
     return local
@@ -280,10 +279,3 @@ def _refresh(uri: str, local: Path) -> None:
     if storage.version_of(uri) != version:
         raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
     write_text(note, json.dumps({**versions, local.name: version}))
-
-
-def cache_folder(kind: str, uri: str, more: str = "") -> Path:
-    """Folder of the user's cache for `uri` and `more`."""
-    name = storage.public(uri).rstrip("/").rsplit("/", 1)[-1] or "run"
-    digest = hashlib.sha256((uri.rstrip("/") + more).encode()).hexdigest()[:12]
-    return user_cache() / kind / f"{name}-{digest}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,8 @@ from lookalike import storage
 from lookalike.data.readers.boxes import BOX
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
-from lookalike.storage.local_files import usual_mode, writing
+from lookalike.storage.atomic import replacing, sync
+from lookalike.storage.local_files import writing
 
 MANIFEST = "manifest.json"
 _ROW_GROUP = 16384  # rows: 32 MiB of 512 numbers each
@@ -132,15 +132,10 @@ class Parts:
 
     def write(self, number: int, part: Part) -> None:
         """Write a part."""
-        aside = self._path(number).with_suffix(".partial")
         bad = json.dumps({str(row): reason for row, reason in part.bad.items()})
         tensors = {"rows": part.rows, "vectors": part.vectors}
-        with writing(self.folder):
-            with usual_mode(aside):
-                save_file(tensors, aside, metadata={"bad": bad})
-            with aside.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            aside.replace(self._path(number))
+        with writing(self.folder), replacing(self._path(number)) as partial:
+            save_file(tensors, partial, metadata={"bad": bad})
 
     def read(self, number: int) -> Part:
         """A part that was written.
@@ -250,8 +245,7 @@ def merge(parts: Parts, records: Sequence[Record], folder: Path, name: str) -> l
         folder.mkdir(parents=True, exist_ok=True)
         files = write(parts, records, folder / name)
         for file in files:
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            sync(file)
     return files
 
 

@@ -11,7 +11,7 @@ from lookalike.data.loading.bad_images import describe_bad
 from lookalike.data.readers import read_records
 from lookalike.data.readers.boxes import LEAST_SIDE
 from lookalike.errors import DataError
-from lookalike.index.embedded_images_batches import id_of, record_from
+from lookalike.index.new_images import id_of, record_from
 from lookalike.storage import read_bytes
 
 HEAD = "path,label,x_1,y_1,x_2,y_2\n"
@@ -104,13 +104,13 @@ def test_boxes_of_a_few_pixels_are_reported_and_bad_images(tmp_path, caplog):
 
 
 def test_an_index_keeps_the_unit_of_a_box(tmp_path):
-    from lookalike.index.embedded_images_batches import _place
+    from lookalike.index.new_images import image_place
 
     uri = written(tmp_path, HEAD + "a.jpg,0,0.1,0.1,0.9,0.9\n")
     [record] = read_records(uri)
-    again = record_from(id_of(record), "0", _place(record, id_of(record)))
+    again = record_from(id_of(record), "0", image_place(record, id_of(record)))
     assert again.details == record.details
-    assert json.loads(_place(record, id_of(record)) or "")["relative"] is True
+    assert json.loads(image_place(record, id_of(record)) or "")["relative"] is True
 
 
 @pytest.mark.parametrize("columns", ["bbox", "x,y,w,h", "bbox_x,bbox_y,bbox_width,bbox_height"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from lookalike.data.readers.annotation import short_reason
 from lookalike.data.readers.table_columns import PATHS, column_key
 from lookalike.data.record import Member
 from lookalike.errors import DataError, LookalikeError, StorageError
+from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_folder
 
 _ROWS = 4096  # of text at a time
@@ -310,11 +310,8 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
     if index.exists() and blob.exists():
         return blob
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            _unpack(table, image, Path(aside, "images"), Path(aside, "sizes.npy"))
-            os.replace(Path(aside, "images"), blob)
-            os.replace(Path(aside, "sizes.npy"), index)
+        with replacing(index, shared=True) as sizes, replacing(blob, shared=True) as images:
+            _unpack(table, image, images, sizes)
     except OSError as error:
         if error.errno is None:  # pyarrow's, about the table
             raise
@@ -332,4 +329,5 @@ def _unpack(table: pq.ParquetFile, image: str, blob: Path, index: Path) -> None:
             for value in _bytes_of(batch.column(0)).to_pylist():
                 sizes.append(-1 if value is None else len(value))
                 stream.write(value or b"")
-    np.save(index, np.array(sizes, np.int64))
+    with index.open("wb") as stream:
+        np.save(stream, np.array(sizes, np.int64))

@@ -1,4 +1,4 @@
-"""Images on their way into an index: embedded batch by batch, with ids, labels and places."""
+"""Images for an index: their ids, labels and places, and their vectors, batch by batch."""
 
 from __future__ import annotations
 
@@ -17,29 +17,25 @@ from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.record import Details, Member, Record
 from lookalike.errors import DataError
-from lookalike.index.segment import Rows, table_of
+from lookalike.index.segment import SegmentRows, table_of
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import FinishedModel, embed_batches
 from lookalike.model.user_images import several
 
-_SECONDS = 60.0  # what a kill costs
-_ROWS = 65536  # and at most
+_SECONDS, _ROWS = 60.0, 65536  # of work that a kill may cost
 
 _NAMED = 20  # images that are left out and named one by one
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images to be added, each once.
+class NewImages:
+    """Images to add, with distinct ids.
 
     Attributes:
         sources: records, or images in memory.
-        ids: of each.
-        labels: of each; None where it is not known.
-        versions: of each.
-        kept: which of the images that were given each one is.
-        given: how many these were.
+        kept: the position of each among the given images.
+        given: the number of these.
     """
 
     sources: list[Record | Any]
@@ -56,17 +52,17 @@ class Images:
         ids: Any = None,
         labels: Any = None,
         versions: Any = None,
-    ) -> Images:
-        """Give each image its id; of images with the same one, the last is taken.
+    ) -> NewImages:
+        """Give each image its id; of images with the same id, the last is taken.
 
         Args:
             images: one or several records, or images as `Embedder.embed` takes them.
             ids: one text for one image, or one for each.
-            labels: likewise, None where it is not known.
+            labels: likewise, None where one is unknown.
             versions: likewise, integers.
 
         Raises:
-            DataError: an image in memory without an id, other numbers of ids or labels, or ids
+            DataError: an image in memory without an id, another number of ids or labels, or ids
                 and labels that are no texts.
         """
         sources, single = _records(images)
@@ -99,19 +95,19 @@ class Images:
             len(sources),
         )
 
-    def rows(self, kept: Sequence[int], vectors: np.ndarray) -> Rows:
-        """Some of them with their vectors."""
+    def rows(self, kept: Sequence[int], vectors: np.ndarray) -> SegmentRows:
+        """The images at `kept` with their vectors."""
         table = table_of(
             [self.ids[row] for row in kept],
             [self.labels[row] for row in kept],
-            [_place(self.sources[row], self.ids[row]) for row in kept],
+            [image_place(self.sources[row], self.ids[row]) for row in kept],
             [self.versions[row] for row in kept],
         )
-        return Rows(vectors, table)
+        return SegmentRows(vectors, table)
 
 
 def _records(images: Any) -> tuple[list[Record | Any], bool]:
-    """Records of paths and URIs, other images as they are, and whether it is a single one."""
+    """Records of paths and URIs, other images as they are; and True for a single image."""
     if isinstance(images, Record):
         return [images], True
     if isinstance(images, Sequence) and any(isinstance(image, Record) for image in images):
@@ -128,7 +124,7 @@ def _records(images: Any) -> tuple[list[Record | Any], bool]:
 
 
 def _each(name: str, values: Any, count: int, single: bool, kind: type) -> list[Any] | None:
-    """One value for each of so many images; of a single image, the value alone is enough."""
+    """One value for each of `count` images; for a single image, the value alone is enough."""
     if values is None:
         return None
     alone = isinstance(values, (kind, os.PathLike, bytes)) or not isinstance(values, Iterable)
@@ -146,7 +142,7 @@ def checked_id(id: object) -> str:
     """An id as a text.
 
     Raises:
-        DataError: it is none, empty, or cannot be written as UTF-8.
+        DataError: it is no text, empty, or cannot be written as UTF-8.
     """
     if isinstance(id, os.PathLike):
         id = os.fspath(id)
@@ -171,10 +167,10 @@ def checked_text(text: str, what: str) -> str:
     return str(text)
 
 
-def stream(
-    embedder: Embedder | FinishedModel, images: Images, *, threads: int, source: Source = PLAIN
-) -> Iterator[Rows]:
-    """The images as they are embedded, some at a time."""
+def embedded(
+    embedder: Embedder | FinishedModel, images: NewImages, *, threads: int, source: Source = PLAIN
+) -> Iterator[SegmentRows]:
+    """Rows of the readable images, as they are embedded: about a minute's work at a time."""
     records = [source for source in images.sources if isinstance(source, Record)]
     if len(records) < len(images.sources):
         sources = [s.uri if isinstance(s, Record) else s for s in images.sources]
@@ -205,7 +201,7 @@ def stream(
 
 
 def id_of(record: Record) -> str:
-    """The record's URI without secrets, with the part of the file and the box where it has them."""
+    """The record's URI without secrets, with its part of the file and its box."""
     id = storage.lasting(record.uri)
     if record.member is not None:
         id += f"#{record.member.name}"
@@ -214,8 +210,8 @@ def id_of(record: Record) -> str:
     return id
 
 
-def _place(source: object, id: str) -> str | None:
-    """Where the image is, as JSON; None if its id says so, or if it is nowhere."""
+def image_place(source: object, id: str) -> str | None:
+    """The place of an image as JSON; None if its id is the place, or if it has none."""
     if not isinstance(source, Record):
         return None
     place: dict[str, Any] = {}
@@ -232,7 +228,7 @@ def _place(source: object, id: str) -> str | None:
 
 
 def record_from(id: str, label: str | None, place: str | None) -> Record:
-    """The record of a row."""
+    """The record of a row of an index."""
     said = json.loads(place) if place else {}
     member = Member(*said["member"]) if "member" in said else None
     details = None

@@ -1,9 +1,8 @@
-"""Sizes as people write them."""
+"""Numbers of bytes as people write and read them: `50GB` (decimal), `64GiB` (binary)."""
 
 import re
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
 
 
@@ -16,8 +15,15 @@ def in_bytes(text: str) -> int:
     found = _SIZE.match(text)
     if found is None or (found[3] and not found[2]) or float(found[1]) == 0:
         raise ValueError("is no size; write a number with a unit, as 500MB, 50GB, 2TB or 64GiB")
-    unit = found[2].lower()
-    size = float(found[1]) * (_BINARY[unit] if found[3] else _UNITS[unit])
+    size = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()]
     if not 1 <= size < 2**63:
         raise ValueError("is no size of a disk or memory; write e.g. 500MB, 50GB or 2TB")
     return int(size)
+
+
+def in_words(size: int) -> str:
+    """`256 MB`: a number of bytes for messages."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"
