@@ -140,7 +140,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
         os.utime(path, ns=(0, (age + 1) * 10**9))
     ages = {p.name: p.stat().st_mtime_ns for p in entries(tmp_path)}
     new = DiskCache(tmp_path, 10_000)
-    youngest = [n for n in range(9) if ages[Path(old._place(f"http://x/{n}", None)).name] < 4e9]
+    youngest = [n for n in range(9) if ages[Path(old.entry_path(f"http://x/{n}", None)).name] < 4e9]
     assert new.get(f"http://x/{youngest[0]}", None) is not None  # in use now
     for number in range(9, 12):
         new.put(f"http://x/{number}", None, bytes(1000 - 12))

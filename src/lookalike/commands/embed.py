@@ -1,4 +1,4 @@
-"""`lookalike embed`, and `lookalike.load`: a trained model at work."""
+"""`lookalike embed`, and `lookalike.load`: vectors of a trained model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from lookalike.vectors.vector_parts import (
 )
 
 PART_SIZE = 1024
-"""Images of a part: what a kill costs at most, for each worker."""
+"""Images of a part: the most that a kill costs, for each worker."""
 
 _COUNT = "count"
 _NAMED = 20  # images that are left out and named one by one
@@ -74,7 +74,7 @@ def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
 
 
 def model_folder(path: Place) -> Path:
-    """The folder with the model of a run, or `path` where that is one; remote ones are fetched.
+    """The folder with the model of a run, or `path` if it is one; remote ones are fetched.
 
     Raises:
         RunError: there is no model.
@@ -89,7 +89,7 @@ def model_folder(path: Place) -> Path:
 
 
 def calibration_of(model: Place, embedder: Embedder | ExportedModel) -> Calibration | None:
-    """What the model's cosines mean, if that was measured."""
+    """The calibration of the model, if it has one."""
     if isinstance(embedder, ExportedModel):
         text = embedder.calibration
         return None if text is None else Calibration.from_json(text, os.fspath(model))
@@ -110,10 +110,10 @@ def embed(
     allow_truncated: bool | None = None,
     device: str = "auto",
 ) -> int:
-    """Embed images into a file; killed and started again, it goes on where it stopped.
+    """Embed images into a file; started again after a kill, it resumes.
 
-    Vectors are those of evaluation, to the bit. Those that are done wait in a folder beside the
-    output (for a remote one, in the user's cache), and are merged at the end.
+    Vectors are those of evaluation, to the bit. Finished parts are kept in a folder beside the
+    output (for a remote one, in the user's cache) and merged at the end.
 
     Args:
         model: an output directory, a model folder, or an exported `.onnx` file.
@@ -122,7 +122,7 @@ def embed(
             vectors beside `NAME.paths.txt` with their paths, line by line, and
             `NAME.labels.txt` where labels are known; on this machine or in object storage.
         workers: processes on this machine, each with its own GPU where there are any.
-        restart: drop what an earlier attempt for this output has done.
+        restart: drop the parts of an earlier attempt for this output.
         threads: threads that read and decode, for each worker.
         cache: a folder of this machine that keeps images from elsewhere; that of the run by
             default, where this machine has it.
@@ -132,8 +132,7 @@ def embed(
         device: auto, cpu or cuda.
 
     Returns:
-        How many images were embedded. Those that cannot be read are named in warnings and left
-        out.
+        The number of embedded images. Unreadable ones are named in warnings and left out.
 
     Raises:
         LookalikeError: no model, no images, none that can be read, or an earlier attempt for
@@ -160,7 +159,7 @@ def embed(
             words.append(f"--{'' if allow_truncated else 'no-'}allow-truncated")
         words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            again = "The same command again goes on with what is done"
+            again = "The same command again resumes it"
             arguments = [*map(str, words), "--", os.fspath(model), *map(os.fspath, places)]
             launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
@@ -209,7 +208,7 @@ def _embed(
             stack.enter_context(locked(lock, busy))
             stack.callback(lock.unlink, missing_ok=True)
             parts.begin(restart=restart)
-        # Told, not looked up by each: a quicker worker may have made a part meanwhile.
+        # Gathered, not looked up by each: a faster worker may have made a part meanwhile.
         missing = world.all_gather_object(parts.missing() if world.is_main else [])[0]
         _make(embedder, records, parts, missing, threads, world, source)
         return _finish(parts, records, output) if world.is_main else 0
@@ -231,12 +230,12 @@ def _make(
     world: World,
     source: Source,
 ) -> None:
-    """Make the parts that are missing; each worker its share, the main one until all are there."""
+    """Make each worker's share of the missing parts; the main one then waits for all."""
     request = parts.request
     left = sum(len(request.rows(number)) for number in missing)
     if left < request.count:
         logger.info(
-            "going on: %s of %s images were done before (%s)",
+            "resumed: %s of %s images were done before (%s)",
             f"{request.count - left:,}", f"{request.count:,}", parts.folder,
         )  # fmt: skip
     size = batch_size_of(embedder)
@@ -252,7 +251,7 @@ def _make(
                 embedder, records, threads=threads, bad=bad, batches=batches, source=source
             )
             for rows, vectors in found:
-                # The others are as far as this worker, or nearly so.
+                # The others are about as far as this worker.
                 done = min(size * world.size, request.count - bar.done)
                 bar.advance(done)
                 yield rows.numpy(), vectors.numpy()
@@ -270,11 +269,11 @@ def _make(
 
 
 def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
-    """Merge the parts, put the files in their place, and forget the parts."""
+    """Merge the parts, put the files in their place, and remove the parts."""
     count = parts.sizes()
     bad = {row: reason for part in parts.all() for row, reason in part.bad.items()}
     if count == 0:
-        _tell_bad(bad, records)
+        _warn_of_bad(bad, records)
         parts.remove()
         raise DataError(f"none of the {len(records):,} images can be read")
     name = storage.public(output).rsplit("/", 1)[-1]
@@ -292,13 +291,13 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
         else:
             file.replace(storage.local_path(place))
     parts.remove()
-    _tell_bad(bad, records)
+    _warn_of_bad(bad, records)
     vectors = log.counted(count, "vector")
     logger.info("%s: %s of %d", storage.public(output), vectors, parts.request.dim)
     return count
 
 
-def _tell_bad(bad: dict[int, str], records: Sequence[Record]) -> None:
+def _warn_of_bad(bad: dict[int, str], records: Sequence[Record]) -> None:
     for row, reason in sorted(bad.items())[:_NAMED]:
         logger.warning("left out: %s: %s", records[row].place, reason)
     if len(bad) > _NAMED:

@@ -1,4 +1,4 @@
-"""Several workers on this machine: the same program again, through torchrun."""
+"""Launch of several workers on this machine by torchrun, and the report of their failures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ from lookalike.log import counted
 
 
 class WorkersFailed(LookalikeError):
-    """The workers ended with an error.
-
-    Attributes:
-        is_said: whether they have told it already.
-    """
+    """The workers ended with an error, which they have reported themselves if `is_said`."""
 
     def __init__(self, message: str, exit_code: int, *, is_said: bool = False) -> None:
         super().__init__(message)
@@ -31,14 +27,14 @@ class WorkersFailed(LookalikeError):
 
 
 def in_worker() -> bool:
-    """Whether torchrun started this process."""
+    """True in a process that torchrun started."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
 
 
 def is_answering() -> bool:
-    """Whether this process prints the answer of the command.
+    """True in the process that prints the answer of the command.
 
-    Of several workers that is the process that launched them; with torchrun, worker 0.
+    With several workers that is their launcher; under torchrun, worker 0.
     """
     return not in_worker() or (_SAID not in os.environ and os.environ.get("RANK") == "0")
 
@@ -49,7 +45,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def first_to_say(message: str) -> bool:
-    """Whether no other worker of this machine has told the user this yet."""
+    """True if no other worker of this machine has shown this message yet."""
     folder = os.environ.get(_SAID)
     if folder is None:
         return True
@@ -58,34 +54,34 @@ def first_to_say(message: str) -> bool:
         (Path(folder) / name).touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # the folder went with the launcher: better twice than never
+    except OSError:  # the launcher has removed the folder: better twice than never
         return True
     return True
 
 
 def somebody_said() -> bool:
-    """Whether a worker of this machine has told the user why the run ends."""
+    """True if a worker of this machine has shown why the run ends."""
     folder = os.environ.get(_SAID)
     return folder is not None and any(len(path.name) == 64 for path in Path(folder).iterdir())
 
 
 def tell_launcher(name: str, text: str) -> None:
-    """Leave a text for the process that launched this worker, if one did: a file of its folder."""
+    """Leave a text for the launcher of this worker, if it has one, as a file in its folder."""
     if _SAID in os.environ:
         (Path(os.environ[_SAID]) / name).write_text(text, "utf-8")
 
 
 def end_with_launcher() -> None:
-    """Let this worker end when the process that launched it does, however that ended.
+    """End this worker when its launcher ends, also by SIGKILL.
 
-    torchrun gives each worker a session of its own: a launcher that is killed outright would
-    leave its workers behind, writing into the directory of the run that is resumed meanwhile.
-    Linux only; elsewhere the lock of the run's directory says that somebody is still there.
+    torchrun gives each worker a session of its own: workers of a killed launcher would go on
+    writing into the directory of the run that is resumed meanwhile. Linux only; elsewhere the lock
+    of the run's directory excludes a second run.
     """
     if _SAID not in os.environ or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Not whether the parent is process 1: that is the launcher itself in a container.
+    # In a container the launcher itself may be process 1.
     if str(os.getppid()) != os.environ.get(_LAUNCHER_PID):  # it ended before we asked
         sys.exit(1)
 
@@ -99,9 +95,9 @@ _LOST_FILE = "lost-peers"
 
 
 def lost_peers(error: RuntimeError) -> bool:
-    """Whether an error is what torch raises in a worker whose peers have ended.
+    """True for an error that torch raises in a worker whose peers have ended.
 
-    Its traceback is left for the launcher, which shows it unless it knows why they ended.
+    Its traceback is left for the launcher, which shows it unless it knows the cause.
     """
     if not _LOST.search(str(error)):
         return False
@@ -117,10 +113,10 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     """Run `python -m lookalike ARGUMENTS` as `workers` processes, and wait for them.
 
     Args:
-        workers: how many.
-        arguments: what follows the program's name.
-        folder: a temporary one, where the workers note which errors were told.
-        again: how to go on when a worker was killed, for a message.
+        workers: their number.
+        arguments: of the program.
+        folder: a temporary one, for notes of the workers.
+        again: how to continue after a worker was killed, for a message.
 
     Raises:
         WorkersFailed: one of them ended with another exit code than 0.
@@ -139,7 +135,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
         usual["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     ours |= {name: value for name, value in usual.items() if name not in os.environ}
     os.environ.update(ours)
-    # Its warnings are about itself; our workers' errors are told by our workers.
+    # Its warnings are about itself; our workers report their errors themselves.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -174,7 +170,7 @@ def _too_many(workers: int, cores: int) -> str:
 
 
 def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:
-    """Why the workers ended, by rank and exit code; a negative one is a signal's number."""
+    """The error for exit codes by rank; negative ones are signals."""
     if somebody_said():
         code = 2 if 2 in codes.values() else max(codes.values(), key=abs)
         return WorkersFailed("the workers have told why", code if code > 0 else 1, is_said=True)

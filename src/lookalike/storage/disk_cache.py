@@ -79,11 +79,11 @@ class DiskCache:
 
     def has(self, uri: str, part: Part) -> bool:
         """True if there is an entry, damaged or not."""
-        return os.path.exists(self._place(uri, part))
+        return os.path.exists(self.entry_path(uri, part))
 
     def get(self, uri: str, part: Part) -> bytes | None:
         """The content; None without an entry, or with a damaged one."""
-        place = self._place(uri, part)
+        place = self.entry_path(uri, part)
         try:
             with open(place, "rb", buffering=0) as file:
                 entry = file.read()
@@ -103,7 +103,7 @@ class DiskCache:
     def put(self, uri: str, part: Part, content: bytes) -> None:
         """Keep `content`, if there is room for it or room can be made."""
         size = _HEAD.size + len(content)
-        place = self._place(uri, part)
+        place = self.entry_path(uri, part)
         try:
             aside = None if self._giving_up else self._reserve(size)
             if aside is None:
@@ -122,7 +122,7 @@ class DiskCache:
             self._giving_up = True
             self._warn(error)
 
-    def _place(self, uri: str, part: Part) -> str:
+    def entry_path(self, uri: str, part: Part) -> str:
         key = f"{storage.address(uri)}\n{part}"
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return f"{self.folder}/{name[:2]}/{name}"
