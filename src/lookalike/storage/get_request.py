@@ -19,19 +19,16 @@ from lookalike.storage.uri import scheme_of
 _WEB = ("http", "https")
 
 
-def get(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
+async def fetch(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
     """The content of remote `uri`, or its bytes from offset part[0], at most part[1] of them.
+
+    In the loop of `lookalike.storage.event_loop`, where many may wait at a time.
 
     Raises:
         TooLargeError: it is larger than `limits` allow.
         TimeoutError: it has not arrived in the time that they allow.
         Exception: of the client.
     """
-    return waited(fetch(uri, part, limits))
-
-
-async def fetch(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
-    """`get` in the loop of `lookalike.storage.event_loop`, where many may wait at a time."""
     async with asyncio.timeout(limits.seconds):
         if part is not None:
             limits.check(part[1])

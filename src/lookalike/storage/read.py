@@ -15,7 +15,7 @@ from lookalike.storage import archive
 from lookalike.storage.clients import client_of
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.event_loop import waited
-from lookalike.storage.get_request import fetch, get
+from lookalike.storage.get_request import fetch
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public, scheme_of
@@ -43,8 +43,9 @@ def read_bytes(
         StorageError: it cannot be read, ends before `part` does, or exceeds the limits; the
             message holds the cause.
     """
-    now = limits.running()
-    return retrying(lambda: _read_once(uri, part, now()), uri, retries, limits.seconds)
+    if is_remote(uri):
+        return waited(fetch_bytes(uri, part=part, retries=retries, limits=limits))
+    return retrying(lambda: _read_local(uri, part, limits), uri, retries, limits.seconds)
 
 
 async def fetch_bytes(
@@ -66,7 +67,7 @@ async def fetch_bytes(
                 limits.check(entry.size)
                 span = entry.offset, entry.span
                 packed = await fetch(place, span, now().of_any_size())
-                return _of_entry(uri, entry, packed, part)
+                return _of_entry(uri, entry, _whole(place, span, packed), part)
         content = await fetch(uri, part, now())
         return content if part is None else _whole(uri, part, content)
 
@@ -202,28 +203,19 @@ def _of_entry(
     return _whole(uri, part, content[part[0] : part[0] + part[1]])
 
 
-def _read_once(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
+def _read_local(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
     if archive.may_lead_in(uri):
         found = archive.entry_of(uri)
         if found is not None:
             place, entry = found
             limits.check(entry.size)
-            packed = _read_once(place, (entry.offset, entry.span), limits.of_any_size())
+            packed = _read_local(place, (entry.offset, entry.span), NO_LIMITS)
             return _of_entry(uri, entry, packed, part)
-    if is_remote(uri):
-        content = get(uri, part, limits)
-    else:
-        content = _read_here(local_path(uri), part, limits)
-    return content if part is None else _whole(uri, part, content)
-
-
-def _read_here(path: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
-    with open(path, "rb", buffering=-1 if part is None else 0) as file:
+    with open(local_path(uri), "rb", buffering=-1 if part is None else 0) as file:
         if part is not None:
-            offset, size = part
-            limits.check(size)
-            file.seek(offset)
-            return file.read(size)
+            limits.check(part[1])
+            file.seek(part[0])
+            return _whole(uri, part, file.read(part[1]))
         if limits.size is None:
             return file.read()
         status = os.fstat(file.fileno())

@@ -9,8 +9,9 @@ from typing import IO, Any
 from lookalike.errors import StorageError
 from lookalike.storage import fsspec_client
 from lookalike.storage.clients import client_of
-from lookalike.storage.get_request import copy_to, get
-from lookalike.storage.retry import retrying
+from lookalike.storage.event_loop import waited
+from lookalike.storage.get_request import copy_to, fetch
+from lookalike.storage.retry import retrying_there
 
 _PART = 8 * 2**20  # bytes of a request; small reads take them from memory
 
@@ -58,7 +59,7 @@ class _Parts(io.RawIOBase):
         if count <= 0:
             return 0
         part = self._position, count
-        content = retrying(lambda: get(self._uri, part), self._uri, 2)
+        content = waited(retrying_there(lambda: fetch(self._uri, part), self._uri, 2))
         if not content:
             raise StorageError(f"ends at {self._position:,} of {self._size:,} bytes")
         buffer[: len(content)] = content
