@@ -90,7 +90,7 @@ def test_files_and_what_is_beside_them(model, many, tmp_path, parts_of_64, caplo
     assert len(labels) == 208
 
 
-def test_boxes_are_images_of_their_own(model, photos, tmp_path):
+def test_boxes_are_separate_images(model, photos, tmp_path):
     table = photos / "t.csv"
     table.write_text(
         "path,x_1,y_1,x_2,y_2\nalone.jpg,0,0,20,20\nalone.jpg,10,10,40,40\nalone.jpg,,,,\n"
@@ -108,7 +108,7 @@ def test_boxes_are_images_of_their_own(model, photos, tmp_path):
     assert len(np.unique(vectors, axis=0)) == 3
 
 
-def test_killed_at_every_step_it_goes_on_and_ends_the_same(model, many, tmp_path):
+def test_resumes_after_a_kill_at_every_step(model, many, tmp_path):
     output = tmp_path / "v.npy"
     paths, vectors = evaluated(model, many)
     process = subprocess.Popen(
@@ -239,7 +239,7 @@ def test_a_pattern_takes_images_by_content_and_counts_what_it_skips(photos, tmp_
         ("empty", "no images in this folder"),
     ],
 )
-def test_places_that_are_none(tmp_path, place, message):
+def test_invalid_places(tmp_path, place, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         read_places([tmp_path / place])

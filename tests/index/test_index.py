@@ -61,7 +61,7 @@ def agree(index: Index, queries: np.ndarray, gallery: dict[str, np.ndarray], k: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 10])
-def test_nearest_are_those_of_brute_force(tmp_path, kind, k):
+def test_nearest_equal_brute_force(tmp_path, kind, k):
     vectors = cloud(k, 1500)
     ids = [f"photos/{i}.jpg" for i in range(len(vectors))]
     index = Index.create(tmp_path / "x", dim=24, kind=kind)
@@ -82,7 +82,7 @@ def test_nearest_are_those_of_brute_force(tmp_path, kind, k):
 
 
 @pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
-def test_changes_lead_to_the_index_that_is_built_anew(tmp_path, kind):
+def test_changed_index_equals_a_new_one(tmp_path, kind):
     rng = np.random.default_rng(5)
     index = Index.create(tmp_path / "x", dim=24, kind=kind)
     gallery: dict[str, np.ndarray] = {}
@@ -120,7 +120,7 @@ def test_changes_lead_to_the_index_that_is_built_anew(tmp_path, kind):
     assert (index.vectors(list(gallery)) == fresh.vectors(list(gallery))).all()
 
 
-def test_an_id_is_there_once_and_the_last_counts(tmp_path):
+def test_ids_are_unique_and_the_last_wins(tmp_path):
     a, b, c = np.eye(3, dtype=np.float32)
     index = Index.create(tmp_path / "x", dim=3)
     index.add(vectors=np.stack([a, b, c]), ids=["i", "j", "i"], labels=["A", "B", "C"])
@@ -146,7 +146,7 @@ def test_equal_vectors_keep_their_order_in_every_place(tmp_path):
     assert (found.cosines == 1).all()
 
 
-def test_codes_leave_out_what_they_say():
+def test_rest_of_int8_codes_is_as_stated():
     vectors = cloud(3, 500).astype(np.float32)
     vectors[0] = 0
     vectors[0, 3] = 1  # the worst case for one scale for all numbers
@@ -156,7 +156,7 @@ def test_codes_leave_out_what_they_say():
     assert codes.min() >= -127
 
 
-def test_without_int8_products_the_numbers_are_used(tmp_path, monkeypatch):
+def test_float32_search_without_int8_products(tmp_path, monkeypatch):
     index = Index.create(tmp_path / "x", dim=24, kind="int8")
     vectors = cloud(4, 300)
     index.add(vectors=vectors, ids=list(map(str, range(300))))
@@ -228,14 +228,14 @@ def test_an_empty_index_and_few_images(tmp_path):
         (lambda i: Index.open("s3://bucket/x"), "mapped into memory"),
     ],
 )
-def test_mistakes_are_told(tmp_path, change, message):
+def test_invalid_arguments_are_refused(tmp_path, change, message):
     index = Index.create(tmp_path / "x", dim=4)
     with pytest.raises((DataError, RunError), match=message):
         change(index)
     assert len(index) == 0
 
 
-def test_faiss_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
+def test_missing_faiss_is_named_where_it_is_needed(tmp_path, monkeypatch):
     index = Index.create(tmp_path / "x", dim=24, kind="ivf")
     index.add(vectors=cloud(1, 600), ids=list(map(str, range(600))))
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
@@ -250,7 +250,7 @@ def test_faiss_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
     assert auto.stats()["searched"] == {"int8": 600}
 
 
-def test_auto_takes_faiss_for_large_ones_and_keeps_it(tmp_path, monkeypatch):
+def test_auto_uses_faiss_for_large_indexes_and_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setattr(compaction, "AUTO_FAISS_IMAGES", 1000)
     index = Index.create(tmp_path / "x", dim=24)
     index.add(vectors=cloud(1, 1200), ids=list(map(str, range(1200))))
@@ -260,7 +260,7 @@ def test_auto_takes_faiss_for_large_ones_and_keeps_it(tmp_path, monkeypatch):
     assert len(index.search(cloud(2, 3), 900).ids[0]) == 800  # more than faiss proposes
 
 
-def test_one_writes_at_a_time_and_others_see_it(tmp_path, monkeypatch):
+def test_one_writer_at_a_time_and_readers_see_changes(tmp_path, monkeypatch):
     index = Index.create(tmp_path / "x", dim=24)
     reader = Index.open(tmp_path / "x")
     vectors = cloud(1, 200)
@@ -274,7 +274,7 @@ def test_one_writes_at_a_time_and_others_see_it(tmp_path, monkeypatch):
         reader.remove(["151"])
 
 
-def test_damage_is_told(tmp_path):
+def test_damage_is_an_error(tmp_path):
     index = Index.create(tmp_path / "x", dim=24, kind="int8")
     index.add(vectors=cloud(1, 200), ids=list(map(str, range(200))))
     [vectors] = (tmp_path / "x").rglob("vectors.npy")
@@ -286,7 +286,7 @@ def test_damage_is_told(tmp_path):
         Index.open(tmp_path / "x")
 
 
-def test_recall_is_what_the_effort_was_chosen_for(tmp_path):
+def test_recall_reaches_the_target_of_the_effort(tmp_path):
     vectors = cloud(9, 3000, 48)
     index = Index.create(tmp_path / "x", dim=48, kind="ivf")
     index.add(vectors=vectors, ids=list(map(str, range(3000))))
@@ -296,7 +296,7 @@ def test_recall_is_what_the_effort_was_chosen_for(tmp_path):
     assert share >= approximate.RECALL - 0.02
 
 
-def test_one_is_taken_as_several_are(tmp_path):
+def test_single_images_ids_and_vectors(tmp_path):
     index = Index.create(tmp_path / "x", dim=4)
     one = np.eye(4, dtype=np.float32)
     assert index.add(vectors=one[0], ids="a.jpg", labels="shoe") == 1
@@ -485,7 +485,7 @@ def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
     assert shared.ids() == Index.open(tmp_path / "x").ids()
 
 
-def test_threads_of_one_object_and_of_several_lose_nothing(tmp_path):
+def test_concurrent_threads_lose_no_changes(tmp_path):
     shared = Index.create(tmp_path / "x", dim=24)
     objects = [shared, shared, Index.open(tmp_path / "x")]
     vectors = cloud(1, 240)
@@ -523,7 +523,7 @@ def test_threads_of_one_object_and_of_several_lose_nothing(tmp_path):
     assert len(shared) == 240 - 12
 
 
-def test_two_that_create_one_index_do_not_replace_it(tmp_path, monkeypatch):
+def test_concurrent_creation_does_not_replace_an_index(tmp_path, monkeypatch):
     """Both found the folder empty; the second sees the first one's index under the lock."""
     real = index_module.locked
 

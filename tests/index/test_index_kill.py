@@ -110,7 +110,7 @@ def holds(index: Index, state: dict[str, int]) -> bool:
     return [row[0] for row in found.ids] == asked
 
 
-def test_killed_at_any_moment_it_is_the_old_or_the_new(writer):
+def test_kill_at_any_moment_leaves_the_old_or_new_state(writer):
     path = writer.path
     dice = random.Random(0)
     state: dict[str, int] = {}

@@ -37,7 +37,9 @@ def search(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-def test_a_gallery_is_indexed_once_and_followed(model, photos, cache, monkeypatch, capsys, caplog):
+def test_gallery_is_indexed_once_and_kept_up_to_date(
+    model, photos, cache, monkeypatch, capsys, caplog
+):
     caplog.set_level("INFO")
     query = photos / "102/1.jpg"
     words = (model, query, "--gallery", photos, "--threads", 2)
@@ -243,7 +245,7 @@ def calibrated(threshold: float = 0.5, gallery: float = 100.0) -> Calibration:
     )  # fmt: skip
 
 
-def test_cosines_are_judged():
+def test_match_decisions():
     calibration = calibrated()
     prior = prior_of(calibration, 100)
     assert prior == pytest.approx(calibration.even_prior(0.65))
@@ -290,7 +292,7 @@ def test_the_prior_of_a_search_falls_with_the_gallery():
     prior=st.none() | st.floats(1e-9, 1 - 1e-9),
     size=st.integers(1, 10**8),
 )
-def test_a_verdict_never_disagrees_with_its_probability(ratios, cosines, prior, size):
+def test_decisions_agree_with_their_probabilities(ratios, cosines, prior, size):
     points = np.linspace(-1, 1, len(ratios))
     likelihood = LikelihoodRatio(tuple(points.tolist()), tuple(sorted(ratios)))
     calibration = replace(calibrated(), likelihood=likelihood)

@@ -77,7 +77,7 @@ def test_parts_of_files_and_boxes_are_images_of_their_own(spelled):
     assert distinct_rows(records) == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_image_in_both_lists_is_one_however_spelled(spelled, photos, tmp_path):
+def test_image_in_both_lists_is_one_in_all_spellings(spelled, photos, tmp_path):
     names = [f"102/{n}.jpg" for n in range(4)] + [f"103/{n}.jpg" for n in range(4)]
     (tmp_path / "gallery.txt").write_text("".join(f"photos/{n} {n[:3]}\n" for n in names))
     query = spelled(names[0])

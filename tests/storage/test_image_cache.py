@@ -51,7 +51,7 @@ def written(folder):
     return int((Path(folder) / "lookalike-images-1" / "size").read_text())
 
 
-def test_the_second_epoch_asks_for_nothing(server, local, tmp_path):
+def test_second_epoch_sends_no_requests(server, local, tmp_path):
     remote = elsewhere(server, local)
     for number in range(3):  # the third with a new object, as another run has
         source = Source(cache=DiskCache(tmp_path, LARGE))
@@ -67,7 +67,7 @@ def test_the_second_epoch_asks_for_nothing(server, local, tmp_path):
     assert written(tmp_path) == size_of(tmp_path)
 
 
-def test_parts_of_a_file_are_entries_of_their_own(server, local, tmp_path):
+def test_parts_of_a_file_are_separate_entries(server, local, tmp_path):
     remote = elsewhere(server, local, "parts")
     source = Source(cache=DiskCache(tmp_path, LARGE))
     for epoch in range(2):
@@ -91,7 +91,7 @@ def test_the_same_address_of_another_storage_is_another_image(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "swapped", "longer"])
-def test_what_is_damaged_is_fetched_again(server, local, tmp_path, damage, caplog):
+def test_damaged_entries_are_fetched_again(server, local, tmp_path, damage, caplog):
     remote = elsewhere(server, local)
     source = Source(cache=DiskCache(tmp_path, LARGE))
     expected = list(evaluator(local.records))
@@ -115,7 +115,7 @@ def test_what_is_damaged_is_fetched_again(server, local, tmp_path, damage, caplo
     assert "damaged in the cache" in caplog.text
 
 
-def test_half_an_image_is_not_kept(server, local, tmp_path):
+def test_incomplete_image_is_not_cached(server, local, tmp_path):
     remote = elsewhere(server, local)
     whole = dict(server.bodies)
 
@@ -132,7 +132,7 @@ def test_half_an_image_is_not_kept(server, local, tmp_path):
     assert written(tmp_path) == size_of(tmp_path)
 
 
-def test_the_least_recently_used_goes_first(tmp_path):
+def test_least_recently_used_entry_is_evicted_first(tmp_path):
     old = DiskCache(tmp_path, 10_000)
     for number in range(9):
         old.put(f"http://x/{number}", None, bytes(1000 - 12))
@@ -171,7 +171,7 @@ def test_a_list_larger_than_the_cache_keeps_a_part(server, local, tmp_path):
     assert asked[1] == asked[2] == asked[3] < 40
 
 
-def test_room_taken_by_a_thread_that_still_writes_is_not_given_away(tmp_path, monkeypatch):
+def test_room_reserved_by_a_writing_thread_stays_reserved(tmp_path, monkeypatch):
     """A sweep counts what is being written, which would be beyond the limit once it is there."""
     old = DiskCache(tmp_path, 1000)
     for number in range(3):
@@ -199,7 +199,7 @@ def test_room_taken_by_a_thread_that_still_writes_is_not_given_away(tmp_path, mo
     assert 0 < size_of(tmp_path) == written(tmp_path) <= 1000
 
 
-def test_own_entries_stay_when_the_clock_of_files_is_behind(tmp_path, monkeypatch):
+def test_own_entries_stay_when_the_file_clock_is_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: 2 * 10**18)  # as the kernel's coarse clock is
     cache = DiskCache(tmp_path, 1000)
     for number in range(9):
@@ -219,7 +219,7 @@ def test_other_files_are_left_alone(tmp_path):
     assert all(path.exists() for path in mine)
 
 
-def test_nothing_larger_than_the_cache_is_kept(tmp_path):
+def test_content_larger_than_the_cache_is_not_cached(tmp_path):
     cache = DiskCache(tmp_path, 1000)
     cache.put("http://x/1", None, bytes(2000))
     assert cache.get("http://x/1", None) is None
@@ -281,7 +281,7 @@ def test_several_processes_some_of_them_killed(tmp_path, workers):
     assert size_of(tmp_path) == written(tmp_path) <= 200_000
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
+def test_files_of_killed_processes_are_removed(tmp_path):
     cache = DiskCache(tmp_path, 1000)
     left = cache.folder / ".aside-1-1-1"
     left.write_bytes(bytes(500))

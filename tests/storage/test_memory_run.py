@@ -42,7 +42,7 @@ def test_run_resumes_from_storage_and_loads(shapes, cache):
     assert lookalike.load(output, device="cpu").embedding_dim == 16
 
 
-def test_the_calibration_goes_where_the_model_goes(shapes, many_shapes, cache):
+def test_calibration_is_uploaded_with_the_model(shapes, many_shapes, cache):
     output = "memory://bucket/runs/y"
     run = go(shapes, output, 2, val=str(many_shapes))
     here = lookalike.Calibration.load(run.path)

@@ -28,7 +28,7 @@ def hurry(monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_bytes_go_there_and_back(bucket, scheme, tmp_path):
+def test_bytes_round_trip(bucket, scheme, tmp_path):
     data = os.urandom(100_000)
     uri = f"{scheme}://shop/some dir/ä+&%41.bin"
     storage.write_bytes(uri, data)
@@ -54,7 +54,7 @@ def test_bytes_go_there_and_back(bucket, scheme, tmp_path):
 
 @pytest.mark.parametrize("fault", [500, 503, "reset", "cut", "slow"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_bad_moments_pass(bucket, scheme, fault):
+def test_transient_faults_are_retried(bucket, scheme, fault):
     data = os.urandom(200_000)
     storage.write_bytes(f"{scheme}://shop/x", data)
     bucket.counts.clear()
@@ -64,7 +64,7 @@ def test_bad_moments_pass(bucket, scheme, fault):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_bad_hour_is_told(bucket, scheme):
+def test_lasting_outage_is_reported(bucket, scheme):
     storage.write_bytes(f"{scheme}://shop/x", b"1")
     bucket.plan = lambda *_: 503
     with pytest.raises(StorageError, match=f"^{scheme}://shop/x: "):
@@ -73,7 +73,7 @@ def test_a_bad_hour_is_told(bucket, scheme):
 
 @pytest.mark.parametrize("fault", [500, "reset", "cut"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_listing_is_whole_or_an_error(bucket, scheme, fault):
+def test_listing_is_complete_or_an_error(bucket, scheme, fault):
     names = {"a/1", "a/b/2", "c/3"}
     for name in names:
         storage.write_bytes(f"{scheme}://shop/top/{name}", b"x")
@@ -92,7 +92,7 @@ def test_a_listing_is_whole_or_an_error(bucket, scheme, fault):
     assert not storage.exists(f"{scheme}://shop/to")
 
 
-def test_a_listing_of_oss_goes_on_after_its_first_page(bucket, monkeypatch):
+def test_listing_of_oss_has_all_pages(bucket, monkeypatch):
     for name in "abcde":
         storage.write_bytes(f"oss://shop/top/{name}", b"x")
     monkeypatch.setattr(listing, "PAGE", 2)
@@ -100,7 +100,7 @@ def test_a_listing_of_oss_goes_on_after_its_first_page(bucket, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_expired_tokens_are_read_anew_once_and_then_told(bucket, scheme):
+def test_expired_tokens_are_read_anew_once(bucket, scheme):
     storage.write_bytes(f"{scheme}://shop/x", b"1")
     bucket.counts.clear()
     bucket.plan = lambda method, path, count: "expired" if count == 1 else None
@@ -165,7 +165,7 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
     assert dict(parse_qsl(urlsplit(request.url).query)) == asked
 
 
-def test_without_credentials_buckets_are_read_as_anybody(bucket, monkeypatch):
+def test_anonymous_reads_without_credentials(bucket, monkeypatch):
     storage.write_bytes("s3://shop/some dir/ä+&%41.bin", b"all")
     storage.write_bytes("oss://shop/b", b"all too")
     owner = botocore.session.get_session().create_client("s3")

@@ -65,7 +65,7 @@ def exported(model, data, folder, **more):
 
 
 @pytest.mark.parametrize("verb", [evaluated, compared, embedded, searched, improved, exported])
-def test_each_image_is_asked_for_once(bucket, data, model, tmp_path, verb):
+def test_each_image_is_requested_once(bucket, data, model, tmp_path, verb):
     asked(bucket)
     expected = verb(model, data, tmp_path)
     without = asked(bucket)
@@ -80,7 +80,7 @@ def test_each_image_is_asked_for_once(bucket, data, model, tmp_path, verb):
     assert not cache.exists()
 
 
-def test_the_run_says_what_is_not_asked_for(bucket, data, model, tmp_path):
+def test_defaults_are_those_of_the_run(bucket, data, model, tmp_path):
     cache = tmp_path / "images"
     run = go(data, str(tmp_path / "run"), 1, data__cache=str(cache), data__requests=5)
     assert asked(bucket) > 0
@@ -112,7 +112,7 @@ def test_the_run_says_what_is_not_asked_for(bucket, data, model, tmp_path):
         ({"cache": "{}/file/x"}, "cannot be the cache of images"),
     ],
 )
-def test_values_that_cannot_be(model, shapes, tmp_path, flags, words):
+def test_invalid_values_are_refused(model, shapes, tmp_path, flags, words):
     (tmp_path / "file").touch()
     given = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in flags.items()}
     with pytest.raises(ConfigError, match=words) as told:

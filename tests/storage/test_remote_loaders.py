@@ -143,7 +143,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("where", ["http", "parts", "memory"])
-def test_images_elsewhere_are_the_same_batches(server, local, where):
+def test_remote_images_give_the_same_batches(server, local, where):
     remote = elsewhere(server, local, where)
     for epoch, start in ((0, 0), (1, 7)):
         expected = list(trainer(local, threads=0).epoch(epoch, start))
@@ -164,7 +164,7 @@ def test_lists_of_both_kinds(server, local, remote):
         same(list(trainer(mixed).epoch(0)), list(trainer(local).epoch(0)))
 
 
-def test_local_images_ask_for_nothing(local, monkeypatch):
+def test_local_images_send_no_requests(local, monkeypatch):
     monkeypatch.setattr(Requests, "__init__", None)
     same(list(trainer(local).epoch(0)), list(trainer(local, threads=0).epoch(0)))
 
@@ -203,7 +203,7 @@ def test_bad_images_are_replaced_as_on_a_disk(server, broken, threads):
     assert not {"3.jpg", "11.jpg", "17.jpg"} & set(server.counts)
 
 
-def test_half_a_file_is_read_again(server, local, remote):
+def test_truncated_answers_are_retried(server, local, remote):
     whole = dict(server.bodies)
 
     def half_first(key, count):
@@ -221,7 +221,7 @@ def test_half_a_file_is_read_again(server, local, remote):
     assert len(bad) == 0
 
 
-def test_faults_change_nothing(server, local, remote):
+def test_faults_do_not_change_batches(server, local, remote):
     moments, seen = {2: 503, 5: "reset", 7: "cut", 11: 500, 13: "slow"}, []
 
     def moment(key, count):
@@ -263,7 +263,7 @@ def test_bytes_in_flight_are_bounded(server):
     requests.close()
 
 
-def test_one_image_larger_than_all_room_is_read(server):
+def test_image_larger_than_the_buffer_is_read(server):
     server.bodies["big"] = bytes(100_000)
     requests = Requests(4, most_bytes=10)
     tickets = requests.ask([Record(f"{server.address}/big", "0", "x", 1)] * 3)
@@ -311,7 +311,7 @@ def bucket(server, local, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["remote", "bucket"])
-def test_images_that_the_storage_never_gives_are_bad(server, request, where):
+def test_images_that_never_arrive_are_bad(server, request, where):
     remote, never = request.getfixturevalue(where), ("/5.jpg", "/7.jpg", "/9.jpg")
     server.plan = lambda key, count: 503 if f"/{key}".endswith(never) else None
     bad = BadImages()
@@ -321,7 +321,7 @@ def test_images_that_the_storage_never_gives_are_bad(server, request, where):
     assert {n for n in server.counts.values() if n > 4} == {7}
 
 
-def test_an_outage_is_not_blamed_on_images(server, local, bucket):
+def test_outage_does_not_count_as_bad_images(server, local, bucket):
     """It ends the work instead: who would want a run that goes on without a thousand images?"""
     out, expected = [], list(trainer(local).epoch(0))
 
@@ -346,7 +346,7 @@ def test_an_outage_is_not_blamed_on_images(server, local, bucket):
     same([*out, *trainer(bucket, bad=bad).epoch(0, len(out))], expected)
 
 
-def test_our_own_mistakes_surface(remote, monkeypatch):
+def test_internal_errors_are_raised(remote, monkeypatch):
     def explode(data, **options):
         raise ZeroDivisionError("ours")
 
@@ -399,12 +399,12 @@ def test_closing_ends_the_requests(server, local, remote, monkeypatch, how):
         assert str(kept)
 
 
-def test_an_epoch_that_is_never_begun_asks_for_nothing(server, remote):
+def test_unused_epoch_sends_no_requests(server, remote):
     trainer(remote).epoch(0)
     assert not server.counts
 
 
-def test_no_storage_is_asked_twice_ahead_of_time(server, remote):
+def test_no_image_is_requested_twice_ahead(server, remote):
     list(trainer(remote).epoch(0))
     assert set(server.counts.values()) == {1}
     assert len(server.counts) == 60
@@ -489,7 +489,7 @@ def test_a_program_ends_with_its_requests_in_flight(server, remote, then, signal
         assert (process.returncode, errors) == (0, "")
 
 
-def test_web_servers_that_know_no_ranges(server, monkeypatch):
+def test_web_servers_without_ranges(server, monkeypatch):
     server.bodies["ab c&d+%.bin"] = bytes(range(100))
     uri = f"{server.address}/ab c&d+%25.bin?token=hush"
     assert storage.read_bytes(uri) == bytes(range(100))

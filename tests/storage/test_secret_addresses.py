@@ -38,7 +38,7 @@ SECRETS = ("PASSWD", "SECRETSIG")
         ("/photos/a?sig=1.jpg", "/photos/a?sig=1.jpg"),
     ],
 )
-def test_what_lasts_of_an_address(uri, kept):
+def test_addresses_without_secrets(uri, kept):
     assert storage.lasting(uri) == kept
 
 
@@ -100,7 +100,7 @@ def written(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
-def test_pages_indices_and_vectors_hold_no_secrets(model, addresses, tmp_path, monkeypatch, capfd):
+def test_pages_indexes_and_vectors_hold_no_secrets(model, addresses, tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(out / "cache"))
@@ -126,7 +126,7 @@ def test_pages_indices_and_vectors_hold_no_secrets(model, addresses, tmp_path, m
         assert secret.encode() not in written(out)
 
 
-def test_labels_of_an_earlier_writing_do_not_stay(model, shapes, tmp_path):
+def test_labels_of_an_earlier_output_are_removed(model, shapes, tmp_path):
     files = sorted((shapes / "images").glob("10*.jpg"))[:6]
     labelled, plain = tmp_path / "labelled.txt", tmp_path / "plain.txt"
     labelled.write_text("".join(f"{file} {row // 2}\n" for row, file in enumerate(files)))

@@ -107,7 +107,7 @@ def test_addresses_are_sent_as_given(target, tmp_path):
         ("?x=1", "/?x=1"),
     ],
 )
-def test_what_cannot_be_sent_is_encoded(given, sent):
+def test_invalid_characters_are_encoded(given, sent):
     assert sendable(f"http://h{given}") == f"http://h{sent}"
     assert sendable(f"HTTPS://Käse.de{given}") == f"https://xn--kse-qla.de{sent}"
     with raw_server(fine) as (address, targets):
@@ -217,7 +217,7 @@ def test_a_part_that_only_comes_with_all_before_it_is_limited():
 
 @pytest.mark.parametrize("threads", [0, 1])
 @pytest.mark.parametrize("answer", [dripping, silent])
-def test_a_body_that_never_ends_to_come_is_a_bad_image(answer, threads):
+def test_body_that_never_ends_is_a_bad_image(answer, threads):
     with raw_server(answer) as (address, targets):
         reason = reason_of(f"{address}/a.jpg", storage.Limits(seconds=0.3), threads=threads)
         assert reason == "not read in 0.3 seconds, the most that data.image_timeout allows"
@@ -250,7 +250,7 @@ def test_the_size_is_limited_everywhere(bucket, scheme, tmp_path):
         storage.remove_file(uri)
 
 
-def test_a_device_is_not_read_for_ever():
+def test_read_of_an_endless_device_is_limited():
     with pytest.raises(StorageError, match=r"^/dev/zero: larger than 1 MB"):
         storage.read_bytes("/dev/zero", limits=storage.Limits(size=10**6))
 

@@ -129,7 +129,7 @@ def assert_hushed(base, folders, *texts):
 
 
 @pytest.mark.parametrize(("scheme", "how"), [("s3", "file"), ("oss", "environment")])
-def test_a_token_expires_in_mid_run(
+def test_token_expires_during_a_run(
     bucket, shapes, expected, scheme, how, tmp_path, monkeypatch, capfd
 ):
     base, output = f"{scheme}://shop/data", f"{scheme}://shop/runs/x"

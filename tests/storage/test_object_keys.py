@@ -86,7 +86,7 @@ def test_a_folder_is_its_keys_up_to_the_slash(bucket, scheme):
             assert storage.read_bytes(storage.join(place + folder, name)) == b"x"
 
 
-def test_oss_signs_what_it_asks_for(bucket):
+def test_oss_signs_the_requested_key(bucket):
     """The vendor's client signs the key and sends it percent-encoded: both are of the same key."""
     seen = []
     bucket.plan = lambda method, path, count: seen.append(path)
@@ -163,7 +163,7 @@ def test_places_with_marks_in_their_names(bucket):
     ["abfs://c/a.jpg", "az://c/a.jpg", "gdrive://a.jpg", "hdfs://h/a.jpg", "ftp://h/a.jpg",
      "sftp://h/a", "nonsense://x"],
 )  # fmt: skip
-def test_what_is_supported_is_said(uri):
+def test_unsupported_schemes_are_refused_with_the_supported_ones(uri):
     for act in (storage.read_bytes, storage.exists, storage.is_folder, storage.files_below,
                 storage.sizes_below, lambda uri: storage.write_bytes(uri, b"x"),
                 lambda uri: storage.opened(uri).__enter__()):  # fmt: skip
@@ -191,7 +191,7 @@ class Failing(fsspec.AbstractFileSystem):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (TypeError("hush"), r"the client of this storage fails \(TypeError in test_keys\)"),
+        (TypeError("hush"), r"the client of this storage fails \(TypeError in test_object_keys\)"),
         (AttributeError("hush"), r"the client of this storage fails \(AttributeError in"),
         (KeyError("hush"), r"the client of this storage fails \(KeyError in"),
         (NotImplementedError("hush"), r"the client of this storage fails \(NotImplementedError in"),
@@ -200,7 +200,7 @@ class Failing(fsspec.AbstractFileSystem):
         (type("NoCredentialsError", (Exception,), {})("hush"), "no credentials; set them in"),
     ],
 )
-def test_certain_errors_are_raised_at_once_and_in_words(error, words, monkeypatch):
+def test_permanent_errors_are_raised_at_once_in_words(error, words, monkeypatch):
     fsspec.register_implementation("failing", Failing, clobber=True)
     monkeypatch.setattr(Failing, "error", error)
     monkeypatch.setattr(Failing, "calls", 0)
@@ -213,7 +213,7 @@ def test_certain_errors_are_raised_at_once_and_in_words(error, words, monkeypatc
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 410])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_refusals_are_not_asked_again(bucket, scheme, status, monkeypatch):
+def test_refusals_are_not_retried(bucket, scheme, status, monkeypatch):
     bucket.plan = lambda method, path, count: status
     bucket.counts.clear()
     for act in (storage.read_bytes, storage.sizes_below, lambda u: storage.write_bytes(u, b"x")):
@@ -224,5 +224,5 @@ def test_refusals_are_not_asked_again(bucket, scheme, status, monkeypatch):
     assert max(bucket.counts.values()) == 1
 
 
-def test_programs_may_register_storages_of_their_own():
+def test_programs_may_register_filesystems():
     assert fsspec_client.filesystem_of("memory://shop/a")[1] == "/shop/a"

@@ -56,7 +56,7 @@ def test_an_onnx_file(monkeypatch, model, val, shapes, tmp_path, scheme, caplog)
         assert lookalike.load(f"{uri}?endpoint={address}").embedding_dim == 16
 
 
-def test_a_file_is_replaced_only_by_one_that_holds(model, val):
+def test_file_is_replaced_only_by_a_valid_export(model, val):
     uri = "s3://shop/models/shoes.pt2"
     storage.write_bytes(uri, b"the old one")
     with pytest.raises(ExportError, match="nothing was kept"):
@@ -92,7 +92,7 @@ def test_a_folder(model, val, shapes, scheme):
     assert storage.read_bytes(f"{scheme}://shop/data/list.txt") == b"x"
 
 
-def test_half_a_folder_is_no_model(bucket, model, val):
+def test_incomplete_folder_is_no_model(bucket, model, val):
     uri = "s3://shop/models/shoes"
     lookalike.export(model, "safetensors", output=uri, data=val)
     bucket.plan = lambda method, path, count: (
@@ -109,7 +109,7 @@ def test_half_a_folder_is_no_model(bucket, model, val):
     artefact.shutil.rmtree(Path(kept).parent)
 
 
-def test_a_run_there_has_its_exports_there(shapes, val):
+def test_exports_of_a_remote_run_are_remote(shapes, val):
     run = "s3://shop/runs/x"
     go(str(shapes / "train.txt"), run, 1, val=val)
     made = lookalike.export(run, "torch_export")
