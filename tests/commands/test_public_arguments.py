@@ -139,11 +139,11 @@ def test_every_argument_that_takes_several_is_tried():
             continue
         for argument, parameter in inspect.signature(one).parameters.items():
             kind = str(parameter.annotation)
-            words = ("Iterable", "Sequence", "list[", "Texts", "Labels", "Pictures", "Images",
+            words = ("Iterable", "Sequence", "list[", "Texts", "Labels", "Images",
                      "Places")  # fmt: skip
             if any(word in kind for word in words):
                 found.add(f"{name}.{argument}")
-    inner = {"Index.written.blocks", "Index.commit.entries", "Index.build.ids",
+    inner = {"Index.write_segment.blocks", "Index.commit.entries", "Index.build.ids",
              "Index.build.labels"}  # fmt: skip
     assert found - inner <= set(SEVERAL) | {"Index.search.queries"}
     assert len(found) > 15

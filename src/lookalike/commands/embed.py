@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from lookalike import log, storage
-from lookalike.commands.models import source_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
@@ -103,12 +104,7 @@ def embed(
     *,
     workers: int = 1,
     restart: bool = False,
-    threads: int = 4,
-    cache: Place | None = None,
-    cache_size: str | None = None,
-    requests: int | None = None,
-    allow_truncated: bool | None = None,
-    device: str = "auto",
+    **read: Unpack[ReadKeywords],
 ) -> int:
     """Embed images into a file; started again after a kill, it resumes.
 
@@ -123,13 +119,8 @@ def embed(
             `NAME.labels.txt` where labels are known; on this machine or in object storage.
         workers: processes on this machine, each with its own GPU where there are any.
         restart: drop the parts of an earlier attempt for this output.
-        threads: threads that read and decode, for each worker.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
-            default, where this machine has it.
-        cache_size: the most that lies there, as "50GB"; that of the run by default.
-        requests: for images from elsewhere at a time, for each worker; as in the run by default.
-        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
-        device: auto, cpu or cuda.
+        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
         The number of embedded images. Unreadable ones are named in warnings and left out.
@@ -149,29 +140,21 @@ def embed(
         )
     storage.check_writable(output)
     check_number("workers", workers, 1, ConfigError)
-    check_number("threads", threads, 0, ConfigError)
+    options = ReadOptions(**read)
     if workers > 1 and not in_worker():
         places = [keep_list(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
-        words = ["embed", "--output", output, "--threads", threads, "--device", device]
-        words += ["--restart"] if restart else []
-        given = {"--cache": cache, "--cache-size": cache_size, "--requests": requests}
-        if allow_truncated is not None:
-            words.append(f"--{'' if allow_truncated else 'no-'}allow-truncated")
-        words += [word for flag, v in given.items() if v is not None for word in (flag, v)]
+        words = ["embed", "--output", output, *options.flags(), *["--restart"] * restart]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             again = "The same command again resumes it"
-            arguments = [*map(str, words), "--", os.fspath(model), *map(os.fspath, places)]
+            arguments = [*words, "--", os.fspath(model), *map(os.fspath, places)]
             launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
-    with World.from_env(device) as world:
+    with World.from_env(options.device) as world:
         log.start(logging.INFO if world.is_main else logging.ERROR)
-        embedder = load(model, device=device)
+        embedder = load(model, device=options.device)
         records = read_places(places)
-        source = source_of(
-            [model], cache=cache, cache_size=cache_size, requests=requests,
-            allow_truncated=allow_truncated,
-        )  # fmt: skip
-        count = _embed(embedder, records, output, restart, threads, world, source)
+        source = options.source([model])
+        count = _embed(embedder, records, output, restart, options.threads, world, source)
         if world.is_main:
             tell_launcher(_COUNT, str(count))
         return count

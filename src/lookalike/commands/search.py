@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from lookalike import log, storage
 from lookalike.commands.embed import calibration_of, load
-from lookalike.commands.models import source_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
@@ -26,7 +27,6 @@ from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
-from lookalike.model.user_images import check_number
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 
@@ -65,12 +65,7 @@ def search(
     exact: bool = False,
     prior: float | None = None,
     html: Place | None = None,
-    threads: int = 4,
-    cache: Place | None = None,
-    cache_size: str | None = None,
-    requests: int | None = None,
-    allow_truncated: bool | None = None,
-    device: str = "auto",
+    **read: Unpack[ReadKeywords],
 ) -> SearchOutcome:
     """Find the images of a gallery that are most like each query.
 
@@ -93,13 +88,8 @@ def search(
             default that of the calibration for a gallery of this size
             (`Calibration.search_prior`).
         html: a file for a page with the pictures.
-        threads: threads that read and decode.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
-            default, where this machine has it.
-        cache_size: the most that lies there, as "50GB"; that of the run by default.
-        requests: for images from elsewhere at a time, for each worker; as in the run by default.
-        allow_truncated: whether JPEGs without their end are accepted; as in the run by default.
-        device: auto, cpu or cuda.
+        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, no index, none of the queries can be read, or an index of
@@ -118,18 +108,12 @@ def search(
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
-    check_number("threads", threads, 0, ConfigError)
+    options = ReadOptions(**read)
     log.start()
     asking = sync.records_at(asked_for) if asked_for else []
     needed = bool(asked_for or galleries or added)
-    embedder = load(model, device=device) if needed else None
-    source = source_of(
-        [model] if needed else [],
-        cache=cache,
-        cache_size=cache_size,
-        requests=requests,
-        allow_truncated=allow_truncated,
-    )
+    embedder = load(model, device=options.device) if needed else None
+    source, threads = options.source([model] if needed else []), options.threads
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
     found = _index(embedder, index, galleries, kind)
