@@ -467,10 +467,10 @@ def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
     reader.start()
     assert has_read.wait(60)
     with monkeypatch.context() as patch:  # between a writer's view and its commit
-        written = shared.written
+        write = shared.write_segment
 
         def let_the_reader_go_on(*arguments):
-            entry = written(*arguments)
+            entry = write(*arguments)
             may_go_on.set()
             reader.join(60)
             assert not reader.is_alive()
@@ -478,7 +478,7 @@ def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
 
         shared.add(vectors=vectors[20:40], ids=[f"b{i}" for i in range(20)])
         newest = shared.state.generation
-        patch.setattr(shared, "written", let_the_reader_go_on)
+        patch.setattr(shared, "write_segment", let_the_reader_go_on)
         shared.add(vectors=vectors[40:], ids=[f"c{i}" for i in range(20)])
     assert shared.state.generation > newest
     assert len(shared) == len(Index.open(tmp_path / "x")) == 60
