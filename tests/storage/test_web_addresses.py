@@ -1,6 +1,7 @@
 """What is asked of web servers: the address as given, within a size and a time."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -31,8 +32,11 @@ def hurry(monkeypatch):
 
 
 @contextmanager
-def raw_server(answer):
-    """A server that gives `answer(target, connection)` the target of each request, as it came."""
+def raw_server(answer, ranges=None):
+    """A server that gives `answer(target, connection)` the target of each request, as it came.
+
+    The last range that was asked for goes into `ranges`, by target.
+    """
     listener, targets = socket.create_server(("127.0.0.1", 0)), []
 
     def serve(connection):
@@ -45,6 +49,9 @@ def raw_server(answer):
                 request += more
             method, target, _ = request.split(b"\r\n")[0].split(b" ")
             targets.append(target.decode("latin-1"))
+            if ranges is not None:
+                found = re.search(rb"(?i)\r\nrange: bytes=(\d+)-(\d+)", request)
+                ranges[targets[-1]] = tuple(map(int, found.groups())) if found else None
             with contextlib.suppress(OSError):  # the client went away
                 answer(target.decode("latin-1"), connection, method)
 
@@ -62,6 +69,13 @@ def raw_server(answer):
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@contextmanager
+def ranged_server(answer):
+    ranges = {}
+    with raw_server(answer, ranges) as (address, _):
+        yield address, ranges
 
 
 def say(connection, head, body=b"", method=b"GET"):
@@ -275,3 +289,44 @@ def test_the_settings():
     assert [in_words(size) for size in (256 * 10**6, 1_500_000_000, 1000, 999)] == [
         "256 MB", "1.5 GB", "1 kB", "999 bytes",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["ranges", "whole", "no size", "empty", "forbidden"])
+def test_files_of_all_kinds_of_web_servers(kind, tmp_path):
+    """As streams that can seek, as copies, and whether they are there."""
+    body = b"" if kind == "empty" else bytes(range(256)) * 4
+
+    def answer(target, connection, method):
+        request = wanted[target]
+        if kind == "empty" and request:
+            say(connection, "416 Range Not Satisfiable\r\nContent-Range: bytes */0")
+        elif kind == "forbidden":
+            say(connection, "403 Forbidden")
+        elif kind == "no size":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        elif kind == "ranges" and request:
+            first, last = request
+            head = f"206 Partial Content\r\nContent-Range: bytes {first}-{last}/{len(body)}"
+            say(connection, head, body[first : last + 1])
+        else:
+            say(connection, "200 OK", body, method)
+
+    with ranged_server(answer) as (address, wanted):
+        uri = f"{address}/a.bin"
+        assert storage.exists(uri) is (kind != "forbidden")
+        if kind == "forbidden":
+            return
+        with storage.opened(uri) as stream:
+            stream.seek(-4, 2) if body else stream.seek(0)
+            assert stream.read() == body[-4:]
+            stream.seek(0)
+            assert stream.read(3) == body[:3]
+        storage.fetch_file(uri, tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == body
+        assert storage.version_of(uri) == storage.version_of(uri)
+
+
+def test_nothing_is_written_to_web_servers():
+    for act in (storage.remove_file, lambda uri: storage.write_bytes(uri, b"x")):
+        with pytest.raises(StorageError, match="nothing can be written to a web server"):
+            act("http://127.0.0.1:9/a")
