@@ -18,7 +18,7 @@ from lookalike.storage.event_loop import waited
 from lookalike.storage.get_request import fetch
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.stream import stream_of
-from lookalike.storage.uri import is_remote, local_path, public, scheme_of
+from lookalike.storage.uri import is_remote, local_path, public
 
 _STARTS = 64  # requests at a time
 
@@ -158,8 +158,6 @@ def is_folder(uri: str) -> bool:
         return not found.name or bool(archive.names_below(found))
     if not is_remote(uri):
         return os.path.isdir(local_path(uri))
-    if scheme_of(uri) in ("http", "https"):
-        return False  # a web server has no folders, only pages
     return retrying(lambda: client_of(uri).has_below(uri), uri, 2)
 
 

@@ -3,15 +3,12 @@
 from typing import Any
 
 from lookalike.errors import StorageError
-from lookalike.storage.download import HttpError, headers_of, sendable
+from lookalike.storage.download import headers_of, sendable
 from lookalike.storage.event_loop import waited
-from lookalike.storage.fsspec_client import has_below, sizes_below
+from lookalike.storage.fsspec_client import sizes_below
 from lookalike.storage.uri import public
 
 __all__ = ["describe", "forget", "has_below", "remove", "sizes_below", "upload", "url"]
-
-_HIDDEN = (401, 403, 405, 410)
-"""Answers to a file that is not there, of servers that do not say so."""
 
 
 def url(uri: str) -> str | None:
@@ -25,13 +22,12 @@ def describe(uri: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    try:
-        answer = waited(headers_of(sendable(uri)))
-    except HttpError as error:
-        if error.status in _HIDDEN:
-            raise FileNotFoundError(uri) from error
-        raise
-    return answer
+    return waited(headers_of(sendable(uri)))
+
+
+def has_below(uri: str) -> bool:
+    """False: a web server has no folders, only pages."""
+    return False
 
 
 def read_only(uri: str) -> StorageError:
