@@ -424,7 +424,7 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
 def test_one_writes_at_a_time(tmp_path, monkeypatch):
     output = tmp_path / "model.onnx"
     monkeypatch.setattr(file_lock, "PATIENCE", 0.1)
-    with artefact.appearing(output) as path:
+    with artefact.atomic_output(output) as path:
         path.write_bytes(b"the first")
         with (
             pytest.raises(StorageError, match="another process is writing"),
