@@ -1,4 +1,4 @@
-"""The program as people type it: every backbone, every loss, every mistake."""
+"""The command line: every backbone, every loss, every mistake."""
 
 import json
 import math
@@ -37,7 +37,12 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+FEW = ("resnet18", "swint_tiny", "vit_tiny", "xcit_tiny")  # of each family
+
+
+@pytest.mark.parametrize(
+    "backbone", [pytest.param(b, marks=() if b in FEW else pytest.mark.slow) for b in BACKBONES]
+)
 def test_every_backbone_takes_a_step(monkeypatch, shapes, tmp_path, backbone):
     output = tmp_path / "run"
     code = run(
@@ -53,7 +58,7 @@ def test_every_backbone_takes_a_step(monkeypatch, shapes, tmp_path, backbone):
     shutil.rmtree(output)  # some weigh a gigabyte
 
 
-@pytest.mark.parametrize("parallel", ["data", "model"])
+@pytest.mark.parametrize("parallel", ["data", pytest.param("model", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss", MARGINS)
 def test_every_loss_trains_an_epoch(monkeypatch, shapes, tmp_path, loss, parallel):
     output = tmp_path / "run"

@@ -22,6 +22,7 @@ def done(tmp_path_factory):
     return folder / "q", run
 
 
+@pytest.mark.slow
 def test_it_trains_on_real_images_and_scores_unseen_classes(done):
     folder, run = done
     train = open_catalog(str(folder / "data/train.txt"))
@@ -36,6 +37,7 @@ def test_it_trains_on_real_images_and_scores_unseen_classes(done):
     assert before["recall_at_1"] > 0.3
 
 
+@pytest.mark.slow
 def test_it_ends_with_scores_and_places(done):
     folder, run = done
     text = module.results_text(run, folder, 100.0)
@@ -45,10 +47,11 @@ def test_it_ends_with_scores_and_places(done):
         assert part in text
 
 
-def test_it_never_overwrites(done):
-    folder, _ = done
+def test_it_never_overwrites(tmp_path):
+    (tmp_path / "run").mkdir()
     with pytest.raises(RunError, match="is there already"):
-        module.quickstart(folder)
+        module.quickstart(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_missing_weights_package_is_named_with_its_pip_command(tmp_path, monkeypatch):

@@ -106,7 +106,14 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "resnet18",
+        "vit_tiny",
+        *(pytest.param(b, marks=pytest.mark.slow) for b in list(FAMILIES)[2:]),
+    ],
+)
 def test_a_model_of_each_family_keeps_its_vectors_in_onnxruntime(monkeypatch, tmp_path, backbone):
     side, shallow = FAMILIES[backbone]
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **shallow))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from engine_process import call
+from typer.testing import CliRunner
 
 import lookalike
+from lookalike.cli import app, main
 from lookalike.commands.plan import parse_bytes
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
@@ -270,15 +271,15 @@ def test_sizes(text, number):
 COMMAND = [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
 
 
-def test_the_command_prints_tables_and_json(tmp_path: Path):
+def test_the_command_prints_tables_and_json():
     arguments = ["plan", *COMMAND, "--classes", "100000000", "--images", "1000000000"]
     arguments += ["--workers", "64", "--gpu", "h100", "train.batch_size=1024"]
     arguments += ["head.parallel=model", "train.epochs=1"]
-    done = call(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
     for words in ("100,000,000", "1,562,500 on a worker", "peak", "classes at most", "images/s"):
         assert words in done.stdout
-    done = call(*arguments, "--json", cwd=tmp_path)
+    done = CliRunner().invoke(app, [*arguments, "--json"])
     tree = json.loads(done.stdout)
     assert tree["memory"]["logits"] == 0
     assert tree["setup"]["share"] == 1_562_500
@@ -301,8 +302,6 @@ def test_the_command_prints_tables_and_json(tmp_path: Path):
     ],
 )
 def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):
-    from lookalike.cli import main
-
     monkeypatch.setattr("sys.argv", ["lookalike", "plan", *COMMAND, *arguments])
     with pytest.raises(SystemExit) as end:
         main()
