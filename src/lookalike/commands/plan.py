@@ -17,6 +17,7 @@ from lookalike.data.image_size import height_width
 from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
+from lookalike.log import logger
 from lookalike.losses.class_chunks import CPU_LOGIT_CACHE
 from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import exclude_unused
@@ -108,6 +109,7 @@ def plan(
         return found
     if found.memory.peak > (_memory_of(None, setup) or 0):
         return replace(found, notes=(*found.notes, _NOT_TIMED))
+    logger.info("timing real steps on this machine")
     return replace(found, speed=time_steps(config, setup))
 
 
