@@ -10,7 +10,7 @@ from test_whole_run import go, upload
 import lookalike
 from lookalike import storage
 from lookalike.cli import app
-from lookalike.commands.models import source_of
+from lookalike.commands.read_options import ReadOptions
 from lookalike.data.loading.image_source import Source
 from lookalike.errors import ConfigError
 
@@ -88,10 +88,10 @@ def test_defaults_are_those_of_the_run(bucket, data, model, tmp_path):
     asked(bucket)
     evaluated(run.path, data, tmp_path)
     assert asked(bucket) == 0
-    source = source_of([model, run.path], cache=None, cache_size=None, requests=None)
+    source = ReadOptions().source([model, run.path])
     assert source._requests == 5
     assert source._cache.limit == 50 * 10**9
-    source = source_of([run.path], cache=tmp_path / "other", cache_size="7MB", requests=9)
+    source = ReadOptions(cache=tmp_path / "other", cache_size="7MB", requests=9).source([run.path])
     assert (source._requests, source._cache.limit) == (9, 7 * 10**6)
     assert source._cache.folder.parent == tmp_path / "other"
     shutil.rmtree(cache)  # as on another machine
@@ -99,7 +99,7 @@ def test_defaults_are_those_of_the_run(bucket, data, model, tmp_path):
     assert asked(bucket) == IMAGES
     assert not cache.exists()
     (run.path / "resolved.yaml").write_text("data: {threads: many}\n")  # of another version
-    source = source_of([run.path], cache=None, cache_size=None, requests=None)
+    source = ReadOptions().source([run.path])
     assert source._requests == Source()._requests
 
 

@@ -99,19 +99,18 @@ def test_loaders_accept_it_on_request(tmp_path):
 
 
 def test_the_setting_and_the_argument_reach_the_source(tmp_path):
-    from lookalike.commands.models import source_of
+    from lookalike.commands.read_options import ReadOptions
     from lookalike.config.config import Config
     from lookalike.training.build import create_source
 
     (tmp_path / "a.jpg").write_bytes(PLAIN_JPEG[:9000])
     record = Record(str(tmp_path / "a.jpg"), "0", "list.txt", 1)
-    asked = {"cache": None, "cache_size": None, "requests": None}
     trained = Config().with_values({"data.allow_truncated": True})
     for source, accepted in (
         (create_source(Config()), False),
         (create_source(trained), True),
-        (source_of([], **asked), False),
-        (source_of([], **asked, allow_truncated=True), True),
+        (ReadOptions().source([]), False),
+        (ReadOptions(allow_truncated=True).source([]), True),
     ):
         ended = source.read(record, fresh=True).endswith(b"\xff\xd9")
         assert ended == accepted
