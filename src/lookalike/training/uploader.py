@@ -339,7 +339,8 @@ class Uploader:
             missing = set(files).difference(self._send_slices(snapshot, name))
             if self.machines is not None and missing:
                 self._wait_for(_id_of(name, text), missing)
-                self._check(place, files)
+                if fault := self._fault(place, files):  # another start of the run removed it
+                    raise StorageError(fault)
             self._send(snapshot, f"{place}/{checkpoint.STATE_FILE}")
             logger.info("checkpoint %s is stored at %s", name, storage.public(self._uri(place)))
         self._stored[name] = text
@@ -383,22 +384,20 @@ class Uploader:
     def _is_stored(self, place: str, text: str) -> bool:
         """True if this very checkpoint is complete there, as one that was downloaded is."""
         state = json.loads(text)
-        sizes = storage.sizes_below(self._uri(place)) if "id" in state else {}
-        if any(sizes.get(name) != size for name, size in state["files"].items()):
-            return False
-        if checkpoint.STATE_FILE not in sizes:
+        if "id" not in state or self._fault(place, {**state["files"], checkpoint.STATE_FILE: None}):
             return False
         return storage.read_bytes(self._uri(f"{place}/{checkpoint.STATE_FILE}")) == text.encode()
 
-    def _check(self, place: str, files: Mapping[str, int]) -> None:
-        """Check that no file which another machine sent was removed since."""
+    def _fault(self, place: str, files: Mapping[str, int | None]) -> str | None:
+        """First file that is missing or has another size, if that is given."""
         sizes = storage.sizes_below(self._uri(place))
         for name, size in files.items():
-            if sizes.get(name) != size:
-                raise StorageError(
+            if name not in sizes or size not in (None, sizes[name]):
+                return (
                     f"{storage.public(self._uri(place))}: {name} has {sizes.get(name, 'no')} "
                     f"bytes instead of {size}"
                 )
+        return None
 
     def _send(self, snapshot: Path, name: str) -> None:
         size = (snapshot / name).stat().st_size
