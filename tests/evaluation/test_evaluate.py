@@ -113,7 +113,7 @@ def test_images_in_the_query_and_the_gallery(monkeypatch, models, shapes, capsys
     found = numbers(capsys)
     assert (found["queries"], found["gallery"], found["in_both"]) == (6, 19, 4)
     assert found["copies"] == 1
-    assert "4 images stand in the query and in the gallery list" in caplog.text
+    assert "4 images are in the query and in the gallery list" in caplog.text
     assert "copy.jpg = " in caplog.text
     assert "104-3.jpg" in caplog.text
     gallery.write_text("images/104-0.jpg 17\nimages/100-0.jpg 100\n")

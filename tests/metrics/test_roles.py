@@ -6,7 +6,7 @@ import torch
 
 from lookalike.data.record import Details, Record
 from lookalike.errors import DataError
-from lookalike.evaluation.query_duplicates import find_copies
+from lookalike.evaluation.query_duplicates import find_duplicates
 from lookalike.metrics import ranking
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries, score
@@ -198,7 +198,7 @@ def test_copies_are_those_that_may_be_found(tmp_path):
             torch.from_numpy(generator.integers(-1, 3, count)),
         )
         expected = met(records, roles)
-        copies = find_copies(records, vectors, roles)
+        copies = find_duplicates(records, vectors, roles)
         assert copies.queries == len(expected)
         rows = [int(query.split(":")[1]) for query, _ in copies.examples]
         others = [int(copy.split(":")[1]) for _, copy in copies.examples]

@@ -1,4 +1,4 @@
-"""`lookalike improve`: what better use of a trained model gains, measured; kept on request."""
+"""`lookalike improve`: postprocessing of embeddings, measured; saved with the model on request."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from lookalike import log, storage
 from lookalike.commands.embed import load
-from lookalike.commands.models import Provenance, source_of
+from lookalike.commands.models import Provenance
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
@@ -32,12 +34,11 @@ from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection
-from lookalike.model.user_images import check_number
 from lookalike.storage import Place
 from lookalike.storage.atomic import partial_path, put_in_place
 
 GAINS = ("recall_at_1", "map_at_r")
-"""What is compared with the plain way."""
+"""Metrics that are compared with the plain embeddings."""
 
 MOST_FIT = 20_000
 """Images that whitening is fitted on, at most: every n-th of the list."""
@@ -45,14 +46,14 @@ MOST_FIT = 20_000
 
 @dataclass(frozen=True)
 class Improvement:
-    """One way to use a model, beside the plain one.
+    """The scores of one variant, compared with the plain embeddings.
 
     Attributes:
         variant: the steps, joined by `+`; "plain" for none.
         scores: over the same queries and gallery as all others.
         bytes: of a stored vector.
-        gains: `recall_at_1` and `map_at_r` to what they are above the plain way's, query by query,
-            with the interval by class; of the plain way itself, nothing.
+        gains: paired differences of `recall_at_1` and `map_at_r` to the plain embeddings; empty for
+            "plain" itself.
     """
 
     variant: str
@@ -80,13 +81,9 @@ def improve(
     output: Place | None = None,
     format: str = "auto",
     split: str | None = None,
-    threads: int = 4,
-    cache: Place | None = None,
-    cache_size: str | None = None,
-    requests: int | None = None,
-    device: str = "auto",
+    **read: Unpack[ReadKeywords],
 ) -> list[Improvement]:
-    """Measure ways to use a trained model, none of which trains it further.
+    """Measure postprocessing of the embeddings of a trained model, without training it further.
 
     Args:
         model: an output directory, or a model folder.
@@ -98,15 +95,11 @@ def improve(
         output: folder of the model with `keep` in it.
         format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
-        threads: threads that read and decode.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
-            default, where this machine has it.
-        cache_size: the most that lies there, as "50GB"; that of the run by default.
-        requests: for images from elsewhere at a time, for each worker; as in the run by default.
-        device: auto, cpu or cuda.
+        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
-        The plain way first, then the variants in their order.
+        The plain embeddings first, then the variants in their order.
 
     Raises:
         LookalikeError: no model, a wrong list, an unknown variant.
@@ -114,38 +107,42 @@ def improve(
     if (keep is None) != (output is None):
         raise ConfigError("keep (--keep) and output (--output) go together")
     kept = None if keep is None else _keepable(keep)
-    place = None if output is None else _vacant(output)
+    place = None if output is None else _check_output(output)
     model, data = place_of("model", model), place_of("data", data)
-    check_number("threads", threads, 0, ConfigError)
+    reading = ReadOptions(**read)
     fit = None if fit is None else place_of("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]
     log.start()
-    embedder = load(model, device=device)
+    embedder = load(model, device=reading.device)
     if not isinstance(embedder, Embedder):
         raise ConfigError(f"{model}: an exported model stays as it is; give the run or its model")
     if kept is not None and (embedder.mirror or embedder.projection is not None):
         raise ConfigError(f"{model}: was improved before; keep with the model that it came from")
-    ways = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
+    tried = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
     records = read_records(data, format)
     catalog = build_catalog(select(records, split or measured_split(records)))
-    needing = [*ways, kept] if kept is not None else ways
+    needing = [*tried, kept] if kept is not None else tried
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
-    views = sorted({"flip" in way.steps for way in needing} | {False})
-    source = source_of([model], cache=cache, cache_size=cache_size, requests=requests)
-    seen = {flip: _Seen.of(embedder, catalog, fitting, flip, threads, source) for flip in views}
+    views = sorted({"flip" in variant.steps for variant in needing} | {False})
+    source = reading.source([model])
+    seen = {
+        flip: _View.of(embedder, catalog, fitting, flip, reading.threads, source) for flip in views
+    }
     plain = seen[False]
-    asking = Split.of(plain.labels, plain.roles)
+    split_set = Split.of(plain.labels, plain.roles)
     found: list[Improvement] = []
     base: PerQuery | None = None
-    for way in [Variant("plain", {}), *ways]:
-        view = seen["flip" in way.steps]
-        projection = way.projection(view.vectors.shape[1], view.fit)
-        measured = measure_variant(way, view.vectors, asking, projection)
+    for variant in [Variant("plain", {}), *tried]:
+        view = seen["flip" in variant.steps]
+        projection = variant.projection(view.vectors.shape[1], view.fit)
+        measured = measure_variant(variant, view.vectors, split_set, projection)
         dim = view.vectors.shape[1] if projection is None else len(projection[1])
-        gains = {} if base is None else _gains(base, measured, asking.labels)
+        gains = {} if base is None else _gains(base, measured, split_set.labels)
         base = base or measured
-        found.append(Improvement(way.name, _scores(measured, asking), way.bytes_of(dim), gains))
+        found.append(
+            Improvement(variant.name, _scores(measured, split_set), variant.bytes_of(dim), gains)
+        )
     if kept is not None and place is not None:
         view = seen["flip" in kept.steps]
         projection = kept.projection(view.vectors.shape[1], view.fit)
@@ -154,19 +151,19 @@ def improve(
 
 
 def _defaults(embedder: Embedder, model: Place, fit: str | None) -> list[str]:
-    """One of each kind; whitening where there is something to fit on."""
+    """One variant of each kind; whitening only where there is a list to fit on."""
     full = embedder.embedding_dim
     sizes = [dim for dim in (64, 128, 256, 512, 1024) if dim < full]
     learnt = ["whiten"] if fit is not None or Provenance.of(model).config is not None else []
-    ways = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
-    return [*ways, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
+    tried = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
+    return [*tried, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
 
 
-def _vacant(output: Place) -> Path:
-    """The folder that a model can be written to, looked at before any work.
+def _check_output(output: Place) -> Path:
+    """The folder that a model can be written to, checked before any work.
 
     Raises:
-        ConfigError: it is none, or not empty.
+        ConfigError: it is remote, a file, or not empty.
     """
     name = os.fspath(output)
     if storage.is_remote(name):
@@ -200,8 +197,8 @@ def _fitting(model: Place, fit: str | None, format: str) -> Sequence[Record]:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The images in one view: (N, D) `vectors` of the catalog's, and `fit`, (M, D), of others."""
+class _View:
+    """Embeddings with or without flip: `vectors`, (N, D), of the catalog, and `fit`, (M, D)."""
 
     vectors: Tensor
     labels: Tensor
@@ -217,7 +214,7 @@ class _Seen:
         flip: bool,
         threads: int,
         source: Source,
-    ) -> _Seen:
+    ) -> _View:
         world, was = World(device=embedder.device), embedder.mirror
         embedder.set_postprocessing(mirror=flip or was, projection=embedder.projection)
         bad = BadImages()
@@ -226,7 +223,7 @@ class _Seen:
         )
         if not flip:
             for row, reason in bad.reasons.items():
-                logger.warning("left out: %s", describe_bad(catalog.records[row], reason))
+                logger.warning("skipped: %s", describe_bad(catalog.records[row], reason))
         if len(found.rows) == 0:
             raise DataError(f"none of the {len(catalog)} images can be read")
         fit = None
@@ -246,17 +243,17 @@ class _Seen:
         return cls(found.vectors, labels, None if roles is None else roles[found.rows], fit)
 
 
-def _scores(measured: PerQuery, asking: Split) -> Scores:
-    count = len(asking.labels)
+def _scores(measured: PerQuery, split_set: Split) -> Scores:
+    count = len(split_set.labels)
     is_query = torch.zeros(count, dtype=torch.bool)
-    is_query[asking.queries] = True
+    is_query[split_set.queries] = True
     searched = torch.zeros(count, dtype=torch.bool)
-    searched[asking.gallery] = True
-    return Scores.of(measured, count, Roles(is_query, searched, asking.groups))
+    searched[split_set.gallery] = True
+    return Scores.of(measured, count, Roles(is_query, searched, split_set.groups))
 
 
 def _gains(plain: PerQuery, measured: PerQuery, labels: Tensor) -> dict[str, Difference]:
-    """What one way gains over the plain one; both are of the same queries in one order."""
+    """Paired differences to the plain embeddings; both are of the same queries in one order."""
     first, second = ({name: one.values[name] for name in GAINS} for one in (plain, measured))
     return differences(first, second, labels[plain.rows])
 

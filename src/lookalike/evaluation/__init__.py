@@ -1,1 +1,1 @@
-"""A test set measured with one model or several, and how that is told."""
+"""Evaluation of one model or several on a test set, and its tables."""

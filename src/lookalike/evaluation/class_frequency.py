@@ -1,4 +1,4 @@
-"""Figures by how often a class occurs: a mean over all queries hides what rare classes get.
+"""Metrics by class frequency (many, medium, few shots): a mean over all queries hides rare classes.
 
 The bounds are those of Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019:
 many-shot classes have more than 100 images, few-shot classes less than 20.
@@ -24,10 +24,10 @@ class Shots:
 
     Attributes:
         name: many, medium, few or unseen.
-        least: images that such a class has at least.
-        most: at most; None where there is no limit.
-        classes: that ask.
-        queries: of them.
+        least: least images of such a class.
+        most: most images; None where there is no limit.
+        classes: of the queries.
+        queries: their number.
         intervals: metric to its mean and interval.
     """
 
@@ -50,7 +50,7 @@ class Shots:
 def by_shots(
     values: Mapping[str, Tensor], classes: np.ndarray, counts: np.ndarray, **sampling: Any
 ) -> tuple[Shots, ...]:
-    """The figures of frequent, middling, rare and unknown classes; of those that there are.
+    """Metrics of frequent, medium, rare and unseen classes, without the groups that are empty.
 
     Args:
         values: metric to (Q,).

@@ -1,19 +1,21 @@
-"""Measuring embeddings of a test set: everything that is asked for, once."""
+"""Measurement of the embeddings of a test set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.class_frequency import by_shots
-from lookalike.evaluation.query_duplicates import find_copies
-from lookalike.evaluation.result import Comparison, Evaluation, Shipped, flat_names
+from lookalike.evaluation.query_duplicates import find_duplicates
+from lookalike.evaluation.result import CalibrationCheck, Comparison, Evaluation, flat_names
 from lookalike.evaluation.testset import TestSet
 from lookalike.metrics.bootstrap import differences, mean_intervals
 from lookalike.metrics.calibration import Calibration
@@ -23,20 +25,37 @@ from lookalike.metrics.rank_metrics import RECALL
 from lookalike.metrics.scores import PerQuery, Scores, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs, verify
 
+MOST_K = 10**9
+
 _OF_SHOTS = ("recall_at_1", "map_at_r")
 
 
+class MetricKeywords(TypedDict, total=False):
+    """The fields of `MetricOptions` as keywords of a command."""
+
+    recall: int | Iterable[int]
+    precision: int | Iterable[int]
+    full: bool
+    verification: bool
+    nmi: bool
+    seed: int
+
+
 @dataclass(frozen=True)
-class Wanted:
-    """What to measure.
+class MetricOptions:
+    """The metrics to measure.
 
     Attributes:
-        recall: the k of Recall@k.
-        precision: the k of precision@k.
-        full: mean average precision and mINP too.
-        verification: same or different too.
-        nmi: normalised mutual information too.
-        seed: of the resampling.
+        recall: the k of Recall@k, one or several.
+        precision: the k of precision@k, one or several.
+        full: measure mean average precision and mINP too, which need the whole ranking.
+        verification: measure same-or-different too: ROC, TAR at several FARs, and the rates at the
+            threshold of the model's own calibration.
+        nmi: cluster the images, and measure normalised mutual information with the classes too.
+        seed: of the resampling for the intervals.
+
+    Raises:
+        ConfigError: a k is none.
     """
 
     recall: tuple[int, ...] = RECALL
@@ -46,15 +65,40 @@ class Wanted:
     nmi: bool = False
     seed: int = 0
 
+    @classmethod
+    def of(cls, **keywords: Unpack[MetricKeywords]) -> MetricOptions:
+        """With one k or several for `recall` and `precision`."""
+        ks: dict[str, Any] = {
+            name: _one_or_several(value)
+            for name, value in keywords.items()
+            if name in ("recall", "precision")
+        }
+        return cls(**{**keywords, **ks})
+
+    def __post_init__(self) -> None:
+        if not self.recall:
+            raise ConfigError("no k: give one at least, as in --k 1,5,10")
+        for k in (*self.recall, *self.precision):
+            if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= MOST_K:
+                raise ConfigError(
+                    f"k = {k!r}: every k is a number from 1 to {MOST_K:,}, as in --k 1,5"
+                )
+
+
+def _one_or_several(values: Any) -> tuple[Any, ...]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return (values,)
+    return tuple(values)
+
 
 @dataclass(frozen=True)
-class Subject:
+class ModelVectors:
     """A model's embeddings of a test set.
 
     Attributes:
         model: its name.
         vectors: (M, D) on the CPU.
-        rows: (M,) int64, ascending: which record each one is.
+        rows: (M,) int64, ascending: their records.
         calibration: the model's own; None where there is none.
         has_files: whether the records' images can be read.
     """
@@ -68,76 +112,73 @@ class Subject:
 
 def measure(
     data: TestSet,
-    subject: Subject,
-    wanted: Wanted,
+    model: ModelVectors,
+    options: MetricOptions,
     *,
     training_counts: dict[str, int] | None,
     world: World,
 ) -> Evaluation:
-    """All figures of one model; the same on every worker.
+    """All metrics of one model; the same on every worker.
 
-    Args:
-        data: the images.
-        subject: their embeddings.
-        wanted: what to measure.
-        training_counts: images of each label that the model was trained on; None if not known.
-        world: the workers.
+    `training_counts` are the images of each label that the model was trained on, None if unknown.
 
     Raises:
         DataError: nothing can be measured.
     """
-    vectors, labels, roles = _ready(data, subject, world)
-    found = _measured(vectors, labels, roles, wanted, world)
+    vectors, labels, roles = _ready(data, model, world)
+    found = _measured(vectors, labels, roles, options, world)
     classes = labels[found.rows].numpy()
     gallery = None if roles is None else roles.gallery
     counts, counted = _counts(data, labels, gallery, training_counts)
     sampled = {name: column for name, column in found.values.items() if name in _OF_SHOTS}
-    verification = shipped = None
-    if wanted.verification:
+    verification = check = None
+    if options.verification:
         pairs = count_pairs(vectors, labels, roles=roles, world=world)
         verification = verify(pairs)
-        if subject.calibration is not None:
-            shipped = _shipped(subject.calibration, pairs, len(labels.unique()))
+        if model.calibration is not None:
+            check = _check_calibration(model.calibration, pairs, len(labels.unique()))
     information = None
-    if wanted.nmi:
+    if options.nmi:
         one = torch.zeros(1, dtype=torch.float64, device=world.device)
         if world.is_main:
-            one += nmi(vectors, labels, seed=wanted.seed)
+            one += nmi(vectors, labels, seed=options.seed)
         information = float(world.broadcast(one))
     copies = None
-    if subject.has_files and world.is_main:
-        records = [data.catalog.records[row] for row in subject.rows.tolist()]
-        copies = find_copies(records, subject.vectors, roles)
+    if model.has_files and world.is_main:
+        records = [data.catalog.records[row] for row in model.rows.tolist()]
+        copies = find_duplicates(records, model.vectors, roles)
     return Evaluation(
-        model=subject.model,
+        model=model.model,
         data=data,
         scores=Scores.of(found, len(labels), roles),
         per_query=found,
-        rows=subject.rows,
+        rows=model.rows,
         classes=classes,
-        intervals=flat_names(mean_intervals(found.values, classes, seed=wanted.seed)),
-        shots=by_shots(sampled, classes, counts, seed=wanted.seed),
+        intervals=flat_names(mean_intervals(found.values, classes, seed=options.seed)),
+        shots=by_shots(sampled, classes, counts, seed=options.seed),
         shots_by=counted,
         counts=counts,
         copies=copies,
-        unreadable=len(data.catalog) - len(subject.rows),
+        unreadable=len(data.catalog) - len(model.rows),
         verification=verification,
-        shipped=shipped,
+        calibration_check=check,
         nmi=information,
     )
 
 
-def scored(data: TestSet, subject: Subject, wanted: Wanted, *, world: World) -> Scores:
+def measure_scores(
+    data: TestSet, model: ModelVectors, options: MetricOptions, *, world: World
+) -> Scores:
     """The retrieval scores alone.
 
     Raises:
         DataError: nothing can be measured.
     """
-    vectors, labels, roles = _ready(data, subject, world)
-    return Scores.of(_measured(vectors, labels, roles, wanted, world), len(labels), roles)
+    vectors, labels, roles = _ready(data, model, world)
+    return Scores.of(_measured(vectors, labels, roles, options, world), len(labels), roles)
 
 
-def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> Comparison:
+def compare_evaluations(evaluations: Sequence[Evaluation], seed: int = 0) -> Comparison:
     """Each further model against the first; all have measured the same queries."""
     first = evaluations[0]
     for other in evaluations[1:]:
@@ -150,42 +191,35 @@ def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> Comparison:
     return Comparison(tuple(evaluations), tuple(map(flat_names, found)))
 
 
-def common(subjects: Sequence[Subject]) -> list[Subject]:
-    """The subjects with the images that all of them have."""
-    kept = subjects[0].rows
-    for subject in subjects[1:]:
-        kept = kept[torch.isin(kept, subject.rows)]
+def common_images(models: Sequence[ModelVectors]) -> list[ModelVectors]:
+    """The models with the images that all of them have."""
+    kept = models[0].rows
+    for model in models[1:]:
+        kept = kept[torch.isin(kept, model.rows)]
     return [
-        Subject(
-            one.model,
-            one.vectors[torch.isin(one.rows, kept)],
-            kept,
-            one.calibration,
-            one.has_files,
-        )
-        for one in subjects
+        replace(one, vectors=one.vectors[torch.isin(one.rows, kept)], rows=kept) for one in models
     ]
 
 
-def _ready(data: TestSet, subject: Subject, world: World) -> tuple[Tensor, Tensor, Roles | None]:
+def _ready(data: TestSet, model: ModelVectors, world: World) -> tuple[Tensor, Tensor, Roles | None]:
     """Vectors on the device, labels, and roles, of the images that have a vector."""
-    if not len(subject.rows):
+    if not len(model.rows):
         raise DataError(f"{data.name}: none of its {len(data.catalog):,} images can be read")
-    labels = torch.from_numpy(data.catalog.class_ids)[subject.rows]
-    roles = None if data.roles is None else data.roles[subject.rows]
-    return subject.vectors.to(world.device), labels, roles
+    labels = torch.from_numpy(data.catalog.class_ids)[model.rows]
+    roles = None if data.roles is None else data.roles[model.rows]
+    return model.vectors.to(world.device), labels, roles
 
 
 def _measured(
-    vectors: Tensor, labels: Tensor, roles: Roles | None, wanted: Wanted, world: World
+    vectors: Tensor, labels: Tensor, roles: Roles | None, options: MetricOptions, world: World
 ) -> PerQuery:
     return measure_queries(
         vectors,
         labels,
         roles=roles,
-        recall=wanted.recall,
-        precision=wanted.precision,
-        full=wanted.full,
+        recall=options.recall,
+        precision=options.precision,
+        full=options.full,
         world=world,
     )
 
@@ -193,7 +227,7 @@ def _measured(
 def _counts(
     data: TestSet, labels: Tensor, gallery: Tensor | None, training: dict[str, int] | None
 ) -> tuple[np.ndarray, str]:
-    """Images of each class, (C,), and where they were counted."""
+    """Images of each class, (C,), and the set in which they were counted."""
     names = data.catalog.classes.names
     if training is not None and not training.keys().isdisjoint(names):
         return np.array([training.get(name, 0) for name in names]), "training"
@@ -201,11 +235,13 @@ def _counts(
     return torch.bincount(searched, minlength=len(names)).numpy(), "gallery"
 
 
-def _shipped(calibration: Calibration, pairs: PairCounts, classes: int) -> Shipped:
+def _check_calibration(
+    calibration: Calibration, pairs: PairCounts, classes: int
+) -> CalibrationCheck:
     level = calibration.level()
     same, different = pairs.at(level.threshold)
     low, high = calibration.far_interval(classes=classes)
-    return Shipped(
+    return CalibrationCheck(
         threshold=level.threshold,
         target=level.target,
         far=different / int(pairs.different.sum()),

@@ -1,4 +1,4 @@
-"""Figures of each class and of each query, as tables in files."""
+"""Metrics of each class and of each query, as tables in files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = (".csv", ".jsonl")
 
 
 def check_name(place: str | None) -> None:
-    """Refuse, before any work, a file that cannot be written.
+    """Check the name of a table before any work.
 
     Raises:
         ConfigError: its name has another ending.
@@ -78,7 +78,7 @@ def query_rows(found: Evaluation, nearest: NearestImages) -> list[dict[str, Any]
 
 
 def write_rows(place: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a table as CSV or as a JSON object a line, as the name ends.
+    """Write a table as CSV or as a JSON object a line, by the suffix of the name.
 
     Raises:
         StorageError: it cannot be written.

@@ -1,6 +1,6 @@
-"""The same image as a query and in the gallery, which flatters every figure.
+"""Duplicates of queries in the gallery, which raise every metric.
 
-Copies are sought where the embeddings say so: two files with the same bytes have the same
+They are searched by their embeddings: two files with the same bytes have the same
 embedding but for its last bits, and so nearly the same projection on any line. Images are sorted
 by such a projection, neighbours whose vectors agree are candidates, and only their files are
 read and compared, byte by byte through their digests.
@@ -28,11 +28,11 @@ _EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Copies:
+class QueryDuplicates:
     """Queries that find themselves under another name.
 
     Attributes:
-        queries: how many have a copy in the gallery.
+        queries: number of queries with a copy in the gallery.
         examples: a few of them, (query, copy) as messages name them.
     """
 
@@ -40,22 +40,21 @@ class Copies:
     examples: tuple[tuple[str, str], ...]
 
 
-def find_copies(records: Sequence[Record], vectors: Tensor, roles: Roles | None) -> Copies:
-    """Queries of which the gallery holds the same file, or one of the same content.
+def find_duplicates(
+    records: Sequence[Record], vectors: Tensor, roles: Roles | None
+) -> QueryDuplicates:
+    """Queries whose file, or one of the same content, is in the gallery too.
 
-    Args:
-        records: N images.
-        vectors: (N, D) unit vectors, on the CPU.
-        roles: of them.
+    `vectors` are (N, D) unit vectors of the N records, on the CPU.
     """
     groups: dict[object, list[int]] = defaultdict(list)
     for row in _candidates(vectors):
         groups[_identity(records[row])].append(row)
     found: dict[int, int] = {}
     for rows in groups.values():
-        found |= _meetings(rows, roles)
+        found |= _matches(rows, roles)
     first = sorted(found)[:_EXAMPLES]
-    return Copies(
+    return QueryDuplicates(
         len(found), tuple((_named(records[row]), _named(records[found[row]])) for row in first)
     )
 
@@ -64,22 +63,22 @@ def _named(record: Record) -> str:
     return f"{record.origin}: {record.place}" if record.line else record.place
 
 
-def _meetings(rows: Sequence[int], roles: Roles | None) -> dict[int, int]:
-    """The first of these rows that each of them may find, for those that ask and have one."""
+def _matches(rows: Sequence[int], roles: Roles | None) -> dict[int, int]:
+    """The first of these rows that each query among them may find, if any."""
     if roles is None:
-        searched, sequence, asks = rows, dict.fromkeys(rows, -1), rows
+        searched, sequence, queries = rows, dict.fromkeys(rows, -1), rows
     else:
         searched = [row for row in rows if roles.gallery[row]]
         sequence = {row: int(roles.sequence[row]) for row in rows}
-        asks = [row for row in rows if roles.query[row]]
+        queries = [row for row in rows if roles.query[row]]
     if not searched:
         return {}
     first = searched[0]
-    # Whoever may not find the first of all finds the second, or the first of another sequence.
+    # A query that may not find the first finds the second, or the first of another sequence.
     second = searched[1] if len(searched) > 1 else None
     other = next((row for row in searched if sequence[row] != sequence[first]), None)
     found = {}
-    for row in asks:
+    for row in queries:
         own = sequence[row]
         if own >= 0:
             place = first if sequence[first] != own else other
@@ -91,7 +90,7 @@ def _meetings(rows: Sequence[int], roles: Roles | None) -> dict[int, int]:
 
 
 def _candidates(vectors: Tensor) -> list[int]:
-    """Rows whose vector another row has, too, nearly."""
+    """Rows whose vector is nearly that of another row."""
     line = torch.randn(
         vectors.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
@@ -100,18 +99,18 @@ def _candidates(vectors: Tensor) -> list[int]:
         part = vectors[begin : begin + 65536].double()
         order[begin : begin + len(part)] = part @ line
     order = order.argsort()
-    alike = torch.zeros(len(vectors), dtype=torch.bool)
+    duplicates = torch.zeros(len(vectors), dtype=torch.bool)
     for step in range(1, min(_NEIGHBOURS, len(vectors) - 1) + 1):
         for begin in range(0, len(vectors) - step, 65536):
             left = order[begin : min(begin + 65536, len(vectors) - step)]
             right = order[begin + step : begin + step + len(left)]
             same = (vectors[left] * vectors[right]).sum(1) >= _AGREE
-            alike[left[same]] = alike[right[same]] = True
-    return alike.nonzero()[:, 0].tolist()
+            duplicates[left[same]] = duplicates[right[same]] = True
+    return duplicates.nonzero()[:, 0].tolist()
 
 
 def _identity(record: Record) -> object:
-    """Equal for two records of the same content."""
+    """A value that is equal for two records of the same content."""
     box = (record.details or Details()).box
     try:
         return read_twice(record, lambda data: hashlib.sha256(data).digest()), box
@@ -119,11 +118,11 @@ def _identity(record: Record) -> object:
         return image_keys()(record)
 
 
-def copies_line(copies: Copies, queries: int) -> str:
-    """What to say of them."""
+def duplicates_line(copies: QueryDuplicates, queries: int) -> str:
+    """A warning of them."""
     have = "has a copy of itself" if copies.queries == 1 else "have a copy of themselves"
     examples = "; ".join(f"{query} = {copy}" for query, copy in copies.examples)
     return (
         f"{copies.queries:,} of {counted(queries, 'query', 'queries')} {have}, byte by byte, in "
-        f"the gallery: the figures are better than they should be ({examples})"
+        f"the gallery: the metrics are too high ({examples})"
     )

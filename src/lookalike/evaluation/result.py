@@ -1,4 +1,4 @@
-"""What was measured: of one model, and of several on the same images."""
+"""Results of an evaluation: of one model, and of several on the same images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from lookalike.evaluation.class_frequency import Shots
-from lookalike.evaluation.query_duplicates import Copies
+from lookalike.evaluation.query_duplicates import QueryDuplicates
 from lookalike.evaluation.testset import TestSet
 from lookalike.metrics import verification
 from lookalike.metrics.bootstrap import CONFIDENCE, LEAST, Difference, Interval
@@ -18,7 +18,7 @@ from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.metrics.verification import Verification
 
 NAMES = {"average_precision": "mean_average_precision", "inverse_negative_penalty": "minp"}
-"""Means that have another name than what they are means of."""
+"""Metrics of a query whose mean has another name."""
 
 DEFINITIONS = {
     **RETRIEVAL,
@@ -28,7 +28,7 @@ DEFINITIONS = {
     "intervals": f"{100 * CONFIDENCE:g} % confidence intervals: classes are resampled with all of"
     " their queries (BCa bootstrap, 2,000 resamples, seeded)",
     "p_value": "two-sided, of a test that flips the sign of each class's difference at random",
-    "unreadable": "images that cannot be read: they neither ask nor are searched",
+    "unreadable": "images that cannot be read: they are neither queries nor searched",
     "copies": "queries of which the gallery holds a file with the same bytes",
     "in_both": "images that stand in the query and in the gallery list: each is one image with"
     " both roles, and does not find itself",
@@ -44,16 +44,16 @@ def flat_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """The model's own threshold on these images.
+class CalibrationCheck:
+    """Rates at the threshold of the model's own calibration on these images.
 
     Attributes:
         threshold: the cosine.
-        target: the false-accept rate that it was made for.
+        target: the false-accept rate of the calibration.
         far: the rate on these images.
         tar: the true-accept rate.
-        far_low: the least that the calibration expects on so many classes.
-        far_high: the most.
+        far_low: lower end of the calibration's prediction interval for so many classes.
+        far_high: the upper end.
     """
 
     threshold: float
@@ -65,29 +65,29 @@ class Shipped:
 
     @property
     def holds(self) -> bool:
-        """Whether the rate is as expected."""
+        """Whether the rate is within the interval."""
         return self.far_low <= self.far <= self.far_high
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well one model does on a test set.
+    """The metrics of one model on a test set.
 
     Attributes:
         model: its name.
         data: the images.
         scores: the means.
-        per_query: what each query found.
-        rows: (M,) int64, which record of the set each measured image is.
+        per_query: the metrics of each query.
+        rows: (M,) int64, the record of each measured image.
         classes: (Q,) int64, the class of each query.
         intervals: metric to its mean and confidence interval.
-        shots: the figures by the frequency of classes.
-        shots_by: "training" or "gallery": where classes were counted.
+        shots: the metrics by class frequency.
+        shots_by: "training" or "gallery": the set in which classes were counted.
         counts: (C,) int64, those counts.
-        copies: queries that find themselves; None where no files were looked at.
-        unreadable: images left out.
+        copies: queries that find themselves; None where no files were compared.
+        unreadable: number of images that were skipped.
         verification: same or different; None where it was not asked for.
-        shipped: the model's own threshold; None where there is none.
+        calibration_check: of the model's own threshold; None where there is none.
         nmi: normalised mutual information; None where it was not asked for.
     """
 
@@ -101,14 +101,14 @@ class Evaluation:
     shots: tuple[Shots, ...]
     shots_by: str
     counts: np.ndarray
-    copies: Copies | None
+    copies: QueryDuplicates | None
     unreadable: int
     verification: Verification | None = None
-    shipped: Shipped | None = None
+    calibration_check: CalibrationCheck | None = None
     nmi: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat figures, then what has parts, for JSON; only what was measured."""
+        """Metrics that were measured, for JSON: flat ones first, then nested ones."""
         found: dict[str, Any] = {
             "model": self.model,
             "data": self.data.name,
@@ -127,8 +127,8 @@ class Evaluation:
         found["shots"] = {one.name: one.to_dict() for one in self.shots}
         if self.verification is not None:
             found["verification"] = self.verification.to_dict()
-        if self.shipped is not None:
-            found["shipped_threshold"] = {**asdict(self.shipped), "holds": self.shipped.holds}
+        if (check := self.calibration_check) is not None:
+            found["shipped_threshold"] = {**asdict(check), "holds": check.holds}
         return found
 
 
@@ -146,7 +146,7 @@ class Comparison:
 
     @property
     def verdicts(self) -> list[str]:
-        """A sentence for each further model: whether it differs from the first one."""
+        """A sentence for each further model: better, worse, or not different from the first one."""
         first = self.evaluations[0]
         return [
             verdict(first.model, other.model, found[first.scores.primary[0]])
@@ -154,7 +154,7 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """One model's figures, or those of each with the differences, for JSON."""
+        """One model's metrics, or those of each with the differences, for JSON."""
         if len(self.evaluations) == 1:
             return {**self.evaluations[0].to_dict(), "definitions": DEFINITIONS}
         return {
@@ -175,7 +175,7 @@ class Comparison:
 
 
 def verdict(first: str, second: str, difference: Difference) -> str:
-    """Whether the second model is better, in words; the difference is of MAP@R."""
+    """A sentence on whether the second model is better; the difference is of MAP@R."""
     points = (
         f"MAP@R {100 * difference.value:+.1f} points, {100 * CONFIDENCE:g} % interval "
         f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {difference.p_value:.2g}"

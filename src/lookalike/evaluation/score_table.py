@@ -1,4 +1,4 @@
-"""Evaluations for people at a terminal."""
+"""Evaluations as tables of a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TITLES = {
 
 
 def show(found: Comparison, console: Console) -> None:
-    """Print the figures with their intervals, the differences, and what they are of."""
+    """Print the metrics with their intervals, the differences, and the counts."""
     first = found.evaluations[0]
     if len(found.evaluations) == 1:
         put(_figures(first), console)
@@ -50,14 +50,14 @@ def show(found: Comparison, console: Console) -> None:
 
 
 def put(table: Table, console: Console) -> None:
-    """Print a table as wide as it is: a figure that is cut off is another figure."""
+    """Print a table at its full width, so that no number is cut off."""
     options = console.options.update(max_width=100_000)
     table.width = Measurement.get(console, options, table).maximum
     console.print(table, highlight=False, crop=False)
 
 
 def show_definitions(console: Console) -> None:
-    """Print what every figure means."""
+    """Print the definition of every metric."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold", ratio=1)
@@ -130,9 +130,9 @@ def _counts(one: Evaluation) -> list[str]:
     ]
     if scores.num_lone:
         lone = counted(scores.num_lone, "query", "queries")
-        lines.append(f"{lone} left out: there is nothing to find")
+        lines.append(f"{lone} skipped: there is nothing to find")
     if one.unreadable:
-        lines.append(f"{counted(one.unreadable, 'image', 'images')} left out: unreadable")
+        lines.append(f"{counted(one.unreadable, 'image', 'images')} skipped: unreadable")
     return lines
 
 
@@ -181,13 +181,13 @@ def _verification_lines(one: Evaluation) -> list[str]:
     if found.unsupported:
         rates = ", ".join(f"{far:g}" for far in found.unsupported)
         lines.append(f"too few pairs for FAR {rates}: ten false accepts would be expected or less")
-    if one.shipped is not None:
-        shipped = one.shipped
-        word = "as expected" if shipped.holds else "NOT as expected"
+    if one.calibration_check is not None:
+        check = one.calibration_check
+        word = "as expected" if check.holds else "NOT as expected"
         lines.append(
-            f"the model's own threshold, {shipped.threshold:.4f} for a FAR of {shipped.target:g}: "
-            f"FAR {100 * shipped.far:.3g} % here, {word} "
-            f"({100 * shipped.far_low:.3g} to {100 * shipped.far_high:.3g} %), TAR "
-            f"{_percent(shipped.tar)} %"
+            f"the model's own threshold, {check.threshold:.4f} for a FAR of {check.target:g}: "
+            f"FAR {100 * check.far:.3g} % here, {word} "
+            f"({100 * check.far_low:.3g} to {100 * check.far_high:.3g} %), TAR "
+            f"{_percent(check.tar)} %"
         )
     return lines

@@ -1,1 +1,1 @@
-"""Embeddings transformed after training."""
+"""Postprocessing of embeddings after training."""

@@ -1,4 +1,4 @@
-"""Vectors in fewer bytes: what a store of one byte or one bit a dimension still tells apart."""
+"""Quantization of unit vectors to one byte or one bit a dimension."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_int8(vectors: Tensor) -> Tensor:
 
 
 def from_int8(stored: Tensor) -> Tensor:
-    """The unit vectors, (N, D) float32, that (N, D) int8 stand for."""
+    """(N, D) int8 as unit vectors, (N, D) float32."""
     return F.normalize(stored.float(), dim=1)
 
 
@@ -31,7 +31,7 @@ def to_bits(vectors: Tensor) -> np.ndarray:
 
 
 def from_bits(stored: np.ndarray, dim: int) -> Tensor:
-    """The unit vectors, (N, D) float32, that the bits stand for: +-1 / sqrt(D).
+    """Bits as unit vectors, (N, D) float32, of coordinates +-1 / sqrt(D).
 
     Their cosine is 1 - 2 h / D, with h the Hamming distance of the bits.
     """

@@ -1,4 +1,4 @@
-"""Query expansion and database augmentation: a vector leans towards what lies near it.
+"""Query expansion and database augmentation: weighted means of vectors with their neighbours.
 
 Alpha query expansion (Radenović et al., Fine-tuning CNN Image Retrieval with No Human Annotation,
 2018): a query becomes the weighted mean of itself, with weight 1, and its n nearest in the gallery,
@@ -28,18 +28,15 @@ def expand(
     groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Tensor:
-    """Each vector drawn to its nearest in the gallery.
+    """The mean of each vector and its nearest in the gallery, (N, D) float32, unit vectors.
 
     Args:
         vectors: (N, D) float32, unit vectors.
         gallery: (G, D) float32, unit vectors.
-        neighbours: n, how many it leans to; negative cosines weigh nothing.
-        alpha: exponent of the weights; the larger, the less the far ones weigh.
-        groups: (N,) int64: a vector never leans to one of its own group.
+        neighbours: n; negative cosines have weight 0.
+        alpha: exponent of the weights; the larger, the less distant neighbours count.
+        groups: (N,) int64: the neighbours of a vector are never of its own group.
         gallery_groups: (G,) int64.
-
-    Returns:
-        (N, D) float32, unit vectors.
     """
     found = top_matches(
         vectors, gallery, neighbours, query_groups=groups, gallery_groups=gallery_groups
@@ -52,7 +49,7 @@ def expand(
 
 
 def augment(gallery: Tensor, *, neighbours: int = NEIGHBOURS, alpha: float = ALPHA) -> Tensor:
-    """Each vector of the gallery, (G, D), drawn to its nearest others."""
+    """The mean of each vector of the gallery, (G, D), and its nearest others."""
     own = torch.arange(len(gallery), device=gallery.device)
     return expand(
         gallery, gallery, neighbours=neighbours, alpha=alpha, groups=own, gallery_groups=own

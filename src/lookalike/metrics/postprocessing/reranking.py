@@ -24,7 +24,7 @@ _ROUNDING = 2e-6
 
 @dataclass(frozen=True)
 class Reranking:
-    """The numbers of the paper.
+    """The parameters of the paper.
 
     Attributes:
         k1: neighbours that may be reciprocal.
@@ -51,8 +51,8 @@ def rerank(
     Args:
         queries: (Q, D) float32, unit vectors.
         gallery: (G, D) float32, unit vectors.
-        depth: how many of the gallery to rank for each query.
-        reranking: the numbers.
+        depth: length of the ranking.
+        reranking: the parameters.
         query_groups: (Q,) int64: a query never finds a vector of its own group.
         gallery_groups: (G,) int64.
 
@@ -60,12 +60,12 @@ def rerank(
         (Q, min(depth, G)) int64, rows of the gallery, nearest first; -1 where a query may find
         fewer.
     """
-    numbers = reranking or Reranking()
+    parameters = reranking or Reranking()
     count = len(queries)
     together = torch.cat([queries, gallery])
-    graph = _Graph(together, numbers.k1)
-    weights = _smoothed(graph.reciprocal_weights(numbers.k1), graph.places, numbers.k2)
-    columns = weights[count:].tocsc()  # (G, N) by column: who has this neighbour
+    graph = _Graph(together, parameters.k1)
+    weights = _smoothed(graph.reciprocal_weights(parameters.k1), graph.places, parameters.k2)
+    columns = weights[count:].tocsc()  # (G, N) by column: images with this neighbour
     first = top_matches(
         queries, gallery, depth, query_groups=query_groups, gallery_groups=gallery_groups
     )
@@ -73,15 +73,15 @@ def rerank(
     result = np.full((count, depth), -1, dtype=np.int64)
     for row in range(count):
         shared = _shared(weights.indptr, weights.indices, weights.data, columns, row, len(gallery))
-        # What shares no neighbour keeps its order behind (1 - lambda): so these are enough.
-        wanted = np.union1d(first.places[row].numpy(), np.flatnonzero(shared))
-        wanted = wanted[wanted >= 0]
+        # Images without shared neighbours keep their order behind (1 - lambda).
+        candidates = np.union1d(first.places[row].numpy(), np.flatnonzero(shared))
+        candidates = candidates[candidates >= 0]
         if query_groups is not None and gallery_groups is not None:
-            wanted = wanted[(gallery_groups[wanted] != query_groups[row]).numpy()]
-        original = graph.distance(row, gallery[wanted] @ queries[row])
-        jaccard = 1 - shared[wanted] / (2 - shared[wanted])
-        final = (1 - numbers.weight) * jaccard + numbers.weight * original
-        order = wanted[np.lexsort((wanted, final))][:depth]
+            candidates = candidates[(gallery_groups[candidates] != query_groups[row]).numpy()]
+        original = graph.distance(row, gallery[candidates] @ queries[row])
+        jaccard = 1 - shared[candidates] / (2 - shared[candidates])
+        final = (1 - parameters.weight) * jaccard + parameters.weight * original
+        order = candidates[np.lexsort((candidates, final))][:depth]
         result[row, : len(order)] = order
     return torch.from_numpy(result)
 
@@ -89,7 +89,7 @@ def rerank(
 class _Graph:
     """Nearest neighbours among all images, each its own first.
 
-    Distances are squared, 2 - 2 cos, and divided by the largest that the image has to any other.
+    Distances are squared, 2 - 2 cos, and divided by the largest distance of the image to any other.
     """
 
     def __init__(self, vectors: Tensor, k1: int) -> None:
@@ -106,8 +106,8 @@ class _Graph:
     def distance(self, row: int, cosines: Tensor) -> np.ndarray:
         """Distances of image `row` to images of these cosines, from 0 to 1.
 
-        The largest came from a product of another shape, which rounds otherwise: among copies of
-        one image that is all there is to see, and must not grow.
+        The largest comes from a product of another shape, which rounds otherwise: among copies of
+        one image there are only rounding errors, which must not exceed 1.
         """
         return np.minimum(_squared(cosines) / self._largest[row], 1)
 
@@ -137,7 +137,7 @@ class _Graph:
         return self.distance(row, self._vectors[others] @ self._vectors[row])
 
     def _reciprocal(self, k: int) -> list[np.ndarray]:
-        """For each image, those of its k nearest (and itself) that have it among theirs."""
+        """For each image, those of its k nearest, and itself, that have it among theirs."""
         near = self.places[:, : k + 1]
         mutual = (near[near] == np.arange(len(near))[:, None, None]).any(2)  # (N, k + 1)
         return [row[keep] for row, keep in zip(near, mutual, strict=True)]

@@ -1,9 +1,8 @@
-"""The same embeddings used in other ways, each measured as the plain way is.
+"""Variants of postprocessing, measured on the same embeddings.
 
-A variant is a sequence of steps joined by `+`, as `flip+whiten+dims=128`. Steps are done in one
-order, whatever order they are written in: how an image becomes a vector (flip, whiten, dims), how
-it is stored (int8, binary), how a gallery is prepared (augment) and how it is asked (expand,
-rerank).
+A variant is a sequence of steps joined by `+`, as `flip+whiten+dims=128`. Steps run in a fixed
+order, however they are written: embedding (flip, whiten, dims), storage (int8, binary), preparation
+of the gallery (augment) and search (expand, rerank).
 """
 
 from __future__ import annotations
@@ -29,27 +28,22 @@ STEPS = {
     "dims": "dims=N: only the first N dimensions",
     "int8": "one byte a dimension",
     "binary": "one bit a dimension, in the gallery and in the query",
-    "binary_gallery": "one bit a dimension in the gallery, the query as it is",
-    "augment": "each vector of the gallery drawn to its nearest, beforehand",
-    "expand": "the query drawn to its nearest, and asked again (twice the time to search)",
-    "rerank": "k-reciprocal re-ranking of what a query finds (many times the time to search)",
+    "binary_gallery": "one bit a dimension in the gallery, float queries",
+    "augment": "database augmentation of the gallery, beforehand",
+    "expand": "query expansion, and a second search (twice the time to search)",
+    "rerank": "k-reciprocal re-ranking of the results (many times the time to search)",
 }
-"""What a variant may do, in the order in which it is done."""
+"""The steps of variants, in the order in which they run."""
 
 KEPT = ("flip", "whiten", "dims")
-"""The steps that a model can do by itself, so that they can be kept with it."""
+"""The steps that can be saved with a model."""
 
 _STORES = ("int8", "binary", "binary_gallery")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to use embeddings.
-
-    Attributes:
-        name: as it is written, steps in their order.
-        steps: the steps and their numbers, in their order.
-    """
+    """Postprocessing steps with their numbers, and their name, both in the order of `STEPS`."""
 
     name: str
     steps: dict[str, int | None]
@@ -110,10 +104,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Split:
-    """Who asks and who is searched: never the same image.
+    """Disjoint queries and gallery.
 
-    An image that asks must not have changed the gallery (as `augment` would let it), so a set in
-    which everyone may find everyone is divided: of the images of a class, every second one asks.
+    A query must not have changed the gallery (as `augment` would let it), so a set whose images are
+    queries and gallery is divided: of the images of a class, every second one is a query.
 
     Attributes:
         labels: (N,) int64, the class of each image.
@@ -129,35 +123,31 @@ class Split:
 
     @classmethod
     def of(cls, labels: Tensor, roles: Roles | None) -> Split:
-        """By the roles where there are any, else by halves."""
+        """By the roles if they are disjoint, else by halves."""
         count = len(labels)
         groups = torch.arange(count)
-        asks = searched = torch.ones(count, dtype=torch.bool)
+        query = searched = torch.ones(count, dtype=torch.bool)
         if roles is not None:
             groups = torch.where(roles.sequence >= 0, roles.sequence + count, groups)
-            asks, searched = roles.query, roles.gallery
-        if not bool((asks & searched).any()):
-            return cls(labels, asks.nonzero()[:, 0], searched.nonzero()[:, 0], groups)
+            query, searched = roles.query, roles.gallery
+        if not bool((query & searched).any()):
+            return cls(labels, query.nonzero()[:, 0], searched.nonzero()[:, 0], groups)
         _, classes = torch.unique(labels, return_inverse=True)
         order = torch.argsort(classes, stable=True)
         begins = torch.searchsorted(classes[order], torch.arange(int(classes.max()) + 1))
         place = torch.empty(count, dtype=torch.int64)
         place[order] = torch.arange(count) - begins[classes[order]]
         second = place % 2 == 1
-        queries, gallery = asks & (second | ~searched), searched & ~(second & asks)
+        queries, gallery = query & (second | ~searched), searched & ~(second & query)
         return cls(labels, queries.nonzero()[:, 0], gallery.nonzero()[:, 0], groups)
 
 
 def measure_variant(
     variant: Variant, vectors: Tensor, split: Split, projection: tuple[Tensor, Tensor] | None
 ) -> PerQuery:
-    """What the queries find in this way; `rows` are those of the whole set.
+    """The metrics of the queries with this variant; `rows` are those of the whole set.
 
-    Args:
-        variant: the way.
-        vectors: (N, D) float32 unit vectors; with `flip`, those of both views.
-        split: who asks and who is searched.
-        projection: of `variant.projection`.
+    `vectors` are (N, D) float32 unit vectors; with `flip`, those of both views.
     """
     if projection is not None:
         vectors = project(vectors, *projection)
@@ -170,36 +160,36 @@ def measure_variant(
         gallery = from_bits(to_bits(gallery), gallery.shape[1])
     if "augment" in variant.steps:
         gallery = augment(gallery)
-    asking, searched = split.groups[split.queries], split.groups[split.gallery]
+    own, groups = split.groups[split.queries], split.groups[split.gallery]
     if "expand" in variant.steps:
-        queries = expand(queries, gallery, groups=asking, gallery_groups=searched)
+        queries = expand(queries, gallery, groups=own, gallery_groups=groups)
     if "rerank" in variant.steps:
         return _measure_reranked(queries, gallery, split)
-    both = torch.cat([queries, gallery])
-    is_query = torch.arange(len(both)) < len(queries)
-    rows = torch.cat([split.queries, split.gallery])
-    roles = Roles(is_query, ~is_query, torch.cat([asking, searched]))
-    found = measure_queries(both, split.labels[rows], roles=roles)
+    rows, roles = _joined(split)
+    found = measure_queries(torch.cat([queries, gallery]), split.labels[rows], roles=roles)
     return PerQuery(rows[found.rows], found.relevant, found.values)
 
 
-def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuery:
-    """The metrics of rankings that no vectors stand behind."""
-    asking, searched = split.groups[split.queries], split.groups[split.gallery]
-    labels, gallery_labels = split.labels[split.queries], split.labels[split.gallery]
+def _joined(split: Split) -> tuple[Tensor, Roles]:
+    """The rows of queries and gallery, one behind the other, and their roles."""
     rows = torch.cat([split.queries, split.gallery])
-    is_query = torch.arange(len(rows)) < len(queries)
-    roles = Roles(is_query, ~is_query, torch.cat([asking, searched]))
+    is_query = torch.arange(len(rows)) < len(split.queries)
+    return rows, Roles(is_query, ~is_query, split.groups[rows])
+
+
+def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuery:
+    """The metrics of re-ranked lists."""
+    own, groups = split.groups[split.queries], split.groups[split.gallery]
+    labels, gallery_labels = split.labels[split.queries], split.labels[split.gallery]
+    rows, roles = _joined(split)
     _, classes = torch.unique(split.labels[rows], return_inverse=True)
     relevant = relevant_of(classes, roles)[: len(queries)]
     metrics = RankMetrics()
     most = int(relevant.max())
-    ranked = rerank(
-        queries, gallery, max(most, *RECALL), query_groups=asking, gallery_groups=searched
-    )
+    ranked = rerank(queries, gallery, max(most, *RECALL), query_groups=own, gallery_groups=groups)
     hits = (gallery_labels[ranked.clamp(min=0)] == labels[:, None]) & (ranked >= 0)  # (Q, K)
     ranks = torch.where(hits, torch.arange(1, hits.shape[1] + 1), 2**40).sort(1).values
-    asks = relevant > 0
-    table = metrics.of_ranks(ranks[asks][:, : max(most, 1)], relevant[asks])
+    found = relevant > 0
+    table = metrics.of_ranks(ranks[found][:, : max(most, 1)], relevant[found])
     values = dict(zip(metrics.names, table.T.contiguous(), strict=True))
-    return PerQuery(split.queries[asks], relevant[asks], values)
+    return PerQuery(split.queries[found], relevant[found], values)

@@ -18,8 +18,8 @@ def whitening(vectors: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
     variance. Axes that the data do not span (fewer images than dimensions) are left out.
 
     Args:
-        vectors: (N, D), unit vectors of images that are in no measurement.
-        dim: how many axes to keep; all that the data span by default.
+        vectors: (N, D), unit vectors of images that are not measured.
+        dim: number of axes; by default all that the data span.
 
     Returns:
         m, (D,) float32, and A, (dim, D) float32.
