@@ -20,16 +20,7 @@ BOUNDS = (20, 100)
 
 @dataclass(frozen=True)
 class Shots:
-    """The classes of one frequency.
-
-    Attributes:
-        name: many, medium, few or unseen.
-        least: least images of such a class.
-        most: most images; None where there is no limit.
-        classes: of the queries.
-        queries: their number.
-        intervals: metric to its mean and interval.
-    """
+    """The metrics of classes with `least` to `most` images (None: no limit)."""
 
     name: str
     least: int
@@ -52,11 +43,8 @@ def by_shots(
 ) -> tuple[Shots, ...]:
     """Metrics of frequent, medium, rare and unseen classes, without the groups that are empty.
 
-    Args:
-        values: metric to (Q,).
-        classes: (Q,) int64, the class of each query.
-        counts: (C,) int64, images of each class, in training or in the gallery.
-        sampling: for `mean_intervals`.
+    `values` are metrics to (Q,), `classes` (Q,) int64, and `counts` the images of each class in
+    training or in the gallery, (C,) int64; `sampling` is for `mean_intervals`.
     """
     few, many = BOUNDS
     parts = (

@@ -33,7 +33,7 @@ DEFINITIONS = {
     "in_both": "images that stand in the query and in the gallery list: each is one image with"
     " both roles, and does not find itself",
     "shots": "the queries by the number of images of their class, in training where the run's"
-    " training list knows classes of the test set, otherwise in the gallery: many more than 100,"
+    " training list has classes of the test set, otherwise in the gallery: many more than 100,"
     " medium 20 to 100, few 1 to 19, unseen none",
 }
 
@@ -65,7 +65,7 @@ class CalibrationCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether the rate is within the interval."""
+        """True if the rate is within the interval."""
         return self.far_low <= self.far <= self.far_high
 
 

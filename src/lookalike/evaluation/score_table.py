@@ -80,7 +80,7 @@ def gain(one: Difference) -> tuple[str, str]:
 
 
 def columns(*names: str) -> Table:
-    """An empty table; all columns but the first hold figures."""
+    """An empty table; all columns but the first are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(names):
         table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)

@@ -75,7 +75,7 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval excludes 0 and the test agrees, which takes `LEAST` classes."""
+        """True if the interval excludes 0 and the test agrees, which takes `LEAST` classes."""
         return (self.low > 0 or self.high < 0) and self.p_value <= 1 - CONFIDENCE
 
     def to_dict(self) -> dict[str, object]:
@@ -105,7 +105,7 @@ def mean_intervals(
         resamples: of the classes.
         seed: of the resampling.
     """
-    table = _Table.of(values, classes)
+    table = ClassSums.of(values, classes)
     found = _bounds(table, confidence, resamples, seed, least=0.0)
     return {name: Interval(*numbers, table.classes) for name, numbers in found.items()}
 
@@ -132,7 +132,7 @@ def differences(
     both = {
         name: _float64(second[name]) - _float64(first[name]) for name in first if name in second
     }
-    table = _Table.of(both, classes)
+    table = ClassSums.of(both, classes)
     found = _bounds(table, confidence, resamples, seed, least=-1.0)
     p_values = _sign_flips(table, resamples, seed + 1)
     return {
@@ -142,7 +142,7 @@ def differences(
 
 
 @dataclass(frozen=True)
-class _Table:
+class ClassSums:
     """Sums by class: M metrics of C classes.
 
     Attributes:
@@ -158,7 +158,7 @@ class _Table:
     steps: float
 
     @classmethod
-    def of(cls, values: Values, classes: Tensor | np.ndarray) -> _Table:
+    def of(cls, values: Values, classes: Tensor | np.ndarray) -> ClassSums:
         _, rows, counts = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
         columns = [_float64(column) for column in values.values()]
         if any(column.shape != rows.shape for column in columns) or not len(rows):
@@ -185,13 +185,13 @@ def _float64(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _bounds(
-    table: _Table, confidence: float, resamples: int, seed: int, *, least: float
+    table: ClassSums, confidence: float, resamples: int, seed: int, *, least: float
 ) -> dict[str, tuple[float, float, float]]:
     """Mean, lower and upper end of each metric, whose range is `least` to 1."""
     means = table.means(np.ones((1, table.classes)))[0]  # (M,)
     if table.classes < 2:
         return {name: (float(m), least, 1.0) for name, m in zip(table.names, means, strict=True)}
-    parts = [table.means(weights) for weights in _draws(table.classes, resamples, seed)]
+    parts = [table.means(weights) for weights in resample_weights(table.classes, resamples, seed)]
     drawn = np.sort(np.concatenate(parts), axis=0)  # (B, M)
     total, count = table.sums.sum(0), table.counts.sum()
     others = (total - table.sums) / table.steps / (count - table.counts)[:, None]  # (C, M)
@@ -224,7 +224,7 @@ def _bounds(
     return result
 
 
-def _draws(classes: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resample_weights(classes: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """The count of each class in each resample: chunks of (b, C) float64."""
     generator = np.random.default_rng(seed)
     step = max(1, _NUMBERS // classes)
@@ -258,7 +258,7 @@ def _student(confidence: float, classes: int) -> float:
     return float(t.ppf((1 + confidence) / 2, classes - 1))
 
 
-def _sign_flips(table: _Table, flips: int, seed: int) -> list[float]:
+def _sign_flips(table: ClassSums, flips: int, seed: int) -> list[float]:
     """Two-sided p-values: the share of random signs of the classes that give as large a sum."""
     generator = np.random.default_rng(seed)
     observed = np.abs(table.sums.sum(0))  # (M,)

@@ -60,18 +60,7 @@ class _Kind(BaseModel):
 
 @dataclass(frozen=True)
 class Level:
-    """A threshold for one false-accept rate.
-
-    Attributes:
-        target: the rate that was asked for.
-        threshold: two images are the same thing if their cosine is not below it.
-        far: the rate on the calibration's pairs, at most the target.
-        far_low: lower end of its prediction interval on as many new classes.
-        far_high: the upper end.
-        tar: the share of the same pairs that are accepted.
-        false_accepts: different pairs that are accepted.
-        spread: variance of the rate over sets of classes.
-    """
+    """An operating point, with the prediction interval of its rate on as many new classes."""
 
     target: Share
     threshold: Cosine
@@ -90,8 +79,8 @@ class Calibration:
     Attributes:
         source: the images that were measured, in words.
         chose_checkpoint: whether the same classes also chose the best checkpoint; then the
-            rates may be a little too good.
-        seen_in_training: number of classes that were trained on; rates on those are too good.
+            rates may be a little too low.
+        seen_in_training: number of classes that were trained on; rates on those are too low.
         images: number of images measured.
         classes: number of their classes.
         same_pairs: pairs of one class.
@@ -149,11 +138,9 @@ class Calibration:
         return far_interval(level.far, level.spread, classes=classes, confidence=self.confidence)
 
     def probability(self, cosine: float | np.ndarray, prior: float | None = None) -> np.ndarray:
-        """The probability that two images are of the same thing.
+        """The probability that two images are of the same thing, for one cosine or many.
 
-        Args:
-            cosine: of one pair, or of many.
-            prior: the share of same pairs among those that are asked about, between 0 and 1.
+        `prior` is the share of same pairs among those in question, between 0 and 1.
         """
         return self.likelihood.probability(cosine, self.prior if prior is None else prior)
 
@@ -254,18 +241,8 @@ def fit_calibration(
     """Measure a calibration: all pairs twice, first by their cosine, then by their classes too.
 
     At most `MOST_OF_A_CLASS` images of a class and `MOST_IMAGES` in all are drawn with a fixed
-    seed, whole classes where possible.
-
-    Args:
-        embeddings: (N, D) of any floating type and length, finite, of classes that the model was
-            not trained on; on all workers the same.
-        labels: (N,) integers.
-        roles: queries, gallery and sequences; by default all images are compared.
-        source: see `Calibration`.
-        chose_checkpoint: see `Calibration`.
-        seen_in_training: see `Calibration`.
-        world: the workers, who divide the pairs.
-        device: where to compute, by default the worker's device.
+    seed, whole classes where possible. The (N, D) embeddings are finite, of classes that the model
+    was not trained on, and on all workers the same.
 
     Raises:
         DataError: there are too few pairs for any threshold.

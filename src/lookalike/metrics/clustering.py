@@ -25,7 +25,7 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int 
     Args:
         embeddings: (N, D) of any floating type and length.
         labels: (N,) integers.
-        seed: of the first centres; the same seed, images and order give the same figure.
+        seed: of the first centres; the same seed, images and order give the same value.
 
     Raises:
         TrainingError: an embedding is not finite.
@@ -45,7 +45,7 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, seed: int 
     unit = whole.double().div_(STEPS).float().numpy()  # (N, D)
     count = len(labels.unique())
     with threadpool_limits(limits=1), warnings.catch_warnings():
-        # Fewer clusters than classes: a collapsed model, which the figure shows.
+        # Fewer clusters than classes: a collapsed model, which the value shows.
         warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
         clusters = KMeans(count, n_init=1, random_state=seed).fit_predict(unit)
     return float(normalized_mutual_info_score(labels.cpu().numpy(), clusters))

@@ -1,4 +1,4 @@
-"""Exact similarities of fixed-point unit vectors: the same figures in any order, on any device.
+"""Exact similarities of fixed-point unit vectors: the same results in any order, on any device.
 
 Unit vectors are rounded to integers in steps of 2^-26, and similarities are float64 matrix
 products of these integers. Every product is a multiple of 2^-52 and, by Cauchy and Schwarz, every

@@ -132,11 +132,7 @@ def far_interval(
 ) -> tuple[float, float]:
     """Prediction interval of the false-accept rate of a new set of classes; see above.
 
-    Args:
-        far: the rate that was measured.
-        spread: of it.
-        classes: number of classes of the new set; by default as many as were measured.
-        confidence: probability that the rate of a new set lies in the interval.
+    By default the set has as many classes as were measured.
     """
     from scipy.stats import nbinom
 

@@ -53,7 +53,7 @@ class Precision:
 
     @property
     def exact(self) -> bool:
-        """Whether products are the exact similarities."""
+        """True if products are the exact similarities."""
         return self.dtype == torch.float64
 
 
@@ -79,7 +79,7 @@ def precisions(device: torch.device) -> list[Precision]:
 
 
 def _float32_is_float32(device: torch.device) -> bool:
-    """Whether products of float32 in fewer bits are not allowed."""
+    """True unless products of float32 in fewer bits are allowed."""
     backends: Any = torch.backends  # which torch describes in part
     own = (backends.cuda if device.type == "cuda" else backends.mkldnn).matmul.fp32_precision
     return (backends.fp32_precision if own == "none" else own) in ("none", "ieee")
@@ -187,7 +187,7 @@ class UnitVectors:
 
     @property
     def keeps_fast(self) -> bool:
-        """Whether vectors of the fastest precision come from memory that is kept."""
+        """True if vectors of the fastest precision come from memory that is kept."""
         return self._bf16 is not None or self._integers is not None
 
     def exact(self, places: slice | Tensor) -> Tensor:

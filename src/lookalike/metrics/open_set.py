@@ -31,13 +31,10 @@ DEFAULT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Rejection:
-    """A threshold on the best match.
+    """The lowest threshold (in steps of 2^-16) by which at most `target` unknown queries pass.
 
-    Attributes:
-        target: the share of unknown queries that may pass.
-        threshold: the lowest cosine, in steps of 2^-16, at which no more do.
-        passed: the share that does.
-        found: the share of the known queries that are found: right, and not below.
+    `passed` is the share that does; `found` is that of the known queries whose best match is right
+    and not below the threshold.
     """
 
     target: Share
@@ -48,14 +45,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class OpenSet:
-    """Measured thresholds on the best match.
-
-    Attributes:
-        queries: number of queries that stood for unknown things.
-        gallery: images that they were matched with, on average.
-        default: the default target.
-        rejections: by falling target.
-    """
+    """Measured thresholds by falling target, for `gallery` images on average."""
 
     queries: Count
     gallery: Amount
@@ -81,15 +71,15 @@ class OpenSet:
         if gallery is not None and not gallery > 0:
             raise ValueError(f"gallery={gallery:g} holds no image")
         times = 1.0 if gallery is None else gallery / self.gallery
-        wanted = 1 - (1 - share) ** (1 / times)
+        target = 1 - (1 - share) ** (1 / times)
         targets = np.log([one.target for one in reversed(self.rejections)])  # rising
         cosines = [one.threshold for one in reversed(self.rejections)]
-        if not targets[0] - 1e-9 <= np.log(wanted) <= 0:
+        if not targets[0] - 1e-9 <= np.log(target) <= 0:
             raise ValueError(
-                f"a share of {wanted:.2g} in the gallery of {self.gallery:,.0f} images that was "
+                f"a share of {target:.2g} in the gallery of {self.gallery:,.0f} images that was "
                 f"measured is less than the least that it supports, {self.rejections[-1].target:g}"
             )
-        return float(np.interp(np.log(wanted), targets, cosines))
+        return float(np.interp(np.log(target), targets, cosines))
 
     def largest_gallery(self) -> float:
         """Images of the largest gallery for which `threshold` is known, at the default share."""
@@ -123,26 +113,26 @@ class BestMatches:
             self._raise(best, tile.rows, found, tile.columns)
             self._raise(best, tile.columns, found.T, tile.rows)
 
-    def _raise(self, best: Tensor, asking: slice, found: Tensor, searched: slice) -> None:
+    def _raise(self, best: Tensor, queries: slice, found: Tensor, searched: slice) -> None:
         if self._set.roles is not None:
             found = found.masked_fill(~self._set.roles.gallery[searched], -torch.inf)
-        torch.maximum(best[asking], found.amax(1), out=best[asking])
+        torch.maximum(best[queries], found.amax(1), out=best[queries])
 
     def open_set(self, world: World) -> OpenSet | None:
         """The thresholds; None where too few queries have a wrong match."""
         right, wrong = (
             world.max(best.to(world.device)).cpu().numpy() for best in (self.right, self.wrong)
         )
-        asks, gallery = np.isfinite(wrong), float(len(wrong))
+        is_query, gallery = np.isfinite(wrong), float(len(wrong))
         if self._set.roles is not None:
-            asks &= self._set.roles.query.cpu().numpy()
+            is_query &= self._set.roles.query.cpu().numpy()
             gallery = float(self._set.roles.gallery.sum())
-        right, wrong = right[asks], wrong[asks]
+        right, wrong = right[is_query], wrong[is_query]
         if len(wrong) * SHARES[0] < LEAST_ACCEPTED:
             return None
         sizes = np.bincount(self._set.classes.cpu().numpy())[self._set.classes.cpu().numpy()]
         if self._set.roles is None:
-            gallery -= float(sizes[asks].mean())  # its class is left out
+            gallery -= float(sizes[is_query].mean())  # its class is left out
         falling = np.sort(wrong)[::-1]
         rejections = []
         for target in SHARES:

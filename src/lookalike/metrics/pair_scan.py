@@ -141,8 +141,8 @@ class PairSet:
             pairs = pairs.triu_(1)
         if self.roles is not None:
             query, gallery = self.roles.query, self.roles.gallery
-            asks = query[rows, None] & gallery[columns]
-            pairs &= asks | (gallery[rows, None] & query[columns])
+            forward = query[rows, None] & gallery[columns]
+            pairs &= forward | (gallery[rows, None] & query[columns])
             own = self.roles.sequence[rows, None]
             pairs &= (own < 0) | (own != self.roles.sequence[columns])
         return pairs

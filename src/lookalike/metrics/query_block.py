@@ -43,7 +43,7 @@ class NegativeMask:
     sequences: Tensor | None
 
     def of(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Whether `columns` are negatives of `rows`: places whose shapes broadcast."""
+        """True where `columns` are negatives of `rows`: places whose shapes broadcast."""
         negative = self.classes[rows] != self.classes[columns]
         if self.sequences is not None:
             own = self.sequences[rows]
@@ -106,7 +106,7 @@ class QueryBlock:
 
     @property
     def finished(self) -> bool:
-        """Whether no further image can change anything."""
+        """True if no further image can change anything."""
         return not bool((self._open > 0).any())
 
     @property
@@ -271,7 +271,7 @@ def _too_many(undecided: list[Tensor], tile: Tensor, bound: ErrorBound) -> bool:
 
 
 def _few_reaching(tile: Tensor, floor: Tensor) -> Reaching | None:
-    """Where a tile is at least `floor`, (b,), if it is so in few places; None if in many.
+    """Elements of a tile that are at least `floor`, (b,), if they are few; None if many.
 
     The maxima of groups of columns are one cheap pass, and only a few groups are examined. A fused
     kernel for a GPU would take the place of this function and of the product before it.
@@ -300,7 +300,7 @@ def _share_reaching(tile: Tensor, floor: Tensor) -> float:
 
 
 def _reaching(tile: Tensor, floor: Tensor) -> Iterator[Reaching]:
-    """Where a tile is at least `floor`, (b,), in parts."""
+    """Elements of a tile that are at least `floor`, (b,), in parts."""
     if _is_transposed(tile):
         for part in _parts(tile.T):
             column, row = (floor <= tile.T[part]).nonzero(as_tuple=True)

@@ -34,9 +34,9 @@ DEFINITIONS = {
     " P(i) * rel(i): the whole ranking counts, and every image of the class is found somewhere",
     "minp": "mean over the queries of R divided by the rank of the image of their class that comes"
     " last (mINP of Ye et al., Deep Learning for Person Re-identification, 2021)",
-    "queries": "each image in turn, or those marked is_query, asks for its class among all others,"
+    "queries": "each image in turn, or those marked is_query, searches its class among all others,"
     " or those marked is_gallery; it finds neither itself nor an image of its sequence",
-    "lone_queries": "images that would ask but have no other image of their class to find: they"
+    "lone_queries": "queries without another image of their class to find: they"
     " are in no average, and stay in the gallery",
     "gallery": "images that are searched: all of the set, or those marked is_gallery",
     "similarity": "cosine; two that differ by at most 2^-23 (float32's epsilon) are tied, and ties"
@@ -148,7 +148,7 @@ def measure_queries(
 
     Args:
         embeddings: (N, D) of any floating type and length, on any device; on all workers the
-            same, each image once (gathered by row).
+            same.
         labels: (N,) integers, the class of each image.
         roles: queries, gallery and sequences; by default every image searches all others.
         recall: the k of Recall@k.

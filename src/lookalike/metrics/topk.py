@@ -101,17 +101,10 @@ def top_matches(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
 ) -> Matches:
-    """The k most similar of the gallery for each query, in float32.
+    """The k most similar of (G, D) unit vectors for each of (Q, D), in float32.
 
     A step towards another ranking (expansion, re-ranking): `nearest_images` is exact, and several
-    times as slow.
-
-    Args:
-        queries: (Q, D) float32, unit vectors.
-        gallery: (G, D) float32, unit vectors.
-        k: how many; at most G are found.
-        query_groups: (Q,) int64: a query never finds a vector of its own group.
-        gallery_groups: (G,) int64.
+    times as slow. A query never finds a vector of its own group, (Q,) and (G,) int64.
     """
     k = min(k, len(gallery))
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -213,15 +206,9 @@ def nearest_images(
     world: World,
     device: torch.device,
 ) -> NearestImages:
-    """The most similar image that each query may find, exactly; of equal cosines the first row.
+    """The most similar image that each query, (Q,) rows, may find; of equal cosines the first row.
 
-    Args:
-        embeddings: (N, D), finite; on all workers the same.
-        labels: (N,) integers.
-        queries: (Q,) int64, rows.
-        roles: gallery and sequences; by default every query searches all others.
-        world: the workers, who divide the queries and all get all results.
-        device: where to compute.
+    The (N, D) embeddings are finite, and on all workers the same, as are the results.
     """
     device = torch.device("cpu") if device.type == "mps" else device  # it has no float64
     exact = ExactTiles.of(embeddings, labels, roles, device)

@@ -45,7 +45,7 @@ DEFINITIONS = {
     " are cosines of one bin of 2^-16, count half",
     "eer": "equal error rate: the FAR at which it equals 1 - TAR, linear between thresholds",
     "accuracy": "largest share of all pairs that one threshold gets right; with many more different"
-    " pairs than same ones it says little",
+    " pairs than same ones it means little",
     "balanced_accuracy": "largest mean of TAR and 1 - FAR that one threshold reaches",
 }
 
@@ -191,12 +191,7 @@ def count_pairs(
 ) -> PairCounts:
     """Count all pairs of a set by their cosine.
 
-    Args:
-        embeddings: (N, D) of any floating type and length, finite; on all workers the same.
-        labels: (N,) integers.
-        roles: queries, gallery and sequences; by default all images are compared.
-        world: the workers, who divide the pairs; all of them return the same counts.
-        device: where to compute, by default the worker's device.
+    The (N, D) embeddings are finite, and on all workers the same, as are the counts.
     """
     pairs = PairSet.of(embeddings, labels, roles=roles, device=device or world.device)
     counter = PairCounter(pairs)

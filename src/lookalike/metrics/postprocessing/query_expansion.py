@@ -30,13 +30,8 @@ def expand(
 ) -> Tensor:
     """The mean of each vector and its nearest in the gallery, (N, D) float32, unit vectors.
 
-    Args:
-        vectors: (N, D) float32, unit vectors.
-        gallery: (G, D) float32, unit vectors.
-        neighbours: n; negative cosines have weight 0.
-        alpha: exponent of the weights; the larger, the less distant neighbours count.
-        groups: (N,) int64: the neighbours of a vector are never of its own group.
-        gallery_groups: (G,) int64.
+    Negative cosines have weight 0. The neighbours of a vector are never of its own group, (N,) and
+    (G,) int64.
     """
     found = top_matches(
         vectors, gallery, neighbours, query_groups=groups, gallery_groups=gallery_groups

@@ -48,13 +48,8 @@ def rerank(
 ) -> Tensor:
     """The first `depth` of the gallery for each query, by the new distance.
 
-    Args:
-        queries: (Q, D) float32, unit vectors.
-        gallery: (G, D) float32, unit vectors.
-        depth: length of the ranking.
-        reranking: the parameters.
-        query_groups: (Q,) int64: a query never finds a vector of its own group.
-        gallery_groups: (G,) int64.
+    Queries, (Q, D), and gallery, (G, D), are float32 unit vectors. A query never finds a vector of
+    its own group, (Q,) and (G,) int64.
 
     Returns:
         (Q, min(depth, G)) int64, rows of the gallery, nearest first; -1 where a query may find
@@ -63,7 +58,7 @@ def rerank(
     parameters = reranking or Reranking()
     count = len(queries)
     together = torch.cat([queries, gallery])
-    graph = _Graph(together, parameters.k1)
+    graph = NeighbourGraph(together, parameters.k1)
     weights = _smoothed(graph.reciprocal_weights(parameters.k1), graph.places, parameters.k2)
     columns = weights[count:].tocsc()  # (G, N) by column: images with this neighbour
     first = top_matches(
@@ -86,7 +81,7 @@ def rerank(
     return torch.from_numpy(result)
 
 
-class _Graph:
+class NeighbourGraph:
     """Nearest neighbours among all images, each its own first.
 
     Distances are squared, 2 - 2 cos, and divided by the largest distance of the image to any other.

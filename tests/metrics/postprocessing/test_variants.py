@@ -8,7 +8,6 @@ from reranking_reference import reranked_distance
 from sklearn.decomposition import PCA
 
 from lookalike.errors import ConfigError
-from lookalike.metrics import topk
 from lookalike.metrics.postprocessing import reranking
 from lookalike.metrics.postprocessing.quantization import from_bits, from_int8, to_bits, to_int8
 from lookalike.metrics.postprocessing.query_expansion import augment, expand
@@ -17,7 +16,6 @@ from lookalike.metrics.postprocessing.variants import STEPS, Split, Variant, mea
 from lookalike.metrics.postprocessing.whitening import project, truncation, whitening
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries
-from lookalike.metrics.topk import top_matches
 
 
 def unit(count, dim, seed=None):
@@ -29,32 +27,6 @@ def unit(count, dim, seed=None):
 def clustered(classes, each, dim, noise):
     centres = unit(classes, dim).repeat_interleave(each, 0)
     return F.normalize(centres + noise * unit(classes * each, dim), dim=1)
-
-
-@pytest.mark.parametrize("tile", [7, 64, 10_000])
-def test_top_matches_are_brute_force(monkeypatch, tile):
-    monkeypatch.setattr(topk, "FLOAT32_TILE", tile)
-    monkeypatch.setattr(topk, "QUERIES", tile)
-    queries, gallery = unit(50, 8), unit(90, 8)
-    groups, others = torch.arange(50) % 5, torch.arange(90) % 7
-    found = top_matches(queries, gallery, 12, query_groups=groups, gallery_groups=others)
-    cosines = queries.double() @ gallery.double().T
-    assert torch.allclose(found.lowest.double(), cosines.amin(1), atol=1e-6)
-    cosines[groups[:, None] == others] = -torch.inf
-    expected = cosines.topk(12, dim=1)
-    assert torch.allclose(found.cosines.double(), expected.values, atol=1e-6)
-    assert torch.equal(found.places, expected.indices)
-
-
-def test_top_matches_are_fewer_where_there_are_fewer_and_equals_come_by_place():
-    x = unit(4, 3)
-    found = top_matches(x, x, 9, query_groups=torch.zeros(4), gallery_groups=torch.zeros(4))
-    assert found.places.shape == (4, 4)
-    assert (found.places == -1).all()
-    same = x[:1].expand(6, 3)
-    [tied] = top_matches(x[:1], same, 4).places.tolist()
-    assert tied == sorted(set(tied))
-    assert top_matches(x[:0], x, 2).places.shape == (0, 2)
 
 
 def test_expansion_is_the_papers_formula():
@@ -155,7 +127,9 @@ def test_reranking_of_copies_of_one_image():
 def test_distances_are_from_nothing_to_one_whatever_was_rounded():
     """Cosines of one vector with itself come out at either side of 1, product by product."""
     x = unit(1, 8).expand(60, 8).contiguous()
-    near = reranking._Graph(x, 20).distance(0, torch.tensor([1 + 2e-7, 1.0, 1 - 2e-7, -1.0]))
+    near = reranking.NeighbourGraph(x, 20).distance(
+        0, torch.tensor([1 + 2e-7, 1.0, 1 - 2e-7, -1.0])
+    )
     assert near[0] == near[1] == 0 < near[2] < 0.5
     assert near[3] == 1
 

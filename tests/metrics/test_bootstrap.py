@@ -73,8 +73,8 @@ def test_bca_is_scipys_where_all_classes_are_of_one_size():
 def test_resampled_means_are_the_ratios_of_the_drawn_classes():
     labels = np.array([7, 7, 7, 2, 5, 5])
     values = np.array([1.0, 0.5, 0.0, 1.0, 0.25, 0.5])
-    table = bootstrap._Table.of({"x": values, "y": values**2}, labels)
-    for weights in bootstrap._draws(3, 50, seed=3):
+    table = bootstrap.ClassSums.of({"x": values, "y": values**2}, labels)
+    for weights in bootstrap.resample_weights(3, 50, seed=3):
         assert (weights.sum(1) == 3).all()
         for drawn, (x, y) in zip(weights, table.means(weights), strict=True):
             times = drawn[np.searchsorted([2, 5, 7], labels)]
