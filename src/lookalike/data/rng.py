@@ -1,4 +1,4 @@
-"""Where all chance about the training data comes from: pure functions of (seed, epoch, row).
+"""Random numbers of the training data: pure functions of (seed, epoch, row).
 
 Nothing here depends on the number of workers or threads, on the position from which an epoch is
 resumed, or on the version of NumPy: only raw generators are used, whose streams NumPy and Python
@@ -12,8 +12,8 @@ import random
 import numpy as np
 
 
-class EpochChance:
-    """The chance of one epoch, drawn in the order in which it is asked for.
+class EpochRng:
+    """The random numbers of one epoch, a stream.
 
     Args:
         seed: of the run, at least 0.
@@ -29,7 +29,7 @@ class EpochChance:
         return self._bits.random_raw(num)
 
     def permutation(self, num: int) -> np.ndarray:
-        """The numbers below `num` in an order drawn anew: (num,) int64."""
+        """The numbers below `num` in a random order: (num,) int64."""
         return np.argsort(self.keys(num), kind="stable").astype(np.int64)
 
     def below(self, limit: int) -> int:
@@ -40,13 +40,13 @@ class EpochChance:
 def row_rng(
     seed: int, epoch: int, row: int, attempt: int = 0, occurrence: int = 0
 ) -> random.Random:
-    """The source of all chance about one row in one epoch.
+    """The random numbers of one row in one epoch.
 
     Args:
         seed: of the run, at least 0.
         epoch: from 0.
         row: of the catalog.
-        attempt: 0, or the number of the substitute that stands in for an image that failed.
+        attempt: 0, or the number of the substitute for an image that failed.
         occurrence: how often the epoch has had this row before.
     """
     # The fields do not overlap (40 bits of row, 8 of attempt, 24 each of epoch and occurrence),
@@ -55,7 +55,7 @@ def row_rng(
 
 
 def occurrences(rows: np.ndarray) -> np.ndarray:
-    """How often each element of `rows` (n,) stands before itself: (n,) int64."""
+    """The number of equal elements before each element of `rows` (n,): (n,) int64."""
     order = np.argsort(rows, kind="stable")
     arranged = rows[order]
     fresh = np.ones(len(rows), bool)

@@ -1,4 +1,4 @@
-"""Samplers: which images a batch and an epoch hold."""
+"""Samplers: draw the images of batches and epochs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def create_sampler(
         class_ids: (N,) the class of each row, at least one.
         batch_size: global, in images.
         seed: at least 0.
-        sampling: which, and its numbers.
+        sampling: the request.
 
     Raises:
         ConfigError: there is no such sampler, or the batch does not fit it.

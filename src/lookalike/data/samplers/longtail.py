@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookalike.data.rng import EpochChance
+from lookalike.data.rng import EpochRng
 from lookalike.data.samplers.sampler import ClassSampler, Shape
 from lookalike.data.samplers.sampling import POWER, Sampling, Sizes
 from lookalike.errors import ConfigError
@@ -22,8 +22,8 @@ class BalancedSampler(ClassSampler):
 
     Power 1 is the plain distribution, 0.5 square-root sampling (Mahajan et al., arXiv 1805.00932),
     0 equal shares. An epoch has as many batches as the plain one. A class gets its share of the
-    images of an epoch rounded up or down, by chance, and goes through its own images in an order
-    drawn anew, again and again where they are fewer.
+    images of an epoch, rounded up or down at random, and cycles through its own images in a random
+    order.
     """
 
     name = "balanced"
@@ -34,26 +34,24 @@ class BalancedSampler(ClassSampler):
         return POWER if self.sampling.power is None else self.sampling.power
 
     def rows(self, epoch: int) -> np.ndarray:
-        """See the class."""
-        chance = EpochChance(self.seed, epoch, _BALANCED_STREAM)
+        rng = EpochRng(self.seed, epoch, _BALANCED_STREAM)
         total = self.steps_per_epoch * self.batch_size
-        grouped = self.grouped(chance)
+        grouped = self.grouped(rng)
         present = np.flatnonzero(self.counts)
-        present = present[chance.permutation(len(present))]
+        present = present[rng.permutation(len(present))]
         weights = np.cumsum(self.counts[present].astype(np.float64) ** self.power)
-        # Systematic sampling: a comb with teeth at whole numbers, moved by chance, lies on the
-        # shares laid end to end; each class gets the teeth that fall on it.
-        offset = chance.below(_UNIT) / _UNIT
+        # Systematic sampling: of points at distance 1 with a random offset, each class gets those
+        # within its share, the shares laid end to end.
+        offset = rng.below(_UNIT) / _UNIT
         ends = np.floor(weights / weights[-1] * total + offset).astype(np.int64)
         ends[-1] = total
         drawn = np.diff(ends, prepend=0)
         kinds = np.repeat(present, drawn)
         place = (np.arange(total) - np.repeat(ends - drawn, drawn)) % self.counts[kinds]
         rows = grouped[self.starts[kinds] + place]
-        return rows[chance.permutation(total)].reshape(-1, self.batch_size)
+        return rows[rng.permutation(total)].reshape(-1, self.batch_size)
 
     def describe(self) -> str:
-        """See the class."""
         return f"a class of n images has a share of n^{self.power:g}"
 
 
@@ -61,7 +59,7 @@ class RepeatFactorSampler(ClassSampler):
     """Images of small classes come several times (Gupta, Dollar and Girshick, arXiv 1908.03195).
 
     A class of n images has the repeat factor max(1, sqrt(threshold / n)), with the threshold in
-    images. Each of its images comes as often in an epoch, rounded up or down by chance, so every
+    images. Each of its images comes as often in an epoch, rounded up or down at random, so every
     image comes at least once but for what an incomplete last batch leaves out.
     """
 
@@ -89,18 +87,16 @@ class RepeatFactorSampler(ClassSampler):
         return total // batch, batch
 
     def rows(self, epoch: int) -> np.ndarray:
-        """See the class."""
-        chance = EpochChance(self.seed, epoch, _REPEAT_STREAM)
-        order = chance.permutation(len(self.class_ids))
+        rng = EpochRng(self.seed, epoch, _REPEAT_STREAM)
+        order = rng.permutation(len(self.class_ids))
         images = self.counts[self.class_ids[order]]
         factors = _repeat_factors(images, self.sizes, self.sampling)
-        ends = (np.cumsum(factors) + chance.below(_UNIT)) // _UNIT
+        ends = (np.cumsum(factors) + rng.below(_UNIT)) // _UNIT
         rows = np.repeat(order, np.diff(ends, prepend=0))
-        rows = rows[chance.permutation(len(rows))]
+        rows = rows[rng.permutation(len(rows))]
         return rows[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
     def describe(self) -> str:
-        """See the class."""
         threshold = _threshold(self.sizes, self.sampling)
         return (
             f"images of classes below {threshold:.4g} images come sqrt({threshold:.4g} / n) times"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookalike.data.rng import EpochChance
+from lookalike.data.rng import EpochRng
 from lookalike.data.samplers.sampler import ClassSampler, Shape
 from lookalike.data.samplers.sampling import Sampling, Sizes
 
@@ -18,15 +18,15 @@ _PK_STREAM = 2
 class PkSampler(ClassSampler):
     """P distinct classes with K images each in every batch.
 
-    An epoch puts the images of a class into an order drawn anew and cuts it into groups of K; the
-    last group is filled from the beginning of that order, again and again where the class has
-    fewer than K images. Groups are dealt to T batches, no class twice to one, with
+    An epoch puts the images of a class into a random order and cuts it into groups of K; the last
+    group is filled from the start of that order, repeatedly where the class has fewer than K
+    images. Groups are dealt to T batches, no class twice to one, with
 
         T = the largest T with  sum over classes of min(groups of the class, T) >= P T
 
     So an epoch sees every image at least once, and those that fill up once more, but for fewer
-    than P groups that are left over, drawn anew, and but for classes of more than T groups, of
-    which T groups are seen, drawn anew.
+    than P groups that are left over, and but for classes of more than T groups, of which T groups
+    are seen, both random.
     """
 
     name = "pk"
@@ -53,12 +53,12 @@ class PkSampler(ClassSampler):
 
         So the share of each worker has as many classes as it can.
         """
-        chance = EpochChance(self.seed, epoch, _PK_STREAM)
+        rng = EpochRng(self.seed, epoch, _PK_STREAM)
         k, steps = self.sampling.k, self.steps_per_epoch
         p = self.batch_size // k
-        grouped = self.grouped(chance)
+        grouped = self.grouped(rng)
         present = np.flatnonzero(self.counts)
-        present = present[chance.permutation(len(present))]
+        present = present[rng.permutation(len(present))]
         groups = np.minimum(-(-self.counts[present] // k), steps)
         ends = np.cumsum(groups)
         # One entry for each group, class by class; the last few do not fill a batch.
@@ -67,7 +67,7 @@ class PkSampler(ClassSampler):
         number = np.arange(p * steps) - begins  # of the group within its class
         place = (number[:, None] * k + np.arange(k)) % self.counts[kinds, None]
         images = grouped[self.starts[kinds, None] + place]  # (P T, K)
-        order = np.argsort(_deal(begins, p, steps, chance), kind="stable")
+        order = np.argsort(_deal(begins, p, steps, rng), kind="stable")
         return images[order].reshape(steps, p, k).transpose(0, 2, 1).reshape(steps, p * k)
 
     def describe(self) -> str:
@@ -76,7 +76,7 @@ class PkSampler(ClassSampler):
         return f"{self.batch_size // k} classes with {k} images each in a batch"
 
 
-def _deal(begins: np.ndarray, p: int, steps: int, chance: EpochChance) -> np.ndarray:
+def _deal(begins: np.ndarray, p: int, steps: int, rng: EpochRng) -> np.ndarray:
     """The batch of each group, such that each batch gets `p` and no class is twice in one.
 
     Groups are dealt in turn to `p` permutations of the batches. A class lies in two permutations
@@ -86,14 +86,14 @@ def _deal(begins: np.ndarray, p: int, steps: int, chance: EpochChance) -> np.nda
         begins: (p * steps,) where the class of each group begins, among the groups.
         p: groups a batch.
         steps: batches; no class has more groups.
-        chance: of the epoch.
+        rng: of the epoch.
 
     Returns:
         (p * steps,) int64.
     """
     batches = np.empty(p * steps, np.int64)
     for first in range(0, p * steps, steps):
-        turn = chance.permutation(steps)
+        turn = rng.permutation(steps)
         begin = begins[first]
         if begin < first:
             taken = np.zeros(steps, bool)

@@ -1,4 +1,4 @@
-"""What every sampler is, and the plain one."""
+"""Base classes of samplers, and the plain one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lookalike.data.rng import EpochChance
+from lookalike.data.rng import EpochRng
 from lookalike.data.samplers.sampling import Sampling, Sizes
 
 Shape = tuple[int, int]
@@ -17,7 +17,7 @@ _ORDER_STREAM = 1
 
 
 class Sampler:
-    """Which rows every batch of every epoch holds: a pure function of (seed, epoch).
+    """The rows of every batch of every epoch: a pure function of (seed, epoch).
 
     Attributes:
         steps_per_epoch: global batches in an epoch; the same in each.
@@ -60,40 +60,36 @@ class Sampler:
         """(steps_per_epoch, batch_size) int64."""
         raise NotImplementedError
 
-    def stand_in(self, row: int, attempt: int, dice: Random) -> int:
-        """A row to take in place of `row`, which cannot be read; maybe `row` itself.
+    def substitute(self, row: int, attempt: int, rng: Random) -> int:
+        """A row in place of `row`, which cannot be read; maybe `row` itself.
 
-        Args:
-            row: that was wanted.
-            attempt: number of the try that failed, from 0.
-            dice: the chance of this row.
+        `attempt` is the number of the one that failed, from 0; `rng` belongs to this row.
         """
-        return int(dice.random() * len(self.class_ids))
+        return int(rng.random() * len(self.class_ids))
 
     def describe(self) -> str:
-        """A word to the user about what an epoch is; empty for the plain one."""
+        """A description of an epoch for the user; empty for the plain sampler."""
         return ""
 
 
 class Shuffle(Sampler):
-    """Every image once an epoch, in an order drawn anew; an incomplete last batch is left out."""
+    """Every image once an epoch, in a random order; an incomplete last batch is left out."""
 
     name = "shuffle"
     repeating = False
 
     def rows(self, epoch: int) -> np.ndarray:
-        """See the class."""
         order = epoch_order(len(self.class_ids), self.seed, epoch)
         return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits `num` rows: (num,) int64, a permutation."""
-    return EpochChance(seed, epoch, _ORDER_STREAM).permutation(num)
+    """The order of `num` rows in an epoch: (num,) int64, a permutation."""
+    return EpochRng(seed, epoch, _ORDER_STREAM).permutation(num)
 
 
 class ClassSampler(Sampler):
-    """A sampler that looks at the classes; substitutes of bad images are of the same class."""
+    """A sampler that depends on the classes; substitutes of bad images are of the same class."""
 
     def __init__(
         self, class_ids: np.ndarray, *, batch_size: int, seed: int, sampling: Sampling
@@ -102,14 +98,14 @@ class ClassSampler(Sampler):
         self.starts = np.cumsum(self.counts) - self.counts  # (C,) of each class in what follows
         self._grouped = np.argsort(class_ids, kind="stable")  # (N,) rows, class by class
 
-    def grouped(self, chance: EpochChance) -> np.ndarray:
-        """(N,) rows class by class, those of a class in an order drawn anew."""
-        return np.lexsort((chance.keys(len(self.class_ids)), self.class_ids))
+    def grouped(self, rng: EpochRng) -> np.ndarray:
+        """(N,) rows class by class, those of a class in a random order."""
+        return np.lexsort((rng.keys(len(self.class_ids)), self.class_ids))
 
-    def stand_in(self, row: int, attempt: int, dice: Random) -> int:
-        """For the first attempts of the same class, where that has others."""
+    def substitute(self, row: int, attempt: int, rng: Random) -> int:
+        """Of the same class for the first attempts, where that has others."""
         kind = self.class_ids[row]
-        drawn = dice.random()
+        drawn = rng.random()
         if attempt < 4 and self.counts[kind] > 1:
             return int(self._grouped[self.starts[kind] + int(drawn * self.counts[kind])])
         return int(drawn * len(self.class_ids))

@@ -1,4 +1,4 @@
-"""How training draws its images, in plain numbers: what is asked for, and what there is."""
+"""The request for a sampler, and the class sizes of a data set, in plain numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked for.
+    """The request for a sampler.
 
     Attributes:
         name: a key of `lookalike.data.samplers.SAMPLERS`.
@@ -65,11 +65,7 @@ class Sampling:
         return IMAGES_PER_CLASS if self.images_per_class is None else self.images_per_class
 
     def check_batch(self, batch_size: int) -> None:
-        """Whether a batch can hold whole groups.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+        """Raise a ConfigError unless a batch holds whole groups."""
         group = self.k * self.repeats
         if batch_size % group == 0:
             return
@@ -87,11 +83,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many classes have how many images; classes without any do not count.
+    """Histogram of the sizes of classes, without empty ones.
 
     Attributes:
         images: (k,) int64, the numbers of images that occur.
-        classes: (k,) int64, how many classes have that number.
+        classes: (k,) int64, the number of classes of each size.
     """
 
     images: np.ndarray
