@@ -30,7 +30,8 @@ from PIL import Image
 import lookalike
 from lookalike.commands.quickstart import RECIPE, _pretrained_weights
 from lookalike.data.decoding.decode import decode
-from lookalike.data.loading.prefetch import in_order
+from lookalike.data.loading.image_source import PLAIN
+from lookalike.data.loading.pipeline import Job, pipeline
 from lookalike.data.record import Record
 from lookalike.inspection.duplicates import near_pairs
 from lookalike.inspection.image_facts import read_pictures
@@ -222,19 +223,9 @@ def labels(folder: Path, emoji: Path, classes: int, epochs: int) -> None:
     print(f"  share of the images that were swapped: {share:.1%}; training took {trained:.0f} s")
 
 
-class _Decode:
+def _decoding(record: Record) -> Job[int]:
     """Reading and decoding alone."""
-
-    size = 1
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def run(self, piece: int) -> None:
-        decode(Path(self._record.uri).read_bytes())
-
-    def result(self) -> int:
-        return 1
+    return Job([None], lambda: (lambda *_: decode(Path(record.uri).read_bytes()), lambda: 1))
 
 
 def speed(folder: Path, emoji: Path) -> None:
@@ -267,7 +258,7 @@ def speed(folder: Path, emoji: Path) -> None:
                 records, range(len(records)), threads=2, quiet=True
             ).seconds)  # fmt: skip
             began = time.monotonic()
-            done = sum(in_order(iter(map(_Decode, records)), 2, 64))
+            done = sum(pipeline(map(_decoding, records), source=PLAIN, threads=2, ahead=64))
             rates["decode"].append(done / (time.monotonic() - began))
         ours, alone = (float(np.median(rates[key])) for key in ("doctor", "decode"))
         print(

@@ -62,7 +62,8 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
     from lookalike.config.config import Config
     from lookalike.data.catalog import Catalog
     from lookalike.data.classes import Classes
-    from lookalike.data.loading.batch import AHEAD, Batch
+    from lookalike.data.loading.batch import Batch
+    from lookalike.data.loading.pipeline import AHEAD
     from lookalike.distributed.world import World
     from lookalike.training.build import create_embedder, create_step, create_trained
     from lookalike.training.build_heads import create_heads, metric_margin

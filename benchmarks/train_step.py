@@ -33,7 +33,8 @@ from pytorch_metric_learning.losses import ArcFaceLoss
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.train_loader import Batch, TrainLoader
+from lookalike.data.loading.batch import Batch
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head

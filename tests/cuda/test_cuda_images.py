@@ -9,7 +9,8 @@ from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import open_catalog
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import EvalLoader, TrainLoader
+from lookalike.data.loading.sequential import EvalLoader
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed.world import World
 
 PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"

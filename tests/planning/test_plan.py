@@ -16,7 +16,7 @@ from lookalike.commands.plan import parse_bytes
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.loading.train_loader import Batch
+from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.planning.communication import communication

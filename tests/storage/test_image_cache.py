@@ -15,8 +15,8 @@ from quick_server import quick_server
 from test_remote_loaders import elsewhere, evaluator, same, trainer
 
 from lookalike.config.config import Config
+from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.loading.train_loader import BadImages
 from lookalike.errors import ConfigError
 from lookalike.storage.byte_size import in_bytes
 from lookalike.storage.disk_cache import DiskCache

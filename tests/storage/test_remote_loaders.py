@@ -23,10 +23,12 @@ from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.decoding import partial_jpeg as part_module
 from lookalike.data.decoding.decode import decode
+from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.read_ahead import Requests
-from lookalike.data.loading.train_loader import BadImages, EvalLoader, TrainLoader
+from lookalike.data.loading.read_ahead import ReadAhead
+from lookalike.data.loading.sequential import EvalLoader
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Member, Record
 from lookalike.distributed.world import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
@@ -165,7 +167,7 @@ def test_lists_of_both_kinds(server, local, remote):
 
 
 def test_local_images_send_no_requests(local, monkeypatch):
-    monkeypatch.setattr(Requests, "__init__", None)
+    monkeypatch.setattr(ReadAhead, "__init__", None)
     same(list(trainer(local).epoch(0)), list(trainer(local, threads=0).epoch(0)))
 
 
@@ -247,30 +249,33 @@ def test_bytes_in_flight_are_bounded(server):
     size = 100_000
     for key in range(40):
         server.bodies[f"big{key}"] = bytes(size)
-    requests = Requests(32, most_bytes=5 * size)
-    records = [Record(f"{server.address}/big{key}", "0", "x", 1) for key in range(40)]
-    requests._arrived, requests._arrived_bytes = 1, size  # what the first ones would have taught
-    tickets = requests.ask(records)
-    wait_for(lambda: sum(t._over for t in tickets) == 5)
+    requests = ReadAhead(32, most_bytes=5 * size)
+    where = [f"{server.address}/big{key}" for key in range(40)]
+    # The sizes of members of an archive are known before they arrive.
+    records = [Record(uri, "0", "x", 1, member=Member("one", 0, size)) for uri in where]
+    pending = [requests.fetch(record) for record in records]
+    wait_for(lambda: sum(each.done() for each in pending) == 5)
     time.sleep(0.05)
-    assert [t._over for t in tickets] == [True] * 5 + [False] * 35
+    assert [each.done() for each in pending] == [True] * 5 + [False] * 35
     assert server.most <= 5
-    assert tickets[0].take() == bytes(size)
-    tickets[1].drop()
-    wait_for(lambda: tickets[6]._over)
+    assert pending[0].take() == bytes(size)
+    pending[1].release()
+    pending[1].release()  # counts once
+    wait_for(lambda: pending[6].done())
     time.sleep(0.02)
-    assert not tickets[7]._over
+    assert not pending[7].done()
     requests.close()
 
 
 def test_image_larger_than_the_buffer_is_read(server):
     server.bodies["big"] = bytes(100_000)
-    requests = Requests(4, most_bytes=10)
-    tickets = requests.ask([Record(f"{server.address}/big", "0", "x", 1)] * 3)
-    for number, ticket in enumerate(tickets):
-        wait_for(lambda ticket=ticket: ticket._over)
-        assert sum(t._over for t in tickets) == number + 1
-        assert len(ticket.take()) == 100_000
+    requests = ReadAhead(4, most_bytes=10)
+    record = Record(f"{server.address}/big", "0", "x", 1)
+    pending = [requests.fetch(record) for _ in range(3)]
+    for number, each in enumerate(pending):
+        wait_for(each.done)
+        assert sum(other.done() for other in pending) == number + 1
+        assert len(each.take()) == 100_000
     requests.close()
 
 

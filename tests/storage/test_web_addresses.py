@@ -14,9 +14,10 @@ from picture_files import write_catalog
 import lookalike
 from lookalike import storage
 from lookalike.config.config import Config
+from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import BadImages, EvalLoader
+from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.record import Member, Record
 from lookalike.errors import ConfigError, DataError, StorageError
 from lookalike.storage import retry
@@ -272,7 +273,7 @@ def test_read_of_an_endless_device_is_limited():
 def test_a_single_image_from_the_web_is_limited_too(model, monkeypatch):
     embedder = lookalike.load(model)
     monkeypatch.setattr(
-        "lookalike.data.loading.image_source.PLAIN._limits", storage.Limits(size=10**6)
+        "lookalike.data.loading.image_source.PLAIN.limits", storage.Limits(size=10**6)
     )
     refused = pytest.raises((StorageError, DataError), match=r"/a\.jpg: larger than 1 MB")
     with raw_server(endless) as (address, _), refused:

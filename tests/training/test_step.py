@@ -7,7 +7,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from lookalike.data.loading.train_loader import Batch
+from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions

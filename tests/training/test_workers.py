@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from engine_process import TINY, call, records
 from torch import nn
 
-from lookalike.data.loading.train_loader import Batch
+from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head

@@ -19,7 +19,7 @@ from lookalike.data.catalog import sample_classes
 from lookalike.data.inputs import place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.loading.train_loader import EvalLoader
+from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, ExportError
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookalike.data.loading.batch import read_twice
+from lookalike.data.loading.image_source import read_twice
 from lookalike.data.record import Details, Record, image_keys
 from lookalike.errors import StorageError
 from lookalike.log import counted

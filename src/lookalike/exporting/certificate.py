@@ -16,8 +16,8 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.decoding.resize import resize
 from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.image_loader import PictureLoader
 from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.loading.sequential import WholeImageLoader
 from lookalike.errors import DataError, ExportError
 from lookalike.exporting import Bounds
 from lookalike.log import counted
@@ -200,10 +200,10 @@ def _first_pictures(
     catalog: Catalog, bad: BadImages, count: int, threads: int, source: Source
 ) -> list[np.ndarray]:
     records = [record for row, record in enumerate(catalog.records) if row not in bad][:count]
-    loader = PictureLoader(
+    loader = WholeImageLoader(
         records, batch_size=count, threads=threads, bad=BadImages(), source=source
     )
-    return [pixels for group in loader for pixels in group.pictures]
+    return [pixels for group in loader for pixels in group.images]
 
 
 def _batch_drift(

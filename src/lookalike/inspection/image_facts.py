@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from lookalike.data.decoding.crop_box import picture
+from lookalike.data.decoding.crop_box import decode_record
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_size
 from lookalike.data.decoding.image_formats import format_of
-from lookalike.data.loading.batch import cause, made_ahead, read_twice, ticket_of
-from lookalike.data.loading.image_source import PLAIN, Source, Tickets
+from lookalike.data.loading.bad_images import image_fault
+from lookalike.data.loading.image_source import PLAIN, Source, read_twice
+from lookalike.data.loading.pipeline import Job, Work, pipeline
+from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
-from lookalike.errors import CredentialsError, StorageError, UnavailableError
+from lookalike.errors import StorageError
 from lookalike.inspection.fingerprint import (
     THUMB,
     colourfulness,
@@ -100,44 +102,30 @@ def read_pictures(
     )
     began = time.monotonic()
     with Bar("images", count, unit="images", quiet=quiet) as bar:
-        read: Generator[int, None, None] = made_ahead(
-            (range(start, min(start + _PIECES, count)) for start in range(0, count, _PIECES)),
-            partial(_ReadJob, records, found, source),
-            source=source,
-            record_of=lambda place: records[int(found.rows[place])],
-            threads=threads,
+        jobs = (
+            _job(records, found, source, range(start, min(start + _PIECES, count)))
+            for start in range(0, count, _PIECES)
         )
-        for done in read:
+        for done in pipeline(jobs, source=source, threads=threads):
             bar.advance(done)
     return replace(found, seconds=time.monotonic() - began)
 
 
-class _ReadJob:
-    def __init__(
-        self,
-        records: Sequence[Record],
-        found: Pictures,
-        source: Source,
-        places: range,
-        tickets: Tickets | None,
-    ) -> None:
-        self.size = len(places)
-        self.tickets = tickets
-        self._records, self._found, self._places, self._source = records, found, places, source
+def _job(records: Sequence[Record], found: Pictures, source: Source, places: range) -> Job[int]:
+    """Facts of the images at these places of `found`; how many."""
+    wanted = [records[int(found.rows[place])] for place in places]
 
-    def run(self, piece: int) -> None:
-        place = self._places[piece]
-        record = self._records[int(self._found.rows[place])]
+    def run(piece: int, pending: PendingBytes | None) -> None:
+        place, record = places[piece], wanted[piece]
         try:
-            note = partial(_note, self._found, place, record)
-            read_twice(record, note, self._source, ticket_of(self, piece))
-        except (CredentialsError, UnavailableError):
-            raise  # it is not this image's fault, and would be every image's
+            read_twice(record, partial(_note, found, place, record), source, pending)
         except (BadImage, StorageError) as error:
-            self._found.reasons[place] = cause(error, record)
+            found.reasons[place] = image_fault(error, record)
 
-    def result(self) -> int:
-        return self.size
+    def start() -> Work[int]:
+        return run, lambda: len(places)
+
+    return Job(wanted, start)
 
 
 def _note(found: Pictures, place: int, record: Record, data: bytes) -> None:
@@ -145,7 +133,7 @@ def _note(found: Pictures, place: int, record: Record, data: bytes) -> None:
     found.bytes[place] = len(data)
     found.formats[place] = format_of(data)
     boxed = record.details is not None and record.details.box is not None
-    pixels = picture(record, data) if boxed else decode(data, min_size=_ENOUGH)
+    pixels = decode_record(record, data) if boxed else decode(data, min_size=_ENOUGH)
     found.sizes[place] = pixels.shape[:2] if boxed else jpeg_size(data) or pixels.shape[:2]
     square = small(pixels)
     found.digests[place] = _digest(data, record)

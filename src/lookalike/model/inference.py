@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.image_loader import PictureLoader
 from lookalike.data.loading.image_source import PLAIN, Source
-from lookalike.data.loading.train_loader import EvalLoader
+from lookalike.data.loading.sequential import EvalLoader, WholeImageLoader
 from lookalike.data.record import Record
 from lookalike.distributed.world import ALONE, World
 from lookalike.log import Bar
@@ -102,11 +101,11 @@ def embed_batches(
         for batch in loader:
             yield _checked(batch.rows, embedder.embed_batch(batch.images).cpu(), records)
         return
-    pictures = PictureLoader(
+    pictures = WholeImageLoader(
         records, batch_size=size, threads=threads, bad=bad, batches=batches, source=source
     )
     for group in pictures:
-        yield _checked(group.rows, embedder.embed_pictures(group.pictures), records)
+        yield _checked(group.rows, embedder.embed_pictures(group.images), records)
 
 
 def _checked(rows: Tensor, vectors: Tensor, records: Sequence[Record]) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,11 @@ from torch import Tensor
 from lookalike import storage
 from lookalike.data.decoding.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.decoding.image_arrays import pixels_of, split_batch
-from lookalike.data.loading.batch import empty_images, made_ahead, ticket_of
-from lookalike.data.loading.image_source import IMAGE_LIMITS, PLAIN, Tickets
+from lookalike.data.loading.batch import empty_images
+from lookalike.data.loading.image_source import IMAGE_LIMITS, PLAIN
+from lookalike.data.loading.pipeline import Job, Work, pipeline
 from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
 from lookalike.errors import DataError, LookalikeError, ModelError
 
@@ -115,46 +117,29 @@ def prepared(
         DataError: an image cannot be decoded; nothing is skipped silently.
         StorageError: or cannot be fetched.
     """
+
+    def start(rows: range) -> Work[tuple[range, Tensor]]:
+        batch = empty_images(len(rows), preprocess.image_size, torch.device("cpu"))
+
+        def run(piece: int, pending: PendingBytes | None) -> None:
+            if pending is None:
+                pixels = pixels_from(images[rows[piece]])
+            else:
+                try:
+                    pixels = decode(pending.take())
+                except BadImage as error:
+                    raise BadImage(f"{pending.record.place}: {error}") from error
+            batch[piece].copy_(preprocess.prepare(pixels))
+
+        return run, lambda: (rows, batch)
+
     count = len(images)
-    return made_ahead(
-        (range(at, min(at + batch_size, count)) for at in range(0, count, batch_size)),
-        partial(_Job, preprocess, images),
-        source=PLAIN,
-        record_of=lambda row: _record(images[row]),
-        threads=max(threads, 1),
+    jobs = (
+        Job([_record(images[row]) for row in rows], partial(start, rows))
+        for at in range(0, count, batch_size)
+        for rows in [range(at, min(at + batch_size, count))]
     )
-
-
-class _Job:
-    """A batch of what a user handed over."""
-
-    def __init__(
-        self,
-        preprocess: Preprocess,
-        images: Sequence[_Given],
-        rows: range,
-        tickets: Tickets | None,
-    ) -> None:
-        self.size = len(rows)
-        self.tickets = tickets
-        self._preprocess = preprocess
-        self._images = images
-        self._rows = rows
-        self._batch = empty_images(len(rows), preprocess.image_size, torch.device("cpu"))
-
-    def run(self, piece: int) -> None:
-        image, ticket = self._images[self._rows[piece]], ticket_of(self, piece)
-        if ticket is None:
-            pixels = pixels_from(image)
-        else:
-            try:
-                pixels = decode(ticket.take())
-            except BadImage as error:
-                raise BadImage(f"{ticket.record.place}: {error}") from error
-        self._batch[piece].copy_(self._preprocess.prepare(pixels))
-
-    def result(self) -> tuple[range, Tensor]:
-        return self._rows, self._batch
+    return pipeline(jobs, source=PLAIN, threads=max(threads, 1))
 
 
 def _record(image: _Given) -> Record | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from lookalike.data.image_size import height_width
-from lookalike.data.loading.batch import AHEAD
+from lookalike.data.loading.pipeline import AHEAD
 from lookalike.losses.class_chunks import default_chunk
 from lookalike.losses.head_update import WINDOW
 from lookalike.planning.network_profile import NetworkProfile

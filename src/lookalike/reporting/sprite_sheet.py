@@ -9,21 +9,16 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from PIL import Image
 
-from lookalike.data.decoding.decode import BadImage
-from lookalike.data.loading.batch import made_ahead, read_twice, ticket_of
-from lookalike.data.loading.image_source import PLAIN, Source, Tickets
-from lookalike.data.loading.thumbnails import thumbnail
+from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.loading.thumbnails import thumbnails
 from lookalike.data.record import Record
-from lookalike.errors import StorageError
 
 _BLOCK = 16  # WebP's: cells that end between blocks would shine into one another
-_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -76,13 +71,9 @@ def make_sheet(
         source: of the pictures' bytes.
         quality: of the WebP, up to 100.
     """
-    images: Generator[Image.Image | None, None, None] = made_ahead(
-        ([row] for row in rows),
-        lambda one, tickets: _ReadJob(records[one[0]], side, source, tickets),
-        source=source,
-        record_of=records.__getitem__,
-        threads=threads,
-        ahead=_AHEAD,
+    shown = [records[row] for row in rows]
+    images = thumbnails(
+        shown, side, lambda image: image.convert("RGBA"), threads=threads, source=source
     )
     found = {row: image for row, image in zip(rows, images, strict=True) if image is not None}
     if not found:
@@ -107,25 +98,3 @@ def make_sheet(
     (sheet.convert("RGB") if opaque else sheet).save(stream, "WEBP", quality=quality, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
     return Sheet(name, uri, columns, lines, cells)
-
-
-class _ReadJob:
-    """A picture, made small where it is read: there are many, and they may be large."""
-
-    size = 1
-
-    def __init__(self, record: Record, side: int, source: Source, tickets: Tickets | None) -> None:
-        self.tickets = tickets
-        self._record, self._side, self._source = record, side, source
-        self._image: Image.Image | None = None
-
-    def run(self, piece: int) -> None:
-        try:
-            use = partial(thumbnail, self._record, self._side)
-            image = read_twice(self._record, use, self._source, ticket_of(self, piece))
-        except (BadImage, StorageError):
-            return  # it has no embedding either; the page shows an empty frame
-        self._image = image.convert("RGBA")
-
-    def result(self) -> Image.Image | None:
-        return self._image

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lookalike.data.loading.train_loader import Batch
+from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.classification_branch import TrainingNetwork

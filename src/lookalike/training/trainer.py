@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 
 from lookalike import storage
-from lookalike.data.loading.train_loader import Batch, TrainLoader
+from lookalike.data.loading.batch import Batch
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger

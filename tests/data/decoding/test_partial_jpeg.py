@@ -13,7 +13,8 @@ from lookalike.data.decoding import partial_jpeg
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, jpeg_size
 from lookalike.data.decoding.orientation import stored_box, upright
 from lookalike.data.loading import image_source as source_module
-from lookalike.data.loading.train_loader import BadImages, TrainLoader
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Details
 
 

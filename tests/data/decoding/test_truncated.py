@@ -9,10 +9,9 @@ from lookalike.data.decoding import partial_jpeg
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header
 from lookalike.data.decoding.jpeg_markers import completed
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.batch import read_twice
-from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.loading.image_source import PLAIN, Source, read_twice
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import EvalLoader
+from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.record import Record
 
 RGB = picture(480, 640)

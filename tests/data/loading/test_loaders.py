@@ -22,10 +22,10 @@ from lookalike.data.decoding import partial_jpeg as part_module
 from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.image_formats import OTHERS
 from lookalike.data.loading import image_source as source_module
-from lookalike.data.loading.batch import cause
-from lookalike.data.loading.prefetch import in_order
+from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import BadImages, EvalLoader, TrainLoader, describe_bad
+from lookalike.data.loading.sequential import EvalLoader
+from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.rng import row_rng
 from lookalike.data.samplers import Sampling, Sizes, epoch_shape
 from lookalike.data.samplers.sampler import epoch_order
@@ -286,57 +286,6 @@ def test_an_exception_in_a_thread_surfaces(catalog, monkeypatch, threads):
     assert not data_threads()
 
 
-def test_a_failing_batch_comes_after_the_good_ones_before_it():
-    class Job:
-        size = 3
-
-        def __init__(self, number):
-            self.number = number
-
-        def run(self, piece):
-            time.sleep(0.002 * (3 - piece))
-            if self.number == 2:
-                raise KeyError(self.number)
-
-        def result(self):
-            return self.number
-
-    for threads in (0, 1, 4):
-        seen = []
-        results = in_order((Job(n) for n in range(5)), threads, 3)
-        with pytest.raises(KeyError, match="2"):
-            seen.extend(results)
-        assert seen == [0, 1]
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-def test_work_ahead_is_bounded(catalog, threads):
-    started = []
-
-    class Job:
-        size = 2
-
-        def run(self, piece):
-            pass
-
-        def result(self):
-            return None
-
-    def jobs():
-        for number in range(50):
-            started.append(number)
-            yield Job()
-
-    results = in_order(jobs(), threads, 3)
-    next(results)
-    assert len(started) == 4
-    next(results)
-    assert len(started) == 5
-    results.close()
-    assert len(started) == 5
-    assert not data_threads()
-
-
 def test_closing_early_stops_the_threads(catalog):
     batches = trainer(catalog, threads=3).epoch(0)
     next(batches)
@@ -349,32 +298,6 @@ def test_closing_early_stops_the_threads(catalog):
     assert not data_threads()
     trainer(catalog, threads=2).epoch(0)  # never begun
     assert not data_threads()
-
-
-def test_threads_compute_alone_and_leave_the_setting_to_others(catalog):
-    before, seen = torch.get_num_threads(), []
-
-    class Job:
-        size = 1
-
-        def run(self, piece):
-            seen.append(torch.get_num_threads())
-
-        def result(self):
-            return None
-
-    torch.set_num_threads(2)
-    try:
-        list(in_order(iter([Job() for _ in range(6)]), 3, 3))
-        assert set(seen) == {1}
-        assert torch.get_num_threads() == 2
-        later = []
-        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert later == [2]
-    finally:
-        torch.set_num_threads(before)
 
 
 PROGRAM = """
@@ -485,7 +408,6 @@ def test_evaluation_sees_every_image_once_in_order(catalog, threads):
             for image, row in zip(made.images, made.rows.tolist(), strict=True):
                 data = Path(catalog.records[row].uri).read_bytes()
                 assert torch.equal(image, PREPROCESS.prepare(decode(data)))
-    assert loader.wait_seconds > 0
     assert next(iter(evaluator(catalog.records))).classes.tolist() == [0] * 5
 
 
@@ -574,5 +496,7 @@ def test_a_missing_file_with_a_path_of_windows_gets_a_hint(tmp_path, path, hint)
     record = Record(f"{tmp_path}/{path}", "3", "train.txt", 1)
     with pytest.raises(StorageError) as missing:
         storage.read_bytes(record.uri)
-    assert cause(missing.value, record) == f"no such file or directory{hint}"
-    assert cause(StorageError(f"{record.uri}: permission denied"), record) == "permission denied"
+    assert image_fault(missing.value, record) == f"no such file or directory{hint}"
+    assert (
+        image_fault(StorageError(f"{record.uri}: permission denied"), record) == "permission denied"
+    )

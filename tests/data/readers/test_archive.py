@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import threading
 import zipfile
 
 import numpy as np
@@ -13,7 +12,7 @@ from picture_files import encode, picture
 from lookalike import storage
 from lookalike.data.decoding.decode import decode, load_image
 from lookalike.data.inputs import read_places
-from lookalike.data.loading.read_ahead import Requests
+from lookalike.data.loading.read_ahead import ReadAhead
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import DataError, StorageError
@@ -108,13 +107,9 @@ def test_remote_archives(tmp_path):
     assert named(records) == FOUND
     assert storage.read_bytes(records[1].uri) == PNG
     assert storage.read_bytes("memory://zips/keys.zip/cat/1.jpg") == PNG
-    tickets = Requests(2).ask(records)
-    ready = threading.Semaphore(0)
-    for ticket in tickets:
-        ticket.when_over(ready.release)
-    for _ in tickets:
-        assert ready.acquire(timeout=30)
-    assert [ticket.take() for ticket in tickets] == [JPEG, PNG, JPEG]
+    requests = ReadAhead(2)
+    pending = [requests.fetch(record) for record in records]
+    assert [each.result(timeout=30) for each in pending] == [JPEG, PNG, JPEG]
     memory.rm("/zips", recursive=True)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.data.decoding.crop_box import part_used, picture
+from lookalike.data.decoding.crop_box import decode_record, pixel_box
 from lookalike.data.loading.bad_images import describe_bad
 from lookalike.data.readers import read_records
 from lookalike.data.readers.boxes import LEAST_SIDE
@@ -23,7 +23,7 @@ def written(tmp_path, text, name="t.csv"):
 
 
 def parts(uri, size=(100, 200)):
-    return [part_used(record, size) for record in read_records(uri)]
+    return [pixel_box(record, size) for record in read_records(uri)]
 
 
 def test_relative_boxes_are_used_with_the_size_of_each_picture(tmp_path, caplog):
@@ -41,7 +41,7 @@ def test_the_pixels_of_a_relative_box(tmp_path):
     pixels[5:15, 10:30] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     [record] = read_records(written(tmp_path, HEAD + "a.png,1,0.25,0.25,0.75,0.75\n"))
-    found = picture(record, read_bytes(record.uri))
+    found = decode_record(record, read_bytes(record.uri))
     assert found.shape == (10, 20, 3)
     assert found.min() == 255
 
@@ -94,13 +94,13 @@ def test_boxes_of_a_few_pixels_are_reported_and_bad_images(tmp_path, caplog):
     with pytest.raises(
         DataError, match="the box x 10 to 12, y 10 to 90 has only 2 x 80 pixels"
     ) as e:
-        part_used(records[0], (100, 100))
+        pixel_box(records[0], (100, 100))
     assert describe_bad(records[0], str(e.value)).startswith(f"{tmp_path}/t.csv:2: ")
     # Of shares this is known with the picture at hand.
     [record] = read_records(written(tmp_path, HEAD + "a.jpg,0,0.5,0.5,0.51,0.9\n"))
-    assert part_used(record, (1000, 1000)) == (500, 500, 400, 10)
+    assert pixel_box(record, (1000, 1000)) == (500, 500, 400, 10)
     with pytest.raises(DataError, match="has only 1 x 40 pixels of the picture of 100 x 100"):
-        part_used(record, (100, 100))
+        pixel_box(record, (100, 100))
 
 
 def test_an_index_keeps_the_unit_of_a_box(tmp_path):

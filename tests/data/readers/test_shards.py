@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookalike.data.loading.batch import read_twice
+from lookalike.data.loading.image_source import read_twice
 from lookalike.data.readers import read_records
 from lookalike.data.readers.path_patterns import expand_ranges
 from lookalike.errors import DataError, StorageError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookalike.data.catalog import open_catalog
-from lookalike.data.decoding.crop_box import picture
+from lookalike.data.decoding.crop_box import decode_record
 from lookalike.data.readers import csv_table, read_records
 from lookalike.data.readers.annotation import Annotation
 from lookalike.data.record import Details
@@ -138,13 +138,13 @@ def test_boxes_cut_the_upright_picture(tmp_path):
     text = "path,label,x_1,y_1,x_2,y_2\na.png,1,2,14,99,17\na.png,1,20,0,25,9\na.png,1,,,,\n"
     inside, outside, whole = read_records(written(tmp_path, text))
     data = read_bytes(inside.uri)
-    found = picture(inside, data)
+    found = decode_record(inside, data)
     assert found.shape == (3, 18, 3)
     assert found[:1].max() == 0
     assert found[1:].min() == 255
-    assert picture(whole, data).shape == (30, 20, 3)
+    assert decode_record(whole, data).shape == (30, 20, 3)
     with pytest.raises(DataError, match=r"box x 20 to 25, y 0 to 9 lies outside of .* 20 x 30"):
-        picture(outside, data)
+        decode_record(outside, data)
 
 
 def test_parquet_of_paths(tmp_path):

@@ -1,4 +1,4 @@
-"""The picture of a record: decoded, and cut to its box."""
+"""The image of a record: decoded, and cut to its box."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from lookalike.data.decoding.partial_jpeg import Box
 from lookalike.data.record import LEAST_SIDE, Details, Record
 
 
-def picture(record: Record, data: bytes) -> np.ndarray:
-    """The record's picture in `data`, (H, W, 3) uint8; a view of a larger one if it has a box.
+def decode_record(record: Record, data: bytes) -> np.ndarray:
+    """The record's image in `data`, (H, W, 3) uint8; a view of a larger one if it has a box.
 
     Raises:
         BadImage: it cannot be decoded, or the box lies outside of it.
     """
     pixels = decode(data)
-    top, left, height, width = part_used(record, pixels.shape[:2])
+    top, left, height, width = pixel_box(record, pixels.shape[:2])
     return pixels[top : top + height, left : left + width]
 
 
-def part_used(record: Record, size: tuple[int, ...]) -> Box:
-    """The part of a picture of `size` (height, width) that is the record's.
+def pixel_box(record: Record, size: tuple[int, ...]) -> Box:
+    """The record's box in pixels of an image of `size` (height, width); all of it without one.
 
     Raises:
-        BadImage: the record's box lies outside of it, or hardly has a pixel in it.
+        BadImage: the box lies outside of the image, or has hardly a pixel in it.
     """
     height, width = size
     if record.details is None or record.details.box is None:
@@ -45,10 +45,7 @@ def part_used(record: Record, size: tuple[int, ...]) -> Box:
 
 
 def _in_pixels(details: Details, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a record's box in pixels of a picture of `size` (height, width).
-
-    It may stick out of the picture.
-    """
+    """Left, top, right, bottom of a box in an image of `size`, which it may stick out of."""
     assert details.box is not None
     left, top, right, bottom = details.box
     if details.relative:

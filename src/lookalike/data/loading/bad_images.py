@@ -1,18 +1,22 @@
-"""The images that cannot be used: which, why, and what is told about them."""
+"""Images that cannot be read or decoded, and the reasons."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 
 from lookalike.data.record import Record
+from lookalike.errors import CredentialsError, UnavailableError
+from lookalike.storage import public
+from lookalike.storage.retry import MISSING
 
 
 class BadImages:
-    """The rows whose image cannot be read or decoded, each counted once; safe in threads.
+    """Rows whose image cannot be read or decoded, each counted once; safe in threads.
 
-    A loader does not try a row again that is in here, so that one that begins with the reasons of
-    an earlier part of the run goes on exactly as it would have.
+    Loaders do not try these rows again: one that begins with the reasons of an earlier part of
+    the run yields the same batches as an uninterrupted one.
     """
 
     def __init__(self, reasons: Mapping[int, str] | None = None) -> None:
@@ -20,7 +24,7 @@ class BadImages:
         self._lock = threading.Lock()
 
     def add(self, row: int, reason: str) -> bool:
-        """Note that `row` failed; whether that is news. The first reason is kept."""
+        """Note that `row` failed; False if it is known already. The first reason is kept."""
         with self._lock:
             if row in self._reasons:
                 return False
@@ -44,7 +48,24 @@ class BadImages:
         return len(self._reasons)
 
 
+def image_fault(error: Exception, record: Record) -> str:
+    """The reason why an image is bad, without its URI, with which the storage's messages begin.
+
+    With a hint where a file is missing and its path is one of Windows.
+
+    Raises:
+        CredentialsError, UnavailableError: `error` itself, where it is no fault of this image and
+            every other would fail as well.
+    """
+    if isinstance(error, (CredentialsError, UnavailableError)):
+        raise error
+    reason = str(error).removeprefix(f"{public(record.uri)}: ")
+    if reason == MISSING and "\\" in record.uri and os.sep == "/":
+        reason += "; if \\ separates folders in it, as on Windows, write / in the list"
+    return reason
+
+
 def describe_bad(record: Record, reason: str) -> str:
-    """`train.txt:17: photos/cat.jpg: truncated`: the line that logs and errors show."""
+    """`train.txt:17: photos/cat.jpg: truncated`, for logs and errors."""
     origin = f"{record.origin}: " if record.line else ""  # without lines it says less than `place`
     return f"{origin}{record.place}: {reason}"

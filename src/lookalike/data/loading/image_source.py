@@ -1,17 +1,14 @@
-"""Where the bytes of images come from: this machine, a cache on it, or requests made ahead."""
+"""The bytes of images: from this machine, a cache on it, or requests made ahead."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Generic, TypeVar
-
-import numpy as np
+from collections.abc import Callable
+from typing import TypeVar
 
 from lookalike import storage
+from lookalike.data.decoding.decode import BadImage
 from lookalike.data.decoding.jpeg_markers import completed
-from lookalike.data.loading.read_ahead import Requests, Ticket
+from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
 from lookalike.storage import read_bytes
 from lookalike.storage.disk_cache import DiskCache
@@ -20,23 +17,22 @@ REQUESTS = 128
 """In flight at a time: 3,000 images a second at 35 ms, and some more."""
 
 IMAGE_LIMITS = storage.Limits(size=256 * 10**6, seconds=120.0)
-"""What the file of one image may take, unless a run's settings say otherwise."""
+"""On the file of one image, unless a run's settings say otherwise."""
 
-Rows = TypeVar("Rows", bound=Sequence[int] | np.ndarray)
-Tickets = list[Ticket | None]
+T = TypeVar("T")
 
 
 class Source:
     """The bytes of records.
 
-    What lies on this machine is read by the thread that decodes it. What does not is asked for
-    ahead of its turn, and kept in the cache where there is one.
+    Files of this machine are read by the thread that decodes them. Others are fetched ahead of
+    their turn, and kept in the cache where there is one.
 
     Args:
         requests: to object storage at a time.
-        cache: for what is not on this machine.
+        cache: for images that are not on this machine.
         limits: on the file of one image, and on the time that it takes to arrive.
-        allow_truncated: give a JPEG an end whose own is missing when it is read again.
+        allow_truncated: add the missing end to a truncated JPEG when it is read again.
     """
 
     def __init__(
@@ -47,123 +43,69 @@ class Source:
         limits: storage.Limits = IMAGE_LIMITS,
         allow_truncated: bool = False,
     ) -> None:
-        self._requests = requests
-        self._limits = limits
+        self.requests = requests
+        self.limits = limits
         self._allow_truncated = allow_truncated
         self._cache = cache
 
-    def read(self, record: Record, ticket: Ticket | None = None, *, fresh: bool = False) -> bytes:
+    def is_elsewhere(self, record: Record) -> bool:
+        """Whether the bytes are neither on this machine nor in the cache."""
+        if not storage.is_remote(record.uri):
+            return False
+        return self._cache is None or not self._cache.has(record.uri, _part(record))
+
+    def read(
+        self, record: Record, pending: PendingBytes | None = None, *, fresh: bool = False
+    ) -> bytes:
         """The record's bytes.
 
         Args:
             record: the image.
-            ticket: of what was asked for ahead and has arrived.
-            fresh: not those of the cache, which turned out to be no image.
+            pending: its bytes, where they were fetched ahead.
+            fresh: not from the cache, whose bytes turned out to be no image.
 
         Raises:
             StorageError: it cannot be read.
         """
-        content = self._content(record, ticket, fresh)
+        content = self._content(record, pending, fresh)
         # Not at once: half a file may have come by chance, and be whole when it is read again.
         return completed(content) if fresh and self._allow_truncated else content
 
-    def _content(self, record: Record, ticket: Ticket | None, fresh: bool) -> bytes:
-        part = None if record.member is None else (record.member.offset, record.member.size)
-        if self._cache is None or not storage.is_remote(record.uri):
-            return ticket.take() if ticket is not None else self._read(record.uri, part)
-        if ticket is None and not fresh:
-            kept = self._cache.get(record.uri, part)
-            if kept is not None:
-                return kept
-        content = ticket.take() if ticket is not None else self._read(record.uri, part)
-        self._cache.put(record.uri, part, content)
+    def _content(self, record: Record, pending: PendingBytes | None, fresh: bool) -> bytes:
+        part, kept = _part(record), None
+        cache = self._cache if storage.is_remote(record.uri) else None
+        if cache is not None and pending is None and not fresh:
+            kept = cache.get(record.uri, part)
+        if kept is not None:
+            return kept
+        if pending is not None:
+            content = pending.take()
+        else:
+            content = read_bytes(record.uri, part=part, limits=self.limits)
+        if cache is not None:
+            cache.put(record.uri, part, content)
         return content
-
-    def _read(self, uri: str, part: tuple[int, int] | None) -> bytes:
-        return read_bytes(uri, part=part, limits=self._limits)
-
-    def ahead(
-        self, plans: Iterator[Rows], record_of: Callable[[int], Record | None]
-    ) -> Ahead[Rows]:
-        """The `plans`, each with what has been asked for of it before its turn.
-
-        Args:
-            plans: rows of each batch.
-            record_of: the record of a row; None where it will not be read.
-        """
-        return Ahead(plans, partial(self._wanted, record_of), self._requests, self._limits)
-
-    def _wanted(
-        self, record_of: Callable[[int], Record | None], rows: Sequence[int] | np.ndarray
-    ) -> list[tuple[int, Record]]:
-        """The places in `rows` of what must be asked for, and the records."""
-        found = []
-        for place, row in enumerate(rows):
-            record = record_of(int(row))
-            if record is None or not storage.is_remote(record.uri):
-                continue
-            part = None if record.member is None else (record.member.offset, record.member.size)
-            if self._cache is None or not self._cache.has(record.uri, part):
-                found.append((place, record))
-        return found
-
-
-class Ahead(Generic[Rows]):
-    """Plans and the tickets of what they need; to be closed, which ends what is in flight.
-
-    Iterating gives rows, and a ticket or None for each of them; None for all where nothing was
-    asked for.
-    """
-
-    def __init__(
-        self,
-        plans: Iterator[Rows],
-        wanted: Callable[[Rows], list[tuple[int, Record]]],
-        most: int,
-        limits: storage.Limits,
-    ) -> None:
-        self._plans = plans
-        self._wanted = wanted
-        self._most = most
-        self._limits = limits
-        self._requests: Requests | None = None
-        self._asked: deque[tuple[Rows, Tickets | None]] = deque()
-        self._pieces = 0
-
-    def __iter__(self) -> Iterator[tuple[Rows, Tickets | None]]:
-        return self
-
-    def __next__(self) -> tuple[Rows, Tickets | None]:
-        # Nothing is planned further ahead than requests need: local images cost no more than the
-        # question where they are.
-        while not self._asked or (self._requests is not None and self._pieces < 2 * self._most):
-            rows = next(self._plans, None)
-            if rows is None:
-                break
-            self._asked.append((rows, self._ask(rows)))
-            self._pieces += len(rows)
-        if not self._asked:
-            raise StopIteration
-        self._pieces -= len(self._asked[0][0])
-        return self._asked.popleft()
-
-    def close(self) -> None:
-        """Ask for nothing more, and wait for nothing."""
-        if self._requests is not None:
-            self._requests.close()
-
-    def _ask(self, rows: Rows) -> Tickets | None:
-        wanted = self._wanted(rows)
-        if not wanted:
-            return None
-        if self._requests is None:
-            self._requests = Requests(self._most, limits=self._limits)
-        tickets: Tickets = [None] * len(rows)
-        given = self._requests.ask([record for _, record in wanted])
-        for (place, _), ticket in zip(wanted, given, strict=True):
-            tickets[place] = ticket
-        return tickets
 
 
 PLAIN = Source()
 """Without a cache."""
+
+
+def read_twice(
+    record: Record,
+    use: Callable[[bytes], T],
+    source: Source = PLAIN,
+    pending: PendingBytes | None = None,
+) -> T:
+    """`use` of the record's bytes; again, with fresh ones, if that raises BadImage.
+
+    A file server under load may hand out half a file.
+    """
+    try:
+        return use(source.read(record, pending))
+    except BadImage:
+        return use(source.read(record, fresh=True))
+
+
+def _part(record: Record) -> tuple[int, int] | None:
+    return None if record.member is None else (record.member.offset, record.member.size)

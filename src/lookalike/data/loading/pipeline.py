@@ -1,8 +1,10 @@
-"""Work ahead in threads: the batches that come next, each made of many small pieces of work.
+"""Images fetched, decoded and delivered in order, ahead of their consumer.
 
-Threads, not processes: decoding and resizing leave the GIL, so pixels are never copied between
+jobs -> remote bytes requested (one event loop) -> pieces decoded (threads) -> results in order
+
+Threads, not processes: decoding and resizing release the GIL, so pixels are never copied between
 processes and nothing is pickled. They are daemons, and a finalizer stops them when the iterator
-is closed, forgotten or the program ends: none outlives its use, none keeps a program from ending.
+is closed or collected or the program ends.
 """
 
 from __future__ import annotations
@@ -10,62 +12,170 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
-T_co = TypeVar("T_co", covariant=True)
-T = TypeVar("T")
+from lookalike.data.loading.image_source import Source
+from lookalike.data.loading.read_ahead import PendingBytes, ReadAhead
+from lookalike.data.record import Record
 
-# How long a closing iterator waits for pieces that are being worked on (a slow remote read).
+AHEAD = 3
+"""Jobs that are started before their turn."""
+
+# How long a closing iterator waits for pieces in progress (a slow remote read).
 _PATIENCE_SECONDS = 2.0
 
+T = TypeVar("T")
 
-class Job(Protocol[T_co]):
-    """One thing to be made from `size` independent pieces of work."""
-
-    size: int
-
-    def run(self, piece: int) -> None:
-        """Do piece number `piece`; called once for each, from any thread, in any order."""
-
-    def result(self) -> T_co:
-        """The thing; called when all pieces are done, in the consumer's thread."""
+Work = tuple[Callable[[int, PendingBytes | None], None], Callable[[], T]]
+"""Makes piece i, once, in any thread and order, of its bytes where they were fetched ahead; and
+returns the result once all pieces are made, in the consumer's thread."""
 
 
-class _Flight(Generic[T]):
-    """A job that is being worked on."""
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One result of independent pieces.
 
-    def __init__(self, job: Job[T]) -> None:
-        self.job = job
-        self.over = threading.Event()  # all is done, or a piece has failed
-        self.error: BaseException | None = None
-        self._left = job.size
+    Attributes:
+        records: to read for each piece; None where nothing will be read.
+        start: called when work begins, which may be long after the records are fetched.
+    """
+
+    records: Sequence[Record | None]
+    start: Callable[[], Work[T]]
+
+
+def pipeline(
+    jobs: Iterator[Job[T]], *, source: Source, threads: int, ahead: int = AHEAD
+) -> Generator[T, None, None]:
+    """The jobs' results, in order, while later ones are worked on.
+
+    An exception in a piece is raised here when the turn of its job comes.
+
+    Args:
+        jobs: each is asked for only when it can be started or its images fetched.
+        source: of the images' bytes.
+        threads: that decode; with 0 the calling thread does, and nothing is done ahead.
+        ahead: how many jobs are started before their turn, at most.
+    """
+    if threads == 0:
+        yield from map(_made_here, jobs)
+        return
+    pool = _Pool(threads)
+    fetched = _fetch_ahead(jobs, source)
+    running: deque[_Running[T]] = deque()
+    try:
+        while True:
+            while len(running) <= ahead and (found := next(fetched)) is not None:
+                running.append(_Running(*found, pool.tasks))
+                del found
+            if not running:
+                return
+            yield running.popleft().result()  # no name is bound: the consumer alone owns it
+    finally:
+        fetched.close()
+        pool.close()
+
+
+def _made_here(job: Job[T]) -> T:
+    run, result = job.start()
+    for piece in range(len(job.records)):
+        run(piece, None)
+    return result()
+
+
+Pending = list[PendingBytes | None]
+
+
+def _fetch_ahead(
+    jobs: Iterator[Job[T]], source: Source
+) -> Generator[tuple[Job[T], Pending | None] | None, None, None]:
+    """The jobs, with the bytes requested for each of their pieces; then None.
+
+    To be closed: closing it cancels what is in flight.
+    """
+    requests: ReadAhead | None = None
+    asked: deque[tuple[Job[T], Pending | None]] = deque()
+    pieces = 0
+    try:
+        while True:
+            # Local images cost no more than one look at each: no job is asked for before its turn.
+            while not asked or (requests is not None and pieces < 2 * source.requests):
+                job = next(jobs, None)
+                if job is None:
+                    break
+                pending: Pending | None = None
+                remote = [
+                    (piece, record)
+                    for piece, record in enumerate(job.records)
+                    if record is not None and source.is_elsewhere(record)
+                ]
+                if remote:
+                    requests = requests or ReadAhead(source.requests, limits=source.limits)
+                    pending = [None] * len(job.records)
+                    for piece, record in remote:
+                        pending[piece] = requests.fetch(record)
+                asked.append((job, pending))
+                pieces += len(job.records)
+            if asked:
+                pieces -= len(asked[0][0].records)
+            yield asked.popleft() if asked else None
+    finally:
+        if requests is not None:
+            requests.close()
+
+
+class _Running(Generic[T]):
+    """A job whose pieces are being worked on."""
+
+    def __init__(self, job: Job[T], pending: Pending | None, tasks: Tasks) -> None:
+        self._run, self._result = job.start()
+        self._pending = pending
+        self._over = threading.Event()  # all is done, or a piece has failed
+        self._error: BaseException | None = None
+        self._left = len(job.records)
         self._lock = threading.Lock()
+        for piece in range(len(job.records)):
+            needed = None if pending is None else pending[piece]
+            if needed is None:
+                tasks.put((self, piece))
+            else:  # no thread waits for it
+                needed.add_done_callback(partial(_put, tasks, (self, piece)))
 
     def work(self, piece: int) -> None:
         try:
-            if self.error is None:
-                self.job.run(piece)
-        except BaseException as error:  # handed to the consumer, who raises it
-            self.error = error
-            self.over.set()
+            if self._error is None:
+                needed = None
+                if self._pending is not None:  # the bytes go as soon as they are decoded
+                    needed, self._pending[piece] = self._pending[piece], None
+                self._run(piece, needed)
+                if needed is not None:
+                    needed.release()
+        except BaseException as error:  # raised in the consumer's thread
+            self._error = error
+            self._over.set()
         with self._lock:
             self._left -= 1
             if self._left == 0:
-                self.over.set()
+                self._over.set()
 
-    def landed(self) -> T:
-        self.over.wait()
-        if self.error is not None:
-            raise self.error
-        return self.job.result()
+    def result(self) -> T:
+        self._over.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result()
 
 
-Tasks = SimpleQueue[tuple[_Flight[Any], int] | None]
+Tasks = SimpleQueue[tuple[_Running[Any], int] | None]
+
+
+def _put(tasks: Tasks, task: tuple[_Running[Any], int], _: object) -> None:
+    tasks.put(task)
 
 
 class _Pool:
@@ -101,9 +211,9 @@ def _work(tasks: Tasks, stopped: threading.Event, started: threading.Semaphore) 
     started.release()
     while (task := tasks.get()) is not None:
         if not stopped.is_set():
-            flight, piece = task
-            flight.work(piece)
-            del flight
+            running, piece = task
+            running.work(piece)
+            del running
         del task  # a waiting thread must not keep a batch alive
 
 
@@ -114,55 +224,3 @@ def _stop(tasks: Tasks, stopped: threading.Event, workers: list[threading.Thread
     for worker in workers:
         if worker is not threading.current_thread():  # the garbage collector runs anywhere
             worker.join(_PATIENCE_SECONDS)
-
-
-class Awaited(Protocol):
-    """Something that a piece of work needs, and that is not there yet."""
-
-    def when_over(self, then: Callable[[], None]) -> None:
-        """Have `then` called, from any thread, as soon as it is there."""
-
-
-def in_order(
-    jobs: Iterator[Job[T]],
-    threads: int,
-    ahead: int,
-    awaited: Callable[[Any, int], Awaited | None] = lambda job, piece: None,
-) -> Generator[T, None, None]:
-    """The jobs' results, in the order of the jobs, while later ones are worked on.
-
-    What a piece of a job raises is raised here, when that job's turn comes.
-
-    Args:
-        jobs: what to do; each is asked for only when it can be started.
-        threads: how many work; with 0 the calling thread does, and nothing is done ahead.
-        ahead: how many jobs are started before their turn, at most.
-        awaited: what a piece of a job must wait for; no thread waits with it. None for nothing.
-            Not asked with 0 threads.
-    """
-    if threads == 0:
-        for now in jobs:
-            for piece in range(now.size):
-                now.run(piece)
-            yield now.result()
-        return
-    pool = _Pool(threads)
-    flights: deque[_Flight[T]] = deque()
-    try:
-        while True:
-            while len(flights) <= ahead and (job := next(jobs, None)) is not None:
-                flights.append(_Flight(job))
-                for piece in range(job.size):
-                    put = partial(pool.tasks.put, (flights[-1], piece))
-                    need = awaited(job, piece)
-                    if need is None:
-                        put()
-                    else:
-                        need.when_over(put)
-                    del need, put
-                del job
-            if not flights:
-                return
-            yield flights.popleft().landed()  # no name is bound: the consumer alone owns it
-    finally:
-        pool.close()

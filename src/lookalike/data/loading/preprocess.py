@@ -1,4 +1,4 @@
-"""What a model expects of its pictures: the deterministic path of evaluation and use."""
+"""Preprocessing of evaluation and use: resize, centre crop, normalization."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lookalike.data.decoding.resize import check_interpolation, resize
 from lookalike.data.image_size import ImageSize, height_width, read_size
-from lookalike.data.loading.buffer_pool import Blocks
+from lookalike.data.loading.buffer_pool import BufferPool
 from lookalike.errors import ConfigError
 
-# A picture longer than this many times its shorter side loses its ends before it is resized:
-# they are cropped anyway, and a 1 x 50000 line would need gigabytes on the way.
 LONGEST = 8
+"""An image longer than this many times its shorter side loses its ends before it is resized: they
+are cropped anyway, and a 1 x 50000 line would need gigabytes on the way."""
 
-# Fewer numbers than this torch does not share among threads (at::internal::GRAIN_SIZE).
+# The most numbers that torch does not split among threads (at::internal::GRAIN_SIZE).
 _NOT_SHARED = 2**15 - 1
 
-_BLOCKS = Blocks()
+_POOL = BufferPool()
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Preprocess:
     """Resize so that the input is covered, crop the centre, normalise.
 
     Attributes:
-        image_size: of the model's input, in pixels: S, the side of a square, or (height, width).
-        crop_pct: input's height and width as a share of what the resize has to cover, above 0 and
-            at most 1; for a square, S as a share of the shorter side after the resize.
+        image_size: of the model's input: S, the side of a square, or (height, width).
+        crop_pct: input's height and width as a share of those that the resize has to cover, above
+            0 and at most 1; for a square, S as a share of the shorter side after the resize.
         mean: of each channel (R, G, B), on the scale 0 to 1.
         std: of each channel (R, G, B), on the scale 0 to 1.
         interpolation: "bilinear" or "bicubic", both antialiased.
@@ -89,14 +89,7 @@ class Preprocess:
         return round(height / self.crop_pct), round(width / self.crop_pct)
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
-        """What the model sees of one picture.
-
-        Args:
-            pixels: (H, W, 3) uint8 RGB, as `decode` gives it.
-
-        Returns:
-            (3, H', W') uint8 of the input's size, in memory (H', W', 3).
-        """
+        """The model's input (3, H', W') uint8, channels last, of an image (H, W, 3) uint8."""
         height, width = pixels.shape[:2]
         short, long = sorted((height, width))
         if long > LONGEST * short:
@@ -128,13 +121,13 @@ class Preprocess:
         pixels = images.permute(0, 2, 3, 1)  # (B, H, W, 3)
         if images.device.type != "cpu" or not pixels.is_contiguous():
             return images.to(torch.float32).sub_(shift).mul_(scale)
-        # Three channels are too few for a CPU's inner loop: lines of a picture are rows of it here.
+        # Three channels are too few for a CPU's inner loop: here its rows are lines of an image.
         # A few at a time stay in the cache from step to step, and torch shares them with no other
         # thread: each share would wait for the threads that decode, which are on the cores already.
         count, height, width, _ = pixels.shape
         lines = pixels.reshape(count * height, 3 * width)
-        # Fake tensors, which have no contents, are for `planning` to count as they come.
-        empty = _BLOCKS.empty if type(images) is Tensor else torch.empty
+        # `planning` counts the operations on fake tensors, which have no contents.
+        empty = _POOL.empty if type(images) is Tensor else torch.empty
         normal = empty(tuple(lines.shape), dtype=torch.float32)  # (B H, 3 W)
         shifts, scales = shift.view(3).repeat(width), scale.view(3).repeat(width)  # (3 W,)
         few = max(1, _NOT_SHARED // (3 * width))

@@ -1,73 +1,78 @@
-"""Small pictures for pages that hold everything inside."""
+"""Small images for pages that hold everything inside."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Generator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from lookalike.data.decoding.crop_box import picture
+from lookalike.data.decoding.crop_box import decode_record
 from lookalike.data.decoding.decode import BadImage, decode
-from lookalike.data.loading.batch import made_ahead, read_twice, ticket_of
-from lookalike.data.loading.image_source import PLAIN, Source, Tickets
+from lookalike.data.loading.image_source import PLAIN, Source, read_twice
+from lookalike.data.loading.pipeline import Job, Work, pipeline
+from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
 from lookalike.errors import StorageError
 
 _AHEAD = 16
 
+T = TypeVar("T")
+
+
+def thumbnails(
+    records: Sequence[Record],
+    side: int,
+    convert: Callable[[Image.Image], T],
+    *,
+    threads: int,
+    source: Source = PLAIN,
+) -> Generator[T | None, None, None]:
+    """`convert` of each record's image of at most `side` pixels a side; None if it is unreadable.
+
+    Both steps run in the threads: images are many and may be large.
+    """
+
+    def job(record: Record) -> Job[T | None]:
+        def start() -> Work[T | None]:
+            made: list[T] = []
+
+            def run(piece: int, pending: PendingBytes | None) -> None:
+                try:
+                    image = read_twice(
+                        record, lambda data: _thumbnail(record, side, data), source, pending
+                    )
+                except (BadImage, StorageError):
+                    return  # reported where it is used; a page shows an empty frame
+                made.append(convert(image))
+
+            return run, lambda: made[0] if made else None
+
+        return Job([record], start)
+
+    return pipeline(map(job, records), source=source, threads=threads, ahead=_AHEAD)
+
 
 def data_uris(
     records: Sequence[Record], side: int, threads: int, source: Source = PLAIN
 ) -> list[str]:
-    """JPEGs of at most `side` pixels a side as data URIs; "" for those that cannot be read."""
-    found: Generator[str, None, None] = made_ahead(
-        (range(row, row + 1) for row in range(len(records))),
-        lambda one, tickets: _PictureJob(records[one[0]], side, source, tickets),
-        source=source,
-        record_of=records.__getitem__,
-        threads=threads,
-        ahead=_AHEAD,
-    )
-    return list(found)
+    """JPEGs of at most `side` pixels a side as data URIs; "" for unreadable ones."""
+    found = thumbnails(records, side, _jpeg_uri, threads=threads, source=source)
+    return [uri or "" for uri in found]
 
 
-class _PictureJob:
-    size = 1
-
-    def __init__(self, record: Record, side: int, source: Source, tickets: Tickets | None) -> None:
-        self.tickets = tickets
-        self._record, self._side, self._source = record, side, source
-        self._uri = ""
-
-    def run(self, piece: int) -> None:
-        try:
-            use = partial(_data_uri, self._record, self._side)
-            self._uri = read_twice(self._record, use, self._source, ticket_of(self, piece))
-        except (BadImage, StorageError):
-            self._uri = ""  # whoever shows it says why, or shows an empty frame
-
-    def result(self) -> str:
-        return self._uri
-
-
-def thumbnail(record: Record, side: int, data: bytes) -> Image.Image:
-    """The record's picture in `data` with at most `side` pixels a side.
-
-    Raises:
-        BadImage: it cannot be decoded, or its box lies outside of it.
-    """
+def _thumbnail(record: Record, side: int, data: bytes) -> Image.Image:
     boxed = record.details is not None and record.details.box is not None
-    pixels = picture(record, data) if boxed else decode(data, min_size=(side, side))
+    pixels = decode_record(record, data) if boxed else decode(data, min_size=(side, side))
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((side, side))
     return image
 
 
-def _data_uri(record: Record, side: int, data: bytes) -> str:
+def _jpeg_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
-    thumbnail(record, side, data).save(stream, "JPEG", quality=80)
+    image.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,11 +1,11 @@
-"""Batches of pictures: records -> bytes -> pixels -> tensors, ahead of the model, in threads."""
+"""Batches of training: records -> bytes -> pixels -> tensors, ahead of the model, in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from functools import partial
 from random import Random
-from typing import Any
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -13,43 +13,33 @@ from torch import Tensor
 
 from lookalike.data.augmentations.training_crop import Augment, scale_box
 from lookalike.data.catalog import Catalog
-from lookalike.data.decoding.crop_box import part_used, picture
+from lookalike.data.decoding.crop_box import decode_record, pixel_box
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, shrinks
 from lookalike.data.decoding.partial_jpeg import Box, decode_part
-from lookalike.data.loading.bad_images import BadImages, describe_bad
-from lookalike.data.loading.batch import (
-    Batch,
-    cause,
-    check_at_least,
-    empty_images,
-    made_ahead,
-    read_twice,
-    ticket_of,
-    timed,
-)
-from lookalike.data.loading.eval_loader import EvalLoader
-from lookalike.data.loading.image_source import PLAIN, Source, Tickets
-from lookalike.data.loading.read_ahead import Ticket
+from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
+from lookalike.data.loading.batch import Batch, empty_images
+from lookalike.data.loading.image_source import PLAIN, Source, read_twice
+from lookalike.data.loading.pipeline import Job, Work, pipeline
+from lookalike.data.loading.read_ahead import PendingBytes
+from lookalike.data.loading.sequential import check_at_least
 from lookalike.data.record import Record
 from lookalike.data.rng import occurrences, row_rng
 from lookalike.data.samplers import Sampling, create_sampler
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
-
-__all__ = ["BadImages", "Batch", "EvalLoader", "TrainLoader", "describe_bad"]
+from lookalike.errors import DataError, StorageError
 
 _SUBSTITUTES = 8
 
 
 class TrainLoader:
-    """Endless chance, exactly repeatable: this worker's share of drawn, augmented batches.
+    """This worker's shard of deterministic, randomly drawn and augmented batches.
 
-    Which rows a step holds, and each row's crop, depend on (seed, epoch, row) alone, and on how
-    often the epoch had the row before: not on the number of threads or workers, nor on the step
-    at which an epoch is taken up again.
+    The rows of a step, and each row's crop, depend on (seed, epoch, row) alone, and on how often
+    the epoch had the row before: not on the number of threads or workers, nor on the step at which
+    an epoch is resumed.
 
     Attributes:
-        sampler: which rows each batch holds.
+        sampler: draws the rows of each batch.
         batch_size: images in a step of all workers together.
         steps_per_epoch: global batches in an epoch.
         wait_seconds: how long the consumer has waited for batches so far.
@@ -73,10 +63,10 @@ class TrainLoader:
         Args:
             catalog: the training images.
             batch_size: global, in images.
-            augment: what is done to each picture.
+            augment: applied to each image.
             seed: at least 0.
             threads: that read and decode; with 0 the consumer's thread does.
-            sampling: how rows are drawn; by default each once an epoch.
+            sampling: by default each row once an epoch.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
             source: of the images' bytes.
@@ -117,52 +107,65 @@ class TrainLoader:
             DataError: an image and eight substitutes cannot be read.
         """
         assert 0 <= start <= self.steps_per_epoch
-        batches: Generator[Batch, None, None] = made_ahead(
-            self._plans(epoch, start),
-            partial(_TrainJob, self, epoch),
-            source=self._source,
-            record_of=self._wanted,
-            threads=self._threads,
-        )
-        return timed(self, batches)
+        batches = pipeline(self._jobs(epoch, start), source=self._source, threads=self._threads)
+        try:
+            while True:
+                began = perf_counter()
+                batch = next(batches, None)
+                self.wait_seconds += perf_counter() - began
+                if batch is None:
+                    return
+                yield batch
+                del batch  # not kept while the next is waited for
+        finally:
+            batches.close()
 
-    def _plans(self, epoch: int, start: int) -> Iterator[_Visits]:
-        """The rows (b,) of each of this worker's batches."""
+    def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
         rows = self.sampler.rows(epoch)  # (steps, B)
         before = np.zeros_like(rows)  # how often the epoch has had each before
         if self.sampler.repeating:
             before = occurrences(rows.reshape(-1)).reshape(rows.shape)
-        share = self._world.shard(self.batch_size)
-        mine = slice(share.start, share.stop)
+        shard = self._world.shard(self.batch_size)
+        mine = slice(shard.start, shard.stop)
+        records = self._catalog.records
         for step in range(start, self.steps_per_epoch):
-            yield _Visits(rows[step, mine], before[step, mine])
+            drawn = rows[step, mine]  # (b,)
+            to_read = [None if row in self._bad else records[row] for row in drawn.tolist()]
+            yield Job(to_read, partial(self._start, epoch, drawn.copy(), before[step, mine]))
 
-    def _wanted(self, row: int) -> Record | None:
-        return None if row in self._bad else self._catalog.records[row]
+    def _start(self, epoch: int, rows: np.ndarray, before: np.ndarray) -> Work[Batch]:
+        images = empty_images(len(rows), self._augment.image_size, self._world.device)
 
-    def _empty(self, count: int) -> Tensor:
-        return empty_images(count, self._augment.image_size, self._world.device)
+        def run(piece: int, pending: PendingBytes | None) -> None:
+            row, times = int(rows[piece]), int(before[piece])
+            rows[piece] = self._write(epoch, row, times, images[piece], pending)
 
-    def _write(self, epoch: int, row: int, before: int, slot: Tensor, ticket: Ticket | None) -> int:
-        """Fill `slot` (3, S, S) with the picture of `row` or a substitute; the row it was.
+        def result() -> Batch:
+            classes = self._catalog.class_ids[rows].astype(np.int64)
+            return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows))
+
+        return run, result
+
+    def _write(
+        self, epoch: int, row: int, before: int, slot: Tensor, pending: PendingBytes | None
+    ) -> int:
+        """Fill `slot` (3, S, S) with the image of `row` or a substitute; the row used.
 
         `before` is how often the epoch had `row` before.
         """
-        wanted, dice = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
+        wanted, rng = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
         for attempt in range(_SUBSTITUTES + 1):
             record = self._catalog.records[row]
             if row not in self._bad:
                 crop = partial(self._crop, record, (epoch, row, attempt, before))
                 try:
-                    pixels, box, rng = read_twice(record, crop, self._source, ticket)
-                except (CredentialsError, UnavailableError):
-                    raise  # it is not this image's fault, and would be every image's
+                    pixels, box, crop_rng = read_twice(record, crop, self._source, pending)
                 except (BadImage, StorageError) as error:
-                    self._bad.add(row, cause(error, record))
+                    self._bad.add(row, image_fault(error, record))
                 else:
-                    self._augment.write(pixels, box, rng, slot)
+                    self._augment.write(pixels, box, crop_rng, slot)
                     return row
-            row, ticket = self.sampler.stand_in(wanted, attempt, dice), None
+            row, pending = self.sampler.substitute(wanted, attempt, rng), None
         reasons, records = self._bad.reasons, self._catalog.records
         first = next(iter(reasons))
         raise DataError(
@@ -174,18 +177,18 @@ class TrainLoader:
     def _crop(
         self, record: Record, key: tuple[int, int, int, int], data: bytes
     ) -> tuple[np.ndarray, Box, Random]:
-        """The record's picture in `data`, (H, W, 3), the part of it to use, and the chance left.
+        """The record's image in `data`, (H, W, 3), the crop, and the rng of what follows.
 
-        The chance begins anew with each call: bytes that are read twice are cropped alike.
+        The rng starts anew with each call: bytes that are read twice are cropped alike.
         """
         rng = row_rng(self._seed, *key)
         header = jpeg_header(data)
         if header is None:
-            pixels = picture(record, data)
+            pixels = decode_record(record, data)
             height, width, _ = pixels.shape
             return pixels, self._augment.draw_box(height, width, rng), rng
         size = header.upright_size
-        y, x, height, width = part_used(record, size)
+        y, x, height, width = pixel_box(record, size)
         top, left, height, width = self._augment.draw_box(height, width, rng)
         box = y + top, x + left, height, width
         least = self._augment.least_size(*size, box)
@@ -193,38 +196,3 @@ class TrainLoader:
             pixels = decode(data, min_size=least, header=header)
             return pixels, scale_box(box, size, pixels.shape[:2]), rng
         return decode_part(data, box, header), (0, 0, height, width), rng
-
-
-class _Visits(Sequence[int]):
-    """The rows of a batch, (b,), and how often the epoch has had each before, (b,)."""
-
-    def __init__(self, rows: np.ndarray, before: np.ndarray) -> None:
-        self.rows, self.before = rows, before
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.rows[place]
-
-
-class _TrainJob:
-    def __init__(
-        self, loader: TrainLoader, epoch: int, visits: _Visits, tickets: Tickets | None
-    ) -> None:
-        self.size = len(visits)
-        self.tickets = tickets
-        self._loader = loader
-        self._epoch = epoch
-        self._rows = visits.rows.copy()  # (b,)
-        self._before = visits.before  # (b,)
-        self._images = loader._empty(self.size)
-
-    def run(self, piece: int) -> None:
-        row, before = int(self._rows[piece]), int(self._before[piece])
-        slot, ticket = self._images[piece], ticket_of(self, piece)
-        self._rows[piece] = self._loader._write(self._epoch, row, before, slot, ticket)
-
-    def result(self) -> Batch:
-        classes = self._loader._catalog.class_ids[self._rows].astype(np.int64)
-        return Batch(self._images, torch.from_numpy(classes), torch.from_numpy(self._rows))
