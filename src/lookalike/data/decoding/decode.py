@@ -1,7 +1,7 @@
 """Bytes to pixels: any image file to uint8 RGB, or a `BadImage` that says why not.
 
-JPEG goes through simplejpeg (libjpeg-turbo, bit for bit PIL's pixels at 1.4 to 1.8 times the
-speed, without the GIL); everything else, and whatever simplejpeg refuses, through PIL.
+JPEG is decoded by simplejpeg (libjpeg-turbo: bit for bit PIL's pixels at 1.4 to 1.8 times the
+speed, without the GIL); everything else, and files that simplejpeg refuses, by PIL.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lookalike.errors import DataError
 from lookalike.storage import NO_LIMITS, Limits, public, read_bytes
 
 MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded by default, which is PIL's own limit."""
+"""The largest image that is decoded by default, which is PIL's own limit."""
 
 ImageSource = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
-# What PIL may try. EPS (which starts Ghostscript), and TGA (which has no signature and so accepts
+# Formats for PIL. EPS (which starts Ghostscript), and TGA (which has no signature and so accepts
 # any bytes), are left out on purpose.
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000"),
@@ -39,7 +39,7 @@ _FORMATS = (
 _OPTIONAL = {"AVIF": "AVIF", "JPEG 2000": "JPEG2000", "WebP": "WEBP"}
 
 TRUNCATED = "download it again, or set data.allow_truncated=true"
-"""What to do about a JPEG whose end is missing."""
+"""The fix for a JPEG whose end is missing."""
 
 _JPEG_FAST = ("YCbCr", "RGB", "Gray")  # simplejpeg converts these as PIL does
 
@@ -52,13 +52,13 @@ class BadImage(DataError):
 
 
 class JpegHeader(NamedTuple):
-    """What decoding needs to know of a JPEG before it.
+    """Facts of a JPEG that are known before decoding.
 
     Attributes:
-        size: height and width of the pixels as they are stored.
-        colorspace: as simplejpeg calls it; "YCbCr" for most.
-        subsampling: of the colours; "420" for most.
-        orientation: as EXIF counts it, 1 to 8.
+        size: height and width of the stored pixels.
+        colorspace: simplejpeg's name; "YCbCr" for most.
+        subsampling: of the chroma; "420" for most.
+        orientation: as in EXIF, 1 to 8.
     """
 
     size: tuple[int, int]
@@ -68,7 +68,7 @@ class JpegHeader(NamedTuple):
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Height and width of the upright picture."""
+        """Height and width of the upright image."""
         return self.size if self.orientation < 5 else self.size[::-1]
 
 
@@ -79,7 +79,7 @@ def decode(
     min_size: tuple[int, int] | None = None,
     header: JpegHeader | None = None,
 ) -> np.ndarray:
-    """The first picture of an image file, upright, as RGB.
+    """The first image of a file, upright, as RGB.
 
     The orientation in EXIF or XMP is applied, transparency is laid on white, 16 bits and
     floating-point numbers from 0 to 1 are scaled to 8, and ICC profiles are ignored.
@@ -88,10 +88,9 @@ def decode(
         data: the content of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, ... file, or
             a HEIC or JPEG XL file where its plugin is installed.
         max_pixels: more pixels than this are refused, from the header, before decoding.
-        min_size: (height, width) in pixels of the upright picture: a JPEG may be decoded at a
-            half, a quarter or an eighth of its size, as long as neither side falls below. Faster
-            for big pictures, but not the pixels that a full decode and a resize give, so off by
-            default.
+        min_size: (height, width) of the upright image: a JPEG may be decoded at a half, a quarter
+            or an eighth of its size, as long as neither side falls below. Faster for big images,
+            but not the pixels of a full decode and a resize.
         header: of `data`, if it has been read already.
 
     Returns:
@@ -146,20 +145,20 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of the upright picture from the header of a JPEG; None for anything else."""
+    """(height, width) of the upright image from the header of a JPEG; None for anything else."""
     header = jpeg_header(data)
     return None if header is None else header.upright_size
 
 
 def shrinks(size: tuple[int, int], min_size: tuple[int, int]) -> bool:
-    """Whether `decode` makes a JPEG of `size` (height, width) smaller for this `min_size`."""
+    """True if `decode` gives less than `size` (height, width) of a JPEG for this `min_size`."""
     return _shrunk(size, min_size) != size
 
 
 def _shrunk(size: tuple[int, int], min_size: tuple[int, int]) -> tuple[int, int]:
     """The smallest size not below `min_size` at which decoding is fast.
 
-    libjpeg-turbo's vector code knows the whole, a half and a quarter: three quarters take longer
+    libjpeg-turbo has vector code for the whole, a half and a quarter: three quarters take longer
     than the whole, and three eighths longer than a half.
     """
     for divisor in (8, 4, 2):
@@ -174,7 +173,7 @@ def from_pil(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Raises:
         BadImage: it is too big, or its pixels have no defined meaning in RGB.
-        Exception: whatever PIL raises while it loads a lazily opened file.
+        Exception: any that PIL raises while it loads a lazily opened file.
     """
     pixels = _loaded(image, max_pixels)
     return upright(pixels, pil_orientation(image))
@@ -189,9 +188,9 @@ def _loaded(image: Image.Image, max_pixels: int) -> np.ndarray:
 
 
 def _heic_orientation(data: bytes, image: Image.Image) -> int:
-    """How pixels from HEIC's reader are still to be turned.
+    """The orientation of pixels from HEIC's reader.
 
-    It turns them by boxes of the file alone, and notes the orientation of EXIF or XMP.
+    It applies boxes of the file alone, and notes the orientation of EXIF or XMP.
     """
     if b"irot" in data or b"imir" in data:
         return 1
@@ -202,7 +201,7 @@ def _heic_orientation(data: bytes, image: Image.Image) -> int:
 def load_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, limits: Limits = NO_LIMITS
 ) -> np.ndarray:
-    """Any picture that a user may hand over, as (H, W, 3) uint8 RGB.
+    """An image of any kind as (H, W, 3) uint8 RGB.
 
     Args:
         source: a path or URI, the content of a file, a PIL image, or an array (H, W, 3) uint8 RGB.
@@ -210,7 +209,7 @@ def load_image(
         limits: on the file at a path or URI.
 
     Raises:
-        BadImage: it is no picture; the message names the path where there is one.
+        BadImage: it is no image; the message names the path where there is one.
         DataError: the array has another shape or type.
         StorageError: the path or URI cannot be read.
     """
@@ -248,7 +247,7 @@ def _decode_jpeg(
     max_pixels: int,
     min_size: tuple[int, int] | None,
 ) -> np.ndarray | None:
-    """The pixels by the fast way, or None where PIL must decide."""
+    """The pixels by simplejpeg, or None where PIL must decide."""
     if header is None:
         return None
     _check_size(*header.size, max_pixels)
@@ -267,7 +266,7 @@ def _decode_jpeg(
 
 
 def _formats_of(kind: str) -> tuple[str, ...]:
-    """What PIL may try on a file of this kind.
+    """The formats for PIL to try on a file of this kind.
 
     Raises:
         BadImage: it is of a kind that is not read.

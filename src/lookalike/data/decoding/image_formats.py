@@ -1,11 +1,11 @@
-"""What a file is: by its first bytes, and by its name."""
+"""Formats of files, by their first bytes and by their names."""
 
 from __future__ import annotations
 
 import os
 
 ENOUGH = 2048
-"""Bytes from the start of a file that tell its format."""
+"""Bytes from the start of a file that are enough to find its format."""
 
 _BEGINNINGS = {
     b"\xff\xd8": "JPEG",
@@ -112,15 +112,11 @@ OTHERS = {
     "7z": "a 7z archive; unpack it",
     "RAR": "a RAR archive; unpack it",
 }
-"""Formats that are not read: what they are, and the fix."""
+"""Formats that are not read: descriptions with the fix."""
 
 
 def format_of(data: bytes) -> str:
-    """The format that the first bytes of a file tell; "" where they tell none.
-
-    Args:
-        data: the first `ENOUGH` bytes or more.
-    """
+    """The format by the first `ENOUGH` bytes of a file, or more; "" if unknown."""
     if data[:4] == b"RIFF":
         return {b"WEBP": "WebP", b"AVI ": "video"}.get(data[8:12], "")
     if data[4:8] == b"ftyp":
@@ -140,7 +136,7 @@ def format_of(data: bytes) -> str:
 
 
 def list_fault(data: bytes) -> str | None:
-    """What a file is that is no text of an annotation, and the fix; None where it may be one.
+    """A description of a file that is no list, with the fix; None where it may be one.
 
     Args:
         data: the first `ENOUGH` bytes or more.
@@ -174,7 +170,7 @@ def list_fault(data: bytes) -> str | None:
 
 
 def format_of_name(name: str) -> str:
-    """The format that a file's suffix promises; "" where it promises none."""
+    """The format by a file's suffix; "" if unknown."""
     return _SUFFIXES.get(os.path.splitext(name)[1].lower(), "")
 
 

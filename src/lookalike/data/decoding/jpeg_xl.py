@@ -13,11 +13,11 @@ _BITS = (9, 13, 18, 30)
 
 
 class Header(NamedTuple):
-    """What decoding needs to know of a JPEG XL image before it.
+    """Size and orientation of a JPEG XL image.
 
     Attributes:
         size: height and width of the pixels as they are stored.
-        orientation: by which a decoder turns them, as EXIF counts it, 1 to 8.
+        orientation: applied by decoders; as in EXIF, 1 to 8.
     """
 
     size: tuple[int, int]
@@ -48,7 +48,7 @@ def _side(bits: _Bits, small: int) -> int:
 
 
 def _codestream(data: bytes) -> int | None:
-    """Where the codestream begins in a container."""
+    """The start of the codestream in a container."""
     position = 0
     while position + 8 <= len(data):
         length, kind, head = int.from_bytes(data[position : position + 4]), position + 4, 8

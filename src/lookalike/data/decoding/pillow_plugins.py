@@ -1,7 +1,4 @@
-"""Readers of image formats that PIL knows only with a package beside it.
-
-They are registered with PIL when the first image of their format is met.
-"""
+"""PIL plugins for HEIC and JPEG XL, registered with the first image of their format."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def _jxl() -> None:
     import_module("pillow_jxl")  # registers itself
 
 
-# By `formats.format_of`: package, extra of pyproject.toml, PIL's name of the format, registration.
+# By `format_of`: package, extra of pyproject.toml, PIL's name of the format, registration.
 _PLUGINS: dict[str, tuple[str, str, str, Callable[[], None]]] = {
     "HEIC": ("pillow_heif", "heif", "HEIF", _heif),
     "JPEG XL": ("pillow_jxl", "jxl", "JXL", _jxl),
@@ -30,17 +27,17 @@ _registered: set[str] = set()
 
 
 def has_plugin(name: str) -> bool:
-    """Whether the format `name` is read by a plugin that is installed."""
+    """True if the format `name` is read by a plugin that is installed."""
     return name in _PLUGINS and find_spec(_PLUGINS[name][0]) is not None
 
 
 def is_plugin_format(name: str) -> bool:
-    """Whether the format `name` is read by a plugin, installed or not."""
+    """True if the format `name` is read by a plugin, installed or not."""
     return name in _PLUGINS
 
 
 def missing(name: str) -> str:
-    """What to do about a format whose plugin is not installed."""
+    """The fix for a format whose plugin is not installed."""
     return f"install its reader: pip install 'lookalike[{_PLUGINS[name][1]}]'"
 
 

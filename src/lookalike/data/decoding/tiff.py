@@ -1,7 +1,7 @@
-"""TIFF files that PIL does not read: floating-point pixels, and what the others are.
+"""TIFF files that PIL does not read: floating-point pixels, and descriptions of the rest.
 
-White is 1 in floating-point pixels from 0 to 1, as PIL's 32-bit grey is read; of other ranges, and
-of channels that are not grey or red, green and blue, no colours are defined.
+White is 1 in floating-point pixels from 0 to 1, as PIL's 32-bit grey is read; for other ranges, and
+channels other than grey or red, green and blue, colours are not defined.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FLOAT = 3  # sample format
 
 
 class NotReadable(Exception):
-    """Why a TIFF file has no pixels for us, and the fix."""
+    """The reason why a TIFF file cannot be used, with the fix."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,10 @@ class Tiff:
 
     @property
     def channels(self) -> int:
-        """Samples of a pixel."""
         return self.number(277, 1)
 
     @property
     def bits(self) -> int:
-        """Bits of a sample."""
         return self.number(258, 1)
 
     @property
@@ -84,23 +82,23 @@ class Tiff:
 
     @property
     def is_float(self) -> bool:
-        """Whether samples are floating-point numbers."""
+        """True if samples are floating-point numbers."""
         return self.number(339, 1) == _FLOAT
 
     @property
     def is_float_of_pil(self) -> bool:
-        """Whether PIL reads its floating-point samples; it swaps compressed bytes twice."""
+        """True if PIL reads these floating-point samples; it swaps compressed bytes twice."""
         return self.order == "<" and self.bits == 32 and self.channels == 1
 
     @property
     def is_raw(self) -> bool:
-        """Whether it is a camera's raw file, whose first picture is a thumbnail."""
+        """True for a camera's raw file, whose first image is a thumbnail."""
         return _DNG_VERSION in self.tags or (
             bool(self.number(_NEW_SUBFILE, 0) & 1) and _SUB_IFDS in self.tags
         )
 
     def describe(self) -> str:
-        """What it holds, after the article "a": `TIFF of 5 channels of 8 bits`."""
+        """`TIFF of 5 channels of 8 bits`, to follow the article "a"."""
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         form = "floating-point bits" if self.is_float else "bits"
         return f"TIFF of {channels} of {self.bits} {form}"

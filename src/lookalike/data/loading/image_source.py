@@ -49,7 +49,7 @@ class Source:
         self._cache = cache
 
     def is_elsewhere(self, record: Record) -> bool:
-        """Whether the bytes are neither on this machine nor in the cache."""
+        """True if the bytes are neither on this machine nor in the cache."""
         if not storage.is_remote(record.uri):
             return False
         return self._cache is None or not self._cache.has(record.uri, _part(record))
@@ -68,7 +68,7 @@ class Source:
             StorageError: it cannot be read.
         """
         content = self._content(record, pending, fresh)
-        # Not at once: half a file may have come by chance, and be whole when it is read again.
+        # Not at once: a server under load may send half a file once, and the whole one next time.
         return completed(content) if fresh and self._allow_truncated else content
 
     def _content(self, record: Record, pending: PendingBytes | None, fresh: bool) -> bytes:

@@ -27,7 +27,7 @@ from lookalike.data.record import Record
 AHEAD = 3
 """Jobs that are started before their turn."""
 
-# How long a closing iterator waits for pieces in progress (a slow remote read).
+# A closing iterator waits so long for pieces in progress (a slow remote read).
 _PATIENCE_SECONDS = 2.0
 
 T = TypeVar("T")
