@@ -27,18 +27,18 @@ logger = logging.getLogger("lookalike")
 _LINE_SECONDS = 10.0
 _SHORTEST_BAR, _LONGEST_BAR = 8, 40  # characters
 
-_outlives_console = False
+_console_optional = False
 
 
-def start(level: int = logging.INFO, *, outlives_console: bool = False) -> None:
+def start(level: int = logging.INFO, *, console_optional: bool = False) -> None:
     """Log to the console, unless the application set up its own logging.
 
     Args:
         level: ERROR on all workers but the main one.
-        outlives_console: continue after the console was closed or is full.
+        console_optional: continue after the console was closed or is full.
     """
-    global _outlives_console
-    _outlives_console = outlives_console
+    global _console_optional
+    _console_optional = console_optional
     logger.setLevel(level)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _ConsoleHandler()
@@ -47,7 +47,7 @@ def start(level: int = logging.INFO, *, outlives_console: bool = False) -> None:
 
 
 @contextmanager
-def also_to(path: Path) -> Iterator[None]:
+def also_to_file(path: Path) -> Iterator[None]:
     """Append log lines to a file too, with their times."""
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -59,10 +59,10 @@ def also_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class Outlet:
+class ConsoleStream:
     """Standard output or standard error that takes every text, with escapes where needed.
 
-    Once it cannot be written to, a program that outlives its console continues without it, and any
+    Once it cannot be written to, a program with an optional console continues without it, and any
     other ends.
     """
 
@@ -72,7 +72,7 @@ class Outlet:
 
     @property
     def _stream(self) -> TextIO:
-        return self._given or getattr(sys, self._name) or _nowhere()
+        return self._given or getattr(sys, self._name) or _null_stream()
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._stream, attribute)
@@ -81,7 +81,7 @@ class Outlet:
         """Write a text.
 
         Raises:
-            ConsoleError: it cannot be written, and the program does not outlive that.
+            ConsoleError: it cannot be written, and the console is not optional.
         """
         if not isinstance(text, str):  # typer probes with b"" and ""
             raise TypeError(f"a text, and not {type(text).__name__}")
@@ -92,47 +92,47 @@ class Outlet:
         try:
             return stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
-            self._lose(stream, error)
+            self._disconnect(stream, error)
             return len(text)
 
     def flush(self) -> None:
         """Flush the stream.
 
         Raises:
-            ConsoleError: it cannot be written, and the program does not outlive that.
+            ConsoleError: it cannot be written, and the console is not optional.
         """
         stream = self._stream
         try:
             stream.flush()
         except OSError as error:
-            self._lose(stream, error)
+            self._disconnect(stream, error)
 
-    def _lose(self, stream: TextIO, error: OSError) -> None:
+    def _disconnect(self, stream: TextIO, error: OSError) -> None:
         kind = {"stdout": "output", "stderr": "error"}[self._name]
         failure = ConsoleError(f"standard {kind}", error)
         # Nothing later may fail for it, such as the last flush of Python. The stream of an
         # application that called us is its own, unless it is closed.
         if self._given is not None or failure.is_closed:
             with suppress(OSError):  # it has no descriptor
-                os.dup2(_nowhere().fileno(), stream.fileno())
-        if not _outlives_console:
+                os.dup2(_null_stream().fileno(), stream.fileno())
+        if not _console_optional:
             raise failure from None
-        if self._name not in _lost:
-            _lost.add(self._name)
+        if self._name not in _disconnected:
+            _disconnected.add(self._name)
             logger.warning("%s; the run continues, and logs to its log.txt", failure)
 
 
-_lost: set[str] = set()
+_disconnected: set[str] = set()
 
 
 @cache
-def _nowhere() -> TextIO:
+def _null_stream() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")  # as long as the process
 
 
 def is_terminal() -> bool:
     """True if stderr is a terminal."""
-    return bool(Outlet("stderr").isatty())
+    return bool(ConsoleStream("stderr").isatty())
 
 
 class Bar:
@@ -257,7 +257,7 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         if not is_terminal():
-            stream: Any = Outlet("stderr")
+            stream: Any = ConsoleStream("stderr")
             print(text, file=stream, flush=True)  # this is the console
             return
         style = "yellow" if record.levelno >= logging.WARNING else ""
@@ -285,5 +285,5 @@ class _FileHandler(logging.FileHandler):
 
 @cache
 def _console() -> Console:
-    stream: Any = Outlet("stderr")
+    stream: Any = ConsoleStream("stderr")
     return Console(file=stream)

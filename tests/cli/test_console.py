@@ -35,32 +35,32 @@ def closed():
 @pytest.fixture(autouse=True)
 def answering(monkeypatch):
     """What `log.start()` sets, whatever an earlier test began."""
-    monkeypatch.setattr(log, "_outlives_console", False)
-    monkeypatch.setattr(log, "_lost", set())
+    monkeypatch.setattr(log, "_console_optional", False)
+    monkeypatch.setattr(log, "_disconnected", set())
 
 
 @pytest.fixture
 def training(monkeypatch, answering):
-    """What `log.start(outlives_console=True)` sets."""
-    monkeypatch.setattr(log, "_outlives_console", True)
-    monkeypatch.setattr(log, "_lost", set())
+    """What `log.start(console_optional=True)` sets."""
+    monkeypatch.setattr(log, "_console_optional", True)
+    monkeypatch.setattr(log, "_disconnected", set())
 
 
 def test_training_continues_without_a_console(closed, training, caplog):
-    outlet = log.Outlet("stdout", closed)
+    stream = log.ConsoleStream("stdout", closed)
     for _ in range(3):
-        outlet.write("a line\n")
-        outlet.flush()
+        stream.write("a line\n")
+        stream.flush()
     assert caplog.text.count("standard output: cannot be written to: broken pipe") == 1
     closed.write("what Python writes at its end goes nowhere")
     closed.flush()
 
 
 def test_other_commands_end_as_by_sigpipe(closed):
-    outlet = log.Outlet("stdout", closed)
-    outlet.write("a line\n")
+    stream = log.ConsoleStream("stdout", closed)
+    stream.write("a line\n")
     with pytest.raises(ConsoleError) as told:
-        outlet.flush()
+        stream.flush()
     assert told.value.exit_code == 141
 
 
@@ -97,10 +97,10 @@ def test_characters_outside_the_encoding_of_a_console_are_escaped(encoding, tmp_
 
 
 def test_log_txt_takes_every_name_and_outlives_a_full_disk(tmp_path, caplog):
-    with log.also_to(tmp_path / "log.txt"):
+    with log.also_to_file(tmp_path / "log.txt"):
         log.logger.error("caf\udcff")
     assert (tmp_path / "log.txt").read_text().endswith("caf\\udcff\n")
-    with log.also_to("/dev/full"):
+    with log.also_to_file("/dev/full"):
         log.logger.error("one")
         log.logger.error("two")
     assert caplog.text.count("/dev/full: cannot be written: no space left on device") == 1

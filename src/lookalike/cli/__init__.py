@@ -109,8 +109,8 @@ def _report(error: LookalikeError) -> int:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Standard streams that exist and take every text; see `log.Outlet`."""
-    from lookalike.log import Outlet
+    """Standard streams that exist and take every text; see `log.ConsoleStream`."""
+    from lookalike.log import ConsoleStream
 
     for number in range(3):
         try:
@@ -122,7 +122,10 @@ def _streams() -> Iterator[None]:
         os.devnull, "w", encoding="utf-8"
     ) as nowhere:  # Python has no stream for a closed one
         streams: list[Any] = [before[0] or nowhere, before[1] or nowhere]
-        guarded: list[Any] = [Outlet("stdout", streams[0]), Outlet("stderr", streams[1])]
+        guarded: list[Any] = [
+            ConsoleStream("stdout", streams[0]),
+            ConsoleStream("stderr", streams[1]),
+        ]
         sys.stdout, sys.stderr = guarded
         try:
             yield

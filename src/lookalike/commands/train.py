@@ -155,15 +155,15 @@ def _train_in_workers(config: Config, resume: bool) -> Run:
 def _open(config: Config, resume: bool, world: World, stack: ExitStack) -> tuple[Run, World]:
     """Open and lock the output directory, and start the log, until the stack is closed."""
     level = logging.INFO if world.is_main else logging.ERROR
-    log.start(level, outlives_console=True)
+    log.start(level, console_optional=True)
     run, world = open_run(config, resume, world)
     with world.raise_together():
         if world.is_directory_leader:
             stack.enter_context(run.locked())
     if world.is_main:
-        stack.enter_context(log.also_to(run.log))
+        stack.enter_context(log.also_to_file(run.log))
     elif world.is_directory_leader:  # each machine logs problems of its own upload
-        log.start(logging.WARNING, outlives_console=True)
+        log.start(logging.WARNING, console_optional=True)
     return run, world
 
 
