@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lookalike.commands.improve import Improvement
 
 
-@with_read_flags("allow_truncated")
+@with_read_flags()
 def improve(
     model: Model,
     data: Annotated[str, typer.Option(help="List of labelled images to measure on.")],

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike import storage
-from lookalike.commands.read_options import ReadOptions
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.classes import Classes
-from lookalike.data.loading.image_source import Source
 from lookalike.data.readers import read_records
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
@@ -129,19 +127,6 @@ class Provenance:
             "Loss": ", ".join(words),
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
-
-
-def source_of(
-    models: Sequence[Place],
-    *,
-    cache: Place | None,
-    cache_size: str | None,
-    requests: int | None,
-    allow_truncated: bool | None = None,
-) -> Source:
-    """See `ReadOptions.source`."""
-    read = ReadOptions(4, cache, cache_size, requests, allow_truncated)
-    return read.source(models)
 
 
 def training_counts(model: Place) -> dict[str, int] | None:
