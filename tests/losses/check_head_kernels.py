@@ -30,7 +30,7 @@ def _fresh_numbers():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often each kernel was asked for."""
+    """Calls of each kernel, by name."""
     count = {}
 
     def counted(name, function):

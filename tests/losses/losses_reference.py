@@ -12,7 +12,7 @@ PLAIN = ["amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface"
 
 
 def target_cosine(name, margin, cos):
-    """What each paper does to the cosine of the true class."""
+    """The cosine of the true class with the margin of each paper."""
     if name in ("amsoftmax", "cosface"):
         return cos - margin
     if name == "softmax":

@@ -121,7 +121,7 @@ def test_weights_of_another_network_are_named(folder):
 
 
 def outcome(folder, picture) -> str:
-    """What came of loading; a traceback fails the test."""
+    """The outcome of loading; a traceback fails the test."""
     try:
         vectors = lookalike.load(folder, device="cpu").embed([picture])
     except LookalikeError as error:

@@ -199,7 +199,8 @@ def _negligible(dtype: torch.dtype) -> float:
 def put_in_column(block: Tensor, column: Tensor | None, value: Tensor | float) -> None:
     """Write `value` (a number, or one of each row) at the true class.
 
-    Masked rather than selected: asking which rows have theirs here would make the host wait.
+    Masked rather than selected: reading from the device which rows have theirs here would make
+    the host wait.
     """
     if column is None:
         return

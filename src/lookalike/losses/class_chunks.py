@@ -18,8 +18,8 @@ _ROWS_OF_ANY = 512  # for which chunks are sized that all workers must have alik
 CPU_LOGIT_CACHE = 0.035
 """Logits kept for the backward pass on a CPU, as a share of the bytes of weight and momentum.
 
-With the buffers of the chunks less than a twentieth of these. None are kept on a GPU: products are
-cheap there, and memory is dear."""
+With the buffers of the chunks less than a twentieth of these. None are kept on a GPU, where
+products are cheap and memory is scarce."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Chunks:
         self.narrow = self.dtype != rows.dtype
         self.direct = rows.device.type == "cuda"  # narrow products with wide results
         self.rows_in = rows.to(self.dtype)
-        # Chunks with a true class in them. To ask a device would make the host wait.
+        # Chunks with a true class in them. Reading them from a GPU would make the host wait.
         self._busy = None
         if rows.device.type == "cpu":
             self._busy = {number // self.size for number in classes.tolist()}

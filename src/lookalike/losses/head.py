@@ -220,7 +220,7 @@ class Head(nn.Module):
                 )  # (B, D)
                 return self._row_losses(embeddings, classes).mean()
             count = torch.full((), len(classes), device=classes.device)
-            count = self.world.sum(count)  # B; a tensor, so that no one waits for the device
+            count = self.world.sum(count)  # B; a tensor, so that the host need not wait
             losses = self._row_losses(embeddings, classes)  # (b,)
             return losses.sum() * self.world.size / count
 
@@ -373,7 +373,7 @@ class Head(nn.Module):
             )
         inside = ((classes >= 0) & (classes < self.num_classes)).all()
         if classes.device.type == "cuda":
-            torch._assert_async(inside)  # asking would make the host wait for the device
+            torch._assert_async(inside)  # reading it would make the host wait
         elif not inside:
             wrong = classes[(classes < 0) | (classes >= self.num_classes)]
             raise ValueError(f"class {int(wrong[0])} is not in [0, {self.num_classes})")

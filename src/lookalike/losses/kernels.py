@@ -29,7 +29,7 @@ _OLDEST = (8, 0)  # compute capability that Triton supports
 
 
 def uses_triton(device: torch.device) -> bool:
-    """Whether tensors on `device` go to the Triton kernels.
+    """True where tensors on `device` go to the Triton kernels.
 
     Raises:
         ConfigError: LOOKALIKE_TRITON has another value, or cannot be fulfilled.
@@ -59,7 +59,7 @@ def _installed() -> bool:
 
 
 def has_bf16_products(device: torch.device) -> bool:
-    """Whether `device` multiplies matrices in bfloat16 faster than in float32.
+    """True where `device` multiplies matrices in bfloat16 faster than in float32.
 
     A CPU does with AMX only: one with AVX-512's bfloat16 instructions alone made 156 GFLOP/s of
     them, and 265 in float32.
@@ -90,7 +90,7 @@ def update_kernels(device: torch.device) -> ModuleType | None:
 
 @functools.cache
 def passes_test(device: torch.device) -> bool:
-    """Whether Triton's kernels compute on a CUDA device what PyTorch computes; warns if not.
+    """True where Triton's kernels compute on a CUDA device what PyTorch computes; warns if not.
 
     A compiler may fail on a driver or an architecture that nobody has tried, and a run should not
     end for that: the kernels are tried once, on small numbers, before their first use.

@@ -1,4 +1,4 @@
-"""Backbones by name. A plain table, so that naming a model does not import torch."""
+"""Backbones by name, in a plain table that does not import torch."""
 
 BACKBONES: dict[str, str] = {
     "resnet18": "resnet18",
@@ -40,7 +40,7 @@ TORCHVISION_NAMES: dict[str, str] = {
 """The names of some of them in torchvision and in papers (`ViT-B/16`)."""
 
 POOLINGS = ("gem", "avg", "max", "cls")
-"""What a neck can pool a feature map with; several are joined with `+`."""
+"""Poolings of a neck; several are joined with `+`."""
 
 
 def timm_name(backbone: str) -> str:

@@ -22,7 +22,7 @@ from lookalike.storage import local_path
 HUB, FOLDER = "hf-hub:", "local-dir:"
 """timm's prefixes: a repository of the Hugging Face hub, and a folder of the same files."""
 
-_PROBE_SECONDS = 4.0  # for the hub's first answer; later its client waits as it does
+_PROBE_SECONDS = 4.0  # for the hub's first answer; after it the client's own timeouts hold
 _WAYS_OUT = (
     "Ways out: connect once so that they are cached; set model.pretrained=FILE.safetensors (or "
     ".pth); or model.pretrained=false for a random start"

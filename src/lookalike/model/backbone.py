@@ -122,7 +122,7 @@ class Backbone(nn.Module):
 
     @property
     def is_convolutional(self) -> bool:
-        """Whether channels-last memory helps (convolutions gain, attention does not)."""
+        """True where channels-last memory is faster: for convolutions, not for attention."""
         return self.num_prefix_tokens == 0 and getattr(self.model, "output_fmt", "NCHW") != "NHWC"
 
 

@@ -143,7 +143,7 @@ def prepared(
 
 
 def _record(image: _Given) -> Record | None:
-    """What is read of a path or URI."""
+    """The record of a path or URI, whose bytes are read ahead."""
     return Record(os.fspath(image), "", "", 0) if isinstance(image, (str, os.PathLike)) else None
 
 
