@@ -129,7 +129,7 @@ def test_the_environment_and_the_device_choose_the_kernels(monkeypatch):
         kernels.softmax_kernels(z.cpu())
 
 
-def test_a_device_is_tried_before_it_gets_the_kernels(monkeypatch, caplog):
+def test_kernels_are_tested_on_a_device_before_use(monkeypatch, caplog):
     monkeypatch.delenv("LOOKALIKE_TRITON")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     # The kernels run here, whatever the device is called.

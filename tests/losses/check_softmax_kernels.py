@@ -96,7 +96,7 @@ def test_shares_of_two_chunks(shape, modulated, dtype):
 # The interpreter warns of -inf * 0, which the kernel makes and does not select.
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("n", [5, 1500])
-def test_rows_of_nothing_have_no_sum_and_are_never_nan(n):
+def test_rows_without_other_classes_have_no_sum_and_no_nan(n):
     z = torch.randn(3, n, device=DEVICE)
     z[0, 1:] = -torch.inf
     column = torch.tensor([0, 1, 2], device=DEVICE)

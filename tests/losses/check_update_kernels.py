@@ -126,7 +126,7 @@ def test_moments_of_adamw_are_rounded_without_bias(second):
     assert ((got.mean(0) - exact).abs() <= 4.5 * error + 1e-6 * exact.abs()).all()
 
 
-def test_exact_values_stay_exact_and_others_stay_what_they_are():
+def test_values_of_bfloat16_and_values_that_are_not_finite_are_not_rounded():
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0], device=DEVICE)
     value = torch.cat([torch.randn(59, device=DEVICE), special]).bfloat16().repeat(8, 1)
     weight, momentum = torch.zeros_like(value), torch.zeros_like(value)
@@ -154,7 +154,7 @@ def test_bits_follow_from_seed_step_row_and_column_alone():
     assert not torch.equal(whole, stepped(slice(0, 40), seed=1))
 
 
-def test_what_the_kernels_cannot_take_is_refused():
+def test_unsupported_inputs_of_update_kernels_are_refused():
     weight = torch.zeros(4, 6, device=DEVICE)
     with pytest.raises(TypeError, match="float64"):
         sgd(weight.double(), weight.double(), weight, slice(0, 4))

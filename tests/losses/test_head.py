@@ -86,7 +86,7 @@ def test_shapes_and_settings_that_do_not_fit():
             Head(3, 5, create_margin("softmax"), HeadOptions(**options))
 
 
-def test_repr_says_what_it_is():
+def test_repr_has_sizes_margin_and_held_classes():
     world = World(rank=1, size=2)
     text = repr(Head(3, 5, ARCFACE, label_smoothing=0.1, sharded=True, world=world))
     assert "dim=3, num_classes=5, ArcFace(margin=28.6, scale=64.0)" in text

@@ -49,7 +49,7 @@ def test_registry_holds_the_losses_with_their_recommended_values():
     assert {n for n in MARGINS if MARGINS[n].uses_length} == {"adaface", "magface"}
 
 
-def test_values_asked_for_are_taken():
+def test_explicit_values_replace_the_recommended_ones():
     assert create_margin("arcface", 20, 32) == MARGINS["arcface"](margin=20.0, scale=32.0)
     assert create_margin("softmax", 0).margin == 0
     assert create_margin("arcface", 0).margin == 0
@@ -163,7 +163,7 @@ MANY = [
     ("softmax", 0),
 ]
 assert {name for name, _ in MANY} == set(PLAIN)
-KNOWING = [
+OF_MORE_THAN_COSINE = [
     *[("adaface", m) for m in (0, 0.4, 1.57)],
     *[("adaptive_arcface", m) for m in (2.9, 28.6, 90)],
     *[("curricularface", m) for m in (0, 28.6, 90)],
@@ -184,7 +184,7 @@ def test_target_and_slope_over_the_whole_range(name, value):
     torch.testing.assert_close(slope, reference, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(("name", "value"), MANY + KNOWING)
+@pytest.mark.parametrize(("name", "value"), MANY + OF_MORE_THAN_COSINE)
 def test_target_falls_with_the_angle_and_is_never_easier(name, value):
     margin = create_margin(name, value)
     cos = torch.linspace(1, -1, 20_001, dtype=torch.float64)
@@ -195,7 +195,7 @@ def test_target_falls_with_the_angle_and_is_never_easier(name, value):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("name", "value"), MANY + KNOWING)
+@pytest.mark.parametrize(("name", "value"), MANY + OF_MORE_THAN_COSINE)
 def test_target_is_finite_at_and_past_the_ends(name, value, dtype):
     past = 4 * torch.finfo(dtype).eps
     ends = torch.tensor([1, -1, 1 + past, -1 - past, 0, 1 - past, past - 1], dtype=dtype)

@@ -307,7 +307,7 @@ def test_finite_at_the_extremes(name, scale, dtype):
     assert all(result.isfinite().all() for result in results)
 
 
-def test_one_class_costs_what_magface_adds():
+def test_the_loss_of_one_class_is_the_penalty_of_magface():
     embeddings = torch.tensor([[3.0, 4.0], [30.0, 40.0], [300.0, 400.0]])
     head = head_with(create_margin("magface"), torch.randn(1, 2))
     loss, by_embedding, _ = by_head(head, embeddings, torch.zeros(3, dtype=torch.int64))
@@ -318,7 +318,7 @@ def test_one_class_costs_what_magface_adds():
     assert along.item() == pytest.approx(35 / 3 * (1 / 110**2 - 1 / 50**2), rel=1e-5)
 
 
-def test_one_embedding_leaves_the_spread_of_adaface():
+def test_one_embedding_leaves_the_standard_deviation_of_adaface():
     margin = create_margin("adaface", options={"t_alpha": 0.5})
     state = torch.tensor([20.0, 100.0])
     seen = margin.observe(torch.zeros(1), torch.tensor([30.0]))

@@ -61,7 +61,7 @@ def test_parameters_without_a_gradient_are_found(name):
     assert learning == {id(value) for value in network.parameters() if value.requires_grad}
 
 
-def test_large_images_are_tried_without_computing():
+def test_large_images_use_fake_tensors():
     network = network_of(Architecture("test_vit3"))
     names = exclude_unused(network, 64)
     # 1,024 x 1,024 places attend to one another: 4 TB of them, were they computed.
@@ -98,7 +98,7 @@ def test_a_failing_network_is_one_line():
         ("some/path", 64, "a hub repository is written hf-hub:OWNER/REPOSITORY"),
     ],
 )
-def test_a_network_that_cannot_be_is_one_line(name, size, words):
+def test_an_impossible_network_is_one_line(name, size, words):
     with pytest.raises(ModelError, match=words) as caught:
         Embedder.create(name, pretrained=False, image_size=size)
     assert "\n" not in str(caught.value)

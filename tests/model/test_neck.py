@@ -36,7 +36,7 @@ def test_lengths_start_around_those_of_512_dimensions(dim, pooling):
     assert lengths.std() > 1  # each image has its own
 
 
-def test_the_formula():
+def test_the_neck_without_normalisation_against_its_formula():
     neck = Neck(24, 10, "avg+max", normalize=False).double()
     features, token = (x.double() for x in places())
     norm = neck.norm
@@ -68,14 +68,14 @@ def test_a_reward_for_length_raises_the_mean_square():
     assert neck(features, token).norm(dim=1).square().mean() > 520
 
 
-def test_without_it_nothing_is_new():
+def test_the_default_neck_has_projections_alone():
     neck = Neck(24, 10)
     assert neck.state_dict().keys() == {"projections.0.weight", "projections.1.weight"}
     lengths = neck(*places()).norm(dim=1)
     torch.testing.assert_close(lengths, torch.full((32,), math.sqrt(2)))
 
 
-def test_it_sees_the_global_batch():
+def test_the_norm_of_the_neck_uses_the_global_batch():
     neck = Neck(24, 10, normalize=False)
     names = neck.state_dict().keys()
     synchronised = synchronise(copy.deepcopy(neck), torch.device("cpu"))

@@ -42,7 +42,7 @@ PREFIXES = [
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_ema"])
-def test_the_usual_wrappers_come_off(tmp_path, prefix, wrapper):
+def test_usual_prefixes_are_found(tmp_path, prefix, wrapper):
     source, target = small(), small()
     state = {prefix + key: value for key, value in source.state_dict().items()}
     path = tmp_path / "w.pth"
@@ -52,7 +52,7 @@ def test_the_usual_wrappers_come_off(tmp_path, prefix, wrapper):
     assert torch.equal(source.conv_stem.weight, target.conv_stem.weight)
 
 
-def test_what_did_not_match_is_named(tmp_path):
+def test_unmatched_tensors_are_named(tmp_path):
     source, target = small(), small()
     state = source.state_dict()
     state["conv_stem.weight"] = torch.zeros(3, 3, 3, 3)
@@ -112,7 +112,7 @@ def test_of_copies_that_fit_equally_the_choice_is_named(first, second, turned):
     assert not match.unused
 
 
-def test_parameters_without_a_use_do_not_count():
+def test_unused_parameters_do_not_count():
     model = timm.create_model("mobilenetv3_small_050", num_classes=0, global_pool="")
     state = model.state_dict()
     del state["conv_head.weight"], state["conv_head.bias"]  # half a million of 1.1 million

@@ -195,14 +195,14 @@ RGB = np.zeros((20, 30, 3), np.uint8)
         (io.BytesIO(b""), "empty file"),
     ],
 )
-def test_what_is_no_image_is_refused(embedder, exported, images, message):
+def test_inputs_that_are_no_images_are_refused(embedder, exported, images, message):
     for model in (embedder, exported):
         with pytest.raises(DataError, match=message):
             model.embed(images)
 
 
 @pytest.mark.parametrize("wrong", [-1, 0, True, 1.5, "2", None])
-def test_numbers_that_cannot_be_are_refused_before_any_work(embedder, exported, wrong):
+def test_impossible_batch_sizes_and_threads_are_refused_first(embedder, exported, wrong):
     for model in (embedder, exported):
         with pytest.raises(ModelError, match="batch_size="):
             model.embed([RGB], batch_size=wrong)
@@ -227,7 +227,7 @@ def test_vectors_that_are_not_finite_or_too_few_are_an_error(embedder, picture):
         ExportedModel(lambda images: images, 8).embed_pictures(picture)
 
 
-def test_encode_refuses_what_it_cannot_do(embedder, picture):
+def test_encode_refuses_unsupported_keywords(embedder, picture):
     with pytest.raises(ModelError, match="unit length"):
         embedder.encode(picture, normalize_embeddings=False)
     with pytest.raises(ModelError, match="choose the device"):
@@ -235,7 +235,7 @@ def test_encode_refuses_what_it_cannot_do(embedder, picture):
     assert isinstance(embedder.encode(picture, device="cpu", convert_to_numpy=False), torch.Tensor)
 
 
-def test_what_cannot_be_read_is_named(embedder, tmp_path):
+def test_unreadable_images_are_named(embedder, tmp_path):
     with pytest.raises(StorageError, match=r"nothing\.png"):
         embedder.embed([np.zeros((4, 4, 3), np.uint8), tmp_path / "nothing.png"])
     (tmp_path / "broken.png").write_bytes(b"no picture")

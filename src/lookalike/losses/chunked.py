@@ -15,7 +15,7 @@ log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +28,6 @@ from lookalike.losses.kernels import softmax_kernels
 from lookalike.losses.logits import inverse_norms
 
 
-class Statistics(NamedTuple):
-    """Softmax statistics of each row, (B,) each; see `class_statistics`."""
-
-    lse: Tensor
-    total: Tensor
-    true: Tensor
-    length: Tensor
-
-
 def class_statistics(
     rows: Tensor,
     weight: Tensor,
@@ -47,11 +38,11 @@ def class_statistics(
     modulate: Callable[[Tensor], LogitModulation | None] | None = None,
     update: HeadUpdate | None = None,
     workspace: dict[str, Tensor] | None = None,
-) -> Statistics:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Statistics of the logits to all classes but the true one, and the true one's logit.
 
     With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `options.normalize`, z'_ij the modulated
-    logit, and y_i the class of row i:
+    logit, and y_i the class of row i, the results are (B,) each:
 
         lse_i    = log sum over j != y_i of exp(z'_ij)   (-inf over no class)
         total_i  = sum over j != y_i of z'_ij            (zeros unless `options.need_total`)
@@ -79,9 +70,10 @@ def class_statistics(
     if index is not None and update is None:
         raise ValueError("a sample of the classes needs a lazy update")
     space = {} if workspace is None else workspace
-    return Statistics(
-        *_ClassStatistics.apply(rows, weight, classes, options, index, modulate, update, space)
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _ClassStatistics.apply(
+        rows, weight, classes, options, index, modulate, update, space
     )
+    return found
 
 
 class _ClassStatistics(torch.autograd.Function):

@@ -55,13 +55,6 @@ class HeadOptions:
         if self.update is None and (self.sample_rate < 1 or self.dtype == torch.bfloat16):
             raise ValueError("sample_rate below 1 and a weight in bfloat16 need update")
 
-    def check(self, margin: Margin, label_smoothing: float) -> None:
-        """Raise a ValueError where these options do not go with a margin."""
-        if self.centres > 1 and margin.weight_norm:
-            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
-        if self.filter_above is not None and (label_smoothing or margin.weight_norm):
-            raise ValueError("filter_above needs normalised classes, and no label smoothing")
-
 
 class Head(nn.Module):
     """Class weights and the margin softmax loss on them.
@@ -139,7 +132,10 @@ class Head(nn.Module):
             raise ValueError(f"label_smoothing={label_smoothing} is not in [0, 1)")
         if dim < 1 or num_classes < 1:
             raise ValueError(f"dim={dim}, num_classes={num_classes}: not positive")
-        options.check(margin, label_smoothing)
+        if options.centres > 1 and margin.weight_norm:
+            raise ValueError(f"several centres need normalised classes; {margin.name} has none")
+        if options.filter_above is not None and (label_smoothing or margin.weight_norm):
+            raise ValueError("filter_above needs normalised classes, and no label smoothing")
         self.dim, self.num_classes = dim, num_classes
         self.margin, self.options, self.centres = margin, options, options.centres
         self.label_smoothing = label_smoothing if num_classes > 1 else 0.0
@@ -202,9 +198,8 @@ class Head(nn.Module):
         Every worker must call it at the same step. Computed in `compute_dtype`, inside an
         autocast region too.
 
-        Args:
-            embeddings: (b, D) raw embeddings of this worker; b may differ between workers.
-            classes: (b,) int64, classes in [0, C).
+        `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64 are in
+        [0, C).
 
         Raises:
             ValueError: the shapes do not fit, or a class is out of range.
@@ -318,15 +313,9 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def predict(self, embeddings: Tensor) -> Tensor:
-        """The class whose weight is nearest by cosine; of equally near ones, the lowest.
+        """The classes (b,) int64 whose weights are nearest by cosine; of equal ones, the lowest.
 
-        Every worker must call it at the same time, with its own embeddings.
-
-        Args:
-            embeddings: (b, D) of this worker; b may be 0 and differ between workers.
-
-        Returns:
-            (b,) int64 classes in [0, C).
+        Every worker must call it at the same time, with its own embeddings (b, D); b may be 0.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             parts = self.peers.gather(embeddings.to(self.compute_dtype))

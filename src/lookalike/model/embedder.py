@@ -101,7 +101,7 @@ class Embedder(nn.Module):
                 `hf-hub:OWNER/REPOSITORY` or `local-dir:FOLDER`.
             pretrained: True for timm's weights, False for a random start, or the path or URI of
                 a `.pth` or `.safetensors` file.
-            image_size: side of the square that the network sees, or (height, width), in pixels.
+            image_size: side of the network's square input, or (height, width), in pixels.
             crop_pct: part of the resized image that the centre crop keeps; None for timm's.
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
