@@ -69,7 +69,7 @@ def single_value_norms(
             found[name] = None
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, given, name=name: note(name, *given))
+        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, *inputs))
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm)
     ]

@@ -33,7 +33,7 @@ OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
 Images = OneImage | Iterable[OneImage]
 """One image, several in any sequence or iterator, or a batch in an array or a tensor."""
 
-_Given = str | bytes | np.ndarray | Image.Image | Tensor | os.PathLike[str]
+_UserImage = str | bytes | np.ndarray | Image.Image | Tensor | os.PathLike[str]
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
@@ -42,7 +42,7 @@ def embedded(
     dim: int,
     batch_size: int,
     threads: int,
-    some: Callable[[Sequence[_Given]], Iterable[np.ndarray]],
+    some: Callable[[Sequence[_UserImage]], Iterable[np.ndarray]],
 ) -> np.ndarray:
     """The vectors of one image, (D,), or of N, (N, D) float32.
 
@@ -56,10 +56,10 @@ def embedded(
     """
     check_number("batch_size", batch_size, 1)
     check_number("threads", threads, 0)
-    given, single = several(images)
+    each, single = several(images)
     nothing = np.zeros((0, dim), np.float32)
     found, count = [nothing], 0
-    for chunk in [given] if isinstance(given, list) else _chunks(given, batch_size):
+    for chunk in [each] if isinstance(each, list) else _chunks(each, batch_size):
         part = np.concatenate([nothing, *some(chunk)])
         if part.shape != (len(chunk), dim):
             raise ModelError(f"{len(chunk)} images gave vectors of shape {part.shape}")
@@ -70,7 +70,7 @@ def embedded(
     return vectors[0] if single else vectors
 
 
-def several(images: Any) -> tuple[list[_Given] | Iterator[_Given], bool]:
+def several(images: Any) -> tuple[list[_UserImage] | Iterator[_UserImage], bool]:
     """The images one by one, and True for a single one.
 
     Raises:
@@ -94,7 +94,7 @@ def several(images: Any) -> tuple[list[_Given] | Iterator[_Given], bool]:
     return (list(each), False) if isinstance(images, Sequence) else (each, False)
 
 
-def pixels_from(image: _Given) -> np.ndarray:
+def pixels_from(image: _UserImage) -> np.ndarray:
     """One image as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -107,11 +107,11 @@ def pixels_from(image: _Given) -> np.ndarray:
 
 
 def prepared(
-    images: Sequence[_Given], preprocess: Preprocess, batch_size: int, threads: int
+    images: Sequence[_UserImage], preprocess: Preprocess, batch_size: int, threads: int
 ) -> Generator[tuple[range, Tensor], None, None]:
-    """Batches of N images: which they are, and their pixels, (b, 3, S, S) uint8.
+    """Batches of N images: their range, and their pixels, (b, 3, S, S) uint8.
 
-    To be closed: closing it ends what is read ahead.
+    To be closed: that ends the reading ahead.
 
     Raises:
         DataError: an image cannot be decoded; nothing is skipped silently.
@@ -142,12 +142,12 @@ def prepared(
     return pipeline(jobs, source=PLAIN, threads=max(threads, 1))
 
 
-def _record(image: _Given) -> Record | None:
+def _record(image: _UserImage) -> Record | None:
     """The record of a path or URI, whose bytes are read ahead."""
     return Record(os.fspath(image), "", "", 0) if isinstance(image, (str, os.PathLike)) else None
 
 
-def _one(image: Any) -> _Given:
+def _one(image: Any) -> _UserImage:
     """An image of several; an open file is read now, from its beginning where that is possible."""
     if _is_file(image):
         if getattr(image, "seekable", bool)():
@@ -175,7 +175,7 @@ def _is_file(image: object) -> bool:
     return callable(getattr(image, "read", None)) and not isinstance(image, os.PathLike)
 
 
-def _chunks(images: Iterator[_Given], size: int) -> Iterator[list[_Given]]:
+def _chunks(images: Iterator[_UserImage], size: int) -> Iterator[list[_UserImage]]:
     while chunk := list(islice(images, size)):
         yield chunk
 
@@ -218,7 +218,7 @@ def require_finite(vectors: np.ndarray, name: Callable[[int], str]) -> None:
     )
 
 
-def _name(images: Sequence[_Given], before: int, row: int) -> str:
+def _name(images: Sequence[_UserImage], before: int, row: int) -> str:
     image = images[row]
     if isinstance(image, (str, Path)):
         return storage.public(str(image))
