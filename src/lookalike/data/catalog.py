@@ -1,4 +1,4 @@
-"""A data set: records, and the map between labels and classes."""
+"""A data set: records and their classes; held-out and sampled classes."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ class Catalog:
         return len(self.records)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of what the data set says, wherever its images lie.
-
-        Of the images' paths below their common folder, their labels and all that a table says, in
-        order.
-        """
+        """16 hexadecimal digits of all records: paths below a common folder, labels, details."""
         places = [storage.lasting(record.uri) for record in self.records]
         common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
         folder = common.rpartition("/")[0]
@@ -61,21 +57,7 @@ def open_catalog(
     num_classes: int | None = None,
     split: str | None = None,
 ) -> Catalog:
-    """Read an annotation and give every label its class, as `build_catalog` does.
-
-    Args:
-        uri: the annotation.
-        format: `auto`, or one of `lookalike.data.readers.READERS`.
-        classes: class names, or a file of them: see `read_class_names`.
-        num_classes: how many classes there are.
-        split: where the annotation has splits, the one to take; see `lookalike.data.splits`.
-
-    Raises:
-        StorageError: a file cannot be read.
-        ConfigError: `format`, or `num_classes` beside `classes`, is wrong.
-        DataError: bad lines, no such split, or labels that contradict `classes` or `num_classes`;
-            all of them are reported together, the first ten in full.
-    """
+    """`read_records`, `select` and `build_catalog` in one."""
     records = select(read_records(uri, format), split)
     return build_catalog(records, classes=classes, num_classes=num_classes)
 
@@ -86,24 +68,18 @@ def build_catalog(
     classes: str | Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> Catalog:
-    """Give every label its class.
+    """The class of every label.
 
-    - `classes` given: a label is one of these names. If every label is an integer and none of
-      them is a name, it is the row of its name instead.
-    - Integer labels: the distinct ones in numeric order; but with `num_classes` given the label
-      *is* the class, so that absent classes keep their rows.
+    - With `classes` (see `read_class_names`) a label is one of these names. If every label is an
+      integer and none of them is a name, it is the row of its name instead.
+    - Integer labels: the distinct ones in numeric order; but with `num_classes` the label *is* the
+      class, so that absent classes keep their rows.
     - Text labels (or text and integers): the distinct ones in the order of their code points.
-
-    Args:
-        records: the images, at least one.
-        classes: class names, or a file of them: see `read_class_names`.
-        num_classes: how many classes there are.
 
     Raises:
         StorageError: the file of class names cannot be read.
-        ConfigError: `num_classes` is wrong, or is beside `classes` and differs.
-        DataError: labels that contradict `classes` or `num_classes`; all of them are reported
-            together, the first ten in full.
+        ConfigError: `num_classes` is out of range, or differs from the number of `classes`.
+        DataError: labels that contradict `classes` or `num_classes`.
     """
     records = tuple(records)
     if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
@@ -143,20 +119,12 @@ def build_catalog(
 
 
 def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Catalog]:
-    """Split off whole classes, to measure retrieval on classes that training never sees.
+    """The training part, and a fraction of the classes held out to measure retrieval on.
 
     A class is drawn by a hash of its name and the seed: the draw is the same on every machine,
     and more images of the same classes do not change it. At least two held-out classes have two
     images or more. In both parts the classes keep their order and are numbered anew; classes
     without images stay with the training part.
-
-    Args:
-        catalog: the data set.
-        fraction: the share of the classes with images to hold out, between 0 and 1.
-        seed: another seed draws other classes.
-
-    Returns:
-        The training part and the held-out part.
 
     Raises:
         ConfigError: `fraction` is not between 0 and 1.
@@ -187,8 +155,7 @@ def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Cat
 def sample_classes(catalog: Catalog, most: int, seed: int = 0) -> Catalog:
     """Whole classes with at most `most` images together, and two classes at least.
 
-    They are drawn as `hold_out` draws them; classes of one image come last, since they cannot be
-    measured. The whole catalog where it is small enough.
+    They are drawn as in `hold_out`, those of one image last: they cannot be measured.
     """
     if len(catalog) <= most:
         return catalog
@@ -206,11 +173,7 @@ def sample_classes(catalog: Catalog, most: int, seed: int = 0) -> Catalog:
 
 
 def check_trainable(catalog: Catalog) -> None:
-    """Refuse a data set that has nothing to tell apart.
-
-    Raises:
-        DataError: the images are all of one class.
-    """
+    """Raise a DataError where all images are of one class."""
     present = np.unique(catalog.class_ids)
     if len(present) < 2:
         label = quoted(catalog.classes.names[present[0]])
@@ -246,7 +209,7 @@ def _too_large(num_classes: int, labels: Iterable[str]) -> Callable[[str], str]:
 
 
 def _wrong_count(records: Sequence[Record], num_classes: int, distinct: Sequence[str]) -> str:
-    """Text labels, but not `num_classes` of them; `distinct` is in order of appearance."""
+    # `distinct` is in order of appearance.
     if len(distinct) > num_classes:
         label, what = distinct[num_classes], "is one too many"
     else:

@@ -19,8 +19,8 @@ from lookalike.data.readers.annotation import (
 )
 from lookalike.errors import DataError
 
-_NAMES = 8  # class names listed in a message
-_GUESS = 5_000  # the closest name is sought among so many at most: difflib is slow
+_LISTED = 8  # class names in a message
+_GUESSED = 5_000  # most class names among which the closest is searched: difflib is slow
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,16 @@ class Classes:
         return {canonical_label(name): row for row, name in enumerate(self.names)}
 
     def index(self, label: str) -> int:
-        """The class called `label`.
-
-        Raises:
-            DataError: no class is.
-        """
+        """The class of `label`; a DataError where it is none."""
         row = self.rows.get(canonical_label(label))
         if row is None:
             raise DataError(self.unknown(label))
         return row
 
     def unknown(self, label: str) -> str:
-        """What to say of a label that is no class: the choices, the closest one, the fix."""
+        """The message about a label that is no class: the choices, the closest one, the fix."""
         guess = ""
-        if len(self) <= _GUESS and len(label) <= 100:
+        if len(self) <= _GUESSED and len(label) <= 100:
             close = difflib.get_close_matches(label, self.names, n=1)
             guess = f" (did you mean {quoted(close[0])}?)" if close else ""
         return (
@@ -68,15 +64,7 @@ class Classes:
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str = "classes.json") -> Classes:
-        """The classes that `to_json` wrote.
-
-        Args:
-            text: what `to_json` gave.
-            origin: the file that held it, named in errors.
-
-        Raises:
-            DataError: the text is something else.
-        """
+        """The classes that `to_json` wrote; a DataError, which names `origin`, for other text."""
         try:
             names = json.loads(text)["classes"]
         except (ValueError, RecursionError, TypeError, KeyError, IndexError):
@@ -91,9 +79,8 @@ class Classes:
 def read_class_names(names_or_uri: str | Sequence[str]) -> tuple[str, ...]:
     """The class names of `data.classes`, in the order of their rows.
 
-    Args:
-        names_or_uri: a sequence of names; or one text: a file with one name a line if it is a
-            URI, ends in `.txt` or is an existing file, otherwise names with commas between.
+    A text is a file with one name a line if it is a URI, ends in `.txt` or is an existing file;
+    otherwise names with commas between.
 
     Raises:
         StorageError: the file cannot be read.
@@ -111,7 +98,7 @@ def read_class_names(names_or_uri: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _distinct(names: Iterable[str], place: Callable[[int], str]) -> tuple[str, ...]:
-    """`names` without blanks around them; `place` says where name i stands."""
+    """Stripped names; `place` gives the place of name i."""
     clean = tuple(name.strip() for name in names)
     if not any(clean):
         raise DataError(f"{place(0)}: no class names")
@@ -132,5 +119,5 @@ def _distinct(names: Iterable[str], place: Callable[[int], str]) -> tuple[str, .
 
 def listed(names: Sequence[str]) -> str:
     """Names as messages show them: the first few, cut if they are long, and how many more."""
-    shown = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in names[:_NAMES])
-    return shown + (f", ... {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
+    shown = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in names[:_LISTED])
+    return shown + (f", ... {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

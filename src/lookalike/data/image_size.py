@@ -1,4 +1,4 @@
-"""Heights and widths of the network's input: one number is a square."""
+"""The height and width of the network's input."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ def size_text(size: ImageSize) -> str:
 
 
 def read_size(value: Any) -> ImageSize:
-    """A size from plain values (224, [256, 128]); equal sides become one number.
-
-    Raises:
-        ValueError: it is no size of SMALLEST to LARGEST pixels a side.
-    """
+    """A size from plain values (224, [256, 128]); a ValueError where these are none."""
     sides = list(value) if isinstance(value, (list, tuple)) else [value]
     whole = [_side(side) for side in sides]
     if len(whole) not in (1, 2) or any(side is None for side in whole):

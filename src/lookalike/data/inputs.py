@@ -34,11 +34,7 @@ _LISTS = (
 
 
 def places_of(name: str, places: object) -> list[str]:
-    """One text or path, or several, as texts; `name` is the argument's, for messages.
-
-    Raises:
-        ConfigError: something else, or an empty text.
-    """
+    """One text or path, or several, as texts; a ConfigError, with the argument's name, else."""
     given = [places] if isinstance(places, (str, os.PathLike)) else places
     if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError(f"{name}={_shown(given)}: give one text or path, or several")
@@ -50,11 +46,7 @@ def places_of(name: str, places: object) -> list[str]:
 
 
 def place_of(name: str, place: object) -> str:
-    """One place as a text.
-
-    Raises:
-        ConfigError: something else, several, or an empty text.
-    """
+    """One text or path as a text; a ConfigError, with the argument's name, else."""
     if not isinstance(place, (str, os.PathLike)) or not os.fspath(place):
         raise ConfigError(f"{name}={_shown(place)}: give one path or URI")
     return str(os.fspath(place))

@@ -1,4 +1,4 @@
-"""One image of a data set: where it is and what is said about it."""
+"""One image of a data set: its place, label and details."""
 
 from __future__ import annotations
 
@@ -10,39 +10,32 @@ from lookalike import storage
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image inside of a larger file.
-
-    Attributes:
-        name: in that file.
-        offset: of its first byte.
-        size: in bytes.
-    """
+    """The place of an image inside of a larger file."""
 
     name: str
-    offset: int
-    size: int
+    offset: int  # bytes
+    size: int  # bytes
 
 
 LEAST_SIDE = 3
-"""Pixels; a box with a shorter side shows nothing."""
+"""The shortest side of a box, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a table may say about an image, in Open Metric Learning's columns.
+    """The columns of Open Metric Learning for an image; None where a table says nothing.
 
     Attributes:
         box: (left, top, right, bottom) of the upright picture, the last two exclusive: only this
-            part of it is the image. None for all of it. Whole numbers of pixels, or shares of its
-            width and height.
-        split: "train", "validation", "test" or another name; None where nothing is said.
-        is_query: whether it asks in retrieval; None where nothing is said.
-        is_gallery: whether it is searched; None where nothing is said.
+            part of it is the image. Whole pixels, or fractions of its width and height.
+        split: "train", "validation", "test" or another name.
+        is_query: whether it is a query in retrieval.
+        is_gallery: whether it is searched.
         sequence: images of one sequence are not matched with each other.
         category: a coarser class, for break-downs.
-        camera: images of one class that one camera took are not matched with each other; those of
-            other classes are, as in person re-identification.
-        relative: whether `box` is in fractions of width and height.
+        camera: images of one class and one camera are not matched with each other; those of other
+            classes are, as in person re-identification.
+        relative: whether `box` is in fractions.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -57,15 +50,15 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of an annotation.
+    """One row of an annotation.
 
     Attributes:
-        uri: where the image is (a local path or a URI).
-        label: the label as written (integers in their shortest form: `007` is `7`).
-        source: the annotation file that holds the line, or the folder.
-        line: the line's number, from 1; 0 where the source has no lines.
+        uri: a local path or a URI.
+        label: as written (integers in their shortest form: `007` is `7`); "" where it is unknown.
+        source: the annotation file or folder, without secrets.
+        line: from 1; 0 where the source has no lines.
         member: the part of the file that is the image; None for all of it.
-        details: what a table says beside path and label; None where there is nothing.
+        details: the other columns of a table.
     """
 
     uri: str
@@ -77,21 +70,18 @@ class Record:
 
     @property
     def place(self) -> str:
-        """The image as messages name it, without secrets: its URI, and where it is in the file."""
+        """The image as messages name it, without secrets."""
         place = storage.public(self.uri)
         return f"{place}: {self.member.name}" if self.member else place
 
     @property
     def origin(self) -> str:
-        """`train.txt:17`: the place that every error about this record names."""
+        """`train.txt:17`, as errors name the record."""
         return f"{self.source}:{self.line}" if self.line else self.source
 
 
 def image_keys() -> Callable[[Record], Hashable]:
-    """A function that gives equal keys to records of one image, however its place is spelled.
-
-    That is the place by `storage.canonicalizer`, the part of the file, and the box.
-    """
+    """A function that gives equal keys to records of one image, however its place is spelled."""
     canonical = storage.canonicalizer()
 
     def key(record: Record) -> Hashable:

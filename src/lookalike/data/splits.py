@@ -1,4 +1,4 @@
-"""The splits of a table: which of its rows are to be learnt from, and which to be measured on."""
+"""The splits of a table: rows to train on, and rows to measure on."""
 
 from __future__ import annotations
 
@@ -25,31 +25,24 @@ def split_name(text: str) -> str:
 
 
 def splits_of(records: Sequence[Record]) -> tuple[str, ...]:
-    """The splits that are named, in order of appearance; none where nothing is said of them."""
-    found: dict[str, None] = {}
-    for record in records:
-        if record.details is not None and record.details.split is not None:
-            found[record.details.split] = None
-    return tuple(found)
+    """The splits that records name, in order of appearance."""
+    named = (r.details.split for r in records if r.details is not None)
+    return tuple(dict.fromkeys(split for split in named if split is not None))
 
 
 def measured_split(records: Sequence[Record]) -> str | None:
-    """The split to measure on when nobody says which: the only one that is not `train`.
-
-    Raises:
-        DataError: there are several.
-    """
+    """The only split that is not `train`, if there is one; a DataError where there are several."""
     others = [name for name in splits_of(records) if name != TRAIN]
     if len(others) > 1:
         raise DataError(
             f"{records[0].source}: the rows are of the splits {', '.join(splits_of(records))}; "
-            f"say which one is to be measured, as --split {others[0]}"
+            f"choose the one to measure, as --split {others[0]}"
         )
     return others[0] if others else None
 
 
 def select(records: Sequence[Record], split: str | None) -> tuple[Record, ...]:
-    """The records of a split; all of them where no record says of which it is, or with None.
+    """The records of a split; all of them with None, or where no record names one.
 
     Raises:
         DataError: there are splits, but not this one.
@@ -61,8 +54,4 @@ def select(records: Sequence[Record], split: str | None) -> tuple[Record, ...]:
         raise DataError(
             f"{records[0].source}: no row is of the split {wanted!r}; there are {', '.join(found)}"
         )
-    return tuple(
-        record
-        for record in records
-        if record.details is not None and record.details.split == wanted
-    )
+    return tuple(r for r in records if r.details is not None and r.details.split == wanted)

@@ -121,7 +121,7 @@ def test_splits(tmp_path):
     with pytest.raises(DataError, match="no row is of the split 'test'; there are train, valid"):
         open_catalog(uri, split="test")
     more = read_records(written(tmp_path, FULL + "z.jpg,hat,test,,,,,,,,,\n"))
-    with pytest.raises(DataError, match=r"train, validation, test; say .* --split valid"):
+    with pytest.raises(DataError, match=r"train, validation, test; choose .* --split valid"):
         measured_split(more)
     plain = read_records(written(tmp_path, "a.jpg 1\n", "list.txt"))
     assert len(select(plain, "test")) == 1

@@ -48,7 +48,7 @@ class BadRows:
         self.found.append((place, str(reason)))
 
     def raise_any(self) -> None:
-        """Raise one DataError about all of them, if there are any."""
+        """Raise a DataError about all of them, if there are any."""
         if self.found:
             raise combined_error(self.found, ": ".join)
 
@@ -87,13 +87,7 @@ UNLABELLED = AnnotationOptions(labelled=False)
 
 @dataclass(frozen=True)
 class Annotation:
-    """The argument of every reader.
-
-    Attributes:
-        uri: a file, a folder or an archive.
-        options: how it is read.
-        content: its text, where that can be read only once.
-    """
+    """The argument of readers: a file, folder or archive; its text, if that was read already."""
 
     uri: str
     options: AnnotationOptions = DEFAULT
@@ -101,12 +95,12 @@ class Annotation:
 
     @property
     def name(self) -> str:
-        """The URI without secrets, for messages and as `Record.source`."""
+        """The URI without secrets; also `Record.source`."""
         return storage.public(self.uri)
 
     @cached_property
     def text(self) -> str:
-        """The text of the file; see `read_text`."""
+        """The text; see `read_text`."""
         return read_text(self.uri) if self.content is None else self.content
 
     def resolver(self) -> Callable[[str], str]:
@@ -123,12 +117,7 @@ class Annotation:
         return place
 
     def finish(self, records: list[Record], bad: BadRows, empty: str) -> list[Record]:
-        """The records, once the errors of rows are reported.
-
-        Raises:
-            DataError: bad rows that `options.bad` does not collect; or `empty`, where there are
-                neither records nor bad rows.
-        """
+        """The records, once `bad` is reported; a DataError, `empty`, where there are neither."""
         self.options.report(bad)
         if not records and not bad.found:
             raise DataError(f"{self.name}: {empty}")
@@ -146,7 +135,7 @@ def read_text(uri: str) -> str:
 
 
 def decode_text(content: bytes, place: str) -> str:
-    """The text in the content of a file; see `read_text`."""
+    """The text in the content of a file, as `read_text`."""
     if content[:2] == b"\x1f\x8b":  # no UTF-8 text begins so
         try:
             content = gzip.decompress(content)
@@ -167,10 +156,9 @@ def decode_text(content: bytes, place: str) -> str:
 
 
 def lines(text: str) -> Iterator[str]:
-    r"""Lines that end in `\n` or `\r\n` only, with their ends.
+    r"""Lines with their ends, `\n` or `\r\n`; Unicode's other line ends are ordinary characters.
 
-    One at a time: a list of all would hold the text a second time. Unicode's other line ends
-    are ordinary characters here.
+    One at a time: a list of all would hold the text a second time.
     """
     begin = 0
     while begin < len(text):

@@ -50,7 +50,7 @@ _MOST_RELATIVE = 2.0  # a box may stick out of its picture a little
 
 
 def box_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the box among lower-case names; none where there is no box.
+    """The columns of the box among lower-case names, if there is one.
 
     Raises:
         MalformedRow: a part is missing, or there are several boxes.
@@ -80,11 +80,7 @@ def ambiguous_box(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_box(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | None:
-    """The box of a row, in the unit as written; None where all cells are empty.
-
-    Args:
-        columns: those of `box_columns`.
-        texts: the cells that are not empty.
+    """The box of a row, in the unit as written; `texts` are the cells that are not empty.
 
     Raises:
         MalformedRow: it is incomplete, not of numbers, or empty.

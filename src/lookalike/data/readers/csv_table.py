@@ -51,9 +51,7 @@ _SUFFIXES = (".csv", ".tsv")
 
 
 def read(annotation: Annotation) -> list[Record]:
-    """The records of a table; a record's line is where its row ends.
-
-    Cells may be quoted as in RFC 4180. See `table_columns` for the columns.
+    """The records of a table, quoted as in RFC 4180; a record's line is where its row ends.
 
     Raises:
         StorageError: the file cannot be read.
@@ -97,11 +95,7 @@ class Layout:
     header: bool
 
     def rows(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """Line number and cells of each row that is not empty; a row's line is where it ends.
-
-        Raises:
-            csv.Error: wrong quotes; its text begins with the line.
-        """
+        """Last line and cells of each row that is not empty; a csv.Error begins with the line."""
         blanks = self.delimiter == _BLANKS
         rows = self._blank_separated(text) if blanks else self._marked(text)
         for number, cells in islice(rows, int(self.header), None):
@@ -135,9 +129,7 @@ class Layout:
 def detect_layout(annotation: Annotation, *, certain: bool = False) -> Layout | None:
     """The columns of a text; None for a list of `path label`, or of paths.
 
-    Args:
-        annotation: with the text.
-        certain: it is a table, so the first line names its columns unless it looks like a row.
+    If it is `certain` to be a table, the first line names its columns unless it looks like a row.
 
     Raises:
         DataError: it has columns, but which one is the label cannot be known.

@@ -42,18 +42,11 @@ Batch = tuple[pa.RecordBatch, Sequence[EmbeddedRow] | None]
 
 @dataclass(frozen=True)
 class Table:
-    """A table, a batch of rows at a time.
-
-    Attributes:
-        schema: the columns.
-        image: the name of the column that holds images; None where there is none.
-        images: the file in which their bytes lie.
-        batches: the rows.
-    """
+    """A table, a batch of rows at a time."""
 
     schema: pa.Schema
-    image: str | None
-    images: str
+    image: str | None  # the name of the column that holds images
+    images: str  # the file in which their bytes lie
     batches: Iterator[Batch]
 
 
@@ -69,9 +62,7 @@ def hugging_face_feature(schema: pa.Schema, column: str) -> dict[str, Any]:
 def open_arrow(file: str, column: str | None = None) -> Table:
     """An Arrow file of this machine, as a stream or with an index.
 
-    Args:
-        file: its path.
-        column: that of images or paths, where it is known.
+    `column` is that of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read.
@@ -114,9 +105,7 @@ def open_arrow(file: str, column: str | None = None) -> Table:
 def open_parquet(file: str, column: str | None = None) -> Table:
     """A Parquet file, local or remote; its images are unpacked unless they were before.
 
-    Args:
-        file: its path or URI.
-        column: that of images or paths, where it is known.
+    `column` is that of images or paths, where it is known.
 
     Raises:
         StorageError: it cannot be read, or the cache cannot be written.
@@ -181,13 +170,9 @@ def _parquet(file: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
 def _image_column(
     schema: pa.Schema, sample: Callable[[str], pa.Array], place: str, asked: str | None
 ) -> str | None:
-    """The column of images, as bytes or as Hugging Face's `{bytes, path}`; None where none is.
+    """The column of images, as bytes or as Hugging Face's `{bytes, path}`, if there is one.
 
-    Args:
-        schema: of the table.
-        sample: gives the first rows of a column.
-        place: the table, for messages.
-        asked: the column that must be it, of images or of paths.
+    It is `asked`, the one that the metadata states, or the one whose `sample` holds images.
 
     Raises:
         DataError: several may be meant.

@@ -90,12 +90,12 @@ class Columns:
     """The positions of a table's columns.
 
     Args:
-        names: of the columns, in order.
+        names: of the columns.
         sample: some rows, as texts.
         place: the table, for messages.
-        options: of the annotation; without labels, `label` may be None.
-        image: the position of the column that holds images; None to find the one of paths.
+        options: of the annotation.
         cells: gives all cells of a column, to compare those that may be the label.
+        image: the position of the column that holds images; None to find the one of paths.
 
     Raises:
         DataError: there is no column of paths or labels, one is there twice, several may be
@@ -137,19 +137,11 @@ class Columns:
         self._known: dict[Details, Details] = {}  # keeps one object of each
 
     def label_of(self, cells: Sequence[str]) -> str:
-        """The label of a row; "" where it has none and needs none.
-
-        Raises:
-            MalformedRow: it is missing, or no label.
-        """
+        """The label of a row; see `parse_label`."""
         return parse_label("" if self.label is None else cells[self.label], self._options.labelled)
 
     def details_of(self, cells: Sequence[str], split: str | None = None) -> Details | None:
-        """The details of a row; `split` where it names none itself.
-
-        Raises:
-            MalformedRow: a cell has no meaning.
-        """
+        """The details of a row; see `parse_details`."""
         if not self._details and split is None:
             return None
         texts = {name: cells[index] for name, index in self._details.items()}
@@ -239,12 +231,12 @@ class Columns:
 def parse_details(
     cells: Mapping[str, str], split: str | None = None, box: Sequence[str] = ()
 ) -> Details:
-    """The details of a row.
+    """The details of a row; its box stays in its own unit (`unify_boxes`).
 
     Args:
-        cells: by the names of their columns; an empty one says nothing.
+        cells: by the names of their columns.
         split: that of the row where it names none itself.
-        box: the columns of the box, which stays in its own unit: see `unify_boxes`.
+        box: the columns of the box.
 
     Raises:
         MalformedRow: a cell has no meaning.

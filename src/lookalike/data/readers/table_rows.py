@@ -36,14 +36,7 @@ def row_records(
     parse: Callable[[Row], ParsedRow],
     bad: BadRows,
 ) -> Iterator[Record]:
-    """The records of numbered rows; the errors of the others go to `bad`.
-
-    Args:
-        source: the table, for messages.
-        rows: number and content of each.
-        parse: reads a row; it raises MalformedRow.
-        bad: collects the errors.
-    """
+    """The records of numbered rows; where `parse` raises MalformedRow, `bad` collects it."""
     labels: dict[str, str] = {}  # keeps one object a label
     for number, row in rows:
         try:
@@ -56,11 +49,7 @@ def row_records(
 
 
 def finish_table(annotation: Annotation, records: list[Record], bad: BadRows) -> list[Record]:
-    """The records of a table, with all boxes in one unit.
-
-    Raises:
-        DataError: bad rows, or no rows.
-    """
+    """The records of a table, with all boxes in one unit; see `Annotation.finish`."""
     records = unify_boxes(records, bad, annotation.name)
     return annotation.finish(records, bad, "the table holds no rows")
 
