@@ -1,4 +1,4 @@
-"""`lookalike evaluate --embeddings`: files of any trainer, and what is wrong with some."""
+"""`lookalike evaluate --embeddings`: files of any program, and errors."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_roles_are_read_as_in_any_table(folder, monkeypatch, capsys):
     assert "junk.parquet:1: is_query is 'maybe'; write true or false" in capsys.readouterr().err
 
 
-def test_an_empty_cell_says_nothing(folder, monkeypatch, capsys):
+def test_empty_cells_are_ignored(folder, monkeypatch, capsys):
     vectors, labels = drawn()
     table("plain.parquet", vectors, labels)
     plain = figures(monkeypatch, capsys, "plain.parquet")
@@ -131,7 +131,7 @@ def _write_broken(name):
         ("ragged.parquet", "row 7 has 5 numbers, row 1 has 8"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_row(folder, monkeypatch, capsys, name, said):
+def test_errors_name_file_and_row(folder, monkeypatch, capsys, name, said):
     _write_broken(name)
     labels = []
     if name.endswith(".npy"):
@@ -145,7 +145,7 @@ def test_what_is_wrong_is_said_with_file_and_row(folder, monkeypatch, capsys, na
     assert "pickle" not in message
 
 
-def test_paths_of_another_writing_are_refused(folder, monkeypatch, capsys):
+def test_mismatched_paths_are_refused(folder, monkeypatch, capsys):
     vectors, labels = drawn()
     np.save("x.npy", vectors)
     Path("labels.txt").write_text("".join(f"{label}\n" for label in labels))
@@ -184,7 +184,7 @@ def test_a_table_in_a_pipe_is_not_cut_off(folder, monkeypatch, capsys):
         ("0", "k = 0: every k"),
     ],
 )
-def test_a_k_that_cannot_be(folder, monkeypatch, capsys, k, said):
+def test_invalid_k(folder, monkeypatch, capsys, k, said):
     vectors, labels = drawn()
     table("x.parquet", vectors, labels)
     assert evaluate(monkeypatch, "--embeddings", "x.parquet", "--k", k) == 2
@@ -269,7 +269,7 @@ def test_a_footer_that_claims_more_than_the_file_holds_takes_no_memory(folder, m
     ["", "{", "{'descr': '<f4", "{'descr': '<f4', 'shape': (3, 2), 'fortran_order': 0", "[" * 500,
      "{'descr': 'no', 'fortran_order': False, 'shape': (1,)}", "{1: 2}", "\0\0", "x = 3", "é"],
 )  # fmt: skip
-def test_a_header_that_cannot_be_parsed_is_no_file_of_numbers(text):
+def test_unparsable_headers_are_refused(text):
     header = text.encode("latin-1") + b"\n"
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     with pytest.raises(DataError, match=r"^x\.npy: not a \.npy file of numbers"):

@@ -126,7 +126,7 @@ class Parts:
         return {int(path.stem) for path in self.folder.glob("*.part")}
 
     def missing(self) -> list[int]:
-        """The numbers of the parts that are still to be made."""
+        """The numbers of the other parts."""
         done = self.done()
         return [number for number in range(self.request.parts) if number not in done]
 
@@ -138,11 +138,7 @@ class Parts:
             save_file(tensors, partial, metadata={"bad": bad})
 
     def read(self, number: int) -> Part:
-        """A part that was written.
-
-        Raises:
-            RunError: it is damaged.
-        """
+        """A part; a RunError where it is damaged."""
         with self._stored(number) as stored:
             rows, vectors = stored.get_tensor("rows"), stored.get_tensor("vectors")
             bad = json.loads(stored.metadata()["bad"])
@@ -153,11 +149,7 @@ class Parts:
         return map(self.read, range(self.request.parts))
 
     def sizes(self) -> int:
-        """The number of vectors in all parts, by their headers.
-
-        Raises:
-            RunError: a part is damaged.
-        """
+        """The number of vectors in all parts, by their headers; see `read`."""
         total = 0
         for number in range(self.request.parts):
             with self._stored(number) as stored:
@@ -193,11 +185,11 @@ def _read_manifest(manifest: Path) -> dict[str, object]:
 def by_part(
     batches: Iterable[tuple[np.ndarray, np.ndarray]], numbers: Sequence[int], request: Request
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Number, rows and vectors of one part after the other, also of those that have none.
+    """Number, (M,) rows and (M, D) vectors of one part after the other, also of empty ones.
 
     Args:
         batches: (b,) rows and (b, D) vectors, in the order of the parts; none is in two parts.
-        numbers: of the parts that the batches are of, ascending.
+        numbers: of these parts, ascending.
         request: of the parts.
     """
     rows: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""ZIP archives as sources of images: folders, paths in lists, and archives that are hostile."""
+"""ZIP archives: image folders, paths in lists, and hostile archives."""
 
 import io
 import os
@@ -55,7 +55,7 @@ def test_an_archive_is_an_image_folder(tmp_path, compression):
     assert storage.read_bytes(uri)[:4] == b"PK\3\4"  # the file itself
 
 
-def test_a_folder_around_the_classes_is_no_class(tmp_path):
+def test_a_single_folder_around_the_classes_is_left_out(tmp_path):
     around = {f"photos/{name}": content for name, content in FILES.items()}
     uri = write(tmp_path / "a.zip", {**around, "__MACOSX/photos/._1.jpg": b"1"})
     assert named(read_records(uri)) == [(f"photos/{name}", label) for name, label in FOUND]
@@ -67,7 +67,7 @@ def test_a_folder_around_the_classes_is_no_class(tmp_path):
         read_records(uri + "/photos/dog")
 
 
-def test_paths_in_lists_lead_into_archives(tmp_path):
+def test_paths_into_archives_in_lists(tmp_path):
     write(tmp_path / "photos.zip", FILES)
     os.mkdir(tmp_path / "folder.zip")
     (tmp_path / "folder.zip" / "4.jpg").write_bytes(PNG)
@@ -83,7 +83,7 @@ def test_paths_in_lists_lead_into_archives(tmp_path):
     assert storage.exists(str(tmp_path / "photos.zip/cat/1.jpg"))
 
 
-def test_places_on_a_command_line_lead_into_archives(tmp_path):
+def test_paths_into_archives_on_a_command_line(tmp_path):
     uri = write(tmp_path / "photos.zip", FILES)
     write(tmp_path / "more.zip", {"5.jpg": JPEG})
     assert named(read_places([uri])) == FOUND
@@ -113,14 +113,14 @@ def test_remote_archives(tmp_path):
     memory.rm("/zips", recursive=True)
 
 
-def test_an_archive_that_is_replaced_is_read_anew(tmp_path):
+def test_a_replaced_archive_is_read_again(tmp_path):
     uri = write(tmp_path / "a.zip", {"cat/1.jpg": JPEG})
     assert storage.read_bytes(uri + "/cat/1.jpg") == JPEG
     write(tmp_path / "a.zip", {"cat/1.jpg": PNG, "dog/2.jpg": JPEG})
     assert storage.read_bytes(uri + "/cat/1.jpg") == PNG
 
 
-def test_what_is_no_archive_is_named(tmp_path):
+def test_files_that_are_not_archives_are_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(JPEG)
     for place in ("a.zip", "a.zip/cat"):
         with pytest.raises(StorageError, match=r"a\.zip: not a whole ZIP archive"):
@@ -131,12 +131,12 @@ def test_what_is_no_archive_is_named(tmp_path):
         read_records(str(tmp_path / "b.zip"))
 
 
-def test_an_archive_without_files_is_named(tmp_path):
+def test_an_empty_archive_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"empty\.zip"):
         read_records(write(tmp_path / "empty.zip", {}))
 
 
-def test_an_entry_without_a_name_is_no_file(tmp_path):
+def test_entries_without_a_name_are_ignored(tmp_path):
     whole = content_of(tmp_path / "a.zip", {**FILES, "x": PNG})
     # The name of one byte becomes one of none, and the byte a comment, in the central directory.
     entry = whole.rindex(b"PK\x01\x02")
@@ -147,7 +147,7 @@ def test_an_entry_without_a_name_is_no_file(tmp_path):
     assert named(read_records(str(tmp_path / "a.zip"))) == FOUND
 
 
-def test_names_lead_nowhere(tmp_path):
+def test_names_that_lead_out_of_the_archive_are_skipped(tmp_path):
     names = {"cat/1.jpg": JPEG, "dog/1.jpg": JPEG}
     bad = {
         "../../evil.jpg": JPEG,
@@ -203,13 +203,13 @@ def test_entries_that_share_bytes_are_refused(tmp_path):
     ("compression", "words"),
     [(zipfile.ZIP_BZIP2, "compressed by bzip2"), (zipfile.ZIP_LZMA, "compressed by lzma")],
 )
-def test_other_compressions_are_named_with_the_fix(tmp_path, compression, words):
+def test_other_compressions_are_refused_with_the_fix(tmp_path, compression, words):
     uri = write(tmp_path / "a.zip", {"cat/1.jpg": JPEG}, compression)
     with pytest.raises(StorageError, match=words + ".*write it stored or deflated"):
         storage.read_bytes(uri + "/cat/1.jpg")
 
 
-def test_encrypted_and_damaged_entries_are_named(tmp_path):
+def test_encrypted_and_damaged_entries_are_refused(tmp_path):
     whole = (write(tmp_path / "a.zip", {"1.jpg": JPEG}, zipfile.ZIP_STORED), tmp_path / "a.zip")[
         1
     ].read_bytes()
@@ -225,7 +225,7 @@ def test_encrypted_and_damaged_entries_are_named(tmp_path):
             storage.read_bytes(str(tmp_path / "b.zip/1.jpg"))
 
 
-def test_entries_with_their_sizes_behind_them(tmp_path):
+def test_entries_with_sizes_after_their_content(tmp_path):
     class Unseekable(io.RawIOBase):
         def __init__(self):
             self.parts = []

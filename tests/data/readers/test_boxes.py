@@ -60,7 +60,7 @@ def test_other_names_of_the_columns(tmp_path, columns, row, part):
     assert parts(written(tmp_path, f"path,label,{columns}\na.jpg,1,{row}\n")) == [part]
 
 
-def test_the_size_of_the_picture_is_no_box(tmp_path):
+def test_columns_of_the_picture_size_are_not_a_box(tmp_path):
     [record] = read_records(written(tmp_path, "path,label,width,height\na.jpg,1,640,480\n"))
     assert record.details is None
 
@@ -114,7 +114,7 @@ def test_an_index_keeps_the_unit_of_a_box(tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["bbox", "x,y,w,h", "bbox_x,bbox_y,bbox_width,bbox_height"])
-def test_a_box_of_unknown_meaning_is_not_used_and_named(tmp_path, caplog, columns):
+def test_ambiguous_boxes_are_ignored_with_a_warning(tmp_path, caplog, columns):
     place = tmp_path / "train.csv"
     place.write_text(
         f"path,label,{columns}\na.jpg,boot,{','.join('5' for _ in columns.split(','))}\n"

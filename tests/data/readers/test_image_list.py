@@ -1,4 +1,4 @@
-"""The image list: what is read, what is refused, and in which words."""
+"""The image list: lines, errors and their messages."""
 
 import gzip
 import os
@@ -60,7 +60,7 @@ def complaint(uri) -> str:
         ("{a}.jpg cat", ("{a}.jpg", "cat")),
     ],
 )
-def test_a_line(tmp_path, line, expected):
+def test_lines(tmp_path, line, expected):
     assert pairs(write(tmp_path, line)) == [expected]
     assert pairs(write(tmp_path, f"\ufeff# list\n\n \t\n{line}\r\nb 1\r\n")) == [
         expected,
@@ -164,7 +164,7 @@ def test_formats_and_their_names(tmp_path):
 
 
 FUZZ = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -220,7 +220,7 @@ NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_
 
 @FUZZ
 @given(st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=3), NAMES), min_size=1))
-def test_what_is_written_is_read(tmp_path, items):
+def test_written_lists_are_read_back(tmp_path, items):
     items = [("/" + " ".join(words), label) for words, label in items]
     text = "".join(f"{path}{' ' * (i % 3 + 1)}{label}\n" for i, (path, label) in enumerate(items))
     expected = [

@@ -91,7 +91,7 @@ def test_later_stages_count_over_earlier_ones(tmp_path):
     assert found == ["c", "b", "a"]
 
 
-def test_items_without_an_answer_are_left_out_and_counted(tmp_path, caplog):
+def test_items_without_an_answer_are_skipped_and_counted(tmp_path, caplog):
     emptied = item("a", "label-1", **{"label-1-verify": {"results": []}})
     empty = ["", "  ", None, [], {}, {"labels": {}}, {"labels": {"q": None}}, {"labels": None}]
     uri = write(
@@ -172,7 +172,7 @@ def test_an_empty_manifest(tmp_path):
 
 
 FUZZ = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -232,7 +232,7 @@ def test_any_bytes(tmp_path, content):
 
 @FUZZ
 @given(st.lists(ITEMS, min_size=1, max_size=4))
-def test_left_out_and_read_items_are_all_items(tmp_path, items):
+def test_each_item_is_read_or_skipped(tmp_path, items):
     path = tmp_path / "items.manifest"
     path.write_text("\n".join(map(json.dumps, items)))
     sole = []

@@ -38,7 +38,7 @@ def check(uri, rows):
         ("a.jsonl", "", '{{"path": "{i}.jpg", "label": "{label}"}}\n'),
     ],
 )
-def test_words_for_nothing_in_texts(tmp_path, name, header, row):
+def test_missing_values_in_texts(tmp_path, name, header, row):
     labels = ["7", *MISSING, "7"]
     text = header + "".join(row.format(i=i, label=label) for i, label in enumerate(labels))
     (tmp_path / name).write_text(text)
@@ -49,7 +49,7 @@ def test_words_for_nothing_in_texts(tmp_path, name, header, row):
     assert [record.label for record in found] == ["7", *[""] * len(MISSING), "7"]
 
 
-def test_words_that_may_be_classes_are_classes(tmp_path):
+def test_similar_words_are_classes(tmp_path):
     labels = ["none", "na", "nano", "infinite", "Nantes", "null-a", "1.5", "-1"]
     (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{x}.jpg,{x}\n" for x in labels))
     assert [record.label for record in read_records(str(tmp_path / "a.csv"))] == labels
@@ -93,7 +93,7 @@ def test_float_columns_of_class_numbers(tmp_path):
     assert "is a float, which cannot hold all integers" in complaints(tmp_path / "large.parquet")[0]
 
 
-def test_class_names_of_hugging_face_may_be_any(tmp_path):
+def test_class_names_of_hugging_face_are_never_missing_values(tmp_path):
     features = {"label": {"names": ["None", "cat"], "_type": "ClassLabel"}}
     schema = pa.schema(
         [("path", pa.string()), ("label", pa.float64())],
@@ -130,7 +130,7 @@ def test_manifests_and_shards(tmp_path):
     assert all("is a missing value" in line for line in found)
 
 
-def test_a_folder_is_named_on_purpose(tmp_path):
+def test_names_of_folders_are_never_missing_values(tmp_path):
     for name in ("nan", "cat"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(b"\xff\xd8")

@@ -68,7 +68,7 @@ def test_patterns_in_storage_and_ranges_of_numbers(lists):
         read_records("https://example.org/*.txt")
 
 
-def test_a_name_is_itself_before_it_is_a_pattern(lists):
+def test_existing_files_are_not_patterns(lists):
     (lists / "{a,b}[1].txt").write_text("x.jpg 1\n")
     assert paths(read_records("{a,b}[1].txt")) == ["x.jpg"]
     with pytest.raises(DataError, match=r"d\*\.txt: no images or lists match this pattern"):
@@ -78,7 +78,7 @@ def test_a_name_is_itself_before_it_is_a_pattern(lists):
         read_records("x*")
 
 
-def test_bad_rows_of_all_lists_are_told_together(lists):
+def test_bad_rows_of_all_lists_are_reported_together(lists):
     (lists / "b.txt").write_text("b1.jpg\n")
     (lists / "c.txt").write_text("c1.jpg nan\n")
     with pytest.raises(DataError) as caught:
@@ -177,7 +177,7 @@ def test_training_warns_where_each_class_has_a_single_image(lists, caplog):
         assert ("each class has a single image" in caplog.text) is warned
 
 
-def test_a_list_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_list(tmp_path, monkeypatch):
     def refuse(*places):
         raise OSError(errno.ENOSPC, "No space left on device")
 

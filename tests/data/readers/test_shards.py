@@ -1,4 +1,4 @@
-"""WebDataset shards: what is read, what is refused, and that images are found where they lie."""
+"""WebDataset shards: samples, errors, and images read in place."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def found(uri):
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_images_are_read_where_they_lie(tmp_path, format):
+def test_images_are_read_in_place(tmp_path, format):
     contents = pictures(4)
     long = "d" * 60 + "/" + "x" * 90  # in USTAR a prefix, in the others a header of its own
     uri = write(
@@ -117,7 +117,7 @@ def test_bad_samples(tmp_path, members, complaint):
     assert str(caught.value).startswith(f"{uri}: ")
 
 
-def test_files_that_are_no_tar_files(tmp_path):
+def test_files_that_are_not_tar_files_are_refused(tmp_path):
     members = [("0.jpg", b"x" * 2000), ("0.cls", b"1")]
     gzipped = write(tmp_path / "a.tar.gz", members, "w:gz")
     with pytest.raises(DataError, match=r"a\.tar\.gz: not an uncompressed tar file .*gunzip"):
@@ -135,7 +135,7 @@ def test_files_that_are_no_tar_files(tmp_path):
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_damaged_shards_give_records_or_a_complaint(tmp_path, data):
+def test_damaged_shards_are_read_or_refused(tmp_path, data):
     path = tmp_path / "f.tar"
     write(path, [("0.jpg", b"x" * 700), ("0.cls", b"1"), ("1.jpg", b"y"), ("1.json", b"{}")])
     content = bytearray(path.read_bytes())

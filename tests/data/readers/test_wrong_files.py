@@ -1,4 +1,4 @@
-"""Files given as a list that are none: the message says what they are, and the fix."""
+"""Files of other formats given as a list: recognised, with the fix."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def _workbook(stream):
         (b"PAR1" + bytes(20) + b"PAR1", "the suffix .parquet"),
     ],
 )
-def test_what_is_no_list_is_named(tmp_path, content, said):
+def test_other_files_are_recognised(tmp_path, content, said):
     place = tmp_path / "train.csv"
     place.write_bytes(content)
     with pytest.raises(DataError, match=f"train.csv: not a list, but .*{said}"):
@@ -60,7 +60,7 @@ def test_a_list_may_begin_as_a_format_does(tmp_path, first):
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
-def test_one_json_object_for_all_images_is_named(tmp_path, whole, said, indent):
+def test_one_json_object_for_all_images_is_refused(tmp_path, whole, said, indent):
     place = tmp_path / "train.json"
     place.write_text(json.dumps(whole, indent=indent))
     with pytest.raises(DataError, match=said):

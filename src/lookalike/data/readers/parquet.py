@@ -65,10 +65,9 @@ def read(annotation: Annotation) -> list[Record]:
 def read_files(uris: Sequence[str], options: AnnotationOptions) -> list[Record]:
     """The records of the files of one data set; a record's line is its row, from 1.
 
-    See `table_columns` for the columns. Labels of Hugging Face's ClassLabel are the names. A
-    folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
+    A folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
     split), or of files as the hub has them (`data/train-00000-of-00004.parquet`), whose names give
-    the split where the table has none.
+    the split where the table has none. Labels of a ClassLabel are its names.
 
     Raises:
         StorageError: a file cannot be read.
@@ -167,7 +166,7 @@ def _file_records(
 
 
 def _beside(annotation: Annotation, resolve: Callable[[str], str]) -> Callable[[str], str]:
-    """The address of an image that a table of Hugging Face names by a path in the data set."""
+    """The resolver of paths in the stead of bytes, which are relative to the data set."""
     here = not storage.is_remote(annotation.uri) and annotation.options.image_root is None
     folder = os.path.dirname(storage.local_path(annotation.uri))
     # Tables lie in the folder `data` of the set, or in one of a split.

@@ -24,11 +24,7 @@ def expand_choices(place: str) -> list[str]:
 
 
 def expand_ranges(place: str) -> list[str]:
-    """The names that `{0000..0099}` stands for, with the digits of the first number.
-
-    Raises:
-        DataError: the range is empty.
-    """
+    """The names that `{0000..0099}` stands for; a DataError where the range is empty."""
     found = RANGE.search(place)
     if found is None:
         return [place]

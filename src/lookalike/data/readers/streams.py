@@ -33,12 +33,7 @@ def is_stream(uri: str) -> bool:
 
 
 def read_stream(uri: str) -> bytes:
-    """The content of a stream.
-
-    Raises:
-        ConfigError: there is no standard input.
-        StorageError: it cannot be read.
-    """
+    """The content of a stream; a ConfigError where there is no standard input."""
     if uri == "-":
         if sys.stdin is None or sys.stdin.closed:
             raise ConfigError("-: there is no standard input; name a file")
@@ -47,11 +42,9 @@ def read_stream(uri: str) -> bytes:
 
 
 def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -> str:
-    """The path of a table of these records in the cache: of the same content, the same path.
+    """The path of a table of these records in the cache; the same content has the same path.
 
-    Args:
-        records: of text, so that none lies inside of a larger file.
-        options: with which the table will be read; they may name its columns.
+    It will be read with `options`, which may name its columns.
 
     Raises:
         StorageError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The image folder: what is read, in which order, and what is said about the rest."""
+"""The image folder: images, their order, and skipped files."""
 
 import logging
 import os
@@ -76,7 +76,7 @@ def test_remote_folders(tmp_path):
     memory.rm("/store", recursive=True)
 
 
-def test_what_is_wrong(tmp_path):
+def test_invalid_folders(tmp_path):
     expected = r"no images in folders of their classes \(2 files skipped: 1 outside of all folders"
     with pytest.raises(DataError, match=expected):
         read(make(tmp_path / "flat", "1.jpg", "cat/notes.txt"))
@@ -97,7 +97,7 @@ def test_what_is_wrong(tmp_path):
         read_records(str(tmp_path / "list.txt"), "folder")
 
 
-def test_images_are_known_by_content_where_the_name_does_not_say(tmp_path, caplog, monkeypatch):
+def test_images_without_a_known_suffix_are_found_by_content(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("lookalike.data.decoding.pillow_plugins.find_spec", lambda name: None)
     jpeg, heic = b"\xff\xd8\xff\xe0", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     for path, content in {
@@ -129,7 +129,7 @@ def test_images_are_known_by_content_where_the_name_does_not_say(tmp_path, caplo
         assert {"e.heic", "f.heic", "g"} < set(names)
 
 
-def test_files_beside_images_are_no_warning(tmp_path, caplog):
+def test_skipped_side_files_are_logged_without_a_warning(tmp_path, caplog):
     uri = make(tmp_path, "cat/1.jpg", "cat/1.txt", "cat/.DS_Store")
     with caplog.at_level(logging.INFO):
         read(uri)
@@ -137,7 +137,7 @@ def test_files_beside_images_are_no_warning(tmp_path, caplog):
     assert "2 files skipped: 1 hidden or left by another program" in caplog.text
 
 
-def test_remote_files_are_known_by_content(tmp_path):
+def test_remote_images_are_found_by_content(tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")

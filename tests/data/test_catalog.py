@@ -1,4 +1,4 @@
-"""The rules that give labels their classes, and the words of those that fail."""
+"""Classes of labels, held-out classes, and error messages."""
 
 import json
 
@@ -77,7 +77,7 @@ def test_text_with_another_count(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**12])
-def test_a_count_that_cannot_be(tmp_path, count):
+def test_an_invalid_number_of_classes(tmp_path, count):
     assert complaint(tmp_path, [1], ConfigError, num_classes=count) == (
         f"data.num_classes={count} is not within 1 to 100,000,000"
     )
@@ -91,7 +91,7 @@ def test_names_give_the_order(tmp_path):
     assert found == ([2, 0, 2], ANIMALS)
 
 
-def test_labels_that_are_no_names(tmp_path):
+def test_labels_without_a_class_name(tmp_path):
     assert complaint(tmp_path, ["cat", "catt", "dog", "zebra", 1], classes=ANIMALS) == (
         "train.txt:2: label 'catt' is not one of the 3 classes (cat, dog, owl);"
         " fix the line (did you mean 'cat'?) or extend data.classes\n"
@@ -170,7 +170,7 @@ def test_any_labels(tmp_path, labels, names, count):
         assert [found.names[i] for i in ids] == shortest
 
 
-def test_classes_know_their_labels():
+def test_labels_are_mapped_to_classes_and_back():
     classes = Classes(("cat", "007", "猫"))
     assert [classes.index(label) for label in ("猫", "7", "0007", "cat")] == [2, 1, 1, 0]
     assert "7" in classes
@@ -191,7 +191,7 @@ def test_classes_survive_json():
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "7", '"x"', '{"classes": 7}', '{"classes": [1]}', "[" * 99_999]
 )
-def test_other_json_is_no_classes(text):
+def test_other_json_is_refused(text):
     with pytest.raises(DataError, match=r"^runs/x/classes\.json: not a list of classes; expected"):
         Classes.from_json(text, "runs/x/classes.json")
 
@@ -213,7 +213,7 @@ def test_names_in_a_file(tmp_path):
         read_class_names("gone.txt")
 
 
-def test_names_that_are_wrong(tmp_path):
+def test_invalid_class_names(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("cat\n\ndog\n7\ncat\n007\n")
     with pytest.raises(DataError) as caught:
@@ -269,7 +269,7 @@ def test_hold_out_is_drawn_by_the_seed_alone(tmp_path):
     assert hold_out(more, 0.3, seed=1)[1].classes.names == first
 
 
-def test_hold_out_draws_all_classes_alike(tmp_path):
+def test_hold_out_draws_all_classes_with_equal_probability(tmp_path):
     catalog = open_catalog(write(tmp_path, [*range(10), *range(10)]))
     drawn = [name for seed in range(400) for name in hold_out(catalog, 0.3, seed)[1].classes.names]
     counts = [drawn.count(str(name)) for name in range(10)]
@@ -286,7 +286,7 @@ def test_hold_out_of_too_few_classes(tmp_path, labels):
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
-def test_hold_out_of_no_fraction(tmp_path, fraction):
+def test_hold_out_refuses_invalid_fractions(tmp_path, fraction):
     with pytest.raises(ConfigError, match=r"^data\.val_fraction=.* is not between 0 and 1$"):
         hold_out(random_catalog(tmp_path, 0), fraction, seed=0)
 
@@ -304,5 +304,5 @@ def test_one_class_cannot_be_trained(tmp_path):
     "base", ["l.txt", "/a/l.txt", "s3://b/x/l.txt", "oss://b/x/l.txt?endpoint=e"]
 )
 @pytest.mark.parametrize("path", ["a b.jpg", "c/d.jpg", "/e.jpg", "s3://f/g.jpg", "h:i.jpg", "\\j"])
-def test_many_paths_are_resolved_as_one_is(base, path):
+def test_a_resolver_agrees_with_resolve(base, path):
     assert storage.resolver(base)(path) == storage.resolve(path, base)

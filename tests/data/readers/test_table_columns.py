@@ -1,4 +1,4 @@
-"""Tables by the names and the content of their columns, lists of other programs, images by id."""
+"""Columns by name and content, lists of other programs, images by id."""
 
 import json
 
@@ -100,7 +100,7 @@ def test_paths_with_blanks_and_commas(tmp_path):
         ("0\t1\t2\ta.jpg\n", r":1: 2 labels for one image, but an image has one class"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_known_names_the_candidates_and_the_setting(tmp_path, text, message):
+def test_ambiguous_columns_name_the_candidates_and_the_setting(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_records(written(tmp_path, text))
     assert "\n" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_an_image_root_and_images_by_id(tmp_path):
         read_records(twice, options=AnnotationOptions(image_root=root))
 
 
-def test_columns_for_the_verbs_that_need_no_label(tmp_path):
+def test_tables_without_labels(tmp_path):
     uri = written(tmp_path, "image,note\na.jpg,x\nb.jpg,y\n")
     assert found(uri, UNLABELLED) == [("a.jpg", ""), ("b.jpg", "")]
     assert found(written(tmp_path, "path\na.jpg\nb.jpg\n"), UNLABELLED)[0] == ("a.jpg", "")
