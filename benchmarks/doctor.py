@@ -34,7 +34,7 @@ from lookalike.data.loading.image_source import PLAIN
 from lookalike.data.loading.pipeline import Job, pipeline
 from lookalike.data.record import Record
 from lookalike.inspection.duplicates import near_pairs
-from lookalike.inspection.image_facts import read_pictures
+from lookalike.inspection.image_facts import read_image_facts
 from lookalike.inspection.issue import Diagnosis
 
 PARTS = ("faults", "photographs", "labels", "speed")
@@ -111,7 +111,7 @@ def named(found: Diagnosis, kind: str, folder: Path) -> list[set[str]]:
     records = found.lists.records
     return [
         {records[row].uri.removeprefix(f"{folder}/") for row in group.rows}
-        for finding in found.findings
+        for finding in found.issues
         if finding.kind == kind
         for group in finding.groups
     ]
@@ -254,7 +254,7 @@ def speed(folder: Path, emoji: Path) -> None:
         records = [Record(str(file), "0", "x", 1) for file in files]
         rates: dict[str, list[float]] = {"doctor": [], "decode": []}
         for _ in range(3):
-            rates["doctor"].append(len(records) / read_pictures(
+            rates["doctor"].append(len(records) / read_image_facts(
                 records, range(len(records)), threads=2, quiet=True
             ).seconds)  # fmt: skip
             began = time.monotonic()

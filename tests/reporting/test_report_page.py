@@ -1,4 +1,4 @@
-"""The page as a browser shows it, the command, and what a failure may cost."""
+"""The page in a browser, the command, and failures."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import torch
 
 import lookalike
 from lookalike import cli, storage
-from lookalike.commands import report as verb
+from lookalike.commands import report as command_module
 from lookalike.commands import run_info
 from lookalike.config.config import Config
 from lookalike.errors import LookalikeError
@@ -68,7 +68,7 @@ def test_each_training_ends_with_a_report(runs):
     assert ran_with["torch"] in html
 
 
-def test_the_same_again_whatever_the_number_of_threads(runs, tmp_path):
+def test_the_page_does_not_depend_on_the_number_of_threads(runs, tmp_path):
     pages = []
     for threads in (1, 3):
         place = tmp_path / f"{threads}.html"
@@ -84,7 +84,7 @@ def test_the_same_again_whatever_the_number_of_threads(runs, tmp_path):
     assert len(pages[0]) < 300_000
 
 
-def test_each_picture_is_in_the_file_once(runs):
+def test_each_image_is_in_the_file_once(runs):
     html = (runs / "one/report.html").read_text()
     assert html.count("data:image/webp") == 1  # all are in the gallery: there is no second sheet
     cells = re.findall(r'class="p large"[^>]*style="[^"]*background-position:([^"]+)"', html)
@@ -93,37 +93,37 @@ def test_each_picture_is_in_the_file_once(runs):
     )  # of 24 images one is the same as another, but has a line of its own
 
 
-def test_the_command_compares_and_says_where(runs, tmp_path, monkeypatch, caplog):
+def test_the_command_compares_two_runs_and_logs_the_place(runs, tmp_path, monkeypatch, caplog):
     place = tmp_path / "pages/both.html"
     with caplog.at_level(logging.INFO, "lookalike"):
         code = command(monkeypatch, runs / "one", "--compare", runs / "two", "--output", place)
     assert code == 0
     assert str(place) in caplog.text
     html = place.read_text()
-    assert "Beside report" in html
+    assert "Comparison with report" in html
     assert "/two" in html
     scores = lookalike.compare([runs / "one", runs / "two"], str(runs / "val.txt"))
     means = [one.scores.recall[1] for one in scores.evaluations]
     [row] = re.findall(r"<tr><th>Recall@1</th>(.*?)</tr>", html)[:1]
-    told = [float(x) for x in re.findall(r'class="n">([\d.]+) %', row)]
-    assert told == [round(100 * mean, 1) for mean in means]
+    shown = [float(x) for x in re.findall(r'class="n">([\d.]+) %', row)]
+    assert shown == [round(100 * mean, 1) for mean in means]
 
 
 def test_models_are_compared_on_the_images_that_both_have(runs, tmp_path, monkeypatch):
     contents, embedded = [], []
 
-    def without_one(*arguments):
-        found = embed(*arguments)
+    def without_one(*arguments, **options):
+        found = embed(*arguments, **options)
         embedded.append(found)
         lost = len(embedded) - 1
         return Embedded(found.vectors[1:], found.rows[1:]) if lost else found
 
-    embed = verb._embedded
-    monkeypatch.setattr(verb, "_embedded", without_one)
-    monkeypatch.setattr(verb, "render", lambda content: contents.append(content) or "")
+    embed = command_module.embed_records
+    monkeypatch.setattr(command_module, "embed_records", without_one)
+    monkeypatch.setattr(command_module, "render", lambda content: contents.append(content) or "")
     lookalike.report(runs / "one", compare=runs / "two", output=tmp_path / "r.html", device="cpu")
     [content] = contents
-    here, there = content.evidence, content.other_evidence
+    here, there = content.evaluation, content.other_evaluation
     assert len(here.labels) == len(there.labels) == len(embedded[0].rows) - 1
     assert torch.equal(here.vectors, embedded[0].vectors[1:])
 
@@ -138,7 +138,7 @@ def test_another_list_in_place_of_the_validation_list(runs, tmp_path, monkeypatc
     assert "48 images of 8 classes, 8 of them seen in training" in html
     assert "before training" not in html  # that was another list
     found = lookalike.evaluate(runs / "one", str(runs / "train.txt"))
-    assert f"in {100 * found.recall[1]:.1f} % of the queries" in html
+    assert f"for {100 * found.recall[1]:.1f} % of the queries" in html
 
 
 def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys):
@@ -163,19 +163,19 @@ def test_without_a_validation_list_it_has_the_curves(runs, tmp_path):
     assert "webp" not in html
 
 
-def test_lists_that_are_gone_cost_the_pictures_only(runs, tmp_path, caplog):
+def test_missing_lists_leave_out_the_images_only(runs, tmp_path, caplog):
     shutil.copytree(runs / "one", tmp_path / "one")
     text = (tmp_path / "one/resolved.yaml").read_text().replace(str(runs), "/gone")
     (tmp_path / "one/resolved.yaml").write_text(text)
     lookalike.report(tmp_path / "one")
-    assert "the pictures are left out: /gone/train.txt" in caplog.text
+    assert "the images are left out: /gone/train.txt" in caplog.text
     assert "Recall@1" in (tmp_path / "one/report.html").read_text()
     lookalike.report(tmp_path / "one", data=str(runs / "val.txt"))
-    assert "what training saw of each class is left out" in caplog.text
+    assert "scores by training images of each class are left out" in caplog.text
     assert "webp" in (tmp_path / "one/report.html").read_text()
 
 
-def test_a_report_that_fails_costs_no_training(runs, tmp_path, caplog, monkeypatch):
+def test_a_failed_report_does_not_fail_the_training(runs, tmp_path, caplog, monkeypatch):
     settings = {**SMALL, "train": str(runs / "train.txt"), "output": str(tmp_path / "run")}
     lookalike.train(epochs=1, report=False, **settings)
     assert not (tmp_path / "run/report.html").exists()
@@ -190,12 +190,12 @@ def test_a_report_that_fails_costs_no_training(runs, tmp_path, caplog, monkeypat
     def broken(content: object) -> str:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(verb, "render", broken)
+    monkeypatch.setattr(command_module, "render", broken)
     lookalike.train(epochs=1, resume=True, **settings)
     assert "ZeroDivisionError: a mistake of ours" in caplog.text
 
 
-def test_a_run_in_storage_has_its_report_there(shapes, tmp_path):
+def test_the_report_of_a_remote_run_is_uploaded(shapes, tmp_path):
     for file in [shapes / "train.txt", shapes / "val.txt", *(shapes / "images").iterdir()]:
         storage.write_bytes(f"memory://shots/{file.relative_to(shapes)}", file.read_bytes())
     lookalike.train(
@@ -210,7 +210,7 @@ def test_a_run_in_storage_has_its_report_there(shapes, tmp_path):
     assert b"data:image/webp" in storage.read_bytes(place)
 
 
-def test_no_secrets_are_told(runs):
+def test_settings_names_and_errors_have_no_secrets(runs):
     hidden = "s3://user:SECRET@shop/list.txt?X-Amz-Signature=SECRET"
     keys = ("data.train", "data.val", "data.classes", "model.pretrained", "run.output")
     config = Config().with_values({**dict.fromkeys(keys, hidden), "train.start_from": hidden})
@@ -244,7 +244,7 @@ def page_of_two(runs: Path) -> str:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it_whole(browser, page_of_two, width, scheme):
+def test_a_browser_shows_the_whole_page(browser, page_of_two, width, scheme):
     shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said: list[str] = []
     asked: list[str] = []
@@ -271,14 +271,14 @@ def test_a_browser_shows_it_whole(browser, page_of_two, width, scheme):
     assert "scale(1.5)" in shown.locator(".plane").get_attribute("style")
     shown.locator('[data-zoom="0"]').click()
     shown.locator('.plane .p[title="103"]').first.click(force=True)
-    assert re.search(r": \d images?", shown.locator(".chosen").inner_text())
+    assert re.search(r": \d images?", shown.locator(".selected").inner_text())
     assert shown.locator(".hit").count() >= 1
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [page_of_two]
     shown.close()
 
 
-def test_without_a_script_the_map_is_a_picture(browser, page_of_two):
+def test_without_javascript_the_map_is_static(browser, page_of_two):
     context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 900})
     shown = context.new_page()
     shown.goto(page_of_two)
@@ -288,7 +288,7 @@ def test_without_a_script_the_map_is_a_picture(browser, page_of_two):
     context.close()
 
 
-def test_it_prints(browser, page_of_two):
+def test_the_page_is_printable(browser, page_of_two):
     shown = browser.new_page()
     shown.goto(page_of_two)
     shown.emulate_media(media="print")

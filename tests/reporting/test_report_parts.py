@@ -1,4 +1,4 @@
-"""What the report shows, against plain computations of the same."""
+"""Parts of the report, against plain computations of the same."""
 
 import base64
 import io
@@ -20,14 +20,20 @@ from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries
 from lookalike.metrics.verification import BINS, count_pairs
 from lookalike.reporting import query_neighbours
-from lookalike.reporting.charts import draw, draw_histogram, nice, number
+from lookalike.reporting.charts import (
+    MOST_POINTS,
+    draw,
+    draw_histogram,
+    metric_curves,
+    nice,
+    number,
+)
 from lookalike.reporting.embedding_map import sample_points
-from lookalike.reporting.evaluation_data import gather
-from lookalike.reporting.metric_curves import MOST_POINTS, curves
+from lookalike.reporting.evaluation_data import evaluate_list
+from lookalike.reporting.image_panels import confusions, hardest, random, typical
 from lookalike.reporting.query_neighbours import find_neighbours, sample_queries
-from lookalike.reporting.selection import confusions, hardest, random, typical
-from lookalike.reporting.slices import slices
-from lookalike.reporting.sprite_sheet import make_sheet
+from lookalike.reporting.slices import breakdowns
+from lookalike.reporting.sprite_sheet import make_sprite_sheet
 
 CPU = torch.device("cpu")
 
@@ -90,7 +96,7 @@ def test_neighbours_are_those_of_a_plain_search(monkeypatch, seed, with_roles):
         assert np.abs(counts - part).sum() <= 0.01 * part.sum() + 4  # at the edges of bins
 
 
-def test_the_own_class_stands_behind_what_is_as_close_and_copies_by_row():
+def test_ties_rank_the_own_class_last_and_copies_by_row():
     x = torch.eye(3)[[0, 0, 0, 1, 0, 0]]
     labels = torch.tensor([0, 0, 1, 2, 1, 0])
     found = find_neighbours(x, labels, torch.tensor([0, 4]), count=4)
@@ -100,7 +106,7 @@ def test_the_own_class_stands_behind_what_is_as_close_and_copies_by_row():
     assert (found.cosines == 1).all()
 
 
-def test_a_sample_of_the_queries_stands_for_all(monkeypatch):
+def test_many_queries_are_sampled(monkeypatch):
     _, labels, _ = some(3)
     monkeypatch.setattr(query_neighbours, "MOST_QUERIES", 20)
     queries, of = sample_queries(labels, None, 0)
@@ -112,7 +118,7 @@ def test_a_sample_of_the_queries_stands_for_all(monkeypatch):
     assert torch.equal(queries, sample_queries(labels, None, 0)[0])
 
 
-def evidence(seed: int, *, category: bool = False, trained: bool = False):
+def evaluation(seed: int, *, category: bool = False, trained: bool = False):
     vectors, labels, _ = some(seed, most=200)
     records = [
         Record(
@@ -124,40 +130,40 @@ def evidence(seed: int, *, category: bool = False, trained: bool = False):
     catalog = build_catalog(records)
     seen = np.arange(len(catalog.classes)) % 5 if trained else None
     rows = torch.arange(len(records))
-    return gather(catalog, rows, vectors, trained=seen, seed=0, device=CPU)
+    return evaluate_list(catalog, rows, vectors, trained=seen, seed=0, device=CPU)
 
 
-def test_what_is_said_of_all_queries_agrees():
-    found = evidence(5)
+def test_metrics_neighbours_and_pairs_agree():
+    found = evaluation(5)
     hits = found.per_query.values["recall_at_1"].numpy()
-    np.testing.assert_array_equal(hits == 1, ~found.found.wrong)
-    assert found.found.queries.tolist() == found.per_query.rows.tolist()
+    np.testing.assert_array_equal(hits == 1, ~found.neighbours.wrong)
+    assert found.neighbours.queries.tolist() == found.per_query.rows.tolist()
     counted = count_pairs(found.vectors, torch.from_numpy(found.labels), device=CPU)
     np.testing.assert_array_equal(found.pairs.same, counted.same)
 
 
 def test_hard_typical_and_random_queries():
-    found = evidence(6)
-    lead = found.found.lead
-    hard = hardest(found.found, found.labels, 10)
-    assert np.all(np.diff(lead[hard]) >= 0)
-    classes = found.asked[hard].tolist()
+    found = evaluation(6)
+    margin = found.neighbours.margin
+    hard = hardest(found.neighbours, found.labels, 10)
+    assert np.all(np.diff(margin[hard]) >= 0)
+    classes = found.query_classes[hard].tolist()
     assert max(classes.count(one) for one in classes) <= 2
-    assert lead[hard[0]] == lead.min()
-    for place in range(len(lead)):  # whatever is harder than the last has two of its class before
-        if lead[place] < lead[hard[-1]] and place not in hard:
-            assert classes.count(found.asked[place]) == 2
-    middle = typical(found.found, 6, set(hard))
-    easier = [p for p in range(len(lead)) if p not in hard and lead[p] > lead[middle].max()]
-    harder = [p for p in range(len(lead)) if p not in hard and lead[p] < lead[middle].min()]
+    assert margin[hard[0]] == margin.min()
+    for place in range(len(margin)):  # whatever is harder than the last has two of its class before
+        if margin[place] < margin[hard[-1]] and place not in hard:
+            assert classes.count(found.query_classes[place]) == 2
+    middle = typical(found.neighbours, 6, set(hard))
+    easier = [p for p in range(len(margin)) if p not in hard and margin[p] > margin[middle].max()]
+    harder = [p for p in range(len(margin)) if p not in hard and margin[p] < margin[middle].min()]
     assert abs(len(easier) - len(harder)) <= 1
-    drawn = random(found.found, 6, {*hard, *middle}, seed=1)
+    drawn = random(found.neighbours, 6, {*hard, *middle}, seed=1)
     assert len({*hard, *middle, *drawn}) == 22
-    assert drawn == random(found.found, 6, {*hard, *middle}, seed=1)
-    assert drawn != random(found.found, 6, {*hard, *middle}, seed=2)
+    assert drawn == random(found.neighbours, 6, {*hard, *middle}, seed=1)
+    assert drawn != random(found.neighbours, 6, {*hard, *middle}, seed=2)
 
 
-def test_ties_of_neighbours_are_those_of_the_scores():
+def test_ties_are_ranked_as_in_the_scores():
     """A right image that is better by one epsilon of float32 is tied, and stands behind."""
 
     def at(steps):
@@ -174,18 +180,18 @@ def test_ties_of_neighbours_are_those_of_the_scores():
 
 
 def test_confused_classes_are_counted():
-    found = evidence(7)
-    labels, first = found.labels, found.found.images[:, 0]
+    found = evaluation(7)
+    labels, first = found.labels, found.neighbours.images[:, 0]
     counts: dict[tuple[int, int], int] = {}
-    for query, image in zip(found.found.queries, first, strict=True):
+    for query, image in zip(found.neighbours.queries, first, strict=True):
         if labels[query] != labels[image]:
             pair = tuple(sorted((int(labels[query]), int(labels[image]))))
             counts[pair] = counts.get(pair, 0) + 1
-    told = confusions(found.found, labels, count=9, examples=2)
-    assert [one.wrong for one in told] == sorted(counts.values(), reverse=True)[:9]
-    for one in told:
+    shown = confusions(found.neighbours, labels, count=9, examples=2)
+    assert [one.wrong for one in shown] == sorted(counts.values(), reverse=True)[:9]
+    for one in shown:
         assert counts[tuple(sorted(one.classes))] == one.wrong
-        assert one.queries == np.isin(found.asked, one.classes).sum()
+        assert one.queries == np.isin(found.query_classes, one.classes).sum()
         assert 1 <= len(one.examples) <= 2
         images = [image for pair in one.examples for image in pair]
         assert len(set(images)) == len(images)
@@ -193,24 +199,24 @@ def test_confused_classes_are_counted():
             assert {int(labels[query]), int(labels[image])} == set(one.classes)
 
 
-def test_slices_add_up():
-    found = evidence(8, category=True, trained=True)
-    divisions = slices(found)
+def test_groups_add_up_to_all_queries():
+    found = evaluation(8, category=True, trained=True)
+    divisions = breakdowns(found)
     assert [one.title for one in divisions] == [
-        "By the size of the class", "By what training saw of the class", "By category",
+        "By size of the class", "By training images", "By category",
     ]  # fmt: skip
     total = float(found.per_query.values["map_at_r"].sum())
     for one in divisions:
-        assert sum(part.queries for part in one.parts) == len(found.found.queries)
-        added = sum(part.queries * part.values["map_at_r"].value for part in one.parts)
+        assert sum(part.queries for part in one.groups) == len(found.neighbours.queries)
+        added = sum(part.queries * part.intervals["map_at_r"].value for part in one.groups)
         assert added == pytest.approx(total, rel=1e-9)
-        for part in one.parts:
-            interval = part.values["recall_at_1"]
+        for part in one.groups:
+            interval = part.intervals["recall_at_1"]
             assert interval.low <= interval.value <= interval.high
-    names = [part.name for part in divisions[1].parts]
+    names = [part.name for part in divisions[1].groups]
     assert names == ["none", "1", "2", "3 to 4"]
-    saw = found.trained[found.asked]
-    assert [part.queries for part in divisions[1].parts] == [
+    saw = found.trained[found.query_classes]
+    assert [part.queries for part in divisions[1].groups] == [
         int(mask.sum()) for mask in (saw == 0, saw == 1, saw == 2, (saw == 3) | (saw == 4))
     ]
 
@@ -218,12 +224,12 @@ def test_slices_add_up():
 def test_the_map_is_the_same_on_any_number_of_threads():
     code = (
         "import json, numpy as np\n"
-        "from lookalike.reporting.embedding_map import flat\n"
+        "from lookalike.reporting.embedding_map import project\n"
         "random = np.random.default_rng(0)\n"
         "centres = random.normal(size=(4, 32))\n"
         "vectors = np.repeat(centres, 30, 0) + 0.3 * random.normal(size=(120, 32))\n"
         "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
-        "print(json.dumps(flat(vectors.astype(np.float32), 0).tolist()))\n"
+        "print(json.dumps(project(vectors.astype(np.float32), 0).tolist()))\n"
     )
     said = [
         subprocess.run(
@@ -252,7 +258,7 @@ def test_the_map_shows_whole_classes():
     assert drawn.tolist() != sample_points(labels, 1, most=100).tolist()
 
 
-def test_a_sheet_has_each_picture_at_its_place(tmp_path):
+def test_a_sprite_sheet_has_each_image_in_its_cell(tmp_path):
     colours = {}
     records = []
     for i in range(7):
@@ -262,7 +268,7 @@ def test_a_sheet_has_each_picture_at_its_place(tmp_path):
         records.append(Record(str(tmp_path / f"{i}.png"), "x", "list.txt", i))
         colours[i] = colour
     records.append(Record(str(tmp_path / "missing.png"), "x", "list.txt", 8))
-    sheet = make_sheet(records, [0, 2, 3, 5, 6, 7], name="s", side=96, threads=2)
+    sheet = make_sprite_sheet(records, [0, 2, 3, 5, 6, 7], name="s", side=96, threads=2)
     assert sheet.cells.keys() == {0, 2, 3, 5, 6}
     image = Image.open(io.BytesIO(base64.b64decode(sheet.uri.split(",")[1]))).convert("RGBA")
     side = 48  # the largest picture has 40 pixels
@@ -277,7 +283,7 @@ def test_a_sheet_has_each_picture_at_its_place(tmp_path):
         assert (corner[3] < 128) == (row == 2)  # what is flat has nothing above it
 
 
-def test_curves_sum_up_what_is_long():
+def test_long_curves_are_averaged_in_intervals():
     random = np.random.default_rng(0)
     values = random.normal(5, 1, 1000).tolist()
     metrics = [
@@ -285,7 +291,7 @@ def test_curves_sum_up_what_is_long():
         for i, value in enumerate(values)
     ]
     metrics.insert(0, {"step": 0, "recall_at_1": 0.5, "map_at_r": 0.25, "r_precision": 0.3})
-    found = {one.title: one for one in curves(metrics, best=0)}
+    found = {one.title: one for one in metric_curves(metrics, best=0)}
     assert list(found) == ["Validation", "Loss", "Learning rate"]
     [line] = found["Loss"].lines
     assert len(line.steps) == MOST_POINTS
@@ -301,25 +307,25 @@ def test_curves_sum_up_what_is_long():
 def test_curves_of_two_runs_share_their_axes():
     ours = [{"step": i, "loss": 1.0 + i, "lr": 0.1} for i in range(1, 5)]
     theirs = [{"step": i, "loss": 2000.0, "lr": 0.1} for i in range(1, 9)]
-    drawn = draw(next(one for one in curves(ours, theirs, best=None) if one.title == "Loss"))
+    drawn = draw(next(one for one in metric_curves(ours, theirs, best=None) if one.title == "Loss"))
     assert drawn["names"] == ["loss", "loss (other)"]
-    assert drawn["powers"]
+    assert drawn["logarithmic"]
     assert [tick.text for tick in drawn["y"]] == ["1", "10", "100", "1,000", "10,000"]
     ends = [line["points"][-1][0] for line in drawn["lines"]]
     assert ends[0] < ends[1] == pytest.approx(drawn["right"])
 
 
-def test_losses_that_are_never_finite_are_said_to_be_so():
+def test_a_loss_that_is_never_finite_is_an_empty_chart():
     metrics = [{"step": i, "loss": None, "lr": 0.1, "skipped": i} for i in range(1, 5)]
-    found = {one.title: draw(one) for one in curves(metrics, best=None)}
+    found = {one.title: draw(one) for one in metric_curves(metrics, best=None)}
     assert found["Loss"]["empty"]
-    assert any(title.startswith("Steps left out") for title in found)
+    assert any(title.startswith("Skipped steps") for title in found)
 
 
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 0.93), (0, 1e-4), (3, 3), (-2, 7), (0, 12345), (0.81, 0.83)]
 )
-def test_ticks_are_round_and_hold_all(low, high):
+def test_ticks_are_round_and_enclose_the_values(low, high):
     ticks, first, last = nice(low, high, 4)
     assert first <= low <= high <= last
     assert 2 <= len(ticks) <= 7

@@ -32,7 +32,7 @@ from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Member, Record
 from lookalike.distributed.world import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
-from lookalike.inspection.image_facts import read_pictures
+from lookalike.inspection.image_facts import read_image_facts
 from lookalike.model.embedder import Embedder
 from lookalike.storage import event_loop, retry, s3
 
@@ -298,7 +298,7 @@ def test_a_failing_batch_comes_after_the_good_ones_before_it(server, local, remo
     with pytest.raises(CredentialsError):
         list(evaluator(remote.records, bad=bad))
     with pytest.raises(CredentialsError):
-        read_pictures(remote.records, range(NUM), threads=2, quiet=True)
+        read_image_facts(remote.records, range(NUM), threads=2, quiet=True)
     assert len(bad) == 0
 
 
@@ -345,7 +345,7 @@ def test_outage_does_not_count_as_bad_images(server, local, bucket):
     with pytest.raises(UnavailableError):
         list(evaluator(bucket.records, bad=bad))
     with pytest.raises(UnavailableError):
-        read_pictures(bucket.records, range(NUM), threads=2, quiet=True)
+        read_image_facts(bucket.records, range(NUM), threads=2, quiet=True)
     assert not len(bad)
     server.plan = lambda *_: None
     same([*out, *trainer(bucket, bad=bad).epoch(0, len(out))], expected)
@@ -417,8 +417,8 @@ def test_no_image_is_requested_twice_ahead(server, remote):
 
 def test_pictures_of_the_doctor(server, local, remote):
     server.delay = 0.01
-    here = read_pictures(local.records, range(NUM), threads=2, quiet=True)
-    there = read_pictures(remote.records, range(NUM), threads=2, quiet=True)
+    here = read_image_facts(local.records, range(NUM), threads=2, quiet=True)
+    there = read_image_facts(remote.records, range(NUM), threads=2, quiet=True)
     assert server.most > 8
     for name in ("readable", "sizes", "bytes", "digests", "thumbs"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))

@@ -1,4 +1,4 @@
-"""`lookalike doctor`: what is wrong with the data, before training and after."""
+"""`lookalike doctor`: issues of the data, before training and after."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from lookalike.data.readers.skipped_files import Skipped
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.exporting.exported import ExportedModel
-from lookalike.inspection.duplicate_checks import inspect_copies
-from lookalike.inspection.image_checks import inspect_looks
-from lookalike.inspection.image_facts import read_pictures
-from lookalike.inspection.issue import Diagnosis, Finding, Lists, worst_first
+from lookalike.inspection.duplicates import check_duplicates
+from lookalike.inspection.image_checks import check_images
+from lookalike.inspection.image_facts import read_image_facts
+from lookalike.inspection.issue import Diagnosis, Issue, Lists, by_severity
 from lookalike.inspection.issue_page import render
-from lookalike.inspection.label_checks import inspect_labels
-from lookalike.inspection.list_checks import bad_rows, distinct_rows, inspect_lists
-from lookalike.inspection.path_checks import inspect_skipped
+from lookalike.inspection.label_checks import check_labels
+from lookalike.inspection.list_checks import bad_rows, check_lists, distinct_rows, skipped_files
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
@@ -44,65 +43,62 @@ def doctor(
     images: bool = True,
     **settings: Any,
 ) -> Diagnosis:
-    """Look for what is wrong with lists, images and labels.
+    """Find issues of lists, images and labels.
 
     With `run.output`, the results are written there too: `doctor.json`, and `doctor.html` with
-    the pictures.
+    the images.
 
     Args:
         config: the request, of which `data` counts; None for the defaults.
-        run: an output directory or its URI: its model tells which labels of its training list are
-            doubtful, and `config` is added to by what it was trained with.
-        data: with `run`, another list to judge in place of its training list.
-        images: look into the images too, not only at the lists.
-        settings: values that differ from `config`, as `train` takes them.
-
-    Returns:
-        What was found; faults are no errors.
+        run: an output directory or its URI: its model finds doubtful labels of its training list,
+            and its settings apply where `config` has none.
+        data: with `run`, a list to judge instead of its training list.
+        images: check the images too, not only the lists.
+        settings: values that differ from `config`, as in `train`.
 
     Raises:
-        LookalikeError: there is no list, or it cannot be read as one.
+        LookalikeError: there is no list, or it cannot be read as one. Issues are no errors.
     """
     config = Config.of(config, settings)
     run = None if run is None else place_of("run", run)
     data = None if data is None else place_of("data", data)
     output = _output_place(config)
     if run is None and data is not None:
-        raise ConfigError("data is the list that a run is to judge: give run (--run) too, or train")
+        raise ConfigError("data is the list for a run to judge: give run (--run) too, or train")
     if run is not None:
         config = _as_trained(config, required_config(str(run)), data)
     if config.data.train is None:
-        raise ConfigError("nothing to look at: give data.train (--train), or a run (--run)")
+        raise ConfigError("no list: give data.train (--train), or a run (--run)")
     log.start()
     source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
     bad, skipped = BadRows(), list[Skipped]()
     train, val = open_catalogs(config, bad, skipped)
     lists = Lists.of(train, val)
-    facts, found = inspect_lists(lists, train, val)
-    found += [*bad_rows(bad), *inspect_skipped(skipped)]
+    facts, issues = check_lists(lists, train, val)
+    issues += [*bad_rows(bad), *skipped_files(skipped)]
     if skipped:
         facts["skipped_files"] = [asdict(each) for each in skipped]
     if images:
-        pictures = read_pictures(
+        found = read_image_facts(
             lists.records,
             distinct_rows(lists.records),
             threads=config.data.threads,
             source=source,
         )
-        facts["images"], more = inspect_looks(lists, pictures, image_size=config.model.image_size)
-        found += [*more, *inspect_copies(lists, pictures)]
+        facts["images"], more = check_images(lists, found, image_size=config.model.image_size)
+        issues += [*more, *check_duplicates(lists, found)]
     if embedder is not None:
         facts["labels"], more = _judge_labels(embedder, train, config.data.threads, source)
-        found += more
-    diagnosis = Diagnosis(lists, facts, worst_first(found))
+        issues += more
+    diagnosis = Diagnosis(lists, facts, by_severity(issues))
     if output is not None:
         _write(diagnosis, output, config.data.threads, source)
     return diagnosis
 
 
 def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
-    """The run's request, with what was asked for now where it differs from the defaults."""
+    """The run's settings, with the places of this call."""
     if config.data.train is not None:
         raise ConfigError("data.train (--train) and a run exclude each other; give data (--data)")
     own = (
@@ -124,7 +120,7 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
 
 def _judge_labels(
     embedder: Embedder | ExportedModel, train: Catalog, threads: int, source: Source
-) -> tuple[dict[str, float], list[Finding]]:
+) -> tuple[dict[str, float], list[Issue]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)
     embedded = embed_records(
@@ -132,11 +128,11 @@ def _judge_labels(
     )
     if not len(embedded.rows):
         raise DataError(f"{train.records[0].source}: none of its images can be read")
-    return inspect_labels(train, embedded.rows, embedded.vectors)
+    return check_labels(train, embedded.rows, embedded.vectors)
 
 
 def _output_place(config: Config) -> str | None:
-    """Where the results go, tried before the work."""
+    """Place of the results, checked to be writable."""
     output = config.run.output
     if output is None:
         return None

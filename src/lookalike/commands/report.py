@@ -1,8 +1,9 @@
-"""`lookalike report`: a run as one page, with pictures."""
+"""`lookalike report`: a run as one page, with images."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ from lookalike.errors import DataError, LookalikeError, RunError
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded, PictureModel, embed_records
-from lookalike.reporting.evaluation_data import Evidence, gather
-from lookalike.reporting.report_data import Content
+from lookalike.reporting.evaluation_data import EvaluationData, evaluate_list
+from lookalike.reporting.report_data import ReportData
 from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
@@ -33,8 +34,8 @@ from lookalike.training.build import create_source, open_catalogs
 from lookalike.training.validation import in_training
 
 _LACKING = (
-    "There was no validation list, so nothing is known of how well this model retrieves. With one, "
-    "this page shows what queries find: lookalike report RUN --data LIST"
+    "There was no validation list: retrieval was not measured. To measure it on a list, with the "
+    "neighbours of its images: lookalike report RUN --data LIST"
 )
 
 
@@ -49,17 +50,16 @@ def report(
     threads: int | None = None,
     device: str = "auto",
 ) -> str:
-    """Write the page of a run: scores, curves, what queries find, a map of the embedding.
+    """Write the page of a run: scores, curves, queries with their neighbours, a map.
 
     Args:
         run: an output directory, or its URI in object storage.
-        data: a list of labelled images to show, in place of the run's validation list.
+        data: list of labelled images to evaluate instead of the run's validation list.
         compare: another run: its curves beside these, and its model on the same images.
-        output: the file to write, here or in object storage; by default `report.html` of the run.
+        output: file to write, here or in object storage; by default `report.html` of the run.
         format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
-        split: where `data` has splits, the one to show; the only one that is not `train` by
-            default.
-        threads: threads that read and decode; by default as the run was trained.
+        split: of `data`, if it has splits; by default the only one that is not `train`.
+        threads: that read and decode; by default as in the training.
         device: auto, cpu or cuda.
 
     Returns:
@@ -81,7 +81,7 @@ def report(
     threads = config.data.threads if threads is None else threads
     source = create_source(config)
     train, shown, lacking = _lists(config, data, format, split)
-    evidence = other_evidence = None
+    evaluation = other_evaluation = None
     if shown is not None:
         where = World.device_from_env(device)
         trained = None if train is None else _training_images(shown, train)
@@ -90,32 +90,24 @@ def report(
             for one in (place, other)
             if one is not None
         ]
-        # Queries are compared one by one: with images that both models have.
+        # Models are compared query by query, on the images that both could embed.
         rows = found[0].rows[torch.isin(found[0].rows, found[-1].rows)]
-        evidence, *others = [
-            _evidence(each, rows, shown, trained, seed=config.train.seed, device=where)
+        evaluation, *others = [
+            _evaluation(each, rows, shown, trained, seed=config.train.seed, device=where)
             for each in found
         ]
-        other_evidence = others[0] if others else None
-    content = Content(
-        story=run_info.story(place),
-        facts=run_info.facts(config, train, shown),
-        settings=run_info.settings(config),
-        environment=run_info.environment(place),
-        evidence=evidence,
+        other_evaluation = others[0] if others else None
+    report = replace(
+        _report_data(place, config, train, shown, evaluation, source),
         listed="" if data is None else storage.public(data),
         own=data is None,
-        validated_on=run_info.validated_on(config),
         other_validated_on=other_validated_on,
         lacking=lacking,
-        other=None if other is None else run_info.story(other),
-        other_evidence=other_evidence,
-        calibration=run_info.calibration(place),
-        seed=config.train.seed,
+        other=None if other is None else run_info.history(other),
+        other_evaluation=other_evaluation,
         threads=threads,
-        source=source,
     )
-    return _write(content, target)
+    return _write(report, target)
 
 
 def report_training(
@@ -126,33 +118,20 @@ def report_training(
     device: torch.device,
     source: Source,
 ) -> None:
-    """The page of a training that has just ended, which no failure here may spoil."""
+    """Write the page of a training that has just ended; a failure is only a warning."""
     try:
-        place = str(run.path)
-        evidence = None
+        evaluation = None
         if held_out is not None:
             found = _embedded(
                 Embedder.load(run.model, device), held_out, config.data.threads, source
             )
-            evidence = _evidence(
+            evaluation = _evaluation(
                 found, found.rows, held_out, _training_images(held_out, train),
                 seed=config.train.seed, device=device,
             )  # fmt: skip
-        content = Content(
-            story=run_info.story(place),
-            facts=run_info.facts(config, train, held_out),
-            settings=run_info.settings(config),
-            environment=run_info.environment(place),
-            evidence=evidence,
-            validated_on=run_info.validated_on(config),
-            lacking="" if held_out is not None else _LACKING,
-            calibration=run_info.calibration(place),
-            seed=config.train.seed,
-            threads=config.data.threads,
-            source=source,
-        )
-        _write(content, str(run.report))
-    except Exception as error:  # whatever it is, hours of training count for more
+        data = _report_data(str(run.path), config, train, held_out, evaluation, source)
+        _write(data, str(run.report))
+    except Exception as error:  # of any kind: it must not spoil the training
         kind = "" if isinstance(error, LookalikeError) else f"{type(error).__name__}: "
         logger.warning(
             "no report was written: %s%s. The training is complete and its model is saved; try "
@@ -161,8 +140,31 @@ def report_training(
         )  # fmt: skip
 
 
+def _report_data(
+    run: str,
+    config: Config,
+    train: Catalog | None,
+    shown: Catalog | None,
+    evaluation: EvaluationData | None,
+    source: Source,
+) -> ReportData:
+    return ReportData(
+        history=run_info.history(run),
+        facts=run_info.facts(config, train, shown),
+        settings=run_info.settings(config),
+        environment=run_info.environment(run),
+        evaluation=evaluation,
+        lacking="" if shown is not None else _LACKING,
+        validated_on=run_info.validated_on(config),
+        calibration=run_info.calibration(run),
+        seed=config.train.seed,
+        threads=config.data.threads,
+        source=source,
+    )
+
+
 def _target(run: str, output: Place | None) -> str:
-    """Where the page goes, tried before the work."""
+    """Place of the page, checked to be writable."""
     if output is None:
         target = storage.join(run, REPORT)
         storage.check_writable(target)
@@ -183,7 +185,7 @@ def _target(run: str, output: Place | None) -> str:
 def _lists(
     config: Config, data: str | None, format: str, split: str | None
 ) -> tuple[Catalog | None, Catalog | None, str]:
-    """The training list, the list to show, and why there is none."""
+    """The training list, the list to show, and the reason for no such list."""
     shown = None
     if data is not None:
         records = read_records(data, format)
@@ -192,17 +194,17 @@ def _lists(
         train, held_out = open_catalogs(config)
     except LookalikeError as error:
         if shown is not None:
-            logger.warning("what training saw of each class is left out: %s", error)
+            logger.warning("scores by training images of each class are left out: %s", error)
             return None, shown, ""
-        logger.warning("the pictures are left out: %s; to show others, give --data LIST", error)
-        return None, None, f"The pictures are left out, as the list could not be read: {error}"
+        logger.warning("the images are left out: %s; to show others, give --data LIST", error)
+        return None, None, f"Images are left out: the list could not be read: {error}"
     if shown is None and held_out is None:
         return train, None, _LACKING
     return train, shown or held_out, ""
 
 
 def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
-    """How many training images each class of `shown` has, (classes,) int64."""
+    """(classes of `shown`,) int64, number of training images."""
     known = in_training(shown, train).numpy()
     counts = np.bincount(train.class_ids, minlength=len(train.classes))
     return np.where(known >= 0, counts[known], 0)
@@ -216,7 +218,7 @@ def _embedded(
     )
 
 
-def _evidence(
+def _evaluation(
     found: Embedded,
     rows: Tensor,
     shown: Catalog,
@@ -224,16 +226,16 @@ def _evidence(
     *,
     seed: int,
     device: torch.device,
-) -> Evidence:
-    """What a model makes of the images `rows`, which are some of those found."""
+) -> EvaluationData:
+    """Evaluation on the images `rows`, some of those found."""
     if not len(rows):
         raise DataError(f"{shown.records[0].source}: none of its images can be read")
     vectors = found.vectors[torch.isin(found.rows, rows)]
-    return gather(shown, rows, vectors, trained=trained, seed=seed, device=device)
+    return evaluate_list(shown, rows, vectors, trained=trained, seed=seed, device=device)
 
 
-def _write(content: Content, target: str) -> str:
-    page = render(content).encode()
+def _write(data: ReportData, target: str) -> str:
+    page = render(data).encode()
     storage.write_bytes(target, page)
     logger.info("report: %s (%.1f MB)", storage.public(target), len(page) / 1e6)
     return target

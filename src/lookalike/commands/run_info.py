@@ -17,7 +17,7 @@ from lookalike.data.readers.path_patterns import shown
 from lookalike.errors import RunError
 from lookalike.log import counted, logger
 from lookalike.metrics.calibration import Calibration
-from lookalike.reporting.report_data import Setting, Story
+from lookalike.reporting.report_data import RunHistory, Setting
 from lookalike.run import ENVIRONMENT, METRICS, of_one_list, read_lines
 from lookalike.training import remote_run
 
@@ -39,7 +39,7 @@ def calibration(run: str) -> Calibration | None:
     return Calibration.load(remote_run.model_of(run) if storage.is_remote(run) else run)
 
 
-def story(run: str) -> Story:
+def history(run: str) -> RunHistory:
     """Records, name and time of a run."""
     lines = io.StringIO(_text(run, METRICS))
     metrics = of_one_list(list(read_lines(lines, storage.public(storage.join(run, METRICS)))))
@@ -47,7 +47,7 @@ def story(run: str) -> Story:
     trained = f"Trained {times[0]} to {times[-1][11:]}" if times else ""
     if times and times[0][:10] != times[-1][:10]:
         trained = f"Trained {times[0]} to {times[-1]}"
-    return Story(name=name_of(run), metrics=metrics, trained=trained)
+    return RunHistory(name=name_of(run), metrics=metrics, trained=trained)
 
 
 def name_of(run: str) -> str:

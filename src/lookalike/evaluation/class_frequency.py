@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lookalike.metrics.bootstrap import Interval, mean_intervals
+from lookalike.metrics.bootstrap import Interval
+from lookalike.metrics.query_groups import score_groups
 
 BOUNDS = (20, 100)
 
@@ -47,23 +48,15 @@ def by_shots(
     training or in the gallery, (C,) int64; `sampling` is for `mean_intervals`.
     """
     few, many = BOUNDS
-    parts = (
-        ("many", many + 1, None), ("medium", few, many), ("few", 1, few - 1), ("unseen", 0, 0)
-    )  # fmt: skip
-    found = []
-    for name, least, most in parts:
-        size = counts[classes]
-        mine = (size >= least) & (size <= (np.inf if most is None else most))
-        if mine.any():
-            its = {metric: column.numpy()[mine] for metric, column in values.items()}
-            found.append(
-                Shots(
-                    name=name,
-                    least=least,
-                    most=most,
-                    classes=len(np.unique(classes[mine])),
-                    queries=int(mine.sum()),
-                    intervals=mean_intervals(its, classes[mine], **sampling),
-                )
-            )
-    return tuple(found)
+    bounds: dict[str, tuple[int, int | None]] = {
+        "many": (many + 1, None), "medium": (few, many), "few": (1, few - 1), "unseen": (0, 0),
+    }  # fmt: skip
+    sizes = counts[classes]
+    masks = {
+        name: (sizes >= least) & (sizes <= (np.inf if most is None else most))
+        for name, (least, most) in bounds.items()
+    }
+    return tuple(
+        Shots(group.name, *bounds[group.name], group.classes, group.queries, group.intervals)
+        for group in score_groups(values, classes, masks, **sampling)
+    )

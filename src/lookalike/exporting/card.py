@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from lookalike import pages
 from lookalike.data.image_size import height_width
 from lookalike.exporting.weight_folders import feature_layout
 from lookalike.metrics.calibration import Calibration
@@ -52,15 +51,8 @@ def write_card(
         sampled: a part of that list only.
         training: facts of the training by name.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike.exporting", "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-    )
-    text = environment.get_template("card.md.j2").render(
+    text = pages.render(
+        "model_card.md.j2",
         about=about,
         architecture=embedder.backbone.architecture.name,
         calibration=calibration,

@@ -1,4 +1,4 @@
-"""What an inspection has to say, and about which images."""
+"""Issues of lists, images and labels, with the images concerned."""
 
 from __future__ import annotations
 
@@ -12,34 +12,29 @@ from lookalike.data.record import Record
 Severity = Literal["wrong", "doubtful", "note"]
 
 MOST_GROUPS = 10_000
-"""Groups that a finding keeps; its count is of all of them."""
+"""Groups that an issue keeps; its count is of all of them."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are named together.
-
-    Attributes:
-        rows: of `Lists.records`.
-        note: what there is to say of these, if anything.
-    """
+    """Images that belong together; `rows` of `Lists.records`, and a remark or ""."""
 
     rows: tuple[int, ...]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """One kind of fault.
 
     Attributes:
         kind: its name for programs, as `leakage_exact`.
-        severity: `wrong` spoils training or its measure, `doubtful` wants a look, `note` is good
-            to know.
-        title: what it is, to be read after the count, of one or many: "images that cannot be read".
-        advice: what to do.
-        count: how often it was found.
-        groups: where, worst first; the first `MOST_GROUPS` of them.
+        severity: `wrong` spoils training or its scores, `doubtful` needs a decision, `note` is
+            for information.
+        title: reads well after the count, for one or many: "images that cannot be read".
+        advice: instructions.
+        count: number of all groups.
+        groups: worst first; the first `MOST_GROUPS` of them.
     """
 
     kind: str
@@ -50,13 +45,13 @@ class Finding:
     groups: tuple[Group, ...]
 
 
-def finding(
+def issues_of(
     kind: str, severity: Severity, title: str, advice: str, groups: Sequence[Group]
-) -> list[Finding]:
-    """A finding of so many groups, in a list; an empty list where there are none."""
+) -> list[Issue]:
+    """The issue of these groups in a list; an empty list without groups."""
     if not groups:
         return []
-    return [Finding(kind, severity, title, advice, len(groups), tuple(groups[:MOST_GROUPS]))]
+    return [Issue(kind, severity, title, advice, len(groups), tuple(groups[:MOST_GROUPS]))]
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,8 @@ class Lists:
     """The images of both lists in one sequence.
 
     Attributes:
-        records: the training images, then those of validation; a row is an index of it.
-        training: how many of them are for training.
+        records: training images first; a row is an index of it.
+        training: number of training images.
     """
 
     records: tuple[Record, ...]
@@ -83,17 +78,22 @@ class Lists:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found.
+    """Result of an inspection.
 
     Attributes:
         lists: the images.
-        facts: numbers by section, as plain values that JSON keeps.
-        findings: the faults, worst first.
+        facts: numbers by section, as plain values for JSON.
+        issues: the most serious first.
     """
 
     lists: Lists
     facts: Mapping[str, Any]
-    findings: tuple[Finding, ...] = field(default=())
+    issues: tuple[Issue, ...] = field(default=())
+
+    @property
+    def findings(self) -> tuple[Issue, ...]:
+        """The issues, by their name in doctor.json."""
+        return self.issues
 
     def to_dict(self) -> dict[str, Any]:
         """The content of doctor.json."""
@@ -101,17 +101,17 @@ class Diagnosis:
             "facts": dict(self.facts),
             "findings": [
                 {
-                    "kind": found.kind,
-                    "severity": found.severity,
-                    "title": found.title,
-                    "advice": found.advice,
-                    "count": found.count,
+                    "kind": issue.kind,
+                    "severity": issue.severity,
+                    "title": issue.title,
+                    "advice": issue.advice,
+                    "count": issue.count,
                     "groups": [
                         {"note": group.note, "images": [self._image(row) for row in group.rows]}
-                        for group in found.groups
+                        for group in issue.groups
                     ],
                 }
-                for found in self.findings
+                for issue in self.issues
             ],
         }
 
@@ -128,6 +128,6 @@ class Diagnosis:
 _ORDER: dict[Severity, int] = {"wrong": 0, "doubtful": 1, "note": 2}
 
 
-def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """By severity; within one, as they came."""
-    return tuple(sorted(findings, key=lambda found: _ORDER[found.severity]))
+def by_severity(issues: Iterable[Issue]) -> tuple[Issue, ...]:
+    """The most serious first; otherwise in their order."""
+    return tuple(sorted(issues, key=lambda issue: _ORDER[issue.severity]))

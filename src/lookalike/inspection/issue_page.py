@@ -1,63 +1,53 @@
-"""A diagnosis as one HTML file with its pictures inside, which asks nobody for anything."""
+"""A diagnosis as one HTML file with its images inside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import jinja2
-
+from lookalike import pages
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.loading.thumbnails import data_uris
-from lookalike.inspection.issue import Diagnosis, Finding
+from lookalike.inspection.issue import Diagnosis, Issue
 from lookalike.inspection.issue_table import MARKS, summary
 
-MOST_PICTURES = 360
-"""Pictures of a page: some 3 kB each, so that it stays near a megabyte."""
+MOST_IMAGES = 360
+"""Images of a page: some 3 kB each, so that it stays near a megabyte."""
 
-_GROUPS = 24  # of a finding
+_GROUPS = 24  # of an issue
 _ROWS = 6  # of a group
-_SIDE = 112  # pixels of a picture
+_SIDE = 112  # pixels of an image
+
+_WITHOUT_IMAGES = {
+    "suspicious_paths", "odd_names", "mixed_paths", "empty_classes", "unreadable"
+}  # fmt: skip
+"""Issues of the text of the lists."""
 
 
 def render(diagnosis: Diagnosis, *, threads: int, source: Source = PLAIN) -> str:
-    """The page.
-
-    Args:
-        diagnosis: what was found.
-        threads: threads that read the pictures; those that cannot be read are left empty.
-        source: of the pictures' bytes.
-    """
+    """The page; frames of images that cannot be read stay empty."""
     shown: dict[int, None] = {}
-    most = max(12, MOST_PICTURES // max(1, len(diagnosis.findings)))
-    sections = [_section(diagnosis, found, shown, most) for found in diagnosis.findings]
+    most = max(12, MOST_IMAGES // max(1, len(diagnosis.issues)))
+    sections = [_section(diagnosis, issue, shown, most) for issue in diagnosis.issues]
     records = [diagnosis.lists.records[row] for row in shown]
-    found = data_uris(records, _SIDE, threads, source)
-    pictures = {row: uri for row, uri in zip(shown, found, strict=True) if uri}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike.inspection", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    return environment.get_template("issue_page.html.j2").render(
-        lines=[(line[:11].strip(), line[11:].strip()) for line in summary(diagnosis)],
+    uris = data_uris(records, _SIDE, threads, source)
+    return pages.render(
+        "doctor.html.j2",
+        facts=summary(diagnosis),
         charts=list(_charts(diagnosis)),
         sections=sections,
-        pictures=pictures,
-        side=_SIDE,
+        images={row: uri for row, uri in zip(shown, uris, strict=True) if uri},
     )
 
 
 def _section(
-    diagnosis: Diagnosis, found: Finding, shown: dict[int, None], most: int
+    diagnosis: Diagnosis, issue: Issue, shown: dict[int, None], most: int
 ) -> dict[str, Any]:
-    """What the template shows of a finding; notes the rows whose pictures it needs."""
+    """Variables of an issue; adds the rows whose images it needs to `shown`."""
     groups: list[dict[str, Any]] = []
+    plain = issue.kind in _WITHOUT_IMAGES
     rows = 0
-    for group in found.groups[:_GROUPS]:
+    for group in issue.groups[:_GROUPS]:
         if rows >= most:
             break
         cards = []
@@ -72,40 +62,38 @@ def _section(
                     "part": diagnosis.lists.part(row),
                 }
             )
-            if found.kind not in _WITHOUT:
+            if not plain:
                 shown[row] = None
         rows += len(cards)
         groups.append({"note": group.note, "cards": cards, "left": len(group.rows) - len(cards)})
-    mark, _ = MARKS[found.severity]
     return {
-        "finding": found,
-        "mark": mark,
+        "issue": issue,
+        "mark": MARKS[issue.severity][0],
         "groups": groups,
-        "left": found.count - len(groups) if found.groups else 0,
-        "plain": found.kind in _WITHOUT,
+        "left": issue.count - len(groups) if issue.groups else 0,
+        "plain": plain,
     }
 
 
-# Findings about the text of the lists, for which no picture is worth its bytes.
-_WITHOUT = {"suspicious_paths", "odd_names", "mixed_paths", "empty_classes", "unreadable"}
-
-
 def _charts(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
-    """Bars: classes by their images, images by their size."""
+    """Bars: classes by number of images, images by size."""
     facts = diagnosis.facts
     for part in ("training", "validation"):
         if part in facts:
-            yield _chart(f"Classes by images, {part}", facts[part]["classes_by_images"])
+            yield _chart(f"Classes by number of images, {part}", facts[part]["classes_by_images"])
     if "shorter_side" in facts.get("images", {}):
-        yield _chart("Images by shorter side, pixels", facts["images"]["shorter_side"])
+        yield _chart("Images by shorter side in pixels", facts["images"]["shorter_side"])
 
 
 def _chart(title: str, counts: dict[str, int]) -> dict[str, Any]:
-    names = [name for name, count in counts.items() if count]  # the first bars may be empty
-    counts = dict(list(counts.items())[list(counts).index(names[0]) :])
+    bars = list(counts.items())
+    while not bars[0][1]:  # the first bars may be empty
+        bars.pop(0)
     most = max(counts.values())
-    bars = [
-        {"name": name, "count": count, "share": round(100 * count / most, 1)}
-        for name, count in counts.items()
-    ]
-    return {"title": title, "bars": bars}
+    return {
+        "title": title,
+        "bars": [
+            {"name": name, "count": count, "share": round(100 * count / most, 1)}
+            for name, count in bars
+        ],
+    }

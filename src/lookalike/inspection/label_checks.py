@@ -1,4 +1,4 @@
-"""What a trained model thinks of the labels: images and classes that lie where they should not."""
+"""Label scores by a trained model: doubtful labels, and classes that look like one."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lookalike.data.catalog import Catalog
-from lookalike.inspection.issue import Finding, Group, finding
+from lookalike.inspection.issue import Group, Issue, issues_of
 from lookalike.log import counted
 
-_CHUNK = 1 << 24  # cosines in memory together
-_SHARE = 0.25  # of the images of two classes that lie nearer to the other one
-_CONFUSED = 2  # images that must
-_ALIKE = 0.95  # cosine of two centres that are one in any case
+_CHUNK = 1 << 24  # cosines in memory at once
+# Two classes look like one if that share of their images, and that many, are closer to the other
+# centre, or if the cosine of their centres is as high.
+_SHARE = 0.25
+_CONFUSED = 2
+_ALIKE = 0.95
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """How the images lie to the centres of the classes; M images, C classes.
+class LabelScores:
+    """Cosines of M images to the centres of the classes.
 
     Attributes:
-        own: (M,) cosine to the centre of the other images of its class; -1 where it is alone.
+        own: (M,) cosine to the centre of the other images of its class; -1 without any.
         other: (M,) cosine to the nearest centre of another class.
         nearest: (M,) that class.
-        judged: (M,) bool, whether its class has other images and there are other classes.
+        judged: (M,) bool, its class has other images and there are other classes.
     """
 
     own: Tensor
@@ -37,22 +39,15 @@ class Suspicion:
 
     @property
     def margin(self) -> Tensor:
-        """(M,) how much nearer the other class is; -inf where nothing can be said."""
+        """(M,) cosine to the other class minus that to its own; -inf where not judged."""
         return torch.where(self.judged, self.other - self.own, -torch.inf)
 
 
-def suspicion(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[Suspicion, Tensor]:
-    """Compare each image with the centres of the classes, its own without itself.
+def label_scores(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[LabelScores, Tensor]:
+    """Scores of (M, D) unit vectors of (M,) classes, and the (C, D) unit centres.
 
-    With itself, the centre of a small class would be drawn to its own wrong image.
-
-    Args:
-        vectors: (M, D) float32, unit length.
-        classes: (M,) int64.
-        num_classes: C.
-
-    Returns:
-        The comparison, and the centres (C, D), unit length; zeros for classes without images.
+    An image is left out of the centre of its own class: it would draw that of a small class to
+    itself. The centre of a class without images is zero.
     """
     sums = torch.zeros(num_classes, vectors.shape[1]).index_add_(0, classes, vectors)
     counts = torch.bincount(classes, minlength=num_classes)
@@ -69,32 +64,28 @@ def suspicion(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[Suspi
         cosines[:, counts == 0] = -2.0
         cosines.scatter_(1, classes[part, None], -2.0)
         best[part], nearest[part] = cosines.max(1)
-    return Suspicion(own, best, nearest, ~alone & (best > -2.0)), centres
+    return LabelScores(own, best, nearest, ~alone & (best > -2.0)), centres
 
 
-def inspect_labels(
+def check_labels(
     catalog: Catalog, rows: Tensor, vectors: Tensor
-) -> tuple[dict[str, float], list[Finding]]:
-    """Images whose label is doubtful, and classes that look like one.
+) -> tuple[dict[str, float], list[Issue]]:
+    """Counts, and issues of doubtful labels and classes, each with the worst first.
 
-    A model can judge if the share of the images that lie closest to the centre of their own class
-    is at least halfway from chance, one in as many classes as there are, to all. Of one that
-    cannot, nothing but that is said.
+    A model can judge if the share of images closest to the centre of their own class is at least
+    halfway from chance, 1 / C, to all. Otherwise the only issue is that it cannot.
 
     Args:
-        catalog: the images and their classes.
-        rows: (M,) int64, which record each vector is of.
+        catalog: images and classes.
+        rows: (M,) int64, record of each vector.
         vectors: (M, D) float32, unit length.
-
-    Returns:
-        Counts, and the findings; each ranked, the worst first.
     """
     classes = torch.from_numpy(catalog.class_ids)[rows]
-    found, centres = suspicion(vectors, classes, len(catalog.classes))
+    scores, centres = label_scores(vectors, classes, len(catalog.classes))
     names = catalog.classes.names
-    margin = found.margin
-    judged, present = int(found.judged.sum()), len(classes.unique())
-    right = int((found.judged & (margin <= 0)).sum())
+    margin = scores.margin
+    judged, present = int(scores.judged.sum()), len(classes.unique())
+    right = int((scores.judged & (margin <= 0)).sum())
     chance = 1 / max(present, 1)
     needed = (1 + chance) / 2
     facts: dict[str, float] = {"embedded": len(rows), "judged": judged}
@@ -111,32 +102,32 @@ def inspect_labels(
     suspects = [
         Group(
             (int(rows[i]),),
-            f"cosine {found.own[i]:.2f} to its class {names[int(classes[i])]}, "
-            f"{found.other[i]:.2f} to {names[int(found.nearest[i])]}",
+            f"cosine {scores.own[i]:.2f} to its class {names[int(classes[i])]}, "
+            f"{scores.other[i]:.2f} to {names[int(scores.nearest[i])]}",
         )
         for i in ranked.tolist()
     ]
-    pairs = _pairs(catalog, rows, classes, found, centres)
+    pairs = _pairs(catalog, rows, classes, scores, centres)
     facts |= {"suspect_labels": len(suspects), "class_pairs_alike": len(pairs)}
     return facts, [
-        *finding(
+        *issues_of(
             "suspect_labels", "doubtful", "images closer to another class than to their own",
-            "Look at the first ones: a wrong label, two things in one picture, or two classes "
-            "that are one. Correct the list and train again; the last ones are mostly right.",
+            "Check the first ones: a wrong label, two things in one image, or two classes that are "
+            "one. Correct the list and train again; the last ones are mostly right.",
             suspects,
         ),
-        *finding(
+        *issues_of(
             "classes_alike", "doubtful", "pairs of classes that look like one",
-            "If they are the same thing under two names, give them one label.", pairs,
+            "If they are one thing under two names, give them one label.", pairs,
         ),
     ]  # fmt: skip
 
 
-def _cannot_judge(right: int, judged: int, chance: float, needed: float) -> list[Finding]:
-    return finding(
-        "labels_not_judged", "note", "model that cannot judge the labels of this list",
-        "Train longer, or judge with another run. Nothing is said about single labels: most of it "
-        "would be mistakes of the model.",
+def _cannot_judge(right: int, judged: int, chance: float, needed: float) -> list[Issue]:
+    return issues_of(
+        "labels_not_judged", "note", "model too weak to judge the labels of this list",
+        "Train longer, or judge with another run. Single labels are not listed: most would be "
+        "mistakes of the model.",
         [
             Group(
                 (),
@@ -149,23 +140,23 @@ def _cannot_judge(right: int, judged: int, chance: float, needed: float) -> list
 
 
 def _pairs(
-    catalog: Catalog, rows: Tensor, classes: Tensor, found: Suspicion, centres: Tensor
+    catalog: Catalog, rows: Tensor, classes: Tensor, scores: LabelScores, centres: Tensor
 ) -> list[Group]:
-    """Pairs of classes, by the share of their images that lie nearer to the other one."""
+    """Pairs of classes that look like one, by the share of images closer to the other centre."""
     names = catalog.classes.names
     counts = torch.bincount(classes, minlength=len(names)).tolist()
-    # For each image its class and the nearest other one; a pair may be alike though no image is
-    # on the wrong side, so they count as pairs to look at with a share of 0.
-    met: Counter[tuple[int, int]] = Counter()
+    # Candidates: the class of each image and the nearest other one, though no image may be closer
+    # to the other centre.
+    candidates: Counter[tuple[int, int]] = Counter()
     wrong: Counter[tuple[int, int]] = Counter()
     for a, b, margin in zip(
-        classes.tolist(), found.nearest.tolist(), found.margin.tolist(), strict=True
+        classes.tolist(), scores.nearest.tolist(), scores.margin.tolist(), strict=True
     ):
         if a != b:
-            met[min(a, b), max(a, b)] += 1
+            candidates[min(a, b), max(a, b)] += 1
             wrong[min(a, b), max(a, b)] += margin > 0
     ranked = []
-    for a, b in met:
+    for a, b in candidates:
         share = wrong[a, b] / (counts[a] + counts[b])
         cosine = float(centres[a] @ centres[b])
         if (share >= _SHARE and wrong[a, b] >= _CONFUSED) or cosine >= _ALIKE:
@@ -180,7 +171,7 @@ def _pairs(
         Group(
             (*examples[a], *examples[b]),
             f"{names[a]} and {names[b]}: centres at cosine {-cosine:.2f}, {-share:.0%} of their "
-            f"{counts[a] + counts[b]} images lie nearer to the other",
+            f"{counts[a] + counts[b]} images are closer to the other",
         )
         for share, cosine, a, b in ranked
     ]

@@ -1,55 +1,67 @@
-"""What the lists alone tell: no image is opened here, so a million lines take seconds."""
+"""Checks of the lists alone, without opening an image: a million lines take seconds."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lookalike import storage
 from lookalike.data.catalog import Catalog
+from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
 from lookalike.data.readers.annotation import BadRows
+from lookalike.data.readers.skipped_files import (
+    FOREIGN_ENDS,
+    FOREIGN_FILES,
+    FOREIGN_FOLDERS,
+    Skipped,
+)
 from lookalike.data.record import Record, image_keys
-from lookalike.inspection.issue import MOST_GROUPS, Finding, Group, Lists, finding
-from lookalike.inspection.path_checks import inspect_paths
+from lookalike.inspection.issue import MOST_GROUPS, Group, Issue, Lists, issues_of
 
-_MANY_TIMES = 20  # the largest class against the median one
+_MANY_TIMES = 20  # the median: size of a large class
+
+_NO_VALIDATION = Issue(
+    "no_validation", "note", "missing validation list",
+    "Quality will not be measured. Give data.val, best with classes that are not in training, or "
+    "data.val_fraction=0.1.",
+    1, (),
+)  # fmt: skip
 
 
-def inspect_lists(
+def check_lists(
     lists: Lists, train: Catalog, val: Catalog | None
-) -> tuple[dict[str, Any], list[Finding]]:
-    """Counts of both lists, and what is wrong with their labels, lines and paths."""
+) -> tuple[dict[str, Any], list[Issue]]:
+    """Counts of both lists, and issues of their labels, lines and paths."""
     facts: dict[str, Any] = {"training": _counts(train)}
     if val is not None:
         shared = set(train.classes.names) & set(val.classes.names)
         facts["validation"] = {**_counts(val), "classes_shared_with_training": len(shared)}
     found = [
-        *_repeated(lists),
+        *_repeated_images(lists),
         *_label_variants(lists),
         *_singletons(train),
         *_empty_classes(train),
         *_imbalance(train),
-        *inspect_paths(lists),
+        *_paths(lists),
     ]
     if val is None:
-        found += _unmeasured()
+        found.append(_NO_VALIDATION)
     return facts, found
 
 
 def images_in_both(train: Catalog, val: Catalog) -> list[tuple[Record, Record]]:
-    """The images of both catalogs by their address, as in training and in validation.
-
-    Links are followed; no image is opened.
-    """
+    """(training, validation) records of images in both lists, by path; links are followed."""
     key_of = image_keys()
     first = {key_of(record): record for record in reversed(train.records)}
     return [(first[key], record) for record in val.records if (key := key_of(record)) in first]
 
 
 def distinct_rows(records: Sequence[Record]) -> list[int]:
-    """The first row of each picture, ascending: what needs to be read of a list."""
+    """The first row of each image, ascending."""
     first: dict[Any, int] = {}
     key_of = image_keys()
     for row, record in enumerate(records):
@@ -57,18 +69,37 @@ def distinct_rows(records: Sequence[Record]) -> list[int]:
     return list(first.values())
 
 
-def bad_rows(bad: BadRows) -> list[Finding]:
-    """Rows that cannot be used: without a label, with a box that is none, malformed."""
-    return finding(
-        "bad_rows", "wrong", "rows of the lists that cannot be used",
-        "Training does not begin before they are fixed or removed; all else here is about the "
-        "other rows.",
+def bad_rows(bad: BadRows) -> list[Issue]:
+    """Rows without a label, with an impossible box, or malformed."""
+    return issues_of(
+        "bad_rows", "wrong", "unusable rows of the lists",
+        "Fix or remove them: training does not start with such rows. The other issues are those "
+        "of the other rows.",
         [Group((), f"{place}: {complaint}") for place, complaint in bad.found],
     )  # fmt: skip
 
 
+def skipped_files(skipped: Sequence[Skipped]) -> list[Issue]:
+    """Skipped files of image folders, by kind."""
+    lost, others = (
+        [Group((), each.describe()) for each in skipped if each.is_loss == is_loss]
+        for is_loss in (True, False)
+    )
+    return [
+        *issues_of(
+            "skipped_images", "doubtful", "skipped kinds of files that may be images",
+            "Convert them, install the library that reads them, or move them to the folder of a "
+            "class.",
+            lost,
+        ),
+        *issues_of(
+            "skipped_files", "note", "skipped kinds of files in image folders",
+            "They are not images: nothing to do, unless some of them should be.", others,
+        ),
+    ]  # fmt: skip
+
+
 def _counts(catalog: Catalog) -> dict[str, Any]:
-    """How many images and classes, and how many images a class has."""
     sizes = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
     present = sizes[sizes > 0]
     bounds = [1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025]
@@ -93,8 +124,8 @@ def _counts(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _repeated(lists: Lists) -> list[Finding]:
-    """The same picture on several lines: by its address alone."""
+def _repeated_images(lists: Lists) -> list[Issue]:
+    """Images on several lines, by path."""
     first: dict[Any, int] = {}
     again: dict[Any, list[int]] = {}
     key_of = image_keys()
@@ -114,24 +145,24 @@ def _repeated(lists: Lists) -> list[Finding]:
             elif len(part) > 1:
                 twice.append(Group(tuple(part)))
     return [
-        *finding(
+        *issues_of(
             "leakage_path", "wrong", "images in the training and the validation list",
-            "Remove them from one of the lists: validation must not measure what was learnt.",
+            "Remove them from one of the lists: validation must not measure trained images.",
             leaks,
         ),
-        *finding(
+        *issues_of(
             "two_labels_path", "wrong", "images with two labels in one list",
             "Keep the line with the right label and remove the others.", labels,
         ),
-        *finding(
+        *issues_of(
             "repeated_lines", "doubtful", "images more than once in one list",
-            "Keep one line each, unless the image is to count more than others.", twice,
+            "Keep one line each, unless the image should have more weight.", twice,
         ),
     ]  # fmt: skip
 
 
-def _label_variants(lists: Lists) -> list[Finding]:
-    """Labels that differ only in case, in blanks (or what stands for them), or in encoding."""
+def _label_variants(lists: Lists) -> list[Issue]:
+    """Labels that differ only in case, blanks, underscores or Unicode form."""
     seen: dict[str, list[int]] = {}
     for row, record in enumerate(lists.records):
         counted = seen.get(record.label)
@@ -151,46 +182,46 @@ def _label_variants(lists: Lists) -> list[Finding]:
         for labels in alike.values()
         if len(labels) > 1
     ]
-    return finding(
+    return issues_of(
         "label_variants", "wrong",
         "groups of labels that differ only in case, blanks or underscores",
-        "They are different classes to training. Write each label in one way.", groups,
+        "They are separate classes in training. Write each label in one way.", groups,
     )  # fmt: skip
 
 
-def _singletons(train: Catalog) -> list[Finding]:
+def _singletons(train: Catalog) -> list[Issue]:
     sizes = np.bincount(train.class_ids, minlength=len(train.classes))
     rows = np.flatnonzero(sizes[train.class_ids] == 1)
     if not len(rows):
         return []
     return [
-        Finding(
+        Issue(
             "singletons", "doubtful" if len(rows) * 10 > (sizes > 0).sum() else "note",
             "classes with a single training image",
-            "One image cannot show what its class has in common. Add images, or drop the classes; "
-            "a few do no harm.",
+            "One image does not show what its class has in common. Add images, or remove the "
+            "classes; a few are harmless.",
             len(rows), tuple(Group((int(row),)) for row in rows[:MOST_GROUPS]),
         )
     ]  # fmt: skip
 
 
-def _empty_classes(train: Catalog) -> list[Finding]:
+def _empty_classes(train: Catalog) -> list[Issue]:
     sizes = np.bincount(train.class_ids, minlength=len(train.classes))
     empty = np.flatnonzero(sizes == 0)
     names = [train.classes.names[row] for row in empty[:MOST_GROUPS]]
     if not names:
         return []
     return [
-        Finding(
+        Issue(
             "empty_classes", "note", "classes without a training image",
-            "Their weights only push others away. Leave them out of data.classes, or lower "
-            "data.num_classes, unless they are to be filled later.",
+            "Their weights act on other classes only. Remove them from data.classes, or lower "
+            "data.num_classes, unless images will be added later.",
             len(empty), tuple(Group((), name) for name in names),
         )
     ]  # fmt: skip
 
 
-def _imbalance(train: Catalog) -> list[Finding]:
+def _imbalance(train: Catalog) -> list[Issue]:
     sizes = np.bincount(train.class_ids, minlength=len(train.classes))
     median = float(np.median(sizes[sizes > 0]))
     large = np.flatnonzero(sizes > _MANY_TIMES * median)
@@ -199,20 +230,84 @@ def _imbalance(train: Catalog) -> list[Finding]:
     first: dict[int, int] = {}
     for row in np.flatnonzero(np.isin(train.class_ids, large)).tolist():
         first.setdefault(int(train.class_ids[row]), row)
-    return finding(
+    return issues_of(
         "large_classes", "note",
         f"classes with more than {_MANY_TIMES} times the median of {median:g} images",
-        "They fill most batches. Look whether they hold one thing, or leave some images out.",
+        "They dominate the batches. Check that each is one thing, or remove some of its images.",
         [Group((first[c],), f"{names[c]}: {sizes[c]:,} images") for c in large.tolist()],
     )  # fmt: skip
 
 
-def _unmeasured() -> list[Finding]:
+def _paths(lists: Lists) -> list[Issue]:
+    """Files of other programs, names without an image suffix, and paths of several kinds."""
+    foreign, odd = [], []
+    folders: dict[tuple[str, str], str] = {}  # far fewer than files: each is checked once
+    kinds: dict[str, Counter[str]] = {}
+    first: dict[tuple[str, str], int] = {}
+    bases: dict[str, str] = {}
+    counted: dict[tuple[str, str], list[int]] = {}  # lines of a list and folder: first and number
+    for row, record in enumerate(lists.records):
+        path = record.uri if record.member is None else record.member.name
+        if "?" in path and storage.is_remote(path):
+            path = storage.split_query(path)[0]  # a query may hold anything, `/` too
+        folder, _, name = path.rpartition("/")
+        key = (record.source, folder)
+        why = folders.get(key)
+        if why is None:
+            why = folders[key] = _foreign_folder(folder)
+            counted[key] = [row, 0]
+        counted[key][1] += bool(record.line and record.member is None)
+        low = name.lower()
+        if low[:2] == "._" or low in FOREIGN_FILES or low.endswith(FOREIGN_ENDS):
+            why = "file of another program"
+        if why or "\\" in name:
+            foreign.append(Group((row,), why or "Windows path"))
+        elif record.member is None and not low.endswith(IMAGE_SUFFIXES):
+            odd.append(Group((row,)))
+    for (source, folder), (row, number) in counted.items():
+        if number:
+            if source not in bases:
+                bases[source] = storage.resolve("", source)
+            kind = _kind(f"{folder}/" if folder else lists.records[row].uri, bases[source])
+            kinds.setdefault(source, Counter())[kind] += number
+            first.setdefault((source, kind), row)
     return [
-        Finding(
-            "no_validation", "note", "list only: none for validation",
-            "Quality will not be measured. Give data.val, best with classes that are not in "
-            "training, or data.val_fraction=0.1.",
-            1, (),
-        )
+        *issues_of(
+            "suspicious_paths", "doubtful",
+            "paths that are probably not your images",
+            "Remove these lines, or make the list from the images alone.", foreign,
+        ),
+        *issues_of(
+            "odd_names", "note", "names without an image suffix",
+            "Images are read by their content, so this is harmless if they are images.", odd,
+        ),
+        *issues_of(
+            "mixed_paths", "note", "lists with paths of several kinds",
+            "Relative paths move with the list, absolute ones do not. Write all in one way.",
+            [
+                Group(
+                    tuple(first[source, kind] for kind in counts),
+                    f"{source}: " + ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common()),
+                )
+                for source, counts in kinds.items()
+                if len(counts) > 1
+            ],
+        ),
     ]  # fmt: skip
+
+
+def _foreign_folder(folder: str) -> str:
+    """Reason against a folder; "" for none."""
+    hit = next((part for part in folder.split("/") if part.lower() in FOREIGN_FOLDERS), None)
+    if hit is not None:
+        return f"in {hit}"
+    return "Windows path" if "\\" in folder else ""
+
+
+def _kind(uri: str, base: str) -> str:
+    """Kind of a path; one below the folder of its list counts as relative."""
+    if base and uri.startswith(base):
+        return "relative"
+    if storage.is_remote(uri):
+        return f"in {uri.partition('://')[0]}://"
+    return "absolute" if uri[:1] == "/" or uri.startswith("file://") else "relative"

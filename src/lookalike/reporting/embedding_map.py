@@ -1,4 +1,4 @@
-"""The embedding in the plane: t-SNE of a sample of the images."""
+"""Embeddings in the plane, by t-SNE of a sample of the images."""
 
 from __future__ import annotations
 
@@ -11,51 +11,37 @@ _OF_A_CLASS = 12
 
 
 def sample_points(labels: np.ndarray, seed: int, most: int = MOST_POINTS) -> np.ndarray:
-    """The images to draw: all, or some of each of as many classes as there is room for.
+    """Ascending indices of all images, or of `most` from randomly drawn classes.
 
-    Images of a class show whether they lie together, so classes are drawn, not single images.
-
-    Args:
-        labels: (M,) the class of each image.
-        seed: another seed draws others.
-        most: how many images at most.
-
-    Returns:
-        Ascending indices.
+    Classes are drawn, not single images: the map shows whether images of a class lie together.
+    `labels` are the (M,) class of each image.
     """
     if len(labels) <= most:
         return np.arange(len(labels))
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(labels))
-    # Classes in the order in which a blind draw of images meets them: large ones come first.
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    # Classes in the order of their first image in the permutation: large ones tend to come first.
     _, first, classes = np.unique(labels[order], return_index=True, return_inverse=True)
-    turn = np.argsort(np.argsort(first))[classes]  # of the class of each image in `order`
-    by_turn = np.argsort(turn, kind="stable")
-    sizes = np.bincount(turn)
+    rank = np.argsort(np.argsort(first))[classes]  # of the class of each image in `order`
+    by_rank = np.argsort(rank, kind="stable")
+    sizes = np.bincount(rank)
     place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[by_turn][place < _OF_A_CLASS][:most])
+    return np.sort(order[by_rank][place < _OF_A_CLASS][:most])
 
 
-def flat(vectors: np.ndarray, seed: int) -> np.ndarray | None:
-    """Places in the unit square, such that neighbours of the embedding stay neighbours.
+def project(vectors: np.ndarray, seed: int) -> np.ndarray | None:
+    """(n, D) unit vectors to (n, 2) positions within 0 to 1.
 
-    Distances between far groups, and the sizes of groups, mean nothing.
-
-    Args:
-        vectors: (n, D) of unit length.
-        seed: of the optimization.
-
-    Returns:
-        (n, 2) within 0 to 1, or None where there are too few images, or all are alike.
+    None where there are too few images or all are the same.
     """
     if len(vectors) < 5 or float(np.ptp(vectors, axis=0).max()) < 1e-6:
         return None
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    # Several threads sum in another order, of which a t-SNE makes another map.
+    # Several threads sum in another order, which t-SNE amplifies to another map.
     with threadpool_limits(1):
-        places = TSNE(
+        positions = TSNE(
             perplexity=min(30.0, (len(vectors) - 1) / 3),
             init="pca",
             metric="cosine",
@@ -64,7 +50,7 @@ def flat(vectors: np.ndarray, seed: int) -> np.ndarray | None:
             n_jobs=1,
         ).fit_transform(vectors.astype(np.float64))
     # Rare far outliers would press all others together.
-    low, high = np.percentile(places, [0.5, 99.5], axis=0)
-    span = float(max(high - low)) or 1.0
+    low, high = np.percentile(positions, [0.5, 99.5], axis=0)
+    extent = float(max(high - low)) or 1.0
     middle = (low + high) / 2
-    return np.asarray(np.clip((places - middle) / span + 0.5, 0.0, 1.0))
+    return np.asarray(np.clip((positions - middle) / extent + 0.5, 0.0, 1.0))

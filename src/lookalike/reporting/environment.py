@@ -1,4 +1,4 @@
-"""What a run ran with: versions and devices, and nothing that tells whose machine it was."""
+"""Versions and devices of a run, without names of machines or users."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def describe(lookalike: str, device: torch.device, workers: int) -> dict[str, str]:
-    """Names and values, to be shown.
-
-    Args:
-        lookalike: this program's version.
-        device: where the main worker computes.
-        workers: how many there are.
-    """
+    """Names and values to show; `lookalike` is this package's version."""
     found = {"lookalike": lookalike, "Python": platform.python_version()}
     found |= {name: version(name) for name in _PACKAGES}
     if torch.version.cuda is not None and device.type == "cuda":

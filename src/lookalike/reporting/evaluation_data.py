@@ -1,4 +1,4 @@
-"""What a model makes of a list of images: all that the page shows besides the curves."""
+"""Evaluation of a model on a list of images, with the neighbours of each query."""
 
 from __future__ import annotations
 
@@ -14,52 +14,56 @@ from lookalike.data.record import Record
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import PerQuery, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs
-from lookalike.reporting.query_neighbours import Neighbours, find_neighbours, sample_queries
+from lookalike.reporting.query_neighbours import (
+    QueryNeighbours,
+    find_neighbours,
+    sample_queries,
+)
 
 NEIGHBOURS = 8
 """Shown of each query."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The M images of a list that could be read, as a model sees them.
+class EvaluationData:
+    """The M readable images of a list and the results of Q queries.
 
     Attributes:
         records: of the images.
         names: of the classes.
-        labels: (M,) int64, the class of each image.
-        vectors: (M, D) float32 on the CPU, of unit length.
-        found: what the queries, or a sample of them, found.
-        per_query: their metrics, in the same order.
-        pairs: how alike images of a class are, and images of two.
-        trained: (classes,) int64, training images of each; None where training is not known.
+        labels: (M,) int64, class of each image.
+        vectors: (M, D) float32 on the CPU, unit length.
+        neighbours: of the queries, all or a sample.
+        per_query: metrics, in the same order.
+        pairs: histograms of the cosines.
+        trained: (classes,) int64, training images of each class; None where unknown.
     """
 
     records: Sequence[Record]
     names: Sequence[str]
     labels: np.ndarray
     vectors: Tensor
-    found: Neighbours
+    neighbours: QueryNeighbours
     per_query: PerQuery
     pairs: PairCounts
     trained: np.ndarray | None
 
     @property
     def sampled(self) -> bool:
-        """Whether a sample of the queries stands for all of them."""
-        return len(self.found.queries) < self.found.of
+        """Whether the queries are a sample."""
+        return len(self.neighbours.queries) < self.neighbours.total
 
     @property
-    def asked(self) -> np.ndarray:
-        """The class of each query, (Q,)."""
-        return np.asarray(self.labels[self.found.queries])
+    def query_classes(self) -> np.ndarray:
+        """(Q,) class of each query."""
+        return np.asarray(self.labels[self.neighbours.queries])
 
     def name(self, image: int) -> str:
         """The label of an image."""
         return self.names[int(self.labels[image])]
 
 
-def gather(
+def evaluate_list(
     catalog: Catalog,
     rows: Tensor,
     vectors: Tensor,
@@ -67,50 +71,50 @@ def gather(
     trained: np.ndarray | None,
     seed: int,
     device: torch.device,
-) -> Evidence:
-    """Look at embeddings of a list.
+) -> EvaluationData:
+    """Metrics and neighbours of embeddings of a list.
 
     Args:
         catalog: the list.
         rows: (M,) int64, the records that could be read.
-        vectors: (M, D) their embeddings, of unit length.
-        trained: (classes of the catalog,) training images of each class, if known.
-        seed: of the sample of queries, where there are very many.
+        vectors: (M, D) their embeddings, unit length.
+        trained: (classes of the catalog,) training images of each class; None where unknown.
+        seed: of the sample of queries.
         device: where to compute.
 
     Raises:
-        DataError: no image has another of its class to find.
+        DataError: no image has another one of its class.
         TrainingError: an embedding is not finite.
     """
     labels = torch.from_numpy(catalog.class_ids)[rows]
-    everyone = Roles.of(catalog.records)
-    roles = None if everyone is None else everyone[rows]
-    queries, of = sample_queries(labels, roles, seed)
+    roles = Roles.of(catalog.records)
+    roles = None if roles is None else roles[rows]
+    queries, total = sample_queries(labels, roles, seed)
     per_query = measure_queries(
-        vectors, labels, roles=_only(queries, roles, len(labels)), device=device
+        vectors, labels, roles=_restricted(roles, queries, len(labels)), device=device
     )
-    found = find_neighbours(
-        vectors, labels, queries, roles=roles, count=NEIGHBOURS, of=of, device=device
+    neighbours = find_neighbours(
+        vectors, labels, queries, roles=roles, count=NEIGHBOURS, total=total, device=device
     )
-    pairs = found.pairs
-    if len(queries) == of:  # all pairs, each once, those of images that find nothing too
+    pairs = neighbours.pairs
+    if len(queries) == total:  # all pairs, each once, also of images that are no query
         pairs = count_pairs(vectors, labels, roles=roles, device=device)
-    return Evidence(
+    return EvaluationData(
         records=[catalog.records[row] for row in rows.tolist()],
         names=catalog.classes.names,
         labels=labels.numpy(),
         vectors=vectors,
-        found=found,
+        neighbours=neighbours,
         per_query=per_query,
         pairs=pairs,
         trained=trained,
     )
 
 
-def _only(queries: Tensor, roles: Roles | None, count: int) -> Roles:
-    """The same roles, in which nobody else asks."""
-    ask = torch.zeros(count, dtype=torch.bool)
-    ask[queries] = True
+def _restricted(roles: Roles | None, queries: Tensor, count: int) -> Roles:
+    """The same roles with these queries only."""
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[queries] = True
     if roles is None:
-        return Roles(ask, torch.ones(count, dtype=torch.bool), torch.full((count,), -1))
-    return Roles(ask, roles.gallery, roles.sequence)
+        return Roles(mask, torch.ones(count, dtype=torch.bool), torch.full((count,), -1))
+    return Roles(mask, roles.gallery, roles.sequence)

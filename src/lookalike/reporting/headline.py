@@ -1,4 +1,4 @@
-"""The scores that come first: before, after, how sure they are, and beside another run's."""
+"""Scores at the top of a report: before and after training, with intervals, and of both runs."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 from lookalike.log import counted
 from lookalike.metrics.bootstrap import Difference, Interval, differences, mean_intervals
-from lookalike.reporting.evaluation_data import Evidence
-from lookalike.reporting.report_data import Content
+from lookalike.reporting.evaluation_data import EvaluationData
+from lookalike.reporting.report_data import ReportData
 
 METRICS = (
-    ("recall_at_1", "Recall@1", "the closest image is of the same class"),
-    ("recall_at_8", "Recall@8", "one of the 8 closest is of the same class"),
-    ("map_at_r", "MAP@R", "the whole neighbourhood, in order; chooses the model"),
-    ("r_precision", "R-precision", "share of the class among the R closest"),
+    ("recall_at_1", "Recall@1", "the nearest image is of the same class"),
+    ("recall_at_8", "Recall@8", "one of the 8 nearest images is of the same class"),
+    ("map_at_r", "MAP@R", "precision over the whole class, by rank; selects the model"),
+    ("r_precision", "R-precision", "share of the same class among the R nearest images"),
 )
 
 
-def headline(content: Content) -> list[dict[str, Any]]:
+def score_tiles(data: ReportData) -> list[dict[str, Any]]:
     """A tile for each metric that was measured."""
-    start, last = _start(content), _last(content)
-    sure = _intervals(content)
+    start, last = _start(data), _last(data)
+    intervals = _intervals(data)
     tiles = []
     for key, name, meaning in METRICS:
-        value = _value(content, key)
+        value = _value(data, key)
         if value is None:
             continue
         tiles.append(
@@ -33,7 +33,7 @@ def headline(content: Content) -> list[dict[str, Any]]:
                 "name": name,
                 "meaning": meaning,
                 "value": value,
-                "interval": sure.get(key),
+                "interval": intervals.get(key),
                 "before": None if start is None else start.get(key),
                 "last": None if last is None else last.get(key),
             }
@@ -41,60 +41,58 @@ def headline(content: Content) -> list[dict[str, Any]]:
     return tiles
 
 
-def verdict(content: Content) -> str:
+def headline(data: ReportData) -> str:
     """The result in a sentence."""
-    value, start = _value(content, "recall_at_1"), _start(content)
+    value, start = _value(data, "recall_at_1"), _start(data)
     if value is None:
-        return "How well it retrieves was not measured: there was no validation list."
-    place = _measured_on(content)
+        return "Retrieval was not measured: there was no validation list."
+    where = _measured_on(data)
     if start is None:
         return (
-            f"The closest image is of the same class in {100 * value:.1f} % of the queries{place}."
+            f"The nearest image is of the same class for {100 * value:.1f} % of the queries{where}."
         )
-    before, best = start["recall_at_1"], content.story.best
+    before, best = start["recall_at_1"], data.history.best
     if best is not None and best["step"] == 0:
         return (
-            "Training did not improve MAP@R over the start: the model is the one from before the "
-            f"first step, with Recall@1 {100 * value:.1f} %{place}."
+            "Training did not improve MAP@R: the model is the one from before the first step, with "
+            f"Recall@1 {100 * value:.1f} %{where}."
         )
-    way = "rose" if value > before else "fell" if value < before else "stayed"
-    return f"Recall@1 {way} from {100 * before:.1f} % to {100 * value:.1f} %{place}."
+    change = "rose" if value > before else "fell" if value < before else "stayed"
+    return f"Recall@1 {change} from {100 * before:.1f} % to {100 * value:.1f} %{where}."
 
 
-def _measured_on(content: Content) -> str:
-    evidence = content.evidence
-    if evidence is None:
+def _measured_on(data: ReportData) -> str:
+    evaluation = data.evaluation
+    if evaluation is None:
         return ""
-    classes = len(set(evidence.labels.tolist()))
+    classes = sorted(set(evaluation.labels.tolist()))
     seen = ""
-    if evidence.trained is not None:
-        known = int((evidence.trained[sorted(set(evidence.labels.tolist()))] > 0).sum())
+    if evaluation.trained is not None:
+        known = int((evaluation.trained[classes] > 0).sum())
         seen = (
             f", {known:,} of them seen in training" if known else ", none of them seen in training"
         )
-    images = counted(len(evidence.labels), "image")
-    return f", on {images} of {counted(classes, 'class', 'classes')}{seen}"
+    images = counted(len(evaluation.labels), "image")
+    return f", on {images} of {counted(len(classes), 'class', 'classes')}{seen}"
 
 
-def side_by_side(content: Content) -> list[dict[str, Any]]:
+def compare_scores(data: ReportData) -> list[dict[str, Any]]:
     """The metrics of both runs, and the other's minus this one's, query by query.
 
-    Without pictures, scores that were measured on different lists are not set side by side.
+    Without an evaluation, scores that were measured on different lists are not compared.
     """
-    if content.other is None:
+    ours, theirs = data.evaluation, data.other_evaluation
+    if data.other is None or (ours is None and not data.comparable):
         return []
-    if content.evidence is None and not content.comparable:
-        return []
-    ours, theirs = content.evidence, content.other_evidence
-    rows = []
-    real: Mapping[str, Difference] = {}
+    intervals: Mapping[str, Difference] = {}
     if ours is not None and theirs is not None:
-        real = differences(ours.per_query.values, theirs.per_query.values, ours.asked)
+        intervals = differences(ours.per_query.values, theirs.per_query.values, ours.query_classes)
+    rows = []
     for key, name, _ in METRICS:
         if ours is not None and theirs is not None:
             here, there = mean(ours, key), mean(theirs, key)
         else:
-            best, other = content.story.best, content.other.best
+            best, other = data.history.best, data.other.best
             if best is None or other is None or key not in best or key not in other:
                 continue
             here, there = best[key], other[key]
@@ -104,45 +102,44 @@ def side_by_side(content: Content) -> list[dict[str, Any]]:
                 "here": here,
                 "there": there,
                 "gain": there - here,
-                "interval": real.get(key),
+                "interval": intervals.get(key),
             }
         )
     return rows
 
 
-def mean(evidence: Evidence, key: str) -> float:
+def mean(evaluation: EvaluationData, key: str) -> float:
     """The mean of a metric over the queries."""
-    values = evidence.per_query.values[key].tolist()
+    values = evaluation.per_query.values[key].tolist()
     return math.fsum(values) / len(values)
 
 
-def _intervals(content: Content) -> Mapping[str, Interval]:
-    """Of what `_value` says; of a sample of the queries where only that was looked at."""
-    evidence = content.evidence
-    if evidence is None:
+def _intervals(data: ReportData) -> Mapping[str, Interval]:
+    evaluation = data.evaluation
+    if evaluation is None:
         return {}
-    return mean_intervals(evidence.per_query.values, evidence.asked)
+    return mean_intervals(evaluation.per_query.values, evaluation.query_classes)
 
 
-def _value(content: Content, key: str) -> float | None:
-    """The model's score; where only a sample of the queries was looked at, the run's own."""
-    evidence, best = content.evidence, content.story.best
-    if evidence is not None and not (evidence.sampled and content.own and best is not None):
-        return mean(evidence, key)
-    if best is None or not content.own:
+def _value(data: ReportData, key: str) -> float | None:
+    """The model's score; the training's own where only a sample of the queries was evaluated."""
+    evaluation, best = data.evaluation, data.history.best
+    if evaluation is not None and not (evaluation.sampled and data.own and best is not None):
+        return mean(evaluation, key)
+    if best is None or not data.own:
         return None
     return best.get(key)
 
 
-def _start(content: Content) -> Mapping[str, Any] | None:
+def _start(data: ReportData) -> Mapping[str, Any] | None:
     """The evaluation before the first step, if it was on the same list."""
-    measured = content.story.measured
-    return measured[0] if content.own and measured and measured[0]["step"] == 0 else None
+    measured = data.history.measured
+    return measured[0] if data.own and measured and measured[0]["step"] == 0 else None
 
 
-def _last(content: Content) -> Mapping[str, Any] | None:
+def _last(data: ReportData) -> Mapping[str, Any] | None:
     """The last evaluation, if it is neither the first nor the best, on the same list."""
-    measured, best = content.story.measured, content.story.best
-    if not content.own or len(measured) < 3 or best is None:
+    measured, best = data.history.measured, data.history.best
+    if not data.own or len(measured) < 3 or best is None:
         return None
     return None if measured[-1]["step"] == best["step"] else measured[-1]

@@ -1,112 +1,189 @@
-"""Queries with what they found, classes that are confused, and what another run finds instead."""
+"""Panels with images: selected queries and their neighbours, confused classes, the map."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lookalike.reporting.evaluation_data import Evidence
-from lookalike.reporting.selection import confusions, hardest, random, typical, varied
+from lookalike.reporting.evaluation_data import EvaluationData
+from lookalike.reporting.query_neighbours import QueryNeighbours
 
 HARDEST, OTHERS = 10, 6
-"""Queries of the first part of the gallery, and of each other one."""
+"""Queries of the first panel, and of each other one."""
 
+_OF_A_CLASS = 2  # queries of a panel: one odd class must not fill it
 _PAIRS = 12
 _EXAMPLES = 3
 _CHANGED = 6
 
 
 @dataclass
-class Album:
-    """The pictures that are shown large, collected while the parts of the page are made."""
+class ImageCollector:
+    """Describes images for the templates, and collects those that need a large cell."""
 
-    evidence: Evidence
+    evaluation: EvaluationData
     images: dict[int, None] = field(default_factory=dict)
 
     def image(self, image: int, **more: Any) -> dict[str, Any]:
-        """What the template `picture` shows of an image."""
+        """Variables of the template's macros for an image."""
         self.images[image] = None
-        record = self.evidence.records[image]
-        name = self.evidence.name(image)
-        return {"image": image, "label": name, "place": record.place, **more}
+        record = self.evaluation.records[image]
+        return {
+            "image": image,
+            "label": self.evaluation.name(image),
+            "place": record.place,
+            **more,
+        }
 
 
-def gallery(album: Album, seed: int) -> list[dict[str, Any]]:
-    """The parts of the gallery: hardest, typical and random queries, each in one part only."""
-    evidence = album.evidence
-    found, labels = evidence.found, evidence.labels
-    hard = hardest(found, labels, HARDEST)
-    middle = typical(found, OTHERS, set(hard))
-    drawn = random(found, OTHERS, {*hard, *middle}, seed)
-    parts = (
-        ("Hardest", _hardness(int(found.wrong[hard].sum()), len(hard)), hard),
-        ("Typical", "from the middle between hard and easy", middle),
-        ("Random", "drawn blindly", drawn),
+def query_panels(collector: ImageCollector, seed: int) -> list[dict[str, Any]]:
+    """Hardest, typical and random queries, each query in one panel only."""
+    evaluation = collector.evaluation
+    neighbours, labels = evaluation.neighbours, evaluation.labels
+    hard = hardest(neighbours, labels, HARDEST)
+    middle = typical(neighbours, OTHERS, set(hard))
+    drawn = random(neighbours, OTHERS, {*hard, *middle}, seed)
+    panels = (
+        ("Hardest", _hardness(int(neighbours.wrong[hard].sum()), len(hard)), hard),
+        ("Typical", "from the middle between hardest and easiest", middle),
+        ("Random", "a random sample", drawn),
     )
     return [
-        {"title": title, "note": note, "rows": [_row(album, place) for place in places]}
-        for title, note, places in parts
-        if places
+        {"title": title, "note": note, "rows": [_row(collector, i) for i in queries]}
+        for title, note, queries in panels
+        if queries
     ]
+
+
+def hardest(neighbours: QueryNeighbours, labels: np.ndarray, count: int) -> list[int]:
+    """Indices of the queries with the lowest margin, two of a class at most."""
+    return _varied(np.argsort(neighbours.margin, kind="stable"), neighbours, labels, count)
+
+
+def _varied(
+    order: np.ndarray, neighbours: QueryNeighbours, labels: np.ndarray, count: int
+) -> list[int]:
+    selected: list[int] = []
+    taken: dict[int, int] = defaultdict(int)
+    for i in order.tolist():
+        label = int(labels[neighbours.queries[i]])
+        if taken[label] < _OF_A_CLASS and len(selected) < count:
+            taken[label] += 1
+            selected.append(i)
+    return selected
+
+
+def typical(neighbours: QueryNeighbours, count: int, without: set[int]) -> list[int]:
+    """Indices of the queries with the median margin."""
+    order = [i for i in np.argsort(neighbours.margin, kind="stable").tolist() if i not in without]
+    begin = max(0, (len(order) - count) // 2)
+    return order[begin : begin + count]
+
+
+def random(neighbours: QueryNeighbours, count: int, without: set[int], seed: int) -> list[int]:
+    """Indices of randomly drawn queries."""
+    rest = np.array([i for i in range(len(neighbours.queries)) if i not in without], np.int64)
+    drawn = np.random.default_rng(seed).permutation(len(rest))[:count]
+    return [int(i) for i in rest[drawn]]
 
 
 def _hardness(wrong: int, count: int) -> str:
-    """What the hardest queries have in common: of `count`, the first `wrong` find a wrong image."""
+    """Description of `count` queries, of which the first `wrong` have a wrong nearest image."""
     if not wrong:
-        return "all find a right image first; a wrong one comes closest to it here"
+        return "all have a nearest image of the same class, by the smallest margins"
     if wrong == count:
-        return "a wrong image is closer than any right one, by the most"
-    queries = "query" if wrong == 1 else f"{wrong} queries"
+        return "nearest image of a different class, by the largest margins"
+    queries = "query has" if wrong == 1 else f"{wrong} queries have"
     return (
-        f"for the first {queries} a wrong image is closer than any right one; the others find a "
-        "right one first"
+        f"the first {queries} a nearest image of a different class; the others one of the same "
+        "class, by the smallest margins"
     )
 
 
-def _row(album: Album, place: int) -> dict[str, Any]:
-    """A query, its neighbours, and the closest right one where it is not among them."""
-    found = album.evidence.found
+def _row(collector: ImageCollector, i: int) -> dict[str, Any]:
+    """A query, its neighbours, and the nearest of its class where it is not among them."""
+    neighbours = collector.evaluation.neighbours
     answers = [
-        album.image(image, cosine=found.cosines[place, i], right=bool(found.right[place, i]))
-        for i, image in enumerate(found.images[place].tolist())
+        collector.image(image, cosine=neighbours.cosines[i, k], right=bool(neighbours.right[i, k]))
+        for k, image in enumerate(neighbours.images[i].tolist())
         if image >= 0
     ]
     missed = None
-    if not found.right[place].any():
-        match = int(found.match[place])
-        missed = album.image(match, cosine=found.match_cosine[place], right=True)
-    return {
-        "query": album.image(int(found.queries[place])),
-        "answers": answers,
-        "missed": missed,
-    }
+    if not neighbours.right[i].any():
+        match = int(neighbours.match[i])
+        missed = collector.image(match, cosine=neighbours.match_cosine[i], right=True)
+    query = collector.image(int(neighbours.queries[i]))
+    return {"query": query, "answers": answers, "missed": missed}
 
 
-def confused(album: Album) -> list[dict[str, Any]]:
-    """The pairs of classes that are confused most often, with examples."""
-    evidence = album.evidence
-    pairs = confusions(evidence.found, evidence.labels, count=_PAIRS, examples=_EXAMPLES)
-    cosine = {
-        (int(query), int(image)): value
-        for query, image, value in zip(
-            evidence.found.queries,
-            evidence.found.images[:, 0],
-            evidence.found.cosines[:, 0],
-            strict=True,
-        )
-    }
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes whose images have each other as nearest neighbours.
+
+    Attributes:
+        classes: of the closest wrong pair: that of the query first.
+        wrong: queries of either class whose nearest image is of the other one.
+        queries: queries of either class.
+        examples: (query, neighbour) images, highest cosine first.
+    """
+
+    classes: tuple[int, int]
+    wrong: int
+    queries: int
+    examples: list[tuple[int, int]]
+
+
+def confusions(
+    neighbours: QueryNeighbours, labels: np.ndarray, *, count: int, examples: int
+) -> list[Confusion]:
+    """The `count` most frequently confused pairs of classes, each with up to `examples`.
+
+    An image is an example once.
+    """
+    mistakes = defaultdict(list)
+    for i in np.flatnonzero(neighbours.wrong).tolist():
+        query, image = int(neighbours.queries[i]), int(neighbours.images[i, 0])
+        if image < 0:
+            continue
+        one, two = sorted((int(labels[query]), int(labels[image])))
+        mistakes[one, two].append((-neighbours.cosines[i, 0], query, image))
+    of_class = np.bincount(labels[neighbours.queries], minlength=int(labels.max()) + 1)
+
+    def order(pair: tuple[int, int]) -> tuple[float, float, tuple[int, int]]:
+        return -len(mistakes[pair]), float(of_class[list(pair)].sum()), pair
+
+    result = []
+    for pair in sorted(mistakes, key=order)[:count]:
+        shown: list[tuple[int, int]] = []
+        for _, query, image in sorted(mistakes[pair]):
+            if {query, image}.isdisjoint({p for both in shown for p in both}):
+                shown.append((query, image))
+        first = int(labels[shown[0][0]])
+        classes = (first, pair[0] if first == pair[1] else pair[1])
+        wrong, queries = len(mistakes[pair]), int(of_class[list(pair)].sum())
+        result.append(Confusion(classes, wrong, queries, shown[:examples]))
+    return result
+
+
+def confused_classes(collector: ImageCollector) -> list[dict[str, Any]]:
+    """The most frequently confused pairs of classes, with examples."""
+    evaluation = collector.evaluation
+    neighbours = evaluation.neighbours
+    pairs = confusions(neighbours, evaluation.labels, count=_PAIRS, examples=_EXAMPLES)
+    cosine = dict(zip(neighbours.queries.tolist(), neighbours.cosines[:, 0].tolist(), strict=True))
     return [
         {
-            "names": [evidence.names[one] for one in pair.classes],
+            "names": [evaluation.names[one] for one in pair.classes],
             "wrong": pair.wrong,
             "queries": pair.queries,
             "examples": [
                 {
-                    "query": album.image(query),
-                    "answer": album.image(image, cosine=cosine[query, image], right=False),
+                    "query": collector.image(query),
+                    "answer": collector.image(image, cosine=cosine[query], right=False),
                 }
                 for query, image in pair.examples
             ],
@@ -115,60 +192,61 @@ def confused(album: Album) -> list[dict[str, Any]]:
     ]
 
 
-def changed(album: Album, other: Evidence) -> list[dict[str, Any]]:
-    """Queries whose closest image is right with one of two models only, clearest first."""
-    ours, theirs = album.evidence.found, other.found
+def changed_queries(collector: ImageCollector, other: EvaluationData) -> list[dict[str, Any]]:
+    """Queries that only one of two models gets right, largest difference of margins first."""
+    ours, theirs = collector.evaluation.neighbours, other.neighbours
     sides = (
         (
-            "Right with this run, wrong with the other",
+            "Right with this run, wrong with the other run",
             ~ours.wrong & theirs.wrong,
-            ours.lead - theirs.lead,
+            ours.margin - theirs.margin,
         ),
         (
-            "Wrong with this run, right with the other",
+            "Wrong with this run, right with the other run",
             ours.wrong & ~theirs.wrong,
-            theirs.lead - ours.lead,
+            theirs.margin - ours.margin,
         ),
     )
-    parts = []
-    for title, mask, clear in sides:
-        places = np.flatnonzero(mask)
-        places = places[np.argsort(-clear[places], kind="stable")]
+    panels = []
+    for title, mask, difference in sides:
+        order = np.flatnonzero(mask)
+        order = order[np.argsort(-difference[order], kind="stable")]
         rows = [
             {
-                "query": album.image(int(ours.queries[place])),
-                "here": _first(album, album.evidence, place),
-                "there": _first(album, other, place),
+                "query": collector.image(int(ours.queries[i])),
+                "here": _nearest(collector, ours, i),
+                "there": _nearest(collector, theirs, i),
             }
-            for place in varied(places, ours, other.labels, _CHANGED)
+            for i in _varied(order, ours, other.labels, _CHANGED)
         ]
-        parts.append({"title": title, "count": int(mask.sum()), "rows": rows})
-    return parts
+        panels.append({"title": title, "count": int(mask.sum()), "rows": rows})
+    return panels
 
 
-def _first(album: Album, evidence: Evidence, place: int) -> dict[str, Any]:
-    found = evidence.found
-    return album.image(
-        int(found.images[place, 0]),
-        cosine=found.cosines[place, 0],
-        right=bool(found.right[place, 0]),
+def _nearest(collector: ImageCollector, neighbours: QueryNeighbours, i: int) -> dict[str, Any]:
+    return collector.image(
+        int(neighbours.images[i, 0]),
+        cosine=neighbours.cosines[i, 0],
+        right=bool(neighbours.right[i, 0]),
     )
 
 
-def points(evidence: Evidence, images: np.ndarray, places: np.ndarray) -> Iterator[dict[str, Any]]:
-    """The images of the map, those of a class one after the other.
+def map_points(
+    evaluation: EvaluationData, images: np.ndarray, positions: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Variables of the map's images, by class.
 
     Args:
-        evidence: all images.
+        evaluation: of all images.
         images: (n,) those of the map.
-        places: (n, 2) within 0 to 1.
+        positions: (n, 2) within 0 to 1.
     """
-    for i in np.argsort(evidence.labels[images], kind="stable").tolist():
+    for i in np.argsort(evaluation.labels[images], kind="stable").tolist():
         image = int(images[i])
         yield {
             "image": image,
-            "label": evidence.name(image),
-            "group": int(evidence.labels[image]),
-            "x": round(100 * float(places[i, 0]), 2),
-            "y": round(100 * float(places[i, 1]), 2),
+            "label": evaluation.name(image),
+            "group": int(evaluation.labels[image]),
+            "x": round(100 * float(positions[i, 0]), 2),
+            "y": round(100 * float(positions[i, 1]), 2),
         }

@@ -1,11 +1,8 @@
 """Experiment trackers beside metrics.jsonl: TensorBoard, W&B, MLflow and trackio.
 
-Each is one class that takes the records of metrics.jsonl as numbers by name. To add one, write a
-class and name it in `LOGGERS`, in `TrainConfig.loggers` and as an extra in pyproject.toml.
-
-Servers, projects and keys come from the environment of each tracker (`WANDB_PROJECT`,
-`WANDB_API_KEY`, `WANDB_MODE`, `MLFLOW_TRACKING_URI`, `MLFLOW_EXPERIMENT_NAME`,
-`TRACKIO_PROJECT`, ...); nothing of it is read or written here but the names of projects.
+To add one, write a class and name it in `LOGGERS`, in `TrainConfig.loggers` and as an extra in
+pyproject.toml. Servers, projects and keys come from the environment variables of each tracker, of
+which only the names of projects are read here.
 """
 
 from __future__ import annotations
@@ -28,22 +25,14 @@ from lookalike.log import logger
 from lookalike.run import LOGGERS as LOGGERS_FILE
 
 PROJECT = "lookalike"
-"""The project or experiment where the environment names none."""
-
-"""By which names and ids trackers know the run, in its directory."""
+"""Default project or experiment."""
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a tracker is told of a run.
-
-    Attributes:
-        name: of the run.
-        folder: its directory.
-        settings: the request by dotted key, without secrets.
-    """
+    """Run as trackers show it; settings by dotted key, without secrets."""
 
     name: str
     folder: Path
@@ -51,19 +40,15 @@ class RunFacts:
 
 
 class Logger(Protocol):
-    """A tracker of one run.
-
-    Attributes:
-        id: by which the tracker knows the run when it is resumed; None where it needs none.
-    """
+    """A tracker of one run; a resumed run continues the tracker's run `id`, if it has one."""
 
     id: str | None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take numbers by name."""
+        """Add numbers by name."""
 
     def finish(self, *, finished: bool) -> None:
-        """End; `finished` is False where training failed or was interrupted."""
+        """Close; `finished` is False where training failed or was interrupted."""
 
 
 class TensorBoard:
@@ -75,13 +60,13 @@ class TensorBoard:
         self._writer = module.SummaryWriter(str(run.folder / "tensorboard"))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take numbers by name."""
+        """Add numbers by name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finish(self, *, finished: bool) -> None:
-        """End."""
+        """Close."""
         self._writer.close()
 
 
@@ -101,16 +86,16 @@ class Wandb:
         self.id: str | None = self._run.id
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take numbers by name."""
+        """Add numbers by name."""
         self._run.log(dict(values), step=step)
 
     def finish(self, *, finished: bool) -> None:
-        """End."""
+        """Close."""
         self._run.finish(exit_code=0 if finished else 1)
 
 
 class MLflow:
-    """MLflow; without `MLFLOW_TRACKING_URI` where MLflow puts its runs by default."""
+    """MLflow; without `MLFLOW_TRACKING_URI` in its default place."""
 
     def __init__(self, run: RunFacts, id: str | None) -> None:
         self._mlflow = _import("mlflow", "mlflow")
@@ -124,11 +109,11 @@ class MLflow:
         self.id: str | None = found.info.run_id
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take numbers by name."""
+        """Add numbers by name."""
         self._mlflow.log_metrics(dict(values), step=step)
 
     def finish(self, *, finished: bool) -> None:
-        """End."""
+        """Close."""
         self._mlflow.end_run(status="FINISHED" if finished else "FAILED")
 
 
@@ -144,11 +129,11 @@ class Trackio:
         self.id: str | None = getattr(found, "name", None) or id or run.name
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take numbers by name."""
+        """Add numbers by name."""
         self._trackio.log(dict(values), step=step)
 
     def finish(self, *, finished: bool) -> None:
-        """End."""
+        """Close."""
         self._trackio.finish()
 
 
@@ -161,17 +146,17 @@ LOGGERS: dict[str, Callable[[RunFacts, str | None], Logger]] = {
 
 
 class Loggers:
-    """All trackers of a run. One that fails later is named once and left; training goes on."""
+    """All trackers of a run. One that fails later is dropped with a warning; training continues."""
 
     def __init__(self) -> None:
         self._active: dict[str, Logger] = {}
 
     def start(self, names: Sequence[str], run: RunFacts) -> None:
-        """Start those of these names, where an earlier start of the run left them.
+        """Start these trackers, or continue those of an earlier start of the run.
 
         Raises:
             MissingExtraError: a package is not installed.
-            ConfigError: one cannot start; says why, without secrets.
+            ConfigError: one cannot start; with its reason, without secrets.
         """
         file = run.folder / LOGGERS_FILE
         ids: dict[str, Any] = _read(file)
@@ -182,18 +167,18 @@ class Loggers:
             except MissingExtraError:
                 self.finish(finished=False)
                 raise
-            except Exception as error:  # whatever a tracker and its server have to say
+            except Exception as error:  # of any kind: trackers and servers differ
                 self.finish(finished=False)
                 raise ConfigError(
-                    f"train.loggers: {name} cannot start: {_public(error)}; mend it, or leave it "
-                    "out"
+                    f"train.loggers: {name} cannot start: {_public(error)}; fix it, or remove "
+                    f"{name} from the list"
                 ) from None
         found = {name: each.id for name, each in self._active.items() if each.id is not None}
         if found:
             file.write_text(json.dumps({**ids, **found}, indent=1) + "\n", "utf-8")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """A record of metrics.jsonl: its finite numbers, as `train/loss` or `validation/...`."""
+        """Add the finite numbers of a record as `train/...` or `validation/...`."""
         group = "validation" if "recall_at_1" in record else "train"
         values = {
             f"{group}/{name}": value
@@ -205,7 +190,7 @@ class Loggers:
         self._each(lambda each: each.log(values, record["step"]))
 
     def finish(self, *, finished: bool) -> None:
-        """End them all."""
+        """Close all of them."""
         self._each(lambda each: each.finish(finished=finished))
         self._active.clear()
 
@@ -213,16 +198,16 @@ class Loggers:
         for name, each in list(self._active.items()):
             try:
                 action(each)
-            except Exception as error:  # a server that is away ends no training
+            except Exception as error:  # an unreachable server must not end the training
                 del self._active[name]
                 logger.warning(
-                    "%s takes no more records (%s); metrics.jsonl has all of them",
+                    "%s: no more records are logged (%s); metrics.jsonl has all of them",
                     name, _public(error),
                 )  # fmt: skip
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """See that the packages of these trackers are there.
+    """Check that the packages of these trackers are installed.
 
     Raises:
         MissingExtraError: one is not.
@@ -236,13 +221,13 @@ def _import(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != package:  # it is there, and lacks something of its own
+        if error.name != package:  # installed, but without a dependency of its own
             raise
         raise MissingExtraError(package, package) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The ids of an earlier start of the run; a file that cannot be used counts as none."""
+    """The ids of an earlier start of the run; none of a broken file."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
@@ -251,7 +236,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _public(error: Exception) -> str:
-    """The first line of an error without passwords of addresses and values of secret variables."""
+    """First line of an error without passwords in URIs and values of secret variables."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     text = re.sub(r"(?<=://)[^/\s@]+@", "", text)
     for name, value in os.environ.items():

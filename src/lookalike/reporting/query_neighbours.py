@@ -1,8 +1,7 @@
-"""What each query finds: its closest images, exactly, and how near same and different ones lie.
+"""Exact nearest neighbours of queries, independent of threads and tile sizes.
 
-Similarities are the exact ones of `lookalike.metrics.exact_similarity`, so they, and with them the
-page, are the same whatever the number of threads and the size of a tile. The rule for ties is that
-of `lookalike.metrics.ranking`: an image of the query's class ranks behind every other whose
+Similarities are those of `lookalike.metrics.exact_similarity`, ties are ranked as in
+`lookalike.metrics.ranking`: an image of the query's class ranks behind every other one whose
 similarity is lower by at most 2^-23.
 """
 
@@ -20,29 +19,29 @@ from lookalike.metrics.topk import ExactTiles, TopK
 from lookalike.metrics.verification import BINS, PairCounts, binned
 
 MOST_QUERIES = 5_000
-"""Queries that are looked at; a sample stands for more of them."""
+"""More queries are sampled."""
 
 MOST_SIMILARITIES = 10**9
-"""Similarities that are computed: fewer queries are looked at where the gallery is large."""
+"""Similarities that are computed: with a large gallery, fewer queries are sampled."""
 
 _BEHIND = TIE + 1.0  # similarities are whole numbers of steps
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """What Q queries find among M images; K neighbours each.
+class QueryNeighbours:
+    """K neighbours each of Q queries among M images.
 
     Attributes:
-        queries: (Q,) int64, ascending: which image asks.
-        images: (Q, K) int64, its closest images, closest first; -1 where there are no more.
+        queries: (Q,) int64, ascending, image of each query.
+        images: (Q, K) int64, nearest first; -1 where there are no more.
         cosines: (Q, K) float64, NaN where there are no more.
-        right: (Q, K) bool, whether they are of the query's class.
-        match: (Q,) int64, the closest image of its class.
+        right: (Q, K) bool, of the query's class.
+        match: (Q,) int64, nearest image of the query's class.
         match_cosine: (Q,) float64.
-        other: (Q,) int64, the closest image of another class, -1 where there is none.
+        other: (Q,) int64, nearest image of another class, -1 where there is none.
         other_cosine: (Q,) float64, NaN where there is none.
-        pairs: how alike queries are to images of their class and of others.
-        of: how many images could ask; Q where all were looked at.
+        pairs: histograms of the cosines of queries to images of their class and of others.
+        total: number of possible queries; Q where none was left out.
     """
 
     queries: np.ndarray
@@ -54,33 +53,30 @@ class Neighbours:
     other: np.ndarray
     other_cosine: np.ndarray
     pairs: PairCounts
-    of: int
+    total: int
 
     @property
     def wrong(self) -> np.ndarray:
-        """Whether the closest image is of another class, (Q,) bool."""
+        """(Q,) bool, whether the nearest image is of another class."""
         return ~self.right[:, 0]
 
     @property
-    def lead(self) -> np.ndarray:
-        """How much closer the right one is than the closest wrong one, (Q,) float64."""
+    def margin(self) -> np.ndarray:
+        """(Q,) float64, cosine of the nearest image of the class minus that of another class."""
         other = np.where(np.isnan(self.other_cosine), -1.0, self.other_cosine)
         return np.asarray(self.match_cosine - other)
 
 
 def sample_queries(labels: Tensor, roles: Roles | None, seed: int) -> tuple[Tensor, int]:
-    """The images that ask, ascending, or a sample of them; and how many there are.
+    """The images that can be queries, ascending, or a sample of them; and their number.
 
-    Args:
-        labels: (M,) int64, the class of each image.
-        roles: who asks and who is searched.
-        seed: another seed draws another sample.
+    `labels` are the (M,) int64 class of each image.
     """
     _, classes = torch.unique(labels, return_inverse=True)
-    asks = relevant_of(classes, roles) > 0
+    possible = relevant_of(classes, roles) > 0
     if roles is not None:
-        asks &= roles.query
-    queries = asks.nonzero()[:, 0]
+        possible &= roles.query
+    queries = possible.nonzero()[:, 0]
     most = max(1, min(MOST_QUERIES, MOST_SIMILARITIES // max(1, len(labels))))
     if len(queries) <= most:
         return queries, len(queries)
@@ -96,19 +92,19 @@ def find_neighbours(
     *,
     roles: Roles | None = None,
     count: int = 8,
-    of: int | None = None,
+    total: int | None = None,
     device: torch.device | None = None,
-) -> Neighbours:
-    """The closest images of each query.
+) -> QueryNeighbours:
+    """The nearest images of each query.
 
     Args:
         vectors: (M, D) of unit length.
-        labels: (M,) int64, the class of each.
-        queries: (Q,) int64, ascending, images that have one of their class to find.
-        roles: who is searched, and who never meets.
-        count: K, how many neighbours.
-        of: how many images could ask, if `queries` are a sample.
-        device: where to compute; it must know float64.
+        labels: (M,) int64, class of each.
+        queries: (Q,) int64, ascending, images with another one of their class.
+        roles: gallery, and pairs that are left out.
+        count: K.
+        total: number of possible queries, if `queries` are a sample.
+        device: with float64.
     """
     device = torch.device("cpu") if device is None or device.type == "mps" else device
     seen = ExactTiles.of(vectors, labels, roles, device)
@@ -119,7 +115,7 @@ def find_neighbours(
         torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
     )
     same, different = histograms.cpu().numpy()
-    return Neighbours(
+    return QueryNeighbours(
         queries=queries.cpu().numpy(),
         images=np.where(np.isnan(cosines), -1, images),
         cosines=cosines,
@@ -129,12 +125,12 @@ def find_neighbours(
         other=np.where(np.isnan(other_cosine), -1, other),
         other_cosine=other_cosine,
         pairs=PairCounts(same, different),
-        of=len(queries) if of is None else of,
+        total=len(queries) if total is None else total,
     )
 
 
 def _chunk(seen: ExactTiles, rows: Tensor, count: int, histograms: Tensor) -> tuple[Tensor, ...]:
-    """The columns of `Neighbours` for the queries `rows`, (b,); adds to the (2, BINS) pairs."""
+    """Columns of `QueryNeighbours` for the queries `rows`, (b,); adds to (2, BINS) histograms."""
     query = seen.vectors[rows].double()  # (b, D)
     ranked, match, other = TopK(query, count), TopK(query, 1), TopK(query, 1)
     for left, found, same in seen.tiles(rows):
@@ -143,7 +139,7 @@ def _chunk(seen: ExactTiles, rows: Tensor, count: int, histograms: Tensor) -> tu
             histogram += binned(cosines).bincount(minlength=BINS)
         match.add(found.masked_fill(~same, -torch.inf), left)
         other.add(found.masked_fill(same, -torch.inf), left)
-        # A tie is decided against the query: those of its class step back behind it.
+        # Ties are decided against the query: images of its class rank behind the others.
         ranked.add(found.sub_(same.double() * _BEHIND), left)
     right = (seen.labels[rows, None] == seen.labels[ranked.images]) & ~ranked.values.isinf()
     return (
@@ -158,5 +154,5 @@ def _chunk(seen: ExactTiles, rows: Tensor, count: int, histograms: Tensor) -> tu
 
 
 def _cosine(found: Tensor) -> Tensor:
-    """Similarities in steps of 2^-52 as cosines; NaN where there was nothing to find."""
+    """Similarities in steps of 2^-52 as cosines; NaN for none."""
     return torch.where(found == -torch.inf, torch.nan, found / UNIT)

@@ -1,4 +1,4 @@
-"""What a report is of: all that the page needs to know of a run."""
+"""Data of a report: the run, its settings, and the evaluation of its model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.metrics.calibration import Calibration
-from lookalike.reporting.evaluation_data import Evidence
+from lookalike.reporting.evaluation_data import EvaluationData
 
 
 @dataclass(frozen=True)
-class Story:
-    """What a run says about itself.
+class RunHistory:
+    """Records of a training.
 
     Attributes:
-        name: what to call it, without secrets.
+        name: of the run, without secrets.
         metrics: the objects of metrics.jsonl.
-        trained: when, in words; empty if unknown.
+        trained: begin and end in words; "" if unknown.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Story:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation of the model that was kept; the first of several as good."""
+        """The evaluation of the model that was kept; the first of several equally good ones."""
         measured = [r for r in self.measured if r["map_at_r"] is not None]
         return max(measured, key=lambda record: record["map_at_r"], default=None)
 
@@ -52,40 +52,39 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Content:
-    """All of a page.
+class ReportData:
+    """Everything on a report.
 
     Attributes:
-        story: the run.
-        facts: (name, value) lines of what was trained on what.
-        settings: of the run, without secrets.
-        environment: (name, value) lines of versions and devices.
-        evidence: what the model makes of the list; None without a list.
-        listed: the list, in words.
-        validated_on: what the run was measured on during training, in words; "" for nothing.
-        other_validated_on: the same of the run to compare with.
-        own: whether that list is the one that was measured on during training.
-        lacking: why there is no evidence; empty where there is.
+        facts: (name, value) of model, loss and lists.
+        settings: without secrets.
+        environment: (name, value) of versions and devices.
+        evaluation: of the model on the list; None without a list.
+        lacking: reason for no evaluation; "" where there is one.
+        listed: name of the list.
+        own: whether that list is the one of the evaluations during training.
+        validated_on: name of the list of the evaluations during training; "" without any.
+        other_validated_on: the same of the other run.
         other: the run to compare with.
-        other_evidence: what its model makes of the same list.
-        calibration: of the model, whose threshold is marked; None to choose one by these pairs.
-        seed: of what is drawn at random.
-        threads: threads that read pictures.
-        source: of their bytes.
+        other_evaluation: of its model on the same list.
+        calibration: of the model, whose threshold is marked; None for one of these pairs.
+        seed: of random samples.
+        threads: that read images.
+        source: of the images' bytes.
     """
 
-    story: Story
+    history: RunHistory
     facts: Sequence[tuple[str, str]]
     settings: Sequence[Setting]
     environment: Sequence[tuple[str, str]]
-    evidence: Evidence | None
+    evaluation: EvaluationData | None
+    lacking: str = ""
     listed: str = ""
+    own: bool = True
     validated_on: str = ""
     other_validated_on: str = ""
-    own: bool = True
-    lacking: str = ""
-    other: Story | None = None
-    other_evidence: Evidence | None = None
+    other: RunHistory | None = None
+    other_evaluation: EvaluationData | None = None
     calibration: Calibration | None = None
     seed: int = 0
     threads: int = 4
@@ -93,10 +92,10 @@ class Content:
 
     @property
     def comparable(self) -> bool:
-        """Whether the scores of both runs' trainings are of one list, by content if known."""
+        """Whether both trainings were validated on one list, by content if known."""
         if self.other is None:
             return False
-        lists = self.story.val_list, self.other.val_list
+        lists = self.history.val_list, self.other.val_list
         if all(lists):
             return lists[0] == lists[1]
         return self.validated_on == self.other_validated_on
@@ -106,5 +105,5 @@ class Content:
         """The lists of both runs in words, where their scores are not comparable."""
         ours, theirs = self.validated_on, self.other_validated_on
         if ours != theirs:
-            return f"this run was measured on {ours}, the other on {theirs}"
-        return f"both were measured on {ours}, whose content changed between the trainings"
+            return f"this run was validated on {ours}, the other run on {theirs}"
+        return f"both runs were validated on {ours}, whose content changed between the trainings"

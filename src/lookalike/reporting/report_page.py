@@ -1,136 +1,100 @@
-"""A report as one HTML file with its pictures inside, which asks nobody for anything."""
+"""A report as one HTML file with its images inside."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-from lookalike.log import counted
+from lookalike import pages
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.verification import PairCounts, Verification, verify
-from lookalike.reporting.charts import WIDE, WIDTH, draw, draw_histogram
-from lookalike.reporting.embedding_map import flat, sample_points
-from lookalike.reporting.evaluation_data import Evidence
-from lookalike.reporting.headline import headline, side_by_side, verdict
-from lookalike.reporting.image_panels import Album, changed, confused, gallery, points
-from lookalike.reporting.metric_curves import curves
-from lookalike.reporting.report_data import Content
-from lookalike.reporting.slices import slices
-from lookalike.reporting.sprite_sheet import Sheet, make_sheet
+from lookalike.reporting.charts import WIDE, WIDTH, draw, draw_histogram, metric_curves
+from lookalike.reporting.embedding_map import project, sample_points
+from lookalike.reporting.evaluation_data import EvaluationData
+from lookalike.reporting.headline import compare_scores, headline, score_tiles
+from lookalike.reporting.image_panels import (
+    ImageCollector,
+    changed_queries,
+    confused_classes,
+    map_points,
+    query_panels,
+)
+from lookalike.reporting.report_data import ReportData
+from lookalike.reporting.slices import breakdowns
+from lookalike.reporting.sprite_sheet import make_sprite_sheet
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Shares of the different pairs that a threshold lets pass."""
+"""False accept rates of the table of thresholds."""
 
 _BARS = 256  # of the histogram
-_LARGE, _SMALL = 96, 48  # pixels of a picture in the gallery, and on the map alone
+_LARGE, _SMALL = 96, 48  # pixels of an image in the panels, and on the map alone
 
 
-def render(content: Content) -> str:
-    """The page.
-
-    Args:
-        content: all that is known of the run.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike.reporting", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["counted"] = counted
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    environment.filters["cosine"] = lambda value: f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-    environment.filters["points"] = _points
-    script = _text(environment, "script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report_page.html.j2").render(
-        content=content,
-        verdict=verdict(content),
-        tiles=headline(content),
-        versus=side_by_side(content),
-        curves=_curves(content),
-        style=_text(environment, "style.css"),
-        script=script,
-        digest=digest,
-        **_of_pictures(content),
-    )
-
-
-def _points(value: float) -> str:
-    """A difference in points, with a sign unless it is nothing: `+1.2`, `−0.3`, `0.0`."""
-    text = f"{100 * value:+.1f}".replace("-", "−")
-    return "0.0" if text[1:] == "0.0" else text
-
-
-def _text(environment: jinja2.Environment, name: str) -> Markup:
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0].strip())
-
-
-def _curves(content: Content) -> list[dict[str, Any]]:
-    story, other = content.story, content.other
-    best = story.best
-    found = curves(
-        story.metrics,
+def render(data: ReportData) -> str:
+    """The page."""
+    best, other = data.history.best, data.other
+    curves = metric_curves(
+        data.history.metrics,
         () if other is None else other.metrics,
         best=None if best is None else best["step"],
     )
-    return [draw(curve) for curve in found]
+    return pages.render(
+        "report.html.j2",
+        data=data,
+        headline=headline(data),
+        tiles=score_tiles(data),
+        versus=compare_scores(data),
+        comparison="Both models on the same images.",
+        curves=[draw(curve) for curve in curves],
+        **_evaluation_parts(data),
+    )
 
 
-def _of_pictures(content: Content) -> dict[str, Any]:
-    """The parts that show pictures; empty where there is no list."""
-    evidence = content.evidence
-    if evidence is None:
+def _evaluation_parts(data: ReportData) -> dict[str, Any]:
+    """Variables of the parts with images; empty without an evaluation."""
+    evaluation = data.evaluation
+    if evaluation is None:
         empty: dict[str, Any] = {"gallery": [], "confused": [], "changed": [], "histogram": None}
-        return empty | {"slices": [], "map": [], "sheets": [], "pictures": {}}
-    album = Album(evidence)
+        return empty | {"slices": [], "map": [], "sheets": [], "cells": {}}
+    collector = ImageCollector(evaluation)
     parts: dict[str, Any] = {
-        "gallery": gallery(album, content.seed),
-        "confused": confused(album),
+        "gallery": query_panels(collector, data.seed),
+        "confused": confused_classes(collector),
         "changed": [],
-        "histogram": _histogram(content, evidence),
-        "slices": slices(evidence),
+        "histogram": _histogram(evaluation, data.calibration),
+        "slices": breakdowns(evaluation),
     }
-    if content.other_evidence is not None:
-        parts["changed"] = changed(album, content.other_evidence)
-    drawn = sample_points(evidence.labels, content.seed)
-    places = flat(evidence.vectors[drawn].numpy(), content.seed)
-    parts["map"] = [] if places is None else list(points(evidence, drawn, places))
-    large = sorted(album.images)
-    small = [] if places is None else sorted(set(drawn.tolist()) - album.images.keys())
+    if data.other_evaluation is not None:
+        parts["changed"] = changed_queries(collector, data.other_evaluation)
+    drawn = sample_points(evaluation.labels, data.seed)
+    positions = project(evaluation.vectors[drawn].numpy(), data.seed)
+    parts["map"] = [] if positions is None else list(map_points(evaluation, drawn, positions))
+    large = sorted(collector.images)
+    small = [] if positions is None else sorted(set(drawn.tolist()) - collector.images.keys())
     sheets = [
-        make_sheet(
-            evidence.records,
+        make_sprite_sheet(
+            evaluation.records,
             rows,
             name=name,
             side=side,
-            threads=content.threads,
-            source=content.source,
+            threads=data.threads,
+            source=data.source,
         )
         for name, rows, side in (("large", large, _LARGE), ("small", small, _SMALL))
     ]
-    return parts | {"sheets": sheets, "pictures": _places(sheets)}
+    cells = {row: (sheet.name, sheet.position(row)) for sheet in sheets for row in sheet.cells}
+    return parts | {"sheets": sheets, "cells": cells}
 
 
-def _places(sheets: list[Sheet]) -> dict[int, tuple[str, str]]:
-    """The sheet and the place on it, by image."""
-    return {row: (sheet.name, sheet.position(row)) for sheet in sheets for row in sheet.cells}
-
-
-def _histogram(content: Content, evidence: Evidence) -> dict[str, Any] | None:
-    pairs = evidence.pairs
+def _histogram(
+    evaluation: EvaluationData, calibration: Calibration | None
+) -> dict[str, Any] | None:
+    pairs = evaluation.pairs
     if not pairs.same.sum() or not pairs.different.sum():
         return None
-    told = verify(pairs, RATES)
-    threshold, mark = _threshold(content.calibration, told, pairs)
+    scores = verify(pairs, RATES)
+    threshold, mark = _threshold(calibration, scores, pairs)
     same, different = (
         counts[:-1].reshape(_BARS, -1).sum(1) for counts in (pairs.same, pairs.different)
     )
@@ -142,7 +106,7 @@ def _histogram(content: Content, evidence: Evidence) -> dict[str, Any] | None:
             draw_histogram(same, different, threshold=threshold, width=width)
             for width in (WIDE, WIDTH)
         ],
-        "told": told,
+        "scores": scores,
         "mark": mark,
         "same_mean": float((same * middles).sum() / same.sum()),
         "different_mean": float((different * middles).sum() / different.sum()),
@@ -150,24 +114,23 @@ def _histogram(content: Content, evidence: Evidence) -> dict[str, Any] | None:
 
 
 def _threshold(
-    calibration: Calibration | None, told: Verification, pairs: PairCounts
+    calibration: Calibration | None, scores: Verification, pairs: PairCounts
 ) -> tuple[float, str]:
-    """The threshold to mark, and what it does: the model's own, or one that these pairs support."""
+    """The threshold to mark, the model's own or one of these pairs, and its description."""
     if calibration is not None:
         same, different = pairs.at(calibration.threshold)
         return calibration.threshold, (
-            f"The upright line is the model's own threshold, {calibration.threshold:.3f}, measured "
-            f"on the {calibration.source}: it lets {100 * different / told.different_pairs:.2g} % "
-            f"of these different pairs pass, and {100 * same / told.same_pairs:.1f} % of the same "
-            "ones."
+            f"Vertical line: the model's threshold {calibration.threshold:.3f}, calibrated on the "
+            f"{calibration.source}; it accepts {100 * different / scores.different_pairs:.2g} % of "
+            f"these pairs of different classes and {100 * same / scores.same_pairs:.1f} % of those "
+            "of the same class."
         )
-    for point in told.operating:
+    for point in scores.operating:
         if point.target == 1e-3:
             return point.threshold, (
-                f"The upright line, {point.threshold:.3f}, lets 1 in 1,000 different pairs pass, "
-                f"and {100 * point.tar:.1f} % of the same ones."
+                f"Vertical line: the threshold {point.threshold:.3f}, which accepts 1 in 1,000 "
+                f"pairs of different classes and {100 * point.tar:.1f} % of the same class."
             )
-    return told.eer_threshold, (
-        f"The upright line, {told.eer_threshold:.3f}, lets as many different pairs pass as it "
-        "refuses same ones."
+    return scores.eer_threshold, (
+        f"Vertical line: the threshold {scores.eer_threshold:.3f} of the equal error rate."
     )

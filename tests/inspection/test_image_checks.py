@@ -1,4 +1,4 @@
-"""What pictures tell: broken ones, copies, leaks."""
+"""Checks of images: broken ones, duplicates, leakage."""
 
 import io
 from itertools import combinations
@@ -36,7 +36,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, lookalike.Config, Path]:
-    """The findings of lists with one of each fault."""
+    """The issues of lists with one of each fault."""
     folder = tmp_path_factory.mktemp("doctor")
     names: dict[str, list[str]] = {"train": [], "val": []}
 
@@ -68,16 +68,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, lookalike.Con
         train=str(folder / "train.txt"), val=str(folder / "val.txt"), threads=2
     )
     by_kind = {
-        finding.kind: [
+        issue.kind: [
             {Path(diagnosis.lists.records[row].uri).name for row in group.rows}
-            for group in finding.groups
+            for group in issue.groups
         ]
-        for finding in diagnosis.findings
+        for issue in diagnosis.issues
     }
     return by_kind, diagnosis, folder
 
 
-def test_each_fault_is_found_and_nothing_else(found):
+def test_each_planted_issue_is_found_and_no_other(found):
     by_kind, _, _ = found
     broken = [{"cut.jpg"}, {"empty.jpg"}, {"page.jpg"}, {"missing.jpg"}]
     assert by_kind == {
@@ -130,7 +130,7 @@ def test_all_near_pairs_are_found_by_bands(skewed, monkeypatch):
     assert sorted(got) == sorted(expected)  # each once
 
 
-def test_a_search_among_too_many_alike_says_that_it_was_cut(tmp_path, monkeypatch):
+def test_an_unfinished_search_is_an_issue(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "MOST_PAIRS", 2)
     monkeypatch.setattr(duplicates, "_CHUNK", 3)
     for i in range(8):  # a patch that wanders before the same ground
@@ -139,7 +139,7 @@ def test_a_search_among_too_many_alike_says_that_it_was_cut(tmp_path, monkeypatc
         picture.save(tmp_path / f"{i}.png")
     (tmp_path / "t.txt").write_text("".join(f"{i}.png {i % 2}\n" for i in range(8)))
     found = lookalike.doctor(train=str(tmp_path / "t.txt"), threads=1)
-    assert "near_search_cut" in {finding.kind for finding in found.findings}
+    assert "near_search_cut" in {issue.kind for issue in found.issues}
 
 
 def test_joined_pairs_share_the_least_root():

@@ -33,11 +33,11 @@
     svg.addEventListener("pointerleave", () => { cross.remove(); tip.remove(); });
   }
 
-  // The map: drag, pinch, zoom, and choose a class.
+  // The map: drag, pinch, zoom, and select a class.
   const map = document.querySelector(".map");
   if (!map) return;
   const view = map.querySelector(".view"), plane = map.querySelector(".plane");
-  const chosen = map.querySelector(".chosen"), fingers = new Map();
+  const selected = map.querySelector(".selected"), fingers = new Map();
   let scale = 1, left = 0, top = 0, moved = 0, spread = 0;
   map.classList.add("live");
   document.querySelectorAll(".scripted").forEach((one) => { one.hidden = false; });
@@ -49,7 +49,7 @@
     top = Math.min(view.clientHeight * edge, Math.max(view.clientHeight * (1 - edge) - plane.clientHeight * scale, top));
     if (scale === 1) left = top = 0;
     plane.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
-    plane.style.setProperty("--s", Math.pow(scale, -0.55).toFixed(4));  // pictures grow less than the map
+    plane.style.setProperty("--s", Math.pow(scale, -0.55).toFixed(4));  // images grow less than the map
     map.classList.toggle("zoomed", scale > 1);
   }
 
@@ -62,17 +62,17 @@
     place();
   }
 
-  function choose(target) {
+  function select(target) {
     const group = target && target.dataset.g;
     const again = target && target.classList.contains("hit") && map.classList.contains("picked");
     plane.querySelectorAll(".hit").forEach((one) => one.classList.remove("hit"));
     const on = group !== undefined && group !== null && !again;
     map.classList.toggle("picked", on);
-    chosen.hidden = !on;
+    selected.hidden = !on;
     if (!on) return;
     const hits = plane.querySelectorAll(`[data-g="${group}"]`);
     hits.forEach((one) => one.classList.add("hit"));
-    chosen.textContent = `${target.title}: ${hits.length} ${hits.length === 1 ? "image" : "images"}`;
+    selected.textContent = `${target.title}: ${hits.length} ${hits.length === 1 ? "image" : "images"}`;
   }
 
   map.querySelectorAll("button").forEach((button) => button.addEventListener("click", () => {
@@ -118,6 +118,6 @@
     view.addEventListener(name, (event) => { fingers.delete(event.pointerId); spread = 0; });
   }
   view.addEventListener("click", (event) => {
-    if (moved <= 4) choose(event.target.closest("[data-g]"));
+    if (moved <= 4) select(event.target.closest("[data-g]"));
   });
 })();

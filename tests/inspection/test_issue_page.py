@@ -1,4 +1,4 @@
-"""The page as a browser shows it, the JSON, and the command."""
+"""The page in a browser, the JSON, and the command."""
 
 import json
 import shutil
@@ -39,7 +39,9 @@ def doctor(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-def test_the_command_says_what_to_do_and_writes(written, shapes, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_advice_and_writes_the_files(
+    written, shapes, tmp_path, monkeypatch, capsys
+):
     code = doctor(
         monkeypatch, "--train", written / "train.txt", "--val", shapes / "val.txt",
         "--output", tmp_path, "data.threads=2",
@@ -56,15 +58,15 @@ def test_the_command_says_what_to_do_and_writes(written, shapes, tmp_path, monke
     assert "&lt;script&gt;alert(1)" in html
 
 
-def test_no_images_and_mistakes(written, monkeypatch, capsys):
+def test_without_images_and_with_a_missing_list(written, monkeypatch, capsys):
     assert doctor(monkeypatch, "--train", written / "train.txt", "--no-images") == 0
     assert "images/s" not in capsys.readouterr().out
     assert doctor(monkeypatch, "--train", written / "none.txt") == 2
     assert "none.txt" in capsys.readouterr().err
 
 
-def test_pictures_are_bounded(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(issue_page, "MOST_PICTURES", 12)
+def test_the_number_of_images_is_limited(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(issue_page, "MOST_IMAGES", 12)
     lines = "".join(f"images/{i % 8}-{i // 8}.jpg {i}\n" for i in range(48))
     (shapes / "lone.txt").write_text(lines)
     arguments = ("--train", shapes / "lone.txt", "--output", tmp_path, "data.threads=2")
@@ -76,7 +78,7 @@ def test_pictures_are_bounded(shapes, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on this machine")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_whole(written, shapes, tmp_path, monkeypatch, scheme):
+def test_a_browser_shows_the_whole_page(written, shapes, tmp_path, monkeypatch, scheme):
     from playwright.sync_api import sync_playwright
 
     arguments = ("--train", written / "train.txt", "--output", tmp_path, "data.threads=2")
@@ -112,7 +114,7 @@ def test_lists_images_and_results_in_storage(shapes):
         train="memory://shop/train.txt", val="memory://shop/val.txt", output="memory://shop/out"
     )
     local = lookalike.doctor(train=str(shapes / "train.txt"), val=str(shapes / "val.txt"))
-    kinds = [{finding.kind for finding in one.findings} for one in (remote, local)]
+    kinds = [{finding.kind for finding in one.issues} for one in (remote, local)]
     assert kinds[0] == kinds[1] | {"unreadable"}
     found = json.loads(storage.read_bytes("memory://shop/out/doctor.json"))
     broken = next(one for one in found["findings"] if one["kind"] == "unreadable")

@@ -1,4 +1,4 @@
-"""What lists alone tell."""
+"""Checks of lists alone."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from lookalike.errors import LookalikeError
 from lookalike.inspection.list_checks import distinct_rows
 
 
-def look(folder: Path, train: str, val: str | None = None) -> tuple[dict, dict]:
-    """Facts, and the findings by kind, of lists with this text; no image is opened."""
+def check(folder: Path, train: str, val: str | None = None) -> tuple[dict, dict]:
+    """Facts, and the issues by kind, of lists with this text; no image is opened."""
     (folder / "train.txt").write_text(train)
     settings = {"train": str(folder / "train.txt")}
     if val is not None:
         (folder / "val.txt").write_text(val)
         settings["val"] = str(folder / "val.txt")
     found = lookalike.doctor(images=False, **settings)
-    return dict(found.facts), {finding.kind: finding for finding in found.findings}
+    return dict(found.facts), {issue.kind: issue for issue in found.issues}
 
 
 def test_counts_and_histogram(tmp_path):
     lines = "".join(f"{i}.jpg {label}\n" for i, label in enumerate("aaaaabbbc"))
-    facts, found = look(tmp_path, lines, "x.jpg c\ny.jpg d\n")
+    facts, found = check(tmp_path, lines, "x.jpg c\ny.jpg d\n")
     assert facts["training"]["images"] == 9
     assert facts["training"]["classes"] == 3
     assert facts["training"]["classes_by_images"] == {"1": 1, "2": 0, "3-4": 1, "5-8": 1}
@@ -33,10 +33,10 @@ def test_counts_and_histogram(tmp_path):
     assert found["singletons"].groups[0].rows == (8,)
 
 
-def test_rows_that_cannot_be_used_are_listed_and_the_others_judged(tmp_path):
+def test_unusable_rows_are_listed_and_the_others_checked(tmp_path):
     head = "path,label,x_1,y_1,x_2,y_2\n"
     rows = "a.jpg,1,0,0,9,9\nb.jpg,nan,,,,\nc.jpg,2,9,0,3,9\nd.jpg,2,,,,\ne.jpg,,,,,\nd.jpg,2,,,,\n"
-    facts, found = look(tmp_path, head + rows, "x.jpg 1\ny.jpg None\nz.jpg 1\n")
+    facts, found = check(tmp_path, head + rows, "x.jpg 1\ny.jpg None\nz.jpg 1\n")
     assert facts["training"]["images"] == 3
     assert found["bad_rows"].severity == "wrong"
     notes = [group.note.removeprefix(f"{tmp_path}/") for group in found["bad_rows"].groups]
@@ -44,12 +44,12 @@ def test_rows_that_cannot_be_used_are_listed_and_the_others_judged(tmp_path):
     assert [note.split(": ")[0] for note in notes] == lines
     assert found["repeated_lines"].count == 1
     with pytest.raises(LookalikeError, match=r"train\.txt:2: label 'nan' is a missing value"):
-        look(tmp_path, "path,label\na.jpg,nan\nb.jpg,nan\n")
+        check(tmp_path, "path,label\na.jpg,nan\nb.jpg,nan\n")
 
 
 def test_the_same_path_again_with_another_label_and_in_the_other_list(tmp_path):
     train = "1.jpg a\n1.jpg a\n2.jpg a\n2.jpg b\n3.jpg b\n4.jpg b\n"
-    _, found = look(tmp_path, train, "3.jpg c\n5.jpg c\n5.jpg d\n")
+    _, found = check(tmp_path, train, "3.jpg c\n5.jpg c\n5.jpg d\n")
     assert [group.rows for group in found["repeated_lines"].groups] == [(0, 1)]
     assert [group.rows for group in found["two_labels_path"].groups] == [(2, 3), (7, 8)]
     assert [group.rows for group in found["leakage_path"].groups] == [(4, 6)]
@@ -61,20 +61,20 @@ def test_labels_that_differ_in_case_and_blanks(tmp_path):
         "path,label\n1.jpg,Red Cat\n2.jpg,red  cat\n3.jpg,red_cat\n4.jpg,dog\n5.jpg,Red Cat\n"
     )
     found = lookalike.doctor(train=str(tmp_path / "t.csv"), images=False)
-    [variants] = [f for f in found.findings if f.kind == "label_variants"]
+    [variants] = [f for f in found.issues if f.kind == "label_variants"]
     assert [group.rows for group in variants.groups] == [(0, 1, 2)]
     assert "'Red Cat' (2)" in variants.groups[0].note
 
 
 def test_the_same_path_in_another_spelling(tmp_path):
     train = "1.jpg a\n./1.jpg a\nx/../1.jpg a\n2.jpg b\nhttp://h/./3.jpg b\nhttp://h/3.jpg b\n"
-    _, found = look(tmp_path, train)
+    _, found = check(tmp_path, train)
     assert [group.rows for group in found["repeated_lines"].groups] == [(0, 1, 2)]
 
 
-def test_queries_are_no_part_of_a_path(tmp_path):
+def test_the_query_of_a_uri_is_not_part_of_its_path(tmp_path):
     uri = "oss://b/x/{}.jpg?endpoint=http://127.0.0.1:9/"
-    _, found = look(tmp_path, "".join(f"{uri.format(i)} {i % 2}\n" for i in range(4)))
+    _, found = check(tmp_path, "".join(f"{uri.format(i)} {i % 2}\n" for i in range(4)))
     assert found.keys() == {"no_validation"}
 
 
@@ -83,7 +83,7 @@ def test_suspicious_and_mixed_paths(tmp_path):
         "a/1.jpg x\n__MACOSX/a/._1.jpg x\na/Thumbs.db y\na/.DS_Store y\na\\2.jpg x\n"
         "/abs/3.jpg y\ns3://bucket/4.jpg x\na/notes.doc y\na/github.git.jpg x\n"
     )
-    _, found = look(tmp_path, train)
+    _, found = check(tmp_path, train)
     assert [g.rows[0] for g in found["suspicious_paths"].groups] == [1, 2, 3, 4]
     assert [g.rows[0] for g in found["odd_names"].groups] == [7]
     [mixed] = found["mixed_paths"].groups
@@ -94,12 +94,12 @@ def test_classes_without_images_and_large_ones(tmp_path):
     lines = "".join(f"{i}.jpg {0 if i < 90 else i - 86}\n" for i in range(96))
     (tmp_path / "t.txt").write_text(lines)
     found = lookalike.doctor(train=str(tmp_path / "t.txt"), num_classes=12, images=False)
-    by_kind = {finding.kind: finding for finding in found.findings}
+    by_kind = {issue.kind: issue for issue in found.issues}
     assert by_kind["empty_classes"].count == 5
     assert by_kind["large_classes"].groups[0].note == "0: 90 images"
 
 
-def test_boxes_of_one_picture_are_different_images():
+def test_boxes_of_one_file_are_different_images():
     def record(box: tuple[int, int, int, int]) -> Record:
         return Record("a.jpg", "x", "t.csv", 2, None, Details(box=box))
 

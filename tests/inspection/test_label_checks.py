@@ -1,4 +1,4 @@
-"""Doubtful labels, by the centres of the classes."""
+"""Label scores by the centres of the classes."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,23 @@ import torch.nn.functional as F
 import lookalike
 from lookalike.data.catalog import build_catalog
 from lookalike.data.record import Record
-from lookalike.inspection.label_checks import inspect_labels, suspicion
+from lookalike.inspection.label_checks import check_labels, label_scores
 
 
-def clusters(labels: list[int], looks: list[int], spread: float = 0.2) -> torch.Tensor:
-    """Unit vectors around the direction of what each image shows."""
+def clusters(labels: list[int], content: list[int], spread: float = 0.2) -> torch.Tensor:
+    """Unit vectors around the direction of the class that each image shows."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.eye(16)
     noise = spread * torch.randn(len(labels), 16, generator=generator) / 4
-    return F.normalize(centres[torch.tensor(looks)] + noise, dim=1)
+    return F.normalize(centres[torch.tensor(content)] + noise, dim=1)
 
 
-def test_against_centres_computed_one_by_one():
+def test_scores_are_those_of_centres_computed_one_by_one():
     rng = np.random.default_rng(0)
     vectors = F.normalize(torch.from_numpy(rng.normal(size=(40, 8))).float(), dim=1)
     classes = torch.from_numpy(rng.integers(0, 6, 40))
     classes[0] = 6  # alone; class 7 is empty
-    found, _ = suspicion(vectors, classes, 8)
+    found, _ = label_scores(vectors, classes, 8)
     for row in range(40):
         cosines = {}
         for c in range(7):
@@ -41,13 +41,13 @@ def test_against_centres_computed_one_by_one():
             assert float(found.own[row]) == pytest.approx(own, abs=1e-5)
 
 
-def test_a_wrong_label_comes_first_and_twin_classes_are_named():
+def test_a_wrong_label_ranks_first_and_twin_classes_are_an_issue():
     labels = [c for c in range(5) for _ in range(6)]
-    looks = [3 if c == 4 else c for c in labels]  # classes 3 and 4 show the same
-    looks[2] = 1  # shows class 1, is called 0
+    content = [3 if c == 4 else c for c in labels]  # classes 3 and 4 show the same
+    content[2] = 1  # shows class 1, is called 0
     records = [Record(f"{i}.jpg", str(c), "t.txt", i + 1) for i, c in enumerate(labels)]
     catalog = build_catalog(records)
-    facts, found = inspect_labels(catalog, torch.arange(30), clusters(labels, looks))
+    facts, found = check_labels(catalog, torch.arange(30), clusters(labels, content))
     suspects, pairs = found
     assert suspects.groups[0].rows == (2,)
     assert "its class 0" in suspects.groups[0].note
@@ -58,12 +58,12 @@ def test_a_wrong_label_comes_first_and_twin_classes_are_named():
 
 
 @pytest.mark.parametrize(("num_classes", "needed"), [(2, 0.75), (8, 0.5625), (20, 0.525)])
-def test_a_model_that_knows_little_judges_nothing(num_classes, needed):
+def test_a_weak_model_judges_no_labels(num_classes, needed):
     labels = [c for c in range(num_classes) for _ in range(12)]
     records = [Record(f"{i}.jpg", str(c), "t.txt", i + 1) for i, c in enumerate(labels)]
     rng = torch.Generator().manual_seed(0)
     vectors = F.normalize(torch.randn(len(labels), 16, generator=rng), dim=1)
-    facts, [only] = inspect_labels(build_catalog(records), torch.arange(len(labels)), vectors)
+    facts, [only] = check_labels(build_catalog(records), torch.arange(len(labels)), vectors)
     assert (only.kind, only.severity, only.count) == ("labels_not_judged", "note", 1)
     assert only.groups[0].rows == ()
     assert "are closest to the centre of their own class; by chance" in only.groups[0].note
@@ -73,10 +73,10 @@ def test_a_model_that_knows_little_judges_nothing(num_classes, needed):
 
 def test_a_list_with_many_wrong_labels_is_judged_by_a_good_model():
     labels = [c for c in range(5) for _ in range(20)]
-    looks = [(c + 1) % 5 if i % 20 < 7 else c for i, c in enumerate(labels)]  # 35 % are wrong
+    content = [(c + 1) % 5 if i % 20 < 7 else c for i, c in enumerate(labels)]  # 35 % are wrong
     records = [Record(f"{i}.jpg", str(c), "t.txt", i + 1) for i, c in enumerate(labels)]
-    facts, found = inspect_labels(
-        build_catalog(records), torch.arange(len(labels)), clusters(labels, looks)
+    facts, found = check_labels(
+        build_catalog(records), torch.arange(len(labels)), clusters(labels, content)
     )
     assert facts["nearest_centre_accuracy"] == 0.65
     assert {row for group in found[0].groups for row in group.rows} == {
@@ -97,7 +97,7 @@ def test_a_trained_run_judges_its_list(shapes, tmp_path):
     )  # fmt: skip
     found = lookalike.doctor(run=output, images=False, output=str(tmp_path / "out"), device="cpu")
     assert found.facts["labels"]["embedded"] == 48
-    [suspects] = [f for f in found.findings if f.kind == "suspect_labels"]
+    [suspects] = [f for f in found.issues if f.kind == "suspect_labels"]
     assert 1 in [group.rows[0] for group in suspects.groups[:3]]
     assert "suspect_labels" in (tmp_path / "out/doctor.html").read_text()
     other = lookalike.doctor(run=output, data=str(shapes / "val.txt"), images=False, device="cpu")
