@@ -60,18 +60,18 @@ def test_every_backbone_takes_a_step(monkeypatch, shapes, tmp_path, backbone):
 
 @pytest.mark.parametrize("parallel", ["data", pytest.param("model", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss", MARGINS)
-def test_every_loss_trains_an_epoch(monkeypatch, shapes, tmp_path, loss, parallel):
+def test_every_loss_trains(monkeypatch, shapes, tmp_path, loss, parallel):
     output = tmp_path / "run"
     code = run(
         monkeypatch, "train", "--train", shapes / "train.txt", "--val", shapes / "val.txt",
-        "--output", output, "--backbone", "test_resnet", "--loss", loss, "--epochs", 1,
+        "--output", output, "--backbone", "test_resnet", "--loss", loss, "train.max_steps=2",
         f"head.parallel={parallel}", *SMALL,
     )  # fmt: skip
     assert code == 0
     steps = [r for r in records(output) if "loss" in r]
-    assert [r["step"] for r in steps] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in steps] == [1, 2]
     assert all(math.isfinite(r["loss"]) for r in steps)
-    assert {r["step"] for r in records(output) if "map_at_r" in r} == {0, 6}
+    assert {r["step"] for r in records(output) if "map_at_r" in r} == {0, 2}
     # The classification branch is the component's: beside the dense head only.
     assert ("classification_loss" in steps[0]) == (parallel == "data")
 
@@ -295,7 +295,7 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
     assert not (tmp_path / "out/config.yaml").exists()
 
 
-def test_bad_images_within_the_quota_are_named_and_over_it_stop(
+def test_bad_images_within_the_limit_are_named_and_above_it_stop_the_run(
     monkeypatch, shapes, tmp_path, capsys, caplog
 ):
     (shapes / "images/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
@@ -315,7 +315,7 @@ def test_bad_images_within_the_quota_are_named_and_over_it_stop(
     assert "images/gone.jpg" in error
 
 
-@pytest.mark.parametrize("worker", [False, True])
+@pytest.mark.parametrize("worker", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_worker_that_fails_leaves_at_once(worker):
     """Nothing of Python's end is run, in which threads of its open group could abort it."""
     program = (
