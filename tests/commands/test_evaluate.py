@@ -207,7 +207,9 @@ def test_embeddings_with_cameras(monkeypatch, tmp_path, capsys):
         if status == 0:
             recall[name] = numbers(capsys)["recall_at_1"]
     assert recall == {"plain": 1, "camera": 0}
-    assert "both.parquet: images stay apart by `sequence` or by `camera`" in capsys.readouterr().err
+    assert (
+        "both.parquet: matches are excluded by `sequence` or by `camera`" in capsys.readouterr().err
+    )
 
 
 def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_path, capsys):

@@ -186,7 +186,7 @@ def check_trainable(catalog: Catalog) -> None:
 
 
 def _up_to(count: int, labels: Iterable[str]) -> dict[str, int]:
-    """The integer labels below `count`; the length is looked at first, as int() has a limit."""
+    """The integer labels below `count`; the length is checked first, as int() has a limit."""
     digits = len(str(count))
     return {label: int(label) for label in labels if len(label) <= digits and int(label) < count}
 

@@ -141,7 +141,7 @@ def _matching(place: str) -> list[Record]:
     lists = [file for file in found if _is_list(file)]
     archives = {file for file in found if storage.is_archive(file)}
     skips = SkipCounter()
-    # Below the fixed part of the pattern: hidden folders that it names itself are meant.
+    # Below the fixed part of the pattern: hidden folders that it names itself count.
     fixed = len(re.split(r"[*?\[]", place, maxsplit=1)[0].rpartition("/")[0])
     below = {file: file[fixed:].lstrip("/") for file in found}
     others = {below[f]: f for f in found if not _is_list(f) and f not in archives}

@@ -23,7 +23,7 @@ LEAST_SIDE = 3
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """The columns of Open Metric Learning for an image; None where a table says nothing.
+    """The columns of Open Metric Learning for an image; None where it is not given.
 
     Attributes:
         box: (left, top, right, bottom) of the upright picture, the last two exclusive: only this

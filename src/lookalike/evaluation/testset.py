@@ -53,7 +53,7 @@ class TestSet:
 
     @classmethod
     def of(cls, name: str, records: Sequence[Record], in_both: int = 0) -> TestSet:
-        """The set of these records."""
+        """The test set of some records."""
         return cls(storage.public(name), build_catalog(records), Roles.of(records), in_both)
 
 
@@ -95,7 +95,7 @@ def from_query_and_gallery(
                 found[key] = replace(other, details=replace(other.details, is_gallery=True))
                 continue
             roles = replace(details, is_query=is_query, is_gallery=not is_query)
-            # Repeated in one list, it stays what the list says: two images.
+            # An image that one list repeats stays two images.
             found[key if other is None else len(found)] = replace(record, details=roles)
     if contradictions:
         raise combined_error(

@@ -48,8 +48,8 @@ def lines_beside(uri: str, name: str, count: int) -> list[str] | None:
     found = [line.rstrip("\r") for line in read_text(file).removesuffix("\n").split("\n")]
     if len(found) != count:
         raise DataError(
-            f"{storage.public(file)}: {len(found):,} {name} of {count:,} vectors; they are not "
-            "of one writing: write both again, or remove it"
+            f"{storage.public(file)}: {len(found):,} {name} of {count:,} vectors; they were "
+            "not written together: write both again, or remove it"
         )
     return found
 

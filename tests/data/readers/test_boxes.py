@@ -68,7 +68,7 @@ def test_columns_of_the_picture_size_are_not_a_box(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        # Of one pixel, or of the whole picture? Nobody can know.
+        # Of one pixel or of the whole picture: undecidable.
         (HEAD + "a.jpg,0,0,0,1,1\nb.jpg,0,0,0,1,1\n", "t.csv: the boxes consist of 0 and 1 alone"),
         (HEAD + "a.jpg,0,0.1,0.1,0.4,0.4\nb.jpg,0,5,5,90,90\n", "t.csv:2: the box x 0.1 to 0.4"),
         (HEAD + "a.jpg,0,0.9,0.1,0.1,0.4\n", "t.csv:2: the box x 0.9 to 0.1, .* upside down"),
@@ -96,7 +96,7 @@ def test_boxes_of_a_few_pixels_are_reported_and_bad_images(tmp_path, caplog):
     ) as e:
         pixel_box(records[0], (100, 100))
     assert describe_bad(records[0], str(e.value)).startswith(f"{tmp_path}/t.csv:2: ")
-    # Of shares this is known with the picture at hand.
+    # Of fractions it needs the size of the picture.
     [record] = read_records(written(tmp_path, HEAD + "a.jpg,0,0.5,0.5,0.51,0.9\n"))
     assert pixel_box(record, (1000, 1000)) == (500, 500, 400, 10)
     with pytest.raises(DataError, match="has only 1 x 40 pixels of the picture of 100 x 100"):

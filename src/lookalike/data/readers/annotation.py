@@ -55,7 +55,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class AnnotationOptions:
-    """How annotations are read.
+    """Options of reading annotations.
 
     Attributes:
         labelled: a missing label is an error; otherwise it is "".

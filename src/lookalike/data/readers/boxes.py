@@ -139,7 +139,7 @@ def unify_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]
         found.append(record)
     if small:
         _log.warning(
-            "%s: %d boxes have a side of less than %d pixels and show nothing, the first in %s; "
+            "%s: %d boxes have a side of less than %d pixels, the first in %s; "
             "these count as bad images",
             place, len(small), LEAST_SIDE, small[0].origin,
         )  # fmt: skip

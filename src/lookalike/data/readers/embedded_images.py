@@ -32,7 +32,7 @@ from lookalike.storage.cache_folder import cache_folder
 
 _ROWS = 4096  # of text at a time
 _IMAGES = 64  # rows with images at a time
-_SAMPLE = 32  # rows in which images are looked for
+_SAMPLE = 32  # rows that are searched for images
 
 EmbeddedRow = tuple[Member | None, str | None]
 """The bytes of an image, or the path in their stead."""
@@ -51,7 +51,7 @@ class Table:
 
 
 def hugging_face_feature(schema: pa.Schema, column: str) -> dict[str, Any]:
-    """What Hugging Face's part of the metadata says of a column; empty where it says nothing."""
+    """The feature of a column in Hugging Face's metadata; empty where there is none."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -175,7 +175,7 @@ def _image_column(
     It is `asked`, the one that the metadata states, or the one whose `sample` holds images.
 
     Raises:
-        DataError: several may be meant.
+        DataError: several are possible.
     """
     choices = [field.name for field in schema if _may_hold_images(field.type)]
     if asked is not None:

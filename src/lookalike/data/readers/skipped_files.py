@@ -58,7 +58,7 @@ class Skipped:
         count: how many.
         example: the path of one.
         reason: their format, and the fix; "" where there is nothing to fix.
-        is_loss: whether they may be images that were meant to be read.
+        is_loss: whether they may be images that the user wants to be read.
     """
 
     kind: str

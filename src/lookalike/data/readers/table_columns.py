@@ -50,7 +50,7 @@ _DETAILS = ("split", "is_query", "is_gallery", "sequence", "camera", "category")
 SAMPLE = 200
 """Rows by whose content columns are found."""
 
-SEQUENCE_OR_CAMERA = "images stay apart by `sequence` or by `camera`, not by both"
+SEQUENCE_OR_CAMERA = "matches are excluded by `sequence` or by `camera`, not by both"
 
 _YES = frozenset(("true", "1", "1.0", "yes", "t"))
 _NO = frozenset(("false", "0", "0.0", "no", "f"))
@@ -98,8 +98,8 @@ class Columns:
         image: the position of the column that holds images; None to find the one of paths.
 
     Raises:
-        DataError: there is no column of paths or labels, one is there twice, several may be
-            meant, or a part of the box is missing.
+        DataError: there is no column of paths or labels, one occurs twice, several are possible,
+            or a part of the box is missing.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Columns:
         return self._keys.index(name)
 
     def _twice(self, name: str) -> DataError:
-        return DataError(f"{self._place}: the column {name!r} is there twice; remove one")
+        return DataError(f"{self._place}: the column {name!r} occurs twice; remove one")
 
     def _chosen(self, choices: Sequence[int], what: str, name: str) -> int:
         if len(choices) == 1:
@@ -223,7 +223,7 @@ class Columns:
             _log.warning(
                 "%s: %s looks like a box and is not used: images are whole pictures. Write it as "
                 "x_1, y_1, x_2, y_2 (left, top, right, bottom), or as x_center, y_center, width, "
-                "height, if parts of the pictures are meant",
+                "height, to use parts of the pictures",
                 self._place, ", ".join(map(quoted, odd)),
             )  # fmt: skip
 
