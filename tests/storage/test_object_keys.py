@@ -7,7 +7,8 @@ from lookalike import storage
 from lookalike.data.inputs import read_places
 from lookalike.data.readers import read_records
 from lookalike.errors import DataError, StorageError
-from lookalike.storage import fsspec_client, retry
+from lookalike.storage import retry
+from lookalike.storage.fsspec_client import FsspecClient
 
 SCHEMES = ["s3", "oss"]
 KEYS = [
@@ -225,4 +226,4 @@ def test_refusals_are_not_retried(bucket, scheme, status, monkeypatch):
 
 
 def test_programs_may_register_filesystems():
-    assert fsspec_client.filesystem_of("memory://shop/a")[1] == "/shop/a"
+    assert FsspecClient().filesystem_of("memory://shop/a")[1] == "/shop/a"

@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import clients, listing, oss, retry, s3
+from lookalike.storage import client, clients, oss, retry
 from lookalike.storage.event_loop import waited
 
 SCHEMES = ["s3", "oss"]
@@ -95,7 +95,7 @@ def test_listing_is_complete_or_an_error(bucket, scheme, fault):
 def test_listing_of_oss_has_all_pages(bucket, monkeypatch):
     for name in "abcde":
         storage.write_bytes(f"oss://shop/top/{name}", b"x")
-    monkeypatch.setattr(listing, "PAGE", 2)
+    monkeypatch.setattr(client, "PAGE", 2)
     assert set(storage.sizes_below("oss://shop/top")) == set("abcde")
 
 
@@ -151,9 +151,9 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3.forget()
-    ours = urlsplit(s3.url("s3://my.bucket/some dir/ä+&%41.bin"))
-    s3.forget()
+    clients.client_of("s3://b/k").forget()
+    ours = urlsplit(clients.client_of("s3://b/k").url("s3://my.bucket/some dir/ä+&%41.bin"))
+    clients.client_of("s3://b/k").forget()
     assert ours.hostname == {
         "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
     }[region]  # fmt: skip
@@ -179,7 +179,7 @@ def test_anonymous_reads_without_credentials(bucket, monkeypatch):
     for uri in ("s3://shop/x", "oss://shop/x"):
         clients.forget_credentials(uri, clients.credentials_number())
     assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
-    assert "?" not in s3.url("s3://shop/some dir/ä+&%41.bin")
+    assert "?" not in clients.client_of("s3://b/k").url("s3://shop/some dir/ä+&%41.bin")
     assert storage.read_bytes("oss://shop/b") == b"all too"
 
 

@@ -1,46 +1,44 @@
-"""The client of each kind of storage, by the scheme of a URI."""
+"""The clients of all kinds of storage, by the scheme of a URI."""
 
+import asyncio
 import threading
-from typing import Any, Protocol
 
-from lookalike.storage import fsspec_client, oss, s3, web
+from lookalike.storage.client import Client
+from lookalike.storage.download import NO_LIMITS, Limits, Part
+from lookalike.storage.fsspec_client import FsspecClient
+from lookalike.storage.oss import Oss
+from lookalike.storage.s3 import S3
 from lookalike.storage.uri import is_remote, scheme_of
+from lookalike.storage.web import Web, read_only
+
+_S3, _WEB, _FSSPEC = S3(), Web(), FsspecClient()
+_CLIENTS: dict[str, Client] = {
+    "s3": _S3, "s3a": _S3, "oss": Oss(), "http": _WEB, "https": _WEB,
+}  # fmt: skip
 
 _lock = threading.Lock()
 _credentials = 0
 
 
-class Client(Protocol):
-    """One kind of storage. All functions raise what its library raises, and `FileNotFoundError`."""
-
-    def url(self, uri: str) -> str | None:
-        """The address to GET, signed; None for a storage that is not read by HTTP requests."""
-
-    def describe(self, uri: str) -> dict[str, Any]:
-        """Facts about a file: `size` (bytes, None if unknown), and what its version is known by."""
-
-    def sizes_below(self, uri: str) -> dict[str, int]:
-        """The size of each file below a folder, by its relative path: all of them, or an error."""
-
-    def has_below(self, uri: str) -> bool:
-        """True if any file is below a folder of this name."""
-
-    def upload(self, local: str, uri: str, size: int) -> None:
-        """Copy a local file of this size."""
-
-    def remove(self, uri: str) -> None:
-        """Remove a file."""
-
-    def forget(self) -> None:
-        """Read the credentials anew at the next request."""
-
-
-_CLIENTS: dict[str, Client] = {"s3": s3, "s3a": s3, "oss": oss, "http": web, "https": web}
-
-
 def client_of(uri: str) -> Client:
     """The client of a remote URI; fsspec's for all schemes without one of ours."""
-    return _CLIENTS.get(scheme_of(uri), fsspec_client)
+    return _CLIENTS.get(scheme_of(uri), _FSSPEC)
+
+
+async def fetch(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
+    """The content of remote `uri`, or its bytes from offset part[0], at most part[1] of them.
+
+    In the loop of `lookalike.storage.event_loop`, where many may wait at a time.
+
+    Raises:
+        TooLargeError: it is larger than `limits` allow.
+        TimeoutError: it has not arrived in the time that they allow.
+        Exception: of the client.
+    """
+    async with asyncio.timeout(limits.seconds):
+        if part is not None:
+            limits.check(part[1])
+        return await client_of(uri).fetch(uri, part, limits)
 
 
 def check_writable(uri: str) -> None:
@@ -50,10 +48,10 @@ def check_writable(uri: str) -> None:
         StorageError: `uri` is of a web server, or of a storage that is not supported.
     """
     client = client_of(uri)
-    if client is fsspec_client and is_remote(uri):
-        fsspec_client.check_scheme(uri)
-    if client is web:
-        raise web.read_only(uri)
+    if client is _FSSPEC and is_remote(uri):
+        _FSSPEC.check_scheme(uri)
+    if client is _WEB:
+        raise read_only(uri)
 
 
 def credentials_number() -> int:

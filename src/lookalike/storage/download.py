@@ -148,13 +148,13 @@ async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> 
         return content[part[0] : part[0] + part[1]] if ignored and part is not None else content
 
 
-async def headers_of(url: str) -> dict[str, Any]:
+async def headers_of(url: str, *, explained: bool) -> dict[str, Any]:
     """`size`, `ETag`, `LastModified` of a file, and `ranges`: True if the server sends parts.
 
     A GET of one byte, since many servers and signed addresses refuse HEAD.
     """
     try:
-        async with _answer(url, {"Range": "bytes=0-0"}, False) as answer:
+        async with _answer(url, {"Range": "bytes=0-0"}, explained) as answer:
             whole, ranges = answer.headers.get("Content-Range", "").rpartition("/")[2], True
             if answer.status == 200:
                 whole, ranges = answer.headers.get("Content-Length", ""), False

@@ -11,13 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 from lookalike.errors import MissingExtraError, StorageError
-from lookalike.storage import listing
-from lookalike.storage.listing import StoredObject
+from lookalike.storage.client import BucketClient, StoredObject
 from lookalike.storage.uri import public, split_query
 
 SIGNED_FOR = 3600
@@ -81,80 +80,49 @@ def locate(uri: str, default: str | None) -> tuple[str, str, str]:
     return endpoint, bucket, key
 
 
-def url(uri: str) -> str | None:
-    """The URL to GET an object, signed."""
-    endpoint, name, key = locate(uri, _account().endpoint)
-    return str(_bucket(endpoint, name).sign_url("GET", key, SIGNED_FOR, slash_safe=True))
+class Oss(BucketClient):
+    """Buckets of OSS."""
 
+    def url(self, uri: str) -> str:
+        endpoint, name, key = locate(uri, _account().endpoint)
+        return str(_bucket(endpoint, name).sign_url("GET", key, SIGNED_FOR, slash_safe=True))
 
-def describe(uri: str) -> dict[str, Any]:
-    """Size, ETag and time of an object.
+    def key_of(self, uri: str) -> str:
+        return _place(uri)[1]
 
-    Raises:
-        FileNotFoundError: there is no such object.
-    """
-    bucket, key = _place(uri)
-    # Not HEAD, whose answer has no body that could say why it was refused. Of all keys that
-    # begin with `key` it is itself the first.
-    first = next(_objects(bucket, key, 1), None)
-    if first is None or first.key != key:
-        raise FileNotFoundError(key)
-    return {"size": first.size, "ETag": first.tag, "LastModified": first.modified}
+    def describe(self, uri: str) -> dict[str, Any]:
+        _place(uri)  # a key that can be written too
+        return super().describe(uri)
 
+    def objects(self, uri: str, prefix: str, page: int) -> Iterator[StoredObject]:
+        bucket, marker = _place(uri)[0], ""
+        while True:
+            with _translated():
+                answer = bucket.list_objects(prefix=prefix, marker=marker, max_keys=page)
+            for one in answer.object_list:
+                yield StoredObject(one.key, one.size)
+            if not answer.is_truncated:
+                return
+            marker = answer.next_marker
 
-def sizes_below(uri: str) -> dict[str, int]:
-    """The size of each object below a folder, by its relative path."""
-    bucket, key = _place(uri)
-    return listing.sizes_below(partial(_objects, bucket), key)
-
-
-def has_below(uri: str) -> bool:
-    """True if any object is below a folder."""
-    bucket, key = _place(uri)
-    return listing.has_below(partial(_objects, bucket), key)
-
-
-def upload(local: str, uri: str, size: int) -> None:
-    """Write a local file, in parts where it is large.
-
-    Raises:
-        FileNotFoundError: there is no such bucket.
-        PermissionError: it may not be written to.
-    """
-    bucket, key = _place(uri)
-    with _translated():
-        if size < _IN_PARTS:
-            bucket.put_object_from_file(key, local)
-            return
-        import oss2
-
-        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            oss2.resumable_upload(bucket, key, local, store=oss2.ResumableStore(root=folder))
-
-
-def remove(uri: str) -> None:
-    """Remove an object."""
-    bucket, key = _place(uri)
-    bucket.delete_object(key)
-
-
-def forget() -> None:
-    """Read the credentials anew at the next request."""
-    _account.cache_clear()
-    _bucket.cache_clear()
-
-
-def _objects(bucket: Any, prefix: str, page: int) -> Iterator[StoredObject]:
-    """All objects of a bucket whose key begins with `prefix`, in order."""
-    marker = ""
-    while True:
+    def upload(self, local: str, uri: str, size: int) -> None:
+        bucket, key = _place(uri)
         with _translated():
-            answer = bucket.list_objects(prefix=prefix, marker=marker, max_keys=page)
-        for one in answer.object_list:
-            yield StoredObject(one.key, one.size, one.etag, one.last_modified)
-        if not answer.is_truncated:
-            return
-        marker = answer.next_marker
+            if size < _IN_PARTS:
+                bucket.put_object_from_file(key, local)
+                return
+            import oss2
+
+            with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+                oss2.resumable_upload(bucket, key, local, store=oss2.ResumableStore(root=folder))
+
+    def remove(self, uri: str) -> None:
+        bucket, key = _place(uri)
+        bucket.delete_object(key)
+
+    def forget(self) -> None:
+        _account.cache_clear()
+        _bucket.cache_clear()
 
 
 @contextmanager

@@ -12,10 +12,9 @@ from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage import archive
-from lookalike.storage.clients import client_of
+from lookalike.storage.clients import client_of, fetch
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.event_loop import waited
-from lookalike.storage.get_request import fetch
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public

@@ -15,15 +15,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from lookalike.errors import MissingExtraError
-from lookalike.storage import listing
-from lookalike.storage.download import NO_LIMITS, download
-from lookalike.storage.event_loop import waited
-from lookalike.storage.listing import StoredObject
+from lookalike.storage.client import BucketClient, StoredObject
 
 SIGNED_FOR = 3600
 """Seconds for which a signed URL can be used."""
@@ -52,140 +49,90 @@ class _Access(NamedTuple):
     keys: Any
 
 
+class S3(BucketClient):
+    """Buckets of S3."""
+
+    def url(self, uri: str) -> str:
+        """The URL of an object; unsigned where there are no credentials."""
+        access = _access()
+        bucket, key = locate(uri)
+        path = f"/{quote(bucket, safe='-_.~')}/{quote(key, safe='/-_.~')}"
+        if access.keys is None:
+            return access.endpoint + path
+        now = access.keys.get_frozen_credentials()
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{stamp[:8]}/{access.region}/s3/aws4_request"
+        given = {
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"{now.access_key}/{scope}",
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(SIGNED_FOR),
+            "X-Amz-SignedHeaders": "host",
+        }
+        if now.token:
+            given["X-Amz-Security-Token"] = now.token
+        query = urlencode(sorted(given.items()), quote_via=quote, safe="-_.~")
+        host, _, below = access.endpoint.partition("://")[2].partition("/")
+        path = f"/{below}{path}" if below else path
+        request = f"GET\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
+        key_of_day = _signing_key(now.secret_key, stamp[:8], access.region)
+        signature = hmac.new(key_of_day, text.encode(), hashlib.sha256).hexdigest()
+        scheme = access.endpoint.partition("://")[0]
+        return f"{scheme}://{host}{path}?{query}&X-Amz-Signature={signature}"
+
+    def key_of(self, uri: str) -> str:
+        return locate(uri)[1]
+
+    def objects(self, uri: str, prefix: str, page: int) -> Iterator[StoredObject]:
+        more = {"Bucket": locate(uri)[0], "Prefix": prefix}
+        while True:
+            with _translated() as client:
+                answer = client.list_objects_v2(MaxKeys=page, **more)
+            for one in answer.get("Contents", ()):
+                yield StoredObject(one["Key"], one["Size"])
+            if not answer.get("IsTruncated"):
+                return
+            more["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def upload(self, local: str, uri: str, size: int) -> None:
+        bucket, key = locate(uri)
+        with _translated() as client:
+            if size < _IN_PARTS:
+                with open(local, "rb") as file:
+                    client.put_object(Bucket=bucket, Key=key, Body=file)
+                return
+            from boto3.s3.transfer import TransferConfig
+
+            config = TransferConfig(multipart_threshold=_IN_PARTS, multipart_chunksize=_PART)
+            client.upload_file(local, bucket, key, Config=config)
+
+    def remove(self, uri: str) -> None:
+        bucket, key = locate(uri)
+        with _translated() as client:
+            client.delete_object(Bucket=bucket, Key=key)
+
+    def forget(self) -> None:
+        _access.cache_clear()
+        _signing_key.cache_clear()
+
+
 def locate(uri: str) -> tuple[str, str]:
     """The bucket and the key of an `s3://` URI."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket.rsplit("@", 1)[-1], key
 
 
-def url(uri: str) -> str | None:
-    """The URL to GET an object, encoded; unsigned where there are no credentials."""
-    access = _access()
-    bucket, key = locate(uri)
-    path = f"/{quote(bucket, safe='-_.~')}/{quote(key, safe='/-_.~')}"
-    if access.keys is None:
-        return access.endpoint + path
-    now = access.keys.get_frozen_credentials()
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    scope = f"{stamp[:8]}/{access.region}/s3/aws4_request"
-    given = {
-        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-        "X-Amz-Credential": f"{now.access_key}/{scope}",
-        "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(SIGNED_FOR),
-        "X-Amz-SignedHeaders": "host",
-    }
-    if now.token:
-        given["X-Amz-Security-Token"] = now.token
-    query = urlencode(sorted(given.items()), quote_via=quote, safe="-_.~")
-    host, _, below = access.endpoint.partition("://")[2].partition("/")
-    path = f"/{below}{path}" if below else path
-    request = f"GET\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
-    digest = hashlib.sha256(request.encode()).hexdigest()
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
-    key_of_day = _signing_key(now.secret_key, stamp[:8], access.region)
-    signature = hmac.new(key_of_day, text.encode(), hashlib.sha256).hexdigest()
-    scheme = access.endpoint.partition("://")[0]
-    return f"{scheme}://{host}{path}?{query}&X-Amz-Signature={signature}"
-
-
-def describe(uri: str) -> dict[str, Any]:
-    """Size, ETag and time of an object.
-
-    Raises:
-        FileNotFoundError: there is no such object.
-    """
-    bucket, key = locate(uri)
-    if not key:
-        raise FileNotFoundError(uri)
-    try:
-        with _translated():
-            answer = _access().client.head_object(Bucket=bucket, Key=key)
-    except FileNotFoundError:
-        raise
-    except Exception:
-        # S3's answer to HEAD has no words that say why it is refused; that to GET has.
-        waited(download(str(url(uri)), (0, 1), NO_LIMITS, explained=True))
-        raise
-    return {
-        "size": answer["ContentLength"],
-        "ETag": answer.get("ETag", ""),
-        "LastModified": answer.get("LastModified"),
-    }
-
-
-def sizes_below(uri: str) -> dict[str, int]:
-    """The size of each object below a folder, by its relative path."""
-    bucket, key = locate(uri)
-    return listing.sizes_below(partial(_objects, bucket), key)
-
-
-def has_below(uri: str) -> bool:
-    """True if any object is below a folder."""
-    bucket, key = locate(uri)
-    return listing.has_below(partial(_objects, bucket), key)
-
-
-def upload(local: str, uri: str, size: int) -> None:
-    """Write a local file, in parts where it is large.
-
-    Raises:
-        FileNotFoundError: there is no such bucket.
-        PermissionError: it may not be written to.
-    """
-    client = _access().client
-    bucket, key = locate(uri)
-    with _translated():
-        if size < _IN_PARTS:
-            with open(local, "rb") as file:
-                client.put_object(Bucket=bucket, Key=key, Body=file)
-        else:
-            from boto3.s3.transfer import TransferConfig
-
-            config = TransferConfig(multipart_threshold=_IN_PARTS, multipart_chunksize=_PART)
-            client.upload_file(local, bucket, key, Config=config)
-
-
-def remove(uri: str) -> None:
-    """Remove an object."""
-    bucket, key = locate(uri)
-    with _translated():
-        _access().client.delete_object(Bucket=bucket, Key=key)
-
-
-def forget() -> None:
-    """Read the credentials anew at the next request."""
-    _access.cache_clear()
-    _signing_key.cache_clear()
-
-
-os.register_at_fork(after_in_child=forget)  # connections are not shared with a child
-
-
-def _objects(bucket: str, prefix: str, page: int) -> Iterator[StoredObject]:
-    """All objects of a bucket whose key begins with `prefix`, in order."""
-    more: dict[str, str] = {}
-    while True:
-        with _translated():
-            answer = _access().client.list_objects_v2(
-                Bucket=bucket, Prefix=prefix, MaxKeys=page, **more
-            )
-        for one in answer.get("Contents", ()):
-            yield StoredObject(one["Key"], one["Size"], one.get("ETag", ""), one["LastModified"])
-        if not answer.get("IsTruncated"):
-            return
-        more = {"ContinuationToken": answer["NextContinuationToken"]}
-
-
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of boto3 as those of files, where there are such."""
-    _access()  # boto3 is installed
+def _translated() -> Iterator[Any]:
+    """The client of boto3, its errors as those of files, where there are such."""
+    client = _access().client
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import ClientError
 
     try:
-        yield
+        yield client
     except (ClientError, S3UploadFailedError) as error:
         cause: Any = error if isinstance(error, ClientError) else error.__context__
         code = str(getattr(cause, "response", {}).get("Error", {}).get("Code", ""))
@@ -226,3 +173,6 @@ def _signing_key(secret: str, day: str, region: str) -> bytes:
     for part in (day, region, "s3", "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return key
+
+
+os.register_at_fork(after_in_child=_access.cache_clear)  # connections are not shared with a child

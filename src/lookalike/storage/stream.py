@@ -7,10 +7,8 @@ import tempfile
 from typing import IO, Any
 
 from lookalike.errors import StorageError
-from lookalike.storage import fsspec_client
-from lookalike.storage.clients import client_of
+from lookalike.storage.clients import client_of, fetch
 from lookalike.storage.event_loop import waited
-from lookalike.storage.get_request import copy_to, fetch
 from lookalike.storage.retry import retrying_there
 
 _PART = 8 * 2**20  # bytes of a request; small reads take them from memory
@@ -23,13 +21,11 @@ def stream_of(uri: str) -> IO[bytes]:
         Exception: of the client, now; a StorageError while it is read.
     """
     client = client_of(uri)
-    if client is fsspec_client:
-        return fsspec_client.open_stream(uri)
     found = client.describe(uri)
     if found["size"] is not None and found.get("ranges", True):
         return io.BufferedReader(_Parts(uri, found["size"]), _PART)
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    copy_to(file, uri)
+    client.copy_to(file, uri)
     file.seek(0)
     return file
 

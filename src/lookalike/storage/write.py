@@ -12,7 +12,6 @@ from lookalike.errors import StorageError
 from lookalike.storage.atomic import replacing
 from lookalike.storage.clients import client_of
 from lookalike.storage.download import TransferError
-from lookalike.storage.get_request import copy_to
 from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, path_of, public
@@ -67,7 +66,7 @@ def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
     def get() -> None:
         expected = client_of(uri).describe(uri)["size"] if size is None else size
         with partial.open("wb") as file:
-            copy_to(file, uri)
+            client_of(uri).copy_to(file, uri)
         if expected not in (None, partial.stat().st_size):
             raise TransferError(f"{partial.stat().st_size} bytes of {expected} arrived")
 
