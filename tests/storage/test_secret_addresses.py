@@ -39,7 +39,7 @@ SECRETS = ("PASSWD", "SECRETSIG")
     ],
 )
 def test_addresses_without_secrets(uri, kept):
-    assert storage.lasting(uri) == kept
+    assert storage.unsigned(uri) == kept
 
 
 @pytest.mark.parametrize("scheme", ["s3", "oss", "gs", "https"])

@@ -181,7 +181,7 @@ class Config(Section):
     def without_secrets(self) -> "Config":
         """The same request with addresses without signature and user info."""
         tree = self.model_dump(exclude_unset=True)
-        return self.build(_mapped(tree, storage.lasting))
+        return self.build(_mapped(tree, storage.unsigned))
 
     def get(self, key: str) -> Any:
         """The value of a dotted key."""

@@ -39,7 +39,7 @@ class Catalog:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of all records: paths below a common folder, labels, details."""
-        places = [storage.lasting(record.uri) for record in self.records]
+        places = [storage.unsigned(record.uri) for record in self.records]
         common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
         folder = common.rpartition("/")[0]
         digest = hashlib.sha256()

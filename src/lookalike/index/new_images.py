@@ -202,7 +202,7 @@ def embedded(
 
 def id_of(record: Record) -> str:
     """The record's URI without secrets, with its part of the file and its box."""
-    id = storage.lasting(record.uri)
+    id = storage.unsigned(record.uri)
     if record.member is not None:
         id += f"#{record.member.name}"
     if record.details is not None and record.details.box is not None:
@@ -221,7 +221,7 @@ def image_place(source: object, id: str) -> str | None:
         place["box"] = list(source.details.box)
         if source.details.relative:
             place["relative"] = True
-    uri = storage.lasting(source.uri)
+    uri = storage.unsigned(source.uri)
     if place or uri != id:
         place["uri"] = uri
     return json.dumps(place) if place else None

@@ -19,13 +19,13 @@ from lookalike.storage.uri import (
     canonicalizer,
     is_remote,
     join,
-    lasting,
     local_path,
     path_of,
     public,
     resolve,
     resolver,
     split_query,
+    unsigned,
     without_secrets,
 )
 from lookalike.storage.write import (
@@ -40,7 +40,7 @@ from lookalike.storage.write import (
 __all__ = [
     "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "check_writable",
     "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote",
-    "join", "lasting", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
-    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "version_of",
+    "join", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
+    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "unsigned", "version_of",
     "without_secrets", "write_bytes", "write_file",
 ]  # fmt: skip

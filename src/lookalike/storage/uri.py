@@ -135,7 +135,7 @@ def public(uri: str) -> str:
     return f"{scheme}://{shown}"
 
 
-def lasting(uri: str) -> str:
+def unsigned(uri: str) -> str:
     """`uri` as it may be written to a file: without user info and signature.
 
     The rest of its query and fragment stays, which may identify the image.
@@ -150,7 +150,7 @@ def lasting(uri: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text that may hold addresses, as a line of a list, without what `lasting` cuts out."""
+    """A text that may hold addresses, as a line of a list, without what `unsigned` cuts out."""
     if "://" not in text:
         return text
     return _SECRET.sub("...", _USER_INFO.sub("", text))
@@ -231,7 +231,7 @@ class _Folder:
 
 
 def _canonical_address(uri: str) -> str:
-    scheme, _, rest = lasting(uri).partition("://")
+    scheme, _, rest = unsigned(uri).partition("://")
     scheme = scheme.lower()
     host, slash, path = rest.partition("/")
     if scheme not in _WEB:

@@ -34,7 +34,7 @@ def workdir(output: str, chosen: str | None = None) -> Path:
         RunError: the URI has user info or another query, which would be saved with the run.
     """
     _, query = storage.split_query(output)
-    if storage.lasting(output) != output or (query and not query.startswith("?endpoint=")):
+    if storage.unsigned(output) != output or (query and not query.startswith("?endpoint=")):
         raise RunError(
             f"run.output={storage.public(output)}: has user info or a query in it, which would be "
             "saved with the run; credentials belong in the environment"

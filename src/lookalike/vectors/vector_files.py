@@ -200,7 +200,7 @@ def _check(uri: str, kind: np.dtype, shape: tuple[int, ...]) -> None:
 
 
 def _row_names(uri: str, first: int, count: int) -> list[str]:
-    place = storage.lasting(uri)
+    place = storage.unsigned(uri)
     return [f"{place}[{row}]" for row in range(first, first + count)]
 
 

@@ -253,7 +253,7 @@ def outdated(name: str, files: Sequence[Path]) -> list[str]:
 
 def _path_of(record: Record) -> str:
     """The URI without secrets, and the name inside a larger file."""
-    uri = storage.lasting(record.uri)
+    uri = storage.unsigned(record.uri)
     return f"{uri}: {record.member.name}" if record.member else uri
 
 
