@@ -30,7 +30,7 @@ from lookalike.storage.file_lock import is_locked, lock_until_closed, locked_des
 
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
 _NAME = re.compile(r"^[0-9a-f]{40}$")
-_ASIDE = ".aside-"
+_PARTIAL = ".aside-"
 _HEAD = struct.Struct("<QI")  # size and CRC-32 of the content
 _SWEPT_TO = 0.9  # of the limit, so that not each new entry needs a sweep
 _LEFT_BEHIND_SECONDS = 600.0  # after which an unlocked file is not being written
@@ -105,18 +105,18 @@ class DiskCache:
         size = _HEAD.size + len(content)
         place = self.entry_path(uri, part)
         try:
-            aside = None if self._giving_up else self._reserve(size)
-            if aside is None:
+            partial = None if self._giving_up else self._reserve(size)
+            if partial is None:
                 return
-            with aside:
+            with partial:
                 try:
-                    aside.write(_head(place, content))
-                    aside.write(content)
-                    aside.flush()
+                    partial.write(_head(place, content))
+                    partial.write(content)
+                    partial.flush()
                     os.makedirs(os.path.dirname(place), exist_ok=True)
-                    self._keep(aside.name, place)
+                    self._keep(partial.name, place)
                 except BaseException:
-                    self._remove(aside.name, size)
+                    self._remove(partial.name, size)
                     raise
         except OSError as error:
             self._giving_up = True
@@ -156,23 +156,23 @@ class DiskCache:
                 # Entries in use by other processes cannot make room either.
                 self._giving_up = size <= self.limit // 10
                 return None
-            name = f"{self.folder}/{_ASIDE}{os.getpid()}-{id(self)}-{next(self._numbers)}"
-            aside = open(name, "wb")  # noqa: SIM115  # the caller closes it
+            name = f"{self.folder}/{_PARTIAL}{os.getpid()}-{id(self)}-{next(self._numbers)}"
+            partial = open(name, "wb")  # noqa: SIM115  # the caller closes it
             try:
-                lock_until_closed(aside)
-                aside.truncate(size)
+                lock_until_closed(partial)
+                partial.truncate(size)
             except BaseException:
-                aside.close()
+                partial.close()
                 os.unlink(name)
                 raise
             self._set_total(total + size)
-            return aside
+            return partial
 
-    def _keep(self, aside: str, place: str) -> None:
+    def _keep(self, partial: str, place: str) -> None:
         """Make a written file an entry; it may replace one of the same address."""
         with self._locked():
             before = _size_of(place)
-            os.replace(aside, place)
+            os.replace(partial, place)
             if before:
                 self._set_total(self._total() - before)
 
@@ -202,7 +202,7 @@ class DiskCache:
         """Bytes of the files that are being written; those of killed processes are removed."""
         total = 0
         for entry in os.scandir(self.folder):
-            if entry.name.startswith(_ASIDE):
+            if entry.name.startswith(_PARTIAL):
                 with contextlib.suppress(FileNotFoundError), open(entry.path, "rb") as file:
                     status = os.fstat(file.fileno())
                     if is_locked(file):

@@ -37,9 +37,9 @@ def write_bytes(uri: str, data: bytes) -> None:
         retrying(act, uri, 0)
         return
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        aside = Path(folder) / "data"
-        aside.write_bytes(data)
-        write_file(aside, uri)
+        copy = Path(folder) / "data"
+        copy.write_bytes(data)
+        write_file(copy, uri)
 
 
 def write_file(local: str | Path, uri: str) -> None:
