@@ -72,7 +72,7 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
             else loss.name,
         ),
     ]
-    for name, catalog in (("trained on", train), ("shown", shown)):
+    for name, catalog in (("trained on", train), ("evaluated on", shown)):
         if catalog is not None:
             classes = len(np.unique(catalog.class_ids))
             source = storage.public(catalog.records[0].source)

@@ -41,7 +41,7 @@ _ASPECT = 0.03  # by which the aspect ratios may differ, beside the rounding of 
 _ISSUES = (
     (
         "leakage", "{}, in the training and the validation list",
-        "Remove them from one of the lists: validation must not measure trained images.",
+        "Remove them from one of the lists: validation must not use training images.",
     ),
     (
         "two_labels", "{}, with different labels in one list",

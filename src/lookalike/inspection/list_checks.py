@@ -147,7 +147,7 @@ def _repeated_images(lists: Lists) -> list[Issue]:
     return [
         *issues_of(
             "leakage_path", "wrong", "images in the training and the validation list",
-            "Remove them from one of the lists: validation must not measure trained images.",
+            "Remove them from one of the lists: validation must not use training images.",
             leaks,
         ),
         *issues_of(
