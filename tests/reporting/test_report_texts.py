@@ -76,8 +76,9 @@ def cells(html: str) -> list[str]:
 
 def test_only_significant_differences_have_a_colour():
     html = render(content(WEAK, GOOD))
-    assert "other run − this run" in html
+    assert "the other minus this run" in html
     assert set(cells(html)) == {"n up"}
+    assert "b/run is better than this run, and that is unlikely to be chance: MAP@R +" in html
     assert set(cells(render(content(GOOD, WEAK)))) == {"n down"}
     same = render(content(GOOD, GOOD_TOO))
     assert set(cells(same)) == {"n"}

@@ -12,7 +12,7 @@ from lookalike.evaluation.class_frequency import Shots
 from lookalike.evaluation.query_duplicates import QueryDuplicates
 from lookalike.evaluation.testset import TestSet
 from lookalike.metrics import verification
-from lookalike.metrics.bootstrap import CONFIDENCE, LEAST, Difference, Interval
+from lookalike.metrics.bootstrap import CONFIDENCE, Difference, Interval
 from lookalike.metrics.scores import DEFINITIONS as RETRIEVAL
 from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.metrics.verification import Verification
@@ -149,7 +149,7 @@ class Comparison:
         """A sentence for each further model: better, worse, or not different from the first one."""
         first = self.evaluations[0]
         return [
-            verdict(first.model, other.model, found[first.scores.primary[0]])
+            found[first.scores.primary[0]].describe(first.model, other.model)
             for other, found in zip(self.evaluations[1:], self.differences, strict=True)
         ]
 
@@ -172,19 +172,3 @@ class Comparison:
             ],
             "definitions": DEFINITIONS,
         }
-
-
-def verdict(first: str, second: str, difference: Difference) -> str:
-    """A sentence on whether the second model is better; the difference is of MAP@R."""
-    points = (
-        f"MAP@R {100 * difference.value:+.1f} points, {100 * CONFIDENCE:g} % interval "
-        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {difference.p_value:.2g}"
-    )
-    if difference.low == difference.high == 0:
-        return f"{second} and {first} find the same"
-    if not difference.real:
-        few = difference.classes < LEAST
-        why = f"; it takes {LEAST} classes to tell, here are {difference.classes}" if few else ""
-        return f"no difference of {second} to {first} can be told from chance: {points}{why}"
-    better = "better" if difference.value > 0 else "worse"
-    return f"{second} is {better} than {first}, and that is unlikely to be chance: {points}"

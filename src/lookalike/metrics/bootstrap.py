@@ -78,6 +78,21 @@ class Difference:
         """True if the interval excludes 0 and the test agrees, which takes `LEAST` classes."""
         return (self.low > 0 or self.high < 0) and self.p_value <= 1 - CONFIDENCE
 
+    def describe(self, first: str, second: str) -> str:
+        """A sentence on whether the second model is better; the difference is of MAP@R."""
+        points = (
+            f"MAP@R {100 * self.value:+.1f} points, {100 * CONFIDENCE:g} % interval "
+            f"{100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p_value:.2g}"
+        )
+        if self.low == self.high == 0:
+            return f"{second} and {first} find the same"
+        if not self.real:
+            few = self.classes < LEAST
+            why = f"; it takes {LEAST} classes to tell, here are {self.classes}" if few else ""
+            return f"no difference of {second} to {first} can be told from chance: {points}{why}"
+        better = "better" if self.value > 0 else "worse"
+        return f"{second} is {better} than {first}, and that is unlikely to be chance: {points}"
+
     def to_dict(self) -> dict[str, object]:
         """As JSON."""
         return {

@@ -45,7 +45,6 @@ def render(data: ReportData) -> str:
         headline=headline(data),
         tiles=score_tiles(data),
         versus=compare_scores(data),
-        comparison="Both models on the same images.",
         curves=[draw(curve) for curve in curves],
         **_evaluation_parts(data),
     )
