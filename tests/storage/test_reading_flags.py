@@ -89,18 +89,18 @@ def test_defaults_are_those_of_the_run(bucket, data, model, tmp_path):
     evaluated(run.path, data, tmp_path)
     assert asked(bucket) == 0
     source = ReadOptions().source([model, run.path])
-    assert source._requests == 5
-    assert source._cache.limit == 50 * 10**9
+    assert source.requests == 5
+    assert source.cache.limit == 50 * 10**9
     source = ReadOptions(cache=tmp_path / "other", cache_size="7MB", requests=9).source([run.path])
-    assert (source._requests, source._cache.limit) == (9, 7 * 10**6)
-    assert source._cache.folder.parent == tmp_path / "other"
+    assert (source.requests, source.cache.limit) == (9, 7 * 10**6)
+    assert source.cache.folder.parent == tmp_path / "other"
     shutil.rmtree(cache)  # as on another machine
     evaluated(run.path, data, tmp_path)
     assert asked(bucket) == IMAGES
     assert not cache.exists()
     (run.path / "resolved.yaml").write_text("data: {threads: many}\n")  # of another version
     source = ReadOptions().source([run.path])
-    assert source._requests == Source()._requests
+    assert source.requests == Source().requests
 
 
 @pytest.mark.parametrize(

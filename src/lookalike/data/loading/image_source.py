@@ -46,13 +46,13 @@ class Source:
         self.requests = requests
         self.limits = limits
         self._allow_truncated = allow_truncated
-        self._cache = cache
+        self.cache = cache
 
     def is_elsewhere(self, record: Record) -> bool:
         """True if the bytes are neither on this machine nor in the cache."""
         if not storage.is_remote(record.uri):
             return False
-        return self._cache is None or not self._cache.has(record.uri, _part(record))
+        return self.cache is None or not self.cache.has(record.uri, _part(record))
 
     def read(
         self, record: Record, pending: PendingBytes | None = None, *, fresh: bool = False
@@ -73,7 +73,7 @@ class Source:
 
     def _content(self, record: Record, pending: PendingBytes | None, fresh: bool) -> bytes:
         part, kept = _part(record), None
-        cache = self._cache if storage.is_remote(record.uri) else None
+        cache = self.cache if storage.is_remote(record.uri) else None
         if cache is not None and pending is None and not fresh:
             kept = cache.get(record.uri, part)
         if kept is not None:
