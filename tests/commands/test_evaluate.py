@@ -1,4 +1,4 @@
-"""`lookalike evaluate` as people type it, and what it writes."""
+"""`lookalike evaluate` from the command line, and the files that it writes."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from lookalike.training.run_output import RunOutput
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two models that nobody trained: one looks, one has been blinded."""
+    """Two untrained models: one of random weights, and one whose neck is nearly zero."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
@@ -49,7 +49,7 @@ def numbers(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, shapes, capsys):
+def test_json_of_one_model(monkeypatch, models, shapes, capsys):
     code = run(
         monkeypatch, models / "good", "--data", shapes / "val.txt", "--json", "--k", "1,3",
         "--precision", "2", "--full", "--verification", "--nmi",
@@ -75,7 +75,7 @@ def test_one_model_has_intervals_and_everything_asked_for(monkeypatch, models, s
     assert found["shots"]["few"]["queries"] == 20
 
 
-def test_the_table_shows_the_same(monkeypatch, models, shapes, capsys):
+def test_table_of_one_model(monkeypatch, models, shapes, capsys):
     assert run(monkeypatch, models / "good", "--data", shapes / "val.txt", "--definitions") == 0
     shown = capsys.readouterr().out
     scores = lookalike.evaluate(models / "good", str(shapes / "val.txt"))
@@ -84,7 +84,7 @@ def test_the_table_shows_the_same(monkeypatch, models, shapes, capsys):
     assert "divided by R, not by the" in " ".join(shown.split())
 
 
-def test_several_models_are_compared(monkeypatch, models, shapes, capsys):
+def test_comparison_of_several_models(monkeypatch, models, shapes, capsys):
     data = shapes / "train.txt"
     good, blind = models / "good", models / "blind"
     assert run(monkeypatch, good, blind, good, "--data", data, "--json") == 0
@@ -102,7 +102,7 @@ def test_several_models_are_compared(monkeypatch, models, shapes, capsys):
     assert first["verdict"] in capsys.readouterr().out
 
 
-def test_images_in_the_query_and_the_gallery(monkeypatch, models, shapes, capsys, caplog):
+def test_images_in_the_query_and_the_gallery_list(monkeypatch, models, shapes, capsys, caplog):
     lines = (shapes / "val.txt").read_text().splitlines()
     query, gallery = shapes / "query.txt", shapes / "gallery.txt"
     shutil.copy(shapes / "images/104-3.jpg", shapes / "images/copy.jpg")
@@ -121,7 +121,7 @@ def test_images_in_the_query_and_the_gallery(monkeypatch, models, shapes, capsys
         lookalike.compare([good], query=str(query), gallery=str(gallery))
 
 
-def test_classes_and_queries_have_files_of_their_own(monkeypatch, models, shapes, tmp_path, capsys):
+def test_files_per_class_and_per_query(monkeypatch, models, shapes, tmp_path, capsys):
     out = tmp_path / "out"
     good = models / "good"
     code = run(monkeypatch, good, "--data", shapes / "val.txt", "--output", out)
@@ -212,7 +212,7 @@ def test_embeddings_with_cameras(monkeypatch, tmp_path, capsys):
     )
 
 
-def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_path, capsys):
+def test_training_writes_a_calibration(monkeypatch, shapes, many_shapes, tmp_path, capsys):
     lists = many_shapes
     output = tmp_path / "run"
     settings = {
@@ -242,7 +242,8 @@ def test_a_training_leaves_a_threshold(monkeypatch, shapes, many_shapes, tmp_pat
     assert Calibration.load(output) is None
 
 
-def test_workers_give_the_same(monkeypatch, models, shapes, tmp_path, capsys):
+@pytest.mark.slow
+def test_two_workers_print_the_same(monkeypatch, models, shapes, tmp_path, capsys):
     def request(workers):
         return list(map(str, [
             models / "good", "--data", shapes / "train.txt", "--verification", "--json",

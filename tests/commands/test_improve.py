@@ -1,4 +1,4 @@
-"""`lookalike improve`, and what it keeps."""
+"""`lookalike improve`, and the model that it saves."""
 
 import json
 import sys
@@ -56,7 +56,7 @@ def run(monkeypatch, *arguments):
     return 0
 
 
-def test_every_kind_is_measured_and_one_is_kept(monkeypatch, shapes, model, tmp_path, capsys):
+def test_all_default_variants_and_keep(monkeypatch, shapes, model, tmp_path, capsys):
     kept = tmp_path / "better" / "model"
     code = run(
         monkeypatch, "improve", model, "--data", shapes / "val.txt", "--fit", shapes / "train.txt",
@@ -78,7 +78,7 @@ def test_every_kind_is_measured_and_one_is_kept(monkeypatch, shapes, model, tmp_
     assert np.abs(vectors - expected).max() < 1e-5
 
 
-def test_the_table_has_gains(monkeypatch, shapes, model, capsys):
+def test_table_of_gains(monkeypatch, shapes, model, capsys):
     arguments = ["improve", model, "--data", shapes / "val.txt", "--variant", "dims=8+int8"]
     assert run(monkeypatch, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -86,7 +86,7 @@ def test_the_table_has_gains(monkeypatch, shapes, model, capsys):
     assert lines[-1] == "over 10 queries in a gallery of 10"
 
 
-def test_gains_are_the_paired_differences_of_an_evaluation(shapes, model, tmp_path):
+def test_gains_equal_the_differences_of_evaluate(shapes, model, tmp_path):
     rows = ["image_path,label,is_query,is_gallery"]
     for number, line in enumerate((shapes / "val.txt").read_text().splitlines()):
         path, label = line.rsplit(" ", 1)
@@ -109,13 +109,13 @@ def test_gains_are_the_paired_differences_of_an_evaluation(shapes, model, tmp_pa
     assert its["interval"] == [gain.low, gain.high]
 
 
-def test_what_finds_the_same_gains_nothing(shapes, model):
+def test_equal_rankings_gain_zero(shapes, model):
     same = improve(model, str(shapes / "val.txt"), variants=["dims=24"], device="cpu")[1]
     for gain in same.gains.values():
         assert (gain.value, gain.low, gain.high, gain.real) == (0, 0, 0, False)
 
 
-def test_only_what_is_real_is_marked(capsys):
+def test_only_significant_gains_are_marked(capsys):
     def one(variant, gains):
         return Improvement(variant, Scores({1: 0.5}, 0.25, 0.25, 9, 0, 8), 16, gains)
 
@@ -147,7 +147,7 @@ def test_only_what_is_real_is_marked(capsys):
         (["--keep", "flip", "--output", __file__], "is a file; choose another --output"),
     ],
 )
-def test_mistakes_are_one_line(monkeypatch, shapes, model, capsys, more, message):
+def test_mistakes_of_improve_are_one_line(monkeypatch, shapes, model, capsys, more, message):
     assert run(monkeypatch, "improve", model, "--data", shapes / "val.txt", *more) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")

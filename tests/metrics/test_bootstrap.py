@@ -17,7 +17,7 @@ def clustered(rng, classes=40):
     return labels, (rng.random(len(labels)) < rate[labels]).astype(float)
 
 
-def test_intervals_cover_what_they_say():
+def test_intervals_have_their_coverage():
     rng = np.random.default_rng(0)
     covered = []
     for trial in range(400):
@@ -34,7 +34,7 @@ def test_intervals_cover_what_they_say():
     assert np.mean(alone) < 0.85
 
 
-def test_differences_cover_and_find_what_is_real():
+def test_differences_have_their_coverage_and_false_positive_rate():
     rng = np.random.default_rng(1)
     covered, real, false = [], [], []
     for trial in range(300):
@@ -57,7 +57,7 @@ def test_differences_cover_and_find_what_is_real():
     assert 0.02 <= np.mean(real) <= 0.10
 
 
-def test_bca_is_scipys_where_all_classes_are_of_one_size():
+def test_bca_equals_scipy_for_classes_of_one_size():
     rng = np.random.default_rng(2)
     values = rng.beta(2, 0.6, 300)
     found = mean_intervals({"x": values}, np.arange(300), resamples=20_000)["x"]
@@ -83,7 +83,7 @@ def test_resampled_means_are_the_ratios_of_the_drawn_classes():
             assert y == pytest.approx((values[rows] ** 2).mean(), abs=1e-9)
 
 
-def test_p_value_is_that_of_all_sign_flips():
+def test_p_value_equals_that_of_all_sign_flips():
     rng = np.random.default_rng(4)
     difference = rng.normal(0.1, 0.2, 10).clip(-1, 1)
     found = differences(
@@ -94,7 +94,7 @@ def test_p_value_is_that_of_all_sign_flips():
     assert found.p_value == pytest.approx(exact, abs=0.01)
 
 
-def test_the_ends_where_nothing_varies():
+def test_intervals_without_variance():
     labels = np.repeat(np.arange(20), 3)
     perfect = mean_intervals({"x": np.ones(60), "y": np.zeros(60)}, labels)
     low = stats.binomtest(20, 20).proportion_ci(method="exact").low
@@ -107,7 +107,7 @@ def test_the_ends_where_nothing_varies():
     assert (one.low, one.high) == (0, 1)
 
 
-def test_seed_decides_and_threads_do_not():
+def test_intervals_depend_on_the_seed_and_not_on_threads():
     rng = np.random.default_rng(6)
     labels, hits = clustered(rng, 3000)
     values = {"x": torch.from_numpy(hits), "y": torch.rand(len(hits), dtype=torch.float64)}
@@ -124,7 +124,7 @@ def test_seed_decides_and_threads_do_not():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 8])
-def test_few_classes_cover_and_tell_nothing_by_chance(classes):
+def test_intervals_of_few_classes_have_their_coverage(classes):
     labels = np.repeat(np.arange(classes), 5)
     covered, covering, real = [], [], []
     for trial in range(200):
@@ -140,7 +140,7 @@ def test_few_classes_cover_and_tell_nothing_by_chance(classes):
     assert np.mean(real) <= (0.1 if classes >= bootstrap.LEAST else 0)
 
 
-def test_a_difference_that_all_classes_have_is_real():
+def test_a_difference_in_all_classes_is_real():
     labels = np.repeat(np.arange(50), 4)
     gain = differences({"x": np.zeros(200)}, {"x": np.ones(200)}, labels)["x"]
     assert (gain.value, gain.high, gain.real) == (1, 1, True)
@@ -149,7 +149,7 @@ def test_a_difference_that_all_classes_have_is_real():
     assert (back.value, back.low, back.high) == (-gain.value, -gain.high, -gain.low)
 
 
-def test_a_little_below_perfect_is_not_much_surer():
+def test_intervals_are_continuous_near_perfect_scores():
     perfect = mean_intervals({"x": np.ones(10)}, np.arange(10))["x"]
     nearly = mean_intervals({"x": np.array([0.99] + [1.0] * 9)}, np.arange(10))["x"]
     assert nearly.low == pytest.approx(perfect.low, abs=0.01)

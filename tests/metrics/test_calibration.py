@@ -1,4 +1,4 @@
-"""Thresholds that hold on classes that nobody has seen: by counting, by simulation, on emoji."""
+"""Calibration: counts against brute force, coverage on new classes by simulation and on emoji."""
 
 import json
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def draw(generator, classes, sizes=(2, 9), dim=12, noise=0.35):
-    """Images around centres, of which some are near many others, in a space of few dimensions."""
+    """Images around class centres, some of which are near many others, in few dimensions."""
     counts = torch.randint(*sizes, (classes,), generator=generator)
     labels = torch.arange(classes).repeat_interleave(counts)
     centres = torch.randn(classes, dim, generator=generator)
@@ -46,7 +46,7 @@ def class_pairs(images, labels, thresholds, roles=None):
 
 
 @pytest.mark.parametrize("with_roles", [False, True])
-def test_pairs_of_classes_are_those_counted_one_by_one(monkeypatch, with_roles):
+def test_pairs_of_classes_equal_brute_force(monkeypatch, with_roles):
     monkeypatch.setattr(pairs_module, "SIDE", 20)
     images, labels = draw(torch.Generator().manual_seed(0), 25)
     count = len(labels)
@@ -78,7 +78,7 @@ def test_pairs_of_classes_are_those_counted_one_by_one(monkeypatch, with_roles):
         assert found.products[number] == (its * m * off).sum()
 
 
-def test_variance_over_draws_of_classes_is_estimated_without_bias():
+def test_variance_over_draws_of_classes_is_unbiased():
     generator = torch.Generator().manual_seed(1)
     rates, variances = [], []
     for _ in range(300):
@@ -89,8 +89,9 @@ def test_variance_over_draws_of_classes_is_estimated_without_bias():
     assert np.mean(variances) == pytest.approx(np.var(rates), rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [40, 150])
-def test_rates_of_new_classes_lie_in_the_interval(classes):
+def test_far_intervals_cover_new_classes(classes):
     generator = torch.Generator().manual_seed(2)
     inside: dict[float, list[bool]] = {}
     for _ in range(120 if classes == 40 else 60):
@@ -111,7 +112,8 @@ def test_rates_of_new_classes_lie_in_the_interval(classes):
     assert first.far_low <= low <= first.far <= high <= first.far_high
 
 
-def test_on_emoji_the_shipped_threshold_holds_on_other_classes(tmp_path):
+@pytest.mark.slow
+def test_far_intervals_cover_other_emoji(tmp_path):
     weights = _pretrained_weights(tmp_path)
     records = read_records(str(_unpack(tmp_path) / "test.txt"))
     embedder = Embedder.create(BACKBONE, pretrained=str(weights), image_size=64, embedding_dim=512)
@@ -133,7 +135,7 @@ def test_on_emoji_the_shipped_threshold_holds_on_other_classes(tmp_path):
     assert np.mean(inside) >= 0.85
 
 
-def test_probability_is_that_of_known_densities():
+def test_probability_equals_that_of_known_densities():
     generator = np.random.default_rng(3)
     same = np.clip(generator.normal(0.6, 0.15, 200_000), -1, 1)
     different = np.clip(generator.normal(0.1, 0.15, 2_000_000), -1, 1)
@@ -153,7 +155,7 @@ def test_probability_is_that_of_known_densities():
 
 
 @pytest.mark.parametrize("with_roles", [False, True])
-def test_best_matches_are_those_of_brute_force(monkeypatch, with_roles):
+def test_open_set_thresholds_equal_brute_force(monkeypatch, with_roles):
     monkeypatch.setattr(pairs_module, "SIDE", 16)
     images, labels = draw(torch.Generator().manual_seed(4), 40)
     count = len(labels)
@@ -190,7 +192,7 @@ def test_best_matches_are_those_of_brute_force(monkeypatch, with_roles):
         found.threshold(1e-6)
 
 
-def test_it_is_saved_whole_and_read_again(tmp_path):
+def test_calibration_is_saved_and_loaded(tmp_path):
     found = fit_calibration(*draw(torch.Generator().manual_seed(5), 60), source="somewhere")
     assert Calibration.load(tmp_path) is None
     path = found.save(tmp_path / "model")
@@ -206,12 +208,12 @@ def test_it_is_saved_whole_and_read_again(tmp_path):
         found.level(0.5)
 
 
-def test_too_little_is_refused_with_the_numbers():
+def test_too_few_pairs_are_refused_with_counts():
     with pytest.raises(DataError, match=r"6 images make 3 pairs of one class and 12 of different"):
         fit_calibration(torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
-def test_large_sets_are_drawn_from_by_whole_classes(monkeypatch):
+def test_large_sets_are_sampled_by_whole_classes(monkeypatch):
     monkeypatch.setattr(module, "MOST_IMAGES", 300)
     monkeypatch.setattr(module, "MOST_OF_A_CLASS", 20)
     labels = torch.cat([torch.zeros(500, dtype=torch.int64), torch.arange(1, 101).repeat(5)])
@@ -224,7 +226,7 @@ def test_large_sets_are_drawn_from_by_whole_classes(monkeypatch):
     assert not torch.equal(rows, module.draw_rows(labels, 1))
 
 
-def test_classes_of_the_training_are_left_out(many_shapes):
+def test_training_classes_are_excluded_from_calibration(many_shapes):
     catalog = open_catalog(str(many_shapes))
     embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8)
     classes = torch.arange(40)

@@ -43,11 +43,11 @@ def blobs(table: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         [[10, 0, 0, 2], [0, 8, 1, 0], [3, 0, 9, 0], [0, 4, 0, 7]],
     ],
 )
-def test_it_is_that_of_the_contingency_table(table):
+def test_nmi_equals_that_of_the_contingency_table(table):
     assert nmi(*blobs(table), seed=3) == pytest.approx(by_definition(table), abs=1e-12)
 
 
-def test_one_seed_gives_one_figure_on_any_number_of_threads():
+def test_nmi_depends_on_the_seed_and_not_on_threads():
     x, labels = torch.randn(3000, 32), torch.randint(40, (3000,))
     figures = []
     for threads in (1, 3):
@@ -57,12 +57,12 @@ def test_one_seed_gives_one_figure_on_any_number_of_threads():
     assert figures[0] != nmi(x, labels, seed=6)  # nothing to find: the first centres decide
 
 
-def test_what_cannot_be_measured_is_said():
+def test_nmi_refuses_what_cannot_be_measured():
     with pytest.raises(DataError, match="no images"):
         nmi(torch.empty(0, 4), torch.empty(0).long())
     with pytest.raises(TrainingError, match="1 of 2 embeddings are not finite"):
         nmi(torch.tensor([[1.0], [math.nan]]), torch.tensor([0, 1]))
 
 
-def test_a_collapsed_model_has_one_cluster():
+def test_nmi_of_a_collapsed_model():
     assert nmi(torch.ones(20, 4), torch.arange(20) // 5) == 0

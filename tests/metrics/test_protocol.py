@@ -1,4 +1,4 @@
-"""Queries, gallery and sequences against rankings written out image by image."""
+"""Queries, gallery and sequences against rankings computed image by image."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from lookalike.metrics.scores import measure_queries, score
 
 
 def brute_force(x, labels, roles, ks):
-    """Every query looks at what it may find, in order of similarity; ties are decided against it.
+    """Rankings of every query by similarity; ties are decided against it.
 
     In whole numbers, as the rule is written: of 150 images some two are tied now and then.
     """
@@ -67,7 +67,7 @@ def draw(count, classes, sequences, asking=0.4, searched=0.7):
 
 @pytest.mark.parametrize("tile", [4096, 17])
 @pytest.mark.parametrize("sequences", [0, 3, 60])
-def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
+def test_scores_by_roles_equal_brute_force(monkeypatch, sequences, tile):
     monkeypatch.setattr(ranking, "BLOCK", tile)
     for classes in (2, 9, 60):
         x, labels, roles = draw(150, classes, sequences)
@@ -76,20 +76,20 @@ def test_scores_by_roles_are_those_of_brute_force(monkeypatch, sequences, tile):
         assert found == pytest.approx(brute_force(x, labels, roles, (1, 3, 10)), abs=1e-9)
 
 
-def test_everyone_in_every_role_is_leave_one_out():
+def test_all_images_in_all_roles_is_leave_one_out():
     x, labels, _ = draw(120, 12, 0)
     everyone = torch.ones(120, dtype=torch.bool)
     roles = Roles(everyone, everyone, torch.full((120,), -1))
     assert score(x, labels, roles=roles) == score(x, labels)
 
 
-def test_the_order_of_the_images_changes_nothing():
+def test_scores_do_not_depend_on_the_order_of_images():
     x, labels, roles = draw(200, 20, 30)
     order = torch.randperm(200)
     assert score(x[order], labels[order], roles=roles[order]) == score(x, labels, roles=roles)
 
 
-def test_a_sequence_that_would_give_everything_away_gives_nothing():
+def test_images_of_one_sequence_do_not_find_each_other():
     # Copies within a sequence are nearest; without them every query is wrong.
     labels = torch.tensor([0, 0, 1, 1, 0, 1])
     x = torch.eye(4)[[0, 0, 1, 1, 2, 3]]
@@ -107,7 +107,7 @@ def records(*details):
     return [Record(f"{i}.jpg", "a", "t.csv", i, details=one) for i, one in enumerate(details)]
 
 
-def test_roles_are_what_the_records_say():
+def test_roles_of_records():
     assert Roles.of(records(None, Details(), Details(split="test"))) is None
     roles = Roles.of(records(Details(is_query=True), Details(is_query=False), None))
     assert roles.query.tolist() == [True, False, False]
@@ -118,14 +118,14 @@ def test_roles_are_what_the_records_say():
     assert roles.gallery.all()
 
 
-def test_nothing_to_find_is_said_with_the_numbers():
+def test_nothing_to_find_is_an_error_with_counts():
     x, labels, _ = draw(10, 2, 0)
     nobody = torch.zeros(10, dtype=torch.bool)
     with pytest.raises(DataError, match="of 10 images, 10 are queries and 0 are in the gallery"):
         score(x, labels, roles=Roles(~nobody, nobody, torch.full((10,), -1)))
 
 
-def test_a_camera_keeps_a_class_apart_and_nobody_else():
+def test_images_of_one_class_and_camera_do_not_find_each_other():
     """Market-1501's rule, written out: junk is what has the query's class and its camera."""
     classes, cameras = torch.randint(0, 6, (120,)), torch.randint(0, 3, (120,))
     x = torch.randn(120, 5)
@@ -145,7 +145,7 @@ def test_a_camera_keeps_a_class_apart_and_nobody_else():
     assert scores.recall[1] == pytest.approx(float(first[asks].double().mean()), abs=1e-12)
 
 
-def test_a_camera_and_a_sequence_are_not_mixed_up():
+def test_cameras_and_sequences_are_distinct():
     records = [
         Record("a", "x", "t.csv", 2, details=Details(camera="1")),
         Record("b", "1", "t.csv", 3, details=Details(camera="x")),
@@ -156,7 +156,7 @@ def test_a_camera_and_a_sequence_are_not_mixed_up():
 
 
 @pytest.mark.parametrize("number", [0, 3, 7, 8, 800])
-def test_numbers_of_sequences_mean_nothing_else(number):
+def test_scores_do_not_depend_on_sequence_numbers(number):
     everyone = torch.ones(5, dtype=torch.bool)
     vectors = torch.randn(5, 8)
     labels = torch.tensor([0, 0, 0, 0, 1])
@@ -169,7 +169,7 @@ def test_numbers_of_sequences_mean_nothing_else(number):
 
 
 def met(records, roles):
-    """The first image of the same content that each query may find, looked for one by one."""
+    """The first image of the same content that each query may find, by brute force."""
     found = {}
     for row, record in enumerate(records):
         for other, its in enumerate(records):
@@ -180,7 +180,7 @@ def met(records, roles):
     return found
 
 
-def test_copies_are_those_that_may_be_found(tmp_path):
+def test_query_duplicates_equal_brute_force(tmp_path):
     generator = np.random.default_rng()
     for trial in range(60):
         count = int(generator.integers(2, 14))

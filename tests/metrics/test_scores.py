@@ -1,4 +1,4 @@
-"""The metrics against pytorch-metric-learning and against a brute force over explicit rankings."""
+"""The metrics against pytorch-metric-learning and brute force over explicit rankings."""
 
 import math
 from dataclasses import replace
@@ -142,7 +142,7 @@ def test_the_full_ranking_agrees_with_pytorch_metric_learning_and_scikit_learn()
         )
 
 
-def test_open_metric_learnings_formulas_where_they_mean_the_same():
+def test_agrees_with_open_metric_learning_where_defined_alike():
     # As its functional/metrics.py (4.0) has them, on rankings written out.
     embeddings, labels = tie_free(90, 16, 15)
     unit = torch.nn.functional.normalize(embeddings.double())
@@ -221,7 +221,7 @@ def test_agrees_with_brute_force_on_small_sets(data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
+def test_scores_do_not_depend_on_order_tiles_and_scale(kind, monkeypatch):
     embeddings, labels = random_set(kind)
     expected = measured(embeddings, labels)
     order = torch.randperm(len(labels))
@@ -240,13 +240,13 @@ def test_order_chunks_and_scale_change_no_bit(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_are_ranked_as_they_are(dtype):
+def test_other_floating_types_are_ranked_without_conversion(dtype):
     embeddings, labels = random_set("random")
     embeddings = embeddings.to(dtype)
     assert_same(measured(embeddings, labels), brute_force(embeddings.double(), labels))
 
 
-def test_large_float32_sets_change_no_bit_with_order_and_threads():
+def test_large_sets_do_not_depend_on_order_and_threads():
     labels = torch.randint(0, 300, (2000,))
     embeddings = torch.randn(300, 96)[labels] + 1.5 * torch.randn(2000, 96)
     threads = torch.get_num_threads()
@@ -263,7 +263,7 @@ def test_large_float32_sets_change_no_bit_with_order_and_threads():
 
 @pytest.mark.parametrize("noise", [0, 1e-8, 1e-7])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_a_collapsed_model_scores_nothing(noise, shuffled):
+def test_a_collapsed_model_scores_zero(noise, shuffled):
     labels = torch.arange(200) // 5  # sorted, as lists are
     if shuffled:
         labels = labels[torch.randperm(200)]
@@ -335,7 +335,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 200])
-def test_never_holds_the_similarity_matrix(classes, monkeypatch):
+def test_the_similarity_matrix_is_never_held(classes, monkeypatch):
     monkeypatch.setattr(ranking, "POSITIVES", 2**15)
     monkeypatch.setattr(ranking, "BLOCK", 128)
     monkeypatch.setattr(query_block, "TILE_PART", 2**12)
@@ -369,7 +369,7 @@ def test_counts_names_and_the_primary_metric():
     assert {"precision_at_k", *list(whole)[5:9]} < set(DEFINITIONS)
 
 
-def test_scores_are_the_means_of_what_each_query_found():
+def test_scores_are_the_means_over_queries():
     embeddings, labels = random_set("many lone")
     found = measure_queries(embeddings, labels, recall=(1, 3), precision=(2,), full=True)
     scores = score(embeddings, labels, ks=(3, 1), precision=(2,), full=True)
@@ -384,7 +384,7 @@ def test_scores_are_the_means_of_what_each_query_found():
     assert {name for name, values in found.values.items() if values.dtype != torch.float64} == set()
 
 
-def test_what_is_measured_beside_changes_no_value():
+def test_metrics_do_not_depend_on_each_other():
     embeddings, labels = random_set("random")
     whole = measure_queries(embeddings, labels, recall=(1, 9), precision=(2, 30), full=True).values
     for recall, shares in [((1,), ()), ((), ()), ((9,), (30,))]:
@@ -392,7 +392,7 @@ def test_what_is_measured_beside_changes_no_value():
         assert all(values.equal(whole[name]) for name, values in some.items())
 
 
-def test_a_few_queries_in_a_large_gallery_copy_nothing_of_its_size(monkeypatch):
+def test_few_queries_in_a_large_gallery_take_little_memory(monkeypatch):
     monkeypatch.setattr(ranking, "BLOCK", 256)
     monkeypatch.setattr(fast_similarity, "KEPT_BYTES", 0)
     fast_similarity.precisions(torch.device("cpu"))  # which may try what is faster
@@ -405,7 +405,7 @@ def test_a_few_queries_in_a_large_gallery_copy_nothing_of_its_size(monkeypatch):
     assert largest.bytes <= 10**6
 
 
-def test_what_is_searched_is_rounded_once_for_all_queries(monkeypatch):
+def test_the_gallery_is_rounded_once_for_all_queries(monkeypatch):
     tolerant = replace(FLOAT32, most_undecided=1.0)
     monkeypatch.setattr(fast_similarity, "precisions", lambda device: [tolerant, EXACT])
     monkeypatch.setattr(ranking, "BLOCK", 50)
@@ -431,7 +431,7 @@ def test_labels_may_be_numpy():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("part", [7, 4096])
-def test_an_embedding_that_is_not_finite_is_named(value, part, monkeypatch):
+def test_embeddings_that_are_not_finite_are_refused(value, part, monkeypatch):
     monkeypatch.setattr(scores_module, "CHECKED_ROWS", part)
     embeddings, labels = random_set("random")
     embeddings[17, 3] = value

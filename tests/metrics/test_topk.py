@@ -13,7 +13,7 @@ from lookalike.metrics.topk import TopK, nearest_images, top_matches
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", [1, 2, 7, 60])
 @pytest.mark.parametrize("tile", [1, 5, 16, 100])
-def test_equal_ones_are_taken_by_row_whatever_the_tiles(dtype, count, tile):
+def test_top_k_of_equal_values_is_by_row_for_any_tiles(dtype, count, tile):
     for kinds in (1, 2, 6, 1000):  # how many different numbers there are
         found = torch.randint(-kinds, kinds, (30, 50)).to(dtype)
         found[torch.rand(found.shape) < 0.3] = -torch.inf
@@ -29,7 +29,7 @@ def test_equal_ones_are_taken_by_row_whatever_the_tiles(dtype, count, tile):
         assert np.array_equal(best.images.numpy()[there], order[there])
 
 
-def test_nearest_images_are_those_of_brute_force():
+def test_nearest_images_equal_brute_force():
     generator = torch.Generator().manual_seed(5)
     labels = torch.randint(0, 30, (120,), generator=generator)
     x = torch.nn.functional.normalize(
@@ -59,7 +59,7 @@ def unit(count, dim=8):
 
 
 @pytest.mark.parametrize("tile", [7, 64, 10_000])
-def test_top_matches_are_brute_force(monkeypatch, tile):
+def test_top_matches_equal_brute_force(monkeypatch, tile):
     monkeypatch.setattr(topk, "FLOAT32_TILE", tile)
     monkeypatch.setattr(topk, "QUERIES", tile)
     queries, gallery = unit(50), unit(90)

@@ -1,4 +1,4 @@
-"""Pairs against scikit-learn and against pairs written out one by one."""
+"""Pair counts and rates against scikit-learn and brute force."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def random_roles(count):
 
 @pytest.mark.parametrize("with_roles", [False, True])
 @pytest.mark.parametrize("side", [1024, 13])
-def test_curve_and_area_are_scikit_learns(monkeypatch, with_roles, side):
+def test_roc_curve_and_area_equal_scikit_learn(monkeypatch, with_roles, side):
     monkeypatch.setattr(pairs_module, "SIDE", side)
     x, labels = draw(180, 30)
     roles = random_roles(180) if with_roles else None
@@ -77,28 +77,28 @@ def test_curve_and_area_are_scikit_learns(monkeypatch, with_roles, side):
         assert t == (cosines[same] >= threshold).mean()
 
 
-def test_what_the_pairs_do_not_support_is_said():
+def test_rates_with_too_few_pairs_are_unsupported():
     x, labels = draw(60, 20)
     found = verify(count_pairs(x, labels))
     assert [point.target for point in found.operating] == [0.1, 0.01]
     assert found.unsupported == (1e-3, 1e-4, 1e-5, 1e-6)
 
 
-def test_a_collapsed_model_tells_nothing_apart():
+def test_verification_of_a_collapsed_model():
     found = verify(count_pairs(torch.ones(40, 8), torch.arange(40) // 4))
     assert found.auc == 0.5
     assert found.eer == 0.5
     assert [(point.tar, point.false_accepts) for point in found.operating] == [(0, 0)]
 
 
-def test_without_pairs_of_both_kinds_it_is_refused():
+def test_verification_needs_same_and_different_pairs():
     with pytest.raises(DataError, match="the same class"):
         verify(count_pairs(torch.randn(5, 4), torch.arange(5)))
     with pytest.raises(DataError, match="different classes"):
         verify(count_pairs(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64)))
 
 
-def test_order_and_type_change_nothing():
+def test_pair_counts_do_not_depend_on_order_and_type():
     x, labels = draw(300, 40)
     order = torch.randperm(300)
     first, second = count_pairs(x, labels), count_pairs(x[order].double(), labels[order])

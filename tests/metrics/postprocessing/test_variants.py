@@ -1,4 +1,4 @@
-"""Better use of finished embeddings, each against a plain reference in float64."""
+"""Postprocessing of embeddings against references in float64."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def clustered(classes, each, dim, noise):
     return F.normalize(centres + noise * unit(classes * each, dim), dim=1)
 
 
-def test_expansion_is_the_papers_formula():
+def test_query_expansion_equals_the_formula_of_the_paper():
     queries, gallery = unit(20, 16), unit(60, 16)
     alpha, n = 2.5, 4
     cosines = queries.double() @ gallery.double().T
@@ -41,7 +41,7 @@ def test_expansion_is_the_papers_formula():
     assert torch.allclose(found.double(), expected, atol=1e-6)
 
 
-def test_an_augmented_gallery_leans_to_others_only():
+def test_database_augmentation_excludes_the_vector_itself():
     x = unit(30, 8)
     own = (x.double() @ x.double().T).fill_diagonal_(-2).topk(1, dim=1)
     weight = own.values.clamp(min=0) ** 3
@@ -49,7 +49,7 @@ def test_an_augmented_gallery_leans_to_others_only():
     assert torch.allclose(augment(x, neighbours=1, alpha=3).double(), expected, atol=1e-6)
 
 
-def test_whitening_is_scikit_learns_pca():
+def test_whitening_equals_pca_of_scikit_learn():
     x = F.normalize(torch.randn(500, 12) * torch.linspace(1, 3, 12) + 0.3, dim=1)
     mean, matrix = whitening(x, 6)
     ours = ((x - mean) @ matrix.T).double().numpy()
@@ -86,7 +86,7 @@ def test_bits_have_the_order_of_hamming_distances():
     assert torch.allclose(vectors @ vectors.T, 1 - 2 * hamming / dim, atol=1e-5)
 
 
-def test_int8_moves_a_cosine_little():
+def test_int8_changes_cosines_little():
     x = unit(300, 256)
     stored = to_int8(x)
     assert stored.dtype == torch.int8
@@ -96,7 +96,7 @@ def test_int8_moves_a_cosine_little():
 
 
 @pytest.mark.parametrize(("k1", "k2", "weight"), [(5, 2, 0.3), (8, 1, 0.0), (6, 3, 0.8)])
-def test_reranking_is_the_papers(k1, k2, weight):
+def test_reranking_equals_the_algorithm_of_the_paper(k1, k2, weight):
     x = clustered(12, 6, 16, 1.0)
     queries, gallery = x[::3].contiguous(), torch.cat([x[1::3], x[2::3]])
     found = rerank(queries, gallery, 48, reranking=Reranking(k1, k2, weight))
@@ -108,7 +108,7 @@ def test_reranking_is_the_papers(k1, k2, weight):
         assert len(np.unique(row)) == len(gallery)
 
 
-def test_reranking_shows_the_first_of_the_whole_and_leaves_the_own_group_out():
+def test_reranking_truncates_the_ranking_and_excludes_the_own_group():
     x = clustered(10, 5, 16, 1.0)
     groups, others = torch.arange(10), torch.arange(40) % 10
     whole = rerank(x[:10], x[10:], 40, query_groups=groups, gallery_groups=others)
@@ -124,7 +124,7 @@ def test_reranking_of_copies_of_one_image():
         assert rerank(x[:20], x[20:], 10).shape == (20, 10)
 
 
-def test_distances_are_from_nothing_to_one_whatever_was_rounded():
+def test_reranking_distances_stay_within_0_and_1():
     """Cosines of one vector with itself come out at either side of 1, product by product."""
     x = unit(1, 8).expand(60, 8).contiguous()
     near = reranking.NeighbourGraph(x, 20).distance(
@@ -134,7 +134,7 @@ def test_distances_are_from_nothing_to_one_whatever_was_rounded():
     assert near[3] == 1
 
 
-def test_who_asks_is_not_searched():
+def test_queries_and_gallery_are_disjoint():
     labels = torch.tensor([0, 1, 0, 0, 1, 2])
     split = Split.of(labels, None)
     assert split.queries.tolist() == [2, 4]
@@ -151,8 +151,8 @@ def test_who_asks_is_not_searched():
     assert split.groups[0] == split.groups[2] != split.groups[3]
 
 
-def test_every_step_is_measured_by_what_it_gives():
-    """Each against the metrics of the vectors that the step stands for."""
+def test_each_step_equals_the_metrics_of_its_vectors():
+    """Against the metrics of vectors transformed by hand."""
     x, labels = clustered(20, 6, 24, 1.2), torch.arange(20).repeat_interleave(6)
     split = Split.of(labels, None)
     rows = torch.cat([split.queries, split.gallery])
@@ -181,7 +181,7 @@ def test_every_step_is_measured_by_what_it_gives():
         assert set(found.rows.tolist()) <= set(split.queries.tolist())
 
 
-def test_reranking_is_measured_by_its_lists():
+def test_reranking_equals_the_metrics_of_its_lists():
     x, labels = clustered(15, 6, 24, 1.2), torch.arange(15).repeat_interleave(6)
     split = Split.of(labels, None)
     found = measure_variant(Variant.parse("rerank"), x, split, None)
@@ -206,12 +206,12 @@ def test_reranking_is_measured_by_its_lists():
         ("int8+binary", "int8 and binary exclude each other"),
     ],
 )
-def test_a_variant_that_is_none(text, message):
+def test_wrong_variants_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         Variant.parse(text)
 
 
-def test_a_variant_is_written_in_the_order_in_which_it_is_done():
+def test_variants_are_named_in_the_order_of_their_steps():
     way = Variant.parse("rerank+dims=8+flip+int8")
     assert way.name == "flip+dims=8+int8+rerank"
     assert list(way.steps) == [name for name in STEPS if name in way.steps]
