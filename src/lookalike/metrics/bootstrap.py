@@ -225,7 +225,7 @@ def _bounds(
         ends = _bca_levels(below, float(skew[column]), table.classes, confidence, resamples)
         low, high = np.quantile(means_drawn, ends)
         if table.classes < FEW:
-            reach = _student(confidence, table.classes) * float(error[column])
+            reach = student_quantile(confidence, table.classes - 1) * float(error[column])
             low, high = min(low, mean - reach), max(high, mean + reach)
         if least == 0 or constant[column]:
             low = min(low, mean - unseen * (float(worst[column]) - least))
@@ -257,7 +257,7 @@ def _bca_levels(
     """The quantiles of the resampled means that are the ends of the interval."""
     edge = 1 / (resamples + 1)
     bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    wide = math.sqrt(classes / (classes - 1)) * _student(confidence, classes)
+    wide = math.sqrt(classes / (classes - 1)) * student_quantile(confidence, classes - 1)
     ends = []
     for z in (-wide, wide):
         shifted = bias + z
@@ -266,11 +266,11 @@ def _bca_levels(
     return ends[0], ends[1]
 
 
-def _student(confidence: float, classes: int) -> float:
+def student_quantile(confidence: float, degrees: float) -> float:
     """The quantile of Student's t for a two-sided interval."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + confidence) / 2, classes - 1))
+    return float(t.ppf((1 + confidence) / 2, degrees))
 
 
 def _sign_flips(table: ClassSums, flips: int, seed: int) -> list[float]:

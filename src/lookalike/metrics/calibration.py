@@ -23,6 +23,7 @@ from torch import Tensor
 from lookalike import storage
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError, RunError
+from lookalike.metrics.bootstrap import CONFIDENCE
 from lookalike.metrics.far_interval import LEAST_EVENTS, ClassPairCounter, Spread, far_interval
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
 from lookalike.metrics.open_set import BestMatches, OpenSet
@@ -36,9 +37,6 @@ CALIBRATION_FILE = "calibration.json"
 
 DEFAULT_FAR = 1e-3
 """The rate whose threshold is the default; the next larger one that is supported if it is not."""
-
-CONFIDENCE = 0.95
-"""Of the intervals of the rates."""
 
 PRIOR = 0.5
 """The default share of same pairs."""
@@ -303,7 +301,7 @@ def _levels(
         spread = found.spread(number)
         if spread.events < LEAST_EVENTS:
             continue
-        low, high = far_interval(point.far, spread, confidence=CONFIDENCE)
+        low, high = far_interval(point.far, spread)
         levels.append(Level(**asdict(point), far_low=low, far_high=high, spread=spread))
     return tuple(levels)
 

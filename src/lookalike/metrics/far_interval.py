@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
+from lookalike.metrics.bootstrap import CONFIDENCE, student_quantile
 from lookalike.metrics.pair_scan import SIDE, PairSet, Tile
 from lookalike.storage.checked_json import Amount, Count
 
@@ -77,13 +78,13 @@ class Spread:
 
         `alike` is the part added to the rate; Student's t depends on the confidence.
         """
-        from scipy.stats import norm, t
+        from scipy.stats import norm
 
         fewer = self.classes / classes
         pairs = fewer * (self.classes - 1) / (classes - 1)
         whole = (self.of_pairs + alike**2) * pairs + self.of_classes * fewer
-        level = (1 + confidence) / 2
-        unsure = float((t.ppf(level, self.degrees) / norm.ppf(level)) ** 2)
+        normal = norm.ppf((1 + confidence) / 2)
+        unsure = float((student_quantile(confidence, self.degrees) / normal) ** 2)
         return whole * unsure / (1 + alike) ** 2
 
 
@@ -128,7 +129,7 @@ class ClassPairs:
 
 
 def far_interval(
-    far: float, spread: Spread, *, classes: int | None = None, confidence: float = 0.95
+    far: float, spread: Spread, *, classes: int | None = None, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """Prediction interval of the false-accept rate of a new set of classes; see above.
 
