@@ -93,21 +93,13 @@ def _one_or_several(values: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class ModelVectors:
-    """A model's embeddings of a test set.
-
-    Attributes:
-        model: its name.
-        vectors: (M, D) on the CPU.
-        rows: (M,) int64, ascending: their records.
-        calibration: the model's own; None where there is none.
-        has_files: whether the records' images can be read.
-    """
+    """A model's embeddings of a test set."""
 
     model: str
-    vectors: Tensor
-    rows: Tensor
-    calibration: Calibration | None = None
-    has_files: bool = True
+    vectors: Tensor  # (M, D) on the CPU
+    rows: Tensor  # (M,) int64, ascending: their records
+    calibration: Calibration | None = None  # the model's own; None where there is none
+    has_files: bool = True  # whether the records' images can be read
 
 
 def measure(

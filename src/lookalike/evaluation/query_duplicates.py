@@ -29,15 +29,10 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class QueryDuplicates:
-    """Queries that find themselves under another name.
+    """Queries that find themselves under another name."""
 
-    Attributes:
-        queries: number of queries with a copy in the gallery.
-        examples: a few of them, (query, copy) as messages name them.
-    """
-
-    queries: int
-    examples: tuple[tuple[str, str], ...]
+    queries: int  # number of queries with a copy in the gallery
+    examples: tuple[tuple[str, str], ...]  # a few of them, (query, copy) as messages name them
 
 
 def find_duplicates(

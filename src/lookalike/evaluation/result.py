@@ -45,22 +45,13 @@ def flat_names(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CalibrationCheck:
-    """Rates at the threshold of the model's own calibration on these images.
-
-    Attributes:
-        threshold: the cosine.
-        target: the false-accept rate of the calibration.
-        far: the rate on these images.
-        tar: the true-accept rate.
-        far_low: lower end of the calibration's prediction interval for so many classes.
-        far_high: the upper end.
-    """
+    """Rates at the threshold of the model's own calibration on these images."""
 
     threshold: float
-    target: float
-    far: float
+    target: float  # the false-accept rate of the calibration
+    far: float  # the rate on these images
     tar: float
-    far_low: float
+    far_low: float  # lower end of the calibration's prediction interval for so many classes
     far_high: float
 
     @property

@@ -90,21 +90,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class ClassPairs:
-    """Pairs of images by the classes that they are of, at T thresholds.
+    """Pairs of images by the classes that they are of, at T thresholds."""
 
-    Attributes:
-        pairs: (C,) int64, different pairs that each class has a part in.
-        accepted: (T, C) int64, those of them with a cosine of at least the threshold.
-        squares: (T,) int64, sum of h_ij^2 over the pairs of classes.
-        products: (T,) int64, sum of h_ij m_ij.
-        pair_squares: sum of m_ij^2.
-    """
-
-    pairs: np.ndarray
-    accepted: np.ndarray
-    squares: np.ndarray
-    products: np.ndarray
-    pair_squares: int
+    pairs: np.ndarray  # (C,) int64, different pairs that each class has a part in
+    accepted: np.ndarray  # (T, C) int64, those of them with a cosine of at least the threshold
+    squares: np.ndarray  # (T,) int64, sum of h_ij^2 over the pairs of classes
+    products: np.ndarray  # (T,) int64, sum of h_ij m_ij
+    pair_squares: int  # sum of m_ij^2
 
     def spread(self, number: int) -> Spread:
         """Variance of the false-accept rate at a threshold, given by its number."""

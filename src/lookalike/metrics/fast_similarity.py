@@ -100,15 +100,10 @@ def bf16_is_faster() -> bool:
 
 @dataclass(frozen=True)
 class ErrorBound:
-    """Largest distance of the similarities of one tile from the exact ones.
+    """Largest distance of the similarities of one tile from the exact ones."""
 
-    Attributes:
-        precision: of the tile.
-        width: bound for every similarity, without the rounding of the result.
-    """
-
-    precision: Precision
-    width: float
+    precision: Precision  # of the tile
+    width: float  # bound for every similarity, without the rounding of the result
 
     @classmethod
     def of(

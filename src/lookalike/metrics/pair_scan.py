@@ -24,21 +24,13 @@ SIDE = 1024
 
 @dataclass(frozen=True)
 class Tile:
-    """Some of the pairs.
+    """Some of the pairs."""
 
-    Attributes:
-        rows: places of the b images on the left side.
-        columns: places of the T images on the right side.
-        cosines: (b, T) float64.
-        pairs: (b, T) bool, those that are pairs; None where all are.
-        one_class: whether there may be pairs of one class among them.
-    """
-
-    rows: slice
-    columns: slice
-    cosines: Tensor
-    pairs: Tensor | None
-    one_class: bool
+    rows: slice  # places of the b images on the left side
+    columns: slice  # places of the T images on the right side
+    cosines: Tensor  # (b, T) float64
+    pairs: Tensor | None  # (b, T) bool, those that are pairs; None where all are
+    one_class: bool  # whether there may be pairs of one class among them
 
     def found(self, only: Tensor | None = None) -> Tensor:
         """The cosines of the pairs, (n,); only of those in `only`, (b, T) bool."""
@@ -58,19 +50,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class PairSet:
-    """A set of images, sorted by class, and its pairs in tiles.
+    """A set of images, sorted by class, and its pairs in tiles."""
 
-    Attributes:
-        vectors: (N, D) int32, unit vectors in steps of 2^-26.
-        classes: (N,) int64, ascending, from 0 on.
-        order: (N,) int64 on the CPU, the row of each image in the set as it was given.
-        roles: in this order, on the device; None where every image searches all others.
-    """
-
-    vectors: Tensor
-    classes: Tensor
-    order: Tensor
-    roles: Roles | None
+    vectors: Tensor  # (N, D) int32, unit vectors in steps of 2^-26
+    classes: Tensor  # (N,) int64, ascending, from 0 on
+    order: Tensor  # (N,) int64 on the CPU, the row of each image in the set as it was given
+    roles: Roles | None  # in this order, on the device; None where every image searches all others
 
     @classmethod
     def of(

@@ -13,17 +13,11 @@ from lookalike.data.record import Details, Record
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of N images in a measurement.
+    """The roles of N images in a measurement."""
 
-    Attributes:
-        query: (N,) bool, the queries.
-        gallery: (N,) bool, the images that are searched.
-        sequence: (N,) int64: two images of the same number never find each other; -1 for none.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    sequence: Tensor
+    query: Tensor  # (N,) bool, the queries
+    gallery: Tensor  # (N,) bool, the images that are searched
+    sequence: Tensor  # (N,) int64: two images of the same number never find each other; -1 for none
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Roles | None:

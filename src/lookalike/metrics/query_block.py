@@ -32,15 +32,10 @@ Reaching = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class NegativeMask:
-    """Two images of the same class or sequence are no negatives of each other.
+    """Two images of the same class or sequence are no negatives of each other."""
 
-    Attributes:
-        classes: (N,) int64.
-        sequences: (N,) int64, -1 outside of any; None where there are none.
-    """
-
-    classes: Tensor
-    sequences: Tensor | None
+    classes: Tensor  # (N,) int64
+    sequences: Tensor | None  # (N,) int64, -1 outside of any; None where there are none
 
     def of(self, rows: Tensor, columns: Tensor) -> Tensor:
         """True where `columns` are negatives of `rows`: places whose shapes broadcast."""

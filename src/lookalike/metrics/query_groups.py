@@ -14,19 +14,12 @@ from lookalike.metrics.bootstrap import Interval, mean_intervals
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """Scores of some of the queries.
+    """Scores of some of the queries."""
 
-    Attributes:
-        name: of the group.
-        queries: number of queries.
-        classes: number of their classes.
-        intervals: metric to its mean and interval.
-    """
-
-    name: str
-    queries: int
-    classes: int
-    intervals: dict[str, Interval]
+    name: str  # of the group
+    queries: int  # number of queries
+    classes: int  # number of their classes
+    intervals: dict[str, Interval]  # metric to its mean and interval
 
 
 def score_groups(

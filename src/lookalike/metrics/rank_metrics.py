@@ -15,17 +15,11 @@ RECALL = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class RankMetrics:
-    """The metrics to measure.
+    """The metrics to measure."""
 
-    Attributes:
-        recall: the k of Recall@k, ascending.
-        precision: the k of precision@k, ascending.
-        full: whether to rank everything, for average precision and mINP.
-    """
-
-    recall: tuple[int, ...] = RECALL
-    precision: tuple[int, ...] = ()
-    full: bool = False
+    recall: tuple[int, ...] = RECALL  # the k of Recall@k, ascending
+    precision: tuple[int, ...] = ()  # the k of precision@k, ascending
+    full: bool = False  # whether to rank everything, for average precision and mINP
 
     @property
     def depth(self) -> int | None:

@@ -100,27 +100,16 @@ def rank(
 
 @dataclass(frozen=True)
 class SortedSet:
-    """The set, sorted by the size of the class and by class; all but `order` on the device.
+    """The set, sorted by the size of the class and by class; all but `order` on the device."""
 
-    Attributes:
-        order: (N,) int64, place to row, on the CPU.
-        negatives: which images are negatives of each other.
-        sizes: (N,) int64, images of the class of each, itself included.
-        begins: (N,) int64, where the class of each begins; it ends `sizes` later.
-        relevant: (N,) int64, R of the queries, 0 for others.
-        searched: (G,) int64, the places that are searched, ascending.
-        hidden: (N,) bool, those that are not; None where all are.
-        everyone: whether all images are queries and all are searched.
-    """
-
-    order: Tensor
-    negatives: NegativeMask
-    sizes: Tensor
-    begins: Tensor
-    relevant: Tensor
-    searched: Tensor
-    hidden: Tensor | None
-    everyone: bool
+    order: Tensor  # (N,) int64, place to row, on the CPU
+    negatives: NegativeMask  # which images are negatives of each other
+    sizes: Tensor  # (N,) int64, images of the class of each, itself included
+    begins: Tensor  # (N,) int64, where the class of each begins; it ends `sizes` later
+    relevant: Tensor  # (N,) int64, R of the queries, 0 for others
+    searched: Tensor  # (G,) int64, the places that are searched, ascending
+    hidden: Tensor | None  # (N,) bool, those that are not; None where all are
+    everyone: bool  # whether all images are queries and all are searched
 
     @classmethod
     def of(cls, labels: Tensor, roles: Roles | None, device: torch.device) -> SortedSet:

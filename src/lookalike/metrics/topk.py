@@ -79,17 +79,11 @@ def _first_of_equal(found: Tensor, last: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Matches:
-    """The k most similar vectors of a gallery for each of Q queries, in float32.
+    """The k most similar vectors of a gallery for each of Q queries, in float32."""
 
-    Attributes:
-        cosines: (Q, k) float32, descending; -inf where a query finds fewer than k.
-        places: (Q, k) int64, rows of the gallery; -1 where a query finds fewer than k.
-        lowest: (Q,) float32, the smallest cosine to any vector of the gallery.
-    """
-
-    cosines: Tensor
-    places: Tensor
-    lowest: Tensor
+    cosines: Tensor  # (Q, k) float32, descending; -inf where a query finds fewer than k
+    places: Tensor  # (Q, k) int64, rows of the gallery; -1 where a query finds fewer than k
+    lowest: Tensor  # (Q,) float32, the smallest cosine to any vector of the gallery
 
 
 @torch.no_grad()
@@ -181,19 +175,12 @@ class ExactTiles:
 
 @dataclass(frozen=True)
 class NearestImages:
-    """The most similar images of Q queries; row -1 and a cosine of -inf where there is none.
+    """The most similar images of Q queries; row -1 and a cosine of -inf where there is none."""
 
-    Attributes:
-        rows: (Q,) int64, the most similar image.
-        cosines: (Q,) float64.
-        wrong_rows: (Q,) int64, the most similar image of another class.
-        wrong_cosines: (Q,) float64.
-    """
-
-    rows: Tensor
-    cosines: Tensor
-    wrong_rows: Tensor
-    wrong_cosines: Tensor
+    rows: Tensor  # (Q,) int64, the most similar image
+    cosines: Tensor  # (Q,) float64
+    wrong_rows: Tensor  # (Q,) int64, the most similar image of another class
+    wrong_cosines: Tensor  # (Q,) float64
 
 
 @torch.no_grad()

@@ -52,21 +52,13 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and its rates.
+    """A threshold and its rates."""
 
-    Attributes:
-        target: the false-accept rate that was asked for.
-        threshold: the lowest cosine, in steps of 2^-16, whose rate is not above the target.
-        far: the false-accept rate measured at it.
-        tar: the true-accept rate.
-        false_accepts: different pairs that are accepted.
-    """
-
-    target: float
-    threshold: float
-    far: float
+    target: float  # the false-accept rate that was asked for
+    threshold: float  # the lowest cosine, in steps of 2^-16, whose rate is not above the target
+    far: float  # the false-accept rate measured at it
     tar: float
-    false_accepts: int
+    false_accepts: int  # different pairs that are accepted
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,11 @@ _ROUNDING = 2e-6
 
 @dataclass(frozen=True)
 class Reranking:
-    """The parameters of the paper.
+    """The parameters of the paper."""
 
-    Attributes:
-        k1: neighbours that may be reciprocal.
-        k2: neighbours over which a vector of neighbours is averaged.
-        weight: lambda, of the original distance.
-    """
-
-    k1: int = 20
-    k2: int = 6
-    weight: float = 0.3
+    k1: int = 20  # neighbours that may be reciprocal
+    k2: int = 6  # neighbours over which a vector of neighbours is averaged
+    weight: float = 0.3  # lambda, of the original distance
 
 
 def rerank(

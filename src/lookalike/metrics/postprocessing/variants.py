@@ -108,18 +108,12 @@ class Split:
 
     A query must not have changed the gallery (as `augment` would let it), so a set whose images are
     queries and gallery is divided: of the images of a class, every second one is a query.
-
-    Attributes:
-        labels: (N,) int64, the class of each image.
-        queries: (Q,) int64, rows of the set.
-        gallery: (G,) int64, rows of the set.
-        groups: (N,) int64; images of one group never find each other.
     """
 
-    labels: Tensor
-    queries: Tensor
-    gallery: Tensor
-    groups: Tensor
+    labels: Tensor  # (N,) int64, the class of each image
+    queries: Tensor  # (Q,) int64, rows of the set
+    gallery: Tensor  # (G,) int64, rows of the set
+    groups: Tensor  # (N,) int64; images of one group never find each other
 
     @classmethod
     def of(cls, labels: Tensor, roles: Roles | None) -> Split:
