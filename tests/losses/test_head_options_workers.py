@@ -96,7 +96,7 @@ def worker(rank, size, folder):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def workers(request, tmp_path_factory):
     size = request.param
     folder = tmp_path_factory.mktemp(f"options{size}")

@@ -99,7 +99,7 @@ def worker(rank, size, folder):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def workers(request, tmp_path_factory):
     """The results of every case, by case: a list with one entry for each worker."""
     size = request.param

@@ -35,6 +35,7 @@ def run(**environment):
     return int(re.search(r"(\d+) passed", done.stdout)[1])
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter():
     assert run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1") > 20
 
