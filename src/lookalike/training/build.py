@@ -63,15 +63,8 @@ def build(
 ) -> TrainingParts:
     """Create the parts of a run; called by all workers together.
 
-    Args:
-        config: the request, resolved.
-        margin: on the embedding.
-        embedder: on the CPU; becomes part of the trained network.
-        catalog: training set.
-        held_out: validation set, if any.
-        source: of image bytes.
-        run: output directory.
-        world: the workers.
+    The request must be resolved. `embedder` becomes part of the trained network, `held_out` is
+    the validation set.
 
     Raises:
         ConfigError: batches are too small for a batch norm, or class weights too large for memory.

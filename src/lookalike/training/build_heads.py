@@ -28,11 +28,7 @@ def metric_margin(config: Config) -> Margin:
 def create_heads(config: Config, margin: Margin, catalog: Catalog, world: World) -> dict[str, Head]:
     """Head of the margin on the embedding, and of plain softmax on the branch if it has a weight.
 
-    Args:
-        config: the request, resolved.
-        margin: on the embedding.
-        catalog: training set.
-        world: the workers.
+    The request must be resolved.
 
     Raises:
         ConfigError: the weights are larger than the memory of this machine or its device.

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from lookalike import storage
@@ -45,10 +46,8 @@ def workdir(output: str, chosen: str | None = None) -> Path:
 def saved_config(output: str, *, asked: bool = False) -> Config | None:
     """Settings of a local or remote run; None where there is no run.
 
-    Args:
-        output: the run.
-        asked: only the request (config.yaml), not every setting as it ran (resolved.yaml; older
-            runs have a complete config.yaml instead).
+    With `asked` only the request (config.yaml), else every setting as it ran (resolved.yaml; older
+    runs have a complete config.yaml instead).
 
     Raises:
         ConfigError: the file is broken; names it.
@@ -128,10 +127,7 @@ def newest(
 ) -> tuple[str | None, list[str]]:
     """Name of the newest complete checkpoint of a remote run, and the faults of newer ones.
 
-    Args:
-        output: the run.
-        sizes: of all its files.
-        before: only checkpoints older than this one.
+    `sizes` are those of all files of the run; only checkpoints older than `before` are considered.
     """
     faults: list[str] = []
     names = {name.split("/")[1] for name in sizes if name.startswith(f"{CHECKPOINTS}/step-")}
@@ -248,10 +244,15 @@ def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
         files = checkpoint.parse_state(text)["files"]
     except (ValueError, RunError) as error:
         return f"{shown}: {error}"
-    for file, size in files.items():
-        if sizes.get(f"{place}/{file}") != size:
-            there = sizes.get(f"{place}/{file}")
-            return f"{shown}: {file} has {there or 'no'} bytes instead of {size}"
+    here = {file: sizes[f"{place}/{file}"] for file in files if f"{place}/{file}" in sizes}
+    return size_fault(shown, files, here)
+
+
+def size_fault(place: str, files: Mapping[str, int], sizes: Mapping[str, int]) -> str | None:
+    """First of `files` that has another size in `sizes`, as text; None without one."""
+    for name, size in files.items():
+        if sizes.get(name) != size:
+            return f"{place}: {name} has {sizes.get(name, 'no')} bytes instead of {size}"
     return None
 
 

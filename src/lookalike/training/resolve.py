@@ -37,13 +37,6 @@ def resolve(
 ) -> Config:
     """Complete request, with a value for every setting left open; the content of resolved.yaml.
 
-    Args:
-        config: the request.
-        margin: on the embedding.
-        embedder: created for the request.
-        world: the workers.
-        classes: number of classes to learn.
-
     Raises:
         ConfigError: settings contradict each other.
     """
@@ -99,13 +92,7 @@ def resolve_head(
 ) -> dict[str, Any]:
     """Values of the head's settings left open, by dotted key.
 
-    Args:
-        config: the request.
-        margin: on the embedding.
-        precision: of the network, resolved.
-        device: of the head.
-        classes: number of classes.
-        classification: weight of the branch's loss, resolved.
+    `precision` of the network and the `classification` weight are resolved ones.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -180,11 +167,7 @@ def smallest_micro_batch(config: Config, batch_size: int, world: World) -> int:
 def check_micro_batches(config: Config, embedder: Embedder, batch_size: int, world: World) -> None:
     """Check that no batch norm gets a single value of each channel in training: no variance.
 
-    Args:
-        config: the request, resolved.
-        embedder: created for it.
-        batch_size: global, at most the length of the list.
-        world: the workers.
+    `batch_size` is the global one, limited by the length of the list.
 
     Raises:
         ConfigError: one does.

@@ -94,13 +94,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
 
 
 def write_request(run: Run, asked: Config, used: Config) -> None:
-    """Write config.yaml and resolved.yaml, without secrets in addresses.
-
-    Args:
-        run: output directory.
-        asked: the request as given.
-        used: the request, resolved.
-    """
+    """Write config.yaml (as asked) and resolved.yaml (as used), without secrets in addresses."""
     written = asked.without_secrets()
     cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
     if cut:
@@ -152,14 +146,6 @@ def start_or_resume(
 ) -> Progress:
     """Load the newest checkpoint of a resumed run, or the weights that a new run starts from.
 
-    Args:
-        run: output directory.
-        parts: of the run; changed in place.
-        catalog: training set.
-        config: the request, resolved.
-        resume: False for a new run.
-        world: the workers.
-
     Raises:
         RunError: a checkpoint is missing, damaged or does not fit.
     """
@@ -178,16 +164,7 @@ def restore(
     world: World,
     config: Config,
 ) -> Progress | None:
-    """Load the newest complete checkpoint; None where there is none yet.
-
-    Args:
-        run: output directory.
-        trained: changed in place.
-        bad_images: gets the unreadable images of the run so far.
-        catalog: training set.
-        resume: False for a new run.
-        world: the workers.
-        config: the request, resolved.
+    """Load the newest complete checkpoint and unreadable images; None without a checkpoint.
 
     Raises:
         RunError: no checkpoint is complete, or it does not fit the settings; names those that

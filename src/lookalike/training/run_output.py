@@ -15,11 +15,8 @@ from lookalike.training.uploader import Uploader
 class RunOutput:
     """Output directory of a training, with its trackers and its copy in object storage.
 
-    Args:
-        run: the directory.
-        loggers: experiment trackers, of the main worker.
-        uploader: None on workers that upload nothing.
-        world: the workers; only the main one writes records and the model.
+    Only the main worker writes records and the model. `uploader` is None on workers that upload
+    nothing.
     """
 
     def __init__(

@@ -42,7 +42,6 @@ class TrainStep:
     Args:
         trained: network, heads, optimizer, loss scale and average.
         loss_weights: by the head's name.
-        world: the workers.
         seed: of dropout.
         precision: float32, bfloat16 or float16; of the network, never of the heads.
         clip_grad_norm: largest norm of all gradients together, 0 for any.

@@ -80,16 +80,7 @@ class TrainingParts:
 
 
 class Trainer:
-    """Train on the batches of a loader, measure, save.
-
-    Args:
-        parts: of the run.
-        schedule: times of records, measurements and checkpoints.
-        learning_rate: by the position in the training data.
-        output: for records, the model and checkpoints.
-        world: the workers.
-        progress: of the checkpoint to resume from, or of a new run.
-    """
+    """Train on the batches of a loader, measure, save."""
 
     def __init__(
         self,

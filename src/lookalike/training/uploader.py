@@ -26,7 +26,7 @@ from lookalike.distributed.world import ALONE, KeyValueStore, World
 from lookalike.errors import LookalikeError, RunError, StorageError
 from lookalike.log import logger
 from lookalike.run import CONFIG, RESOLVED, Run
-from lookalike.training import checkpoint
+from lookalike.training import checkpoint, remote_run
 
 _LAST_TRIES = 3
 _LONGEST_PAUSE = 60.0
@@ -40,13 +40,8 @@ _FIRST = (RESOLVED, CONFIG, "classes.json", "metrics.jsonl", "bad_images.jsonl")
 def create_uploader(run: Run, output: str, *, keep: int, world: World) -> Uploader | None:
     """Upload from this worker's directory; None where this worker uploads nothing.
 
-    Called by all workers together.
-
-    Args:
-        run: output directory of this worker.
-        output: URI of the copy, or a local directory, which has none.
-        keep: number of the latest checkpoints that stay there, beside the best.
-        world: the workers.
+    Called by all workers together. A local `output` has no upload; `keep` is the number of the
+    latest checkpoints that stay there, beside the best.
     """
     if not storage.is_remote(output):
         return None
@@ -67,9 +62,7 @@ class Machines:
     A checkpoint is identified by name and `id`: slices of the same step that an earlier start left
     in the storage are never taken for those to come.
 
-    Args:
-        store: shared by all workers.
-        names: host name and directory of each leader, by rank.
+    `names` has host name and directory of each leader, by rank.
     """
 
     def __init__(self, store: KeyValueStore, names: Mapping[int, tuple[str, str]]) -> None:
@@ -146,10 +139,7 @@ class Uploader:
     """Remote copy of a run, from the directory of one leader.
 
     Args:
-        run: output directory.
-        output: URI of the copy.
         keep: number of the latest checkpoints that stay there, beside the best.
-        world: the workers.
         machines: the other directories of the run, if any.
         pause: seconds after the first failed upload; each further one doubles it.
     """
@@ -334,13 +324,19 @@ class Uploader:
         """Send the main worker's slices, and state.json when those of all machines are stored."""
         place = f"checkpoints/{name}"
         text = (snapshot / place / checkpoint.STATE_FILE).read_text("utf-8")
-        if self._stored.get(name) != text and not self._is_stored(place, text):
-            files = json.loads(text)["files"]
-            missing = set(files).difference(self._send_slices(snapshot, name))
+        if self._stored.get(name) == text:
+            return
+        self._stored.pop(name, None)
+        state = json.loads(text)
+        # A checkpoint that was downloaded is stored already.
+        if "id" not in state or remote_run.state_text(self.output, name) != text:
+            missing = set(state["files"]).difference(self._send_slices(snapshot, name))
             if self.machines is not None and missing:
                 self._wait_for(_id_of(name, text), missing)
-                if fault := self._fault(place, files):  # another start of the run removed it
-                    raise StorageError(fault)
+                uri = self._uri(place)
+                sizes = storage.sizes_below(uri)
+                if fault := remote_run.size_fault(storage.public(uri), state["files"], sizes):
+                    raise StorageError(fault)  # another start of the run removed it
             self._send(snapshot, f"{place}/{checkpoint.STATE_FILE}")
             logger.info("checkpoint %s is stored at %s", name, storage.public(self._uri(place)))
         self._stored[name] = text
@@ -380,24 +376,6 @@ class Uploader:
             if self._next is not None and not self._ending:
                 raise PartError(f"{self.machines.name(late)} could not send its part")
             time.sleep(_POLL_SECONDS)
-
-    def _is_stored(self, place: str, text: str) -> bool:
-        """True if this very checkpoint is complete there, as one that was downloaded is."""
-        state = json.loads(text)
-        if "id" not in state or self._fault(place, {**state["files"], checkpoint.STATE_FILE: None}):
-            return False
-        return storage.read_bytes(self._uri(f"{place}/{checkpoint.STATE_FILE}")) == text.encode()
-
-    def _fault(self, place: str, files: Mapping[str, int | None]) -> str | None:
-        """First file that is missing or has another size, if that is given."""
-        sizes = storage.sizes_below(self._uri(place))
-        for name, size in files.items():
-            if name not in sizes or size not in (None, sizes[name]):
-                return (
-                    f"{storage.public(self._uri(place))}: {name} has {sizes.get(name, 'no')} "
-                    f"bytes instead of {size}"
-                )
-        return None
 
     def _send(self, snapshot: Path, name: str) -> None:
         size = (snapshot / name).stat().st_size

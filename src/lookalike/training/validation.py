@@ -45,8 +45,6 @@ class Validator:
         catalog: training set.
         list_id: fingerprint of the validation list, for the records.
         threads: for reading and decoding, on each worker.
-        world: the workers.
-        source: of image bytes.
     """
 
     def __init__(
