@@ -107,7 +107,7 @@ def test_reasons_name_the_cause_and_the_line(found):
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_all_near_pairs_are_found_by_bands(skewed, monkeypatch):
-    monkeypatch.setattr(duplicates, "_CHUNK", 97)  # so that rows are cut between chunks
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 97)  # so that rows are cut between chunks
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 1 << 64, 200, np.uint64, endpoint=False)
     if skewed:  # most share some of their bands
@@ -132,7 +132,7 @@ def test_all_near_pairs_are_found_by_bands(skewed, monkeypatch):
 
 def test_an_unfinished_search_is_an_issue(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "MOST_PAIRS", 2)
-    monkeypatch.setattr(duplicates, "_CHUNK", 3)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 3)
     for i in range(8):  # a patch that wanders before the same ground
         picture = paint(0)
         picture.paste((255, 0, 255), (9 * i, 9 * i, 9 * i + 9, 9 * i + 9))
@@ -144,9 +144,9 @@ def test_an_unfinished_search_is_an_issue(tmp_path, monkeypatch):
 
 def test_joined_pairs_share_the_least_root():
     roots = np.arange(8)
-    duplicates._join(roots, np.array([1, 5, 2]), np.array([2, 6, 6]))
+    duplicates.join_roots(roots, np.array([1, 5, 2]), np.array([2, 6, 6]))
     assert roots.tolist() == [0, 1, 1, 3, 4, 1, 1, 7]
-    duplicates._join(roots, np.array([1]), np.array([0]))
+    duplicates.join_roots(roots, np.array([1]), np.array([0]))
     assert roots.tolist() == [0, 0, 0, 3, 4, 0, 0, 7]
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a data set: its lists, its pictures, its labels."""
+"""Issues of a data set: its lists, images and labels."""

@@ -14,8 +14,10 @@ RADIUS = 6
 
 _BANDS = 4  # RADIUS < 2 * _BANDS: some band of two such hashes differs in one bit at most
 _BITS = 16  # of a band
-_CHUNK = 1 << 21  # pairs of hashes compared at together
-_PIECE = 1 << 14  # pairs of facts
+_PIECE = 1 << 14  # pairs of thumbnails compared at once
+
+PAIRS_AT_ONCE = 1 << 21
+"""Pairs of hashes compared at once."""
 
 MOST_PAIRS = 50_000_000
 """Limit on compared pairs. Frames of a film may have many more."""
@@ -79,21 +81,12 @@ def check_duplicates(lists: Lists, facts: ImageFacts) -> list[Issue]:
 def _duplicate_issues(
     lists: Lists, facts: ImageFacts, groups: Iterable[np.ndarray], how: str, what: str
 ) -> list[Issue]:
-    leaks, labels, copies = [], [], []
-    for group in groups:
-        rows = facts.rows[group].tolist()
-        mine = [row for row in rows if row < lists.training]
-        other = rows[len(mine) :]
-        if mine and other:
-            leaks.append(Group(tuple(rows), _sizes(facts, group)))
-        for part in (mine, other):
-            if len({lists.records[row].label for row in part}) > 1:
-                labels.append(Group(tuple(part), _sizes(facts, group)))
-            elif len(part) > 1:
-                copies.append(Group(tuple(part), _sizes(facts, group)))
+    repeated = lists.repeated(
+        Group(tuple(facts.rows[group].tolist()), _sizes(facts, group)) for group in groups
+    )
     return [
         found
-        for (kind, title, advice), its in zip(_ISSUES, (leaks, labels, copies), strict=True)
+        for (kind, title, advice), its in zip(_ISSUES, repeated, strict=True)
         for found in issues_of(
             f"{kind}_{how}",
             # Near duplicates may be two things after all: people decide.
@@ -128,12 +121,12 @@ def near_groups(facts: ImageFacts, places: np.ndarray) -> tuple[list[np.ndarray]
     thumbnails, in colour, unless other pairs have joined the two already.
 
     Args:
-        facts: the facts.
+        facts: of all images.
         places: (M,) indices of images with different content.
 
     Returns:
-        Indices of images, each group ascending, of two or more; and whether the search was
-        complete: it ends after `MOST_PAIRS` candidates.
+        Indices of images, each group ascending, of two or more; and False if the search ended
+        early, after `MOST_PAIRS` candidates.
     """
     places = places[facts.contrast[places] >= FLAT]
     roots = np.arange(len(places))
@@ -156,7 +149,7 @@ def near_groups(facts: ImageFacts, places: np.ndarray) -> tuple[list[np.ndarray]
             left, right = left[far <= _REGION + 1], right[far <= _REGION + 1]  # they are rounded
             same = confirmed(facts, places[left], places[right])
             if same.any():
-                _join(roots, left[same], right[same])
+                join_roots(roots, left[same], right[same])
         if compared > MOST_PAIRS:
             break
     order = np.argsort(roots, kind="stable")
@@ -214,8 +207,8 @@ def _pairs(
     mine, first, counts = mine[kept], first[kept], counts[kept]
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    for start in range(0, total, _CHUNK):
-        stop = min(start + _CHUNK, total)
+    for start in range(0, total, PAIRS_AT_ONCE):
+        stop = min(start + PAIRS_AT_ONCE, total)
         low = int(np.searchsorted(ends, start, "right"))
         high = int(np.searchsorted(ends, stop, "left")) + 1
         begins = ends[low:high] - counts[low:high]
@@ -264,7 +257,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((a * b).sum((1, 2)) / np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2))))
 
 
-def _join(roots: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+def join_roots(roots: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
     """Union-find: give connected places the same root, the lowest of theirs, in place."""
     parents: dict[int, int] = {}
 

@@ -75,6 +75,23 @@ class Lists:
         """`training` or `validation`."""
         return "training" if row < self.training else "validation"
 
+    def repeated(self, groups: Iterable[Group]) -> tuple[list[Group], list[Group], list[Group]]:
+        """Of groups that are one image each, rows ascending: those in both lists, and the parts of
+        one list with several labels and with one label.
+        """
+        leaks, labels, copies = [], [], []
+        for group in groups:
+            train = tuple(row for row in group.rows if row < self.training)
+            val = group.rows[len(train) :]
+            if train and val:
+                leaks.append(group)
+            for rows in (train, val):
+                if len({self.records[row].label for row in rows}) > 1:
+                    labels.append(Group(rows, group.note))
+                elif len(rows) > 1:
+                    copies.append(Group(rows, group.note))
+        return leaks, labels, copies
+
 
 @dataclass(frozen=True)
 class Diagnosis:

@@ -133,17 +133,7 @@ def _repeated_images(lists: Lists) -> list[Issue]:
         key = key_of(record)
         if first.setdefault(key, row) != row:
             again.setdefault(key, [first[key]]).append(row)
-    twice, labels, leaks = [], [], []
-    for rows in again.values():
-        mine = [row for row in rows if row < lists.training]
-        if mine and len(mine) < len(rows):
-            leaks.append(Group(tuple(rows)))
-        for part in (mine, rows[len(mine) :]):
-            names = {lists.records[row].label for row in part}
-            if len(names) > 1:
-                labels.append(Group(tuple(part)))
-            elif len(part) > 1:
-                twice.append(Group(tuple(part)))
+    leaks, labels, copies = lists.repeated(Group(tuple(rows)) for rows in again.values())
     return [
         *issues_of(
             "leakage_path", "wrong", "images in the training and the validation list",
@@ -156,7 +146,7 @@ def _repeated_images(lists: Lists) -> list[Issue]:
         ),
         *issues_of(
             "repeated_lines", "doubtful", "images more than once in one list",
-            "Keep one line each, unless the image should have more weight.", twice,
+            "Keep one line each, unless the image should have more weight.", copies,
         ),
     ]  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file that shows how good a model is, and where it errs."""
+"""The report of a run as one HTML file, and loggers to experiment trackers."""

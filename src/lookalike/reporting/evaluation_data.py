@@ -50,7 +50,7 @@ class EvaluationData:
 
     @property
     def sampled(self) -> bool:
-        """Whether the queries are a sample."""
+        """True if some possible queries were left out."""
         return len(self.neighbours.queries) < self.neighbours.total
 
     @property

@@ -57,7 +57,7 @@ class QueryNeighbours:
 
     @property
     def wrong(self) -> np.ndarray:
-        """(Q,) bool, whether the nearest image is of another class."""
+        """(Q,) bool, nearest image is of another class."""
         return ~self.right[:, 0]
 
     @property

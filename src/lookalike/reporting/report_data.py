@@ -92,7 +92,7 @@ class ReportData:
 
     @property
     def comparable(self) -> bool:
-        """Whether both trainings were validated on one list, by content if known."""
+        """True if both trainings were validated on one list, by content if known."""
         if self.other is None:
             return False
         lists = self.history.val_list, self.other.val_list
