@@ -50,7 +50,7 @@ def test_calibration_is_uploaded_with_the_model(shapes, many_shapes, cache):
     shutil.rmtree(cache)
     assert lookalike.Calibration.load(remote_run.model_of(output)) == here
     found = lookalike.compare([output], str(many_shapes), verification=True, device="cpu")
-    assert found.evaluations[0].shipped.threshold == here.threshold
+    assert found.evaluations[0].calibration_check.threshold == here.threshold
     storage.remove_file(f"{output}/model/calibration.json")
     assert lookalike.Calibration.load(remote_run.model_of(output)) is None
 
