@@ -3,6 +3,7 @@
 import json
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -42,6 +43,12 @@ def drift(embedder: Embedder, exported: ExportedModel, batch: np.ndarray) -> flo
     assert theirs.shape == (len(batch), embedder.embedding_dim)
     assert np.allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-6)
     return float((((ours - theirs) ** 2).sum(axis=1) / 2).max())
+
+
+def of_this_machine(content: bytes) -> list[bytes]:
+    """Which file paths of the exporting machine are in an artefact."""
+    folders = [Path(module.__file__).parent for module in (torch, timm, onnx_model)]
+    return [name for folder in folders if (name := str(folder).encode()) in content]
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -139,6 +146,7 @@ def test_the_network_alone_gives_the_vectors_to_float_rounding(tmp_path):
     images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     [found] = session.run(None, {"pixels": images.numpy()})
     assert np.allclose(found, embedder.embed_batch(images).numpy(), atol=2e-6)
+    assert not of_this_machine(graph.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -163,6 +171,7 @@ def test_a_torch_export_program_gives_the_same_bits_after_reloading(
     with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
         texts = {name.rsplit("/", 1)[-1]: archive.read(name) for name in archive.namelist()
                  if "extra" in name}  # fmt: skip
+        assert not of_this_machine(b"".join(map(archive.read, archive.namelist())))
     about = json.loads(texts["lookalike.json"])
     assert about.pop("sha256") == artefact_digest.of_entries(
         tmp_path / "m.pt2", but="/lookalike.json"

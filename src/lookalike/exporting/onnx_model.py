@@ -106,7 +106,12 @@ def network_graph(embedder: Embedder, input: str = "picture") -> ModelProto:
             f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
         ) from error
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    # torch notes the stack of each node: file paths and source lines of the machine that exports.
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            del node.metadata_props[:]
+    return model
 
 
 def save(model: ModelProto, path: Path, metadata: Mapping[str, str]) -> None:

@@ -78,12 +78,15 @@ def build(embedder: Embedder, precision: str) -> ExportedProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own parts
             model = WholeModel(in_precision(embedder, precision)).eval()
-            return torch.export.export(model, (example,), dynamic_shapes=dynamic)
+            program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
     except Exception as error:  # its errors have no common base
         raise ExportError(
             f"torch.export cannot export {embedder.backbone.name}: "
             f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
         ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # file paths of the machine that exports
+    return program
 
 
 def save(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
