@@ -18,8 +18,8 @@ from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.kernels import has_bf16_products
-from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
 from lookalike.training.step import TrainStep, repeatable

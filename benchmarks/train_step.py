@@ -38,8 +38,8 @@ from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
-from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
 from lookalike.training.step import TrainStep

@@ -3,7 +3,7 @@
 Nothing that takes time is imported before Ctrl-C is handled.
 """
 
-from lookalike.training import signals
+from lookalike.distributed import signals
 
 
 def main() -> None:

@@ -15,12 +15,11 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lookalike import cli, log
-from lookalike.distributed import launch, world
+from lookalike.distributed import launch, signals, world
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, ConsoleError, LookalikeError
 from lookalike.storage.cache_folder import cache_entry, cache_folder
 from lookalike.storage.retry import cause
-from lookalike.training import signals
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.head_update import UpdateRule
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.optim import Ema, LossScaler, create_optimizer, parameter_groups, set_lr
 from lookalike.training.step import TrainStep, repeatable

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
-from lookalike.losses import chunk_softmax, class_chunks, create_margin
-from lookalike.losses.class_chunks import ChunkOptions, Chunks, LogitCache
+from lookalike.losses import chunk_products, chunk_softmax, create_margin
+from lookalike.losses.chunk_products import ChunkOptions, Chunks, LogitCache
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.head_update import UpdateRule
 from lookalike.training.resolve import resolve_head
@@ -32,7 +32,7 @@ class Products(TorchDispatchMode):
 )
 def test_a_step_makes_four_products_of_each_chunk(monkeypatch, cache, options, products, update):
     # 8 operations for each number of the weight and each row; 6 where the logits are cached.
-    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", cache)
+    monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", cache)
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
     head = head_with(create_margin("arcface"), weight, **{"chunk": 20, "update": update, **options})
     if head.update is not None:
@@ -62,7 +62,7 @@ def test_cached_logits_are_those_that_would_be_computed_again(monkeypatch, centr
     counts, results = [], []
 
     for cache in (0.0, 0.05, 10.0):
-        monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", cache)
+        monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", cache)
         head = head_with(
             create_margin("arcface"), weight, centres=centres, chunk=20, precision=precision
         )
@@ -79,7 +79,7 @@ def test_cached_logits_are_those_that_would_be_computed_again(monkeypatch, centr
 
 
 def test_two_forward_passes_before_a_backward_pass_do_not_share_logits(monkeypatch):
-    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", 10.0)
+    monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", 10.0)
     embeddings, weight, classes = draw(9, 16, 600)
     head = head_with(create_margin("arcface"), weight, chunk=20)
     one, two = (e.clone().requires_grad_() for e in (embeddings, embeddings.flip(0)))
@@ -150,7 +150,7 @@ def test_bf16_products_where_they_are_faster_or_asked_for(
 
 def test_workers_with_other_numbers_of_rows_average_the_same_chunks(monkeypatch):
     # On a GPU the usual size of a chunk depends on the rows; each chunk is a collective.
-    monkeypatch.setattr(class_chunks, "default_chunk", lambda rows, weight: 7 * rows)
+    monkeypatch.setattr(chunk_products, "default_chunk", lambda rows, weight: 7 * rows)
 
     class Recording(World):
         def sum(self, tensor):

@@ -7,7 +7,7 @@ import torch
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 
 from lookalike.losses import create_margin
-from lookalike.losses.class_chunks import Chunks
+from lookalike.losses.chunk_products import Chunks
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.stochastic_rounding import Noise, store
 

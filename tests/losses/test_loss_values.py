@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import class_chunks, create_margin
+from lookalike.losses import chunk_products, create_margin
+from lookalike.losses.chunk_products import ChunkOptions
 from lookalike.losses.chunk_softmax import LogitModulation
-from lookalike.losses.chunked import class_statistics
-from lookalike.losses.class_chunks import ChunkOptions
+from lookalike.losses.class_statistics import class_statistics
 from lookalike.losses.margin import RowContext
 
 # PML builds its binomials through numpy.asarray of a tensor's items, which numpy 2 deprecates.
@@ -113,7 +113,7 @@ def test_chunks_change_nothing(name):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_statistics_pass_gradcheck(normalize, monkeypatch):
-    monkeypatch.setattr(class_chunks, "CPU_LOGIT_CACHE", 0.6)  # some of the logits
+    monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", 0.6)  # some of the logits
     rows, weight, _ = draw(5, 3, 8)
     classes = torch.tensor([0, 7, 3, -1, 9])  # two of them are elsewhere
     rows.requires_grad_()

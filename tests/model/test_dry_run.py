@@ -7,9 +7,9 @@ from lookalike.data.image_size import height_width
 from lookalike.errors import ModelError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
-from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import dry_run, exclude_unused, single_value_norms
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.optim import parameter_groups
 
 SHALLOW = {"depths": (1, 1, 1, 1)}

@@ -74,7 +74,7 @@ def test_the_memory_of_a_million_classes_is_logged_with_cheaper_settings(caplog)
 def test_little_memory_is_not_logged(caplog):
     caplog.set_level("INFO")
     asked, config, embedder = resolved(1000)
-    assert plan_memory(config, embedder, 1000, World(), limit=8 * 10**9) is None
+    assert plan_memory(config, embedder, 1000, World(), limit=80 * 10**9) is None
     log_needed_memory(None, config, asked)
     assert not caplog.records
     need = plan_memory(config, embedder, 1000, World(), limit=1)  # which all exceed

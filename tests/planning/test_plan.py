@@ -131,7 +131,7 @@ def test_predicted_bytes_are_those_that_torch_allocates(changes):
 
 def test_the_footprint_leaves_the_network_as_it_is_and_grows_with_the_batch():
     embedder = create_embedder(small(), metric_margin(small()))
-    from lookalike.model.classification_branch import TrainingNetwork
+    from lookalike.model.training_network import TrainingNetwork
 
     network = TrainingNetwork(embedder, None)
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -8,7 +8,7 @@ from moto.moto_api._internal import moto_api_backend
 from object_server import object_server
 
 from lookalike.model.embedder import Embedder
-from lookalike.storage import clients
+from lookalike.storage import client_registry
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,9 @@ def bucket(server, monkeypatch, tmp_path):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     for scheme in ("s3", "oss"):
-        clients.forget_credentials(f"{scheme}://shop/x", clients.credentials_number())
+        client_registry.forget_credentials(
+            f"{scheme}://shop/x", client_registry.credentials_number()
+        )
     faults.plan, faults.delay, faults.refused = (lambda *_: None), 0.0, set()
     moto_api_backend.reset()
     urlopen(Request(f"{address}/shop", method="PUT")).close()

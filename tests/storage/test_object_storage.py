@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import client, clients, oss, retry
+from lookalike.storage import client, client_registry, oss, retry
 from lookalike.storage.event_loop import waited
 
 SCHEMES = ["s3", "oss"]
@@ -151,9 +151,9 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    clients.client_of("s3://b/k").forget()
-    ours = urlsplit(clients.client_of("s3://b/k").url("s3://my.bucket/some dir/ä+&%41.bin"))
-    clients.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget()
+    ours = urlsplit(client_registry.client_of("s3://b/k").url("s3://my.bucket/some dir/ä+&%41.bin"))
+    client_registry.client_of("s3://b/k").forget()
     assert ours.hostname == {
         "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
     }[region]  # fmt: skip
@@ -177,9 +177,9 @@ def test_anonymous_reads_without_credentials(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for uri in ("s3://shop/x", "oss://shop/x"):
-        clients.forget_credentials(uri, clients.credentials_number())
+        client_registry.forget_credentials(uri, client_registry.credentials_number())
     assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
-    assert "?" not in clients.client_of("s3://b/k").url("s3://shop/some dir/ä+&%41.bin")
+    assert "?" not in client_registry.client_of("s3://b/k").url("s3://shop/some dir/ä+&%41.bin")
     assert storage.read_bytes("oss://shop/b") == b"all too"
 
 
@@ -187,7 +187,7 @@ def test_many_refused_requests_read_the_credentials_once(bucket):
     for number in range(20):
         storage.write_bytes(f"oss://shop/{number}", b"1")
     bucket.plan = lambda method, path, count: "expired" if count == 1 else None
-    before = clients.credentials_number()
+    before = client_registry.credentials_number()
     bucket.counts.clear()
 
     async def many():
@@ -195,7 +195,7 @@ def test_many_refused_requests_read_the_credentials_once(bucket):
 
     waited(many())
     assert sum(bucket.counts.values()) == 40
-    assert clients.credentials_number() == before + 1
+    assert client_registry.credentials_number() == before + 1
 
 
 def test_an_asynchronous_client_of_fsspec():

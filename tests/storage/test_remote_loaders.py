@@ -34,7 +34,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.image_facts import read_image_facts
 from lookalike.model.embedder import Embedder
-from lookalike.storage import clients, event_loop, retry
+from lookalike.storage import client_registry, event_loop, retry
 
 AUGMENT = Augment(24, then=create_augmentations([], color_jitter=0.3, grayscale=0.2))
 PREPROCESS = Preprocess(24, 0.875, (0.5,) * 3, (0.25,) * 3)
@@ -310,9 +310,9 @@ def bucket(server, local, monkeypatch, tmp_path):
         "AWS_ENDPOINT_URL": server.address, "AWS_CONFIG_FILE": str(tmp_path / "none"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    clients.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget()
     yield elsewhere(server, local, "s3")
-    clients.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget()
 
 
 @pytest.mark.parametrize("where", ["remote", "bucket"])

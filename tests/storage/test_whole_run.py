@@ -9,7 +9,7 @@ import pytest
 import lookalike
 from lookalike import storage
 from lookalike.errors import CredentialsError, StorageError
-from lookalike.storage import clients, oss, retry
+from lookalike.storage import client_registry, oss, retry
 from lookalike.training.uploader import Uploader
 
 STEPS = 10
@@ -163,7 +163,7 @@ def test_token_expires_during_a_run(
     images.clear()
     bucket.refused = set()
     give(scheme, how, OLD, tmp_path / "secret", monkeypatch)
-    clients.forget_credentials(base, clients.credentials_number())
+    client_registry.forget_credentials(base, client_registry.credentials_number())
     bucket.plan = expire
     output = f"{scheme}://shop/runs/y"
     with pytest.raises(StorageError, match="refuses the credentials") as told:

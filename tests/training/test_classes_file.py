@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lookalike.commands.models import training_counts
+from lookalike.commands.provenance import training_counts
 from lookalike.data.classes import Classes
 from lookalike.errors import DataError, RunError
 from lookalike.run import Run
-from lookalike.training.resume import newest_of
+from lookalike.training.open_run import newest_of
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
 from lookalike.training.build import create_embedder
 from lookalike.training.build_heads import metric_margin
+from lookalike.training.open_run import as_before, write_request
 from lookalike.training.remote_run import saved_config
 from lookalike.training.resolve import RESOLVED_FROM, resolve
-from lookalike.training.resume import as_before, write_request
 
 ASKED = {
     "model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32,

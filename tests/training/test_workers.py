@@ -13,9 +13,9 @@ from lookalike.distributed.world import World
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.optim import LossScaler
 from lookalike.training.step import TrainStep

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lookalike import __version__
+from lookalike.cli.command_with_settings import SettingsCommand
 from lookalike.cli.doctor_command import doctor
 from lookalike.cli.embed_command import embed
 from lookalike.cli.evaluate_command import evaluate
@@ -20,10 +21,9 @@ from lookalike.cli.plan_command import plan
 from lookalike.cli.quickstart_command import quickstart
 from lookalike.cli.report_command import report
 from lookalike.cli.search_command import search
-from lookalike.cli.settings_command import SettingsCommand
 from lookalike.cli.train_command import train
+from lookalike.distributed import signals
 from lookalike.errors import ConsoleError, LookalikeError
-from lookalike.training import signals
 
 COMMANDS = (  # in the order of `lookalike --help`
     quickstart,

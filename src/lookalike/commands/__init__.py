@@ -1,1 +1,1 @@
-"""What the program does, one public function and one file each; the only readers of Config."""
+"""Commands: one public function and one file each."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lookalike import log, storage
 from lookalike.commands.embed import load
-from lookalike.commands.models import Provenance
+from lookalike.commands.provenance import Provenance
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.inputs import place_of, places_of

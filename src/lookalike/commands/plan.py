@@ -18,10 +18,10 @@ from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
-from lookalike.losses.class_chunks import CPU_LOGIT_CACHE
-from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
+from lookalike.losses.chunk_products import CPU_LOGIT_CACHE
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.memory import installed

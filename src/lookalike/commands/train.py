@@ -31,8 +31,7 @@ from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run, write_text
 from lookalike.training import build, several_machines
-from lookalike.training.resolve import resolve
-from lookalike.training.resume import (
+from lookalike.training.open_run import (
     as_before,
     check_end,
     check_request,
@@ -41,6 +40,7 @@ from lookalike.training.resume import (
     start_or_resume,
     write_request,
 )
+from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import repeatable
 from lookalike.training.trainer import Trainer

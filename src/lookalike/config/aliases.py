@@ -1,4 +1,4 @@
-"""Names of settings in other programs, papers and the component's page: for messages."""
+"""Names of settings in other programs, papers and Alibaba PAI's component: for messages."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from lookalike import storage
 from lookalike.config.aliases import key_called, plain
-from lookalike.config.section import Section, extra_of
+from lookalike.config.section_base import Section, extra_of
 from lookalike.config.sections import (
     MODEL_PARALLEL_LOSSES,
     DataConfig,

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from lookalike.config.section import Section, setting
+from lookalike.config.section_base import Section, setting
 from lookalike.data import FORMAT_ALIASES
 from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
 from lookalike.storage.byte_size import in_bytes

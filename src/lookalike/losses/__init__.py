@@ -1,7 +1,7 @@
 """Losses = margin x head: `MARGINS` here, the head in `lookalike.losses.head`.
 
-A new loss is one subclass of `Margin` and one line in `MARGINS`; it then works dense and
-sharded.
+A new loss is one subclass of `Margin`, one line in `MARGINS` and its name in `LossName`
+(`lookalike.config.sections`); it then works dense and sharded.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from dataclasses import fields
 from lookalike.errors import ConfigError
 from lookalike.losses.margin import Margin
 from lookalike.losses.margins.adaface import AdaFace
-from lookalike.losses.margins.adaptive import AdaptiveArcFace
-from lookalike.losses.margins.additive import AMSoftmax, CosFace
+from lookalike.losses.margins.adaptive_arcface import AdaptiveArcFace
 from lookalike.losses.margins.arcface import ArcFace
+from lookalike.losses.margins.cosface import AMSoftmax, CosFace
 from lookalike.losses.margins.curricular import CurricularFace
 from lookalike.losses.margins.magface import MagFace
-from lookalike.losses.margins.multiplicative import LargeMarginSoftmax, SphereFace
 from lookalike.losses.margins.softmax import Softmax
+from lookalike.losses.margins.sphereface import LargeMarginSoftmax, SphereFace
 
 MARGINS: dict[str, type[Margin]] = {
     "amsoftmax": AMSoftmax,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.distributed.world import ALONE, World
+from lookalike.losses.chunk_products import ChunkOptions, default_chunk, shared_chunk
 from lookalike.losses.chunk_softmax import LogitModulation
-from lookalike.losses.chunked import class_statistics
-from lookalike.losses.class_chunks import ChunkOptions, default_chunk, shared_chunk
 from lookalike.losses.class_sampling import PartialClassSampler, positions
+from lookalike.losses.class_statistics import class_statistics
 from lookalike.losses.collectives import gather_embeddings, gather_equal, gather_own_gradient
 from lookalike.losses.head_update import HeadUpdate, UpdateRule, create_update
 from lookalike.losses.logits import inverse_norms, logit_modulation, target_logits, unit_rows

@@ -2,7 +2,7 @@
 
 An ordinary optimizer needs the whole gradient of the weight first: as much memory as the weight,
 written and read once more. Here each chunk of the gradient is used at once
-(`lookalike.losses.chunked`), and never stored.
+(`lookalike.losses.class_statistics`), and never stored.
 
 The numbers are those of torch.optim.SGD and torch.optim.AdamW, by the same code. Only the norm of
 the whole gradient is missing: gradient clipping leaves these weights out. The rows change at the

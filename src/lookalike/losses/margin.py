@@ -1,4 +1,4 @@
-"""Margin: the one thing that differs between the losses of this package.
+"""Margin: the change of the cosine of the true class, by which the losses differ.
 
 Every loss here is a softmax cross-entropy over the classes. With c_j the cosine between an
 embedding and the weight of class j, and y the true class, the logits are

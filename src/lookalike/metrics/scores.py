@@ -1,4 +1,4 @@
-"""Retrieval metrics of a set of embeddings: every image searches the others of its class."""
+"""Retrieval metrics: each image ranks all others, and its own class should come first."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lookalike.data.image_size import ImageSize, height_width
 
 if TYPE_CHECKING:
-    from lookalike.model.classification_branch import TrainingNetwork
+    from lookalike.model.training_network import TrainingNetwork
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -10,7 +10,7 @@ What is alive at the same time, and so adds up, follows from the step (`lookalik
   in DistributedDataParallel's buckets all the time.
 
 The head never has the B x C logits: a chunk of them, twice, is all there is
-(`lookalike.losses.chunked`).
+(`lookalike.losses.class_statistics`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.pipeline import AHEAD
-from lookalike.losses.class_chunks import default_chunk
+from lookalike.losses.chunk_products import default_chunk
 from lookalike.losses.head_update import WINDOW
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.run_spec import RunSpec

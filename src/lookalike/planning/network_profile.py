@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lookalike.data.image_size import ImageSize, height_width
 from lookalike.model.batchnorm import freeze_statistics
-from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.dry_run import fake_copy
+from lookalike.model.training_network import TrainingNetwork
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Bytes from and to anywhere: paths of this machine, object storage and web servers."""
 
 from lookalike.storage.archive import is_archive
-from lookalike.storage.clients import check_writable
+from lookalike.storage.client_registry import check_writable
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.read import (
     exists,

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import IO, NamedTuple
 
 from lookalike.errors import StorageError
-from lookalike.storage.clients import client_of
+from lookalike.storage.client_registry import client_of
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public, split_query
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage import archive
-from lookalike.storage.clients import client_of, fetch
+from lookalike.storage.client_registry import client_of, fetch
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.event_loop import waited
 from lookalike.storage.retry import cause, retrying, retrying_there

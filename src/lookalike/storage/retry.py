@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
-from lookalike.storage import clients
+from lookalike.storage import client_registry
 from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
 
@@ -103,7 +103,7 @@ class _Tries:
 
     def begin(self) -> None:
         """Note the credentials of the next try."""
-        self._credentials = clients.credentials_number()
+        self._credentials = client_registry.credentials_number()
 
     def succeeded(self) -> None:
         """Note that the storage answers."""
@@ -127,7 +127,7 @@ class _Tries:
                     "them in the environment or the vendor's file, then resume with --resume"
                 ) from None
             self._renewed = True
-            clients.forget_credentials(self._uri, self._credentials)
+            client_registry.forget_credentials(self._uri, self._credentials)
             return 0.0
         if _final(error):
             # An answer too: the storage is available.

@@ -7,7 +7,7 @@ import tempfile
 from typing import IO, Any
 
 from lookalike.errors import StorageError
-from lookalike.storage.clients import client_of, fetch
+from lookalike.storage.client_registry import client_of, fetch
 from lookalike.storage.event_loop import waited
 from lookalike.storage.retry import retrying_there
 

@@ -1,4 +1,4 @@
-"""Paths and URIs: their parts, their spellings, and the parts that may be shown.
+"""Paths and URIs: their parts and spellings, and secrets cut out of them for logs and files.
 
 In object storage every character after `bucket/` belongs to the key: `//`, `..`, `?`, `#` and `%`
 have no meaning there, but for `?endpoint=` at the end of an `oss://` URI, and for what signs an

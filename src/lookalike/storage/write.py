@@ -10,7 +10,7 @@ from typing import IO
 
 from lookalike.errors import StorageError
 from lookalike.storage.atomic import replacing
-from lookalike.storage.clients import client_of
+from lookalike.storage.client_registry import client_of
 from lookalike.storage.download import TransferError
 from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.stream import stream_of

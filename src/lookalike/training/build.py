@@ -1,4 +1,4 @@
-"""Parts of a training run, created once from the request; no part below reads a Config."""
+"""Parts of a training run, each created once from the resolved settings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from lookalike.log import logger
 from lookalike.losses.head import Head
 from lookalike.losses.margin import Margin
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.classification_branch import ClassificationBranch, TrainingNetwork
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.pretrained import worth_saying
+from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
 from lookalike.storage.byte_size import in_bytes

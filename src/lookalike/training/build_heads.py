@@ -14,7 +14,7 @@ from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.margin import Margin
-from lookalike.model.classification_branch import TEMPERATURE
+from lookalike.model.training_network import TEMPERATURE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

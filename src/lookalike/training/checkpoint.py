@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.losses.head import Head
-from lookalike.model.classification_branch import TrainingNetwork
 from lookalike.model.embedder import Embedder
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.storage.atomic import partial_path, put_in_place, sync
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 from lookalike.training import head_checkpoint

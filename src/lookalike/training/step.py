@@ -1,4 +1,4 @@
-"""Training step: forward, backward, update; the same decision on every worker."""
+"""Training step: forward, backward, update; skipped on every worker alike if not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.model.batchnorm import freeze_statistics
-from lookalike.model.classification_branch import TrainingNetwork
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.optim import all_finite, scale_gradients, squared_norm
 

@@ -13,10 +13,11 @@ import torch
 from lookalike import storage
 from lookalike.data.loading.batch import Batch
 from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
-from lookalike.training import checkpoint, signals
+from lookalike.training import checkpoint
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
 from lookalike.training.optim import LearningRateSchedule, all_finite, set_lr

@@ -1,4 +1,4 @@
-"""Policies: one or some of fourteen operations, drawn for each image.
+"""RandAugment and TrivialAugmentWide: operations drawn for each image.
 
 The operations, their ranges and their bins are those of torchvision's RandAugment and
 TrivialAugmentWide.

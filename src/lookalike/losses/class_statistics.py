@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lookalike.losses.chunk_products import ChunkOptions, Chunks, LogitCache, rows_of
 from lookalike.losses.chunk_softmax import LogitModulation, RowSums, put_in_column
-from lookalike.losses.class_chunks import ChunkOptions, Chunks, LogitCache, rows_of
 from lookalike.losses.head_update import HeadUpdate
 from lookalike.losses.kernels import softmax_kernels
 from lookalike.losses.logits import inverse_norms

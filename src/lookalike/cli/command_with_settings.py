@@ -1,4 +1,4 @@
-"""Command that takes settings."""
+"""Command of typer whose last arguments are settings (`key=value`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classification branch of the original: a second view of the features for plain softmax."""
+"""Network in training: backbone, neck and the classification branch for plain softmax."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,0 +1,1 @@
+"""Margins: one loss of the literature a file."""
