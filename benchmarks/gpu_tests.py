@@ -50,7 +50,7 @@ def run_tests(place: Place, record: Record, scratch: Path) -> None:
         import pytest
     except ImportError:
         raise NotRunError("pytest is not installed: bring it as a wheel") from None
-    folders = ["cuda", "engine", "losses"]
+    folders = ["cuda", "training", "losses"]
     settings = scratch / "pytest.ini"
     paths = " ".join(str(ROOT / "tests" / folder) for folder in folders)
     settings.write_text(SETTINGS.format(paths=paths))

@@ -39,6 +39,7 @@ def gone(pid):
     return False
 
 
+@pytest.mark.slow
 def test_dry_run_does_every_part(tmp_path):
     done = call(tmp_path / "gpu.json", "--dry")
     found = json.loads((tmp_path / "gpu.json").read_text())

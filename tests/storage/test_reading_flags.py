@@ -120,6 +120,7 @@ def test_invalid_values_are_refused(model, shapes, tmp_path, flags, words):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_flags(bucket, data, model, tmp_path):
     cache = tmp_path / "images"
     flags = ["--cache", str(cache), "--cache-size", "1GB", "--requests", "7"]

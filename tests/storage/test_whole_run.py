@@ -48,7 +48,7 @@ def expected(shapes, tmp_path_factory):
     return losses(go(str(shapes / "train.txt"), str(tmp_path_factory.mktemp("local")), STEPS))
 
 
-@pytest.mark.parametrize("scheme", ["s3", "oss"])
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("oss", marks=pytest.mark.slow)])
 def test_same_curve_through_faults_and_an_expired_token(bucket, shapes, expected, scheme, tmp_path):
     base, output = f"{scheme}://shop/data", f"{scheme}://shop/runs/x"
     upload(shapes, base)
