@@ -107,7 +107,7 @@ def test_log_txt_takes_every_name_and_outlives_a_full_disk(tmp_path, caplog):
 
 def child(*program: str) -> subprocess.CompletedProcess[str]:
     """A program that handles Ctrl-C as `lookalike` does, without torch."""
-    begin = ["import signal, sys", "from lookalike.training import signals", "signals.handle()"]
+    begin = ["import signal, sys", "from lookalike.distributed import signals", "signals.handle()"]
     return subprocess.run(
         [sys.executable, "-c", "\n".join([*begin, *program])],
         capture_output=True, text=True, check=False, timeout=60,
