@@ -1,5 +1,6 @@
-"""The client of one kind of storage: reading by GETs, and what the kinds have of their own."""
+"""Base classes of the clients of storage."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import IO, Any, NamedTuple
 
@@ -10,49 +11,62 @@ PAGE = 1000
 """Keys in one answer to a listing: the most that S3 and OSS give."""
 
 
-class Client:
-    """One kind of storage, read from signed addresses.
+class Client(ABC):
+    """One kind of storage.
 
     Methods raise what its library raises, and `FileNotFoundError` and `PermissionError`.
     """
 
+    @abstractmethod
+    async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
+        """The content of a file, or at most part[1] bytes from part[0] on."""
+
+    @abstractmethod
+    def copy_to(self, file: IO[bytes], uri: str) -> None:
+        """Write the content of a remote file to `file`, as it comes."""
+
+    @abstractmethod
+    def describe(self, uri: str) -> dict[str, Any]:
+        """Facts on a file: `size` in bytes, None if unknown, and those that name its version."""
+
+    @abstractmethod
+    def sizes_below(self, uri: str) -> dict[str, int]:
+        """The size of each file below a folder, by its relative path: all of them, or an error."""
+
+    @abstractmethod
+    def has_below(self, uri: str) -> bool:
+        """True if any file is below a folder of this name."""
+
+    @abstractmethod
+    def upload(self, local: str, uri: str, size: int) -> None:
+        """Copy a local file of this size."""
+
+    @abstractmethod
+    def remove(self, uri: str) -> None:
+        """Remove a file."""
+
+    def forget(self) -> None:  # noqa: B027 - most storages keep no credentials
+        """Read the credentials anew at the next request."""
+
+
+class GetClient(Client):
+    """Storage that is read by HTTP GETs of signed addresses."""
+
     explained = True
     """The body of a refusal states the reason."""
 
+    @abstractmethod
     def url(self, uri: str) -> str:
         """The address to GET a file, signed and encoded."""
-        raise NotImplementedError
 
     async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
-        """The content of a file, or at most part[1] bytes from part[0] on."""
         return await download(self.url(uri), part, limits, explained=self.explained)
 
     def copy_to(self, file: IO[bytes], uri: str) -> None:
-        """Write the content of a remote file to `file`, as it comes."""
         waited(download_to(file, self.url(uri), explained=self.explained))
 
     def describe(self, uri: str) -> dict[str, Any]:
-        """Facts on a file: `size` in bytes, None if unknown, and those that name its version."""
         return waited(headers_of(self.url(uri), explained=self.explained))
-
-    def sizes_below(self, uri: str) -> dict[str, int]:
-        """The size of each file below a folder, by its relative path: all of them, or an error."""
-        raise NotImplementedError
-
-    def has_below(self, uri: str) -> bool:
-        """True if any file is below a folder of this name."""
-        raise NotImplementedError
-
-    def upload(self, local: str, uri: str, size: int) -> None:
-        """Copy a local file of this size."""
-        raise NotImplementedError
-
-    def remove(self, uri: str) -> None:
-        """Remove a file."""
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Read the credentials anew at the next request."""
 
 
 class StoredObject(NamedTuple):
@@ -62,16 +76,16 @@ class StoredObject(NamedTuple):
     size: int
 
 
-class BucketClient(Client):
+class BucketClient(GetClient):
     """Object storage, where folders are only parts of keys."""
 
+    @abstractmethod
     def key_of(self, uri: str) -> str:
         """The key in the bucket."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objects(self, uri: str, prefix: str, page: int) -> Iterable[StoredObject]:
         """All objects of the bucket of `uri` whose key begins with `prefix`, in order."""
-        raise NotImplementedError
 
     def sizes_below(self, uri: str) -> dict[str, int]:
         folder = _folder(self.key_of(uri))

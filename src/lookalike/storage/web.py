@@ -1,13 +1,13 @@
 """Web servers as storage: files by their addresses, read only."""
 
 from lookalike.errors import StorageError
-from lookalike.storage.client import Client
+from lookalike.storage.client import GetClient
 from lookalike.storage.download import sendable
 from lookalike.storage.fsspec_client import FsspecClient
 from lookalike.storage.uri import public
 
 
-class Web(Client):
+class Web(GetClient):
     """Files on web servers, which have no folders but pages of links."""
 
     explained = False

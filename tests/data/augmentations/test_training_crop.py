@@ -8,28 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import encode, picture
 from PIL import Image
+from pixel_distance import MODES, distance, slot
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from lookalike.data.augmentations.training_crop import Augment, scale_box
 from lookalike.data.decoding.decode import decode
 from lookalike.errors import ConfigError
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
-
-
-def slot(size: int) -> torch.Tensor:
-    batch = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return batch.to(memory_format=torch.channels_last)[1]
-
-
-def distance(ours: torch.Tensor, theirs: torch.Tensor | Image.Image) -> float:
-    if isinstance(theirs, Image.Image):
-        theirs = torch.from_numpy(np.array(theirs)).permute(2, 0, 1)
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype == torch.uint8
-    return float((ours.int() - theirs.int()).abs().float().mean())
 
 
 def test_a_crop_for_an_upright_input_is_upright_and_fills_it():

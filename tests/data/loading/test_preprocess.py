@@ -7,6 +7,7 @@ import pytest
 import torch
 from picture_files import encode, picture
 from PIL import Image
+from pixel_distance import MEAN, MODES, STD, distance
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
@@ -14,22 +15,6 @@ from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.resize import resize
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ConfigError
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
-
-
-def slot(size: int) -> torch.Tensor:
-    batch = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return batch.to(memory_format=torch.channels_last)[1]
-
-
-def distance(ours: torch.Tensor, theirs: torch.Tensor | Image.Image) -> float:
-    if isinstance(theirs, Image.Image):
-        theirs = torch.from_numpy(np.array(theirs)).permute(2, 0, 1)
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype == torch.uint8
-    return float((ours.int() - theirs.int()).abs().float().mean())
 
 
 @pytest.mark.parametrize("mode", MODES)

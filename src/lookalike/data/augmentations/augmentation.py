@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from random import Random
@@ -66,7 +67,7 @@ def _number(value: Any, words: str, lowest: float, highest: float) -> float:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(ABC):
     """A random change of one image.
 
     The result is a function of the image and the state of `rng` alone: no sums of floats whose
@@ -96,9 +97,9 @@ class Augmentation:
         """The changed image, or `image` itself; (3, H, W) uint8 RGB in any memory order."""
         return self.apply(image, rng) if rng.random() < self.p else image
 
+    @abstractmethod
     def apply(self, image: Tensor, rng: Random) -> Tensor:
         """A changed copy, or a view that must not be written to."""
-        raise NotImplementedError
 
     def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
         """This augmentation for images of one size.

@@ -6,6 +6,7 @@ TrivialAugmentWide.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -107,8 +108,9 @@ class _Policy(Augmentation):
             magnitude = -magnitude
         return name, magnitude
 
+    @abstractmethod
     def _bin(self, rng: Random) -> int:
-        raise NotImplementedError
+        """The number of a strength, below `bins`."""
 
     def _once(self, image: Tensor, rng: Random) -> Tensor:
         name, magnitude = self.draw(image.shape[1], image.shape[2], rng)

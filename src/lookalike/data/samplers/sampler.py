@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from random import Random
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ Shape = tuple[int, int]
 _ORDER_STREAM = 1
 
 
-class Sampler:
+class Sampler(ABC):
     """The rows of every batch of every epoch: a pure function of (seed, epoch).
 
     Attributes:
@@ -56,9 +57,9 @@ class Sampler:
         batch = min(sizes.total, batch_size)
         return sizes.total // batch, batch
 
+    @abstractmethod
     def rows(self, epoch: int) -> np.ndarray:
         """(steps_per_epoch, batch_size) int64."""
-        raise NotImplementedError
 
     def substitute(self, row: int, attempt: int, rng: Random) -> int:
         """A row in place of `row`, which cannot be read; maybe `row` itself.
