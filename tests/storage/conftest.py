@@ -29,10 +29,8 @@ def bucket(server, monkeypatch, tmp_path):
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    for scheme in ("s3", "oss"):
-        client_registry.forget_credentials(
-            f"{scheme}://shop/x", client_registry.credentials_number()
-        )
+    for uri in ("s3://shop/x", "oss://shop/x"):
+        client_registry.forget_credentials(uri, client_registry.credentials_number(uri))
     faults.plan, faults.delay, faults.refused = (lambda *_: None), 0.0, set()
     moto_api_backend.reset()
     urlopen(Request(f"{address}/shop", method="PUT")).close()

@@ -151,9 +151,9 @@ def test_urls_are_signed_as_botocore_signs(monkeypatch, tmp_path, region):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    client_registry.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget("s3://b/k")
     ours = urlsplit(client_registry.client_of("s3://b/k").url("s3://my.bucket/some dir/ä+&%41.bin"))
-    client_registry.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget("s3://b/k")
     assert ours.hostname == {
         "us-east-1": "s3.amazonaws.com", "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
     }[region]  # fmt: skip
@@ -177,7 +177,7 @@ def test_anonymous_reads_without_credentials(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for uri in ("s3://shop/x", "oss://shop/x"):
-        client_registry.forget_credentials(uri, client_registry.credentials_number())
+        client_registry.forget_credentials(uri, client_registry.credentials_number(uri))
     assert storage.read_bytes("s3://shop/some dir/ä+&%41.bin") == b"all"
     assert "?" not in client_registry.client_of("s3://b/k").url("s3://shop/some dir/ä+&%41.bin")
     assert storage.read_bytes("oss://shop/b") == b"all too"
@@ -187,7 +187,7 @@ def test_many_refused_requests_read_the_credentials_once(bucket):
     for number in range(20):
         storage.write_bytes(f"oss://shop/{number}", b"1")
     bucket.plan = lambda method, path, count: "expired" if count == 1 else None
-    before = client_registry.credentials_number()
+    before = client_registry.credentials_number("oss://shop/x")
     bucket.counts.clear()
 
     async def many():
@@ -195,7 +195,32 @@ def test_many_refused_requests_read_the_credentials_once(bucket):
 
     waited(many())
     assert sum(bucket.counts.values()) == 40
-    assert client_registry.credentials_number() == before + 1
+    assert client_registry.credentials_number("oss://shop/x") == before + 1
+
+
+def test_credentials_of_two_storages_that_expire_together_are_both_read_anew(bucket):
+    for scheme in ("oss", "s3"):
+        storage.write_bytes(f"{scheme}://shop/{scheme}", b"1")
+    bucket.plan = lambda method, path, count: "expired" if count == 1 else None
+    bucket.counts.clear()
+
+    async def both():
+        return await asyncio.gather(
+            *(storage.fetch_bytes(f"{s}://shop/{s}") for s in ("oss", "s3"))
+        )
+
+    assert waited(both()) == [b"1", b"1"]
+    assert sum(bucket.counts.values()) == 4
+
+
+def test_a_bucket_is_no_file(bucket):
+    storage.write_bytes("s3://shop/cat/1.jpg", b"1")
+    for uri in ("s3://shop", "s3://shop/", "s3://nothing"):
+        with pytest.raises(FileNotFoundError):
+            client_registry.client_of(uri).describe(uri)
+        with pytest.raises(StorageError):
+            storage.read_bytes(uri)
+    assert not storage.exists("s3://nothing")
 
 
 def test_an_asynchronous_client_of_fsspec():

@@ -1,13 +1,16 @@
 """Loaders of remote images: the properties of tests/data/loading/test_loaders.py."""
 
+import asyncio
 import dataclasses
 import gc
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -310,9 +313,9 @@ def bucket(server, local, monkeypatch, tmp_path):
         "AWS_ENDPOINT_URL": server.address, "AWS_CONFIG_FILE": str(tmp_path / "none"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    client_registry.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget("s3://b/k")
     yield elsewhere(server, local, "s3")
-    client_registry.client_of("s3://b/k").forget()
+    client_registry.client_of("s3://b/k").forget("s3://b/k")
 
 
 @pytest.mark.parametrize("where", ["remote", "bucket"])
@@ -519,3 +522,18 @@ def _without_range(parse):
         return fine
 
     return parse_request
+
+
+def test_many_images_of_a_remote_archive_at_once_on_a_host_with_a_name(server):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("cat/1.jpg", b"image")
+    server.bodies["photos.zip"] = content.getvalue()
+    # A name that is looked up for the first time, in threads that must be free for it.
+    address = f"http://localhost:{server.server_port}/photos.zip/cat/1.jpg"
+
+    async def all_of_them():
+        async with asyncio.timeout(20):
+            return await asyncio.gather(*(storage.fetch_bytes(address) for _ in range(128)))
+
+    assert event_loop.waited(all_of_them()) == [b"image"] * 128

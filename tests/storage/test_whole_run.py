@@ -163,7 +163,7 @@ def test_token_expires_during_a_run(
     images.clear()
     bucket.refused = set()
     give(scheme, how, OLD, tmp_path / "secret", monkeypatch)
-    client_registry.forget_credentials(base, client_registry.credentials_number())
+    client_registry.forget_credentials(base, client_registry.credentials_number(base))
     bucket.plan = expire
     output = f"{scheme}://shop/runs/y"
     with pytest.raises(StorageError, match="refuses the credentials") as told:

@@ -17,6 +17,9 @@ class Client(ABC):
     Methods raise what its library raises, and `FileNotFoundError` and `PermissionError`.
     """
 
+    credentials = 0
+    """How often its credentials were read anew."""
+
     @abstractmethod
     async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
         """The content of a file, or at most part[1] bytes from part[0] on."""
@@ -45,8 +48,8 @@ class Client(ABC):
     def remove(self, uri: str) -> None:
         """Remove a file."""
 
-    def forget(self) -> None:  # noqa: B027 - most storages keep no credentials
-        """Read the credentials anew at the next request."""
+    def forget(self, uri: str) -> None:  # noqa: B027 - most storages keep no credentials
+        """Read the credentials for `uri` anew at the next request."""
 
 
 class GetClient(Client):

@@ -17,7 +17,6 @@ _CLIENTS: dict[str, Client] = {
 }  # fmt: skip
 
 _lock = threading.Lock()
-_credentials = 0
 
 
 def client_of(uri: str) -> Client:
@@ -54,9 +53,9 @@ def check_writable(uri: str) -> None:
         raise read_only(uri)
 
 
-def credentials_number() -> int:
-    """A number that grows whenever credentials are read anew."""
-    return _credentials
+def credentials_number(uri: str) -> int:
+    """A number that grows whenever the credentials for `uri` are read anew."""
+    return client_of(uri).credentials
 
 
 def forget_credentials(uri: str, number: int) -> None:
@@ -64,8 +63,8 @@ def forget_credentials(uri: str, number: int) -> None:
 
     Of many requests that are refused with the credentials of one `number`, only the first acts.
     """
-    global _credentials
+    client = client_of(uri)
     with _lock:
-        if number == _credentials:
-            _credentials += 1
-            client_of(uri).forget()
+        if number == client.credentials:
+            client.credentials += 1
+            client.forget(uri)

@@ -126,11 +126,8 @@ class FsspecClient(Client):
         filesystem.rm_file(path)
         filesystem.invalidate_cache()
 
-    def forget(self) -> None:
-        from fsspec.registry import registry
-
-        for kind in set(registry.values()):
-            kind.clear_instance_cache()
+    def forget(self, uri: str) -> None:
+        type(self.filesystem_of(uri)[0]).clear_instance_cache()
 
 
 @lru_cache(maxsize=1)

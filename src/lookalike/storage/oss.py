@@ -118,9 +118,10 @@ class Oss(BucketClient):
 
     def remove(self, uri: str) -> None:
         bucket, key = _place(uri)
-        bucket.delete_object(key)
+        with _translated():
+            bucket.delete_object(key)
 
-    def forget(self) -> None:
+    def forget(self, uri: str) -> None:
         _account.cache_clear()
         _bucket.cache_clear()
 

@@ -7,7 +7,9 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import IO
 
 from lookalike.errors import LookalikeError, StorageError
@@ -60,7 +62,7 @@ async def fetch_bytes(
     async def once() -> bytes:
         if archive.may_lead_in(uri):
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(None, archive.entry_of, uri)
+            found = await loop.run_in_executor(_archive_threads(), archive.entry_of, uri)
             if found is not None:
                 place, entry = found
                 limits.check(entry.size)
@@ -71,6 +73,12 @@ async def fetch_bytes(
         return content if part is None else _whole(uri, part, content)
 
     return await retrying_there(once, uri, retries, limits.seconds)
+
+
+@cache
+def _archive_threads() -> ThreadPoolExecutor:
+    """Threads that may wait for the loop; its own, which look host names up for it, may not."""
+    return ThreadPoolExecutor(2, thread_name_prefix="lookalike-archives")
 
 
 def read_starts(uris: Sequence[str], size: int) -> list[bytes]:

@@ -103,7 +103,7 @@ class _Tries:
 
     def begin(self) -> None:
         """Note the credentials of the next try."""
-        self._credentials = client_registry.credentials_number()
+        self._credentials = client_registry.credentials_number(self._uri)
 
     def succeeded(self) -> None:
         """Note that the storage answers."""

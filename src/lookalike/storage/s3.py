@@ -56,6 +56,8 @@ class S3(BucketClient):
         """The URL of an object; unsigned where there are no credentials."""
         access = _access()
         bucket, key = locate(uri)
+        if not key:  # a GET of the bucket would list it
+            raise FileNotFoundError(uri)
         path = f"/{quote(bucket, safe='-_.~')}/{quote(key, safe='/-_.~')}"
         if access.keys is None:
             return access.endpoint + path
@@ -113,7 +115,7 @@ class S3(BucketClient):
         with _translated() as client:
             client.delete_object(Bucket=bucket, Key=key)
 
-    def forget(self) -> None:
+    def forget(self, uri: str) -> None:
         _access.cache_clear()
         _signing_key.cache_clear()
 
