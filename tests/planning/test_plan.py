@@ -1,6 +1,7 @@
 """`lookalike plan`: predicted bytes against the tensors that torch really makes."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +192,19 @@ def test_traffic_is_that_of_ring_collectives():
     assert planned(small()).traffic.total == 0
 
 
+@pytest.mark.parametrize(("batch", "device"), [(64, "cuda"), (8192, "cuda"), (64, "cpu")])
+def test_fused_data_parallel_heads_exchange_the_same_chunks_for_every_batch(batch, device):
+    found = planned(small(run__workers=2, head__fused_update=True))
+    setup = replace(found.setup, batch=batch, classes=10**6, device=device)
+    sent = communication(setup, found.network)
+    # 64 MB of float32 logits of 512 rows are 32,768 classes; 2,048 on a CPU.
+    chunks = math.ceil(10**6 / (32_768 if device == "cuda" else 2048))
+    assert sent.head_collectives == setup.heads * (1 + chunks)
+    rows = batch // 2
+    if device == "cuda":
+        assert memory(setup, found.network).chunks >= 2 * rows * 32_768 * 4
+
+
 def test_the_head_takes_the_longer_of_products_and_bytes_on_a_gpu():
     # performance.md's floors: B, D, C = 256, 512, 10 M, fused fp32 state, bf16 products: 34 ms of
     # bytes, 13.1 ms of products; 4096, 512, 1 M: 21 ms of products, 3.4 ms of bytes.
@@ -225,8 +239,10 @@ def test_a_list_is_counted(shapes: Path):
     assert found.setup.steps == 6 * 200
 
 
-def test_real_steps_are_timed_on_this_machine():
-    found = planned(small(model__backbone="test_resnet"), measure=True, images=1000)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_real_steps_are_timed_on_this_machine(workers):
+    config = small(model__backbone="test_resnet", run__workers=workers)
+    found = planned(config, measure=True, images=1000)
     assert found.machine is None
     assert found.speed is not None
     assert "real steps on this machine" in found.speed.source

@@ -186,11 +186,15 @@ class SortedSet:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a tile: places, (n,), and their vectors in the fastest precision."""
+    """One side of a tile: places, (n,), and their vectors by precision, with their rounding."""
 
     places: Tensor
-    vectors: Tensor
-    lost: float
+    rounded: dict[int, tuple[Tensor, float]]
+
+    def keep_fastest(self) -> None:
+        """Free the vectors of slower precisions."""
+        for number in [number for number in self.rounded if number]:
+            del self.rounded[number]
 
 
 class _Search:
@@ -288,6 +292,8 @@ class _Search:
         pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
         for i, j in pairs[self._world.rank :: self._world.size]:
             self._tile(blocks[i], sides[i], sides[j], other=None if i == j else blocks[j])
+            sides[i].keep_fastest()
+            sides[j].keep_fastest()
 
     def _compare_with_gallery(self, blocks: list[QueryBlock]) -> None:
         sides = [self._side(block.rows) for block in blocks]
@@ -296,6 +302,7 @@ class _Search:
             searched = self._side(columns)
             for block, side in zip(blocks, sides, strict=True):
                 self._tile(block, side, searched)
+                side.keep_fastest()
 
     def _tile(
         self, block: QueryBlock, rows: _Side, columns: _Side, other: QueryBlock | None = None
@@ -315,15 +322,19 @@ class _Search:
                 number += 1
 
     def _side(self, places: Tensor) -> _Side:
-        return _Side(places, *self._vectors.rounded(span(places), self._precisions[0]))
+        return _Side(places, {0: self._vectors.rounded(span(places), self._precisions[0])})
+
+    def _rounded(self, side: _Side, number: int) -> tuple[Tensor, float]:
+        """Vectors of a side in a precision, made once while the side is held."""
+        if number not in side.rounded:
+            precision = self._precisions[number]
+            side.rounded[number] = self._vectors.rounded(span(side.places), precision)
+        return side.rounded[number]
 
     def _product(self, rows: _Side, columns: _Side, number: int) -> tuple[Tensor, ErrorBound]:
         """Similarities, (b, T), in a precision, and their error bound."""
         precision = self._precisions[number]
-        x, lost_x, y, lost_y = rows.vectors, rows.lost, columns.vectors, columns.lost
-        if number:
-            x, lost_x = self._vectors.rounded(span(rows.places), precision)
-            y, lost_y = self._vectors.rounded(span(columns.places), precision)
+        (x, lost_x), (y, lost_y) = self._rounded(rows, number), self._rounded(columns, number)
         bound = ErrorBound.of(precision, self._vectors.dim, lost_x, lost_y)
         if precision.dtype != precision.result:
             return torch.mm(x, y.T, out_dtype=precision.result), bound

@@ -69,7 +69,12 @@ def communication(setup: RunSpec, network: NetworkProfile) -> Communication:
     else:
         # The count of the batch, and the gradient: at once, or chunk by chunk.
         head_gradients = round(2 * part * sum(setup.seen_rows) * setup.dim * 4)
-        chunks = sum(-(-count // 2048) for count in setup.seen_rows) if setup.fused else 0
+        k = setup.centres
+        centres = (k, *[1] * (setup.heads - 1), *[k] * len(setup.nested))
+        chunks = sum(
+            -(-rows // setup.head_chunk(each)) if setup.fused else 0
+            for rows, each in zip(setup.seen_rows, centres, strict=True)
+        )
         calls = setup.heads + (chunks or setup.heads)
     return Communication(
         embeddings=round(part * (rows + 8 * setup.batch)) * setup.heads if setup.sharded else 0,

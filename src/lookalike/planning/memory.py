@@ -19,11 +19,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.pipeline import AHEAD
-from lookalike.losses.chunk_products import default_chunk
 from lookalike.losses.head_update import WINDOW
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.run_spec import RunSpec
@@ -127,9 +124,8 @@ def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
 
 def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
     """Transient bytes of the head, in its forward and in its backward pass."""
-    place = torch.empty(0, device="cpu" if setup.device == "cpu" else "meta")
     batch, dim, k = setup.head_batch, setup.dim, setup.centres
-    chunk = min(default_chunk(batch, place), max(setup.seen_rows))
+    chunk = min(setup.head_chunk(k), max(setup.seen_rows))
     narrow, narrow_weight = setup.product_bytes == 2, setup.weight_bytes == 2
     sampled = setup.sample_rate < 1
     block, tile, rows = batch * chunk * 4, chunk * dim * 4, batch * dim * 4

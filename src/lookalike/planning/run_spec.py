@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from lookalike.data.image_size import ImageSize
+from lookalike.losses.chunk_products import default_chunk, shared_chunk
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ class RunSpec:
     def head_batch(self) -> int:
         """Rows that a worker's head compares with its classes."""
         return self.batch if self.sharded else self.local_batch
+
+    def head_chunk(self, centres: int) -> int:
+        """Rows at once of a head's weight with so many of them a class."""
+        place = torch.empty(0, device="cpu" if self.device == "cpu" else "meta")
+        if self.fused and not self.sharded and self.workers > 1:
+            return shared_chunk(place, centres) * centres
+        return default_chunk(self.head_batch, place)
 
     @property
     def share(self) -> int:
