@@ -110,6 +110,11 @@ def test_the_model_is_the_best_by_map_at_r(trained, shapes):
     assert scores.map_at_r == pytest.approx(best, abs=1e-6)
 
 
+def test_evaluation_by_several_workers_refuses_standard_input(monkeypatch, trained, capsys):
+    assert run(monkeypatch, "evaluate", trained, "--data", "-", "--workers", "2") == 2
+    assert "error: -: can be read only once" in capsys.readouterr().err
+
+
 def test_evaluate_prints_json(monkeypatch, trained, shapes, capsys):
     assert run(monkeypatch, "evaluate", trained, "--data", shapes / "val.txt", "--json") == 0
     scores = json.loads(capsys.readouterr().out)

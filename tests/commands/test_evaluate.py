@@ -97,7 +97,7 @@ def test_comparison_of_several_models(monkeypatch, models, shapes, capsys):
     assert low <= gap <= high
     assert first["map_at_r"]["real"] == (high < 0 or low > 0)
     assert second["map_at_r"] == {"difference": 0, "interval": [0, 0], "p_value": 1, "real": False}
-    assert "find the same" in second["verdict"]
+    assert "give the same results" in second["verdict"]
     assert run(monkeypatch, good, blind, "--data", data) == 0
     assert first["verdict"] in capsys.readouterr().out
 
@@ -166,7 +166,7 @@ def test_embeddings_from_files(monkeypatch, models, shapes, tmp_path, capsys):
     for one, vectors in zip(found["models"], (near, far.astype(np.float32)), strict=True):
         assert one["map_at_r"] == score(torch.from_numpy(vectors), labels).map_at_r
     assert found["differences"][0]["map_at_r"]["real"]
-    assert "is worse than" in found["differences"][0]["verdict"]
+    assert "is significantly worse than" in found["differences"][0]["verdict"]
     assert run(monkeypatch, "--embeddings", tmp_path / "far.parquet", "--json") == 0
     assert numbers(capsys)["map_at_r"] == found["models"][1]["map_at_r"]
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)

@@ -33,7 +33,7 @@ def test_the_losses_of_the_config_are_those_of_the_registry():
         ("optim.name=foo", "optim.name='foo' is not one of 'sgd' or 'adamw'"),
         ("train.epochs=0", "train.epochs=0: input should be greater than or equal to 1"),
         ("train.epochs=many", "train.epochs='many': input should be a valid integer"),
-        ("optim=3", "optim=3 is a section: write optim.NAME=value"),
+        ("optim=3", "optim=3 is a section: write optim.name=value"),
         ("model.pooling=gem+foo", "takes gem, avg, max, cls"),
         ("model.pooling=gem+gem", "takes gem, avg, max, cls"),
         ("nonsense", "'nonsense' is neither a YAML file nor key=value"),
@@ -138,7 +138,7 @@ def test_empty_sections_and_dotted_keys_in_a_file():
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("", ["data=5"], "data=5 is a section: write data.NAME=value"),
+        ("", ["data=5"], "data=5 is a section: write data.train=value"),
         ("model: resnet18\n", ["model.image_size=32"], "c.yaml:1: model='resnet18' is a section"),
         ("", ["optim.lr=1", "optim=sgd"], "optim='sgd' is a section"),
     ],
@@ -206,7 +206,7 @@ def test_settings_of_the_python_interface_find_their_keys():
     assert config.loss.name == "arcface"
     assert (config.optim.lr, config.train.batch_size, config.optim.name) == (0.5, 7, "adamw")
     with pytest.raises(
-        ConfigError, match="'name' is ambiguous; say one of loss__name, optim__name"
+        ConfigError, match="'name' is ambiguous; write one of loss__name, optim__name"
     ):
         Config().with_settings({"name": "x"})
     with pytest.raises(ConfigError, match="no setting 'learning_rate'; did you mean lr"):

@@ -189,7 +189,7 @@ def test_another_model_is_refused(model, photos, tmp_path):
     with pytest.raises(RunError, match="vectors of different models cannot be compared"):
         lookalike.Index.open(index, other)
     lookalike.Index.create(tmp_path / "bare", dim=16)
-    with pytest.raises(RunError, match="bare vectors"):
+    with pytest.raises(RunError, match="vectors without a model"):
         lookalike.Index.open(tmp_path / "bare", other)
 
 

@@ -65,7 +65,7 @@ def test_a_random_start_takes_the_architecture_alone(folder):
         ('{"architecture": "nonsense"}', "names the architecture 'nonsense'"),
         ('{"architecture": "test_resnet", "model_args": {"in_chans": 1}}', "images of 1 channels"),
         ('{"architecture": "test_resnet", "model_args": {"layers": "x"}}', "cannot build it"),
-        ('{"architecture": "test_resnet"}', "cannot be had from local-dir:"),
+        ('{"architecture": "test_resnet"}', "are not available from local-dir:"),
     ],
 )
 def test_a_broken_folder_is_one_line(tmp_path, content, words):
@@ -78,7 +78,7 @@ def test_a_broken_folder_is_one_line(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("test_resnet", "model.pretrained=false for a random start"),
+        ("test_resnet", "model.pretrained=false for random initialisation"),
         ("hf-hub:timm/test_resnet.r160_in1k", "the config.json of timm/test_resnet.r160_in1k"),
     ],
 )

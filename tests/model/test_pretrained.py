@@ -108,7 +108,7 @@ def test_of_copies_that_fit_equally_the_choice_is_named(first, second, turned):
     target = small()
     match = load_into(target, state | {"optimizer.0.bn1.weight": torch.ones(3)}, "w")
     assert torch.equal(target.conv_stem.weight, wanted["conv_stem.weight"])
-    assert f"(below '{first}.' in the file, chosen before '{second}.')" in match.summary()
+    assert f"(below '{first}.' in the file, preferred to '{second}.')" in match.summary()
     assert not match.unused
 
 

@@ -78,7 +78,7 @@ def test_only_significant_differences_have_a_colour():
     html = render(content(WEAK, GOOD))
     assert "the other minus this run" in html
     assert set(cells(html)) == {"n up"}
-    assert "b/run is better than this run, and that is unlikely to be chance: MAP@R +" in html
+    assert "b/run is significantly better than this run: MAP@R +" in html
     assert set(cells(render(content(GOOD, WEAK)))) == {"n down"}
     same = render(content(GOOD, GOOD_TOO))
     assert set(cells(same)) == {"n"}

@@ -1,5 +1,6 @@
 """Request and resolved settings of a run, and their use on resume."""
 
+import shutil
 import sys
 
 import pytest
@@ -72,7 +73,8 @@ def resumed(run: Run, folder, *changes: str) -> Config:
     asked = saved_config(str(run.path), asked=True)
     used = saved_config(str(run.path)).with_values({"optim.lr": 0.5, "train.precision": "bf16"})
     write_request(Run(folder), asked, used)
-    return as_before(asked.with_changes(changes, {}), Run(folder), True, World())
+    changed = asked.with_settings(Config.load(None, changes).keywords())
+    return as_before(changed, Run(folder), True, World())
 
 
 def test_resume_keeps_resolved_settings(run, tmp_path):
@@ -124,6 +126,15 @@ def test_broken_request_is_named_by_its_path(tmp_path, monkeypatch, capsys):
         cli.main()
     assert end.value.code == 2
     assert f"error: {tmp_path}/config.yaml:1: optim.lr='fast'" in capsys.readouterr().err
+
+
+def test_resume_in_python_takes_the_saved_request_as_the_command_does(run, tmp_path):
+    again = Run(shutil.copytree(run.path, tmp_path / "run"))
+    found = lookalike.train(output=str(again.path), max_steps=2, resume=True)
+    request = Config.load(str(found.config))
+    assert request.asked() == {*ASKED, "data.train", "run.output"}
+    assert (request.train.max_steps, request.model.backbone) == (2, "test_resnet")
+    assert [record["step"] for record in found.read(found.metrics) if "loss" in record][-1] == 2
 
 
 def test_foreign_folder_is_not_resumed(tmp_path, shapes):

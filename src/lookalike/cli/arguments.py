@@ -32,17 +32,15 @@ def _read_flags(
     threads: Annotated[int, typer.Option(help="Threads that read and decode images.")] = 4,
     cache: Annotated[
         str | None,
-        typer.Option(
-            help="Folder that keeps images from elsewhere; that of the run by default, where it is."
-        ),
+        typer.Option(help="Folder that caches remote images; by default that of the run."),
     ] = None,
     cache_size: Annotated[
         str | None,
-        typer.Option(help="The most in that folder, as 50GB; that of the run by default."),
+        typer.Option(help="Largest size of that folder, as 50GB; by default that of the run."),
     ] = None,
     requests: Annotated[
         int | None,
-        typer.Option(help="Images from elsewhere to ask for at a time; as in the run by default."),
+        typer.Option(help="Remote images requested at a time; by default as in the run."),
     ] = None,
     allow_truncated: Annotated[
         bool | None,

@@ -77,6 +77,7 @@ def evaluate(
         show_definitions(Console())
         return
     if workers > 1 and not in_worker():
+        _refuse_streams(data, query, gallery, labels, *(embeddings or []))
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             launch(workers, sys.argv[1:], folder, "Give the command again")
         return
@@ -117,6 +118,18 @@ def evaluate(
     if definitions:
         console.print()
         show_definitions(console)
+
+
+def _refuse_streams(*given: str | None) -> None:
+    """Refuse lists that only one worker could read."""
+    from lookalike.data.readers.streams import is_stream
+
+    for place in filter(None, given):
+        if is_stream(place):
+            raise ConfigError(
+                f"{place}: can be read only once, and each worker reads the lists; write the list "
+                "to a file, or leave --workers out"
+            )
 
 
 def _numbers(flag: str, text: str) -> list[int]:

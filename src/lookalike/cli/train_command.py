@@ -43,14 +43,11 @@ def train(
     flags = {key: given[flag] for flag, key in FLAGS.items() if given[flag] != []}
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
-    if resume and not files and config.run.output is not None:
-        from lookalike.training.remote_run import saved_config
-
-        saved = saved_config(config.run.output, asked=True)
-        if saved is not None:
-            config = saved.with_changes(overrides, flags)
     from lookalike.commands.train import train as command
+    from lookalike.training.open_run import resumed_request
 
+    if resume and not files:
+        config = resumed_request(config)
     show_run(command(config, resume=resume))
 
 

@@ -118,7 +118,9 @@ def improve(
     if not isinstance(embedder, Embedder):
         raise ConfigError(f"{model}: an exported model stays as it is; give the run or its model")
     if kept is not None and (embedder.mirror or embedder.projection is not None):
-        raise ConfigError(f"{model}: was improved before; keep with the model that it came from")
+        raise ConfigError(
+            f"{model}: has postprocessing already; start from the model that it came from"
+        )
     tried = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
     records = read_records(data, format)
     catalog = build_catalog(select(records, split or measured_split(records)))

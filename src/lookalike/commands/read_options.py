@@ -35,10 +35,10 @@ class ReadOptions:
 
     Attributes:
         threads: threads that read and decode, for each worker.
-        cache: a folder of this machine that keeps images from elsewhere; that of the run by
+        cache: a folder of this machine that caches remote images; that of the run by
             default, where this machine has it.
         cache_size: the most that lies there, as "50GB"; that of the run by default.
-        requests: for images from elsewhere at a time, for each worker; as in the run by default.
+        requests: for remote images at a time, for each worker; as in the run by default.
         allow_truncated: accept JPEGs without their end; as in the run by default.
         device: auto, cpu or cuda.
 

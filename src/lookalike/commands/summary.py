@@ -171,19 +171,18 @@ def log_memory(world: World) -> None:
 
 
 def log_calibration(calibration: Calibration) -> None:
-    """Log the cosine from which on two images are the same thing, and its error rates."""
+    """Log the threshold for images of one class, and its error rates."""
     level = calibration.level()
     logger.info(
-        "same thing: cosine of %.3f or more; of pairs of different things %.3g %% pass (%.2g to "
-        "%.2g %% expected on as many new classes), of the same %.1f %%; more in "
-        "model/calibration.json",
+        "threshold: cosine %.3f: FAR %.3g %% (%.2g to %.2g %% expected on as many unseen classes), "
+        "TAR %.1f %%; see model/calibration.json",
         level.threshold, 100 * level.far, 100 * level.far_low, 100 * level.far_high,
         100 * level.tar,
     )  # fmt: skip
     if calibration.seen_in_training:
         logger.warning(
-            "%s of the %s classes that the threshold was measured on were trained on: new things "
-            "will pass more often than it says",
+            "%s of the %s classes that the threshold was measured on were trained on: FAR on "
+            "unseen classes will be higher",
             f"{calibration.seen_in_training:,}", f"{calibration.classes:,}",
         )  # fmt: skip
 

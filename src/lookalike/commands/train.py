@@ -37,6 +37,7 @@ from lookalike.training.open_run import (
     check_request,
     local_output,
     open_run,
+    resumed_request,
     start_or_resume,
     write_request,
 )
@@ -52,9 +53,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     """Train an embedding model.
 
     Args:
-        config: the request; None for the defaults. With `resume`, settings that it leaves open
-            keep the values that the run used so far.
+        config: the request; None for the defaults, or, with `resume` and no training list, for
+            the saved request of the output directory.
         resume: continue from the newest checkpoint of the output directory, if there is one.
+            Settings that were never given keep the values that the run used so far.
         settings: values that differ from `config`, by the flag's name (`train`, `val`, `output`,
             `backbone`, `loss`, `epochs`, `workers`), by a key's last part where only one key
             has it (`lr`, `batch_size`), or as `section__key` (`optim__lr`).
@@ -65,7 +67,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     Raises:
         LookalikeError: a mistake that the user can fix; see `lookalike.errors`.
     """
-    config = Config.of(config, settings)
+    requested = Config.of(config, settings)
+    saved = resume and config is None and requested.data.train is None
+    config = resumed_request(requested) if saved else requested
     check_request(config, resume)
     config = build.keep_streams(config)
     build.check_settings(config)

@@ -87,10 +87,6 @@ class Config(Section):
         place = str(file) if file is not None else ""
         return cls._changed(tree, overrides, flags or {}, place, places)
 
-    def with_changes(self, overrides: Sequence[str], flags: Mapping[str, Any]) -> "Config":
-        """A new Config with overrides and flags as in `load`."""
-        return self._changed(self.model_dump(exclude_unset=True), overrides, flags, "")
-
     @classmethod
     def _changed(
         cls,
@@ -178,6 +174,10 @@ class Config(Section):
             for name in getattr(self, section).model_fields_set
         }
 
+    def keywords(self) -> dict[str, Any]:
+        """The settings that were given, as keywords of `with_settings`."""
+        return {key.replace(".", "__"): self.get(key) for key in self.asked()}
+
     def without_secrets(self) -> "Config":
         """The same request with addresses without signature and user info."""
         tree = self.model_dump(exclude_unset=True)
@@ -241,7 +241,7 @@ def _key(name: str) -> str:
         return found[0]
     if found:
         spelled = ", ".join(key.replace(".", "__") for key in found)
-        raise ConfigError(f"the setting {name!r} is ambiguous; say one of {spelled}")
+        raise ConfigError(f"the setting {name!r} is ambiguous; write one of {spelled}")
     meant = key_called(name)
     if meant is not None:
         short = next((flag for flag, key in FLAGS.items() if key == meant), meant.split(".")[1])
@@ -340,7 +340,8 @@ def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> s
             text = str(item["ctx"]["error"])
             what = f"{key}={value} {text}" if key else text
         elif item["type"] == "model_type":
-            what = f"{key}={value} is a section: write {key}.NAME=value"
+            first = next((k for k in (*popular_keys(), *keys()) if k.startswith(f"{key}.")), None)
+            what = f"{key}={value} is a section: write {first}=value, or another key of it"
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
             what, expected = f"{key}={value}: ", message.removeprefix("input should be ")

@@ -98,7 +98,7 @@ class DataConfig(Section):
     """Requests for images in object storage or on web servers at a time, for each worker; images
     on this machine's disks need none."""
     cache: str | None = None
-    """A folder of this machine that keeps images from elsewhere, for all workers and runs that name
+    """A folder of this machine that keeps remote images, for all workers and runs that name
     it; an image that is replaced under the same address is not noticed."""
     cache_size: str = "50GB"
     """Largest size of `data.cache`, as 500MB, 50GB or 2TB."""
@@ -248,7 +248,7 @@ class LossConfig(Section):
 
     name: LossName = setting("amsoftmax", names=_LOSSES, popular=True)
     """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
-    adaptive_arcface, curricularface or magface; the component's names are accepted."""
+    adaptive_arcface, curricularface or magface; the names of Alibaba PAI's component are accepted."""
     margin: float | None = setting(None, popular=True)
     """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
     whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
@@ -265,7 +265,7 @@ class LossConfig(Section):
     weight * metric + classification_weight * classification."""
     classification_weight: float | None = Field(None, ge=0)
     """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
-    branch) with `head.parallel=model`, as in the component."""
+    branch) with `head.parallel=model`, as in Alibaba PAI's component."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the classification loss."""
 
@@ -285,7 +285,7 @@ class HeadConfig(Section):
     lr_factor: float = Field(1.0, gt=0)
     """Learning rate of the class weights, relative to `optim.lr`."""
     centres: int = Field(1, ge=1, le=64)
-    """Weights a class; the nearest one counts (sub-centre ArcFace uses 3). For classes of several
+    """Sub-centres per class, of which the nearest is used (sub-centre ArcFace: 3). For classes of several
     looks, or with wrong labels among them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the products between embeddings and class weights; sums, margin and softmax
@@ -300,7 +300,7 @@ class HeadConfig(Section):
     """Class weights and their optimizer state in memory; bf16 halves them, with stochastic
     rounding."""
     sample_rate: float = Field(1.0, gt=0, le=1)
-    """Part of the classes that each step looks at, besides those of the batch."""
+    """Fraction of the negative classes that each step samples."""
     filter_above: float | None = Field(None, gt=-1, le=1)
     """Leave out other classes whose cosine to the image is above this: with noisy labels they are
     often the same thing under another name (0.4 in Partial FC's paper)."""
@@ -341,7 +341,7 @@ class OptimConfig(Section):
     """Last learning rate of the cosine schedule."""
     clip_grad_norm: float = Field(5.0, ge=0)
     """Largest norm of all gradients together; 0 is off. Large scales need it: ArcFace at its
-    recommended 64 fell apart on pretrained weights without."""
+    recommended 64 diverged on pretrained weights without."""
 
 
 class TrainConfig(Section):

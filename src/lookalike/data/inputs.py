@@ -37,7 +37,7 @@ def places_of(name: str, places: object) -> list[str]:
     """One text or path, or several, as texts; a ConfigError, with the argument's name, else."""
     given = [places] if isinstance(places, (str, os.PathLike)) else places
     if isinstance(given, (bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
-        raise ConfigError(f"{name}={_shown(given)}: give one text or path, or several")
+        raise ConfigError(f"{name}={_shown(given)}: give a string or path, or several")
     found = [os.fspath(place) if isinstance(place, os.PathLike) else place for place in given]
     for place in found:
         if not isinstance(place, str) or not place:

@@ -36,7 +36,7 @@ def is_answering() -> bool:
 
     With several workers that is their launcher; under torchrun, worker 0.
     """
-    return not in_worker() or (_SAID not in os.environ and os.environ.get("RANK") == "0")
+    return not in_worker() or (_SAID not in os.environ and os.environ.get("RANK", "0") == "0")
 
 
 _SAID = "LOOKALIKE_SAID"
@@ -173,7 +173,9 @@ def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFaile
     """The error for exit codes by rank; negative ones are signals."""
     if somebody_said():
         code = 2 if 2 in codes.values() else max(codes.values(), key=abs)
-        return WorkersFailed("the workers have told why", code if code > 0 else 1, is_said=True)
+        return WorkersFailed(
+            "a worker failed; its own message is above", code if code > 0 else 1, is_said=True
+        )
     lost = folder / _LOST_FILE
     if not lost.exists():
         # By SIGTERM torchrun ends those that are left: what ended before them is the cause.

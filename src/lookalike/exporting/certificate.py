@@ -228,7 +228,9 @@ def _drift(ours: Tensor, theirs: Tensor) -> Tensor:
     lengths = theirs.norm(dim=1)
     off = (lengths - 1).abs().max()
     if off > _UNIT:
-        raise ExportError(f"a vector of the exported model has not the length 1 (off by {off:.1e})")
+        raise ExportError(
+            f"a vector of the exported model is not of unit length (off by {off:.1e})"
+        )
     # From the difference, since 1 - cosine would be lost in rounding.
     unit = ours / ours.norm(dim=1, keepdim=True)
     return (unit - theirs / lengths[:, None]).square().sum(dim=1) / 2

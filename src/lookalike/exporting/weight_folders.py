@@ -32,7 +32,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
     stored = in_precision(embedder, precision)
     if embedder.mirror or embedder.projection is not None:
         raise ConfigError(
-            "--format timm: this model was improved (mirror images, whitening or fewer "
+            "--format timm: this model has postprocessing (mirror images, whitening or fewer "
             "dimensions), and timm's cannot hold that; use onnx, torch_export or safetensors"
         )
     preprocess = embedder.preprocess

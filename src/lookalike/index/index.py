@@ -279,7 +279,11 @@ class Index(Store):
         _check_embedder(self.embedder)
         built, own = self.state.model, self.embedder.fingerprint()
         if built not in (own, self.embedder.trained_fingerprint()):
-            of = f"another model ({built[:8]}; this one is {own[:8]})" if built else "bare vectors"
+            of = (
+                f"another model ({built[:8]}; this one is {own[:8]})"
+                if built
+                else "vectors without a model"
+            )
             raise RunError(
                 f"{self.path}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"

@@ -77,7 +77,7 @@ class NewImages:
         for label in labels or ():
             if label is not None and not isinstance(label, str):
                 raise DataError(
-                    f"labels are texts, or None where there is none; got {label!r}: write it as "
+                    f"labels must be strings, or None where there is none; got {label!r}: write it as "
                     f"text, {str(label)!r}"
                 )
         if labels is None:
@@ -147,7 +147,7 @@ def checked_id(id: object) -> str:
     if isinstance(id, os.PathLike):
         id = os.fspath(id)
     if not isinstance(id, str) or not id:
-        raise DataError(f"ids must be texts that are not empty, got {id!r}")
+        raise DataError(f"ids must be non-empty strings, got {id!r}")
     return checked_text(id, "id")
 
 

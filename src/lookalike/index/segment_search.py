@@ -75,7 +75,7 @@ def vectors_in(values: Any) -> np.ndarray | None:
         if len(flat) < len(values) or any(np.ndim(one) != 1 for one in values):
             return None
         if len({one.shape for one in flat}) > 1:
-            raise DataError("vectors must be of one length")
+            raise DataError("all vectors must have the same dimension")
         return np.concatenate(flat)
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()

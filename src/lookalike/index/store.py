@@ -186,7 +186,7 @@ class Store:
             raise
 
     def _is_newer(self, found: View) -> bool:
-        """True if a view, read one time ago, may replace the present one."""
+        """True if a view, read a moment ago, may replace the present one."""
         now = self._view.state
         if self._view.stamp == (0, 0):  # the first one
             return True
@@ -312,5 +312,5 @@ def texts_of(ids: Texts | None) -> list[str]:
     """
     given = [ids] if isinstance(ids, (str, os.PathLike)) else ids
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        raise DataError(f"ids are a text or several, not {type(given).__name__}")
+        raise DataError(f"ids must be a string or several, not {type(given).__name__}")
     return list(map(checked_id, given))

@@ -23,7 +23,7 @@ _INIT_BLOCK = 1024
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """Computation of a head; only the last two change the loss that is minimised.
+    """Computation of a head; `centres`, `sample_rate` and `filter_above` change the loss.
 
     Attributes:
         centres: rows of the weight a class, of which the nearest counts (Deng et al.,

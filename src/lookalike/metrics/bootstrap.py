@@ -85,13 +85,13 @@ class Difference:
             f"{100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p_value:.2g}"
         )
         if self.low == self.high == 0:
-            return f"{second} and {first} find the same"
+            return f"{second} and {first} give the same results"
         if not self.real:
             few = self.classes < LEAST
-            why = f"; it takes {LEAST} classes to tell, here are {self.classes}" if few else ""
-            return f"no difference of {second} to {first} can be told from chance: {points}{why}"
+            why = f"; at least {LEAST} classes are needed, there are {self.classes}" if few else ""
+            return f"no significant difference between {second} and {first}: {points}{why}"
         better = "better" if self.value > 0 else "worse"
-        return f"{second} is {better} than {first}, and that is unlikely to be chance: {points}"
+        return f"{second} is significantly {better} than {first}: {points}"
 
     def to_dict(self) -> dict[str, object]:
         """As JSON."""

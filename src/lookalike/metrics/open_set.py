@@ -77,7 +77,7 @@ class OpenSet:
         if not targets[0] - 1e-9 <= np.log(target) <= 0:
             raise ValueError(
                 f"a share of {target:.2g} in the gallery of {self.gallery:,.0f} images that was "
-                f"measured is less than the least that it supports, {self.rejections[-1].target:g}"
+                f"measured is below the smallest supported one, {self.rejections[-1].target:g}"
             )
         return float(np.interp(np.log(target), targets, cosines))
 

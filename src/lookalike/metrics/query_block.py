@@ -119,8 +119,8 @@ class QueryBlock:
     def add(self, tile: Tensor, bound: ErrorBound, columns: Tensor) -> bool:
         """Count the negatives in a tile of similarities, (b, T), to the images at `columns`.
 
-        False, and nothing is counted, where it leaves too many pairs undecided. In the tile, what
-        is no negative may become -inf.
+        False where it leaves too many pairs undecided: then no open positive is counted. In the
+        tile, what is no negative may become -inf.
         """
         floor = bound.floor(self._lowest())
         few = _few_reaching(tile, floor)

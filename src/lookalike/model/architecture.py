@@ -24,8 +24,8 @@ HUB, FOLDER = "hf-hub:", "local-dir:"
 
 _PROBE_SECONDS = 4.0  # for the hub's first answer; after it the client's own timeouts hold
 _WAYS_OUT = (
-    "Ways out: connect once so that they are cached; set model.pretrained=FILE.safetensors (or "
-    ".pth); or model.pretrained=false for a random start"
+    "Options: connect once so that they are cached; set model.pretrained=FILE.safetensors (or "
+    ".pth); or model.pretrained=false for random initialisation"
 )
 
 
@@ -158,7 +158,7 @@ def check_has_weights(architecture: Architecture) -> None:
     if not any(weights.get(key) for key in ("url", "file", "hf_hub_id", "state_dict")):
         raise ModelError(
             f"timm has no pretrained weights for {architecture.name!r}; "
-            "set model.pretrained to a weights file, or to false for a random start"
+            "set model.pretrained to a weights file, or to false for random initialisation"
         )
 
 
@@ -174,7 +174,7 @@ def downloading(name: str, architecture: Architecture) -> Iterator[None]:
     except Exception as error:  # the hub's client raises dozens of classes
         where = f"from {name}" if is_elsewhere(name) else "from timm's hub"
         raise ModelError(
-            f"the pretrained weights of {name!r} cannot be had {where} "
+            f"the pretrained weights of {name!r} are not available {where} "
             f"({type(error).__name__}: {one_line(error)}). {_WAYS_OUT}"
         ) from None
 
@@ -204,7 +204,7 @@ def hub_calls(needed: str, way_out: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise ModelError(
             f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached ({reason}), and {needed} "
-            f"cannot be had from the cache. {way_out}"
+            f"are not in the cache. {way_out}"
         ) from None
     finally:
         constants.HF_HUB_OFFLINE = offline

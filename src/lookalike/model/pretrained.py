@@ -57,7 +57,7 @@ class Match:
         if self.prefix:
             text += f" (below {self.prefix!r} in the file"
             if self.alternatives:
-                text += f", chosen before {', '.join(map(repr, self.alternatives))}"
+                text += f", preferred to {', '.join(map(repr, self.alternatives))}"
             text += ")"
         for what, names in (("missing", self.missing), ("not used", self.unused)):
             if names:

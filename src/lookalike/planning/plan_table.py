@@ -89,9 +89,9 @@ def _memory(plan: Plan) -> Lines:
     yield "head optimizer", size(held.head_optimizer), f"{setup.optimizer}, {kind}"
     each = held.activations / plan.network.images
     yield "activations", size(held.activations), f"{size(each)} an image"
-    yield "beyond them", size(held.transient), "for a moment, in the network"
-    yield "head, kept", size(held.head_saved), "1 / norms, embeddings"
-    yield "head, chunks", size(held.chunks), "for a moment, in the head"
+    yield "temporary", size(held.transient), "buffers of the network"
+    yield "head, saved", size(held.head_saved), "for backward: 1 / norms, embeddings"
+    yield "head, chunks", size(held.chunks), "temporary buffers of the head"
     full = setup.head_batch * sum(setup.head_rows) * 4
     yield "logits", "0 B", f"never in memory; they would be {size(full)}"
     yield "batches", size(held.batches), "uint8 images"
@@ -118,7 +118,7 @@ def _traffic(plan: Plan) -> Lines:
 
 
 def _changes(plan: Plan, console: Console) -> None:
-    title = "It does not fit: change" if plan.fits is False else "What would take less"
+    title = "It does not fit: change" if plan.fits is False else "Settings that need less memory"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("setting", overflow="fold")
     for name in ("peak, alone", "peak, with those above"):
@@ -144,8 +144,8 @@ def _speed(plan: Plan, found: Speed) -> Lines:
         parts = f"products {duration(products)}, bytes {duration(moved)}{longer}"
         yield "head", duration(found.head), parts
     if plan.setup.workers > 1 and found.exchange is not None and found.gradients is not None:
-        yield "head's exchange", duration(found.exchange), ""
-        yield "gradients' exchange", duration(found.gradients), "as far as nothing hides it"
+        yield "head collectives", duration(found.exchange), ""
+        yield "gradients", duration(found.gradients), "all-reduce, as far as not overlapped"
     yield "step", duration(found.step), ""
     yield "images/s", f"{found.images_per_second:,.0f}", "of all workers"
     if found.epoch is not None:

@@ -15,7 +15,7 @@ _PART = 8 * 2**20  # bytes of a request; small reads take them from memory
 
 
 def stream_of(uri: str) -> IO[bytes]:
-    """The content of remote `uri`, read in parts; from a server that knows no parts, copied first.
+    """The content of remote `uri`, read in parts; from a server without ranges, copied first.
 
     Raises:
         Exception: of the client, now; a StorageError while it is read.

@@ -60,6 +60,13 @@ def _like(output: str) -> str:
     return f"did you mean {path.parent / close[0]}? Else " if close else ""
 
 
+def resumed_request(changes: Config) -> Config:
+    """The request saved in the output directory with these changes; they alone if there is none."""
+    output = changes.run.output
+    saved = None if output is None else remote_run.saved_config(output, asked=True)
+    return changes if saved is None else saved.with_settings(changes.keywords())
+
+
 def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     """Request of a resumed run, with the values that the run used so far where it leaves them open.
 

@@ -227,7 +227,7 @@ def _matrix(column: pa.ChunkedArray, place: str, first: int, width: int) -> np.n
     if len(other):
         raise DataError(
             f"{place}: row {first + other[0] + 1:,} has {lengths[other[0]]:,} numbers, row 1 has "
-            f"{width:,}; all must be of one length"
+            f"{width:,}; all must have the same dimension"
         )
     values = pc.list_flatten(column)
     if values.null_count:

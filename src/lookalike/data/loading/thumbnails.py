@@ -1,4 +1,4 @@
-"""Small images for pages that hold everything inside."""
+"""Small images for self-contained pages."""
 
 from __future__ import annotations
 
