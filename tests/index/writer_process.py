@@ -42,7 +42,7 @@ def vector(id: str, number: int) -> np.ndarray:
 
 def work(path: str, number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it has no end of its own
-    print(f"child {os.getpid()}", flush=True)  # before any change is told
+    report(f"child {os.getpid()}")  # before any change is reported
     index = Index.open(path)
     while True:
         kind, ids = plan(number)
@@ -52,8 +52,13 @@ def work(path: str, number: int) -> None:
             index.remove(ids)
         else:
             index.compact()
-        print(f"done {number}", flush=True)
+        report(f"done {number}")
         number += 1
+
+
+def report(line: str) -> None:
+    """Write a line in one system call: `print` may be killed before its newline."""
+    os.write(1, f"{line}\n".encode())
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def main() -> None:
         if child == 0:
             work(sys.argv[1], int(line))
         os.waitpid(child, 0)
-        print("ended", flush=True)
+        report("ended")
 
 
 if __name__ == "__main__":

@@ -248,7 +248,8 @@ class LossConfig(Section):
 
     name: LossName = setting("amsoftmax", names=_LOSSES, popular=True)
     """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
-    adaptive_arcface, curricularface or magface; the names of Alibaba PAI's component are accepted."""
+    adaptive_arcface, curricularface or magface; the names of Alibaba PAI's component are
+    accepted."""
     margin: float | None = setting(None, popular=True)
     """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
     whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
@@ -285,8 +286,8 @@ class HeadConfig(Section):
     lr_factor: float = Field(1.0, gt=0)
     """Learning rate of the class weights, relative to `optim.lr`."""
     centres: int = Field(1, ge=1, le=64)
-    """Sub-centres per class, of which the nearest is used (sub-centre ArcFace: 3). For classes of several
-    looks, or with wrong labels among them."""
+    """Sub-centres per class, of which the nearest is used (sub-centre ArcFace: 3). For classes of
+    several looks, or with wrong labels among them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the products between embeddings and class weights; sums, margin and softmax
     are fp32. `auto`: bf16 where `train.precision` is bf16 and the device has products in bf16 that

@@ -77,8 +77,8 @@ class NewImages:
         for label in labels or ():
             if label is not None and not isinstance(label, str):
                 raise DataError(
-                    f"labels must be strings, or None where there is none; got {label!r}: write it as "
-                    f"text, {str(label)!r}"
+                    f"labels must be strings, or None where there is none; got {label!r}: write "
+                    f"it as text, {str(label)!r}"
                 )
         if labels is None:
             labels = [
