@@ -21,7 +21,9 @@ from lookalike.losses.kernels import has_bf16_products
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
-from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.learning_rate import set_lr
+from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.step import TrainStep, repeatable
 
 DIM, LR = 512, 0.01

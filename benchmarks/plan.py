@@ -67,7 +67,7 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
     from lookalike.distributed.world import World
     from lookalike.training.build import create_embedder, create_step, create_trained
     from lookalike.training.build_heads import create_heads, metric_margin
-    from lookalike.training.optim import set_lr
+    from lookalike.training.learning_rate import set_lr
     from lookalike.training.resolve import resolve
 
     config = Config.load(None, settings)

@@ -41,7 +41,9 @@ from lookalike.losses.head import Head
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
-from lookalike.training.optim import LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.learning_rate import set_lr
+from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.step import TrainStep
 
 DIM = 512

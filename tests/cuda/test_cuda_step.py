@@ -14,8 +14,11 @@ from lookalike.model.batchnorm import synchronise
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.checkpoint import Trained
-from lookalike.training.optim import Ema, LossScaler, create_optimizer, parameter_groups, set_lr
+from lookalike.training.learning_rate import set_lr
+from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.step import TrainStep, repeatable
+from lookalike.training.weight_average import Ema
 
 PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"
 DIM, CLASSES, SIZE = 16, 40, 32

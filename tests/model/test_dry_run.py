@@ -10,7 +10,7 @@ from lookalike.model.backbone import Backbone
 from lookalike.model.dry_run import dry_run, exclude_unused, single_value_norms
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
-from lookalike.training.optim import parameter_groups
+from lookalike.training.optimizer import parameter_groups
 
 SHALLOW = {"depths": (1, 1, 1, 1)}
 FAMILIES = {

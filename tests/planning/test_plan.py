@@ -28,7 +28,7 @@ from lookalike.planning.network_profile import measure
 from lookalike.planning.timing import speed_on
 from lookalike.training.build import create_embedder, create_step, create_trained
 from lookalike.training.build_heads import create_heads, metric_margin
-from lookalike.training.optim import set_lr
+from lookalike.training.learning_rate import set_lr
 from lookalike.training.resolve import resolve
 
 CLASSES = 3000

@@ -15,7 +15,7 @@ from lookalike.errors import RunError
 from lookalike.run import Run
 from lookalike.training import checkpoint, remote_run
 from lookalike.training.checkpoint import STATE_FILE, Progress, Trained
-from lookalike.training.optim import LossScaler
+from lookalike.training.loss_scaler import LossScaler
 
 FILES = ["head-metric-00000.safetensors", "network.safetensors", "network-optimizer.safetensors",
          STATE_FILE]  # fmt: skip

@@ -20,8 +20,9 @@ from lookalike.losses.head_update import UpdateRule
 from lookalike.run import Run
 from lookalike.training import checkpoint, head_checkpoint
 from lookalike.training.head_checkpoint import HeadRows, load_head
+from lookalike.training.learning_rate import set_lr
 from lookalike.training.open_run import restore
-from lookalike.training.optim import create_optimizer, set_lr
+from lookalike.training.optimizer import create_optimizer
 
 DIM, LR, DECAY, MOMENTUM = 6, 0.05, 0.01, 0.9
 

@@ -13,7 +13,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
 from lookalike.training import checkpoint
-from lookalike.training.optim import LearningRateSchedule
+from lookalike.training.learning_rate import LearningRateSchedule
 from lookalike.training.run_output import RunOutput
 from lookalike.training.trainer import Trainer, TrainingParts, TrainingSchedule
 

@@ -17,7 +17,7 @@ from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.checkpoint import Trained
-from lookalike.training.optim import LossScaler
+from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.step import TrainStep
 
 CLASSES, BATCH = 7, 11

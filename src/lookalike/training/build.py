@@ -38,17 +38,14 @@ from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build_heads import DTYPES, create_heads, loss_weights, metric_margin
 from lookalike.training.checkpoint import Inputs, Trained
-from lookalike.training.optim import (
-    Ema,
-    LearningRateSchedule,
-    LossScaler,
-    create_optimizer,
-    parameter_groups,
-)
+from lookalike.training.learning_rate import LearningRateSchedule
+from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.resolve import check_micro_batches
 from lookalike.training.step import TrainStep
 from lookalike.training.trainer import TrainingParts, TrainingSchedule
 from lookalike.training.validation import Validator
+from lookalike.training.weight_average import Ema
 
 
 def build(

@@ -45,7 +45,8 @@ from lookalike.model.training_network import TrainingNetwork
 from lookalike.storage.atomic import partial_path, put_in_place, sync
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 from lookalike.training import head_checkpoint
-from lookalike.training.optim import Ema, LossScaler
+from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.weight_average import Ema
 
 FORMAT = "lookalike checkpoint 2"
 OLDER_FORMATS = ("lookalike checkpoint 1",)

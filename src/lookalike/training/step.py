@@ -16,7 +16,7 @@ from lookalike.distributed.world import World
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
-from lookalike.training.optim import all_finite, scale_gradients, squared_norm
+from lookalike.training.gradients import all_finite, scale_gradients, squared_norm
 
 
 @dataclass(frozen=True)

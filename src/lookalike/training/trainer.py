@@ -20,7 +20,8 @@ from lookalike.log import Bar, logger
 from lookalike.training import checkpoint
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
-from lookalike.training.optim import LearningRateSchedule, all_finite, set_lr
+from lookalike.training.gradients import all_finite
+from lookalike.training.learning_rate import LearningRateSchedule, set_lr
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import Outcome, TrainStep
 from lookalike.training.throughput import ThroughputMeter

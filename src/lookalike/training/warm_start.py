@@ -23,7 +23,7 @@ from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
 from lookalike.training.head_checkpoint import HeadRows, load_margin_state
-from lookalike.training.optim import Ema
+from lookalike.training.weight_average import Ema
 
 _EMBEDDER = "embedder."
 _MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "free_length")
