@@ -40,10 +40,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lookalike.commands.doctor import doctor
-    from lookalike.commands.embed import embed, load
+    from lookalike.commands.embed import embed
     from lookalike.commands.evaluate import compare, evaluate
     from lookalike.commands.export import export
     from lookalike.commands.improve import improve
+    from lookalike.commands.models import load
     from lookalike.commands.plan import plan
     from lookalike.commands.push_to_hub import push_to_hub
     from lookalike.commands.quickstart import quickstart
@@ -74,7 +75,7 @@ _HOMES = {
     "evaluate": "lookalike.commands.evaluate",
     "export": "lookalike.commands.export",
     "improve": "lookalike.commands.improve",
-    "load": "lookalike.commands.embed",
+    "load": "lookalike.commands.models",
     "plan": "lookalike.commands.plan",
     "push_to_hub": "lookalike.commands.push_to_hub",
     "quickstart": "lookalike.commands.quickstart",

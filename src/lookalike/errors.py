@@ -62,6 +62,10 @@ class StorageError(LookalikeError):
     """A URI cannot be read or written."""
 
 
+class MissingFileError(StorageError):
+    """There is no such file."""
+
+
 class CredentialsError(StorageError):
     """The storage refuses the credentials."""
 

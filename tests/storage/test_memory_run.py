@@ -7,8 +7,8 @@ import pytest
 
 import lookalike
 from lookalike import storage
+from lookalike.commands.models import calibration_of
 from lookalike.errors import RunError
-from lookalike.training import remote_run
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_calibration_is_uploaded_with_the_model(shapes, many_shapes, cache):
     here = lookalike.Calibration.load(run.path)
     assert here.classes == 40
     shutil.rmtree(cache)
-    assert lookalike.Calibration.load(remote_run.model_of(output)) == here
+    assert calibration_of(output) == here
     found = lookalike.compare([output], str(many_shapes), verification=True, device="cpu")
     assert found.evaluations[0].calibration_check.threshold == here.threshold
     storage.remove_file(f"{output}/model/calibration.json")
-    assert lookalike.Calibration.load(remote_run.model_of(output)) is None
+    assert calibration_of(output) is None
 
 
 def test_secrets_in_the_output_are_refused(shapes, cache):

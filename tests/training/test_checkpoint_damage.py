@@ -198,14 +198,3 @@ def test_model_replaced_during_loading_is_the_new_one(run, monkeypatch):
         lambda seconds: (run.model / "config.json").write_text(old),
     )
     assert lookalike.load(run.path, device="cpu").embedding_dim == 16
-
-
-def test_damaged_copy_of_a_remote_model_is_downloaded_again(remote):
-    folder = remote_run.model_of(remote)
-    file = folder / "model.safetensors"
-    file.write_bytes(zeros(file.read_bytes()))
-    assert lookalike.load(remote, device="cpu").embedding_dim == 16
-    uri = f"{remote}/model/model.safetensors"
-    storage.write_bytes(uri, zeros(storage.read_bytes(uri)))
-    with pytest.raises(RunError, match=f"{uri}: damaged"):
-        lookalike.load(remote, device="cpu")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lookalike.commands.provenance import training_counts
+from lookalike.commands.models import training_counts
 from lookalike.data.classes import Classes
 from lookalike.errors import DataError, RunError
 from lookalike.run import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import log, storage
-from lookalike.commands.embed import load
+from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog

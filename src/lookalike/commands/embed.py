@@ -1,4 +1,4 @@
-"""`lookalike embed`, and `lookalike.load`: vectors of a trained model."""
+"""`lookalike embed`: vectors of images in a file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Unpack
 import numpy as np
 
 from lookalike import log, storage
+from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import BadImages
@@ -22,19 +23,15 @@ from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.distributed.launch import in_worker, launch, tell_launcher
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError, RunError
-from lookalike.exporting.artefact import exported_from
-from lookalike.exporting.exported import ExportedModel, load_onnx
+from lookalike.errors import ConfigError, DataError
+from lookalike.exporting.exported import ExportedModel
 from lookalike.log import Bar, logger
-from lookalike.metrics.calibration import Calibration
-from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.embedder import Embedder
 from lookalike.model.inference import batch_size_of, embed_batches
 from lookalike.model.user_images import check_number
-from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
-from lookalike.training import remote_run
 from lookalike.vectors.vector_files import SUFFIXES
 from lookalike.vectors.vector_parts import (
     Part,
@@ -51,50 +48,6 @@ PART_SIZE = 1024
 
 _COUNT = "count"
 _NAMED = 20  # images that are left out and named one by one
-
-
-def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
-    """The embedder of a run, or an exported model, ready for `embed`.
-
-    Args:
-        path: an output directory, the folder `model` of one, or an exported `.onnx` file.
-        device: auto, cpu or cuda; an exported model runs on the CPU by default.
-
-    Raises:
-        RunError: there is no model at `path`, or a broken one.
-    """
-    name = place_of("path", path)
-    if storage.public(name).endswith(".onnx"):
-        where = World.device_from_env("cpu" if device == "auto" else device)
-        file = remote_run.file_of(name) if storage.is_remote(name) else storage.local_path(name)
-        return load_onnx(file, where)
-    folder = model_folder(name)
-    embedder = Embedder.load(folder, World.device_from_env(device))
-    embedder.exported_from = exported_from(folder)
-    return embedder
-
-
-def model_folder(path: Place) -> Path:
-    """The folder with the model of a run, or `path` if it is one; remote ones are fetched.
-
-    Raises:
-        RunError: there is no model.
-    """
-    name = os.fspath(path)
-    folder = remote_run.model_of(name) if storage.is_remote(name) else storage.path_of(name)
-    if Run(folder).model.is_dir():
-        return Run(folder).model
-    if not (folder / CONFIG_FILE).exists():
-        raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
-    return folder
-
-
-def calibration_of(model: Place, embedder: Embedder | ExportedModel) -> Calibration | None:
-    """The calibration of the model, if it has one."""
-    if isinstance(embedder, ExportedModel):
-        text = embedder.calibration
-        return None if text is None else Calibration.from_json(text, os.fspath(model))
-    return Calibration.load(model_folder(model))
 
 
 def embed(

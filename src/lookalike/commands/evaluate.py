@@ -11,8 +11,7 @@ from typing import Any, Unpack, cast
 import torch
 
 from lookalike import log, storage
-from lookalike.commands.embed import calibration_of, load
-from lookalike.commands.provenance import training_counts
+from lookalike.commands.models import calibration_of, load, training_counts
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages

@@ -12,8 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from lookalike import log, storage
-from lookalike.commands.embed import load
-from lookalike.commands.provenance import Provenance
+from lookalike.commands.models import Provenance, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import sample_classes
 from lookalike.data.inputs import place_of

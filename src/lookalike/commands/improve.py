@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
-from lookalike.commands.embed import load
-from lookalike.commands.provenance import Provenance
+from lookalike.commands.models import Provenance, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.inputs import place_of, places_of

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lookalike import log, storage
-from lookalike.commands.embed import model_folder
+from lookalike.commands.models import model_folder
 from lookalike.data.inputs import place_of
 from lookalike.errors import ConfigError, MissingExtraError, StorageError
 from lookalike.exporting.artefact import ABOUT_FILE

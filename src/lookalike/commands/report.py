@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lookalike import log, storage
 from lookalike.commands import run_info
-from lookalike.commands.embed import load
+from lookalike.commands.models import calibration_of, load
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.inputs import place_of
@@ -156,7 +156,7 @@ def _report_data(
         evaluation=evaluation,
         lacking="" if shown is not None else _LACKING,
         validated_on=run_info.validated_on(config),
-        calibration=run_info.calibration(run),
+        calibration=calibration_of(run),
         seed=config.train.seed,
         threads=config.data.threads,
         source=source,

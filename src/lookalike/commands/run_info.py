@@ -16,10 +16,9 @@ from lookalike.data.image_size import size_text
 from lookalike.data.readers.path_patterns import shown
 from lookalike.errors import RunError
 from lookalike.log import counted, logger
-from lookalike.metrics.calibration import Calibration
 from lookalike.reporting.report_data import RunHistory, Setting
 from lookalike.run import ENVIRONMENT, METRICS, of_one_list, read_lines
-from lookalike.training import remote_run
+from lookalike.training.remote_run import saved_config
 
 
 def required_config(run: str) -> Config:
@@ -28,15 +27,10 @@ def required_config(run: str) -> Config:
     Raises:
         RunError: there is no run.
     """
-    config = remote_run.saved_config(run)
+    config = saved_config(run)
     if config is None:
         raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
     return config
-
-
-def calibration(run: str) -> Calibration | None:
-    """Calibration of the run's model, if it has one."""
-    return Calibration.load(remote_run.model_of(run) if storage.is_remote(run) else run)
 
 
 def history(run: str) -> RunHistory:
@@ -113,7 +107,7 @@ def environment(run: str) -> list[tuple[str, str]]:
 
 
 def _text(run: str, name: str) -> str:
-    return (remote_run.read_file(run, name) or b"").decode("utf-8", "replace")
+    return (storage.read_if_exists(storage.join(run, name)) or b"").decode("utf-8", "replace")
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from lookalike import log, storage
-from lookalike.commands.embed import calibration_of, load
+from lookalike.commands.models import calibration_of, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad

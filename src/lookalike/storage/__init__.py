@@ -10,6 +10,7 @@ from lookalike.storage.read import (
     is_folder,
     opened,
     read_bytes,
+    read_if_exists,
     read_starts,
 )
 from lookalike.storage.uri import (
@@ -40,7 +41,7 @@ from lookalike.storage.write import (
 __all__ = [
     "NO_LIMITS", "Limits", "Place", "address", "canonical", "canonicalizer", "check_writable",
     "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote",
-    "join", "local_path", "opened", "path_of", "public", "read_bytes", "read_starts",
-    "remove_file", "resolve", "resolver", "sizes_below", "split_query", "unsigned", "version_of",
-    "without_secrets", "write_bytes", "write_file",
+    "join", "local_path", "opened", "path_of", "public", "read_bytes", "read_if_exists",
+    "read_starts", "remove_file", "resolve", "resolver", "sizes_below", "split_query",
+    "unsigned", "version_of", "without_secrets", "write_bytes", "write_file",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import IO
 
-from lookalike.errors import LookalikeError, StorageError
+from lookalike.errors import LookalikeError, MissingFileError, StorageError
 from lookalike.storage import archive
 from lookalike.storage.client_registry import client_of, fetch
 from lookalike.storage.download import NO_LIMITS, Limits
@@ -41,12 +41,25 @@ def read_bytes(
         limits: on the size and, for a remote `uri`, on the time.
 
     Raises:
+        MissingFileError: there is no such file.
         StorageError: it cannot be read, ends before `part` does, or exceeds the limits; the
             message holds the cause.
     """
     if is_remote(uri):
         return waited(fetch_bytes(uri, part=part, retries=retries, limits=limits))
     return retrying(lambda: _read_local(uri, part, limits), uri, retries, limits.seconds)
+
+
+def read_if_exists(uri: str) -> bytes | None:
+    """The content of `uri`, by a single request; None where there is no such file.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        return read_bytes(uri)
+    except MissingFileError:
+        return None
 
 
 async def fetch_bytes(

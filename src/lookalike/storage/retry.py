@@ -7,7 +7,13 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from lookalike.errors import CredentialsError, LookalikeError, StorageError, UnavailableError
+from lookalike.errors import (
+    CredentialsError,
+    LookalikeError,
+    MissingFileError,
+    StorageError,
+    UnavailableError,
+)
 from lookalike.storage import client_registry
 from lookalike.storage.download import TooLargeError, TransferError
 from lookalike.storage.uri import is_remote, public
@@ -54,6 +60,7 @@ def retrying(action: Callable[[], T], uri: str, retries: int, seconds: float | N
 
     Raises:
         CredentialsError: the storage refuses the credentials, also when read anew.
+        MissingFileError: there is no such file.
         UnavailableError: it failed too often, and so did all requests for other files meanwhile.
         StorageError: it failed for good, or too often.
     """
@@ -132,7 +139,9 @@ class _Tries:
         if _final(error):
             # An answer too: the storage is available.
             self.succeeded()
-            raise StorageError(f"{public(self._uri)}: {cause(error)}") from None
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            kind = MissingFileError if missing else StorageError
+            raise kind(f"{public(self._uri)}: {cause(error)}") from None
         pause = min(self._pause, _LONGEST_PAUSE)
         pause *= random.uniform(0.5, 1) if self._remote else 1
         late = self._end is not None and time.monotonic() + pause >= self._end

@@ -1,8 +1,7 @@
-"""Download of runs and models from object storage."""
+"""Settings of local and remote runs, and download of a remote run to resume it."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,10 +10,8 @@ from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.errors import RunError, StorageError
-from lookalike.exporting.artefact import ABOUT_FILE
+from lookalike.errors import RunError
 from lookalike.log import logger
-from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
 from lookalike.run import CONFIG, RESOLVED, Run, write_text
 from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.cache_folder import cache_entry
@@ -54,18 +51,10 @@ def saved_config(output: str, *, asked: bool = False) -> Config | None:
         StorageError: the storage does not answer.
     """
     for name in (CONFIG,) if asked else (RESOLVED, CONFIG):
-        content = read_file(output, name)
+        content = storage.read_if_exists(storage.join(output, name))
         if content is not None:
             return Config.load(storage.public(storage.join(output, name)), content=content)
     return None
-
-
-def read_file(folder: str, name: str) -> bytes | None:
-    """Content of a file of a local or remote folder; None if there is none."""
-    place = storage.join(folder, name)
-    remote = storage.is_remote(folder)
-    exists = name in storage.sizes_below(folder) if remote else storage.exists(place)
-    return storage.read_bytes(place) if exists else None
 
 
 def resume_from(output: str, local: Run) -> None:
@@ -183,56 +172,6 @@ def state_text(output: str, name: str) -> str | None:
     return storage.read_bytes(storage.join(output, place)).decode()
 
 
-def model_of(uri: str) -> Path:
-    """Local copy of the model of a remote run, or of a remote model folder, kept up to date.
-
-    Raises:
-        RunError: there is no model.
-        StorageError: the storage does not answer.
-    """
-    sizes = storage.sizes_below(uri)
-    prefix = "model/" if "model/config.json" in sizes else ""
-    if f"{prefix}config.json" not in sizes:
-        raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
-    folder = cache_entry("models", uri)
-    for _ in range(2):  # a copy that is damaged here is downloaded again
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            _refresh(storage.join(uri, prefix + name), folder / name)
-        if not _damaged(folder):
-            break
-        (folder / WEIGHTS_FILE).unlink()
-    else:
-        raise RunError(
-            f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
-            f"not those that {CONFIG_FILE} was written for; upload the model again"
-        )
-    for name in (Run(folder).calibration.name, ABOUT_FILE):  # optional files
-        if prefix + name in sizes:
-            _refresh(storage.join(uri, prefix + name), folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return folder
-
-
-def _damaged(model: Path) -> bool:
-    try:
-        return not is_as_described(model, read_saved(model))
-    except RunError:
-        return False  # another fault, reported when it is loaded
-
-
-def file_of(uri: str) -> Path:
-    """Local copy of a remote file, such as an exported model, kept up to date.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    folder = cache_entry("models", uri)
-    local = folder / storage.public(uri).rsplit("/", 1)[-1]
-    _refresh(uri, local)
-    return local
-
-
 def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
     """Fault of a remote checkpoint; None if it is complete."""
     place = f"{CHECKPOINTS}/{name}"
@@ -268,15 +207,3 @@ def _best(output: str, sizes: dict[str, int]) -> str | None:
     name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
     known = re.fullmatch(r"step-\d+", name) is not None
     return name if known and _fault(output, name, sizes) is None else None
-
-
-def _refresh(uri: str, local: Path) -> None:
-    note = local.parent / _VERSIONS
-    versions = json.loads(note.read_text("utf-8")) if note.exists() else {}
-    version = storage.version_of(uri)
-    if local.exists() and versions.get(local.name) == version:
-        return
-    storage.fetch_file(uri, local)
-    if storage.version_of(uri) != version:
-        raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
-    write_text(note, json.dumps({**versions, local.name: version}))

@@ -1,31 +1,172 @@
-"""Provenance of a model: its run, and the lists that it was trained and measured on."""
+"""Models by their place: load, calibration, and the run and lists that they come from."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.classes import Classes
+from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
 from lookalike.data.splits import measured_split, select
+from lookalike.distributed.world import World
 from lookalike.errors import (
     ConfigError,
     CredentialsError,
     LookalikeError,
+    RunError,
     StorageError,
     UnavailableError,
 )
+from lookalike.exporting.artefact import ABOUT_FILE, exported_from
+from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.log import logger
-from lookalike.metrics.calibration import CALIBRATION_FILE
+from lookalike.metrics.calibration import CALIBRATION_FILE, Calibration
+from lookalike.model.embedder import Embedder
+from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
+from lookalike.run import Run, write_text
 from lookalike.storage import Place
+from lookalike.storage.cache_folder import cache_entry
 from lookalike.training.build import annotation_options, open_catalogs
-from lookalike.training.remote_run import read_file, saved_config
+from lookalike.training.remote_run import saved_config
+
+_VERSIONS = ".versions.json"
+
+
+def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
+    """The embedder of a run, or an exported model, ready for `embed`.
+
+    Args:
+        path: an output directory, the folder `model` of one, or an exported `.onnx` file.
+        device: auto, cpu or cuda; an exported model runs on the CPU by default.
+
+    Raises:
+        RunError: there is no model at `path`, or a broken one.
+    """
+    name = place_of("path", path)
+    if storage.public(name).endswith(".onnx"):
+        where = World.device_from_env("cpu" if device == "auto" else device)
+        file = _local_copy(name) if storage.is_remote(name) else storage.local_path(name)
+        return load_onnx(file, where)
+    folder = model_folder(name)
+    embedder = Embedder.load(folder, World.device_from_env(device))
+    embedder.exported_from = exported_from(folder)
+    return embedder
+
+
+def model_folder(path: Place) -> Path:
+    """The folder with the model of a run, or `path` if it is one; remote ones are fetched.
+
+    Raises:
+        RunError: there is no model.
+    """
+    name = os.fspath(path)
+    folder = _model_copy(name) if storage.is_remote(name) else storage.path_of(name)
+    if Run(folder).model.is_dir():
+        return Run(folder).model
+    if not (folder / CONFIG_FILE).exists():
+        raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
+    return folder
+
+
+def calibration_of(
+    model: Place, embedder: Embedder | ExportedModel | None = None
+) -> Calibration | None:
+    """The calibration of a run, a model folder or, with its `embedder`, of an exported model.
+
+    Raises:
+        RunError: it is broken.
+    """
+    place = storage.public(os.fspath(model))
+    if isinstance(embedder, ExportedModel):
+        text = embedder.calibration
+    else:
+        place, text = _calibration_json(model) or (place, None)
+    return None if text is None else Calibration.from_json(text, place)
+
+
+def _calibration_json(model: Place) -> tuple[str, str] | None:
+    """Place, for messages, and content of calibration.json of a run or a model folder."""
+    for name in (str(Run.calibration), CALIBRATION_FILE):
+        place = storage.join(os.fspath(model), name)
+        content = storage.read_if_exists(place)
+        if content is None:
+            continue
+        try:
+            return storage.public(place), content.decode()
+        except UnicodeDecodeError:
+            raise RunError(f"{storage.public(place)}: not a calibration: no text") from None
+    return None
+
+
+def _model_copy(uri: str) -> Path:
+    """Local copy of the model of a remote run, or of a remote model folder, kept up to date.
+
+    Raises:
+        RunError: there is no model.
+        StorageError: the storage does not answer.
+    """
+    sizes = storage.sizes_below(uri)
+    prefix = "model/" if "model/config.json" in sizes else ""
+    if f"{prefix}config.json" not in sizes:
+        raise RunError(f"{storage.public(uri)}: neither a run nor a model folder")
+    folder = cache_entry("models", uri)
+    for _ in range(2):  # a copy that is damaged here is downloaded again
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            _refresh(storage.join(uri, prefix + name), folder / name)
+        if not _damaged(folder):
+            break
+        (folder / WEIGHTS_FILE).unlink()
+    else:
+        raise RunError(
+            f"{storage.public(storage.join(uri, prefix + WEIGHTS_FILE))}: damaged: its bytes are "
+            f"not those that {CONFIG_FILE} was written for; upload the model again"
+        )
+    if prefix + ABOUT_FILE in sizes:
+        _refresh(storage.join(uri, prefix + ABOUT_FILE), folder / ABOUT_FILE)
+    else:
+        (folder / ABOUT_FILE).unlink(missing_ok=True)
+    return folder
+
+
+def _damaged(model: Path) -> bool:
+    try:
+        return not is_as_described(model, read_saved(model))
+    except RunError:
+        return False  # another fault, reported when it is loaded
+
+
+def _local_copy(uri: str) -> Path:
+    """Local copy of a remote file, such as an exported model, kept up to date.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    folder = cache_entry("models", uri)
+    local = folder / storage.public(uri).rsplit("/", 1)[-1]
+    _refresh(uri, local)
+    return local
+
+
+def _refresh(uri: str, local: Path) -> None:
+    note = local.parent / _VERSIONS
+    versions = json.loads(note.read_text("utf-8")) if note.exists() else {}
+    version = storage.version_of(uri)
+    if local.exists() and versions.get(local.name) == version:
+        return
+    storage.fetch_file(uri, local)
+    if storage.version_of(uri) != version:
+        raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
+    write_text(note, json.dumps({**versions, local.name: version}))
 
 
 @dataclass(frozen=True)
@@ -49,15 +190,8 @@ class Provenance:
         """Provenance of a local or remote run or model folder."""
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
-        config = saved_config(where)
-        folder = where if config is None else storage.join(where, "model")
-        calibration = read_file(folder, CALIBRATION_FILE)
-        return cls(
-            place=storage.public(name),
-            uri=where,
-            config=config,
-            calibration=None if calibration is None else calibration.decode(),
-        )
+        _, calibration = _calibration_json(where) or ("", None)
+        return cls(storage.public(name), where, saved_config(where), calibration)
 
     def labelled(self, data: str | None, format: str, split: str | None) -> tuple[Catalog, str]:
         """Images to measure on, those of `data` or the run's own, and the name of their list.
@@ -150,9 +284,7 @@ def training_counts(model: Place) -> dict[str, int] | None:
             "classes are counted in the gallery: the training list is not there (%s)", error
         )
         return None
-    trained = Classes.from_json(
-        text, storage.public(place)
-    ).rows  # without those that were held out
+    trained = Classes.from_json(text, storage.public(place)).rows  # without those held out
     counts = Counter(record.label for record in records)
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)

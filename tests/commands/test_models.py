@@ -1,0 +1,55 @@
+"""Models by their place: local copies of remote ones, and their calibration."""
+
+import fsspec
+import pytest
+
+import lookalike
+from lookalike import storage
+from lookalike.commands.models import calibration_of, model_folder
+from lookalike.errors import RunError
+from lookalike.model.embedder import Embedder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16).save(folder)
+    return folder
+
+
+@pytest.fixture
+def remote(model, tmp_path, monkeypatch):
+    """The model of a run in object storage."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = "memory://bucket/run"
+    for path in model.iterdir():
+        storage.write_file(path, f"{run}/model/{path.name}")
+    yield run
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_damaged_copy_of_a_remote_model_is_downloaded_again(remote):
+    file = model_folder(remote) / "model.safetensors"
+    file.write_bytes(bytes(file.stat().st_size))
+    assert lookalike.load(remote, device="cpu").embedding_dim == 16
+    uri = f"{remote}/model/model.safetensors"
+    storage.write_bytes(uri, bytes(len(storage.read_bytes(uri))))
+    with pytest.raises(RunError, match=f"{uri}: damaged"):
+        lookalike.load(remote, device="cpu")
+
+
+@pytest.mark.parametrize("place", ["run", "run/model"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3"])
+def test_broken_calibration_of_a_run_or_model_folder_is_named(tmp_path, place, content):
+    assert calibration_of(tmp_path / place) is None
+    file = tmp_path / "run/model/calibration.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=f"^{file}: "):
+        calibration_of(tmp_path / place)
+
+
+def test_a_place_without_a_model_is_named(tmp_path, remote):
+    for place in (tmp_path, "memory://bucket/other"):
+        with pytest.raises(RunError, match=f"^{place}: neither a run nor a model folder"):
+            lookalike.load(place, device="cpu")
