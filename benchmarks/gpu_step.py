@@ -16,7 +16,8 @@ from head_peers import eager_loss
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.kernels import has_bf16_products
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.kernels import has_bf16_products
 

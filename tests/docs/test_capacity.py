@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -5,7 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 
 # The margins that are a function of the cosine alone; the others are tested by their papers.
 PLAIN = ["amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax"]

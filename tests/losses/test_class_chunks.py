@@ -9,7 +9,8 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.losses import chunk_products, chunk_softmax, create_margin
 from lookalike.losses.chunk_products import ChunkOptions, Chunks, LogitCache
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.training.resolve import resolve_head
 

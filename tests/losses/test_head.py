@@ -4,7 +4,8 @@ from losses_reference import draw, head_with
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 
 ARCFACE = create_margin("arcface")
 

@@ -12,7 +12,8 @@ from losses_reference import loss_and_gradients
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 
 DIM, CLASSES, STEPS = 6, 23, 4

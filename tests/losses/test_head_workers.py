@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 
 DIM = 6
 

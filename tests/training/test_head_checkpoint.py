@@ -15,7 +15,8 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.errors import RunError
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.run import Run
 from lookalike.training import checkpoint, head_checkpoint

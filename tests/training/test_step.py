@@ -10,7 +10,8 @@ from torch import nn
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.embedder import Embedder

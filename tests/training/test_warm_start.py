@@ -12,7 +12,7 @@ from engine_process import TINY, call, records
 
 from lookalike.commands.train import train
 from lookalike.errors import RunError
-from lookalike.losses.head import initial_weight
+from lookalike.losses.class_weights import initial_weight
 
 DIM, CENTRES = 12, 2
 OLD = [str(klass) for klass in range(8)]

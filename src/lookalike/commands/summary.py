@@ -15,7 +15,7 @@ from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.world import World
 from lookalike.inspection.list_checks import images_in_both
 from lookalike.log import counted, logger
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Plan
@@ -98,7 +98,7 @@ def log_plan(
         )  # fmt: skip
 
 
-def log_heads(heads: Mapping[str, Head], world: World) -> None:
+def log_heads(heads: Mapping[str, ClassWeights], world: World) -> None:
     """Log the number, place and size of the class weights."""
     for name, head in heads.items():
         tensors = [head.weight, *([] if head.update is None else head.update.rows.values())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -24,7 +25,7 @@ from lookalike.data.splits import select, split_name, splits_of
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.margin import Margin
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.dry_run import exclude_unused
@@ -291,7 +292,7 @@ def create_sampling(config: Config) -> Sampling:
 
 
 def create_trained(
-    config: Config, embedder: Embedder, heads: dict[str, Head], world: World
+    config: Config, embedder: Embedder, heads: Mapping[str, ClassWeights], world: World
 ) -> Trained:
     """Network, heads, optimizer, loss scale and average, on this worker's device."""
     branch = None

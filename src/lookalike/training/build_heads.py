@@ -11,7 +11,8 @@ from lookalike.data.catalog import Catalog
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import create_margin
-from lookalike.losses.head import Head, HeadOptions
+from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.margin import Margin
 from lookalike.model.training_network import TEMPERATURE

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.storage.atomic import partial_path, put_in_place, sync
@@ -117,7 +117,7 @@ class Trained:
     """
 
     network: nn.Module
-    heads: Mapping[str, Head]
+    heads: Mapping[str, ClassWeights]
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     ema: Ema | None

@@ -27,7 +27,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.head_update import UpdateRule, create_update
 
 BLOCK_BYTES = 2**25
@@ -42,7 +42,7 @@ def file_name(head: str, part: int) -> str:
 
 
 def content(
-    head: Head, optimizer: torch.optim.Optimizer
+    head: ClassWeights, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name and header of this worker's file."""
     tensors: dict[str, Tensor] = {"weight": head.weight.detach()}
@@ -61,7 +61,7 @@ def content(
         "stop": head.rows.stop,
         "classes": head.num_classes,
         "centres": head.centres,
-        "margin": head.margin.name,
+        "margin": head.loss_name,
     }
     return tensors, {key: str(value) for key, value in header.items()}
 
@@ -216,7 +216,7 @@ class HeadRows:
 
 @torch.no_grad()
 def load_head(
-    folder: Path, name: str, head: Head, optimizer: torch.optim.Optimizer, *, steps: int
+    folder: Path, name: str, head: ClassWeights, optimizer: torch.optim.Optimizer, *, steps: int
 ) -> None:
     """Load this worker's rows and their optimizer state, in place.
 
@@ -264,13 +264,13 @@ def load_head(
 
 
 @torch.no_grad()
-def load_margin_state(saved: HeadRows, head: Head) -> None:
+def load_margin_state(saved: HeadRows, head: ClassWeights) -> None:
     """Load the running statistics of the same loss; another one starts anew."""
-    if saved.margin == head.margin.name:
+    if saved.margin == head.loss_name:
         head.margin_state.copy_(saved.common["margin_state"])
 
 
-def _check_fits(saved: HeadRows, name: str, head: Head) -> None:
+def _check_fits(saved: HeadRows, name: str, head: ClassWeights) -> None:
     for what, found, wanted in (
         ("classes", saved.classes, head.num_classes),
         ("centres a class", saved.centres, head.centres),
@@ -280,7 +280,7 @@ def _check_fits(saved: HeadRows, name: str, head: Head) -> None:
             raise ValueError(f"head '{name}' has {found} {what}, and not {wanted}")
 
 
-def _rule(head: Head, optimizer: torch.optim.Optimizer) -> UpdateRule:
+def _rule(head: ClassWeights, optimizer: torch.optim.Optimizer) -> UpdateRule:
     if head.update is not None:
         return head.update.rule
     if isinstance(optimizer, torch.optim.SGD):

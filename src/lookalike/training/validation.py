@@ -14,7 +14,7 @@ from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
 from lookalike.log import counted, logger
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
@@ -67,7 +67,9 @@ class Validator:
         self._logged: set[int] = set()
         self._roles = Roles.of(held_out.records)
 
-    def measure(self, embedder: Embedder, head: Head | None = None) -> tuple[float, dict[str, Any]]:
+    def measure(
+        self, embedder: Embedder, head: ClassWeights | None = None
+    ) -> tuple[float, dict[str, Any]]:
         """Primary score, and a record of all scores for metrics.jsonl.
 
         Where labels are among the training classes and `head` is given, the record has `accuracy`
@@ -160,7 +162,7 @@ class Validator:
         )
 
 
-def _accuracy(head: Head, vectors: Tensor, classes: Tensor, world: World) -> float:
+def _accuracy(head: ClassWeights, vectors: Tensor, classes: Tensor, world: World) -> float:
     """Part of the vectors whose nearest class centre is that of their class."""
     # A sharded head answers for the rows of all workers at once; each asks for its part.
     part = world.shard(len(vectors))

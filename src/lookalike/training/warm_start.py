@@ -15,7 +15,7 @@ from lookalike.data.readers.annotation import canonical_label
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import RunError
 from lookalike.log import logger
-from lookalike.losses.head import Head
+from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.head_update import UpdateRule
 from lookalike.model.embedder import CONFIG_FILE, Embedder
 from lookalike.model.saved_model import read_saved
@@ -173,7 +173,7 @@ def _shape(tensor: Tensor | None) -> str:
 
 
 @torch.no_grad()
-def _take_head(source: _Source, name: str, head: Head, match: Tensor) -> None:
+def _take_head(source: _Source, name: str, head: ClassWeights, match: Tensor) -> None:
     """Load the rows of this worker's classes that have an old class, `match` (C,); -1 for none."""
     if not any(source.folder.glob(f"head-{name}-*.safetensors")):
         raise RunError(
