@@ -232,7 +232,7 @@ def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
     assert words in str(error)
     assert str(error).endswith("Resume with: this")
     assert error.exit_code == code
-    assert not error.is_said
+    assert not error.is_reported
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
     ],
 )
 def test_a_lost_peer_is_distinguished_from_a_bug(words, lost, tmp_path, monkeypatch):
-    monkeypatch.setenv("LOOKALIKE_SAID", str(tmp_path))
+    monkeypatch.setenv("LOOKALIKE_REPORTS", str(tmp_path))
     assert launch.lost_peers(RuntimeError(words)) is lost
     assert (tmp_path / "lost-peers").exists() is lost
 
@@ -253,7 +253,8 @@ def test_a_launch_blames_the_worker_that_failed_and_leaves_the_environment(tmp_p
     failed = {0: types.SimpleNamespace(exitcode=-15), 1: types.SimpleNamespace(exitcode=3)}
 
     def run(options):
-        assert {"LOOKALIKE_SAID", "LOOKALIKE_LAUNCHER_PID", "OMP_NUM_THREADS"} <= os.environ.keys()
+        ours = {"LOOKALIKE_REPORTS", "LOOKALIKE_LAUNCHER_PID", "OMP_NUM_THREADS"}
+        assert ours <= os.environ.keys()
         raise ChildFailedError("lookalike", failed)
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -270,7 +271,7 @@ def test_a_launch_blames_the_worker_that_failed_and_leaves_the_environment(tmp_p
 def test_a_launcher_that_is_process_1_of_a_container_is_there(launcher, ends, monkeypatch):
     monkeypatch.setattr(launch.ctypes, "CDLL", lambda name: types.SimpleNamespace(prctl=print))
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    monkeypatch.setenv("LOOKALIKE_SAID", "folder")
+    monkeypatch.setenv("LOOKALIKE_REPORTS", "folder")
     monkeypatch.setenv("LOOKALIKE_LAUNCHER_PID", launcher)
     with pytest.raises(SystemExit) if ends else contextlib.nullcontext():
         launch.end_with_launcher()

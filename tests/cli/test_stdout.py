@@ -89,11 +89,11 @@ def test_quickstart_prints_the_directory_of_its_run(monkeypatch, capsys, tmp_pat
         ({"RANK": "1"}, True),  # left over, of no worker
         ({"LOCAL_RANK": "0", "RANK": "0"}, True),
         ({"LOCAL_RANK": "0", "RANK": "1"}, False),
-        ({"LOCAL_RANK": "0", "RANK": "0", "LOOKALIKE_SAID": "folder"}, False),
+        ({"LOCAL_RANK": "0", "RANK": "0", "LOOKALIKE_REPORTS": "folder"}, False),
     ],
 )
 def test_one_process_prints_the_answer(monkeypatch, environment, prints):
-    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "RANK", "LOOKALIKE_SAID"):
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "RANK", "LOOKALIKE_REPORTS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

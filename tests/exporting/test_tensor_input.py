@@ -65,7 +65,7 @@ def test_a_tensor_in_and_a_unit_vector_out(model, shapes, tmp_path):
 
     about = about_of(path)
     assert about["input"] == (
-        "RGB, preprocessed as `model.preprocess` says: float32 (B, 3, "
+        "RGB, preprocessed as by `model.preprocess`: float32 (B, 3, "
         f"{height}, {width}), (x / 255 - mean) / std"
     )
     names = [text.partition(" ")[0] for text in about["certified_for"]]

@@ -139,7 +139,7 @@ def test_arrays_of_vectors_are_galleries(model, photos, tmp_path, monkeypatch, c
         return found.answers[0].neighbours[0]
 
     assert best("bare").id == f"{tmp_path}/v.npy[5]"
-    assert "does not say which model" in caplog.text
+    assert "does not name the model" in caplog.text
     (tmp_path / "v.paths.txt").write_text("".join(f"{path}\n" for path in paths))
     (tmp_path / "v.labels.txt").write_text("".join(f"class {i}\n" for i in range(21)))
     assert (best("paths").id, best("paths").label) == (query, "class 5")
@@ -347,9 +347,15 @@ def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatc
     assert len(lookalike.Index.open(index)) == 0
 
 
-def test_the_prior_is_chosen_and_shown(model, photos, cache, monkeypatch, capsys):
-    monkeypatch.setattr(Calibration, "load", lambda folder: calibrated())
-    words = (model, photos / "100/0.jpg", "--gallery", photos, "-k", 3)
+@pytest.fixture
+def calibrated_model(model):
+    file = calibrated().save(model)
+    yield model
+    file.unlink()
+
+
+def test_the_prior_is_chosen_and_shown(calibrated_model, photos, cache, monkeypatch, capsys):
+    words = (calibrated_model, photos / "100/0.jpg", "--gallery", photos, "-k", 3)
     assert search(monkeypatch, *words, "--prior", 0.5) == 0
     out = capsys.readouterr().out
     assert "1.000  same >99 %" in out
@@ -365,13 +371,15 @@ def test_the_prior_is_chosen_and_shown(model, photos, cache, monkeypatch, capsys
     assert max(one["probability"] for one in answer["neighbours"]) < 0.5
     assert search(monkeypatch, *words, "--prior", 1.5) == 2
     assert "--prior" in capsys.readouterr().err
-    found = lookalike.search(model, photos / "100/0.jpg", gallery=photos, prior=0.2, device="cpu")
+    found = lookalike.search(
+        calibrated_model, photos / "100/0.jpg", gallery=photos, prior=0.2, device="cpu"
+    )
     assert found.prior == 0.2
     assert found.threshold == pytest.approx(0.3 + np.log(4) / 14, abs=1e-4)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on this machine")
-def test_a_browser_shows_the_page(model, photos, cache, tmp_path, monkeypatch, capsys):
+def test_a_browser_shows_the_page(calibrated_model, photos, cache, tmp_path, monkeypatch, capsys):
     from playwright.sync_api import sync_playwright
 
     tricky = photos / "<b>&'"
@@ -379,9 +387,8 @@ def test_a_browser_shows_the_page(model, photos, cache, tmp_path, monkeypatch, c
     shutil.copy(photos / "100/0.jpg", tricky / ("long" * 40 + ".jpg"))
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr(Calibration, "load", lambda folder: calibrated())
     words = (photos / "100/0.jpg", photos / "alone.jpg", "--gallery", photos, "-k", 22, "--open")
-    assert search(monkeypatch, model, *words, "--html", tmp_path / "page.html") == 0
+    assert search(monkeypatch, calibrated_model, *words, "--html", tmp_path / "page.html") == 0
     assert opened == [(tmp_path / "page.html").as_uri()]
     assert "same >99 %" in capsys.readouterr().out
     with sync_playwright() as play:

@@ -49,6 +49,6 @@ def test_an_upright_network_trains_and_embeds(shapes, tmp_path):
     assert model.preprocess.prepare(upright).float().mean() == 127.5  # nothing is cut off
     assert model.embed([upright]).shape == (1, 8)
     planned = plan(classes=10, measure=False, **settings)
-    assert planned.setup.image_size == (64, 32)
+    assert planned.spec.image_size == (64, 32)
     square = plan(classes=10, measure=False, **settings | {"image_size": 64})
     assert planned.memory.batches * 2 == square.memory.batches

@@ -52,7 +52,7 @@ CHANGES = [
     ({"backbone": "test_vit"}, "backbone_dim=96, but test_vit has 64 channels"),
     ({"backbone_args": {"layers": [10**9]}}, "backbone_args holds something"),
     ({"backbone_args": {"layers": "x"}}, "timm cannot build it"),
-    ({"backbone_dim": 97}, "says backbone_dim=97"),
+    ({"backbone_dim": 97}, "has backbone_dim=97"),
     ({"embedding_dim": 2**19}, "embedding_dim=524288; the two files belong"),
     ({"embedding_dim": True}, "embedding_dim=True: input should be a valid integer"),
     ({"embedding_dim": "8"}, "embedding_dim='8': input should be a valid integer"),

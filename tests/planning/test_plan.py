@@ -160,17 +160,17 @@ def test_most_classes_is_the_last_number_that_fits():
     runtime, limit = found.memory.runtime, 9_000_000_000
 
     def peak(classes: int) -> int:
-        return memory(replace(found.setup, classes=classes), found.network, runtime).peak
+        return memory(replace(found.spec, classes=classes), found.network, runtime).peak
 
-    assert most_classes(found.setup, found.network, runtime, limit) == found.classes
+    assert most_classes(found.spec, found.network, runtime, limit) == found.classes
     assert peak(found.classes) <= limit < peak(found.classes + 1)
-    assert most_classes(found.setup, found.network, runtime, 1000) == 0
+    assert most_classes(found.spec, found.network, runtime, 1000) == 0
 
 
 def test_shares_hold_all_classes_and_less_on_each_worker():
     one = planned(small(head__parallel="model"), classes=1_000_001)
     four = planned(small(head__parallel="model", run__workers=4), classes=1_000_001)
-    assert four.setup.share == 250_001
+    assert four.spec.share == 250_001
     ratio = (four.memory.head_optimizer) / one.memory.head_optimizer
     assert ratio == pytest.approx(0.25, rel=1e-4)
     dense = planned(small(run__workers=4), classes=1_000_001)
@@ -178,9 +178,9 @@ def test_shares_hold_all_classes_and_less_on_each_worker():
 
 
 def test_traffic_is_that_of_ring_collectives():
-    setup = planned(small(head__parallel="model", run__workers=4)).setup
+    spec = planned(small(head__parallel="model", run__workers=4)).spec
     found = planned(small(head__parallel="model", run__workers=4))
-    sent = communication(setup, found.network)
+    sent = communication(spec, found.network)
     # Each worker passes on three of four parts of 2 rows of 32 floats, and their classes.
     assert sent.embeddings == 3 * 2 * (32 * 4 + 8)
     assert sent.embedding_gradients == 3 * 2 * 32 * 4
@@ -188,21 +188,21 @@ def test_traffic_is_that_of_ring_collectives():
     assert sent.head_gradients == 0
     assert sent.network_gradients == round(2 * 0.75 * found.network.learning)
     dense = planned(small(run__workers=4))
-    assert dense.traffic.head_gradients == round(1.5 * 2 * CLASSES * 32 * 4)
-    assert planned(small()).traffic.total == 0
+    assert dense.communication.head_gradients == round(1.5 * 2 * CLASSES * 32 * 4)
+    assert planned(small()).communication.total == 0
 
 
 @pytest.mark.parametrize(("batch", "device"), [(64, "cuda"), (8192, "cuda"), (64, "cpu")])
 def test_fused_data_parallel_heads_exchange_the_same_chunks_for_every_batch(batch, device):
     found = planned(small(run__workers=2, head__fused_update=True))
-    setup = replace(found.setup, batch=batch, classes=10**6, device=device)
-    sent = communication(setup, found.network)
+    spec = replace(found.spec, batch=batch, classes=10**6, device=device)
+    sent = communication(spec, found.network)
     # 64 MB of float32 logits of 512 rows are 32,768 classes; 2,048 on a CPU.
     chunks = math.ceil(10**6 / (32_768 if device == "cuda" else 2048))
-    assert sent.head_collectives == setup.heads * (1 + chunks)
+    assert sent.head_collectives == spec.heads * (1 + chunks)
     rows = batch // 2
     if device == "cuda":
-        assert memory(setup, found.network).chunks >= 2 * rows * 32_768 * 4
+        assert memory(spec, found.network).chunks >= 2 * rows * 32_768 * 4
 
 
 def test_the_head_takes_the_longer_of_products_and_bytes_on_a_gpu():
@@ -212,8 +212,8 @@ def test_the_head_takes_the_longer_of_products_and_bytes_on_a_gpu():
         small(train__precision="bf16", head__fused_update=True, head__parallel="model"), gpu="h100"
     )
     for batch, classes, products, moved in ((256, 10**7, 13.1, 34), (4096, 10**6, 21.0, 3.4)):
-        setup = replace(found.setup, batch=batch, classes=classes, dim=512)
-        result = speed_on(setup, found.network, found.traffic, MACHINES["h100"])
+        spec = replace(found.spec, batch=batch, classes=classes, dim=512)
+        result = speed_on(spec, found.network, found.communication, MACHINES["h100"])
         assert result.head_products * 1e3 == pytest.approx(products, rel=0.02)
         assert result.head_bytes * 1e3 == pytest.approx(moved, rel=0.02)
         assert result.head == max(result.head_products, result.head_bytes)
@@ -234,9 +234,9 @@ def test_changes_come_in_order_and_each_takes_less():
 
 def test_a_list_is_counted(shapes: Path):
     found = lookalike.plan(small(), train=str(shapes / "train.txt"), measure=False)
-    assert (found.setup.classes, found.setup.images) == (8, 48)
-    assert found.setup.steps_per_epoch == 6
-    assert found.setup.steps == 6 * 200
+    assert (found.spec.classes, found.spec.images) == (8, 48)
+    assert found.spec.steps_per_epoch == 6
+    assert found.spec.steps == 6 * 200
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -299,6 +299,7 @@ def test_the_command_prints_tables_and_json():
     tree = json.loads(done.stdout)
     assert tree["memory"]["logits"] == 0
     assert tree["setup"]["share"] == 1_562_500
+    assert tree["traffic"]["embeddings"] > 0
     assert tree["speed"]["run"] == pytest.approx(
         tree["setup"]["steps"] * tree["speed"]["step"], rel=1e-9
     )

@@ -137,4 +137,4 @@ def test_plan_refuses_what_train_refuses(values):
 
 def test_plan_accepts_batches_of_one_where_train_does():
     config = Config.of(None, {**REFUSED, "freeze_batchnorm": True})
-    assert plan(config, classes=10, measure=False).setup.micro_batch == 1
+    assert plan(config, classes=10, measure=False).spec.micro_batch == 1

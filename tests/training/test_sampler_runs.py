@@ -59,7 +59,7 @@ def test_resume_within_an_epoch_equals_an_uninterrupted_run(tail, tmp_path, name
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_epochs_steps_messages_and_plan_agree(tail, tmp_path, name):
     wanted = settings(tail, tmp_path / "run", name)
-    planned = lookalike.plan(measure=False, **wanted).setup
+    planned = lookalike.plan(measure=False, **wanted).spec
     run = train(**wanted, epochs=2)
     steps = planned.steps_per_epoch
     epochs = [dict(record)["epoch"] for record in curve(run.path)]

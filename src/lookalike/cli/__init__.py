@@ -149,9 +149,9 @@ def _leave(code: int) -> NoReturn:
 
 def _peers_ended(error: RuntimeError) -> bool:
     """True if a worker failed because another one ended."""
-    from lookalike.distributed.launch import in_worker, lost_peers, somebody_said
+    from lookalike.distributed.launch import in_worker, is_failure_reported, lost_peers
 
-    return in_worker() and (somebody_said() or lost_peers(error))
+    return in_worker() and (is_failure_reported() or lost_peers(error))
 
 
 def _version(wanted: bool) -> None:
@@ -171,11 +171,11 @@ def _program(
 
 def _print_once(error: LookalikeError) -> None:
     """Print an error once for all workers."""
-    from lookalike.distributed.launch import WorkersFailed, first_to_say
+    from lookalike.distributed.launch import WorkersFailed, is_first_report
 
     message = str(error)
-    printed = isinstance(error, WorkersFailed) and error.is_said
-    if printed or not message or not first_to_say(message):
+    printed = isinstance(error, WorkersFailed) and error.is_reported
+    if printed or not message or not is_first_report(message):
         return
     if isinstance(error, ConsoleError) and error.is_closed:
         return

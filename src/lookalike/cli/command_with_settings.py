@@ -10,7 +10,7 @@ from lookalike.errors import ConfigError
 
 
 class SettingsCommand(typer.core.TyperCommand):
-    """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error says so.
+    """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error names the form.
 
     The help ends with the settings that matter most.
     """

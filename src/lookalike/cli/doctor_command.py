@@ -39,9 +39,9 @@ def doctor(
 
     from rich.console import Console
 
-    from lookalike.commands.doctor import doctor as verb
+    from lookalike.commands.doctor import doctor as command
     from lookalike.inspection.issue_table import show
 
-    found = verb(config, run=run, data=data, images=images)
+    found = command(config, run=run, data=data, images=images)
     console = Console()
     show(found, console if console.is_terminal else Console(width=110))

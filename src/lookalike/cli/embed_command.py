@@ -25,9 +25,9 @@ def embed(
     **read: Any,
 ) -> None:
     """Embed images into a file of vectors. Started again after a kill, it resumes."""
-    from lookalike.commands.embed import embed as verb
+    from lookalike.commands.embed import embed as command
 
-    verb(
+    command(
         model,
         images,
         output,

@@ -64,9 +64,9 @@ def export(
     **read: Any,
 ) -> None:
     """Write a model as one file or folder for production, and prove that it is the same."""
-    from lookalike.commands.export import export as verb
+    from lookalike.commands.export import export as command
 
-    verb(
+    command(
         model,
         format,
         precision=precision,

@@ -43,10 +43,10 @@ def improve(
     from rich.console import Console
 
     from lookalike import log
-    from lookalike.commands.improve import improve as verb
+    from lookalike.commands.improve import improve as command
 
     log.start()
-    found = verb(
+    found = command(
         model, data, variants=variant, fit=fit, keep=keep, output=output, format=format,
         split=split, **read,
     )  # fmt: skip

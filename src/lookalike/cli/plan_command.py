@@ -39,13 +39,13 @@ def plan(
     from rich.console import Console
 
     from lookalike import log
-    from lookalike.commands.plan import plan as verb
+    from lookalike.commands.plan import plan as command
     from lookalike.config.config import Config
     from lookalike.planning.plan_table import show
 
     log.start()
     files, overrides = split_request(request)
-    found = verb(
+    found = command(
         Config.load(files[0] if files else None, overrides, {"run.workers": workers}),
         classes=classes, images=images,
         memory=memory, gpu=gpu, machine=machine, measure=measure,

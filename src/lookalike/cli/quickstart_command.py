@@ -16,6 +16,6 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
 ) -> None:
     """Train on bundled real images and score on unseen classes, in under three minutes."""
-    from lookalike.commands.quickstart import quickstart as verb
+    from lookalike.commands.quickstart import quickstart as command
 
-    show_run(verb(output, seed=seed))
+    show_run(command(output, seed=seed))

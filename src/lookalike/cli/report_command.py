@@ -31,9 +31,9 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a page of a run: scores, curves, what queries find, a map of the embedding."""
-    from lookalike.commands.report import report as verb
+    from lookalike.commands.report import report as command
 
-    verb(
+    command(
         run, data=data, compare=compare, output=output,
         format=format, split=split, threads=threads, device=device,
     )  # fmt: skip

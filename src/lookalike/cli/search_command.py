@@ -67,14 +67,14 @@ def search(
 ) -> None:
     """Find the images of a gallery that look like a query."""
     from lookalike import log
-    from lookalike.commands.search import search as verb
+    from lookalike.commands.search import search as command
     from lookalike.index.sync import EverythingMatches
 
     log.start()
     if open_page and html is None:
         html = str(Path(tempfile.mkdtemp(prefix="lookalike-")) / "search.html")
     asked = partial(
-        verb,
+        command,
         model,
         queries or (),
         gallery=gallery or (),

@@ -21,7 +21,7 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
-from lookalike.distributed.launch import in_worker, launch, tell_launcher
+from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError
 from lookalike.exporting.exported import ExportedModel
@@ -109,7 +109,7 @@ def embed(
         source = options.source([model])
         count = _embed(embedder, records, output, restart, options.threads, world, source)
         if world.is_main:
-            tell_launcher(_COUNT, str(count))
+            report_to_launcher(_COUNT, str(count))
         return count
 
 

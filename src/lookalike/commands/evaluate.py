@@ -108,7 +108,7 @@ def compare(
     """Measure models on the same images, with confidence intervals; one, or several compared.
 
     With several, the metrics of each are followed by its differences to the first, measured on
-    the same queries, and by a verdict whether they are real.
+    the same queries, and by whether they exceed chance.
 
     Args:
         models: output directories, or model folders; one or several.

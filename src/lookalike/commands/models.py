@@ -211,7 +211,7 @@ class Provenance:
         if held_out is None:
             logger.warning(
                 "%s has no validation list: the exported model is compared with the trained one on "
-                "training images, whose scores say nothing about new images; --data LIST takes "
+                "training images, whose scores do not hold for new images; --data LIST takes "
                 "others", self.place,
             )  # fmt: skip
             return learned, f"{_names(asked.train)} (training images)"

@@ -95,22 +95,22 @@ def plan(
     classes, sizes = _counts(config, classes, images)
     config, embedder = _resolved(config, place, classes)
     device = _device(config, place)
-    setup = _setup(config, classes, sizes, device)
-    world = World(size=setup.workers, device=torch.device(device))
-    check_micro_batches(config, embedder, setup.batch, world)
+    spec = _run_spec(config, classes, sizes, device)
+    world = World(size=spec.workers, device=torch.device(device))
+    check_micro_batches(config, embedder, spec.batch, world)
     if limit is None:
-        limit = _memory_of(place, setup)
-    runtime = base + FIRST_STEP if setup.device == "cpu" else CUDA_RUNTIME
+        limit = _memory_of(place, spec)
+    runtime = base + FIRST_STEP if spec.device == "cpu" else CUDA_RUNTIME
     found = make_plan(
-        setup, _profiles(config, embedder), runtime=runtime, limit=limit, machine=place,
-        notes=_notes(setup),
+        spec, _profiles(config, embedder), runtime=runtime, limit=limit, machine=place,
+        notes=_notes(spec),
     )  # fmt: skip
     if place is not None or not measure:
         return found
-    if found.memory.peak > (_memory_of(None, setup) or 0):
+    if found.memory.peak > (_memory_of(None, spec) or 0):
         return replace(found, notes=(*found.notes, _NOT_TIMED))
     logger.info("timing real steps on this machine")
-    return replace(found, speed=time_steps(config, setup))
+    return replace(found, speed=time_steps(config, spec))
 
 
 def plan_memory(
@@ -130,16 +130,16 @@ def plan_memory(
     elif limit is None:
         limit = installed() // world.local_size
     config = config.with_values({"run.workers": world.size})
-    setup = _setup(config, classes, None, world.device.type)
-    height, width = height_width(setup.image_size)
+    spec = _run_spec(config, classes, None, world.device.type)
+    height, width = height_width(spec.image_size)
     parameters = sum(value.numel() for value in embedder.parameters())
-    heads = 12 * sum(setup.head_rows) * setup.dim  # weight, gradient and momentum
-    images = setup.micro_batch * height * width * _MOST_OF_PIXEL
+    heads = 12 * sum(spec.head_rows) * spec.dim  # weight, gradient and momentum
+    images = spec.micro_batch * height * width * _MOST_OF_PIXEL
     runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
     if runtime + heads + 16 * parameters + images < limit / 4:
         return None
     with torch.random.fork_rng(devices=[]):
-        return make_plan(setup, _profiles(config, embedder), runtime=runtime, limit=limit)
+        return make_plan(spec, _profiles(config, embedder), runtime=runtime, limit=limit)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -192,7 +192,7 @@ def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Conf
     return resolve(config, margin, embedder, world, classes), embedder
 
 
-def _setup(config: Config, classes: int, sizes: Sizes | None, device: str) -> RunSpec:
+def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) -> RunSpec:
     head, optim, train = config.head, config.optim, config.train
     sampling, steps, batch = create_sampling(config), None, train.batch_size
     if sizes is not None:
@@ -259,27 +259,27 @@ def _profiles(config: Config, embedder: Embedder) -> Profile:
         )
 
     # A batch norm cannot take one image alone; with several workers it sees those of all.
-    return lambda setup: measured(setup.dim, setup.heads > 1, max(2, setup.micro_batch))
+    return lambda spec: measured(spec.dim, spec.heads > 1, max(2, spec.micro_batch))
 
 
-def _memory_of(place: Machine | None, setup: RunSpec) -> int | None:
+def _memory_of(place: Machine | None, spec: RunSpec) -> int | None:
     """Bytes of one worker; None where not known."""
     if place is not None:
         return int(place.memory) or None
-    if setup.device == "cuda":
+    if spec.device == "cuda":
         return int(torch.cuda.mem_get_info()[1])
-    return installed() // setup.workers
+    return installed() // spec.workers
 
 
-def _notes(setup: RunSpec) -> tuple[str, ...]:
+def _notes(spec: RunSpec) -> tuple[str, ...]:
     notes = []
-    if setup.images is not None and setup.images >= 10**7:
-        gigabytes = setup.images * LIST_BYTES / 1e9
+    if spec.images is not None and spec.images >= 10**7:
+        gigabytes = spec.images * LIST_BYTES / 1e9
         notes.append(
-            f"The list of {setup.images:,} images takes about {gigabytes:,.0f} GB of host memory "
+            f"The list of {spec.images:,} images takes about {gigabytes:,.0f} GB of host memory "
             "in each worker's process, besides the above."
         )
-    if setup.device == "cuda":
+    if spec.device == "cuda":
         notes.append(
             "Not in the bytes: what the caching allocator cannot use again, a few per cent."
         )

@@ -68,7 +68,7 @@ def log_plan(
     config: Config,
     embedder: Embedder,
     loader: TrainLoader,
-    pace: TrainingSchedule,
+    schedule: TrainingSchedule,
     progress: Progress,
     world: World,
 ) -> None:
@@ -89,7 +89,8 @@ def log_plan(
     logger.info(
         "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",
         counted(loader.batch_size, "image"), shard, counted(world.size, "worker"), micro,
-        counted(loader.steps_per_epoch, "step"), counted(pace.total_steps - progress.step, "step"),
+        counted(loader.steps_per_epoch, "step"),
+        counted(schedule.total_steps - progress.step, "step"),
     )  # fmt: skip
     if words := loader.sampler.describe():
         logger.info(

@@ -326,7 +326,7 @@ def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> s
     wrong = {key for key, _ in found if key}
     for key, item in found:
         if any(key.startswith(f"{outer}.") for outer in wrong):
-            continue  # a part of a value whose own line says what it may be
+            continue  # a part of a value whose own line describes the values that are allowed
         section, _, name = key.partition(".")
         where = places.get(f"{section}.{name.partition('.')[0]}") or places.get(key)
         where = where or places.get(section) or ("" if places else place)

@@ -201,7 +201,7 @@ def _no_row(named: Classes) -> Callable[[str], str]:
 def _too_large(num_classes: int, labels: Iterable[str]) -> Callable[[str], str]:
     largest = max(labels, key=lambda label: (len(label), label))
     fix = "leave it out"
-    if len(largest) <= 8:  # beyond, nobody wants a row for every number in between
+    if len(largest) <= 8:  # beyond, rows for all numbers in between would be too many
         fix = f"set data.num_classes to at least {int(largest) + 1} or leave it out"
     return lambda label: (
         f"label {quoted(label)} is too large for data.num_classes={num_classes}; {fix}"

@@ -18,12 +18,12 @@ from lookalike.log import counted
 
 
 class WorkersFailed(LookalikeError):
-    """The workers ended with an error, which they have reported themselves if `is_said`."""
+    """The workers ended with an error; one of them has printed it if `is_reported`."""
 
-    def __init__(self, message: str, exit_code: int, *, is_said: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int, *, is_reported: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-        self.is_said = is_said
+        self.is_reported = is_reported
 
 
 def in_worker() -> bool:
@@ -36,17 +36,17 @@ def is_answering() -> bool:
 
     With several workers that is their launcher; under torchrun, worker 0.
     """
-    return not in_worker() or (_SAID not in os.environ and os.environ.get("RANK", "0") == "0")
+    return not in_worker() or (_REPORTS not in os.environ and os.environ.get("RANK", "0") == "0")
 
 
-_SAID = "LOOKALIKE_SAID"
+_REPORTS = "LOOKALIKE_REPORTS"  # folder of the reports of workers to their launcher
 _LAUNCHER_PID = "LOOKALIKE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def first_to_say(message: str) -> bool:
-    """True if no other worker of this machine has shown this message yet."""
-    folder = os.environ.get(_SAID)
+def is_first_report(message: str) -> bool:
+    """True if no other worker of this machine has printed this message yet."""
+    folder = os.environ.get(_REPORTS)
     if folder is None:
         return True
     name = hashlib.sha256(message.encode()).hexdigest()
@@ -59,16 +59,16 @@ def first_to_say(message: str) -> bool:
     return True
 
 
-def somebody_said() -> bool:
-    """True if a worker of this machine has shown why the run ends."""
-    folder = os.environ.get(_SAID)
+def is_failure_reported() -> bool:
+    """True if a worker of this machine has printed the error that ends the run."""
+    folder = os.environ.get(_REPORTS)
     return folder is not None and any(len(path.name) == 64 for path in Path(folder).iterdir())
 
 
-def tell_launcher(name: str, text: str) -> None:
-    """Leave a text for the launcher of this worker, if it has one, as a file in its folder."""
-    if _SAID in os.environ:
-        (Path(os.environ[_SAID]) / name).write_text(text, "utf-8")
+def report_to_launcher(name: str, text: str) -> None:
+    """Write a text for the launcher of this worker, if it has one, to a file of its folder."""
+    if _REPORTS in os.environ:
+        (Path(os.environ[_REPORTS]) / name).write_text(text, "utf-8")
 
 
 def end_with_launcher() -> None:
@@ -78,11 +78,11 @@ def end_with_launcher() -> None:
     writing into the directory of the run that is resumed meanwhile. Linux only; elsewhere the lock
     of the run's directory excludes a second run.
     """
-    if _SAID not in os.environ or not sys.platform.startswith("linux"):
+    if _REPORTS not in os.environ or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # In a container the launcher itself may be process 1.
-    if str(os.getppid()) != os.environ.get(_LAUNCHER_PID):  # it ended before we asked
+    if str(os.getppid()) != os.environ.get(_LAUNCHER_PID):  # it ended before the call above
         sys.exit(1)
 
 
@@ -97,15 +97,16 @@ _LOST_FILE = "lost-peers"
 def lost_peers(error: RuntimeError) -> bool:
     """True for an error that torch raises in a worker whose peers have ended.
 
-    Its traceback is left for the launcher, which shows it unless it knows the cause.
+    Its traceback is written for the launcher, which prints it unless another worker has reported
+    the cause.
     """
     if not _LOST.search(str(error)):
         return False
-    if _SAID not in os.environ:
+    if _REPORTS not in os.environ:
         first = (str(error).strip().splitlines() or ["?"])[0][:200]
         sys.stderr.write(f"error: another worker ended, or cannot be reached any more: {first}\n")
         return True
-    tell_launcher(_LOST_FILE, traceback.format_exc())
+    report_to_launcher(_LOST_FILE, traceback.format_exc())
     return True
 
 
@@ -115,7 +116,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     Args:
         workers: their number.
         arguments: of the program.
-        folder: a temporary one, for notes of the workers.
+        folder: a temporary one, for reports of the workers.
         again: how to continue after a worker was killed, for a message.
 
     Raises:
@@ -129,7 +130,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     cores = _cores()
     if workers > 2 * cores:
         sys.stderr.write(f"{_too_many(workers, cores)}\n")
-    ours = {_SAID: str(folder), _LAUNCHER_PID: str(os.getpid())}
+    ours = {_REPORTS: str(folder), _LAUNCHER_PID: str(os.getpid())}
     usual = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         usual["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
@@ -147,9 +148,8 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
         raise _failure(found, Path(folder), again) from None
     except SignalException as error:
         code = 128 + int(error.sigval)
-        raise WorkersFailed(
-            f"stopped by {signal.Signals(error.sigval).name}", code, is_said=somebody_said()
-        ) from None
+        text = f"stopped by {signal.Signals(error.sigval).name}"
+        raise WorkersFailed(text, code, is_reported=is_failure_reported()) from None
     finally:
         for name in ours:  # the program that called us may start others
             os.environ.pop(name, None)
@@ -171,10 +171,10 @@ def _too_many(workers: int, cores: int) -> str:
 
 def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:
     """The error for exit codes by rank; negative ones are signals."""
-    if somebody_said():
+    if is_failure_reported():
         code = 2 if 2 in codes.values() else max(codes.values(), key=abs)
         return WorkersFailed(
-            "a worker failed; its own message is above", code if code > 0 else 1, is_said=True
+            "a worker failed; its own message is above", code if code > 0 else 1, is_reported=True
         )
     lost = folder / _LOST_FILE
     if not lost.exists():
@@ -194,7 +194,7 @@ def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFaile
         "head.fused_update=true need less",
         signal.SIGBUS: "the usual cause is a full /dev/shm, or a file that was cut off while it "
         "was read",
-        signal.SIGTERM: "somebody, or the system that runs the job, stopped it",
+        signal.SIGTERM: "a user, or the system that runs the job, stopped it",
     }
     cause = causes.get(number, "a fault in native code; please report it")
     name = signal.Signals(number).name

@@ -40,7 +40,7 @@ def _launched() -> tuple[int, int, int, int]:
     except ValueError:
         raise ConfigError(f"the environment has {shown}: not numbers of workers; {fix}") from None
     rank, size, local_rank, local_size = found.values()
-    here = local_size if "LOCAL_WORLD_SIZE" in given else size  # not every launcher says
+    here = local_size if "LOCAL_WORLD_SIZE" in given else size  # not every launcher sets it
     if not (0 <= rank < size and 0 <= local_rank < here <= size):
         raise ConfigError(f"the environment has {shown}: no worker of a run; {fix}")
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

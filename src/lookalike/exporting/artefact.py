@@ -135,7 +135,7 @@ def describe(
     taken = "RGB pictures of one size, any batch, height and width: uint8 (B, H, W, 3)"
     if input == "tensor":
         taken = (
-            f"RGB, preprocessed as `model.preprocess` says: float32 (B, 3, {height}, {width}), "
+            f"RGB, preprocessed as by `model.preprocess`: float32 (B, 3, {height}, {width}), "
             "(x / 255 - mean) / std"
         )
     runtimes = [f"{name} {versions.get(name, '')}".strip() for name in certified_with]

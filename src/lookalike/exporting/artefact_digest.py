@@ -34,19 +34,19 @@ def check(path: str | Path, about: Mapping[str, Any]) -> None:
     Raises:
         RunError: it is damaged, or was changed after it was exported.
     """
-    said = about.get(KEY)
-    if said is None:
+    stated = about.get(KEY)
+    if stated is None:
         return
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         memoryview(content) as view,
     ):
-        place = content.find(_field(str(said))) + len(_field(""))
+        place = content.find(_field(str(stated))) + len(_field(""))
         digest = hashlib.sha256(view[:place])
         digest.update(_BLANK.encode())
         digest.update(view[place + len(_BLANK) :])
-    if digest.hexdigest() != said:
+    if digest.hexdigest() != stated:
         raise RunError(
             f"{path}: damaged, or changed after it was exported: its bytes are not those that its "
             "certificate is for; export it again"

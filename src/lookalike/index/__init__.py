@@ -1,1 +1,1 @@
-"""A gallery of images that can be searched: vectors and ids on disk, added, removed, found."""
+"""Searchable index of images on disk: their vectors and ids, added, removed and searched."""

@@ -25,7 +25,7 @@ BLOCK = 65536
 CHECKED_AT_ONCE = 16 * 2**20
 """Bytes of a mapped file up to which all of it is checked when it is opened."""
 
-WAY_OUT = "restore the index from a copy, or remove its folder and build it again"
+FIX = "restore the index from a copy, or remove its folder and build it again"
 
 
 def digest(content: Any) -> str:
@@ -40,7 +40,7 @@ def check(path: Path, content: Any, expected: str | None) -> None:
         RunError: it is damaged.
     """
     if expected is not None and digest(content) != expected:
-        raise RunError(f"{path}: damaged: its content is not what was written; {WAY_OUT}")
+        raise RunError(f"{path}: damaged: its content is not what was written; {FIX}")
 
 
 def check_file(path: Path, expected: str | None) -> None:
@@ -50,7 +50,7 @@ def check_file(path: Path, expected: str | None) -> None:
         RunError: it is damaged.
     """
     if expected is not None and digest_of(path) != expected:
-        raise RunError(f"{path}: damaged: its content is not what was written; {WAY_OUT}")
+        raise RunError(f"{path}: damaged: its content is not what was written; {FIX}")
 
 
 def sums_file(path: Path) -> Path:
@@ -84,7 +84,7 @@ class CheckedArray:
             return
         self._file = np.memmap(path, np.uint8, "r")
         if len(sums) != -(-len(self._file) // BLOCK):
-            raise RunError(f"{path}: damaged: {len(self._file):,} bytes; {WAY_OUT}")
+            raise RunError(f"{path}: damaged: {len(self._file):,} bytes; {FIX}")
         self._start = len(self._file) - array.nbytes
         self._row = array.nbytes // len(array) if len(array) else 0
         self._unchecked = np.ones(len(sums), bool)
@@ -137,7 +137,7 @@ class CheckedArray:
                 end = min(begin + BLOCK, len(self._file))
                 raise RunError(
                     f"{self._path}: damaged: bytes {begin:,} to {end:,} are not what was written; "
-                    f"{WAY_OUT}"
+                    f"{FIX}"
                 )
             self._unchecked[block] = False
         self._left = int(np.count_nonzero(self._unchecked))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import MissingExtraError, RunError
-from lookalike.index.block_checksums import WAY_OUT
+from lookalike.index.block_checksums import FIX
 
 KINDS = ("ivf", "hnsw")
 
@@ -46,4 +46,4 @@ def read(file: Path) -> Any:
     try:
         return library.read_index(str(file))
     except RuntimeError:
-        raise RunError(f"{file}: damaged; {WAY_OUT}") from None
+        raise RunError(f"{file}: damaged; {FIX}") from None

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from lookalike.errors import RunError
-from lookalike.index.block_checksums import WAY_OUT, digest
+from lookalike.index.block_checksums import FIX, digest
 from lookalike.storage.atomic import replacing
 from lookalike.storage.checked_json import read_checked
 from lookalike.storage.local_files import writing
@@ -154,14 +154,14 @@ def read(folder: Path) -> Manifest:
         form = values.pop("format")
         if form not in (FORMAT, _OLD_FORMAT):
             raise RunError(
-                f"{folder / FILE}: an index of another version of lookalike, or damaged; {WAY_OUT}"
+                f"{folder / FILE}: an index of another version of lookalike, or damaged; {FIX}"
             )
         expected = values.pop("digest") if form == FORMAT else None
         if expected is not None and digest(canonical(values)) != expected:
-            raise RunError(f"{folder / FILE}: damaged: not what was written; {WAY_OUT}")
-        found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", WAY_OUT)
+            raise RunError(f"{folder / FILE}: damaged: not what was written; {FIX}")
+        found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", FIX)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{folder / FILE}: broken ({error}); {WAY_OUT}") from None
+        raise RunError(f"{folder / FILE}: broken ({error}); {FIX}") from None
     _check_names(folder, found)
     return found
 
@@ -170,14 +170,14 @@ def _check_names(folder: Path, found: Manifest) -> None:
     """Refuse segments that are named twice or lie elsewhere, and unknown files."""
     names = [entry.name for entry in found.segments]
     if len(set(names)) < len(names):
-        raise RunError(f"{folder / FILE}: broken (a segment is named twice); {WAY_OUT}")
+        raise RunError(f"{folder / FILE}: broken (a segment is named twice); {FIX}")
     for entry in found.segments:
         known = entry.replaced({}).digests.keys()
         others = [name for name in entry.digests if name not in known]
         if others:
-            raise RunError(f"{folder / FILE}: broken (unknown file {others[0]!r}); {WAY_OUT}")
+            raise RunError(f"{folder / FILE}: broken (unknown file {others[0]!r}); {FIX}")
         if entry.deleted > entry.count:
-            raise RunError(f"{folder / FILE}: broken ({entry.deleted} of {entry.count}); {WAY_OUT}")
+            raise RunError(f"{folder / FILE}: broken ({entry.deleted} of {entry.count}); {FIX}")
     check_links(folder, names)
 
 

@@ -229,10 +229,10 @@ def image_place(source: object, id: str) -> str | None:
 
 def record_from(id: str, label: str | None, place: str | None) -> Record:
     """The record of a row of an index."""
-    said = json.loads(place) if place else {}
-    member = Member(*said["member"]) if "member" in said else None
+    fields = json.loads(place) if place else {}
+    member = Member(*fields["member"]) if "member" in fields else None
     details = None
-    if "box" in said:
-        details = Details(box=tuple(said["box"]), relative=bool(said.get("relative", False)))
-    uri = said.get("uri", id)
+    if "box" in fields:
+        details = Details(box=tuple(fields["box"]), relative=bool(fields.get("relative", False)))
+    uri = fields.get("uri", id)
     return Record(uri, label or "", storage.public(uri), 0, member, details)

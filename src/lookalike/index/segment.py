@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from lookalike.errors import RunError
 from lookalike.index import faiss_library
 from lookalike.index.block_checksums import (
-    WAY_OUT,
+    FIX,
     CheckedArray,
     check,
     check_file,
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.large_string()),
         pa.field("label", pa.string()),
-        pa.field("image", pa.string()),  # JSON: where it is, if the id alone does not say it
+        pa.field("image", pa.string()),  # JSON: where it is, if the id alone is not enough
         pa.field("version", pa.int64()),  # of the file; 0 where it is not known
     ]
 )
@@ -72,7 +72,7 @@ class Segment:
             bits = self._array(entry.tombstones, (-(-entry.count // 8),), "|u1")
             self.deleted = np.unpackbits(bits, count=entry.count).view(bool)
             if self.deleted.sum() != entry.deleted:
-                raise RunError(f"{folder / entry.tombstones}: damaged; {WAY_OUT}")
+                raise RunError(f"{folder / entry.tombstones}: damaged; {FIX}")
         self.codes: tuple[CheckedArray, np.ndarray] | None = None
         if entry.search == "int8":
             scales = self._array("scales.npy", (entry.count,), "<f4")
@@ -92,9 +92,9 @@ class Segment:
         try:
             rows = pa.ipc.open_file(self._content).read_all()
         except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{file}: damaged ({error}); {WAY_OUT}") from None
+            raise RunError(f"{file}: damaged ({error}); {FIX}") from None
         if len(rows) != self.entry.count or rows.schema != SCHEMA:
-            raise RunError(f"{file}: damaged: {len(rows)} rows of {self.entry.count}; {WAY_OUT}")
+            raise RunError(f"{file}: damaged: {len(rows)} rows of {self.entry.count}; {FIX}")
         return rows
 
     @cached_property
@@ -134,7 +134,7 @@ class Segment:
         content = path.read_bytes()
         check(path, content, self.entry.digests.get(name))
         return _expected(
-            read_npy(io.BytesIO(content), len(content), str(path), RunError, WAY_OUT),
+            read_npy(io.BytesIO(content), len(content), str(path), RunError, FIX),
             path,
             shape,
             kind,
@@ -144,12 +144,12 @@ class Segment:
         """The array of a large file, read and checked as it is used."""
         path = self._own(name)
         with path.open("rb") as stream:
-            npy_header(stream, path.stat().st_size, str(path), RunError, WAY_OUT)
+            npy_header(stream, path.stat().st_size, str(path), RunError, FIX)
         try:
             # Copy on write: torch wants memory that could be written.
             array = np.load(path, mmap_mode="c", allow_pickle=False)
         except ValueError as error:
-            raise RunError(f"{path}: damaged ({error}); {WAY_OUT}") from None
+            raise RunError(f"{path}: damaged ({error}); {FIX}") from None
         _expected(array, path, shape, kind)
         beside = sums_file(path)
         expected = self.entry.digests.get(beside.name)
@@ -268,7 +268,5 @@ def table_of(
 
 def _expected(array: np.ndarray, path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
     if array.shape != shape or array.dtype != np.dtype(kind):
-        raise RunError(
-            f"{path}: damaged: {array.dtype} of shape {array.shape}, not {shape}; {WAY_OUT}"
-        )
+        raise RunError(f"{path}: damaged: {array.dtype} of shape {array.shape}, not {shape}; {FIX}")
     return array

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
 from lookalike.index import manifest, segment
-from lookalike.index.block_checksums import WAY_OUT
+from lookalike.index.block_checksums import FIX
 from lookalike.index.manifest import Manifest, SegmentEntry
 from lookalike.index.new_images import checked_id, record_from
 from lookalike.index.segment import Segment, SegmentRows
@@ -176,13 +176,13 @@ class Store:
                     return found
         if lost is None:  # other threads installed newer views each time
             return self._view
-        raise RunError(f"{lost.filename or lost}: is missing; {WAY_OUT}")
+        raise RunError(f"{lost.filename or lost}: is missing; {FIX}")
 
     def _stamp(self) -> tuple[int, int]:
         try:
             return manifest.stamp(self.path)
         except OSError:
-            manifest.read(self.path)  # says what is wrong
+            manifest.read(self.path)  # raises with the reason
             raise
 
     def _is_newer(self, found: View) -> bool:

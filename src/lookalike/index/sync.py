@@ -106,7 +106,7 @@ def _is_of_vectors(place: str, index: Index) -> bool:
     """
     if vector_files.is_array(place):
         logger.warning(
-            "%s: a .npy file does not say which model its vectors are of; they are taken for those "
+            "%s: a .npy file does not name the model of its vectors; they are taken for those "
             "of this one",
             storage.public(place),
         )
@@ -121,7 +121,7 @@ def _is_of_vectors(place: str, index: Index) -> bool:
 
 
 class EverythingMatches(ConfigError):
-    """Folders or patterns would remove all images of an index, and nobody confirmed that."""
+    """Folders or patterns would remove all images of an index, without a confirmation."""
 
 
 def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> None:

@@ -92,7 +92,7 @@ def update_kernels(device: torch.device) -> ModuleType | None:
 def passes_test(device: torch.device) -> bool:
     """True where Triton's kernels compute on a CUDA device what PyTorch computes; warns if not.
 
-    A compiler may fail on a driver or an architecture that nobody has tried, and a run should not
+    A compiler may fail on a driver or an architecture that is untested, and a run should not
     end for that: the kernels are tried once, on small numbers, before their first use.
     """
     if torch.cuda.get_device_capability(device) < _OLDEST:

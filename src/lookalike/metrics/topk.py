@@ -116,8 +116,8 @@ def top_matches(
         none = top.values == -torch.inf
         found.append((top.values, top.images.masked_fill(none, -1), lowest))
     if not found:
-        nobody = queries.new_empty(0, k)
-        return Matches(nobody, nobody.long(), queries.new_empty(0))
+        empty = queries.new_empty(0, k)
+        return Matches(empty, empty.long(), queries.new_empty(0))
     return Matches(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

@@ -85,7 +85,7 @@ def read_weights(uri: str) -> dict[str, Tensor]:
             raise ModelError(f"{name}: not a safetensors file ({error})") from None
     try:
         with warnings.catch_warnings():
-            # torch warns of old pickle protocols; the errors below say what is wrong.
+            # torch warns of old pickle protocols; the errors below name the fault.
             warnings.simplefilter("ignore")
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -172,7 +172,7 @@ def _check(
             )
 
 
-def worth_saying(match: Match) -> bool:
+def lacks_weights(match: Match) -> bool:
     """True where tensors beyond the classifier, which is never used, did not match."""
     return bool(match.missing) or any(not key.startswith(_CLASSIFIERS) for key in match.unused)
 

@@ -137,7 +137,7 @@ def _check_neck(shapes: dict[str, tuple[int, ...]], described: SavedModel, path:
     if dims != (described.embedding_dim, described.backbone_dim):
         raise RunError(
             f"{path}: its neck leads from {dims[-1]} channels to {dims[0]} numbers, and "
-            f"{CONFIG_FILE} says backbone_dim={described.backbone_dim} and embedding_dim="
+            f"{CONFIG_FILE} has backbone_dim={described.backbone_dim} and embedding_dim="
             f"{described.embedding_dim}; the two files belong to different models"
         )
 

@@ -50,36 +50,36 @@ class Communication:
         return self.head + self.network_gradients + self.batch_norms
 
 
-def communication(setup: RunSpec, network: NetworkProfile) -> Communication:
+def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
     """Bytes that a worker sends; nothing where it is alone."""
-    n = setup.workers
+    n = spec.workers
     if n == 1:
         return Communication()
     part = (n - 1) / n
-    rows = setup.batch * setup.dim * 4
+    rows = spec.batch * spec.dim * 4
     buckets = -(-network.learning // _BUCKET)
     norms = 0
-    if setup.shared_norms:  # sums and squares forward, their gradients backward
+    if spec.shared_norms:  # sums and squares forward, their gradients backward
         norms = round(2 * part * 16 * sum(channels + 1 for channels in network.norm_channels))
-    norm_calls = 4 * len(network.norm_channels) if setup.shared_norms else 0
-    if setup.sharded:
+    norm_calls = 4 * len(network.norm_channels) if spec.shared_norms else 0
+    if spec.sharded:
         # Lengths of the parts and classes, embeddings, statistics, gradient.
-        calls = 5 * setup.heads
+        calls = 5 * spec.heads
         head_gradients = 0
     else:
         # The count of the batch, and the gradient: at once, or chunk by chunk.
-        head_gradients = round(2 * part * sum(setup.seen_rows) * setup.dim * 4)
-        k = setup.centres
-        centres = (k, *[1] * (setup.heads - 1), *[k] * len(setup.nested))
+        head_gradients = round(2 * part * sum(spec.seen_rows) * spec.dim * 4)
+        k = spec.centres
+        centres = (k, *[1] * (spec.heads - 1), *[k] * len(spec.nested))
         chunks = sum(
-            -(-rows // setup.head_chunk(each)) if setup.fused else 0
-            for rows, each in zip(setup.seen_rows, centres, strict=True)
+            -(-rows // spec.head_chunk(each)) if spec.fused else 0
+            for rows, each in zip(spec.seen_rows, centres, strict=True)
         )
-        calls = setup.heads + (chunks or setup.heads)
+        calls = spec.heads + (chunks or spec.heads)
     return Communication(
-        embeddings=round(part * (rows + 8 * setup.batch)) * setup.heads if setup.sharded else 0,
-        statistics=12 * setup.batch * (n - 1) * setup.heads if setup.sharded else 0,
-        embedding_gradients=round(part * rows) * setup.heads if setup.sharded else 0,
+        embeddings=round(part * (rows + 8 * spec.batch)) * spec.heads if spec.sharded else 0,
+        statistics=12 * spec.batch * (n - 1) * spec.heads if spec.sharded else 0,
+        embedding_gradients=round(part * rows) * spec.heads if spec.sharded else 0,
         network_gradients=round(2 * part * network.learning),
         head_gradients=head_gradients,
         batch_norms=norms,

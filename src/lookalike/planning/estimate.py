@@ -45,7 +45,7 @@ class Plan:
 
     Attributes:
         memory: bytes of a worker.
-        traffic: bytes that a worker sends in a step.
+        communication: bytes that a worker sends in a step.
         limit: bytes of memory that a worker has; None where not known.
         classes: the most that fit; None where the memory is not known.
         changes: other settings, the cheapest first.
@@ -54,10 +54,10 @@ class Plan:
         notes: sentences about what the figures leave out.
     """
 
-    setup: RunSpec
+    spec: RunSpec
     network: NetworkProfile
     memory: Memory
-    traffic: Communication
+    communication: Communication
     limit: int | None
     classes: int | None
     changes: tuple[Change, ...]
@@ -73,21 +73,22 @@ class Plan:
     @property
     def head_parameters(self) -> int:
         """Class weights over all workers, each counted once."""
-        setup = self.setup
-        whole = setup.classes * setup.dim * (setup.centres + setup.heads - 1)
-        return whole + setup.classes * setup.centres * sum(setup.nested)
+        spec = self.spec
+        whole = spec.classes * spec.dim * (spec.centres + spec.heads - 1)
+        return whole + spec.classes * spec.centres * sum(spec.nested)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, in bytes and seconds, for JSON."""
-        tree = asdict(self)
+        names = {"spec": "setup", "communication": "traffic"}  # older names, which scripts read
+        tree = {names.get(name, name): value for name, value in asdict(self).items()}
         tree["fits"], tree["head_parameters"] = self.fits, self.head_parameters
-        tree["setup"] |= {"local_batch": self.setup.local_batch, "share": self.setup.share}
-        tree["setup"]["steps"] = self.setup.steps
+        tree["setup"] |= {"local_batch": self.spec.local_batch, "share": self.spec.share}
+        tree["setup"]["steps"] = self.spec.steps
         return tree
 
 
 def make_plan(
-    setup: RunSpec,
+    spec: RunSpec,
     profile: Profile,
     *,
     runtime: int,
@@ -102,27 +103,27 @@ def make_plan(
         limit: bytes of memory that a worker has.
         machine: to predict seconds for.
     """
-    network = profile(setup)
-    sent = communication(setup, network)
+    network = profile(spec)
+    sent = communication(spec, network)
     return Plan(
-        setup=setup,
+        spec=spec,
         network=network,
-        memory=memory(setup, network, runtime),
-        traffic=sent,
+        memory=memory(spec, network, runtime),
+        communication=sent,
         limit=limit,
-        classes=None if limit is None else most_classes(setup, network, runtime, limit),
-        changes=tuple(_changes(setup, profile, runtime, limit)),
+        classes=None if limit is None else most_classes(spec, network, runtime, limit),
+        changes=tuple(_changes(spec, profile, runtime, limit)),
         machine=machine,
-        speed=None if machine is None else speed_on(setup, network, sent, machine),
+        speed=None if machine is None else speed_on(spec, network, sent, machine),
         notes=notes,
     )
 
 
-def most_classes(setup: RunSpec, network: NetworkProfile, runtime: int, limit: int) -> int:
+def most_classes(spec: RunSpec, network: NetworkProfile, runtime: int, limit: int) -> int:
     """The most classes with which a worker needs `limit` bytes at most; 0 when none do."""
 
     def fits(classes: int) -> bool:
-        return memory(replace(setup, classes=classes), network, runtime).peak <= limit
+        return memory(replace(spec, classes=classes), network, runtime).peak <= limit
 
     if not fits(1):
         return 0
@@ -135,10 +136,10 @@ def most_classes(setup: RunSpec, network: NetworkProfile, runtime: int, limit: i
     return low
 
 
-def _changes(setup: RunSpec, profile: Profile, runtime: int, limit: int | None) -> Iterator[Change]:
-    together = setup
-    for name, change in _ladder(setup, profile, runtime, limit):
-        alone = change(setup)
+def _changes(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -> Iterator[Change]:
+    together = spec
+    for name, change in _ladder(spec, profile, runtime, limit):
+        alone = change(spec)
         together = change(together)
         network = profile(together)
         peak = memory(together, network, runtime).peak
@@ -152,40 +153,40 @@ def _changes(setup: RunSpec, profile: Profile, runtime: int, limit: int | None) 
 
 
 def _ladder(
-    setup: RunSpec, profile: Profile, runtime: int, limit: int | None
+    spec: RunSpec, profile: Profile, runtime: int, limit: int | None
 ) -> Iterator[tuple[str, Callable[[RunSpec], RunSpec]]]:
     """Settings and their effects, the cheapest for quality first."""
-    if not setup.fused:
+    if not spec.fused:
         yield "head.fused_update=true", lambda s: replace(s, fused=True)
-    if setup.weight_bytes == 4:
+    if spec.weight_bytes == 4:
         yield "head.dtype=bf16", lambda s: replace(s, weight_bytes=2, fused=True)
-    workers = _workers(setup, profile, runtime, limit)
-    if not setup.sharded or workers > setup.workers:
-        dropped = " (and without the classification branch)" if setup.heads > 1 else ""
+    workers = _workers(spec, profile, runtime, limit)
+    if not spec.sharded or workers > spec.workers:
+        dropped = " (and without the classification branch)" if spec.heads > 1 else ""
         yield (
             f"head.parallel=model, {workers} workers{dropped}",
             lambda s: replace(s, sharded=True, workers=workers, heads=1),
         )
-    if setup.sample_rate == 1:
+    if spec.sample_rate == 1:
         yield "head.sample_rate=0.1", lambda s: replace(s, sample_rate=0.1, fused=True)
-    if setup.dim >= 128:
-        half = setup.dim // 2
+    if spec.dim >= 128:
+        half = spec.dim // 2
         yield f"model.embedding_dim={half}", lambda s: replace(s, dim=half)
-    if setup.batch >= 4 * setup.workers * setup.accumulate:  # two images for each batch norm
-        less = setup.batch // 2
+    if spec.batch >= 4 * spec.workers * spec.accumulate:  # two images for each batch norm
+        less = spec.batch // 2
         yield f"train.batch_size={less}", lambda s: replace(s, batch=max(less, s.workers))
 
 
-def _workers(setup: RunSpec, profile: Profile, runtime: int, limit: int | None) -> int:
+def _workers(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -> int:
     """Workers that share the classes: enough for them to fit, twice as many at least."""
-    workers = max(2, setup.workers if not setup.sharded else 2 * setup.workers)
+    workers = max(2, spec.workers if not spec.sharded else 2 * spec.workers)
     if limit is None:
         return workers
-    start = replace(setup, sharded=True, fused=True, weight_bytes=2, heads=1)
+    start = replace(spec, sharded=True, fused=True, weight_bytes=2, heads=1)
     network = profile(start)  # an upper bound: a worker will have fewer images
-    while workers < _MOST_WORKERS and workers < setup.batch:
+    while workers < _MOST_WORKERS and workers < spec.batch:
         tried = replace(start, workers=workers)
         if memory(tried, network, runtime).peak <= limit:
             break
         workers *= 2
-    return min(workers, max(setup.batch, 1))
+    return min(workers, max(spec.batch, 1))

@@ -73,35 +73,35 @@ def installed() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
-def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
+def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     """Bytes of a worker; `network` is that of its micro-batch, `runtime` bytes before the model."""
-    moments = 2 if setup.optimizer == "adamw" else int(setup.momentum)
+    moments = 2 if spec.optimizer == "adamw" else int(spec.momentum)
     network_optimizer = network.learning * moments
-    rows, dim = sum(setup.head_rows), setup.dim
-    head_weights = rows * dim * setup.weight_bytes + 4 * setup.counted
-    head_optimizer = rows * dim * setup.weight_bytes * setup.moments
-    if setup.sample_rate < 1:  # the step of each row, and the table of what missed steps do
-        head_optimizer += 4 * rows + 8 * WINDOW * (4 if setup.optimizer == "sgd" else 1)
-    head_gradients = 0 if setup.fused else rows * dim * 4
-    rows_seen = setup.head_batch * dim * 4
+    rows, dim = sum(spec.head_rows), spec.dim
+    head_weights = rows * dim * spec.weight_bytes + 4 * spec.counted
+    head_optimizer = rows * dim * spec.weight_bytes * spec.moments
+    if spec.sample_rate < 1:  # the step of each row, and the table of what missed steps do
+        head_optimizer += 4 * rows + 8 * WINDOW * (4 if spec.optimizer == "sgd" else 1)
+    head_gradients = 0 if spec.fused else rows * dim * 4
+    rows_seen = spec.head_batch * dim * 4
     # Of each row the embedding, and the derivatives of the sum and of the true logit by it.
-    saved = 4 * (sum(setup.seen_rows) + 3 * rows_seen * setup.heads + sum(setup.kept_logits))
-    forward, backward = _chunk_buffers(setup)
-    batches = _batches(setup)
-    average = network.embedder if setup.ema else 0
+    saved = 4 * (sum(spec.seen_rows) + 3 * rows_seen * spec.heads + sum(spec.kept_logits))
+    forward, backward = _chunk_buffers(spec)
+    batches = _batches(spec)
+    average = network.embedder if spec.ema else 0
     kept = (
         network.weights + network_optimizer + average + head_weights + head_optimizer
         + batches + runtime
     )  # fmt: skip
     gradients = network.learning
-    held = gradients if setup.workers > 1 else 0  # the buckets
+    held = gradients if spec.workers > 1 else 0  # the buckets
     in_backward = held + network.backward_peak if held else network.backward_grown_peak
     peak = kept + max(
         gradients + head_gradients + network.forward_peak,
         gradients + head_gradients + network.activations + saved + forward,
         held + head_gradients + network.activations + saved + backward,
-        head_gradients + in_backward + (saved if setup.fused else 0),
-        gradients + saved + backward if setup.fused else 0,
+        head_gradients + in_backward + (saved if spec.fused else 0),
+        gradients + saved + backward if spec.fused else 0,
     )
     return Memory(
         network_weights=network.weights,
@@ -122,16 +122,16 @@ def memory(setup: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     )
 
 
-def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
+def _chunk_buffers(spec: RunSpec) -> tuple[int, int]:
     """Transient bytes of the head, in its forward and in its backward pass."""
-    batch, dim, k = setup.head_batch, setup.dim, setup.centres
-    chunk = min(setup.head_chunk(k), max(setup.seen_rows))
-    narrow, narrow_weight = setup.product_bytes == 2, setup.weight_bytes == 2
-    sampled = setup.sample_rate < 1
+    batch, dim, k = spec.head_batch, spec.dim, spec.centres
+    chunk = min(spec.head_chunk(k), max(spec.seen_rows))
+    narrow, narrow_weight = spec.product_bytes == 2, spec.weight_bytes == 2
+    sampled = spec.sample_rate < 1
     block, tile, rows = batch * chunk * 4, chunk * dim * 4, batch * dim * 4
-    stored = chunk * dim * setup.weight_bytes if sampled else 0
-    operand = chunk * dim * setup.product_bytes if narrow != narrow_weight else 0
-    beside = block // 2 if narrow and setup.device == "cpu" else 0  # narrow products, widened
+    stored = chunk * dim * spec.weight_bytes if sampled else 0
+    operand = chunk * dim * spec.product_bytes if narrow != narrow_weight else 0
+    beside = block // 2 if narrow and spec.device == "cpu" else 0  # narrow products, widened
     forward = stored + operand + block + beside
     backward = stored + operand + 2 * block + beside + rows
     if k > 1:
@@ -140,19 +140,19 @@ def _chunk_buffers(setup: RunSpec) -> tuple[int, int]:
     if narrow:
         forward += block // 2 + rows + rows // 2
         backward += block // 2
-    if narrow or narrow_weight or setup.fused:
+    if narrow or narrow_weight or spec.fused:
         backward += tile
     if narrow_weight:
         backward += tile
-    if setup.fused and (narrow_weight or sampled):
-        backward += (1 + setup.moments) * tile  # rows as float32, to be written back
-    if setup.fused and narrow_weight:
+    if spec.fused and (narrow_weight or sampled):
+        backward += (1 + spec.moments) * tile  # rows as float32, to be written back
+    if spec.fused and narrow_weight:
         backward += _NOISE
     return forward, backward
 
 
-def _batches(setup: RunSpec) -> int:
+def _batches(spec: RunSpec) -> int:
     """Bytes of images on the device: one batch on a GPU, all prefetched ones on a CPU."""
-    height, width = height_width(setup.image_size)
-    one = setup.local_batch * 3 * height * width
-    return one * (AHEAD + 2) if setup.device == "cpu" else one
+    height, width = height_width(spec.image_size)
+    one = spec.local_batch * 3 * height * width
+    return one * (AHEAD + 2) if spec.device == "cpu" else one

@@ -22,7 +22,7 @@ from lookalike.model.training_network import TrainingNetwork
 
 @dataclass(frozen=True)
 class NetworkProfile:
-    """A network in one training step with a batch of `images`. Bytes, unless said otherwise.
+    """A network in one training step with a batch of `images`. Bytes, unless stated otherwise.
 
     Attributes:
         images: of the batch.

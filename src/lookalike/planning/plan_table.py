@@ -16,8 +16,8 @@ def show(plan: Plan, console: Console) -> None:
     """Print all tables of a plan."""
     _print(console, "The run", _run(plan))
     _print(console, "Bytes of a worker", _memory(plan))
-    if plan.setup.workers > 1:
-        _print(console, "Bytes that a worker sends in a step", _traffic(plan))
+    if plan.spec.workers > 1:
+        _print(console, "Bytes that a worker sends in a step", _communication(plan))
     if plan.fits is False or (plan.limit is None and plan.changes):
         _changes(plan, console)
     if plan.speed is not None:
@@ -59,40 +59,40 @@ def _print(console: Console, title: str, lines: Lines) -> None:
 
 
 def _run(plan: Plan) -> Lines:
-    setup, network = plan.setup, plan.network
-    yield "classes", f"{setup.classes:,}", f"{setup.share:,} on a worker"
-    if setup.images is not None:
-        yield "images", f"{setup.images:,}", ""
-    yield "workers", f"{setup.workers:,}", ""
-    yield "batch", f"{setup.batch:,}", f"{setup.local_batch:,} images on a worker"
+    spec, network = plan.spec, plan.network
+    yield "classes", f"{spec.classes:,}", f"{spec.share:,} on a worker"
+    if spec.images is not None:
+        yield "images", f"{spec.images:,}", ""
+    yield "workers", f"{spec.workers:,}", ""
+    yield "batch", f"{spec.batch:,}", f"{spec.local_batch:,} images on a worker"
     yield "backbone", f"{network.backbone:,}", "parameters"
     yield "neck", f"{network.neck:,}", "parameters"
     if network.branch:
         yield "branch", f"{network.branch:,}", "parameters of the classification branch"
-    kind = "weights in all, each held by one worker" if setup.sharded else "weights, on all workers"
-    yield "head" if len(setup.head_rows) == 1 else "heads", f"{plan.head_parameters:,}", kind
+    kind = "weights in all, each held by one worker" if spec.sharded else "weights, on all workers"
+    yield "head" if len(spec.head_rows) == 1 else "heads", f"{plan.head_parameters:,}", kind
     flops = network.flops / network.images
     yield "network", f"{flops / 1e9:,.2f}", "GFLOP an image, forward and backward"
 
 
 def _memory(plan: Plan) -> Lines:
-    held, setup = plan.memory, plan.setup
+    held, spec = plan.memory, plan.spec
     yield "network weights", size(held.network_weights), ""
     yield "network gradients", size(held.network_gradients), ""
-    yield "network optimizer", size(held.network_optimizer), setup.optimizer
+    yield "network optimizer", size(held.network_optimizer), spec.optimizer
     if held.average:
         yield "average", size(held.average), "train.ema"
-    kind = "fp32" if setup.weight_bytes == 4 else "bf16"
+    kind = "fp32" if spec.weight_bytes == 4 else "bf16"
     yield "head weights", size(held.head_weights), kind
-    how = "none: the update is in the backward pass" if setup.fused else "fp32"
+    how = "none: the update is in the backward pass" if spec.fused else "fp32"
     yield "head gradients", size(held.head_gradients), how
-    yield "head optimizer", size(held.head_optimizer), f"{setup.optimizer}, {kind}"
+    yield "head optimizer", size(held.head_optimizer), f"{spec.optimizer}, {kind}"
     each = held.activations / plan.network.images
     yield "activations", size(held.activations), f"{size(each)} an image"
     yield "temporary", size(held.transient), "buffers of the network"
     yield "head, saved", size(held.head_saved), "for backward: 1 / norms, embeddings"
     yield "head, chunks", size(held.chunks), "temporary buffers of the head"
-    full = setup.head_batch * sum(setup.head_rows) * 4
+    full = spec.head_batch * sum(spec.head_rows) * 4
     yield "logits", "0 B", f"never in memory; they would be {size(full)}"
     yield "batches", size(held.batches), "uint8 images"
     yield "runtime", size(held.runtime), "the process without a model"
@@ -104,9 +104,9 @@ def _memory(plan: Plan) -> Lines:
         yield "classes at most", f"{plan.classes:,}", "in that memory, all else the same"
 
 
-def _traffic(plan: Plan) -> Lines:
-    sent = plan.traffic
-    if plan.setup.sharded:
+def _communication(plan: Plan) -> Lines:
+    sent = plan.communication
+    if plan.spec.sharded:
         yield "embeddings", size(sent.embeddings), "all-gather"
         yield "statistics", size(sent.statistics), "three numbers a row"
         yield "their gradients", size(sent.embedding_gradients), "reduce-scatter"
@@ -140,18 +140,18 @@ def _speed(plan: Plan, found: Speed) -> Lines:
         yield "network", duration(found.network), "forward, backward, update"
     if found.head is not None:
         products, moved = found.head_products or 0.0, found.head_bytes or 0.0
-        longer = ": the longer counts" if plan.setup.device == "cuda" else ""
+        longer = ": the longer counts" if plan.spec.device == "cuda" else ""
         parts = f"products {duration(products)}, bytes {duration(moved)}{longer}"
         yield "head", duration(found.head), parts
-    if plan.setup.workers > 1 and found.exchange is not None and found.gradients is not None:
+    if plan.spec.workers > 1 and found.exchange is not None and found.gradients is not None:
         yield "head collectives", duration(found.exchange), ""
         yield "gradients", duration(found.gradients), "all-reduce, as far as not overlapped"
     yield "step", duration(found.step), ""
     yield "images/s", f"{found.images_per_second:,.0f}", "of all workers"
     if found.epoch is not None:
-        yield "epoch", duration(found.epoch), f"{plan.setup.steps_per_epoch:,} steps"
+        yield "epoch", duration(found.epoch), f"{plan.spec.steps_per_epoch:,} steps"
     if found.run is not None:
-        yield "run", duration(found.run), f"{plan.setup.steps:,} steps"
+        yield "run", duration(found.run), f"{plan.spec.steps:,} steps"
     cores = f"cores a worker, at {DECODE:.0f} JPEGs of 375 x 500 a second each"
     yield "decoding", f"{found.decoding_cores:.1f}", cores
 

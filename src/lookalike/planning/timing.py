@@ -83,42 +83,42 @@ class Speed:
     gradients: float | None = None
 
 
-def speed_of(setup: RunSpec, step: float, source: str, **parts: float) -> Speed:
+def speed_of(spec: RunSpec, step: float, source: str, **parts: float) -> Speed:
     """Speed from the seconds of a step."""
-    epoch, steps = setup.steps_per_epoch, setup.steps
-    images = setup.batch / step
+    epoch, steps = spec.steps_per_epoch, spec.steps
+    images = spec.batch / step
     return Speed(
         step=step,
         images_per_second=images,
         epoch=None if epoch is None else epoch * step,
         run=None if steps is None else steps * step,
-        decoding_cores=images / setup.workers / DECODE,
+        decoding_cores=images / spec.workers / DECODE,
         source=source,
         **parts,
     )
 
 
 def speed_on(
-    setup: RunSpec, network: NetworkProfile, sent: Communication, machine: Machine
+    spec: RunSpec, network: NetworkProfile, sent: Communication, machine: Machine
 ) -> Speed:
     """Seconds by the figures of a machine; `network` is that of a worker's micro-batch."""
-    rows = sum(setup.seen_rows)
-    rate = machine.narrow if setup.product_bytes == 2 else machine.wide
-    operations = (8 * setup.head_batch * rows - 2 * sum(setup.kept_logits)) * setup.dim
+    rows = sum(spec.seen_rows)
+    rate = machine.narrow if spec.product_bytes == 2 else machine.wide
+    operations = (8 * spec.head_batch * rows - 2 * sum(spec.kept_logits)) * spec.dim
     products = operations / rate
-    moved = _bytes_of_head(setup, rows * setup.dim) / machine.bandwidth
+    moved = _bytes_of_head(spec, rows * spec.dim) / machine.bandwidth
     gpu = machine.device == "cuda"
     head = max(products, moved) if gpu else products + moved
-    wire = machine.link if setup.workers <= machine.workers else machine.network
+    wire = machine.link if spec.workers <= machine.workers else machine.network
     exchange = sent.head / wire + sent.head_collectives * machine.latency
     norms = sent.batch_norms / wire + sent.norm_collectives * machine.latency
-    net = _network_seconds(setup, network, machine) + norms
+    net = _network_seconds(spec, network, machine) + norms
     buckets = sent.collectives - sent.head_collectives - sent.norm_collectives
     gradients = sent.network_gradients / wire + buckets * machine.latency
     if gpu:
         gradients = max(0.0, gradients - _OVERLAP * net)
     return speed_of(
-        setup,
+        spec,
         net + head + exchange + gradients,
         machine.name,
         network=net,
@@ -130,23 +130,23 @@ def speed_on(
     )
 
 
-def _bytes_of_head(setup: RunSpec, numbers: int) -> float:
+def _bytes_of_head(spec: RunSpec, numbers: int) -> float:
     """Of moving weight, gradient and state, `numbers` of each."""
-    state = 2 * setup.moments  # read and written
-    if setup.fused:
-        return numbers * setup.weight_bytes * (3 + state)
+    state = 2 * spec.moments  # read and written
+    if spec.fused:
+        return numbers * spec.weight_bytes * (3 + state)
     return numbers * 4 * (7 + state)
 
 
-def _network_seconds(setup: RunSpec, network: NetworkProfile, machine: Machine) -> float:
+def _network_seconds(spec: RunSpec, network: NetworkProfile, machine: Machine) -> float:
     # Micro-batches go forward once more; a forward pass is a third of forward and backward.
-    more = 1.0 if setup.accumulate == 1 else 4 / 3
-    rate = machine.narrow if setup.narrow_network else machine.wide
-    flops = network.flops * setup.local_batch / network.images
+    more = 1.0 if spec.accumulate == 1 else 4 / 3
+    rate = machine.narrow if spec.narrow_network else machine.wide
+    flops = network.flops * spec.local_batch / network.images
     return more * flops / (rate * machine.utilisation)
 
 
-def time_steps(config: Config, setup: RunSpec) -> Speed:
+def time_steps(config: Config, spec: RunSpec) -> Speed:
     """Seconds of real steps of this run on this machine, on random images.
 
     As many processes as the run has workers take them together, since cores, memory and caches are
@@ -154,12 +154,12 @@ def time_steps(config: Config, setup: RunSpec) -> Speed:
 
     Args:
         config: the request, resolved.
-        setup: the same in numbers.
+        spec: the same in numbers.
 
     Raises:
         ConfigError: it has fewer CUDA devices than workers, or fewer than a quarter as many cores.
     """
-    cuda, workers = setup.device == "cuda", setup.workers
+    cuda, workers = spec.device == "cuda", spec.workers
     places = torch.cuda.device_count() if cuda else 4 * cores()  # several may share a core
     if workers > places:
         kind = "CUDA devices" if cuda else "places (four on each core)"
@@ -168,14 +168,14 @@ def time_steps(config: Config, setup: RunSpec) -> Speed:
             "--gpu NAME or --machine FILE, or --no-measure for bytes alone"
         )
     with tempfile.TemporaryDirectory(prefix="lookalike-plan-") as folder:
-        arguments = (config, setup, folder)
+        arguments = (config, spec, folder)
         torch.multiprocessing.spawn(_time_worker, arguments, nprocs=workers)
         seconds = json.loads((Path(folder) / "seconds.json").read_text("utf-8"))
     device = torch.cuda.get_device_name() if cuda else (platform.processor() or platform.machine())
     shared = f"{places} devices" if cuda else f"{cores()} cores"
     source = f"{len(seconds)} real steps on this machine: {device}, {shared}"
     # The lower quartile: whatever else the machine does only adds.
-    return speed_of(setup, float(np.quantile(seconds, 0.25)), source)
+    return speed_of(spec, float(np.quantile(seconds, 0.25)), source)
 
 
 def cores() -> int:
@@ -185,9 +185,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _time_worker(rank: int, config: Config, setup: RunSpec, folder: str) -> None:
+def _time_worker(rank: int, config: Config, spec: RunSpec, folder: str) -> None:
     """One worker; the first writes the seconds of each step of the slowest to a file."""
-    cuda, workers = setup.device == "cuda", setup.workers
+    cuda, workers = spec.device == "cuda", spec.workers
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -200,7 +200,7 @@ def _time_worker(rank: int, config: Config, setup: RunSpec, folder: str) -> None
             rank=rank, world_size=workers, timeout=timedelta(minutes=5),
             device_id=device if cuda else None,
         )  # fmt: skip
-    seconds = _seconds_of_steps(config, setup, world)
+    seconds = _seconds_of_steps(config, spec, world)
     if world.is_main:
         (Path(folder) / "seconds.json").write_text(json.dumps(seconds), "utf-8")
     world.barrier()
@@ -208,19 +208,19 @@ def _time_worker(rank: int, config: Config, setup: RunSpec, folder: str) -> None
         dist.destroy_process_group()
 
 
-def _seconds_of_steps(config: Config, setup: RunSpec, world: World) -> list[float]:
+def _seconds_of_steps(config: Config, spec: RunSpec, world: World) -> list[float]:
     torch.manual_seed(0)
-    names = tuple(map(str, range(setup.classes)))
+    names = tuple(map(str, range(spec.classes)))
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
     margin = metric_margin(config)
     heads = create_heads(config, margin, catalog, world)
     trained = create_trained(config, create_embedder(config, margin), heads, world)
     step = create_step(config, trained, world)
     step.prepare(frozen=config.train.freeze_backbone)
-    count = len(world.shard(setup.batch))
-    images = torch.randint(0, 256, (count, 3, *height_width(setup.image_size)), dtype=torch.uint8)
+    count = len(world.shard(spec.batch))
+    images = torch.randint(0, 256, (count, 3, *height_width(spec.image_size)), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, setup.classes, (count,))
+    labels = torch.randint(0, spec.classes, (count,))
     batch = Batch(images, labels, labels)
     found: list[float] = []
     while len(found) < _LEAST + 1 or (sum(found[1:]) < _SECONDS and len(found) < _MOST):

@@ -30,7 +30,7 @@ from lookalike.losses.margin import Margin
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
-from lookalike.model.pretrained import worth_saying
+from lookalike.model.pretrained import lacks_weights
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
@@ -232,8 +232,8 @@ def create_embedder(config: Config, margin: Margin) -> Embedder:
     if model.train_size is not None:
         embedder.backbone.check_size(model.train_size, "model.train_size")
     if embedder.match is not None:
-        say = logger.warning if worth_saying(embedder.match) else logger.info
-        say("%s: %s", model.pretrained, embedder.match.summary())
+        log = logger.warning if lacks_weights(embedder.match) else logger.info
+        log("%s: %s", model.pretrained, embedder.match.summary())
     return embedder
 
 

@@ -304,7 +304,7 @@ def _with_inputs(saved: Progress, now: Inputs) -> Progress:
     return progress
 
 
-def check_end(config: Config, pace: TrainingSchedule, progress: Progress) -> None:
+def check_end(config: Config, schedule: TrainingSchedule, progress: Progress) -> None:
     """Check that a resumed run is not past its end.
 
     Raises:
@@ -312,12 +312,12 @@ def check_end(config: Config, pace: TrainingSchedule, progress: Progress) -> Non
     """
     train, inputs, step = config.train, progress.inputs, progress.step
     assert inputs is not None
-    if step <= pace.total_steps:
-        if step and step == pace.total_steps:
+    if step <= schedule.total_steps:
+        if step and step == schedule.total_steps:
             logger.info("nothing is left to train: step %d is the last one", step)
         return
     output = storage.public(str(config.run.output))
-    if train.max_steps == pace.total_steps:
+    if train.max_steps == schedule.total_steps:
         raise RunError(
             f"{output}: {step} steps are done, more than train.max_steps={train.max_steps}; give "
             f"train.max_steps={step} or more, or train into another --output"

@@ -67,7 +67,7 @@ class Machines:
 
     def __init__(self, store: KeyValueStore, names: Mapping[int, tuple[str, str]]) -> None:
         self._store, self._names = store, names
-        self._heard: dict[int, tuple[Any, float]] = {}
+        self._last_heartbeats: dict[int, tuple[Any, float]] = {}
         self._heartbeats = 0
 
     @classmethod
@@ -129,9 +129,9 @@ class Machines:
 
     def _check_alive(self, rank: int) -> None:
         heartbeat, now = self._store.get(f"heartbeat/{rank}"), time.monotonic()
-        if rank not in self._heard or self._heard[rank][0] != heartbeat:
-            self._heard[rank] = (heartbeat, now)
-        elif now - self._heard[rank][1] > _SILENT_SECONDS:
+        if rank not in self._last_heartbeats or self._last_heartbeats[rank][0] != heartbeat:
+            self._last_heartbeats[rank] = (heartbeat, now)
+        elif now - self._last_heartbeats[rank][1] > _SILENT_SECONDS:
             raise PartError(f"{self.name(rank)}: no heartbeat for {_SILENT_SECONDS:g} s")
 
 

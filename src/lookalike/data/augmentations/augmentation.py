@@ -15,7 +15,7 @@ from lookalike.data.image_size import ImageSize
 from lookalike.errors import ConfigError
 
 Check = Callable[[Any], Any]
-"""Returns the value to use, or raises a ValueError that says in words what the option takes."""
+"""Returns the value to use, or raises a ValueError that describes the allowed values."""
 
 
 def option(default: Any, check: Check) -> Any:
@@ -24,7 +24,7 @@ def option(default: Any, check: Check) -> Any:
 
 
 def number(default: float, words: str, lowest: float, highest: float = math.inf) -> Any:
-    """A field of at least `lowest` and at most `highest`, as `words` say."""
+    """A field of at least `lowest` and at most `highest`, described by `words`."""
     return option(default, lambda value: _number(value, words, lowest, highest))
 
 

@@ -137,7 +137,7 @@ class RandAugment(_Policy):
         if self.magnitude >= self.bins:
             raise ConfigError(
                 f"data.augment: {self.name}.magnitude={self.magnitude} is not one of the "
-                f"{self.bins} bins, 0 to {self.bins - 1}; {self.name}.bins says how many"
+                f"{self.bins} bins, 0 to {self.bins - 1}; {self.name}.bins is their number"
             )
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bytes to pixels: any image file to uint8 RGB, or a `BadImage` that says why not.
+"""Bytes to pixels: any image file to uint8 RGB, or a `BadImage` with the reason.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo: bit for bit PIL's pixels at 1.4 to 1.8 times the
 speed, without the GIL); everything else, and files that simplejpeg refuses, by PIL.

@@ -18,7 +18,7 @@ _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """`pixels` (H, W, 3) turned and mirrored as its orientation, 1 to 8, says."""
+    """`pixels` (H, W, 3) turned and mirrored by its orientation, 1 to 8."""
     if orientation == 1:
         return pixels
     if orientation in (3, 4, 6, 7):

@@ -67,5 +67,5 @@ def image_fault(error: Exception, record: Record) -> str:
 
 def describe_bad(record: Record, reason: str) -> str:
     """`train.txt:17: photos/cat.jpg: truncated`, for logs and errors."""
-    origin = f"{record.origin}: " if record.line else ""  # without lines it says less than `place`
+    origin = f"{record.origin}: " if record.line else ""  # without lines it has less than `place`
     return f"{origin}{record.place}: {reason}"

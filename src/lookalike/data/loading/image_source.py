@@ -17,7 +17,7 @@ REQUESTS = 128
 """In flight at a time: 3,000 images a second at 35 ms, and some more."""
 
 IMAGE_LIMITS = storage.Limits(size=256 * 10**6, seconds=120.0)
-"""On the file of one image, unless a run's settings say otherwise."""
+"""On the file of one image, unless the settings of a run change it."""
 
 T = TypeVar("T")
 

@@ -87,7 +87,7 @@ class MagFace(Margin):
         return self.lambda_g * (a / self.u_a**2 + 1 / a)
 
     def warning(self) -> str | None:
-        """Says that lambda_g is too small to draw every embedding away from l_a."""
+        """Text where lambda_g is too small to draw every embedding away from l_a."""
         # The softmax loss rises with a by at most scale * m'(a), and what is added falls at l_a
         # by lambda_g * (1 / l_a^2 - 1 / u_a^2). The authors' trainer compares the same numbers.
         squares = self.u_a**2, self.l_a**2

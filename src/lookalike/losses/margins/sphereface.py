@@ -47,7 +47,7 @@ class LargeMarginSoftmax(Margin):
         return (1 - 2 * (k % 2)) * chebyshev - 2 * k
 
     def warning(self) -> str | None:
-        """Says that a margin above 2 makes a hard start."""
+        """Text where the margin is above 2, which makes a hard start."""
         if self.margin <= 2:
             return None
         # At 90 degrees, where training starts, psi is 1 - m for even m, against 0 for the other
@@ -73,7 +73,7 @@ class SphereFace(LargeMarginSoftmax):
     ENOUGH_SCALE = 8.0
 
     def warning(self) -> str | None:
-        """Says that a small scale bounds the loss from below."""
+        """Text where a small scale bounds the loss from below."""
         if self.scale >= self.ENOUGH_SCALE:
             return super().warning()
         return (
