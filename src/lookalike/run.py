@@ -14,6 +14,7 @@ checkpoints/best       name of the best one by the primary retrieval metric
 model/                 the embedder alone, and its calibration
 exports/               exported models
 loggers.json           ids of the run in experiment trackers
+.features/             features of a frozen backbone (train.cache_features); not uploaded
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Run:
     model = _PathBelow("model")
     calibration = _PathBelow("model/calibration.json")
     tensorboard = _PathBelow("tensorboard")
+    features = _PathBelow(".features")
     lock_file = _PathBelow(".lock")
 
     def __post_init__(self) -> None:

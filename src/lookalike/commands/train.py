@@ -31,6 +31,7 @@ from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run, write_text
 from lookalike.training import build, several_machines
+from lookalike.training.frozen_backbone import use_frozen_features
 from lookalike.training.open_run import (
     as_before,
     check_end,
@@ -124,6 +125,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                 uploader.start()
         finished = False
         try:
+            use_frozen_features(parts, config, run, progress, schedule, world, source)
             stopped_by = trainer.fit()
             if not stopped_by:
                 calibration = _calibrate(run, parts.validator, config, world)

@@ -387,6 +387,10 @@ class TrainConfig(Section):
     """Never train the backbone."""
     freeze_backbone_epochs: int = Field(0, ge=0)
     """Train only neck and head for the first epochs."""
+    cache_features: bool | str = False
+    """Where the backbone is frozen, pass each image through it once, without augmentation, keep
+    its pooled features on disk and train on them: epochs take seconds. `true`: in the run's
+    directory; or a folder of this machine, for all runs that name it."""
     freeze_batchnorm: bool = False
     """Keep the pretrained statistics of the backbone's batch norms."""
     sync_batchnorm: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -243,11 +243,7 @@ class Embedder(nn.Module):
         Of the description (network, pooling, preprocessing) and of all weights: vectors of
         embedders with different fingerprints are not to be compared.
         """
-        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
-        for name, tensor in sorted(self.weights().items()):
-            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:32]
+        return digest_of_tensors(self.describe(), self.weights())
 
     def trained_fingerprint(self) -> str:
         """The fingerprint shared by models whose vectors may be compared.
@@ -318,3 +314,12 @@ class Embedder(nn.Module):
         embedder.set_postprocessing(mirror=described.mirror, projection=projection)
         load_tensors(embedder, tensors, folder / WEIGHTS_FILE)
         return embedder.to(device).eval()
+
+
+def digest_of_tensors(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """32 hexadecimal digits of a description and of tensors on the CPU, to the bit."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]

@@ -146,7 +146,12 @@ def embed_records(
             rows.append(some)
             vectors.append(their)
             bar.advance(min(size * world.size, len(records) - bar.done))
-    everyone = torch.cat([part.cpu() for part in world.gather(torch.cat(rows).to(world.device))])
-    all_vectors = [part.cpu() for part in world.gather(torch.cat(vectors).to(world.device))]
+    return gathered(torch.cat(rows), torch.cat(vectors), world)
+
+
+def gathered(rows: Tensor, vectors: Tensor, world: World) -> Embedded:
+    """Rows (m,) and vectors (m, D) of all workers, on each, in the order of rows."""
+    everyone = torch.cat([part.cpu() for part in world.gather(rows.to(world.device))])
+    all_vectors = [part.cpu() for part in world.gather(vectors.to(world.device))]
     order = everyone.argsort()
     return Embedded(torch.cat(all_vectors)[order], everyone[order])

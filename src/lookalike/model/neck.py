@@ -1,6 +1,7 @@
 """Neck: pooling and projection of a feature map to an embedding."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -62,16 +63,15 @@ class Neck(nn.Module):
 
     def forward(self, features: Tensor, class_token: Tensor | None) -> Tensor:
         """Embeddings (B, D), not normalised as a whole, of features (B, N, C) and token (B, C)."""
+        return self.project([pool(features, kind, class_token) for kind in self.poolings])
+
+    def project(self, pooled: Sequence[Tensor]) -> Tensor:
+        """Embeddings (B, D) of one pooled vector (B, C) for each of `poolings`."""
         parts = []
-        for pooling, projection in zip(self.poolings, self.projections, strict=True):
-            if pooling == "cls":
-                assert class_token is not None, "checked when the embedder was built"
-                pooled = class_token
-            else:
-                pooled = pool(features, pooling)
+        for vector, projection in zip(pooled, self.projections, strict=True):
             # GeM gives float32 also where the whole model was made narrower, as by `half()`.
             dtype = next(projection.parameters()).dtype
-            part = at_least_float32(projection(pooled.to(dtype)))
+            part = at_least_float32(projection(vector.to(dtype)))
             parts.append(part if self.norm is not None else F.normalize(part, dim=1))
         joined = torch.cat(parts, dim=1)  # (B, D)
         if self.norm is None:
@@ -80,13 +80,16 @@ class Neck(nn.Module):
         return at_least_float32(self.norm(joined).flatten(1))
 
 
-def pool(features: Tensor, kind: str) -> Tensor:
-    """One vector (B, C) from features (B, N, C).
+def pool(features: Tensor, kind: str, class_token: Tensor | None = None) -> Tensor:
+    """One vector (B, C) from features (B, N, C), or the class token (B, C).
 
     `gem` is the generalised mean with p = 3 over activations clamped to be positive (Radenović
     et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018), in float32, because
     a cube overflows half precision at 41.
     """
+    if kind == "cls":
+        assert class_token is not None, "checked when the embedder was built"
+        return class_token
     if kind == "avg":
         return features.mean(dim=1)
     if kind == "max":

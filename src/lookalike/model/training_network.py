@@ -1,10 +1,11 @@
 """Network in training: backbone, neck and the classification branch for plain softmax."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookalike.model.embedder import Embedder
-from lookalike.model.neck import at_least_float32
+from lookalike.model.neck import at_least_float32, pool
 
 DROPOUT = 0.3
 TEMPERATURE = 0.05
@@ -24,11 +25,11 @@ class ClassificationBranch(nn.Module):
         self.projection = nn.Linear(in_dim, out_dim, bias=False)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Unit vectors (B, D) from features (B, N, C)."""
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Unit vectors (B, D) from average-pooled features (B, C)."""
         # Four dimensions, so that the norm is one of those that see the global batch.
-        pooled = features.mean(dim=1)[:, :, None, None]  # (B, C, 1, 1)
-        vector = self.dropout(self.projection(self.norm(pooled).flatten(1)))
+        normal = self.norm(pooled[:, :, None, None])  # (B, C, 1, 1)
+        vector = self.dropout(self.projection(normal.flatten(1)))
         return F.normalize(at_least_float32(vector), dim=1)
 
 
@@ -40,8 +41,23 @@ class TrainingNetwork(nn.Module):
         self.embedder = embedder
         self.branch = branch
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, D) and the branch's vectors (B, D) or None, for uint8 images."""
-        features, token = self.embedder.features(images)
-        embeddings = self.embedder.neck(features, token)
-        return embeddings, None if self.branch is None else self.branch(features)
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Poolings of the feature map that neck and branch take, each once."""
+        branch = () if self.branch is None else ("avg",)
+        return tuple(dict.fromkeys((*self.embedder.neck.poolings, *branch)))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (B, D) and the branch's vectors (B, D) or None.
+
+        For uint8 images (B, 3, H, W), or for what remains of them behind a backbone that does not
+        learn: their `poolings`, (B, K, C) float32 (`lookalike.model.frozen_features`).
+        """
+        if inputs.dtype == torch.uint8:
+            features, token = self.embedder.features(inputs)
+            pooled = {kind: pool(features, kind, token) for kind in self.poolings}
+        else:
+            pooled = dict(zip(self.poolings, inputs.unbind(1), strict=True))
+        neck = self.embedder.neck
+        embeddings = neck.project([pooled[kind] for kind in neck.poolings])
+        return embeddings, None if self.branch is None else self.branch(pooled["avg"])

@@ -39,6 +39,7 @@ from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build_heads import DTYPES, create_heads, loss_weights, metric_margin
 from lookalike.training.checkpoint import Inputs, Trained
+from lookalike.training.frozen_backbone import check_cache_features
 from lookalike.training.learning_rate import LearningRateSchedule
 from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.optimizer import create_optimizer, parameter_groups
@@ -122,6 +123,7 @@ def check_settings(config: Config) -> None:
     metric_margin(config)
     create_augmentations(config.data.augment)
     create_sampling(config)
+    check_cache_features(config)
     check_installed(logger_names(config))
 
 

@@ -339,7 +339,8 @@ class Trainer:
             self._averaged(lambda: self.output.save_model(embedder))
             return False
         validator, head = self.validator, self.trained.heads["metric"]
-        score, record = self._averaged(lambda: validator.measure(embedder, head))
+        frozen = self._position <= self.schedule.freeze_steps
+        score, record = self._averaged(lambda: validator.measure(embedder, head, frozen=frozen))
         # The score of the main worker decides for all, despite different rounding.
         score = float(
             self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))

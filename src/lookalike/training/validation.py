@@ -19,6 +19,7 @@ from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
+from lookalike.model.frozen_features import FrozenFeatures
 from lookalike.model.inference import PictureModel, embed_records
 
 LEAST_UNSEEN = 20
@@ -45,6 +46,9 @@ class Validator:
         catalog: training set.
         list_id: fingerprint of the validation list, for the records.
         threads: for reading and decoding, on each worker.
+
+    Attributes:
+        features: of the images, where the backbone is frozen and they are kept.
     """
 
     def __init__(
@@ -64,30 +68,35 @@ class Validator:
         self.world = world
         self.source = source
         self.bad = BadImages()
+        self.features: FrozenFeatures | None = None
         self._logged: set[int] = set()
         self._roles = Roles.of(held_out.records)
 
     def measure(
-        self, embedder: Embedder, head: ClassWeights | None = None
+        self, embedder: Embedder, head: ClassWeights | None = None, *, frozen: bool = False
     ) -> tuple[float, dict[str, Any]]:
         """Primary score, and a record of all scores for metrics.jsonl.
 
         Where labels are among the training classes and `head` is given, the record has `accuracy`
-        as well: the part of those images whose nearest class centre is their own.
+        as well: the part of those images whose nearest class centre is their own. With `frozen`
+        the backbone is that of `features`, which are used where there are some.
 
         Raises:
             DataError: no image can be read.
         """
         began = time.monotonic()
-        embedded = embed_records(
-            embedder,
-            self.catalog.records,
-            threads=self.threads,
-            bad=self.bad,
-            world=self.world,
-            source=self.source,
-            what="validation",
-        )
+        if frozen and self.features is not None:
+            embedded = self.features.embedded(self.world)
+        else:
+            embedded = embed_records(
+                embedder,
+                self.catalog.records,
+                threads=self.threads,
+                bad=self.bad,
+                world=self.world,
+                source=self.source,
+                what="validation",
+            )
         if len(embedded.rows) == 0:
             raise DataError("validation cannot be measured: no image of the list can be read")
         labels = torch.from_numpy(self.catalog.class_ids)[embedded.rows]

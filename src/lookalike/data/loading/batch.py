@@ -18,7 +18,8 @@ class Batch:
     """b images.
 
     Attributes:
-        images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device.
+        images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device. Or
+            the features of b images, (b, K, C) float32 (`FeatureParts`).
         classes: (b,) int64.
         rows: (b,) int64, indices of the records that these images are.
     """

@@ -18,6 +18,7 @@ from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, shrink
 from lookalike.data.decoding.partial_jpeg import Box, decode_part
 from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
 from lookalike.data.loading.batch import Batch, empty_images
+from lookalike.data.loading.feature_parts import FeatureParts
 from lookalike.data.loading.image_source import PLAIN, Source, read_twice
 from lookalike.data.loading.pipeline import Job, Work, pipeline
 from lookalike.data.loading.read_ahead import PendingBytes
@@ -39,6 +40,7 @@ class TrainLoader:
     an epoch is resumed.
 
     Attributes:
+        catalog: the training images.
         sampler: draws the rows of each batch.
         batch_size: images in a step of all workers together.
         steps_per_epoch: global batches in an epoch.
@@ -89,13 +91,15 @@ class TrainLoader:
                 f"{batch_size}) cannot be shared by {world.size} workers; use fewer workers"
             )
         self.wait_seconds = 0.0
-        self._catalog = catalog
+        self.catalog = catalog
         self._augment = augment
         self._seed = seed
         self._threads = threads
         self._world = world
         self._bad = BadImages() if bad is None else bad
         self._source = source
+        self._features: FeatureParts | None = None
+        self._feature_epochs = 0
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch number `epoch` (from 0), from step `start` on.
@@ -107,6 +111,9 @@ class TrainLoader:
             DataError: an image and eight substitutes cannot be read.
         """
         assert 0 <= start <= self.steps_per_epoch
+        if self._features is not None and epoch < self._feature_epochs:
+            yield from self._stored_batches(self._features, epoch, start)
+            return
         batches = pipeline(self._jobs(epoch, start), source=self._source, threads=self._threads)
         try:
             while True:
@@ -120,18 +127,49 @@ class TrainLoader:
         finally:
             batches.close()
 
-    def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
+    def use_features(self, features: FeatureParts, epochs: int) -> None:
+        """Give stored features in place of images in the first `epochs` epochs.
+
+        Rows and substitutes are those of the images; nothing is augmented.
+        """
+        self._features, self._feature_epochs = features, epochs
+
+    def _stored_batches(
+        self, features: FeatureParts, epoch: int, start: int
+    ) -> Generator[Batch, None, None]:
+        for drawn, before in self._drawn(epoch, start):
+            began = perf_counter()
+            rows = drawn.copy()
+            for place in [place for place, row in enumerate(drawn.tolist()) if row in self._bad]:
+                row = int(drawn[place])
+                found = next(self._candidates(epoch, row, int(before[place])), None)
+                if found is None:
+                    raise self._none_readable(row)
+                rows[place] = found[1]
+            batch = self._batch(features.take(rows), rows)
+            self.wait_seconds += perf_counter() - began
+            yield batch
+
+    def _drawn(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """This worker's rows (b,) of each step, and how often the epoch had each before."""
         rows = self.sampler.rows(epoch)  # (steps, B)
         before = np.zeros_like(rows)  # how often the epoch has had each before
         if self.sampler.repeating:
             before = occurrences(rows.reshape(-1)).reshape(rows.shape)
         shard = self._world.shard(self.batch_size)
         mine = slice(shard.start, shard.stop)
-        records = self._catalog.records
         for step in range(start, self.steps_per_epoch):
-            drawn = rows[step, mine]  # (b,)
+            yield rows[step, mine], before[step, mine]
+
+    def _jobs(self, epoch: int, start: int) -> Iterator[Job[Batch]]:
+        records = self.catalog.records
+        for drawn, before in self._drawn(epoch, start):
             to_read = [None if row in self._bad else records[row] for row in drawn.tolist()]
-            yield Job(to_read, partial(self._start, epoch, drawn.copy(), before[step, mine]))
+            yield Job(to_read, partial(self._start, epoch, drawn.copy(), before))
+
+    def _batch(self, images: Tensor, rows: np.ndarray) -> Batch:
+        classes = self.catalog.class_ids[rows].astype(np.int64)
+        return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows))
 
     def _start(self, epoch: int, rows: np.ndarray, before: np.ndarray) -> Work[Batch]:
         images = empty_images(len(rows), self._augment.image_size, self._world.device)
@@ -140,11 +178,7 @@ class TrainLoader:
             row, times = int(rows[piece]), int(before[piece])
             rows[piece] = self._write(epoch, row, times, images[piece], pending)
 
-        def result() -> Batch:
-            classes = self._catalog.class_ids[rows].astype(np.int64)
-            return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows))
-
-        return run, result
+        return run, lambda: self._batch(images, rows)
 
     def _write(
         self, epoch: int, row: int, before: int, slot: Tensor, pending: PendingBytes | None
@@ -153,26 +187,35 @@ class TrainLoader:
 
         `before` is how often the epoch had `row` before.
         """
-        wanted, rng = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
-        for attempt in range(_SUBSTITUTES + 1):
-            record = self._catalog.records[row]
-            if row not in self._bad:
-                crop = partial(self._crop, record, (epoch, row, attempt, before))
-                try:
-                    pixels, box, crop_rng = read_twice(record, crop, self._source, pending)
-                except (BadImage, StorageError) as error:
-                    self._bad.add(row, image_fault(error, record))
-                else:
-                    self._augment.write(pixels, box, crop_rng, slot)
-                    return row
-            row, pending = self.sampler.substitute(wanted, attempt, rng), None
-        reasons, records = self._bad.reasons, self._catalog.records
+        for attempt, tried in self._candidates(epoch, row, before):
+            record = self.catalog.records[tried]
+            crop = partial(self._crop, record, (epoch, tried, attempt, before))
+            try:
+                fetched = None if attempt else pending
+                pixels, box, crop_rng = read_twice(record, crop, self._source, fetched)
+            except (BadImage, StorageError) as error:
+                self._bad.add(tried, image_fault(error, record))
+            else:
+                self._augment.write(pixels, box, crop_rng, slot)
+                return tried
+        raise self._none_readable(row)
+
+    def _none_readable(self, row: int) -> DataError:
+        reasons, records = self._bad.reasons, self.catalog.records
         first = next(iter(reasons))
-        raise DataError(
-            f"{len(reasons)} images cannot be read, among them {records[wanted].origin} and all "
+        return DataError(
+            f"{len(reasons)} images cannot be read, among them {records[row].origin} and all "
             f"{_SUBSTITUTES} drawn in its place; first: "
             f"{describe_bad(records[first], reasons[first])}"
         )
+
+    def _candidates(self, epoch: int, row: int, before: int) -> Iterator[tuple[int, int]]:
+        """`row` and its substitutes, with their number, without those known to fail."""
+        wanted, rng = row, row_rng(self._seed, epoch, row, _SUBSTITUTES + 1, before)
+        for attempt in range(_SUBSTITUTES + 1):
+            if row not in self._bad:
+                yield attempt, row
+            row = self.sampler.substitute(wanted, attempt, rng)
 
     def _crop(
         self, record: Record, key: tuple[int, int, int, int], data: bytes
