@@ -1,0 +1,236 @@
+"""One trial of `quality.py`, in a process of its own: train, embed the test list, write scores.
+
+`quality.py` starts it as `python benchmarks/quality_trial.py REQUEST.json`. Vectors of every method
+are made by the same loader and measured by the same code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import lookalike
+from lookalike import Config, LookalikeError
+from lookalike.data.catalog import Catalog, open_catalog
+from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.sequential import EvalLoader
+from lookalike.errors import TrainingError
+from lookalike.metrics.protocol import relevant_of
+from lookalike.metrics.scores import measure_queries
+from lookalike.model.embedder import Embedder
+from lookalike.run import Run
+from quality_peers import Diverged, published, train_peer
+
+METRICS = ("recall_at_1", "map_at_r")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one trial is to do.
+
+    Attributes:
+        method: ours, frozen, or a key of `quality_peers.PUBLISHED`.
+        settings: that differ from the method's own, by name.
+        train: the list to learn from.
+        test: the list to measure on.
+        backbone: timm's name.
+        weights: a file, or None to begin at random.
+        image_size: in pixels.
+        epochs: length; a part of an epoch too.
+        batch_size: of the peers; ours chooses its own.
+        seed: of everything random.
+        threads: of torch, and of the loader.
+        max_steps: for tests: end after so many.
+        folder: for the run of ours.
+        queries: the .npz to write, (Q,) of each metric, and the class of each query.
+        result: the .json to write.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    train: str
+    test: str
+    backbone: str
+    weights: str | None
+    image_size: int
+    epochs: float
+    batch_size: int
+    seed: int
+    threads: int
+    max_steps: int | None
+    folder: str
+    queries: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network: its preprocessing, and from (B, 3, S, S) uint8 to unit vectors (B, D)."""
+
+    preprocess: Preprocess
+    unit: Callable[[Tensor], Tensor]
+    images: int
+
+
+def run_trial(request: Request) -> dict[str, Any]:
+    """Train and measure; write the queries' values, and return the facts of the trial."""
+    torch.set_num_threads(request.threads)
+    trainers = {"ours": _train_ours, "frozen": _frozen}
+    wall, cpu = time.perf_counter(), time.process_time()
+    note = ""
+    outcome = None
+    try:
+        outcome = trainers.get(request.method, _train_peer)(request)
+    except (Diverged, TrainingError) as error:
+        note = f"diverged: {error}"
+    facts: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "images": outcome.images if outcome else 0,
+    }
+    catalog = open_catalog(request.test)
+    if outcome is not None:
+        vectors = embed(outcome, catalog, request.threads)
+        if not np.isfinite(vectors).all():
+            note, outcome = "diverged: embeddings are not finite", None
+    if outcome is None:  # no use for retrieval: every query fails
+        labels = torch.from_numpy(catalog.class_ids)
+        rows = relevant_of(labels, None).nonzero()[:, 0]
+        values = {metric: np.zeros(len(rows)) for metric in METRICS}
+    else:
+        found = measure_queries(vectors, catalog.class_ids)
+        rows = found.rows
+        values = {metric: found.values[metric].numpy() for metric in METRICS}
+    Path(request.queries).parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(request.queries, classes=catalog.class_ids[rows.numpy()], **values)
+    facts["end"] = {metric: float(np.mean(values[metric])) for metric in METRICS}
+    return {**facts, "note": note}
+
+
+def embed(outcome: Outcome, catalog: Catalog, threads: int) -> np.ndarray:
+    """Unit vectors (N, D) of all images of a list.
+
+    Raises:
+        LookalikeError: an image cannot be read.
+    """
+    bad = BadImages()
+    loader = EvalLoader(
+        catalog.records, preprocess=outcome.preprocess, batch_size=64, threads=threads, bad=bad
+    )
+    vectors = [outcome.unit(batch.images).numpy() for batch in loader]
+    if bad.reasons:
+        row, reason = next(iter(bad.reasons.items()))
+        raise LookalikeError(f"{catalog.records[row].origin}: {reason}")
+    return np.concatenate(vectors)
+
+
+def _train_ours(request: Request) -> Outcome:
+    run = lookalike.train(_config(request))
+    embedder = lookalike.load(run, device="cpu")
+    images = _images(run)
+    # Hundreds of trials: what is large goes.
+    for folder in (run.checkpoints, run.model):
+        shutil.rmtree(folder)
+    return Outcome(embedder.preprocess, embedder.embed_batch, images)
+
+
+def _config(request: Request) -> Config:
+    """What a user would ask for, the length of the run, and nothing else."""
+    overrides = [f"{key}={value}" for key, value in request.settings.items()]
+    asked = Config.load(overrides=overrides)
+    base: dict[str, Any] = {
+        "data.train": request.train,
+        "data.threads": request.threads,
+        "model.backbone": request.backbone,
+        "model.pretrained": request.weights or False,
+        "model.image_size": request.image_size,
+        "train.epochs": max(1, round(request.epochs)),
+        "train.max_steps": request.max_steps,
+        "train.seed": request.seed,
+        "train.report": False,
+        "run.output": request.folder,
+        "run.device": "cpu",
+    }
+    chosen = {key: asked.get(key) for key in asked.asked()}
+    return Config().with_values({**base, **chosen})
+
+
+def _images(run: Run) -> int:
+    """Images that a run has seen."""
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    resolved = Config.build(_yaml(run.resolved))
+    return max(record["step"] for record in records) * resolved.train.batch_size
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+def _frozen(request: Request) -> Outcome:
+    """The backbone as it comes, its features pooled by their mean."""
+    torch.manual_seed(request.seed)
+    embedder = Embedder.create(
+        request.backbone,
+        pretrained=request.weights or False,
+        image_size=request.image_size,
+        embedding_dim=2,
+        pooling="avg",
+    ).eval()
+
+    @torch.inference_mode()
+    def unit(images: Tensor) -> Tensor:
+        return F.normalize(embedder.features(images)[0].mean(1), dim=1)
+
+    return Outcome(embedder.preprocess, unit, 0)
+
+
+def _train_peer(request: Request) -> Outcome:
+    settings = published(request.method, pretrained=request.weights is not None)
+    network, images = train_peer(
+        settings.changed(request.settings),
+        open_catalog(request.train),
+        backbone=request.backbone,
+        weights=request.weights,
+        image_size=request.image_size,
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        threads=request.threads,
+        max_steps=request.max_steps,
+    )
+    return Outcome(network.preprocess, network.unit, images)
+
+
+def write_request(request: Request, path: Path) -> None:
+    """As `main` reads it."""
+    path.write_text(json.dumps(asdict(request), indent=1) + "\n")
+
+
+def main() -> int:
+    """Run the request of a file."""
+    request = Request(**json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        found = run_trial(request)
+    except LookalikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    Path(request.result).write_text(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
