@@ -1,0 +1,107 @@
+"""Flags across packages: the class is the country, by its ISO code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from set_images import Drawing, drawn_part, from_svg, on_white
+from set_logos import iconify_svg
+from set_packages import Package, Packages, debian, npm
+
+FLAT = npm("flag-icons", "7.5.0", "MIT")
+CIRCLES = npm("circle-flags", "2.8.3", "MIT")
+FLAGPACK = npm("flagpack-core", "2.1.0", "MIT")
+FLAGKIT = npm("flagkit-web", "0.0.3", "MIT")
+FAMFAMFAM = npm("famfamfam-flags", "1.0.0", "MIT")
+SIMPLE = npm("country-flag-icons", "1.6.20", "MIT")
+COUNTRIES = npm("svg-country-flags", "1.2.10", "public domain")
+GOOGLE = npm("emoji-datasource-google", "16.0.0", "Apache-2.0 (images: Google)")
+ISO = debian("iso-flags-png-320x240", "1.0.2-2", "public domain (its copyright file)")
+TWEMOJI = npm("@iconify-json/twemoji", "1.2.5", "CC-BY-4.0")
+OPENMOJI = npm("@iconify-json/openmoji", "1.2.29", "CC-BY-SA-4.0")
+EMOJIONE = npm("@iconify-json/emojione", "1.2.1", "CC-BY-4.0")
+EMOJIONE_1 = npm("@iconify-json/emojione-v1", "1.2.3", "CC-BY-SA-4.0")
+COREUI = npm("@iconify-json/cif", "1.2.7", "CC0-1.0")
+PACKAGES: tuple[Package, ...] = (
+    FLAT, CIRCLES, FLAGPACK, FLAGKIT, FAMFAMFAM, SIMPLE, COUNTRIES, GOOGLE, ISO,
+    TWEMOJI, OPENMOJI, EMOJIONE, EMOJIONE_1, COREUI,
+)  # fmt: skip
+
+_CODE = re.compile(r"[a-z]{2}")
+_PAIR = re.compile(r"(1f1[ef][0-9a-f])-(1f1[ef][0-9a-f])")
+_FIRST = 0x1F1E6  # the regional indicator of A
+
+
+def drawings(packages: Packages) -> Iterator[Drawing]:
+    """Drawings of all countries and territories with an ISO code of two letters."""
+    iso = packages.path(FLAT) / "package/country.json"
+    codes = {entry["code"] for entry in json.loads(iso.read_text(encoding="utf-8")) if entry["iso"]}
+    for label, source, image in _all(packages):
+        if label in codes and image is not None:
+            yield Drawing(label, source, on_white(image))
+
+
+def _all(packages: Packages) -> Iterator[tuple[str, str, Image.Image | None]]:
+    def files(package: Package, place: str) -> Iterator[tuple[str, str, Image.Image | None]]:
+        for path in sorted((packages.path(package) / place).iterdir()):
+            code = path.stem.lower()
+            if _CODE.fullmatch(code):
+                yield code, package.name, _read(path)
+
+    yield from files(FLAT, "package/flags/4x3")
+    yield from files(CIRCLES, "package/flags")
+    yield from files(FLAGKIT, "package/svgs")
+    yield from files(FLAGPACK, "package/lib/flags/l")
+    yield from files(FAMFAMFAM, "package/dist/png")
+    yield from files(SIMPLE, "package/3x2")
+    yield from files(COUNTRIES, "package/png250px")
+    yield from files(ISO, "usr/share/iso-flags-png-320x240")
+    for path in sorted((packages.path(GOOGLE) / "package/img/google/64").iterdir()):
+        code = country_of(path.stem)
+        if code:
+            yield code, "noto", _read(path)
+    names: dict[str, str] = {}
+    for package in (TWEMOJI, OPENMOJI):
+        folder = packages.path(package) / "package"
+        points = json.loads((folder / "chars.json").read_text(encoding="utf-8"))
+        table = _table(folder)
+        for characters, name in sorted(points.items()):
+            code = country_of(characters)
+            if code:
+                names.setdefault(name.removeprefix("flag-"), code)
+                if name in table["icons"]:
+                    yield code, package.name[14:], from_svg(iconify_svg(table, name))
+    for package in (EMOJIONE, EMOJIONE_1):
+        table = _table(packages.path(package) / "package")
+        for name in sorted(table["icons"]):
+            code = names.get(name.removeprefix("flag-for-"), "")
+            if name.startswith("flag-for-") and code:
+                yield code, package.name[14:], from_svg(iconify_svg(table, name))
+    table = _table(packages.path(COREUI) / "package")
+    for name in sorted(table["icons"]):
+        yield name, "coreui", from_svg(iconify_svg(table, name))
+
+
+def country_of(characters: str) -> str:
+    """The ISO code of `1f1e6-1f1e9` (`ad`); "" for what is not two regional indicators."""
+    match = _PAIR.fullmatch(characters)
+    if not match:
+        return ""
+    return "".join(chr(ord("a") + int(point, 16) - _FIRST) for point in match.groups())
+
+
+def _table(folder: Path) -> dict:
+    table: dict = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
+    return table
+
+
+def _read(path: Path) -> Image.Image | None:
+    if path.suffix == ".svg":
+        return from_svg(path.read_text(encoding="utf-8"))
+    with Image.open(path) as image:
+        return drawn_part(image)
