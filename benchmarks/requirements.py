@@ -13,6 +13,8 @@ _PACKAGES = {
     "faiss": "faiss-cpu",
     "pytorch_metric_learning": "pytorch-metric-learning",
     "spdl": "spdl",
+    "resvg_py": "resvg-py",
+    "fontTools": "fonttools",
     "nvidia.dali": "nvidia-dali-cuda130",
 }
 INSTALL = "pip install -e '.[bench]'"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from set_images import Drawing, drawn_part, from_svg, on_white
+from set_choice import Drawing
+from set_images import drawn_part, from_svg, on_white
 from set_logos import iconify_svg
 from set_packages import Package, Packages, debian, npm
 
@@ -32,7 +34,6 @@ PACKAGES: tuple[Package, ...] = (
     TWEMOJI, OPENMOJI, EMOJIONE, EMOJIONE_1, COREUI,
 )  # fmt: skip
 
-_CODE = re.compile(r"[a-z]{2}")
 _PAIR = re.compile(r"(1f1[ef][0-9a-f])-(1f1[ef][0-9a-f])")
 _FIRST = 0x1F1E6  # the regional indicator of A
 
@@ -41,30 +42,29 @@ def drawings(packages: Packages) -> Iterator[Drawing]:
     """Drawings of all countries and territories with an ISO code of two letters."""
     iso = packages.path(FLAT) / "package/country.json"
     codes = {entry["code"] for entry in json.loads(iso.read_text(encoding="utf-8")) if entry["iso"]}
-    for label, source, image in _all(packages):
-        if label in codes and image is not None:
-            yield Drawing(label, source, on_white(image))
+    for drawing in (*_files(packages), *_icons(packages)):
+        if drawing.label in codes:
+            yield drawing
 
 
-def _all(packages: Packages) -> Iterator[tuple[str, str, Image.Image | None]]:
-    def files(package: Package, place: str) -> Iterator[tuple[str, str, Image.Image | None]]:
+def _files(packages: Packages) -> Iterator[Drawing]:
+    for package, place in (
+        (FLAT, "package/flags/4x3"),
+        (CIRCLES, "package/flags"),
+        (FLAGKIT, "package/svgs"),
+        (FLAGPACK, "package/lib/flags/l"),
+        (FAMFAMFAM, "package/dist/png"),
+        (SIMPLE, "package/3x2"),
+        (COUNTRIES, "package/png250px"),
+        (ISO, "usr/share/iso-flags-png-320x240"),
+        (GOOGLE, "package/img/google/64"),
+    ):
         for path in sorted((packages.path(package) / place).iterdir()):
-            code = path.stem.lower()
-            if _CODE.fullmatch(code):
-                yield code, package.name, _read(path)
+            code = country_of(path.stem) if package is GOOGLE else path.stem.lower()
+            yield Drawing(code, "noto" if package is GOOGLE else package.name, partial(_read, path))
 
-    yield from files(FLAT, "package/flags/4x3")
-    yield from files(CIRCLES, "package/flags")
-    yield from files(FLAGKIT, "package/svgs")
-    yield from files(FLAGPACK, "package/lib/flags/l")
-    yield from files(FAMFAMFAM, "package/dist/png")
-    yield from files(SIMPLE, "package/3x2")
-    yield from files(COUNTRIES, "package/png250px")
-    yield from files(ISO, "usr/share/iso-flags-png-320x240")
-    for path in sorted((packages.path(GOOGLE) / "package/img/google/64").iterdir()):
-        code = country_of(path.stem)
-        if code:
-            yield code, "noto", _read(path)
+
+def _icons(packages: Packages) -> Iterator[Drawing]:
     names: dict[str, str] = {}
     for package in (TWEMOJI, OPENMOJI):
         folder = packages.path(package) / "package"
@@ -74,17 +74,22 @@ def _all(packages: Packages) -> Iterator[tuple[str, str, Image.Image | None]]:
             code = country_of(characters)
             if code:
                 names.setdefault(name.removeprefix("flag-"), code)
-                if name in table["icons"]:
-                    yield code, package.name[14:], from_svg(iconify_svg(table, name))
+                yield from _icon(code, package, table, name)
     for package in (EMOJIONE, EMOJIONE_1):
         table = _table(packages.path(package) / "package")
         for name in sorted(table["icons"]):
-            code = names.get(name.removeprefix("flag-for-"), "")
-            if name.startswith("flag-for-") and code:
-                yield code, package.name[14:], from_svg(iconify_svg(table, name))
+            if name.startswith("flag-for-"):
+                code = names.get(name.removeprefix("flag-for-"), "")
+                yield from _icon(code, package, table, name)
     table = _table(packages.path(COREUI) / "package")
     for name in sorted(table["icons"]):
-        yield name, "coreui", from_svg(iconify_svg(table, name))
+        yield from _icon(name, COREUI, table, name)
+
+
+def _icon(code: str, package: Package, table: dict, name: str) -> Iterator[Drawing]:
+    if name in table["icons"]:
+        source = package.name.rpartition("/")[2]
+        yield Drawing(code, source, partial(_from_text, iconify_svg(table, name)))
 
 
 def country_of(characters: str) -> str:
@@ -102,6 +107,12 @@ def _table(folder: Path) -> dict:
 
 def _read(path: Path) -> Image.Image | None:
     if path.suffix == ".svg":
-        return from_svg(path.read_text(encoding="utf-8"))
+        return _from_text(path.read_text(encoding="utf-8"))
     with Image.open(path) as image:
-        return drawn_part(image)
+        part = drawn_part(image)
+    return on_white(part) if part else None
+
+
+def _from_text(text: str) -> Image.Image | None:
+    image = from_svg(text)
+    return on_white(image) if image else None

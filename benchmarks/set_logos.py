@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from set_images import Drawing, aspect, from_svg, on_white
+from PIL import Image
+
+from set_choice import Drawing
+from set_images import aspect, from_svg, on_white
 from set_packages import Package, Packages, npm
 
 SIMPLE = npm("simple-icons", "16.37.0", "CC0-1.0")
@@ -117,10 +121,14 @@ def _slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]", "", spelt)
 
 
-def _drawn(label: str, source: str, text: str, variant: str = "") -> Iterator[Drawing]:
+def _drawn(label: str, source: str, text: str) -> Iterator[Drawing]:
+    if label:
+        yield Drawing(label, source, partial(_draw, text))
+
+
+def _draw(text: str) -> Image.Image | None:
     image = from_svg(text)
-    if label and image is not None and aspect(image) < WIDEST:
-        yield Drawing(label, source, on_white(image), variant)
+    return on_white(image) if image is not None and aspect(image) < WIDEST else None
 
 
 def _iconify(packages: Packages, package: Package, brands: Brands) -> Iterator[Drawing]:
@@ -132,8 +140,7 @@ def _iconify(packages: Packages, package: Package, brands: Brands) -> Iterator[D
         if _SKIPPED.search(name) or f"{name}-icon" in icons:
             continue
         label = brands.label(spelt)
-        variant = spelt if plain(spelt) != label else ""
-        yield from _drawn(label, source, iconify_svg(table, name), variant)
+        yield from _drawn(label, source, iconify_svg(table, name))
 
 
 def iconify_svg(table: dict, name: str) -> str:
@@ -154,8 +161,7 @@ def _folder(folder: Path, source: str, brands: Brands) -> Iterator[Drawing]:
     for path in sorted(folder.glob("*.svg")):
         if not _SKIPPED.search(path.stem):
             label = brands.label(path.stem.replace("_", "-"))
-            variant = path.stem if plain(path.stem) != label else ""
-            yield from _drawn(label, source, path.read_text(encoding="utf-8"), variant)
+            yield from _drawn(label, source, path.read_text(encoding="utf-8"))
 
 
 def _coins(packages: Packages, brands: Brands) -> Iterator[Drawing]:
