@@ -165,26 +165,33 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
 
 def state_text(output: str, name: str) -> str | None:
     """Text of state.json of a remote checkpoint; None if that is not complete."""
-    sizes = storage.sizes_below(output)
-    if _fault(output, name, sizes) is not None:
+    folder = storage.join(output, f"{CHECKPOINTS}/{name}")
+    content = storage.read_if_exists(storage.join(folder, checkpoint.STATE_FILE))
+    if content is None or _incomplete(folder, content, storage.sizes_below(folder)) is not None:
         return None
-    place = f"{CHECKPOINTS}/{name}/{checkpoint.STATE_FILE}"
-    return storage.read_bytes(storage.join(output, place)).decode()
+    return content.decode()
 
 
 def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
     """Fault of a remote checkpoint; None if it is complete."""
-    place = f"{CHECKPOINTS}/{name}"
-    shown = storage.public(storage.join(output, place))
-    if f"{place}/{checkpoint.STATE_FILE}" not in sizes:
+    prefix = f"{CHECKPOINTS}/{name}/"
+    folder = storage.join(output, prefix.rstrip("/"))
+    if prefix + checkpoint.STATE_FILE not in sizes:
+        shown = storage.public(folder)
         return f"{shown}: {checkpoint.STATE_FILE} is missing: its upload was not complete"
+    content = storage.read_bytes(storage.join(folder, checkpoint.STATE_FILE))
+    below = {k.removeprefix(prefix): size for k, size in sizes.items() if k.startswith(prefix)}
+    return _incomplete(folder, content, below)
+
+
+def _incomplete(folder: str, content: bytes, sizes: Mapping[str, int]) -> str | None:
+    """Fault of a remote checkpoint with this state.json and files of these sizes."""
+    shown = storage.public(folder)
     try:
-        text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
-        files = checkpoint.parse_state(text)["files"]
+        files = checkpoint.parse_state(content)["files"]
     except (ValueError, RunError) as error:
         return f"{shown}: {error}"
-    here = {file: sizes[f"{place}/{file}"] for file in files if f"{place}/{file}" in sizes}
-    return size_fault(shown, files, here)
+    return size_fault(shown, files, sizes)
 
 
 def size_fault(place: str, files: Mapping[str, int], sizes: Mapping[str, int]) -> str | None:

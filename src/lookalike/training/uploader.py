@@ -11,6 +11,7 @@ checkpoint is left to the next snapshot, or to the one at the end.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -163,6 +164,9 @@ class Uploader:
         self._ending = False
         self._error: LookalikeError | None = None
         self._stored: dict[str, str] = {}  # text of state.json by checkpoint
+        self._sent: dict[str, bytes] = {}  # digest by other file
+        # A downloaded checkpoint is stored already.
+        self._maybe_stored = {path.name for path in run.checkpoints.glob("step-*")}
         self._changed = threading.Condition()
         self._progress = ""
         self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
@@ -176,7 +180,7 @@ class Uploader:
         """
         if self.world.is_main:
             for name in _FIRST[:3]:
-                storage.write_file(self.run.path / name, self._uri(name))
+                self._send_changed(self.run.path, name)
         else:
             probe = self._uri(f".worker-{self.world.rank:05d}")
             storage.write_bytes(probe, b"may write")
@@ -312,12 +316,12 @@ class Uploader:
             return
         files = [str(p.relative_to(snapshot)) for p in sorted(snapshot.rglob("*")) if p.is_file()]
         for name in (name for name in _FIRST if name in files):
-            self._send(snapshot, name)
+            self._send_changed(snapshot, name)
         for name in checkpoints:
             self._send_checkpoint(snapshot, name)
         rest = [n for n in files if n not in _FIRST and not n.startswith("checkpoints/")]
         for name in [*rest, *(n for n in files if n in ("checkpoints/latest", "checkpoints/best"))]:
-            self._send(snapshot, name)
+            self._send_changed(snapshot, name)
         self._prune(set(checkpoints))
 
     def _send_checkpoint(self, snapshot: Path, name: str) -> None:
@@ -328,8 +332,8 @@ class Uploader:
             return
         self._stored.pop(name, None)
         state = json.loads(text)
-        # A checkpoint that was downloaded is stored already.
-        if "id" not in state or remote_run.state_text(self.output, name) != text:
+        known = name in self._maybe_stored and "id" in state
+        if not known or remote_run.state_text(self.output, name) != text:
             missing = set(state["files"]).difference(self._send_slices(snapshot, name))
             if self.machines is not None and missing:
                 self._wait_for(_id_of(name, text), missing)
@@ -381,6 +385,14 @@ class Uploader:
         size = (snapshot / name).stat().st_size
         self._progress = f"{name} ({size / 1e6:.1f} MB)"
         storage.write_file(snapshot / name, self._uri(name))
+
+    def _send_changed(self, folder: Path, name: str) -> None:
+        """Send a file unless this content was sent under its name."""
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        if self._sent.pop(name, None) != digest:
+            self._send(folder, name)
+        self._sent[name] = digest
 
     def _prune(self, sent: set[str]) -> None:
         """Remove older checkpoints; those just sent stay."""
