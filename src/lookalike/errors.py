@@ -19,6 +19,7 @@ A message names the place, the value, the choices and the fix. Anything that is 
 import errno
 import os
 import signal
+from numbers import Integral
 
 
 class LookalikeError(Exception):
@@ -52,6 +53,10 @@ class DataError(LookalikeError):
 
 class ModelError(LookalikeError):
     """A backbone name or a weights file is wrong."""
+
+
+class NotFiniteError(ModelError):
+    """A model gives vectors that hold NaN or infinity."""
 
 
 class RunError(LookalikeError):
@@ -110,6 +115,14 @@ class MissingExtraError(LookalikeError):
         super().__init__(
             f"{package} is not installed; it comes with: pip install 'lookalike[{extra}]'"
         )
+
+
+def check_integer(
+    name: str, value: object, least: int, error: type[LookalikeError] = ConfigError
+) -> None:
+    """Raise an error unless an argument is an integer that is not below `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise error(f"{name}={value!r} must be an integer from {least} on")
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

@@ -1,5 +1,6 @@
 """The index against brute force in float64, and against one that is built anew."""
 
+import hashlib
 import json
 import pickle
 import re
@@ -418,7 +419,8 @@ def test_a_manifest_names_only_its_own_files(tmp_path, key):
             values["format"] = form
             if form.endswith("2"):
                 rest = {k: v for k, v in values.items() if k != "format"}
-                values["digest"] = block_checksums.digest(manifest.canonical(rest))
+                content = json.dumps(rest, sort_keys=True).encode()
+                values["digest"] = hashlib.sha256(content).hexdigest()
             (path / "manifest.json").write_text(json.dumps(values))
             with pytest.raises(RunError, match=r"manifest\.json: broken"):
                 Index.open(path)

@@ -23,12 +23,11 @@ from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.exporting.exported import ExportedModel
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import batch_size_of, embed_batches
-from lookalike.model.user_images import check_number
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
@@ -92,7 +91,7 @@ def embed(
             f"{storage.public(output)}: the output's name must end in .npy or .parquet"
         )
     storage.check_writable(output)
-    check_number("workers", workers, 1, ConfigError)
+    check_integer("workers", workers, 1)
     options = ReadOptions(**read)
     if workers > 1 and not in_worker():
         places = [keep_list(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]

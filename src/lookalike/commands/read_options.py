@@ -10,9 +10,8 @@ from typing import Any, TypedDict
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.loading.image_source import Source
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, check_integer
 from lookalike.log import logger
-from lookalike.model.user_images import check_number
 from lookalike.storage import Place
 from lookalike.training.build import create_source
 from lookalike.training.remote_run import saved_config
@@ -54,7 +53,7 @@ class ReadOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_number("threads", self.threads, 0, ConfigError)
+        check_integer("threads", self.threads, 0)
 
     def source(self, models: Sequence[Place]) -> Source:
         """The bytes of images, read by these options, or as in training where they are open.

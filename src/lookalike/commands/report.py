@@ -80,7 +80,7 @@ def report(
         other_validated_on = run_info.validated_on(run_info.required_config(other))
     threads = config.data.threads if threads is None else threads
     source = create_source(config)
-    train, shown, lacking = _lists(config, data, format, split)
+    train, shown, unreadable = _lists(config, data, format, split)
     evaluation = other_evaluation = None
     if shown is not None:
         where = World.device_from_env(device)
@@ -98,11 +98,10 @@ def report(
         ]
         other_evaluation = others[0] if others else None
     report = replace(
-        _report_data(place, config, train, shown, evaluation, source),
+        _report_data(place, config, train, shown, evaluation, source, unreadable),
         listed="" if data is None else storage.public(data),
         own=data is None,
         other_validated_on=other_validated_on,
-        lacking=lacking,
         other=None if other is None else run_info.history(other),
         other_evaluation=other_evaluation,
         threads=threads,
@@ -147,6 +146,7 @@ def _report_data(
     shown: Catalog | None,
     evaluation: EvaluationData | None,
     source: Source,
+    unreadable: str = "",
 ) -> ReportData:
     return ReportData(
         history=run_info.history(run),
@@ -154,7 +154,7 @@ def _report_data(
         settings=run_info.settings(config),
         environment=run_info.environment(run),
         evaluation=evaluation,
-        lacking="" if shown is not None else _LACKING,
+        lacking="" if shown is not None else unreadable or _LACKING,
         validated_on=run_info.validated_on(config),
         calibration=calibration_of(run),
         seed=config.train.seed,
@@ -185,7 +185,7 @@ def _target(run: str, output: Place | None) -> str:
 def _lists(
     config: Config, data: str | None, format: str, split: str | None
 ) -> tuple[Catalog | None, Catalog | None, str]:
-    """The training list, the list to show, and the reason for no such list."""
+    """The training list, the list to show, and the reason where they cannot be read."""
     shown = None
     if data is not None:
         records = read_records(data, format)
@@ -198,8 +198,6 @@ def _lists(
             return None, shown, ""
         logger.warning("the images are left out: %s; to show others, give --data LIST", error)
         return None, None, f"Images are left out: the list could not be read: {error}"
-    if shown is None and held_out is None:
-        return train, None, _LACKING
     return train, shown or held_out, ""
 
 

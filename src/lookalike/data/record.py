@@ -69,6 +69,11 @@ class Record:
     details: Details | None = None
 
     @property
+    def byte_range(self) -> tuple[int, int] | None:
+        """Offset and size of the image in its file; None for all of it."""
+        return None if self.member is None else (self.member.offset, self.member.size)
+
+    @property
     def place(self) -> str:
         """The image as messages name it, without secrets."""
         place = storage.public(self.uri)

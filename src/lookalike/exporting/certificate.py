@@ -18,14 +18,13 @@ from lookalike.data.image_size import ImageSize, height_width
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.loading.sequential import WholeImageLoader
-from lookalike.errors import DataError, ExportError
+from lookalike.errors import DataError, ExportError, NotFiniteError
 from lookalike.exporting import Bounds
 from lookalike.log import counted
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded, PictureModel, embed_records
-from lookalike.model.user_images import NotFiniteError
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Batches of images of one size, as production may send them."""

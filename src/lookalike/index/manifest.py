@@ -157,7 +157,7 @@ def read(folder: Path) -> Manifest:
                 f"{folder / FILE}: an index of another version of lookalike, or damaged; {FIX}"
             )
         expected = values.pop("digest") if form == FORMAT else None
-        if expected is not None and digest(canonical(values)) != expected:
+        if expected is not None and digest(_canonical(values)) != expected:
             raise RunError(f"{folder / FILE}: damaged: not what was written; {FIX}")
         found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", FIX)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -195,8 +195,8 @@ def check_links(folder: Path, names: list[str]) -> None:
             )
 
 
-def canonical(values: dict[str, Any]) -> bytes:
-    """The bytes that the manifest's digest is of."""
+def _canonical(values: dict[str, Any]) -> bytes:
+    """Bytes that the manifest's digest is computed from."""
     return json.dumps(values, sort_keys=True).encode()
 
 
@@ -207,7 +207,7 @@ def write(folder: Path, manifest: Manifest) -> None:
         StorageError: it cannot be written.
     """
     values = TypeAdapter(Manifest).dump_python(manifest, by_alias=True)
-    about = {"format": FORMAT, "digest": digest(canonical(values))}
+    about = {"format": FORMAT, "digest": digest(_canonical(values))}
     text = json.dumps({**about, **values}, indent=1) + "\n"
     with writing(folder / FILE), replacing(folder / FILE) as partial:
         partial.write_text(text, "utf-8")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -25,7 +24,7 @@ from lookalike.data.loading.pipeline import Job, Work, pipeline
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
-from lookalike.errors import DataError, LookalikeError, ModelError
+from lookalike.errors import DataError, ModelError, NotFiniteError, check_integer
 
 OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
 """A path or URI, encoded bytes or an open file of them, a PIL image, an array or a tensor."""
@@ -54,8 +53,8 @@ def embedded(
         ModelError: `batch_size` or `threads` is no such number.
         NotFiniteError: the model gives NaN or infinity for some.
     """
-    check_number("batch_size", batch_size, 1)
-    check_number("threads", threads, 0)
+    check_integer("batch_size", batch_size, 1, ModelError)
+    check_integer("threads", threads, 0, ModelError)
     each, single = several(images)
     nothing = np.zeros((0, dim), np.float32)
     found, count = [nothing], 0
@@ -180,19 +179,7 @@ def _chunks(images: Iterator[_UserImage], size: int) -> Iterator[list[_UserImage
         yield chunk
 
 
-def check_number(
-    name: str, value: object, least: int, error: type[LookalikeError] = ModelError
-) -> None:
-    """Raise an error unless an argument is an integer that is not below `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise error(f"{name}={value!r} must be an integer from {least} on")
-
-
 _SHOWN = 5  # images in the message of a NotFiniteError
-
-
-class NotFiniteError(ModelError):
-    """A model gives vectors that hold NaN or infinity."""
 
 
 def require_finite(vectors: np.ndarray, name: Callable[[int], str]) -> None:

@@ -4,11 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import IO, Any, NamedTuple
 
-from lookalike.storage.download import Limits, Part, download, download_to, headers_of
+from lookalike.storage.download import ByteRange, Limits, download, download_to, headers_of
 from lookalike.storage.event_loop import waited
 
 PAGE = 1000
 """Keys in one answer to a listing: the most that S3 and OSS give."""
+
+
+SIGNED_FOR = 3600
+"""Seconds for which a signed URL can be used."""
 
 
 class Client(ABC):
@@ -21,7 +25,7 @@ class Client(ABC):
     """How often its credentials were read anew."""
 
     @abstractmethod
-    async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
+    async def fetch(self, uri: str, part: ByteRange, limits: Limits) -> bytes:
         """The content of a file, or at most part[1] bytes from part[0] on."""
 
     @abstractmethod
@@ -62,7 +66,7 @@ class GetClient(Client):
     def url(self, uri: str) -> str:
         """The address to GET a file, signed and encoded."""
 
-    async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
+    async def fetch(self, uri: str, part: ByteRange, limits: Limits) -> bytes:
         return await download(self.url(uri), part, limits, explained=self.explained)
 
     def copy_to(self, file: IO[bytes], uri: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from lookalike.storage.client import Client
-from lookalike.storage.download import NO_LIMITS, Limits, Part
+from lookalike.storage.download import NO_LIMITS, ByteRange, Limits
 from lookalike.storage.fsspec_client import FsspecClient
 from lookalike.storage.oss import Oss
 from lookalike.storage.s3 import S3
@@ -24,7 +24,7 @@ def client_of(uri: str) -> Client:
     return _CLIENTS.get(scheme_of(uri), _FSSPEC)
 
 
-async def fetch(uri: str, part: Part, limits: Limits = NO_LIMITS) -> bytes:
+async def fetch(uri: str, part: ByteRange, limits: Limits = NO_LIMITS) -> bytes:
     """The content of remote `uri`, or its bytes from offset part[0], at most part[1] of them.
 
     In the loop of `lookalike.storage.event_loop`, where many may wait at a time.

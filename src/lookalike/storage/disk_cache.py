@@ -26,6 +26,7 @@ from typing import IO
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.log import logger
+from lookalike.storage.download import ByteRange
 from lookalike.storage.file_lock import is_locked, lock_until_closed, locked_descriptor
 
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
@@ -34,8 +35,6 @@ _PARTIAL = ".aside-"
 _HEAD = struct.Struct("<QI")  # size and CRC-32 of the content
 _SWEPT_TO = 0.9  # of the limit, so that not each new entry needs a sweep
 _LEFT_BEHIND_SECONDS = 600.0  # after which an unlocked file is not being written
-
-Part = tuple[int, int] | None
 
 
 class DiskCache:
@@ -77,11 +76,11 @@ class DiskCache:
         if hasattr(self, "_size_file"):
             os.close(self._size_file)
 
-    def has(self, uri: str, part: Part) -> bool:
+    def has(self, uri: str, part: ByteRange) -> bool:
         """True if there is an entry, damaged or not."""
         return os.path.exists(self.entry_path(uri, part))
 
-    def get(self, uri: str, part: Part) -> bytes | None:
+    def get(self, uri: str, part: ByteRange) -> bytes | None:
         """The content; None without an entry, or with a damaged one."""
         place = self.entry_path(uri, part)
         try:
@@ -100,7 +99,7 @@ class DiskCache:
         self._remove(place, len(entry))
         return None
 
-    def put(self, uri: str, part: Part, content: bytes) -> None:
+    def put(self, uri: str, part: ByteRange, content: bytes) -> None:
         """Keep `content`, if there is room for it or room can be made."""
         size = _HEAD.size + len(content)
         place = self.entry_path(uri, part)
@@ -122,7 +121,7 @@ class DiskCache:
             self._giving_up = True
             self._warn(error)
 
-    def entry_path(self, uri: str, part: Part) -> str:
+    def entry_path(self, uri: str, part: ByteRange) -> str:
         key = f"{storage.address(uri)}\n{part}"
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return f"{self.folder}/{name[:2]}/{name}"

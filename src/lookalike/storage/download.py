@@ -17,7 +17,8 @@ from lookalike.storage.event_loop import session
 if TYPE_CHECKING:
     import aiohttp
 
-Part = tuple[int, int] | None
+ByteRange = tuple[int, int] | None
+"""Offset and size of the bytes to read; None for all."""
 
 _MOST_REDIRECTS = 10
 _BLOCK = 2**18  # bytes
@@ -110,7 +111,7 @@ def _encoded(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape"))
 
 
-async def download(url: str, part: Part, limits: Limits, *, explained: bool) -> bytes:
+async def download(url: str, part: ByteRange, limits: Limits, *, explained: bool) -> bytes:
     """The answer to a GET.
 
     Args:

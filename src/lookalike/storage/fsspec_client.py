@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from lookalike.errors import MissingExtraError, StorageError
 from lookalike.storage.client import Client
-from lookalike.storage.download import Limits, Part, sendable
+from lookalike.storage.download import ByteRange, Limits, sendable
 from lookalike.storage.uri import public, scheme_of
 
 SUPPORTED = "paths of this machine, oss://, s3://, gs://, http:// and https://"
@@ -69,7 +69,7 @@ class FsspecClient(Client):
         filesystem.invalidate_cache()
         return filesystem, path
 
-    async def fetch(self, uri: str, part: Part, limits: Limits) -> bytes:
+    async def fetch(self, uri: str, part: ByteRange, limits: Limits) -> bytes:
         filesystem, path = self.filesystem_of(uri)
         span: dict[str, int] = {}
         if part is not None:

@@ -16,11 +16,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from lookalike.errors import MissingExtraError, StorageError
-from lookalike.storage.client import BucketClient, StoredObject
+from lookalike.storage.client import SIGNED_FOR, BucketClient, StoredObject
 from lookalike.storage.uri import public, split_query
-
-SIGNED_FOR = 3600
-"""Seconds for which a signed URL can be used."""
 
 _IN_PARTS = 100 * 2**20  # bytes from which on a file is uploaded in parts
 

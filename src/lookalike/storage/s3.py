@@ -20,10 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from lookalike.errors import MissingExtraError
-from lookalike.storage.client import BucketClient, StoredObject
-
-SIGNED_FOR = 3600
-"""Seconds for which a signed URL can be used."""
+from lookalike.storage.client import SIGNED_FOR, BucketClient, StoredObject
 
 _IN_PARTS, _PART = 100 * 2**20, 50 * 2**20
 """Bytes from which on a file is uploaded in parts, and of these."""

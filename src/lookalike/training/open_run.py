@@ -200,7 +200,7 @@ def restore(
                     f"train.start_from={run.path} to begin with its weights)"
                 ) from None
             raise
-        if config is not None and (others := _other_changes(run, config)):
+        if others := _other_changes(run, config):
             logger.warning("resumed with changed settings: %s", ", ".join(others))
     bad_images.restore({int(row): reason for row, reason in bad.items()})
     world.barrier()

@@ -218,7 +218,7 @@ def fingerprint_of(records: Sequence[Record]) -> str:
     digest = hashlib.sha256()
     for record in records:
         box = record.details.box if record.details is not None else None
-        where = record.member and (record.member.offset, record.member.size)
+        where = record.byte_range
         text = f"{record.uri}\0{record.label}\0{where or ''}\0{box or ''}\n"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

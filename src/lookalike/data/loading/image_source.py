@@ -52,7 +52,7 @@ class Source:
         """True if the bytes are neither on this machine nor in the cache."""
         if not storage.is_remote(record.uri):
             return False
-        return self.cache is None or not self.cache.has(record.uri, _part(record))
+        return self.cache is None or not self.cache.has(record.uri, record.byte_range)
 
     def read(
         self, record: Record, pending: PendingBytes | None = None, *, fresh: bool = False
@@ -72,7 +72,7 @@ class Source:
         return completed(content) if fresh and self._allow_truncated else content
 
     def _content(self, record: Record, pending: PendingBytes | None, fresh: bool) -> bytes:
-        part, kept = _part(record), None
+        part, kept = record.byte_range, None
         cache = self.cache if storage.is_remote(record.uri) else None
         if cache is not None and pending is None and not fresh:
             kept = cache.get(record.uri, part)
@@ -105,7 +105,3 @@ def read_twice(
         return use(source.read(record, pending))
     except BadImage:
         return use(source.read(record, fresh=True))
-
-
-def _part(record: Record) -> tuple[int, int] | None:
-    return None if record.member is None else (record.member.offset, record.member.size)

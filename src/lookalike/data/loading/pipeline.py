@@ -10,6 +10,7 @@ is closed or collected or the program ends.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -221,6 +222,7 @@ def _stop(tasks: Tasks, stopped: threading.Event, workers: list[threading.Thread
     stopped.set()
     for _ in workers:
         tasks.put(None)
+    end = time.monotonic() + _PATIENCE_SECONDS  # of all together
     for worker in workers:
         if worker is not threading.current_thread():  # the garbage collector runs anywhere
-            worker.join(_PATIENCE_SECONDS)
+            worker.join(max(0.0, end - time.monotonic()))

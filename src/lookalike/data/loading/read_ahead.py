@@ -108,8 +108,9 @@ class ReadAhead:
         error: Exception | None = None
         try:
             record = pending.record
-            part = None if record.member is None else (record.member.offset, record.member.size)
-            content = await storage.fetch_bytes(record.uri, part=part, limits=self._limits)
+            content = await storage.fetch_bytes(
+                record.uri, part=record.byte_range, limits=self._limits
+            )
         except Exception as failure:
             error = failure
         finally:

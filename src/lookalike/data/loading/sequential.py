@@ -22,7 +22,7 @@ from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import ConfigError, StorageError
+from lookalike.errors import StorageError, check_integer
 
 # Whole images may take hundreds of megabytes each: few are held at a time.
 _GROUPS_AHEAD = 1
@@ -57,7 +57,8 @@ class SequentialLoader:
         batches: Sequence[int] | None = None,
         source: Source = PLAIN,
     ) -> None:
-        check_at_least(batch_size=(batch_size, 1), threads=(threads, 0))
+        check_integer("batch_size", batch_size, 1)
+        check_integer("threads", threads, 0)
         self._records = records
         self._batch_size = batch_size
         self._threads = threads
@@ -204,10 +205,3 @@ class WholeImageLoader(SequentialLoader):
 
 def _has_images(batch: Batch | WholeImages) -> bool:
     return len(batch.rows) > 0
-
-
-def check_at_least(**numbers: tuple[int, int]) -> None:
-    """Raise a ConfigError unless each value, given as name=(value, least), is at least that."""
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise ConfigError(f"{name}={value} must be at least {least}")

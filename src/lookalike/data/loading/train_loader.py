@@ -22,12 +22,11 @@ from lookalike.data.loading.feature_parts import FeatureParts
 from lookalike.data.loading.image_source import PLAIN, Source, read_twice
 from lookalike.data.loading.pipeline import Job, Work, pipeline
 from lookalike.data.loading.read_ahead import PendingBytes
-from lookalike.data.loading.sequential import check_at_least
 from lookalike.data.record import Record
 from lookalike.data.rng import occurrences, row_rng
 from lookalike.data.samplers import Sampling, create_sampler
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import DataError, StorageError, check_integer
 
 _SUBSTITUTES = 8
 
@@ -77,7 +76,10 @@ class TrainLoader:
             DataError: there are no images, or fewer in a batch than workers.
             ConfigError: a number is out of range, or the batch does not fit the sampler.
         """
-        check_at_least(batch_size=(batch_size, 1), threads=(threads, 0), seed=(seed, 0))
+        for name, value, least in (
+            ("batch_size", batch_size, 1), ("threads", threads, 0), ("seed", seed, 0),
+        ):  # fmt: skip
+            check_integer(name, value, least)
         if len(catalog) == 0:
             raise DataError("there are no images to train on")
         self.sampler = create_sampler(
