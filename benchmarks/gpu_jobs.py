@@ -25,10 +25,10 @@ def run_quickstart(place: Place, record: Record) -> None:
 
     with tempfile.TemporaryDirectory() as name, record.attempt("quickstart"):
         folder = Path(name) / "quickstart"
-        data = quickstart._unpack(folder)
+        data = quickstart.unpack_images(folder)
         change: dict[str, Any] = {"run.device": place.device.type}
         try:
-            change["model.pretrained"] = str(quickstart._pretrained_weights(folder))
+            change["model.pretrained"] = str(quickstart.unpack_weights(folder))
         except MissingExtraError as error:
             record.not_run("the quickstart's pretrained weights", error)
             change["model.pretrained"] = False

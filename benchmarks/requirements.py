@@ -6,7 +6,7 @@ import importlib.util
 import sys
 
 # Modules whose package is called otherwise.
-_PACKAGES = {
+PACKAGES = {
     "skimage": "scikit-image",
     "cv2": "opencv-python-headless",
     "oml": "open-metric-learning",
@@ -31,7 +31,7 @@ def is_installed(module: str) -> bool:
 def missing(*modules: str) -> str:
     """What to say of those of the modules that cannot be found; "" where all can."""
     lacking = [module for module in modules if not is_installed(module)]
-    names = ", ".join(_PACKAGES.get(module, module) for module in lacking)
+    names = ", ".join(PACKAGES.get(module, module) for module in lacking)
     verb = "is" if len(lacking) == 1 else "are"
     return f"{names} {verb} not installed: {INSTALL}" if lacking else ""
 

@@ -188,7 +188,7 @@ def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, 
         raise torch.distributed.DistNetworkError("The client socket has timed out.\nframe #7")
 
     monkeypatch.setattr(torch.distributed, "init_process_group", wait)
-    monkeypatch.setattr(world, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(world, "SLOW_SECONDS", 0.0)
     set_launcher(monkeypatch, MEETING | {"RANK": rank})
     before = signal.getsignal(signal.SIGINT)
     assert World.device_from_env("cpu").type == "cpu"  # waits for nobody
@@ -218,6 +218,20 @@ def set_launcher(monkeypatch, environment):
         monkeypatch.setenv(name, value)
 
 
+def fail_with(monkeypatch, codes):
+    """Let torchrun end with these exit codes of the workers, by rank."""
+    failures = {rank: types.SimpleNamespace(exitcode=code) for rank, code in codes.items()}
+
+    def run(options):
+        ours = {"LOOKALIKE_REPORTS", "LOOKALIKE_LAUNCHER_PID", "OMP_NUM_THREADS"}
+        assert ours <= os.environ.keys()
+        raise ChildFailedError("lookalike", failures)
+
+    monkeypatch.setattr("torch.distributed.run.run", run)
+    monkeypatch.setattr(ChildFailedError, "__init__", lambda self, name, found: None)
+    monkeypatch.setattr(ChildFailedError, "failures", failures, raising=False)
+
+
 @pytest.mark.parametrize(
     ("codes", "code", "words"),
     [
@@ -227,12 +241,14 @@ def set_launcher(monkeypatch, environment):
         ({1: 3}, 3, "worker 1 ended with exit code 3"),
     ],
 )
-def test_a_worker_that_was_killed_is_named(tmp_path, codes, code, words):
-    error = launch._failure(codes, tmp_path, "Resume with: this")
-    assert words in str(error)
-    assert str(error).endswith("Resume with: this")
-    assert error.exit_code == code
-    assert not error.is_reported
+def test_a_worker_that_was_killed_is_named(tmp_path, monkeypatch, codes, code, words):
+    fail_with(monkeypatch, codes)
+    with pytest.raises(launch.WorkersFailed) as failed:
+        launch.launch(2, ["train"], tmp_path, "Resume with: this")
+    assert words in str(failed.value)
+    assert str(failed.value).endswith("Resume with: this")
+    assert failed.value.exit_code == code
+    assert not failed.value.is_reported
 
 
 @pytest.mark.parametrize(
@@ -250,17 +266,8 @@ def test_a_lost_peer_is_distinguished_from_a_bug(words, lost, tmp_path, monkeypa
 
 
 def test_a_launch_blames_the_worker_that_failed_and_leaves_the_environment(tmp_path, monkeypatch):
-    failed = {0: types.SimpleNamespace(exitcode=-15), 1: types.SimpleNamespace(exitcode=3)}
-
-    def run(options):
-        ours = {"LOOKALIKE_REPORTS", "LOOKALIKE_LAUNCHER_PID", "OMP_NUM_THREADS"}
-        assert ours <= os.environ.keys()
-        raise ChildFailedError("lookalike", failed)
-
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("torch.distributed.run.run", run)
-    monkeypatch.setattr(ChildFailedError, "__init__", lambda self, name, found: None)
-    monkeypatch.setattr(ChildFailedError, "failures", failed, raising=False)
+    fail_with(monkeypatch, {0: -15, 1: 3})
     before = dict(os.environ)
     with pytest.raises(launch.WorkersFailed, match="worker 1 ended with exit code 3; Go on"):
         launch.launch(2, ["train"], tmp_path, "Go on with: this")
@@ -306,7 +313,7 @@ def test_many_more_workers_than_cores_are_one_warning(
 ):
     started = []
     monkeypatch.setattr("torch.distributed.run.run", started.append)
-    monkeypatch.setattr(launch, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launch.launch(workers, ["train"], tmp_path, "Resume with: this")
     said = capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_vectors_of_embed_are_a_gallery(model, photos, cache, tmp_path, monkeypa
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_of_vectors_are_galleries(model, photos, tmp_path, monkeypatch, caplog, order):
     """With paths and labels beside, with ids, or by position."""
-    monkeypatch.setattr("lookalike.vectors.vector_files._ROWS", 8)
+    monkeypatch.setattr("lookalike.vectors.vector_files.BLOCK_ROWS", 8)
     embedder = lookalike.load(model, device="cpu")
     paths = sorted(map(str, photos.rglob("*.jpg")))
     np.save(tmp_path / "v.npy", np.asarray(embedder.embed(paths), order=order))

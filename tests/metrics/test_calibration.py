@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from lookalike.commands.quickstart import BACKBONE, _pretrained_weights, _unpack
+from lookalike.commands.quickstart import BACKBONE, unpack_images, unpack_weights
 from lookalike.data.catalog import open_catalog
 from lookalike.data.readers import read_records
 from lookalike.distributed.world import ALONE
@@ -114,8 +114,8 @@ def test_far_intervals_cover_new_classes(classes):
 
 @pytest.mark.slow
 def test_far_intervals_cover_other_emoji(tmp_path):
-    weights = _pretrained_weights(tmp_path)
-    records = read_records(str(_unpack(tmp_path) / "test.txt"))
+    weights = unpack_weights(tmp_path)
+    records = read_records(str(unpack_images(tmp_path) / "test.txt"))
     embedder = Embedder.create(BACKBONE, pretrained=str(weights), image_size=64, embedding_dim=512)
     vectors = torch.from_numpy(embedder.embed([record.uri for record in records], threads=1))
     names, labels = np.unique([record.label for record in records], return_inverse=True)

@@ -33,7 +33,6 @@ from lookalike.data.loading.read_ahead import ReadAhead
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Member, Record
-from lookalike.distributed.world import World
 from lookalike.errors import CredentialsError, DataError, StorageError, UnavailableError
 from lookalike.inspection.image_facts import read_image_facts
 from lookalike.model.embedder import Embedder
@@ -172,16 +171,6 @@ def test_lists_of_both_kinds(server, local, remote):
 def test_local_images_send_no_requests(local, monkeypatch):
     monkeypatch.setattr(ReadAhead, "__init__", None)
     same(list(trainer(local).epoch(0)), list(trainer(local, threads=0).epoch(0)))
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_workers_share_the_batches_of_one(local, remote, size):
-    whole = list(trainer(local).epoch(1))
-    parts = [list(trainer(remote, world=World(rank, size)).epoch(1)) for rank in range(size)]
-    for step, made in enumerate(whole):
-        rows = torch.cat([part[step].rows for part in parts])
-        assert torch.equal(rows, made.rows)
-        assert torch.equal(torch.cat([part[step].images for part in parts]), made.images)
 
 
 @pytest.mark.parametrize("threads", [0, 3])

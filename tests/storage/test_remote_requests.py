@@ -28,7 +28,10 @@ def save(run, step):
     name = f"step-{step:08d}"
     (run.checkpoints / name).mkdir()
     (run.checkpoints / name / "network.safetensors").write_bytes(b"weights")
-    state = {"format": "lookalike checkpoint 2", "id": name, "files": {"network.safetensors": 7}}
+    state = {
+        "format": "lookalike checkpoint 2", "id": name, "files": {"network.safetensors": 7},
+        "loss_scale": [1.0, 0], "progress": {"step": step},
+    }  # fmt: skip
     (run.checkpoints / name / "state.json").write_text(json.dumps(state))
     (run.checkpoints / "latest").write_text(f"{name}\n")
 

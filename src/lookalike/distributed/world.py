@@ -22,7 +22,7 @@ from torch import Tensor
 from lookalike.errors import ConfigError, LookalikeError, RunError
 
 _CONNECT_MINUTES = 30
-_SLOW_SECONDS = 10.0
+SLOW_SECONDS = 10.0
 
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
@@ -108,7 +108,7 @@ def _logged_if_slow(words: str) -> Iterator[None]:
 
     The block waits inside torch, where Python's signal handlers do not run.
     """
-    timer = threading.Timer(_SLOW_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
+    timer = threading.Timer(SLOW_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
     timer.daemon = True
     timer.start()
     before = signal.getsignal(signal.SIGINT)

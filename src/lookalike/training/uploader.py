@@ -33,7 +33,7 @@ _LAST_TRIES = 3
 _LONGEST_PAUSE = 60.0
 _LOG_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 1.0
-_SILENT_SECONDS = 60.0
+SILENT_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _FIRST = (RESOLVED, CONFIG, "classes.json", "metrics.jsonl", "bad_images.jsonl")
 
@@ -132,8 +132,8 @@ class Machines:
         heartbeat, now = self._store.get(f"heartbeat/{rank}"), time.monotonic()
         if rank not in self._last_heartbeats or self._last_heartbeats[rank][0] != heartbeat:
             self._last_heartbeats[rank] = (heartbeat, now)
-        elif now - self._last_heartbeats[rank][1] > _SILENT_SECONDS:
-            raise PartError(f"{self.name(rank)}: no heartbeat for {_SILENT_SECONDS:g} s")
+        elif now - self._last_heartbeats[rank][1] > SILENT_SECONDS:
+            raise PartError(f"{self.name(rank)}: no heartbeat for {SILENT_SECONDS:g} s")
 
 
 class Uploader:

@@ -22,7 +22,7 @@ from lookalike.storage.claimed_sizes import check_parquet, npy_header, size_of
 SUFFIXES = (".parquet", ".npy")
 ROLES = ("is_query", "is_gallery", "sequence", "camera")
 _VECTORS = ("vector", "embedding", "vectors", "embeddings")
-_ROWS = 16384  # of a .npy file at a time
+BLOCK_ROWS = 16384  # of a .npy file at a time
 
 
 def is_array(uri: str) -> bool:
@@ -140,7 +140,7 @@ def _of_npy(uri: str, labels: bool) -> Iterator[tuple[np.ndarray, dict[str, list
         texts = {"path": names or _row_names(uri, 0, count)}
         if labels and (found := lines_beside(uri, "labels", count)):
             texts["label"] = found
-        step = count if fortran else _ROWS  # whose columns lie one after the other
+        step = count if fortran else BLOCK_ROWS  # whose columns lie one after the other
         for begin in range(0, count, step):
             rows = slice(begin, min(begin + step, count))
             content = stream.read((rows.stop - begin) * width * kind.itemsize)

@@ -371,7 +371,7 @@ def test_waiting_is_measured(catalog, monkeypatch):
 
 def test_numbers_are_checked(catalog):
     for wrong in ({"batch_size": 0}, {"threads": -1}, {"seed": -1}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.* at least"):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.* must be an integer from"):
             trainer(catalog, **wrong)
     with pytest.raises(ConfigError, match="batch_size=0"):
         evaluator(catalog.records, batch_size=0)
