@@ -7,6 +7,7 @@ import pytest
 
 from lookalike import storage
 from lookalike.commands import run_info
+from lookalike.errors import StorageError
 from lookalike.run import Run
 from lookalike.training.remote_run import saved_config
 from lookalike.training.uploader import Uploader
@@ -109,3 +110,12 @@ def test_files_of_a_run_are_read_by_one_request_each(bucket, run):
     bucket.counts.clear()
     assert saved_config("s3://shop/none") is None
     assert sum(bucket.counts.values()) == 2
+
+
+def test_a_missing_file_is_none_and_a_folder_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    assert storage.read_if_exists(str(tmp_path / "file")) == b"x"
+    assert storage.read_if_exists(str(tmp_path / "none")) is None
+    assert storage.read_if_exists(str(tmp_path / "file/below")) is None
+    with pytest.raises(StorageError, match="is a directory"):
+        storage.read_if_exists(str(tmp_path))
