@@ -2,6 +2,7 @@
 
 config.yaml            the request, loadable: only the settings that the user gave
 resolved.yaml          every setting as it ran
+recipe.json            settings that the recipe chose, each with its reason
 classes.json           label <-> class
 metrics.jsonl          training records and scores, one JSON object a line
 bad_images.jsonl       images that could not be read
@@ -12,6 +13,7 @@ checkpoints/step-N/    resumable; written under another name, then renamed
 checkpoints/latest     name of the newest one
 checkpoints/best       name of the best one by the primary retrieval metric
 model/                 the embedder alone, and its calibration
+start/                 the embedder before training, where the model lies between both
 exports/               exported models
 loggers.json           ids of the run in experiment trackers
 .features/             features of a frozen backbone (train.cache_features); not uploaded
@@ -23,7 +25,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ DOCTOR_PAGE = "doctor.html"
 REPORT = "report.html"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
+RECIPE = "recipe.json"
 LOGGERS = "loggers.json"
 EXPORTS = "exports"
 
@@ -69,6 +72,7 @@ class Run:
 
     config = _PathBelow(CONFIG)
     resolved = _PathBelow(RESOLVED)
+    recipe = _PathBelow(RECIPE)
     classes = _PathBelow("classes.json")
     metrics = _PathBelow(METRICS)
     bad_images = _PathBelow("bad_images.jsonl")
@@ -77,6 +81,7 @@ class Run:
     report = _PathBelow(REPORT)
     checkpoints = _PathBelow("checkpoints")
     model = _PathBelow("model")
+    start = _PathBelow("start")
     calibration = _PathBelow("model/calibration.json")
     tensorboard = _PathBelow("tensorboard")
     features = _PathBelow(".features")
@@ -243,6 +248,18 @@ def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         record for record in records if not lists or record.get("val_list", lists[-1]) == lists[-1]
     ]
+
+
+def kept_score(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Scores of the model that the run kept; None without any.
+
+    Those between start and end of training where these were measured last, else the highest MAP@R,
+    the first of several.
+    """
+    scores = [score for score in scores if score["map_at_r"] is not None]
+    if scores and "interpolation" in scores[-1]:
+        return scores[-1]
+    return max(scores, key=lambda score: score["map_at_r"], default=None)
 
 
 def _plain(value: Any) -> Any:

@@ -65,7 +65,7 @@ def test_every_loss_trains(monkeypatch, shapes, tmp_path, loss, parallel):
     code = run(
         monkeypatch, "train", "--train", shapes / "train.txt", "--val", shapes / "val.txt",
         "--output", output, "--backbone", "test_resnet", "--loss", loss, "train.max_steps=2",
-        f"head.parallel={parallel}", *SMALL,
+        f"head.parallel={parallel}", "recipe=component", *SMALL,
     )  # fmt: skip
     assert code == 0
     steps = [r for r in records(output) if "loss" in r]

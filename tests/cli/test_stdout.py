@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from lookalike import cli, log
 from lookalike.cli import COMMANDS
@@ -34,6 +35,7 @@ ANSWERS = {
     "search": "{run} {shapes}/images/0-0.jpg --gallery {shapes}/images --json --k 2",
     "evaluate": "{run} --data {shapes}/val.txt --json",
     "improve": "{run} --data {shapes}/val.txt --variant flip --json",
+    "config": "--train {shapes}/train.txt model.pretrained=false model.backbone=test_resnet",
     "plan": "--classes 10 --images 100 --gpu t4 model.backbone=test_resnet --json "
     "model.pretrained=false model.image_size=32",
     "embed": "{run} {shapes}/images/0-0.jpg -o {folder}/v.npy",
@@ -64,6 +66,9 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
     elif command == "train":
         assert said.out == f"{parts['folder'] / 'second'}\n"
         assert "peak memory of the main worker" in said.err
+    elif command == "config":
+        assert yaml.safe_load(said.out)["optim"]["name"] == "adamw"
+        assert "  # " in said.out
     elif command == "doctor":
         assert "8 classes" in said.out
     else:

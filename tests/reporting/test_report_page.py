@@ -214,7 +214,7 @@ def test_settings_names_and_errors_have_no_secrets(runs):
     hidden = "s3://user:SECRET@shop/list.txt?X-Amz-Signature=SECRET"
     keys = ("data.train", "data.val", "data.classes", "model.pretrained", "run.output")
     config = Config().with_values({**dict.fromkeys(keys, hidden), "train.start_from": hidden})
-    told = {setting.key: setting.value for setting in run_info.settings(config)}
+    told = {setting.key: setting.value for setting in run_info.settings(config, {})}
     assert "SECRET" not in " ".join(told.values())
     assert told["data.val"] == "s3://shop/list.txt"
     assert "SECRET" not in run_info.name_of(hidden)

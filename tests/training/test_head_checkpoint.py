@@ -251,8 +251,8 @@ def test_slow_worker_ignores_files_the_main_worker_just_wrote(tmp_path):
     """It would wait for the others to restore, who are at their first step."""
 
     class Slow(World):
-        def broadcast(self, tensor):
-            return torch.zeros_like(tensor)  # the main worker found no run
+        def all_gather_object(self, value):
+            return [True, value]  # the main worker found no run
 
     run = Run(tmp_path)
     run.config.write_text("")  # and has begun one since

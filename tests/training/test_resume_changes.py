@@ -25,7 +25,7 @@ def settings(shapes, output, **change):
         "train": str(shapes / "train.txt"), "val": str(shapes / "val.txt"),
         "output": str(output), "backbone": "test_resnet", "pretrained": False, "image_size": 32,
         "embedding_dim": 8, "batch_size": 8, "device": "cpu", "threads": 0, "log_every": 1,
-        "classification_weight": 0.0, "report": False, "epochs": 4, **change,
+        "classification_weight": 0.0, "report": False, "epochs": 4, "recipe": "component", **change,
     }  # fmt: skip
 
 

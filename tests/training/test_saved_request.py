@@ -21,7 +21,7 @@ from lookalike.training.resolve import RESOLVED_FROM, resolve
 ASKED = {
     "model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32,
     "model.embedding_dim": 16, "train.batch_size": 8, "train.max_steps": 1, "run.device": "cpu",
-    "train.report": False,
+    "train.report": False, "train.recipe": "component",
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_resolved_from_lists_all_resolved_settings():
     config = Config().with_values(ASKED)
     margin = metric_margin(config)
     resolved = resolve(config, margin, create_embedder(config, margin), World(), 8)
-    assert resolved.asked() - config.asked() == set(RESOLVED_FROM)
+    assert resolved.asked() - config.asked() == set(RESOLVED_FROM) - {"data.val_fraction"}
 
 
 def resumed(run: Run, folder, *changes: str) -> Config:

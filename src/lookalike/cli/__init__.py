@@ -12,6 +12,7 @@ import typer
 
 from lookalike import __version__
 from lookalike.cli.command_with_settings import SettingsCommand
+from lookalike.cli.config_command import config
 from lookalike.cli.doctor_command import doctor
 from lookalike.cli.embed_command import embed
 from lookalike.cli.evaluate_command import evaluate
@@ -35,6 +36,7 @@ COMMANDS = (  # in the order of `lookalike --help`
     report,
     export,
     doctor,
+    config,
     plan,
 )
 
@@ -47,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in COMMANDS:
-    takes_settings = command in (train, doctor, plan)
+    takes_settings = command in (train, doctor, config, plan)
     app.command(cls=SettingsCommand if takes_settings else None)(command)
 
 

@@ -22,7 +22,12 @@ def train(
     output: Annotated[str | None, typer.Option(help="Directory for the results.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
     loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 200.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data; by default what suits their number.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Choice of settings left open: auto, component, or a file.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run from its newest checkpoint.")

@@ -19,7 +19,7 @@ from lookalike.data.inputs import place_of
 from lookalike.errors import MissingExtraError, RunError
 from lookalike.log import logger
 from lookalike.model.pretrained import read_weights
-from lookalike.run import Run
+from lookalike.run import Run, kept_score
 from lookalike.storage import Place
 from lookalike.storage.local_files import usual_mode, writing
 
@@ -124,7 +124,8 @@ def unpack_weights(folder: Path) -> Path:
 def results_text(run: Run, folder: Path, seconds: float) -> str:
     """Scores before and after, places of the results, and what to run next."""
     scores = run.scores()
-    before, after = scores[0], max(scores, key=lambda record: record["map_at_r"])
+    before, after = scores[0], kept_score(scores)
+    assert after is not None
     lines = [
         "",
         f"{'on ' + str(before['queries']) + ' unseen emoji':28}{'before':>10}{'after':>10}",

@@ -151,7 +151,7 @@ def _report_data(
     return ReportData(
         history=run_info.history(run),
         facts=run_info.facts(config, train, shown),
-        settings=run_info.settings(config),
+        settings=run_info.settings(config, run_info.reasons(run)),
         environment=run_info.environment(run),
         evaluation=evaluation,
         lacking="" if shown is not None else unreadable or _LACKING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lookalike.data.readers.path_patterns import shown
 from lookalike.errors import RunError
 from lookalike.log import counted, logger
 from lookalike.reporting.report_data import RunHistory, Setting
-from lookalike.run import ENVIRONMENT, METRICS, of_one_list, read_lines
+from lookalike.run import ENVIRONMENT, METRICS, RECIPE, of_one_list, read_lines
 from lookalike.training.remote_run import saved_config
 
 
@@ -86,12 +87,28 @@ def validated_on(config: Config) -> str:
     return f"the split {data.val_split} of {train}"
 
 
-def settings(config: Config) -> list[Setting]:
-    """Every setting, without secrets in addresses."""
+def settings(config: Config, reasons: Mapping[str, str]) -> list[Setting]:
+    """Every setting, without secrets in addresses; `reasons` by key where the recipe chose."""
     default = Config()
     return [
-        Setting(key, _shown(config.get(key)), config.get(key) != default.get(key)) for key in keys()
+        Setting(
+            key,
+            _shown(config.get(key)),
+            config.get(key) != default.get(key),
+            reasons.get(key, ""),
+        )
+        for key in keys()
     ]
+
+
+def reasons(run: str) -> dict[str, str]:
+    """Reasons of the recipe, by the key that it chose; empty if they were not recorded."""
+    try:
+        found = json.loads(_text(run, RECIPE) or "[]")
+        return {str(each["key"]): str(each["reason"]) for each in found}
+    except (ValueError, RecursionError, TypeError, KeyError):
+        logger.warning("%s: is broken, and skipped", storage.public(storage.join(run, RECIPE)))
+        return {}
 
 
 def environment(run: str) -> list[tuple[str, str]]:

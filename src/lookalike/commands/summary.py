@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -20,6 +20,7 @@ from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Plan
 from lookalike.planning.plan_table import size as bytes_text
+from lookalike.planning.recipe import Choice
 from lookalike.run import Run
 from lookalike.training.checkpoint import Progress
 from lookalike.training.resolve import FUSED_FROM
@@ -62,6 +63,12 @@ def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
             counted(len(both), "image"), "is" if len(both) == 1 else "are",
             both[0][0].origin, both[0][1].origin,
         )  # fmt: skip
+
+
+def log_choices(choices: Sequence[Choice]) -> None:
+    """Log each setting that the recipe chose, with its reason."""
+    for choice in choices:
+        logger.info("recipe: %s=%s: %s", choice.key, choice.value, choice.reason)
 
 
 def log_plan(
@@ -202,19 +209,30 @@ def log_result(run: Run, progress: Progress) -> None:
     if progress.best_score is None or not scores:
         logger.info("done: %s (its quality was not measured)", run.model)
         return
-    start, best = scores[0], next((s for s in scores if s["step"] == progress.best_step), None)
+    start = scores[0]
+    way = scores[-1].get("interpolation")  # of the weights from start to end
+    of_best = (score for score in scores if score["step"] == progress.best_step)
+    best = next(of_best, None) if way is None else scores[-1]
     if best is None:
         logger.info(
             "done: %s, from step %d: MAP@R %.1f %%; its other scores are missing in %s",
             run.model, progress.best_step, 100 * progress.best_score, run.metrics,
         )  # fmt: skip
         return
+    place = f"from step {best['step']}"
+    if way is not None and way < 1:
+        place = f"{100 * way:g} % of the way from the start to step {best['end']}"
     logger.info(
-        "done: %s, from step %d: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
-        run.model, best["step"], 100 * best["recall_at_1"], 100 * best["map_at_r"],
+        "done: %s, %s: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
+        run.model, place, 100 * best["recall_at_1"], 100 * best["map_at_r"],
         100 * start["recall_at_1"], 100 * start["map_at_r"],
     )  # fmt: skip
-    if progress.best_step == 0:
+    if way == 0:
+        logger.warning(
+            "training gained nothing on the validation set: %s holds the start. The pretrained "
+            "network alone does as well", run.model,
+        )  # fmt: skip
+    elif progress.best_step == 0 and way is None:
         logger.warning(
             "training did not improve MAP@R over the start: %s holds the model as it was before "
             "the first step",

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from lookalike.commands import run_info, summary
 from lookalike.commands.plan import plan_memory
 from lookalike.commands.report import report_training
 from lookalike.config.config import Config, keys
-from lookalike.data.catalog import Catalog
+from lookalike.data.catalog import Catalog, hold_out
 from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.launch import in_worker, launch
 from lookalike.distributed.world import World
@@ -27,15 +30,19 @@ from lookalike.errors import DataError, Interrupted
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
+from lookalike.planning.facts import gather_facts
+from lookalike.planning.recipe import Choice, choose, choose_rates, with_choices
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run, write_text
 from lookalike.training import build, several_machines
 from lookalike.training.frozen_backbone import use_frozen_features
+from lookalike.training.frozen_start import start_features
 from lookalike.training.open_run import (
     as_before,
     check_end,
     check_request,
+    is_new,
     local_output,
     open_run,
     resumed_request,
@@ -45,7 +52,8 @@ from lookalike.training.open_run import (
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import repeatable
-from lookalike.training.trainer import Trainer
+from lookalike.training.time_budget import fit_length
+from lookalike.training.trainer import Trainer, TrainingParts
 from lookalike.training.uploader import create_uploader
 from lookalike.training.validation import Validator
 
@@ -68,6 +76,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     Raises:
         LookalikeError: a mistake that the user can fix; see `lookalike.errors`.
     """
+    began = time.monotonic()
     requested = Config.of(config, settings)
     saved = resume and config is None and requested.data.train is None
     config = resumed_request(requested) if saved else requested
@@ -89,10 +98,24 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
 
         source = build.create_source(config)
         catalog, held_out = build.open_catalogs(config)
+        facts = gather_facts(config, catalog, held_out, source, world)
+        choices = choose(config, facts)
+        config = with_choices(config, choices)
+        if held_out is None and config.data.val_fraction:
+            catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         margin = build.metric_margin(config)
         embedder = build.create_embedder(config, margin)
+        features = None
+        if config.model.init_from_features and is_new(run, resume, world):
+            features = start_features(
+                embedder, catalog, threads=config.data.threads, world=world, source=source
+            )
+            features.set_neck(embedder, world)
+            choices += choose_rates(config, features.scores(embedder, world))
+            config = with_choices(config, choices)
+        summary.log_choices(choices)
         config = resolve(config, margin, embedder, world, len(catalog.classes))
         if world.is_main:
             needed = plan_memory(config, embedder, len(catalog.classes), world)
@@ -101,7 +124,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         uploader = create_uploader(
             run, str(config.run.output), keep=config.train.keep_checkpoints, world=world
         )
-        progress = start_or_resume(run, parts, catalog, config, resume, world)
+        progress = start_or_resume(run, parts, catalog, config, resume, world, features)
+        config = _within_budget(config, asked, parts, run, world, began)
         schedule = build.create_schedule(config, parts.loader.steps_per_epoch, progress.shift)
         check_end(config, schedule, progress)
         loggers = Loggers()
@@ -119,7 +143,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         summary.log_plan(config, embedder, parts.loader, schedule, progress, world)
         summary.log_heads(parts.trained.heads, world)
         if world.is_main:
-            _write_facts(run, catalog, asked, config, world)
+            _write_facts(run, catalog, asked, config, choices, world)
         with world.raise_together():
             if uploader is not None:
                 uploader.start()
@@ -144,6 +168,21 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if calibration is not None:
             summary.log_calibration(calibration)
     return run
+
+
+def _within_budget(
+    config: Config, asked: Config, parts: TrainingParts, run: Run, world: World, began: float
+) -> Config:
+    """Request of a new run with the length that fits `train.time_budget`."""
+    budget = config.train.time_budget
+    if budget is None or not world.all_gather_object(not run.resolved.exists())[0]:
+        return config
+    frozen = config.train.freeze_backbone
+    length = fit_length(budget, parts, run, world, frozen=frozen, began=began)
+    values = {"train.epochs": length.epochs, "train.max_steps": length.steps}
+    if "train.eval_every" not in asked.asked():
+        values["train.eval_every"] = length.eval_every
+    return config.with_values(values)
 
 
 def _train_in_workers(config: Config, resume: bool) -> Run:
@@ -179,8 +218,18 @@ def _run_facts(run: Run, config: Config) -> RunFacts:
     return RunFacts(run_info.name_of(str(run.path)), run.path, {k: public.get(k) for k in keys()})
 
 
-def _write_facts(run: Run, catalog: Catalog, asked: Config, config: Config, world: World) -> None:
+def _write_facts(
+    run: Run,
+    catalog: Catalog,
+    asked: Config,
+    config: Config,
+    choices: Sequence[Choice],
+    world: World,
+) -> None:
     write_text(run.classes, catalog.classes.to_json())
+    if choices:  # a resumed run has them already
+        chosen = [{**asdict(choice), "value": config.get(choice.key)} for choice in choices]
+        write_text(run.recipe, json.dumps(chosen, indent=1) + "\n")
     write_request(run, asked, config)
     ran_with = environment.describe(__version__, world.device, world.size)
     write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")

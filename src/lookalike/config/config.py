@@ -46,6 +46,20 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _recipe_at_the_top(cls, value: Any) -> Any:
+        """`recipe: component` beside the sections is `train.recipe`."""
+        if not isinstance(value, Mapping) or "recipe" not in value:
+            return value
+        rest = {key: inner for key, inner in value.items() if key != "recipe"}
+        train = rest.get("train") or {}
+        if isinstance(train, Mapping):
+            if "recipe" in train:
+                raise ValueError("recipe and train.recipe are the same setting; leave one out")
+            rest["train"] = {**train, "recipe": value["recipe"]}
+        return rest
+
+    @model_validator(mode="before")
+    @classmethod
     def _model_parallel_losses(cls, value: Any) -> Any:
         """The component has names for a margin with `head.parallel=model`."""
         loss = value.get("loss") if isinstance(value, Mapping) else None
@@ -200,6 +214,7 @@ FLAGS = {
     "loss": "loss.name",
     "epochs": "train.epochs",
     "workers": "run.workers",
+    "recipe": "train.recipe",
 }
 """The settings that have a flag of their own on the command line."""
 

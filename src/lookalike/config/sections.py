@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from lookalike.config.duration import seconds_of
 from lookalike.config.section_base import Section, setting
 from lookalike.data import FORMAT_ALIASES
 from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
@@ -92,7 +93,7 @@ class DataConfig(Section):
     """Class names: a list, or the path or URI of a file with one name a line."""
     num_classes: int | None = Field(None, ge=1, le=10**8)
     """Number of training classes; inferred. With integer labels it may exceed the highest."""
-    threads: int = setting(4, popular=True, ge=0, le=256)
+    threads: int = Field(4, ge=0, le=256)
     """Threads that read and decode images, for each worker."""
     requests: int = Field(128, ge=1, le=1024)
     """Requests for images in object storage or on web servers at a time, for each worker; images
@@ -221,6 +222,9 @@ class ModelConfig(Section):
     """Channels of the backbone's feature map; inferred, and checked when given."""
     embedding_dim: int = setting(1536, popular=True, ge=2, le=2**16)
     """Length of the embedding."""
+    init_from_features: bool = False
+    """Begin with the principal axes of the frozen backbone's features as the neck, and the mean
+    embedding of each class as its weight: the start then retrieves like the backbone alone."""
     pooling: str = "gem+avg"
     """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), or several
     joined by `+`; each gets an equal part of the embedding."""
@@ -348,6 +352,10 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """Length, precision, evaluation and checkpoints of training."""
 
+    recipe: str = setting("auto", popular=True)
+    """What fills the settings that are left open: `auto` chooses by the data, the network and the
+    machine, and gives its reasons; `component` takes the defaults of this table, which are those of
+    Alibaba PAI's component; or a YAML file of settings."""
     batch_size: int = setting(64, popular=True, ge=1, le=2**20)
     """Images a step, over all workers together."""
     accumulate: int = Field(1, ge=1)
@@ -356,9 +364,12 @@ class TrainConfig(Section):
     included; only batch norms see a micro-batch at a time. Takes another forward pass."""
     epochs: int = setting(200, popular=True, ge=1, le=10**9)
     """Passes over the training images."""
+    time_budget: str | None = setting(None, popular=True)
+    """Time that training may take, as 90s, 30m or 8h: sets `epochs` by the speed of some steps on
+    this machine."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many steps, before `epochs` are over."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", popular=True)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")
     """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
     multiplies in it (Ampere or newer), fp16 on another GPU, fp32 on a CPU."""
     compile: bool = False
@@ -383,6 +394,10 @@ class TrainConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is measured and
     saved as the model; 0 is off."""
+    interpolate: bool = False
+    """At the end, measure the weights at 0, 1/4, 1/2, 3/4 and 1 of the way from the start to the
+    end on the validation set, and keep the best of those that are not below the start in Recall@1
+    or MAP@R (Wortsman et al., Robust fine-tuning of zero-shot models, 2022)."""
     freeze_backbone: bool = False
     """Never train the backbone."""
     freeze_backbone_epochs: int = Field(0, ge=0)
@@ -405,6 +420,13 @@ class TrainConfig(Section):
     `[tensorboard, wandb, mlflow, trackio]`. Servers and keys come from their environment."""
     tensorboard: bool = False
     """The same as `tensorboard` in `train.loggers`."""
+
+    @field_validator("time_budget")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None and seconds_of(value) <= 0:
+            raise ValueError("is not a time above 0; write e.g. 30m")
+        return value
 
     @field_validator("loggers", mode="before")
     @classmethod

@@ -1,5 +1,7 @@
 """Batch normalisation over the global batch, on any device."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
@@ -115,3 +117,32 @@ def freeze_statistics(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, _BatchNorm):
             child.eval()
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of batch norms in training mode by means over the batches.
+
+    For weights that were not trained as they are, as averages (Izmailov et al., Averaging Weights
+    Leads to Wider Optima and Better Generalization, UAI 2018). The mode of the modules stays.
+    """
+    norms = [
+        child for child in network.modules() if isinstance(child, _BatchNorm) and child.training
+    ]
+    if not norms:
+        return
+    modes = [(child, child.training) for child in network.modules()]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    try:
+        for images in batches:
+            network(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for child, mode in modes:
+            child.training = mode

@@ -9,6 +9,7 @@ from typing import Any
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.metrics.calibration import Calibration
 from lookalike.reporting.evaluation_data import EvaluationData
+from lookalike.run import kept_score
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,30 @@ class RunHistory:
         return str(self.measured[-1].get("val_list", "")) if self.measured else ""
 
     @property
+    def points(self) -> list[list[float]]:
+        """Measurements between start and end: weight of the end, Recall@1, MAP@R."""
+        last = self.measured[-1] if self.measured else {}
+        return list(last.get("points", []))
+
+    @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation of the model that was kept; the first of several equally good ones."""
-        measured = [r for r in self.measured if r["map_at_r"] is not None]
-        return max(measured, key=lambda record: record["map_at_r"], default=None)
+        """The evaluation of the model that was kept."""
+        return kept_score(self.measured)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as the page shows it."""
+    """A setting as the page shows it.
+
+    Attributes:
+        changed: whether it differs from the default.
+        reason: of the recipe; "" where it did not choose.
+    """
 
     key: str
     value: str
     changed: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)

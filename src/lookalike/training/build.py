@@ -360,6 +360,7 @@ def create_schedule(config: Config, steps_per_epoch: int, shift: int = 0) -> Tra
         keep_checkpoints=train.keep_checkpoints,
         freeze_steps=total + shift if train.freeze_backbone else frozen,
         patience=train.early_stopping,
+        interpolate=train.interpolate,
     )
 
 

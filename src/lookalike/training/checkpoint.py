@@ -203,6 +203,20 @@ def load(folder: Path, trained: Trained) -> Progress:
     return progress
 
 
+def embedder_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of the model in a checkpoint: the average where one is kept.
+
+    Raises:
+        RunError: they are missing or broken.
+    """
+    with reading(folder):
+        if (folder / AVERAGE_FILE).exists():
+            return dict(safetensors.torch.load_file(folder / AVERAGE_FILE))
+        saved = safetensors.torch.load_file(folder / NETWORK_FILE)
+        prefix = "embedder."
+        return {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
+
+
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Translate errors of reading the files of `folder`.

@@ -7,8 +7,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.data.catalog import Catalog
@@ -21,6 +19,7 @@ from lookalike.run import CONFIG, Run, write_text
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
+from lookalike.training.frozen_start import StartFeatures
 from lookalike.training.resolve import RESOLVED_FROM
 from lookalike.training.trainer import TrainingParts, TrainingSchedule
 
@@ -34,6 +33,16 @@ def check_request(config: Config, resume: bool) -> None:
         StorageError: nothing can be written to the output.
     """
     output = config.run.output
+    if not resume and {"train.epochs", "train.time_budget"} <= config.asked():
+        raise ConfigError(
+            f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
+            "exclude each other; give one"
+        )
+    if config.train.time_budget is not None and config.train.cache_features:
+        raise ConfigError(
+            "train.time_budget times steps on images, which train.cache_features replaces; give "
+            "train.epochs in its place"
+        )
     if output is not None:
         storage.check_writable(output)
     if config.data.train is not None and output is not None:
@@ -149,7 +158,13 @@ def local_output(config: Config) -> Path:
 
 
 def start_or_resume(
-    run: Run, parts: TrainingParts, catalog: Catalog, config: Config, resume: bool, world: World
+    run: Run,
+    parts: TrainingParts,
+    catalog: Catalog,
+    config: Config,
+    resume: bool,
+    world: World,
+    features: StartFeatures | None,
 ) -> Progress:
     """Load the newest checkpoint of a resumed run, or the weights that a new run starts from.
 
@@ -159,7 +174,15 @@ def start_or_resume(
     restored = restore(run, parts.trained, parts.bad_images, catalog, resume, world, config)
     if restored is None and config.train.start_from is not None:
         warm_start.begin(config.train.start_from, parts.trained, catalog.classes, world)
+    elif restored is None and features is not None:
+        features.set_class_weights(parts.trained.embedder, parts.trained.heads)
     return _with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
+
+
+def is_new(run: Run, resume: bool, world: World) -> bool:
+    """True if nothing is resumed; called by all workers together."""
+    # As the main worker finds it: a slower worker may see files that it writes next.
+    return bool(world.all_gather_object(not (resume and run.began()))[0])
 
 
 def restore(
@@ -177,9 +200,7 @@ def restore(
         RunError: no checkpoint is complete, or it does not fit the settings; names those that
             changed.
     """
-    # As the main worker finds it: a slower worker may see files that it writes next.
-    began = torch.tensor(int(resume and run.began()), device=world.device)
-    if not world.broadcast(began):
+    if is_new(run, resume, world):
         return None
     name, bad = None, {}
     with world.raise_together():

@@ -20,6 +20,7 @@ FUSED_FROM = 2_000_000_000
 """Bytes of gradients of class weights from which on they are updated in the backward pass."""
 
 RESOLVED_FROM = {
+    "data.val_fraction": ("data.val",),
     "model.backbone_dim": ("model.backbone",),
     "model.crop_pct": ("model.backbone",),
     "loss.margin": ("loss.name",),

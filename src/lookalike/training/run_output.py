@@ -44,6 +44,11 @@ class RunOutput:
             self.run.calibration.unlink(missing_ok=True)
             embedder.save(self.run.model)
 
+    def save_start(self, embedder: Embedder) -> None:
+        """Save the model before training."""
+        if self.world.is_main:
+            embedder.save(self.run.start)
+
     def checkpoint_saved(self) -> None:
         """Start the upload of the newest checkpoint; called by all workers together.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,15 +18,25 @@ from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
+from lookalike.model.batchnorm import measure_statistics
 from lookalike.training import checkpoint
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
 from lookalike.training.gradients import all_finite
+from lookalike.training.interpolation import (
+    interpolate,
+    interpolated,
+    read_start,
+    shared_weights,
+)
 from lookalike.training.learning_rate import LearningRateSchedule, set_lr
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import Outcome, TrainStep
 from lookalike.training.throughput import ThroughputMeter
 from lookalike.training.validation import Validator
+
+STATISTICS = 32
+"""Batches that the statistics of batch norms are measured on."""
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -50,6 +61,7 @@ class TrainingSchedule:
         freeze_steps: position in the training data, in steps, up to which the backbone is frozen.
         patience: measurements in a row without a better score after which training stops, 0 for
             no early stopping.
+        interpolate: keep the best weights between start and end, as the model.
     """
 
     total_steps: int
@@ -61,6 +73,7 @@ class TrainingSchedule:
     keep_checkpoints: int = 2
     freeze_steps: int = 0
     patience: int = 0
+    interpolate: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,14 @@ class Trainer:
         # The start of a run, or of its measurements on another validation list.
         if self.progress.step == 0:
             self.progress = replace(self.progress, best_score=None, since_best=0)
+        if self.progress.step == 0 and self.schedule.interpolate:
+            self.output.save_start(self.trained.embedder)
         if self.progress.step == 0 or (self.validator and self.progress.best_score is None):
             self.measure(epoch=self._position // self.loader.steps_per_epoch)
             self._save()
         if self.out_of_patience:
             self._log_early_stop()
+            self._interpolate()
             return None
         total, quiet = self.schedule.total_steps, not self.world.is_main
         # Only what all workers agreed on ends the loop: a signal that comes a moment later stops
@@ -176,7 +192,10 @@ class Trainer:
                 f"all {self.progress.step} steps were skipped, as the loss or a gradient was not "
                 f"finite: nothing was learned. {_REMEDIES}"
             )
-        return None if done else stop or None
+        if done or not stop:
+            self._interpolate()
+            return None
+        return stop
 
     @property
     def _position(self) -> int:
@@ -364,6 +383,49 @@ class Trainer:
         if improved:
             self._averaged(lambda: self.output.save_model(embedder))
         return improved
+
+    def _interpolate(self) -> None:
+        """Replace the model by the best one between start and end, where that is asked for."""
+        validator, run, world = self.validator, self.output.run, self.world
+        if not self.schedule.interpolate or validator is None or self.progress.best_score is None:
+            return
+        embedder, progress = self.trained.embedder, self.progress
+        # The end is the best measurement during training, or the last where that is the start.
+        end = progress.best_step or progress.step
+        mine = run.scores() if world.is_main else []
+        scores: list[Mapping[str, Any]] = world.all_gather_object(mine)[0]
+        measured = {score["step"]: score for score in scores}
+        if "interpolation" in measured.get(progress.step, {}):
+            return  # of a run that is resumed at its end
+        known = {
+            weight: measured[step] for weight, step in ((0.0, 0), (1.0, end)) if step in measured
+        }
+        folder = self.folder / checkpoint.folder_name(end)
+        with ExitStack() as stack:
+            if end != progress.step:
+                weights = shared_weights(
+                    embedder, lambda: checkpoint.embedder_weights(folder), world
+                )
+                stack.enter_context(interpolated(embedder, weights, 0.0))
+            elif self.trained.ema is not None:
+                stack.enter_context(self.trained.ema.applied())
+            start = shared_weights(embedder, lambda: read_start(run), world)
+            point, record = interpolate(
+                embedder, start, lambda: validator.measure(embedder), known, self._new_statistics
+            )
+            done = self._position // self.loader.steps_per_epoch
+            self.output.record({**record, "step": progress.step, "epoch": done, "end": end})
+            with interpolated(embedder, start, point.weight):
+                if 0 < point.weight < 1:
+                    self._new_statistics()
+                self.output.save_model(embedder)
+
+    def _new_statistics(self) -> None:
+        """Measure the statistics of those batch norms anew that learn them in training."""
+        self._freeze_or_learn()
+        with closing(self.loader.epoch(0, 0)) as batches:
+            images = (batch.images.to(self.world.device) for batch in islice(batches, STATISTICS))
+            measure_statistics(self.trained.network, images)
 
     def _averaged(self, action: Callable[[], T]) -> T:
         """Call with the average of the weights, where one is kept."""

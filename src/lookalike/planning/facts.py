@@ -1,0 +1,92 @@
+"""Facts about data, network and machine that the recipe chooses settings by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from lookalike.config.config import Config
+from lookalike.data.catalog import Catalog
+from lookalike.data.loading.image_source import Source
+from lookalike.distributed.world import World
+from lookalike.model.architecture import find_architecture
+from lookalike.model.backbone import Backbone
+from lookalike.planning.image_facts import ImageFacts, image_facts
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts that the recipe chooses by.
+
+    Attributes:
+        images: of the training list.
+        classes: of the training list.
+        pretrained: False where the network starts from random weights.
+        convolutional: True for a network of convolutions, which takes images of any size.
+        class_token: True if the network has one.
+        native_size: side of the images of the pretrained weights, in pixels.
+        has_validation: True with a validation set.
+        workers: number of processes.
+        sample: facts of some images; None where none were read.
+    """
+
+    images: int
+    classes: int
+    pretrained: bool
+    convolutional: bool
+    class_token: bool
+    native_size: int
+    has_validation: bool
+    workers: int
+    sample: ImageFacts | None = None
+
+
+def gather_facts(
+    config: Config, catalog: Catalog, held_out: Catalog | None, source: Source, world: World
+) -> Facts:
+    """Facts of a run that is about to start; called by all workers together.
+
+    Raises:
+        ModelError: there is no such backbone.
+    """
+    sample = None
+    with world.raise_together():
+        if world.is_main:
+            sample = image_facts(catalog, threads=config.data.threads, source=source)
+    found = world.all_gather_object(None if sample is None else asdict(sample))[0]
+    return network_facts(
+        config,
+        images=len(catalog),
+        classes=len(catalog.classes),
+        has_validation=held_out is not None,
+        workers=world.size,
+        sample=None if found is None else ImageFacts(**found),
+    )
+
+
+def network_facts(
+    config: Config,
+    *,
+    images: int,
+    classes: int,
+    has_validation: bool,
+    workers: int,
+    sample: ImageFacts | None = None,
+) -> Facts:
+    """Facts with those of the network, which is built without memory for its weights."""
+    model = config.model
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        backbone = Backbone(find_architecture(model.backbone), model.image_size)
+    height, width = backbone.data_config["input_size"][1:]
+    return Facts(
+        images=images,
+        classes=classes,
+        pretrained=model.pretrained is not False,
+        convolutional=backbone.is_convolutional,
+        class_token=backbone.has_class_token,
+        native_size=min(height, width),
+        has_validation=has_validation,
+        workers=workers,
+        sample=sample,
+    )

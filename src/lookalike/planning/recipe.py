@@ -1,0 +1,268 @@
+"""The recipe: facts about data, network and machine -> settings that the request leaves open.
+
+Each choice has its reason in a sentence, which console, resolved.yaml and report show. The figures
+behind them are in docs/recipe.md, with the commands that measured them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError
+from lookalike.metrics.scores import Scores
+from lookalike.planning.facts import Facts
+
+RECIPES = ("auto", "component")
+"""Recipes by name; any other value of `train.recipe` is the path of a YAML file."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that the recipe chose.
+
+    Attributes:
+        key: dotted.
+        reason: a sentence without its full stop.
+    """
+
+    key: str
+    value: Any
+    reason: str
+
+
+def choose(config: Config, facts: Facts) -> list[Choice]:
+    """Settings for what the request leaves open, in the order of the sections.
+
+    Raises:
+        ConfigError: the file of a recipe cannot be read, or holds what is no setting.
+    """
+    name = config.train.recipe
+    if name == "component":
+        return []
+    if name == "auto":
+        choices = [
+            choice
+            for section in (_data, _model, _loss, _head, _optim, _train)
+            for choice in section(config, facts)
+        ]
+    else:
+        recipe = Config.load(name)
+        if "train.recipe" in recipe.asked():
+            raise ConfigError(f"{name}: a recipe does not name another; leave out train.recipe")
+        choices = [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked())]
+    asked = config.asked()
+    return [choice for choice in choices if choice.key not in asked]
+
+
+def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
+    """Learning rate of a pretrained backbone, by the retrieval of training images at the start."""
+    if config.train.recipe != "auto" or start is None or config.optim.name != "adamw":
+        return []
+    if "optim.backbone_lr_factor" in config.asked():
+        return []
+    recall = start.recall[1]
+    factor = _FACTORS[sum(recall < limit for limit in _RECALLS)]
+    return [
+        Choice(
+            "optim.backbone_lr_factor",
+            factor,
+            f"before training, {_percent(recall)} of {start.num_queries:,} training images have "
+            "their nearest image in their class: the less, the more the backbone has to learn",
+        )
+    ]
+
+
+def with_choices(config: Config, choices: list[Choice]) -> Config:
+    """Request with the values of the recipe."""
+    return config.with_values({choice.key: choice.value for choice in choices})
+
+
+def reasons(choices: list[Choice]) -> dict[str, str]:
+    """Reason by dotted key."""
+    return {choice.key: choice.reason for choice in choices}
+
+
+_FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
+
+_RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 0.5)
+"""Recall@1 of the start above which the backbone's learning rate has each factor."""
+
+_MARGINS = {"amsoftmax": 0.1, "cosface": 0.1, "arcface": 6.0}
+"""Small margins, by loss, in its unit."""
+
+
+def _data(config: Config, facts: Facts) -> list[Choice]:
+    found = []
+    if facts.pretrained and not facts.has_validation and facts.classes >= 5 * _FEWEST_HELD_OUT:
+        held = min(max(_FEWEST_HELD_OUT, round(facts.classes / 20)), _MOST_HELD_OUT)
+        found.append(
+            Choice(
+                "data.val_fraction",
+                round(held / facts.classes, 4),
+                f"{held} of {facts.classes:,} classes are held out: they show whether training "
+                "helps, and choose between its start and its end",
+            )
+        )
+    sample = facts.sample
+    if sample is not None and sample.mirrors_differ:
+        found.append(
+            Choice(
+                "data.flip",
+                0.0,
+                f"mirror images differ here: {_percent(sample.recall)} of {sample.queries} images "
+                f"have an image of their class as the nearest, and "
+                f"{_percent(sample.mirrored_recall)} of their mirror images (raw pixels)",
+            )
+        )
+    return found
+
+
+def _model(config: Config, facts: Facts) -> list[Choice]:
+    found = []
+    if facts.convolutional and facts.sample is not None:
+        least = 96 if facts.pretrained else 64
+        side = min(max(-(-facts.sample.side // 32) * 32, least), 224)
+        found.append(
+            Choice(
+                "model.image_size",
+                side,
+                f"the shorter side of the images is {facts.sample.side} pixels in the median",
+            )
+        )
+    found.append(
+        Choice("model.embedding_dim", 512, "512 dimensions retrieve as well as the usual 1,536")
+    )
+    if facts.pretrained and config.train.start_from is None:
+        found.append(
+            Choice(
+                "model.init_from_features",
+                True,
+                "the start retrieves like the pretrained network, and the first steps do not "
+                "distort it",
+            )
+        )
+    return found
+
+
+def _loss(config: Config, facts: Facts) -> list[Choice]:
+    found = []
+    if config.loss.name in _MARGINS:
+        found += [
+            Choice(
+                "loss.scale",
+                16.0,
+                "the published 30 to 64 are for a hundred thousand classes and more: with "
+                f"{facts.classes:,} they learn less",
+            ),
+            Choice(
+                "loss.margin",
+                _MARGINS[config.loss.name],
+                "a small margin suits a small scale; the published ones separate the classes of "
+                "the list, not those to come",
+            ),
+        ]
+    found.append(
+        Choice(
+            "loss.classification_weight",
+            0.0,
+            "the branch of plain softmax doubles the class weights and gains nothing beside a "
+            "small scale",
+        )
+    )
+    return found
+
+
+def _head(config: Config, facts: Facts) -> list[Choice]:
+    found = []
+    workers = facts.workers
+    dim = config.model.embedding_dim if "model.embedding_dim" in config.asked() else 512
+    state = 4 * facts.classes * dim * config.head.centres * _COPIES
+    if workers > 1 and state > _LARGE_HEAD:
+        found.append(
+            Choice(
+                "head.parallel",
+                "model",
+                f"class weights and their optimizer state take {_gigabytes(state)}: each of "
+                f"{workers} workers holds its share",
+            )
+        )
+        state //= workers
+    if state > _LARGE_HEAD:
+        found.append(
+            Choice(
+                "head.dtype",
+                "bf16",
+                f"class weights and their optimizer state take {_gigabytes(state)} a worker in "
+                "fp32, and half of it in bf16 with stochastic rounding",
+            )
+        )
+    return found
+
+
+_COPIES = 3  # weight and both moments of AdamW
+_LARGE_HEAD = 2_000_000_000  # bytes
+
+
+def _optim(config: Config, facts: Facts) -> list[Choice]:
+    batch = config.train.batch_size if "train.batch_size" in config.asked() else _batch(facts)
+    found = [
+        Choice("optim.name", "adamw", "learns faster than SGD at every length tried"),
+    ]
+    if config.optim.name == "sgd" and "optim.name" in config.asked():
+        return []
+    rate = round(1e-3 * math.sqrt(batch / 64), 6)
+    found.append(
+        Choice("optim.lr", rate, f"1e-3 for 64 images a step, by the square root of {batch}")
+    )
+    return found
+
+
+def _batch(facts: Facts) -> int:
+    """Images a step: some hundreds of steps an epoch, from 32 to 256."""
+    return min(max(2 ** round(math.log2(max(facts.images, 1) / 150)), 32), 256)
+
+
+def _train(config: Config, facts: Facts) -> list[Choice]:
+    epochs = _epochs(facts)
+    found = [
+        Choice(
+            "train.batch_size",
+            _batch(facts),
+            f"{facts.images:,} images give {facts.images // _batch(facts):,} steps an epoch",
+        ),
+        Choice(
+            "train.epochs",
+            epochs,
+            f"for {facts.images:,} images and a network that is "
+            f"{'pretrained' if facts.pretrained else 'random'}; train.time_budget=30m sets another "
+            "length",
+        ),
+    ]
+    if facts.pretrained:
+        found += [
+            Choice("train.freeze_batchnorm", True, "the pretrained statistics are better ones"),
+            Choice(
+                "train.interpolate",
+                True,
+                "weights between start and end are often better than both, and never below the "
+                "start",
+            ),
+        ]
+    return found
+
+
+def _epochs(facts: Facts) -> int:
+    """Fewer for more images: a run of ten times the images is some four times as long."""
+    base, least, most = (12, 4, 30) if facts.pretrained else (40, 10, 100)
+    return min(max(round(base * (5000 / max(facts.images, 1)) ** 0.4), least), most)
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %"
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB"

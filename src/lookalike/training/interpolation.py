@@ -1,0 +1,167 @@
+"""Interpolation of the weights between the pretrained start and the end of training.
+
+theta(a) = (1 - a) start + a end is often better than both, and a safeguard where fine-tuning
+ends below its start (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lookalike.distributed.world import World
+from lookalike.errors import RunError, one_line
+from lookalike.log import logger
+from lookalike.model.embedder import WEIGHTS_FILE, Embedder
+from lookalike.run import Run
+
+STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Weights of the end, for which retrieval is measured."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Scores at one point between start and end.
+
+    Attributes:
+        weight: of the end; 0 is the start, 1 the end.
+        recall_at_1: within 0 to 1.
+        map_at_r: within 0 to 1.
+    """
+
+    weight: float
+    recall_at_1: float
+    map_at_r: float
+
+    @property
+    def mean(self) -> float:
+        """Of both scores."""
+        return (self.recall_at_1 + self.map_at_r) / 2
+
+
+def best_point(points: Sequence[Point]) -> Point:
+    """The point of the highest mean score of those not below the start in either score.
+
+    `points` begin with the start; of equal ones, the later.
+    """
+    start = points[0]
+    allowed = [
+        point
+        for point in points
+        if point.recall_at_1 >= start.recall_at_1 and point.map_at_r >= start.map_at_r
+    ]
+    return max(allowed, key=lambda point: (point.mean, point.weight))
+
+
+@contextmanager
+def interpolated(module: nn.Module, start: Mapping[str, Tensor], weight: float) -> Iterator[None]:
+    """Give the module the weights and statistics between `start` and its own, inside the block.
+
+    Raises:
+        KeyError: `start` lacks a tensor of the module.
+    """
+    own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.lerp(start[name].to(value), own[name], weight))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                value.copy_(own[name])
+
+
+def interpolate(
+    embedder: Embedder,
+    start: Mapping[str, Tensor],
+    measure: Callable[[], tuple[float, dict[str, Any]]],
+    known: Mapping[float, Mapping[str, Any]],
+    prepare: Callable[[], None] | None = None,
+) -> tuple[Point, dict[str, Any]]:
+    """Measure the points between `start` and the embedder's weights, and choose one.
+
+    Args:
+        embedder: with the weights of the end; unchanged afterwards.
+        start: its weights before training.
+        measure: scores of the embedder, as `Validator.measure` returns them.
+        known: records of points that were measured before.
+        prepare: called with the weights of a point between both in place, before it is measured.
+
+    Returns:
+        The chosen point, and its record with all `points` as (weight, Recall@1, MAP@R).
+    """
+    records: dict[float, Mapping[str, Any]] = {}
+    for weight in STEPS:
+        if weight in known:
+            records[weight] = known[weight]
+            continue
+        with interpolated(embedder, start, weight):
+            if prepare is not None and 0 < weight < 1:
+                prepare()
+            records[weight] = measure()[1]
+    points = [
+        Point(weight, float(record["recall_at_1"]), float(record["map_at_r"]))
+        for weight, record in records.items()
+    ]
+    chosen = best_point(points)
+    for point in points:
+        logger.info(
+            "weights %3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
+            100 * point.weight, 100 * point.recall_at_1, 100 * point.map_at_r,
+            " (kept)" if point is chosen else "",
+        )  # fmt: skip
+    listed = [[point.weight, point.recall_at_1, point.map_at_r] for point in points]
+    return chosen, {**records[chosen.weight], "interpolation": chosen.weight, "points": listed}
+
+
+def read_start(run: Run) -> dict[str, Tensor]:
+    """Weights of the model before training.
+
+    Raises:
+        RunError: they are missing or broken.
+    """
+    file = run.start / WEIGHTS_FILE
+    try:
+        return dict(safetensors.torch.load_file(file))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(
+            f"{file}: the weights of the start cannot be read ({one_line(error)}); set "
+            "train.interpolate=false to end without them"
+        ) from None
+
+
+def shared_weights(
+    embedder: Embedder, read: Callable[[], Mapping[str, Tensor]], world: World
+) -> dict[str, Tensor]:
+    """Weights that the main worker reads, on the CPU of each; called by all workers together.
+
+    Raises:
+        RunError: they cannot be read, or are those of another network.
+    """
+    own = embedder.state_dict()
+    found: Mapping[str, Tensor] = {}
+    with world.raise_together():
+        if world.is_main:
+            found = read()
+            for name, value in own.items():
+                if name not in found or found[name].shape != value.shape:
+                    raise RunError(
+                        f"the weights at the start or end of training do not fit this network "
+                        f"({name}); set train.interpolate=false to end without them"
+                    )
+    if world.size == 1:
+        return {name: found[name] for name in own}
+    return {
+        name: world.broadcast(
+            found[name].to(value) if world.is_main else torch.empty_like(value)
+        ).cpu()
+        for name, value in own.items()
+    }

@@ -1,0 +1,131 @@
+"""Length of a run from the time that it may take, by the speed of its own steps."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from lookalike.config.duration import seconds_of
+from lookalike.distributed.world import World
+from lookalike.errors import ConfigError
+from lookalike.log import duration, logger
+from lookalike.run import Run
+from lookalike.training import checkpoint
+from lookalike.training.checkpoint import Progress
+from lookalike.training.trainer import TrainingParts
+
+_WARM_UP, _TIMED = 2, 10  # steps
+_SECONDS = 60.0
+"""Longest timing; a slower machine times fewer steps."""
+
+_PASSES = 5
+"""Passes over the validation set beside those after epochs: start, end and those between them."""
+
+_FORWARD = 1 / 3  # part of the time of a training step on the same images
+
+
+@dataclass(frozen=True)
+class Length:
+    """Length of a run.
+
+    Attributes:
+        epochs: passes over the images, the last of which may be cut short.
+        steps: in all.
+        eval_every: epochs between measurements, so that these take a tenth of the time at most.
+    """
+
+    epochs: int
+    steps: int
+    eval_every: int
+
+
+def length_within(
+    seconds: float, step: float, steps_per_epoch: int, validation: float
+) -> Length | None:
+    """The longest run within `seconds`; None where the time does not reach for one step.
+
+    Args:
+        seconds: that are left.
+        step: seconds of a step.
+        steps_per_epoch: of the training list.
+        validation: seconds of a pass over the validation set.
+    """
+    epoch = step * steps_per_epoch
+    eval_every = max(1, int(np.ceil(validation / (0.1 * epoch))))
+    left = seconds - _PASSES * validation
+    steps = int(left / (step + validation / (eval_every * steps_per_epoch)))
+    if steps < 1:
+        return None
+    return Length(-(-steps // steps_per_epoch), steps, eval_every)
+
+
+def fit_length(
+    budget: str, parts: TrainingParts, run: Run, world: World, *, frozen: bool, began: float
+) -> Length:
+    """Length of a new run by the time of some real steps, which are then undone.
+
+    Args:
+        budget: `train.time_budget`.
+        parts: of the run, before its first step.
+        run: holds a checkpoint for a moment.
+        world: the workers, which call this together.
+        frozen: whether the backbone is never trained.
+        began: `time.monotonic()` at the start of the command.
+
+    Raises:
+        ConfigError: the time does not reach for a single step.
+    """
+    step = _seconds_of_a_step(parts, run, world, frozen)
+    validator, batch = parts.validator, parts.loader.batch_size
+    images = 0 if validator is None else len(validator.catalog)
+    validation = _FORWARD * step * images / batch
+    left = seconds_of(budget) - (time.monotonic() - began)
+    mine = length_within(left, step, parts.loader.steps_per_epoch, validation)
+    # The main worker's clock decides for all.
+    shared = world.all_gather_object(None if mine is None else asdict(mine))[0]
+    if shared is None:
+        raise ConfigError(
+            f"train.time_budget={budget}: not enough for one step of {duration(step)} and "
+            f"{_PASSES} passes over the validation set of {duration(validation)} each; give more "
+            "time, a smaller model.image_size, or a smaller validation set"
+        )
+    found = Length(**shared)
+    logger.info(
+        "train.time_budget=%s: a step takes %.3g s, so that %s steps (%.3g epochs) fit",
+        budget, step, f"{found.steps:,}", found.steps / parts.loader.steps_per_epoch,
+    )  # fmt: skip
+    return found
+
+
+def _seconds_of_a_step(parts: TrainingParts, run: Run, world: World, frozen: bool) -> float:
+    """Seconds of a step with its images; network, heads and statistics end as they were."""
+    folder = run.path / ".timing"
+    checkpoint.save(folder, parts.trained, Progress(), world)
+    parts.step.prepare(frozen=frozen)
+    took: list[float] = []
+    began = last = time.monotonic()
+    wanted = _WARM_UP + _TIMED
+    with closing(parts.loader.epoch(0, 0)) as batches:
+        for number, batch in enumerate(islice(batches, wanted)):
+            parts.step(batch, number)
+            if world.device.type == "cuda":
+                torch.cuda.synchronize(world.device)
+            now = time.monotonic()
+            took.append(now - last)
+            last = now
+            late = torch.tensor(int(now - began > _SECONDS), device=world.device)
+            if world.max(late):
+                break
+    parts.trained.optimizer.state.clear()  # a checkpoint before the first step holds no moments
+    checkpoint.load(folder, parts.trained)
+    world.barrier()
+    if world.is_directory_leader:
+        shutil.rmtree(folder)
+    timed = took[_WARM_UP:] or took
+    return float(np.median(timed))

@@ -1,0 +1,138 @@
+"""Choices of the recipe."""
+
+import pytest
+
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError
+from lookalike.planning.facts import Facts, network_facts
+from lookalike.planning.image_facts import ImageFacts
+from lookalike.planning.recipe import choose, choose_rates, with_choices
+
+SAMPLE = ImageFacts(
+    images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True
+)
+
+
+def facts(**changes):
+    values = {
+        "images": 5000, "classes": 800, "pretrained": True, "convolutional": True,
+        "class_token": False, "native_size": 224, "has_validation": False, "workers": 1,
+        "sample": SAMPLE,
+    }  # fmt: skip
+    return Facts(**(values | changes))
+
+
+def chosen(config=None, **changes):
+    return {each.key: each.value for each in choose(config or Config(), facts(**changes))}
+
+
+def test_every_choice_is_a_valid_setting_with_a_reason():
+    for changes in ({}, {"pretrained": False}, {"classes": 10**6, "images": 10**7, "workers": 4}):
+        choices = choose(Config(), facts(**changes))
+        config = with_choices(Config(), choices)
+        assert len({each.key for each in choices}) == len(choices)
+        for choice in choices:
+            assert config.get(choice.key) == choice.value
+            assert len(choice.reason) > 20
+            assert not choice.reason.endswith(".")
+
+
+def test_what_the_user_set_stays():
+    given = Config.load(overrides=["optim.lr=0.5", "model.embedding_dim=64", "data.flip=0.3"])
+    found = with_choices(given, choose(given, facts()))
+    assert (found.optim.lr, found.model.embedding_dim, found.data.flip) == (0.5, 64, 0.3)
+    assert "loss.scale" in chosen(given)
+
+
+def test_the_component_recipe_keeps_the_defaults_of_the_table():
+    assert choose(Config.load(overrides=["recipe=component"]), facts()) == []
+
+
+def test_a_file_is_a_recipe(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 0.25}\nloss: {scale: 12, margin: 0.2}\n")
+    given = Config.load(overrides=[f"recipe={file}", "loss.margin=0.3"])
+    assert chosen(given) == {"loss.scale": 12.0, "optim.lr": 0.25}
+    file.write_text("recipe: component\n")
+    with pytest.raises(ConfigError, match="does not name another"):
+        chosen(given)
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        chosen(Config.load(overrides=["recipe=none.yaml"]))
+
+
+def test_recipe_beside_the_sections_of_a_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("recipe: component\ntrain: {epochs: 3}\n")
+    config = Config.load(file)
+    assert (config.train.recipe, config.train.epochs) == ("component", 3)
+    file.write_text("recipe: component\ntrain: {recipe: auto}\n")
+    with pytest.raises(ConfigError, match="the same setting"):
+        Config.load(file)
+
+
+def test_classes_are_held_out_only_to_guard_a_pretrained_start():
+    assert chosen()["data.val_fraction"] == pytest.approx(40 / 800)
+    assert "data.val_fraction" not in chosen(pretrained=False)
+    assert "data.val_fraction" not in chosen(has_validation=True)
+    assert "data.val_fraction" not in chosen(classes=60)
+
+
+def test_the_image_size_follows_the_images():
+    assert chosen()["model.image_size"] == 96
+    assert chosen(pretrained=False)["model.image_size"] == 96
+    large = ImageFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
+    assert chosen(sample=large)["model.image_size"] == 224
+    assert "data.flip" not in chosen(sample=large)
+    assert "model.image_size" not in chosen(convolutional=False)
+
+
+def test_large_heads_are_narrowed_and_shared():
+    million = chosen(classes=10**6, images=10**7)
+    assert million["head.dtype"] == "bf16"
+    assert million["loss.classification_weight"] == 0
+    assert "head.parallel" not in million
+    shared = chosen(classes=10**6, images=10**7, workers=8)
+    assert shared["head.parallel"] == "model"
+    assert "head.dtype" not in shared
+    assert "head.dtype" not in chosen()
+
+
+def test_more_images_take_fewer_epochs_and_larger_batches():
+    runs = [chosen(images=n) for n in (1000, 10_000, 100_000, 10_000_000)]
+    epochs = [run["train.epochs"] for run in runs]
+    assert epochs == sorted(epochs, reverse=True)
+    assert [run["train.batch_size"] for run in runs] == [32, 64, 256, 256]
+
+
+def test_plain_sgd_keeps_its_own_rate():
+    given = Config.load(overrides=["optim.name=sgd"])
+    assert not {key for key in chosen(given) if key.startswith("optim.")}
+
+
+def test_the_backbone_learns_faster_the_worse_its_start():
+    class Start:
+        num_queries = 100
+
+        def __init__(self, recall):
+            self.recall = {1: recall}
+
+    adamw = Config.load(overrides=["optim.name=adamw"])
+    rates = [choose_rates(adamw, Start(recall))[0].value for recall in (0.95, 0.7, 0.3)]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[2]
+    assert choose_rates(adamw, None) == []
+    asked = adamw.with_values({"optim.backbone_lr_factor": 0.5})
+    assert choose_rates(asked, Start(0.3)) == []
+
+
+def test_facts_of_the_network_come_without_its_weights():
+    found = network_facts(
+        Config.load(overrides=["model.backbone=vit_tiny", "model.pretrained=false"]),
+        images=10, classes=2, has_validation=True, workers=1,
+    )  # fmt: skip
+    assert (found.convolutional, found.class_token, found.pretrained) == (False, True, False)
+    found = network_facts(
+        Config.load(overrides=["model.backbone=resnet18"]),
+        images=10, classes=2, has_validation=True, workers=1,
+    )  # fmt: skip
+    assert (found.convolutional, found.class_token, found.native_size) == (True, False, 224)

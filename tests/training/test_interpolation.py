@@ -1,0 +1,92 @@
+"""Weights between the start and the end of training."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import lookalike
+from lookalike.errors import RunError
+from lookalike.model.batchnorm import measure_statistics
+from lookalike.model.embedder import Embedder
+from lookalike.training.interpolation import Point, best_point, interpolated
+
+
+def test_the_best_point_is_not_below_the_start_in_either_score():
+    points = [Point(0, 0.93, 0.32), Point(0.5, 0.95, 0.44), Point(1, 0.91, 0.60)]
+    assert best_point(points).weight == 0.5
+    assert best_point([Point(0, 0.5, 0.5), Point(0.5, 0.6, 0.4), Point(1, 0.4, 0.9)]).weight == 0
+    assert best_point([Point(0, 0.5, 0.5), Point(1, 0.5, 0.5)]).weight == 1
+
+
+def test_interpolated_weights_and_statistics_are_put_back():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    module(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    own = {name: value.clone() for name, value in module.state_dict().items()}
+    start = {name: torch.zeros_like(value) for name, value in own.items()}
+    with interpolated(module, start, 0.25):
+        for name, value in module.state_dict().items():
+            expected = 0.25 * own[name] if value.is_floating_point() else own[name]
+            assert torch.allclose(value.float(), expected.float())
+    assert all(torch.equal(value, own[name]) for name, value in module.state_dict().items())
+
+
+def test_measured_statistics_are_the_means_over_the_batches():
+    norm = nn.BatchNorm1d(3)
+    frozen = nn.BatchNorm1d(3).eval()
+    network = nn.ModuleList([norm, frozen])
+    network.forward = lambda images: frozen(norm(images))
+    batches = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    measure_statistics(network, iter(batches))
+    assert torch.allclose(norm.running_mean, batches.mean(dim=(0, 1)), atol=1e-5)
+    assert torch.allclose(norm.running_var, batches.var(dim=1).mean(dim=0), atol=1e-4)
+    assert norm.training
+    assert norm.momentum == 0.1
+    assert torch.equal(frozen.running_mean, torch.zeros(3))
+
+
+@pytest.fixture(scope="module")
+def settings(shapes):
+    return {
+        "train": shapes / "train.txt", "val": shapes / "val.txt", "backbone": "resnet18",
+        "pretrained": False, "image_size": 32, "embedding_dim": 16, "batch_size": 16,
+        "threads": 1, "recipe": "component", "interpolate": True, "report": False,
+        "lr": 0.01, "eval_every": 0,
+    }  # fmt: skip
+
+
+def test_the_model_is_the_best_between_start_and_end(settings, tmp_path):
+    run = lookalike.train(output=tmp_path / "run", epochs=2, **settings)
+    last = run.scores()[-1]
+    assert [point[0] for point in last["points"]] == [0, 0.25, 0.5, 0.75, 1]
+    chosen = {weight: scores for weight, *scores in last["points"]}[last["interpolation"]]
+    assert [last["recall_at_1"], last["map_at_r"]] == chosen
+    first = run.scores()[0]
+    assert last["points"][0][1:] == [first["recall_at_1"], first["map_at_r"]]
+    assert last["recall_at_1"] >= first["recall_at_1"]
+    assert last["map_at_r"] >= first["map_at_r"]
+    # The model that was saved has the scores that were recorded.
+    found = lookalike.evaluate(run, data=settings["val"])
+    assert found.map_at_r == pytest.approx(last["map_at_r"], abs=1e-9)
+    start = Embedder.load(run.start)
+    assert start.describe() == Embedder.load(run.model).describe()
+
+    # A run that is resumed at its end keeps the model; one that goes on chooses again.
+    model = (run.model / "model.safetensors").read_bytes()
+    lookalike.train(output=run.path, resume=True)
+    assert (run.model / "model.safetensors").read_bytes() == model
+    assert len([score for score in run.scores() if "interpolation" in score]) == 1
+    lookalike.train(output=run.path, resume=True, epochs=3)
+    scores = run.scores()
+    assert "interpolation" in scores[-1]
+    assert scores[-1]["step"] == 9
+
+
+def test_weights_of_the_start_that_are_gone_are_one_clear_line(settings, tmp_path):
+    run = lookalike.train(output=tmp_path / "run", epochs=1, max_steps=2, **settings)
+    (run.start / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"start cannot be read.*train\.interpolate=false"):
+        lookalike.train(output=run.path, resume=True, epochs=2, max_steps=4)
+    record = json.loads(run.metrics.read_text().splitlines()[0])
+    assert record["step"] == 0

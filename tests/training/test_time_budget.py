@@ -1,0 +1,49 @@
+"""Length of a run from a time budget."""
+
+import pytest
+
+import lookalike
+from lookalike.config.config import Config
+from lookalike.config.duration import seconds_of
+from lookalike.errors import ConfigError
+from lookalike.training.time_budget import length_within
+
+
+def test_durations_as_people_write_them():
+    assert [seconds_of(text) for text in ("90s", "30m", "8h", "1h30m", "0.5h", "1d")] == [
+        90, 1800, 28800, 5400, 1800, 86400,
+    ]  # fmt: skip
+    for text in ("", "90", "1x", "m", "-3m", "0s"):
+        with pytest.raises(ConfigError, match=r"train\.time_budget"):
+            Config().with_values({"train.time_budget": text})
+
+
+def test_the_length_fits_training_and_validation():
+    found = length_within(1000, step=1.0, steps_per_epoch=100, validation=20)
+    assert found.eval_every == 2
+    total = found.steps + 20 * (found.steps / (100 * found.eval_every)) + 5 * 20
+    assert total <= 1000 < total + 2 * 1.2
+    assert found.epochs == -(-found.steps // 100)
+    assert length_within(50, step=1.0, steps_per_epoch=10, validation=20) is None
+
+
+def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path):
+    """The curve is that of a run whose length was given."""
+    settings = {
+        "train": shapes / "train.txt", "backbone": "resnet18", "pretrained": False,
+        "image_size": 32, "embedding_dim": 16, "batch_size": 16, "threads": 1,
+        "recipe": "component", "report": False, "log_every": 1, "ema": 0.5,
+    }  # fmt: skip
+    budget = lookalike.train(output=tmp_path / "budget", time_budget="8s", **settings)
+    losses = [r["loss"] for r in budget.read(budget.metrics) if "loss" in r]
+    steps = len(losses)
+    assert steps >= 1
+    assert not (budget.path / ".timing").exists()
+    given = lookalike.train(
+        output=tmp_path / "given", epochs=-(-steps // 3), max_steps=steps, **settings
+    )
+    assert [r["loss"] for r in given.read(given.metrics) if "loss" in r] == losses
+    with pytest.raises(ConfigError, match="exclude each other"):
+        lookalike.train(output=tmp_path / "both", time_budget="8s", epochs=2, **settings)
+    with pytest.raises(ConfigError, match="not enough for one step"):
+        lookalike.train(output=tmp_path / "short", time_budget="0.001s", **settings)
