@@ -11,7 +11,7 @@ from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
-from lookalike.training.frozen_start import start_features, imprint, principal_axes
+from lookalike.training.frozen_start import imprint, principal_axes, start_features
 
 
 def test_principal_axes_are_the_right_singular_vectors_of_unit_rows():

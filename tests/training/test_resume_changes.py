@@ -202,7 +202,7 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
         TrainingParts(
             loader=None, step=None, bad_images=None, inputs=None,
             trained=SimpleNamespace(ema=None, embedder=None, heads={"metric": None}),
-            validator=SimpleNamespace(measure=lambda *_: (next(own), {})),
+            validator=SimpleNamespace(measure=lambda *_, **__: (next(own), {})),
         ),
         schedule=TrainingSchedule(total_steps=9, patience=2), learning_rate=None,
         output=RunOutput(Run(tmp_path), world=world), world=world,
