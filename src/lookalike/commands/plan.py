@@ -23,10 +23,12 @@ from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.planning.estimate import Plan, Profile, make_plan
+from lookalike.planning.facts import network_facts
 from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.memory import installed
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
+from lookalike.planning.recipe import choose, with_choices
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
@@ -43,6 +45,9 @@ FIRST_STEP = 100_000_000
 
 LIST_BYTES = 240
 """Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
+
+_IMAGES_A_CLASS = 10
+"""Assumed where the number of images is not known."""
 
 _MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
 
@@ -93,6 +98,7 @@ def plan(
     elif machine is not None:
         place = read_machine(machine)
     classes, sizes = _counts(config, classes, images)
+    config = _with_recipe(config, classes, sizes)
     config, embedder = _resolved(config, place, classes)
     device = _device(config, place)
     spec = _run_spec(config, classes, sizes, device)
@@ -166,6 +172,22 @@ def _counts(config: Config, classes: int | None, images: int | None) -> tuple[in
     if classes is not None:
         return classes, None if images is None else Sizes.even(images, classes)
     raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
+
+
+def _with_recipe(config: Config, classes: int, sizes: Sizes | None) -> Config:
+    """The request with the choices of the recipe, as far as they need no images."""
+    facts = network_facts(
+        config,
+        images=_IMAGES_A_CLASS * classes if sizes is None else sizes.total,
+        classes=classes,
+        has_validation=config.data.val is not None or config.data.val_fraction > 0,
+        workers=config.run.workers,
+    )
+    choices = choose(config, facts)
+    for choice in choices:
+        if choice.key in ("head.parallel", "head.dtype", "train.batch_size", "model.embedding_dim"):
+            logger.info("recipe: %s=%s: %s", choice.key, choice.value, choice.reason)
+    return with_choices(config, choices)
 
 
 def _device(config: Config, place: Machine | None) -> str:
