@@ -34,7 +34,7 @@ from lookalike.training.resolve import resolve
 CLASSES = 3000
 SMALL = {
     "model.backbone": "resnet18", "model.image_size": 32, "model.embedding_dim": 32,
-    "model.pretrained": False, "train.batch_size": 8,
+    "model.pretrained": False, "train.batch_size": 8, "train.recipe": "component",
 }  # fmt: skip
 
 
@@ -335,3 +335,14 @@ def test_micro_batches_take_less_memory_and_more_time():
     assert parts.memory.peak < whole.memory.peak
     assert parts.speed.network == pytest.approx(4 / 3 * whole.speed.network, rel=0.05)
     assert parts.speed.head == whole.speed.head
+
+
+def test_a_million_classes_by_the_recipe_take_three_numbers_of_two_bytes_each():
+    found = lookalike.plan(
+        classes=10**6, measure=False, backbone="resnet18", image_size=32, pretrained=False
+    )
+    needed = found.memory
+    three = needed.head_weights + needed.head_optimizer
+    assert three == pytest.approx(3 * 2 * 512 * 10**6, rel=1e-6)
+    assert needed.head_gradients == 0
+    assert needed.peak - needed.runtime < 4.3e9

@@ -98,10 +98,11 @@ def test_large_heads_are_narrowed_and_shared():
 
 
 def test_more_images_take_fewer_epochs_and_larger_batches():
-    runs = [chosen(images=n) for n in (1000, 10_000, 100_000, 10_000_000)]
+    runs = [chosen(images=n, cuda=True) for n in (1000, 10_000, 100_000, 10_000_000)]
     epochs = [run["train.epochs"] for run in runs]
     assert epochs == sorted(epochs, reverse=True)
     assert [run["train.batch_size"] for run in runs] == [32, 64, 256, 256]
+    assert chosen(images=10_000_000)["train.batch_size"] == 64
 
 
 def test_plain_sgd_keeps_its_own_rate():

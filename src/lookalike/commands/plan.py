@@ -98,7 +98,7 @@ def plan(
     elif machine is not None:
         place = read_machine(machine)
     classes, sizes = _counts(config, classes, images)
-    config = _with_recipe(config, classes, sizes)
+    config = _with_recipe(config, classes, sizes, _device(config, place))
     config, embedder = _resolved(config, place, classes)
     device = _device(config, place)
     spec = _run_spec(config, classes, sizes, device)
@@ -174,7 +174,7 @@ def _counts(config: Config, classes: int | None, images: int | None) -> tuple[in
     raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
 
 
-def _with_recipe(config: Config, classes: int, sizes: Sizes | None) -> Config:
+def _with_recipe(config: Config, classes: int, sizes: Sizes | None, device: str) -> Config:
     """The request with the choices of the recipe, as far as they need no images."""
     facts = network_facts(
         config,
@@ -182,6 +182,7 @@ def _with_recipe(config: Config, classes: int, sizes: Sizes | None) -> Config:
         classes=classes,
         has_validation=config.data.val is not None or config.data.val_fraction > 0,
         workers=config.run.workers,
+        cuda=device == "cuda",
     )
     choices = choose(config, facts)
     for choice in choices:

@@ -28,6 +28,7 @@ class Facts:
         native_size: side of the images of the pretrained weights, in pixels.
         has_validation: True with a validation set.
         workers: number of processes.
+        cuda: True on a GPU.
         sample: facts of some images; None where none were read.
     """
 
@@ -39,6 +40,7 @@ class Facts:
     native_size: int
     has_validation: bool
     workers: int
+    cuda: bool = False
     sample: ImageFacts | None = None
 
 
@@ -61,6 +63,7 @@ def gather_facts(
         classes=len(catalog.classes),
         has_validation=held_out is not None,
         workers=world.size,
+        cuda=world.device.type == "cuda",
         sample=None if found is None else ImageFacts(**found),
     )
 
@@ -72,6 +75,7 @@ def network_facts(
     classes: int,
     has_validation: bool,
     workers: int,
+    cuda: bool = False,
     sample: ImageFacts | None = None,
 ) -> Facts:
     """Facts with those of the network, which is built without memory for its weights."""
@@ -88,5 +92,6 @@ def network_facts(
         native_size=min(height, width),
         has_validation=has_validation,
         workers=workers,
+        cuda=cuda,
         sample=sample,
     )

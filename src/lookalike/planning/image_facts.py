@@ -17,7 +17,8 @@ CLASSES, A_CLASS = 128, 3
 
 _SIDE = 32
 _GROUP = 16
-_SURE = 3.0  # standard errors
+_SURE, _LESS = 3.0, 0.85
+"""Mirror images differ where they lose this many standard errors and keep less than this part."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def image_facts(
         queries=len(hits),
         recall=float(hits.mean()) if len(hits) else 0.0,
         mirrored_recall=float(mirrored.mean()) if len(hits) else 0.0,
-        mirrors_differ=bool(mean > _SURE * error and mirrored.mean() < 0.75 * hits.mean()),
+        mirrors_differ=bool(mean > _SURE * error and mirrored.mean() < _LESS * hits.mean()),
     )
 
 

@@ -221,8 +221,10 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
 
 
 def _batch(facts: Facts) -> int:
-    """Images a step: some hundreds of steps an epoch, from 32 to 256."""
-    return min(max(2 ** round(math.log2(max(facts.images, 1) / 150)), 32), 256)
+    """Images a step, for some 150 steps an epoch; activations of many fill a CPU's memory."""
+    return min(
+        max(2 ** round(math.log2(max(facts.images, 1) / 150)), 32), 256 if facts.cuda else 64
+    )
 
 
 def _train(config: Config, facts: Facts) -> list[Choice]:
