@@ -66,7 +66,7 @@ def _files(packages: Packages) -> Iterator[Drawing]:
 
 def _icons(packages: Packages) -> Iterator[Drawing]:
     names: dict[str, str] = {}
-    for package in (TWEMOJI, OPENMOJI):
+    for source, package in (("twemoji", TWEMOJI), ("openmoji", OPENMOJI)):
         folder = packages.path(package) / "package"
         points = json.loads((folder / "chars.json").read_text(encoding="utf-8"))
         table = _table(folder)
@@ -74,21 +74,20 @@ def _icons(packages: Packages) -> Iterator[Drawing]:
             code = country_of(characters)
             if code:
                 names.setdefault(name.removeprefix("flag-"), code)
-                yield from _icon(code, package, table, name)
-    for package in (EMOJIONE, EMOJIONE_1):
+                yield from _icon(code, source, table, name)
+    for source, package in (("emojione", EMOJIONE), ("emojione-v1", EMOJIONE_1)):
         table = _table(packages.path(package) / "package")
         for name in sorted(table["icons"]):
             if name.startswith("flag-for-"):
                 code = names.get(name.removeprefix("flag-for-"), "")
-                yield from _icon(code, package, table, name)
+                yield from _icon(code, source, table, name)
     table = _table(packages.path(COREUI) / "package")
     for name in sorted(table["icons"]):
-        yield from _icon(name, COREUI, table, name)
+        yield from _icon(name, "coreui", table, name)
 
 
-def _icon(code: str, package: Package, table: dict, name: str) -> Iterator[Drawing]:
+def _icon(code: str, source: str, table: dict, name: str) -> Iterator[Drawing]:
     if name in table["icons"]:
-        source = package.name.rpartition("/")[2]
         yield Drawing(code, source, partial(_from_text, iconify_svg(table, name)))
 
 

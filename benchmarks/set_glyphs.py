@@ -144,10 +144,11 @@ MOST = 12
 
 _TRIED = 2 * MOST  # fonts drawn a letter; some are the same drawing
 
+# One style of a family is enough: the others teach the same shapes.
 _STYLES = re.compile(
-    r"bold|italic|oblique|black|light|medium|thin|heavy|slanted|condens|semi|caps|ui-|extra"
-    r"|_R[BI]|_I\.|_DR|[a-z](EB|L|B|_ac\w+|EcoR)\.ttf",
+    r"bold|italic|oblique|black|light|medium|thin|heavy|slanted|conden|semi|caps|ui-|extra|mono"
 )
+_SHORT = re.compile(r"[a-z0-9](EB|L|B|EcoR)\.ttf|_ac\w+\.ttf|_R[BI]|_I\.|_DR|It\.otf")
 _SIZE = 160  # pixels of the em in the rendering that a letter is cut from
 
 
@@ -189,6 +190,8 @@ def letters_of(script: str) -> list[str]:
         return sorted(named)
     found = [chr(point) for point in range(named[0], named[1] + 1)]
     found = [letter for letter in found if unicodedata.category(letter) in ("Lo", "Ll")]
+    # Small kana are the large ones at another size.
+    found = [letter for letter in found if "LETTER SMALL" not in unicodedata.name(letter)]
     if len(found) > MOST_LETTERS:
         found = sorted(random.Random(script).sample(found, MOST_LETTERS))
     return found
@@ -199,7 +202,8 @@ def drawings(packages: Packages) -> Iterator[Drawing]:
     paths: dict[str, Path] = {}
     for package in PACKAGES:
         for path in sorted(packages.path(package).rglob("*.[ot]tf")):
-            if not _STYLES.search(path.name) and not path.is_symlink():
+            styled = _STYLES.search(path.name.lower()) or _SHORT.search(path.name)
+            if not styled and not path.is_symlink():
                 paths.setdefault(path.name, path)
     fonts = [Font(path) for path in paths.values()]
     for script in SCRIPTS:
