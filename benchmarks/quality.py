@@ -82,6 +82,7 @@ def arguments() -> argparse.Namespace:
             each.add_argument(
                 "--scale", type=scales, default=[1.0], help="of the regime's epochs, as 1,0.5"
             )
+            each.add_argument("--oml", help="Python with open-metric-learning, for oml_...")
             each.add_argument("--max-steps", type=int, help="for a try: end after so many steps")
         if name == "run":
             each.add_argument("--methods", type=names, required=True, help=", ".join(METHODS))
@@ -165,7 +166,7 @@ def run(study: Study, given: argparse.Namespace) -> int:
 def tune(study: Study, given: argparse.Namespace) -> int:
     """`tune`."""
     method = Method.parse(given.method)
-    if method.tuned or method.settings or method.base == "frozen":
+    if method.tuned or method.settings or method.base in ("frozen", "component"):
         raise StudyError(f"--method {given.method}: give a name alone, of ours or a peer")
     check(study, given.sets, given.regimes, held_out=True)
     trials: dict[Trial, None] = {}
@@ -198,6 +199,7 @@ def main() -> int:
         given.data or given.folder.resolve().parent / "sets",
         threads=getattr(given, "threads", 1),
         max_steps=getattr(given, "max_steps", None),
+        oml=getattr(given, "oml", None),
     )
     try:
         given.folder.mkdir(parents=True, exist_ok=True)

@@ -66,6 +66,7 @@ class PeerSettings:
         crop_pct: of evaluation; None for timm's.
         warmup: share of the steps over which the rate rises.
         clip_value: largest absolute value of a gradient's element; 0 is off.
+        eps: of adam and adamw.
         freeze_batchnorm: keep pretrained statistics.
         head_epochs: first epochs, in which the backbone rests.
         images_per_class: of a class in a batch; None to shuffle.
@@ -84,6 +85,7 @@ class PeerSettings:
     crop_pct: float | None = None
     warmup: float = 0.0
     clip_value: float = 0.0
+    eps: float = 1e-8
     freeze_batchnorm: bool = False
     head_epochs: int = 0
     images_per_class: int | None = None
@@ -159,6 +161,7 @@ PUBLISHED: dict[str, tuple[PeerSettings, Mapping[str, Any]]] = {
             optimizer="adam",
             lr=1e-3,
             loss_lr_factor=10,
+            eps=0.01,
         ),
         {"lr": 1e-4, "loss_lr_factor": 100, "freeze_batchnorm": True},
     ),
@@ -368,7 +371,7 @@ def _optimizer(
             groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, eps=settings.eps)
 
 
 def _freeze_batchnorms(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.metrics.bootstrap import Difference, Interval, differences, mean_intervals
-from quality_study import Study, StudyError
+from quality_study import TUNING, Study, StudyError, tuning_of
 from quality_trial import METRICS
 
 TITLES = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
@@ -26,7 +26,8 @@ class Row:
         scale: of the regime's epochs.
         seeds: that are done.
         seconds: of CPU in training, the mean over seeds.
-        total_seconds: of CPU in training, of all seeds.
+        total_seconds: of CPU in training, of all seeds, and of the tuning where it is tuned.
+        tuning_trials: of a tuned method.
         values: metric to (Q,), the mean over seeds of each query.
         by_seed: metric to (n,), the score of each seed.
         classes: (Q,) the class of each query.
@@ -38,6 +39,7 @@ class Row:
     seeds: tuple[int, ...]
     seconds: float
     total_seconds: float
+    tuning_trials: int
     values: dict[str, np.ndarray]
     by_seed: dict[str, np.ndarray]
     classes: np.ndarray
@@ -45,7 +47,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        return self.method if self.scale == 1 else f"{self.method} × {self.scale:g}"
+        tuned = f" ({self.tuning_trials} trials)" if self.tuning_trials else ""
+        return f"{self.method}{tuned}" + ("" if self.scale == 1 else f" × {self.scale:g}")
 
     @property
     def is_ours(self) -> bool:
@@ -69,16 +72,17 @@ def cells(study: Study) -> dict[tuple[str, str], list[Row]]:
     for line in study.lines():
         cell = groups.setdefault((line["set"], line["regime"]), {})
         cell.setdefault((line["method"], line["scale"]), []).append(line)
+    tuning = study.lines(TUNING)
     return {
         cell: sorted(
-            (_row(study.folder, lines) for lines in methods.values()),
+            (_row(study.folder, lines, tuning) for lines in methods.values()),
             key=lambda row: -row.score("map_at_r"),
         )
         for cell, methods in sorted(groups.items())
     }
 
 
-def _row(folder: Path, lines: Sequence[Line]) -> Row:
+def _row(folder: Path, lines: Sequence[Line], tuning: Sequence[Line]) -> Row:
     lines = sorted(lines, key=lambda line: line["seed"])
     loaded = [_queries(folder / line["queries"]) for line in lines]
     classes = loaded[0]["classes"]
@@ -89,12 +93,14 @@ def _row(folder: Path, lines: Sequence[Line]) -> Row:
                 f" test list of {line['set']} has changed; begin another study"
             )
     seconds = [line["cpu_seconds"] for line in lines]
+    trials = tuning_of(tuning, lines[0]) if lines[0]["method"].endswith(":tuned") else []
     return Row(
         method=lines[0]["method"],
         scale=lines[0]["scale"],
         seeds=tuple(line["seed"] for line in lines),
         seconds=float(np.mean(seconds)),
-        total_seconds=float(np.sum(seconds)),
+        total_seconds=float(np.sum(seconds)) + sum(line["cpu_seconds"] for line in trials),
+        tuning_trials=len(trials),
         values={m: np.mean([queries[m] for queries in loaded], axis=0) for m in METRICS},
         by_seed={m: np.array([queries[m].mean() for queries in loaded]) for m in METRICS},
         classes=classes,
@@ -132,8 +138,8 @@ def _table_of(cell: tuple[str, str], rows: Sequence[Row], reference: str) -> str
     own = next((row for row in rows if row.method == reference and row.scale == 1), None)
     lines = [f"### {cell[0]}, {cell[1]}", ""]
     heads = ["method", *TITLES.values(), *(f"{reference} − it: {t}" for t in TITLES.values())]
-    lines.append(f"| {' | '.join([*heads, 'CPU s', 'seeds'])} |")
-    lines.append(f"|{' --- |' * (len(heads) + 2)}")
+    lines.append(f"| {' | '.join([*heads, 'CPU s', 'seeds', 'CPU h of all'])} |")
+    lines.append(f"|{' --- |' * (len(heads) + 3)}")
     for row in rows:
         scores, gains = row.intervals(), ["", ""]
         if own is not None and own is not row:
@@ -141,7 +147,8 @@ def _table_of(cell: tuple[str, str], rows: Sequence[Row], reference: str) -> str
             gains = [_points(by_metric[metric]) for metric in METRICS]
         cells_ = [row.label, *(_percent(scores[m], row.by_seed[m]) for m in METRICS), *gains]
         marks = f" ({len(row.notes)} diverged)" if row.notes else ""
-        lines.append(f"| {' | '.join(cells_)} | {row.seconds:,.0f} | {len(row.seeds)}{marks} |")
+        cells_ += [f"{row.seconds:,.0f}", f"{len(row.seeds)}{marks}"]
+        lines.append(f"| {' | '.join(cells_)} | {row.total_seconds / 3600:.2f} |")
     if own is not None:
         lines += ["", *verdicts(own, rows)]
     return "\n".join(lines)

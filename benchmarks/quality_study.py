@@ -26,13 +26,38 @@ from typing import Any
 
 import yaml
 
+from quality_oml import OML
 from quality_peers import PUBLISHED, published
 from quality_trial import METRICS, Request, write_request
 
 HERE = Path(__file__).parent
 TRIALS, TUNING = "trials.jsonl", "tuning.jsonl"
-SETS = ("emoji", "logos", "flags", "cards", "glyphs")
-METHODS = ("ours", "frozen", *PUBLISHED)
+PEERS = (*PUBLISHED, *OML)
+METHODS = ("ours", "frozen", "component", *PEERS)
+
+COMPONENT = {
+    "loss.name": "amsoftmax",
+    "loss.margin": "0.4",
+    "loss.scale": "30",
+    "loss.weight": "1",
+    "loss.classification_weight": "1",
+    "loss.label_smoothing": "0.1",
+    "head.lr_factor": "1",
+    "optim.name": "sgd",
+    "optim.lr": "0.03",
+    "optim.momentum": "0.9",
+    "optim.weight_decay": "1e-4",
+    "optim.backbone_lr_factor": "1",
+    "optim.schedule": "cosine",
+    "model.embedding_dim": "1536",
+    "model.pooling": "gem+avg",
+    "data.sampler": "shuffle",
+    "data.flip": "0.5",
+    "data.min_crop": "0.2",
+    "train.batch_size": "64",
+    "train.freeze_batchnorm": "false",
+}
+"""Alibaba PAI's component, whose page fixes these: settings of ours."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +110,35 @@ class Method:
         base, _, text = name.partition(":")
         if base not in METHODS:
             raise StudyError(f"{name!r}: there is no method {base!r}; there are {_listed(METHODS)}")
-        if text == "tuned":
+        if text == "tuned" and base not in ("frozen", "component"):
             return cls(base, tuned=True)
         settings = {}
         for item in _split(text):
             key, equals, value = item.partition("=")
             if not equals:
                 raise StudyError(f"{name!r}: {item!r} is not key=value, nor tuned")
-            settings[key] = value if base == "ours" else yaml.safe_load(_number(value))
+            own = base in ("ours", "component")
+            settings[key] = value if own else yaml.safe_load(_number(value))
         if base == "frozen" and settings:
             raise StudyError(f"{name!r}: frozen has no settings")
-        if base in PUBLISHED:
+        if base in PEERS:
             try:
-                published(base, pretrained=False).changed(settings)
+                peer_settings(base, settings, pretrained=False)
             except ValueError as error:
                 raise StudyError(f"{name!r}: {error}") from None
-        return cls(base, settings)
+        return cls(base, {**COMPONENT, **settings} if base == "component" else settings)
+
+
+def peer_settings(base: str, changed: Mapping[str, Any], *, pretrained: bool) -> dict[str, Any]:
+    """All settings of a peer: the published ones, but for those that are changed.
+
+    Raises:
+        ValueError: it has no such setting.
+    """
+    if base in PUBLISHED:
+        return asdict(published(base, pretrained=pretrained).changed(changed))
+    settings, fine_tuning = OML[base]
+    return asdict(settings.changed({**(fine_tuning if pretrained else {}), **changed}))
 
 
 def _number(text: str) -> str:
@@ -173,12 +211,14 @@ class Study:
         data: of the sets, and of `weights`.
         threads: of each trial.
         max_steps: for a try: end trainings after so many.
+        oml: the Python with open-metric-learning.
     """
 
     folder: Path
     data: Path
     threads: int = 1
     max_steps: int | None = None
+    oml: str | None = None
 
     def lines(self, file: str = TRIALS) -> list[dict[str, Any]]:
         """The finished trials, of the same trial the last one."""
@@ -215,9 +255,11 @@ class Study:
     def settings(self, trial: Trial) -> dict[str, Any]:
         """What differs from the method's own settings."""
         method = Method.parse(trial.method)
+        if method.base in OML and self.oml is None:
+            raise StudyError(f"{method.base} needs --oml PYTHON, with open-metric-learning")
         if not method.tuned:
             return method.settings
-        found = best_tuning(self.lines(TUNING), trial.set, trial.regime, method.base)
+        found = best_tuning(self.lines(TUNING), asdict(trial))
         if found is None:
             raise StudyError(
                 f"{trial.method} has no tuning on {trial.set}, {trial.regime}: run"
@@ -229,9 +271,9 @@ class Study:
     def complete_settings(self, trial: Trial) -> dict[str, Any]:
         """All settings of a peer, and what was asked of ours: changed code is another trial."""
         settings, method = self.settings(trial), Method.parse(trial.method)
-        if method.base in PUBLISHED:
+        if method.base in PEERS:
             pretrained = REGIMES[trial.regime].weights is not None
-            settings = asdict(published(method.base, pretrained=pretrained).changed(settings))
+            settings = peer_settings(method.base, settings, pretrained=pretrained)
         return settings if self.max_steps is None else {**settings, "max_steps": self.max_steps}
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -261,7 +303,7 @@ class Study:
         queries = f"queries/{stamp}.npz"
         method = Method.parse(trial.method)
         request = Request(
-            method=method.base,
+            method="ours" if method.base == "component" else method.base,
             settings=self.settings(trial),
             train=train,
             test=test,
@@ -273,6 +315,7 @@ class Study:
             seed=trial.seed,
             threads=self.threads,
             max_steps=self.max_steps,
+            oml=self.oml,
             folder=str(work / "run"),
             queries=str(self.folder / queries),
             result=str(work / "result.json"),
@@ -351,17 +394,24 @@ def in_order(
     return list(dict.fromkeys(found))
 
 
-def best_tuning(
-    lines: Sequence[Mapping[str, Any]], name: str, regime: str, base: str
-) -> Mapping[str, Any] | None:
-    """The trial of the highest mean of Recall@1 and MAP@R on held-out training classes."""
-    fitting = [
+def tuning_of(
+    lines: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """The trials on held-out classes of a trial's set, regime and method."""
+    return [
         line
         for line in lines
-        if (line["set"], line["regime"]) == (name, regime)
-        and line["method"].partition(":")[0] == base
+        if all(line[key] == trial[key] for key in ("set", "regime"))
+        and line["method"].partition(":")[0] == trial["method"].partition(":")[0]
     ]
-    return max(fitting, key=lambda line: sum(line["end"][m] for m in METRICS), default=None)
+
+
+def best_tuning(
+    lines: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """The one of the highest mean of Recall@1 and MAP@R; None where there is none."""
+    found = tuning_of(lines, trial)
+    return max(found, key=lambda line: sum(line["end"][m] for m in METRICS), default=None)
 
 
 def _call(request: Path, log: Path, threads: int) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ from lookalike.metrics.protocol import relevant_of
 from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.run import Run
+from quality_oml import OML
 from quality_peers import Diverged, published, train_peer
 
+HERE = Path(__file__).parent
 METRICS = ("recall_at_1", "map_at_r")
 
 
@@ -41,7 +45,7 @@ class Request:
     """What one trial is to do.
 
     Attributes:
-        method: ours, frozen, or a key of `quality_peers.PUBLISHED`.
+        method: ours, frozen, or a key of `quality_peers.PUBLISHED` or `quality_oml.OML`.
         settings: that differ from the method's own, by name.
         train: the list to learn from.
         test: the list to measure on.
@@ -53,7 +57,8 @@ class Request:
         seed: of everything random.
         threads: of torch, and of the loader.
         max_steps: for tests: end after so many.
-        folder: for the run of ours.
+        oml: the Python with open-metric-learning.
+        folder: for the run of ours, or what OML needs.
         queries: the .npz to write, (Q,) of each metric, and the class of each query.
         result: the .json to write.
     """
@@ -70,6 +75,7 @@ class Request:
     seed: int
     threads: int
     max_steps: int | None
+    oml: str | None
     folder: str
     queries: str
     result: str
@@ -77,17 +83,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained network: its preprocessing, and from (B, 3, S, S) uint8 to unit vectors (B, D)."""
+    """What a training gives.
 
-    preprocess: Preprocess
-    unit: Callable[[Tensor], Tensor]
+    Attributes:
+        images: that it saw.
+        vectors: of a catalog's images, from a number of threads: unit vectors (N, D).
+        spent: seconds, and seconds of CPU, where another process trained.
+    """
+
     images: int
+    vectors: Callable[[Catalog, int], np.ndarray]
+    spent: tuple[float, float] | None = None
 
 
 def run_trial(request: Request) -> dict[str, Any]:
     """Train and measure; write the queries' values, and return the facts of the trial."""
     torch.set_num_threads(request.threads)
-    trainers = {"ours": _train_ours, "frozen": _frozen}
+    trainers = {"ours": _train_ours, "frozen": _frozen, **dict.fromkeys(OML, train_oml)}
     wall, cpu = time.perf_counter(), time.process_time()
     note = ""
     outcome = None
@@ -95,14 +107,17 @@ def run_trial(request: Request) -> dict[str, Any]:
         outcome = trainers.get(request.method, _train_peer)(request)
     except (Diverged, TrainingError) as error:
         note = f"diverged: {error}"
+    spent = time.perf_counter() - wall, time.process_time() - cpu
+    if outcome is not None and outcome.spent is not None:
+        spent = outcome.spent
     facts: dict[str, Any] = {
-        "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "seconds": round(spent[0], 2),
+        "cpu_seconds": round(spent[1], 2),
         "images": outcome.images if outcome else 0,
     }
     catalog = open_catalog(request.test)
     if outcome is not None:
-        vectors = embed(outcome, catalog, request.threads)
+        vectors = outcome.vectors(catalog, request.threads)
         if not np.isfinite(vectors).all():
             note, outcome = "diverged: embeddings are not finite", None
     if outcome is None:  # no use for retrieval: every query fails
@@ -119,17 +134,22 @@ def run_trial(request: Request) -> dict[str, Any]:
     return {**facts, "note": note}
 
 
-def embed(outcome: Outcome, catalog: Catalog, threads: int) -> np.ndarray:
-    """Unit vectors (N, D) of all images of a list.
+def embed(
+    preprocess: Preprocess,
+    unit: Callable[[Tensor], Tensor],
+    catalog: Catalog,
+    threads: int,
+) -> np.ndarray:
+    """What `unit` gives, (N, D), for all images of a list in batches (b, 3, S, S) uint8.
 
     Raises:
         LookalikeError: an image cannot be read.
     """
     bad = BadImages()
     loader = EvalLoader(
-        catalog.records, preprocess=outcome.preprocess, batch_size=64, threads=threads, bad=bad
+        catalog.records, preprocess=preprocess, batch_size=64, threads=threads, bad=bad
     )
-    vectors = [outcome.unit(batch.images).numpy() for batch in loader]
+    vectors = [unit(batch.images).numpy() for batch in loader]
     if bad.reasons:
         row, reason = next(iter(bad.reasons.items()))
         raise LookalikeError(f"{catalog.records[row].origin}: {reason}")
@@ -143,7 +163,7 @@ def _train_ours(request: Request) -> Outcome:
     # Hundreds of trials: what is large goes.
     for folder in (run.checkpoints, run.model):
         shutil.rmtree(folder)
-    return Outcome(embedder.preprocess, embedder.embed_batch, images)
+    return Outcome(images, partial(embed, embedder.preprocess, embedder.embed_batch))
 
 
 def _config(request: Request) -> Config:
@@ -195,7 +215,7 @@ def _frozen(request: Request) -> Outcome:
     def unit(images: Tensor) -> Tensor:
         return F.normalize(embedder.features(images)[0].mean(1), dim=1)
 
-    return Outcome(embedder.preprocess, unit, 0)
+    return Outcome(0, partial(embed, embedder.preprocess, unit))
 
 
 def _train_peer(request: Request) -> Outcome:
@@ -212,7 +232,61 @@ def _train_peer(request: Request) -> Outcome:
         threads=request.threads,
         max_steps=request.max_steps,
     )
-    return Outcome(network.preprocess, network.unit, images)
+    return Outcome(images, partial(embed, network.preprocess, network.unit))
+
+
+def train_oml(request: Request) -> Outcome:
+    """OML trains in its own environment, and embeds the pixels that our loader has prepared."""
+    pretrained = request.weights is not None
+    settings = OML[request.method][0].changed(OML[request.method][1] if pretrained else {})
+    settings = settings.changed(request.settings)
+    folder = Path(request.folder)
+    folder.mkdir(parents=True)
+    train, test = open_catalog(request.train), open_catalog(request.test)
+    embedder = Embedder.create(
+        request.backbone,
+        pretrained=False,
+        image_size=request.image_size,
+        crop_pct=settings.crop_pct,
+        embedding_dim=2,
+        pooling="avg",
+    )
+    preprocess = embedder.preprocess
+    pixels = folder / "test.npy"
+    np.save(pixels, embed(preprocess, torch.clone, test, request.threads))
+    job = {
+        "settings": asdict(settings),
+        "train": [
+            [record.uri, int(klass)]
+            for record, klass in zip(train.records, train.class_ids, strict=True)
+        ],
+        "test_pixels": str(pixels),
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "vectors": str(folder / "vectors.npy"),
+        "facts": str(folder / "facts.json"),
+        "folder": str(folder),
+        **{
+            name: getattr(request, name)
+            for name in (
+                "backbone", "weights", "image_size", "epochs", "batch_size", "seed", "threads",
+                "max_steps",
+            )
+        },
+    }  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [str(request.oml), str(HERE / "quality_oml.py"), str(folder / "job.json")]
+    done = subprocess.run(command, check=False)
+    if done.returncode != 0:
+        raise LookalikeError(f"open-metric-learning failed with exit code {done.returncode}")
+    facts = json.loads((folder / "facts.json").read_text())
+    if not facts["finite"]:
+        raise Diverged("weights are not finite")
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+    return Outcome(
+        facts["images"], lambda *_: vectors, spent=(facts["seconds"], facts["cpu_seconds"])
+    )
 
 
 def write_request(request: Request, path: Path) -> None:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from quality_oml import OML
 from quality_peers import PUBLISHED
 
 Draw = Callable[[random.Random], Any]
@@ -61,6 +62,8 @@ def draw(base: str, trial: int, *, pretrained: bool) -> dict[str, Any]:
 
 
 def _peer(base: str, rng: random.Random, pretrained: bool) -> dict[str, Draw]:
+    if base in OML:
+        return _oml(base, pretrained)
     loss = PUBLISHED[base][0].loss
     optimizer = rng.choice(("sgd", "adamw", "adamw"))
     rates = {"sgd": (3e-3, 0.3), "adamw": (2e-4, 5e-3)}[optimizer]
@@ -83,6 +86,21 @@ def _peer(base: str, rng: random.Random, pretrained: bool) -> dict[str, Draw]:
         space["backbone_lr_factor"] = between(0.01, 1)
         space["freeze_batchnorm"] = one_of(False, True)
     return space
+
+
+def _oml(base: str, pretrained: bool) -> dict[str, Draw]:
+    loss: dict[str, Draw] = {"margin": within(0.05, 0.5), "images_per_class": one_of(2, 4)}
+    if base == "oml_arcface":
+        loss = {"margin": within(0, 0.6), "scale": between(8, 64)}
+    return {
+        **loss,
+        "lr": between(1e-5, 1e-3) if pretrained else between(2e-4, 5e-3),
+        "weight_decay": between(1e-6, 1e-3),
+        "normalise": one_of(False, True),
+        "flip": one_of(0.0, 0.5),
+        "min_crop": one_of(0.2, 0.5),
+        "crop_pct": one_of(None, 1.0),
+    }
 
 
 def _ours(pretrained: bool) -> dict[str, Draw]:

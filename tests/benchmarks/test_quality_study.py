@@ -1,7 +1,9 @@
 """`benchmarks/quality.py`: a step of every method, the order of trials, and the table's figures."""
 
+import dataclasses
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,7 @@ PEERS = (
 @pytest.fixture
 def quality(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("peers", "trial", "study", "tuning", "results")
+    names = ("oml", "peers", "trial", "study", "tuning", "results")
     modules = {name: importlib.import_module(f"quality_{name}") for name in names}
     return SimpleNamespace(cli=importlib.import_module("quality"), **modules)
 
@@ -43,6 +45,7 @@ def request(quality, shapes, folder, method, settings=None):
         seed=0,
         threads=1,
         max_steps=1,
+        oml=None,
         folder=str(folder / "run"),
         queries=str(folder / "queries.npz"),
         result="",
@@ -50,8 +53,9 @@ def request(quality, shapes, folder, method, settings=None):
 
 
 def test_one_step_of_each_method_runs_and_is_measured(quality, shapes, tmp_path):
-    assert set(quality.study.METHODS) == {"ours", "frozen", *PEERS}
-    for method in quality.study.METHODS:
+    methods = ("ours", "frozen", *PEERS)
+    assert {*methods, "component", "oml_triplet", "oml_arcface"} == set(quality.study.METHODS)
+    for method in methods:
         folder = tmp_path / method
         folder.mkdir()
         settings = {"train.batch_size": "16"} if method == "ours" else {}
@@ -97,12 +101,49 @@ def test_training_a_peer_changes_what_it_should(quality, shapes):
 
 def test_a_loss_that_is_not_finite_counts_as_nothing(quality, shapes, tmp_path):
     bad = request(quality, shapes, tmp_path, "cross_entropy", {"lr": float("inf")})
-    bad = quality.trial.Request(**{**vars(bad), "max_steps": 3})
-    found = quality.trial.run_trial(bad)
+    found = quality.trial.run_trial(dataclasses.replace(bad, max_steps=3))
     assert found["note"].startswith("diverged: ")
     assert found["end"] == {"recall_at_1": 0.0, "map_at_r": 0.0}
     with np.load(tmp_path / "queries.npz") as file:
         assert len(file["classes"]) == 20
+
+
+def test_oml_trains_elsewhere_and_gives_vectors(quality, shapes, tmp_path):
+    """Its part is played by a program that gives images of a class the same vector."""
+    program = tmp_path / "python"
+    program.write_text(
+        f"""#!{sys.executable}
+import json, sys
+import numpy as np
+assert sys.argv[1].endswith("quality_oml.py")
+job = json.load(open(sys.argv[2]))
+assert (len(job["train"]), job["epochs"], job["settings"]["margin"]) == (48, 1, 0.2)
+pixels = np.load(job["test_pixels"])
+assert pixels.shape == (20, 3, 32, 32) and pixels.std() > 10
+np.save(job["vectors"], np.repeat(np.eye(5, dtype=np.float32), 4, 0))
+finite = job["settings"]["lr"] < 1
+facts = {{"seconds": 7.5, "cpu_seconds": 6.5, "images": 96, "finite": finite}}
+json.dump(facts, open(job["facts"], "w"))
+"""
+    )
+    program.chmod(0o700)
+    for lr, score in ((0.1, 1.0), (1.0, 0.0)):
+        folder = tmp_path / str(lr)
+        asked = request(quality, shapes, folder, "oml_triplet", {"margin": 0.2, "lr": lr})
+        found = quality.trial.run_trial(dataclasses.replace(asked, oml=str(program)))
+        assert found["end"] == {"recall_at_1": score, "map_at_r": score}
+        if score:
+            assert (found["cpu_seconds"], found["images"], found["note"]) == (6.5, 96, "")
+
+
+def test_oml_needs_its_python_and_the_component_is_ours_with_its_settings(quality, tmp_path):
+    study, trial = quality.study.Study(tmp_path, tmp_path), quality.study.Trial
+    with pytest.raises(quality.study.StudyError, match="oml_triplet needs --oml PYTHON"):
+        study.settings(trial("a", "scratch", "oml_triplet", 1.0, 0))
+    settings = study.settings(trial("a", "scratch", "component:optim.lr=0.1", 1.0, 0))
+    config = quality.trial.Config.load(overrides=[f"{k}={v}" for k, v in settings.items()])
+    assert (config.optim.name, config.optim.lr) == ("sgd", 0.1)
+    assert (config.loss.name, config.loss.margin, config.loss.scale) == ("amsoftmax", 0.4, 30)
 
 
 def test_names_of_methods(quality):
@@ -147,7 +188,7 @@ def test_seed_0_of_everything_comes_first(quality):
 
 def test_a_draw_is_the_same_everywhere_and_its_name_leads_back(quality):
     for base in quality.study.METHODS:
-        if base == "frozen":
+        if base in ("frozen", "component"):
             continue
         for pretrained in (False, True):
             draw = quality.tuning.draw
@@ -164,7 +205,8 @@ def test_a_draw_is_the_same_everywhere_and_its_name_leads_back(quality):
                 assert config.optim.lr == drawn["optim.lr"]
             else:
                 assert method.settings == drawn
-                quality.peers.published(base, pretrained=pretrained).changed(drawn)
+                found = quality.study.peer_settings(base, drawn, pretrained=pretrained)
+                assert found["lr"] == drawn["lr"]
 
 
 def made_up(study, trial, values, classes, seconds, note="", held_out_settings=None):
@@ -215,7 +257,7 @@ def test_the_table_has_means_over_seeds_and_paired_differences(quality, tmp_path
     assert alone.high - alone.low > 5 * (gain.high - gain.low)
     text = quality.results.table(study)
     assert f"| pml_arcface | {100 * np.mean(peer):.1f} [" in text
-    assert "| 9 | 1 (1 diverged) |" in text
+    assert "| 9 | 1 (1 diverged) | 0.00 |" in text
     assert "- Recall@1: ours is above the best peer, pml_arcface: +" in text
     assert "- Start: ours ends below it in Recall@1 and MAP@R: Recall@1 -" in text
 
