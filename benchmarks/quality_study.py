@@ -35,29 +35,8 @@ TRIALS, TUNING = "trials.jsonl", "tuning.jsonl"
 PEERS = (*PUBLISHED, *OML)
 METHODS = ("ours", "frozen", "component", *PEERS)
 
-COMPONENT = {
-    "loss.name": "amsoftmax",
-    "loss.margin": "0.4",
-    "loss.scale": "30",
-    "loss.weight": "1",
-    "loss.classification_weight": "1",
-    "loss.label_smoothing": "0.1",
-    "head.lr_factor": "1",
-    "optim.name": "sgd",
-    "optim.lr": "0.03",
-    "optim.momentum": "0.9",
-    "optim.weight_decay": "1e-4",
-    "optim.backbone_lr_factor": "1",
-    "optim.schedule": "cosine",
-    "model.embedding_dim": "1536",
-    "model.pooling": "gem+avg",
-    "data.sampler": "shuffle",
-    "data.flip": "0.5",
-    "data.min_crop": "0.2",
-    "train.batch_size": "64",
-    "train.freeze_batchnorm": "false",
-}
-"""Alibaba PAI's component, whose page fixes these: settings of ours."""
+COMPONENT = {"train.recipe": "component"}
+"""Alibaba PAI's component: ours with the settings of its page."""
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,8 @@ def _config(request: Request) -> Config:
         "run.device": "cpu",
     }
     chosen = {key: asked.get(key) for key in asked.asked()}
+    if "train.time_budget" in chosen:
+        del base["train.epochs"]
     return Config().with_values({**base, **chosen})
 
 

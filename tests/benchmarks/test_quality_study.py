@@ -142,8 +142,16 @@ def test_oml_needs_its_python_and_the_component_is_ours_with_its_settings(qualit
         study.settings(trial("a", "scratch", "oml_triplet", 1.0, 0))
     settings = study.settings(trial("a", "scratch", "component:optim.lr=0.1", 1.0, 0))
     config = quality.trial.Config.load(overrides=[f"{k}={v}" for k, v in settings.items()])
-    assert (config.optim.name, config.optim.lr) == ("sgd", 0.1)
-    assert (config.loss.name, config.loss.margin, config.loss.scale) == ("amsoftmax", 0.4, 30)
+    assert (config.train.recipe, config.optim.lr) == ("component", 0.1)
+
+
+def test_a_time_budget_replaces_the_length(quality, shapes, tmp_path):
+    ours = request(quality, shapes, tmp_path, "ours")
+    assert quality.trial._config(ours).asked() >= {"train.epochs", "data.train", "model.backbone"}
+    asked = dataclasses.replace(ours, settings={"train.time_budget": "90s", "optim.lr": "1e-3"})
+    config = quality.trial._config(asked)
+    assert "train.epochs" not in config.asked()
+    assert (config.train.time_budget, config.optim.lr) == ("90s", 0.001)
 
 
 def test_names_of_methods(quality):
