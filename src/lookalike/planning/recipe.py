@@ -90,8 +90,18 @@ _FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
 _RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 0.5)
 """Recall@1 of the start above which the backbone's learning rate has each factor."""
 
-_MARGINS = {"amsoftmax": 0.1, "cosface": 0.1, "arcface": 6.0}
+_MARGINS = {
+    "amsoftmax": 0.1,
+    "cosface": 0.1,
+    "arcface": 6.0,
+    "curricularface": 6.0,
+    "large_margin_softmax": 2.0,
+    "sphereface": 2.0,
+}
 """Small margins, by loss, in its unit."""
+
+_ALIGNED = 0.2
+"""Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
 
 
 def _data(config: Config, facts: Facts) -> list[Choice]:
@@ -107,14 +117,24 @@ def _data(config: Config, facts: Facts) -> list[Choice]:
             )
         )
     sample = facts.sample
+    if sample is not None and sample.recall >= _ALIGNED:
+        found.append(
+            Choice(
+                "data.min_crop",
+                0.5,
+                f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
+                "class as the nearest, by raw pixels: the objects fill the images, and small crops "
+                "lose them",
+            )
+        )
     if sample is not None and sample.mirrors_differ:
         found.append(
             Choice(
                 "data.flip",
                 0.0,
-                f"mirror images differ here: {_percent(sample.recall)} of {sample.queries} images "
-                f"have an image of their class as the nearest, and "
-                f"{_percent(sample.mirrored_recall)} of their mirror images (raw pixels)",
+                f"mirror images are other things here: of them {_percent(sample.mirrored_recall)} "
+                "have an image of their class as the nearest, of the images as they are "
+                f"{_percent(sample.recall)}",
             )
         )
     return found
