@@ -16,8 +16,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
         "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
-        "Scores", "compare", "doctor", "embed", "evaluate", "export", "improve", "load", "plan",
-        "push_to_hub", "quickstart", "report", "search", "train",
+        "Scores", "backbones", "compare", "doctor", "embed", "evaluate", "export", "improve",
+        "load", "plan", "push_to_hub", "quickstart", "report", "search", "train",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name

@@ -23,6 +23,7 @@ __all__ = [
     "LookalikeError",
     "Run",
     "Scores",
+    "backbones",
     "compare",
     "doctor",
     "embed",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from lookalike.commands.backbones import backbones
     from lookalike.commands.doctor import doctor
     from lookalike.commands.embed import embed
     from lookalike.commands.evaluate import compare, evaluate
@@ -69,6 +71,7 @@ _HOMES = {
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.metrics.scores",
+    "backbones": "lookalike.commands.backbones",
     "compare": "lookalike.commands.evaluate",
     "doctor": "lookalike.commands.doctor",
     "embed": "lookalike.commands.embed",

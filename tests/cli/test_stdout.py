@@ -38,6 +38,7 @@ ANSWERS = {
     "config": "--train {shapes}/train.txt model.pretrained=false model.backbone=test_resnet",
     "plan": "--classes 10 --images 100 --gpu t4 model.backbone=test_resnet --json "
     "model.pretrained=false model.image_size=32",
+    "backbones": "--task animals --size small --json",
     "embed": "{run} {shapes}/images/0-0.jpg -o {folder}/v.npy",
     "export": "{run} --format safetensors -o {folder}/exported",
     "report": "{run} --output {folder}/page.html",

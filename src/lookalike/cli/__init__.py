@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lookalike import __version__
+from lookalike.cli.backbones_command import backbones
 from lookalike.cli.command_with_settings import SettingsCommand
 from lookalike.cli.config_command import config
 from lookalike.cli.doctor_command import doctor
@@ -38,6 +39,7 @@ COMMANDS = (  # in the order of `lookalike --help`
     doctor,
     config,
     plan,
+    backbones,
 )
 
 app = typer.Typer(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 Format = Annotated[
-    str, typer.Option(help="auto, image_list, itag, csv, parquet, folder or webdataset.")
+    str, typer.Option(help="auto, image_list, itag, csv, parquet, folder, webdataset or recordio.")
 ]
 MeasuredSplit = Annotated[
     str | None, typer.Option(help="Where the data have splits: the one to measure on.")

@@ -20,7 +20,7 @@ def report(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="Of --data: auto, image_list, itag, csv, parquet, folder or webdataset."),
+        typer.Option(help="Format of --data, as data.format."),
     ] = "auto",
     split: Annotated[
         str | None, typer.Option(help="Where --data has splits: the one to show.")

@@ -10,7 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from lookalike.config.duration import seconds_of
 from lookalike.config.section_base import Section, setting
 from lookalike.data import FORMAT_ALIASES
-from lookalike.model import BACKBONE_ALIASES, BACKBONES, POOLINGS, TORCHVISION_NAMES
+from lookalike.model import (
+    BACKBONE_ALIASES,
+    BACKBONES,
+    CURRENT_BACKBONES,
+    POOLINGS,
+    TORCHVISION_NAMES,
+)
 from lookalike.storage.byte_size import in_bytes
 
 _log = logging.getLogger(__name__)
@@ -64,8 +70,8 @@ class DataConfig(Section):
     of a CSV, JSON or Parquet table with the columns `path,label` and perhaps
     `split,is_query,is_gallery,category,sequence,camera,x_1,y_1,x_2,y_2`, of a Hugging Face data set
     on disk, of a folder with a folder of images for each class, or of WebDataset shards
-    (`shards/{0000..0099}.tar`); several of them as a list or a pattern (`'lists/{a,b}*.txt'`); `-`
-    for standard input. Required."""
+    (`shards/{0000..0099}.tar`), of an MXNet RecordIO file (`.rec`); several of them as a list or a
+    pattern (`'lists/{a,b}*.txt'`); `-` for standard input. Required."""
     val: str | list[str] | None = setting(None, popular=True)
     """The same to measure retrieval on, best with classes that training never sees; the rows of
     `data.val_split` in `data.train` by default. Without one, quality is not measured."""
@@ -77,7 +83,7 @@ class DataConfig(Section):
     val_fraction: float = setting(0.0, popular=True, ge=0, lt=1)
     """Hold this part of the training classes (whole classes) out as the validation set."""
     format: Literal[
-        "auto", "image_list", "itag", "csv", "json", "parquet", "folder", "webdataset"
+        "auto", "image_list", "itag", "csv", "json", "parquet", "folder", "webdataset", "recordio"
     ] = setting("auto", names=FORMAT_ALIASES)
     """Format of both; `auto` looks at the content. `ClsSourceImageList` and
     `ClsSourceItag` are accepted."""
@@ -200,11 +206,14 @@ class ModelConfig(Section):
 
     backbone: str = setting(
         "resnet50",
-        names={name: name for name in BACKBONES} | BACKBONE_ALIASES | TORCHVISION_NAMES,
+        names={name: name for name in (*BACKBONES, *CURRENT_BACKBONES)}
+        | BACKBONE_ALIASES
+        | TORCHVISION_NAMES,
         popular=True,
     )
     """resnet18 34 50 101, swint_tiny small base, vit_tiny small base, xcit_tiny small base, the
-    component's spellings (`resnet_50`, `swin_transformer_tiny`), any timm model name,
+    component's spellings (`resnet_50`, `swin_transformer_tiny`), siglip2_base, dinov2_small,
+    dinov3_base and the other names that `lookalike backbones` lists, any timm model name,
     `hf-hub:OWNER/REPOSITORY`, or `local-dir:FOLDER` with the same files."""
     pretrained: bool | str = setting(True, popular=True)
     """`true`: timm's weights from its hub; `false`: random; or the path or URI of a `.pth` or
@@ -226,8 +235,9 @@ class ModelConfig(Section):
     """Begin with the principal axes of the frozen backbone's features as the neck, and the mean
     embedding of each class as its weight: the start then retrieves like the backbone alone."""
     pooling: str = "gem+avg"
-    """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), or several
-    joined by `+`; each gets an equal part of the embedding."""
+    """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), map (the
+    attention pool of SigLIP and PE), or several joined by `+`; each gets an equal part of the
+    embedding."""
 
     @field_validator("image_size", "train_size", mode="before")
     @classmethod

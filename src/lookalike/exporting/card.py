@@ -28,6 +28,7 @@ _POOLED = {
     "max": "features.amax(dim=1)",
     "gem": f"features.clamp(min={GEM_EPS}).pow({GEM_POWER:g}).mean(dim=1).pow(1 / {GEM_POWER:g})",
     "cls": "token",
+    "map": "token",
 }
 
 
@@ -99,8 +100,10 @@ def timm_snippet(embedder: Embedder, name: str) -> str:
         "def embed(images):",
         '    """Unit vectors (B, D) of transformed images (B, 3, S, S)."""',
         "    maps = model.forward_features(images)",
+        *(["    maps = model.head.norm(maps)"] if embedder.backbone.has_final_norm else []),
         f"    features = {shape}  # (B, places, channels)",
         *(["    token = maps[:, 0]"] if "cls" in poolings else []),
+        *(["    token = model.pool(maps)"] if "map" in poolings else []),
         f"    pooled = [{', '.join(_POOLED[pooling] for pooling in poolings)}]",
         '    parts = [x @ neck[f"projections.{i}.weight"].T for i, x in enumerate(pooled)]',
     ]

@@ -38,9 +38,15 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
     preprocess = embedder.preprocess
     height, width = height_width(preprocess.image_size)
     found = embedder.backbone.architecture
-    size: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if _is_sized(found, preprocess.image_size):
-        size = {"img_size": preprocess.image_size}
+        more = {"img_size": preprocess.image_size}
+    weights = stored.backbone.model.state_dict()
+    with torch.device("meta"):
+        published = timm.create_model(found.name, num_classes=0, **found.args, **more)
+    # Where timm's own pooling has weights or a norm that ours has not, it is left out.
+    if published.state_dict().keys() != weights.keys():
+        more["global_pool"] = ""
     pixels = {
         "input_size": [3, height, width],
         "mean": list(preprocess.mean),
@@ -52,9 +58,9 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
         "test_crop_pct": preprocess.crop_pct,
         "crop_mode": "center",
     }
-    # With timm's own pooling, for config.json; our backbone has none.
-    model: Any = timm.create_model(found.name, num_classes=0, **found.args, **size)
-    model.load_state_dict(stored.backbone.model.state_dict())
+    # With timm's own pooling where that fits, for config.json.
+    model: Any = timm.create_model(found.name, num_classes=0, **found.args, **more)
+    model.load_state_dict(weights)
     if precision == "fp16":
         model.half()
     folder.mkdir(parents=True)
@@ -63,7 +69,7 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
             model,
             str(folder),
             model_config={"pretrained_cfg": pixels, "num_classes": 0},
-            model_args={**found.args, **size},
+            model_args={**found.args, **more},
             safe_serialization=True,
         )
     neck = {name: tensor.contiguous() for name, tensor in embedder.neck.state_dict().items()}
@@ -73,7 +79,12 @@ def save_timm(embedder: Embedder, folder: Path, precision: str) -> None:
 
 def load_timm(folder: Path, like: Embedder) -> Embedder:
     """The embedder of such a folder, with the settings of `like` and none of its weights."""
-    backbone = type(like.backbone)(like.backbone.architecture, like.preprocess.image_size)
+    backbone = type(like.backbone)(
+        like.backbone.architecture,
+        like.preprocess.image_size,
+        attention_pool=like.backbone.attention_pool,
+        final_norm=like.backbone.has_final_norm,
+    )
     backbone.model.load_state_dict(
         timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
     )

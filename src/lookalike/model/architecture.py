@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import timm
 
 from lookalike.errors import ModelError, one_line
-from lookalike.model import BACKBONES, timm_name
+from lookalike.model import BACKBONES, CURRENT_BACKBONES, timm_name
 from lookalike.storage import local_path
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -63,7 +63,12 @@ def find_architecture(name: str) -> Architecture:
     target = _in_timm(timm_name(name))
     bare, dot, tag = target.partition(".")
     if not timm.is_model(bare):
-        known = {*BACKBONES, *timm.list_models()}
+        if target != name:
+            raise ModelError(
+                f"model.backbone={name!r} is {target} of timm, which timm {timm.__version__} does "
+                "not have; install a newer timm"
+            )
+        known = {*BACKBONES, *CURRENT_BACKBONES, *timm.list_models()}
         close = difflib.get_close_matches(name, known, 3, 0.5)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise ModelError(

@@ -3,14 +3,18 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import timm
 import torch
+from timm.layers import NormMlpClassifierHead, PatchEmbed
 from torch import Tensor, nn
 
-from lookalike.data.image_size import ImageSize, size_text
+from lookalike.data.image_size import ImageSize, height_width, size_text
+from lookalike.data.loading.preprocess import Preprocess
 from lookalike.errors import ModelError, one_line
+from lookalike.log import logger
 from lookalike.model.architecture import (
     Architecture,
     check_has_weights,
@@ -29,7 +33,9 @@ class Backbone(nn.Module):
         architecture: timm's, with the arguments that differ from its own.
         image_size: that it was built for, in pixels.
         dim: channels C of the feature map.
-        has_class_token: of `forward`.
+        num_prefix_tokens: class and register tokens, which are no places of the feature map.
+        has_class_token: of the model.
+        has_final_norm: the norm behind the model's pooling is applied to the feature map.
         data_config: mean, std, interpolation and crop_pct of the pretrained weights (timm).
     """
 
@@ -40,14 +46,23 @@ class Backbone(nn.Module):
         *,
         download: bool = False,
         args: Mapping[str, Any] | None = None,
+        attention_pool: bool = False,
+        final_norm: bool = True,
     ) -> None:
         """Build the model; `name` as `find_architecture` takes it.
 
-        `args` are those of the model's constructor, as saved beside a name. With `download` the
-        pretrained weights are loaded from timm's cache, the hub or the folder.
+        Args:
+            image_size: that it is built for, in pixels.
+            download: load the pretrained weights from timm's cache, the hub or the folder.
+            args: of the model's constructor, as saved beside a name.
+            attention_pool: keep the model's attention pool (SigLIP, PE), whose output `forward`
+                then gives in place of the class token.
+            final_norm: apply the norm that ConvNeXt and others have behind their pooling to each
+                place of the feature map, as DINOv3's authors do; False for models saved before.
 
         Raises:
-            ModelError: no such model, weights that cannot be had, or an impossible size.
+            ModelError: no such model, weights that cannot be had, an impossible size, or no
+                attention pool.
         """
         super().__init__()
         found = name if isinstance(name, Architecture) else find_architecture(name)
@@ -55,13 +70,21 @@ class Backbone(nn.Module):
             found = replace(found, args=dict(args))
         self.name = found.name if isinstance(name, Architecture) else name
         self.architecture = found
-        model: Any = _create(self.name, found, image_size, download)  # timm has no types
+        # timm has no types
+        model: Any = _create(self.name, found, image_size, download, attention_pool)
         self.model = model
+        self.attention_pool = attention_pool
         self.image_size = image_size
         self.dim = int(model.num_features)
         # Vision transformers put class and register tokens before the image's.
         self.num_prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self.has_class_token = getattr(model, "cls_token", None) is not None
+        head = getattr(model, "head", None)
+        self.has_final_norm = (
+            final_norm
+            and isinstance(head, NormMlpClassifierHead)
+            and not isinstance(head.norm, nn.Identity)
+        )
         self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
         self._compiled: Any = None
 
@@ -70,12 +93,26 @@ class Backbone(nn.Module):
         """A name that means the same where the hub or the folder is not at hand."""
         return self.architecture.name if is_elsewhere(self.name) else self.name
 
+    def preprocess(self, crop_pct: float | None = None) -> Preprocess:
+        """Preprocessing of the pretrained weights at our size; `crop_pct` in place of theirs."""
+        data = self.data_config
+        return Preprocess(
+            image_size=self.image_size,
+            crop_pct=float(crop_pct or data["crop_pct"]),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
+        )
+
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
         self._compiled = torch.compile(self.model.forward_features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, N, C) and the class token (B, C) or None, for images (B, 3, H, W)."""
+        """Features (B, N, C) and one vector (B, C) or None, for images (B, 3, H, W).
+
+        The vector is the class token, or what the attention pool makes of all tokens.
+        """
         maps = (self._compiled or self.model.forward_features)(images)
         if not isinstance(maps, Tensor):
             raise ModelError(
@@ -84,9 +121,13 @@ class Backbone(nn.Module):
             )
         if maps.ndim == 3:  # (B, prefix + N, C)
             token = maps[:, 0] if self.has_class_token else None
+            if self.attention_pool:
+                token = self.model.pool(maps)
             return maps[:, self.num_prefix_tokens :], token
         if maps.ndim == 2:  # a model that pools in its own way
             return maps[:, None], None
+        if self.has_final_norm:
+            maps = self.model.head.norm(maps)
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return maps.flatten(1, 2), None
         return maps.flatten(2).transpose(1, 2), None
@@ -119,11 +160,38 @@ class Backbone(nn.Module):
                 f"{place}: its map of features has {features.shape[2]} channels where timm "
                 f"promises {self.dim}; {other}"
             )
+        height, width = self._unseen(size)
+        if height or width:
+            logger.warning(
+                "%s: its patches leave out %d rows and %d columns of pixels at the lower and right "
+                "edge; a multiple of %s px uses the whole image",
+                place, height, width, size_text(self.model.patch_embed.patch_size),
+            )  # fmt: skip
 
-    @property
+    def _unseen(self, size: ImageSize) -> tuple[int, int]:
+        """Rows and columns of pixels that belong to no patch."""
+        patches = getattr(self.model, "patch_embed", None)
+        if not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+            return 0, 0
+        (height, width), (rows, columns) = height_width(size), patches.patch_size
+        return height % rows, width % columns
+
+    @cached_property
     def is_convolutional(self) -> bool:
         """True where channels-last memory is faster: for convolutions, not for attention."""
-        return self.num_prefix_tokens == 0 and getattr(self.model, "output_fmt", "NCHW") != "NHWC"
+        if self.num_prefix_tokens or getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return False
+        # Only its output shows whether a model has a map (B, C, H, W) or tokens (B, N, C).
+        weight = next(self.parameters())
+        shape = (1, 3, *height_width(self.image_size))
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                maps = self.model.forward_features(weight.new_zeros(shape))
+        finally:
+            self.train(was_training)
+        return isinstance(maps, Tensor) and maps.ndim == 4
 
 
 def _native_size(data_config: Mapping[str, Any]) -> ImageSize:
@@ -131,31 +199,46 @@ def _native_size(data_config: Mapping[str, Any]) -> ImageSize:
     return height if height == width else (height, width)
 
 
-def _create(name: str, found: Architecture, image_size: ImageSize, download: bool) -> nn.Module:
-    options = _accepted_options(name, found, image_size)
+def _create(
+    name: str, found: Architecture, image_size: ImageSize, download: bool, attention_pool: bool
+) -> nn.Module:
+    options = _accepted_options(name, found, image_size, attention_pool)
     if not download:
         return _timm_model(found, options, pretrained=False)
     check_has_weights(found)
     with downloading(name, found):
-        return _timm_model(found, options, pretrained=True)
+        if not _norm_moves(found, options):
+            return _timm_model(found, options, pretrained=True)
+        # Built as it was published, since otherwise its trained norm would be left out.
+        published = {key: value for key, value in options.items() if key != "global_pool"}
+        model: Any = _timm_model(found, published, pretrained=True)
+        model.norm, model.fc_norm = model.fc_norm, nn.Identity()
+        return model
 
 
-def _accepted_options(name: str, found: Architecture, image_size: ImageSize) -> dict[str, Any]:
+def _accepted_options(
+    name: str, found: Architecture, image_size: ImageSize, attention_pool: bool
+) -> dict[str, Any]:
     """Arguments with which timm builds this model, found on the meta device."""
+    if attention_pool and getattr(_on_meta(found, {}), "attn_pool", None) is None:
+        raise ModelError(
+            f"model.pooling=map: {name} has no attention pool, as SigLIP and PE have; use gem, "
+            "avg, max or gem+avg"
+        )
     # Models with position embeddings must be given the size, others refuse the argument; most can
     # leave out their pooling, and some only have it beside `forward_features`.
+    pool = {"global_pool": "map" if attention_pool else ""}
     errors = []
     for more in (
-        {"img_size": image_size, "global_pool": ""},
+        {"img_size": image_size, **pool},
         # XCiT refuses sizes that its patches do not divide, and takes them in its forward pass.
-        {"global_pool": ""},
+        pool,
         {"img_size": image_size},
         {},
     ):
         options: dict[str, Any] = {"num_classes": 0, **more}
         try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                _timm_model(found, options, pretrained=False)
+            _on_meta(found, options)
         except Exception as error:  # an assertion, a type, a shape: timm has no class of its own
             errors.append(error)
         else:
@@ -165,6 +248,27 @@ def _accepted_options(name: str, found: Architecture, image_size: ImageSize) -> 
         f"model.backbone={name!r}: timm cannot build it for model.image_size="
         f"{size_text(image_size)}: {one_line(cause)}"
     )
+
+
+def _norm_moves(found: Architecture, options: dict[str, Any]) -> bool:
+    """True where the published model has its last norm behind its pooling, and ours before it.
+
+    Models that average (EVA-02, BEiT, some ViTs) call it `fc_norm` there and `norm` here: timm
+    would leave the trained one out of a model without pooling.
+    """
+    if "global_pool" not in options:
+        return False
+    published, ours = _on_meta(found, {}), _on_meta(found, options)
+    return _has_norm(published, "fc_norm") and not _has_norm(ours, "fc_norm")
+
+
+def _has_norm(model: nn.Module, name: str) -> bool:
+    return not isinstance(getattr(model, name, nn.Identity()), nn.Identity)
+
+
+def _on_meta(found: Architecture, options: dict[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _timm_model(found, options, pretrained=False)
 
 
 def _timm_model(found: Architecture, options: dict[str, Any], *, pretrained: bool) -> nn.Module:

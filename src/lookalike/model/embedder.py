@@ -65,11 +65,14 @@ class Embedder(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if "cls" in pooling.split("+") and not backbone.has_class_token:
+        parts = pooling.split("+")
+        if "cls" in parts and not backbone.has_class_token:
             raise ModelError(
                 f"model.pooling={pooling!r}: {backbone.name} has no class token; "
                 "use gem, avg, max or gem+avg"
             )
+        if "cls" in parts and "map" in parts:
+            raise ModelError(f"model.pooling={pooling!r}: cls and map exclude each other; take one")
         self.backbone = backbone
         self.neck = Neck(backbone.dim, embedding_dim, pooling, normalize=normalize)
         self.embedding_dim = embedding_dim
@@ -105,7 +108,7 @@ class Embedder(nn.Module):
             crop_pct: part of the resized image that the centre crop keeps; None for timm's.
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
-            pooling: gem, avg, max, cls, or several joined by `+`.
+            pooling: gem, avg, max, cls, map, or several joined by `+`.
             normalize: False lets the network choose the length of raw embeddings, for losses that
                 read it (`Margin.uses_length`).
 
@@ -113,7 +116,12 @@ class Embedder(nn.Module):
             ModelError: an unknown name, weights that cannot be had or do not fit, a
                 contradiction.
         """
-        trunk = Backbone(backbone, image_size, download=pretrained is True)
+        trunk = Backbone(
+            backbone,
+            image_size,
+            download=pretrained is True,
+            attention_pool="map" in pooling.split("+"),
+        )
         trunk.check_size(image_size)
         if backbone_dim is not None and backbone_dim != trunk.dim:
             raise ModelError(
@@ -125,20 +133,13 @@ class Embedder(nn.Module):
             weights = read_weights(pretrained)
             unused = [name.removeprefix("model.") for name in unused_parameters(trunk, image_size)]
             match = load_into(trunk.model, weights, storage.public(pretrained), unused=unused)
-        data = trunk.data_config
-        preprocess = Preprocess(
-            image_size=image_size,
-            crop_pct=float(crop_pct or data["crop_pct"]),
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
-            interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
-        )
+        preprocess = trunk.preprocess(crop_pct)
         embedder = cls(trunk, embedding_dim, pooling, preprocess, normalize=normalize)
         embedder.match = match
         return embedder
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, N, C) and class token (B, C) or None, for uint8 images (B, 3, S, S)."""
+        """Features (B, N, C) and the backbone's own vector (B, C) or None, for uint8 images."""
         normal = self.preprocess.normalise(images).to(self.dtype)
         return self.backbone(normal)
 
@@ -224,6 +225,8 @@ class Embedder(nn.Module):
         }
         if self.backbone.architecture.args:
             described["backbone_args"] = dict(self.backbone.architecture.args)
+        if self.backbone.has_final_norm:
+            described["final_norm"] = True
         if self.mirror:
             described["mirror"] = True
         if self.projection is not None:
@@ -292,7 +295,11 @@ class Embedder(nn.Module):
         preprocess = Preprocess(**dict(described.preprocess))
         try:
             backbone = Backbone(
-                described.backbone, preprocess.image_size, args=described.backbone_args
+                described.backbone,
+                preprocess.image_size,
+                args=described.backbone_args,
+                attention_pool="map" in described.pooling.split("+"),
+                final_norm=described.final_norm,
             )
             if backbone.dim != described.backbone_dim:
                 raise ModelError(

@@ -37,8 +37,9 @@ class Neck(nn.Module):
     Args:
         in_dim: channels C of the feature map.
         out_dim: numbers D of an embedding.
-        pooling: gem, avg, max or cls, or several joined by `+`; each has D / k dimensions (the
-            first ones have one more where k does not divide D).
+        pooling: gem, avg, max, cls or map, or several joined by `+`; each has D / k dimensions
+            (the first ones have one more where k does not divide D). cls is the class token, map
+            the output of the backbone's attention pool.
         normalize: length 1 for each part, instead of a batch norm over the joined ones.
     """
 
@@ -62,7 +63,10 @@ class Neck(nn.Module):
             nn.init.constant_(self.norm.weight, math.sqrt(LENGTH_DIM / out_dim))
 
     def forward(self, features: Tensor, class_token: Tensor | None) -> Tensor:
-        """Embeddings (B, D), not normalised as a whole, of features (B, N, C) and token (B, C)."""
+        """Embeddings (B, D), not normalised as a whole, of features (B, N, C) and token (B, C).
+
+        `class_token` is the vector that the backbone gives beside its features.
+        """
         return self.project([pool(features, kind, class_token) for kind in self.poolings])
 
     def project(self, pooled: Sequence[Tensor]) -> Tensor:
@@ -81,13 +85,13 @@ class Neck(nn.Module):
 
 
 def pool(features: Tensor, kind: str, class_token: Tensor | None = None) -> Tensor:
-    """One vector (B, C) from features (B, N, C), or the class token (B, C).
+    """One vector (B, C) from features (B, N, C), or the one beside them (B, C).
 
     `gem` is the generalised mean with p = 3 over activations clamped to be positive (Radenović
     et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018), in float32, because
     a cube overflows half precision at 41.
     """
-    if kind == "cls":
+    if kind in ("cls", "map"):
         assert class_token is not None, "checked when the embedder was built"
         return class_token
     if kind == "avg":

@@ -208,6 +208,7 @@ def _best_reading(
         }
         for renamed in (below, _adapted(model, below)):
             if renamed is not None:
+                renamed = _last_norm_first(own, renamed)
                 fitting = [key for key, value in own.items() if _has(renamed, key, value)]
                 found.append((_elements(counted, fitting), prefix, renamed))
     most = max(fitting for fitting, _, _ in found)
@@ -267,6 +268,17 @@ def _adapted(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     except Exception:  # of any family of timm: the file has another layout
         return None
     return {key: value for key, value in dict(adapted).items() if isinstance(value, Tensor)}
+
+
+def _last_norm_first(own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the norm behind a published model's pooling as the one before ours."""
+    moves = "norm.weight" in own and "fc_norm.weight" not in own and "norm.weight" not in weights
+    if not moves:
+        return weights
+    return {
+        key.replace("fc_norm.", "norm.") if key.startswith("fc_norm.") else key: value
+        for key, value in weights.items()
+    }
 
 
 def _has(weights: Mapping[str, Tensor], key: str, value: Tensor) -> bool:

@@ -48,6 +48,7 @@ class SavedModel(Checked):
     embedding_dim: _Channels
     pooling: str
     free_length: bool = False  # absent in older files, as are those below
+    final_norm: bool = False
     mirror: bool = False
     projected_dim: _Channels | None = None
     preprocess: SavedPreprocess

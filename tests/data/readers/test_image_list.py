@@ -150,7 +150,7 @@ def test_a_missing_list():
 def test_formats_and_their_names(tmp_path):
     uri = write(tmp_path, "a.jpg 1\n")
     assert set(READERS) == {"image_list", "itag", "csv", "json", *NOT_TEXT}
-    assert set(NOT_TEXT) == {"folder", "webdataset", "parquet"}
+    assert set(NOT_TEXT) == {"folder", "webdataset", "parquet", "recordio"}
     assert set(FORMAT_ALIASES) == {"ClsSourceImageList", "ClsSourceItag"}
     for name in ("auto", "image_list", "ClsSourceImageList"):
         assert read_records(uri, name) == read(uri)
@@ -160,7 +160,7 @@ def test_formats_and_their_names(tmp_path):
         read_records(uri, "tsv")
     assert str(caught.value) == (
         "data.format='tsv' is not one of auto, image_list, itag, csv, json, folder, webdataset, "
-        "parquet, ClsSourceImageList, ClsSourceItag"
+        "parquet, recordio, ClsSourceImageList, ClsSourceItag"
     )
 
 

@@ -18,6 +18,7 @@ from lookalike.data.readers import (
     itag,
     json_lines,
     parquet,
+    record_io,
     shards,
 )
 from lookalike.data.readers.annotation import (
@@ -45,8 +46,9 @@ READERS: dict[str, Callable[[Annotation], list[Record]]] = {
     "folder": image_folder.read,
     "webdataset": shards.read,
     "parquet": parquet.read,
+    "recordio": record_io.read,
 }
-NOT_TEXT = frozenset(("folder", "webdataset", "parquet"))
+NOT_TEXT = frozenset(("folder", "webdataset", "parquet", "recordio"))
 
 
 def read_records(
@@ -55,12 +57,14 @@ def read_records(
     """The records of an annotation, or of several one after the other.
 
     Args:
-        uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards, Parquet files, `-`
-            for standard input, or a pattern of several of these (`path_patterns`).
+        uri: a file, plain or gzipped, a folder or a ZIP archive, tar shards, Parquet files, a
+            RecordIO file, `-` for standard input, or a pattern of several of these
+            (`path_patterns`).
         format: a key of `READERS` or of `FORMAT_ALIASES`. `auto` takes `.tar` for WebDataset
-            shards, `.parquet`, `.arrow` and a folder of them for a table of images, any other
-            folder for an image folder, a file that begins with `{` for an iTAG manifest or a table
-            as JSON, one of columns (`csv_table`) for a table, and any other for an image list.
+            shards, `.rec` for RecordIO, `.parquet`, `.arrow` and a folder of them for a table of
+            images, any other folder for an image folder, a file that begins with `{` for an iTAG
+            manifest or a table as JSON, one of columns (`csv_table`) for a table, and any other
+            for an image list.
         options: how it is read.
 
     Raises:
@@ -122,7 +126,9 @@ def _read(uri: str, name: str, options: AnnotationOptions) -> list[Record]:
         name = "webdataset"
     elif name == "auto" and parquet.is_parquet(uri):
         name = "parquet"
-    if name not in ("webdataset", "parquet"):
+    elif name == "auto" and record_io.is_record_io(uri):
+        name = "recordio"
+    if name not in ("webdataset", "parquet", "recordio"):
         is_folder = storage.is_folder(uri)
         if name == "auto":
             name = "folder" if is_folder else _text_format(annotation)
