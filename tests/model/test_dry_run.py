@@ -28,7 +28,10 @@ FAMILIES = {
     "xcit_nano_12_p16_224": {"depth": 1},
     "cait_xxs24_224": {"depth": 1},
 }
-USE_ALL = {"test_resnet", "xcit_nano_12_p16_224", "cait_xxs24_224"}
+USE_ALL = {
+    "test_resnet", "xcit_nano_12_p16_224", "cait_xxs24_224", "convnext_atto", "davit_tiny",
+    "edgenext_xx_small",
+}  # fmt: skip
 
 
 def network_of(architecture: Architecture, pooling: str = "avg", branch: bool = True):
