@@ -96,6 +96,7 @@ class FrozenFeatures:
             "format": FORMAT,
             "backbone": backbone.saved_name,
             "backbone_args": dict(backbone.architecture.args),
+            "final_norm": backbone.has_final_norm,
             "preprocess": embedder.preprocess.to_dict(),
             "poolings": list(poolings),
             "precision": str(precision).removeprefix("torch."),
