@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +82,8 @@ def measure(
         fake.embedder.backbone.requires_grad_(False).eval()
     elif freeze_batchnorm:
         freeze_statistics(fake.embedder.backbone)
-    count = FlopCounterMode(display=False)
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    count = FlopCounterMode(display=False, custom_mapping=backward)
     with mode, _Living(fake) as living, count:
         pixels = torch.empty(images, 3, *height_width(image_size), dtype=torch.uint8)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -110,6 +113,25 @@ def measure(
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
         ),
     )
+
+
+def _convolution_backward(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *options: Any,
+    out_shape: Any = None,
+    **_: Any,
+) -> int:
+    """Operations of a convolution's backward pass: once the forward pass's for each gradient.
+
+    torch counts those of the weight as if every channel met every other, hundreds of times too
+    many for depthwise convolutions.
+    """
+    transposed, wanted = options[4], options[-1]
+    places = (x_shape if transposed else grad_shape)[2:]
+    forward = 2 * x_shape[0] * math.prod(places) * math.prod(weight_shape)
+    return forward * (int(wanted[0]) + int(wanted[1]))
 
 
 class _Living(TorchDispatchMode):
