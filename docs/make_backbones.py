@@ -1,7 +1,8 @@
 """Write src/lookalike/planning/backbone_facts.json and the tables of docs/backbones.md.
 
-python docs/make_backbones.py          # measures every listed backbone: some minutes
-python docs/make_backbones.py --page   # the tables alone, from the facts that are there
+python docs/make_backbones.py            # measure every listed backbone: some minutes
+python docs/make_backbones.py NAME ...   # these; the facts of the others are kept
+python docs/make_backbones.py --page     # the tables alone, from the facts that are there
 """
 
 import json
@@ -11,20 +12,23 @@ from pathlib import Path
 import timm
 
 from lookalike.commands.backbones import backbones
-from lookalike.planning.backbone_facts import FACTS, IMAGE_SIZE, measure_facts
+from lookalike.planning.backbone_facts import FACTS, IMAGE_SIZE, known_facts, measure_facts
 from lookalike.planning.backbone_families import FAMILIES, TASKS
 
 PAGE = Path(__file__).with_name("backbones.md")
 BEGIN, END = "<!-- tables: docs/make_backbones.py -->\n", "<!-- end of tables -->"
 
 
-def write_facts() -> None:
-    """Measure every listed backbone."""
+def write_facts(names: list[str]) -> None:
+    """Measure these backbones, or all."""
+    known = dict(known_facts()) if names else {}
     listed = []
     for family in FAMILIES:
         for name in family.members:
-            print(name, flush=True)  # noqa: T201
-            listed.append(measure_facts(name, IMAGE_SIZE).to_dict())
+            if name in names or name not in known:
+                print(name, flush=True)  # noqa: T201
+                known[name] = measure_facts(name, IMAGE_SIZE)
+            listed.append(known[name].to_dict())
     content = {"timm": timm.__version__, "backbones": listed}
     FACTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
@@ -67,5 +71,6 @@ def page() -> str:
 
 if __name__ == "__main__":
     if "--page" not in sys.argv:
-        write_facts()
+        write_facts(sys.argv[1:])
+        known_facts.cache_clear()
     PAGE.write_text(page(), "utf-8")
