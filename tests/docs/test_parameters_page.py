@@ -142,7 +142,7 @@ def test_yaml_examples_are_requests(text):
     Config.build(yaml.safe_load(text.replace("1e-2", "0.01")))
 
 
-FILES = ("model.safetensors", "model.onnx", "model.pt2", "train.txt")
+FILES = ("model.safetensors", "model.onnx", "model.pt2", "train.txt", "train.csv", "train.rec")
 
 
 def test_inline_settings_exist():
