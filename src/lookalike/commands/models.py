@@ -15,6 +15,7 @@ from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.classes import Classes
 from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
+from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
 from lookalike.data.splits import measured_split, select
@@ -270,8 +271,9 @@ def training_counts(model: Place) -> dict[str, int] | None:
         if config is None or config.data.train is None:
             return None
         train = config.data.train
-        if any(map(is_shards, [train] if isinstance(train, str) else train)):
-            logger.info("classes are counted in the gallery: training shards are not read for it")
+        lists = [train] if isinstance(train, str) else train
+        if any(is_shards(each) or is_record_io(each) for each in lists):
+            logger.info("classes are counted in the gallery: files of images are not read for it")
             return None
         records = select(
             read_records(train, config.data.format, annotation_options(config)),
