@@ -2,10 +2,12 @@
 
     python benchmarks/public/prepare.py cub200 ~/data/CUB_200_2011 lists/cub200
     lookalike train lists/cub200/config.yaml --output runs/cub200
+    lookalike evaluate runs/cub200 --data lists/cub200/test.csv
 
 Written are train.csv, test.csv (queries, gallery, cameras and categories among the columns) and
-config.yaml, the recipe beside this file with the places of the lists. MS1MV3 and Glint360K are read
-as they come (`train.rec`): only config.yaml is written.
+config.yaml, the recipe beside this file with the place of the training list. Training never sees
+the test list: what it chooses, it chooses on training classes that it holds out. MS1MV3 and
+Glint360K are read as they come (`train.rec`): only config.yaml is written.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def prepare(name: str, root: Path, output: Path, *, incomplete: bool = False) ->
         for kind, published in (("train", benchmark.train), ("test", benchmark.test)):
             _check(kind, lists[kind], published, root, incomplete=incomplete)
         output.mkdir(parents=True, exist_ok=True)
-        for kind, key in (("train", "train"), ("test", "val")):
-            _write(output / f"{kind}.csv", lists[kind], root)
-            settings["data"][key] = str(output / f"{kind}.csv")
+        for kind, rows in lists.items():
+            _write(output / f"{kind}.csv", rows, root)
+        settings["data"]["train"] = str(output / "train.csv")
     place = output / "config.yaml"
     place.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return place

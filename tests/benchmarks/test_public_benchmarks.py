@@ -157,7 +157,9 @@ def test_lists_of_an_archive(script, tmp_path, name, stand_in, train, test):
     stand_in(root)
     place = script.prepare(name, root, output, incomplete=True)
     config = Config.load(place, [f"run.output={tmp_path}/run"])
-    for uri, expected in ((config.data.train, train), (config.data.val, test)):
+    assert config.data.val is None  # nothing is chosen on test classes
+    assert config.data.val_fraction > 0
+    for uri, expected in ((config.data.train, train), (str(output / "test.csv"), test)):
         records = read_records(uri)
         assert all(Path(record.uri).is_file() for record in records)
         for record, row in zip(records, expected, strict=True):
