@@ -81,7 +81,7 @@ def test_bytes_are_those_of_the_plan():
     plan = lookalike.plan(
         classes=7000, gpu="h100", backbone="resnet18", image_size=96, batch_size=48,
         embedding_dim=EMBEDDING_DIM, optim__name="adamw", classification_weight=0,
-        pretrained=False,
+        pretrained=False, recipe="component",
     )  # fmt: skip
     assert entry.training_bytes == pytest.approx(plan.memory.peak, rel=0.01)
     profile = entry.facts.profile(48)
