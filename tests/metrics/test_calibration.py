@@ -188,7 +188,7 @@ def test_open_set_thresholds_equal_brute_force(monkeypatch, with_roles):
     assert found.threshold(0.5) == found.rejections[2].threshold
     # Ten times the gallery: harder to stay below.
     assert found.threshold(0.9, gallery=10 * found.gallery) > found.threshold(0.9)
-    with pytest.raises(ValueError, match="less than the least"):
+    with pytest.raises(ValueError, match="below the smallest supported one"):
         found.threshold(1e-6)
 
 
