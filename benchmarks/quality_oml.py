@@ -9,6 +9,7 @@ study has prepared, and writes vectors; the study measures them.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -82,6 +83,9 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     import torch
     from oml.utils.misc import set_global_seed
 
+    # Importing takes seconds, which are not of the training.
+    for name in ("oml.lightning.modules.extractor", "pandas", "timm"):
+        importlib.import_module(name)
     torch.set_num_threads(job["threads"])
     set_global_seed(job["seed"])
     settings = OmlSettings(**job["settings"])

@@ -165,7 +165,8 @@ def verdicts(own: Row, rows: Sequence[Row]) -> list[str]:
         gain = advantages(own, best)[metric]
         verdict = "above" if gain.low > 0 else "below" if gain.high < 0 else "not told apart from"
         found.append(
-            f"- {title}: {own.label} is {verdict} the best peer, {best.label}: {_points(gain)}"
+            f"- {title}: {own.label} is {verdict} the best peer, {best.label}: {_points(gain)};"
+            f" {_time_to_reach(best, metric, rows, own.method)}"
         )
     for frozen in (row for row in rows if row.method == "frozen"):
         change = advantages(own, frozen)
@@ -174,6 +175,18 @@ def verdicts(own: Row, rows: Sequence[Row]) -> list[str]:
         end = f"below it in {' and '.join(below)}" if below else "not below it"
         found.append(f"- Start: {own.label} ends {end}: {said}")
     return found
+
+
+def _time_to_reach(best: Row, metric: str, rows: Sequence[Row], method: str) -> str:
+    """How long the shortest run of a method takes to reach a peer's score."""
+    enough = [
+        row for row in rows if row.method == method and row.score(metric) >= best.score(metric)
+    ]
+    if not enough:
+        return "no length of it reaches that score"
+    fastest = min(enough, key=lambda row: row.seconds)
+    share = fastest.seconds / best.seconds
+    return f"{fastest.label} reaches that score in {share:.2f} of the peer's time"
 
 
 def _percent(score: Interval, seeds: np.ndarray) -> str:

@@ -267,6 +267,14 @@ def test_the_table_has_means_over_seeds_and_paired_differences(quality, tmp_path
     assert f"| pml_arcface | {100 * np.mean(peer):.1f} [" in text
     assert "| 9 | 1 (1 diverged) | 0.00 |" in text
     assert "- Recall@1: ours is above the best peer, pml_arcface: +" in text
+    # The shortest run at or above the peer's score counts.
+    assert "; ours reaches that score in 2.02 of the peer's time" in text
+    half = trial("a", "lite0", "ours", 0.5, 0)
+    made_up(study, half, level + 0.1, classes, 25)
+    text = quality.results.table(study)
+    assert "; ours × 0.5 reaches that score in 0.50 of the peer's time" in text
+    made_up(study, half, level - 0.1, classes, 25)
+    assert "; ours reaches that score in 2.02 " in quality.results.table(study)
     assert "- Start: ours ends below it in Recall@1 and MAP@R: Recall@1 -" in text
 
 
