@@ -18,11 +18,12 @@ request can be checked without loading it.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lookalike.errors import ConfigError
+from lookalike.losses.metric_loss import MetricLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,22 +70,18 @@ class NegativeModulation:
 
 
 @dataclass(frozen=True)
-class Margin(ABC):
+class Margin(MetricLoss):
     """Base of all margins.
 
     Attributes:
         margin: difficulty of the true class, in `unit`.
         scale: the constant that multiplies every logit, above 0.
-        name: the key in the registry, and in `loss.name`.
         unit: of `margin`: "cosine", "degrees", "multiplier" (of the angle) or "none".
         default_margin: the recommended value.
         default_scale: the recommended value.
         embedding_norm: whether the logits carry the norm of the embedding.
-        weight_norm: whether they carry the norm of the class weight.
+        weight_norm: whether the logits carry the norm of the class weight.
         modifies_target: False where `target` gives the cosine as it is.
-        uses_length: whether `target` or `penalty` reads the length of the embedding, which the
-            network must then be free to choose.
-        uses_count: whether `target` reads the number of training images of the class.
         initial_state: the running statistics before the first batch.
 
     Raises:
@@ -94,15 +91,11 @@ class Margin(ABC):
     margin: float
     scale: float
 
-    name: ClassVar[str]
     unit: ClassVar[str]
     default_margin: ClassVar[float]
     default_scale: ClassVar[float]
     embedding_norm: ClassVar[bool] = False
-    weight_norm: ClassVar[bool] = False
     modifies_target: ClassVar[bool] = True
-    uses_length: ClassVar[bool] = False
-    uses_count: ClassVar[bool] = False
     initial_state: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -147,7 +140,3 @@ class Margin(ABC):
     def advance(self, state: Tensor, means: Tensor, count: Tensor) -> Tensor:
         """The running statistics (s,) after a batch of `count` () rows with these means (k,)."""
         return state
-
-    def warning(self) -> str | None:
-        """A plain sentence about a setting that is known to train badly, or None."""
-        return None

@@ -1,0 +1,1 @@
+"""Losses that compare the images of a batch with each other, or with one proxy a class."""

@@ -1,0 +1,45 @@
+"""Cross-batch memory (Wang et al., CVPR 2020, arXiv 1912.06798): embeddings of earlier batches."""
+
+import torch
+from torch import Tensor, nn
+
+
+class EmbeddingMemory(nn.Module):
+    """The latest embeddings, without gradient, and their classes; the same on every worker.
+
+    Attributes:
+        rows: (M, D) unit embeddings, in the order of a ring.
+        classes: (M,) int64.
+        stored: () int64, embeddings stored so far; the first of them are replaced.
+    """
+
+    rows: Tensor
+    classes: Tensor
+    stored: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, dim))
+        self.register_buffer("classes", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
+        self._stored = 0  # on the host, where it is needed
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """Embeddings (m, D) and classes (m,), with m from 0 to M."""
+        count = min(self._stored, len(self.rows))
+        return self.rows[:count], self.classes[:count]
+
+    @torch.no_grad()
+    def store(self, rows: Tensor, classes: Tensor) -> None:
+        """Add unit embeddings (B, D) and their classes (B,), the last M of them."""
+        size = len(self.rows)
+        rows, classes = rows[-size:], classes[-size:]
+        places = (self._stored + torch.arange(len(rows), device=rows.device)) % size
+        self.rows[places] = rows.to(self.rows.dtype)
+        self.classes[places] = classes
+        self._stored += len(rows)
+        self.stored.fill_(self._stored)
+
+    def restored(self) -> None:
+        """To be called after the buffers were filled from a checkpoint."""
+        self._stored = int(self.stored)
