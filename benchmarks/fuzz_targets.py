@@ -33,7 +33,7 @@ from lookalike.data.readers import read_records
 from lookalike.errors import LookalikeError
 from lookalike.model.embedder import Embedder
 from lookalike.training.build import create_sampling
-from lookalike.training.build_heads import metric_margin
+from lookalike.training.build_heads import metric_loss
 
 TOKENS = [
     *(b" ", b"\t", b"\n", b"\r\n", b"\r", b",", b";", b'"', b"'", b"{", b"}", b"[", b"]", b":"),
@@ -266,7 +266,7 @@ def _check_settings(config: Config) -> None:
                     assert np.isfinite(float(number)), f"{name} is {number}"
     again = Config.build(config.model_dump())
     assert again == config, "another request after writing and reading"
-    metric_margin(config)
+    metric_loss(config)
     create_augmentations(config.data.augment)
     create_sampling(config)
 

@@ -66,7 +66,7 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
     from lookalike.data.loading.pipeline import AHEAD
     from lookalike.distributed.world import World
     from lookalike.training.build import create_embedder, create_step, create_trained
-    from lookalike.training.build_heads import create_heads, metric_margin
+    from lookalike.training.build_heads import create_heads, metric_loss
     from lookalike.training.learning_rate import set_lr
     from lookalike.training.resolve import resolve
 
@@ -79,7 +79,7 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
         base = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         torch.manual_seed(0)
-        margin = metric_margin(config)
+        margin = metric_loss(config)
         embedder = create_embedder(config, margin)
         config = resolve(config, margin, embedder, world, classes)
         heads = create_heads(config, margin, catalog, world)

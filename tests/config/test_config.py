@@ -4,7 +4,7 @@ import yaml
 from lookalike.config.config import FLAGS, Config, keys, popular_keys
 from lookalike.config.sections import HeadConfig, LossName
 from lookalike.errors import ConfigError
-from lookalike.losses import MARGINS
+from lookalike.losses import LOSSES
 
 
 def test_a_written_config_is_complete_and_loads_to_the_same(tmp_path):
@@ -22,7 +22,7 @@ def test_every_key_is_documented():
 
 
 def test_the_losses_of_the_config_are_those_of_the_registry():
-    assert set(LossName.__args__) == set(MARGINS)
+    assert set(LossName.__args__) == set(LOSSES)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def assert_equal(ours, embeddings, reference):
 
 def compare(name, embeddings, classes, block=2**22, **options):
     loss = create_loss(name, options=options)
-    return BatchComparison(DIM, loss, block=block)(embeddings, classes)
+    return BatchComparison(embeddings.shape[1], loss, block=block)(embeddings, classes)
 
 
 @pytest.mark.parametrize("block", [1, 50, 2**22])
@@ -65,10 +65,18 @@ def test_supcon_is_theirs(seed, block):
     assert_equal(compare("supcon", embeddings, classes, block), embeddings, reference)
 
 
+@pytest.fixture
+def default_float64():
+    """Theirs has a buffer of the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("block", [1, 200, 2**22])
 @pytest.mark.parametrize("temperature", [0.01, 0.1])
 @pytest.mark.parametrize("seed", range(3))
-def test_smooth_ap_is_theirs(seed, temperature, block):
+def test_smooth_ap_is_theirs(seed, temperature, block, default_float64):
     embeddings, classes = batch(seed)  # theirs takes classes of one size, one after the other
     reference = theirs.SmoothAPLoss(temperature=temperature)(embeddings, classes)
     found = compare("smooth_ap", embeddings, classes, block, temperature=temperature)

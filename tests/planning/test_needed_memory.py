@@ -11,7 +11,7 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.training import resolve as resolve_module
 from lookalike.training.build import create_embedder
-from lookalike.training.build_heads import metric_margin
+from lookalike.training.build_heads import metric_loss
 from lookalike.training.resolve import FUSED_FROM, gradient_bytes, resolve
 
 SMALL = {
@@ -23,7 +23,7 @@ MILLION = 1_000_000
 
 def resolved(classes: int, **changes):
     asked = Config().with_values(SMALL | {k.replace("__", "."): v for k, v in changes.items()})
-    margin = metric_margin(asked)
+    margin = metric_loss(asked)
     embedder = create_embedder(asked, margin)
     return asked, resolve(asked, margin, embedder, World(), classes), embedder
 

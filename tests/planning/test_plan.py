@@ -27,7 +27,7 @@ from lookalike.planning.memory import memory
 from lookalike.planning.network_profile import measure
 from lookalike.planning.timing import speed_on
 from lookalike.training.build import create_embedder, create_step, create_trained
-from lookalike.training.build_heads import create_heads, metric_margin
+from lookalike.training.build_heads import create_heads, metric_loss
 from lookalike.training.learning_rate import set_lr
 from lookalike.training.resolve import resolve
 
@@ -48,7 +48,7 @@ def planned(config: Config, **options):
 
 def trained(config: Config, steps: int = 2):
     """The real parts of a run after some steps, and the bytes that a forward pass keeps."""
-    margin = metric_margin(config)
+    margin = metric_loss(config)
     embedder = create_embedder(config, margin)
     config = resolve(config, margin, embedder, World(), CLASSES)
     names = tuple(map(str, range(CLASSES)))
@@ -131,7 +131,7 @@ def test_predicted_bytes_are_those_that_torch_allocates(changes):
 
 
 def test_the_footprint_leaves_the_network_as_it_is_and_grows_with_the_batch():
-    embedder = create_embedder(small(), metric_margin(small()))
+    embedder = create_embedder(small(), metric_loss(small()))
     from lookalike.model.training_network import TrainingNetwork
 
     network = TrainingNetwork(embedder, None)

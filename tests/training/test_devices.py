@@ -6,7 +6,7 @@ import torch
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.training.build import create_embedder
-from lookalike.training.build_heads import metric_margin
+from lookalike.training.build_heads import metric_loss
 from lookalike.training.resolve import resolve
 from lookalike.training.step import repeatable
 
@@ -35,7 +35,7 @@ def test_bfloat16_only_on_gpus_that_support_it(gpu, major, precision):
     config = Config().with_values(
         {"model.backbone": "test_resnet", "model.pretrained": False, "model.image_size": 32}
     )
-    margin, world = metric_margin(config), World(device=torch.device("cuda", 0))
+    margin, world = metric_loss(config), World(device=torch.device("cuda", 0))
     found = resolve(config, margin, create_embedder(config, margin), world, 8)
     assert found.train.precision == precision
     assert found.head.precision == ("bf16" if precision == "bf16" else "fp32")

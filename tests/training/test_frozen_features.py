@@ -24,7 +24,7 @@ from lookalike.model.frozen_features import FrozenFeatures, pooled_features
 from lookalike.model.inference import embed_records
 from lookalike.model.neck import pool
 from lookalike.training import build
-from lookalike.training.build_heads import create_heads, metric_margin
+from lookalike.training.build_heads import create_heads, metric_loss
 from lookalike.training.resolve import resolve
 
 FROZEN = ["train.freeze_backbone=true", "train.cache_features=true", "train.report=false"]
@@ -104,7 +104,7 @@ def test_training_on_features_is_training_on_images_without_augmentation(shapes,
     for stored in (False, True):
         torch.manual_seed(0)
         catalog, _ = build.open_catalogs(config)
-        margin = metric_margin(config)
+        margin = metric_loss(config)
         embedder = build.create_embedder(config, margin)
         used = resolve(config, margin, embedder, World(), len(catalog.classes))
         heads = create_heads(used, margin, catalog, World())

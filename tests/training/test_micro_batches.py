@@ -10,7 +10,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.model.embedder import Embedder
 from lookalike.training.build import create_embedder
-from lookalike.training.build_heads import metric_margin
+from lookalike.training.build_heads import metric_loss
 from lookalike.training.resolve import check_micro_batches, resolve
 
 TWO = World(size=2)
@@ -123,7 +123,7 @@ def test_plan_refuses_what_train_refuses(values):
     world = World(size=config.run.workers)
 
     def check_as_train() -> None:
-        margin = metric_margin(config)
+        margin = metric_loss(config)
         embedder = create_embedder(config, margin)
         resolved = resolve(config, margin, embedder, world, 10)
         check_micro_batches(resolved, embedder, config.train.batch_size, world)

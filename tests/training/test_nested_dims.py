@@ -9,7 +9,7 @@ import lookalike
 from lookalike.config.config import Config
 from lookalike.data.catalog import open_catalog
 from lookalike.distributed.world import World
-from lookalike.training.build_heads import create_heads, loss_weights, metric_margin
+from lookalike.training.build_heads import create_heads, loss_weights, metric_loss
 
 
 def test_nested_heads_read_first_dimensions_and_share_the_weight(shapes):
@@ -18,7 +18,7 @@ def test_nested_heads_read_first_dimensions_and_share_the_weight(shapes):
          "loss.name": "cosface", "loss.classification_weight": 0.0, "head.precision": "fp32"}
     )  # fmt: skip
     heads = create_heads(
-        config, metric_margin(config), open_catalog(str(shapes / "train.txt")), World()
+        config, metric_loss(config), open_catalog(str(shapes / "train.txt")), World()
     )
     assert {name: head.dim for name, head in heads.items()} == {
         "metric": 24, "metric_4": 4, "metric_12": 12

@@ -13,7 +13,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
 from lookalike.training.build import create_embedder
-from lookalike.training.build_heads import metric_margin
+from lookalike.training.build_heads import metric_loss
 from lookalike.training.open_run import as_before, write_request
 from lookalike.training.remote_run import saved_config
 from lookalike.training.resolve import RESOLVED_FROM, resolve
@@ -63,7 +63,7 @@ def test_complete_request_of_an_older_version(run, tmp_path):
 
 def test_resolved_from_lists_all_resolved_settings():
     config = Config().with_values(ASKED)
-    margin = metric_margin(config)
+    margin = metric_loss(config)
     resolved = resolve(config, margin, create_embedder(config, margin), World(), 8)
     assert resolved.asked() - config.asked() == set(RESOLVED_FROM) - {"data.val_fraction"}
 

@@ -253,13 +253,10 @@ class Provenance:
             start_text = f"the weights {_name(start)}"
         else:
             start_text = "timm's pretrained weights" if start else "random weights"
-        words: list[str] = [loss.name]
-        if loss.margin is not None and loss.scale is not None:
-            words += [f"margin {loss.margin:g}", f"scale {loss.scale:g}"]
         return {
             "List": _names(data.train),
             "Start": start_text,
-            "Loss": ", ".join(words),
+            "Loss": loss.describe(),
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
 

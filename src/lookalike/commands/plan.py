@@ -7,7 +7,7 @@ import resource
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.chunk_products import CPU_LOGIT_CACHE
+from lookalike.losses.margin import Margin
+from lookalike.losses.metric_loss import MetricLoss
+from lookalike.losses.pairs.pair_loss import PairLoss
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
@@ -34,7 +37,7 @@ from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
 from lookalike.storage.byte_size import in_bytes
 from lookalike.training.build import create_embedder, create_sampling, open_catalogs
-from lookalike.training.build_heads import DTYPES, metric_margin
+from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.resolve import check_micro_batches, resolve
 
 CUDA_RUNTIME = 1_500_000_000
@@ -209,7 +212,7 @@ def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Conf
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp16"
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
-    margin = metric_margin(config)
+    margin = metric_loss(config)
     embedder = create_embedder(config, margin)
     world = World(size=config.run.workers, device=torch.device(device))
     return resolve(config, margin, embedder, world, classes), embedder
@@ -224,6 +227,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         raise ConfigError(
             f"a batch of {batch} images cannot be shared by {config.run.workers} workers"
         )
+    loss = metric_loss(config)
     return RunSpec(
         classes=classes,
         images=None if sizes is None else sizes.total,
@@ -235,7 +239,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         accumulate=train.accumulate,
         image_size=config.model.train_size or config.model.image_size,
         dim=config.model.embedding_dim,
-        counted=classes if metric_margin(config).uses_count else 1,
+        counted=classes if loss.uses_count else 1,
         heads=2 if config.loss.classification_weight else 1,
         nested=config.loss.nested_dims,
         centres=head.centres,
@@ -251,7 +255,16 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         ema=train.ema > 0,
         shared_norms=train.sync_batchnorm and config.run.workers > 1,
         device="cuda" if device == "cuda" else "cpu",
+        compared=_compared(loss),
+        remembered=config.loss.memory,
+        positives=sampling.k * sampling.repeats if isinstance(loss, PairLoss) and loss.ranks else 1,
     )
+
+
+def _compared(loss: MetricLoss) -> Literal["classes", "proxies", "images"]:
+    if isinstance(loss, PairLoss):
+        return "images"
+    return "classes" if isinstance(loss, Margin) else "proxies"
 
 
 def _profiles(config: Config, embedder: Embedder) -> Profile:
@@ -262,7 +275,7 @@ def _profiles(config: Config, embedder: Embedder) -> Profile:
         trunk = embedder
         if dim != embedder.embedding_dim:
             other = config.with_values({"model.embedding_dim": dim})
-            trunk = create_embedder(other, metric_margin(other))
+            trunk = create_embedder(other, metric_loss(other))
         second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
         found = TrainingNetwork(trunk, second)
         exclude_unused(found, config.model.train_size or config.model.image_size)

@@ -62,9 +62,7 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
         ),
         (
             "loss",
-            f"{loss.name}, margin {loss.margin:g}, scale {loss.scale:g}"
-            if loss.margin is not None and loss.scale is not None
-            else loss.name,
+            loss.describe(),
         ),
     ]
     for name, catalog in (("trained on", train), ("evaluated on", shown)):

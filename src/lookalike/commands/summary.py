@@ -84,12 +84,11 @@ def log_plan(
     size = config.model.train_size
     trained_at = f" (trained at {size_text(size)})" if size else ""
     logger.info(
-        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters); %s, margin %g, "
-        "scale %g, %s",
+        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters); %s, %s",
         config.model.backbone, size_text(config.model.image_size), trained_at,
         config.model.pooling,
-        embedder.embedding_dim, parameters, config.loss.name, config.loss.margin,
-        config.loss.scale, config.train.precision,
+        embedder.embedding_dim, parameters, config.loss.describe(),
+        config.train.precision,
     )  # fmt: skip
     shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate
     micro = f" in {parts} micro-batches" if parts > 1 else ""

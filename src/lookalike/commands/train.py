@@ -105,8 +105,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
-        margin = build.metric_margin(config)
-        embedder = build.create_embedder(config, margin)
+        loss = build.metric_loss(config)
+        embedder = build.create_embedder(config, loss)
         features = None
         if config.model.init_from_features and is_new(run, resume, world):
             features = start_features(
@@ -116,11 +116,11 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             choices += choose_rates(config, features.scores(embedder, world))
             config = with_choices(config, choices)
         summary.log_choices(choices)
-        config = resolve(config, margin, embedder, world, len(catalog.classes))
+        config = resolve(config, loss, embedder, world, len(catalog.classes))
         if world.is_main:
             needed = plan_memory(config, embedder, len(catalog.classes), world)
             summary.log_needed_memory(needed, config, asked)
-        parts = build.build(config, margin, embedder, catalog, held_out, source, run, world)
+        parts = build.build(config, loss, embedder, catalog, held_out, source, run, world)
         uploader = create_uploader(
             run, str(config.run.output), keep=config.train.keep_checkpoints, world=world
         )

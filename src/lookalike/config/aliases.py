@@ -51,6 +51,7 @@ _NAMES = {
     "loss.margin": "m loss_margin arc_margin",
     "loss.scale": "s loss_scale arc_scale temperature loss_function_scale_and_margin",
     "loss.weight": "loss_weight loss_function_weight",
+    "loss.memory": "xbm memory_size queue_size cross_batch_memory memory_bank",
     "loss.label_smoothing": "smoothing ls",
     "data.train": "train_list train_path train_file train_data train_dir dataset data_dir"
     " data_path train_csv train_annotation training_annotation_file_path annotations",

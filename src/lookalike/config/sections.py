@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 LossName = Literal[
     "amsoftmax", "arcface", "cosface", "large_margin_softmax", "sphereface", "softmax",
     "adaface", "adaptive_arcface", "curricularface", "magface",
+    "proxy_anchor", "multi_similarity", "supcon", "smooth_ap", "recall_at_k",
 ]  # fmt: skip
 
 LOSS_ALIASES = {
@@ -50,6 +51,8 @@ _PAPER_NAMES = {
     "l_softmax": "large_margin_softmax",
     "a_softmax": "sphereface",
     "cross_entropy": "softmax",
+    "ms": "multi_similarity",
+    "supervised_contrastive": "supcon",
 }
 _LOSSES = {name: name for name in get_args(LossName)} | LOSS_ALIASES | _PAPER_NAMES
 _LOSSES |= {f"{name}_loss": ours for name, ours in _LOSSES.items()}
@@ -135,8 +138,9 @@ class DataConfig(Section):
     color_jitter, equalize, gaussian_blur, grayscale, invert, posterize, rand_augment,
     random_erasing, rotation, sharpness, solarize, trivial_augment, vertical_flip."""
 
-    sampler: Literal["shuffle", "pk", "balanced", "repeat_factor"] = "shuffle"
-    """Images of an epoch and a batch. `shuffle`: every image once. `pk`: batches of some
+    sampler: Literal["auto", "shuffle", "pk", "balanced", "repeat_factor"] = "auto"
+    """Images of an epoch and a batch. `auto`: `pk` for losses that compare the images of a batch
+    with each other, else `shuffle`. `shuffle`: every image once. `pk`: batches of some
     classes with `data.images_per_class` images each. `balanced`: small classes more often, by
     `data.sampling_power`. `repeat_factor`: images of small classes several times, by
     `data.repeat_threshold`."""
@@ -262,15 +266,20 @@ class LossConfig(Section):
 
     name: LossName = setting("amsoftmax", names=_LOSSES, popular=True)
     """The margin: amsoftmax, arcface, cosface, large_margin_softmax, sphereface, softmax, adaface,
-    adaptive_arcface, curricularface or magface; the names of Alibaba PAI's component are
-    accepted."""
+    adaptive_arcface, curricularface or magface; or a loss that compares the images of a batch:
+    proxy_anchor (with class weights), multi_similarity, supcon, smooth_ap or recall_at_k (with
+    each other). The names of Alibaba PAI's component are accepted."""
     margin: float | None = setting(None, popular=True)
-    """Margin, in the unit of the loss (cosine for amsoftmax and cosface, degrees for arcface, a
-    whole multiplier for large_margin_softmax and sphereface); by default the recommended one."""
+    """Margin, in the unit of the loss (cosine for amsoftmax, cosface and proxy_anchor, degrees for
+    arcface, a whole multiplier for large_margin_softmax and sphereface); by default the recommended
+    one. Not for losses that have none."""
     scale: float | None = setting(None, popular=True, gt=0)
-    """Scale of the logits; by default the recommended one."""
+    """Scale of the logits; by default the recommended one. Not for losses that have none."""
     options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
-    """Further numbers of the margin by name, where it has any; by default those of its paper."""
+    """Further numbers of the loss by name, where it has any; by default those of its paper."""
+    memory: int = Field(0, ge=0, le=2**24)
+    """Embeddings of earlier batches with which multi_similarity, supcon, smooth_ap and recall_at_k
+    compare images too (cross-batch memory); 0 for none."""
     nested_dims: tuple[int, ...] = ()
     """Also learn from the first dimensions of the embedding alone, as `[64, 128]`, each with
     class weights of its own: such an embedding may be cut to these lengths (Kusupati et al.,
@@ -280,7 +289,8 @@ class LossConfig(Section):
     weight * metric + classification_weight * classification."""
     classification_weight: float | None = Field(None, ge=0)
     """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
-    branch) with `head.parallel=model`, as in Alibaba PAI's component."""
+    branch) with `head.parallel=model`, as in Alibaba PAI's component, and 0 with losses that
+    compare the images of a batch."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the classification loss."""
 
@@ -290,6 +300,15 @@ class LossConfig(Section):
         if list(value) != sorted(set(value)) or any(dim < 2 for dim in value):
             raise ValueError("takes ascending numbers of dimensions, from 2 on, as [64, 128]")
         return value
+
+    def describe(self) -> str:
+        """Loss and its numbers in words: `arcface, margin 28.6, scale 64`."""
+        words: list[str] = [self.name]
+        words += [] if self.margin is None else [f"margin {self.margin:g}"]
+        words += [] if self.scale is None else [f"scale {self.scale:g}"]
+        words += [f"{name} {value:g}" for name, value in self.options.items()]
+        words += [f"memory of {self.memory:,} embeddings"] if self.memory else []
+        return ", ".join(words)
 
 
 class HeadConfig(Section):

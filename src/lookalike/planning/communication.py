@@ -21,7 +21,7 @@ class Communication:
 
     Attributes:
         embeddings: all-gather of embeddings and classes.
-        statistics: three numbers a row.
+        statistics: three numbers a row, or two a proxy.
         embedding_gradients: reduce-scatter of the embeddings' gradient.
         network_gradients: all-reduce.
         head_gradients: all-reduce, where every worker holds all classes.
@@ -56,7 +56,7 @@ def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
     if n == 1:
         return Communication()
     part = (n - 1) / n
-    rows = spec.batch * spec.dim * 4
+    rows, heads = spec.batch * spec.dim * 4, spec.weighted_heads
     buckets = -(-network.learning // _BUCKET)
     norms = 0
     if spec.shared_norms:  # sums and squares forward, their gradients backward
@@ -64,7 +64,7 @@ def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
     norm_calls = 4 * len(network.norm_channels) if spec.shared_norms else 0
     if spec.sharded:
         # Lengths of the parts and classes, embeddings, statistics, gradient.
-        calls = 5 * spec.heads
+        calls = 5 * heads
         head_gradients = 0
     else:
         # The count of the batch, and the gradient: at once, or chunk by chunk.
@@ -75,11 +75,22 @@ def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
             -(-rows // spec.head_chunk(each)) if spec.fused else 0
             for rows, each in zip(spec.seen_rows, centres, strict=True)
         )
-        calls = spec.heads + (chunks or spec.heads)
+        calls = heads + (chunks or heads)
+    embeddings = round(part * (rows + 8 * spec.batch)) * heads if spec.sharded else 0
+    embedding_gradients = round(part * rows) * heads if spec.sharded else 0
+    statistics = 12 * spec.batch * (n - 1) * heads if spec.sharded else 0
+    if spec.compared == "images":
+        gathered = 4 * spec.batch * sum(spec.metric_dims)
+        embeddings += round(part * (gathered + 8 * spec.batch * len(spec.metric_dims)))
+        embedding_gradients += round(part * gathered)
+        # Lengths of the parts and classes, embeddings, their number, losses, gradient.
+        calls += 6 * len(spec.metric_dims)
+    elif spec.compared == "proxies" and not spec.sharded:
+        statistics += 8 * spec.classes * (n - 1) * len(spec.metric_dims)
     return Communication(
-        embeddings=round(part * (rows + 8 * spec.batch)) * spec.heads if spec.sharded else 0,
-        statistics=12 * spec.batch * (n - 1) * spec.heads if spec.sharded else 0,
-        embedding_gradients=round(part * rows) * spec.heads if spec.sharded else 0,
+        embeddings=embeddings,
+        statistics=statistics,
+        embedding_gradients=embedding_gradients,
         network_gradients=round(2 * part * network.learning),
         head_gradients=head_gradients,
         batch_norms=norms,

@@ -28,7 +28,7 @@ class Change:
         setting: as it is written.
         alone: peak bytes of a worker with this change alone.
         together: the same with this and all changes above it.
-        classes: the most that then fit; None where the memory is not known.
+        classes: the most that then fit; None where the memory is not known or classes need none.
         fits: the run, then; None where the memory is not known.
     """
 
@@ -47,7 +47,7 @@ class Plan:
         memory: bytes of a worker.
         communication: bytes that a worker sends in a step.
         limit: bytes of memory that a worker has; None where not known.
-        classes: the most that fit; None where the memory is not known.
+        classes: the most that fit; None where the memory is not known or classes need none.
         changes: other settings, the cheapest first.
         machine: whose published figures the seconds are from; None for none.
         speed: None where nothing was timed.
@@ -74,8 +74,8 @@ class Plan:
     def head_parameters(self) -> int:
         """Class weights over all workers, each counted once."""
         spec = self.spec
-        whole = spec.classes * spec.dim * (spec.centres + spec.heads - 1)
-        return whole + spec.classes * spec.centres * sum(spec.nested)
+        metric = 0 if spec.compared == "images" else spec.centres * sum(spec.metric_dims)
+        return spec.classes * (metric + spec.dim * (spec.heads - 1))
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, in bytes and seconds, for JSON."""
@@ -111,7 +111,7 @@ def make_plan(
         memory=memory(spec, network, runtime),
         communication=sent,
         limit=limit,
-        classes=None if limit is None else most_classes(spec, network, runtime, limit),
+        classes=_most(spec, network, runtime, limit),
         changes=tuple(_changes(spec, profile, runtime, limit)),
         machine=machine,
         speed=None if machine is None else speed_on(spec, network, sent, machine),
@@ -136,6 +136,12 @@ def most_classes(spec: RunSpec, network: NetworkProfile, runtime: int, limit: in
     return low
 
 
+def _most(spec: RunSpec, network: NetworkProfile, runtime: int, limit: int | None) -> int | None:
+    if limit is None or not spec.weighted_heads:
+        return None
+    return most_classes(spec, network, runtime, limit)
+
+
 def _changes(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -> Iterator[Change]:
     together = spec
     for name, change in _ladder(spec, profile, runtime, limit):
@@ -147,7 +153,7 @@ def _changes(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -
             setting=name,
             alone=memory(alone, profile(alone), runtime).peak,
             together=peak,
-            classes=None if limit is None else most_classes(together, network, runtime, limit),
+            classes=_most(together, network, runtime, limit),
             fits=None if limit is None else peak <= limit,
         )
 
@@ -156,19 +162,26 @@ def _ladder(
     spec: RunSpec, profile: Profile, runtime: int, limit: int | None
 ) -> Iterator[tuple[str, Callable[[RunSpec], RunSpec]]]:
     """Settings and their effects, the cheapest for quality first."""
-    if not spec.fused:
+    chunked = spec.weighted_heads > 0 and spec.compared != "proxies"
+    if chunked and not spec.fused:
         yield "head.fused_update=true", lambda s: replace(s, fused=True)
-    if spec.weight_bytes == 4:
+    if chunked and spec.weight_bytes == 4:
         yield "head.dtype=bf16", lambda s: replace(s, weight_bytes=2, fused=True)
     workers = _workers(spec, profile, runtime, limit)
-    if not spec.sharded or workers > spec.workers:
+    if spec.compared == "images":
+        if spec.heads > 1:
+            yield "loss.classification_weight=0", lambda s: replace(s, heads=1, sharded=False)
+    elif not spec.sharded or workers > spec.workers:
         dropped = " (and without the classification branch)" if spec.heads > 1 else ""
         yield (
             f"head.parallel=model, {workers} workers{dropped}",
             lambda s: replace(s, sharded=True, workers=workers, heads=1),
         )
-    if spec.sample_rate == 1:
+    if chunked and spec.sample_rate == 1:
         yield "head.sample_rate=0.1", lambda s: replace(s, sample_rate=0.1, fused=True)
+    if spec.remembered >= 2:
+        less_memory = spec.remembered // 2
+        yield f"loss.memory={less_memory}", lambda s: replace(s, remembered=less_memory)
     if spec.dim >= 128:
         half = spec.dim // 2
         yield f"model.embedding_dim={half}", lambda s: replace(s, dim=half)

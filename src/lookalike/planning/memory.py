@@ -27,6 +27,8 @@ from lookalike.planning.run_spec import RunSpec
 
 _NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.stochastic_rounding)
 
+_KEPT_OF_COSINE = 24  # bytes that pair losses and proxies keep of each cosine, at most
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -39,8 +41,9 @@ class Memory:
         head_gradients: zero with an update chunk by chunk.
         activations: what the network's forward pass keeps.
         transient: the most that a pass of the network needs beyond that, for a moment.
+        memory: embeddings of earlier batches.
         head_saved: 1 / norms of the classes, copies of the embeddings, their gradient and a few
-            logits, kept for the backward pass.
+            logits, kept for the backward pass; comparisons of images with each other.
         chunks: buffers for one chunk of classes; these instead of B x C logits.
         logits: B x C logits beyond those: none.
         batches: uint8 images that wait or are in use.
@@ -52,6 +55,7 @@ class Memory:
     network_gradients: int
     network_optimizer: int
     average: int
+    memory: int
     head_weights: int
     head_gradients: int
     head_optimizer: int
@@ -83,15 +87,19 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     if spec.sample_rate < 1:  # the step of each row, and the table of what missed steps do
         head_optimizer += 4 * rows + 8 * WINDOW * (4 if spec.optimizer == "sgd" else 1)
     head_gradients = 0 if spec.fused else rows * dim * 4
+    if spec.fused and spec.compared == "proxies":  # the fused update is the branch's
+        head_gradients = spec.share * sum(spec.metric_dims) * 4
     rows_seen = spec.head_batch * dim * 4
     # Of each row the embedding, and the derivatives of the sum and of the true logit by it.
     saved = 4 * (sum(spec.seen_rows) + 3 * rows_seen * spec.heads + sum(spec.kept_logits))
+    saved += _comparisons(spec)
+    remembered = spec.remembered * (4 * sum(spec.metric_dims) + 8 * len(spec.metric_dims))
     forward, backward = _chunk_buffers(spec)
     batches = _batches(spec)
     average = network.embedder if spec.ema else 0
     kept = (
-        network.weights + network_optimizer + average + head_weights + head_optimizer
-        + batches + runtime
+        network.weights + network_optimizer + average + remembered + head_weights
+        + head_optimizer + batches + runtime
     )  # fmt: skip
     gradients = network.learning
     held = gradients if spec.workers > 1 else 0  # the buckets
@@ -108,6 +116,7 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
         network_gradients=gradients,
         network_optimizer=network_optimizer,
         average=average,
+        memory=remembered,
         head_weights=head_weights,
         head_gradients=head_gradients,
         head_optimizer=head_optimizer,
@@ -120,6 +129,18 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
         runtime=runtime,
         peak=peak,
     )
+
+
+def _comparisons(spec: RunSpec) -> int:
+    """Bytes that a loss over the images of a batch keeps, or makes again block by block."""
+    if spec.compared == "classes":
+        return 0
+    kept = len(spec.metric_dims)
+    if spec.compared == "proxies":
+        block = min(spec.head_chunk(1), spec.share)
+        return kept * _KEPT_OF_COSINE * spec.head_batch * block
+    gallery = spec.batch + spec.remembered
+    return 4 * gallery * 4 * sum(spec.metric_dims) + kept * _KEPT_OF_COSINE * spec.comparisons
 
 
 def _chunk_buffers(spec: RunSpec) -> tuple[int, int]:

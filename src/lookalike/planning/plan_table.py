@@ -70,6 +70,8 @@ def _run(plan: Plan) -> Lines:
     if network.branch:
         yield "branch", f"{network.branch:,}", "parameters of the classification branch"
     kind = "weights in all, each held by one worker" if spec.sharded else "weights, on all workers"
+    if not spec.weighted_heads:
+        kind = "the loss compares images with each other"
     yield "head" if len(spec.head_rows) == 1 else "heads", f"{plan.head_parameters:,}", kind
     flops = network.flops / network.images
     yield "network", f"{flops / 1e9:,.2f}", "GFLOP an image, forward and backward"
@@ -83,6 +85,8 @@ def _memory(plan: Plan) -> Lines:
     if held.average:
         yield "average", size(held.average), "train.ema"
     kind = "fp32" if spec.weight_bytes == 4 else "bf16"
+    if held.memory:
+        yield "memory of embeddings", size(held.memory), "loss.memory"
     yield "head weights", size(held.head_weights), kind
     how = "none: the update is in the backward pass" if spec.fused else "fp32"
     yield "head gradients", size(held.head_gradients), how
@@ -93,24 +97,27 @@ def _memory(plan: Plan) -> Lines:
     yield "head, saved", size(held.head_saved), "for backward: 1 / norms, embeddings"
     yield "head, chunks", size(held.chunks), "temporary buffers of the head"
     full = spec.head_batch * sum(spec.head_rows) * 4
-    yield "logits", "0 B", f"never in memory; they would be {size(full)}"
+    if spec.weighted_heads:
+        yield "logits", "0 B", f"never in memory; they would be {size(full)}"
     yield "batches", size(held.batches), "uint8 images"
     yield "runtime", size(held.runtime), "the process without a model"
     yield "peak", size(held.peak), "the most at one time; not all of the above are"
     if plan.limit is not None:
         verdict = "fits" if plan.fits else "DOES NOT FIT"
         yield "memory", size(plan.limit), f"{verdict}; {held.peak / plan.limit:.0%} of it"
-        assert plan.classes is not None
-        yield "classes at most", f"{plan.classes:,}", "in that memory, all else the same"
+        if plan.classes is not None:
+            yield "classes at most", f"{plan.classes:,}", "in that memory, all else the same"
 
 
 def _communication(plan: Plan) -> Lines:
     sent = plan.communication
-    if plan.spec.sharded:
+    if sent.embeddings:
         yield "embeddings", size(sent.embeddings), "all-gather"
-        yield "statistics", size(sent.statistics), "three numbers a row"
         yield "their gradients", size(sent.embedding_gradients), "reduce-scatter"
-    else:
+    if sent.statistics:
+        what = "three numbers a row" if plan.spec.sharded else "two numbers a proxy"
+        yield "statistics", size(sent.statistics), what
+    if plan.spec.weighted_heads and not plan.spec.sharded:
         yield "head gradients", size(sent.head_gradients), "all-reduce; none with parallel=model"
     yield "network gradients", size(sent.network_gradients), "all-reduce"
     yield "batch norms", size(sent.batch_norms), "train.sync_batchnorm"
@@ -129,7 +136,8 @@ def _changes(plan: Plan, console: Console) -> None:
     for change in plan.changes:
         cells = [change.setting, size(change.alone), size(change.together)]
         if plan.limit is not None:
-            cells += [f"{change.classes:,}", "yes" if change.fits else "no"]
+            classes = "" if change.classes is None else f"{change.classes:,}"
+            cells += [classes, "yes" if change.fits else "no"]
         table.add_row(*cells)
     console.print(table)
     console.print()

@@ -9,6 +9,7 @@ import torch
 
 from lookalike.data.image_size import ImageSize
 from lookalike.losses.chunk_products import default_chunk, shared_chunk
+from lookalike.losses.pairs.batch_comparison import BLOCK
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class RunSpec:
         momentum: sgd keeps one in the network's optimizer (a head's update always does).
         ema: an average of the embedder is kept.
         shared_norms: batch norms exchange their statistics.
+        compared: what the metric loss compares an image with: the weights of classes by a margin,
+            proxies of classes, or the images of the batch.
+        remembered: embeddings of earlier batches that are kept.
+        positives: images of a class, where the loss compares ranks; else 1.
     """
 
     classes: int
@@ -67,6 +72,9 @@ class RunSpec:
     ema: bool
     shared_norms: bool
     device: Literal["cpu", "cuda"]
+    compared: Literal["classes", "proxies", "images"] = "classes"
+    remembered: int = 0
+    positives: int = 1
 
     @property
     def local_batch(self) -> int:
@@ -91,6 +99,22 @@ class RunSpec:
         return default_chunk(self.head_batch, place)
 
     @property
+    def metric_dims(self) -> tuple[int, ...]:
+        """Dimensions that the metric loss reads, those of the embedding first."""
+        return (self.dim, *self.nested)
+
+    @property
+    def weighted_heads(self) -> int:
+        """Of `heads`, those that have class weights."""
+        return self.heads - (self.compared == "images")
+
+    @property
+    def comparisons(self) -> int:
+        """Numbers of an image's comparison with others, at once, on a worker."""
+        each = (self.batch + self.remembered) * self.positives
+        return min(self.local_batch * each, max(BLOCK, each))
+
+    @property
     def share(self) -> int:
         """Classes on the worker that has most of them."""
         return -(-self.classes // self.workers) if self.sharded else self.classes
@@ -110,6 +134,8 @@ class RunSpec:
             int(self.logit_cache * 2 * rows * self.dim * self.weight_bytes / 4)
             for rows in self.head_rows
         ]
+        if self.compared == "proxies":  # the branch's alone
+            budgets = [0, *budgets[1 : self.heads], *[0] * len(self.nested)]
         return tuple(
             min(budget, seen * self.head_batch)
             for budget, seen in zip(budgets, self.seen_rows, strict=True)
@@ -126,15 +152,19 @@ class RunSpec:
     def head_rows(self) -> tuple[int, ...]:
         """Rows of D numbers of the weight of each head on one worker."""
         return (
-            self.share * self.centres,
+            self._metric(self.share) * self.centres,
             *[self.share] * (self.heads - 1),
-            *self._short(self.share),
+            *self._short(self._metric(self.share)),
         )
 
     @property
     def seen_rows(self) -> tuple[int, ...]:
         """Rows of each head that a step looks at, on one worker."""
-        return (self.seen * self.centres, *[self.seen] * (self.heads - 1), *self._short(self.seen))
+        metric = self._metric(self.seen)
+        return (metric * self.centres, *[self.seen] * (self.heads - 1), *self._short(metric))
+
+    def _metric(self, rows: int) -> int:
+        return 0 if self.compared == "images" else rows
 
     def _short(self, rows: int) -> tuple[int, ...]:
         return tuple(-(-rows * self.centres * dim // self.dim) for dim in self.nested)

@@ -38,8 +38,8 @@ from lookalike.planning.communication import Communication
 from lookalike.planning.gpus import Machine
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.run_spec import RunSpec
-from lookalike.training.build import create_embedder, create_step, create_trained
-from lookalike.training.build_heads import create_heads, metric_margin
+from lookalike.training.build import create_embedder, create_sampling, create_step, create_trained
+from lookalike.training.build_heads import create_comparisons, create_heads, metric_loss
 
 DECODE = 965.0
 """Images a second and core from a JPEG of 375 x 500 to a crop of 224, measured."""
@@ -106,6 +106,9 @@ def speed_on(
     rate = machine.narrow if spec.product_bytes == 2 else machine.wide
     operations = (8 * spec.head_batch * rows - 2 * sum(spec.kept_logits)) * spec.dim
     products = operations / rate
+    if spec.compared == "images":  # in float32, as every such loss
+        others = spec.batch + spec.remembered
+        products += 6 * spec.local_batch * others * sum(spec.metric_dims) / machine.wide
     moved = _bytes_of_head(spec, rows * spec.dim) / machine.bandwidth
     gpu = machine.device == "cuda"
     head = max(products, moved) if gpu else products + moved
@@ -212,15 +215,18 @@ def _seconds_of_steps(config: Config, spec: RunSpec, world: World) -> list[float
     torch.manual_seed(0)
     names = tuple(map(str, range(spec.classes)))
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
-    margin = metric_margin(config)
-    heads = create_heads(config, margin, catalog, world)
-    trained = create_trained(config, create_embedder(config, margin), heads, world)
+    loss = metric_loss(config)
+    heads = create_heads(config, loss, catalog, world)
+    comparisons = create_comparisons(config, loss, world)
+    trained = create_trained(config, create_embedder(config, loss), heads, world, comparisons)
     step = create_step(config, trained, world)
     step.prepare(frozen=config.train.freeze_backbone)
     count = len(world.shard(spec.batch))
     images = torch.randint(0, 256, (count, 3, *height_width(spec.image_size)), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, spec.classes, (count,))
+    if loss.needs_positives:
+        labels = torch.arange(count) // create_sampling(config).k % spec.classes
     batch = Batch(images, labels, labels)
     found: list[float] = []
     while len(found) < _LEAST + 1 or (sum(found[1:]) < _SECONDS and len(found) < _MOST):

@@ -26,7 +26,8 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
-from lookalike.losses.margin import Margin
+from lookalike.losses.metric_loss import MetricLoss
+from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
@@ -37,7 +38,14 @@ from lookalike.run import Run
 from lookalike.storage.byte_size import in_bytes
 from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.build_heads import DTYPES, create_heads, loss_weights, metric_margin
+from lookalike.training.batch_positives import sampler_name
+from lookalike.training.build_heads import (
+    DTYPES,
+    create_comparisons,
+    create_heads,
+    loss_weights,
+    metric_loss,
+)
 from lookalike.training.checkpoint import Inputs, Trained
 from lookalike.training.frozen_backbone import check_cache_features
 from lookalike.training.learning_rate import LearningRateSchedule
@@ -52,7 +60,7 @@ from lookalike.training.weight_average import Ema
 
 def build(
     config: Config,
-    margin: Margin,
+    loss: MetricLoss,
     embedder: Embedder,
     catalog: Catalog,
     held_out: Catalog | None,
@@ -71,8 +79,9 @@ def build(
     bad = BadImages()
     loader = create_loader(config, embedder, catalog, bad, world, source)
     check_micro_batches(config, embedder, loader.batch_size, world)
-    heads = create_heads(config, margin, catalog, world)
-    trained = create_trained(config, embedder, heads, world)
+    heads = create_heads(config, loss, catalog, world)
+    comparisons = create_comparisons(config, loss, world)
+    trained = create_trained(config, embedder, heads, world, comparisons)
     inputs = _inputs(config, loader, catalog, held_out, world)
     return TrainingParts(
         loader=loader,
@@ -114,13 +123,13 @@ def _inputs(
 
 
 def check_settings(config: Config) -> None:
-    """Check the names and numbers of margin, augmentations, sampling and loggers before any work.
+    """Check the names and numbers of loss, augmentations, sampling and loggers before any work.
 
     Raises:
         ConfigError: one is not possible.
         MissingExtraError: the package of a logger is not installed.
     """
-    metric_margin(config)
+    metric_loss(config)
     create_augmentations(config.data.augment)
     create_sampling(config)
     check_cache_features(config)
@@ -211,7 +220,7 @@ def create_source(config: Config) -> Source:
     )
 
 
-def create_embedder(config: Config, margin: Margin) -> Embedder:
+def create_embedder(config: Config, loss: MetricLoss) -> Embedder:
     """Network with its initial weights; logs how a file of weights matched."""
     model = config.model
     embedder = Embedder.create(
@@ -222,7 +231,7 @@ def create_embedder(config: Config, margin: Margin) -> Embedder:
         embedding_dim=model.embedding_dim,
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
-        normalize=not margin.uses_length,
+        normalize=not loss.uses_length,
     )
     other = model.train_size not in (None, model.image_size)
     if model.train_size is not None and other and not embedder.backbone.is_convolutional:
@@ -283,7 +292,7 @@ def create_sampling(config: Config) -> Sampling:
     """
     data = config.data
     sampling = Sampling(
-        name=data.sampler,
+        name=sampler_name(config, metric_loss(config)),
         images_per_class=data.images_per_class,
         power=data.sampling_power,
         threshold=data.repeat_threshold,
@@ -294,9 +303,13 @@ def create_sampling(config: Config) -> Sampling:
 
 
 def create_trained(
-    config: Config, embedder: Embedder, heads: Mapping[str, ClassWeights], world: World
+    config: Config,
+    embedder: Embedder,
+    heads: Mapping[str, ClassWeights],
+    world: World,
+    comparisons: Mapping[str, BatchComparison] | None = None,
 ) -> Trained:
-    """Network, heads, optimizer, loss scale and average, on this worker's device."""
+    """Network, losses, optimizer, loss scale and average, on this worker's device."""
     branch = None
     if "classification" in heads:
         branch = ClassificationBranch(embedder.backbone.dim, embedder.embedding_dim)
@@ -307,8 +320,9 @@ def create_trained(
     network.to(world.device)
     if embedder.backbone.is_convolutional:
         network.to(memory_format=torch.channels_last)
-    for head in heads.values():
-        head.to(world.device)
+    comparisons = comparisons or {}
+    for each in (*heads.values(), *comparisons.values()):
+        each.to(world.device)
     if config.train.compile:
         embedder.backbone.compile_features()
     optim = config.optim
@@ -323,6 +337,7 @@ def create_trained(
     return Trained(
         network=network,
         heads=heads,
+        comparisons=comparisons,
         optimizer=create_optimizer(optim.name, groups, momentum=optim.momentum),
         scaler=LossScaler(enabled=config.train.precision == "fp16"),
         ema=Ema(embedder, config.train.ema) if config.train.ema else None,

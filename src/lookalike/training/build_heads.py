@@ -1,4 +1,4 @@
-"""Heads of a run, with the margin on the embedding, created from the request."""
+"""Losses of a run, with class weights or without, created from the request."""
 
 from __future__ import annotations
 
@@ -10,24 +10,42 @@ from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
-from lookalike.losses import create_margin
-from lookalike.losses.class_weights import HeadOptions
+from lookalike.losses import PAIR_LOSSES, create_loss, create_margin
+from lookalike.losses.class_weights import ClassWeights, HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.margin import Margin
+from lookalike.losses.metric_loss import MetricLoss
+from lookalike.losses.pairs.batch_comparison import BatchComparison
+from lookalike.losses.pairs.pair_loss import PairLoss
+from lookalike.losses.pairs.proxy_anchor import ProxyAnchor
+from lookalike.losses.pairs.proxy_weights import ProxyWeights
 from lookalike.model.training_network import TEMPERATURE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def metric_margin(config: Config) -> Margin:
-    """Margin on the embedding."""
+def metric_loss(config: Config) -> MetricLoss:
+    """Loss on the embedding.
+
+    Raises:
+        ConfigError: it does not exist, or a number of it is wrong or has no meaning.
+    """
     loss = config.loss
-    return create_margin(loss.name, loss.margin, loss.scale, loss.options)
+    found = create_loss(loss.name, loss.margin, loss.scale, loss.options)
+    if loss.memory and found.has_class_weights:
+        raise ConfigError(
+            f"loss.memory={loss.memory} keeps embeddings to compare images with, and loss.name="
+            f"{loss.name} compares them with class weights; leave it out, or use one of "
+            f"{', '.join(PAIR_LOSSES)}"
+        )
+    return found
 
 
-def create_heads(config: Config, margin: Margin, catalog: Catalog, world: World) -> dict[str, Head]:
-    """Head of the margin on the embedding, and of plain softmax on the branch if it has a weight.
+def create_heads(
+    config: Config, loss: MetricLoss, catalog: Catalog, world: World
+) -> dict[str, ClassWeights]:
+    """Class weights: of `loss` where it has any, and of plain softmax on the branch if that weighs.
 
     The request must be resolved.
 
@@ -35,25 +53,43 @@ def create_heads(config: Config, margin: Margin, catalog: Catalog, world: World)
         ConfigError: the weights are larger than the memory of this machine or its device.
     """
     _check_memory(config, len(catalog.classes), world)
-    loss, dim, count = config.loss, config.model.embedding_dim, len(catalog.classes)
+    dim, count = config.model.embedding_dim, len(catalog.classes)
     sharded, seed = config.head.parallel == "model", config.train.seed
-    counts = None
-    if margin.uses_count:
-        counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
-    heads = {
-        name: Head(
-            its_dim, count, margin, _head_options(config, metric=True),
-            sharded=sharded, world=world, seed=seed, class_counts=counts,
-        )
-        for name, its_dim in (("metric", dim), *_nested(config).items())
-    }  # fmt: skip
-    if loss.classification_weight:
+    heads: dict[str, ClassWeights] = {}
+    if isinstance(loss, Margin):
+        counts = None
+        if loss.uses_count:
+            counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
+        for name, its_dim in _metric_dims(config).items():
+            heads[name] = Head(
+                its_dim, count, loss, _head_options(config, metric=True),
+                sharded=sharded, world=world, seed=seed, class_counts=counts,
+            )  # fmt: skip
+    elif isinstance(loss, ProxyAnchor):
+        for name, its_dim in _metric_dims(config).items():
+            heads[name] = ProxyWeights(
+                its_dim, count, loss, sharded=sharded, world=world, seed=seed
+            )
+    if config.loss.classification_weight:
         heads["classification"] = Head(
             dim, count, create_margin("softmax", scale=1 / TEMPERATURE),
             _head_options(config, metric=False),
-            label_smoothing=loss.label_smoothing, sharded=sharded, world=world, seed=seed + 1,
+            label_smoothing=config.loss.label_smoothing,
+            sharded=sharded, world=world, seed=seed + 1,
         )  # fmt: skip
     return heads
+
+
+def create_comparisons(
+    config: Config, loss: MetricLoss, world: World
+) -> dict[str, BatchComparison]:
+    """Losses without class weights: `loss` and its nested parts, where it is such a one."""
+    if not isinstance(loss, PairLoss):
+        return {}
+    return {
+        name: BatchComparison(dim, loss, memory=config.loss.memory, world=world)
+        for name, dim in _metric_dims(config).items()
+    }
 
 
 def loss_weights(config: Config) -> dict[str, float]:
@@ -69,6 +105,11 @@ def loss_weights(config: Config) -> dict[str, float]:
         **dict.fromkeys(nested, each),
         "classification": config.loss.classification_weight or 0.0,
     }
+
+
+def _metric_dims(config: Config) -> dict[str, int]:
+    """Dimensions that the metric loss reads, by its name; the embedding itself first."""
+    return {"metric": config.model.embedding_dim, **_nested(config)}
 
 
 def _nested(config: Config) -> dict[str, int]:
@@ -95,7 +136,9 @@ def _head_options(config: Config, *, metric: bool) -> HeadOptions:
 def _check_memory(config: Config, classes: int, world: World) -> None:
     """Check that class weights and their optimizer state are not larger than all memory."""
     held = -(-classes // world.size) if config.head.parallel == "model" else classes
-    dims = config.model.embedding_dim * config.head.centres + sum(_nested(config).values())
+    dims = 0
+    if config.loss.name not in PAIR_LOSSES:
+        dims = config.model.embedding_dim * config.head.centres + sum(_nested(config).values())
     if config.loss.classification_weight:
         dims += config.model.embedding_dim
     states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)

@@ -9,6 +9,7 @@
         ema.safetensors                  with train.ema
         head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
                                          see `lookalike.training.head_checkpoint`
+        memory-<name>.safetensors        with loss.memory, embeddings of earlier batches
 
 There are no random states: data order, augmentation and dropout follow from (seed, epoch, row) and
 (seed, step, rank).
@@ -28,7 +29,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from torch import Tensor, nn
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.losses.class_weights import ClassWeights
+from lookalike.losses.pairs.batch_comparison import BatchComparison
+from lookalike.losses.pairs.embedding_memory import EmbeddingMemory
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.storage.atomic import partial_path, put_in_place, sync
@@ -114,6 +117,7 @@ class Trained:
     Attributes:
         network: backbone, neck and branch, the same on every worker.
         heads: class weights by the name of their loss.
+        comparisons: losses without class weights by their name.
     """
 
     network: nn.Module
@@ -121,6 +125,19 @@ class Trained:
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     ema: Ema | None
+    comparisons: Mapping[str, BatchComparison] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> dict[str, ClassWeights | BatchComparison]:
+        """All losses by name."""
+        return {**self.comparisons, **self.heads}
+
+    @property
+    def memories(self) -> dict[str, EmbeddingMemory]:
+        """Cross-batch memories by the name of their loss."""
+        return {
+            name: each.memory for name, each in self.comparisons.items() if each.memory is not None
+        }
 
     @property
     def embedder(self) -> Embedder:
@@ -197,6 +214,9 @@ def load(folder: Path, trained: Trained) -> Progress:
         steps = progress.step - progress.skipped
         for name, head in trained.heads.items():
             head_checkpoint.load_head(folder, name, head, trained.optimizer, steps=steps)
+        for name, memory in trained.memories.items():
+            memory.load_state_dict(safetensors.torch.load_file(folder / _memory_file(name)))
+            memory.restored()
         if trained.ema is not None:
             trained.ema.load(_average(folder))
     trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
@@ -356,6 +376,8 @@ def _files(
         yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
         if trained.ema is not None:
             yield AVERAGE_FILE, (trained.ema.average, {})
+        for name, memory in trained.memories.items():
+            yield _memory_file(name), (memory.state_dict(), {})
     for name, head in trained.heads.items():
         if head.sharded or world.is_main:
             part = world.rank if head.sharded else 0
@@ -363,6 +385,10 @@ def _files(
                 head_checkpoint.file_name(name, part),
                 head_checkpoint.content(head, trained.optimizer),
             )
+
+
+def _memory_file(loss: str) -> str:
+    return f"memory-{loss}.safetensors"
 
 
 def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:

@@ -235,7 +235,8 @@ def restore(
 
 _SHAPES = (
     "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
-    "model.image_size", "loss.name", "loss.nested_dims", "loss.classification_weight",
+    "model.image_size", "loss.name", "loss.nested_dims", "loss.memory",
+    "loss.classification_weight",
     "head.centres", "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
 )  # fmt: skip
 """Settings that decide which tensors a checkpoint holds, and of which shape."""

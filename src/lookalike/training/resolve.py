@@ -11,21 +11,25 @@ from lookalike.data.image_size import height_width, size_text
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
+from lookalike.losses import MARGINS
 from lookalike.losses.kernels import has_bf16_products
 from lookalike.losses.margin import Margin
+from lookalike.losses.metric_loss import MetricLoss
 from lookalike.model.dry_run import single_value_norms
 from lookalike.model.embedder import Embedder
+from lookalike.training.batch_positives import resolve_sampler
 
 FUSED_FROM = 2_000_000_000
 """Bytes of gradients of class weights from which on they are updated in the backward pass."""
 
 RESOLVED_FROM = {
+    "data.sampler": ("loss.name",),
     "data.val_fraction": ("data.val",),
     "model.backbone_dim": ("model.backbone",),
     "model.crop_pct": ("model.backbone",),
     "loss.margin": ("loss.name",),
     "loss.scale": ("loss.name",),
-    "loss.classification_weight": ("head.parallel",),
+    "loss.classification_weight": ("head.parallel", "loss.name"),
     "train.precision": ("run.device",),
     "head.precision": ("run.device", "train.precision"),
     "head.fused_update": ("head.dtype", "head.sample_rate"),
@@ -34,7 +38,7 @@ RESOLVED_FROM = {
 
 
 def resolve(
-    config: Config, margin: Margin, embedder: Embedder, world: World, classes: int
+    config: Config, metric: MetricLoss, embedder: Embedder, world: World, classes: int
 ) -> Config:
     """Complete request, with a value for every setting left open; the content of resolved.yaml.
 
@@ -42,11 +46,12 @@ def resolve(
         ConfigError: settings contradict each other.
     """
     loss = config.loss
-    if warning := margin.warning():
+    if warning := metric.warning():
         logger.warning("%s", warning)
     classification = loss.classification_weight
     if classification is None:
-        classification = 1.0 if config.head.parallel == "data" else 0.0
+        with_branch = config.head.parallel == "data" and isinstance(metric, Margin)
+        classification = 1.0 if with_branch else 0.0
     if loss.weight == 0 and classification == 0:
         raise ConfigError("loss.weight=0 and loss.classification_weight=0 leave nothing to learn")
     precision = config.train.precision
@@ -64,15 +69,16 @@ def resolve(
     smallest_micro_batch(config, config.train.batch_size, world)
     return config.with_values(
         {
+            "data.sampler": resolve_sampler(config, metric, classes),
             "model.backbone_dim": embedder.backbone.dim,
             "model.crop_pct": embedder.preprocess.crop_pct,
-            "loss.margin": margin.margin,
-            "loss.scale": margin.scale,
+            "loss.margin": metric.margin,
+            "loss.scale": metric.scale,
             "loss.classification_weight": classification,
             "train.precision": precision,
             **resolve_head(
                 config,
-                margin,
+                metric,
                 precision,
                 world.device,
                 classes=classes,
@@ -84,7 +90,7 @@ def resolve(
 
 def resolve_head(
     config: Config,
-    margin: Margin,
+    metric: MetricLoss,
     precision: str,
     device: torch.device,
     *,
@@ -111,7 +117,9 @@ def resolve_head(
         raise ConfigError(
             f"head.fused_update=false, but {' and '.join(requiring)} needs it; leave it out"
         )
-    if margin.weight_norm and (head.centres > 1 or head.filter_above is not None):
+    if not isinstance(metric, Margin):
+        _check_without_margin(config, metric, classification)
+    if metric.weight_norm and (head.centres > 1 or head.filter_above is not None):
         key = "centres" if head.centres > 1 else "filter_above"
         raise ConfigError(
             f"head.{key} needs a loss on cosines, and loss.name={config.loss.name} carries the "
@@ -123,7 +131,7 @@ def resolve_head(
             f"loss.nested_dims={list(nested)}: each must be less than model.embedding_dim={dim}, "
             "which is learnt from anyway"
         )
-    if nested and margin.uses_length:
+    if nested and metric.uses_length:
         raise ConfigError(
             f"loss.nested_dims needs a loss that does not read the length of the embedding, and "
             f"loss.name={config.loss.name} does; use arcface"
@@ -142,10 +150,41 @@ def resolve_head(
     }
 
 
+def _check_without_margin(config: Config, metric: MetricLoss, classification: float) -> None:
+    """Check the head's settings for a loss that is no margin.
+
+    Raises:
+        ConfigError: one has no meaning.
+    """
+    head = config.head
+    # Margins alone have several centres, and leave classes out; the rest concerns all class
+    # weights, those of the classification branch too.
+    given: list[tuple[str, Any, Any]] = [
+        ("centres", head.centres, 1),
+        ("filter_above", head.filter_above, None),
+    ]
+    if metric.has_class_weights or not classification:
+        given += [("dtype", head.dtype, "fp32"), ("sample_rate", head.sample_rate, 1.0)]
+        if head.fused_update and not classification:
+            given.append(("fused_update", "true", None))
+    if not (metric.has_class_weights or classification):
+        given.append(("parallel", head.parallel, "data"))
+    for key, value, plain in given:
+        if value != plain:
+            raise ConfigError(
+                f"head.{key}={value} is for the class weights of a margin, and loss.name="
+                f"{metric.name} has {'proxies' if metric.has_class_weights else 'no class weights'}"
+                "; use a margin such as arcface, or leave it out"
+            )
+
+
 def gradient_bytes(config: Config, classes: int, classification: float) -> int:
-    """Bytes of the float32 gradients of all class weights."""
-    dim, centres = config.model.embedding_dim, config.head.centres
-    numbers = centres * (dim + sum(config.loss.nested_dims)) + (dim if classification else 0)
+    """Bytes of the float32 gradients of the class weights that can be updated chunk by chunk."""
+    dim, numbers = config.model.embedding_dim, 0
+    if config.loss.name in MARGINS:
+        numbers = config.head.centres * (dim + sum(config.loss.nested_dims))
+    if classification:
+        numbers += dim
     return 4 * classes * numbers
 
 

@@ -178,9 +178,9 @@ class TrainStep:
     def _losses(self, embeddings: Tensor, branch: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         classes = batch.classes.to(self.world.device, non_blocking=True)
         losses = {
-            # A head of fewer dimensions than the embedding reads the first ones.
-            name: head(branch if name == "classification" else embeddings[:, : head.dim], classes)
-            for name, head in self.trained.heads.items()
+            # A loss of fewer dimensions than the embedding reads the first ones.
+            name: loss(branch if name == "classification" else embeddings[:, : loss.dim], classes)
+            for name, loss in self.trained.losses.items()
         }
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}}
@@ -208,6 +208,8 @@ class TrainStep:
             self.trained.optimizer.step()
             for head in self._updating:
                 head.end()
+            for comparison in self.trained.comparisons.values():
+                comparison.end()
             if self.trained.ema is not None:
                 self.trained.ema.update(step)
         return Outcome(dict(zip(losses, means, strict=True)), norm, finite)

@@ -357,7 +357,7 @@ class Trainer:
         if self.validator is None:
             self._averaged(lambda: self.output.save_model(embedder))
             return False
-        validator, head = self.validator, self.trained.heads["metric"]
+        validator, head = self.validator, self.trained.heads.get("metric")
         frozen = self._position <= self.schedule.freeze_steps
         score, record = self._averaged(lambda: validator.measure(embedder, head, frozen=frozen))
         # The score of the main worker decides for all, despite different rounding.

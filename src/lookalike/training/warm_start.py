@@ -78,7 +78,13 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
         match = torch.tensor([old.get(canonical_label(name), -1) for name in classes.names])  # (C,)
         for head_name, head in trained.heads.items():
             _take_head(source, head_name, head, match)
-    _report(source, classes, match)
+    if trained.heads:
+        _report(source, classes, match)
+    else:
+        logger.info(
+            "start from %s (step %d, %s): its network; the loss has no class weights",
+            source.name, source.step, source.choice,
+        )  # fmt: skip
 
 
 def _open(name: str, *, verify: bool) -> _Source:
