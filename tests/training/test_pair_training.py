@@ -132,7 +132,7 @@ def test_training_resumes_to_the_same_curve(shapes, tmp_path, settings):
     # The nearest class is that of class weights on the embedding; other losses have none.
     last = records(whole)[-1]
     assert ("accuracy" in last) == (settings["loss"] == "proxy_anchor")
-    sampler = Config.load(None, content=(whole / "resolved.yaml").read_bytes()).data.sampler
+    sampler = Config.load(whole, content=(whole / "resolved.yaml").read_bytes()).data.sampler
     assert sampler == ("shuffle" if settings["loss"] == "proxy_anchor" else "pk")
     memory = whole / "checkpoints/step-00000005/memory-metric.safetensors"
     assert memory.exists() == ("loss__memory" in settings)

@@ -72,7 +72,7 @@ class BatchComparison(nn.Module):
             part = total / world.sum(counted).clamp_min(1)
             # A loss may leave out what is not finite, as mining does: it must show all the same.
             part = part + 0 * unit.detach().sum()
-            return gather_own_gradient(part, world).sum(0)
+            return gather_own_gradient(part[None], world).sum()
 
     def _sums(self, unit: Tensor, gathered: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
         """Sum of the losses of this worker's anchors, and the number of those that count."""

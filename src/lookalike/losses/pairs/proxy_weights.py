@@ -78,7 +78,7 @@ class ProxyWeights(ClassWeights):
             present = self.peers.sum((sums[0] > MASKED / 2).sum())
             near, far = sums.logaddexp(torch.zeros_like(sums)).sum(1)
             part = near / present + far / self.num_classes
-            loss = gather_own_gradient(part, self.peers).sum(0)
+            loss = gather_own_gradient(part[None], self.peers).sum()
             if self.sharded:
                 return loss
             # Each worker has the gradient of its own rows, and workers average gradients.
