@@ -15,7 +15,7 @@ from lookalike.planning.plan_table import show
 CLASSES = 500
 SMALL = {
     "backbone": "test_resnet", "pretrained": False, "image_size": 32, "embedding_dim": 32,
-    "batch_size": 32, "device": "cpu",
+    "batch_size": 32, "device": "cpu", "recipe": "component",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ CLASSES, BATCH, DIM = 5, 12, 8
 SMALL = {
     "backbone": "test_resnet", "pretrained": False, "image_size": 32, "embedding_dim": 16,
     "batch_size": 8, "log_every": 1, "threads": 0, "device": "cpu", "report": False,
+    "recipe": "component",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError
+from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
 from lookalike.planning.facts import Facts
 
@@ -184,19 +185,22 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
                 "the list, not those to come",
             ),
         ]
-    found.append(
-        Choice(
-            "loss.classification_weight",
-            0.0,
-            "the branch of plain softmax doubles the class weights and gains nothing beside a "
-            "small scale",
+    if config.loss.name in MARGINS:
+        found.append(
+            Choice(
+                "loss.classification_weight",
+                0.0,
+                "the branch of plain softmax doubles the class weights and gains nothing beside a "
+                "small scale",
+            )
         )
-    )
     return found
 
 
 def _head(config: Config, facts: Facts) -> list[Choice]:
-    found = []
+    found: list[Choice] = []
+    if config.loss.name in PAIR_LOSSES:  # no class weights
+        return found
     workers = facts.workers
     dim = config.model.embedding_dim if "model.embedding_dim" in config.asked() else 512
     state = 4 * facts.classes * dim * config.head.centres * _COPIES
@@ -210,7 +214,7 @@ def _head(config: Config, facts: Facts) -> list[Choice]:
             )
         )
         state //= workers
-    if state > _LARGE_HEAD:
+    if state > _LARGE_HEAD and config.loss.name in MARGINS:
         found.append(
             Choice(
                 "head.dtype",

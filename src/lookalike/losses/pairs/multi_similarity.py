@@ -12,6 +12,8 @@ from lookalike.losses.pairs.pair_loss import PairLoss, Pairs, log_one_plus_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ALL = 2  # cosines differ by no more
+
 
 @dataclass(frozen=True)
 class MultiSimilarity(PairLoss):
@@ -19,7 +21,7 @@ class MultiSimilarity(PairLoss):
 
     The first sum is over positives, the second over negatives. Mining takes the positives that
     are less than `epsilon` more similar than the most similar negative, and the negatives that
-    are less than `epsilon` less similar than the least similar positive; infinity takes all.
+    are less than `epsilon` less similar than the least similar positive; 2 takes all.
     """
 
     name = "multi_similarity"
@@ -27,11 +29,11 @@ class MultiSimilarity(PairLoss):
     alpha: float = parameter(2.0, "a number above 0, to 1000", ABOVE_ZERO, 1000)
     beta: float = parameter(50.0, "a number above 0, to 1000", ABOVE_ZERO, 1000)
     base: float = parameter(0.5, "a cosine, from -1 to 1", -1, 1)
-    epsilon: float = parameter(0.1, "a number from 0 on, or inf for no mining", 0)
+    epsilon: float = parameter(0.1, "a number from 0 to 2, where 2 takes all pairs", 0, _ALL)
 
     def row_losses(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         cos, same, other = pairs.cos, pairs.same, pairs.other
-        if self.epsilon < math.inf:
+        if self.epsilon < _ALL:
             fixed = cos.detach()
             hardest = fixed.masked_fill(~other, -math.inf).amax(1, keepdim=True)  # (n, 1)
             easiest = fixed.masked_fill(~same, math.inf).amin(1, keepdim=True)
