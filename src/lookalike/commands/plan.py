@@ -239,7 +239,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         accumulate=train.accumulate,
         image_size=config.model.train_size or config.model.image_size,
         dim=config.model.embedding_dim,
-        counted=classes if loss.uses_count else 1,
+        counted=classes if loss.uses_count else int(isinstance(loss, Margin)),
         heads=2 if config.loss.classification_weight else 1,
         nested=config.loss.nested_dims,
         centres=head.centres,

@@ -27,7 +27,9 @@ from lookalike.planning.run_spec import RunSpec
 
 _NOISE = 4 * 2**20  # random bits of stochastic rounding (lookalike.losses.stochastic_rounding)
 
-_KEPT_OF_COSINE = 24  # bytes that pair losses and proxies keep of each cosine, at most
+# Bytes that pair losses and proxies keep of each cosine for the backward pass, at most, and that
+# they make beside these for a moment.
+_KEPT_OF_COSINE, _MADE_OF_COSINE = 12, 12
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
         head_gradients = spec.share * sum(spec.metric_dims) * 4
     rows_seen = spec.head_batch * dim * 4
     # Of each row the embedding, and the derivatives of the sum and of the true logit by it.
-    saved = 4 * (sum(spec.seen_rows) + 3 * rows_seen * spec.heads + sum(spec.kept_logits))
-    saved += _comparisons(spec)
+    saved = 4 * (sum(spec.seen_rows) + 3 * rows_seen * spec.weighted_heads + sum(spec.kept_logits))
+    comparisons, copies = _comparisons(spec)
+    saved += _KEPT_OF_COSINE * comparisons * len(spec.metric_dims) + copies
     remembered = spec.remembered * (4 * sum(spec.metric_dims) + 8 * len(spec.metric_dims))
-    forward, backward = _chunk_buffers(spec)
+    forward, backward = (each + _MADE_OF_COSINE * comparisons for each in _chunk_buffers(spec))
     batches = _batches(spec)
     average = network.embedder if spec.ema else 0
     kept = (
@@ -131,16 +134,18 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     )
 
 
-def _comparisons(spec: RunSpec) -> int:
-    """Bytes that a loss over the images of a batch keeps, or makes again block by block."""
+def _comparisons(spec: RunSpec) -> tuple[int, int]:
+    """Cosines, or comparisons of them, of a loss over the images of a batch; bytes of embeddings.
+
+    These cosines are alive at the same time; where there are more, they are made again block by
+    block.
+    """
     if spec.compared == "classes":
-        return 0
-    kept = len(spec.metric_dims)
+        return 0, 0
     if spec.compared == "proxies":
-        block = min(spec.head_chunk(1), spec.share)
-        return kept * _KEPT_OF_COSINE * spec.head_batch * block
-    gallery = spec.batch + spec.remembered
-    return 4 * gallery * 4 * sum(spec.metric_dims) + kept * _KEPT_OF_COSINE * spec.comparisons
+        return spec.head_batch * min(spec.head_chunk(1), spec.share), 0
+    # Gathered, of unit length, with the memory, and their gradient.
+    return spec.comparisons, 16 * (spec.batch + spec.remembered) * sum(spec.metric_dims)
 
 
 def _chunk_buffers(spec: RunSpec) -> tuple[int, int]:

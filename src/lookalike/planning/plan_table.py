@@ -130,14 +130,16 @@ def _changes(plan: Plan, console: Console) -> None:
     table.add_column("setting", overflow="fold")
     for name in ("peak, alone", "peak, with those above"):
         table.add_column(name, justify="right")
-    if plan.limit is not None:
+    if plan.classes is not None:
         table.add_column("classes at most", justify="right")
+    if plan.limit is not None:
         table.add_column("fits")
     for change in plan.changes:
         cells = [change.setting, size(change.alone), size(change.together)]
+        if plan.classes is not None:
+            cells.append("any" if change.classes is None else f"{change.classes:,}")
         if plan.limit is not None:
-            classes = "" if change.classes is None else f"{change.classes:,}"
-            cells += [classes, "yes" if change.fits else "no"]
+            cells.append("yes" if change.fits else "no")
         table.add_row(*cells)
     console.print(table)
     console.print()

@@ -26,7 +26,7 @@ class RunSpec:
         accumulate: micro-batches of a worker's part of it.
         image_size: side of the training images, or (height, width), in pixels.
         dim: D, length of an embedding.
-        counted: image counts that are kept: C where the margin uses them, else 1.
+        counted: image counts that are kept: C where the margin uses them, else 1; 0 without one.
         heads: 1, or 2 with the classification branch's, which has as many classes.
         nested: dimensions of the heads on the first ones of the embedding, ascending.
         centres: rows a class of the first head's weight; the second has one.

@@ -387,7 +387,7 @@ def test_mistakes_are_one_clear_line(values, said):
 
 
 def test_the_samplers_of_the_settings_are_those_of_the_registry():
-    assert DataConfig.model_fields["sampler"].annotation.__args__ == tuple(SAMPLERS)
+    assert DataConfig.model_fields["sampler"].annotation.__args__ == ("auto", *SAMPLERS)
     config = Config.load(None, ["data.sampler=pk", "data.images_per_class=8", "data.repeats=2"])
     assert (config.data.sampler, config.data.images_per_class, config.data.repeats) == ("pk", 8, 2)
 
