@@ -86,7 +86,10 @@ def test_resume_keeps_resolved_settings(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "open_again"),
     [
-        ("loss.name=arcface", {"loss.margin", "loss.scale"}),
+        (
+            "loss.name=arcface",
+            {"loss.margin", "loss.scale", "loss.classification_weight", "data.sampler"},
+        ),
         ("head.parallel=model", {"loss.classification_weight"}),
         ("train.precision=fp32", {"head.precision"}),
         ("optim.lr=0.1", set()),
