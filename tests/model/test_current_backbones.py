@@ -255,6 +255,13 @@ def test_pixels_outside_the_patches_are_mentioned(caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("size", "fix"), [(50, "48"), ((64, 40), "64 x 32")])
+def test_a_size_that_patches_do_not_divide_is_refused_with_the_nearest(size, fix):
+    backbone = Backbone(shallow("dinov3_small"), size)
+    with pytest.raises(ModelError, match=rf"set model\.image_size={fix}, whole patches, or choose"):
+        backbone.check_size(size)
+
+
 def test_a_short_name_that_this_timm_lacks_says_so(monkeypatch):
     monkeypatch.setitem(CURRENT_BACKBONES, "siglip9_base", "vit_siglip9.v9")
     with pytest.raises(ModelError, match=r"'siglip9_base' is vit_siglip9\.v9 of timm, which timm"):

@@ -145,7 +145,9 @@ class Backbone(nn.Module):
         place = f"model.backbone={self.name!r} with {setting}={size_text(size)}"
         native = _native_size(self.data_config)
         other = "choose another model.backbone"
-        if native != size:
+        if any(self._unseen(size)):
+            other = f"set {setting}={size_text(self._multiple(size))}, whole patches, or {other}"
+        elif native != size:
             other = f"set {setting}={size_text(native)}, for which it was made, or {other}"
         try:
             features, _ = dry_run(self, size)
@@ -175,6 +177,12 @@ class Backbone(nn.Module):
             return 0, 0
         (height, width), (rows, columns) = height_width(size), patches.patch_size
         return height % rows, width % columns
+
+    def _multiple(self, size: ImageSize) -> ImageSize:
+        """The nearest size of whole patches."""
+        sides = zip(height_width(size), self.model.patch_embed.patch_size, strict=True)
+        height, width = (max(round(side / patch), 1) * patch for side, patch in sides)
+        return height if height == width else (height, width)
 
     @cached_property
     def is_convolutional(self) -> bool:
