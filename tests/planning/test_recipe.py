@@ -83,7 +83,7 @@ def test_the_image_size_follows_the_images():
     large = ImageFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
     assert chosen(sample=large)["model.image_size"] == 224
     assert not {"data.flip", "data.min_crop"} & chosen(sample=large).keys()
-    assert chosen()["data.min_crop"] == 0.5
+    assert chosen()["data.min_crop"] == 0.75
     assert "model.image_size" not in chosen(convolutional=False)
 
 

@@ -122,7 +122,7 @@ def _data(config: Config, facts: Facts) -> list[Choice]:
         found.append(
             Choice(
                 "data.min_crop",
-                0.5,
+                0.75,
                 f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
                 "class as the nearest, by raw pixels: the objects fill the images, and small crops "
                 "lose them",
