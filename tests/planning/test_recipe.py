@@ -138,3 +138,29 @@ def test_facts_of_the_network_come_without_its_weights():
         images=10, classes=2, has_validation=True, workers=1,
     )  # fmt: skip
     assert (found.convolutional, found.class_token, found.native_size) == (True, False, 224)
+
+
+def test_a_rate_of_sgd_alone_keeps_sgd():
+    given = Config.load(overrides=["optim.lr=0.03"])
+    assert {k: v for k, v in chosen(given).items() if k.startswith("optim.")} == {
+        "optim.name": "sgd"
+    }
+    assert chosen(Config.load(overrides=["optim.lr=0.002"]))["optim.name"] == "adamw"
+
+
+def test_a_run_that_starts_from_another_takes_its_network():
+    earlier = Config.load(overrides=["model.embedding_dim=64", "loss.classification_weight=0.5"])
+    given = Config.load(overrides=["train.start_from=runs/old"])
+    found = chosen(given, earlier=earlier)
+    assert found["model.embedding_dim"] == 64
+    assert found["loss.classification_weight"] == 0.5
+    assert "model.init_from_features" not in found
+    assert network_facts(
+        Config.load(overrides=["train.start_from=runs/old", "model.pretrained=false"]),
+        images=10, classes=2, has_validation=True, workers=1,
+    ).pretrained  # fmt: skip
+
+
+def test_an_unknown_recipe_is_refused_with_the_choices():
+    with pytest.raises(ConfigError, match=r"train\.recipe='best' is neither auto nor component"):
+        Config.load(overrides=["recipe=best"])

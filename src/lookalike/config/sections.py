@@ -450,6 +450,13 @@ class TrainConfig(Section):
     tensorboard: bool = False
     """The same as `tensorboard` in `train.loggers`."""
 
+    @field_validator("recipe")
+    @classmethod
+    def _recipe(cls, value: str) -> str:
+        if value not in ("auto", "component") and not value.endswith((".yaml", ".yml")):
+            raise ValueError("is neither auto nor component nor a file ending in .yaml")
+        return value
+
     @field_validator("time_budget")
     @classmethod
     def _time(cls, value: str | None) -> str | None:

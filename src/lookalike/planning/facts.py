@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
+from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
@@ -13,6 +15,8 @@ from lookalike.distributed.world import World
 from lookalike.model.architecture import find_architecture
 from lookalike.model.backbone import Backbone
 from lookalike.planning.image_facts import ImageFacts, image_facts
+from lookalike.run import Run
+from lookalike.training.remote_run import saved_config
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Facts:
         images: of the training list.
         classes: of the training list.
         pretrained: False where the network starts from random weights.
+        earlier: settings of the run that training starts from, None without one.
         convolutional: True for a network of convolutions, which takes images of any size.
         class_token: True if the network has one.
         native_size: side of the images of the pretrained weights, in pixels.
@@ -42,6 +47,7 @@ class Facts:
     workers: int
     cuda: bool = False
     sample: ImageFacts | None = None
+    earlier: Config | None = None
 
 
 def gather_facts(
@@ -86,7 +92,7 @@ def network_facts(
     return Facts(
         images=images,
         classes=classes,
-        pretrained=model.pretrained is not False,
+        pretrained=model.pretrained is not False or config.train.start_from is not None,
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
         native_size=min(height, width),
@@ -94,4 +100,14 @@ def network_facts(
         workers=workers,
         cuda=cuda,
         sample=sample,
+        earlier=_earlier(config.train.start_from),
     )
+
+
+def _earlier(start_from: str | None) -> Config | None:
+    """Settings of `train.start_from`, a run or a checkpoint in one; faults are found later."""
+    if start_from is None or storage.is_remote(start_from):
+        return None
+    given = Path(storage.local_path(start_from)).absolute()
+    run = given if Run(given).exists() else given.parent.parent
+    return saved_config(str(run))

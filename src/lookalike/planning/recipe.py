@@ -46,9 +46,10 @@ def choose(config: Config, facts: Facts) -> list[Choice]:
     if name == "auto":
         choices = [
             choice
-            for section in (_data, _model, _loss, _head, _optim, _train)
+            for section in (_start, _data, _model, _loss, _head, _optim, _train)
             for choice in section(config, facts)
         ]
+        choices = list({choice.key: choice for choice in reversed(choices)}.values())[::-1]
     else:
         recipe = Config.load(name)
         if "train.recipe" in recipe.asked():
@@ -103,6 +104,21 @@ _MARGINS = {
 
 _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
+
+
+_OF_START = (
+    "model.embedding_dim", "model.pooling", "model.image_size", "loss.classification_weight",
+    "loss.nested_dims", "head.centres",
+)  # fmt: skip
+
+
+def _start(config: Config, facts: Facts) -> list[Choice]:
+    """Settings that must be those of the run that training starts from."""
+    earlier = facts.earlier
+    if earlier is None:
+        return []
+    reason = f"as in {config.train.start_from}, which training starts from"
+    return [Choice(key, earlier.get(key), reason) for key in _OF_START]
 
 
 def _data(config: Config, facts: Facts) -> list[Choice]:
@@ -231,17 +247,27 @@ _LARGE_HEAD = 2_000_000_000  # bytes
 
 
 def _optim(config: Config, facts: Facts) -> list[Choice]:
-    batch = config.train.batch_size if "train.batch_size" in config.asked() else _batch(facts)
-    found = [
-        Choice("optim.name", "adamw", "learns faster than SGD at every length tried"),
-    ]
-    if config.optim.name == "sgd" and "optim.name" in config.asked():
+    asked = config.asked()
+    if "optim.name" not in asked and "optim.lr" in asked and config.optim.lr > _LARGEST_OF_ADAMW:
+        return [
+            Choice(
+                "optim.name",
+                "sgd",
+                f"optim.lr={config.optim.lr:g} is a rate of SGD; those of AdamW are below "
+                f"{_LARGEST_OF_ADAMW:g}",
+            )
+        ]
+    if "optim.name" in asked and config.optim.name == "sgd":
         return []
+    batch = config.train.batch_size if "train.batch_size" in asked else _batch(facts)
     rate = round(1e-3 * math.sqrt(batch / 64), 6)
-    found.append(
-        Choice("optim.lr", rate, f"1e-3 for 64 images a step, by the square root of {batch}")
-    )
-    return found
+    return [
+        Choice("optim.name", "adamw", "learns faster than SGD at every length tried"),
+        Choice("optim.lr", rate, f"1e-3 for 64 images a step, by the square root of {batch}"),
+    ]
+
+
+_LARGEST_OF_ADAMW = 0.005
 
 
 def _batch(facts: Facts) -> int:
