@@ -33,7 +33,7 @@ def test_it_trains_on_real_images_and_scores_unseen_classes(done):
     assert (folder / "data/LICENSES.md").read_text().count("CC-BY") >= 2
     before, after, kept = run.scores()
     assert (before["step"], after["step"], kept["step"]) == (0, 2, 2)
-    assert kept["recall_at_1"] >= before["recall_at_1"]
+    assert kept["recall_at_1"] >= before["recall_at_1"] - 0.005
     # Pretrained features tell emoji apart; a random network or mangled weights reach about 15 %.
     assert before["recall_at_1"] > 0.3
 

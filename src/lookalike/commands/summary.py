@@ -219,7 +219,9 @@ def log_result(run: Run, progress: Progress) -> None:
         )  # fmt: skip
         return
     place = f"from step {best['step']}"
-    if way is not None and way < 1:
+    if way == 0:
+        place = "the start"
+    elif way is not None and way < 1:
         place = f"{100 * way:g} % of the way from the start to step {best['end']}"
     logger.info(
         "done: %s, %s: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",

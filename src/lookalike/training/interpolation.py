@@ -45,16 +45,17 @@ class Point:
         return (self.recall_at_1 + self.map_at_r) / 2
 
 
-def best_point(points: Sequence[Point]) -> Point:
+def best_point(points: Sequence[Point], queries: int) -> Point:
     """The point of the highest mean score of those not below the start in either score.
 
-    `points` begin with the start; of equal ones, the later.
+    `points` begin with the start; of equal ones, the later. Half a point, or one of few `queries`,
+    is no difference.
     """
-    start = points[0]
+    start, same = points[0], max(0.005, 1 / queries) + 1e-9
     allowed = [
         point
         for point in points
-        if point.recall_at_1 >= start.recall_at_1 and point.map_at_r >= start.map_at_r
+        if point.recall_at_1 >= start.recall_at_1 - same and point.map_at_r >= start.map_at_r - same
     ]
     return max(allowed, key=lambda point: (point.mean, point.weight))
 
@@ -111,7 +112,7 @@ def interpolate(
         Point(weight, float(record["recall_at_1"]), float(record["map_at_r"]))
         for weight, record in records.items()
     ]
-    chosen = best_point(points)
+    chosen = best_point(points, int(records[1.0]["queries"]))
     for point in points:
         logger.info(
             "weights %3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
