@@ -87,6 +87,12 @@ def test_the_image_size_follows_the_images():
     assert "model.image_size" not in chosen(convolutional=False)
 
 
+def test_transformers_are_not_pooled_by_gem():
+    assert "model.pooling" not in chosen()
+    assert chosen(convolutional=False)["model.pooling"] == "avg"
+    assert chosen(convolutional=False, class_token=True)["model.pooling"] == "cls+avg"
+
+
 def test_large_heads_are_narrowed_and_shared():
     million = chosen(classes=10**6, images=10**7)
     assert million["head.dtype"] == "bf16"
