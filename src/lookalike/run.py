@@ -156,7 +156,7 @@ class Run:
             RunError: it holds foreign files.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
-        ours |= {self.resolved, self.classes, self.tensorboard}
+        ours |= {self.resolved, self.classes, self.tensorboard, self.features}
         ours |= {self.path / LOGGERS, self.path / "wandb"}
         ours |= {
             self.path / DOCTOR_JSON,

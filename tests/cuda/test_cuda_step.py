@@ -19,7 +19,7 @@ from lookalike.training.learning_rate import set_lr
 from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.step import TrainStep, repeatable
-from lookalike.training.weight_average import Ema
+from lookalike.training.weight_average import WeightAverage
 
 PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"
 DIM, CLASSES, SIZE = 16, 40, 32
@@ -66,7 +66,7 @@ def make_step(
     updates = [head.update for head in heads.values() if head.update is not None]
     set_lr(optimizer, 0.05, updates)
     scaler = LossScaler(enabled=precision == torch.float16)
-    average = Ema(embedder, 0.9) if ema else None
+    average = WeightAverage(embedder, 0.9) if ema else None
     trained = Trained(network, heads, optimizer, scaler, average)
     step = TrainStep(
         trained, loss_weights={"metric": 1.0, "classification": 1.0}, world=world, seed=0,
@@ -111,7 +111,7 @@ def test_several_steps_lower_the_loss(device):
     batch = make_batch()
     losses = [step(batch, number).losses["loss"] for number in range(12)]
     assert losses[-1] < losses[0]
-    average = step.trained.ema.average
+    average = step.trained.average.values
     assert all(value.isfinite().all() for value in average.values() if value.is_floating_point())
 
 

@@ -94,6 +94,8 @@ def bytes_of(tensors) -> int:
         {"head__sample_rate": 0.2, "head__centres": 2},
         {"train__freeze_backbone": True, "optim__momentum": 0.0},
         {"model__backbone": "vit_tiny", "model__pooling": "cls"},
+        {"model__backbone": "test_vit", "model__lora_rank": 4, "train__ema": 0.9},
+        {"train__freeze_backbone": True, "train__ema": 0.9},
     ],
     ids=lambda changes: ",".join(changes) or "defaults",
 )
@@ -122,12 +124,38 @@ def test_predicted_bytes_are_those_that_torch_allocates(changes):
     # The outputs may be alive beside what is kept.
     outputs = 2 * 8 * 32 * 4
     assert found.activations == pytest.approx(kept, rel=0.02, abs=outputs)
-    average = 0 if parts.ema is None else bytes_of(parts.ema.average.values())
+    average = 0 if parts.average is None else bytes_of(parts.average.values.values())
     assert found.average == average
     assert found.logits == 0
     assert found.peak > sum(
         (found.network_weights, found.head_weights, found.head_optimizer, found.activations)
     )
+
+
+def test_activations_computed_again_need_less_memory():
+    usual, again = (
+        planned(
+            small(
+                model__backbone="vit_tiny", model__pooling="cls", train__batch_size=32,
+                model__gradient_checkpointing=wanted,
+            )
+        ).memory
+        for wanted in (False, True)
+    )  # fmt: skip
+    assert again.activations < usual.activations / 5
+    assert again.peak < usual.peak
+    assert again.network_weights == usual.network_weights
+
+
+def test_steps_on_stored_features_keep_no_activations_of_the_backbone():
+    frozen, stored = (
+        planned(small(train__freeze_backbone=True, train__cache_features=wanted))
+        for wanted in (False, True)
+    )
+    assert stored.memory.network_weights == frozen.memory.network_weights
+    assert stored.network.flops < frozen.network.flops / 100
+    assert stored.network.features_peak > frozen.network.forward_peak  # of 64 images
+    assert "passes through the backbone once" in stored.notes[-1]
 
 
 def test_the_footprint_leaves_the_network_as_it_is_and_grows_with_the_batch():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from lookalike.model.neck import pool
 from lookalike.training import build
 from lookalike.training.build_heads import create_heads, metric_loss
 from lookalike.training.resolve import resolve
+from lookalike.training.time_budget import Length
+from lookalike.training.validation import Validator
 
 FROZEN = ["train.freeze_backbone=true", "train.cache_features=true", "train.report=false"]
 
@@ -168,6 +171,41 @@ def test_interrupted_run_on_features_has_the_same_curve_and_reads_no_image_again
     assert first == same
     losses = [record["loss"] for record in records(once.path) if "loss" in record]
     assert losses[-1] < losses[0]
+
+
+def test_weights_between_start_and_end_are_measured_on_features(shapes, tmp_path, monkeypatch):
+    """Statistics of the classification branch are measured on them, too."""
+    passes = []
+    monkeypatch.setattr(
+        "lookalike.training.validation.embed_records", lambda *_, **__: passes.append(1)
+    )
+    more = [*FROZEN, f"data.val={shapes / 'val.txt'}", "train.interpolate=true",
+            "train.epochs=1", "train.report=false"]  # fmt: skip
+    monkeypatch.setattr("lookalike.commands.train._calibrate", lambda *_: None)
+    run = train(settings(shapes, tmp_path / "run", *more))
+    assert not passes
+    last = records(run.path)[-1]
+    assert len(last["points"]) == 5
+    monkeypatch.undo()
+    held_out = open_catalog(str(shapes / "val.txt"))
+    validator = Validator(held_out, open_catalog(str(shapes / "train.txt")), threads=0)
+    assert validator.measure(Embedder.load(run.model))[0] == pytest.approx(last["map_at_r"])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_time_budget_times_steps_on_features_where_all_are(shapes, tmp_path, monkeypatch, frozen):
+    taken = []
+
+    def length(budget, parts, run, world, *, frozen, epoch, began):
+        [batch] = islice(parts.loader.epoch(epoch), 1)
+        taken.append((frozen, batch.images.dtype))
+        return Length(1, 6, 1)
+
+    monkeypatch.setattr("lookalike.commands.train.fit_length", length)
+    which = "train.freeze_backbone=true" if frozen else "train.freeze_backbone_epochs=1"
+    more = [which, "train.cache_features=true", "train.time_budget=1m", "train.report=false"]
+    train(settings(shapes, tmp_path / "run", *more))
+    assert taken == [(frozen, torch.float32 if frozen else torch.uint8)]
 
 
 def test_head_first_then_the_backbone_on_images(shapes, tmp_path):

@@ -201,7 +201,7 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
     trainer = Trainer(
         TrainingParts(
             loader=None, step=None, bad_images=None, inputs=None,
-            trained=SimpleNamespace(ema=None, embedder=None, heads={"metric": None}),
+            trained=SimpleNamespace(average=None, embedder=None, heads={"metric": None}),
             validator=SimpleNamespace(measure=lambda *_, **__: (next(own), {})),
         ),
         schedule=TrainingSchedule(total_steps=9, patience=2), learning_rate=None,

@@ -1,10 +1,10 @@
-"""Moving average of weights against torch's AveragedModel."""
+"""Averages of weights against torch's AveragedModel."""
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from lookalike.training.weight_average import Ema
+from lookalike.training.weight_average import WeightAverage
 
 
 def network() -> nn.Module:
@@ -22,7 +22,7 @@ def change(module: nn.Module, step: int) -> None:
 
 def test_average_is_that_of_torch_with_a_rising_decay():
     module = network()
-    ours = Ema(module, decay=0.5)
+    ours = WeightAverage(module, decay=0.5)
     # torch counts the copy of the first weights: n is the step counted from 1.
     theirs = AveragedModel(
         module,
@@ -34,19 +34,49 @@ def test_average_is_that_of_torch_with_a_rising_decay():
         ours.update(step)
         theirs.update_parameters(module)
     for name, value in theirs.module.named_parameters():
-        torch.testing.assert_close(ours.average[name], value)
-    assert int(ours.average["1.num_batches_tracked"]) == 20
+        torch.testing.assert_close(ours.values[name], value)
+    assert int(ours.values["1.num_batches_tracked"]) == 20
 
 
 def test_average_is_applied_for_the_block_alone():
     module = network()
-    ours = Ema(module, decay=0.9)
+    ours = WeightAverage(module, decay=0.9)
     first = {name: value.clone() for name, value in module.state_dict().items()}
     change(module, 0)
     own = {name: value.clone() for name, value in module.state_dict().items()}
     with ours.applied():
         assert all(torch.equal(value, first[name]) for name, value in module.state_dict().items())
     assert all(torch.equal(value, own[name]) for name, value in module.state_dict().items())
-    other = Ema(module, decay=0.9)
-    other.load(ours.average)
-    assert all(torch.equal(value, first[name]) for name, value in other.average.items())
+    other = WeightAverage(module, decay=0.9)
+    other.load(ours.values)
+    assert all(torch.equal(value, first[name]) for name, value in other.values.items())
+
+
+def test_equal_weights_over_the_last_steps_are_those_of_torch():
+    module = network()
+    ours = WeightAverage(module)
+    ours.start = 7
+    theirs = AveragedModel(module, use_buffers=True)
+    for step in range(20):
+        change(module, step)
+        ours.update(step)
+        if step < ours.start:
+            assert all(torch.equal(ours.values[n], v) for n, v in module.state_dict().items())
+        else:
+            theirs.update_parameters(module)
+    for name, value in theirs.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(ours.values[name], value)
+
+
+def test_frozen_weights_are_not_kept_twice():
+    module = network()
+    module[0].weight.requires_grad_(False)
+    ours = WeightAverage(module, decay=0.9)
+    assert "0.weight" not in ours.values
+    before = module[0].weight.clone()
+    with ours.applied():
+        assert torch.equal(module[0].weight, before)
+    whole = WeightAverage(network(), decay=0.9)
+    whole.load(ours.values)  # of a run that froze it
+    assert torch.equal(whole.values["0.weight"], before)

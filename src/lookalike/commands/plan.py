@@ -22,9 +22,9 @@ from lookalike.losses.chunk_products import CPU_LOGIT_CACHE
 from lookalike.losses.margin import Margin
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.losses.pairs.pair_loss import PairLoss
-from lookalike.model.dry_run import exclude_unused
+from lookalike.model.dry_run import sharing_copy
 from lookalike.model.embedder import Embedder
-from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.facts import network_facts
 from lookalike.planning.gpus import Machine, known_machine, read_machine
@@ -38,6 +38,7 @@ from lookalike.storage import Place
 from lookalike.storage.byte_size import in_bytes
 from lookalike.training.build import create_embedder, create_sampling, open_catalogs
 from lookalike.training.build_heads import DTYPES, metric_loss
+from lookalike.training.build_network import create_network, keeps_statistics
 from lookalike.training.resolve import check_micro_batches, resolve
 
 CUDA_RUNTIME = 1_500_000_000
@@ -53,6 +54,11 @@ _IMAGES_A_CLASS = 10
 """Assumed where the number of images is not known."""
 
 _MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
+
+_STORED = (
+    "Steps take stored features (train.cache_features). Before the first one, each image passes "
+    "through the backbone once, which is not in the seconds."
+)
 
 _NOT_TIMED = (
     "No seconds: the run does not fit into the memory of this machine, on which steps are timed; "
@@ -112,7 +118,7 @@ def plan(
     runtime = base + FIRST_STEP if spec.device == "cpu" else CUDA_RUNTIME
     found = make_plan(
         spec, _profiles(config, embedder), runtime=runtime, limit=limit, machine=place,
-        notes=_notes(spec),
+        notes=(*_notes(spec), *([_STORED] if _stored(config) else [])),
     )  # fmt: skip
     if place is not None or not measure:
         return found
@@ -252,7 +258,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         sample_rate=head.sample_rate,
         optimizer=optim.name,
         momentum=optim.momentum > 0,
-        ema=train.ema > 0,
+        ema=train.ema > 0 or train.average_last > 0,
         shared_norms=train.sync_batchnorm and config.run.workers > 1,
         device="cuda" if device == "cuda" else "cpu",
         compared=_compared(loss),
@@ -272,13 +278,11 @@ def _profiles(config: Config, embedder: Embedder) -> Profile:
 
     @cache
     def network(dim: int, branch: bool) -> TrainingNetwork:
-        trunk = embedder
+        trunk = sharing_copy(embedder)  # the run's own goes without what is done to this one
         if dim != embedder.embedding_dim:
             other = config.with_values({"model.embedding_dim": dim})
             trunk = create_embedder(other, metric_loss(other))
-        second = ClassificationBranch(trunk.backbone.dim, dim) if branch else None
-        found = TrainingNetwork(trunk, second)
-        exclude_unused(found, config.model.train_size or config.model.image_size)
+        found = create_network(config, trunk, branch=branch)
         if trunk.backbone.is_convolutional:
             found.to(memory_format=torch.channels_last)
         return found
@@ -291,11 +295,17 @@ def _profiles(config: Config, embedder: Embedder) -> Profile:
             image_size=config.model.train_size or config.model.image_size,
             precision=DTYPES[config.train.precision],
             frozen=config.train.freeze_backbone,
-            freeze_batchnorm=config.train.freeze_batchnorm,
+            freeze_batchnorm=keeps_statistics(config),
+            stored=_stored(config),
         )
 
     # A batch norm cannot take one image alone; with several workers it sees those of all.
     return lambda spec: measured(spec.dim, spec.heads > 1, max(2, spec.micro_batch))
+
+
+def _stored(config: Config) -> bool:
+    """True if all steps take stored features of the frozen backbone."""
+    return bool(config.train.freeze_backbone and config.train.cache_features)
 
 
 def _memory_of(place: Machine | None, spec: RunSpec) -> int | None:

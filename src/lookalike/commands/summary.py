@@ -82,12 +82,15 @@ def log_plan(
     """Log the model, the loss, the batch and the steps to do."""
     parameters = sum(p.numel() for p in embedder.parameters()) / 1e6
     size = config.model.train_size
+    learning = sum(p.numel() for p in embedder.parameters() if p.requires_grad) / 1e6
+    frozen = config.train.freeze_backbone or config.model.lora_rank
+    learnt = f", of which {learning:.3g} M learn" if frozen else ""
     trained_at = f" (trained at {size_text(size)})" if size else ""
     logger.info(
-        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters); %s, %s",
+        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters%s); %s, %s",
         config.model.backbone, size_text(config.model.image_size), trained_at,
         config.model.pooling,
-        embedder.embedding_dim, parameters, config.loss.describe(),
+        embedder.embedding_dim, parameters, learnt, config.loss.describe(),
         config.train.precision,
     )  # fmt: skip
     shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate

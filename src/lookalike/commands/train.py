@@ -125,6 +125,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             run, str(config.run.output), keep=config.train.keep_checkpoints, world=world
         )
         progress = start_or_resume(run, parts, catalog, config, resume, world, features)
+        use_frozen_features(parts, config, run, progress, world, source)
         config = _within_budget(config, asked, parts, run, world, began)
         schedule = build.create_schedule(config, parts.loader.steps_per_epoch, progress.shift)
         check_end(config, schedule, progress)
@@ -149,7 +150,6 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                 uploader.start()
         finished = False
         try:
-            use_frozen_features(parts, config, run, progress, schedule, world, source)
             stopped_by = trainer.fit()
             if not stopped_by:
                 calibration = _calibrate(run, parts.validator, config, world)
@@ -177,8 +177,10 @@ def _within_budget(
     budget = config.train.time_budget
     if budget is None or not world.all_gather_object(not run.resolved.exists())[0]:
         return config
+    # Epochs with a frozen backbone take less than the others.
     frozen = config.train.freeze_backbone
-    length = fit_length(budget, parts, run, world, frozen=frozen, began=began)
+    epoch = 0 if frozen else config.train.freeze_backbone_epochs
+    length = fit_length(budget, parts, run, world, frozen=frozen, epoch=epoch, began=began)
     values = {"train.epochs": length.epochs, "train.max_steps": length.steps}
     if "train.eval_every" not in asked.asked():
         values["train.eval_every"] = length.eval_every

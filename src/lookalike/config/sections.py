@@ -242,6 +242,13 @@ class ModelConfig(Section):
     """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), map (the
     attention pool of SigLIP and PE), or several joined by `+`; each gets an equal part of the
     embedding."""
+    gradient_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass rather than keep them: much
+    less memory, for about a third more time."""
+    lora_rank: int = Field(0, ge=0, le=1024)
+    """Learn matrices of this rank beside the linear layers of the backbone, whose own weights stay
+    (LoRA): less memory, for ViT, Swin and ConvNeXt; 8 to 16 are usual, 0 is off. The saved model
+    has them merged into its weights."""
 
     @field_validator("image_size", "train_size", mode="before")
     @classmethod
@@ -367,6 +374,9 @@ class OptimConfig(Section):
     """Weight decay; norms and biases have none."""
     backbone_lr_factor: float = Field(1.0, ge=0)
     """Learning rate of the backbone, relative to `lr`."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each layer of the backbone, relative to that of the layer behind it: 0.65 to
+    0.8 are usual for large pretrained transformers; 1 is off."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup_steps: int = Field(100, ge=0)
@@ -427,6 +437,9 @@ class TrainConfig(Section):
     """At the end, measure the weights at 0, 1/4, 1/2, 3/4 and 1 of the way from the start to the
     end on the validation set, and keep the best of those that are not below the start in Recall@1
     or MAP@R (Wortsman et al., Robust fine-tuning of zero-shot models, 2022)."""
+    average_last: float = Field(0.0, ge=0, le=1)
+    """The same with an average of equal weights over this last part of the steps, as 0.3; until
+    then the weights themselves are measured. 0 is off."""
     freeze_backbone: bool = False
     """Never train the backbone."""
     freeze_backbone_epochs: int = Field(0, ge=0)

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import NormMlpClassifierHead, PatchEmbed
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from lookalike.data.image_size import ImageSize, height_width, size_text
@@ -107,6 +108,36 @@ class Backbone(nn.Module):
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
         self._compiled = torch.compile(self.model.forward_features)
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass from now on.
+
+        Raises:
+            ModelError: timm does not have it for this model.
+        """
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError):
+            raise ModelError(
+                f"model.gradient_checkpointing=true: timm does not have it for {self.name}; leave "
+                "it out, or use train.accumulate for a batch that does not fit into memory"
+            ) from None
+
+    def layers(self) -> dict[str, int]:
+        """Layer of each parameter, from 0 (the stem) on, as timm groups them.
+
+        Raises:
+            ModelError: timm does not group those of this model.
+        """
+        try:
+            matcher = self.model.group_matcher(coarse=False)
+        except AttributeError:
+            raise ModelError(
+                f"optim.layer_decay: timm does not group the layers of {self.name}; leave it out, "
+                "or use optim.backbone_lr_factor"
+            ) from None
+        found = group_parameters(self.model, matcher, reverse=True)
+        return {f"model.{name}": layer for name, layer in found.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, N, C) and one vector (B, C) or None, for images (B, 3, H, W).

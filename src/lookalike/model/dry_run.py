@@ -87,6 +87,16 @@ def fake_copy(network: M, mode: FakeTensorMode) -> M:
     return copy.deepcopy(network, {id(tensor): mode.from_tensor(tensor) for tensor in known})
 
 
+def sharing_copy(network: M) -> M:
+    """A copy on the same memory, to change layers or what learns without changing `network`."""
+    known: dict[int, Tensor] = {id(value): value.detach() for value in network.buffers()}
+    known |= {
+        id(value): nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+        for value in network.parameters()
+    }
+    return copy.deepcopy(network, known)
+
+
 def _pass(network: nn.Module, size: ImageSize, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     # The module that was called, the network or a copy of it, and its outputs.
     height, width = height_width(size)

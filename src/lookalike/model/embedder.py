@@ -22,6 +22,7 @@ from lookalike.errors import ModelError, RunError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
 from lookalike.model.dry_run import unused_parameters
+from lookalike.model.lora import merged_state
 from lookalike.model.neck import Neck
 from lookalike.model.pretrained import Match, load_into, read_weights
 from lookalike.model.projection import Projection
@@ -234,10 +235,10 @@ class Embedder(nn.Module):
         return described
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors to save, by name, contiguous and on the CPU."""
+        """The tensors to save, by name, contiguous and on the CPU, low-rank matrices merged."""
         return {
             name: tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-            for name, tensor in self.state_dict().items()
+            for name, tensor in merged_state(self).items()
         }
 
     def fingerprint(self) -> str:

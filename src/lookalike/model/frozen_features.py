@@ -25,6 +25,7 @@ from lookalike.distributed.world import ALONE, World
 from lookalike.log import Bar
 from lookalike.model.embedder import Embedder, digest_of_tensors
 from lookalike.model.inference import BATCH_SIZE, Embedded, gathered
+from lookalike.model.lora import merged_state
 from lookalike.model.neck import pool
 from lookalike.model.user_images import require_finite
 
@@ -109,7 +110,7 @@ class FrozenFeatures:
         }
         weights = {
             name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-            for name, value in backbone.state_dict().items()
+            for name, value in merged_state(backbone).items()
         }
         self.parts = FeatureParts(
             folder / digest_of_tensors(self._about, weights),

@@ -99,7 +99,7 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     remembered = spec.remembered * (4 * sum(spec.metric_dims) + 8 * len(spec.metric_dims))
     forward, backward = (each + _MADE_OF_COSINE * comparisons for each in _chunk_buffers(spec))
     batches = _batches(spec)
-    average = network.embedder if spec.ema else 0
+    average = network.averaged if spec.ema else 0
     kept = (
         network.weights + network_optimizer + average + remembered + head_weights
         + head_optimizer + batches + runtime
@@ -108,6 +108,7 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     held = gradients if spec.workers > 1 else 0  # the buckets
     in_backward = held + network.backward_peak if held else network.backward_grown_peak
     peak = kept + max(
+        network.features_peak,
         gradients + head_gradients + network.forward_peak,
         gradients + head_gradients + network.activations + saved + forward,
         held + head_gradients + network.activations + saved + backward,

@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lookalike.data.image_size import ImageSize, height_width
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.dry_run import fake_copy
+from lookalike.model.frozen_features import pooled_features
+from lookalike.model.inference import BATCH_SIZE
 from lookalike.model.training_network import TrainingNetwork
 
 
@@ -31,13 +33,15 @@ class NetworkProfile:
         backbone, neck, branch: numbers of parameters.
         weights: all parameters and buffers.
         learning: the parameters that learn, in float32: also the size of their gradients.
-        embedder: parameters and buffers of backbone and neck, of which an average is kept.
+        averaged: what learns in backbone and neck, and buffers: an average is kept of them.
         activations: kept from the forward pass for the backward pass.
         forward_peak: most that is alive during the forward pass, activations among it.
         backward_peak: most during the backward pass, without the parameters' gradients.
         backward_grown_peak: the same with those gradients, as far as they exist by then.
         flops: floating-point operations of forward and backward pass, products only.
         norm_channels: channels of each batch norm whose statistics may be shared.
+        features_peak: most that is alive in the pass that stores the features of a frozen
+            backbone; 0 where none are stored.
     """
 
     images: int
@@ -46,13 +50,14 @@ class NetworkProfile:
     branch: int
     weights: int
     learning: int
-    embedder: int
+    averaged: int
     activations: int
     forward_peak: int
     backward_peak: int
     backward_grown_peak: int
     flops: int
     norm_channels: tuple[int, ...]
+    features_peak: int = 0
 
 
 def measure(
@@ -63,6 +68,7 @@ def measure(
     precision: torch.dtype = torch.float32,
     frozen: bool = False,
     freeze_batchnorm: bool = False,
+    stored: bool = False,
 ) -> NetworkProfile:
     """Profile of `network`, which is left unchanged.
 
@@ -74,6 +80,7 @@ def measure(
         network: on the CPU, in the memory format of the run.
         images: of the batch of one worker.
         precision: of the autocast region.
+        stored: steps take stored features (`lookalike.model.frozen_features`) in place of images.
     """
     network.embedder.preprocess.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # the constants of the line above
@@ -84,13 +91,21 @@ def measure(
         freeze_statistics(fake.embedder.backbone)
     backward = {torch.ops.aten.convolution_backward: _convolution_backward}
     count = FlopCounterMode(display=False, custom_mapping=backward)
+    features_peak = 0
+    if stored:
+        with mode, _Living(fake) as living:
+            pooled_features(fake.embedder, _pixels(BATCH_SIZE, image_size), ("avg",), precision)
+            features_peak = living.peak
     with mode, _Living(fake) as living, count:
-        pixels = torch.empty(images, 3, *height_width(image_size), dtype=torch.uint8)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        living.forget(pixels)
+        if stored:
+            channels = fake.embedder.backbone.dim
+            inputs = torch.empty(images, len(fake.poolings), channels)
+        else:
+            inputs = _pixels(images, image_size)
+        living.forget(inputs)
         narrow = precision != torch.float32
         with torch.autocast("cpu", dtype=precision) if narrow else nullcontext():
-            outputs = [output for output in fake(pixels) if output is not None]
+            outputs = [output for output in fake(inputs) if output is not None]
         activations, forward_peak = living.bytes, living.peak
         living.peak = 0
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
@@ -101,7 +116,11 @@ def measure(
         branch=0 if network.branch is None else _count(network.branch),
         weights=_bytes(network),
         learning=sum(p.numel() * 4 for p in fake.parameters() if p.requires_grad),
-        embedder=_bytes(network.embedder),
+        averaged=sum(
+            tensor.nbytes
+            for tensor in [*fake.embedder.parameters(), *fake.embedder.buffers()]
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        ),
         activations=activations,
         forward_peak=forward_peak,
         backward_peak=living.peak,
@@ -112,6 +131,7 @@ def measure(
             for module in fake.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
         ),
+        features_peak=features_peak,
     )
 
 
@@ -132,6 +152,11 @@ def _convolution_backward(
     places = (x_shape if transposed else grad_shape)[2:]
     forward = 2 * x_shape[0] * math.prod(places) * math.prod(weight_shape)
     return forward * (int(wanted[0]) + int(wanted[1]))
+
+
+def _pixels(images: int, size: ImageSize) -> Tensor:
+    pixels = torch.empty(images, 3, *height_width(size), dtype=torch.uint8)
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 class _Living(TorchDispatchMode):

@@ -83,7 +83,7 @@ def _memory(plan: Plan) -> Lines:
     yield "network gradients", size(held.network_gradients), ""
     yield "network optimizer", size(held.network_optimizer), spec.optimizer
     if held.average:
-        yield "average", size(held.average), "train.ema"
+        yield "average", size(held.average), "train.ema, train.average_last"
     kind = "fp32" if spec.weight_bytes == 4 else "bf16"
     if held.memory:
         yield "memory of embeddings", size(held.memory), "loss.memory"

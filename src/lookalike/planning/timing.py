@@ -34,6 +34,7 @@ from lookalike.data.image_size import height_width
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.planning.communication import Communication
 from lookalike.planning.gpus import Machine
 from lookalike.planning.network_profile import NetworkProfile
@@ -224,6 +225,10 @@ def _seconds_of_steps(config: Config, spec: RunSpec, world: World) -> list[float
     count = len(world.shard(spec.batch))
     images = torch.randint(0, 256, (count, 3, *height_width(spec.image_size)), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
+    if config.train.freeze_backbone and config.train.cache_features:
+        network = trained.network
+        assert isinstance(network, TrainingNetwork)
+        images = torch.rand(count, len(network.poolings), network.embedder.backbone.dim)
     labels = torch.randint(0, spec.classes, (count,))
     if loss.needs_positives:
         labels = torch.arange(count) // create_sampling(config).k % spec.classes

@@ -29,10 +29,8 @@ from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.dry_run import exclude_unused
 from lookalike.model.embedder import Embedder
 from lookalike.model.pretrained import lacks_weights
-from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
 from lookalike.storage.byte_size import in_bytes
@@ -46,6 +44,7 @@ from lookalike.training.build_heads import (
     loss_weights,
     metric_loss,
 )
+from lookalike.training.build_network import check_network, create_network, keeps_statistics
 from lookalike.training.checkpoint import Inputs, Trained
 from lookalike.training.frozen_backbone import check_cache_features
 from lookalike.training.learning_rate import LearningRateSchedule
@@ -55,7 +54,7 @@ from lookalike.training.resolve import check_micro_batches
 from lookalike.training.step import TrainStep
 from lookalike.training.trainer import TrainingParts, TrainingSchedule
 from lookalike.training.validation import Validator
-from lookalike.training.weight_average import Ema
+from lookalike.training.weight_average import WeightAverage
 
 
 def build(
@@ -133,6 +132,7 @@ def check_settings(config: Config) -> None:
     create_augmentations(config.data.augment)
     create_sampling(config)
     check_cache_features(config)
+    check_network(config)
     check_installed(logger_names(config))
 
 
@@ -310,11 +310,7 @@ def create_trained(
     comparisons: Mapping[str, BatchComparison] | None = None,
 ) -> Trained:
     """Network, losses, optimizer, loss scale and average, on this worker's device."""
-    branch = None
-    if "classification" in heads:
-        branch = ClassificationBranch(embedder.backbone.dim, embedder.embedding_dim)
-    network = TrainingNetwork(embedder, branch)
-    exclude_unused(network, config.model.train_size or config.model.image_size)
+    network = create_network(config, embedder, branch="classification" in heads)
     if world.size > 1 and config.train.sync_batchnorm:
         synchronise(network, world.device)
     network.to(world.device)
@@ -332,6 +328,8 @@ def create_trained(
         weight_decay=optim.weight_decay,
         backbone_prefix="embedder.backbone.",
         backbone_lr_factor=optim.backbone_lr_factor,
+        layers=embedder.backbone.layers() if optim.layer_decay < 1 else {},
+        layer_decay=optim.layer_decay,
         head_lr_factor=config.head.lr_factor,
     )
     return Trained(
@@ -340,8 +338,16 @@ def create_trained(
         comparisons=comparisons,
         optimizer=create_optimizer(optim.name, groups, momentum=optim.momentum),
         scaler=LossScaler(enabled=config.train.precision == "fp16"),
-        ema=Ema(embedder, config.train.ema) if config.train.ema else None,
+        average=create_average(config, embedder),
     )
+
+
+def create_average(config: Config, embedder: Embedder) -> WeightAverage | None:
+    """Average of the weights, where one is kept; a schedule sets its `start`."""
+    train = config.train
+    if not train.ema and not train.average_last:
+        return None
+    return WeightAverage(embedder, train.ema or None)
 
 
 def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
@@ -353,8 +359,9 @@ def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
         seed=config.train.seed,
         precision=DTYPES[config.train.precision],
         clip_grad_norm=config.optim.clip_grad_norm,
-        freeze_batchnorm=config.train.freeze_batchnorm,
+        freeze_batchnorm=keeps_statistics(config),
         accumulate=config.train.accumulate,
+        recomputing=config.model.gradient_checkpointing,
     )
 
 
@@ -364,6 +371,7 @@ def create_schedule(config: Config, steps_per_epoch: int, shift: int = 0) -> Tra
     total = steps_per_epoch * train.epochs - shift
     if train.max_steps is not None:
         total = min(total, train.max_steps)
+    averaged = max(1, round(total * train.average_last)) if train.average_last else total
     frozen = train.freeze_backbone_epochs * steps_per_epoch
     return TrainingSchedule(
         total_steps=total,
@@ -374,6 +382,7 @@ def create_schedule(config: Config, steps_per_epoch: int, shift: int = 0) -> Tra
         checkpoint_minutes=train.checkpoint_minutes,
         keep_checkpoints=train.keep_checkpoints,
         freeze_steps=total + shift if train.freeze_backbone else frozen,
+        average_from=total - averaged,
         patience=train.early_stopping,
         interpolate=train.interpolate,
     )

@@ -6,7 +6,7 @@
                                          new with each save
         network.safetensors              backbone, neck and branch
         network-optimizer.safetensors    `<parameter>.<state>`, e.g. neck...weight.momentum_buffer
-        ema.safetensors                  with train.ema
+        ema.safetensors                  average of weights, with train.ema or average_last
         head-<name>-<part>.safetensors   class rows with their optimizer state, from every worker;
                                          see `lookalike.training.head_checkpoint`
         memory-<name>.safetensors        with loss.memory, embeddings of earlier batches
@@ -49,7 +49,7 @@ from lookalike.storage.atomic import partial_path, put_in_place, sync
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
 from lookalike.training import head_checkpoint
 from lookalike.training.loss_scaler import LossScaler
-from lookalike.training.weight_average import Ema
+from lookalike.training.weight_average import WeightAverage
 
 FORMAT = "lookalike checkpoint 2"
 OLDER_FORMATS = ("lookalike checkpoint 1",)
@@ -124,7 +124,7 @@ class Trained:
     heads: Mapping[str, ClassWeights]
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
-    ema: Ema | None
+    average: WeightAverage | None
     comparisons: Mapping[str, BatchComparison] = field(default_factory=dict)
 
     @property
@@ -217,8 +217,8 @@ def load(folder: Path, trained: Trained) -> Progress:
         for name, memory in trained.memories.items():
             memory.load_state_dict(safetensors.torch.load_file(folder / _memory_file(name)))
             memory.restored()
-        if trained.ema is not None:
-            trained.ema.load(_average(folder))
+        if trained.average is not None:
+            trained.average.load(_average(folder))
     trained.scaler.scale, trained.scaler.good_steps = state["loss_scale"]
     return progress
 
@@ -230,11 +230,12 @@ def embedder_weights(folder: Path) -> dict[str, Tensor]:
         RunError: they are missing or broken.
     """
     with reading(folder):
-        if (folder / AVERAGE_FILE).exists():
-            return dict(safetensors.torch.load_file(folder / AVERAGE_FILE))
         saved = safetensors.torch.load_file(folder / NETWORK_FILE)
         prefix = "embedder."
-        return {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
+        found = {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
+        if (folder / AVERAGE_FILE).exists():  # of what learns
+            found |= safetensors.torch.load_file(folder / AVERAGE_FILE)
+        return found
 
 
 @contextmanager
@@ -374,8 +375,8 @@ def _files(
     if world.is_main:
         yield NETWORK_FILE, (trained.network.state_dict(), {})
         yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
-        if trained.ema is not None:
-            yield AVERAGE_FILE, (trained.ema.average, {})
+        if trained.average is not None:
+            yield AVERAGE_FILE, (trained.average.values, {})
         for name, memory in trained.memories.items():
             yield _memory_file(name), (memory.state_dict(), {})
     for name, head in trained.heads.items():
@@ -417,7 +418,10 @@ def _load_network(folder: Path, trained: Trained) -> None:
 def _average(folder: Path) -> dict[str, Tensor]:
     path = folder / AVERAGE_FILE
     if not path.exists():
-        raise RunError(f"{folder}: has no average of the weights; it was made with train.ema=0")
+        raise RunError(
+            f"{folder}: has no average of the weights; it was made without train.ema and "
+            "train.average_last"
+        )
     return dict(safetensors.torch.load_file(path))
 
 

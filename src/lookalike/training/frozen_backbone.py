@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from lookalike import storage
@@ -16,7 +17,7 @@ from lookalike.model.training_network import TrainingNetwork
 from lookalike.run import Run
 from lookalike.training.build_heads import DTYPES
 from lookalike.training.checkpoint import Progress
-from lookalike.training.trainer import TrainingParts, TrainingSchedule
+from lookalike.training.trainer import TrainingParts
 
 
 def check_cache_features(config: Config) -> None:
@@ -56,13 +57,7 @@ def check_cache_features(config: Config) -> None:
 
 
 def use_frozen_features(
-    parts: TrainingParts,
-    config: Config,
-    run: Run,
-    progress: Progress,
-    schedule: TrainingSchedule,
-    world: World,
-    source: Source,
+    parts: TrainingParts, config: Config, run: Run, progress: Progress, world: World, source: Source
 ) -> None:
     """Compute the features that are missing on disk, and have the epochs read them.
 
@@ -74,9 +69,9 @@ def use_frozen_features(
         StorageError: the folder of the features cannot be written to.
         NotFiniteError: the backbone gives features that are not finite.
     """
-    loader, train, position = parts.loader, config.train, progress.step + progress.shift
-    end = min(schedule.freeze_steps, schedule.total_steps + progress.shift)
-    if position >= end:
+    loader, train = parts.loader, config.train
+    frozen_epochs = sys.maxsize if train.freeze_backbone else train.freeze_backbone_epochs
+    if progress.step + progress.shift >= frozen_epochs * loader.steps_per_epoch:
         return
     if not train.cache_features:
         if train.freeze_backbone:
@@ -103,7 +98,7 @@ def use_frozen_features(
     bad, threads = parts.bad_images, config.data.threads
     features.compute(threads=threads, bad=bad.bad, world=world, source=source)
     bad.gather()
-    loader.use_features(features.parts, -(-schedule.freeze_steps // loader.steps_per_epoch))
+    loader.use_features(features.parts, frozen_epochs)
     if validator is not None:
         records = validator.catalog.records
         # Measurements are in float32, whatever the precision of training.

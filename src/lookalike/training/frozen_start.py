@@ -27,8 +27,8 @@ from lookalike.log import Bar
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
-from lookalike.model.inference import BATCH_SIZE
-from lookalike.model.neck import pool
+from lookalike.model.frozen_features import pooled_features
+from lookalike.model.inference import BATCH_SIZE, gathered
 
 MOST_IMAGES = 8192
 """Images whose features are computed: 130 MB for 2,048 channels and two poolings."""
@@ -169,12 +169,11 @@ def _pooled_features(
     """(M, C) float32 on the CPU for each pooling, and (M,) positions in `rows`; on each worker."""
     records = [catalog.records[row] for row in rows.tolist()]
     numbers = range(-(-len(records) // BATCH_SIZE))[world.rank :: world.size]
-    parts: list[list[Tensor]] = [[] for _ in embedder.neck.poolings]
+    poolings = embedder.neck.poolings
+    found = [torch.empty(0, len(poolings), embedder.backbone.dim)]
     read = [torch.empty(0, dtype=torch.int64)]
-    was_training = embedder.training
-    embedder.eval()
     bar = Bar("features of the start", len(records), unit="images", quiet=not world.is_main)
-    with world.raise_together(), bar, torch.inference_mode():
+    with world.raise_together(), bar:
         loader = EvalLoader(
             records,
             preprocess=embedder.preprocess,
@@ -186,17 +185,8 @@ def _pooled_features(
             source=source,
         )
         for batch in loader:
-            maps, token = embedder.features(batch.images.to(embedder.device))
-            for part, kind in zip(parts, embedder.neck.poolings, strict=True):
-                part.append(pool(maps, kind, token).float().cpu())
+            found.append(pooled_features(embedder, batch.images, poolings).cpu())
             read.append(batch.rows)
             bar.advance(min(BATCH_SIZE * world.size, len(records) - bar.done))
-    embedder.train(was_training)
-    everyone = torch.cat([part.cpu() for part in world.gather(torch.cat(read).to(world.device))])
-    order = everyone.argsort()
-    empty = torch.empty(0, embedder.backbone.dim)
-    gathered = [
-        torch.cat([each.cpu() for each in world.gather(torch.cat([empty, *part]).to(world.device))])
-        for part in parts
-    ]
-    return [part[order] for part in gathered], everyone[order]
+    everyone = gathered(torch.cat(read), torch.cat(found), world)
+    return list(everyone.vectors.unbind(1)), everyone.rows

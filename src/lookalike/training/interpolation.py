@@ -19,6 +19,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.log import logger
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
+from lookalike.model.lora import unadapted
 from lookalike.run import Run
 
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -144,6 +145,9 @@ def shared_weights(
 ) -> dict[str, Tensor]:
     """Weights that the main worker reads, on the CPU of each; called by all workers together.
 
+    Low-rank matrices that it does not find are those of an unadapted network, such that the
+    weights between it and `embedder` are, merged, those between the merged ones.
+
     Raises:
         RunError: they cannot be read, or are those of another network.
     """
@@ -151,7 +155,7 @@ def shared_weights(
     found: Mapping[str, Tensor] = {}
     with world.raise_together():
         if world.is_main:
-            found = read()
+            found = {**unadapted(own), **read()}
             for name, value in own.items():
                 if name not in found or found[name].shape != value.shape:
                     raise RunError(

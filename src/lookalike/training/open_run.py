@@ -38,11 +38,6 @@ def check_request(config: Config, resume: bool) -> None:
             f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
             "exclude each other; give one"
         )
-    if config.train.time_budget is not None and config.train.cache_features:
-        raise ConfigError(
-            "train.time_budget times steps on images, which train.cache_features replaces; give "
-            "train.epochs in its place"
-        )
     if output is not None:
         storage.check_writable(output)
     if config.data.train is not None and output is not None:
@@ -235,9 +230,9 @@ def restore(
 
 _SHAPES = (
     "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
-    "model.image_size", "loss.name", "loss.nested_dims", "loss.memory",
-    "loss.classification_weight",
-    "head.centres", "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
+    "model.image_size", "model.lora_rank", "loss.name", "loss.nested_dims", "loss.memory",
+    "loss.classification_weight", "head.centres", "head.parallel", "head.dtype",
+    "head.fused_update", "optim.name", "train.ema", "train.average_last",
 )  # fmt: skip
 """Settings that decide which tensors a checkpoint holds, and of which shape."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,8 @@ def parameter_groups(
     backbone_prefix: str,
     backbone_lr_factor: float = 1.0,
     head_lr_factor: float = 1.0,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups by weight decay and learning rate.
 
@@ -30,8 +34,13 @@ def parameter_groups(
         backbone_prefix: of the names of the backbone's parameters.
         backbone_lr_factor: factor of the backbone's rate.
         head_lr_factor: factor of the class weights' rate.
+        layers: layer of each of the backbone's parameters, from 0 on, by the name behind
+            `backbone_prefix`; those that have none are of the last one.
+        layer_decay: factor of the rate of a layer relative to the next one (Bao et al., BEiT,
+            2022); the last one has that of the backbone.
     """
-    exempt = {
+    last = max(layers.values(), default=0)
+    exempt = {  # names and patterns
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.named_modules()
         if callable(getattr(module, "no_weight_decay", None))
@@ -43,9 +52,11 @@ def parameter_groups(
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:  # see `lookalike.model.dry_run.exclude_unused`
             continue
-        decay = 0.0 if parameter.ndim <= 1 or name in exempt else weight_decay
+        spared = any(fnmatchcase(name, pattern) for pattern in exempt)
+        decay = 0.0 if parameter.ndim <= 1 or spared else weight_decay
         if name.startswith(backbone_prefix):
-            key = ("backbone", backbone_lr_factor, decay)
+            layer = layers.get(name.removeprefix(backbone_prefix), last)
+            key = ("backbone", backbone_lr_factor * layer_decay ** (last - layer), decay)
         else:
             key = ("neck", 1.0, decay)
         groups.setdefault(key, []).append(parameter)

@@ -47,6 +47,7 @@ class TrainStep:
         clip_grad_norm: largest norm of all gradients together, 0 for any.
         freeze_batchnorm: keep the statistics of the backbone's batch norms.
         accumulate: micro-batches of each worker's part of a batch.
+        recomputing: the backbone computes activations again in the backward pass.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TrainStep:
         clip_grad_norm: float = 0.0,
         freeze_batchnorm: bool = False,
         accumulate: int = 1,
+        recomputing: bool = False,
     ) -> None:
         assert isinstance(trained.network, TrainingNetwork)
         self.network = trained.network
@@ -73,6 +75,7 @@ class TrainStep:
         backbone = self.network.embedder.backbone
         self._learning = [value for value in backbone.parameters() if value.requires_grad]
         self.accumulate = accumulate
+        self.recomputing = recomputing
         self._statistics = _Statistics.of(trained)
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_frozen: bool | None = None
@@ -118,7 +121,8 @@ class TrainStep:
             del images  # not kept during the backward pass, unless the network needs it
             losses = self._losses(embeddings, branch, batch)
             del embeddings, branch
-            self._backward(losses["loss"])
+            with self._recomputed():
+                self._backward(losses["loss"])
         else:
             losses = self._in_micro_batches(batch, step)
         for head in self.trained.heads.values():
@@ -155,12 +159,28 @@ class TrainStep:
             # Workers average gradients once, with the last micro-batch.
             with nullcontext() if wrapped is None or last else wrapped.no_sync():
                 [*results] = _columns([self._embed(wrapped or self.network, part, step, number)])
-                torch.autograd.backward(
-                    [each for (each,) in results],
-                    [each[start : start + len(part)] for each in gradients],
-                )
+                with self._recomputed():
+                    torch.autograd.backward(
+                        [each for (each,) in results],
+                        [each[start : start + len(part)] for each in gradients],
+                    )
             start += len(part)
         return losses
+
+    @contextmanager
+    def _recomputed(self) -> Iterator[None]:
+        """Keep the running statistics of the forward pass.
+
+        A backward pass that computes activations again would move them twice.
+        """
+        if not self.recomputing:
+            yield
+            return
+        buffers = list(self.network.buffers())
+        after_forward = [value.clone() for value in buffers]
+        yield
+        if buffers:
+            torch._foreach_copy_(buffers, after_forward)
 
     def _backward(self, loss: Tensor) -> None:
         self.trained.optimizer.zero_grad(set_to_none=True)
@@ -210,8 +230,8 @@ class TrainStep:
                 head.end()
             for comparison in self.trained.comparisons.values():
                 comparison.end()
-            if self.trained.ema is not None:
-                self.trained.ema.update(step)
+            if self.trained.average is not None:
+                self.trained.average.update(step)
         return Outcome(dict(zip(losses, means, strict=True)), norm, finite)
 
     def _autocast(self) -> AbstractContextManager[object]:

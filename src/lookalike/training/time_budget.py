@@ -66,7 +66,14 @@ def length_within(
 
 
 def fit_length(
-    budget: str, parts: TrainingParts, run: Run, world: World, *, frozen: bool, began: float
+    budget: str,
+    parts: TrainingParts,
+    run: Run,
+    world: World,
+    *,
+    frozen: bool,
+    epoch: int,
+    began: float,
 ) -> Length:
     """Length of a new run by the time of some real steps, which are then undone.
 
@@ -76,12 +83,13 @@ def fit_length(
         run: holds a checkpoint for a moment.
         world: the workers, which call this together.
         frozen: whether the backbone is never trained.
+        epoch: whose steps are timed.
         began: `time.monotonic()` at the start of the command.
 
     Raises:
         ConfigError: the time does not reach for a single step.
     """
-    step = _seconds_of_a_step(parts, run, world, frozen)
+    step = _seconds_of_a_step(parts, run, world, frozen, epoch)
     validator, batch = parts.validator, parts.loader.batch_size
     images = 0 if validator is None else len(validator.catalog)
     validation = _FORWARD * step * images / batch
@@ -103,7 +111,9 @@ def fit_length(
     return found
 
 
-def _seconds_of_a_step(parts: TrainingParts, run: Run, world: World, frozen: bool) -> float:
+def _seconds_of_a_step(
+    parts: TrainingParts, run: Run, world: World, frozen: bool, epoch: int
+) -> float:
     """Seconds of a step with its images; network, heads and statistics end as they were."""
     folder = run.path / ".timing"
     checkpoint.save(folder, parts.trained, Progress(), world)
@@ -111,7 +121,7 @@ def _seconds_of_a_step(parts: TrainingParts, run: Run, world: World, frozen: boo
     took: list[float] = []
     began = last = time.monotonic()
     wanted = _WARM_UP + _TIMED
-    with closing(parts.loader.epoch(0, 0)) as batches:
+    with closing(parts.loader.epoch(epoch)) as batches:
         for number, batch in enumerate(islice(batches, wanted)):
             parts.step(batch, number)
             if world.device.type == "cuda":

@@ -59,6 +59,7 @@ class TrainingSchedule:
         checkpoint_minutes: minutes between further checkpoints, 0 for none.
         keep_checkpoints: number of the latest checkpoints that are kept.
         freeze_steps: position in the training data, in steps, up to which the backbone is frozen.
+        average_from: step from which on weights are averaged.
         patience: measurements in a row without a better score after which training stops, 0 for
             no early stopping.
         interpolate: keep the best weights between start and end, as the model.
@@ -72,6 +73,7 @@ class TrainingSchedule:
     checkpoint_minutes: float = 15
     keep_checkpoints: int = 2
     freeze_steps: int = 0
+    average_from: int = 0
     patience: int = 0
     interpolate: bool = False
 
@@ -108,6 +110,8 @@ class Trainer:
         progress: Progress = Progress(),  # noqa: B008  # frozen
     ) -> None:
         self.trained = parts.trained
+        if parts.trained.average is not None:
+            parts.trained.average.start = schedule.average_from
         self.step = parts.step
         self.loader = parts.loader
         self.validator = parts.validator
@@ -201,6 +205,11 @@ class Trainer:
     def _position(self) -> int:
         """In the training data, in steps."""
         return self.progress.step + self.progress.shift
+
+    @property
+    def _frozen(self) -> bool:
+        """True if the backbone has not been trained so far."""
+        return self._position <= self.schedule.freeze_steps
 
     @property
     def out_of_patience(self) -> bool:
@@ -346,8 +355,8 @@ class Trainer:
             *trained.network.state_dict().values(),
             *(head.weight for head in trained.heads.values()),
         ]
-        if trained.ema is not None:
-            tensors += trained.ema.average.values()
+        if trained.average is not None:
+            tensors += trained.average.values.values()
         broken = all_finite(tensors).logical_not().to(self.world.device, torch.int64)
         return not self.world.max(broken)
 
@@ -358,8 +367,9 @@ class Trainer:
             self._averaged(lambda: self.output.save_model(embedder))
             return False
         validator, head = self.validator, self.trained.heads.get("metric")
-        frozen = self._position <= self.schedule.freeze_steps
-        score, record = self._averaged(lambda: validator.measure(embedder, head, frozen=frozen))
+        score, record = self._averaged(
+            lambda: validator.measure(embedder, head, frozen=self._frozen)
+        )
         # The score of the main worker decides for all, despite different rounding.
         score = float(
             self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))
@@ -407,11 +417,15 @@ class Trainer:
                     embedder, lambda: checkpoint.embedder_weights(folder), world
                 )
                 stack.enter_context(interpolated(embedder, weights, 0.0))
-            elif self.trained.ema is not None:
-                stack.enter_context(self.trained.ema.applied())
+            elif self.trained.average is not None:
+                stack.enter_context(self.trained.average.applied())
             start = shared_weights(embedder, lambda: read_start(run), world)
             point, record = interpolate(
-                embedder, start, lambda: validator.measure(embedder), known, self._new_statistics
+                embedder,
+                start,
+                lambda: validator.measure(embedder, frozen=self._frozen),
+                known,
+                self._new_statistics,
             )
             done = self._position // self.loader.steps_per_epoch
             self.output.record({**record, "step": progress.step, "epoch": done, "end": end})
@@ -423,14 +437,15 @@ class Trainer:
     def _new_statistics(self) -> None:
         """Measure the statistics of those batch norms anew that learn them in training."""
         self._freeze_or_learn()
-        with closing(self.loader.epoch(0, 0)) as batches:
+        # The next epoch has what the last one had: images, or the features of a frozen backbone.
+        with closing(self.loader.epoch(self._position // self.loader.steps_per_epoch)) as batches:
             images = (batch.images.to(self.world.device) for batch in islice(batches, STATISTICS))
             measure_statistics(self.trained.network, images)
 
     def _averaged(self, action: Callable[[], T]) -> T:
         """Call with the average of the weights, where one is kept."""
-        ema = self.trained.ema
-        with ema.applied() if ema is not None else nullcontext():
+        average = self.trained.average
+        with average.applied() if average is not None else nullcontext():
             return action()
 
     def _save(self) -> None:

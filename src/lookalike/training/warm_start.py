@@ -18,12 +18,13 @@ from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.head_update import UpdateRule
 from lookalike.model.embedder import CONFIG_FILE, Embedder
+from lookalike.model.lora import is_lora
 from lookalike.model.saved_model import read_saved
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
 from lookalike.training.head_checkpoint import HeadRows, load_margin_state
-from lookalike.training.weight_average import Ema
+from lookalike.training.weight_average import WeightAverage
 
 _EMBEDDER = "embedder."
 _MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "free_length")
@@ -73,7 +74,7 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
     with world.raise_together():
         source = source or _open(chosen, verify=False)
     with checkpoint.reading(source.folder):
-        _take_network(source, trained.network, trained.ema)
+        _take_network(source, trained.network, trained.average)
         old = source.classes.rows
         match = torch.tensor([old.get(canonical_label(name), -1) for name in classes.names])  # (C,)
         for head_name, head in trained.heads.items():
@@ -132,20 +133,24 @@ def _choose(name: str, run: Run) -> tuple[Path, str]:
     return newest, "its newest"
 
 
-def _take_network(source: _Source, network: nn.Module, ema: Ema | None) -> None:
+def _take_network(source: _Source, network: nn.Module, average: WeightAverage | None) -> None:
     """Load the network after comparing it, and start the average of this run with it."""
     embedder = network.get_submodule(_EMBEDDER[:-1])
     assert isinstance(embedder, Embedder)
     _compare_settings(source, embedder)
     saved = safetensors.torch.load_file(source.folder / NETWORK_FILE)
     if (source.folder / AVERAGE_FILE).exists():
-        average = safetensors.torch.load_file(source.folder / AVERAGE_FILE)
-        saved |= {_EMBEDDER + name: value for name, value in average.items()}
+        averaged = safetensors.torch.load_file(source.folder / AVERAGE_FILE)
+        saved |= {_EMBEDDER + name: value for name, value in averaged.items()}
     mine = network.state_dict()
+    if not any(map(is_lora, saved)):  # new ones, beside the weights of that run
+        saved |= {name: value for name, value in mine.items() if is_lora(name)}
     for name in [*mine, *saved]:
         here, there = (_shape(tensors.get(name)) for tensors in (mine, saved))
         if here != there:
             fix = "give the model.* settings of that run"
+            if is_lora(name):
+                fix = "give model.lora_rank as in that run"
             if name.startswith("branch."):
                 weight = 1 if name in saved else 0
                 fix = f"set loss.classification_weight={weight}, as in that run"
@@ -153,8 +158,8 @@ def _take_network(source: _Source, network: nn.Module, ema: Ema | None) -> None:
                 f"train.start_from={source.name}: {name} has {there} there and {here} here; {fix}"
             )
     network.load_state_dict(saved)
-    if ema is not None:
-        ema.load(embedder.state_dict())
+    if average is not None:
+        average.load(embedder.state_dict())
 
 
 def _compare_settings(source: _Source, embedder: Embedder) -> None:

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights."""
+"""Average of weights over the steps: exponential, or equal over the last ones."""
 
 from __future__ import annotations
 
@@ -9,48 +9,75 @@ import torch
 from torch import Tensor, nn
 
 
-class Ema:
-    """Exponential moving average of a module's weights and buffers (Polyak averaging).
+class WeightAverage:
+    """Average of a module's weights and buffers over the steps from `start` on.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that random initial weights fade.
+    With a decay it is exponential: the average keeps min(decay, (1 + t) / (10 + t)) of itself in
+    the t-th of these steps (Polyak averaging), so that random initial weights fade. Without one
+    all steps weigh the same (Izmailov et al., Averaging Weights Leads to Wider Optima and Better
+    Generalization, 2018). Before `start` it is the module itself.
+
+    Running statistics of batch norms are averaged alike, in place of another pass over the images
+    at each measurement: over steps of a small learning rate they differ little.
+
+    Attributes:
+        start: a step, counted from 0.
+        values: of the buffers, and of the weights that require a gradient when it begins.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay = module, decay
-        self.average = {name: value.detach().clone() for name, value in _state(module).items()}
+    def __init__(self, module: nn.Module, decay: float | None = None) -> None:
+        self.module, self.decay, self.start = module, decay, 0
+        fixed = {name for name, value in module.named_parameters() if not value.requires_grad}
+        self.values = {
+            name: value.detach().clone()
+            for name, value in _state(module).items()
+            if name not in fixed
+        }
+
+    def kept(self, step: int) -> float:
+        """Weight of the average so far after step `step`; the module has the rest."""
+        done = step - self.start
+        if done < 0:
+            return 0.0
+        return (
+            done / (done + 1) if self.decay is None else min(self.decay, (1 + done) / (10 + done))
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update the average after step `step`, counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
         current = _state(self.module)
-        floats = [name for name, value in self.average.items() if value.is_floating_point()]
+        floats = [name for name, value in self.values.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [self.average[name] for name in floats], [current[name] for name in floats], 1 - decay
+            [self.values[name] for name in floats],
+            [current[name] for name in floats],
+            1 - self.kept(step),
         )
-        for name in self.average.keys() - set(floats):
-            self.average[name].copy_(current[name])
+        for name in self.values.keys() - set(floats):
+            self.values[name].copy_(current[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the average into the module inside the block, and its own weights back after it."""
         current = _state(self.module)
-        own = {name: value.detach().clone() for name, value in current.items()}
-        self._write(self.average)
+        own = {name: current[name].detach().clone() for name in self.values}
+        self._write(self.values)
         try:
             yield
         finally:
             self._write(own)
 
-    def load(self, average: Mapping[str, Tensor]) -> None:
-        """Load a saved average."""
-        for name, value in self.average.items():
-            value.copy_(average[name])
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Load a saved average; what it lacks did not change so far, and is that of the module."""
+        current = _state(self.module)
+        for name, value in self.values.items():
+            value.copy_(values.get(name, current[name]))
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in _state(self.module).items():
-            value.copy_(values[name])
+        current = _state(self.module)
+        for name, value in values.items():
+            current[name].copy_(value)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
