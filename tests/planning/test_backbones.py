@@ -76,6 +76,16 @@ def test_the_measured_facts_can_be_measured_again(name):
     assert known.parameters == count
 
 
+def test_a_step_has_three_times_the_operations_of_a_forward_pass():
+    """Two a multiply-accumulate; those of attention are not all counted in training."""
+    for name, facts in known_facts().items():
+        for images in (2, 64):
+            each = facts.profile(images).flops / images / (2 * facts.macs)
+            assert 2.4 < each < 3.03, name
+        if facts.patch is None:  # depthwise convolutions among them
+            assert each > 2.9, name
+
+
 def test_bytes_are_those_of_the_plan():
     entry = lookalike.backbones("resnet18", batch_size=48, classes=7000, image_size=96).entries[0]
     plan = lookalike.plan(
