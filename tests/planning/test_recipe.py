@@ -91,6 +91,16 @@ def test_transformers_are_not_pooled_by_gem():
     assert "model.pooling" not in chosen()
     assert chosen(convolutional=False)["model.pooling"] == "avg"
     assert chosen(convolutional=False, class_token=True)["model.pooling"] == "cls+avg"
+    assert chosen(convolutional=False, attention_pool=True)["model.pooling"] == "map"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pool"), [("vit_tiny", False), ("vit_base_patch16_siglip_224", True)]
+)
+def test_an_attention_pool_is_found(backbone, pool):
+    config = Config.load(overrides=[f"model.backbone={backbone}", "model.pretrained=false"])
+    found = network_facts(config, images=10, classes=2, has_validation=True, workers=1)
+    assert found.attention_pool is pool
 
 
 def test_large_heads_are_narrowed_and_shared():

@@ -12,11 +12,15 @@ from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
 from lookalike.distributed.world import World
+from lookalike.errors import ModelError
 from lookalike.model.architecture import find_architecture
 from lookalike.model.backbone import Backbone
 from lookalike.planning.image_facts import ImageFacts, image_facts
 from lookalike.run import Run
 from lookalike.training.remote_run import saved_config
+
+
+_ANY_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Facts:
         earlier: settings of the run that training starts from, None without one.
         convolutional: True for a network of convolutions, which takes images of any size.
         class_token: True if the network has one.
+        attention_pool: True if it has an attention pool of its own.
         native_size: side of the images of the pretrained weights, in pixels.
         has_validation: True with a validation set.
         workers: number of processes.
@@ -45,6 +50,7 @@ class Facts:
     native_size: int
     has_validation: bool
     workers: int
+    attention_pool: bool = False
     cuda: bool = False
     sample: ImageFacts | None = None
     earlier: Config | None = None
@@ -95,6 +101,7 @@ def network_facts(
         pretrained=model.pretrained is not False or config.train.start_from is not None,
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
+        attention_pool=not backbone.is_convolutional and _has_attention_pool(model.backbone),
         native_size=min(height, width),
         has_validation=has_validation,
         workers=workers,
@@ -102,6 +109,15 @@ def network_facts(
         sample=sample,
         earlier=_earlier(config.train.start_from),
     )
+
+
+def _has_attention_pool(backbone: str) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            Backbone(find_architecture(backbone), _ANY_SIZE, attention_pool=True)
+    except ModelError:
+        return False
+    return True
 
 
 def _earlier(start_from: str | None) -> Config | None:

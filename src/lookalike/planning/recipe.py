@@ -173,11 +173,14 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
         Choice("model.embedding_dim", 512, "512 dimensions retrieve as well as the usual 1,536")
     )
     if not facts.convolutional:
+        pooling = "cls+avg" if facts.class_token else "avg"
         found.append(
             Choice(
                 "model.pooling",
-                "cls+avg" if facts.class_token else "avg",
-                "GeM pools positive activations, and those of a transformer have both signs",
+                "map" if facts.attention_pool else pooling,
+                "the network was trained with its attention pool"
+                if facts.attention_pool
+                else "GeM pools positive activations, and those of a transformer have both signs",
             )
         )
     if facts.pretrained and config.train.start_from is None:
