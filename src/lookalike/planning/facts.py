@@ -19,7 +19,6 @@ from lookalike.planning.image_facts import ImageFacts, image_facts
 from lookalike.run import Run
 from lookalike.training.remote_run import saved_config
 
-
 _ANY_SIZE = 224
 
 
