@@ -1,16 +1,22 @@
 """`lookalike plan` of losses over the images of a batch, against the tensors of real steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
 
 import lookalike
 from lookalike.config.config import Config
+from lookalike.distributed.world import World
 from lookalike.losses import PAIR_LOSSES, create_loss
 from lookalike.losses.pairs.batch_comparison import BLOCK, BatchComparison
 from lookalike.losses.pairs.proxy_weights import ProxyWeights
-from lookalike.planning import memory
+from lookalike.model.embedder import Embedder
+from lookalike.planning.memory import memory
 from lookalike.planning.plan_table import show
+from lookalike.training.build_heads import metric_loss
+from lookalike.training.resolve import resolve
 
 CLASSES = 500
 SMALL = {
@@ -68,10 +74,17 @@ def test_predicted_bytes_of_proxies_are_those_of_torch():
 
 
 def test_comparisons_grow_with_the_batch_up_to_a_block():
-    small, large = planned("smooth_ap"), planned("smooth_ap", batch_size=2**14)
-    assert small.spec.comparisons == 32 * 32 * 4
-    assert large.spec.comparisons == BLOCK
-    assert memory.memory(large.spec, large.network).peak > 0
+    found = planned("smooth_ap")
+    assert found.spec.comparisons == 32 * 32 * 4
+    large = replace(found.spec, batch=2**14)
+    assert large.comparisons == BLOCK
+    saved = memory(large, found.network).head_saved
+    assert saved < 2 * memory(replace(large, batch=2**13), found.network).head_saved
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=32)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +99,7 @@ def test_comparisons_grow_with_the_batch_up_to_a_block():
         ("multi_similarity", {"workers": 2, "nested_dims": [8]}),
     ],
 )
-def test_plans_have_only_settings_that_the_loss_has(loss, settings, capsys):
+def test_plans_have_only_settings_that_the_loss_has(loss, settings, embedder, capsys):
     found = planned(loss, **settings, gpu="a10", memory="1MB", images=5000)
     assert found.fits is False
     for change in found.changes:
@@ -94,7 +107,8 @@ def test_plans_have_only_settings_that_the_loss_has(loss, settings, capsys):
         keys = dict(each.split("=") for each in words if "=" in each)
         workers = next((int(w.split()[0]) for w in words if w.endswith("workers")), 1)
         values = {key.replace(".", "__"): value for key, value in keys.items()}
-        planned(loss, **{**settings, **values, "run__workers": workers})  # is not refused
+        config = Config.of(None, {**SMALL, "loss": loss, **settings, **values})
+        resolve(config, metric_loss(config), embedder, World(size=workers), CLASSES)  # not refused
     assert found.speed is not None
     show(found, Console(width=120))
     text = capsys.readouterr().out
