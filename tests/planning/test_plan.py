@@ -136,14 +136,14 @@ def test_activations_computed_again_need_less_memory():
     usual, again = (
         planned(
             small(
-                model__backbone="vit_tiny", model__pooling="cls", train__batch_size=32,
+                model__backbone="test_vit", model__pooling="cls",
                 model__gradient_checkpointing=wanted,
             )
         ).memory
         for wanted in (False, True)
     )  # fmt: skip
-    assert again.activations < usual.activations / 5
-    assert again.peak < usual.peak
+    assert again.activations < usual.activations / 2
+    assert again.peak - again.runtime < usual.peak - usual.runtime
     assert again.network_weights == usual.network_weights
 
 
