@@ -59,6 +59,7 @@ SEVERAL = {
     "compare.embeddings": lambda c, v: lookalike.compare(
         embeddings=v, labels=c["labels"], device="cpu"
     ),
+    "backbones.names": lambda c, v: lookalike.backbones(v),
     "compare.recall": lambda c, v: lookalike.compare(c["run"], c["list"], recall=v, **RUN),
     "evaluate.recall": lambda c, v: lookalike.evaluate(c["run"], c["list"], recall=v, **RUN),
     "evaluate.precision": lambda c, v: lookalike.evaluate(c["run"], c["list"], precision=v, **RUN),
@@ -77,6 +78,7 @@ SEVERAL = {
     "Embedder.encode.images": lambda c, v: c["embedder"].encode(v),
 }
 ONE = {
+    "backbones.names": "resnet18",
     "compare.models": "run", "compare.embeddings": "npy", "compare.recall": 1,
     "evaluate.recall": 1, "evaluate.precision": 2, "compare.precision": 2,
     "improve.variants": "flip", "Index.add.ids": "e", "Index.add.labels": "shoe",

@@ -34,7 +34,7 @@ def go(train, output, steps, **more):
     return lookalike.train(
         train=train, output=output, backbone="test_resnet", pretrained=False, image_size=32,
         embedding_dim=16, batch_size=8, log_every=1, max_steps=steps, device="cpu",
-        data__threads=2, warmup_steps=0, **more,
+        data__threads=2, warmup_steps=0, recipe="component", **more,
     )  # fmt: skip
 
 

@@ -73,7 +73,10 @@ def backbones(
     limit = None if memory is None else parse_bytes(memory)
     if limit is None and machine is not None:
         limit = int(machine.memory) or None
-    chosen = _names([names] if isinstance(names, str) else list(names))
+    given = [names] if isinstance(names, str) else names
+    if not isinstance(given, Sequence) or not all(isinstance(n, str) and n for n in given):
+        raise ConfigError(f"names are {names!r}; give names of backbones: 'resnet50', 'convnext*'")
+    chosen = _names(list(given))
     fresh = [name for name in chosen if image_size != IMAGE_SIZE or name not in known_facts()]
     if fresh:
         logger.info("measuring %d backbones, a few seconds each", len(fresh))

@@ -30,8 +30,7 @@ from lookalike.errors import DataError, Interrupted
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
-from lookalike.planning.facts import gather_facts
-from lookalike.planning.recipe import Choice, choose, choose_rates, with_choices
+from lookalike.planning.recipe import Choice, choose_by_data, choose_rates, with_choices
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run, write_text
@@ -98,8 +97,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
 
         source = build.create_source(config)
         catalog, held_out = build.open_catalogs(config)
-        facts = gather_facts(config, catalog, held_out, source, world)
-        choices = choose(config, facts)
+        choices = choose_by_data(config, catalog, held_out, source, world)
         config = with_choices(config, choices)
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)

@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lookalike.config.config import Config
+from lookalike.config.config import Config, keys
+from lookalike.data.catalog import Catalog
+from lookalike.data.loading.image_source import Source
+from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
-from lookalike.planning.facts import Facts
+from lookalike.planning.facts import Facts, gather_facts
 
 RECIPES = ("auto", "component")
 """Recipes by name; any other value of `train.recipe` is the path of a YAML file."""
@@ -34,16 +37,31 @@ class Choice:
     reason: str
 
 
-def choose(config: Config, facts: Facts) -> list[Choice]:
+def choose_by_data(
+    config: Config, catalog: Catalog, held_out: Catalog | None, source: Source, world: World
+) -> list[Choice]:
+    """`choose` for a run that is about to start; called by all workers together.
+
+    Images are read only where the recipe `auto` has something to choose.
+    """
+    if config.train.recipe == "auto" and not set(keys()) <= config.asked():
+        return choose(config, gather_facts(config, catalog, held_out, source, world))
+    return choose(config, None)
+
+
+def choose(config: Config, facts: Facts | None) -> list[Choice]:
     """Settings for what the request leaves open, in the order of the sections.
+
+    `facts` are those of the recipe `auto`, None where it has nothing to choose.
 
     Raises:
         ConfigError: the file of a recipe cannot be read, or holds what is no setting.
     """
     name = config.train.recipe
-    if name == "component":
+    if name == "component" or (name == "auto" and facts is None):
         return []
     if name == "auto":
+        assert facts is not None
         choices = [
             choice
             for section in (_start, _data, _model, _loss, _head, _optim, _train)
