@@ -69,7 +69,7 @@ def test_every_tracker_gets_the_records_and_is_resumed(shapes, tmp_path, tracker
     name = f"{tmp_path.name}/run"
     [begun] = trackers.arguments("wandb", "init")
     assert (begun["project"], begun["name"], begun["id"]) == ("lookalike", name, None)
-    assert begun["config"]["optim.lr"] == 0.000354
+    assert begun["config"]["optim.lr"] == 0.001
     assert trackers.arguments("mlflow", "set_experiment")[0]["args"] == ("lookalike",)
     assert trackers.arguments("mlflow", "start_run") == [{"run_name": name, "args": ()}]
     assert trackers.arguments("mlflow", "log_params")[0]["args"][0]["train.max_steps"] == "2"

@@ -289,10 +289,10 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
     if "optim.name" in asked and config.optim.name == "sgd":
         return []
     batch = config.train.batch_size if "train.batch_size" in asked else _batch(facts)
-    rate = round(1e-3 * math.sqrt(batch / 64), 6)
+    rate = round(1e-3 * math.sqrt(max(batch, 64) / 64), 6)
     return [
         Choice("optim.name", "adamw", "learns faster than SGD at every length tried"),
-        Choice("optim.lr", rate, f"1e-3 for 64 images a step, by the square root of {batch}"),
+        Choice("optim.lr", rate, "1e-3 for up to 64 images a step, by the square root for more"),
     ]
 
 
