@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 import lookalike
-from lookalike.commands.quickstart import RECIPE, unpack_weights
+from lookalike.commands.quickstart import REQUEST, unpack_weights
 from lookalike.data.decoding.decode import decode
 from lookalike.data.loading.image_source import PLAIN
 from lookalike.data.loading.pipeline import Job, pipeline
@@ -203,7 +203,7 @@ def labels(folder: Path, emoji: Path, classes: int, epochs: int) -> None:
     print(f"\nlabels: {len(swapped)} of {len(lines):,} images of {classes} classes swapped; "
           f"trained for {epochs} epochs")  # fmt: skip
     settings = {
-        **RECIPE,
+        **REQUEST,
         "model.pretrained": str(unpack_weights(folder)),
         "data.train": str(listed),
         "run.output": str(folder / "run"),

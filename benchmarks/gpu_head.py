@@ -19,7 +19,7 @@ from head_contender import MARGIN, SCALE, Contender, Maker, Shape
 from head_memory import measure_peak
 from head_peers import TorchContender
 from head_plan import ALL, tolerance
-from lookalike.losses import head as head_module
+from lookalike.losses import class_weights
 from lookalike.losses.kernels import uses_triton
 
 
@@ -132,7 +132,7 @@ def _made(name: str, shape: Shape) -> Contender:
     def empty(rows: range, dim: int, *, seed: int, std: float, dtype: torch.dtype) -> Tensor:
         return torch.empty(len(rows), dim, dtype=dtype, device=shape.device)
 
-    with mock.patch.object(head_module, "initial_weight", empty):
+    with mock.patch.object(class_weights, "initial_weight", empty):
         contender = MAKERS[name](shape)
     contender.weights().normal_(0, 0.01)
     return contender

@@ -37,7 +37,7 @@ def run_quickstart(place: Place, record: Record) -> None:
             change |= _TINY
             lists = {key: _first_lines(path, 60) for key, path in lists.items()}
         values = {
-            **quickstart.RECIPE, "data.train": str(lists["train"]), "data.val": str(lists["val"]),
+            **quickstart.REQUEST, "data.train": str(lists["train"]), "data.val": str(lists["val"]),
             "run.output": str(folder / "run"), "train.seed": 0, **change,
         }  # fmt: skip
         if not place.dry:

@@ -355,7 +355,7 @@ def test_a_study_runs_stops_and_resumes(quality, shapes, tmp_path, monkeypatch, 
     code, said = call("run", study, *common, "--methods", "ours,pml_arcface,pml_arcface:tuned")
     assert said.out.startswith("1 of 4 trials to run\n")
     code, said = call("table", study)
-    assert "| pml_arcface:tuned | " in said.out
+    assert "| pml_arcface:tuned (2 trials) | " in said.out
     code, said = call("run", study, *common, "--methods", "ours", "--regimes", "lite0")
     assert (code, said.err.count("\n")) == (2, 1)
     assert "tf_efficientnet_lite0.safetensors: not there" in said.err
