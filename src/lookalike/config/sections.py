@@ -392,9 +392,9 @@ class TrainConfig(Section):
     """Length, precision, evaluation and checkpoints of training."""
 
     recipe: str = setting("auto", popular=True)
-    """What fills the settings that are left open: `auto` chooses by the data, the network and the
-    machine, and gives its reasons; `component` takes the defaults of this table, which are those of
-    Alibaba PAI's component; or a YAML file of settings."""
+    """Choice of the settings that a request does not give: `auto` chooses by the data, the network
+    and the machine, and gives its reasons; `component` takes the defaults of this table, which are
+    those of Alibaba PAI's component; or a YAML file of settings."""
     batch_size: int = setting(64, popular=True, ge=1, le=2**20)
     """Images a step, over all workers together."""
     accumulate: int = Field(1, ge=1)
@@ -445,9 +445,9 @@ class TrainConfig(Section):
     freeze_backbone_epochs: int = Field(0, ge=0)
     """Train only neck and head for the first epochs."""
     cache_features: bool | str = False
-    """Where the backbone is frozen, pass each image through it once, without augmentation, keep
-    its pooled features on disk and train on them: epochs take seconds. `true`: in the run's
-    directory; or a folder of this machine, for all runs that name it."""
+    """Train on stored features while the backbone is frozen: each image passes through it once,
+    without augmentation, and epochs take seconds. `true`: stored in the run's directory; or a
+    folder of this machine, for all runs that name it."""
     freeze_batchnorm: bool = False
     """Keep the pretrained statistics of the backbone's batch norms."""
     sync_batchnorm: bool = True

@@ -113,7 +113,7 @@ def read_facts(names: Sequence[str], image_size: ImageSize) -> list[BackboneFact
 
 
 def timm_facts(name: str) -> dict[str, Any]:
-    """What timm's own tables say of a backbone: the fields of `BackboneFacts` up to `crop_pct`."""
+    """Figures of a backbone by timm: the fields of `BackboneFacts` up to `crop_pct`."""
     import timm
 
     from lookalike.model.architecture import find_architecture

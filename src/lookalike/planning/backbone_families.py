@@ -185,7 +185,7 @@ _RESEARCH = ("cc-by-nc", "noncommercial", "research")
 
 
 def commercial_use(licence: str | None) -> str:
-    """What a licence of weights, as timm names it, says of commercial use.
+    """Commercial use by a licence of weights, as timm names it.
 
     `yes`, `terms` (allowed under terms of its own, to be read), `no` or `unknown`.
     """

@@ -188,7 +188,11 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
             )
         )
     found.append(
-        Choice("model.embedding_dim", 512, "512 dimensions retrieve as well as the usual 1,536")
+        Choice(
+            "model.embedding_dim",
+            512,
+            "class weights and vectors take a third of the component's 1,536 dimensions",
+        )
     )
     if not facts.convolutional:
         pooling = "cls+avg" if facts.class_token else "avg"
@@ -206,8 +210,7 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "model.init_from_features",
                 True,
-                "the start retrieves like the pretrained network, and the first steps do not "
-                "distort it",
+                "the start then retrieves like the pretrained network",
             )
         )
     return found
@@ -220,14 +223,13 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "loss.scale",
                 16.0,
-                "the published 30 to 64 are for a hundred thousand classes and more: with "
-                f"{facts.classes:,} they learn less",
+                f"AdaCos gives {_adacos(facts.classes):.1f} for {facts.classes:,} classes, and the "
+                "published 30 to 64 are for many more",
             ),
             Choice(
                 "loss.margin",
                 _MARGINS[config.loss.name],
-                "a small margin suits a small scale; the published ones separate the classes of "
-                "the list, not those to come",
+                "small, as fits a scale of 16: NormFace and ILIAS take that scale and no margin",
             ),
         ]
     if config.loss.name in MARGINS:
@@ -235,11 +237,15 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "loss.classification_weight",
                 0.0,
-                "the branch of plain softmax doubles the class weights and gains nothing beside a "
-                "small scale",
+                "the branch of plain softmax would double the class weights and their memory",
             )
         )
     return found
+
+
+def _adacos(classes: int) -> float:
+    """Scale for that many classes (Zhang et al., AdaCos, CVPR 2019, fixed form)."""
+    return math.sqrt(2) * math.log(max(classes - 1, 2))
 
 
 def _head(config: Config, facts: Facts) -> list[Choice]:
@@ -259,7 +265,11 @@ def _head(config: Config, facts: Facts) -> list[Choice]:
             )
         )
         state //= workers
-    if state > _LARGE_HEAD and config.loss.name in MARGINS:
+    if (
+        state > _LARGE_HEAD
+        and config.loss.name in MARGINS
+        and config.head.fused_update is not False  # bf16 needs it
+    ):
         found.append(
             Choice(
                 "head.dtype",
@@ -291,7 +301,7 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
     batch = config.train.batch_size if "train.batch_size" in asked else _batch(facts)
     rate = round(1e-3 * math.sqrt(max(batch, 64) / 64), 6)
     return [
-        Choice("optim.name", "adamw", "learns faster than SGD at every length tried"),
+        Choice("optim.name", "adamw", "its steps do not depend on the size of the gradients"),
         Choice("optim.lr", rate, "1e-3 for up to 64 images a step, by the square root for more"),
     ]
 
@@ -324,12 +334,16 @@ def _train(config: Config, facts: Facts) -> list[Choice]:
     ]
     if facts.pretrained:
         found += [
-            Choice("train.freeze_batchnorm", True, "the pretrained statistics are better ones"),
+            Choice(
+                "train.freeze_batchnorm",
+                True,
+                "statistics of pretraining are less noisy than those of small batches",
+            ),
             Choice(
                 "train.interpolate",
                 True,
-                "weights between start and end are often better than both, and never below the "
-                "start",
+                "the model is the best of the start, the end and three points between, on classes "
+                "that training does not see",
             ),
         ]
     return found

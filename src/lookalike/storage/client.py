@@ -22,7 +22,7 @@ class Client(ABC):
     """
 
     credentials = 0
-    """How often its credentials were read anew."""
+    """Number of times that its credentials were read."""
 
     @abstractmethod
     async def fetch(self, uri: str, part: ByteRange, limits: Limits) -> bytes:
