@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lookalike.distributed.world import ALONE, World
 from lookalike.losses.chunk_products import default_chunk
 from lookalike.losses.class_sampling import PartialClassSampler
-from lookalike.losses.collectives import gather_equal
+from lookalike.losses.collectives import gather_embeddings, gather_equal
 from lookalike.losses.head_update import HeadUpdate, UpdateRule, create_update
 from lookalike.losses.logits import inverse_norms, unit_rows
 
@@ -205,6 +205,18 @@ class ClassWeights(nn.Module, ABC):
         # Peers hold ascending classes: the first of equal values is the lowest class.
         winner = gather_equal(best, self.peers).argmax(0, keepdim=True)  # (1, B)
         return gather_equal(nearest, self.peers).gather(0, winner)[0]
+
+    def gathered(self, embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, D) in `compute_dtype` and classes (B,) that this worker's weights are for.
+
+        Those of all workers where the weights are sharded, else its own.
+        """
+        embeddings = embeddings.to(self.compute_dtype)
+        if not self.sharded:
+            return embeddings, classes
+        parts = self.peers.gather(classes)
+        sizes = [len(part) for part in parts]
+        return gather_embeddings(embeddings, sizes, self.peers), torch.cat(parts)
 
     def _check(self, embeddings: Tensor, classes: Tensor) -> None:
         if embeddings.ndim != 2 or embeddings.shape != (len(classes), self.dim):

@@ -11,7 +11,7 @@ from lookalike.losses.chunk_softmax import LogitModulation
 from lookalike.losses.class_sampling import positions
 from lookalike.losses.class_statistics import class_statistics
 from lookalike.losses.class_weights import ClassWeights, HeadOptions
-from lookalike.losses.collectives import gather_embeddings, gather_own_gradient
+from lookalike.losses.collectives import gather_own_gradient
 from lookalike.losses.logits import logit_modulation, target_logits, unit_rows
 from lookalike.losses.margin import Margin, RowContext
 
@@ -96,13 +96,8 @@ class Head(ClassWeights):
         """
         self._check(embeddings, classes)
         with torch.autocast(self.weight.device.type, enabled=False):
-            embeddings = embeddings.to(self.compute_dtype)
+            embeddings, classes = self.gathered(embeddings, classes)
             if self.sharded:
-                parts = self.peers.gather(classes)
-                classes = torch.cat(parts)  # (B,)
-                embeddings = gather_embeddings(
-                    embeddings, [len(part) for part in parts], self.peers
-                )  # (B, D)
                 return self._row_losses(embeddings, classes).mean()
             count = torch.full((), len(classes), device=classes.device)
             count = self.world.sum(count)  # B; a tensor, so that the host need not wait

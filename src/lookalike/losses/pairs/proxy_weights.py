@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from lookalike.distributed.world import ALONE, World
 from lookalike.losses.chunk_products import default_chunk
 from lookalike.losses.class_weights import ClassWeights, HeadOptions
-from lookalike.losses.collectives import gather_embeddings, gather_own_gradient
+from lookalike.losses.collectives import gather_own_gradient
 from lookalike.losses.logits import unit_rows
 from lookalike.losses.pairs.pair_loss import MASKED
 from lookalike.losses.pairs.proxy_anchor import ProxyAnchor
@@ -64,13 +64,7 @@ class ProxyWeights(ClassWeights):
         """
         self._check(embeddings, classes)
         with torch.autocast(self.weight.device.type, enabled=False):
-            embeddings = embeddings.to(self.compute_dtype)
-            if self.sharded:
-                parts = self.peers.gather(classes)
-                classes = torch.cat(parts)  # (B,)
-                embeddings = gather_embeddings(
-                    embeddings, [len(part) for part in parts], self.peers
-                )  # (B, D)
+            embeddings, classes = self.gathered(embeddings, classes)
             unit, _ = unit_rows(embeddings)
             sums = self._log_sums(unit, classes - self.rows.start)  # (2, c)
             if not self.sharded:
