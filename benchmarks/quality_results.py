@@ -56,7 +56,7 @@ class Row:
 
     @property
     def is_peer(self) -> bool:
-        return not self.is_ours and self.method != "frozen"
+        return not self.is_ours and self.method not in ("frozen", "component")
 
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals of the means, by class."""
@@ -163,7 +163,13 @@ def verdicts(own: Row, rows: Sequence[Row]) -> list[str]:
             break
         best = max(peers, key=lambda row: row.score(metric))
         gain = advantages(own, best)[metric]
-        verdict = "above" if gain.low > 0 else "below" if gain.high < 0 else "not told apart from"
+        verdict = (
+            "above"
+            if gain.low > 0
+            else "below"
+            if gain.high < 0
+            else "not significantly different from"
+        )
         found.append(
             f"- {title}: {own.label} is {verdict} the best peer, {best.label}: {_points(gain)};"
             f" {_time_to_reach(best, metric, rows, own.method)}"

@@ -21,9 +21,6 @@ class Client(ABC):
     Methods raise what its library raises, and `FileNotFoundError` and `PermissionError`.
     """
 
-    credentials = 0
-    """Number of times that its credentials were read."""
-
     @abstractmethod
     async def fetch(self, uri: str, part: ByteRange, limits: Limits) -> bytes:
         """The content of a file, or at most part[1] bytes from part[0] on."""
@@ -53,7 +50,7 @@ class Client(ABC):
         """Remove a file."""
 
     def forget(self, uri: str) -> None:  # noqa: B027 - most storages keep no credentials
-        """Read the credentials for `uri` anew at the next request."""
+        """Read the credentials for `uri` again at the next request."""
 
 
 class GetClient(Client):

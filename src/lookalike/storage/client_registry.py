@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 
 from lookalike.storage.client import Client
 from lookalike.storage.download import NO_LIMITS, ByteRange, Limits
@@ -17,6 +18,8 @@ _CLIENTS: dict[str, Client] = {
 }  # fmt: skip
 
 _lock = threading.Lock()
+_credentials: Counter[str] = Counter()
+"""Times that credentials were read again, by scheme: fsspec has its own for each."""
 
 
 def client_of(uri: str) -> Client:
@@ -54,17 +57,17 @@ def check_writable(uri: str) -> None:
 
 
 def credentials_number(uri: str) -> int:
-    """A number that grows whenever the credentials for `uri` are read anew."""
-    return client_of(uri).credentials
+    """A number that grows whenever credentials for storage like that of `uri` are read again."""
+    return _credentials[scheme_of(uri)]
 
 
 def forget_credentials(uri: str, number: int) -> None:
-    """Read the credentials for `uri` anew at the next request, as they were refused.
+    """Read the credentials for `uri` again at the next request, as they were refused.
 
     Of many requests that are refused with the credentials of one `number`, only the first acts.
     """
-    client = client_of(uri)
+    scheme = scheme_of(uri)
     with _lock:
-        if number == client.credentials:
-            client.credentials += 1
-            client.forget(uri)
+        if number == _credentials[scheme]:
+            _credentials[scheme] += 1
+            client_of(uri).forget(uri)

@@ -127,7 +127,7 @@ class FeatureParts:
         try:
             found = np.load(self._path(part, "npy"), mmap_mode="r", allow_pickle=False)
             self._bad_of(part)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):  # an empty file is the last
             return None
         whole = (len(self.rows_of(part)), *self.shape)
         return found if found.shape == whole and found.dtype == np.float32 else None
