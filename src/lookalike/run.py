@@ -156,14 +156,14 @@ class Run:
             RunError: it holds foreign files.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
-        ours |= {self.resolved, self.classes, self.tensorboard, self.features}
+        ours |= {self.resolved, self.recipe, self.classes, self.tensorboard, self.features}
         ours |= {self.path / LOGGERS, self.path / "wandb"}
         ours |= {
             self.path / DOCTOR_JSON,
             self.path / DOCTOR_PAGE,
         }  # of a doctor run before training
         if resume:
-            ours |= {self.metrics, self.environment, self.report, self.model}
+            ours |= {self.metrics, self.environment, self.report, self.model, self.start}
             ours |= {self.path / EXPORTS, *self.path.glob(".*")}
         foreign = sorted(path.name for path in self.path.iterdir() if path not in ours)
         if not resume and any(self.checkpoints.glob("*")):
@@ -259,6 +259,8 @@ def kept_score(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     scores = [score for score in scores if score["map_at_r"] is not None]
     if scores and "interpolation" in scores[-1]:
         return scores[-1]
+    # Those of an earlier end are of a model that training has replaced.
+    scores = [score for score in scores if "interpolation" not in score]
     return max(scores, key=lambda score: score["map_at_r"], default=None)
 
 

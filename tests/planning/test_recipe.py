@@ -19,7 +19,8 @@ def facts(**changes):
         "class_token": False, "native_size": 224, "has_validation": False, "workers": 1,
         "sample": SAMPLE,
     }  # fmt: skip
-    return Facts(**(values | changes))
+    values |= changes
+    return Facts(**{"several": values["classes"], **values})
 
 
 def chosen(config=None, **changes):
@@ -75,6 +76,20 @@ def test_classes_are_held_out_only_to_guard_a_pretrained_start():
     assert "data.val_fraction" not in chosen(pretrained=False)
     assert "data.val_fraction" not in chosen(has_validation=True)
     assert "data.val_fraction" not in chosen(classes=60)
+    # Lone images are no queries.
+    assert not {"data.val_fraction", "train.interpolate"} & chosen(several=90).keys()
+    assert chosen(has_validation=True, several=0)["train.interpolate"]
+
+
+def test_published_scales_stay_for_very_many_classes():
+    assert "loss.scale" in chosen(classes=11_000)
+    assert not {"loss.scale", "loss.margin"} & chosen(classes=10**6, images=10**7).keys()
+
+
+def test_the_batch_suits_workers_and_sampler():
+    assert chosen(workers=8)["train.batch_size"] == 64
+    given = Config.load(overrides=["data.sampler=pk", "data.images_per_class=12"])
+    assert chosen(given)["train.batch_size"] == 36
 
 
 def test_the_image_size_follows_the_images():
@@ -134,11 +149,13 @@ def test_the_backbone_learns_faster_the_worse_its_start():
         def __init__(self, recall):
             self.recall = {1: recall}
 
-    adamw = Config.load(overrides=["optim.name=adamw"])
+    adamw = Config.load(overrides=["optim.name=adamw", "model.pretrained=true"])
     rates = [choose_rates(adamw, Start(recall))[0].value for recall in (0.95, 0.7, 0.3)]
     assert rates == sorted(rates)
     assert rates[0] < rates[2]
-    assert choose_rates(adamw, None) == []
+    assert rates[0] < choose_rates(adamw, None)[0].value < rates[2]
+    random = adamw.with_values({"model.pretrained": False})
+    assert choose_rates(random, None) == []
     asked = adamw.with_values({"optim.backbone_lr_factor": 0.5})
     assert choose_rates(asked, Start(0.3)) == []
 

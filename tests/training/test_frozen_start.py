@@ -11,6 +11,7 @@ from lookalike.losses import create_margin
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
+from lookalike.training import frozen_start
 from lookalike.training.frozen_start import imprint, principal_axes, start_features
 
 
@@ -60,3 +61,13 @@ def test_the_start_keeps_the_similarities_of_the_backbone(shapes):
     )
     assert torch.allclose(live @ live.T, expected, atol=1e-4)
     assert features.scores(embedder).num_queries == 48
+
+
+def test_of_many_classes_pairs_are_taken(monkeypatch, shapes):
+    """Retrieval is measured among them, and needs two images of a class."""
+    monkeypatch.setattr(frozen_start, "MOST_IMAGES", 6)
+    embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8)
+    catalog = open_catalog(str(shapes / "train.txt"))
+    features = start_features(embedder, catalog, threads=1)
+    assert features.classes.tolist() == [0, 0, 1, 1, 2, 2]
+    assert features.scores(embedder).num_queries == 6

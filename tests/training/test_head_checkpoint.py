@@ -252,7 +252,7 @@ def test_slow_worker_ignores_files_the_main_worker_just_wrote(tmp_path):
 
     class Slow(World):
         def all_gather_object(self, value):
-            return [True, value]  # the main worker found no run
+            return [False, value]  # the main worker found no run
 
     run = Run(tmp_path)
     run.config.write_text("")  # and has begun one since

@@ -10,6 +10,7 @@ import lookalike
 from lookalike.errors import RunError
 from lookalike.model.batchnorm import measure_statistics
 from lookalike.model.embedder import Embedder
+from lookalike.run import kept_score
 from lookalike.training.interpolation import Point, best_point, interpolated
 
 
@@ -95,7 +96,17 @@ def test_the_model_is_the_best_between_start_and_end(settings, tmp_path):
 def test_weights_of_the_start_that_are_gone_are_one_clear_line(settings, tmp_path):
     run = lookalike.train(output=tmp_path / "run", epochs=1, max_steps=2, **settings)
     (run.start / "model.safetensors").unlink()
+    before = run.metrics.read_text()
     with pytest.raises(RunError, match=r"start cannot be read.*train\.interpolate=false"):
         lookalike.train(output=run.path, resume=True, epochs=2, max_steps=4)
+    assert run.metrics.read_text() == before  # not after the training
     record = json.loads(run.metrics.read_text().splitlines()[0])
     assert record["step"] == 0
+
+
+def test_scores_of_an_earlier_end_are_of_no_later_model():
+    old = {"step": 6, "map_at_r": 0.9, "interpolation": 0.5}
+    scores = [{"step": 0, "map_at_r": 0.1}, {"step": 6, "map_at_r": 0.8}, old]
+    assert kept_score(scores) is old
+    scores.append({"step": 9, "map_at_r": 0.7})
+    assert kept_score(scores)["map_at_r"] == 0.8

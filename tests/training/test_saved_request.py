@@ -65,7 +65,10 @@ def test_resolved_from_lists_all_resolved_settings():
     config = Config().with_values(ASKED)
     margin = metric_loss(config)
     resolved = resolve(config, margin, create_embedder(config, margin), World(), 8)
-    assert resolved.asked() - config.asked() == set(RESOLVED_FROM) - {"data.val_fraction"}
+    assert resolved.asked() - config.asked() == set(RESOLVED_FROM) - {
+        "data.val_fraction",
+        "train.max_steps",
+    }
 
 
 def resumed(run: Run, folder, *changes: str) -> Config:

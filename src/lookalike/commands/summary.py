@@ -213,7 +213,11 @@ def log_result(run: Run, progress: Progress) -> None:
         return
     start = scores[0]
     way = scores[-1].get("interpolation")  # of the weights from start to end
-    of_best = (score for score in scores if score["step"] == progress.best_step)
+    of_best = (
+        score
+        for score in scores
+        if score["step"] == progress.best_step and "interpolation" not in score
+    )
     best = next(of_best, None) if way is None else scores[-1]
     if best is None:
         logger.info(
@@ -233,8 +237,8 @@ def log_result(run: Run, progress: Progress) -> None:
     )  # fmt: skip
     if way == 0:
         logger.warning(
-            "training gained nothing on the validation set: %s holds the start. The pretrained "
-            "network alone does as well", run.model,
+            "training gained nothing on the validation set: %s holds the model before training",
+            run.model,
         )  # fmt: skip
     elif progress.best_step == 0 and way is None:
         logger.warning(

@@ -41,7 +41,7 @@ from lookalike.training.open_run import (
     as_before,
     check_end,
     check_request,
-    is_new,
+    has_no_checkpoint,
     local_output,
     open_run,
     resumed_request,
@@ -101,17 +101,21 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         config = with_choices(config, choices)
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
+        build.check_early_stopping(config, held_out)
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)
         embedder = build.create_embedder(config, loss)
         features = None
-        if config.model.init_from_features and is_new(run, resume, world):
+        wanted = config.model.init_from_features and config.train.start_from is None
+        if wanted and has_no_checkpoint(run, resume, world):
             features = start_features(
                 embedder, catalog, threads=config.data.threads, world=world, source=source
             )
             features.set_neck(embedder, world)
-            choices += choose_rates(config, features.scores(embedder, world))
+        if choices:
+            start = None if features is None else features.scores(embedder, world)
+            choices += choose_rates(config, start)
             config = with_choices(config, choices)
         summary.log_choices(choices)
         config = resolve(config, loss, embedder, world, len(catalog.classes))
@@ -179,7 +183,8 @@ def _within_budget(
     frozen = config.train.freeze_backbone
     epoch = 0 if frozen else config.train.freeze_backbone_epochs
     length = fit_length(budget, parts, run, world, frozen=frozen, epoch=epoch, began=began)
-    values = {"train.epochs": length.epochs, "train.max_steps": length.steps}
+    steps = min(length.steps, config.train.max_steps or length.steps)
+    values = {"train.epochs": length.epochs, "train.max_steps": steps}
     if "train.eval_every" not in asked.asked():
         values["train.eval_every"] = length.eval_every
     return config.with_values(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lookalike import storage
@@ -16,7 +17,7 @@ from lookalike.errors import ModelError
 from lookalike.model.architecture import find_architecture
 from lookalike.model.backbone import Backbone
 from lookalike.planning.image_facts import ImageFacts, image_facts
-from lookalike.run import Run
+from lookalike.training.checkpoint import STATE_FILE
 from lookalike.training.remote_run import saved_config
 
 _ANY_SIZE = 224
@@ -29,6 +30,7 @@ class Facts:
     Attributes:
         images: of the training list.
         classes: of the training list.
+        several: classes with two images or more.
         pretrained: False where the network starts from random weights.
         earlier: settings of the run that training starts from, None without one.
         convolutional: True for a network of convolutions, which takes images of any size.
@@ -43,6 +45,7 @@ class Facts:
 
     images: int
     classes: int
+    several: int
     pretrained: bool
     convolutional: bool
     class_token: bool
@@ -72,6 +75,7 @@ def gather_facts(
         config,
         images=len(catalog),
         classes=len(catalog.classes),
+        several=int((np.bincount(catalog.class_ids) > 1).sum()),
         has_validation=held_out is not None,
         workers=world.size,
         cuda=world.device.type == "cuda",
@@ -84,12 +88,16 @@ def network_facts(
     *,
     images: int,
     classes: int,
+    several: int | None = None,
     has_validation: bool,
     workers: int,
     cuda: bool = False,
     sample: ImageFacts | None = None,
 ) -> Facts:
-    """Facts with those of the network, which is built without memory for its weights."""
+    """Facts with those of the network, which is built without memory for its weights.
+
+    `several` is None where the sizes of the classes are not known.
+    """
     model = config.model
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = Backbone(find_architecture(model.backbone), model.image_size)
@@ -97,6 +105,7 @@ def network_facts(
     return Facts(
         images=images,
         classes=classes,
+        several=classes if several is None else several,
         pretrained=model.pretrained is not False or config.train.start_from is not None,
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
@@ -124,5 +133,5 @@ def _earlier(start_from: str | None) -> Config | None:
     if start_from is None or storage.is_remote(start_from):
         return None
     given = Path(storage.local_path(start_from)).absolute()
-    run = given if Run(given).exists() else given.parent.parent
+    run = given.parent.parent if (given / STATE_FILE).exists() else given
     return saved_config(str(run))

@@ -78,11 +78,18 @@ def choose(config: Config, facts: Facts | None) -> list[Choice]:
 
 
 def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
-    """Learning rate of a pretrained backbone, by the retrieval of training images at the start."""
-    if config.train.recipe != "auto" or start is None or config.optim.name != "adamw":
+    """Learning rate of a pretrained backbone, by the retrieval of training images at the start.
+
+    `start` is None where it was not measured.
+    """
+    pretrained = config.model.pretrained is not False or config.train.start_from is not None
+    if config.train.recipe != "auto" or not pretrained or config.optim.name != "adamw":
         return []
     if "optim.backbone_lr_factor" in config.asked():
         return []
+    if start is None:
+        reason = "the backbone is pretrained, and its retrieval before training was not measured"
+        return [Choice("optim.backbone_lr_factor", _FACTORS[1], reason)]
     recall = start.recall[1]
     factor = _FACTORS[sum(recall < limit for limit in _RECALLS)]
     return [
@@ -90,7 +97,7 @@ def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
             "optim.backbone_lr_factor",
             factor,
             f"before training, {_percent(recall)} of {start.num_queries:,} training images have "
-            "their nearest image in their class: the less, the more the backbone has to learn",
+            "their nearest image in their class; a lower Recall@1 gets a higher rate",
         )
     ]
 
@@ -120,6 +127,9 @@ _MARGINS = {
 }
 """Small margins, by loss, in its unit."""
 
+_MANY_CLASSES = 50_000
+"""Classes above which scale and margin stay those that were published for that many."""
+
 _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
 
@@ -141,7 +151,7 @@ def _start(config: Config, facts: Facts) -> list[Choice]:
 
 def _data(config: Config, facts: Facts) -> list[Choice]:
     found = []
-    if facts.pretrained and not facts.has_validation and facts.classes >= 5 * _FEWEST_HELD_OUT:
+    if _holds_out(config, facts):
         held = min(max(_FEWEST_HELD_OUT, round(facts.classes / 20)), _MOST_HELD_OUT)
         found.append(
             Choice(
@@ -167,12 +177,20 @@ def _data(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "data.flip",
                 0.0,
-                f"mirror images are other things here: of them {_percent(sample.mirrored_recall)} "
+                "horizontal flips change the class: of the mirror images "
+                f"{_percent(sample.mirrored_recall)} "
                 "have an image of their class as the nearest, of the images as they are "
                 f"{_percent(sample.recall)}",
             )
         )
     return found
+
+
+def _holds_out(config: Config, facts: Facts) -> bool:
+    """True if classes are held out; most must have two images, as a query needs another."""
+    if not facts.pretrained or facts.has_validation or config.data.val is not None:
+        return False
+    return facts.several >= max(5 * _FEWEST_HELD_OUT, facts.classes / 2)
 
 
 def _model(config: Config, facts: Facts) -> list[Choice]:
@@ -218,7 +236,7 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
 
 def _loss(config: Config, facts: Facts) -> list[Choice]:
     found = []
-    if config.loss.name in _MARGINS:
+    if config.loss.name in _MARGINS and facts.classes <= _MANY_CLASSES:
         found += [
             Choice(
                 "loss.scale",
@@ -298,7 +316,7 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
         ]
     if "optim.name" in asked and config.optim.name == "sgd":
         return []
-    batch = config.train.batch_size if "train.batch_size" in asked else _batch(facts)
+    batch = config.train.batch_size if "train.batch_size" in asked else _batch(config, facts)
     rate = round(1e-3 * math.sqrt(max(batch, 64) / 64), 6)
     return [
         Choice("optim.name", "adamw", "its steps do not depend on the size of the gradients"),
@@ -309,20 +327,30 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
 _LARGEST_OF_ADAMW = 0.005
 
 
-def _batch(facts: Facts) -> int:
-    """Images a step, for some 150 steps an epoch; activations of many fill a CPU's memory."""
+def _batch(config: Config, facts: Facts) -> int:
+    """Images a step: some 150 steps an epoch, and eight images a micro-batch at least.
+
+    Activations of many fill a CPU's memory. A multiple of what the sampler needs.
+    """
+    data = config.data
+    unit = (data.images_per_class or 1) * data.repeats
+    least = max(8 * facts.workers * config.train.accumulate, _preferred_batch(facts))
+    return -(-least // unit) * unit
+
+
+def _preferred_batch(facts: Facts) -> int:
     return min(
         max(2 ** round(math.log2(max(facts.images, 1) / 150)), 32), 256 if facts.cuda else 64
     )
 
 
 def _train(config: Config, facts: Facts) -> list[Choice]:
-    epochs = _epochs(facts)
+    epochs, batch = _epochs(facts), _batch(config, facts)
     found = [
         Choice(
             "train.batch_size",
-            _batch(facts),
-            f"{facts.images:,} images give {facts.images // _batch(facts):,} steps an epoch",
+            batch,
+            f"{facts.images:,} images give {facts.images // batch:,} steps an epoch",
         ),
         Choice(
             "train.epochs",
@@ -339,13 +367,16 @@ def _train(config: Config, facts: Facts) -> list[Choice]:
                 True,
                 "statistics of pretraining are less noisy than those of small batches",
             ),
-            Choice(
-                "train.interpolate",
-                True,
-                "the model is the best of the start, the end and three points between, on classes "
-                "that training does not see",
-            ),
         ]
+        if facts.has_validation or config.data.val_fraction > 0 or _holds_out(config, facts):
+            found.append(
+                Choice(
+                    "train.interpolate",
+                    True,
+                    "the model is the best of the start, the end and three points between, on the "
+                    "validation set",
+                )
+            )
     return found
 
 

@@ -198,13 +198,21 @@ def open_catalogs(
     elif split_name(data.val_split) in splits_of(records):
         held_out = build_catalog(select(records, data.val_split))
     check_trainable(catalog)
+    return catalog, held_out
+
+
+def check_early_stopping(config: Config, held_out: Catalog | None) -> None:
+    """Check that a run with early stopping is measured.
+
+    Raises:
+        ConfigError: it is not.
+    """
     patience = config.train.early_stopping
     if patience and (held_out is None or not config.train.eval_every):
         needed = (
             "train.eval_every of 1 or more" if held_out else "a validation set: give --val LIST"
         )
         raise ConfigError(f"train.early_stopping={patience} needs {needed}, or leave it out")
-    return catalog, held_out
 
 
 def create_source(config: Config) -> Source:

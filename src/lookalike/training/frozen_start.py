@@ -54,7 +54,8 @@ class StartFeatures:
             assert isinstance(weight, Tensor)
             if weight.shape[0] < weight.shape[1]:  # else the random one keeps all angles already
                 weight.copy_(principal_axes(features, weight.shape[0]))
-            world.broadcast(weight)
+            # NCCL knows tensors of its devices only.
+            weight.copy_(world.broadcast(weight.detach().to(world.device)))
 
     @torch.no_grad()
     def embeddings(self, embedder: Embedder) -> Tensor:
@@ -90,12 +91,15 @@ def start_features(
     world: World = ALONE,
     source: Source = PLAIN,
 ) -> StartFeatures:
-    """Features of up to `MOST_IMAGES` images, dealt evenly to the classes, on every worker.
+    """Features of a class-balanced sample of up to `MOST_IMAGES` images, on every worker.
 
     Called by all workers together. Unreadable images are left out.
     """
     rows = _rows(catalog.class_ids, MOST_IMAGES)
+    before = embedder.device
+    embedder.to(world.device)
     pooled, read = _pooled_features(embedder, catalog, rows, threads, world, source)
+    embedder.to(before)
     return StartFeatures(pooled, torch.from_numpy(catalog.class_ids[rows[read.numpy()]]))
 
 
@@ -151,11 +155,14 @@ def _occurrence(classes: Tensor) -> Tensor:
 
 
 def _rows(class_ids: np.ndarray, most: int) -> np.ndarray:
-    """Up to `most` rows, ascending: the first image of every class, then the second ones, ..."""
+    """Up to `most` rows, ascending: the first two images of each class, then two more, ...
+
+    Two, as retrieval among them needs pairs; of too many classes, those of the lowest numbers.
+    """
     if len(class_ids) <= most:
         return np.arange(len(class_ids))
-    order = _occurrence(torch.from_numpy(class_ids)).argsort(stable=True).numpy()
-    return np.sort(order[:most])
+    pair = _occurrence(torch.from_numpy(class_ids)).numpy() // 2
+    return np.sort(np.lexsort((class_ids, pair))[:most])
 
 
 def _pooled_features(

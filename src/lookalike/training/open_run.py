@@ -92,6 +92,12 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
         return config
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
+    if used.data.val_fraction and config.data.val is not None and used.data.val is None:
+        raise RunError(
+            f"{run.path}: {used.data.val_fraction:g} of the classes are held out of training, and "
+            "with data.val they would be learnt; resume without --val, and measure that list with "
+            "lookalike evaluate"
+        )
 
     def changed(key: str) -> bool:
         return key in given | before.asked() and config.get(key) != used.get(key)
@@ -174,10 +180,11 @@ def start_or_resume(
     return _with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
 
 
-def is_new(run: Run, resume: bool, world: World) -> bool:
-    """True if nothing is resumed; called by all workers together."""
+def has_no_checkpoint(run: Run, resume: bool, world: World) -> bool:
+    """True if training begins at its start; called by all workers together."""
     # As the main worker finds it: a slower worker may see files that it writes next.
-    return bool(world.all_gather_object(not (resume and run.began()))[0])
+    found = resume and any(run.checkpoints.glob("step-*"))
+    return bool(world.all_gather_object(not found)[0])
 
 
 def restore(
@@ -195,7 +202,8 @@ def restore(
         RunError: no checkpoint is complete, or it does not fit the settings; names those that
             changed.
     """
-    if is_new(run, resume, world):
+    # As the main worker finds it: a slower worker may see files that it writes next.
+    if not world.all_gather_object(resume and run.began())[0]:
         return None
     name, bad = None, {}
     with world.raise_together():

@@ -30,6 +30,7 @@ RESOLVED_FROM = {
     "loss.margin": ("loss.name",),
     "loss.scale": ("loss.name",),
     "loss.classification_weight": ("head.parallel", "loss.name"),
+    "train.max_steps": ("train.epochs",),
     "train.precision": ("run.device",),
     "head.precision": ("run.device", "train.precision"),
     "head.fused_update": ("head.dtype", "head.sample_rate"),

@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,6 +117,18 @@ def _seconds_of_a_step(
 ) -> float:
     """Seconds of a step with its images; network, heads and statistics end as they were."""
     folder = run.path / ".timing"
+    if len(world.directory_leaders) > 1:
+        raise ConfigError(
+            "train.time_budget needs a directory that all machines share; give train.epochs"
+        )
+    try:
+        return _timed(parts, folder, world, frozen, epoch)
+    finally:
+        if world.is_directory_leader:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _timed(parts: TrainingParts, folder: Path, world: World, frozen: bool, epoch: int) -> float:
     checkpoint.save(folder, parts.trained, Progress(), world)
     parts.step.prepare(frozen=frozen)
     took: list[float] = []
@@ -135,7 +148,5 @@ def _seconds_of_a_step(
     parts.trained.optimizer.state.clear()  # a checkpoint before the first step holds no moments
     checkpoint.load(folder, parts.trained)
     world.barrier()
-    if world.is_directory_leader:
-        shutil.rmtree(folder)
     timed = took[_WARM_UP:] or took
     return float(np.median(timed))

@@ -143,8 +143,12 @@ class Trainer:
         # The start of a run, or of its measurements on another validation list.
         if self.progress.step == 0:
             self.progress = replace(self.progress, best_score=None, since_best=0)
-        if self.progress.step == 0 and self.schedule.interpolate:
-            self.output.save_start(self.trained.embedder)
+        if self.schedule.interpolate and self.validator is not None:
+            if self.progress.step == 0:
+                self.output.save_start(self.trained.embedder)
+            with self.world.raise_together():
+                if self.world.is_main:
+                    read_start(self.output.run)  # found now, not after the training
         if self.progress.step == 0 or (self.validator and self.progress.best_score is None):
             self.measure(epoch=self._position // self.loader.steps_per_epoch)
             self._save()
@@ -404,9 +408,9 @@ class Trainer:
         end = progress.best_step or progress.step
         mine = run.scores() if world.is_main else []
         scores: list[Mapping[str, Any]] = world.all_gather_object(mine)[0]
-        measured = {score["step"]: score for score in scores}
-        if "interpolation" in measured.get(progress.step, {}):
+        if scores and "interpolation" in scores[-1] and scores[-1]["step"] == progress.step:
             return  # of a run that is resumed at its end
+        measured = {score["step"]: score for score in scores if "interpolation" not in score}
         known = {
             weight: measured[step] for weight, step in ((0.0, 0), (1.0, end)) if step in measured
         }
@@ -428,11 +432,11 @@ class Trainer:
                 self._new_statistics,
             )
             done = self._position // self.loader.steps_per_epoch
-            self.output.record({**record, "step": progress.step, "epoch": done, "end": end})
             with interpolated(embedder, start, point.weight):
                 if 0 < point.weight < 1:
                     self._new_statistics()
                 self.output.save_model(embedder)
+            self.output.record({**record, "step": progress.step, "epoch": done, "end": end})
 
     def _new_statistics(self) -> None:
         """Measure the statistics of those batch norms anew that learn them in training."""
