@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -248,11 +249,12 @@ class Study:
         return found["settings"]
 
     def complete_settings(self, trial: Trial) -> dict[str, Any]:
-        """All settings of a peer, and what was asked of ours: changed code is another trial."""
+        """Those of the regime, with all settings of a peer or those given to ours."""
         settings, method = self.settings(trial), Method.parse(trial.method)
         if method.base in PEERS:
             pretrained = REGIMES[trial.regime].weights is not None
             settings = peer_settings(method.base, settings, pretrained=pretrained)
+        settings = {**settings, "regime": asdict(REGIMES[trial.regime])}
         return settings if self.max_steps is None else {**settings, "max_steps": self.max_steps}
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -380,7 +382,7 @@ def tuning_of(
     return [
         line
         for line in lines
-        if all(line[key] == trial[key] for key in ("set", "regime"))
+        if all(line[key] == trial[key] for key in ("set", "regime", "scale"))
         and line["method"].partition(":")[0] == trial["method"].partition(":")[0]
     ]
 
@@ -402,11 +404,12 @@ def _call(request: Path, log: Path, threads: int) -> int:
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
+            start_new_session=True,  # with the process of OML that it may start
         )
         try:
             return child.wait()
         except BaseException:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise
 

@@ -43,11 +43,11 @@ def backbones(
     from rich.console import Console
 
     from lookalike import log
-    from lookalike.commands.backbones import backbones as verb
+    from lookalike.commands.backbones import backbones as command
     from lookalike.planning.backbone_table import show
 
     log.start()
-    found = verb(
+    found = command(
         names or (),
         task=task, memory=memory, size=size, licence=licence, pretrained_only=pretrained_only,
         image_size=image_size, batch_size=batch_size, classes=classes, gpu=gpu,

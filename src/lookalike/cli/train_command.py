@@ -23,7 +23,8 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
     loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data; by default what suits their number.")
+        int | None,
+        typer.Option(help="Passes over the data; by default from the number of images."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Choice of settings left open: auto, component, or a file.")
