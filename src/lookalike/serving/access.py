@@ -1,0 +1,306 @@
+"""Who may send which request: host, origin, token, bytes and time; for the service and the studio.
+
+Without a token a program listens on the loopback interface only. Three checks then keep web pages
+out that are open in a browser on the same machine: the `Host` header is an address or a permitted
+name (DNS rebinding gives an attacker's name), a browser's request comes from our own pages (CSRF),
+and a strict content security policy lets our pages load nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lookalike import storage
+from lookalike.errors import ConfigError
+from lookalike.serving.problems import Problem, problem_response
+from lookalike.storage import Place
+
+COOKIE = "lookalike_session"
+
+LOOPBACK = "127.0.0.1"
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+"""The content security policy of a response that sets none of its own."""
+
+_HEADERS = {
+    "content-security-policy": CONTENT_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a program accepts.
+
+    Attributes:
+        host: the address or name it listens on.
+        token: demanded in each request but those for `open_paths`; None on the loopback interface
+            only.
+        names: more names that the `Host` header may have, as behind a proxy.
+        max_body: bytes of a request's body.
+        body_seconds: for a request's body to arrive.
+        open_paths: paths without a token; one that ends in "/" stands for all below it.
+        login_path: where a browser without a session is sent; None refuses it.
+
+    Raises:
+        ConfigError: another host without a token, or a short token.
+    """
+
+    host: str = LOOPBACK
+    token: str | None = None
+    names: tuple[str, ...] = ()
+    max_body: int = 64 * 2**20
+    body_seconds: float = 60.0
+    open_paths: tuple[str, ...] = ("/health/live", "/health/ready")
+    login_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"--host {self.host}: other machines can reach it, so requests need a token; give "
+                f"--token-file FILE with at least {_SHORTEST_TOKEN} characters, or --host "
+                f"{LOOPBACK}"
+            )
+        if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
+            raise ConfigError(
+                f"the token has {len(self.token)} characters; it needs at least {_SHORTEST_TOKEN}, "
+                "as of: openssl rand -hex 32"
+            )
+
+    def is_permitted_name(self, host: str) -> bool:
+        """True if a `Host` header is an address, this machine's name or a permitted name."""
+        name = _hostname(host)
+        if name is None:
+            return False
+        if _address(name) is not None:
+            return True
+        own = {"localhost", self.host, *self.names}
+        if not is_loopback(self.host):
+            own.add(socket.gethostname())
+        return name in {each.lower().rstrip(".") for each in own}
+
+    def is_token(self, given: str) -> bool:
+        """Compare in constant time."""
+        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+    def session_cookie(self, *, secure: bool = False) -> str:
+        """Value of `Set-Cookie` for a browser that has shown the token; it does not hold it."""
+        flags = "; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if secure else "")
+        return f"{COOKIE}={self._session()}{flags}"
+
+    def is_authorized(self, headers: Headers) -> bool:
+        """True without a token to show, or if the headers have it, or the cookie of a session."""
+        if self.token is None:
+            return True
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self.is_token(given.strip()):
+            return True
+        cookies: SimpleCookie = SimpleCookie()
+        try:
+            cookies.load(headers.get("cookie", ""))
+        except CookieError:
+            return False
+        found = cookies.get(COOKIE)
+        return found is not None and hmac.compare_digest(
+            found.value.encode(), self._session().encode()
+        )
+
+    def is_open(self, path: str) -> bool:
+        """True if a path needs no token."""
+        own = self.open_paths if self.login_path is None else (*self.open_paths, self.login_path)
+        return any(path.startswith(each) if each.endswith("/") else path == each for each in own)
+
+    def _session(self) -> str:
+        assert self.token is not None
+        return hmac.new(self.token.encode(), b"lookalike session", hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """ASGI middleware that refuses requests by an `Access`, and adds the security headers.
+
+    Websockets are refused; neither program has any.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope)
+            if self._needs_login(scope):
+                back = quote(scope["path"], safe="/")
+                where = f"{self.access.login_path}?next={back}"
+                await RedirectResponse(where, 303)(scope, receive, guarded)
+                return
+            await self.app(scope, self._limited(scope, receive), guarded)
+        except Problem as refusal:
+            if started:
+                raise
+            response = problem_response(refusal.status_code, refusal.detail, refusal.headers)
+            await response(scope, receive, guarded)
+
+    def _needs_login(self, scope: Scope) -> bool:
+        """True for a page without a session.
+
+        Raises:
+            Problem: another request without the token.
+        """
+        headers = Headers(scope=scope)
+        if self.access.is_open(scope["path"]) or self.access.is_authorized(headers):
+            return False
+        is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        if self.access.login_path is not None and is_page:
+            return True
+        refusal = Problem(401, "this needs the token: Authorization: Bearer TOKEN")
+        refusal.headers = {"WWW-Authenticate": "Bearer"}
+        raise refusal
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self.access.is_permitted_name(hosts[0]):
+            raise Problem(
+                421, f"Host {_shown(hosts)}: not a name of this server; --allowed-host NAME adds it"
+            )
+        if not _same_origin(scope["method"], headers, hosts[0]):
+            raise Problem(403, "the request comes from a page of another site")
+        length = headers.get("content-length")
+        if length is not None and length.isdecimal() and int(length[:20]) > self.access.max_body:
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body has more than {self.access.max_body:,} bytes")
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that refuses a large or slow body."""
+        total, end = 0, time.monotonic() + self.access.body_seconds
+        complete = False
+
+        async def limited() -> Message:
+            nonlocal total, complete
+            if complete:  # what follows is the end of the connection, whenever it comes
+                return await receive()
+            try:
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                seconds = self.access.body_seconds
+                raise Problem(408, f"the body did not arrive in {seconds:g} seconds") from None
+            total += len(message.get("body", b""))
+            if total > self.access.max_body:
+                raise self._too_large()
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        return limited
+
+
+def read_token(file: Place) -> str:
+    """The token in a file, without the white space around it.
+
+    Raises:
+        ConfigError: it is empty, or has characters that a header cannot carry.
+        StorageError: it cannot be read.
+    """
+    try:
+        token = storage.read_bytes(storage.local_path(str(file))).decode("ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isprintable() or " " in token:
+        raise ConfigError(f"{file}: a token is one word of ASCII letters and digits")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine reaches a host."""
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _same_origin(method: str, headers: Headers, host: str) -> bool:
+    """True unless a browser says that a page of another origin sends the request.
+
+    Following a link from elsewhere is permitted; it changes nothing.
+    """
+    site = headers.get("sec-fetch-site", "none")
+    is_navigation = headers.get("sec-fetch-mode") == "navigate" and method in _SAFE
+    if site not in ("same-origin", "none") and not is_navigation:
+        return False
+    origins = headers.getlist("origin")
+    return all(_authority(origin) == host.lower() for origin in origins)
+
+
+def _authority(origin: str) -> str | None:
+    """`host:port` of an origin, as a `Host` header has it; None of anything else."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return None
+    is_plain = parts.scheme in ("http", "https") and not (parts.path or parts.query)
+    return parts.netloc.lower() if is_plain else None
+
+
+def _hostname(host: str) -> str | None:
+    """The name in a `Host` header, in lower case; None if it is malformed."""
+    if any(sign in host for sign in "/@?#\\ ,") or not host:
+        return None
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port
+    except ValueError:
+        return None
+    return (parts.hostname or "").rstrip(".") or None
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _shown(hosts: Iterable[str]) -> str:
+    return repr(", ".join(hosts)[:80])

@@ -1,0 +1,170 @@
+"""Starts and stops an HTTP server: address, log lines, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import uvicorn
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lookalike.errors import ConfigError
+from lookalike.log import logger
+
+_BACKLOG = 2048
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Stopping:
+    """State of a server that is asked to stop; true from then on."""
+
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Stop: from now on not ready, and connections end with their response."""
+        self._event.set()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is not of this machine, or in use.
+    """
+    if isinstance(port, bool) or not 0 <= port <= 65535:
+        raise ConfigError(f"port={port!r} (--port) must be from 0 to 65535; 0 takes a free one")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(f"--host {host}: no address of this machine") from None
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        reason = (error.strerror or "").lower()
+        raise ConfigError(
+            f"{host}:{port}: {reason}; choose another --port, or --port 0 for a free one"
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    """`http://host:port` of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_server(
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    announce: Callable[[str], None],
+    stopping: Stopping | None = None,
+    drain_seconds: float = 0.0,
+    stop_seconds: float | None = None,
+    connections: int | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; requests that were begun are then finished.
+
+    Args:
+        app: the application; its lifespan runs around the serving.
+        listening: of `bind`; closed at the end.
+        announce: called with the address once requests are served.
+        stopping: set at the first signal; a second signal ends all requests.
+        drain_seconds: between the signal and the end of accepting connections, in which responses
+            close theirs: clients and load balancers turn to other servers without an error.
+        stop_seconds: for requests to finish after that; None waits for all.
+        connections: at a time; more are answered with 503.
+
+    Raises:
+        ConfigError: the application did not start.
+    """
+    stopping = Stopping() if stopping is None else stopping
+    config = uvicorn.Config(
+        _Closing(app, stopping),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=connections,
+        timeout_graceful_shutdown=None if stop_seconds is None else max(1, round(stop_seconds)),
+    )
+    asyncio.run(_serve(_Server(config), listening, announce, stopping, drain_seconds))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us: uvicorn would raise them again after it has stopped."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Closing:
+    """ASGI middleware that ends connections with their response while the server stops."""
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+        self.app, self.stopping = app, stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.stopping:
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self.app(scope, receive, closing if scope["type"] == "http" else send)
+
+
+async def _serve(
+    server: _Server,
+    listening: socket.socket,
+    announce: Callable[[str], None],
+    stopping: Stopping,
+    drain_seconds: float,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if stopping:
+            logger.info("%s again: requests are ended", signal.Signals(number).name)
+            server.should_exit = server.force_exit = True
+            return
+        logger.info("%s: finishing the requests", signal.Signals(number).name)
+        stopping.request()
+        loop.call_later(drain_seconds, setattr, server, "should_exit", True)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    for number in before:
+        loop.add_signal_handler(number, stop, number)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started:
+            announce(address_of(listening))
+        await serving
+    finally:
+        listening.close()
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+    if not server.started and not stopping:
+        raise ConfigError("the server did not start; the log has the reason")
