@@ -6,7 +6,7 @@ from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
 from lookalike.planning.image_facts import ImageFacts
-from lookalike.planning.recipe import choose, choose_rates, with_choices
+from lookalike.planning.recipe import choose, choose_by_file, choose_rates, with_choices
 
 SAMPLE = ImageFacts(
     images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True
@@ -53,12 +53,20 @@ def test_a_file_is_a_recipe(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("optim: {lr: 0.25}\nloss: {scale: 12, margin: 0.2}\n")
     given = Config.load(overrides=[f"recipe={file}", "loss.margin=0.3"])
-    assert chosen(given) == {"loss.scale": 12.0, "optim.lr": 0.25}
+    found = {each.key: each.value for each in choose_by_file(given)}
+    assert found == {"loss.scale": 12.0, "optim.lr": 0.25}
+    assert chosen(given) == {}
     file.write_text("recipe: component\n")
     with pytest.raises(ConfigError, match="does not name another"):
-        chosen(given)
+        choose_by_file(given)
     with pytest.raises(ConfigError, match=r"none\.yaml"):
-        chosen(Config.load(overrides=["recipe=none.yaml"]))
+        choose_by_file(Config.load(overrides=["recipe=none.yaml"]))
+
+
+def test_a_length_that_is_requested_replaces_that_of_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {time_budget: 30m}\n")
+    assert choose_by_file(Config.load(overrides=[f"recipe={file}", "train.epochs=3"])) == []
 
 
 def test_recipe_beside_the_sections_of_a_file(tmp_path):

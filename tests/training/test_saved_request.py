@@ -158,3 +158,20 @@ def test_resume_without_config_yaml(run, tmp_path):
     with pytest.raises(RunError, match="it has checkpoints"):
         Run.create(lost.path)
     Run.create(lost.path, resume=True)
+
+
+def test_data_and_output_of_a_recipe_file_apply_before_lists_are_opened(shapes, tmp_path):
+    """config.yaml has the name of the file, not what is in it; a resumed run needs no more."""
+    file, output = tmp_path / "mine.yaml", tmp_path / "run"
+    parts: dict = {"data": {"train": str(shapes / "train.txt"), "val_fraction": 0.3},
+                   "run": {"output": str(output)}}  # fmt: skip
+    for key, value in ASKED.items():
+        section, name = key.split(".")
+        if name != "recipe":
+            parts.setdefault(section, {})[name] = value
+    file.write_text(yaml.safe_dump(parts))
+    run = lookalike.train(recipe=str(file))
+    assert run.path == output
+    assert run.scores()  # of the classes that are held out
+    assert yaml.safe_load(run.config.read_text()) == {"train": {"recipe": str(file)}}
+    assert lookalike.train(recipe=str(file), resume=True).path == output

@@ -50,10 +50,12 @@ def train(
     files, overrides = split_request(request)
     config = Config.load(files[0] if files else None, overrides, flags)
     from lookalike.commands.train import train as command
+    from lookalike.planning.recipe import choose_by_file, with_choices
     from lookalike.training.open_run import resumed_request
 
     if resume and not files:
-        config = resumed_request(config)
+        output = with_choices(config, choose_by_file(config)).run.output
+        config = resumed_request(config, output)
     show_run(command(config, resume=resume))
 
 

@@ -30,6 +30,7 @@ from lookalike.inspection.list_checks import bad_rows, check_lists, distinct_row
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
+from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
 from lookalike.training.build import create_source, open_catalogs
@@ -60,6 +61,7 @@ def doctor(
         LookalikeError: there is no list, or it cannot be read as one. Issues are no errors.
     """
     config = Config.of(config, settings)
+    config = with_choices(config, choose_by_file(config))
     run = None if run is None else place_of("run", run)
     data = None if data is None else place_of("data", data)
     output = _output_place(config)

@@ -31,7 +31,7 @@ from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.memory import installed
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
-from lookalike.planning.recipe import choose, with_choices
+from lookalike.planning.recipe import choose, choose_by_file, with_choices
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
@@ -94,6 +94,7 @@ def plan(
         LookalikeError: settings, list or machine file are wrong.
     """
     config = Config.of(config, settings)
+    config = with_choices(config, choose_by_file(config))
     for name, number in (("classes", classes), ("images", images)):
         if number is not None and number < 1:
             raise ConfigError(f"--{name} {number}: not a number above 0")

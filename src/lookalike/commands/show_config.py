@@ -7,7 +7,7 @@ from typing import Any
 from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
-from lookalike.planning.recipe import choose_by_data, reasons, with_choices
+from lookalike.planning.recipe import choose_by_data, choose_by_file, reasons, with_choices
 from lookalike.training.build import check_settings, create_source, open_catalogs
 
 
@@ -25,11 +25,13 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
         LookalikeError: settings or lists are wrong.
     """
     config = Config.of(config, settings)
+    choices = choose_by_file(config)
+    config = with_choices(config, choices)
     if config.data.train is None:
         raise ConfigError("no training list: give data.train (--train), a list of images")
     check_settings(config)
     catalog, held_out = open_catalogs(config)
-    choices = choose_by_data(config, catalog, held_out, create_source(config), ALONE)
+    choices += choose_by_data(config, catalog, held_out, create_source(config), ALONE)
     return with_comments(with_choices(config, choices).without_secrets(), reasons(choices))
 
 

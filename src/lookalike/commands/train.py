@@ -30,7 +30,13 @@ from lookalike.errors import DataError, Interrupted
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
-from lookalike.planning.recipe import Choice, choose_by_data, choose_rates, with_choices
+from lookalike.planning.recipe import (
+    Choice,
+    choose_by_data,
+    choose_by_file,
+    choose_rates,
+    with_choices,
+)
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run, write_text
@@ -78,12 +84,16 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     began = time.monotonic()
     requested = Config.of(config, settings)
     saved = resume and config is None and requested.data.train is None
-    config = resumed_request(requested) if saved else requested
+    if saved:
+        output = with_choices(requested, choose_by_file(requested)).run.output
+        requested = resumed_request(requested, output)
+    by_file = choose_by_file(requested)
+    config = with_choices(requested, by_file)
     check_request(config, resume)
     config = build.keep_streams(config)
     build.check_settings(config)
     if config.run.workers > 1 and not in_worker():
-        return _train_in_workers(config, resume)
+        return _train_in_workers(config, _without(config, by_file), resume)
 
     with ExitStack() as stack:
         world = stack.enter_context(World.from_env(config.run.device))
@@ -99,6 +109,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         catalog, held_out = build.open_catalogs(config)
         choices = choose_by_data(config, catalog, held_out, source, world)
         config = with_choices(config, choices)
+        choices = by_file + choices
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
         build.check_early_stopping(config, held_out)
@@ -146,7 +157,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         summary.log_plan(config, embedder, parts.loader, schedule, progress, world)
         summary.log_heads(parts.trained.heads, world)
         if world.is_main:
-            _write_facts(run, catalog, asked, config, choices, world)
+            _write_facts(run, catalog, _without(asked, by_file), config, choices, world)
         with world.raise_together():
             if uploader is not None:
                 uploader.start()
@@ -190,11 +201,16 @@ def _within_budget(
     return config.with_values(values)
 
 
-def _train_in_workers(config: Config, resume: bool) -> Run:
-    """Run the same request in as many processes as it asks for."""
+def _without(config: Config, choices: Sequence[Choice]) -> Config:
+    """Request that leaves open what the recipe chose."""
+    return config.only(config.asked() - {choice.key for choice in choices})
+
+
+def _train_in_workers(config: Config, requested: Config, resume: bool) -> Run:
+    """Run the request in as many processes as `config`, it with its recipe, asks for."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         request = Path(folder) / "config.yaml"
-        request.write_text(config.to_yaml(complete=False), "utf-8")
+        request.write_text(requested.to_yaml(complete=False), "utf-8")
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
         output = storage.public(str(config.run.output))
         again = f"Resume with: lookalike train --resume --output {output}"

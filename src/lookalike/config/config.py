@@ -6,7 +6,7 @@ The texts of the settings feed `lookalike train --help`, docs/parameters.md and 
 import difflib
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_args
 
@@ -196,6 +196,10 @@ class Config(Section):
         """The same request with addresses without signature and user info."""
         tree = self.model_dump(exclude_unset=True)
         return self.build(_mapped(tree, storage.unsigned))
+
+    def only(self, wanted: Iterable[str]) -> "Config":
+        """A new Config that asks for these dotted keys, with the values they have here."""
+        return type(self)().with_values({key: self.get(key) for key in sorted(wanted)})
 
     def get(self, key: str) -> Any:
         """The value of a dotted key."""

@@ -53,28 +53,37 @@ def choose(config: Config, facts: Facts | None) -> list[Choice]:
     """Settings for what the request leaves open, in the order of the sections.
 
     `facts` are those of the recipe `auto`, None where it has nothing to choose.
-
-    Raises:
-        ConfigError: the file of a recipe cannot be read, or holds what is no setting.
     """
-    name = config.train.recipe
-    if name == "component" or (name == "auto" and facts is None):
+    if config.train.recipe != "auto" or facts is None:
         return []
-    if name == "auto":
-        assert facts is not None
-        choices = [
-            choice
-            for section in (_start, _data, _model, _loss, _head, _optim, _train)
-            for choice in section(config, facts)
-        ]
-        choices = list({choice.key: choice for choice in reversed(choices)}.values())[::-1]
-    else:
-        recipe = Config.load(name)
-        if "train.recipe" in recipe.asked():
-            raise ConfigError(f"{name}: a recipe does not name another; leave out train.recipe")
-        choices = [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked())]
+    choices = [
+        choice
+        for section in (_start, _data, _model, _loss, _head, _optim, _train)
+        for choice in section(config, facts)
+    ]
+    choices = list({choice.key: choice for choice in reversed(choices)}.values())[::-1]
     asked = config.asked()
     return [choice for choice in choices if choice.key not in asked]
+
+
+def choose_by_file(config: Config) -> list[Choice]:
+    """Settings of the file that is the recipe, for what the request leaves open.
+
+    They depend on nothing else, and apply before lists and output are opened.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds what is no setting.
+    """
+    name = config.train.recipe
+    if name in RECIPES:
+        return []
+    recipe = Config.load(name)
+    if "train.recipe" in recipe.asked():
+        raise ConfigError(f"{name}: a recipe does not name another; leave out train.recipe")
+    given = config.asked()
+    if given & _LENGTHS:  # one of them was requested, and they exclude each other
+        given |= _LENGTHS
+    return [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked() - given)]
 
 
 def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
@@ -111,6 +120,8 @@ def reasons(choices: list[Choice]) -> dict[str, str]:
     """Reason by dotted key."""
     return {choice.key: choice.reason for choice in choices}
 
+
+_LENGTHS = {"train.epochs", "train.time_budget"}
 
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
 

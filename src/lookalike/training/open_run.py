@@ -64,9 +64,8 @@ def _like(output: str) -> str:
     return f"did you mean {path.parent / close[0]}? Else " if close else ""
 
 
-def resumed_request(changes: Config) -> Config:
-    """The request saved in the output directory with these changes; they alone if there is none."""
-    output = changes.run.output
+def resumed_request(changes: Config, output: str | None) -> Config:
+    """The request saved in `output` with these changes; they alone if there is none."""
     saved = None if output is None else remote_run.saved_config(output, asked=True)
     return changes if saved is None else saved.with_settings(changes.keywords())
 
