@@ -19,10 +19,12 @@ from lookalike.cli.embed_command import embed
 from lookalike.cli.evaluate_command import evaluate
 from lookalike.cli.export_command import export
 from lookalike.cli.improve_command import improve
+from lookalike.cli.jobs_command import jobs
 from lookalike.cli.plan_command import plan
 from lookalike.cli.quickstart_command import quickstart
 from lookalike.cli.report_command import report
 from lookalike.cli.search_command import search
+from lookalike.cli.submit_command import submit
 from lookalike.cli.train_command import train
 from lookalike.distributed import signals
 from lookalike.errors import ConsoleError, LookalikeError
@@ -40,6 +42,8 @@ COMMANDS = (  # in the order of `lookalike --help`
     config,
     plan,
     backbones,
+    submit,
+    jobs,
 )
 
 app = typer.Typer(

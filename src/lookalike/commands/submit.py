@@ -1,0 +1,106 @@
+"""`lookalike submit`: the same command on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lookalike.errors import ConfigError
+from lookalike.jobs.engine import JobStatus, follow
+from lookalike.jobs.request import COMMANDS, JobRequest, command_job, training_job
+from lookalike.jobs.resources import Resources, read_resources
+from lookalike.jobs.targets import target
+from lookalike.log import logger
+
+
+def submit(
+    *request: str,
+    on: str,
+    resources: str | None = None,
+    dry_run: bool = False,
+    wait: bool = False,
+    write: Callable[[str], None] = print,
+    pause: float = 5.0,
+    **changes: Any,
+) -> str:
+    """Send a training, or another command, to a cluster.
+
+    Args:
+        request: a configuration file and `key=value`s, or the words of a command: `"embed",
+            "oss://shop/runs/shoes", "oss://shop/photos.txt", "-o", "oss://shop/photos.parquet"`.
+        on: "dlc", "kubernetes" or "slurm".
+        resources: a YAML file with the fields of `lookalike.jobs.resources.Resources`.
+        dry_run: send nothing.
+        wait: follow its log until it ends.
+        write: called with each line of that log.
+        pause: seconds between two looks at the job.
+        changes: fields of the resources, which count before the file's.
+
+    Returns:
+        The id of the job; with `dry_run`, the exact request as text.
+
+    Raises:
+        LookalikeError: the request is wrong or refused; with `wait`, the job failed.
+    """
+    asked = read_resources(resources, changes)
+    job = _job(request, asked)
+    engine_of = target(on)
+    rendered = engine_of.render(job, asked)
+    if dry_run:
+        return engine_of.shown(rendered)
+    engine = engine_of.connect(asked)
+    sent = engine.send(rendered)
+    logger.info("%s: sent to %s", sent, on)
+    if wait:
+        follow(engine, sent, write, pause=pause)
+    return sent
+
+
+def _job(request: Sequence[str], resources: Resources) -> JobRequest:
+    if not request:
+        raise ConfigError(
+            "nothing to submit: give a config.yaml, or after -- a command "
+            f"({', '.join(COMMANDS)}) with its arguments"
+        )
+    if request[0] in COMMANDS:
+        return command_job(request, resources)
+    file, *overrides = request
+    for item in overrides:
+        if "=" not in item:
+            raise ConfigError(f"{item!r} is neither the one configuration file nor key=value")
+    if "=" in file:
+        raise ConfigError(f"{file}: give a configuration file before the settings")
+    return training_job(file, overrides, resources)
+
+
+def list_jobs(on: str, resources: str | None = None, **changes: Any) -> list[JobStatus]:
+    """Jobs on an engine that lookalike sent, the newest first."""
+    return target(on).connect(read_resources(resources, changes)).jobs()
+
+
+def job_status(job: str, on: str, resources: str | None = None, **changes: Any) -> JobStatus:
+    """The state of a job."""
+    return target(on).connect(read_resources(resources, changes)).status(job)
+
+
+def follow_job(
+    job: str,
+    on: str,
+    resources: str | None = None,
+    *,
+    write: Callable[[str], None] = print,
+    pause: float = 5.0,
+    **changes: Any,
+) -> JobStatus:
+    """Write the log of a job until it ends.
+
+    Raises:
+        JobError: it failed or was stopped.
+    """
+    engine = target(on).connect(read_resources(resources, changes))
+    return follow(engine, job, write, pause=pause)
+
+
+def stop_job(job: str, on: str, resources: str | None = None, **changes: Any) -> None:
+    """Ask a job to stop; training saves a checkpoint."""
+    target(on).connect(read_resources(resources, changes)).stop(job)

@@ -1,0 +1,1 @@
+"""Jobs on engines elsewhere: DLC, Kubernetes and Slurm."""

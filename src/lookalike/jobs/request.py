@@ -1,0 +1,185 @@
+"""A job: a command of lookalike with its files, and the shell text that starts it on a machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError
+from lookalike.jobs.resources import Resources
+
+COMMANDS = ("train", "embed", "evaluate", "workflow")
+"""Commands that can be submitted."""
+
+_END = "LOOKALIKE_FILE"
+START_END = "LOOKALIKE_START"
+_ENDS = {_END, START_END}
+"""Lines that end a text in the shell, and that no file of a job may have."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A command that runs elsewhere.
+
+    Attributes:
+        name: of the job: a-z, 0-9 and -.
+        command: one of COMMANDS.
+        arguments: words after it; a name of `files` stands for the place of that file.
+        files: texts that the job takes along, by name, to the byte.
+        workers: of a machine, by the request.
+        places: settings or arguments, and the paths or URIs that the job reads and writes.
+    """
+
+    name: str
+    command: str
+    arguments: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
+    places: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def resumes(self) -> bool:
+        """True if another start goes on from where the last one ended."""
+        return self.command in ("train", "embed")
+
+
+def training_job(file: str, overrides: Sequence[str], resources: Resources) -> JobRequest:
+    """The job that trains by a configuration file, taken along unchanged, and `key=value`s.
+
+    Raises:
+        ConfigError: the configuration is wrong, incomplete, or holds a secret.
+    """
+    text = _read(file)
+    config = Config.load(file, overrides)
+    for key in ("data.train", "run.output"):
+        if config.get(key) is None:
+            raise ConfigError(f"{file}: a job needs {key}; add it to the file or as {key}=...")
+    if config.without_secrets() != config or storage.without_secrets(text) != text:
+        raise ConfigError(
+            f"{file}: holds an address with a signature or a password, which everyone who can list "
+            "jobs could read; write the plain address, and give the job a role or its "
+            "environment credentials"
+        )
+    places = [("run.output", str(config.run.output))]
+    for key in ("data.train", "data.val"):
+        value = config.get(key)
+        lists = [value] if isinstance(value, str) else list(value or ())
+        places += [(key, each) for each in lists]
+    return JobRequest(
+        name=resources.name or _name_of(str(config.run.output)),
+        command="train",
+        arguments=("config.yaml", *overrides, "--resume"),
+        files={"config.yaml": text},
+        workers=config.run.workers,
+        places=tuple(places),
+    )
+
+
+def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
+    """The job that runs another command as it would be typed.
+
+    Raises:
+        ConfigError: it cannot be submitted, or an argument holds a secret.
+    """
+    command, *arguments = words
+    if command not in COMMANDS:
+        raise ConfigError(f"{command} cannot be submitted; {', '.join(COMMANDS)} can")
+    for word in arguments:
+        if storage.unsigned(word) != word or storage.without_secrets(word) != word:
+            raise ConfigError(
+                f"{storage.public(word)}: was given with a signature or a password, which everyone "
+                "who can list jobs could read; give the plain address"
+            )
+    files: dict[str, str] = {}
+    sent: list[str] = []
+    for word in arguments:
+        if word.endswith((".yaml", ".yml")) and not storage.is_remote(word):
+            name = PurePosixPath(word).name
+            if name in files:
+                raise ConfigError(f"{word}: another file of that name is part of the job")
+            files[name] = _read(word)
+            sent.append(name)
+        else:
+            sent.append(word)
+    return JobRequest(
+        name=resources.name or f"lookalike-{command}",
+        command=command,
+        arguments=tuple(sent),
+        files=files,
+        places=tuple(("argument", each) for each in arguments if "/" in each),
+    )
+
+
+def _read(file: str) -> str:
+    try:
+        text = Path(storage.local_path(file)).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ConfigError(f"{file}: {str(reason).lower()}") from None
+    if _ENDS & set(text.split("\n")) or "\0" in text:
+        raise ConfigError(f"{file}: has a line {' or '.join(sorted(_ENDS))}, or a NUL; remove it")
+    return text
+
+
+def _name_of(output: str) -> str:
+    """A name for a job from its output directory."""
+    last = storage.public(output).rstrip("/").rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:50].strip("-") or "lookalike"
+
+
+def check_places(job: JobRequest, resources: Resources) -> None:
+    """Check that a container reaches what the job reads and writes.
+
+    Raises:
+        ConfigError: a path lies neither in object storage nor below a mount.
+    """
+    mounts = [mount.path.rstrip("/") for mount in resources.mounts]
+    for key, place in job.places:
+        if storage.is_remote(place) or place in job.files or PurePosixPath(place).name in job.files:
+            continue
+        if not any(place == mount or place.startswith(f"{mount}/") for mount in mounts):
+            raise ConfigError(
+                f"{key}={place}: is in no mount of the container "
+                f"({', '.join(mounts) or 'there are none'}); give an address of object storage, or "
+                "a path below a mount (--mount SOURCE:/PATH)"
+            )
+
+
+def start_script(job: JobRequest, resources: Resources, torchrun: Sequence[str]) -> str:
+    """Shell text that starts a job on one machine of its own.
+
+    Args:
+        torchrun: its options as shell words; none of them for a job of one worker.
+    """
+    lines = ["set -eu", 'folder="$(mktemp -d)"']
+    for name, text in job.files.items():
+        end = "" if text.endswith("\n") or not text else "\n"
+        lines.append(f"cat > \"$folder\"/{shlex.quote(name)} <<'{_END}'\n{text}{end}{_END}")
+    # torchrun kills workers this long after the request to stop.
+    lines.append(f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={max(1, resources.grace_seconds - 10)}")
+    words = [
+        f'"$folder"/{shlex.quote(word)}' if word in job.files else shlex.quote(word)
+        for word in job.arguments
+    ]
+    launcher = ["-m torch.distributed.run", *torchrun] if torchrun else []
+    command = [shlex.quote(resources.python), *launcher, "-m", "lookalike", job.command, *words]
+    lines.append(f"exec {' '.join(command)}")
+    return "\n".join(lines) + "\n"
+
+
+def check_nodes(job: JobRequest, resources: Resources) -> None:
+    """Check that the command runs on that number of machines.
+
+    Raises:
+        ConfigError: it runs on one only.
+    """
+    if job.command == "workflow" and resources.nodes > 1:
+        raise ConfigError(
+            f"nodes={resources.nodes}: a workflow runs on one machine; submit its training alone "
+            "to train on several"
+        )

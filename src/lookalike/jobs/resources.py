@@ -1,0 +1,276 @@
+"""Resources of a job: machines, image, limits, mounts, and what each engine needs besides."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import ValidationError, field_validator, model_validator
+
+from lookalike import storage
+from lookalike.config.duration import seconds_of
+from lookalike.config.section_base import Section, setting
+from lookalike.config.yaml_lines import read_mapping
+from lookalike.errors import ConfigError
+from lookalike.storage.byte_size import in_bytes
+
+_SECRET_NAME = re.compile(
+    r"secret|token|passw|access_?key|api_?key|credential|private_?key", re.IGNORECASE
+)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+class Mount(Section):
+    """A folder of a storage, mounted on every machine of the job."""
+
+    source: str
+    """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Kubernetes: the name of a
+    PersistentVolumeClaim. Slurm with an image: a path of the machine."""
+    path: str
+    """Where it is mounted in the container."""
+    read_only: bool = False
+    """Mount it read-only."""
+    options: dict[str, Any] | None = None
+    """Properties of the mount, on DLC."""
+    role: str | None = None
+    """Role by which DLC reads it, an ARN."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        """`SOURCE:/PATH`, `SOURCE:/PATH:ro` or `SOURCE:/PATH:rw`."""
+        if not isinstance(value, str):
+            return value
+        text, _, access = value.rpartition(":")
+        text = text if access in ("ro", "rw") else value
+        source, _, path = text.rpartition(":")
+        if not source or not path.startswith("/") or path.startswith("//"):
+            raise ValueError("is no mount; write SOURCE:/PATH or SOURCE:/PATH:ro")
+        return {"source": source, "path": path, "read_only": access == "ro"}
+
+    @field_validator("source", "path")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        if storage.unsigned(value) != value:
+            raise ValueError("holds a signature or a password; mount it by a role instead")
+        return value
+
+
+class DlcOptions(Section):
+    """What DLC needs besides."""
+
+    region: str | None = None
+    """Region of the service, as cn-shanghai; else $ALIBABA_CLOUD_REGION_ID."""
+    workspace: str | None = None
+    """Id of the workspace; else $PAI_WORKSPACE_ID."""
+    quota: str | None = None
+    """Id of a resource quota, in place of a machine type."""
+    spot_discount: float | None = setting(None, gt=0, le=1)
+    """Use spot machines up to this part of the full price, as 0.5."""
+    sanity_check: bool = False
+    """Let DLC check the machines before the job begins."""
+    error_monitoring: str | None = None
+    """Arguments of DLC's fault monitoring (AIMaster), which turn it on."""
+    vpc: str | None = None
+    """Id of a VPC."""
+    switch: str | None = None
+    """Id of a vSwitch."""
+    security_group: str | None = None
+    """Id of a security group."""
+
+
+class KubernetesOptions(Section):
+    """What Kubernetes needs besides."""
+
+    namespace: str = "default"
+    """Namespace of the job."""
+    runtime: str = "torch-distributed"
+    """ClusterTrainingRuntime of the Kubeflow Trainer."""
+    queue: str | None = None
+    """LocalQueue of Kueue."""
+    service_account: str | None = None
+    """Service account of the pods, by which they may reach a storage."""
+    secrets: dict[str, str] = setting({})
+    """Variables of the environment from Secrets of the cluster: `NAME: SECRET/KEY`."""
+    pull_secret: str | None = None
+    """Secret with which the image is pulled."""
+
+    @field_validator("secrets")
+    @classmethod
+    def _secret_and_key(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, place in value.items():
+            secret, _, key = place.partition("/")
+            if not (_VARIABLE.fullmatch(name) and secret and key):
+                raise ValueError(f"names {name}={place!r}; write NAME: SECRET/KEY")
+        return value
+
+
+class SlurmOptions(Section):
+    """What Slurm needs besides."""
+
+    partition: str | None = None
+    """Partition, or several with commas between."""
+    account: str | None = None
+    """Account that pays."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the start, as `source .venv/bin/activate`."""
+    options: tuple[str, ...] = ()
+    """More options of sbatch, as `--exclusive`."""
+
+    @field_validator("options")
+    @classmethod
+    def _are_options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for option in value:
+            if not option.startswith("--") or "\n" in option:
+                raise ValueError(f"has {option!r}; write long options, as --exclusive")
+        return value
+
+
+class Resources(Section):
+    """Resources of a job, the same for every engine as far as it has them."""
+
+    name: str | None = None
+    """Name of the job; by default the last part of the output."""
+    nodes: int = setting(1, ge=1, le=4096)
+    """Machines."""
+    workers: int | None = setting(None, ge=1, le=1024)
+    """Workers of each machine; by default one for each GPU, or run.workers."""
+    gpus: int = setting(0, ge=0, le=64)
+    """GPUs of each machine; 0 where the machine type says it."""
+    gpu_type: str | None = None
+    """Type of the GPU, by the engine's name for it."""
+    machine: str | None = None
+    """Machine type: EcsSpec on DLC, instance type on Kubernetes, constraint on Slurm."""
+    cpus: int | None = setting(None, ge=1)
+    """Cores of each machine."""
+    memory: str | None = None
+    """Memory of each machine, as 64GiB."""
+    shared_memory: str | None = None
+    """Of it, size of /dev/shm, as 16GiB."""
+    image: str | None = None
+    """Container image that holds lookalike; on Slurm one that srun's Pyxis plugin runs."""
+    python: str = "python"
+    """Python of the image or the machines."""
+    time_limit: str | None = None
+    """Longest time, as 12h; training saves a checkpoint before, and Slurm queues it again."""
+    grace: str = "5m"
+    """Time between the request to stop and the end: that of a checkpoint."""
+    priority: int | str | None = None
+    """1 (lowest) to 9 on DLC; a priority class on Kubernetes; a QOS on Slurm."""
+    mounts: tuple[Mount, ...] = ()
+    """Mounts, as `SOURCE:/PATH` or `SOURCE:/PATH:ro`."""
+    environment: dict[str, str] = setting({})
+    """Variables of the environment; no secrets."""
+    retries: int = setting(1, ge=0, le=100)
+    """Starts after a failure; each resumes."""
+    dlc: DlcOptions = DlcOptions()
+    kubernetes: KubernetesOptions = KubernetesOptions()
+    slurm: SlurmOptions = SlurmOptions()
+
+    @field_validator("time_limit", "grace")
+    @classmethod
+    def _is_time(cls, value: str | None) -> str | None:
+        if value is not None and seconds_of(value) < 1:
+            raise ValueError("is shorter than a second")
+        return value
+
+    @field_validator("memory", "shared_memory")
+    @classmethod
+    def _is_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            in_bytes(value)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, value: str | None) -> str | None:
+        if value is not None and (not _LABEL.fullmatch(value) or len(value) > 50):
+            raise ValueError("is no name of a job: a-z, 0-9 and -, at most 50")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _has_no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"names {name!r}, which no variable can have")
+            if _SECRET_NAME.search(name) or storage.unsigned(text) != text:
+                # pydantic's message would quote the value.
+                raise _SecretError(
+                    f"environment.{name} looks like a secret, and everyone who can list jobs could "
+                    "read it there; use a role (mounts.role), a Secret of the cluster "
+                    "(kubernetes.secrets), or on Slurm the environment that sbatch passes on"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _limit_is_longer(self) -> Resources:
+        if (limit := self.limit_seconds) is not None and limit <= self.grace_seconds:
+            raise ValueError(f"time_limit={self.time_limit} must be longer than grace={self.grace}")
+        return self
+
+    @property
+    def limit_seconds(self) -> int | None:
+        """The time limit in seconds."""
+        return None if self.time_limit is None else round(seconds_of(self.time_limit))
+
+    @property
+    def grace_seconds(self) -> int:
+        """Seconds between the request to stop and the end."""
+        return round(seconds_of(self.grace))
+
+    def workers_of_machine(self, requested: int) -> int:
+        """Workers of a machine: asked for, one for each GPU, or those of the request."""
+        return self.workers or self.gpus or requested
+
+
+class _SecretError(Exception):
+    """A secret among the resources: no ValueError, so that no message quotes its value."""
+
+
+Target = Literal["dlc", "kubernetes", "slurm"]
+
+
+def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:
+    """The resources of a YAML file, with these changes; None and empty ones do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value is wrong.
+    """
+    tree: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    if file is not None:
+        try:
+            text = storage.path_of(file).read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+            raise ConfigError(f"{file}: {str(reason).lower()}") from None
+        tree, lines = read_mapping(text, file)
+    given = {key: value for key, value in changes.items() if value not in (None, (), {}, [])}
+    if "environment" in given and isinstance(tree.get("environment"), dict):
+        given["environment"] = {**tree["environment"], **given["environment"]}
+    try:
+        return Resources.model_validate({**tree, **given})
+    except _SecretError as error:
+        raise ConfigError(str(error)) from None
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_line(item, file, lines, given) for item in error.errors())
+        ) from None
+
+
+def _line(item: Any, file: str | None, lines: dict[str, int], given: dict[str, Any]) -> str:
+    """One line for a value that is wrong."""
+    path = [str(part) for part in item["loc"]]
+    key = ".".join(path)
+    known = path and path[0] not in given
+    number = lines.get(".".join(path[:2])) or lines.get(path[0]) if known else None
+    place = f"{file}:{number}: " if number else ""
+    if item["type"] == "extra_forbidden":
+        choices = ", ".join(Resources.model_fields) if len(path) == 1 else "see docs/submit.md"
+        return f"{place}{key} is not a key of the resources ({choices})"
+    if item["type"] == "value_error":
+        text = str(item["ctx"]["error"])
+        return f"{place}{key}={item['input']!r} {text}" if key else f"{place}{text}"
+    return f"{place}{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -1,0 +1,250 @@
+"""Slurm: an sbatch script, sent and followed by Slurm's own programs."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lookalike.errors import ConfigError
+from lookalike.jobs.engine import JobError, JobState, JobStatus, state_of
+from lookalike.jobs.request import START_END, JobRequest, check_nodes, start_script
+from lookalike.jobs.resources import Resources
+from lookalike.storage.byte_size import in_bytes
+
+_MARK = "lookalike"  # comment of our jobs
+
+_STATES = {
+    "PENDING": JobState.QUEUED, "CONFIGURING": JobState.QUEUED, "REQUEUED": JobState.QUEUED,
+    "REQUEUE_HOLD": JobState.QUEUED, "REQUEUE_FED": JobState.QUEUED, "SUSPENDED": JobState.QUEUED,
+    "SPECIAL_EXIT": JobState.QUEUED, "RESV_DEL_HOLD": JobState.QUEUED,
+    "COMPLETED": JobState.SUCCEEDED, "CANCELLED": JobState.STOPPED, "PREEMPTED": JobState.STOPPED,
+    "FAILED": JobState.FAILED, "TIMEOUT": JobState.FAILED, "NODE_FAIL": JobState.FAILED,
+    "BOOT_FAIL": JobState.FAILED, "DEADLINE": JobState.FAILED, "OUT_OF_MEMORY": JobState.FAILED,
+    "REVOKED": JobState.STOPPED,
+}  # fmt: skip
+
+_TORCHRUN = (
+    '--nnodes="$SLURM_NNODES"', '--node-rank="$SLURM_NODEID"',
+    '--master-addr="$LOOKALIKE_HEAD"', '--master-port="$LOOKALIKE_PORT"',
+)  # fmt: skip
+
+
+def render(job: JobRequest, resources: Resources) -> str:
+    """The sbatch script.
+
+    The batch shell gets SIGUSR1 before the time limit and hands SIGTERM to all workers, which save
+    a checkpoint; then it queues the job again, and the next start resumes.
+
+    Raises:
+        ConfigError: the resources have what Slurm cannot give.
+    """
+    check_nodes(job, resources)
+    _check(resources)
+    workers = resources.workers_of_machine(job.workers)
+    alone = resources.nodes == workers == 1
+    torchrun = () if alone else (*_TORCHRUN, f"--nproc-per-node={workers}")
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(job, resources))]
+    lines += ["set -u", *_exports(resources)]
+    if not alone:
+        lines += [
+            'LOOKALIKE_HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+            "LOOKALIKE_PORT=$((20000 + SLURM_JOB_ID % 10000))",
+            "export LOOKALIKE_HEAD LOOKALIKE_PORT",
+        ]
+    start = start_script(job, resources, torchrun).rstrip("\n")
+    lines += [
+        *resources.slurm.setup,
+        f"IFS= read -r -d '' start <<'{START_END}'\n{start}\n{START_END}",
+        "stopping=",
+        'stop() { stopping=1; scancel --signal=TERM "$SLURM_JOB_ID"; }',
+        "trap stop USR1",
+        f'srun {" ".join(_step_options(resources))} bash -c "$start" &',
+        "steps=$!",
+        'wait "$steps"; code=$?',
+        "# A signal ends wait, not the steps.",
+        'while kill -0 "$steps" 2>/dev/null; do wait "$steps"; code=$?; done',
+        '[ "$code" -eq 0 ] && exit 0',
+    ]
+    if job.resumes:
+        lines.append('[ -n "$stopping" ] && scontrol requeue "$SLURM_JOB_ID" && exit "$code"')
+    lines += [
+        f'[ -z "$stopping" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {resources.retries} ] '
+        '&& scontrol requeue "$SLURM_JOB_ID"',
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _check(resources: Resources) -> None:
+    if resources.mounts and resources.image is None:
+        raise ConfigError(
+            "mounts: Slurm mounts only into a container; give --image, or use the paths of the "
+            "machines"
+        )
+
+
+def _options(job: JobRequest, resources: Resources) -> Iterator[str]:
+    """Options of sbatch."""
+    slurm = resources.slurm
+    yield f"--job-name={job.name}"
+    yield f"--comment={_MARK}"
+    yield f"--output={job.name}-%j.log"
+    yield "--open-mode=append"
+    yield f"--nodes={resources.nodes}"
+    yield "--ntasks-per-node=1"
+    if resources.cpus is not None:
+        yield f"--cpus-per-task={resources.cpus}"
+    if resources.memory is not None:
+        yield f"--mem={max(1, in_bytes(resources.memory) // 2**20)}M"
+    if resources.gpus:
+        kind = f"{resources.gpu_type}:" if resources.gpu_type else ""
+        yield f"--gpus-per-node={kind}{resources.gpus}"
+    if resources.machine is not None:
+        yield f"--constraint={shlex.quote(resources.machine)}"
+    if (limit := resources.limit_seconds) is not None:
+        hours, rest = divmod(limit, 3600)
+        yield f"--time={hours}:{rest // 60:02}:{rest % 60:02}"
+    yield f"--signal=B:USR1@{resources.grace_seconds}"
+    yield "--requeue"
+    if slurm.partition is not None:
+        yield f"--partition={slurm.partition}"
+    if slurm.account is not None:
+        yield f"--account={slurm.account}"
+    if resources.priority is not None:
+        name = "priority" if isinstance(resources.priority, int) else "qos"
+        yield f"--{name}={resources.priority}"
+    yield from slurm.options
+
+
+def _exports(resources: Resources) -> Iterator[str]:
+    for name, value in resources.environment.items():
+        yield f"export {name}={shlex.quote(value)}"
+
+
+def _step_options(resources: Resources) -> Iterator[str]:
+    """Options of srun."""
+    yield "--kill-on-bad-exit=1"
+    if resources.cpus is not None:  # not inherited since Slurm 22.05
+        yield f"--cpus-per-task={resources.cpus}"
+    if resources.image is not None:
+        yield f"--container-image={shlex.quote(resources.image)}"
+    if resources.mounts:
+        mounts = [f"{m.source}:{m.path}{':ro' if m.read_only else ''}" for m in resources.mounts]
+        yield f"--container-mounts={shlex.quote(','.join(mounts))}"
+
+
+class Slurm:
+    """The cluster that Slurm's programs on this machine reach."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, int] = {}
+
+    def send(self, request: str) -> str:
+        """Queue a script from the current directory; the number of the job."""
+        return _output(["sbatch", "--parsable"], "sbatch", request).strip().partition(";")[0]
+
+    def status(self, job: str) -> JobStatus:
+        """The state of a job; Slurm's controller forgets ended ones after some minutes."""
+        return _status(self._facts(job))
+
+    def _facts(self, job: str) -> dict[str, str]:
+        if not job.isdecimal():
+            raise JobError(f"{job}: no number of a job of Slurm")
+        text = _output(["scontrol", "--oneliner", "show", "job", job], job)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def new_log(self, job: str) -> list[str]:
+        """Whole lines of the log file since the last call, where it can be read from here."""
+        path = Path(self._facts(job).get("StdOut", ""))
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read.get(job, 0))
+            found = file.read()
+        whole = found[: found.rfind(b"\n") + 1]
+        self._read[job] = self._read.get(job, 0) + len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+    def stop(self, job: str) -> None:
+        """Cancel a job: SIGTERM, and SIGKILL after the cluster's KillWait."""
+        self._facts(job)
+        _output(["scancel", job], job)
+
+    def jobs(self) -> list[JobStatus]:
+        """Jobs of this user that are queued, run or have just ended."""
+        text = _output(
+            [
+                "squeue",
+                "--me",
+                "--noheader",
+                "--states=all",
+                "--sort=-i",
+                "--format=%i|%j|%T|%V|%r|%k",
+            ],
+            "squeue",
+        )
+        found = [line.split("|") for line in text.splitlines()]
+        return [
+            JobStatus(number, name, state_of(state, _STATES), _reason(state, why), made)
+            for number, name, state, made, why, mark in found
+            if mark == _MARK
+        ]
+
+
+def _status(facts: dict[str, str]) -> JobStatus:
+    state = facts.get("JobState", "")
+    reason = _reason(state, facts.get("Reason", "None"))
+    if state == "FAILED":
+        reason = f"exit code {facts.get('ExitCode', '?').partition(':')[0]}"
+    return JobStatus(
+        facts["JobId"],
+        facts.get("JobName", ""),
+        state_of(state, _STATES),
+        reason,
+        facts.get("SubmitTime", ""),
+    )
+
+
+def _reason(state: str, why: str) -> str:
+    plain = state in ("RUNNING", "PENDING", "COMPLETED", "CANCELLED")
+    parts = ["" if plain else state.lower(), "" if why in ("None", "") else why]
+    return ", ".join(filter(None, parts))
+
+
+_NEEDLESS = ("sbatch: error: ", "slurm_load_jobs error: ", "scancel: error: ", "squeue: error: ")
+
+
+def _output(command: Sequence[str], what: str, given: str = "") -> str:
+    """Standard output of one of Slurm's programs."""
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, check=False, timeout=120
+        )
+    except FileNotFoundError:
+        raise JobError(
+            f"{command[0]}: no such program; run this where Slurm is installed, or print the "
+            "script with --dry-run and queue it there"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise JobError(f"{what}: Slurm's {command[0]} does not answer in two minutes") from None
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        text = words[-1] if words else f"exit code {done.returncode}"
+        if len(words) > 1 and words[-1].startswith("sbatch: error: Batch job submission failed"):
+            text = "; ".join(words)
+        for part in _NEEDLESS:
+            text = text.replace(part, "")
+        raise JobError(f"{what}: {command[0]} refuses: {text}")
+    return done.stdout
+
+
+def connect(resources: Resources) -> Slurm:
+    """The cluster of this machine."""
+    return Slurm()
+
+
+def shown(request: str) -> str:
+    """The script itself."""
+    return request
