@@ -49,7 +49,10 @@ def render(job: JobRequest, resources: Resources) -> str:
     lines += ["set -u", *_exports(resources)]
     if not alone:
         lines += [
-            'LOOKALIKE_HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+            'first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+            "# Its address: a node's name need not be that of a host.",
+            'LOOKALIKE_HEAD="$(scontrol --oneliner show node "$first" '
+            "| sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')\"",
             "LOOKALIKE_PORT=$((20000 + SLURM_JOB_ID % 10000))",
             "export LOOKALIKE_HEAD LOOKALIKE_PORT",
         ]

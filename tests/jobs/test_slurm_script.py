@@ -1,0 +1,138 @@
+"""The sbatch script: its text, what is refused, and no secret in it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import lookalike
+from lookalike.commands.submit import submit
+from lookalike.errors import ConfigError
+from lookalike.jobs.engine import JobError, JobState
+from lookalike.jobs.request import command_job
+from lookalike.jobs.resources import Resources
+from lookalike.jobs.slurm import Slurm
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CONFIG = """# Shoes: two lists in object storage.
+data:
+  train: oss://shop/train.txt
+  val: oss://shop/val.txt
+run:
+  output: oss://shop/runs/shoes
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "shoes.yaml").write_text(CONFIG)
+    return str(tmp_path / "shoes.yaml")
+
+
+def test_script_of_two_machines(config: str) -> None:
+    text = submit(
+        config, "optim.lr=0.1", on="slurm", dry_run=True, nodes=2, gpus=8, gpu_type="h100",
+        cpus=64, memory="512GiB", time_limit="12h", environment={"NCCL_DEBUG": "WARN"},
+        priority="high", retries=3,
+        slurm={"partition": "gpu", "setup": ["source venv/bin/activate"]},
+    )  # fmt: skip
+    assert text == (GOLDEN / "slurm-two-machines.sh").read_text()
+
+
+def test_script_of_one_worker_in_a_container(config: str) -> None:
+    text = submit(
+        config, on="slurm", dry_run=True, image="lookalike:0.1", mounts=["/data:/data:ro"]
+    )
+    assert text == (GOLDEN / "slurm-one-worker.sh").read_text()
+
+
+@pytest.mark.parametrize("name", ["slurm-two-machines.sh", "slurm-one-worker.sh"])
+def test_script_is_bash_and_holds_the_file_unchanged(name: str) -> None:
+    text = (GOLDEN / name).read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert CONFIG in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environment": {"OSS_ACCESS_KEY_SECRET": "abc123"}}, "OSS_ACCESS_KEY_SECRET looks like"),
+        (
+            {"environment": {"PROXY": "http://me:pw9@host/"}},
+            "environment.PROXY looks like a secret",
+        ),
+        ({"mounts": ["/data:/data"]}, "give --image"),
+        ({"time_limit": "4m"}, "time_limit=4m must be longer than grace=5m"),
+        ({"nodes": 0}, "nodes=0"),
+        ({"machines": 2}, "machines is not a key of the resources"),
+        ({"name": "My Job"}, "is no name of a job"),
+    ],
+)
+def test_what_cannot_be_is_refused(config: str, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        submit(config, on="slurm", dry_run=True, **changes)
+    assert "abc123" not in str(error.value)
+    assert "pw9" not in str(error.value)
+
+
+def test_signed_address_is_refused_without_being_shown(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.replace("train.txt", "train.txt?Signature=sEcReT&Expires=1"))
+    with pytest.raises(ConfigError, match="with a signature or a password") as error:
+        submit(str(path), on="slurm", dry_run=True)
+    assert "sEcReT" not in str(error.value)
+
+
+def test_credentials_of_the_environment_are_not_in_the_script(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "sEcReT")
+    assert "sEcReT" not in submit(config, on="slurm", dry_run=True, nodes=2)
+
+
+def test_other_commands(tmp_path: Path) -> None:
+    text = submit(
+        "embed", "oss://shop/runs/shoes", "a list.txt", "-o", "out.parquet",
+        on="slurm", dry_run=True,
+    )  # fmt: skip
+    assert "-m lookalike embed oss://shop/runs/shoes 'a list.txt' -o out.parquet\n" in text
+    with pytest.raises(ConfigError, match="doctor cannot be submitted"):
+        command_job(["doctor"], Resources())
+
+
+def test_program_that_is_not_installed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(JobError, match=r"sbatch: no such program.*--dry-run"):
+        submit(config, on="slurm")
+
+
+_ANSWERS = {
+    "PENDING": (JobState.QUEUED, "Resources"),
+    "RUNNING": (JobState.RUNNING, ""),
+    "COMPLETED": (JobState.SUCCEEDED, ""),
+    "TIMEOUT": (JobState.FAILED, "timeout"),
+    "CANCELLED": (JobState.STOPPED, ""),
+    "FAILED": (JobState.FAILED, "exit code 2"),
+}
+
+
+@pytest.mark.parametrize("word", _ANSWERS)
+def test_states(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "Resources" if word == "PENDING" else "None"
+    line = f"JobId=7 JobName=a JobState={word} Reason={reason} ExitCode=2:0 SubmitTime=T"
+    program = tmp_path / "scontrol"
+    program.write_text(f"#!/bin/sh\necho '{line}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = Slurm().status("7")
+    assert (found.state, found.reason) == _ANSWERS[word]
+
+
+def test_refusal_in_one_line(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "sbatch"
+    program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: x' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(lookalike.LookalikeError, match=r"sbatch refuses: invalid partition: x$"):
+        submit(config, on="slurm")
