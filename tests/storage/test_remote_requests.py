@@ -77,6 +77,17 @@ def test_a_stored_checkpoint_is_not_sent_again(bucket, run):
                      ("GET", ""): 2}  # fmt: skip
 
 
+def test_a_resumed_run_keeps_as_many_checkpoints_as_before(bucket, run):
+    for step in (1, 2, 3, 9):  # 9 is broken here, so that the run resumes at 3
+        save(run, step)
+        upload(run, bucket)
+    storage.remove_file(f"{OUTPUT}/checkpoints/step-00000001/state.json")  # incomplete
+    save(run, 4)
+    upload(run, bucket)  # by another start of the run
+    left = {name.split("/")[0] for name in storage.sizes_below(f"{OUTPUT}/checkpoints")}
+    assert left - {"latest"} == {"step-00000002", "step-00000003", "step-00000004"}
+
+
 def test_files_that_stay_the_same_are_sent_once(bucket, run):
     uploader = Uploader(run, OUTPUT, keep=3)
     uploader.start()

@@ -398,7 +398,9 @@ class Uploader:
         """Remove older checkpoints; those just sent stay."""
         sizes = storage.sizes_below(self._uri("checkpoints"))
         names = sorted({n.split("/")[0] for n in sizes if n.startswith("step-")}, reverse=True)
-        newest = [name for name in names if name in self._stored][: self.keep]
+        # Complete ones, of earlier starts of the run too; not those after the step it resumed at.
+        complete = [n for n in names if f"{n}/{checkpoint.STATE_FILE}" in sizes]
+        newest = [name for name in complete if name <= max(sent, default="")][: self.keep]
         if self.machines is not None:  # other machines may be sending slices of newer ones
             names = [name for name in names if name < max(sent, default="")]
         for name in set(names) - set(newest) - sent:
