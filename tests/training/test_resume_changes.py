@@ -174,6 +174,12 @@ def test_every_other_changed_setting_is_listed(resumed, caplog):
     )
 
 
+@pytest.mark.parametrize("change", [{"time_budget": "1h"}, {"recipe": "auto"}])
+def test_settings_of_new_runs_are_refused(resumed, change):
+    with pytest.raises(ConfigError, match=r"is for new runs, and .* began with (none|component)"):
+        resumed(**change)
+
+
 def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):
     # A rate of next to nothing: the start stays the best.
     wanted = settings(

@@ -91,6 +91,12 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
         return config
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
+    for key, instead in _OF_NEW_RUNS.items():
+        if key in given and config.get(key) != used.get(key):
+            raise ConfigError(
+                f"{key}={config.get(key)} is for new runs, and {run.path} began with "
+                f"{_text(used.get(key))}: {instead}, or train into another --output"
+            )
     if used.data.val_fraction and config.data.val is not None and used.data.val is None:
         raise RunError(
             f"{run.path}: {used.data.val_fraction:g} of the classes are held out of training, and "
@@ -263,6 +269,16 @@ _REPORTED_ELSEWHERE = (
 """Settings whose change another message reports."""
 
 
+_OF_NEW_RUNS = {
+    "train.time_budget": "give train.epochs or train.max_steps for another length",
+    "train.recipe": "give the settings to change",
+}
+"""Settings that others follow from when a run begins, each with what a resumed run takes."""
+
+_OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
+"""Settings of the weights before the first step, which a checkpoint replaces."""
+
+
 def _other_changes(run: Run, config: Config) -> list[str]:
     """Other settings that differ from the run's own, as text."""
     used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
@@ -270,6 +286,7 @@ def _other_changes(run: Run, config: Config) -> list[str]:
         return []
     return [
         f"{key} {_text(used.get(key))} -> {_text(now.get(key))}"
+        + (" (without effect: training has begun)" if key in _OF_THE_START else "")
         for key in keys()
         if key not in _REPORTED_ELSEWHERE
         and not key.startswith("run.")
