@@ -17,7 +17,7 @@ def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
         "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
         "Scores", "backbones", "compare", "doctor", "embed", "evaluate", "export", "improve",
-        "load", "plan", "push_to_hub", "quickstart", "report", "search", "train",
+        "load", "plan", "push_to_hub", "quickstart", "report", "search", "train", "tune",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name
@@ -27,7 +27,7 @@ def test_verbs_stay_functions_after_their_modules_are_imported():
     code = (
         "import lookalike, importlib\n"
         "names = 'train evaluate embed plan quickstart doctor export improve search report'\n"
-        "names += ' push_to_hub'\n"
+        "names += ' push_to_hub tune'\n"
         "for n in names.split():\n"
         "    importlib.import_module('lookalike.commands.' + n)\n"
         "    assert callable(getattr(lookalike, n)), n\n"

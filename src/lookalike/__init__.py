@@ -37,6 +37,7 @@ __all__ = [
     "report",
     "search",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from lookalike.commands.report import report
     from lookalike.commands.search import search
     from lookalike.commands.train import train
+    from lookalike.commands.tune import tune
     from lookalike.config.config import Config
     from lookalike.errors import LookalikeError
     from lookalike.evaluation.result import Comparison
@@ -85,6 +87,7 @@ _HOMES = {
     "report": "lookalike.commands.report",
     "search": "lookalike.commands.search",
     "train": "lookalike.commands.train",
+    "tune": "lookalike.commands.tune",
 }
 
 

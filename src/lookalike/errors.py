@@ -10,6 +10,7 @@
     ├── ExportError           an exported model is not what the trained one is
     ├── ConsoleError          the console cannot be written to
     ├── Interrupted           a signal ended training; a checkpoint was saved
+    ├── SearchInterrupted     a signal ended a search; its finished trials are saved
     └── MissingExtraError     an optional dependency is not installed
 
 A message names the place, the value, the choices and the fix. Anything that is not a
@@ -104,6 +105,18 @@ class Interrupted(LookalikeError):
         super().__init__(
             f"stopped by {signal.Signals(number).name} at step {step}, which is saved; "
             f"resume with: lookalike train --resume --output {output}"
+        )
+        self.exit_code = 128 + number
+
+
+class SearchInterrupted(LookalikeError):
+    """A signal ended a search; its finished trials are saved."""
+
+    def __init__(self, number: int, trials: int, output: str) -> None:
+        done = f"{trials} finished trial{'' if trials == 1 else 's'}"
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} with {done} in {output}; the same command "
+            "goes on"
         )
         self.exit_code = 128 + number
 

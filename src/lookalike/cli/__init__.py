@@ -26,12 +26,14 @@ from lookalike.cli.report_command import report
 from lookalike.cli.search_command import search
 from lookalike.cli.submit_command import submit
 from lookalike.cli.train_command import train
+from lookalike.cli.tune_command import tune
 from lookalike.distributed import signals
 from lookalike.errors import ConsoleError, LookalikeError
 
 COMMANDS = (  # in the order of `lookalike --help`
     quickstart,
     train,
+    tune,
     evaluate,
     improve,
     embed,
@@ -55,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in COMMANDS:
-    takes_settings = command in (train, doctor, config, plan)
+    takes_settings = command in (train, tune, doctor, config, plan)
     app.command(cls=SettingsCommand if takes_settings else None)(command)
 
 

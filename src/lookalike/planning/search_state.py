@@ -1,0 +1,231 @@
+"""Output directory of a search: what it was begun with, and its finished trials.
+
+tune.json          request, searched settings and length of a trial, as the search began
+trials.jsonl       finished trials, one JSON object a line
+trials/0003/       a trial's run, without its weights, and confirmation.json
+recipe.yaml        the settings that were found, for train.recipe
+tune.html          scores and settings of all trials
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError, RunError
+from lookalike.run import Run, write_text
+from lookalike.storage import Place
+from lookalike.storage.checked_json import Amount, Checked, Count, Share, read_checked
+
+FIX = "choose another --output"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial.
+
+    Attributes:
+        trial: its number; 0 is the recipe's choice.
+        settings: values of the searched settings, by dotted key.
+        score: mean of Recall@1 and MAP@R on the classes that choose; 0 where it failed.
+        recall_at_1: on the same classes.
+        map_at_r: on the same classes.
+        seconds: that it took.
+        failed: why it has no score; "" where it has one.
+    """
+
+    trial: int
+    settings: dict[str, Any]
+    score: float
+    recall_at_1: float
+    map_at_r: float
+    seconds: float
+    failed: str = ""
+
+
+class _TrialLine(Checked):
+    trial: Count
+    settings: dict[str, Any]
+    score: Share
+    recall_at_1: Share
+    map_at_r: Share
+    seconds: Amount
+    failed: str
+
+
+class _Begun(Checked):
+    request: dict[str, Any]
+    over: list[str]
+    list: str
+    epochs: Count
+
+
+class _Confirmation(Checked):
+    classes: list[Count]
+    recall_at_1: list[Share]
+    map_at_r: list[Share]
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The output directory of a search."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, output: Place) -> SearchFolder:
+        """The directory, made where it is missing.
+
+        Raises:
+            RunError: it is remote, cannot be made, or holds something else.
+        """
+        if storage.is_remote(str(output)):
+            raise RunError(
+                f"--output {storage.public(str(output))}: a search is written to a directory of "
+                "this machine; give one"
+            )
+        folder = cls(storage.path_of(output).absolute())
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(
+                p.name for p in folder.path.iterdir() if p.name not in (".lock", ".timing")
+            )
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise RunError(f"{output}: cannot be made: {reason}") from None
+        if foreign and not folder.state.exists():
+            raise RunError(
+                f"{output} is not empty and holds no search (it has {foreign[0]}); {FIX}"
+            )
+        return folder
+
+    @property
+    def state(self) -> Path:
+        return self.path / "tune.json"
+
+    @property
+    def trials_file(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "tune.html"
+
+    @property
+    def timing(self) -> Path:
+        """Run whose steps are timed before the first trial."""
+        return self.path / ".timing"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    def run(self, number: int) -> Run:
+        """The run of a trial."""
+        return Run(self.path / "trials" / f"{number:04d}")
+
+    def begin(self, config: Config, over: list[str], fingerprint: str, epochs: int) -> None:
+        """Write what the search begins with."""
+        begun = {"request": _request(config), "over": over, "list": fingerprint, "epochs": epochs}
+        write_text(self.state, json.dumps(begun, indent=1) + "\n")
+
+    def check_same(self, config: Config, over: list[str], fingerprint: str) -> int | None:
+        """Epochs of a trial of the search that is continued; None for a new one.
+
+        Raises:
+            RunError: the search was begun with other images, settings or ranges.
+        """
+        if not self.state.exists():
+            return None
+        fix = f"go on with what it began with, or {FIX}"
+        begun = read_checked(self.state.read_bytes(), _Begun, str(self.state), FIX)
+        now = _request(config)
+        for key in sorted({*now, *begun.request}):
+            if now.get(key) != begun.request.get(key):
+                raise RunError(
+                    f"{self.path}: the search began with {key}={begun.request.get(key)}, and not "
+                    f"{now.get(key)}; {fix}"
+                )
+        if over != begun.over:
+            before = " ".join(begun.over) or "none"
+            raise RunError(f"{self.path}: the search began with --over {before}; {fix}")
+        if fingerprint != begun.list:
+            raise RunError(f"{self.path}: the search began with another training list; {fix}")
+        return begun.epochs
+
+    def finished(self) -> list[Trial]:
+        """The finished trials, by number; folders of unfinished ones are removed.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        found: list[Trial] = []
+        if self.trials_file.exists():
+            for number, line in enumerate(self.trials_file.read_bytes().splitlines(), 1):
+                place = f"{self.trials_file}:{number}"
+                found.append(Trial(**read_checked(line, _TrialLine, place, FIX).model_dump()))
+                if found[-1].trial != number - 1:
+                    raise RunError(f"{place}: is trial {found[-1].trial}, not {number - 1}; {FIX}")
+        names = {self.run(one.trial).path for one in found}
+        for folder in (self.timing, *(self.path / "trials").glob("*")):
+            if folder not in names and folder.exists():
+                shutil.rmtree(folder)
+        return found
+
+    def write_trials(self, trials: list[Trial]) -> None:
+        """Replace trials.jsonl, durably."""
+        write_text(self.trials_file, "".join(json.dumps(asdict(one)) + "\n" for one in trials))
+
+    def write_confirmation(
+        self, number: int, classes: Tensor, values: Mapping[str, Tensor]
+    ) -> None:
+        """Keep the values by query, (Q,), of the classes that confirm."""
+        found = {"classes": classes.tolist()} | {k: v.tolist() for k, v in values.items()}
+        write_text(self.run(number).path / "confirmation.json", json.dumps(found) + "\n")
+
+    def confirmation(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Class, (Q,), and Recall@1, MAP@R and their mean, (Q,), of each query."""
+        place = self.run(number).path / "confirmation.json"
+        try:
+            found = read_checked(place.read_bytes(), _Confirmation, str(place), FIX)
+        except FileNotFoundError:
+            raise RunError(f"{place}: is missing; {FIX}") from None
+        recall, precision = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (found.recall_at_1, found.map_at_r)
+        )
+        mean = (recall + precision) / 2
+        values = {"score": mean, "recall_at_1": recall, "map_at_r": precision}
+        return torch.tensor(found.classes), values
+
+
+_FREE = ("data.train", "data.threads", "data.requests", "data.cache", "data.cache_size")
+"""Settings that may differ when a search goes on; that of the list is compared by its content."""
+
+
+def _request(config: Config) -> dict[str, Any]:
+    """The settings of a request that decide what a trial gives, as JSON has them."""
+    public = config.without_secrets()
+    values = {
+        key: public.get(key)
+        for key in sorted(config.asked())
+        if key not in _FREE and not key.startswith("run.")
+    }
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except ValueError:
+        raise ConfigError("a setting is not finite; give finite numbers") from None
+    return found
