@@ -124,7 +124,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
                 embedder, catalog, threads=config.data.threads, world=world, source=source
             )
             features.set_neck(embedder, world)
-        if choices:
+        if config.train.recipe == "auto":  # the rates too where all other settings are given
             start = None if features is None else features.scores(embedder, world)
             choices += choose_rates(config, start)
             config = with_choices(config, choices)

@@ -63,6 +63,8 @@ def choose(config: Config, facts: Facts | None) -> list[Choice]:
     ]
     choices = list({choice.key: choice for choice in reversed(choices)}.values())[::-1]
     asked = config.asked()
+    if config.data.val is not None:  # in place of the classes that a file holds out
+        asked.add("data.val_fraction")
     return [choice for choice in choices if choice.key not in asked]
 
 

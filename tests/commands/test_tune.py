@@ -1,0 +1,231 @@
+"""`lookalike tune`: its space, its proposals, and a search of a tiny network."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+from PIL import Image
+
+import lookalike
+from lookalike import cli
+from lookalike.commands import tune as tune_module
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
+from lookalike.planning.recipe import choose
+from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
+from lookalike.planning.search_state import Trial
+from lookalike.planning.trial_proposals import propose
+from lookalike.planning.tune_page import render
+
+SMALL = {
+    "backbone": "test_resnet", "pretrained": False, "image_size": 32, "embedding_dim": 16,
+    "epochs": 1, "batch_size": 32, "threads": 0, "device": "cpu", "over": "optim.lr=1e-4..1e-2",
+}  # fmt: skip
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_space_from_texts():
+    texts = ["optim.lr=1e-4..1e-2", "train.batch_size=32..64", "loss.name=cosface,arcface"]
+    assert parse_space([*texts, "model.crop_pct=null,1.0"], Config()) == {
+        "optim.lr": Range(1e-4, 1e-2, logarithmic=True),
+        "train.batch_size": Range(32, 64, integer=True),
+        "loss.name": Values(("cosface", "arcface")),
+        "model.crop_pct": Values((None, 1.0)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim.lr", "has no range"),
+        ("optim.rate=1..2", "no such setting"),
+        ("optim.lr=2..1", "first end is not below"),
+        ("optim.lr=a..b", "are no numbers"),
+        ("train.batch_size=1.5..2", "are no whole numbers"),
+        ("optim.lr=-1..1", "optim.lr"),
+        ("data.flip=0.5", "two different values"),
+        ("data.val=a.txt,b.txt", "cannot be searched"),
+        ("run.output=a,b", "cannot be searched"),
+        ("optim.momentum=0.1..0.9", "is also given"),
+        ("loss.name=cosface,nonsense", "loss.name"),
+    ],
+)
+def test_wrong_spaces_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_space([text], Config().with_settings({"momentum": 0.8}))
+
+
+def test_default_space_holds_the_start_and_leaves_out_what_was_given():
+    used = Config().with_settings({"scale": 70, "margin": 0.1, "lr": 1e-3, "pretrained": True})
+    space = including(default_space(used, {"data.flip"}, 1000), used)
+    assert "data.flip" not in space
+    assert "optim.backbone_lr_factor" in space
+    assert space["loss.scale"] == Range(8.0, 70, logarithmic=True)
+    assert space["optim.lr"].low < 1e-3 < space["optim.lr"].high
+    random = used.with_settings({"pretrained": False})
+    assert "optim.backbone_lr_factor" not in default_space(random, set(), 1000)
+
+
+def test_a_range_around_a_start_that_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match="is no number"):
+        including({"model.crop_pct": Range(0.5, 1)}, Config())
+
+
+def test_proposals_follow_from_seed_and_trials_and_find_the_maximum():
+    space = {"optim.lr": Range(1e-4, 1.0, logarithmic=True), "data.flip": Values((0.0, 0.5))}
+
+    def search(seed):
+        tried = [({"optim.lr": 1.0, "data.flip": 0.5}, 0.0)]
+        for _ in range(30):
+            values = propose(space, tried, seed)
+            assert 1e-4 <= values["optim.lr"] <= 1.0
+            score = 0.5 - abs(values["optim.lr"] - 0.01) - values["data.flip"] / 2
+            tried.append((values, max(score, 0.0)))
+        return tried
+
+    first = search(3)
+    assert first == search(3) != search(4)
+    best = max(first, key=lambda one: one[1])[0]
+    assert best["data.flip"] == 0.0
+    assert 1e-4 <= best["optim.lr"] <= 0.04
+
+
+def test_page_shows_all_trials_and_escapes():
+    trials = [
+        Trial(0, {"optim.lr": 1e-3, "loss.name": "cosface"}, 0.5, 0.6, 0.4, 3.0),
+        Trial(1, {"optim.lr": 1e-2, "loss.name": "arcface"}, 0.6, 0.7, 0.5, 3.0),
+        Trial(2, {"optim.lr": 1.0, "loss.name": "arcface"}, 0.0, 0.0, 0.0, 1.0, "loss <nan>"),
+    ]
+    page = render(trials, "a result", better=True, output="runs/a")
+    assert "failed: loss &lt;nan&gt;" in page
+    assert "60.0 %" in page
+    assert page.count('class="dot k0') >= 4
+
+
+@pytest.fixture(scope="module")
+def hard_list(tmp_path_factory):
+    """A list of 40 classes of 4 images whose colours overlap, so that no score is 0 or 1."""
+    folder, rng, lines = tmp_path_factory.mktemp("hard"), np.random.default_rng(5), []
+    for klass, colour in enumerate(rng.uniform(60, 195, (40, 3))):
+        for view in range(4):
+            seen = colour + rng.normal(0, 25, 3) + rng.normal(0, 20, (32, 32, 3))
+            image = Image.fromarray(seen.clip(0, 255).astype(np.uint8))
+            image.save(folder / f"{klass}-{view}.png")
+            lines.append(f"{klass}-{view}.png {klass}\n")
+    (folder / "train.txt").write_text("".join(lines))
+    return folder / "train.txt"
+
+
+@pytest.fixture(scope="module")
+def found(hard_list, tmp_path_factory):
+    """A search of two trials, and its directory."""
+    output = tmp_path_factory.mktemp("tune") / "search"
+    return lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
+
+
+def test_a_search_begins_at_the_recipe_and_writes_what_train_takes(found):
+    first, second = found.trials
+    assert first.settings == {"optim.lr": 0.001}  # as the recipe chooses
+    assert 1e-4 <= second.settings["optim.lr"] <= 1e-2
+    assert all(0 < one.score < 1 and not one.failed for one in found.trials)
+    lines = (found.path / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["trial"] for line in lines] == [0, 1]
+    assert "tune" in (found.path / "tune.html").read_text()
+    recipe = Config.load(found.recipe)
+    assert recipe.optim.name == "adamw"
+    assert "data.train" not in recipe.asked()
+    if not found.better:
+        assert recipe.optim.lr == 0.001
+        assert "nothing was better" in found.describe()
+    folder = found.path / "trials" / "0001"
+    assert (folder / "resolved.yaml").exists()
+    assert not (folder / "model").exists()
+    assert not (folder / "checkpoints").exists()
+    confirmed = json.loads((folder / "confirmation.json").read_text())
+    assert len(set(confirmed["classes"])) >= 6
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
+    found, hard_list, tmp_path, monkeypatch
+):
+    real, output = tune_module.train, tmp_path / "search"
+
+    def interrupted(config):
+        if config.run.output.endswith("0001"):
+            (output / "trials" / "0001").mkdir()
+            raise Interrupted(2, 1, config.run.output)
+        return real(config)
+
+    monkeypatch.setattr(tune_module, "train", interrupted)
+    with pytest.raises(SearchInterrupted, match=r"1 finished trial in .* goes on") as stopped:
+        lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
+    assert stopped.value.exit_code == 130
+    assert (output / "recipe.yaml").exists()
+    monkeypatch.setattr(tune_module, "train", real)
+    again = lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
+    assert [(o.settings, o.score) for o in again.trials] == [
+        (o.settings, o.score) for o in found.trials
+    ]
+
+
+def test_other_settings_need_another_directory(found, hard_list):
+    with pytest.raises(RunError, match=r"began with model.image_size=32, and not 40"):
+        lookalike.tune(train=hard_list, output=found.path, trials=2, **{**SMALL, "image_size": 40})
+    with pytest.raises(RunError, match="began with --over"):
+        lookalike.tune(
+            train=hard_list, output=found.path, trials=2, **{**SMALL, "over": "data.flip=0,1"}
+        )
+
+
+def test_mistakes_are_one_line(monkeypatch, shapes, hard_list, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    given = ["tune", "--train", hard_list, "--output", tmp_path / "other"]
+    small = ["model.backbone=test_resnet", "model.pretrained=false", "run.device=cpu"]
+    few = ["tune", "--train", shapes / "train.txt", "--output", tmp_path / "few", *small]
+    for arguments, message in [
+        (given, "no end"),
+        ([*given, "--time", "soon"], "is not a time"),
+        ([*given, "--trials", "0"], "trials=0"),
+        ([*given, "--trials", "2"], "holds no search (it has notes.txt)"),
+        ([*given, "--trials", "2", "train.time_budget=1h"], "train.time_budget"),
+        ([*given, "--trials", "2", "--over", "loss.margin=0.1..7"], "margin"),
+        ([*few, "--trials", "2"], "too few classes"),
+    ]:
+        assert run(monkeypatch, *arguments) == 2, message
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert message in error
+
+
+def test_trial_0_has_the_rate_of_a_pretrained_backbone_and_its_recipe_goes_with_a_list(
+    hard_list, tmp_path
+):
+    """Of trial 0, whose other settings are all given to its run."""
+    weights = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    found = lookalike.tune(
+        train=hard_list, output=tmp_path / "search", trials=1, **{**SMALL, "pretrained": weights}
+    )
+    used = Config.load(content=(found.path / "trials/0000/resolved.yaml").read_bytes(), file="x")
+    assert used.optim.backbone_lr_factor in (0.1, 0.3, 0.5)
+    assert Config.load(found.recipe).optim.backbone_lr_factor == used.optim.backbone_lr_factor
+    asked = Config().with_settings({"recipe": str(found.recipe), "val": "val.txt"})
+    assert "data.val_fraction" not in {choice.key for choice in choose(asked, None)}
+
+
+def test_without_optuna_the_error_names_the_extra(monkeypatch, hard_list, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(lookalike.LookalikeError, match=r"lookalike\[tune\]"):
+        lookalike.tune(train=hard_list, output=tmp_path / "search", trials=2)
