@@ -15,7 +15,7 @@ from lookalike.run import Run
 
 
 @pytest.fixture(scope="module")
-def parts(shapes, tmp_path_factory):
+def parts(shapes, many_shapes, tmp_path_factory):
     """A run of one step, with the model and the lists that the commands below need."""
     import lookalike
 
@@ -25,13 +25,16 @@ def parts(shapes, tmp_path_factory):
         backbone="test_resnet", pretrained=False, image_size=32, embedding_dim=16, max_steps=1,
         batch_size=8, threads=2, device="cpu", report=False,
     )  # fmt: skip
-    return {"run": folder / "run", "shapes": shapes, "folder": folder}
+    return {"run": folder / "run", "shapes": shapes, "many": many_shapes, "folder": folder}
 
 
 ANSWERS = {
     "train": "--train {shapes}/train.txt --output {folder}/second --backbone test_resnet "
     "model.pretrained=false model.image_size=32 model.embedding_dim=16 train.max_steps=1 "
     "train.batch_size=8 data.threads=2 run.device=cpu train.report=false",
+    "tune": "--train {many} --output {folder}/tune --trials 1 --epochs 1 --backbone test_resnet "
+    "model.pretrained=false model.image_size=32 model.embedding_dim=16 data.threads=0 "
+    "run.device=cpu",
     "search": "{run} {shapes}/images/0-0.jpg --gallery {shapes}/images --json --k 2",
     "evaluate": "{run} --data {shapes}/val.txt --json",
     "improve": "{run} --data {shapes}/val.txt --variant flip --json",
@@ -67,6 +70,8 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
     elif command == "train":
         assert said.out == f"{parts['folder'] / 'second'}\n"
         assert "peak memory of the main worker" in said.err
+    elif command == "tune":
+        assert said.out == f"{parts['folder'] / 'tune' / 'recipe.yaml'}\n"
     elif command == "config":
         assert yaml.safe_load(said.out)["optim"]["name"] == "adamw"
         assert "  # " in said.out
