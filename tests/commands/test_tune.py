@@ -14,7 +14,7 @@ from lookalike import cli
 from lookalike.commands import tune as tune_module
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
-from lookalike.planning.recipe import choose
+from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
 from lookalike.planning.search_state import Trial
 from lookalike.planning.trial_proposals import propose
@@ -222,7 +222,7 @@ def test_trial_0_has_the_rate_of_a_pretrained_backbone_and_its_recipe_goes_with_
     assert used.optim.backbone_lr_factor in (0.1, 0.3, 0.5)
     assert Config.load(found.recipe).optim.backbone_lr_factor == used.optim.backbone_lr_factor
     asked = Config().with_settings({"recipe": str(found.recipe), "val": "val.txt"})
-    assert "data.val_fraction" not in {choice.key for choice in choose(asked, None)}
+    assert "data.val_fraction" not in {choice.key for choice in choose_by_file(asked)}
 
 
 def test_without_optuna_the_error_names_the_extra(monkeypatch, hard_list, tmp_path):

@@ -42,7 +42,7 @@ from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
-from lookalike.planning.recipe import Choice, choose_by_data
+from lookalike.planning.recipe import Choice, choose_by_data, choose_by_file, with_choices
 from lookalike.planning.search_space import Space, default_space, including, parse_space
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import check_optuna, propose
@@ -222,8 +222,10 @@ class _Search:
         with World.from_env(request.run.device) as world:
             source = build.create_source(request)
             # What `train` would find, with its validation set as a fact only.
-            catalog, validation = build.open_catalogs(request)
-            choices = choose_by_data(request, catalog, validation, source, world)
+            choices = choose_by_file(request)
+            chosen = with_choices(request, choices)
+            catalog, validation = build.open_catalogs(chosen)
+            choices += choose_by_data(chosen, catalog, validation, source, world)
             device = world.device
         fraction = _fraction(catalog)
         training, held_out = hold_out(catalog, fraction, request.train.seed)

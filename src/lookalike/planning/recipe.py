@@ -63,8 +63,6 @@ def choose(config: Config, facts: Facts | None) -> list[Choice]:
     ]
     choices = list({choice.key: choice for choice in reversed(choices)}.values())[::-1]
     asked = config.asked()
-    if config.data.val is not None:  # in place of the classes that a file holds out
-        asked.add("data.val_fraction")
     return [choice for choice in choices if choice.key not in asked]
 
 
@@ -85,6 +83,8 @@ def choose_by_file(config: Config) -> list[Choice]:
     given = config.asked()
     if given & _LENGTHS:  # one of them was requested, and they exclude each other
         given |= _LENGTHS
+    if config.data.val is not None:  # in place of the classes that the file holds out
+        given.add("data.val_fraction")
     return [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked() - given)]
 
 
