@@ -17,7 +17,8 @@ def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
         "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
         "Scores", "backbones", "compare", "doctor", "embed", "evaluate", "export", "improve",
-        "load", "plan", "push_to_hub", "quickstart", "report", "search", "train", "tune",
+        "load", "plan", "push_to_hub", "quickstart", "report", "run_workflow", "search",
+        "train", "tune",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name

@@ -35,6 +35,7 @@ __all__ = [
     "push_to_hub",
     "quickstart",
     "report",
+    "run_workflow",
     "search",
     "train",
     "tune",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from lookalike.metrics.scores import Scores
     from lookalike.model.embedder import Embedder
     from lookalike.run import Run
+    from lookalike.workflow.run_workflow import run_workflow
 
 _HOMES = {
     "Calibration": "lookalike.metrics.calibration",
@@ -85,6 +87,7 @@ _HOMES = {
     "push_to_hub": "lookalike.commands.push_to_hub",
     "quickstart": "lookalike.commands.quickstart",
     "report": "lookalike.commands.report",
+    "run_workflow": "lookalike.workflow.run_workflow",
     "search": "lookalike.commands.search",
     "train": "lookalike.commands.train",
     "tune": "lookalike.commands.tune",

@@ -25,6 +25,8 @@ def parts(shapes, many_shapes, tmp_path_factory):
         backbone="test_resnet", pretrained=False, image_size=32, embedding_dim=16, max_steps=1,
         batch_size=8, threads=2, device="cpu", report=False,
     )  # fmt: skip
+    flow = f"data: {{uses: read, with: {{list: {shapes}/val.txt}}}}\n"
+    (folder / "flow.yaml").write_text(flow)
     return {"run": folder / "run", "shapes": shapes, "many": many_shapes, "folder": folder}
 
 
@@ -45,6 +47,7 @@ ANSWERS = {
     "embed": "{run} {shapes}/images/0-0.jpg -o {folder}/v.npy",
     "export": "{run} --format safetensors -o {folder}/exported",
     "report": "{run} --output {folder}/page.html",
+    "run": "{folder}/flow.yaml",
     "doctor": "--train {shapes}/train.txt --no-images",
 }
 
@@ -75,6 +78,8 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
     elif command == "config":
         assert yaml.safe_load(said.out)["optim"]["name"] == "adamw"
         assert "  # " in said.out
+    elif command == "run":
+        assert said.out == f"data\tdone\t{parts['shapes'] / 'val.txt'}\n"
     elif command == "doctor":
         assert "8 classes" in said.out
     else:

@@ -170,7 +170,7 @@ class Config(Section):
         """
         return self.with_values(
             {
-                _key(name): os.fspath(value) if isinstance(value, os.PathLike) else value
+                key_of(name): os.fspath(value) if isinstance(value, os.PathLike) else value
                 for name, value in settings.items()
             }
         )
@@ -249,8 +249,12 @@ def popular_keys() -> list[str]:
     return [key for key, field in _fields().items() if extra_of(field).get("popular")]
 
 
-def _key(name: str) -> str:
-    """The dotted key of a keyword argument."""
+def key_of(name: str) -> str:
+    """The dotted key of a keyword argument.
+
+    Raises:
+        ConfigError: the name is unknown or ambiguous.
+    """
     known = keys()
     dotted = FLAGS.get(name, name.replace("__", "."))
     if dotted in known:

@@ -66,8 +66,8 @@ def read_value(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def read_mapping(text: str, place: str) -> tuple[dict[Any, Any], dict[str, int]]:
-    """The content of a file, and the line of each section and dotted key.
+def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any], dict[str, int]]:
+    """The content of a file, and the line of each section and dotted key of at most `depth` parts.
 
     Raises:
         ConfigError: it is no YAML, or no mapping.
@@ -92,7 +92,7 @@ def read_mapping(text: str, place: str) -> tuple[dict[Any, Any], dict[str, int]]
             f"{place}:{node.start_mark.line + 1}: holds no sections; write e.g. 'optim:' and below "
             "it '  lr: 0.1'; a list of images is given as --train LIST"
         )
-    return tree, dict(_lines(node))
+    return tree, dict(_lines(node, depth))
 
 
 def _open(text: str, place: str) -> _Loader:
@@ -113,11 +113,10 @@ def _explained(error: yaml.MarkedYAMLError) -> str:
     return problem
 
 
-def _lines(node: yaml.Node) -> Iterator[tuple[str, int]]:
+def _lines(node: yaml.Node, depth: int, above: str = "") -> Iterator[tuple[str, int]]:
     """Dotted keys and their lines; keys of an anchor have the anchor's lines."""
     for key, value in node.value:
-        name = str(key.value)
+        name = f"{above}{key.value}"
         yield name, key.start_mark.line + 1
-        if isinstance(value, yaml.MappingNode):
-            for inner, _ in value.value:
-                yield f"{name}.{inner.value}", inner.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode) and depth > 1:
+            yield from _lines(value, depth - 1, f"{name}.")

@@ -1,0 +1,1 @@
+"""Workflows: commands connected in one YAML file, and run in order."""

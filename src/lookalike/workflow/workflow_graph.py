@@ -1,0 +1,320 @@
+"""A workflow's file: nodes, their settings and connections, all checked before anything runs.
+
+read_train: {uses: read, with: {list: data/train.txt}}
+train:
+  uses: train
+  inputs: {train: read_train.list}
+  with: {epochs: 4, optim.lr: 0.01}
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lookalike import storage
+from lookalike.config.config import Config, key_of, keys
+from lookalike.config.yaml_lines import read_mapping
+from lookalike.errors import ConfigError
+from lookalike.storage import Place
+from lookalike.workflow.node_kinds import KINDS, NodeKind
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_PARTS = ("uses", "with", "inputs")
+_DEPTH = 4  # node.with.section.key
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The output of a node."""
+
+    node: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.port}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a workflow.
+
+    Attributes:
+        uses: its kind, of `KINDS`.
+        settings: those that were given, by dotted key or name.
+        inputs: by input port.
+        line: in the file.
+    """
+
+    name: str
+    uses: str
+    settings: dict[str, Any]
+    inputs: dict[str, Connection]
+    line: int
+
+    @property
+    def kind(self) -> NodeKind:
+        """Its ports and settings."""
+        return KINDS[self.uses]
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A checked workflow.
+
+    Attributes:
+        path: its file, absolute.
+        nodes: by name, each after those that it depends on.
+    """
+
+    path: Path
+    nodes: dict[str, Node]
+
+    @classmethod
+    def load(cls, file: Place) -> Workflow:
+        """The workflow of a YAML file.
+
+        Raises:
+            ConfigError: a line for each fault, with file and line number.
+        """
+        if storage.is_remote(str(file)):
+            raise ConfigError(
+                f"{storage.public(str(file))}: a workflow is a file of this machine; fetch it first"
+            )
+        path = storage.path_of(file).absolute()
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+            raise ConfigError(f"{file}: {str(reason).lower()}") from None
+        return cls.parse(text, path, str(file))
+
+    @classmethod
+    def parse(cls, text: str, path: Path, place: str | None = None) -> Workflow:
+        """The workflow of a text; `place` names it in messages, `path` by default."""
+        tree, lines = read_mapping(text, place or str(path), _DEPTH)
+        reader = _Reader(place or str(path), lines)
+        nodes = reader.nodes(tree)
+        reader.raise_faults()
+        return cls(path, nodes)
+
+
+class _Reader:
+    """Reads nodes and collects what is wrong with them."""
+
+    def __init__(self, place: str, lines: Mapping[str, int]) -> None:
+        self._place, self._lines = place, lines
+        self._faults: list[tuple[int, str]] = []
+
+    def raise_faults(self) -> None:
+        if self._faults:
+            raise ConfigError("\n".join(text for _, text in sorted(self._faults)))
+
+    def _where(self, key: str) -> str:
+        return f"{self._place}:{self._line(key)}"
+
+    def _line(self, key: str) -> int:
+        while key not in self._lines and "." in key:
+            key = key.rpartition(".")[0]
+        return self._lines.get(key, 1)
+
+    def _fault(self, key: str, text: str) -> None:
+        self._faults.append((self._line(key), f"{self._where(key)}: {text}"))
+
+    def nodes(self, tree: Mapping[Any, Any]) -> dict[str, Node]:
+        if not tree:
+            self._fault("", "holds no nodes; see lookalike run --example DIR")
+        found = {}
+        for name, body in tree.items():
+            node = self._node(name, body)
+            if node is not None:
+                found[node.name] = node
+        known = {str(name) for name in tree}
+        for node in found.values():
+            self._check_inputs(node, found, known)
+        return self._ordered(found)
+
+    def _node(self, name: Any, body: Any) -> Node | None:
+        key = str(name)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            self._fault(key, f"{name!r} is no name of a node: use letters, digits, _ and -")
+            return None
+        if not isinstance(body, Mapping):
+            self._fault(key, f"{name} is a node: write e.g. {name}: {{uses: read}}")
+            return None
+        for part in body:
+            if part not in _PARTS:
+                hint = _hint(str(part), _PARTS) or f"; a node has {', '.join(_PARTS)}"
+                self._fault(f"{key}.{part}", f"{name}: {part} is no part of a node{hint}")
+        uses = body.get("uses")
+        if not isinstance(uses, str) or uses not in KINDS:
+            what = f"uses={uses!r} is not one of" if "uses" in body else "uses is missing; it is"
+            self._fault(f"{key}.uses", f"{name}: {what} {', '.join(KINDS)}")
+            return None
+        given = self._part(key, body, "with")
+        inputs = self._inputs(key, self._part(key, body, "inputs"), KINDS[uses])
+        settings = self._settings(key, given, KINDS[uses])
+        return Node(name, uses, settings, inputs, self._line(key))
+
+    def _part(self, key: str, body: Mapping[Any, Any], part: str) -> Mapping[Any, Any]:
+        value = body.get(part)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            self._fault(f"{key}.{part}", f"{key}: {part} holds names and values, as {{a: b}}")
+            return {}
+        return value
+
+    def _inputs(self, key: str, given: Mapping[Any, Any], kind: NodeKind) -> dict[str, Connection]:
+        found = {}
+        for port, source in given.items():
+            place = f"{key}.inputs.{port}"
+            if port not in kind.inputs:
+                hint = _choices(str(port), kind.inputs, "inputs")
+                self._fault(place, f"{key}: there is no input {port}{hint}")
+                continue
+            node, dot, output = source.partition(".") if isinstance(source, str) else ("", "", "")
+            if not (node and dot and output):
+                self._fault(
+                    place, f"{key}: {port}={source!r} is no output; write NODE.OUTPUT, as read.list"
+                )
+                continue
+            found[port] = Connection(node, output)
+        return found
+
+    def _settings(self, key: str, given: Mapping[Any, Any], kind: NodeKind) -> dict[str, Any]:
+        if kind.settings is Config:
+            return self._config_settings(key, given)
+        for name in given:
+            if name not in kind.settings.model_fields:
+                hint = _choices(str(name), kind.settings.model_fields, "settings")
+                self._fault(f"{key}.with.{name}", f"{key}: there is no setting {name}{hint}")
+        known = {name: v for name, v in given.items() if name in kind.settings.model_fields}
+        try:
+            checked = kind.settings.model_validate(known)
+        except ValidationError as error:
+            told: dict[str, list[str]] = {}  # a value of several types has a message for each
+            values = {}
+            for item in error.errors():
+                name = str(item["loc"][0])
+                cause = item.get("ctx", {}).get("error")
+                text = str(cause) if isinstance(cause, ValueError) else item["msg"]
+                told.setdefault(name, []).append(text[0].lower() + text[1:])
+                values[name] = known[name]
+            for name, texts in told.items():
+                text = " or ".join(dict.fromkeys(texts))
+                self._fault(f"{key}.with.{name}", f"{key}: {name}={values[name]!r}: {text}")
+            return {}
+        return checked.model_dump(exclude_unset=True)
+
+    def _config_settings(self, key: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+        """Settings of training, by section, dotted key, or a name of a keyword (`epochs`, `lr`)."""
+        tree: dict[str, dict[str, Any]] = {}
+        places: dict[str, str] = {}
+        for name, value in given.items():
+            above = f"{key}.with.{name}"
+            if name in Config.model_fields and isinstance(value, Mapping):
+                parts = {f"{name}.{inner}": (f"{above}.{inner}", v) for inner, v in value.items()}
+            elif str(name) in keys():
+                parts = {str(name): (above, value)}
+            else:
+                try:
+                    parts = {key_of(str(name)): (above, value)}
+                except ConfigError as error:
+                    self._fault(above, f"{key}: {error}")
+                    continue
+            for dotted, (where, inner) in parts.items():
+                if dotted in places:
+                    self._fault(where, f"{key}: {dotted} is there twice; remove one")
+                section, _, last = dotted.partition(".")
+                tree.setdefault(section, {})[last] = inner
+                places[dotted] = self._where(where)
+        try:
+            config = Config.build(tree, self._where(f"{key}.with"), places)
+        except ConfigError as error:
+            self._faults += [(self._line(f"{key}.with"), line) for line in str(error).splitlines()]
+            return {}
+        return {dotted: config.get(dotted) for dotted in sorted(config.asked())}
+
+    def _check_inputs(self, node: Node, nodes: Mapping[str, Node], known: set[str]) -> None:
+        for port, source in node.inputs.items():
+            place = f"{node.name}.inputs.{port}"
+            if source.node not in nodes:
+                if source.node not in known:  # a node with faults has its own lines
+                    hint = _choices(source.node, nodes, "nodes")
+                    self._fault(place, f"{node.name}: there is no node {source.node}{hint}")
+                continue
+            giver = nodes[source.node]
+            outputs = giver.kind.outputs
+            if source.port not in outputs:
+                hint = _choices(source.port, outputs, "outputs") if outputs else "; it has none"
+                self._fault(place, f"{node.name}: {giver.name} has no output {source.port}{hint}")
+                continue
+            output = outputs[source.port]
+            types = node.kind.inputs[port].types
+            if output.type not in types:
+                self._fault(
+                    place,
+                    f"{node.name}: {port} takes {' or '.join(types)}, and {source} is "
+                    f"of type {output.type}",
+                )
+            elif output.needs is not None and giver.settings.get(output.needs) is None:
+                self._fault(
+                    place, f"{node.name}: {giver.name} gives {source.port} only with {output.needs}"
+                )
+        for port, needed in node.kind.inputs.items():
+            given = node.settings.get(needed.key) is not None
+            if needed.required and port not in node.inputs and not given:
+                self._fault(
+                    node.name,
+                    f"{node.name}: the input {port} is missing; connect inputs: {{{port}: "
+                    f"NODE.OUTPUT}} of type {' or '.join(needed.types)}, or give with: "
+                    f"{{{needed.key}: ...}}",
+                )
+        if node.uses == "read" and node.settings.get("list") is None:
+            self._fault(node.name, f"{node.name}: list is missing; write with: {{list: train.txt}}")
+
+    def _ordered(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
+        """The nodes, each after those that it depends on, and otherwise as in the file."""
+        done: dict[str, Node] = {}
+        left = dict(nodes)
+        while left:
+            ready = next(
+                (n for n in left.values() if not any(s.node in left for s in n.inputs.values())),
+                None,
+            )
+            if ready is None:
+                circle = _circle(left)
+                self._fault(
+                    circle[0],
+                    f"{circle[0]}: depends on itself: {' <- '.join([*circle, circle[0]])}",
+                )
+                return dict(nodes)
+            done[ready.name] = left.pop(ready.name)
+        return done
+
+
+def _circle(nodes: Mapping[str, Node]) -> list[str]:
+    """Names of a circle among nodes, each of which depends on another of them."""
+    path = [next(iter(nodes))]
+    while True:
+        following = next(s.node for s in nodes[path[-1]].inputs.values() if s.node in nodes)
+        if following in path:
+            return path[path.index(following) :]
+        path.append(following)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _choices(name: str, known: Iterable[str], what: str) -> str:
+    names = list(known)
+    return _hint(name, names) or (f"; {what}: {', '.join(names)}" if names else "")
