@@ -266,7 +266,7 @@ class _Reader:
                 )
             elif output.needs is not None and giver.settings.get(output.needs) is None:
                 self._fault(
-                    place, f"{node.name}: {giver.name} gives {source.port} only with {output.needs}"
+                    place, f"{node.name}: {giver.name} gives {source} only with {output.needs}"
                 )
         for port, needed in node.kind.inputs.items():
             given = node.settings.get(needed.key) is not None
