@@ -43,6 +43,15 @@ def _launched() -> tuple[int, int, int, int]:
     here = local_size if "LOCAL_WORLD_SIZE" in given else size  # not every launcher sets it
     if not (0 <= rank < size and 0 <= local_rank < here <= size):
         raise ConfigError(f"the environment has {shown}: no worker of a run; {fix}")
+    of_machine = os.environ.get("NPROC_PER_NODE", "1")
+    if size > 1 and "LOCAL_RANK" not in given and of_machine not in ("", "1"):
+        # DLC's variables are for torchrun.
+        raise ConfigError(
+            f"the environment has {shown}, NPROC_PER_NODE={of_machine}: those of a machine of a "
+            "job, not of a worker; start it with `lookalike submit --on dlc`, or with torchrun "
+            "--nnodes=$WORLD_SIZE --node-rank=$RANK --nproc-per-node=$NPROC_PER_NODE "
+            "--master-addr=$MASTER_ADDR --master-port=$MASTER_PORT -m lookalike ..."
+        )
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if size > 1 and lacking:
         raise ConfigError(

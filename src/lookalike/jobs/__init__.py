@@ -1,1 +1,1 @@
-"""Jobs on engines elsewhere: DLC, Kubernetes and Slurm."""
+"""Jobs on engines elsewhere: DLC and Slurm."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
 
@@ -25,8 +25,8 @@ class Mount(Section):
     """A folder of a storage, mounted on every machine of the job."""
 
     source: str
-    """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Kubernetes: the name of a
-    PersistentVolumeClaim. Slurm with an image: a path of the machine."""
+    """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Slurm with an image: a path of
+    the machine."""
     path: str
     """Where it is mounted in the container."""
     read_only: bool = False
@@ -80,32 +80,6 @@ class DlcOptions(Section):
     """Id of a security group."""
 
 
-class KubernetesOptions(Section):
-    """What Kubernetes needs besides."""
-
-    namespace: str = "default"
-    """Namespace of the job."""
-    runtime: str = "torch-distributed"
-    """ClusterTrainingRuntime of the Kubeflow Trainer."""
-    queue: str | None = None
-    """LocalQueue of Kueue."""
-    service_account: str | None = None
-    """Service account of the pods, by which they may reach a storage."""
-    secrets: dict[str, str] = setting({})
-    """Variables of the environment from Secrets of the cluster: `NAME: SECRET/KEY`."""
-    pull_secret: str | None = None
-    """Secret with which the image is pulled."""
-
-    @field_validator("secrets")
-    @classmethod
-    def _secret_and_key(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, place in value.items():
-            secret, _, key = place.partition("/")
-            if not (_VARIABLE.fullmatch(name) and secret and key):
-                raise ValueError(f"names {name}={place!r}; write NAME: SECRET/KEY")
-        return value
-
-
 class SlurmOptions(Section):
     """What Slurm needs besides."""
 
@@ -141,7 +115,7 @@ class Resources(Section):
     gpu_type: str | None = None
     """Type of the GPU, by the engine's name for it."""
     machine: str | None = None
-    """Machine type: EcsSpec on DLC, instance type on Kubernetes, constraint on Slurm."""
+    """Machine type: EcsSpec on DLC, constraint on Slurm."""
     cpus: int | None = setting(None, ge=1)
     """Cores of each machine."""
     memory: str | None = None
@@ -157,7 +131,7 @@ class Resources(Section):
     grace: str = "5m"
     """Time between the request to stop and the end: that of a checkpoint."""
     priority: int | str | None = None
-    """1 (lowest) to 9 on DLC; a priority class on Kubernetes; a QOS on Slurm."""
+    """1 (lowest) to 9 on DLC; a QOS on Slurm."""
     mounts: tuple[Mount, ...] = ()
     """Mounts, as `SOURCE:/PATH` or `SOURCE:/PATH:ro`."""
     environment: dict[str, str] = setting({})
@@ -165,7 +139,6 @@ class Resources(Section):
     retries: int = setting(1, ge=0, le=100)
     """Starts after a failure; each resumes."""
     dlc: DlcOptions = DlcOptions()
-    kubernetes: KubernetesOptions = KubernetesOptions()
     slurm: SlurmOptions = SlurmOptions()
 
     @field_validator("time_limit", "grace")
@@ -199,8 +172,8 @@ class Resources(Section):
                 # pydantic's message would quote the value.
                 raise _SecretError(
                     f"environment.{name} looks like a secret, and everyone who can list jobs could "
-                    "read it there; use a role (mounts.role), a Secret of the cluster "
-                    "(kubernetes.secrets), or on Slurm the environment that sbatch passes on"
+                    "read it there; use a role (mounts.role), or on "
+                    "Slurm the environment that sbatch passes on"
                 )
         return value
 
@@ -227,9 +200,6 @@ class Resources(Section):
 
 class _SecretError(Exception):
     """A secret among the resources: no ValueError, so that no message quotes its value."""
-
-
-Target = Literal["dlc", "kubernetes", "slurm"]
 
 
 def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:

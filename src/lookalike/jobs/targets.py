@@ -11,6 +11,7 @@ from lookalike.jobs.request import JobRequest
 from lookalike.jobs.resources import Resources
 
 _HOMES = {
+    "dlc": "lookalike.jobs.dlc",
     "slurm": "lookalike.jobs.slurm",
 }
 
