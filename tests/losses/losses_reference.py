@@ -49,11 +49,11 @@ def row_losses(margin, embeddings, weight, classes, smoothing=0.0):
     return -(share * log_p).sum(1)
 
 
-def loss_and_gradients(margin, embeddings, weight, classes, smoothing=0.0):
-    """Mean loss, its gradient by the embeddings and by the weight."""
+def loss_and_gradients(margin, embeddings, weight, classes, smoothing=0.0, of_rows=1.0):
+    """Mean loss, each row times its weight, its gradient by the embeddings and by the weight."""
     embeddings = embeddings.detach().requires_grad_()
     weight = weight.detach().requires_grad_()
-    loss = row_losses(margin, embeddings, weight, classes, smoothing).mean()
+    loss = (of_rows * row_losses(margin, embeddings, weight, classes, smoothing)).mean()
     return (loss.detach(), *torch.autograd.grad(loss, (embeddings, weight)))
 
 

@@ -28,6 +28,7 @@ class Case:
     num_classes: int
     counts: tuple[int, ...]
     smoothing: float
+    weighted: bool = False
 
     def data(self):
         generator = torch.Generator().manual_seed(hash((self.num_classes, self.counts)) % 1000)
@@ -37,6 +38,12 @@ class Case:
         present = max(1, self.num_classes - 1)
         classes = torch.randint(present, (sum(self.counts),), generator=generator)
         return images, backbone, classes
+
+    def row_weights(self):
+        generator = torch.Generator().manual_seed(self.num_classes)
+        weights = 3 * torch.rand(sum(self.counts), generator=generator, dtype=torch.float64)
+        weights[0] = 0
+        return weights if self.weighted else None
 
     def head(self, world):
         head = Head(
@@ -57,6 +64,10 @@ def cases(size):
     found = [
         Case(name, sharded, 7, (5, 2, 4)[:size], smoothing)
         for name, sharded, smoothing in itertools.product(PLAIN, (False, True), (0.0, 0.1))
+    ]
+    found += [
+        Case(name, sharded, 7, (5, 2, 4)[:size], 0.1, weighted=True)
+        for name, sharded in itertools.product(("arcface", "softmax"), (False, True))
     ]
     # Equal batches; one row; more workers than classes; one class.
     for sharded, smoothing in itertools.product((False, True), (0.0, 0.1)):
@@ -84,7 +95,8 @@ def worker(rank, size, folder):
         head = case.head(world)
         embeddings = linear(images[own])
         embeddings.retain_grad()
-        loss = head(embeddings, classes[own])
+        weights = case.row_weights()
+        loss = head(embeddings, classes[own], None if weights is None else weights[own])
         loss.backward()
         head.average_gradients()
         results.append(
@@ -115,8 +127,9 @@ def one_worker(case):
     images, backbone, classes = case.data()
     embeddings = images @ backbone.t()
     weight = Case.head(case, World()).weight
+    of_rows = case.row_weights() if case.weighted else 1.0
     loss, by_embedding, by_weight = loss_and_gradients(
-        create_margin(case.name), embeddings, weight, classes, case.smoothing
+        create_margin(case.name), embeddings, weight, classes, case.smoothing, of_rows
     )
     cos = torch.cosine_similarity(embeddings[:, None], weight[None], dim=2)
     return {

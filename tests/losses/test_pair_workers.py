@@ -28,6 +28,7 @@ class Case:
     chunk: int | None = None
     memory: int = 0
     block: int = 2**22
+    weighted: bool = False
 
     def data(self, step):
         generator = torch.Generator().manual_seed(len(self.name) + 10 * step)
@@ -36,6 +37,9 @@ class Case:
             min(CLASSES, self.num_classes), (sum(self.counts),), generator=generator
         )
         return images, classes
+
+    def weights(self, rows):
+        return torch.linspace(0, 3, sum(self.counts))[rows] if self.weighted else None
 
     def module(self, world):
         loss = create_loss(self.name)
@@ -56,6 +60,8 @@ CASES = [
     *[Case(name, counts=(1, 6)) for name in PAIR_LOSSES],
     *[Case(name, memory=15) for name in PAIR_LOSSES],
     *[Case(name, memory=4, block=20) for name in PAIR_LOSSES],
+    Case("supcon", weighted=True),
+    Case("multi_similarity", memory=4, block=20, weighted=True),
 ]  # fmt: skip
 
 
@@ -73,7 +79,8 @@ def run(case, world, wrap):
         linear.zero_grad()
         module.zero_grad()
         embeddings = backbone(images[begin:end])
-        loss = module(embeddings, classes[begin:end])
+        extra = [case.weights(slice(begin, end))] if case.weighted else []
+        loss = module(embeddings, classes[begin:end], *extra)
         loss.backward()
         result = {"loss": loss.detach(), "by_backbone": linear.weight.grad.clone()}
         if isinstance(module, ProxyWeights):

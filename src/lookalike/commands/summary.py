@@ -10,6 +10,7 @@ import torch
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.image_size import size_text
+from lookalike.data.image_weights import relative_weights
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.world import World
@@ -37,6 +38,12 @@ def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
         shown(config.data.train),
     )  # fmt: skip
+    if catalog.weights is not None:
+        relative = relative_weights(catalog.weights)
+        logger.info(
+            "weights of images: %.3g to %.3g times their mean (%s)",
+            relative.min(), relative.max(), shown(config.data.weights),
+        )  # fmt: skip
     if len(catalog) == len(catalog.classes):
         logger.warning(
             "each class has a single image, so that nothing shows what images of a class have in "

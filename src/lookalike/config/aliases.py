@@ -67,6 +67,7 @@ _NAMES = {
     "data.image_root": "image_dir img_dir image_folder images_dir img_root data_root root",
     "data.path_column": "image_column path_col image_col x_col",
     "data.label_column": "label_col target_column class_column y_col",
+    "data.weights": "weight_column weights_column sample_weights class_weights class_weight",
     "data.threads": "num_workers n_workers dataloader_workers training_data_read_threads"
     " workers_per_gpu cpu_workers read_threads",
     "data.images_per_class": "num_instances images_per_id instances_per_class samples_per_class",

@@ -28,17 +28,19 @@ class Catalog:
         records: the images with their labels, N of them.
         class_ids: (N,) int64, the class of each record.
         classes: the map label <-> class.
+        weights: (N,) float32, of the images in the loss; None for all alike.
     """
 
     records: tuple[Record, ...]
     class_ids: np.ndarray
     classes: Classes
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of all records: paths below a common folder, labels, details."""
+        """16 hexadecimal digits: paths below a common folder, labels, details and weights."""
         places = [storage.unsigned(record.uri) for record in self.records]
         common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
         folder = common.rpartition("/")[0]
@@ -46,6 +48,8 @@ class Catalog:
         for place, record in zip(places, self.records, strict=True):
             line = (place[len(folder) :], record.label, record.member, record.details)
             digest.update(repr(line).encode("utf-8", "surrogatepass"))
+        if self.weights is not None:
+            digest.update(self.weights.astype("<f4").tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -232,4 +236,6 @@ def _of_classes(catalog: Catalog, kept: np.ndarray) -> Catalog:
     mine = np.flatnonzero(kept[catalog.class_ids])
     names = tuple(catalog.classes.names[row] for row in np.flatnonzero(kept))
     records = tuple(catalog.records[i] for i in mine)
-    return Catalog(records, rows[catalog.class_ids[mine]].astype(np.int64), Classes(names))
+    weights = None if catalog.weights is None else catalog.weights[mine]
+    ids = rows[catalog.class_ids[mine]].astype(np.int64)
+    return Catalog(records, ids, Classes(names), weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lookalike import storage
 
@@ -36,6 +36,7 @@ class Details:
         camera: images of one class and one camera are not matched with each other; those of other
             classes are, as in person re-identification.
         relative: whether `box` is in fractions.
+        weight: of the image in the loss, 0 or more. Not in `repr`, which identifies lists.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -46,6 +47,7 @@ class Details:
     category: str | None = None
     camera: str | None = None
     relative: bool = False
+    weight: float | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

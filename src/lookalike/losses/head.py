@@ -82,14 +82,14 @@ class Head(ClassWeights):
     def loss_name(self) -> str:
         return self.margin.name
 
-    def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, classes: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss of this worker, a scalar; see the class for the convention.
 
         Every worker must call it at the same step. Computed in `compute_dtype`, inside an
         autocast region too.
 
         `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64 are in
-        [0, C).
+        [0, C). `weights` (b,) multiply the losses of the rows, before their mean.
 
         Raises:
             ValueError: the shapes do not fit, or a class is out of range.
@@ -98,10 +98,15 @@ class Head(ClassWeights):
         with torch.autocast(self.weight.device.type, enabled=False):
             embeddings, classes = self.gathered(embeddings, classes)
             if self.sharded:
-                return self._row_losses(embeddings, classes).mean()
+                losses = self._row_losses(embeddings, classes)  # (B,)
+                if weights is not None:
+                    losses = losses * torch.cat(self.peers.gather(weights)).to(losses.dtype)
+                return losses.mean()
             count = torch.full((), len(classes), device=classes.device)
             count = self.world.sum(count)  # B; a tensor, so that the host need not wait
             losses = self._row_losses(embeddings, classes)  # (b,)
+            if weights is not None:
+                losses = losses * weights.to(losses.dtype)
             return losses.sum() * self.world.size / count
 
     def _row_losses(self, embeddings: Tensor, classes: Tensor) -> Tensor:

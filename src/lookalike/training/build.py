@@ -13,6 +13,7 @@ from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out
 from lookalike.data.image_size import size_text
+from lookalike.data.image_weights import is_class_file, with_weights
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
@@ -145,8 +146,18 @@ def annotation_options(config: Config) -> AnnotationOptions:
     """Reading options of the lists."""
     data = config.data
     return AnnotationOptions(
-        path_column=data.path_column, label_column=data.label_column, image_root=data.image_root
+        path_column=data.path_column,
+        label_column=data.label_column,
+        image_root=data.image_root,
     )
+
+
+def _training_options(config: Config, options: AnnotationOptions) -> AnnotationOptions:
+    """`options` with the column of weights, which validation lists need not have."""
+    weights = config.data.weights
+    if weights is None or is_class_file(weights):
+        return options
+    return replace(options, weight_column=weights)
 
 
 def keep_streams(config: Config) -> Config:
@@ -160,11 +171,12 @@ def keep_streams(config: Config) -> Config:
         raise ConfigError("data.train and data.val are both standard input; give a file for one")
     if not streams:
         return config
-    options = annotation_options(config)
-    values = {
-        key: keep_list(read_records(uri, config.data.format, options), options)
-        for key, uri in streams.items()
-    }
+    values = {}
+    for key, uri in streams.items():
+        options = annotation_options(config)
+        if key == "data.train":
+            options = _training_options(config, options)
+        values[key] = keep_list(read_records(uri, config.data.format, options), options)
     # The copy is a table in any case.
     return config.with_values({**values, "data.format": "auto"})
 
@@ -182,10 +194,12 @@ def open_catalogs(
     data = config.data
     assert data.train is not None
     options = replace(annotation_options(config), bad=bad, skipped=skipped)
-    records = read_records(data.train, data.format, options)
+    records = read_records(data.train, data.format, _training_options(config, options))
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
+    if data.weights is not None:
+        catalog = with_weights(catalog, data.weights)
     held_out = None
     if data.val is not None:
         if data.val_fraction:

@@ -39,6 +39,12 @@ def metric_loss(config: Config) -> MetricLoss:
             f"{loss.name} compares them with class weights; leave it out, or use one of "
             f"{', '.join(PAIR_LOSSES)}"
         )
+    if config.data.weights is not None and isinstance(found, ProxyAnchor):
+        raise ConfigError(
+            f"data.weights={config.data.weights} and loss.name={loss.name}: its loss is over "
+            "classes, not over images, so that an image has no weight in it; leave "
+            "data.weights out, or use another loss"
+        )
     return found
 
 

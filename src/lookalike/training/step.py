@@ -197,9 +197,14 @@ class TrainStep:
 
     def _losses(self, embeddings: Tensor, branch: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         classes = batch.classes.to(self.world.device, non_blocking=True)
+        of_images = [classes]
+        if batch.weights is not None:
+            of_images.append(batch.weights.to(self.world.device, non_blocking=True))
         losses = {
             # A loss of fewer dimensions than the embedding reads the first ones.
-            name: loss(branch if name == "classification" else embeddings[:, : loss.dim], classes)
+            name: loss(
+                branch if name == "classification" else embeddings[:, : loss.dim], *of_images
+            )
             for name, loss in self.trained.losses.items()
         }
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()

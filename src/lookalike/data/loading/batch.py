@@ -22,11 +22,13 @@ class Batch:
             the features of b images, (b, K, C) float32 (`FeatureParts`).
         classes: (b,) int64.
         rows: (b,) int64, indices of the records that these images are.
+        weights: (b,) float32, of the images in the loss; None for all alike.
     """
 
     images: Tensor
     classes: Tensor
     rows: Tensor
+    weights: Tensor | None = None
 
 
 def empty_images(count: int, size: ImageSize, device: torch.device) -> Tensor:

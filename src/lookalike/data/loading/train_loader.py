@@ -16,6 +16,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.decoding.crop_box import decode_record, pixel_box
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, shrinks
 from lookalike.data.decoding.partial_jpeg import Box, decode_part
+from lookalike.data.image_weights import relative_weights
 from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
 from lookalike.data.loading.batch import Batch, empty_images
 from lookalike.data.loading.feature_parts import FeatureParts
@@ -94,6 +95,8 @@ class TrainLoader:
             )
         self.wait_seconds = 0.0
         self.catalog = catalog
+        weights = catalog.weights
+        self._weights = None if weights is None else relative_weights(weights)
         self._augment = augment
         self._seed = seed
         self._threads = threads
@@ -171,7 +174,8 @@ class TrainLoader:
 
     def _batch(self, images: Tensor, rows: np.ndarray) -> Batch:
         classes = self.catalog.class_ids[rows].astype(np.int64)
-        return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows))
+        weights = None if self._weights is None else torch.from_numpy(self._weights[rows])
+        return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows), weights)
 
     def _start(self, epoch: int, rows: np.ndarray, before: np.ndarray) -> Work[Batch]:
         images = empty_images(len(rows), self._augment.image_size, self._world.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class AnnotationOptions:
         labelled: a missing label is an error; otherwise it is "".
         path_column: the table column of paths; None to detect it.
         label_column: the table column of labels; None to detect it.
+        weight_column: the table column of the images' weights; None for no weights.
         image_root: base folder or URI of relative paths; None for the annotation's folder.
         bad: collects the errors of rows, which are then skipped; None to raise them.
         skipped: collects the files of image folders that are skipped, by kind.
@@ -69,6 +71,7 @@ class AnnotationOptions:
     labelled: bool = True
     path_column: str | None = None
     label_column: str | None = None
+    weight_column: str | None = None
     image_root: str | None = None
     bad: BadRows | None = field(default=None, compare=False)
     skipped: list[Skipped] | None = field(default=None, compare=False)
@@ -226,6 +229,17 @@ def parse_label(text: str, labelled: bool) -> str:
     if dot and rest and not rest.strip("0") and whole.removeprefix("-").isdigit():
         label = whole if whole.strip("-0") else "0"
     return canonical_label(label)
+
+
+def parse_weight(text: str) -> float:
+    """The weight of an image or a class, 0 or more; a ValueError for other text."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= 1e30:  # NaN fails the comparison
+        raise ValueError(f"weight {quoted(text)} is not a number of 0 or more; write e.g. 2.5")
+    return weight
 
 
 def quoted(text: str) -> str:

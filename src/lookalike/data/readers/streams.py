@@ -55,14 +55,16 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
     box_names = BOX if any(each.box for each in details) else ()
     writer = csv.writer(text, lineterminator="\n")
     first = (options.path_column or "path", options.label_column or "label")
-    writer.writerow([*first, *names, *box_names])
+    weight = [] if options.weight_column is None else [options.weight_column]
+    writer.writerow([*first, *names, *weight, *box_names])
     for record, each in zip(records, details, strict=True):
         uri = record.uri
         if not storage.is_remote(uri):
             uri = os.path.abspath(storage.local_path(uri))
         cells = (getattr(each, name) for name in names)  # None becomes an empty cell
         box = (each.box or [""] * len(BOX)) if box_names else ()
-        writer.writerow([uri, record.label, *cells, *box])
+        weights = [each.weight] if weight else []
+        writer.writerow([uri, record.label, *cells, *weights, *box])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path = cache_folder() / "lists" / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
     try:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
 from lookalike.data.readers.annotation import (
     AnnotationOptions,
     MalformedRow,
     parse_label,
+    parse_weight,
     quoted,
 )
 from lookalike.data.readers.boxes import ambiguous_box, box_columns, parse_box
@@ -125,7 +127,10 @@ class Columns:
                 raise self._twice(name)
         self._details = {name: keys.index(name) for name in named if name in keys}
         self.label = self._find_label(cells)
-        for index in (self.path, self.label):  # a setting may name a column of another meaning
+        weight = options.weight_column
+        self._weight = None if weight is None else self._asked(weight, "weights")
+        # A setting may name a column of another meaning.
+        for index in (self.path, self.label, self._weight):
             if index is not None:
                 self._details.pop(keys[index], None)
         if {"sequence", "camera"} <= self._details.keys():
@@ -133,6 +138,8 @@ class Columns:
         self.used = {self.path, *self._details.values()}
         if self.label is not None:
             self.used.add(self.label)
+        if self._weight is not None:
+            self.used.add(self._weight)
         self._warn_of_unused()
         self._known: dict[Details, Details] = {}  # keeps one object of each
 
@@ -142,10 +149,12 @@ class Columns:
 
     def details_of(self, cells: Sequence[str], split: str | None = None) -> Details | None:
         """The details of a row; see `parse_details`."""
-        if not self._details and split is None:
+        if not self._details and split is None and self._weight is None:
             return None
         texts = {name: cells[index] for name, index in self._details.items()}
         found = parse_details(texts, split, self._box)
+        if self._weight is not None:
+            found = replace(found, weight=_weight(cells[self._weight]))
         return self._known.setdefault(found, found)
 
     def _find_path(self, sample: Sequence[Sequence[str]]) -> int:
@@ -265,6 +274,16 @@ def _flag(texts: dict[str, str], name: str) -> bool | None:
     if text:
         raise MalformedRow(f"{name} is {quoted(text)}; write true or false")
     return None
+
+
+def _weight(cell: str) -> float:
+    text = cell.strip()
+    if text.lower() in _EMPTY:
+        return 1.0
+    try:
+        return parse_weight(text)
+    except ValueError as error:
+        raise MalformedRow(str(error)) from None
 
 
 def _positions(names: Sequence[str], column: str) -> list[int]:

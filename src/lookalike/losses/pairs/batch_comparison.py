@@ -1,5 +1,7 @@
 """A pair loss on the global batch, whatever the number of workers, with a memory if asked."""
 
+from itertools import repeat
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -44,13 +46,14 @@ class BatchComparison(nn.Module):
         self.memory = EmbeddingMemory(memory, dim) if memory else None
         self._latest: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, classes: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss of the global batch, a scalar, the same on all workers.
 
         Every worker must call it at the same step. Computed in float32 at least, inside an
         autocast region too.
 
-        `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64.
+        `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64. `weights`
+        (b,) multiply the losses of the anchors, before their mean.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -68,13 +71,15 @@ class BatchComparison(nn.Module):
             unit, _ = unit_rows(gather_embeddings(embeddings.to(wide), counts, world))  # (B, D)
             gathered = torch.cat(parts)  # (B,)
             self._latest = unit.detach(), gathered
-            total, counted = self._sums(unit, gathered, counts)
+            total, counted = self._sums(unit, gathered, counts, weights)
             part = total / world.sum(counted).clamp_min(1)
             # A loss may leave out what is not finite, as mining does: it must show all the same.
             part = part + 0 * unit.detach().sum()
             return gather_own_gradient(part[None], world).sum()
 
-    def _sums(self, unit: Tensor, gathered: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
+    def _sums(
+        self, unit: Tensor, gathered: Tensor, counts: list[int], weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the losses of this worker's anchors, and the number of those that count."""
         first = sum(counts[: self.world.rank])
         count = counts[self.world.rank]
@@ -89,20 +94,30 @@ class BatchComparison(nn.Module):
             each *= int((classes[:, None] == labels).sum(1).max())
         size = max(1, self.block // each)
         if count <= size:
-            return self._block_sums(anchors, classes, gallery, labels, first)
-        blocks = zip(anchors.split(size), classes.split(size), strict=True)
+            return self._block_sums(anchors, classes, gallery, labels, first, weights)
+        blocks = zip(
+            anchors.split(size), classes.split(size),
+            repeat(None) if weights is None else weights.split(size),
+            strict=weights is not None,
+        )  # fmt: skip
         found = [
             checkpoint(
-                self._block_sums, rows, theirs, gallery, labels, first + number * size,
+                self._block_sums, rows, theirs, gallery, labels, first + number * size, each_weight,
                 use_reentrant=False, preserve_rng_state=False,
             )
-            for number, (rows, theirs) in enumerate(blocks)
+            for number, (rows, theirs, each_weight) in enumerate(blocks)
         ]  # fmt: skip
         totals, numbers = zip(*found, strict=True)
         return torch.stack(totals).sum(), torch.stack(numbers).sum()
 
     def _block_sums(
-        self, anchors: Tensor, classes: Tensor, gallery: Tensor, labels: Tensor, first: int
+        self,
+        anchors: Tensor,
+        classes: Tensor,
+        gallery: Tensor,
+        labels: Tensor,
+        first: int,
+        weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Sum and number for anchors (n, D), which are the images from `first` of the gallery."""
         itself = torch.zeros(len(anchors), len(gallery), dtype=torch.bool, device=labels.device)
@@ -110,6 +125,8 @@ class BatchComparison(nn.Module):
         same = classes[:, None] == labels
         pairs = Pairs(anchors @ gallery.t(), same & ~itself, ~same)
         losses, counted = self.loss.row_losses(pairs)
+        if weights is not None:
+            losses = losses * weights.to(losses.dtype)
         return losses.masked_fill(~counted, 0).sum(), counted.sum()
 
     def end(self) -> None:

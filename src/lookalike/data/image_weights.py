@@ -1,0 +1,116 @@
+"""Weights of training images: a column of a table, or a file with a weight for each class."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from lookalike import storage
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.readers.annotation import (
+    canonical_label,
+    combined_error,
+    lines,
+    parse_weight,
+    quoted,
+    read_text,
+)
+from lookalike.errors import ConfigError, DataError
+
+_SUFFIXES = (".txt", ".csv", ".tsv")
+
+
+def is_class_file(weights: str) -> bool:
+    """True where `data.weights` names a file of class weights; else it names a column."""
+    return "://" in weights or weights.lower().endswith(_SUFFIXES)
+
+
+def with_weights(catalog: Catalog, weights: str) -> Catalog:
+    """The catalog with the weight of each image.
+
+    Args:
+        catalog: all training images; those of a column hold their weights already.
+        weights: `data.weights`, a column or a file.
+
+    Raises:
+        StorageError: the file cannot be read.
+        DataError: a line of it is wrong.
+        ConfigError: no image has a weight, as in a list without columns.
+    """
+    if is_class_file(weights):
+        found = read_class_weights(weights, catalog.classes)[catalog.class_ids]
+    else:
+        each = [record.details.weight if record.details else None for record in catalog.records]
+        if all(weight is None for weight in each):
+            raise ConfigError(
+                f"data.weights={weights}: no image has a weight there; name a column of numbers in "
+                "a CSV, JSON or Parquet table, or a file (.txt, .csv, .tsv) of label and weight"
+            )
+        found = np.array([1.0 if weight is None else weight for weight in each], np.float32)
+    return replace(catalog, weights=found)
+
+
+def read_class_weights(uri: str, classes: Classes) -> np.ndarray:
+    """Weights of the classes, (C,) float32; 1 for those that the file does not name.
+
+    A line is a label, then blanks, a tab or a comma, then a number of 0 or more. Empty lines, those
+    that begin with `#` and a first line `label,weight` are skipped.
+
+    Raises:
+        StorageError: the file cannot be read.
+        DataError: a line is malformed, its label is no class or was there before.
+    """
+    found = np.ones(len(classes), np.float32)
+    given: dict[int, int] = {}
+    bad: list[tuple[int, str]] = []
+    for number, line in enumerate(lines(read_text(uri)), 1):
+        line = line.strip()
+        if not line or line[0] == "#":
+            continue
+        match = re.fullmatch(r"(.*?)(?:\s*,\s*|\s+)([^\s,]+)", line)
+        if match is None:
+            bad.append((number, f"{quoted(line)} is not a label and its weight, as: cat 2.5"))
+            continue
+        label, text = match[1].strip().strip('"'), match[2]
+        if not given and (label.lower(), text.lower()) == ("label", "weight"):
+            continue
+        row = classes.rows.get(canonical_label(label))
+        try:
+            weight = parse_weight(text)
+        except ValueError as error:
+            bad.append((number, str(error)))
+            continue
+        if row is None:
+            reason = classes.unknown(label).partition("; fix the line")[0]
+            bad.append((number, f"{reason}; fix the label or remove the line"))
+        elif row in given:
+            bad.append((number, f"label {quoted(label)} is in line {given[row]} already"))
+        else:
+            given[row] = number
+            found[row] = weight
+    if bad:
+        place = storage.public(uri)
+        raise combined_error(bad, lambda item: f"{place}:{item[0]}: {item[1]}")
+    if not given:
+        raise DataError(f"{storage.public(uri)}: no weights; write lines of label and weight")
+    return found
+
+
+def relative_weights(weights: np.ndarray) -> np.ndarray:
+    """Weights (N,) divided by their mean, (N,) float32.
+
+    So the learning rate keeps its meaning, and only ratios of weights count.
+
+    Raises:
+        DataError: all are 0.
+    """
+    mean = weights.mean(dtype=np.float64)
+    if mean == 0:
+        raise DataError(
+            f"data.weights: all {len(weights):,} training images have the weight 0; give those to "
+            "learn from a weight above 0"
+        )
+    return (weights / mean).astype(np.float32)
