@@ -19,7 +19,7 @@ def submit(
         list[str] | None,
         typer.Argument(
             metavar="config.yaml [key=value ...] | -- COMMAND ...",
-            help="A training; or after -- one of embed, evaluate, workflow with its arguments.",
+            help="A training; or after -- embed or evaluate with its arguments.",
         ),
     ] = None,
     on: Engine = "",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lookalike import storage
 from lookalike.errors import ConfigError, CredentialsError, MissingExtraError
 from lookalike.jobs.engine import Answer, JobState, JobStatus, calling, state_of
-from lookalike.jobs.request import JobRequest, check_nodes, check_places, start_script
+from lookalike.jobs.request import JobRequest, check_places, start_script
 from lookalike.jobs.resources import Mount, Resources
 from lookalike.storage.byte_size import in_bytes
 
@@ -41,7 +41,6 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
     Raises:
         ConfigError: something that DLC requires is missing or too large; its SDK checks neither.
     """
-    check_nodes(job, resources)
     check_places(job, resources)
     _check(resources)
     workers = resources.workers or resources.gpus

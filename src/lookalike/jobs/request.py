@@ -13,7 +13,7 @@ from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
 
-COMMANDS = ("train", "embed", "evaluate", "workflow")
+COMMANDS = ("train", "embed", "evaluate")
 """Commands that can be submitted."""
 
 _END = "LOOKALIKE_FILE"
@@ -170,16 +170,3 @@ def start_script(job: JobRequest, resources: Resources, torchrun: Sequence[str])
     command = [shlex.quote(resources.python), *launcher, "-m", "lookalike", job.command, *words]
     lines.append(f"exec {' '.join(command)}")
     return "\n".join(lines) + "\n"
-
-
-def check_nodes(job: JobRequest, resources: Resources) -> None:
-    """Check that the command runs on that number of machines.
-
-    Raises:
-        ConfigError: it runs on one only.
-    """
-    if job.command == "workflow" and resources.nodes > 1:
-        raise ConfigError(
-            f"nodes={resources.nodes}: a workflow runs on one machine; submit its training alone "
-            "to train on several"
-        )

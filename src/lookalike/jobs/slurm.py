@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike.errors import ConfigError
 from lookalike.jobs.engine import JobError, JobState, JobStatus, state_of
-from lookalike.jobs.request import START_END, JobRequest, check_nodes, start_script
+from lookalike.jobs.request import START_END, JobRequest, start_script
 from lookalike.jobs.resources import Resources
 from lookalike.storage.byte_size import in_bytes
 
@@ -40,7 +40,6 @@ def render(job: JobRequest, resources: Resources) -> str:
     Raises:
         ConfigError: the resources have what Slurm cannot give.
     """
-    check_nodes(job, resources)
     _check(resources)
     workers = resources.workers_of_machine(job.workers)
     alone = resources.nodes == workers == 1
