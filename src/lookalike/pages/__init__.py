@@ -12,16 +12,24 @@ from markupsafe import Markup
 
 from lookalike.log import counted
 
+_OWN = "lookalike.pages"
 
-def render(template: str, **values: Any) -> str:
-    """Text of a template of `pages/templates`; values are escaped in those of HTML."""
-    return _environment().get_template(template).render(values)
+
+def render(template: str, *, package: str = _OWN, **values: Any) -> str:
+    """Text of a template; values are escaped in those of HTML.
+
+    Args:
+        template: of the folder `templates` of `package`, or of this one.
+        package: name of a package with templates of its own.
+        values: of the template.
+    """
+    return _environment(package).get_template(template).render(values)
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike.pages"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, _OWN)]),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,0 +1,1 @@
+"""The studio: training and watching runs in a browser."""

@@ -1,0 +1,183 @@
+"""Trainings as processes of their own, found again through files after the studio has ended.
+
+.lookalike-studio/N/request.yaml    the request
+.lookalike-studio/N/process.json    process, its start, the run's directory
+.lookalike-studio/N/output.txt      stdout and stderr
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.errors import RunError
+from lookalike.run import write_text
+
+FOLDER = ".lookalike-studio"
+_TAIL = 64 * 1024
+
+
+@dataclass(frozen=True)
+class TrainingProcess:
+    """A training that the studio started."""
+
+    folder: Path
+    pid: int
+    start: str
+    run: str
+    began: float
+
+    def is_alive(self) -> bool:
+        """True while the process, and no later one of the same number, runs."""
+        return bool(self.start) and _start_of(self.pid) == self.start
+
+    def output(self) -> str:
+        """The end of what it has printed, without secrets."""
+        return tail(self.folder / "output.txt")
+
+
+class RunProcesses:
+    """The trainings of a folder; all state is in its files."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / FOLDER
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self, config: Config, *, resume: bool = False) -> TrainingProcess:
+        """Start a training, and return at once.
+
+        Raises:
+            RunError: a training into this directory is running, or it holds a run already.
+        """
+        output = str(config.run.output)
+        if (found := self.of_run(output)) is not None and found.is_alive():
+            raise RunError(f"{output}: a training into this directory is running; stop it first")
+        if not resume and not storage.is_remote(output) and (Path(output) / "config.yaml").exists():
+            raise RunError(f"{output} holds a run already; resume it, or choose another directory")
+        folder = self._new_folder()
+        request = folder / "request.yaml"
+        write_text(request, config.to_yaml(complete=False))
+        os.chmod(request, 0o600)  # its addresses may be signed
+        words = [sys.executable, "-m", "lookalike", "train", str(request)]
+        words += ["--resume"] if resume else []
+        with (folder / "output.txt").open("wb") as printed:
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children.append(child)
+        process = TrainingProcess(folder, child.pid, _start_of(child.pid), output, time.time())
+        told = {"pid": child.pid, "start": process.start, "run": output, "began": process.began}
+        write_text(folder / "process.json", json.dumps(told) + "\n")
+        return process
+
+    def stop(self, run: str) -> None:
+        """Ask a training to write a checkpoint and end.
+
+        Raises:
+            RunError: the studio has started none that runs there.
+        """
+        found = self.of_run(run)
+        if found is None or not found.is_alive():
+            raise RunError("no training that this studio started is running here")
+        try:
+            os.kill(found.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            raise RunError("the training has just ended") from None
+
+    def all(self) -> list[TrainingProcess]:
+        """Every training that was started, the newest first."""
+        self._children = [child for child in self._children if child.poll() is None]
+        found = []
+        for file in self.folder.glob("*/process.json"):
+            try:
+                told = json.loads(file.read_text(encoding="utf-8"))
+                found.append(
+                    TrainingProcess(
+                        file.parent, int(told["pid"]), str(told["start"]), str(told["run"]),
+                        float(told["began"]),
+                    )
+                )  # fmt: skip
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # of a studio that was killed while it wrote
+        return sorted(found, key=lambda process: -process.began)
+
+    def of_run(self, run: str) -> TrainingProcess | None:
+        """The newest training into a directory."""
+        return next((process for process in self.all() if process.run == run), None)
+
+    def _new_folder(self) -> Path:
+        number = 1 + max(
+            (int(each.name) for each in self.folder.glob("[0-9]*") if each.name.isdecimal()),
+            default=0,
+        )
+        while True:
+            folder = self.folder / str(number)
+            try:
+                folder.mkdir(parents=True, mode=0o700)
+            except FileExistsError:  # of another studio on the same folder
+                number += 1
+                continue
+            return folder
+
+
+def ask(words: Sequence[str], seconds: float) -> tuple[int, str]:
+    """Exit code and the end of the output of a `lookalike` command that answers soon.
+
+    Raises:
+        RunError: it took longer.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lookalike", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"lookalike {words[0]} took longer than {seconds:g} s; run it on the command line"
+        ) from None
+    return done.returncode, storage.without_secrets(done.stdout[-_TAIL:].decode("utf-8", "replace"))
+
+
+def tail(file: Path, size: int = 16 * 1024) -> str:
+    """The last lines of a file without secrets; "" if it is not there."""
+    try:
+        with file.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - size))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return storage.without_secrets(text.partition("\n")[2] if end > size else text)
+
+
+def _start_of(pid: int) -> str:
+    """Start of a process, which tells it from later ones of its number; "" if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        shown = subprocess.run(
+            ["ps", "-o", "lstart=,stat=", "-p", str(pid)], capture_output=True, text=True
+        ).stdout.strip()
+        return "" if not shown or shown.split()[-1].startswith("Z") else shown.rsplit(" ", 1)[0]
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,56 @@
+"use strict";
+// Curves of one run or several, fetched again while one of them trains.
+const place = document.querySelector("[data-curves]");
+const charts = {};
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function draw(box, runs, key) {
+  const shown = runs.filter((run) => run[key][0].length);
+  const old = charts[key];
+  if (!shown.length) return false;
+  const data = uPlot.join(shown.map((run) => run[key]));
+  const names = shown.map((run) => run.name).join("\n");
+  if (old && old.names === names) { old.plot.setData(data); return true; }
+  if (old) old.plot.destroy();
+  const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
+  const plot = new uPlot({
+    width: box.clientWidth, height: 220, scales: { x: { time: false } },
+    axes: [{ ...axis }, { ...axis, size: 58 }],
+    series: [{ label: "step" }, ...shown.map((run, at) => ({
+      label: runs.length > 1 ? run.name : key, stroke: color("--c" + (at % 4)), width: 2, spanGaps: true,
+      dash: at > 3 ? [6, 4] : undefined, points: { show: run[key][0].length < 40 },
+    }))],
+  }, data, box);
+  charts[key] = { plot, names };
+  return true;
+}
+
+async function refresh() {
+  let wait = 3000;
+  try {
+    const answer = await fetch(place.dataset.curves);
+    if (answer.ok) {
+      const runs = await answer.json();
+      let any = false;
+      for (const box of place.querySelectorAll("[data-curve]")) {
+        const found = draw(box, runs, box.dataset.curve);
+        box.parentElement.hidden = !found;
+        any = any || found;
+      }
+      place.querySelector(".empty").hidden = any;
+      if (!runs.some((run) => run.live)) return;
+    }
+  } catch { wait = 10000; }
+  setTimeout(refresh, wait);
+}
+
+addEventListener("resize", () => {
+  for (const box of place.querySelectorAll("[data-curve]")) {
+    const chart = charts[box.dataset.curve];
+    if (chart) chart.plot.setSize({ width: box.clientWidth, height: 220 });
+  }
+});
+if (place) refresh();

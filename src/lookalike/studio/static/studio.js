@@ -1,0 +1,62 @@
+"use strict";
+// Tabs by mouse and arrow keys, files picked while browsing, marks of wrong fields, refusals.
+function choose(tab) {
+  for (const other of tab.parentElement.querySelectorAll("[role=tab]")) {
+    const chosen = other === tab;
+    other.setAttribute("aria-selected", String(chosen));
+    other.tabIndex = chosen ? 0 : -1;
+    document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  tab.focus();
+}
+
+function markWrong() {
+  const wrongTabs = new Set();
+  for (const text of document.querySelectorAll("[id^='error-']")) {
+    const field = document.getElementById("f-" + text.id.slice(6));
+    if (!field) continue;
+    if (text.textContent) {
+      field.setAttribute("aria-invalid", "true");
+      const more = field.closest("details.more");
+      if (more) more.open = true;
+      wrongTabs.add(field.closest("[role=tabpanel]").id);
+    } else field.removeAttribute("aria-invalid");
+  }
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    tab.classList.toggle("wrong", wrongTabs.has(tab.getAttribute("aria-controls")));
+  }
+}
+
+document.addEventListener("click", (event) => {
+  const tab = event.target.closest("[role=tab]");
+  if (tab) return choose(tab);
+  const pick = event.target.closest("[data-pick]");
+  if (!pick) return;
+  const field = document.getElementById("f-" + pick.dataset.field);
+  field.value = pick.dataset.pick;
+  pick.closest(".browse").remove();
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+  field.focus();
+});
+
+document.addEventListener("keydown", (event) => {
+  const tab = event.target.closest("[role=tab]");
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!tab || !step) return;
+  const tabs = [...tab.parentElement.querySelectorAll("[role=tab]")];
+  choose(tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length]);
+});
+
+document.addEventListener("htmx:afterSettle", markWrong);
+document.addEventListener("htmx:responseError", (event) => {
+  let text = event.detail.xhr.responseText;
+  try { text = JSON.parse(text).detail; } catch { text = "The studio could not answer."; }
+  document.getElementById("notice").textContent = text;
+});
+document.addEventListener("htmx:sendError", () => {
+  document.getElementById("notice").textContent = "The studio does not answer; runs go on.";
+});
+// A choice of runs to compare is not replaced.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target.id === "runs" && document.querySelector("#runs :checked, #runs :focus")) event.detail.shouldSwap = false;
+});

@@ -1,0 +1,81 @@
+"""The application of the studio: its pages behind the access checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp
+
+from lookalike.errors import LookalikeError
+from lookalike.serving.access import Access, Guard
+from lookalike.serving.problems import Problem, install, status_of
+from lookalike.studio import train_page, watch_page
+from lookalike.studio.page_frame import Frame, page, static
+from lookalike.studio.roots import Roots
+from lookalike.studio.run_processes import RunProcesses
+from lookalike.studio.watched_runs import WatchedRuns
+
+MAX_BODY = 2**20
+LOGIN = "/login"
+
+
+def create_app(folders: Sequence[Path | str], access: Access) -> ASGIApp:
+    """The studio on these folders.
+
+    Raises:
+        ConfigError: a folder is none.
+    """
+    roots = Roots(folders)
+    processes = RunProcesses(roots.folders[0])
+    runs = WatchedRuns(roots, processes)
+    frame = Frame(tuple(map(str, roots.folders)), access.token is not None)
+    app = FastAPI(title="lookalike studio", docs_url=None, redoc_url=None, openapi_url=None)
+    install(app)
+
+    @app.exception_handler(LookalikeError)
+    async def mistaken(request: Request, error: LookalikeError) -> Response:
+        """A page for a browser's navigation, a problem object for all else."""
+        status = status_of(error)
+        if "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers:
+            return page(frame, "mistake.html.j2", status, here="", message=str(error))
+        return JSONResponse({"status": status, "detail": str(error)}, status)
+
+    @app.get("/")
+    def first() -> Response:
+        return RedirectResponse("/watch" if runs.all() else "/train", 303)
+
+    @app.get("/static/{name}")
+    def file(name: str) -> Response:
+        return static(name)
+
+    @app.get("/health/live")
+    def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    if access.token is not None:
+
+        @app.get(LOGIN)
+        def login() -> Response:
+            return page(frame, "login.html.j2", here="", message="")
+
+        @app.post(LOGIN)
+        async def enter(request: Request) -> Response:
+            values = await train_page.form_values(request)
+            if not access.is_token(values.get("token", "")):
+                return page(frame, "login.html.j2", 401, here="", message="That is not the token.")
+            response = RedirectResponse("/", 303)
+            secure = request.url.scheme == "https"
+            response.headers["set-cookie"] = access.session_cookie(secure=secure)
+            return response
+
+    app.include_router(train_page.router(frame, roots, processes, runs))
+    app.include_router(watch_page.router(frame, roots, processes, runs))
+
+    @app.api_route("/{rest:path}", methods=["GET", "HEAD"])
+    def nothing(rest: str) -> Response:
+        raise Problem(404, "no such page")
+
+    return Guard(app, access)

@@ -1,0 +1,121 @@
+"""The page Train: the component's form, its checks, and starting a run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError, LookalikeError
+from lookalike.studio.component_form import TABS, form_fields, of_tab, values_of
+from lookalike.studio.form_request import FormRequest, read_form
+from lookalike.studio.page_frame import Frame, fragment, page
+from lookalike.studio.roots import Roots
+from lookalike.studio.run_processes import RunProcesses, ask
+from lookalike.studio.watched_runs import WatchedRuns
+
+_ANSWER_SECONDS = 120.0
+_CHECKS = ("doctor", "plan")
+
+
+async def form_values(request: Request) -> dict[str, str]:
+    """The texts of a submitted form."""
+    async with request.form(max_files=0, max_fields=1000) as form:
+        return {key: value for key, value in form.items() if isinstance(value, str)}
+
+
+Values = Annotated[dict[str, str], Depends(form_values)]
+
+
+def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> APIRouter:
+    """The routes of the page."""
+    routes = APIRouter()
+
+    @routes.get("/train", response_class=HTMLResponse)
+    def train(preset: str = "auto", start_from: str = "") -> Response:
+        values, message = _preset(runs, preset)
+        if start_from:
+            values["train.start_from"] = runs.one(start_from).name
+        return show(FormRequest(values), preset=preset, message=message)
+
+    @routes.post("/train/check", response_class=HTMLResponse)
+    def check(values: Values) -> Response:
+        return fragment("train_check.html.j2", found=read_form(values, roots), fields=form_fields())
+
+    @routes.post("/train/start", response_class=HTMLResponse)
+    def start(values: Values) -> Response:
+        found = read_form(values, roots, complete=True)
+        if found.config is not None:
+            try:
+                process = processes.start(found.config)
+            except LookalikeError as error:
+                found.errors[""] = str(error)
+            else:
+                return RedirectResponse(_address(roots, process.run), 303)
+        return show(found, preset="", status=422)
+
+    @routes.post("/train/ask/{what}", response_class=HTMLResponse)
+    def ask_first(what: str, values: Values) -> Response:
+        if what not in _CHECKS:
+            raise ConfigError(f"{what[:40]!r} is not one of {', '.join(_CHECKS)}")
+        found = read_form(values, roots)
+        code, text = 2, "\n".join(found.errors.values())
+        if found.config is not None:
+            code, text = _answer(what, found.config)
+        return fragment("train_answer.html.j2", what=what, code=code, text=text)
+
+    @routes.get("/browse", response_class=HTMLResponse)
+    def browse(field: str, kind: str = "file", folder: str = "") -> Response:
+        known = {each.key for each in form_fields() if each.browse}
+        if field not in known:
+            raise ConfigError(f"{field[:40]!r} is not a field with a path")
+        entries = roots.listing(folder)
+        here = roots.resolve(folder)
+        above = roots.name(here.parent) if roots.contains(here.parent) else None
+        return fragment(
+            "browse.html.j2", field=field, kind=kind, entries=entries, above=above,
+            here=roots.name(here), roots=[str(root) for root in roots.folders],
+        )  # fmt: skip
+
+    def show(
+        found: FormRequest, *, preset: str, message: str = "", status: int = 200
+    ) -> HTMLResponse:
+        return page(
+            frame, "train.html.j2", status, here="/train", found=found, tabs=TABS, of_tab=of_tab,
+            preset=preset, message=message, saved=[run.name for run in runs.all()],
+        )  # fmt: skip
+
+    return routes
+
+
+def _preset(runs: WatchedRuns, preset: str) -> tuple[dict[str, str], str]:
+    """Values of the form, and what is to be said about them."""
+    if preset in ("auto", "component"):
+        return {"train.recipe": preset}, ""
+    kind, _, name = preset.partition(":")
+    if kind != "run":
+        raise ConfigError(f"preset={preset[:40]!r} is not one of auto, component, run:NAME")
+    config = runs.settings(runs.one(name), asked=True)
+    asked = {key: config.get(key) for key in config.asked() if key != "run.output"}
+    return values_of(asked), f"The settings of {name}; choose another directory for the output."
+
+
+def _answer(what: str, config: Config) -> tuple[int, str]:
+    """Exit code and output of `lookalike doctor` or `lookalike plan` on a request."""
+    wanted = config.asked() - {"run.output"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "request.yaml"
+        file.write_text(config.only(wanted).to_yaml(complete=False), encoding="utf-8")
+        words = [what, str(file), *(["--no-measure"] if what == "plan" else [])]
+        return ask(words, _ANSWER_SECONDS)
+
+
+def _address(roots: Roots, run: str) -> str:
+    if "://" in run:
+        return "/watch"
+    return "/watch/run?" + urlencode({"run": roots.name(Path(run))})

@@ -1,0 +1,246 @@
+"""State, curves and facts of the runs below the roots, read from their files.
+
+A run is read the same whether the studio or a command line has started it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lookalike import storage
+from lookalike.config.config import Config, keys
+from lookalike.errors import ConfigError
+from lookalike.run import CONFIG, RESOLVED, Run, kept_score
+from lookalike.storage.file_lock import is_locked
+from lookalike.studio.roots import Roots
+from lookalike.studio.run_processes import RunProcesses, TrainingProcess, tail
+
+STARTING, TRAINING, FINISHED, STOPPED, FAILED = (
+    "starting", "training", "finished", "stopped", "failed",
+)  # fmt: skip
+
+_PROGRESS = re.compile(r"training: ([\d,]+) of ([\d,]+) steps, (?:.*?, )?(.+?) left", re.M)
+_MEMORY = re.compile(r"peak memory of [^:]*: ([^\n]+)")
+_WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.*)$", re.M)
+_ERROR = re.compile(r"^error:\s*(.+)", re.M | re.S)
+_INTERRUPTED = re.compile(r"^error: stopped", re.M)
+_MOST_POINTS = 1000
+_CURVES = ("loss", "recall_at_1", "map_at_r")
+
+
+@dataclass
+class WatchedRun:
+    """A run at one moment; `best` has the scores of its model, None without a validation list."""
+
+    name: str
+    path: Path
+    state: str
+    changed: float
+    step: int = 0
+    steps: int = 0
+    left: str = ""
+    best: dict[str, Any] | None = None
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    log: str = ""
+    can_stop: bool = False
+    can_resume: bool = False
+    has_report: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """True while its process runs."""
+        return self.state in (STARTING, TRAINING)
+
+    @property
+    def part(self) -> float:
+        """Of the steps that are done, from 0 to 1."""
+        if self.state == FINISHED:
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    @property
+    def time(self) -> str:
+        """Its last change."""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.changed))
+
+
+class WatchedRuns:
+    """The runs below the roots."""
+
+    def __init__(self, roots: Roots, processes: RunProcesses) -> None:
+        self.roots, self.processes = roots, processes
+
+    def all(self) -> list[WatchedRun]:
+        """All runs, the newest first."""
+        started = {process.run: process for process in reversed(self.processes.all())}
+        places = {path for path in self.roots.walk() if _is_run(path)}
+        places |= {
+            path
+            for place in started
+            if not storage.is_remote(place) and self.roots.contains(path := Path(place))
+        }
+        found = [self._read(path, started.get(str(path))) for path in places]
+        return sorted(found, key=lambda run: (-run.changed, run.name))
+
+    def one(self, name: str) -> WatchedRun:
+        """The run of a name.
+
+        Raises:
+            ConfigError: the name leads out of the roots, or there is no run.
+        """
+        path = self.roots.resolve(name)
+        process = self.processes.of_run(str(path))
+        if process is None and not _is_run(path):
+            raise ConfigError(f"{name[:120]!r}: no run here")
+        return self._read(path, process)
+
+    def settings(self, run: WatchedRun, *, asked: bool = False) -> Config:
+        """Settings of a run, all or those that were asked for.
+
+        Raises:
+            ConfigError: they are missing or broken.
+        """
+        for file in (CONFIG,) if asked else (RESOLVED, CONFIG):
+            path = self.roots.resolve(str(run.path / file))
+            if path.is_file():
+                return Config.load(file, content=path.read_bytes())
+        raise ConfigError(f"{run.name}: has no {CONFIG} yet")
+
+    def differing(self, runs: Sequence[WatchedRun]) -> list[tuple[str, list[str]]]:
+        """Settings in which runs differ, with the text of each; without secrets."""
+        rows = []
+        found = [self.settings(run) for run in runs]
+        for key in keys():
+            texts = [_text(config.get(key)) for config in found]
+            if len(set(texts)) > 1:
+                rows.append((key, texts))
+        return rows
+
+    def curves(self, run: WatchedRun) -> dict[str, Any]:
+        """Points of the curves: `{"name", "loss": [[step], [value]], ...}`, thinned out."""
+        records = list(Run(run.path).read(self._file(run, "metrics.jsonl")))
+        found: dict[str, Any] = {"name": run.name, "live": run.is_live}
+        for key in _CURVES:
+            points = [
+                (record["step"], record[key])
+                for record in records
+                if isinstance(record.get(key), float | int) and "step" in record
+            ]
+            stride = -(-len(points) // _MOST_POINTS) or 1
+            kept = points[::stride]
+            kept += points[-1:] if points and kept[-1] != points[-1] else []
+            found[key] = [[step for step, _ in kept], [value for _, value in kept]]
+        return found
+
+    def _file(self, run: WatchedRun, name: str) -> Path:
+        return self.roots.resolve(str(run.path / name))
+
+    def _read(self, path: Path, process: TrainingProcess | None) -> WatchedRun:
+        run = Run(path)
+        alive = process is not None and process.is_alive()
+        changed = [process.began] if process is not None else []
+        changed += [
+            file.stat().st_mtime for file in (run.metrics, run.log, run.config) if file.is_file()
+        ]
+        found = WatchedRun(
+            name=self.roots.name(path), path=path, state=STOPPED, changed=max(changed, default=0)
+        )
+        log_text = tail(self._file(found, "log.txt"), 64 * 1024)
+        printed = process.output() if process is not None else ""
+        # A log of an earlier attempt says nothing of a process that is only starting.
+        begun = alive or _is_held(run.lock_file)
+        records = list(run.read(self._file(found, "metrics.jsonl")))
+        if begun:
+            found.state = TRAINING if run.exists() else STARTING
+        elif _ended_well(log_text):
+            found.state = FINISHED
+        elif not run.exists() or (_ERROR.search(printed) and not _INTERRUPTED.search(printed)):
+            found.state = FAILED
+        _fill_progress(found, log_text, records)
+        found.best = _best(run)
+        found.can_stop = alive
+        found.can_resume = not begun and found.state != FINISHED and run.began()
+        found.has_report = run.report.is_file()
+        found.log = "\n".join((log_text if run.exists() else printed).splitlines()[-200:])
+        found.warnings = list(dict.fromkeys(_WARNING.findall(log_text)))[-20:]
+        if not begun and (error := _error_of(printed)) and found.state == FAILED:
+            found.warnings.append(error)
+        return found
+
+
+def _fill_progress(found: WatchedRun, log_text: str, records: list[dict[str, Any]]) -> None:
+    if progress := _PROGRESS.findall(log_text):
+        done, steps, found.left = progress[-1]
+        found.step, found.steps = _number(done), _number(steps)
+    elif total := re.findall(r"([\d,]+) steps to do", log_text):
+        found.steps = _number(total[-1])
+    trained = [record for record in records if "images_per_second" in record]
+    if trained:
+        last = trained[-1]
+        found.step = max(found.step, int(last["step"]))
+        found.facts += [
+            ("epoch", str(last.get("epoch", ""))),
+            ("loss", f"{last['loss']:.4g}" if last.get("loss") is not None else "–"),
+            ("images a second", f"{last['images_per_second']:,.1f}"),
+            ("waiting for images", f"{100 * last.get('waiting', 0):.1f} %"),
+            ("learning rate", f"{last.get('lr', 0):.3g}"),
+        ]
+        if last.get("skipped"):
+            found.facts.append(("steps left out", f"{last['skipped']:,}"))
+    if memory := _MEMORY.findall(log_text):
+        found.facts.append(("peak memory", memory[-1]))
+    if batch := re.findall(r"on each of (\d+) workers?", log_text):
+        found.facts.append(("workers", batch[-1]))
+    if not found.is_live:
+        found.left = ""
+
+
+def _best(run: Run) -> dict[str, Any] | None:
+    best = kept_score(run.scores())
+    return None if best is None else dict(best)
+
+
+def _ended_well(log_text: str) -> bool:
+    """True if the last attempt in a log came to its end."""
+    ends = [place.start() for place in re.finditer(r" INFO done: ", log_text)]
+    begins = [place.start() for place in re.finditer(r" steps to do", log_text)]
+    return bool(ends) and (not begins or ends[-1] > begins[-1])
+
+
+def _error_of(printed: str) -> str:
+    found = _ERROR.search(printed)
+    return found[1].strip() if found else printed.strip().rpartition("\n")[2]
+
+
+def _is_held(lock_file: Path) -> bool:
+    if not lock_file.is_file() or os.path.islink(lock_file):
+        return False
+    try:
+        with lock_file.open("rb") as stream:
+            return is_locked(stream)
+    except OSError:
+        return False
+
+
+def _is_run(path: Path) -> bool:
+    """True if a folder holds a run of ours, not another program's config.yaml."""
+    return (path / CONFIG).is_file() and (path / "checkpoints").is_dir()
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(storage.public(str(part)) for part in value) or "–"
+    return f"{value:g}" if isinstance(value, float) else storage.public(str(value))

@@ -1,0 +1,171 @@
+"""The form: its fields, checks, and what a run gets."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lookalike.config.config import Config, keys
+from lookalike.errors import RunError
+from lookalike.studio import run_processes
+from lookalike.studio.component_form import COMPONENT, COMPUTING_MODE, TABS, form_fields
+from lookalike.studio.form_request import read_form
+from lookalike.studio.roots import Roots
+
+GIVEN = {
+    "Metric learning model type": ("head.parallel", "Model-parallel metric learning", "model"),
+    "OSS directory for training output": ("run.output", "oss://bucket/run", "oss://bucket/run"),
+    "Training annotation file path": ("data.train", "oss://bucket/t.txt", "oss://bucket/t.txt"),
+    "Validation annotation file path": ("data.val", "oss://bucket/v.txt", "oss://bucket/v.txt"),
+    "File of class name list": ("data.classes", "[cat, dog]", ["cat", "dog"]),
+    "Data source format": ("data.format", "ClsSourceItag", "itag"),
+    "OSS path of the pre-trained model": (
+        "model.pretrained", "oss://bucket/w.pth", "oss://bucket/w.pth",
+    ),
+    "Metric learning backbone": ("model.backbone", "swin_transformer_tiny", "swint_tiny"),
+    "Image resize size": ("model.image_size", "192", 192),
+    "Backbone output feature dimension": ("model.backbone_dim", "768", 768),
+    "Feature output dimension": ("model.embedding_dim", "256", 256),
+    "Number of training classes": ("data.num_classes", "20", 20),
+    "Loss function": ("loss.name", "ArcFaceLoss", "arcface"),
+    "Loss function scale parameter": ("loss.scale", "64", 64.0),
+    "Loss function margin parameter": ("loss.margin", "28.6", 28.6),
+    "Loss function weight": ("loss.weight", "0.5", 0.5),
+    "Optimizer": ("optim.name", "AdamW", "adamw"),
+    "Initial learning rate": ("optim.lr", "0.01", 0.01),
+    "Training batch_size": ("train.batch_size", "128", 128),
+    "Total training epochs": ("train.epochs", "7", 7),
+    "Checkpoint saving frequency": ("train.checkpoint_every", "1", 1),
+    "Training data read threads": ("data.threads", "8", 8),
+    "Enable half-precision": ("train.precision", "fp16", "fp16"),
+    "Computing mode": (COMPUTING_MODE, "distributed", None),
+    "Workers": ("run.workers", "2", 2),
+    "GPU model": ("run.device", "cuda", "cuda"),
+}  # fmt: skip
+"""Parameter of the component -> key, a value as typed, and as the request has it."""
+
+PAGE = Path(__file__).parents[2].parent / "shared/reference/component.md"
+
+
+def test_every_parameter_of_the_component_has_a_field_under_its_name(client):
+    assert [name for _, name, _ in COMPONENT] == sorted(
+        GIVEN, key=[name for _, name, _ in COMPONENT].index
+    )
+    text = client.get("/train").text
+    for tab, name, key in COMPONENT:
+        panel = text.split(f'id="panel-{TABS.index(tab) + 1}"')[1].split("</section>")[0]
+        assert re.search(rf'<label for="f-{re.escape(key)}">{re.escape(name)}\b', panel), name
+        assert f'name="{key}"' in panel
+    assert {field.key for field in form_fields()} == {*keys(), COMPUTING_MODE}
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the component's page is not in this checkout")
+def test_the_page_of_the_component_names_no_other_parameter():
+    lines = PAGE.read_text().split("Parameters\n", 1)[1].splitlines()
+    rows = {line for line, then in pairwise(lines) if then in ("Yes", "No")} - {
+        "Description",
+        "Required",
+    }
+    assert rows == set(GIVEN)
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_typed_is_in_the_request_of_the_run(root, name):
+    key, typed, wanted = GIVEN[name]
+    found = read_form({key: typed, "train.recipe": "component"}, Roots([root]))
+    assert found.errors == {}
+    if key == COMPUTING_MODE:  # it permits several workers, which the other one refuses
+        assert read_form({key: "standalone", "run.workers": "2"}, Roots([root])).errors
+        found = read_form({key: typed, "run.workers": "2"}, Roots([root]))
+        key, wanted = "run.workers", 2
+    again = Config.load("request.yaml", content=found.config.to_yaml(complete=False).encode())
+    assert again.get(key) == wanted
+
+
+def test_a_fault_is_shown_at_its_field_in_the_words_of_the_command_line(client):
+    text = client.post("/train/check", {"optim.lr": "fast", "data.train": "trian.txt"}).text
+    assert 'id="error-optim.lr" hx-swap-oob="true">optim.lr=&#39;fast&#39;: ' in text
+    assert (
+        'id="error-data.train" hx-swap-oob="true">data.train=&#39;trian.txt&#39;: no such' in text
+    )
+    assert 'id="error-optim.name" hx-swap-oob="true"></p>' in text
+
+
+def test_the_check_gives_the_command_and_the_file(client, root):
+    values = {"data.train": "train.txt", "run.output": "run", "train.epochs": "3"}
+    text = client.post("/train/check", values).text
+    assert (
+        f"lookalike train data.train={root}/train.txt run.output={root}/run train.epochs=3" in text
+    )
+
+
+def test_values_are_shown_as_text(client):
+    answer = client.post("/train/start", {"data.weights": "<script>x</script>"})
+    assert answer.status_code == 422
+    assert "<script>x" not in answer.text
+    assert "&lt;script&gt;x" in answer.text
+
+
+def test_presets_fill_the_form(client, root):
+    text = client.get("/train?preset=component").text
+    assert 'name="train.recipe" value="component"' in text
+    (root / "old/checkpoints").mkdir(parents=True)
+    (root / "old/config.yaml").write_text(yaml.safe_dump({"optim": {"lr": 0.0123}}))
+    text = client.get("/train?preset=run:old").text
+    assert 'name="optim.lr" value="0.0123"' in text
+    assert client.get("/train?preset=run:../secret").status_code == 400
+
+
+class Child:
+    """Takes the place of a process."""
+
+    pid = 2**22 + 5
+
+    def __init__(self, words, **more):
+        Child.words = words
+
+    def poll(self):
+        return 0
+
+
+def test_a_run_is_started_by_a_list_of_arguments_and_found_again(client, root, monkeypatch):
+    monkeypatch.setattr(run_processes.subprocess, "Popen", Child)
+    values = {"data.train": "train.txt", "run.output": "r; touch x", "train.epochs": "3"}
+    answer = client.post("/train/start", values)
+    assert answer.status_code == 303
+    assert Child.words[1:4] == ["-m", "lookalike", "train"]
+    [_, _, _, _, request] = Child.words
+    found = Config.load(request)
+    assert found.get("run.output") == f"{root}/r; touch x"
+    assert found.get("data.train") == f"{root}/train.txt"
+    again = run_processes.RunProcesses(root)
+    assert again.of_run(f"{root}/r; touch x").folder == Path(request).parent
+    assert client.get(answer.headers["location"]).status_code == 200
+    with pytest.raises(RunError, match="no training that this studio started"):
+        again.stop(f"{root}/r; touch x")
+
+
+def test_pages_of_other_sites_start_and_stop_nothing(client, root):
+    values = {"data.train": "train.txt", "run.output": "run"}
+    for headers in (
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+        {"host": "evil.example"},
+    ):
+        for path in ("/train/start", "/watch/stop", "/watch/resume", "/train/ask/doctor"):
+            assert client.post(path, values, headers=headers).status_code in (403, 421)
+    assert not (root / ".lookalike-studio").exists()
+
+
+def test_the_first_page_is_small(client):
+    text = client.get("/train").text
+    names = set(re.findall(r'(?:src|href)="(/static/[^"?]+)', text))
+    size = len(text) + sum(len(client.get(name).content) for name in names)
+    assert size < 300_000
+    policy = client.get("/train").headers["content-security-policy"]
+    assert "'unsafe-inline'" not in policy
+    assert not re.search(r"<[^>]+ (?:style|onclick)=|<script>|<style>", text)
