@@ -17,6 +17,7 @@ from lookalike.config.config import FLAGS, Config, keys
 from lookalike.config.sections import LOSS_ALIASES
 from lookalike.losses import MARGINS
 from lookalike.model import BACKBONE_ALIASES, BACKBONES
+from lookalike.workflow.workflow_graph import Workflow
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -138,8 +139,12 @@ def test_commands_use_verbs_flags_and_settings_that_exist(text):
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_yaml_examples_are_requests(text):
-    Config.build(yaml.safe_load(text.replace("1e-2", "0.01")))
+def test_yaml_examples_are_requests_or_workflows(text):
+    tree = yaml.safe_load(text.replace("1e-2", "0.01"))
+    if any(isinstance(part, dict) and "uses" in part for part in tree.values()):
+        Workflow.parse(text, ROOT / "workflow.yaml")
+    else:
+        Config.build(tree)
 
 
 FILES = ("model.safetensors", "model.onnx", "model.pt2", "train.txt", "train.csv", "train.rec")
