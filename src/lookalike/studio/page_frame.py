@@ -41,7 +41,8 @@ def page(frame: Frame, template: str, status: int = 200, **values: Any) -> HTMLR
         template, package=_PACKAGE, frame=frame, navigation=NAVIGATION, version=__version__,
         **values,
     )  # fmt: skip
-    return HTMLResponse(text, status)
+    # With `no-referrer` browsers send a form of ours with `Origin: null`, as from another site.
+    return HTMLResponse(text, status, {"referrer-policy": "same-origin"})
 
 
 def fragment(template: str, **values: Any) -> HTMLResponse:

@@ -1,0 +1,169 @@
+"""The studio in a real browser, with real trainings as processes of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lookalike.commands.quickstart import unpack_images
+from lookalike.studio.run_processes import RunProcesses
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SHOTS = os.environ.get("LOOKALIKE_SCREENSHOTS")
+"""Folder for screenshots of the pages; none are taken without."""
+
+TINY = {
+    "model.backbone": "test_resnet",
+    "model.pretrained": "false",
+    "model.image_size": "32",
+    "model.embedding_dim": "16",
+    "train.batch_size": "32",
+    "train.log_every": "1",
+    "train.report": "false",
+    "data.threads": "1",
+    "run.device": "cpu",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on this machine"),
+]
+
+
+class StudioProcess:
+    def __init__(self, root):
+        words = [sys.executable, "-m", "lookalike", "studio", "--root", str(root), "--port", "0"]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.address = self.process.stdout.readline().strip()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    unpack_images(tmp_path)
+    yield tmp_path
+    for process in RunProcesses(tmp_path).all():
+        if process.is_alive():
+            os.kill(process.pid, 9)
+
+
+@pytest.fixture
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        shown = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield shown
+        shown.close()
+
+
+def shoot(browser, address, name):
+    if not SHOTS:
+        return
+    for width in (390, 1440):
+        for scheme in ("light", "dark"):
+            size = {"width": width, "height": 900}
+            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page.goto(address)
+            page.wait_for_timeout(700)
+            page.screenshot(path=Path(SHOTS) / f"{name}-{width}-{scheme}.png", full_page=True)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, (name, width, wide)
+            page.close()
+
+
+def fill(page, values):
+    for key, value in values.items():
+        tab = page.locator(f"[id='f-{key}']").evaluate(
+            "each => each.closest('[role=tabpanel]').getAttribute('aria-labelledby')"
+        )
+        page.click(f"#{tab}")
+        page.evaluate("document.querySelectorAll('details.more').forEach(d => d.open = true)")
+        field = page.locator(f"[id='f-{key}']")
+        if field.evaluate("each => each.tagName") == "SELECT":
+            field.select_option(value)
+        else:
+            field.fill(value)
+
+
+def begin(page, address, output, **more):
+    page.goto(f"{address}/train")
+    page.click("[aria-label='Browse for Training annotation file path']")
+    page.click(".browse button:has-text('data/')")
+    page.click(".browse [data-pick='data/train.txt']")
+    assert page.input_value("[id='f-data.train']") == "data/train.txt"
+    given = {"data.val": "data/test.txt", "run.output": output, **TINY, **more}
+    fill(page, given)
+    page.click("button:has-text('Start training')")
+    page.wait_for_url("**/watch/run?**")
+
+
+def wait_for(page, state, seconds=90):
+    page.wait_for_selector(f"#live .state.{state}", timeout=1000 * seconds)
+
+
+def test_a_run_from_the_form_to_its_end(folder, browser):
+    studio = StudioProcess(folder)
+    try:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        faults = []
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{studio.address}/train")
+        page.fill("[id='f-data.train']", "data/trian.txt")
+        page.press("[id='f-data.train']", "Tab")
+        page.wait_for_selector("[id='error-data.train']:has-text('no such file')")
+        assert page.get_attribute("[id='f-data.train']", "aria-invalid") == "true"
+        page.focus("#tab-1")
+        page.keyboard.press("ArrowRight")
+        assert page.is_visible("[id='f-model.backbone']")
+        assert not page.is_visible("[id='f-data.train']")
+        begin(page, studio.address, "runs/short", **{"train.max_steps": "12"})
+        wait_for(page, "finished")
+        page.reload()
+        page.wait_for_selector("[data-curve=loss] canvas")
+        page.wait_for_selector("[data-curve=map_at_r] canvas")
+        assert "Recall@1" in page.inner_text("#live .facts")
+        assert faults == []
+        for name, path in (("train", "/train"), ("watch", "/watch")):
+            shoot(browser, studio.address + path, name)
+        shoot(browser, page.url, "run")
+    finally:
+        studio.kill()
+
+
+def test_a_run_is_found_again_stopped_and_resumed(folder, browser):
+    studio = StudioProcess(folder)
+    try:
+        page = browser.new_page()
+        begin(page, studio.address, "runs/long", **{"train.epochs": "5000"})
+        wait_for(page, "training")
+        page.wait_for_selector("#live dt:has-text('images a second')", timeout=60_000)
+        page.reload()
+        wait_for(page, "training", 5)
+        studio.kill()
+        studio = StudioProcess(folder)
+        page.goto(f"{studio.address}/watch")
+        page.click("a:has-text('runs/long')")
+        wait_for(page, "training", 5)
+        page.click("button:has-text('Stop with a checkpoint')")
+        wait_for(page, "stopped")
+        stopped = re.search(r"saved|stopped", page.inner_text("#live .log"))
+        assert stopped
+        steps = [each.name for each in (folder / "runs/long/checkpoints").glob("step-*")]
+        assert steps
+        page.click("button:has-text('Resume')")
+        wait_for(page, "training")
+        page.wait_for_selector("button:has-text('Stop with a checkpoint')")
+        page.click("button:has-text('Stop with a checkpoint')")
+        wait_for(page, "stopped")
+    finally:
+        studio.kill()
