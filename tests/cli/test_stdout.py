@@ -27,6 +27,8 @@ def parts(shapes, many_shapes, tmp_path_factory):
     )  # fmt: skip
     flow = f"data: {{uses: read, with: {{list: {shapes}/val.txt}}}}\n"
     (folder / "flow.yaml").write_text(flow)
+    job = f"data: {{train: {shapes}/train.txt}}\nrun: {{output: {folder}/job}}\n"
+    (folder / "job.yaml").write_text(job)
     return {"run": folder / "run", "shapes": shapes, "many": many_shapes, "folder": folder}
 
 
@@ -49,6 +51,7 @@ ANSWERS = {
     "report": "{run} --output {folder}/page.html",
     "run": "{folder}/flow.yaml",
     "doctor": "--train {shapes}/train.txt --no-images",
+    "submit": "{folder}/job.yaml --on slurm --dry-run",
 }
 
 
@@ -80,6 +83,8 @@ def test_lines_and_progress_go_to_stderr(command, parts, monkeypatch, capsys, tm
         assert "  # " in said.out
     elif command == "run":
         assert said.out == f"data\tdone\t{parts['shapes'] / 'val.txt'}\n"
+    elif command == "submit":
+        assert said.out.startswith("#!/bin/bash")
     elif command == "doctor":
         assert "8 classes" in said.out
     else:
@@ -117,4 +122,5 @@ def test_one_process_prints_the_answer(monkeypatch, environment, prints):
 
 
 def test_every_command_is_tried():
-    assert {one.__name__ for one in COMMANDS} == {*ANSWERS, "quickstart"}
+    elsewhere = {"quickstart", "jobs", "studio"}  # the last two: tests/jobs, tests/studio
+    assert {one.__name__ for one in COMMANDS} == {*ANSWERS, *elsewhere}

@@ -15,6 +15,7 @@ import yaml
 from lookalike.cli import app
 from lookalike.config.config import FLAGS, Config, keys
 from lookalike.config.sections import LOSS_ALIASES
+from lookalike.jobs.resources import Resources
 from lookalike.losses import MARGINS
 from lookalike.model import BACKBONE_ALIASES, BACKBONES
 from lookalike.workflow.workflow_graph import Workflow
@@ -139,10 +140,12 @@ def test_commands_use_verbs_flags_and_settings_that_exist(text):
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_yaml_examples_are_requests_or_workflows(text):
+def test_yaml_examples_are_requests_workflows_or_resources(text):
     tree = yaml.safe_load(text.replace("1e-2", "0.01"))
     if any(isinstance(part, dict) and "uses" in part for part in tree.values()):
         Workflow.parse(text, ROOT / "workflow.yaml")
+    elif tree.keys() <= Resources.model_fields.keys():
+        Resources.model_validate(tree)
     else:
         Config.build(tree)
 
