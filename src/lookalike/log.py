@@ -28,6 +28,7 @@ _LINE_SECONDS = 10.0
 _SHORTEST_BAR, _LONGEST_BAR = 8, 40  # characters
 
 _console_optional = False
+_disconnected: set[str] = set()  # streams that cannot be written to, and were reported
 
 
 def start(level: int = logging.INFO, *, console_optional: bool = False) -> None:
@@ -39,6 +40,7 @@ def start(level: int = logging.INFO, *, console_optional: bool = False) -> None:
     """
     global _console_optional
     _console_optional = console_optional
+    _disconnected.clear()
     logger.setLevel(level)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _ConsoleHandler()
@@ -120,9 +122,6 @@ class ConsoleStream:
         if self._name not in _disconnected:
             _disconnected.add(self._name)
             logger.warning("%s; the run continues, and logs to its log.txt", failure)
-
-
-_disconnected: set[str] = set()
 
 
 @cache

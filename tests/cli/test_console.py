@@ -32,17 +32,17 @@ def closed():
 
 
 @pytest.fixture(autouse=True)
-def answering(monkeypatch):
-    """What `log.start()` sets, whatever an earlier test began."""
-    monkeypatch.setattr(log, "_console_optional", False)
-    monkeypatch.setattr(log, "_disconnected", set())
+def answering():
+    """A command that ends with its console, whatever an earlier test began."""
+    log.start()
 
 
 @pytest.fixture
-def training(monkeypatch, answering):
-    """What `log.start(console_optional=True)` sets."""
-    monkeypatch.setattr(log, "_console_optional", True)
-    monkeypatch.setattr(log, "_disconnected", set())
+def training(answering):
+    """A command that continues without a console."""
+    log.start(console_optional=True)
+    yield
+    log.start()
 
 
 def test_training_continues_without_a_console(closed, training, caplog):
@@ -86,10 +86,12 @@ def test_a_stream_that_was_closed_before_the_start_is_none(monkeypatch, stream):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_characters_outside_the_encoding_of_a_console_are_escaped(encoding, tmp_path, monkeypatch):
-    record = logging.LogRecord("x", logging.INFO, "", 0, "caf\u00e9 \u4e2d \udcff", None, None)
+    for logger in (log.logger, logging.getLogger()):  # as in a program without logging of its own
+        monkeypatch.setattr(logger, "handlers", [])
+    log.start()
     with open(tmp_path / "out", "w", encoding=encoding) as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        log._ConsoleHandler().emit(record)
+        log.logger.info("caf\u00e9 \u4e2d \udcff")
     said = (tmp_path / "out").read_bytes().decode(encoding)
     assert said.endswith("\\udcff\n")
     assert said.startswith("caf\\xe9" if encoding == "ascii" else "caf\u00e9")

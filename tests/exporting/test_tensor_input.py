@@ -21,7 +21,7 @@ from lookalike.model.embedder import Embedder
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 
 
-@pytest.fixture(scope="module", params=[48, (48, 32)])
+@pytest.fixture(scope="module", params=[pytest.param(48, marks=pytest.mark.slow), (48, 32)])
 def model(request, tmp_path_factory):
     """The folder of a model without training: of squares, and of upright pictures."""
     torch.manual_seed(0)

@@ -16,7 +16,6 @@ from lookalike import storage
 from lookalike.commands import embed as verb
 from lookalike.data.inputs import read_places
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.image_source import PLAIN
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, RunError, StorageError
 from lookalike.model.embedder import Embedder
@@ -265,7 +264,9 @@ def test_a_part_that_is_damaged_is_named(tmp_path):
             read_it()
 
 
-def test_workers_share_the_parts_that_the_main_one_found_missing(tmp_path, monkeypatch):
+def test_workers_share_the_parts_that_the_main_one_found_missing(
+    model, many, tmp_path, parts_of_64, monkeypatch
+):
     """A quicker worker may have made some before this one looks."""
 
     class Second(World):
@@ -273,9 +274,9 @@ def test_workers_share_the_parts_that_the_main_one_found_missing(tmp_path, monke
             return [[0, 1, 2], value]
 
     made = []
-    monkeypatch.setattr(verb, "_make", lambda *given: made.append(given[3]))
+    second = Second(rank=1, size=2, local_size=2)
+    monkeypatch.setattr(World, "from_env", lambda device: second)
     monkeypatch.setattr(Parts, "missing", lambda self: [2])
-    embedder = Embedder.create("resnet10t", pretrained=False, image_size=32, embedding_dim=8)
-    world = Second(rank=1, size=2, local_size=2)
-    verb._embed(embedder, [], str(tmp_path / "a.npy"), False, 0, world, PLAIN)
-    assert made == [[0, 1, 2]]
+    monkeypatch.setattr(Parts, "write", lambda self, number, part: made.append(number))
+    assert lookalike.embed(model, many, tmp_path / "a.npy", device="cpu") == 0
+    assert made == [1]

@@ -267,7 +267,7 @@ def test_a_list_is_counted(shapes: Path):
     assert found.spec.steps == 6 * 200
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_real_steps_are_timed_on_this_machine(workers):
     config = small(model__backbone="test_resnet", run__workers=workers)
     found = planned(config, measure=True, images=1000)

@@ -191,6 +191,7 @@ def test_corrected_request_reuses_the_output(shapes, tmp_path):
     here(shapes, run, "train.max_steps=1")
 
 
+@pytest.mark.slow
 def test_killed_worker_is_the_only_error_reported(shapes, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(

@@ -123,6 +123,7 @@ def test_unchanged_labels_give_the_same_model(shapes, old, tmp_path):
         assert torch.equal(value, network[f"embedder.{name}"]), name
 
 
+@pytest.mark.slow
 def test_each_worker_loads_its_own_rows(shapes, old, changed, tmp_path):
     """Two workers with uneven shares, from the file of one, and one from the files of two."""
     classes = [*NEW, "1"]

@@ -320,7 +320,7 @@ next(batches)
 @pytest.mark.parametrize(
     ("then", "signalled", "ends_with"),
     [
-        ("print('end', flush=True)", False, ""),
+        pytest.param("print('end', flush=True)", False, "", marks=pytest.mark.slow),
         ("raise SystemError('ours')", False, "SystemError: ours"),
         ("print('ready', flush=True)\nwhile True:\n    list(loader.epoch(0))", True, ""),
     ],
