@@ -303,6 +303,7 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
 def test_bad_images_within_the_limit_are_named_and_above_it_stop_the_run(
     monkeypatch, shapes, tmp_path, capsys, caplog
 ):
+    shapes = shutil.copytree(shapes, tmp_path / "shapes")  # other tests count its images
     (shapes / "images/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     lines = (shapes / "train.txt").read_text()
     bad = shapes / "bad.txt"
