@@ -1,7 +1,6 @@
 """The studio in a real browser, with real trainings as processes of their own."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -156,8 +155,6 @@ def test_a_run_is_found_again_stopped_and_resumed(folder, browser):
         wait_for(page, "training", 5)
         page.click("button:has-text('Stop with a checkpoint')")
         wait_for(page, "stopped")
-        stopped = re.search(r"saved|stopped", page.inner_text("#live .log"))
-        assert stopped
         steps = [each.name for each in (folder / "runs/long/checkpoints").glob("step-*")]
         assert steps
         page.click("button:has-text('Resume')")

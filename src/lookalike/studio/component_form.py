@@ -12,6 +12,8 @@ from lookalike.config.config import keys, popular_keys
 FIELDS, PARAMETERS, EXECUTION = "Fields Setting", "Parameter Settings", "Execution Tuning"
 TABS = (FIELDS, PARAMETERS, EXECUTION)
 
+_MOST_SHOWN = 110  # signs of a field's help that is not unfolded
+
 COMPUTING_MODE = "computing_mode"
 """Field without a setting of its own: it allows or refuses several workers."""
 
@@ -101,8 +103,11 @@ class FormField:
 
     @property
     def short_help(self) -> str:
-        """The first sentence."""
-        return self.help.split(". ")[0].rstrip(".") + "."
+        """The first sentence, or the first words of a long one."""
+        first = self.help.split(". ")[0].rstrip(".").replace("`", "")
+        if len(first) <= _MOST_SHOWN:
+            return f"{first}."
+        return f"{first[:_MOST_SHOWN].rpartition(' ')[0].rstrip(',;:(')} …"
 
 
 @cache
