@@ -1,5 +1,8 @@
 """Length of a run from a time budget."""
 
+from importlib import import_module
+from types import SimpleNamespace
+
 import pytest
 
 import lookalike
@@ -7,7 +10,8 @@ from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
 from lookalike.errors import ConfigError
 from lookalike.training import time_budget
-from lookalike.training.time_budget import Length, length_within
+from lookalike.training.step import TrainStep
+from lookalike.training.time_budget import Length, length_within, reserved_passes
 
 
 def test_durations_as_people_write_them():
@@ -20,12 +24,46 @@ def test_durations_as_people_write_them():
 
 
 def test_the_length_fits_training_and_validation():
-    found = length_within(1000, step=1.0, steps_per_epoch=100, validation=20)
+    found = length_within(1000, step=1.0, steps_per_epoch=100, validation=20, passes=5)
     assert found.eval_every == 2
     total = found.steps + 20 * (found.steps / (100 * found.eval_every)) + 5 * 20
     assert total <= 1000 < total + 2 * 1.2
     assert found.epochs == -(-found.steps // 100)
-    assert length_within(50, step=1.0, steps_per_epoch=10, validation=20) is None
+    assert length_within(50, step=1.0, steps_per_epoch=10, validation=20, passes=3) is None
+
+
+def test_calibration_and_report_are_reserved():
+    assert reserved_passes(interpolate=False, report=False, workers=4) == 3
+    assert reserved_passes(interpolate=True, report=True, workers=1) == 7
+    assert reserved_passes(interpolate=True, report=True, workers=4) == 10
+
+
+def test_the_length_follows_the_time_of_real_steps(shapes, tmp_path, monkeypatch):
+    """With a clock that only steps move, by 2 s each."""
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    step = TrainStep.__call__
+
+    def two_seconds(self, *args, **keywords):
+        nonlocal now
+        now += 2.0
+        return step(self, *args, **keywords)
+
+    monkeypatch.setattr(TrainStep, "__call__", two_seconds)
+    monkeypatch.setattr(time_budget, "time", clock)
+    monkeypatch.setattr(import_module("lookalike.commands.train"), "time", clock)
+    run = lookalike.train(
+        train=shapes / "train.txt", output=tmp_path / "run", backbone="test_resnet",
+        pretrained=False, image_size=32, embedding_dim=8, batch_size=16, threads=1,
+        recipe="component", report=False, log_every=1, time_budget="17s", val=shapes / "val.txt",
+    )  # fmt: skip
+    # Three timed steps leave 11 s.
+    images = len((shapes / "val.txt").read_text().splitlines())
+    validation = 2 / 3 * images / 16
+    expected = length_within(11, 2.0, 3, validation, 3)
+    assert max(r["step"] for r in run.read(run.metrics)) == expected.steps
+    used = Config.load(content=run.resolved.read_bytes(), file="used.yaml")
+    assert (used.train.epochs, used.train.eval_every) == (expected.epochs, expected.eval_every)
 
 
 def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ from lookalike.training.open_run import (
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import repeatable
-from lookalike.training.time_budget import fit_length
+from lookalike.training.time_budget import fit_length, reserved_passes
 from lookalike.training.trainer import Trainer, TrainingParts
 from lookalike.training.uploader import create_uploader
 from lookalike.training.validation import Validator
@@ -193,7 +193,12 @@ def _within_budget(
     # Epochs with a frozen backbone take less than the others.
     frozen = config.train.freeze_backbone
     epoch = 0 if frozen else config.train.freeze_backbone_epochs
-    length = fit_length(budget, parts, run, world, frozen=frozen, epoch=epoch, began=began)
+    passes = reserved_passes(
+        interpolate=bool(config.train.interpolate), report=config.train.report, workers=world.size
+    )
+    length = fit_length(
+        budget, parts, run, world, frozen=frozen, epoch=epoch, began=began, passes=passes
+    )
     steps = min(length.steps, config.train.max_steps or length.steps)
     values = {"train.epochs": length.epochs, "train.max_steps": steps}
     if "train.eval_every" not in asked.asked():

@@ -408,8 +408,8 @@ class TrainConfig(Section):
     epochs: int = setting(200, popular=True, ge=1, le=10**9)
     """Passes over the training images."""
     time_budget: str | None = setting(None, popular=True)
-    """Time that training may take, as 90s, 30m or 8h: sets `epochs` by the speed of some steps on
-    this machine."""
+    """Time that the command may take, as 90s, 30m or 8h, with measurements, calibration and report:
+    sets `epochs` by the speed of some steps on this machine."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many steps, before `epochs` are over."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")

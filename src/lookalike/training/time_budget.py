@@ -25,9 +25,6 @@ _WARM_UP, _TIMED = 2, 10  # steps
 _SECONDS = 60.0
 """Longest timing; a slower machine times fewer steps."""
 
-_PASSES = 5
-"""Passes over the validation set beside those after epochs: start, end and those between them."""
-
 _FORWARD = 1 / 3  # part of the time of a training step on the same images
 
 
@@ -47,7 +44,7 @@ class Length:
 
 
 def length_within(
-    seconds: float, step: float, steps_per_epoch: int, validation: float
+    seconds: float, step: float, steps_per_epoch: int, validation: float, passes: int
 ) -> Length | None:
     """The longest run within `seconds`; None where the time does not reach for one step.
 
@@ -56,14 +53,24 @@ def length_within(
         step: seconds of a step.
         steps_per_epoch: of the training list.
         validation: seconds of a pass over the validation set.
+        passes: over it, beside those after epochs.
     """
     epoch = step * steps_per_epoch
     eval_every = max(1, int(np.ceil(validation / (0.1 * epoch))))
-    left = seconds - _PASSES * validation
+    left = seconds - passes * validation
     steps = int(left / (step + validation / (eval_every * steps_per_epoch)))
     if steps < 1:
         return None
     return Length(-(-steps // steps_per_epoch), steps, eval_every)
+
+
+def reserved_passes(*, interpolate: bool, report: bool, workers: int) -> int:
+    """Passes over the validation set beside those after epochs, in the time of all workers.
+
+    Start and end are measured, and with `interpolate` three points between them; then the model is
+    calibrated. The main worker embeds for the report alone.
+    """
+    return 3 + 3 * interpolate + workers * report
 
 
 def fit_length(
@@ -75,6 +82,7 @@ def fit_length(
     frozen: bool,
     epoch: int,
     began: float,
+    passes: int,
 ) -> Length:
     """Length of a new run by the time of some real steps, which are then undone.
 
@@ -86,6 +94,7 @@ def fit_length(
         frozen: whether the backbone is never trained.
         epoch: whose steps are timed.
         began: `time.monotonic()` at the start of the command.
+        passes: over the validation set that are reserved, see `reserved_passes`.
 
     Raises:
         ConfigError: the time does not reach for a single step.
@@ -95,19 +104,21 @@ def fit_length(
     images = 0 if validator is None else len(validator.catalog)
     validation = _FORWARD * step * images / batch
     left = seconds_of(budget) - (time.monotonic() - began)
-    mine = length_within(left, step, parts.loader.steps_per_epoch, validation)
+    mine = length_within(left, step, parts.loader.steps_per_epoch, validation, passes)
     # The main worker's clock decides for all.
     shared = world.all_gather_object(None if mine is None else asdict(mine))[0]
     if shared is None:
         raise ConfigError(
             f"train.time_budget={budget}: not enough for one step of {duration(step)} and "
-            f"{_PASSES} passes over the validation set of {duration(validation)} each; give more "
+            f"{passes} passes over the validation set of {duration(validation)} each; give more "
             "time, a smaller model.image_size, or a smaller validation set"
         )
     found = Length(**shared)
     logger.info(
-        "train.time_budget=%s: a step takes %.3g s, so that %s steps (%.3g epochs) fit",
+        "train.time_budget=%s: a step takes %.3g s, so that %s steps (%.3g epochs) fit; %s are "
+        "reserved for start, end, calibration and report",
         budget, step, f"{found.steps:,}", found.steps / parts.loader.steps_per_epoch,
+        duration(passes * validation),
     )  # fmt: skip
     return found
 
