@@ -1,6 +1,8 @@
 """`lookalike tune`: its space, its proposals, and a search of a tiny network."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -13,6 +15,7 @@ import lookalike
 from lookalike import cli
 from lookalike.commands import tune as tune_module
 from lookalike.config.config import Config
+from lookalike.distributed import signals
 from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
 from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
@@ -177,6 +180,38 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     assert [(o.settings, o.score) for o in again.trials] == [
         (o.settings, o.score) for o in found.trials
     ]
+
+
+def test_a_signal_in_the_last_step_of_a_trial_ends_the_search(hard_list, tmp_path, monkeypatch):
+    real = tune_module.train
+
+    def signalled(config):
+        run = real(config)
+        with signals.deferred():  # as in the loop of a training that is at its end
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run
+
+    monkeypatch.setattr(tune_module, "train", signalled)
+    with pytest.raises(SearchInterrupted, match=r"1 finished trial in ") as stopped:
+        lookalike.tune(train=hard_list, output=tmp_path / "search", trials=3, **SMALL)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+
+
+def test_preparation_counts_in_the_time(hard_list, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tune_module, "monotonic", lambda: now[0])
+    real = tune_module.train
+
+    def lasting(config):
+        now[0] += 30
+        return real(config)
+
+    monkeypatch.setattr(tune_module, "train", lasting)
+    monkeypatch.setattr(tune_module, "check_optuna", lambda: now.__setitem__(0, now[0] + 25))
+    found = lookalike.tune(train=hard_list, output=tmp_path / "s", time="100s", **SMALL)
+    assert [one.seconds for one in found.trials] == [30, 30]
+    again = lookalike.tune(train=hard_list, output=tmp_path / "s", time="130s", **SMALL)
+    assert len(again.trials) == 3
 
 
 def test_other_settings_need_another_directory(found, hard_list):

@@ -52,17 +52,11 @@ def hurry(monkeypatch):
     wait_for(lambda: not requests_in_flight())
 
 
-@pytest.fixture(scope="module")
-def running():
+@pytest.fixture
+def server():
+    """One for each test: requests that were cancelled may reach a server after the test."""
     with quick_server() as server:
         yield server
-
-
-@pytest.fixture
-def server(running):
-    running.counts.clear()
-    running.plan, running.delay, running.most = (lambda *_: None), 0.0, 0
-    return running
 
 
 def requests_in_flight():

@@ -8,14 +8,13 @@ import logging
 import shutil
 import signal
 import statistics
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -26,6 +25,7 @@ from lookalike.config.duration import seconds_of
 from lookalike.data.catalog import Catalog, hold_out
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
+from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import (
     ConfigError,
@@ -43,6 +43,12 @@ from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.planning.recipe import Choice, choose_by_data, choose_by_file, with_choices
+from lookalike.planning.search_classes import (
+    choosing_and_confirming,
+    held_out_fraction,
+    measurable,
+    too_few,
+)
 from lookalike.planning.search_space import Space, default_space, including, parse_space
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import check_optuna, propose
@@ -55,8 +61,6 @@ _TRIALS = 12
 """Trials that the time should reach for, where their number is not given."""
 
 _TIMED = 12  # steps
-
-_FEWEST_HELD_OUT, _MOST_HELD_OUT = 12, 400  # classes
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,8 @@ def tune(
 ) -> Tuning:
     """Search settings on classes that are held out of the training list.
 
-    Begins at the recipe's choice. Settings that are given stay. The same call goes on with a
-    search that was interrupted; more time or trials extend it.
+    The recipe's choice is the first trial, and settings that are given are kept. The same call
+    continues a search that was interrupted; more time or trials extend it.
 
     Args:
         config: the request; None for the defaults.
@@ -125,6 +129,7 @@ def tune(
     Raises:
         LookalikeError: a mistake that the user can fix; see `lookalike.errors`.
     """
+    began = monotonic()
     request = _checked(Config.of(config, settings), time, trials)
     seconds = None if time is None else _seconds(time)
     texts = [over] if isinstance(over, str) else list(over)
@@ -138,17 +143,21 @@ def tune(
     log.start()
     folder = SearchFolder.create(str(request.run.output))
     with locked(folder.lock_file, f"{folder.path}: another search runs there; stop it first"):
-        search = None
+        search, number = None, None
+        signals.take_deferred()  # of what came before
         try:
-            search = _Search.prepare(request, folder, texts, asked_space, seconds, trials)
-            search.go()
-        except (Interrupted, KeyboardInterrupt) as error:
-            number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
-            done = [] if search is None else search.trials
-            if search is not None and done:
-                search.result()
-            raise SearchInterrupted(number, len(done), str(request.run.output)) from None
-        return search.result()
+            search = _Search.prepare(request, folder, texts, asked_space, seconds, trials, began)
+            number = search.go()
+        except Interrupted as error:
+            number = error.exit_code - 128
+        except KeyboardInterrupt:
+            number = signal.SIGINT
+        done = [] if search is None else search.trials
+        found = search.result() if search is not None and done else None
+        if number is not None:
+            raise SearchInterrupted(number, len(done), str(request.run.output))
+        assert found is not None
+        return found
 
 
 def _checked(config: Config, time: str | None, trials: int | None) -> Config:
@@ -194,6 +203,9 @@ class _Search:
         asked_space: of the request; empty for the default space.
         seconds: that the search may take, None without a limit.
         most: trials, None without a limit.
+        trials: the finished ones.
+        began: when this call did, by the monotonic clock, less the seconds of the trials that
+            earlier calls finished.
     """
 
     config: Config
@@ -208,6 +220,10 @@ class _Search:
     seconds: float | None
     most: int | None
     trials: list[Trial]
+    began: float
+
+    def __post_init__(self) -> None:
+        self.began -= sum(one.seconds for one in self.trials)
 
     @classmethod
     def prepare(
@@ -218,6 +234,7 @@ class _Search:
         space: Space,
         seconds: float | None,
         most: int | None,
+        began: float,
     ) -> _Search:
         with World.from_env(request.run.device) as world:
             source = build.create_source(request)
@@ -227,17 +244,17 @@ class _Search:
             catalog, validation = build.open_catalogs(chosen)
             choices += choose_by_data(chosen, catalog, validation, source, world)
             device = world.device
-        fraction = _fraction(catalog)
+        fraction = held_out_fraction(catalog)
         training, held_out = hold_out(catalog, fraction, request.train.seed)
-        if any(_measurable(held_out, part) < LEAST for part in _parts(held_out)):
-            raise _too_few(catalog)
+        if any(measurable(held_out, part) < LEAST for part in choosing_and_confirming(held_out)):
+            raise too_few(catalog)
         asked = request.asked()
         config = _of_trials(request, choices, fraction)
         fingerprint = catalog.fingerprint()
         epochs = folder.check_same(request, texts, fingerprint)
         search = cls(
             config, folder, choices, asked, training, held_out, source, device, space, seconds,
-            most, folder.finished(),
+            most, folder.finished(), began,
         )  # fmt: skip
         if epochs is None:
             epochs = search._length(request)
@@ -261,7 +278,7 @@ class _Search:
         if self.seconds is None or "train.epochs" in self.asked:
             return longest
         run = Run(self.folder.timing)
-        began = time.monotonic()
+        began = monotonic()
         with _quiet(logging.ERROR):
             train(
                 self.config.with_values(
@@ -273,16 +290,20 @@ class _Search:
                     }
                 )
             )
-        took = time.monotonic() - began
+        took = monotonic() - began
         rates = [r["images_per_second"] for r in run.read(run.metrics) if "images_per_second" in r]
         shutil.rmtree(run.path)
         rate = statistics.median(rates[len(rates) // 2 :])
         epoch = len(self.catalog) / rate
-        left = (self.seconds - took) / (self.most or _TRIALS) - took
+        left = (self.seconds - self._used()) / (self.most or _TRIALS) - took
         return int(min(max(left / epoch, 1), longest))
 
-    def go(self) -> None:
-        """Run trials until the number or the time is reached."""
+    def go(self) -> int | None:
+        """Run trials until the number or the time is reached, or a signal came.
+
+        Returns:
+            The number of the signal that came in the last step of a trial, which it did not end.
+        """
         while not self._over():
             number = len(self.trials)
             space = self._space() if number else {}
@@ -292,6 +313,7 @@ class _Search:
             one = self._trial(number, values)
             self.trials.append(one)
             self.folder.write_trials(self.trials)
+            stopped = signals.take_deferred()
             best = max(self.trials, key=lambda trial: trial.score)
             logger.info(
                 "trial %d: %s in %s; best so far trial %d with %.1f %%; %s",
@@ -299,6 +321,9 @@ class _Search:
                 one.failed or f"{100 * one.score:.1f} % (mean of Recall@1 and MAP@R)",
                 duration(one.seconds), best.trial, 100 * best.score, self._left(),
             )  # fmt: skip
+            if stopped is not None:
+                return stopped
+        return None
 
     def _over(self) -> bool:
         if self.most is not None and len(self.trials) >= self.most:
@@ -306,13 +331,17 @@ class _Search:
         if self.seconds is None or not self.trials:
             return False
         typical = statistics.median(one.seconds for one in self.trials)
-        return sum(one.seconds for one in self.trials) + typical > self.seconds
+        return self._used() + typical > self.seconds
+
+    def _used(self) -> float:
+        """Seconds of the search so far, those of earlier calls too."""
+        return monotonic() - self.began
 
     def _left(self) -> str:
         typical = statistics.median(one.seconds for one in self.trials)
         left = [] if self.most is None else [typical * (self.most - len(self.trials))]
         if self.seconds is not None:
-            left.append(self.seconds - sum(one.seconds for one in self.trials))
+            left.append(self.seconds - self._used())
         return f"{duration(max(min(left), 0))} left"
 
     def _space(self) -> Space:
@@ -334,7 +363,7 @@ class _Search:
         if number:  # with what the recipe chose for trial 0, rates included
             settings = {**self._chosen_by_trial(), "train.recipe": "component", **values}
             config = config.with_values(settings)
-        began, failed = time.monotonic(), ""
+        began, failed = monotonic(), ""
         scores = {"recall_at_1": 0.0, "map_at_r": 0.0}
         try:
             with _quiet(logging.ERROR if number else logging.WARNING):
@@ -352,7 +381,7 @@ class _Search:
             space = self.asked_space or default_space(start, self.asked, len(self.catalog))
             values = {key: start.get(key) for key in space}
         score = (scores["recall_at_1"] + scores["map_at_r"]) / 2
-        took = round(time.monotonic() - began, 2)
+        took = round(monotonic() - began, 2)
         return Trial(number, values, score, **scores, seconds=took, failed=failed)
 
     def _measure(self, number: int, run: Run) -> dict[str, float]:
@@ -366,7 +395,9 @@ class _Search:
         roles = Roles.of(records)
         classes = torch.from_numpy(self.held_out.class_ids)[found.rows]
         scores: dict[str, float] = {}
-        for part, chooses in zip(_parts(self.held_out), (True, False), strict=True):
+        for part, chooses in zip(
+            choosing_and_confirming(self.held_out), (True, False), strict=True
+        ):
             mine = torch.from_numpy(part)[classes].nonzero()[:, 0]
             labels = classes[mine]
             measured = measure_queries(
@@ -448,39 +479,6 @@ def _of_trials(request: Config, choices: list[Choice], fraction: float) -> Confi
             "train.tensorboard": False,
         }
     )
-
-
-def _fraction(catalog: Catalog) -> float:
-    """Part of the classes to hold out."""
-    counts = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
-    present, several = int((counts > 0).sum()), int((counts > 1).sum())
-    if several < 2 * _FEWEST_HELD_OUT:
-        raise _too_few(catalog)
-    held = min(max(round(present / 5), _FEWEST_HELD_OUT), _MOST_HELD_OUT)
-    # Classes of one image cannot be measured.
-    return min(max(held / present, 2 * LEAST / several), 0.5)
-
-
-def _too_few(catalog: Catalog) -> DataError:
-    counts = np.bincount(catalog.class_ids)
-    return DataError(
-        f"{catalog.records[0].source}: too few classes to hold some out for a search: "
-        f"{int((counts > 1).sum()):,} have two images or more; it takes {2 * _FEWEST_HELD_OUT} "
-        "or more of them"
-    )
-
-
-def _parts(held_out: Catalog) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the held-out classes, (C,): those that choose, and those that confirm."""
-    counts = np.bincount(held_out.class_ids, minlength=len(held_out.classes))
-    confirms = np.zeros(len(counts), dtype=bool)
-    confirms[np.flatnonzero(counts > 1)[1::2]] = True
-    return ~confirms, confirms
-
-
-def _measurable(held_out: Catalog, part: np.ndarray) -> int:
-    counts = np.bincount(held_out.class_ids, minlength=len(held_out.classes))
-    return int((counts[part] > 1).sum())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from types import FrameType
 _REPEAT_SECONDS = 3.0
 _ENTRY = "<frozen importlib"
 _pressed = False
+_deferred: int | None = None
 
 
 def handle() -> None:
@@ -48,6 +49,16 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
+def take_deferred() -> int | None:
+    """Number of a deferred signal that came since the last call; None without one.
+
+    A signal that comes in the last step of a training does not stop it, but what would follow.
+    """
+    global _deferred
+    number, _deferred = _deferred, None
+    return number
+
+
 class StopRequest:
     """Request to stop; `signal` is its number, None without a request."""
 
@@ -72,13 +83,14 @@ def deferred() -> Iterator[StopRequest]:
     received = 0.0
 
     def handle_signal(number: int, frame: FrameType | None) -> None:
+        global _deferred
         nonlocal received
         now = time.monotonic()
         # torchrun repeats the signal that the terminal sent to all processes already.
         if received and number == signal.SIGINT and now - received > _REPEAT_SECONDS:
             raise KeyboardInterrupt
         received = received or now
-        request.signal = request.signal or number
+        _deferred = request.signal = request.signal or number
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

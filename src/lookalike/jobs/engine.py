@@ -1,4 +1,4 @@
-"""What every engine does with a job, and how its state and log are followed."""
+"""Interface of the engines; states and logs of jobs."""
 
 from __future__ import annotations
 

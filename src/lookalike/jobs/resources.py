@@ -28,7 +28,7 @@ class Mount(Section):
     """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Slurm with an image: a path of
     the machine."""
     path: str
-    """Where it is mounted in the container."""
+    """Mount point in the container."""
     read_only: bool = False
     """Mount it read-only."""
     options: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ class Mount(Section):
 
 
 class DlcOptions(Section):
-    """What DLC needs besides."""
+    """Settings of DLC alone."""
 
     region: str | None = None
     """Region of the service, as cn-shanghai; else $ALIBABA_CLOUD_REGION_ID."""
@@ -81,7 +81,7 @@ class DlcOptions(Section):
 
 
 class SlurmOptions(Section):
-    """What Slurm needs besides."""
+    """Settings of Slurm alone."""
 
     partition: str | None = None
     """Partition, or several with commas between."""

@@ -19,7 +19,7 @@ _NOT_SEARCHED = {
     "data.format", "data.classes", "data.num_classes", "train.recipe", "train.seed",
     "train.time_budget", "train.report", "train.loggers", "train.tensorboard", "train.eval_every",
 }  # fmt: skip
-"""What a trial is measured on, and what has no effect on the model."""
+"""Settings that choose the images of a measurement, or have no effect on the model."""
 
 _LOGARITHMIC_FROM = 10  # ratio of the ends
 

@@ -55,7 +55,7 @@ _SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Access:
-    """What a program accepts.
+    """Requests that a program accepts.
 
     Attributes:
         host: the address or name it listens on.

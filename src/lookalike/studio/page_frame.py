@@ -29,7 +29,7 @@ _STATIC = {
 
 @dataclass(frozen=True)
 class Frame:
-    """What every page shows; `roots` are the folders in words."""
+    """Values that every page shows; `roots` are the names of the folders."""
 
     roots: tuple[str, ...]
     has_login: bool = False
