@@ -46,6 +46,7 @@ def folder(tmp_path_factory, shapes, many_shapes):
     for name, image in zip("abcde", sorted((folder / "images").iterdir()), strict=False):
         shutil.copy(image, folder / f"{name}.jpg")
     shutil.copy(folder / "e.jpg", folder / "query.jpg")
+    (folder / "workflow.yaml").write_text("data: {uses: read, with: {list: val.txt}}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         small_train(train="train.txt", val="val.txt", output="runs/shoes")

@@ -42,6 +42,6 @@ def target(name: str) -> Target:
         ConfigError: there is none.
     """
     if name not in _HOMES:
-        raise ConfigError(f"--on {name}: is none of the engines ({', '.join(_HOMES)})")
+        raise ConfigError(f"--on {name} is not one of the engines ({', '.join(_HOMES)})")
     module: Any = import_module(_HOMES[name])
     return module

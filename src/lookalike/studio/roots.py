@@ -39,7 +39,7 @@ class Roots:
         for folder in folders:
             path = Path(os.path.realpath(folder))
             if not path.is_dir():
-                raise ConfigError(f"--root {folder}: no folder")
+                raise ConfigError(f"--root {folder} is not a folder")
             if path not in self.folders:
                 self.folders.append(path)
         if not self.folders:
