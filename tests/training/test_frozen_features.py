@@ -196,7 +196,7 @@ def test_weights_between_start_and_end_are_measured_on_features(shapes, tmp_path
 def test_time_budget_times_steps_on_features_where_all_are(shapes, tmp_path, monkeypatch, frozen):
     taken = []
 
-    def length(budget, parts, run, world, *, frozen, epoch, began):
+    def length(budget, parts, run, world, *, frozen, epoch, began, passes):
         [batch] = islice(parts.loader.epoch(epoch), 1)
         taken.append((frozen, batch.images.dtype))
         return Length(1, 6, 1)
