@@ -135,8 +135,8 @@ def test_a_run_is_started_by_a_list_of_arguments_and_found_again(client, root, m
     values = {"data.train": "train.txt", "run.output": "r; touch x", "train.epochs": "3"}
     answer = client.post("/train/start", values)
     assert answer.status_code == 303
-    assert Child.words[1:4] == ["-m", "lookalike", "train"]
-    [_, _, _, _, request] = Child.words
+    [*_, module, program, command, request] = Child.words
+    assert (module, program, command) == ("-m", "lookalike", "train")
     found = Config.load(request)
     assert found.get("run.output") == f"{root}/r; touch x"
     assert found.get("data.train") == f"{root}/train.txt"

@@ -1,7 +1,7 @@
-"""Trainings as processes of their own, found again through files after the studio has ended.
+"""Commands as processes of their own, found again through files after the studio has ended.
 
-.lookalike-studio/N/request.yaml    the request
-.lookalike-studio/N/process.json    process, its start, the run's directory
+.lookalike-studio/N/request.yaml    the request of a training
+.lookalike-studio/N/process.json    process, its start, its command, what it works on
 .lookalike-studio/N/output.txt      stdout and stderr
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +25,30 @@ from lookalike.run import write_text
 
 FOLDER = ".lookalike-studio"
 _TAIL = 64 * 1024
+_PROGRAM = (sys.executable, "-P", "-m", "lookalike")  # modules are not taken from the folder
+_ERROR = re.compile(r"^error:\s*((?:.+\n?)+)", re.M)
+
+
+TRAIN = "train"
 
 
 @dataclass(frozen=True)
-class TrainingProcess:
-    """A training that the studio started."""
+class StudioProcess:
+    """A command that the studio started.
+
+    Attributes:
+        folder: of its files.
+        start: of the process, which tells it from later ones of its number.
+        command: the first word, as `train`.
+        subject: what it works on: the directory of a training's run.
+        began: seconds since 1970.
+    """
 
     folder: Path
     pid: int
     start: str
-    run: str
+    command: str
+    subject: str
     began: float
 
     def is_alive(self) -> bool:
@@ -44,15 +59,20 @@ class TrainingProcess:
         """The end of what it has printed, without secrets."""
         return tail(self.folder / "output.txt")
 
+    def error(self) -> str:
+        """The error with which it ended; "" while it runs, or if it printed none."""
+        found = _ERROR.findall(self.output())
+        return found[-1].strip() if found and not self.is_alive() else ""
+
 
 class RunProcesses:
-    """The trainings of a folder; all state is in its files."""
+    """The commands of a folder; all state is in its files."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / FOLDER
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, config: Config, *, resume: bool = False) -> TrainingProcess:
+    def start(self, config: Config, *, resume: bool = False) -> StudioProcess:
         """Start a training, and return at once.
 
         Raises:
@@ -63,23 +83,43 @@ class RunProcesses:
             raise RunError(f"{output}: a training into this directory is running; stop it first")
         if not resume and not storage.is_remote(output) and (Path(output) / "config.yaml").exists():
             raise RunError(f"{output} holds a run already; resume it, or choose another directory")
+
+        def words(folder: Path) -> list[str]:
+            request = folder / "request.yaml"
+            write_text(request, config.to_yaml(complete=False))
+            os.chmod(request, 0o600)  # its addresses may be signed
+            return [TRAIN, str(request), *(["--resume"] if resume else [])]
+
+        return self.launch(output, words)
+
+    def launch(self, subject: str, words: Callable[[Path], Sequence[str]]) -> StudioProcess:
+        """Start a `lookalike` command, and return at once.
+
+        It works in the folder of the studio, at which relative paths begin.
+
+        Args:
+            subject: what it works on, by which it is found again.
+            words: the arguments, of the folder for its files.
+        """
         folder = self._new_folder()
-        request = folder / "request.yaml"
-        write_text(request, config.to_yaml(complete=False))
-        os.chmod(request, 0o600)  # its addresses may be signed
-        words = [sys.executable, "-m", "lookalike", "train", str(request)]
-        words += ["--resume"] if resume else []
+        arguments = list(words(folder))
         with (folder / "output.txt").open("wb") as printed:
             child = subprocess.Popen(
-                words,
+                [*_PROGRAM, *arguments],
+                cwd=self.folder.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self._children.append(child)
-        process = TrainingProcess(folder, child.pid, _start_of(child.pid), output, time.time())
-        told = {"pid": child.pid, "start": process.start, "run": output, "began": process.began}
+        process = StudioProcess(
+            folder, child.pid, _start_of(child.pid), arguments[0], subject, time.time()
+        )
+        told = {
+            "pid": child.pid, "start": process.start, "command": process.command,
+            "subject": subject, "began": process.began,
+        }  # fmt: skip
         write_text(folder / "process.json", json.dumps(told) + "\n")
         return process
 
@@ -97,26 +137,31 @@ class RunProcesses:
         except ProcessLookupError:
             raise RunError("the training has just ended") from None
 
-    def all(self) -> list[TrainingProcess]:
-        """Every training that was started, the newest first."""
+    def all(self, command: str = TRAIN) -> list[StudioProcess]:
+        """Every process of a command that was started, the newest first."""
         self._children = [child for child in self._children if child.poll() is None]
         found = []
         for file in self.folder.glob("*/process.json"):
             try:
                 told = json.loads(file.read_text(encoding="utf-8"))
-                found.append(
-                    TrainingProcess(
-                        file.parent, int(told["pid"]), str(told["start"]), str(told["run"]),
-                        float(told["began"]),
-                    )
+                process = StudioProcess(
+                    file.parent, int(told["pid"]), str(told["start"]),
+                    str(told.get("command", TRAIN)), str(told.get("subject") or told["run"]),
+                    float(told["began"]),
                 )  # fmt: skip
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # of a studio that was killed while it wrote
+            if process.command == command:
+                found.append(process)
         return sorted(found, key=lambda process: -process.began)
 
-    def of_run(self, run: str) -> TrainingProcess | None:
+    def newest(self, command: str, subject: str) -> StudioProcess | None:
+        """The newest process of a command on a subject."""
+        return next((each for each in self.all(command) if each.subject == subject), None)
+
+    def of_run(self, run: str) -> StudioProcess | None:
         """The newest training into a directory."""
-        return next((process for process in self.all() if process.run == run), None)
+        return self.newest(TRAIN, run)
 
     def _new_folder(self) -> Path:
         number = 1 + max(
@@ -141,7 +186,7 @@ def ask(words: Sequence[str], seconds: float) -> tuple[int, str]:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lookalike", *words],
+            [*_PROGRAM, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -56,7 +56,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
             except LookalikeError as error:
                 found.errors[""] = str(error)
             else:
-                return RedirectResponse(_address(roots, process.run), 303)
+                return RedirectResponse(_address(roots, process.subject), 303)
         return show(found, preset="", status=422)
 
     @routes.post("/train/ask/{what}", response_class=HTMLResponse)

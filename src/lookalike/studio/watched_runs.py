@@ -19,7 +19,7 @@ from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED, Run, kept_score
 from lookalike.storage.file_lock import is_locked
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses, TrainingProcess, tail
+from lookalike.studio.run_processes import RunProcesses, StudioProcess, tail
 
 STARTING, TRAINING, FINISHED, STOPPED, FAILED = (
     "starting", "training", "finished", "stopped", "failed",
@@ -79,7 +79,7 @@ class WatchedRuns:
 
     def all(self) -> list[WatchedRun]:
         """All runs, the newest first."""
-        started = {process.run: process for process in reversed(self.processes.all())}
+        started = {process.subject: process for process in reversed(self.processes.all())}
         places = {path for path in self.roots.walk() if _is_run(path)}
         places |= {
             path
@@ -142,7 +142,7 @@ class WatchedRuns:
     def _file(self, run: WatchedRun, name: str) -> Path:
         return self.roots.resolve(str(run.path / name))
 
-    def _read(self, path: Path, process: TrainingProcess | None) -> WatchedRun:
+    def _read(self, path: Path, process: StudioProcess | None) -> WatchedRun:
         run = Run(path)
         alive = process is not None and process.is_alive()
         changed = [process.began] if process is not None else []
