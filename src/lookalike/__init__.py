@@ -37,6 +37,7 @@ __all__ = [
     "report",
     "run_workflow",
     "search",
+    "serve",
     "train",
     "tune",
 ]
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from lookalike.commands.quickstart import quickstart
     from lookalike.commands.report import report
     from lookalike.commands.search import search
+    from lookalike.commands.serve import serve
     from lookalike.commands.train import train
     from lookalike.commands.tune import tune
     from lookalike.config.config import Config
@@ -89,6 +91,7 @@ _HOMES = {
     "report": "lookalike.commands.report",
     "run_workflow": "lookalike.workflow.run_workflow",
     "search": "lookalike.commands.search",
+    "serve": "lookalike.commands.serve",
     "train": "lookalike.commands.train",
     "tune": "lookalike.commands.tune",
 }

@@ -25,6 +25,7 @@ from lookalike.cli.quickstart_command import quickstart
 from lookalike.cli.report_command import report
 from lookalike.cli.run_command import run
 from lookalike.cli.search_command import search
+from lookalike.cli.serve_command import serve
 from lookalike.cli.studio_command import studio
 from lookalike.cli.submit_command import submit
 from lookalike.cli.train_command import train
@@ -40,6 +41,7 @@ COMMANDS = (  # in the order of `lookalike --help`
     improve,
     embed,
     search,
+    serve,
     report,
     export,
     run,

@@ -63,7 +63,7 @@ class Answer:
 
 
 def decide(
-    query: str,
+    query: str | None,
     ids: list[str],
     cosines: np.ndarray,
     labels: list[str | None],
@@ -74,13 +74,14 @@ def decide(
     """The answer to the query of this id, with neighbours best first.
 
     For a query that is in the gallery itself, give one neighbour more than are `shown` (all by
-    default): the best one beside itself decides whether it is known.
+    default): the best one beside itself decides whether it is known. A query without an id, None,
+    is in no gallery.
     """
     chances: list[float | None] = [None] * len(ids)
     if calibration is not None and prior is not None and ids:
         chances = [float(chance) for chance in calibration.probability(cosines, prior)]
     place_of = storage.canonicalizer()
-    place = place_of(query)
+    place = None if query is None else place_of(query)
     found = tuple(
         Neighbour(
             id=id,
@@ -88,12 +89,12 @@ def decide(
             cosine=float(cosine),
             probability=chance,
             same=None if chance is None else chance >= 0.5,
-            itself=id == query or place_of(id) == place,
+            itself=query is not None and (id == query or place_of(id) == place),
         )
         for id, label, cosine, chance in zip(ids, labels, cosines, chances, strict=True)
     )
     others = [one.same for one in found if not one.itself]
-    return Answer(query, found[:shown], others[0] if others else None, prior)
+    return Answer(query or "", found[:shown], others[0] if others else None, prior)
 
 
 def prior_of(

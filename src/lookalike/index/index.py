@@ -223,7 +223,14 @@ class Index(Store):
         self.compact_where_due()
         return removed
 
-    def search(self, queries: Any, k: int = 10, *, exact: bool = False) -> SearchHits:
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        exact: bool = False,
+        among: Texts | None = None,
+    ) -> SearchHits:
         """The k nearest images to each query by cosine.
 
         Args:
@@ -232,9 +239,10 @@ class Index(Store):
                 are vectors.
             k: how many; all images if there are fewer.
             exact: search all rows, also where faiss would be faster.
+            among: a label or several: search images with one of them only, always exactly.
 
         Raises:
-            DataError: wrong vectors, or k below 1.
+            DataError: wrong vectors or labels, or k below 1.
             RunError: images, but no embedder.
             MissingExtraError: a part of the index needs faiss, which is not installed.
         """
@@ -245,10 +253,11 @@ class Index(Store):
                 raise RunError(f"{self.path}: opened without an embedder: search with vectors")
             vectors = np.atleast_2d(self.embedder.embed(queries))
         asked = normalized(vectors, self.dim)
+        labels = None if among is None else texts_of(among)
         for _ in range(RETRIES):
             view = self.refresh()
             try:
-                return search(view.segments, asked, k, exact)
+                return search(view.segments, asked, k, exact, labels)
             except FileNotFoundError as error:  # replaced meanwhile: there is a newer manifest
                 lost = error
         raise RunError(f"{lost.filename or lost}: is missing; build the index anew")

@@ -168,6 +168,12 @@ class Segment:
         rows = np.flatnonzero(found)
         return rows, places.take(pa.array(rows)).to_numpy().astype(np.int64)
 
+    def labelled(self, labels: Sequence[str]) -> np.ndarray:
+        """The live rows with one of `labels`, ascending."""
+        wanted = pa.array(labels, self.rows.schema.field("label").type)
+        found = pc.is_in(self.rows["label"], value_set=wanted).to_numpy()
+        return np.flatnonzero(found if self.deleted is None else found & ~self.deleted)
+
     def blocks(self) -> Iterator[SegmentRows]:
         """The live rows, in order, a block at a time."""
         for begin in range(0, self.entry.count, BLOCK):

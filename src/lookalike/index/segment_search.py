@@ -31,7 +31,13 @@ class SearchHits(NamedTuple):
     labels: list[list[str | None]]
 
 
-def search(segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool) -> SearchHits:
+def search(
+    segments: Sequence[Segment],
+    asked: np.ndarray,
+    k: int,
+    exact: bool,
+    among: Sequence[str] | None = None,
+) -> SearchHits:
     """The k nearest live rows of all segments to each query.
 
     Args:
@@ -39,14 +45,23 @@ def search(segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool) 
         asked: (Q, D) float32, unit length.
         k: at least 1.
         exact: search all rows, also where a segment has a structure of faiss.
+        among: labels; only rows with one of them, exactly. None for all rows.
     """
     ids: list[list[str]] = []
     labels: list[list[str | None]] = []
-    count = min(k, sum(one.entry.live for one in segments))
+    chosen = None if among is None else [one.labelled(among) for one in segments]
+    count = min(k, sum(one.entry.live for one in segments) if chosen is None else _sum(chosen))
     cosines = np.full((len(asked), count), np.nan)
     for begin in range(0, len(asked), _QUERIES):
         part = asked[begin : begin + _QUERIES]
-        found = [_nearest(part, one, count, exact) for one in segments] if count else []
+        found: list[list[RankedRows]] = []
+        if count and chosen is None:
+            found = [_nearest(part, one, count, exact) for one in segments]
+        elif count and chosen is not None:
+            found = [
+                [segment_scan.rank(query, one, rows, count) for query in part]
+                for one, rows in zip(segments, chosen, strict=True)
+            ]
         for at in range(len(part)):
             rows = np.concatenate([np.empty(0, np.int64), *(ranked[at][0] for ranked in found)])
             near = np.concatenate([np.empty(0), *(ranked[at][1] for ranked in found)])
@@ -57,6 +72,10 @@ def search(segments: Sequence[Segment], asked: np.ndarray, k: int, exact: bool) 
             ids.append([table["id"][row].as_py() for table, row in both])
             labels.append([table["label"][row].as_py() for table, row in both])
     return SearchHits(ids, cosines, labels)
+
+
+def _sum(rows: Sequence[np.ndarray]) -> int:
+    return sum(map(len, rows))
 
 
 def _nearest(queries: np.ndarray, one: Segment, k: int, exact: bool) -> list[RankedRows]:

@@ -16,6 +16,7 @@ from lookalike.errors import (
     LookalikeError,
     MissingExtraError,
     MissingFileError,
+    ModelError,
     RunError,
     StorageError,
     UnavailableError,
@@ -31,6 +32,7 @@ _STATUS: tuple[tuple[type[LookalikeError], int], ...] = (
     (StorageError, 409),
     (RunError, 409),
     (MissingExtraError, 501),
+    (ModelError, 500),
     (LookalikeError, 400),
 )
 _SHOWN = 5  # faults of a request that are named
@@ -49,6 +51,7 @@ def problem_response(
     status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
     """A problem object; `more` are members of our own, such as `errors`."""
+    detail = detail.encode("utf-8", "backslashreplace").decode()
     content = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
     return JSONResponse({**content, **more}, status, headers, MEDIA_TYPE)
 

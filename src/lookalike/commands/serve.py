@@ -1,0 +1,166 @@
+"""`lookalike serve`: a model, and an index of its vectors, over HTTP."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike import log, storage
+from lookalike.commands.models import calibration_of, load
+from lookalike.data.inputs import place_of
+from lookalike.errors import ConfigError, MissingExtraError
+from lookalike.exporting.exported import ExportedModel
+from lookalike.index import manifest
+from lookalike.index.index import Index
+from lookalike.log import logger
+from lookalike.metrics.calibration import Calibration
+from lookalike.model.embedder import Embedder
+from lookalike.storage import Place
+
+if TYPE_CHECKING:
+    from lookalike.serving.service import Limits, Service
+
+_PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+
+
+def serve(
+    model: Place,
+    *,
+    index: Place | None = None,
+    read_only: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token_file: Place | None = None,
+    allowed_hosts: Sequence[str] = (),
+    name: str | None = None,
+    threads: int = 4,
+    queue: int = 256,
+    max_images: int = 64,
+    max_body: int = 64 * 2**20,
+    max_pixels: int = 50_000_000,
+    seconds: float = 30.0,
+    drain_seconds: float = 0.0,
+    device: str = "auto",
+    announce: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve a model until SIGINT or SIGTERM; requests that were accepted are then finished.
+
+    Args:
+        model: an output directory, a model folder, or an exported `.onnx` file.
+        index: a folder of an index to search and change; made where there is none.
+        read_only: refuse changes of the index.
+        host: the address to listen on; one that other machines reach needs a token.
+        port: 0 takes a free one.
+        token_file: holds the token that requests must show.
+        allowed_hosts: more names of this server, as behind a proxy.
+        name: of the model in requests; by default that of its folder or file.
+        threads: that decode images.
+        queue: images that wait or are computed; more are answered with 429.
+        max_images: of a request.
+        max_body: bytes of a request.
+        max_pixels: of an image.
+        seconds: for a request's body to arrive, and again for its answer.
+        drain_seconds: in which a server that is asked to stop still accepts connections, while
+            /health/ready answers 503; for load balancers.
+        device: auto, cpu or cuda.
+        announce: called with the address once requests are served.
+
+    Raises:
+        LookalikeError: no model, an index of another model, an address that is in use, or another
+            host without a token.
+    """
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "serve")
+    from lookalike.serving.access import Access, read_token
+    from lookalike.serving.run_server import bind, run_server
+    from lookalike.serving.service import Limits, create_app
+
+    log.start()
+    access = Access(
+        host=host,
+        token=None if token_file is None else read_token(token_file),
+        names=tuple(allowed_hosts),
+        max_body=max_body,
+        body_seconds=seconds,
+        open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
+    )
+    limits = Limits(max_images, max_pixels, queue, seconds, threads)
+    listening = bind(host, port)
+    try:
+        service = open_service(
+            model, index=index, read_only=read_only, name=name, limits=limits, device=device
+        )
+        run_server(
+            create_app(service, access),
+            listening,
+            announce=announce,
+            stopping=service.stopping,
+            drain_seconds=drain_seconds,
+        )
+    finally:
+        listening.close()
+
+
+def open_service(
+    model: Place,
+    *,
+    index: Place | None = None,
+    read_only: bool = False,
+    name: str | None = None,
+    limits: Limits | None = None,
+    device: str = "auto",
+) -> Service:
+    """The service of a loaded model, not yet started; see `serve`.
+
+    Raises:
+        LookalikeError: no model, or an index of another model.
+    """
+    from lookalike.serving.served_index import ServedIndex
+    from lookalike.serving.service import Service
+
+    place = place_of("model", model)
+    loaded = load(place, device=device)
+    calibration = calibration_of(place, loaded)
+    served = None
+    if index is not None:
+        opened = _opened(index, loaded, read_only=read_only)
+        served = ServedIndex(opened, calibration, read_only=read_only)
+    elif read_only:
+        raise ConfigError("--read-only is of an index: name it with --index DIR")
+    own = name or _name_of(place)
+    logger.info(
+        "%s: %d numbers a vector, on %s, %s%s",
+        own, loaded.embedding_dim, loaded.device, _of(calibration),
+        "" if served is None else f", index of {log.counted(len(served.index), 'image')}",
+    )  # fmt: skip
+    more = {} if limits is None else {"limits": limits}
+    return Service(own, loaded, served, created=int(time.time()), **more)
+
+
+def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -> Index:
+    place = place_of("index", index)
+    is_new = (
+        not storage.is_remote(place)
+        and not (Path(storage.local_path(place)) / manifest.FILE).exists()
+    )
+    if is_new and not read_only:
+        logger.info("%s: a new index", storage.public(place))
+        return Index.create(place, embedder=model)
+    return Index.open(place, model)
+
+
+def _of(calibration: Calibration | None) -> str:
+    return "not calibrated" if calibration is None else "calibrated"
+
+
+def _name_of(model: str) -> str:
+    """The last part of a place, without `.onnx`, or of the run above a folder `model`."""
+    parts = [part for part in storage.public(os.fspath(model)).split("/") if part not in ("", ".")]
+    if len(parts) > 1 and parts[-1] == "model":
+        parts.pop()
+    return parts[-1].removesuffix(".onnx") if parts else "model"

@@ -1,0 +1,191 @@
+"""Batches of images from many requests: decoded in threads, computed in one.
+
+While a batch is computed, the images of other requests are decoded and wait; together they are the
+next batch. An image alone is computed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from lookalike.errors import LookalikeError, check_integer
+from lookalike.serving.problems import Problem
+
+T = TypeVar("T")
+
+_HELD = 512 * 2**20  # bytes of decoded images that wait; one more may be decoded by each thread
+_SLOWEST = 60.0  # seconds, of `Retry-After`
+_RECENT = 0.9  # weight of the past in the mean rate
+
+
+class Network(Protocol[T]):
+    """A model in two steps."""
+
+    batch_size: int
+    """Images at a time."""
+
+    def prepare(self, content: bytes) -> T:
+        """An encoded image as the network takes it; runs in threads.
+
+        Raises:
+            DataError: it is no image that can be read.
+        """
+
+    def size_of(self, prepared: T) -> int:
+        """Bytes of a prepared image."""
+
+    def compute(self, prepared: Sequence[T]) -> list[np.ndarray | LookalikeError]:
+        """The unit vector (D,) float32 of each, or why there is none."""
+
+
+@dataclass
+class _Waiting(Generic[T]):
+    prepared: T
+    size: int
+    vector: asyncio.Future[np.ndarray]
+
+
+class Batcher(Generic[T]):
+    """Vectors of images of concurrent requests.
+
+    Args:
+        network: decodes and computes.
+        threads: that decode.
+        queue: images of all requests at a time; more are refused.
+        observe: called with the size of each batch.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        network: Network[T],
+        *,
+        threads: int,
+        queue: int,
+        observe: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        check_integer("threads", threads, 1)
+        check_integer("queue", queue, 1)
+        self.network, self.queue = network, queue
+        self.pending = 0  # images that were accepted and have no vector yet
+        self._observe = observe
+        self._decoding = ThreadPoolExecutor(threads, "decode")
+        self._computing = ThreadPoolExecutor(1, "compute")
+        self._decoders = asyncio.Semaphore(threads)
+        self._waiting: deque[_Waiting[T]] = deque()
+        self._held = 0
+        self._changed = asyncio.Condition()
+        self._rate = 0.0  # images a second
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to compute."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; requests must have been finished before."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._decoding.shutdown(cancel_futures=True)
+        self._computing.shutdown()
+
+    async def vectors(self, contents: Sequence[bytes]) -> np.ndarray:
+        """Unit vectors (N, D) float32 of N >= 1 encoded images.
+
+        Raises:
+            Problem: the queue is full.
+            DataError: an image cannot be read; names it by its number.
+            ModelError: the model gives none for an image.
+        """
+        count = len(contents)
+        if self.pending + count > self.queue:
+            wait = self.pending / self._rate if self._rate else 1.0
+            raise Problem(
+                429,
+                f"{self.pending:,} images are waiting, of at most {self.queue:,}; try again later",
+                retry_after=min(wait, _SLOWEST),
+            )
+        self.pending += count
+        tasks = [asyncio.create_task(self._vector(at, one)) for at, one in enumerate(contents)]
+        try:
+            return np.stack(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.pending -= count
+
+    async def in_thread(self, call: Callable[[], np.ndarray]) -> np.ndarray:
+        """Run something that takes as long as a decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, call)
+
+    async def _vector(self, number: int, content: bytes) -> np.ndarray:
+        loop = asyncio.get_running_loop()
+        async with self._decoders:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._held < _HELD)
+            try:
+                prepared = await loop.run_in_executor(self._decoding, self.network.prepare, content)
+            except LookalikeError as error:
+                raise type(error)(f"image {number}: {error}") from None
+        size = self.network.size_of(prepared)
+        waiting = _Waiting(prepared, size, loop.create_future())
+        async with self._changed:
+            self._held += size
+            self._waiting.append(waiting)
+            self._changed.notify_all()
+        try:
+            return await waiting.vector
+        except LookalikeError as error:
+            raise type(error)(f"image {number}: {error}") from None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._waiting)
+                found = [
+                    self._waiting.popleft()
+                    for _ in range(min(len(self._waiting), self.network.batch_size))
+                ]
+            batch = [one for one in found if not one.vector.done()]  # not given up meanwhile
+            begun = time.monotonic()
+            try:
+                if batch:
+                    images = [one.prepared for one in batch]
+                    vectors = await loop.run_in_executor(
+                        self._computing, self.network.compute, images
+                    )
+                    _deliver(batch, vectors)
+                    self._observe(len(batch))
+                    rate = len(batch) / max(time.monotonic() - begun, 1e-6)
+                    self._rate = _RECENT * (self._rate or rate) + (1 - _RECENT) * rate
+            except Exception as error:  # of this batch; the next one is computed all the same
+                for one in batch:
+                    if not one.vector.done():
+                        one.vector.set_exception(error)
+            finally:
+                async with self._changed:
+                    self._held -= sum(one.size for one in found)
+                    self._changed.notify_all()
+
+
+def _deliver(batch: Sequence[_Waiting[T]], vectors: Sequence[np.ndarray | LookalikeError]) -> None:
+    for one, vector in zip(batch, vectors, strict=True):
+        if one.vector.done():
+            continue
+        if isinstance(vector, LookalikeError):
+            one.vector.set_exception(vector)
+        else:
+            one.vector.set_result(vector)

@@ -1,0 +1,75 @@
+"""Trained and exported models as the batcher runs them, with the steps of `lookalike embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data.decoding.decode import decode
+from lookalike.errors import LookalikeError, NotFiniteError
+from lookalike.exporting.exported import ExportedModel
+from lookalike.model.embedder import Embedder
+from lookalike.model.inference import batch_size_of
+
+Served = Embedder | ExportedModel
+
+
+class TrainedNetwork:
+    """An `Embedder`; a prepared image is (3, H, W) uint8."""
+
+    def __init__(self, embedder: Embedder, max_pixels: int) -> None:
+        self.embedder, self.max_pixels = embedder, max_pixels
+        self.batch_size = batch_size_of(embedder)
+
+    def prepare(self, content: bytes) -> Tensor:
+        """See `Network.prepare`."""
+        return self.embedder.preprocess.prepare(decode(content, max_pixels=self.max_pixels))
+
+    def size_of(self, prepared: Tensor) -> int:
+        """Bytes of an image."""
+        return prepared.nbytes
+
+    def compute(self, prepared: Sequence[Tensor]) -> list[np.ndarray | LookalikeError]:
+        """See `Network.compute`."""
+        images = torch.stack(list(prepared)).contiguous(memory_format=torch.channels_last)
+        return _finite(self.embedder.embed_batch(images).cpu().numpy())
+
+
+class ExportedNetwork:
+    """An `ExportedModel`; a prepared image is (H, W, 3) uint8."""
+
+    def __init__(self, model: ExportedModel, max_pixels: int) -> None:
+        self.model, self.max_pixels = model, max_pixels
+        self.batch_size = batch_size_of(model)
+
+    def prepare(self, content: bytes) -> np.ndarray:
+        """See `Network.prepare`."""
+        return decode(content, max_pixels=self.max_pixels)
+
+    def size_of(self, prepared: np.ndarray) -> int:
+        """Bytes of an image."""
+        return prepared.nbytes
+
+    def compute(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray | LookalikeError]:
+        """See `Network.compute`."""
+        return _finite(self.model.embed_pictures(prepared).numpy())
+
+
+def network_of(model: Served, max_pixels: int) -> TrainedNetwork | ExportedNetwork:
+    """The network of a loaded model."""
+    if isinstance(model, Embedder):
+        return TrainedNetwork(model, max_pixels)
+    return ExportedNetwork(model, max_pixels)
+
+
+def _finite(vectors: np.ndarray) -> list[np.ndarray | LookalikeError]:
+    """One image whose vector is not finite fails alone."""
+    return [
+        vector
+        if np.isfinite(vector).all()
+        else NotFiniteError("the model gives a vector that is not finite (NaN or infinity)")
+        for vector in vectors
+    ]

@@ -1,0 +1,371 @@
+"""The service in this process: embeddings, search, changes of the index, limits, figures."""
+
+import asyncio
+import base64
+import io
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from conversation import data_uri, png, small_service, talk
+from PIL import Image
+
+import lookalike
+from lookalike.errors import ConfigError, LookalikeError, NotFiniteError
+from lookalike.index.index import Index
+from lookalike.serving.access import Access
+from lookalike.serving.batcher import Batcher
+from lookalike.serving.problems import Problem
+from lookalike.serving.service import Limits
+
+
+def post(model, path, index=None, limits=None, **request):
+    async def conversation(client):
+        return await client.post(path, **request)
+
+    return talk(small_service(model, index, limits), conversation)
+
+
+def vectors_of(answer):
+    assert answer.status_code == 200, answer.text
+    return np.array([one["embedding"] for one in answer.json()["data"]], np.float32)
+
+
+def test_vectors_are_those_of_embed_in_every_form_of_a_request(model, files, tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"{file} 0\n" for file in files))
+    lookalike.embed(model, tmp_path / "list.txt", tmp_path / "out.npy", device="cpu")
+    expected = np.load(tmp_path / "out.npy")
+    contents = [file.read_bytes() for file in files]
+
+    async def conversation(client):
+        json = {"model": "small", "input": [data_uri(one) for one in contents], "user": "me"}
+        objects = {"input": [{"image": base64.b64encode(one).decode()} for one in contents]}
+        forms = [("image", (file.name, one)) for file, one in zip(files, contents, strict=True)]
+        return [
+            await client.post("/v1/embeddings", json=json),
+            await client.post("/v1/embeddings", json=objects),
+            await client.post("/v1/embeddings", files=forms),
+            await client.post(
+                "/v1/embeddings", content=contents[0], headers={"content-type": "image/jpeg"}
+            ),
+            await client.post("/v1/embeddings", json={**json, "encoding_format": "base64"}),
+            await client.post("/v1/embeddings", json={**json, "dimensions": 4}),
+            await client.post(
+                "/v2/models/small/infer",
+                json={
+                    "id": "7",
+                    "inputs": [
+                        {
+                            "name": "images",
+                            "shape": [len(contents)],
+                            "datatype": "BYTES",
+                            "data": [base64.b64encode(one).decode() for one in contents],
+                        }
+                    ],
+                },
+            ),
+        ]
+
+    *plain, one, text, short, protocol = talk(small_service(model), conversation)
+    for answer in plain:
+        # Batches differ in size, and sums of a batch of another size in their last bits.
+        np.testing.assert_allclose(vectors_of(answer), expected, atol=2e-6)
+    np.testing.assert_allclose(vectors_of(one)[0], expected[0], atol=2e-6)
+    assert plain[0].json()["model"] == "small"
+    assert plain[0].json()["usage"]["images"] == len(files)
+    assert [row["index"] for row in plain[0].json()["data"]] == list(range(len(files)))
+    numbers = [np.frombuffer(base64.b64decode(r["embedding"]), "<f4") for r in text.json()["data"]]
+    np.testing.assert_allclose(np.stack(numbers), expected, atol=2e-6)
+    cut = expected[:, :4] / np.linalg.norm(expected[:, :4], axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors_of(short), cut, atol=1e-5)
+    output = protocol.json()["outputs"][0]
+    assert output["shape"] == [len(files), 16]
+    np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), expected, atol=2e-6)
+
+
+def test_search_answers_as_the_command(model, gallery, files):
+    found = lookalike.search(model, files[3], index=gallery, k=5, device="cpu")
+    query = {"input": data_uri(files[3].read_bytes()), "k": 5}
+    answer = post(model, "/v1/search", gallery, json=query).json()
+    (expected,), (got,) = found.answers, answer["data"]
+    assert [one["id"] for one in got["neighbours"]] == [one.id for one in expected.neighbours]
+    for ours, theirs in zip(got["neighbours"], expected.neighbours, strict=True):
+        assert ours["cosine"] == pytest.approx(theirs.cosine, abs=1e-6)
+        assert ours["probability"] == pytest.approx(theirs.probability, abs=1e-4)
+        assert (ours["label"], ours["same"]) == (theirs.label, theirs.same)
+        assert ours["verdict"].split()[0] == theirs.decision.split()[0]
+    assert answer["threshold"] == pytest.approx(found.threshold)
+    assert answer["prior"] == pytest.approx(found.prior)
+
+
+def test_search_by_label_threshold_and_prior(model, gallery, files):
+    image = data_uri(files[0].read_bytes())
+
+    async def conversation(client):
+        async def ask(**more):
+            answer = await client.post("/v1/search", json={"input": image, "k": 20, **more})
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        every = await ask()
+        some = await ask(label=["101", "103"])
+        none = await ask(label="no such")
+        near = await ask(threshold=every["data"][0]["neighbours"][4]["cosine"])
+        likely = await ask(prior=0.9)
+        raw = await client.post(
+            "/v1/search?k=3&label=101&label=103",
+            content=files[0].read_bytes(),
+            headers={"content-type": "image/jpeg"},
+        )
+        return every, some, none, near, likely, raw.json()
+
+    every, some, none, near, likely, raw = talk(small_service(model, gallery), conversation)
+    full = every["data"][0]["neighbours"]
+    assert len(full) == 20
+    wanted = [one["id"] for one in full if one["label"] in ("101", "103")]
+    assert [one["id"] for one in some["data"][0]["neighbours"]] == wanted
+    assert [one["id"] for one in raw["data"][0]["neighbours"]] == wanted[:3]
+    assert none["data"][0] == {"index": 0, "known": None, "neighbours": []}
+    assert [one["id"] for one in near["data"][0]["neighbours"]] == [one["id"] for one in full[:5]]
+    assert likely["prior"] == 0.9
+    assert likely["data"][0]["neighbours"][9]["probability"] > full[9]["probability"]
+
+
+def test_the_index_is_changed(model, gallery, files, tmp_path):
+    folder = tmp_path / "index"
+    shutil.copytree(gallery, folder)
+    body = {"input": [data_uri(files[0].read_bytes())], "ids": ["a b/%2F ü.jpg"], "labels": ["new"]}
+
+    async def conversation(client):
+        added = await client.post("/v1/index", json=body)
+        found = await client.post("/v1/search", json={"input": body["input"], "label": "new"})
+        removed = await client.delete("/v1/index/a%20b%2F%252F%20%C3%BC.jpg")
+        again = await client.delete("/v1/index/a%20b%2F%252F%20%C3%BC.jpg")
+        wrong = await client.post("/v1/index", json={**body, "ids": ["a", "b"]})
+        return added, found, removed, again, wrong
+
+    added, found, removed, again, wrong = talk(small_service(model, folder), conversation)
+    assert added.json() == {"added": 1, "images": 21}
+    assert found.json()["data"][0]["neighbours"][0]["id"] == "a b/%2F ü.jpg"
+    assert removed.json() == {"removed": 1, "images": 20}
+    assert again.status_code == 404
+    assert wrong.json()["detail"] == "1 images, but 2 ids"
+    assert len(Index.open(folder)) == 20
+    before = (folder / "manifest.json").read_bytes() if (folder / "manifest.json").exists() else b""
+
+    async def refused(client):
+        return await client.post("/v1/index", json=body), await client.delete("/v1/index/x")
+
+    answers = talk(small_service(model, folder, read_only=True), refused)
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert before == (
+        (folder / "manifest.json").read_bytes() if (folder / "manifest.json").exists() else b""
+    )
+
+
+def bomb():
+    return png(Image.new("1", (10_000, 10_000)))
+
+
+REFUSED = [
+    ({"json": {"input": "https://evil.example/a.jpg"}}, 400, "addresses are not fetched"),
+    ({"json": {"input": "file:///etc/passwd"}}, 400, "addresses are not fetched"),
+    ({"json": {"input": "/etc/passwd"}}, 400, "not an image|neither"),
+    ({"json": {"input": {"image": "s3://bucket/a.jpg"}}}, 400, "addresses are not fetched"),
+    ({"json": {"input": "data:text/html,<b>"}}, 400, "a data URI of an image is"),
+    ({"json": {"input": ["AAAA", "AAAA"]}}, 400, "image 0: not an image"),
+    ({"json": {"input": []}}, 422, "no image"),
+    ({"json": {"input": ["AAAA"] * 9}}, 413, "9 images in a request, of at most 8"),
+    ({"json": {"input": "AAAA", "model": "other"}}, 404, "'other' is not served here"),
+    ({"json": {"input": "AAAA", "dimensions": 17}}, 400, "the model's vectors have 16"),
+    ({"json": {"input": "AAAA", "dimensions": 0}}, 422, "dimensions: "),
+    ({"json": {"input": "AAAA", "typo": 1}}, 422, "typo: "),
+    ({"json": {}}, 422, "input: "),
+    ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "JSON"),
+    ({"content": b"\xff" * 9, "headers": {"content-type": "application/json"}}, 422, "JSON"),
+    ({"content": b"", "headers": {"content-type": "image/png"}}, 400, "empty file"),
+    ({"content": b"<svg/>", "headers": {"content-type": "image/svg+xml"}}, 400, "image 0: "),
+    ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "Content-Type"),
+    (
+        {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+        400,
+        "boundary",
+    ),
+    ({"content": b"x" * 300_000, "headers": {"content-type": "image/png"}}, 413, "the body has"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "words"), REFUSED)
+def test_wrong_requests_are_refused_in_one_line(model, request_, status, words):
+    async def conversation(client):
+        return await client.post("/v1/embeddings", **request_)
+
+    service = small_service(model, limits=Limits(images=8, threads=1))
+    answer = talk(service, conversation, Access(max_body=200_000))
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    detail = answer.json()["detail"]
+    assert "\n" not in detail
+    assert any(word in detail for word in words.split("|")), detail
+
+
+def test_an_image_bomb_is_refused_from_its_header(model):
+    content = bomb()
+    assert len(content) < 200_000
+    answer = post(
+        model,
+        "/v1/embeddings",
+        limits=Limits(pixels=10**6, threads=1),
+        content=content,
+        headers={"content-type": "image/png"},
+    )
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "image 0: 100 megapixels exceed the limit of 1"
+
+
+def test_one_bad_image_leaves_other_requests_alone(model, files):
+    async def conversation(client):
+        good = {"input": data_uri(files[0].read_bytes())}
+        asked = [good, {"input": "AAAA"}] * 5
+        return await asyncio.gather(*(client.post("/v1/embeddings", json=one) for one in asked))
+
+    answers = talk(small_service(model), conversation)
+    assert [answer.status_code for answer in answers] == [200, 400] * 5
+
+
+def test_without_an_index_search_says_how_to_have_one(model, files):
+    answer = post(model, "/v1/search", json={"input": data_uri(files[0].read_bytes())})
+    assert answer.status_code == 404
+    assert "--index DIR" in answer.json()["detail"]
+
+
+def test_health_models_figures_and_openapi(model, gallery, files):
+    service = small_service(model, gallery)
+
+    async def conversation(client):
+        image = {"input": data_uri(files[0].read_bytes())}
+        await client.post("/v1/embeddings", json=image)
+        await client.get("/wp-admin/?x=1")
+        first = [
+            await client.get(path)
+            for path in (
+                "/health/live", "/health/ready", "/v1/models", "/metrics", "/openapi.json",
+                "/v2", "/v2/models/small", "/v2/models/small/ready", "/v2/models/x",
+            )
+        ]  # fmt: skip
+        service.stopping.request()
+        return [*first, await client.get("/health/live"), await client.get("/health/ready")]
+
+    answers = talk(service, conversation)
+    assert [one.status_code for one in answers] == [200] * 8 + [404, 200, 503]
+    (described,) = answers[2].json()["data"]
+    assert described["id"] == "small"
+    assert described["dimensions"] == 16
+    assert described["index"] == {"images": 20}
+    text = answers[3].text
+    line = 'lookalike_requests_total{method="POST",route="/v1/embeddings",status="200"} 1.0'
+    assert line in text
+    assert 'route="other",status="404"} 1.0' in text
+    assert "wp-admin" not in text
+    assert 'lookalike_batch_images_bucket{le="1.0"} 1.0' in text
+    assert "lookalike_pending_images 0.0" in text
+    assert "/v1/search" in answers[4].json()["paths"]
+
+
+class Held:
+    """A network of numbers whose batches wait for `gate`."""
+
+    batch_size = 4
+
+    def __init__(self):
+        self.gate, self.batches = threading.Event(), []
+
+    def prepare(self, content):
+        if content == b"bad":
+            raise lookalike.LookalikeError("bad bytes")
+        return int(content)
+
+    def size_of(self, prepared):
+        return 8
+
+    def compute(self, prepared):
+        self.gate.wait(30)
+        self.batches.append(list(prepared))
+        if 13 in prepared:
+            raise ZeroDivisionError("a mistake of ours")
+        return [
+            NotFiniteError("not finite") if one == 7 else np.array([one], np.float32)
+            for one in prepared
+        ]
+
+
+def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses():
+    async def run():
+        network = Held()
+        batcher = Batcher(network, threads=2, queue=8)
+        await batcher.start()
+        first = asyncio.create_task(batcher.vectors([b"0"]))
+        while batcher._waiting or not batcher._held:
+            await asyncio.sleep(0)
+        others = [asyncio.create_task(batcher.vectors([b"%d" % n])) for n in range(1, 7)]
+        while len(batcher._waiting) < 6:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Problem) as refused:
+            await batcher.vectors([b"1", b"2"])
+        assert refused.value.status_code == 429
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        given_up = asyncio.create_task(batcher.vectors([b"9"]))
+        while len(batcher._waiting) < 7:
+            await asyncio.sleep(0.001)
+        given_up.cancel()
+        network.gate.set()
+        found = [float((await task)[0, 0]) for task in (first, *others)]
+        assert found == [0, 1, 2, 3, 4, 5, 6]
+        assert sorted(map(len, network.batches)) == [1, 2, 4]  # the one given up is not computed
+        assert batcher.pending == batcher._held == 0
+        # One without a vector fails alone; a mistake of ours fails its batch, and not the next.
+        mixed = await asyncio.gather(
+            *(batcher.vectors([one]) for one in (b"7", b"8", b"bad")), return_exceptions=True
+        )
+        assert isinstance(mixed[0], NotFiniteError)
+        assert mixed[1][0, 0] == 8
+        assert isinstance(mixed[2], LookalikeError)
+        with pytest.raises(ZeroDivisionError):
+            await batcher.vectors([b"13"])
+        assert (await batcher.vectors([b"14"]))[0, 0] == 14
+        assert batcher.pending == batcher._held == 0
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_takes_too_long_is_given_up(model, files):
+    service = small_service(model, limits=Limits(seconds=0.05))
+    service.batcher.network.compute = lambda prepared: threading.Event().wait(1.0) or []
+
+    async def conversation(client):
+        return await client.post("/v1/embeddings", json={"input": data_uri(files[0].read_bytes())})
+
+    answer = talk(service, conversation)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_limits_are_checked_before_serving():
+    with pytest.raises(ConfigError, match="the queue holds 8"):
+        Limits(images=9, queue=8)
+    with pytest.raises(ConfigError, match="pixels=0"):
+        Limits(pixels=0)
+
+
+def test_bytes_of_other_formats_are_decoded(model):
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 30), "red").save(stream, "WEBP")
+    answer = post(
+        model,
+        "/v1/embeddings",
+        content=stream.getvalue(),
+        headers={"content-type": "application/octet-stream"},
+    )
+    assert vectors_of(answer).shape == (1, 16)
