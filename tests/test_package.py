@@ -19,7 +19,7 @@ def test_public_names_are_pinned_and_there():
         "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
         "Scores", "backbones", "compare", "doctor", "embed", "evaluate", "export", "improve",
         "load", "plan", "push_to_hub", "quickstart", "report", "run_workflow", "search",
-        "train", "tune",
+        "serve", "train", "tune",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name
@@ -27,7 +27,7 @@ def test_public_names_are_pinned_and_there():
 
 def test_verbs_stay_functions_after_their_modules_are_imported():
     names = "train evaluate embed plan quickstart doctor export improve search report tune"
-    for name in [*names.split(), "push_to_hub"]:
+    for name in [*names.split(), "push_to_hub", "serve"]:
         importlib.import_module(f"lookalike.commands.{name}")
         assert callable(getattr(lookalike, name)), name
 

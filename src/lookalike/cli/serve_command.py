@@ -57,7 +57,7 @@ def serve(
         host=host,
         port=port,
         token_file=token_file,
-        allowed_hosts=allowed_host or (),
+        allowed_hosts=tuple(allowed_host or ()),
         name=name,
         threads=threads,
         queue=queue,

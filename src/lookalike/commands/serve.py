@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike import log, storage
+from lookalike import __version__, log, storage
 from lookalike.commands.models import calibration_of, load
 from lookalike.data.inputs import place_of
 from lookalike.errors import ConfigError, MissingExtraError
@@ -35,7 +35,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     token_file: Place | None = None,
-    allowed_hosts: Sequence[str] = (),
+    allowed_hosts: tuple[str, ...] = (),
     name: str | None = None,
     threads: int = 4,
     queue: int = 256,
@@ -84,7 +84,7 @@ def serve(
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
-        names=tuple(allowed_hosts),
+        names=allowed_hosts,
         max_body=max_body,
         body_seconds=seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
@@ -121,7 +121,7 @@ def open_service(
         LookalikeError: no model, or an index of another model.
     """
     from lookalike.serving.served_index import ServedIndex
-    from lookalike.serving.service import Service
+    from lookalike.serving.service import Limits, Service
 
     place = place_of("model", model)
     loaded = load(place, device=device)
@@ -138,8 +138,7 @@ def open_service(
         own, loaded.embedding_dim, loaded.device, _of(calibration),
         "" if served is None else f", index of {log.counted(len(served.index), 'image')}",
     )  # fmt: skip
-    more = {} if limits is None else {"limits": limits}
-    return Service(own, loaded, served, created=int(time.time()), **more)
+    return Service(own, loaded, served, limits or Limits(), int(time.time()), __version__)
 
 
 def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -> Index:

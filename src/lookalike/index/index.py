@@ -229,7 +229,7 @@ class Index(Store):
         k: int = 10,
         *,
         exact: bool = False,
-        among: Texts | None = None,
+        among: str | tuple[str, ...] | None = None,
     ) -> SearchHits:
         """The k nearest images to each query by cosine.
 

@@ -70,7 +70,9 @@ class ServedIndex:
         if prior is not None and self.calibration is None:
             raise ConfigError("prior: the model has no calibration; train with a validation list")
         assumed = prior_of(self.calibration, len(self.index), prior)
-        hits = self.index.search(vectors, checked_k(k), among=labels)
+        hits = self.index.search(
+            vectors, checked_k(k), among=None if labels is None else tuple(labels)
+        )
         answers = []
         for ids, cosines, found in zip(hits.ids, hits.cosines, hits.labels, strict=True):
             count = len(ids) if least is None else int((cosines >= least).sum())

@@ -15,7 +15,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from lookalike import __version__
 from lookalike.errors import ConfigError, DataError
 from lookalike.index.decision import Answer
 from lookalike.serving import inference_protocol, problems
@@ -73,6 +72,7 @@ class Service:
     Attributes:
         name: of the model, in requests and answers.
         created: seconds since 1970, of the model.
+        version: of the program.
         index: None where none is served.
     """
 
@@ -81,6 +81,7 @@ class Service:
     index: ServedIndex | None = None
     limits: Limits = field(default_factory=Limits)
     created: int = 0
+    version: str = "0"
     stopping: Stopping = field(default_factory=Stopping)
     started: bool = False
 
@@ -148,7 +149,7 @@ def create_app(service: Service, access: Access) -> Guard:
 
     app = FastAPI(
         title="lookalike",
-        version=__version__,
+        version=service.version,
         description="Vectors of images, and the images of an index that are most like them.",
         lifespan=lifespan,
         docs_url=None,
