@@ -14,8 +14,9 @@ from lookalike.errors import ConfigError, RunError
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.learning_rate import LearningRateSchedule
+from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.run_output import RunOutput
-from lookalike.training.trainer import Trainer, TrainingParts, TrainingSchedule
+from lookalike.training.trainer import Trainer
 
 STEPS = 6  # of an epoch of 48 images in batches of 8
 

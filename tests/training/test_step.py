@@ -13,7 +13,7 @@ from lookalike.losses import create_margin
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
-from lookalike.model.batchnorm import synchronise
+from lookalike.model.batchnorm import measure_statistics, share_statistics, synchronise
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 from lookalike.training.checkpoint import Trained
@@ -222,6 +222,8 @@ WHOLE = {
     },
 }  # fmt: skip
 
+BATCHES = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0)) * 5 + 2
+
 
 def work(rank: int, port: int, folder) -> None:
     import os
@@ -250,6 +252,12 @@ def work(rank: int, port: int, folder) -> None:
             for number in range(2):
                 do(step, number, world)
             found |= {f"{name}: {key}": value for key, value in state(step).items()}
+        network = nn.Sequential(nn.BatchNorm1d(3))
+        measure_statistics(network, iter(BATCHES[2 * rank : 2 * rank + 2]), world)
+        found["measured"] = torch.stack(list(network.buffers())[:2])
+        network(BATCHES[rank])
+        share_statistics(network, world)
+        found["shared"] = torch.stack(list(network.buffers())[:2])
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -263,6 +271,13 @@ def test_two_workers_skip_alike_and_share_micro_batches(tmp_path):
         for name in CASES:
             for kind in ("activations", "gradients", "statistics"):
                 assert found[f"{name}, {kind}"].all(), (name, kind)
+    network = nn.Sequential(nn.BatchNorm1d(3))
+    measure_statistics(network, iter(BATCHES))
+    expected = [torch.stack(list(network.buffers())[:2])]
+    network(BATCHES[0])
+    expected.append(torch.stack(list(network.buffers())[:2]))
+    for found in both:
+        torch.testing.assert_close([found["measured"], found["shared"]], expected)
     for name, case in WHOLE.items():
         alone = create(**{**case, "sharded": False})
         for number in range(2):

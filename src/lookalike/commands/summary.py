@@ -24,8 +24,8 @@ from lookalike.planning.plan_table import size as bytes_text
 from lookalike.planning.recipe import Choice
 from lookalike.run import Run
 from lookalike.training.checkpoint import Progress
+from lookalike.training.parts import TrainingSchedule
 from lookalike.training.resolve import FUSED_FROM
-from lookalike.training.trainer import TrainingSchedule
 from lookalike.training.validation import in_training
 
 _MUCH = 0.5  # part of a worker's memory from which on the need is logged

@@ -54,11 +54,12 @@ from lookalike.training.open_run import (
     start_or_resume,
     write_request,
 )
+from lookalike.training.parts import TrainingParts
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import repeatable
 from lookalike.training.time_budget import fit_length, reserved_passes
-from lookalike.training.trainer import Trainer, TrainingParts
+from lookalike.training.trainer import Trainer
 from lookalike.training.uploader import create_uploader
 from lookalike.training.validation import Validator
 

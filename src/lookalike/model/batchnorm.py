@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lookalike.distributed.world import ALONE, World
 from lookalike.model.neck import at_least_float32
 
 
@@ -120,11 +121,28 @@ def freeze_statistics(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def share_statistics(network: nn.Module, world: World) -> None:
+    """Give all workers the running statistics of the main one, which are those that are saved.
+
+    Without `synchronise` each worker has those of its own images since the last broadcast.
+    """
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            for values in _statistics(module):
+                world.broadcast(values)
+
+
+def _statistics(norm: _BatchNorm) -> list[Tensor]:
+    return [value for value in (norm.running_mean, norm.running_var) if value is not None]
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, batches: Iterable[Tensor], world: World = ALONE) -> None:
     """Replace the running statistics of batch norms in training mode by means over the batches.
 
     For weights that were not trained as they are, as averages (Izmailov et al., Averaging Weights
     Leads to Wider Optima and Better Generalization, UAI 2018). The mode of the modules stays.
+    The batches are those of all workers, as many on each; all workers end with the same means.
     """
     norms = [
         child for child in network.modules() if isinstance(child, _BatchNorm) and child.training
@@ -141,6 +159,9 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         for images in batches:
             network(images)
+        for norm in norms:
+            for values in _statistics(norm):
+                world.sum(values).div_(world.size)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

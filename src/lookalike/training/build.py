@@ -51,9 +51,9 @@ from lookalike.training.frozen_backbone import check_cache_features
 from lookalike.training.learning_rate import LearningRateSchedule
 from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.optimizer import create_optimizer, parameter_groups
+from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import check_micro_batches
 from lookalike.training.step import TrainStep
-from lookalike.training.trainer import TrainingParts, TrainingSchedule
 from lookalike.training.validation import Validator
 from lookalike.training.weight_average import WeightAverage
 

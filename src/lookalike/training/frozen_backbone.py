@@ -17,7 +17,7 @@ from lookalike.model.training_network import TrainingNetwork
 from lookalike.run import Run
 from lookalike.training.build_heads import DTYPES
 from lookalike.training.checkpoint import Progress
-from lookalike.training.trainer import TrainingParts
+from lookalike.training.parts import TrainingParts
 
 
 def check_cache_features(config: Config) -> None:

@@ -7,8 +7,9 @@ ends below its start (Wortsman et al., Robust fine-tuning of zero-shot models, C
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import safetensors.torch
@@ -18,12 +19,20 @@ from torch import Tensor, nn
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.log import logger
+from lookalike.model.batchnorm import measure_statistics
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.lora import unadapted
 from lookalike.run import Run
+from lookalike.training import checkpoint
+from lookalike.training.checkpoint import Progress
+from lookalike.training.parts import TrainingParts
+from lookalike.training.run_output import RunOutput
 
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of the end, for which retrieval is measured."""
+
+STATISTICS = 32
+"""Batches that the statistics of batch norms are measured on."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,67 @@ def interpolated(module: nn.Module, start: Mapping[str, Tensor], weight: float) 
         with torch.no_grad():
             for name, value in module.state_dict().items():
                 value.copy_(own[name])
+
+
+def keep_best_weights(
+    parts: TrainingParts, output: RunOutput, progress: Progress, freeze_steps: int, world: World
+) -> None:
+    """Save the best weights between start and end of a run as its model, and record their scores.
+
+    The end is the best measurement during training, or the last where that is the start. Does
+    nothing without a validation set, and for a run that is resumed at its end. `freeze_steps` as
+    in `TrainingSchedule`.
+
+    Raises:
+        RunError: the weights of the start or the end cannot be read.
+    """
+    validator, run, embedder = parts.validator, output.run, parts.trained.embedder
+    if validator is None:
+        return
+    end = progress.best_step or progress.step
+    mine = run.scores() if world.is_main else []
+    scores: list[Mapping[str, Any]] = world.all_gather_object(mine)[0]
+    if scores and "interpolation" in scores[-1] and scores[-1]["step"] == progress.step:
+        return
+    measured = {score["step"]: score for score in scores if "interpolation" not in score}
+    known = {weight: measured[step] for weight, step in ((0.0, 0), (1.0, end)) if step in measured}
+    position = progress.step + progress.shift
+
+    def prepare() -> None:
+        parts.step.prepare(frozen=position < freeze_steps)
+        _measure_statistics(parts, position // parts.loader.steps_per_epoch, world)
+
+    with ExitStack() as stack:
+        if end != progress.step:
+            folder = run.checkpoints / checkpoint.folder_name(end)
+            weights = shared_weights(embedder, lambda: checkpoint.embedder_weights(folder), world)
+            stack.enter_context(interpolated(embedder, weights, 0.0))
+        elif parts.trained.average is not None:
+            stack.enter_context(parts.trained.average.applied())
+        start = shared_weights(embedder, lambda: read_start(run), world)
+        point, record = interpolate(
+            embedder,
+            start,
+            lambda: validator.measure(embedder, frozen=position <= freeze_steps),
+            known,
+            prepare,
+        )
+        with interpolated(embedder, start, point.weight):
+            if 0 < point.weight < 1:
+                prepare()
+            output.save_model(embedder)
+    done = position // parts.loader.steps_per_epoch
+    output.record({**record, "step": progress.step, "epoch": done, "end": end})
+
+
+def _measure_statistics(parts: TrainingParts, epoch: int, world: World) -> None:
+    """Measure the statistics of those batch norms anew that learn them in training.
+
+    `epoch` is the one after the last: it has what that one had, images or stored features.
+    """
+    with closing(parts.loader.epoch(epoch)) as batches:
+        images = (batch.images.to(world.device) for batch in islice(batches, STATISTICS))
+        measure_statistics(parts.trained.network, images, world)
 
 
 def interpolate(

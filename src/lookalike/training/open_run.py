@@ -20,8 +20,8 @@ from lookalike.training import checkpoint, remote_run, several_machines, warm_st
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
 from lookalike.training.frozen_start import StartFeatures
+from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import RESOLVED_FROM
-from lookalike.training.trainer import TrainingParts, TrainingSchedule
 
 
 def check_request(config: Config, resume: bool) -> None:

@@ -19,7 +19,7 @@ from lookalike.log import duration, logger
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import Progress
-from lookalike.training.trainer import TrainingParts
+from lookalike.training.parts import TrainingParts
 
 _WARM_UP, _TIMED = 2, 10  # steps
 _SECONDS = 60.0

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from lookalike import storage
 from lookalike.data.loading.batch import Batch
-from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, logger
-from lookalike.model.batchnorm import measure_statistics
 from lookalike.training import checkpoint
-from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.checkpoint import Inputs, Progress, Trained
+from lookalike.training.checkpoint import Progress
 from lookalike.training.gradients import all_finite
-from lookalike.training.interpolation import (
-    interpolate,
-    interpolated,
-    read_start,
-    shared_weights,
-)
+from lookalike.training.interpolation import keep_best_weights, read_start
 from lookalike.training.learning_rate import LearningRateSchedule, set_lr
+from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.run_output import RunOutput
-from lookalike.training.step import Outcome, TrainStep
+from lookalike.training.step import Outcome
 from lookalike.training.throughput import ThroughputMeter
-from lookalike.training.validation import Validator
-
-STATISTICS = 32
-"""Batches that the statistics of batch norms are measured on."""
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -44,56 +32,6 @@ PATIENCE = 25
 _REMEDIES = "Lower optim.lr, set optim.clip_grad_norm=1, or use train.precision=fp32"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainingSchedule:
-    """Times of measurements, records and checkpoints.
-
-    Attributes:
-        total_steps: length of the run.
-        eval_every: epochs between measurements, 0 for none between start and end.
-        log_every: steps between records.
-        checkpoint_every: epochs between checkpoints.
-        checkpoint_every_steps: steps between further checkpoints, None for none.
-        checkpoint_minutes: minutes between further checkpoints, 0 for none.
-        keep_checkpoints: number of the latest checkpoints that are kept.
-        freeze_steps: position in the training data, in steps, up to which the backbone is frozen.
-        average_from: step from which on weights are averaged.
-        patience: measurements in a row without a better score after which training stops, 0 for
-            no early stopping.
-        interpolate: keep the best weights between start and end, as the model.
-    """
-
-    total_steps: int
-    eval_every: int = 1
-    log_every: int = 10
-    checkpoint_every: int = 10
-    checkpoint_every_steps: int | None = None
-    checkpoint_minutes: float = 15
-    keep_checkpoints: int = 2
-    freeze_steps: int = 0
-    average_from: int = 0
-    patience: int = 0
-    interpolate: bool = False
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """Parts of a run, on one worker.
-
-    Attributes:
-        bad_images: limit on unreadable images of the training list.
-        inputs: training and validation inputs, compared when the run is resumed.
-        validator: None without a validation set.
-    """
-
-    loader: TrainLoader
-    trained: Trained
-    step: TrainStep
-    bad_images: BadImageLimit
-    inputs: Inputs
-    validator: Validator | None
 
 
 class Trainer:
@@ -109,6 +47,7 @@ class Trainer:
         world: World,
         progress: Progress = Progress(),  # noqa: B008  # frozen
     ) -> None:
+        self.parts = parts
         self.trained = parts.trained
         if parts.trained.average is not None:
             parts.trained.average.start = schedule.average_from
@@ -400,51 +339,10 @@ class Trainer:
 
     def _interpolate(self) -> None:
         """Replace the model by the best one between start and end, where that is asked for."""
-        validator, run, world = self.validator, self.output.run, self.world
-        if not self.schedule.interpolate or validator is None or self.progress.best_score is None:
-            return
-        embedder, progress = self.trained.embedder, self.progress
-        # The end is the best measurement during training, or the last where that is the start.
-        end = progress.best_step or progress.step
-        mine = run.scores() if world.is_main else []
-        scores: list[Mapping[str, Any]] = world.all_gather_object(mine)[0]
-        if scores and "interpolation" in scores[-1] and scores[-1]["step"] == progress.step:
-            return  # of a run that is resumed at its end
-        measured = {score["step"]: score for score in scores if "interpolation" not in score}
-        known = {
-            weight: measured[step] for weight, step in ((0.0, 0), (1.0, end)) if step in measured
-        }
-        folder = self.folder / checkpoint.folder_name(end)
-        with ExitStack() as stack:
-            if end != progress.step:
-                weights = shared_weights(
-                    embedder, lambda: checkpoint.embedder_weights(folder), world
-                )
-                stack.enter_context(interpolated(embedder, weights, 0.0))
-            elif self.trained.average is not None:
-                stack.enter_context(self.trained.average.applied())
-            start = shared_weights(embedder, lambda: read_start(run), world)
-            point, record = interpolate(
-                embedder,
-                start,
-                lambda: validator.measure(embedder, frozen=self._frozen),
-                known,
-                self._new_statistics,
+        if self.schedule.interpolate and self.progress.best_score is not None:
+            keep_best_weights(
+                self.parts, self.output, self.progress, self.schedule.freeze_steps, self.world
             )
-            done = self._position // self.loader.steps_per_epoch
-            with interpolated(embedder, start, point.weight):
-                if 0 < point.weight < 1:
-                    self._new_statistics()
-                self.output.save_model(embedder)
-            self.output.record({**record, "step": progress.step, "epoch": done, "end": end})
-
-    def _new_statistics(self) -> None:
-        """Measure the statistics of those batch norms anew that learn them in training."""
-        self._freeze_or_learn()
-        # The next epoch has what the last one had: images, or the features of a frozen backbone.
-        with closing(self.loader.epoch(self._position // self.loader.steps_per_epoch)) as batches:
-            images = (batch.images.to(self.world.device) for batch in islice(batches, STATISTICS))
-            measure_statistics(self.trained.network, images)
 
     def _averaged(self, action: Callable[[], T]) -> T:
         """Call with the average of the weights, where one is kept."""

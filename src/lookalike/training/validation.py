@@ -18,6 +18,7 @@ from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
+from lookalike.model.batchnorm import share_statistics
 from lookalike.model.embedder import Embedder
 from lookalike.model.frozen_features import FrozenFeatures
 from lookalike.model.inference import PictureModel, embed_records
@@ -85,6 +86,7 @@ class Validator:
             DataError: no image can be read.
         """
         began = time.monotonic()
+        share_statistics(embedder, self.world)
         if frozen and self.features is not None:
             embedded = self.features.embedded(self.world)
         else:
