@@ -16,11 +16,13 @@ class JobService:
 
     Attributes:
         requests: method, path with query, and body of every request.
+        tokens: their headers `Authorization`.
     """
 
     def __init__(self, answers: dict[str, list[tuple[int, Any]]]) -> None:
         self.answers = {key: list(value) for key, value in answers.items()}
         self.requests: list[tuple[str, str, Any]] = []
+        self.tokens: set[str | None] = set()
         self.address = ""
 
     def count(self, key: str) -> int:
@@ -41,6 +43,7 @@ def serving(answers: dict[str, list[tuple[int, Any]]]) -> Iterator[JobService]:
     class Handler(BaseHTTPRequestHandler):
         def _reply(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            service.tokens.add(self.headers.get("Authorization"))
             status, body = service.answer(self.command, self.path, json.loads(raw) if raw else None)
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,45 +182,23 @@ def test_bare_start_on_a_machine_of_a_job(monkeypatch: pytest.MonkeyPatch) -> No
         World.from_env("cpu")
 
 
-def _losses(folder: Path) -> list[tuple[int, float]]:
-    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    return [(each["step"], each["loss"]) for each in found if "loss" in each]
-
-
-@pytest.mark.slow
-def test_curve_through_the_command_of_two_machines(tmp_path: Path, shapes: Path) -> None:
-    files = {}
-    for name in ("here", "there"):
-        folder = tmp_path / name
-        folder.mkdir()
-        files[name] = folder / "tiny.yaml"
-        files[name].write_text(
-            f"data: {{train: {shapes}/train.txt, threads: 1}}\n"
-            "model: {backbone: test_resnet, pretrained: false, image_size: 32,\n"
-            "        embedding_dim: 16}\n"
-            "train: {batch_size: 8, max_steps: 12, report: false, recipe: component,\n"
-            "        log_every: 1}\n"
-            f"run: {{output: {folder}/run, device: cpu}}\n"
-        )
-    alone = [sys.executable, "-m", "lookalike", "train", str(files["here"]), "--workers", "2"]
-    subprocess.run(alone, check=True, capture_output=True, timeout=120)
-    resources = {
-        **STANDALONE, "nodes": 2, "python": sys.executable,
-        "mounts": [f"d-a:{tmp_path}", f"d-b:{shapes}"],
-    }  # fmt: skip
-    request = json.loads(submit(str(files["there"]), on="dlc", dry_run=True, **resources))
-    variables = {"WORLD_SIZE": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": "23457"}  # fmt: skip
-    machines = [
-        subprocess.Popen(
-            ["bash", "-c", request["UserCommand"]],
-            env={**os.environ, **variables, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
+def test_start_of_each_of_two_machines(config: str, tmp_path: Path) -> None:
+    """The command, with a program in place of Python that tells its arguments."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+    resources = {**STANDALONE, "nodes": 2, "gpus": 0, "python": str(program)}
+    request = json.loads(submit(config, on="dlc", dry_run=True, **resources))
+    variables = {"WORLD_SIZE": "2", "RANK": "1", "NPROC_PER_NODE": "8", "MASTER_ADDR": "m",
+                 "MASTER_PORT": "23456", "PATH": os.environ["PATH"],
+                 "TMPDIR": str(tmp_path)}  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", request["UserCommand"]], env=variables, capture_output=True, text=True
+    )
+    *words, file, last = done.stdout.splitlines()
+    assert words == [
+        "-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1", "--master-addr=m",
+        "--master-port=23456", "--nproc-per-node=8", "-m", "lookalike", "train",
     ]  # fmt: skip
-    texts = [machine.communicate(timeout=120)[1] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], texts
-    expected = _losses(tmp_path / "here")
-    assert len(expected) == 12
-    assert _losses(tmp_path / "there") == expected
+    assert Path(file).read_text() == CONFIG
+    assert last == "--resume"

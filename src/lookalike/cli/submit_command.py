@@ -8,7 +8,7 @@ import typer
 
 from lookalike.errors import ConfigError
 
-Engine = Annotated[str, typer.Option("--on", help="dlc or slurm.")]
+Engine = Annotated[str, typer.Option("--on", help="dlc, kubernetes or slurm.")]
 ResourcesFile = Annotated[
     str | None, typer.Option("--resources", help="YAML file with resources; flags count before it.")
 ]
@@ -34,7 +34,9 @@ def submit(
     memory: Annotated[str | None, typer.Option(help="Memory of each machine, as 64GiB.")] = None,
     image: Annotated[str | None, typer.Option(help="Container image with lookalike.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Longest time, as 12h.")] = None,
-    priority: Annotated[str | None, typer.Option(help="1 to 9 on DLC; a QOS on Slurm.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(help="1 to 9 on DLC; a class on Kubernetes; a QOS on Slurm.")
+    ] = None,
     mount: Annotated[
         list[str] | None, typer.Option(help="SOURCE:/PATH or SOURCE:/PATH:ro; again for more.")
     ] = None,
@@ -79,7 +81,7 @@ def required_engine(on: str) -> str:
         ConfigError: none was.
     """
     if not on:
-        raise ConfigError("give the engine: --on dlc or slurm")
+        raise ConfigError("give the engine: --on dlc, kubernetes or slurm")
     return on
 
 

@@ -28,7 +28,7 @@ def submit(
     Args:
         request: a configuration file and `key=value`s, or the words of a command: `"embed",
             "oss://shop/runs/shoes", "oss://shop/photos.txt", "-o", "oss://shop/photos.parquet"`.
-        on: "dlc" or "slurm".
+        on: "dlc", "kubernetes" or "slurm".
         resources: a YAML file with the fields of `lookalike.jobs.resources.Resources`.
         dry_run: send nothing.
         wait: follow its log until it ends.

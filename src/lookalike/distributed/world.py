@@ -52,6 +52,13 @@ def _launched() -> tuple[int, int, int, int]:
             "--nnodes=$WORLD_SIZE --node-rank=$RANK --nproc-per-node=$NPROC_PER_NODE "
             "--master-addr=$MASTER_ADDR --master-port=$MASTER_PORT -m lookalike ..."
         )
+    machines = os.environ.get("PET_NNODES", "1")
+    if "LOCAL_RANK" not in given and machines not in ("", "1"):
+        # Kubeflow Trainer's variables are for torchrun.
+        raise ConfigError(
+            f"the environment has PET_NNODES={machines}: this is one of several machines of a job; "
+            "start it with `lookalike submit --on kubernetes`, or with torchrun -m lookalike ..."
+        )
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if size > 1 and lacking:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lookalike import storage
 from lookalike.errors import ConfigError, CredentialsError, MissingExtraError
 from lookalike.jobs.engine import Answer, JobState, JobStatus, calling, state_of
-from lookalike.jobs.request import JobRequest, check_places, start_script
+from lookalike.jobs.request import JobRequest, check_places, start_script, without_none
 from lookalike.jobs.resources import Mount, Resources
 from lookalike.storage.byte_size import in_bytes
 
@@ -56,7 +56,7 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
         "DisplayName": job.name,
         "JobType": "PyTorchJob",
         "WorkspaceId": dlc.workspace,
-        "JobSpecs": [_without_none(_spec(resources))],
+        "JobSpecs": [without_none(_spec(resources))],
         "UserCommand": start_script(job, resources, torchrun),
         "Envs": dict(resources.environment) or None,
         "DataSources": [_data_source(mount) for mount in resources.mounts] or None,
@@ -64,7 +64,7 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
         "JobMaxRunningTimeMinutes": None
         if resources.limit_seconds is None
         else -(-resources.limit_seconds // 60),
-        "UserVpc": _without_none(
+        "UserVpc": without_none(
             {
                 "VpcId": dlc.vpc,
                 "SwitchId": dlc.switch,
@@ -72,7 +72,7 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
             }
         )
         or None,
-        "Settings": _without_none(
+        "Settings": without_none(
             {
                 "Tags": {_MARK: job.command},
                 "EnableSanityCheck": dlc.sanity_check or None,
@@ -83,7 +83,7 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
             }
         ),
     }
-    body = _without_none(body)
+    body = without_none(body)
     size = len(json.dumps(body).encode())
     if size > _LARGEST_BODY:
         raise ConfigError(
@@ -124,7 +124,7 @@ def _spec(resources: Resources) -> dict[str, Any]:
         "RestartPolicy": "OnFailure" if resources.retries else "Never",
     }
     if dlc.quota is not None:
-        found["ResourceConfig"] = _without_none(
+        found["ResourceConfig"] = without_none(
             {
                 "CPU": str(resources.cpus),
                 "Memory": _gib(resources.memory),
@@ -148,7 +148,7 @@ def _gib(size: str | None) -> str | None:
 
 def _data_source(mount: Mount) -> dict[str, Any]:
     place = "Uri" if storage.is_remote(mount.source) else "DataSourceId"
-    return _without_none(
+    return without_none(
         {
             place: mount.source,
             "MountPath": mount.path,
@@ -157,10 +157,6 @@ def _data_source(mount: Mount) -> dict[str, Any]:
             "RoleArn": mount.role,
         }
     )
-
-
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in tree.items() if value is not None}
 
 
 def shown(request: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import Config
@@ -148,6 +149,11 @@ def check_places(job: JobRequest, resources: Resources) -> None:
                 f"({', '.join(mounts) or 'there are none'}); give an address of object storage, or "
                 "a path below a mount (--mount SOURCE:/PATH)"
             )
+
+
+def without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping without the keys that have no value."""
+    return {key: value for key, value in tree.items() if value is not None}
 
 
 def start_script(job: JobRequest, resources: Resources, torchrun: Sequence[str]) -> str:

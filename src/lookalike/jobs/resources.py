@@ -18,6 +18,7 @@ _SECRET_NAME = re.compile(
     r"secret|token|passw|access_?key|api_?key|credential|private_?key", re.IGNORECASE
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCE = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -25,8 +26,8 @@ class Mount(Section):
     """A folder of a storage, mounted on every machine of the job."""
 
     source: str
-    """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Slurm with an image: a path of
-    the machine."""
+    """DLC: `oss://BUCKET/FOLDER/`, or the id of a data set. Kubernetes: CLAIM or CLAIM/FOLDER of a
+    volume, or a path of the machine. Slurm with an image: a path of the machine."""
     path: str
     """Mount point in the container."""
     read_only: bool = False
@@ -80,6 +81,39 @@ class DlcOptions(Section):
     """Id of a security group."""
 
 
+class KubernetesOptions(Section):
+    """Settings of Kubernetes alone."""
+
+    context: str | None = None
+    """Context of the kubeconfig; else its current one."""
+    namespace: str | None = None
+    """Namespace; else that of the context."""
+    runtime: str = "torch-distributed"
+    """Runtime of Kubeflow Trainer for a TrainJob."""
+    service_account: str | None = None
+    """Service account of the pods."""
+    pull_secret: str | None = None
+    """Secret by which the image is pulled."""
+    secrets: dict[str, str] = setting({})
+    """Variables from secrets of the namespace, as `OSS_ACCESS_KEY_SECRET: SECRET/KEY`."""
+    queue: str | None = None
+    """Queue of Kueue."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """Name of the GPUs among the resources of a machine."""
+
+    @field_validator("secrets")
+    @classmethod
+    def _are_references(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, place in value.items():
+            if not _VARIABLE.fullmatch(name) or not _REFERENCE.fullmatch(place):
+                # pydantic's message would quote what may be the secret itself.
+                raise _SecretError(
+                    f"kubernetes.secrets.{name}: write NAME: SECRET/KEY, the name of a secret of "
+                    "the namespace and a key in it"
+                )
+        return value
+
+
 class SlurmOptions(Section):
     """Settings of Slurm alone."""
 
@@ -115,7 +149,7 @@ class Resources(Section):
     gpu_type: str | None = None
     """Type of the GPU, by the engine's name for it."""
     machine: str | None = None
-    """Machine type: EcsSpec on DLC, constraint on Slurm."""
+    """Machine type: EcsSpec on DLC, instance type on Kubernetes, constraint on Slurm."""
     cpus: int | None = setting(None, ge=1)
     """Cores of each machine."""
     memory: str | None = None
@@ -131,7 +165,7 @@ class Resources(Section):
     grace: str = "5m"
     """Time between the request to stop and the end: that of a checkpoint."""
     priority: int | str | None = None
-    """1 (lowest) to 9 on DLC; a QOS on Slurm."""
+    """1 (lowest) to 9 on DLC; a priority class on Kubernetes; a QOS on Slurm."""
     mounts: tuple[Mount, ...] = ()
     """Mounts, as `SOURCE:/PATH` or `SOURCE:/PATH:ro`."""
     environment: dict[str, str] = setting({})
@@ -139,6 +173,7 @@ class Resources(Section):
     retries: int = setting(1, ge=0, le=100)
     """Starts after a failure; each resumes."""
     dlc: DlcOptions = DlcOptions()
+    kubernetes: KubernetesOptions = KubernetesOptions()
     slurm: SlurmOptions = SlurmOptions()
 
     @field_validator("time_limit", "grace")
@@ -172,8 +207,8 @@ class Resources(Section):
                 # pydantic's message would quote the value.
                 raise _SecretError(
                     f"environment.{name} looks like a secret, and everyone who can list jobs could "
-                    "read it there; use a role (mounts.role), or on "
-                    "Slurm the environment that sbatch passes on"
+                    "read it there; use a role (mounts.role), on "
+                    "Kubernetes kubernetes.secrets, on Slurm the environment that sbatch passes on"
                 )
         return value
 

@@ -12,6 +12,7 @@ from lookalike.jobs.resources import Resources
 
 _HOMES = {
     "dlc": "lookalike.jobs.dlc",
+    "kubernetes": "lookalike.jobs.kubernetes",
     "slurm": "lookalike.jobs.slurm",
 }
 
