@@ -253,15 +253,19 @@ def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def kept_score(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Scores of the model that the run kept; None without any.
 
-    Those between start and end of training where these were measured last, else the highest MAP@R,
-    the first of several.
+    Those of the highest MAP@R, the first of several, until the end of training chose weights
+    between start and end, and again where a resumed training surpassed that highest.
     """
-    scores = [score for score in scores if score["map_at_r"] is not None]
-    if scores and "interpolation" in scores[-1]:
-        return scores[-1]
-    # Those of an earlier end are of a model that training has replaced.
-    scores = [score for score in scores if "interpolation" not in score]
-    return max(scores, key=lambda score: score["map_at_r"], default=None)
+    best: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] | None = None
+    for each in scores:
+        if each["map_at_r"] is None:
+            continue
+        if "interpolation" in each:
+            kept = each
+        elif best is None or each["map_at_r"] > best["map_at_r"]:
+            best = kept = each
+    return kept
 
 
 def _plain(value: Any) -> Any:

@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 import lookalike
 from lookalike.cli import app, main
 from lookalike.commands.plan import parse_bytes
+from lookalike.commands.show_config import show_config
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, CredentialsError
+from lookalike.planning import facts
 from lookalike.planning.communication import communication
 from lookalike.planning.estimate import most_classes
 from lookalike.planning.gpus import MACHINES, read_machine
@@ -265,6 +267,31 @@ def test_a_list_is_counted(shapes: Path):
     assert (found.spec.classes, found.spec.images) == (8, 48)
     assert found.spec.steps_per_epoch == 6
     assert found.spec.steps == 6 * 200
+
+
+def test_a_list_is_planned_with_the_settings_that_train_chooses(many_shapes: Path):
+    config = Config().with_values(
+        {
+            "model.backbone": "test_resnet", "model.pretrained": False, "data.val_fraction": 0.25,
+            "data.train": str(many_shapes), "run.workers": 8,
+        }
+    )  # fmt: skip
+    spec = lookalike.plan(config, measure=False).spec
+    shown = yaml.safe_load(show_config(config))
+    assert shown["model"]["image_size"] == spec.image_size == 64  # of images of 40 px
+    assert shown["train"]["batch_size"] == spec.batch == 64  # 8 on each worker
+    assert (spec.classes, spec.images) == (30, 90)  # without those held out
+
+
+def test_a_plan_goes_without_images_that_storage_refuses(many_shapes: Path, monkeypatch):
+    def refuse(*_, **__):
+        raise CredentialsError("no")
+
+    monkeypatch.setattr(facts, "image_facts", refuse)
+    found = lookalike.plan(
+        train=str(many_shapes), backbone="test_resnet", pretrained=False, measure=False
+    )
+    assert found.spec.image_size == 224
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

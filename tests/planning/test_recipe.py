@@ -1,7 +1,10 @@
 """Choices of the recipe."""
 
+import logging
+
 import pytest
 
+from lookalike.commands.summary import log_choices
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
@@ -16,7 +19,7 @@ SAMPLE = ImageFacts(
 def facts(**changes):
     values = {
         "images": 5000, "classes": 800, "pretrained": True, "convolutional": True,
-        "class_token": False, "native_size": 224, "has_validation": False, "workers": 1,
+        "class_token": False, "has_validation": False, "workers": 1,
         "sample": SAMPLE,
     }  # fmt: skip
     values |= changes
@@ -28,14 +31,36 @@ def chosen(config=None, **changes):
 
 
 def test_every_choice_is_a_valid_setting_with_a_reason():
-    for changes in ({}, {"pretrained": False}, {"classes": 10**6, "images": 10**7, "workers": 4}):
+    for changes in (
+        {}, {"pretrained": False}, {"convolutional": False, "earlier": Config()},
+        {"classes": 10**6, "images": 10**7, "workers": 4},
+        {"classes": 10**6, "images": 10**7, "convolutional": False, "attention_pool": True},
+    ):  # fmt: skip
         choices = choose(Config(), facts(**changes))
         config = with_choices(Config(), choices)
         assert len({each.key for each in choices}) == len(choices)
         for choice in choices:
             assert config.get(choice.key) == choice.value
             assert len(choice.reason) > 20
+            assert len(choice.short_reason) <= 46, choice.short_reason
             assert not choice.reason.endswith(".")
+
+
+def test_choices_fill_a_line_of_a_terminal_each(caplog):
+    with caplog.at_level(logging.INFO, "lookalike"):
+        log_choices(choose(Config(), facts()))
+    lines = caplog.messages[1:]
+    assert "  optim.name=adamw" in " ".join(lines)
+    assert max(map(len, lines)) < 80
+    assert (
+        len(
+            {
+                line.find(choice.short_reason)
+                for line, choice in zip(lines, choose(Config(), facts()), strict=True)
+            }
+        )
+        == 1
+    )  # in one column
 
 
 def test_what_the_user_set_stays():
@@ -178,7 +203,7 @@ def test_facts_of_the_network_come_without_its_weights():
         Config.load(overrides=["model.backbone=resnet18"]),
         images=10, classes=2, has_validation=True, workers=1,
     )  # fmt: skip
-    assert (found.convolutional, found.class_token, found.native_size) == (True, False, 224)
+    assert (found.convolutional, found.class_token) == (True, False)
 
 
 def test_a_rate_of_sgd_alone_keeps_sgd():

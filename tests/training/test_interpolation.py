@@ -104,9 +104,11 @@ def test_weights_of_the_start_that_are_gone_are_one_clear_line(settings, tmp_pat
     assert record["step"] == 0
 
 
-def test_scores_of_an_earlier_end_are_of_no_later_model():
-    old = {"step": 6, "map_at_r": 0.9, "interpolation": 0.5}
-    scores = [{"step": 0, "map_at_r": 0.1}, {"step": 6, "map_at_r": 0.8}, old]
-    assert kept_score(scores) is old
-    scores.append({"step": 9, "map_at_r": 0.7})
-    assert kept_score(scores)["map_at_r"] == 0.8
+def test_the_kept_score_is_that_of_the_model_on_disk():
+    end = {"step": 6, "map_at_r": 0.6, "interpolation": 0.5}
+    scores = [{"step": 0, "map_at_r": 0.1}, {"step": 6, "map_at_r": 0.8}, end]
+    assert kept_score(scores) is end
+    scores.append({"step": 9, "map_at_r": 0.7})  # resumed: no better end replaced the model
+    assert kept_score(scores) is end
+    scores += [{"step": 12, "map_at_r": None}, {"step": 15, "map_at_r": 0.9}]
+    assert kept_score(scores) is scores[-1]

@@ -18,6 +18,7 @@ from lookalike.losses.pairs.proxy_weights import ProxyWeights
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.batch_positives import resolve_sampler
+from lookalike.training.build import open_catalogs
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.checkpoint import Trained
 from lookalike.training.loss_scaler import LossScaler
@@ -164,10 +165,27 @@ def test_a_run_starts_from_one_with_another_loss(shapes, tmp_path, caplog):
         start["weight"], load_file(saved / "head-metric-00000.safetensors")["weight"]
     )
     assert not list(pairs.checkpoints.glob("*/head-*"))
-    with pytest.raises(RunError, match="it has no head 'metric'"):
-        lookalike.train(
-            **common, loss="arcface", start_from=str(pairs.path), output=str(tmp_path / "back")
-        )
+    with caplog.at_level(logging.INFO, "lookalike"):
+        back = lookalike.train(
+            **common, loss="arcface", start_from=str(pairs.path), output=str(tmp_path / "back"),
+            init_from_features=True,
+        )  # fmt: skip
+    assert (
+        "metric: that run has no such class weights; they start as the mean embeddings of their "
+        "classes" in caplog.text
+    )
+    network, rows = (
+        load_file(back.checkpoints / f"step-00000000/{name}.safetensors")
+        for name in ("network", "head-metric-00000")
+    )
+    expected = load_file(pairs.checkpoints / "step-00000001/network.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in network.items())
+    # Weights at random are at right angles to the classes; these classify the images.
+    catalog, _ = open_catalogs(Config.of(None, {"train": common["train"]}))
+    embedder = Embedder.load(back.model)
+    vectors = torch.from_numpy(embedder.embed([each.uri for each in catalog.records]))
+    own = torch.nn.functional.normalize(rows["weight"])[torch.from_numpy(catalog.class_ids)]
+    assert (vectors * own).sum(1).mean() > 0.5
 
 
 def request(**settings):

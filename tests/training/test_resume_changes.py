@@ -203,13 +203,14 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
         def broadcast(self, tensor):
             return torch.full_like(tensor, next(of_main))
 
+    scores = {"recall_at_1": 0.5, "map_at_r": 0.5}
     of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
     world = Second(rank=1, size=2)
     trainer = Trainer(
         TrainingParts(
             loader=None, step=None, bad_images=None, inputs=None,
             trained=SimpleNamespace(average=None, embedder=None, heads={"metric": None}),
-            validator=SimpleNamespace(measure=lambda *_, **__: (next(own), {})),
+            validator=SimpleNamespace(measure=lambda *_, **__: (next(own), scores)),
         ),
         schedule=TrainingSchedule(total_steps=9, patience=2), learning_rate=None,
         output=RunOutput(Run(tmp_path), world=world), world=world,

@@ -131,7 +131,7 @@ def test_workers_option_trains_and_reports_an_error_once(shapes, tmp_path):
     ]  # fmt: skip
     done = call(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "8 images in all, 4 on each of 2 workers" in done.stderr
+    assert "batch: 8 images, 4 on each of 2 workers" in done.stderr
     assert done.stdout == f"{run}\n"
     assert [r["step"] for r in records(run)] == [1, 2]
 

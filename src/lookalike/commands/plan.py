@@ -12,11 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lookalike.commands.summary import log_choices
 from lookalike.config.config import Config
+from lookalike.data.catalog import hold_out
 from lookalike.data.image_size import height_width
+from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers import Sizes, epoch_shape
-from lookalike.distributed.world import World
-from lookalike.errors import ConfigError
+from lookalike.distributed.world import ALONE, World
+from lookalike.errors import ConfigError, StorageError
 from lookalike.log import logger
 from lookalike.losses.chunk_products import CPU_LOGIT_CACHE
 from lookalike.losses.margin import Margin
@@ -31,12 +34,23 @@ from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.memory import installed
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
-from lookalike.planning.recipe import choose, choose_by_file, with_choices
+from lookalike.planning.recipe import (
+    Choice,
+    choose,
+    choose_by_data,
+    choose_by_file,
+    with_choices,
+)
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
 from lookalike.storage.byte_size import in_bytes
-from lookalike.training.build import create_embedder, create_sampling, open_catalogs
+from lookalike.training.build import (
+    create_embedder,
+    create_sampling,
+    create_source,
+    open_catalogs,
+)
 from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
 from lookalike.training.resolve import check_micro_batches, resolve
@@ -54,6 +68,10 @@ _IMAGES_A_CLASS = 10
 """Assumed where the number of images is not known."""
 
 _MOST_OF_PIXEL = 4000  # bytes of activations for each pixel of an image, at most, roughly
+
+_OF_MEMORY = {
+    "head.parallel", "head.dtype", "train.batch_size", "model.embedding_dim", "model.image_size",
+}  # fmt: skip
 
 _STORED = (
     "Steps take stored features (train.cache_features). Before the first one, each image passes "
@@ -78,6 +96,8 @@ def plan(
     **settings: Any,
 ) -> Plan:
     """Bytes, traffic and seconds of a run, for each worker; nothing is trained or downloaded.
+
+    With a list and the recipe `auto`, some of its images are read, as `lookalike.train` does.
 
     Args:
         config: the request; None for the defaults.
@@ -107,8 +127,12 @@ def plan(
         place = known_machine(gpu)
     elif machine is not None:
         place = read_machine(machine)
-    classes, sizes = _counts(config, classes, images)
-    config = _with_recipe(config, classes, sizes, _device(config, place))
+    device = _device(config, place)
+    sizes: Sizes | None
+    if classes is None and config.data.train is not None:
+        config, classes, sizes = _of_list(config, images, device)
+    else:
+        config, classes, sizes = _of_counts(config, classes, images, device)
     config, embedder = _resolved(config, place, classes)
     device = _device(config, place)
     spec = _run_spec(config, classes, sizes, device)
@@ -170,22 +194,37 @@ def parse_bytes(text: str | int) -> int:
         raise ConfigError(f"--memory {text}: not a size; write e.g. 80GB or 24GiB") from None
 
 
-def _counts(config: Config, classes: int | None, images: int | None) -> tuple[int, Sizes | None]:
-    """Classes and their sizes: as given, evenly, or counted in the list."""
-    if classes is None and config.data.train is not None:
-        catalog, _ = open_catalogs(config)
-        classes = len(catalog.classes)
-        if images is None:
-            return classes, Sizes.of(np.bincount(catalog.class_ids))
+def _of_list(config: Config, images: int | None, device: str) -> tuple[Config, int, Sizes]:
+    """The request with the recipe's choices, and the classes and their sizes that it trains on."""
+    catalog, held_out = open_catalogs(config)
+    elsewhere: dict[str, Any] = {"workers": config.run.workers, "cuda": device == "cuda"}
+    if images is not None:
+        elsewhere["images"] = images
+    try:
+        source: Source | None = create_source(config)
+        choices = choose_by_data(config, catalog, held_out, source, ALONE, **elsewhere)
+    except StorageError as error:  # the run may be for machines that reach them
+        logger.warning("%s; planned without looking at the images", error)
+        choices = choose_by_data(config, catalog, held_out, None, ALONE, **elsewhere)
+    config = _with_choices(config, choices)
+    if held_out is None and config.data.val_fraction:
+        catalog, _ = hold_out(catalog, config.data.val_fraction, config.train.seed)
+    classes = len(catalog.classes)
+    if images is not None:
+        return config, classes, Sizes.even(images, classes)
+    return config, classes, Sizes.of(np.bincount(catalog.class_ids))
+
+
+def _of_counts(
+    config: Config, classes: int | None, images: int | None, device: str
+) -> tuple[Config, int, Sizes | None]:
+    """As `_of_list`, without a list: as far as the recipe needs no images."""
+    classes = classes or config.data.num_classes
     if classes is None:
-        classes = config.data.num_classes
-    if classes is not None:
-        return classes, None if images is None else Sizes.even(images, classes)
-    raise ConfigError("how many classes? give --classes N, or data.train, a list to count them in")
-
-
-def _with_recipe(config: Config, classes: int, sizes: Sizes | None, device: str) -> Config:
-    """The request with the choices of the recipe, as far as they need no images."""
+        raise ConfigError(
+            "how many classes? give --classes N, or data.train, a list to count them in"
+        )
+    sizes = None if images is None else Sizes.even(images, classes)
     facts = network_facts(
         config,
         images=_IMAGES_A_CLASS * classes if sizes is None else sizes.total,
@@ -194,10 +233,12 @@ def _with_recipe(config: Config, classes: int, sizes: Sizes | None, device: str)
         workers=config.run.workers,
         cuda=device == "cuda",
     )
-    choices = choose(config, facts)
-    for choice in choices:
-        if choice.key in ("head.parallel", "head.dtype", "train.batch_size", "model.embedding_dim"):
-            logger.info("recipe: %s=%s: %s", choice.key, choice.value, choice.reason)
+    return _with_choices(config, choose(config, facts)), classes, sizes
+
+
+def _with_choices(config: Config, choices: list[Choice]) -> Config:
+    """The request with the choices of the recipe; logs those that its memory follows from."""
+    log_choices([choice for choice in choices if choice.key in _OF_MEMORY])
     return with_choices(config, choices)
 
 

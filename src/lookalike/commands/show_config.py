@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
@@ -31,7 +33,11 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
         raise ConfigError("no training list: give data.train (--train), a list of images")
     check_settings(config)
     catalog, held_out = open_catalogs(config)
-    choices += choose_by_data(config, catalog, held_out, create_source(config), ALONE)
+    device = config.run.device
+    choices += choose_by_data(
+        config, catalog, held_out, create_source(config), ALONE, workers=config.run.workers,
+        cuda=device == "cuda" or (device == "auto" and torch.cuda.is_available()),
+    )  # fmt: skip
     return with_comments(with_choices(config, choices).without_secrets(), reasons(choices))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Plan
 from lookalike.planning.plan_table import size as bytes_text
 from lookalike.planning.recipe import Choice
-from lookalike.run import Run
+from lookalike.run import Run, kept_score
 from lookalike.training.checkpoint import Progress
 from lookalike.training.parts import TrainingSchedule
 from lookalike.training.resolve import FUSED_FROM
@@ -73,9 +74,23 @@ def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
 
 
 def log_choices(choices: Sequence[Choice]) -> None:
-    """Log each setting that the recipe chose, with its reason."""
-    for choice in choices:
-        logger.info("recipe: %s=%s: %s", choice.key, choice.value, choice.reason)
+    """Log each setting that the recipe chose, with its reason, as a line of a table."""
+    if not choices:
+        return
+    settings = [f"{choice.key}={_written(choice.value)}" for choice in choices]
+    width = max(map(len, settings))
+    logger.info("settings by the recipe; `lookalike config` and the report have the facts:")
+    for setting, choice in zip(settings, choices, strict=True):
+        logger.info("  %s  %s", setting.ljust(width), choice.short_reason)
+
+
+def _written(value: Any) -> str:
+    """Value as a request has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_written, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def log_plan(
@@ -94,17 +109,17 @@ def log_plan(
     learnt = f", of which {learning:.3g} M learn" if frozen else ""
     trained_at = f" (trained at {size_text(size)})" if size else ""
     logger.info(
-        "model: %s at %s px%s, %s pooling, embedding of %d (%.1f M parameters%s); %s, %s",
+        "model: %s at %s px%s, %s pooling, embedding of %d, %.1f M parameters%s",
         config.model.backbone, size_text(config.model.image_size), trained_at,
-        config.model.pooling,
-        embedder.embedding_dim, parameters, learnt, config.loss.describe(),
-        config.train.precision,
+        config.model.pooling, embedder.embedding_dim, parameters, learnt,
     )  # fmt: skip
+    logger.info("loss: %s; network in %s", config.loss.describe(), config.train.precision)
     shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate
     micro = f" in {parts} micro-batches" if parts > 1 else ""
+    each = f", {shard} on each of {world.size} workers" if world.size > 1 else ""
     logger.info(
-        "batch: %s in all, %d on each of %s%s; %s an epoch, %s to do",
-        counted(loader.batch_size, "image"), shard, counted(world.size, "worker"), micro,
+        "batch: %s%s%s; %s an epoch, %s to do",
+        counted(loader.batch_size, "image"), each, micro,
         counted(loader.steps_per_epoch, "step"),
         counted(schedule.total_steps - progress.step, "step"),
     )  # fmt: skip
@@ -119,7 +134,7 @@ def log_heads(heads: Mapping[str, ClassWeights], world: World) -> None:
     """Log the number, place and size of the class weights."""
     for name, head in heads.items():
         tensors = [head.weight, *([] if head.update is None else head.update.rows.values())]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e9
+        size = bytes_text(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
         options = head.options
         notes = [
             f"{options.centres} centres a class" if options.centres > 1 else "",
@@ -129,7 +144,7 @@ def log_heads(heads: Mapping[str, ClassWeights], world: World) -> None:
             f"1/{world.size} of them on each worker" if head.sharded and world.size > 1 else "",
         ]
         logger.info(
-            "%s head: %s classes x %d, %.3g GB%s on this worker%s",
+            "%s head: %s classes x %d, %s%s on this worker%s",
             name, f"{head.num_classes:,}", head.dim, size,
             " with their momentum" if head.update is not None else "",
             "".join(f", {note}" for note in notes if note),
@@ -191,8 +206,7 @@ def log_calibration(calibration: Calibration) -> None:
     """Log the threshold for images of one class, and its error rates."""
     level = calibration.level()
     logger.info(
-        "threshold: cosine %.3f: FAR %.3g %% (%.2g to %.2g %% expected on as many unseen classes), "
-        "TAR %.1f %%; see model/calibration.json",
+        "threshold: cosine %.3f: FAR %.3g %% (%.2g to %.2g %% on other classes), TAR %.1f %%",
         level.threshold, 100 * level.far, 100 * level.far_low, 100 * level.far_high,
         100 * level.tar,
     )  # fmt: skip
@@ -215,32 +229,30 @@ def log_result(run: Run, progress: Progress) -> None:
             f"{progress.skipped:,}", f"{progress.step:,}",
         )  # fmt: skip
     scores = run.scores()
-    if progress.best_score is None or not scores:
+    kept = kept_score(scores)
+    if progress.best_score is None or kept is None:
         logger.info("done: %s (its quality was not measured)", run.model)
         return
-    start = scores[0]
-    way = scores[-1].get("interpolation")  # of the weights from start to end
-    of_best = (
-        score
-        for score in scores
-        if score["step"] == progress.best_step and "interpolation" not in score
-    )
-    best = next(of_best, None) if way is None else scores[-1]
-    if best is None:
+    way = kept.get("interpolation")  # of the weights from start to end
+    if way is None and kept["step"] != progress.best_step:
         logger.info(
             "done: %s, from step %d: MAP@R %.1f %%; its other scores are missing in %s",
             run.model, progress.best_step, 100 * progress.best_score, run.metrics,
         )  # fmt: skip
         return
-    place = f"from step {best['step']}"
+    place = f"from step {kept['step']}"
     if way == 0:
         place = "the start"
     elif way is not None and way < 1:
-        place = f"{100 * way:g} % of the way from the start to step {best['end']}"
+        place = f"{100 * way:g} % of the way from the start to step {kept['end']}"
+    elif way is not None:
+        place = f"from step {kept['end']}"
+    start = scores[0]
+    logger.info("done: %s, %s", run.model, place)
     logger.info(
-        "done: %s, %s: Recall@1 %.1f %%, MAP@R %.1f %% (start: %.1f %%, %.1f %%)",
-        run.model, place, 100 * best["recall_at_1"], 100 * best["map_at_r"],
-        100 * start["recall_at_1"], 100 * start["map_at_r"],
+        "Recall@1 %.1f %% (start: %.1f %%), MAP@R %.1f %% (start: %.1f %%)",
+        100 * kept["recall_at_1"], 100 * start["recall_at_1"],
+        100 * kept["map_at_r"], 100 * start["map_at_r"],
     )  # fmt: skip
     if way == 0:
         logger.warning(
@@ -253,5 +265,5 @@ def log_result(run: Run, progress: Progress) -> None:
             "the first step",
             run.model,
         )
-    elif best["recall_at_1"] < start["recall_at_1"]:
+    elif kept["recall_at_1"] < start["recall_at_1"]:
         logger.warning("Recall@1 ended below the start, while MAP@R, the primary metric, rose")

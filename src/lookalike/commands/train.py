@@ -138,7 +138,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         uploader = create_uploader(
             run, str(config.run.output), keep=config.train.keep_checkpoints, world=world
         )
-        progress = start_or_resume(run, parts, catalog, config, resume, world, features)
+        progress = start_or_resume(run, parts, catalog, config, resume, world, source, features)
         use_frozen_features(parts, config, run, progress, world, source)
         config = _within_budget(config, asked, parts, run, world, began)
         schedule = build.create_schedule(config, parts.loader.steps_per_epoch, progress.shift)

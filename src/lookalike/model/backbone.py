@@ -220,7 +220,14 @@ class Backbone(nn.Module):
         """True where channels-last memory is faster: for convolutions, not for attention."""
         if self.num_prefix_tokens or getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return False
-        # Only its output shows whether a model has a map (B, C, H, W) or tokens (B, N, C).
+        # Only its output shows whether a model has a map (B, C, H, W) or tokens (B, N, C). Found
+        # once for all networks of this architecture: a pass of a large one takes a while.
+        key = f"{self.architecture.name} {self.architecture.args}"
+        if key not in _GIVES_MAP:
+            _GIVES_MAP[key] = self._gives_map()
+        return _GIVES_MAP[key]
+
+    def _gives_map(self) -> bool:
         weight = next(self.parameters())
         shape = (1, 3, *height_width(self.image_size))
         was_training = self.training
@@ -231,6 +238,9 @@ class Backbone(nn.Module):
         finally:
             self.train(was_training)
         return isinstance(maps, Tensor) and maps.ndim == 4
+
+
+_GIVES_MAP: dict[str, bool] = {}
 
 
 def _native_size(data_config: Mapping[str, Any]) -> ImageSize:

@@ -36,7 +36,6 @@ class Facts:
         convolutional: True for a network of convolutions, which takes images of any size.
         class_token: True if the network has one.
         attention_pool: True if it has an attention pool of its own.
-        native_size: side of the images of the pretrained weights, in pixels.
         has_validation: True with a validation set.
         workers: number of processes.
         cuda: True on a GPU.
@@ -49,7 +48,6 @@ class Facts:
     pretrained: bool
     convolutional: bool
     class_token: bool
-    native_size: int
     has_validation: bool
     workers: int
     attention_pool: bool = False
@@ -59,16 +57,22 @@ class Facts:
 
 
 def gather_facts(
-    config: Config, catalog: Catalog, held_out: Catalog | None, source: Source, world: World
+    config: Config,
+    catalog: Catalog,
+    held_out: Catalog | None,
+    source: Source | None,
+    world: World,
 ) -> Facts:
     """Facts of a run that is about to start; called by all workers together.
+
+    No images are read without a `source`.
 
     Raises:
         ModelError: there is no such backbone.
     """
     sample = None
     with world.raise_together():
-        if world.is_main:
+        if world.is_main and source is not None:
             sample = image_facts(catalog, threads=config.data.threads, source=source)
     found = world.all_gather_object(None if sample is None else asdict(sample))[0]
     return network_facts(
@@ -101,7 +105,6 @@ def network_facts(
     model = config.model
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = Backbone(find_architecture(model.backbone), model.image_size)
-    height, width = backbone.data_config["input_size"][1:]
     return Facts(
         images=images,
         classes=classes,
@@ -110,7 +113,6 @@ def network_facts(
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
         attention_pool=not backbone.is_convolutional and _has_attention_pool(model.backbone),
-        native_size=min(height, width),
         has_validation=has_validation,
         workers=workers,
         cuda=cuda,

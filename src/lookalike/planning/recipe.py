@@ -7,7 +7,7 @@ behind them are in docs/recipe.md, with the commands that measured them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lookalike.config.config import Config, keys
@@ -29,23 +29,35 @@ class Choice:
 
     Attributes:
         key: dotted.
-        reason: a sentence without its full stop.
+        reason: at most 46 characters that fit a line of the console, and after a colon the facts.
     """
 
     key: str
     value: Any
     reason: str
 
+    @property
+    def short_reason(self) -> str:
+        """The reason without its facts."""
+        return self.reason.partition(": ")[0]
+
 
 def choose_by_data(
-    config: Config, catalog: Catalog, held_out: Catalog | None, source: Source, world: World
+    config: Config,
+    catalog: Catalog,
+    held_out: Catalog | None,
+    source: Source | None,
+    world: World,
+    **differing: Any,
 ) -> list[Choice]:
     """`choose` for a run that is about to start; called by all workers together.
 
-    Images are read only where the recipe `auto` has something to choose.
+    Images are read only where the recipe `auto` has something to choose, and there is a `source`.
+    `differing` are `Facts` of a run elsewhere that are not those of the list and of `world`.
     """
     if config.train.recipe == "auto" and not set(keys()) <= config.asked():
-        return choose(config, gather_facts(config, catalog, held_out, source, world))
+        facts = gather_facts(config, catalog, held_out, source, world)
+        return choose(config, replace(facts, **differing))
     return choose(config, None)
 
 
@@ -99,7 +111,7 @@ def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
     if "optim.backbone_lr_factor" in config.asked():
         return []
     if start is None:
-        reason = "the backbone is pretrained, and its retrieval before training was not measured"
+        reason = "the backbone is pretrained: its retrieval before training was not measured"
         return [Choice("optim.backbone_lr_factor", _FACTORS[1], reason)]
     recall = start.recall[1]
     factor = _FACTORS[sum(recall < limit for limit in _RECALLS)]
@@ -107,8 +119,8 @@ def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
         Choice(
             "optim.backbone_lr_factor",
             factor,
-            f"before training, {_percent(recall)} of {start.num_queries:,} training images have "
-            "their nearest image in their class; a lower Recall@1 gets a higher rate",
+            f"Recall@1 is {_percent(recall)} before training: among {start.num_queries:,} training "
+            "images; a lower one gets a higher rate",
         )
     ]
 
@@ -158,7 +170,7 @@ def _start(config: Config, facts: Facts) -> list[Choice]:
     earlier = facts.earlier
     if earlier is None:
         return []
-    reason = f"as in {config.train.start_from}, which training starts from"
+    reason = f"as in the run that training starts from: {config.train.start_from}"
     return [Choice(key, earlier.get(key), reason) for key in _OF_START]
 
 
@@ -180,9 +192,9 @@ def _data(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "data.min_crop",
                 0.75,
+                "objects fill the images, small crops lose them: "
                 f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
-                "class as the nearest, by raw pixels: the objects fill the images, and small crops "
-                "lose them",
+                "class as the nearest, by raw pixels",
             )
         )
     if sample is not None and sample.mirrors_differ:
@@ -190,7 +202,7 @@ def _data(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "data.flip",
                 0.0,
-                "horizontal flips change the class: of the mirror images "
+                "mirror images look like other classes: of them "
                 f"{_percent(sample.mirrored_recall)} "
                 "have an image of their class as the nearest, of the images as they are "
                 f"{_percent(sample.recall)}",
@@ -215,14 +227,14 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "model.image_size",
                 side,
-                f"the shorter side of the images is {facts.sample.side} pixels in the median",
+                f"shorter sides have {facts.sample.side:,} pixels in the median",
             )
         )
     found.append(
         Choice(
             "model.embedding_dim",
             512,
-            "class weights and vectors take a third of the component's 1,536 dimensions",
+            "a third of the memory of the component's 1,536: of class weights and vectors",
         )
     )
     if not facts.convolutional:
@@ -231,9 +243,9 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "model.pooling",
                 "map" if facts.attention_pool else pooling,
-                "the network was trained with its attention pool"
+                "the network was trained with this pool"
                 if facts.attention_pool
-                else "GeM pools positive activations, and those of a transformer have both signs",
+                else "its features have both signs: GeM pools positive ones, of convolutions",
             )
         )
     if facts.pretrained and config.train.start_from is None:
@@ -241,7 +253,7 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "model.init_from_features",
                 True,
-                "the start then retrieves like the pretrained network",
+                "the start retrieves like the pretrained one",
             )
         )
     return found
@@ -254,8 +266,8 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "loss.scale",
                 16.0,
-                f"AdaCos gives {_adacos(facts.classes):.1f} for {facts.classes:,} classes, and the "
-                "published 30 to 64 are for many more",
+                f"for {facts.classes:,} classes: AdaCos gives {_adacos(facts.classes):.1f} for as "
+                "many, and the published 30 to 64 are for many more",
             ),
             Choice(
                 "loss.margin",
@@ -268,7 +280,7 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "loss.classification_weight",
                 0.0,
-                "the branch of plain softmax would double the class weights and their memory",
+                "a second branch doubles the class weights: those of plain softmax",
             )
         )
     return found
@@ -291,8 +303,8 @@ def _head(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "head.parallel",
                 "model",
-                f"class weights and their optimizer state take {_gigabytes(state)}: each of "
-                f"{workers} workers holds its share",
+                f"{_gigabytes(state)} of weights, shared by {workers} workers: with their "
+                "optimizer state",
             )
         )
         state //= workers
@@ -305,8 +317,8 @@ def _head(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "head.dtype",
                 "bf16",
-                f"class weights and their optimizer state take {_gigabytes(state)} a worker in "
-                "fp32, and half of it in bf16 with stochastic rounding",
+                f"{_gigabytes(state)} of weights a worker in fp32: with their optimizer state; "
+                "half of it in bf16 with stochastic rounding",
             )
         )
     return found
@@ -323,7 +335,7 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "optim.name",
                 "sgd",
-                f"optim.lr={config.optim.lr:g} is a rate of SGD; those of AdamW are below "
+                f"optim.lr={config.optim.lr:g} is a rate of SGD: those of AdamW are below "
                 f"{_LARGEST_OF_ADAMW:g}",
             )
         ]
@@ -332,8 +344,8 @@ def _optim(config: Config, facts: Facts) -> list[Choice]:
     batch = config.train.batch_size if "train.batch_size" in asked else _batch(config, facts)
     rate = round(1e-3 * math.sqrt(max(batch, 64) / 64), 6)
     return [
-        Choice("optim.name", "adamw", "its steps do not depend on the size of the gradients"),
-        Choice("optim.lr", rate, "1e-3 for up to 64 images a step, by the square root for more"),
+        Choice("optim.name", "adamw", "steps do not depend on the gradients' size"),
+        Choice("optim.lr", rate, "1e-3 for up to 64 images a step: by the square root for more"),
     ]
 
 
@@ -368,9 +380,9 @@ def _train(config: Config, facts: Facts) -> list[Choice]:
         Choice(
             "train.epochs",
             epochs,
-            f"for {facts.images:,} images and a network that is "
-            f"{'pretrained' if facts.pretrained else 'random'}; train.time_budget=30m sets another "
-            "length",
+            f"for {facts.images:,} images, "
+            f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
+            "another length",
         ),
     ]
     if facts.pretrained:
@@ -378,7 +390,7 @@ def _train(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "train.freeze_batchnorm",
                 True,
-                "statistics of pretraining are less noisy than those of small batches",
+                "pretraining's statistics are less noisy: than those of small batches",
             ),
         ]
         if facts.has_validation or config.data.val_fraction > 0 or _holds_out(config, facts):
@@ -386,8 +398,8 @@ def _train(config: Config, facts: Facts) -> list[Choice]:
                 Choice(
                     "train.interpolate",
                     True,
-                    "the model is the best of the start, the end and three points between, on the "
-                    "validation set",
+                    "keeps the best between start and end: of these and three points between, on "
+                    "the validation set",
                 )
             )
     return found

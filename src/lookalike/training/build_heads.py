@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -62,13 +63,14 @@ def create_heads(
     dim, count = config.model.embedding_dim, len(catalog.classes)
     sharded, seed = config.head.parallel == "model", config.train.seed
     heads: dict[str, ClassWeights] = {}
+    options = _head_options(config)
     if isinstance(loss, Margin):
         counts = None
         if loss.uses_count:
             counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
         for name, its_dim in _metric_dims(config).items():
             heads[name] = Head(
-                its_dim, count, loss, _head_options(config, metric=True),
+                its_dim, count, loss, options,
                 sharded=sharded, world=world, seed=seed, class_counts=counts,
             )  # fmt: skip
     elif isinstance(loss, ProxyAnchor):
@@ -79,7 +81,7 @@ def create_heads(
     if config.loss.classification_weight:
         heads["classification"] = Head(
             dim, count, create_margin("softmax", scale=1 / TEMPERATURE),
-            _head_options(config, metric=False),
+            replace(options, centres=1, filter_above=None),  # of the metric loss
             label_smoothing=config.loss.label_smoothing,
             sharded=sharded, world=world, seed=seed + 1,
         )  # fmt: skip
@@ -123,19 +125,18 @@ def _nested(config: Config) -> dict[str, int]:
     return {f"metric_{dim}": dim for dim in config.loss.nested_dims}
 
 
-def _head_options(config: Config, *, metric: bool) -> HeadOptions:
-    """Options of a head; the plain softmax has one centre for each class and no filter."""
+def _head_options(config: Config) -> HeadOptions:
     head, optim = config.head, config.optim
     rule = UpdateRule(
         optim.name, optim.momentum, optim.weight_decay, lr_factor=config.head.lr_factor
     )
     return HeadOptions(
-        centres=head.centres if metric else 1,
+        centres=head.centres,
         precision=torch.bfloat16 if head.precision == "bf16" else None,
         dtype=DTYPES[head.dtype],
         update=rule if head.fused_update else None,
         sample_rate=head.sample_rate,
-        filter_above=head.filter_above if metric else None,
+        filter_above=head.filter_above,
     )
 
 

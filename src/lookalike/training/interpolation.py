@@ -137,8 +137,8 @@ def keep_best_weights(
             if 0 < point.weight < 1:
                 prepare()
             output.save_model(embedder)
-    done = position // parts.loader.steps_per_epoch
-    output.record({**record, "step": progress.step, "epoch": done, "end": end})
+    epoch = -(-position // parts.loader.steps_per_epoch)
+    output.record({**record, "step": progress.step, "epoch": epoch, "end": end})
 
 
 def _measure_statistics(parts: TrainingParts, epoch: int, world: World) -> None:
@@ -186,7 +186,7 @@ def interpolate(
     chosen = best_point(points, int(records[1.0]["queries"]))
     for point in points:
         logger.info(
-            "weights %3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
+            "%3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
             100 * point.weight, 100 * point.recall_at_1, 100 * point.map_at_r,
             " (kept)" if point is chosen else "",
         )  # fmt: skip

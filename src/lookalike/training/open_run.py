@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
+from lookalike.data.loading.image_source import Source
 from lookalike.distributed import shared_directory
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
@@ -19,7 +21,7 @@ from lookalike.run import CONFIG, Run, write_text
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Inputs, Progress, Trained
-from lookalike.training.frozen_start import StartFeatures
+from lookalike.training.frozen_start import StartFeatures, start_features
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import RESOLVED_FROM
 
@@ -170,16 +172,26 @@ def start_or_resume(
     config: Config,
     resume: bool,
     world: World,
+    source: Source,
     features: StartFeatures | None,
 ) -> Progress:
     """Load the newest checkpoint of a resumed run, or the weights that a new run starts from.
+
+    `features` are those of the pretrained backbone, where neck and class weights start from them.
 
     Raises:
         RunError: a checkpoint is missing, damaged or does not fit.
     """
     restored = restore(run, parts.trained, parts.bad_images, catalog, resume, world, config)
     if restored is None and config.train.start_from is not None:
-        warm_start.begin(config.train.start_from, parts.trained, catalog.classes, world)
+        loaded = partial(
+            start_features, parts.trained.embedder, catalog,
+            threads=config.data.threads, world=world, source=source,
+        )  # fmt: skip
+        warm_start.begin(
+            config.train.start_from, parts.trained, catalog.classes, world,
+            loaded if config.model.init_from_features else None,
+        )  # fmt: skip
     elif restored is None and features is not None:
         features.set_class_weights(parts.trained.embedder, parts.trained.heads)
     return _with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)

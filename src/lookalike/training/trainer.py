@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -89,7 +89,7 @@ class Trainer:
                 if self.world.is_main:
                     read_start(self.output.run)  # found now, not after the training
         if self.progress.step == 0 or (self.validator and self.progress.best_score is None):
-            self.measure(epoch=self._position // self.loader.steps_per_epoch)
+            self.measure(epoch=-(-self._position // self.loader.steps_per_epoch))
             self._save()
         if self.out_of_patience:
             self._log_early_stop()
@@ -286,7 +286,7 @@ class Trainer:
                 return  # the loss is not finite any more: patience with it ends the run
             improved = False
             if measured:
-                improved = self.measure(epoch=done)
+                improved = self.measure(epoch=done, due=due)
                 self._freeze_or_learn()
             if last or late or improved or regular or self.out_of_patience:
                 self._save()
@@ -303,8 +303,12 @@ class Trainer:
         broken = all_finite(tensors).logical_not().to(self.world.device, torch.int64)
         return not self.world.max(broken)
 
-    def measure(self, epoch: int) -> bool:
-        """Measure retrieval and save the model if it is the best; returns whether it is."""
+    def measure(self, epoch: int, *, due: bool = True) -> bool:
+        """Measure retrieval and save the model if it is the best; returns whether it is.
+
+        `epoch` is the number of the epoch, the last one perhaps not finished. A measurement that is
+        not `due`, at the end of a run, does not count for early stopping: the run may be resumed.
+        """
         embedder = self.trained.embedder
         if self.validator is None:
             self._averaged(lambda: self.output.save_model(embedder))
@@ -323,7 +327,7 @@ class Trainer:
             self.progress = replace(
                 progress, best_score=score, best_step=progress.step, since_best=0
             )
-        else:
+        elif due:
             self.progress = replace(progress, since_best=progress.since_best + 1)
         self.output.record(
             {
@@ -333,9 +337,19 @@ class Trainer:
                 "since_best": self.progress.since_best,
             }
         )
+        self._log_scores(epoch, record, best=improved)
         if improved:
             self._averaged(lambda: self.output.save_model(embedder))
         return improved
+
+    def _log_scores(self, epoch: int, record: Mapping[str, Any], *, best: bool) -> None:
+        step = self.progress.step
+        logger.info(
+            "%s: Recall@1 %.1f %%, MAP@R %.1f %%%s",
+            f"epoch {epoch}, step {step:,}" if step else "start",
+            100 * record["recall_at_1"], 100 * record["map_at_r"],
+            " (best so far)" if best and step else "",
+        )  # fmt: skip
 
     def _interpolate(self) -> None:
         """Replace the model by the best one between start and end, where that is asked for."""

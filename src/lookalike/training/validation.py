@@ -13,11 +13,11 @@ from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
-from lookalike.log import counted, logger
+from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration, fit_calibration
 from lookalike.metrics.protocol import Roles
-from lookalike.metrics.scores import Scores, score
+from lookalike.metrics.scores import score
 from lookalike.model.batchnorm import share_statistics
 from lookalike.model.embedder import Embedder
 from lookalike.model.frozen_features import FrozenFeatures
@@ -113,21 +113,14 @@ class Validator:
             vectors = embedded.vectors[mine].to(self.world.device)
             record["accuracy"] = _accuracy(head, vectors, known[mine], self.world)
         record["seconds"] = round(time.monotonic() - began, 3)
-        self._log(scores)
+        self._log_unreadable()
         return scores.primary[1], {**record, "val_list": self.list_id}
 
-    def _log(self, scores: Scores) -> None:
+    def _log_unreadable(self) -> None:
         for row, reason in self.bad.reasons.items():
             if row not in self._logged:
                 self._logged.add(row)
                 logger.warning("left out: %s", describe_bad(self.catalog.records[row], reason))
-        recall = ", ".join(f"Recall@{k} {100 * value:.1f} %" for k, value in scores.recall.items())
-        lone = f" ({counted(scores.num_lone, 'lone image')} skipped)" if scores.num_lone else ""
-        logger.info(
-            "validation: %s, MAP@R %.1f %%, R-precision %.1f %% over %s%s",
-            recall, 100 * scores.map_at_r, 100 * scores.r_precision,
-            counted(scores.num_queries, "query", "queries"), lone,
-        )  # fmt: skip
 
     def calibrate(
         self, embedder: Embedder | PictureModel, source: str, *, chose_checkpoint: bool = True

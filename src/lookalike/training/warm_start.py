@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lookalike.model.saved_model import read_saved
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
+from lookalike.training.frozen_start import StartFeatures
 from lookalike.training.head_checkpoint import HeadRows, load_margin_state
 from lookalike.training.weight_average import WeightAverage
 
@@ -49,13 +51,20 @@ class _Source:
     classes: Classes
 
 
-def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -> None:
+def begin(
+    name: str,
+    trained: Trained,
+    classes: Classes,
+    world: World = ALONE,
+    features: Callable[[], StartFeatures] | None = None,
+) -> None:
     """Load the weights of an earlier run before the first step; called by all workers together.
 
     The network is loaded as it is, or its average where one was kept. Rows of a head follow their
     label; rows of other labels keep their random direction, at the median length of the inherited
     rows, so that a step of SGD turns them by as much (by lr / length^2 where the loss compares
-    cosines). Optimizer state starts empty.
+    cosines). A head that the earlier run lacks, as one without class weights does, starts anew.
+    Optimizer state starts empty.
 
     Args:
         name: an output directory, of which the best checkpoint is taken, else the newest; or a
@@ -63,6 +72,8 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
         trained: changed in place.
         classes: of this run.
         world: the workers.
+        features: computes those of training images by the network that was loaded, for the start
+            of heads that the earlier run lacks; None to start them at random.
 
     Raises:
         RunError: there is no complete checkpoint, or its network or a head differs; names the
@@ -77,15 +88,29 @@ def begin(name: str, trained: Trained, classes: Classes, world: World = ALONE) -
         _take_network(source, trained.network, trained.average)
         old = source.classes.rows
         match = torch.tensor([old.get(canonical_label(name), -1) for name in classes.names])  # (C,)
+        lacking = {
+            head_name: head
+            for head_name, head in trained.heads.items()
+            if not any(source.folder.glob(f"head-{head_name}-*.safetensors"))
+        }
         for head_name, head in trained.heads.items():
-            _take_head(source, head_name, head, match)
-    if trained.heads:
+            if head_name not in lacking:
+                _take_head(source, head_name, head, match)
+    if len(lacking) < len(trained.heads):
         _report(source, classes, match)
     else:
         logger.info(
-            "start from %s (step %d, %s): its network; the loss has no class weights",
+            "start from %s (step %d, %s): its network%s",
             source.name, source.step, source.choice,
+            "" if lacking else "; the loss has no class weights",
         )  # fmt: skip
+    if lacking:
+        logger.info(
+            "%s: that run has no such class weights; they start %s", ", ".join(lacking),
+            "at random" if features is None else "as the mean embeddings of their classes",
+        )  # fmt: skip
+        if features is not None:
+            features().set_class_weights(trained.embedder, lacking)
 
 
 def _open(name: str, *, verify: bool) -> _Source:
@@ -186,11 +211,6 @@ def _shape(tensor: Tensor | None) -> str:
 @torch.no_grad()
 def _take_head(source: _Source, name: str, head: ClassWeights, match: Tensor) -> None:
     """Load the rows of this worker's classes that have an old class, `match` (C,); -1 for none."""
-    if not any(source.folder.glob(f"head-{name}-*.safetensors")):
-        raise RunError(
-            f"train.start_from={source.name}: it has no head '{name}'; give it the loss.* "
-            "settings of that run"
-        )
     wanted = match[head.rows.start : head.rows.stop]  # (c,)
     order = torch.argsort(wanted)  # own classes, by old class
     order = order[wanted[order] >= 0]
