@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Unpack
 
 from lookalike import log, storage
@@ -15,9 +14,9 @@ from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.errors import ConfigError, DataError
 from lookalike.exporting.exported import ExportedModel
-from lookalike.index import manifest, sync
+from lookalike.index import sync
 from lookalike.index.decision import Answer, decide, prior_of
 from lookalike.index.index import Index
 from lookalike.index.new_images import id_of
@@ -77,13 +76,14 @@ def search(
         gallery: the images to search. Without `index`, an index of exactly these images is kept in
             the user's cache: later calls embed only new and changed ones. With `index`, they are
             added to it, and its other images stay.
-        index: the folder of an index; made from `gallery` where there is none.
+        index: the folder of an index, or the address of a collection of Qdrant or of a table of
+            PostgreSQL (`Index.open`); made from `gallery` where there is none.
         add: more images for the index.
         remove: ids, folders, or patterns with `*` to remove from the index; one or several.
         remove_all: let folders and patterns of `remove` remove all images.
         k: neighbours of each query.
         kind: of search in a new index; see `Index.create`.
-        exact: search all images, also where faiss would be faster.
+        exact: search all images, also where an approximate search would be faster.
         prior: the share of same pairs that probabilities and decisions assume, between 0 and 1; by
             default that of the calibration for a gallery of this size
             (`Calibration.search_prior`).
@@ -162,15 +162,9 @@ def _index(
         assert embedder is not None
         places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
         path = cache_entry("galleries", gallery[0], places)
-    folder = Path(storage.local_path(os.fspath(path)))
-    is_new = not storage.is_remote(os.fspath(path)) and not (folder / manifest.FILE).exists()
-    if is_new and gallery:
-        try:
-            return Index.create(folder, embedder=embedder, kind=kind)
-        except RunError:
-            if not (folder / manifest.FILE).exists():
-                raise
-    return Index.open(path, embedder)  # which another process may have made meanwhile
+    if gallery:
+        return Index.open_or_create(path, embedder=embedder, kind=kind)
+    return Index.open(path, embedder)
 
 
 def _answers(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import MissingExtraError
 from lookalike.index import approximate, faiss_library, segment
 from lookalike.index.manifest import SegmentEntry
 from lookalike.index.segment import Segment
-from lookalike.index.store import Store
 from lookalike.log import logger
+
+if TYPE_CHECKING:
+    from lookalike.index.folder_store import FolderStore
 
 FANOUT = 8
 """Neighbouring segments of one level that are merged: each row is copied once for each level."""
@@ -29,7 +31,7 @@ AUTO_FAISS_IMAGES = 1_000_000
 """Images of an index from which "auto" searches approximately."""
 
 
-def compact_where_due(store: Store) -> None:
+def compact_where_due(store: FolderStore) -> None:
     """Rewrite segments that are mostly deleted, merge small ones, build missing structures."""
     for one in store.segments:
         if one.entry.deleted * 2 > one.entry.count:
@@ -39,14 +41,14 @@ def compact_where_due(store: Store) -> None:
     _build_structures(store)
 
 
-def merge_all(store: Store) -> None:
+def merge_all(store: FolderStore) -> None:
     """Make one segment of all."""
     if len(store.segments) > 1 or any(one.entry.deleted for one in store.segments):
         _merge(store, store.segments)
     _build_structures(store)
 
 
-def _mergeable(store: Store) -> list[Segment]:
+def _mergeable(store: FolderStore) -> list[Segment]:
     """Neighbours, among them FANOUT of one level and none above it; [] where there are none.
 
     Only neighbours are merged, so that rows stay in the order in which they were added.
@@ -68,7 +70,7 @@ def _level(live: int) -> int:
     return level
 
 
-def _merge(store: Store, run: Sequence[Segment]) -> None:
+def _merge(store: FolderStore, run: Sequence[Segment]) -> None:
     """Replace neighbouring segments by one of their live rows."""
     count = sum(one.entry.live for one in run)
     merged = store.write_segment((rows for one in run for rows in one.blocks()), count)
@@ -82,7 +84,7 @@ def _merge(store: Store, run: Sequence[Segment]) -> None:
     store.commit(entries)
 
 
-def _build_structures(store: Store) -> None:
+def _build_structures(store: FolderStore) -> None:
     for one in store.segments:
         search = _search_kind(store, one.entry)
         if one.entry.search != search:
@@ -91,7 +93,7 @@ def _build_structures(store: Store) -> None:
             store.commit([new if entry.name == new.name else entry for entry in entries])
 
 
-def _with_structure(store: Store, one: Segment, search: str) -> SegmentEntry:
+def _with_structure(store: FolderStore, one: Segment, search: str) -> SegmentEntry:
     changes: dict[str, Any] = {"search": search, "faiss_file": None, "effort": 0, "slack": 0.0}
     if search == "int8":
         slack, digests = segment.write_codes(one)
@@ -106,7 +108,7 @@ def _with_structure(store: Store, one: Segment, search: str) -> SegmentEntry:
     return one.entry.replaced({}, **changes)
 
 
-def _search_kind(store: Store, entry: SegmentEntry) -> str:
+def _search_kind(store: FolderStore, entry: SegmentEntry) -> str:
     kind = store.state.kind
     if kind == "auto":
         # A structure stays until half of the images are deleted.

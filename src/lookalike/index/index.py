@@ -1,37 +1,29 @@
-"""`Index`: a folder of vectors with ids, to be searched and changed."""
+"""`Index`: vectors with ids, to be searched and changed, in a folder or a database."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lookalike import storage
 from lookalike.data.inputs import place_of
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
-from lookalike.index import compaction, faiss_library, manifest, new_images
-from lookalike.index.manifest import MOST_DIM, Manifest
-from lookalike.index.new_images import NewImages
-from lookalike.index.segment import SegmentRows
-from lookalike.index.segment_search import (
-    SearchHits,
-    checked_k,
-    normalized,
-    search,
-    vectors_in,
-)
-from lookalike.index.store import RETRIES, Store, Texts, ids_of, texts_of
+from lookalike.index import new_images
+from lookalike.index.manifest import MOST_DIM
+from lookalike.index.new_images import NewImages, Texts, record_from, texts_of
+from lookalike.index.segment_search import checked_k, normalized, vectors_in
+from lookalike.index.store import SearchHits, Store, StoredRows
+from lookalike.index.store_address import create_store, exists, kinds_of, open_store
 from lookalike.model import user_images
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import FinishedModel
 from lookalike.storage import Place
-from lookalike.storage.file_lock import locked
 
 ImagesOrRecords = user_images.Images | Record | Iterable[Record]
 """One image or several, as `Embedder.embed` takes them, or records of a list."""
@@ -39,44 +31,53 @@ ImagesOrRecords = user_images.Images | Record | Iterable[Record]
 Labels = str | Iterable[str | None] | None
 
 Kind = Literal["auto", "exact", "int8", "ivf", "hnsw"]
-KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
 
 
-class Index(Store):
-    """An index of images, searched by cosine.
+class Index:
+    """An index of images, searched by cosine, in a folder or a database.
 
     Ids are unique: adding one again replaces its vector, label and place; of the same ids in one
-    call, the last counts. Each change is atomic, also when a process is killed, and readers see it
-    at their next search. One process writes at a time; any number reads.
+    call, the last counts. In a folder each change is atomic, also when a process is killed, and
+    readers see it at their next search; one process writes at a time, any number reads. In a
+    database a killed addition leaves whole rows, and any number of processes writes.
 
     Attributes:
+        store: where the vectors are.
         embedder: turns images into vectors; None where only vectors are used.
     """
 
-    def __init__(self, path: Place, embedder: Embedder | FinishedModel | None = None) -> None:
-        """Use `open`, `create` or `build`."""
-        path = place_of("path", path)
-        if storage.is_remote(path):
-            raise RunError(
-                f"{storage.public(os.fspath(path))}: an index is mapped into memory; give a folder "
-                "of this machine"
-            )
-        super().__init__(Path(storage.local_path(os.fspath(path))))
+    def __init__(self, store: Store, embedder: Embedder | FinishedModel | None = None) -> None:
+        """Use `open`, `create` or `build`; a store is given for one that has no address."""
+        _check_embedder(embedder)
+        self.store = store
         self.embedder = embedder
+        self._loading = self._is_due = False
         self._check_model()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, in this process or in another, open the folder again."""
-        return type(self), (self.path.absolute(), self.embedder)
+        """Copies, in this process or in another, open the place again."""
+        return Index.open, (self.store.address, self.embedder)
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def open(cls, path: Place, embedder: Embedder | FinishedModel | None = None) -> Index:
         """An existing index.
 
+        Args:
+            path: a folder, `qdrant://HOST:6334/COLLECTION` or
+                `postgresql://USER@HOST:5432/DATABASE/TABLE`.
+            embedder: whose vectors it holds.
+
         Raises:
             RunError: there is none, it is damaged, or it was built with another model.
+            StorageError: the database does not answer, or refuses.
         """
-        return cls(path, embedder)
+        return cls(open_store(place_of("path", path)), embedder)
 
     @classmethod
     def create(
@@ -90,24 +91,24 @@ class Index(Store):
         """A new index without images.
 
         Args:
-            path: the folder, which is made.
+            path: the folder, collection or table, which is made; see `open`.
             embedder: whose vectors it will hold.
             dim: numbers of a vector, without an embedder.
             kind: of search. "exact": all rows in float32. "int8": all rows, first by 8 bits a
                 number; finds the same. "ivf", "hnsw": by faiss, nearly the same. "auto":
-                "int8", and "ivf" from a million images on where faiss is installed.
+                "int8", and "ivf" from a million images on where faiss is installed. A database
+                has "exact", "hnsw" and "auto", which is "hnsw".
 
         Raises:
             RunError: there is an index or something else.
             MissingExtraError: `kind` needs faiss.
             DataError: an unknown kind.
         """
-        path = place_of("path", path)
+        place = place_of("path", path)
         _check_embedder(embedder)
-        if kind not in KINDS:
-            raise DataError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
-        if kind in faiss_library.KINDS:
-            faiss_library.faiss()
+        kinds = kinds_of(place)
+        if kind not in kinds:
+            raise DataError(f"kind={kind!r} is not one of {', '.join(kinds)}")
         if embedder is None and dim is None:
             raise DataError("an index of vectors needs their dimension: dim=")
         size = embedder.embedding_dim if dim is None and embedder is not None else dim
@@ -118,20 +119,27 @@ class Index(Store):
                 f"dim={size}, but the embedder's vectors have {embedder.embedding_dim} numbers; "
                 "leave dim out"
             )
-        if storage.is_remote(os.fspath(path)):
-            return cls(path, embedder)  # raises
-        folder = Path(storage.local_path(os.fspath(path)))
-        _refuse_used(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise RunError(f"{folder}: cannot be made: {reason}") from None
         model = "" if embedder is None else embedder.trained_fingerprint()
-        with locked(folder / "lock", f"{folder}: another process is writing here; try again"):
-            _refuse_used(folder)  # another process may have made one meanwhile
-            manifest.write(folder, Manifest.new(model, int(size), kind))
-        return cls(folder, embedder)
+        return cls(create_store(place, model=model, dim=int(size), kind=kind), embedder)
+
+    @classmethod
+    def open_or_create(
+        cls,
+        path: Place,
+        *,
+        embedder: Embedder | FinishedModel | None = None,
+        dim: int | None = None,
+        kind: Kind | str = "auto",
+    ) -> Index:
+        """An existing index, or a new one where there is none; see `open` and `create`."""
+        place = place_of("path", path)
+        if not exists(place):
+            try:
+                return cls.create(place, embedder=embedder, dim=dim, kind=kind)
+            except RunError:
+                if not exists(place):  # which another process may have made meanwhile
+                    raise
+        return cls.open(place, embedder)
 
     @classmethod
     def build(
@@ -147,8 +155,8 @@ class Index(Store):
     ) -> Index:
         """A new index of images; see `create` and `add`. If killed, open it and add the rest."""
         index = cls.create(path, embedder=embedder, kind=kind)
-        index._add_images(NewImages.of(images, ids, labels, None), threads)
-        index.compact()
+        with index.loading():
+            index.add(images, ids=ids, labels=labels, threads=threads)
         return index
 
     def add(
@@ -200,27 +208,23 @@ class Index(Store):
             found = normalized(found, self.dim)
             if len(found) != listed.given:
                 raise DataError(f"{len(found)} vectors of {listed.given} images")
-            added = self.append(listed.rows(range(len(listed.ids)), found[listed.kept]))
-        self.compact_where_due()
+            rows = listed.rows(range(len(listed.ids)), found[listed.kept])
+            added = self.store.upsert(rows)
+        self._optimize()
         return added
 
-    def _add_images(self, images: NewImages, threads: int, source: Source = PLAIN) -> int:
+    def _add_images(self, images: NewImages, threads: int, source: Source) -> int:
         if self.embedder is None:
-            raise RunError(f"{self.path}: opened without an embedder: give one, or add vectors")
+            raise RunError(f"{self.place}: opened without an embedder: give one, or add vectors")
         return sum(
-            self.append(SegmentRows(normalized(rows.vectors, self.dim), rows.table))
+            self.store.upsert(StoredRows(normalized(rows.vectors, self.dim), rows.table))
             for rows in new_images.embedded(self.embedder, images, threads=threads, source=source)
         )
 
     def remove(self, ids: Texts) -> int:
         """Remove one image or several, as far as they are in the index; returns their number."""
-        wanted = ids_of(ids)
-        with self.writing():
-            entries = [self.delete_rows(one, wanted) for one in self.segments]
-            before = self.state.live
-            self.commit(entries)
-            removed = before - self.state.live
-        self.compact_where_due()
+        removed = self.store.delete(_distinct(ids))
+        self._optimize()
         return removed
 
     def search(
@@ -238,55 +242,139 @@ class Index(Store):
                 images, as `Embedder.embed` takes them. Arrays and tensors of one or two dimensions
                 are vectors.
             k: how many; all images if there are fewer.
-            exact: search all rows, also where faiss would be faster.
+            exact: search all rows, also where an approximate search would be faster.
             among: a label or several: search images with one of them only, always exactly.
 
         Raises:
             DataError: wrong vectors or labels, or k below 1.
             RunError: images, but no embedder.
             MissingExtraError: a part of the index needs faiss, which is not installed.
+            StorageError: the database does not answer.
         """
         k = checked_k(k)
         vectors = vectors_in(queries)
         if vectors is None:
             if self.embedder is None:
-                raise RunError(f"{self.path}: opened without an embedder: search with vectors")
+                raise RunError(f"{self.place}: opened without an embedder: search with vectors")
             vectors = np.atleast_2d(self.embedder.embed(queries))
         asked = normalized(vectors, self.dim)
         labels = None if among is None else texts_of(among)
-        for _ in range(RETRIES):
-            view = self.refresh()
-            try:
-                return search(view.segments, asked, k, exact, labels)
-            except FileNotFoundError as error:  # replaced meanwhile: there is a newer manifest
-                lost = error
-        raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
+        return self.store.search(asked, k, exact=exact, among=labels)
+
+    def __len__(self) -> int:
+        return self.store.count()
+
+    def __contains__(self, id: object) -> bool:
+        try:
+            wanted = _distinct(id)  # type: ignore[arg-type]
+        except DataError:
+            return False
+        return len(wanted) == 1 and any(len(rows.table) for rows in self.store.read(wanted))
+
+    def ids(self) -> list[str]:
+        """The ids of all images; in a folder, in the order in which they were added."""
+        return [id for rows in self.store.read() for id in rows.table["id"].to_pylist()]
+
+    def versions(self) -> dict[str, int]:
+        """The version of each image, by id."""
+        return {
+            id: version
+            for rows in self.store.read()
+            for id, version in zip(
+                rows.table["id"].to_pylist(), rows.table["version"].to_pylist(), strict=True
+            )
+        }
+
+    def records(self, ids: Texts) -> dict[str, Record]:
+        """The records of the images with these ids, as far as they are in the index."""
+        found = {}
+        for rows in self.store.read(_distinct(ids)):
+            for row in rows.table.to_pylist():
+                found[row["id"]] = record_from(row["id"], row["label"], row["image"])
+        return found
+
+    def vectors(self, ids: Texts) -> np.ndarray:
+        """The vectors of these ids, (N, D) float32; of one id, (D,).
+
+        Raises:
+            DataError: one is not there.
+        """
+        if isinstance(ids, (str, os.PathLike)):
+            return self.vectors([ids])[0]
+        given = texts_of(ids)
+        found: dict[str, np.ndarray] = {}
+        for rows in self.store.read(_distinct(given), vectors=True):
+            found |= zip(rows.table["id"].to_pylist(), rows.vectors, strict=True)
+        missing = next((id for id in given if id not in found), None)
+        if missing is not None:
+            raise DataError(f"{self.place}: {missing} is not in the index")
+        return np.array([found[id] for id in given], np.float32).reshape(len(given), self.dim)
+
+    @property
+    def place(self) -> str:
+        """The folder, or the address without secrets."""
+        return self.store.place
 
     @property
     def dim(self) -> int:
         """The dimension D of a vector."""
-        return self.state.dim
+        return self.store.dim
 
     @property
     def model(self) -> str:
         """The fingerprint of the embedder; "" where the vectors came from elsewhere."""
-        return self.state.model
+        return self.store.model
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and sizes, as plain values."""
+        return self.store.stats()
+
+    def check(self) -> None:
+        """Compare all files of a folder with their checksums; a search checks what it reads.
+
+        Raises:
+            RunError: one is damaged.
+        """
+        self.store.check()
+
+    def close(self) -> None:
+        """Close the connections to a database."""
+        self.store.close()
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Many additions: the index is prepared for searches once, after the last of them.
+
+        Not for an object that threads share meanwhile.
+        """
+        is_new, self._loading, self._is_due = len(self) == 0, True, False
+        try:
+            yield
+        finally:
+            self._loading = False
+        if self._is_due:
+            self.store.optimize(fully=is_new)
+
+    def _optimize(self) -> None:
+        if self._loading:
+            self._is_due = True
+        else:
+            self.store.optimize()
 
     def compact(self) -> None:
-        """Merge all segments and drop deleted rows."""
-        with self.writing():
-            compaction.merge_all(self)
-
-    def compact_where_due(self) -> None:
-        """Merge many small segments and drop many deleted rows, as `add` and `remove` do."""
-        with self.writing():
-            compaction.compact_where_due(self)
+        """Prepare for the fastest search: merge all segments, build what is missing."""
+        self.store.optimize(fully=True)
 
     def _check_model(self) -> None:
         if self.embedder is None:
             return
-        _check_embedder(self.embedder)
-        built, own = self.state.model, self.embedder.fingerprint()
+        if self.dim != self.embedder.embedding_dim:
+            raise RunError(
+                f"{self.place}: holds vectors of {self.dim:,} numbers, and this model's have "
+                f"{self.embedder.embedding_dim:,}; use the model it was built with, or another "
+                "index"
+            )
+        built, own = self.model, self.embedder.fingerprint()
         if built not in (own, self.embedder.trained_fingerprint()):
             of = (
                 f"another model ({built[:8]}; this one is {own[:8]})"
@@ -294,7 +382,7 @@ class Index(Store):
                 else "vectors without a model"
             )
             raise RunError(
-                f"{self.path}: the index is of {of}, and vectors of different models cannot be "
+                f"{self.place}: the index is of {of}, and vectors of different models cannot be "
                 "compared; use the model it was built with, or build another index"
             )
 
@@ -306,15 +394,6 @@ def _check_embedder(embedder: object) -> None:
         )
 
 
-def _refuse_used(folder: Path) -> None:
-    """Raise a RunError if a folder is a file, an index, or has other things in it."""
-    if not folder.is_dir():
-        if folder.exists():
-            raise RunError(f"{folder}: is a file; choose another place")
-        return
-    if (folder / manifest.FILE).exists():
-        raise RunError(
-            f"{folder}: holds an index already; choose another place, or add to the index"
-        )
-    if any(file.name != "lock" for file in folder.iterdir()):
-        raise RunError(f"{folder}: is not empty; choose another place, or add to the index")
+def _distinct(ids: Texts) -> list[str]:
+    """One id or several as texts, each once."""
+    return list(dict.fromkeys(texts_of(ids)))

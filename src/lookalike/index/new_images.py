@@ -17,11 +17,14 @@ from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.record import Details, Member, Record
 from lookalike.errors import DataError
-from lookalike.index.segment import SegmentRows, table_of
+from lookalike.index.store import StoredRows, table_of
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import FinishedModel, embed_batches
 from lookalike.model.user_images import several
+
+Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One id, or several."""
 
 _SECONDS, _ROWS = 60.0, 65536  # of work that a kill may cost
 
@@ -95,7 +98,7 @@ class NewImages:
             len(sources),
         )
 
-    def rows(self, kept: Sequence[int], vectors: np.ndarray) -> SegmentRows:
+    def rows(self, kept: Sequence[int], vectors: np.ndarray) -> StoredRows:
         """The images at `kept` with their vectors."""
         table = table_of(
             [self.ids[row] for row in kept],
@@ -103,7 +106,7 @@ class NewImages:
             [image_place(self.sources[row], self.ids[row]) for row in kept],
             [self.versions[row] for row in kept],
         )
-        return SegmentRows(vectors, table)
+        return StoredRows(vectors, table)
 
 
 def _records(images: Any) -> tuple[list[Record | Any], bool]:
@@ -151,6 +154,18 @@ def checked_id(id: object) -> str:
     return checked_text(id, "id")
 
 
+def texts_of(ids: Texts | None) -> list[str]:
+    """One id or several as texts.
+
+    Raises:
+        DataError: one is no text, empty, or cannot be written as UTF-8.
+    """
+    given = [ids] if isinstance(ids, (str, os.PathLike)) else ids
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        raise DataError(f"ids must be a string or several, not {type(given).__name__}")
+    return list(map(checked_id, given))
+
+
 def checked_text(text: str, what: str) -> str:
     """A text that can be written as UTF-8.
 
@@ -169,7 +184,7 @@ def checked_text(text: str, what: str) -> str:
 
 def embedded(
     embedder: Embedder | FinishedModel, images: NewImages, *, threads: int, source: Source = PLAIN
-) -> Iterator[SegmentRows]:
+) -> Iterator[StoredRows]:
     """Rows of the readable images, as they are embedded: about a minute's work at a time."""
     records = [source for source in images.sources if isinstance(source, Record)]
     if len(records) < len(images.sources):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,29 +24,13 @@ from lookalike.index.block_checksums import (
     write_sums,
 )
 from lookalike.index.manifest import SegmentEntry
+from lookalike.index.store import SCHEMA, StoredRows
 from lookalike.storage.atomic import sync
 from lookalike.storage.claimed_sizes import npy_header, read_npy
 from lookalike.storage.local_files import digest_of
 
 BLOCK = 16384
 """Rows that are copied or coded at a time: 32 MiB of 512 numbers each."""
-
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.large_string()),
-        pa.field("label", pa.string()),
-        pa.field("image", pa.string()),  # JSON: where it is, if the id alone is not enough
-        pa.field("version", pa.int64()),  # of the file; 0 where it is not known
-    ]
-)
-
-
-@dataclass(frozen=True)
-class SegmentRows:
-    """Vectors (n, D) float32, and n rows of `SCHEMA`."""
-
-    vectors: np.ndarray
-    table: pa.Table
 
 
 class Segment:
@@ -174,7 +157,7 @@ class Segment:
         found = pc.is_in(self.rows["label"], value_set=wanted).to_numpy()
         return np.flatnonzero(found if self.deleted is None else found & ~self.deleted)
 
-    def blocks(self) -> Iterator[SegmentRows]:
+    def blocks(self) -> Iterator[StoredRows]:
         """The live rows, in order, a block at a time."""
         for begin in range(0, self.entry.count, BLOCK):
             end = min(begin + BLOCK, self.entry.count)
@@ -183,10 +166,10 @@ class Segment:
                 kept = ~self.deleted[begin:end]
                 vectors, table = vectors[kept], table.filter(pa.array(kept))
             if len(table):
-                yield SegmentRows(vectors, table)
+                yield StoredRows(vectors, table)
 
 
-def write(folder: Path, blocks: Iterable[SegmentRows], count: int, dim: int) -> dict[str, str]:
+def write(folder: Path, blocks: Iterable[StoredRows], count: int, dim: int) -> dict[str, str]:
     """Write the files of a new segment of `count` rows and bring them to the disk.
 
     What an unfinished attempt left in the folder is dropped.
@@ -260,16 +243,6 @@ def encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     codes = np.rint(vectors / scales[:, None])
     rest = vectors - codes * scales[:, None]
     return codes.astype(np.int8), scales, np.linalg.norm(rest, axis=1)
-
-
-def table_of(
-    ids: Sequence[str],
-    labels: Sequence[str | None],
-    images: Sequence[str | None],
-    versions: Sequence[int],
-) -> pa.Table:
-    """Rows of `SCHEMA`."""
-    return pa.table([ids, labels, images, versions], schema=SCHEMA)
 
 
 def _expected(array: np.ndarray, path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +13,9 @@ from lookalike.errors import DataError
 from lookalike.index import approximate, segment_scan
 from lookalike.index.segment import Segment
 from lookalike.index.segment_scan import RankedRows
+from lookalike.index.store import SearchHits
 
 _QUERIES = 64  # at a time
-
-
-class SearchHits(NamedTuple):
-    """The K = min(k, images) nearest images to each of Q queries, best first.
-
-    Attributes:
-        ids: by query.
-        cosines: (Q, K) float64; of equal ones, the image added first comes first.
-        labels: by query; None where a label is unknown.
-    """
-
-    ids: list[list[str]]
-    cosines: np.ndarray
-    labels: list[list[str | None]]
 
 
 def search(

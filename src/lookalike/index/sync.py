@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lookalike import storage
@@ -40,48 +40,56 @@ def synchronize(
     versions = {id: _version(record.uri) for id, record in listed.items()}
     seen = set(listed)
     added = 0
-    for table in tables:
-        version = _version(absolute(table))
-        # Ids that were given are no paths.
-        named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
-        for records, vectors in vector_files.read_images(absolute(table)):
-            if vectors.shape[1] != index.dim:
-                raise DataError(
-                    f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
-                    f"{index.path} have {index.dim:,}"
-                )
-            records = list(records if named else map(_placed, records))
-            ids = [id_of(record) for record in records]
-            new = [row for row, id in enumerate(ids) if known.get(id) != version]
-            if new:
-                some = [records[row] for row in new]
-                added += index.add(some, vectors=vectors[new], versions=[version] * len(new))
-            seen.update(ids)
-    fresh = [id for id, version in versions.items() if known.get(id) != version]
-    gone = [id for id in known if id not in seen] if remove_missing else []
-    if gone:
-        index.remove(gone)
-        logger.info("%s: %s removed, no longer there", index.path, counted(len(gone), "image"))
-    # A changed image whose path is spelled in another way now is added by its new name.
-    renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
-    if fresh:
-        added += index.add(
-            [listed[id] for id in fresh],
-            versions=[versions[id] for id in fresh],
-            threads=threads,
-            source=source,
-        )
-    if renamed:  # only those that could be read: the others stay as they were
-        there = set(index.ids())
-        renamed = {id: name for id, name in renamed.items() if name in there}
-        index.remove(list(renamed))
-    if added and not known:
-        index.compact()
+    with index.loading():
+        for table in tables:
+            for ids, count in _added_vectors(index, table, known):
+                seen.update(ids)
+                added += count
+        fresh = [id for id, version in versions.items() if known.get(id) != version]
+        gone = [id for id in known if id not in seen] if remove_missing else []
+        if gone:
+            index.remove(gone)
+            logger.info("%s: %s removed, no longer there", index.place, counted(len(gone), "image"))
+        # A changed image whose path is spelled in another way now is added by its new name.
+        renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
+        if fresh:
+            added += index.add(
+                [listed[id] for id in fresh],
+                versions=[versions[id] for id in fresh],
+                threads=threads,
+                source=source,
+            )
+        if renamed:  # only those that could be read: the others stay as they were
+            there = set(index.ids())
+            renamed = {id: name for id, name in renamed.items() if name in there}
+            index.remove(list(renamed))
     if added:
-        logger.info("%s: %s added", index.path, counted(added, "image"))
+        logger.info("%s: %s added", index.place, counted(added, "image"))
     if len(index) == 0:
         raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
     return {renamed.get(id, id): record for id, record in listed.items()}
+
+
+def _added_vectors(
+    index: Index, table: str, known: Mapping[str, int]
+) -> Iterator[tuple[list[str], int]]:
+    """Add the vectors of a file block by block; yields a block's ids and how many are new."""
+    version = _version(absolute(table))
+    # Ids that were given are no paths.
+    named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
+    for records, vectors in vector_files.read_images(absolute(table)):
+        if vectors.shape[1] != index.dim:
+            raise DataError(
+                f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
+                f"{index.place} have {index.dim:,}"
+            )
+        records = list(records if named else map(_placed, records))
+        ids = [id_of(record) for record in records]
+        new = [row for row, id in enumerate(ids) if known.get(id) != version]
+        if new:
+            some = [records[row] for row in new]
+            count = index.add(some, vectors=vectors[new], versions=[version] * len(new))
+        yield ids, count if new else 0
 
 
 def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Record]:
@@ -150,10 +158,10 @@ def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> 
         leaving |= dict.fromkeys(found)
     if broad is not None and len(leaving) == len(ids) and not remove_all:
         raise EverythingMatches(
-            f"--remove {storage.public(broad)} matches all {len(ids):,} images of {index.path}; "
+            f"--remove {storage.public(broad)} matches all {len(ids):,} images of {index.place}; "
             "nothing was removed. Add --yes (remove_all=True) to remove them all"
         )
-    logger.info("%s: %s removed", index.path, counted(index.remove(leaving), "image"))
+    logger.info("%s: %s removed", index.place, counted(index.remove(leaving), "image"))
 
 
 def _fits(id: str, pattern: str) -> bool:

@@ -1,0 +1,110 @@
+"""Places of stores: folders of this machine, and addresses by their scheme."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike import storage
+from lookalike.errors import MissingExtraError, RunError
+from lookalike.index import manifest
+from lookalike.index.folder_store import FolderStore
+from lookalike.index.store import Store
+from lookalike.storage.uri import scheme_of
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A kind of store.
+
+    Attributes:
+        module: with its class, imported when it is needed.
+        name: of the class.
+        package: that it needs, as it is imported.
+        extra: that brings the package.
+        form: of an address, for messages.
+    """
+
+    module: str
+    name: str
+    package: str
+    extra: str
+    form: str
+
+
+BACKENDS = {
+    "qdrant": Backend(
+        "lookalike.index.qdrant_store", "QdrantStore", "qdrant_client", "qdrant",
+        "qdrant://HOST:6334/COLLECTION",
+    ),
+    "postgresql": Backend(
+        "lookalike.index.pgvector_store", "PgvectorStore", "psycopg", "pgvector",
+        "postgresql://USER@HOST:5432/DATABASE/TABLE",
+    ),
+}  # fmt: skip
+
+
+def is_store_address(place: str) -> bool:
+    """True for an address of a database, as `qdrant://host:6334/shoes`."""
+    return scheme_of(place) in BACKENDS
+
+
+def exists(place: str) -> bool:
+    """True if there is an index; False where one could be made.
+
+    Raises:
+        LookalikeError: the store cannot be asked.
+    """
+    if is_store_address(place):
+        return bool(_class_of(place).exists(place))
+    return (_folder(place) / manifest.FILE).exists()
+
+
+def open_store(place: str) -> Store:
+    """The store of an index.
+
+    Raises:
+        LookalikeError: there is none, it is damaged, or not one of ours.
+    """
+    if is_store_address(place):
+        found: Store = _class_of(place)(place)
+        return found
+    return FolderStore(_folder(place))
+
+
+def create_store(place: str, *, model: str, dim: int, kind: str) -> Store:
+    """A new store without rows.
+
+    Raises:
+        LookalikeError: there is one or something else, or it cannot be made.
+    """
+    if is_store_address(place):
+        made: Store = _class_of(place).create(place, model=model, dim=dim, kind=kind)
+        return made
+    return FolderStore.create(_folder(place), model=model, dim=dim, kind=kind)
+
+
+def kinds_of(place: str) -> tuple[str, ...]:
+    """The kinds of search of a store."""
+    return Store.KINDS if is_store_address(place) else FolderStore.KINDS
+
+
+def _class_of(place: str) -> Any:
+    backend = BACKENDS[scheme_of(place)]
+    try:
+        importlib.import_module(backend.package)
+    except ImportError:
+        raise MissingExtraError(backend.package, backend.extra) from None
+    return getattr(importlib.import_module(backend.module), backend.name)
+
+
+def _folder(place: str) -> Path:
+    if storage.is_remote(place):
+        forms = ", ".join(backend.form for backend in BACKENDS.values())
+        raise RunError(
+            f"{storage.public(place)}: an index is mapped into memory; give a folder of this "
+            f"machine, or a database: {forms}"
+        )
+    return Path(storage.local_path(place))
