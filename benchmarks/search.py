@@ -31,7 +31,8 @@ from requirements import require
 require("faiss")
 import faiss
 
-from lookalike.index.index import KINDS, Index
+from lookalike.index.folder_store import FolderStore
+from lookalike.index.index import Index
 
 K = 10
 
@@ -116,7 +117,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--kinds", nargs="*", default=[kind for kind in KINDS if kind != "auto"])
+    parser.add_argument(
+        "--kinds", nargs="*", default=[kind for kind in FolderStore.KINDS if kind != "auto"]
+    )
     parser.add_argument("--grow", type=int, help="Images of an index that grows, instead.")
     options = parser.parse_args()
     if options.grow:

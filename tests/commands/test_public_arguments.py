@@ -50,10 +50,10 @@ def index(tmp_path, run):
 
 SEVERAL = {
     # argument: (call with the value, one value)
-    "search.queries": lambda c, v: lookalike.search(c["run"], v, index=c["index"].path, **RUN),
+    "search.queries": lambda c, v: lookalike.search(c["run"], v, index=c["index"].place, **RUN),
     "search.gallery": lambda c, v: lookalike.search(c["run"], c["image"], gallery=v, **RUN),
-    "search.add": lambda c, v: lookalike.search(c["run"], index=c["index"].path, add=v, **RUN),
-    "search.remove": lambda c, v: lookalike.search(c["run"], index=c["index"].path, remove=v),
+    "search.add": lambda c, v: lookalike.search(c["run"], index=c["index"].place, add=v, **RUN),
+    "search.remove": lambda c, v: lookalike.search(c["run"], index=c["index"].place, remove=v),
     "embed.images": lambda c, v: lookalike.embed(c["run"], v, c["out"], **RUN),
     "compare.models": lambda c, v: lookalike.compare(v, c["list"], **RUN),
     "compare.embeddings": lambda c, v: lookalike.compare(
@@ -107,7 +107,7 @@ def test_one_is_taken_as_a_list_of_one(argument, context):
     call = SEVERAL[argument]
     before = len(context["index"])
     one = call(context, value)
-    after = len(lookalike.Index.open(context["index"].path))
+    after = len(lookalike.Index.open(context["index"].place))
     if argument in ("Index.remove.ids", "search.remove"):
         assert (before, after) == (4, 3)
         return
@@ -145,7 +145,7 @@ def test_every_argument_that_takes_several_is_tried():
                      "Places")  # fmt: skip
             if any(word in kind for word in words):
                 found.add(f"{name}.{argument}")
-    inner = {"Index.write_segment.blocks", "Index.commit.entries", "Index.build.ids",
+    inner = {"Index.build.ids",
              "Index.build.labels"}  # fmt: skip
     # tests/commands/test_tune.py tries the last.
     assert found - inner <= set(SEVERAL) | {"Index.search.queries", "tune.over"}
@@ -169,7 +169,7 @@ def test_values_of_no_accepted_type_are_refused_in_one_line(argument, context):
         with pytest.raises(LookalikeError) as error:
             SEVERAL[argument](context, value)
         assert "\n" not in str(error.value).strip()
-    assert sorted(lookalike.Index.open(context["index"].path).ids())[:4] == list("abcd")
+    assert sorted(lookalike.Index.open(context["index"].place).ids())[:4] == list("abcd")
 
 
 PLACES = {
@@ -190,7 +190,7 @@ PLACES = {
         p(c["run"]), "safetensors", output=p(c["new"]), data=p(c["list"]), threads=1
     ),
     "doctor": lambda c, p: lookalike.doctor(train=p(c["list"]), output=p(c["new"]), images=False),
-    "Index": lambda c, p: lookalike.Index.open(p(c["index"].path), c["embedder"]),
+    "Index": lambda c, p: lookalike.Index.open(p(c["index"].place), c["embedder"]),
     "Run.open": lambda c, p: Run.open(p(c["run"])),
     "Calibration.load": lambda c, p: lookalike.Calibration.load(p(c["run"])),
 }  # fmt: skip
@@ -267,4 +267,4 @@ def test_values_of_a_wrong_type_are_refused_in_one_line(tmp_path, monkeypatch, c
 
 def test_a_wrong_embedder_of_an_index_is_refused(index):
     with pytest.raises(LookalikeError, match=r"embedder is of type str; give what lookalike\.load"):
-        lookalike.Index.open(index.path, "runs/shoes")
+        lookalike.Index.open(index.place, "runs/shoes")

@@ -12,9 +12,16 @@ import pytest
 import torch
 
 from lookalike.errors import DataError, MissingExtraError, RunError, StorageError
-from lookalike.index import approximate, block_checksums, compaction, manifest, segment_scan
-from lookalike.index import index as index_module
-from lookalike.index.index import KINDS, Index
+from lookalike.index import (
+    approximate,
+    block_checksums,
+    compaction,
+    folder_store,
+    manifest,
+    segment_scan,
+)
+from lookalike.index.folder_store import FolderStore
+from lookalike.index.index import Index
 from lookalike.index.segment import encode
 from lookalike.storage.file_lock import locked
 
@@ -60,7 +67,7 @@ def agree(index: Index, queries: np.ndarray, gallery: dict[str, np.ndarray], k: 
     return hits / found.cosines.size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FolderStore.KINDS)
 @pytest.mark.parametrize("k", [1, 10])
 def test_nearest_equal_brute_force(tmp_path, kind, k):
     vectors = cloud(k, 1500)
@@ -215,17 +222,17 @@ def test_an_empty_index_and_few_images(tmp_path):
         (lambda i: i.search(np.ones((1, 4)), "3"), "k='3'"),
         (lambda i: i.search(np.full(4, np.nan)), "zero or not finite"),
         (lambda i: i.search([np.ones(4), np.ones(3)]), "the same dimension"),
-        (lambda i: Index.create(i.path / "y", dim=0), "dim=0"),
-        (lambda i: Index.create(i.path / "y", dim=-3), "dim=-3"),
-        (lambda i: Index.create(i.path / "y", dim=True), "dim=True"),
-        (lambda i: Index.create(i.path / "y", dim=1.5), "dim=1.5"),
-        (lambda i: Index.create(i.path / "y", dim=10**12), "1,048,576"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=0), "dim=0"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=-3), "dim=-3"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=True), "dim=True"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=1.5), "dim=1.5"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=10**12), "1,048,576"),
         (lambda i: i.search(["a.jpg"]), "without an embedder"),
         (lambda i: i.search(np.ones((1, 4)), 0), "at least 1"),
         (lambda i: i.vectors(["no"]), "not in the index"),
-        (lambda i: Index.create(i.path, dim=4), "holds an index already"),
-        (lambda i: Index.create(i.path / "y", dim=4, kind="lsh"), "auto, exact, int8"),
-        (lambda i: Index.open(i.path / "none"), "no index here"),
+        (lambda i: Index.create(i.place, dim=4), "holds an index already"),
+        (lambda i: Index.create(Path(i.place) / "y", dim=4, kind="lsh"), "auto, exact, int8"),
+        (lambda i: Index.open(Path(i.place) / "none"), "no index here"),
         (lambda i: Index.open("s3://bucket/x"), "mapped into memory"),
     ],
 )
@@ -469,7 +476,7 @@ def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
     reader.start()
     assert has_read.wait(60)
     with monkeypatch.context() as patch:  # between a writer's view and its commit
-        write = shared.write_segment
+        write = shared.store.write_segment
 
         def let_the_reader_go_on(*arguments):
             entry = write(*arguments)
@@ -479,10 +486,10 @@ def test_an_older_manifest_never_replaces_a_newer_one(tmp_path, monkeypatch):
             return entry
 
         shared.add(vectors=vectors[20:40], ids=[f"b{i}" for i in range(20)])
-        newest = shared.state.generation
-        patch.setattr(shared, "write_segment", let_the_reader_go_on)
+        newest = shared.store.state.generation
+        patch.setattr(shared.store, "write_segment", let_the_reader_go_on)
         shared.add(vectors=vectors[40:], ids=[f"c{i}" for i in range(20)])
-    assert shared.state.generation > newest
+    assert shared.store.state.generation > newest
     assert len(shared) == len(Index.open(tmp_path / "x")) == 60
     assert shared.ids() == Index.open(tmp_path / "x").ids()
 
@@ -521,20 +528,20 @@ def test_concurrent_threads_lose_no_changes(tmp_path):
     assert failed == []
     gone = {str(number * 80 + step * 20) for number in range(3) for step in range(4)}
     assert set(Index.open(tmp_path / "x").ids()) == set(map(str, range(240))) - gone
-    shared.refresh()
+    shared.store.refresh()
     assert len(shared) == 240 - 12
 
 
 def test_concurrent_creation_does_not_replace_an_index(tmp_path, monkeypatch):
     """Both found the folder empty; the second sees the first one's index under the lock."""
-    real = index_module.locked
+    real = folder_store.locked
 
     def first_in(*arguments):
-        monkeypatch.setattr(index_module, "locked", real)
+        monkeypatch.setattr(folder_store, "locked", real)
         Index.create(tmp_path / "x", dim=24).add(vectors=cloud(1, 9), ids=list("abcdefghi"))
         return real(*arguments)
 
-    monkeypatch.setattr(index_module, "locked", first_in)
+    monkeypatch.setattr(folder_store, "locked", first_in)
     with pytest.raises(RunError, match="holds an index already"):
         Index.create(tmp_path / "x", dim=24)
     assert len(Index.open(tmp_path / "x")) == 9

@@ -148,4 +148,4 @@ def test_kill_at_any_moment_leaves_the_old_or_new_state(writer):
     index.compact()
     assert holds(index, state)
     left = {file.name for file in Path(path, "segments").rglob("*") if file.is_file()}
-    assert left == set().union(*(entry.files for entry in index.state.segments))
+    assert left == set().union(*(entry.files for entry in index.store.state.segments))

@@ -30,7 +30,13 @@ def search(
     gallery: Annotated[
         list[str] | None, typer.Option(help="Images to search; may be given again.")
     ] = None,
-    index: Annotated[str | None, typer.Option(help="Folder of an index that is kept.")] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="Index that is kept: a folder, qdrant://HOST:6334/COLLECTION or "
+            "postgresql://USER@HOST/DATABASE/TABLE."
+        ),
+    ] = None,
     add: Annotated[
         list[str] | None, typer.Option(help="Images to add to the index; may be given again.")
     ] = None,

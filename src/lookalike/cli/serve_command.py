@@ -12,7 +12,11 @@ from lookalike.cli.arguments import Device, Model
 def serve(
     model: Model,
     index: Annotated[
-        str | None, typer.Option(help="Folder of an index to search; made where there is none.")
+        str | None,
+        typer.Option(
+            help="Index to search: a folder, qdrant://... or postgresql://...; made where there is "
+            "none."
+        ),
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Refuse changes of the index.")

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike import __version__, log, storage
@@ -14,7 +13,6 @@ from lookalike.commands.models import calibration_of, load
 from lookalike.data.inputs import place_of
 from lookalike.errors import ConfigError, MissingExtraError
 from lookalike.exporting.exported import ExportedModel
-from lookalike.index import manifest
 from lookalike.index.index import Index
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
@@ -51,7 +49,8 @@ def serve(
 
     Args:
         model: an output directory, a model folder, or an exported `.onnx` file.
-        index: a folder of an index to search and change; made where there is none.
+        index: a folder or the address of a database (`Index.open`), to search and to change; made
+            where there is none.
         read_only: refuse changes of the index.
         host: the address to listen on; one that other machines reach needs a token.
         port: 0 takes a free one.
@@ -143,14 +142,12 @@ def open_service(
 
 def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -> Index:
     place = place_of("index", index)
-    is_new = (
-        not storage.is_remote(place)
-        and not (Path(storage.local_path(place)) / manifest.FILE).exists()
-    )
-    if is_new and not read_only:
-        logger.info("%s: a new index", storage.public(place))
-        return Index.create(place, embedder=model)
-    return Index.open(place, model)
+    if read_only:
+        return Index.open(place, model)
+    opened = Index.open_or_create(place, embedder=model)
+    if not len(opened):
+        logger.info("%s: an index without images", opened.place)
+    return opened
 
 
 def _of(calibration: Calibration | None) -> str:
