@@ -16,7 +16,13 @@ def embed(
         list[str], typer.Argument(help="Folders, lists, tables, 'patterns/**/*.jpg' or images.")
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="NAME.parquet or NAME.npy, or a URI.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="NAME.parquet or NAME.npy, here or a URI; or an index: qdrant://HOST:6334/NAME, "
+            "postgresql://USER@HOST/DATABASE/TABLE.",
+        ),
     ],
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     restart: Annotated[
@@ -24,7 +30,7 @@ def embed(
     ] = False,
     **read: Any,
 ) -> None:
-    """Embed images into a file of vectors. Started again after a kill, it resumes."""
+    """Embed images into a file, or an index. Started again after a kill, it resumes."""
     from lookalike.commands.embed import embed as command
 
     command(

@@ -19,6 +19,7 @@ from lookalike.cli.arguments import Model, with_read_flags
 
 if TYPE_CHECKING:
     from lookalike.index.decision import Answer, Neighbour
+    from lookalike.index.recall_check import RecallCheck
 
 
 @with_read_flags()
@@ -62,6 +63,14 @@ def search(
         bool, typer.Option("--yes", help="Let --remove remove all images without asking.")
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print figures of the index.")] = False,
+    check: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Measure recall against an exact search, and latency, with N images of the index.",
+        ),
+    ] = 0,
     html: Annotated[str | None, typer.Option(help="Write a page with the pictures.")] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Show that page in the browser.")
@@ -91,6 +100,7 @@ def search(
         kind=kind,
         exact=exact,
         prior=prior,
+        check=check,
         html=html,
         **read,
     )
@@ -105,7 +115,9 @@ def search(
         typer.echo(json.dumps(asdict(answer)) if as_json else _shown(answer))
     if found.answers and not as_json:
         typer.echo(_assumed(found.prior))
-    if stats or not (queries or gallery or add or remove):
+    if found.check is not None:
+        typer.echo(json.dumps({"check": asdict(found.check)}) if as_json else _checked(found.check))
+    if stats or not (queries or gallery or add or remove or check):
         _say(found.index.stats(), as_json)
     if open_page and html is not None:
         import webbrowser
@@ -142,6 +154,16 @@ def _assumed(prior: float | None) -> str:
     return (
         f"same or different, and how probable that is, where {share} of such pairs are the same; "
         "--prior changes it"
+    )
+
+
+def _checked(check: RecallCheck) -> str:
+    return (
+        f"recall of the {check.k} nearest: {100 * check.recall:.2f} % of {check.queries} queries "
+        f"(images of the index, each without itself), {100 * check.worst:.0f} % at worst, against "
+        "an exact search\n"
+        f"latency of one search: p50 {check.p50_ms:.2f} ms, p99 {check.p99_ms:.2f} ms\n"
+        f"largest error of a cosine: {check.cosine_error:.0e}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`lookalike embed`: vectors of images in a file."""
+"""`lookalike embed`: vectors of images in a file, or in the index of a database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Unpack
 
@@ -25,6 +25,10 @@ from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.exporting.exported import ExportedModel
+from lookalike.index.index import Index
+from lookalike.index.store_address import BACKENDS, is_store_address
+from lookalike.index.stored_parts import StoredParts
+from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import batch_size_of, embed_batches
@@ -68,7 +72,10 @@ def embed(
         images: folders, lists, tables, patterns or images; see `lookalike.data.inputs`.
         output: `NAME.parquet` with the columns path, label and vector, or `NAME.npy` with the
             vectors beside `NAME.paths.txt` with their paths, line by line, and
-            `NAME.labels.txt` where labels are known; on this machine or in object storage.
+            `NAME.labels.txt` where labels are known; on this machine or in object storage. Or an
+            index in a database, as `qdrant://HOST:6334/COLLECTION` or
+            `postgresql://USER@HOST/DATABASE/TABLE`, which is made where there is none: each part
+            goes there as it is ready.
         workers: processes on this machine, each with its own GPU where there are any.
         restart: drop the parts of an earlier attempt for this output.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
@@ -86,11 +93,14 @@ def embed(
         place_of("output", output),
         places_of("images", images),
     )
-    if not output.endswith(SUFFIXES):
-        raise ConfigError(
-            f"{storage.public(output)}: the output's name must end in .npy or .parquet"
-        )
-    storage.check_writable(output)
+    if not is_store_address(output):
+        if not output.endswith(SUFFIXES):
+            forms = ", ".join(backend.form for backend in BACKENDS.values())
+            raise ConfigError(
+                f"{storage.public(output)}: the output's name must end in .npy or .parquet, or be "
+                f"an index in a database: {forms}"
+            )
+        storage.check_writable(output)
     check_integer("workers", workers, 1)
     options = ReadOptions(**read)
     if workers > 1 and not in_worker():
@@ -104,7 +114,8 @@ def embed(
     with World.from_env(options.device) as world:
         log.start(logging.INFO if world.is_main else logging.ERROR)
         embedder = load(model, device=options.device)
-        records = read_places(places)
+        read_images = records_at if is_store_address(output) else read_places
+        records = read_images(places)
         source = options.source([model])
         count = _embed(embedder, records, output, restart, options.threads, world, source)
         if world.is_main:
@@ -134,8 +145,10 @@ def _embed(
         size=PART_SIZE,
         trained=embedder.trained_fingerprint(),
     )
-    parts = Parts(_work_folder(output), request)
     with ExitStack() as stack:
+        parts = Parts(_work_folder(output), request)
+        if is_store_address(output):
+            parts = stack.enter_context(_into_index(embedder, parts, records, output, world))
         if world.is_main:
             lock = parts.folder.with_name(parts.folder.name + ".lock")
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +160,22 @@ def _embed(
         missing = world.all_gather_object(parts.missing() if world.is_main else [])[0]
         _make(embedder, records, parts, missing, threads, world, source)
         return _finish(parts, records, output) if world.is_main else 0
+
+
+@contextmanager
+def _into_index(
+    embedder: Embedder | ExportedModel,
+    parts: Parts,
+    records: Sequence[Record],
+    output: str,
+    world: World,
+) -> Iterator[Parts]:
+    """The parts of an index, which the main worker makes where there is none."""
+    if world.is_main:
+        Index.open_or_create(output, embedder=embedder).close()
+    world.barrier()
+    with Index.open(output, embedder) as index:
+        yield StoredParts(parts.folder, parts.request, index, records)
 
 
 def _work_folder(output: str) -> Path:
@@ -204,13 +233,26 @@ def _make(
 
 
 def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
-    """Merge the parts, put the files in their place, and remove the parts."""
+    """Make the output of the parts, and remove them."""
     count = parts.sizes()
     bad = {row: reason for part in parts.all() for row, reason in part.bad.items()}
     if count == 0:
         _warn_of_bad(bad, records)
         parts.remove()
         raise DataError(f"none of the {len(records):,} images can be read")
+    if isinstance(parts, StoredParts):
+        parts.index.compact()
+    else:
+        _put_files(parts, records, output)
+    parts.remove()
+    _warn_of_bad(bad, records)
+    vectors = log.counted(count, "vector")
+    logger.info("%s: %s of %d", storage.public(output), vectors, parts.request.dim)
+    return count
+
+
+def _put_files(parts: Parts, records: Sequence[Record], output: str) -> None:
+    """Merge the parts and put the files in their place."""
     name = storage.public(output).rsplit("/", 1)[-1]
     files = merge(parts, records, parts.folder / "merged", name)
     for old in outdated(name, files):
@@ -225,11 +267,6 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
             storage.write_file(file, place)
         else:
             file.replace(storage.local_path(place))
-    parts.remove()
-    _warn_of_bad(bad, records)
-    vectors = log.counted(count, "vector")
-    logger.info("%s: %s of %d", storage.public(output), vectors, parts.request.dim)
-    return count
 
 
 def _warn_of_bad(bad: dict[int, str], records: Sequence[Record]) -> None:

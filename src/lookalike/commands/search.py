@@ -14,12 +14,13 @@ from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index import sync
 from lookalike.index.decision import Answer, decide, prior_of
 from lookalike.index.index import Index
 from lookalike.index.new_images import id_of
+from lookalike.index.recall_check import RecallCheck, check_recall
 from lookalike.index.search_page import render
 from lookalike.index.segment_search import checked_k
 from lookalike.log import logger
@@ -42,12 +43,14 @@ class SearchOutcome:
         threshold: the cosine from which two images are rather the same than different; None where
             none is enough, or without a calibration.
         prior: the share of same pairs that the probabilities assume; None without a calibration.
+        check: recall and latency, where they were asked for.
     """
 
     answers: list[Answer]
     index: Index
     threshold: float | None
     prior: float | None = None
+    check: RecallCheck | None = None
 
 
 def search(
@@ -63,6 +66,7 @@ def search(
     kind: str = "auto",
     exact: bool = False,
     prior: float | None = None,
+    check: int = 0,
     html: Place | None = None,
     **read: Unpack[ReadKeywords],
 ) -> SearchOutcome:
@@ -87,6 +91,8 @@ def search(
         prior: the share of same pairs that probabilities and decisions assume, between 0 and 1; by
             default that of the calibration for a gallery of this size
             (`Calibration.search_prior`).
+        check: images of the index with which its recall against an exact search, and its latency,
+            are measured; 0 for none.
         html: a file for a page with the pictures.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
             `lookalike.commands.read_options.ReadOptions`.
@@ -99,15 +105,16 @@ def search(
     asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
     added, removed = places_of("add", add), places_of("remove", remove)
     if not galleries and index is None:
-        raise ConfigError("nothing to search: give --gallery PLACE, or --index DIR")
+        raise ConfigError("nothing to search: give --gallery PLACE, or --index PLACE")
     if (added or removed) and index is None:
-        raise ConfigError("--add and --remove change an index: name it with --index DIR")
+        raise ConfigError("--add and --remove change an index: name it with --index PLACE")
     try:
         k = checked_k(k)
     except DataError as error:
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
+    check_integer("check", check, 0)
     options = ReadOptions(**read)
     log.start()
     asking = sync.records_at(asked_for) if asked_for else []
@@ -125,8 +132,9 @@ def search(
             named |= sync.synchronize(
                 found, places, remove_missing=exactly, threads=threads, source=source
             )
+    checked = check_recall(found, check, k) if check else None
     if not asked_for:
-        return SearchOutcome([], found, None)
+        return SearchOutcome([], found, None, check=checked)
     assert embedder is not None
     assumed = prior_of(calibration, len(found), prior)
     answers, asked = _answers(
@@ -148,7 +156,7 @@ def search(
         )
         storage.write_bytes(os.fspath(html), page.encode())
         logger.info("written: %s", storage.public(os.fspath(html)))
-    return SearchOutcome(answers, found, threshold, assumed)
+    return SearchOutcome(answers, found, threshold, assumed, checked)
 
 
 def _index(

@@ -37,7 +37,7 @@ def synchronize(
     others = [place for place in places if place not in tables]
     known = index.versions()
     listed = _by_id(records_at(others) if others else (), known)
-    versions = {id: _version(record.uri) for id, record in listed.items()}
+    versions = {id: image_version(record.uri) for id, record in listed.items()}
     seen = set(listed)
     added = 0
     with index.loading():
@@ -74,7 +74,7 @@ def _added_vectors(
     index: Index, table: str, known: Mapping[str, int]
 ) -> Iterator[tuple[list[str], int]]:
     """Add the vectors of a file block by block; yields a block's ids and how many are new."""
-    version = _version(absolute(table))
+    version = image_version(absolute(table))
     # Ids that were given are no paths.
     named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
     for records, vectors in vector_files.read_images(absolute(table)):
@@ -188,7 +188,7 @@ def absolute(place: str) -> str:
     return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 
 
-def _version(uri: str) -> int:
+def image_version(uri: str) -> int:
     """A number that changes with a local file; 0 for a remote one, which is taken as fixed."""
     if storage.is_remote(uri):
         return 0

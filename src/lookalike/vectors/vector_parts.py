@@ -166,6 +166,10 @@ class Parts:
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
             raise RunError(f"{path}: damaged ({error}); remove it and resume") from None
 
+    def remove_part(self, number: int) -> None:
+        """Remove a part, which is then missing."""
+        self._path(number).unlink()
+
     def remove(self) -> None:
         """Remove the folder, first the manifest: without it no part counts."""
         (self.folder / MANIFEST).unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""Vectors that go into an index part by part, as they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lookalike.data.record import Record
+from lookalike.index.index import Index
+from lookalike.index.new_images import NewImages, id_of
+from lookalike.index.segment_search import normalized
+from lookalike.index.sync import image_version
+from lookalike.log import logger
+from lookalike.vectors.vector_parts import Part, Parts, Request
+
+
+class StoredParts(Parts):
+    """Parts whose vectors are in an index; the folder keeps which of them are done.
+
+    A part is written after the index holds its rows. So a kill in between costs its vectors once
+    more, and loses none.
+    """
+
+    def __init__(
+        self, folder: Path, request: Request, index: Index, records: Sequence[Record]
+    ) -> None:
+        super().__init__(folder, request)
+        self.index = index
+        self._records = records
+
+    def begin(self, *, restart: bool) -> None:
+        """As `Parts.begin`; a part whose rows the index has lost since is made again."""
+        super().begin(restart=restart)
+        for number in sorted(self.done()):
+            ids = {id_of(self._records[row]) for row in self.read(number).rows.tolist()}
+            there = sum(len(rows.table) for rows in self.index.store.read(list(ids)))
+            if there < len(ids):
+                logger.warning(
+                    "%s: %d images of part %d are no longer there; they are embedded again",
+                    self.index.place, len(ids) - there, number,
+                )  # fmt: skip
+                self.remove_part(number)
+
+    def write(self, number: int, part: Part) -> None:
+        """Put the part's rows into the index, and remember that."""
+        records = [self._records[row] for row in part.rows.tolist()]
+        if records:
+            images = NewImages.of(
+                records, versions=[image_version(record.uri) for record in records]
+            )
+            vectors = normalized(part.vectors[images.kept], self.index.dim)
+            self.index.store.upsert(images.rows(range(len(images.ids)), vectors))
+        super().write(number, replace(part, vectors=part.vectors[:, :0]))
