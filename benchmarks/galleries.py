@@ -5,8 +5,8 @@
 
 Each store is loaded from a `.npy` file as `lookalike search --gallery` does it, by a process that
 is killed with SIGKILL once a third is there, and started again. Then all ids and vectors are read
-and compared: `lost` counts those that are missing or differ. Queries come one by one, new images of the
-same classes (`search.py`); `recall` is the share of the ten nearest by float64.
+and compared: `lost` counts those that are missing or differ. Queries come one by one, new images of
+the same classes (`search.py`); `recall` is the share of the ten nearest by float64.
 
 PostgreSQL with pgvector is that of the wheel of the tests. `qdrant` is Qdrant's engine
 (`qdrant-edge-py`) behind the tests' server in Python, which takes most of the time of a load: it

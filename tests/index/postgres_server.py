@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -48,7 +49,8 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [
                     _BINARIES / "postgres", "-D", data, "-k", self.folder, "-p", str(self.port),
-                    "-h", "127.0.0.1", "-c", f"fsync={self._fsync}", "-c", "dynamic_shared_memory_type=mmap",
+                    "-h", "127.0.0.1", "-c", f"fsync={self._fsync}",
+                    "-c", "dynamic_shared_memory_type=mmap",
                 ],
                 stdout=log, stderr=log, cwd=self.folder, **self._as,
             )  # fmt: skip
@@ -58,7 +60,7 @@ class PostgresServer:
         raise AssertionError("no free port")
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT)  # which waits for no client
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from qdrant_server import QdrantServer
 import lookalike
 from lookalike import cli
 from lookalike.commands import embed as verb
+from lookalike.data.inputs import read_places
 from lookalike.errors import (
     ConfigError,
     CredentialsError,
@@ -32,11 +34,13 @@ from lookalike.errors import (
 )
 from lookalike.index import pgvector_store, store_address
 from lookalike.index.index import Index
+from lookalike.index.new_images import id_of
 from lookalike.index.qdrant_store import QdrantStore
 from lookalike.index.recall_check import check_recall
 from lookalike.index.store import SearchHits
 from lookalike.index.stored_parts import StoredParts
 from lookalike.model.embedder import Embedder
+from lookalike.vectors.vector_parts import Part, Request
 
 DIM = 24
 
@@ -278,36 +282,61 @@ def test_embed_writes_into_a_database_and_resumes(
     caplog: pytest.LogCaptureFixture, cache: Path,
 ) -> None:  # fmt: skip
     caplog.set_level("INFO")
-    monkeypatch.setattr(verb, "PART_SIZE", 8)
+    for copied in "abc":
+        shutil.copytree(photos / "101", photos / copied / "more")
+        shutil.copytree(photos / "102", photos / copied / "most")
+        shutil.copytree(photos / "103", photos / copied / "rest")
+        shutil.copytree(photos / "104", photos / copied / "last")
+    monkeypatch.setattr(verb, "PART_SIZE", 64)
     words = {"device": "cpu", "threads": 1}
     with monkeypatch.context() as patch:
         write = StoredParts.write
 
         def cut_off(parts: StoredParts, number: int, part: object) -> None:
             write(parts, number, part)
-            if number == 1:
+            if number == 0:
                 raise KeyboardInterrupt
 
         patch.setattr(StoredParts, "write", cut_off)
         with pytest.raises(KeyboardInterrupt):
             lookalike.embed(model, photos, address, **words)
     with Index.open(address) as index:
-        assert len(index) == 16
-        index.remove(index.ids()[0])
-    assert lookalike.embed(model, photos, address, **words) == 21
-    assert "1 images of part" in caplog.text
-    assert "8 of 21 images were done before" in caplog.text
+        assert len(index) == 64
+    assert lookalike.embed(model, photos, address, **words) == 69
+    assert "64 of 69 images were done before" in caplog.text
     caplog.clear()
     found = lookalike.search(
         model, photos / "101/2.jpg", index=address, gallery=photos, k=21, **words
     )
     assert "added" not in caplog.text
+    caplog.clear()
     paths = sorted(map(str, photos.rglob("*.jpg")))
     vectors = lookalike.load(model, device="cpu").embed(paths)
     assert sorted(found.index.ids()) == paths
     assert np.allclose(found.index.vectors(paths), vectors, atol=1e-6)
     assert found.index.records(paths[:1])[paths[0]].label == "100"
     found.index.close()
+
+
+def test_rows_that_the_database_has_lost_are_embedded_again(
+    address: str, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    embedder = lookalike.load(model, device="cpu")
+    records = read_places([photos])
+    request = Request(embedder.fingerprint(), "", 21, 16, 8)
+    with Index.open_or_create(address, embedder=embedder) as index:
+        parts = StoredParts(tmp_path / "parts", request, index, records)
+        parts.begin(restart=False)
+        vectors = embedder.embed([record.uri for record in records])
+        for number in range(3):
+            rows = np.array(request.rows(number))
+            parts.write(number, Part(rows, vectors[rows], {}))
+        assert (parts.missing(), len(index), parts.sizes()) == ([], 21, 21)
+        index.remove(id_of(records[9]))
+        parts.begin(restart=False)
+        assert parts.missing() == [1]
+        parts.begin(restart=True)
+        assert parts.missing() == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -367,10 +396,12 @@ def test_the_command_reports_recall_and_latency(
 ) -> None:  # fmt: skip
     words = ["lookalike", "search", str(model), "--index", str(tmp_path / "x")]
     monkeypatch.setattr(sys, "argv", [*words, "--gallery", str(photos), "--check", "9", "-k", "3"])
-    cli.main()
+    with pytest.raises(SystemExit):
+        cli.main()
     said = capsys.readouterr().out
     assert "recall of the 3 nearest: 100.00 % of 9 queries" in said
     assert "p50" in said
     monkeypatch.setattr(sys, "argv", [*words, "--check", "5", "--json"])
-    cli.main()
+    with pytest.raises(SystemExit):
+        cli.main()
     assert json.loads(capsys.readouterr().out)["check"]["queries"] == 5
