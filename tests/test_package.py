@@ -16,10 +16,11 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_public_names_are_pinned_and_there():
     assert lookalike.__all__ == [
-        "Calibration", "Comparison", "Config", "Embedder", "Index", "LookalikeError", "Run",
-        "Scores", "backbones", "compare", "doctor", "embed", "evaluate", "export", "improve",
-        "load", "plan", "push_to_hub", "quickstart", "report", "run_workflow", "search",
-        "serve", "train", "tune",
+        "Calibration", "Comparison", "Config", "Embedder", "Index", "JobState", "JobStatus",
+        "LookalikeError", "Run", "Scores", "backbones", "compare", "doctor", "embed", "evaluate",
+        "export", "follow_job", "improve", "job_status", "list_jobs", "load", "plan", "push_to_hub",
+        "quickstart", "report", "run_workflow", "search", "serve", "stop_job", "submit", "train",
+        "tune",
     ]  # fmt: skip
     for name in lookalike.__all__:
         assert callable(getattr(lookalike, name)), name

@@ -20,6 +20,8 @@ __all__ = [
     "Config",
     "Embedder",
     "Index",
+    "JobState",
+    "JobStatus",
     "LookalikeError",
     "Run",
     "Scores",
@@ -29,7 +31,10 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "follow_job",
     "improve",
+    "job_status",
+    "list_jobs",
     "load",
     "plan",
     "push_to_hub",
@@ -38,6 +43,8 @@ __all__ = [
     "run_workflow",
     "search",
     "serve",
+    "stop_job",
+    "submit",
     "train",
     "tune",
 ]
@@ -62,6 +69,8 @@ if TYPE_CHECKING:
     from lookalike.errors import LookalikeError
     from lookalike.evaluation.result import Comparison
     from lookalike.index.index import Index
+    from lookalike.jobs.engine import JobState, JobStatus
+    from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
     from lookalike.metrics.calibration import Calibration
     from lookalike.metrics.scores import Scores
     from lookalike.model.embedder import Embedder
@@ -74,6 +83,8 @@ _HOMES = {
     "Config": "lookalike.config.config",
     "Embedder": "lookalike.model.embedder",
     "Index": "lookalike.index.index",
+    "JobState": "lookalike.jobs.engine",
+    "JobStatus": "lookalike.jobs.engine",
     "LookalikeError": "lookalike.errors",
     "Run": "lookalike.run",
     "Scores": "lookalike.metrics.scores",
@@ -83,7 +94,10 @@ _HOMES = {
     "embed": "lookalike.commands.embed",
     "evaluate": "lookalike.commands.evaluate",
     "export": "lookalike.commands.export",
+    "follow_job": "lookalike.jobs.submit",
     "improve": "lookalike.commands.improve",
+    "job_status": "lookalike.jobs.submit",
+    "list_jobs": "lookalike.jobs.submit",
     "load": "lookalike.commands.models",
     "plan": "lookalike.commands.plan",
     "push_to_hub": "lookalike.commands.push_to_hub",
@@ -92,6 +106,8 @@ _HOMES = {
     "run_workflow": "lookalike.workflow.run_workflow",
     "search": "lookalike.commands.search",
     "serve": "lookalike.commands.serve",
+    "stop_job": "lookalike.jobs.submit",
+    "submit": "lookalike.jobs.submit",
     "train": "lookalike.commands.train",
     "tune": "lookalike.commands.tune",
 }

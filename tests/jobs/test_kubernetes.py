@@ -11,11 +11,11 @@ import pytest
 import yaml
 from job_service import JobService, serving
 
-from lookalike.commands.submit import follow_job, job_status, list_jobs, stop_job, submit
 from lookalike.errors import ConfigError, CredentialsError, LookalikeError, UnavailableError
 from lookalike.jobs.engine import JobError, JobState
 from lookalike.jobs.kubernetes_cluster import connect
 from lookalike.jobs.resources import Resources
+from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
 
 pytest.importorskip("kubernetes")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import lookalike
-from lookalike.commands.submit import submit
 from lookalike.errors import ConfigError
 from lookalike.jobs.engine import JobError, JobState
 from lookalike.jobs.request import command_job
 from lookalike.jobs.resources import Resources
 from lookalike.jobs.slurm import Slurm
+from lookalike.jobs.submit import submit
 
 GOLDEN = Path(__file__).parent / "golden"
 

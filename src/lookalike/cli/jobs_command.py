@@ -27,7 +27,7 @@ def jobs(
 ) -> None:
     """List jobs that were submitted; follow or stop one."""
     from lookalike import log
-    from lookalike.commands import submit
+    from lookalike.jobs import submit
 
     log.start()
     engine = required_engine(on)

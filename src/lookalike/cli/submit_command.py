@@ -18,8 +18,8 @@ def submit(
     request: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="config.yaml [key=value ...] | -- COMMAND ...",
-            help="A training; or after -- embed or evaluate with its arguments.",
+            metavar="config.yaml [key=value ...] | workflow.yaml | -- COMMAND ...",
+            help="A training, a workflow; or after -- embed or evaluate with its arguments.",
         ),
     ] = None,
     on: Engine = "",
@@ -43,6 +43,9 @@ def submit(
     env: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for the job; again for more.")
     ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Folder of a workflow's file and results in the job.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(help="Starts after a failure.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the exact request and send nothing.")
@@ -51,12 +54,12 @@ def submit(
         bool, typer.Option("--wait", help="Follow the log; the exit code is that of the job.")
     ] = False,
 ) -> None:
-    """Run a training, or another command, as a job on a cluster.
+    """Run a training, a workflow, or another command as a job on a cluster.
 
     Prints the id of the job on stdout. All resources: docs/submit.md.
     """
     from lookalike import log
-    from lookalike.commands.submit import submit as command
+    from lookalike.jobs.submit import submit as command
 
     log.start()
     answer = command(
@@ -69,7 +72,7 @@ def submit(
         name=name, nodes=nodes, workers=workers, gpus=gpus, gpu_type=gpu_type, machine=machine,
         cpus=cpus, memory=memory, image=image, time_limit=time_limit,
         priority=int(priority) if priority is not None and priority.isdecimal() else priority,
-        mounts=mount, environment=_variables(env or []), retries=retries,
+        mounts=mount, environment=_variables(env or []), retries=retries, folder=folder,
     )  # fmt: skip
     typer.echo(answer, nl=not answer.endswith("\n"))
 

@@ -43,7 +43,7 @@ def render(job: JobRequest, resources: Resources) -> dict[str, Any]:
     """
     check_places(job, resources)
     _check(resources)
-    workers = resources.workers or resources.gpus
+    workers = 1 if job.starts_workers else resources.workers or resources.gpus
     # The machine type says the GPUs; without any the request says the workers.
     count = str(workers) if workers else f'"${{NPROC_PER_NODE:-{job.workers}}}"'
     options = [] if resources.nodes == 1 else list(_TORCHRUN)

@@ -69,7 +69,7 @@ def _check(resources: Resources, is_training: bool) -> None:
 
 
 def _train_job(job: JobRequest, resources: Resources, metadata: dict[str, Any]) -> dict[str, Any]:
-    workers = resources.workers_of_machine(job.workers)
+    workers = job.workers_of_machine(resources)
     torchrun = () if workers == resources.nodes == 1 else _TORCHRUN
     container = CONTAINERS["trainjob"]
     mounts, volumes = _mounts(resources)
@@ -110,7 +110,7 @@ def _train_job(job: JobRequest, resources: Resources, metadata: dict[str, Any]) 
 
 
 def _job(job: JobRequest, resources: Resources, metadata: dict[str, Any]) -> dict[str, Any]:
-    workers = resources.workers_of_machine(job.workers)
+    workers = job.workers_of_machine(resources)
     torchrun = ("--standalone", f"--nproc-per-node={workers}") if workers > 1 else ()
     mounts, volumes = _mounts(resources)
     container = {

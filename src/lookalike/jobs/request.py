@@ -29,11 +29,13 @@ class JobRequest:
 
     Attributes:
         name: of the job: a-z, 0-9 and -.
-        command: one of COMMANDS.
+        command: one of COMMANDS, or `run` for a workflow.
         arguments: words after it; a name of `files` stands for the place of that file.
         files: texts that the job takes along, by name, to the byte.
         workers: of a machine, by the request.
         places: settings or arguments, and the paths or URIs that the job reads and writes.
+        folder: where `files` are put and stay; None for a temporary one.
+        starts_workers: the command starts the workers of its trainings itself.
     """
 
     name: str
@@ -42,11 +44,17 @@ class JobRequest:
     files: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
     places: tuple[tuple[str, str], ...] = ()
+    folder: str | None = None
+    starts_workers: bool = False
 
     @property
     def resumes(self) -> bool:
         """True if another start goes on from where the last one ended."""
-        return self.command in ("train", "embed")
+        return self.command in ("train", "embed", "run")
+
+    def workers_of_machine(self, resources: Resources) -> int:
+        """Workers to start: asked for, one for each GPU, or those of the request."""
+        return 1 if self.starts_workers else resources.workers or resources.gpus or self.workers
 
 
 def training_job(file: str, overrides: Sequence[str], resources: Resources) -> JobRequest:
@@ -55,17 +63,13 @@ def training_job(file: str, overrides: Sequence[str], resources: Resources) -> J
     Raises:
         ConfigError: the configuration is wrong, incomplete, or holds a secret.
     """
-    text = _read(file)
+    text = file_text(file)
     config = Config.load(file, overrides)
     for key in ("data.train", "run.output"):
         if config.get(key) is None:
             raise ConfigError(f"{file}: a job needs {key}; add it to the file or as {key}=...")
     if config.without_secrets() != config or storage.without_secrets(text) != text:
-        raise ConfigError(
-            f"{file}: holds an address with a signature or a password, which everyone who can list "
-            "jobs could read; write the plain address, and give the job a role or its "
-            "environment credentials"
-        )
+        raise secret_in(file)
     places = [("run.output", str(config.run.output))]
     for key in ("data.train", "data.val"):
         value = config.get(key)
@@ -103,7 +107,7 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
             name = PurePosixPath(word).name
             if name in files:
                 raise ConfigError(f"{word}: another file of that name is part of the job")
-            files[name] = _read(word)
+            files[name] = file_text(word)
             sent.append(name)
         else:
             sent.append(word)
@@ -116,7 +120,21 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
     )
 
 
-def _read(file: str) -> str:
+def secret_in(file: str) -> ConfigError:
+    """The error of a file that holds a secret."""
+    return ConfigError(
+        f"{file}: holds an address with a signature or a password, which everyone who can list "
+        "jobs could read; write the plain address, and give the job a role or its environment "
+        "credentials"
+    )
+
+
+def file_text(file: str) -> str:
+    """The text of a file that a job takes along.
+
+    Raises:
+        ConfigError: it cannot be read, or the shell could not carry it.
+    """
     try:
         text = Path(storage.local_path(file)).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -139,6 +157,11 @@ def check_places(job: JobRequest, resources: Resources) -> None:
     Raises:
         ConfigError: a path lies neither in object storage nor below a mount.
     """
+    if job.command == "run" and job.folder is None:
+        raise ConfigError(
+            "a workflow in a container needs a folder that outlives it, for its results: --folder "
+            "/PATH, below a mount"
+        )
     mounts = [mount.path.rstrip("/") for mount in resources.mounts]
     for key, place in job.places:
         if storage.is_remote(place) or place in job.files or PurePosixPath(place).name in job.files:
@@ -163,6 +186,8 @@ def start_script(job: JobRequest, resources: Resources, torchrun: Sequence[str])
         torchrun: its options as shell words; none of them for a job of one worker.
     """
     lines = ["set -eu", 'folder="$(mktemp -d)"']
+    if job.folder is not None:
+        lines[1:] = [f"folder={shlex.quote(job.folder)}", 'mkdir -p "$folder"']
     for name, text in job.files.items():
         end = "" if text.endswith("\n") or not text else "\n"
         lines.append(f"cat > \"$folder\"/{shlex.quote(name)} <<'{_END}'\n{text}{end}{_END}")

@@ -170,6 +170,9 @@ class Resources(Section):
     """Mounts, as `SOURCE:/PATH` or `SOURCE:/PATH:ro`."""
     environment: dict[str, str] = setting({})
     """Variables of the environment; no secrets."""
+    folder: str | None = None
+    """Folder in the job for a workflow's file, states and results; its relative paths are from
+    there. Without it, that of the file, if the machines share it."""
     retries: int = setting(1, ge=0, le=100)
     """Starts after a failure; each resumes."""
     dlc: DlcOptions = DlcOptions()
@@ -195,6 +198,13 @@ class Resources(Section):
     def _is_name(cls, value: str | None) -> str | None:
         if value is not None and (not _LABEL.fullmatch(value) or len(value) > 50):
             raise ValueError("is no name of a job: a-z, 0-9 and -, at most 50")
+        return value
+
+    @field_validator("folder")
+    @classmethod
+    def _is_absolute(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("/"):
+            raise ValueError("is no absolute path of the job's machine")
         return value
 
     @field_validator("environment")
@@ -227,10 +237,6 @@ class Resources(Section):
     def grace_seconds(self) -> int:
         """Seconds between the request to stop and the end."""
         return round(seconds_of(self.grace))
-
-    def workers_of_machine(self, requested: int) -> int:
-        """Workers of a machine: asked for, one for each GPU, or those of the request."""
-        return self.workers or self.gpus or requested
 
 
 class _SecretError(Exception):

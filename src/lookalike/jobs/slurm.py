@@ -41,7 +41,7 @@ def render(job: JobRequest, resources: Resources) -> str:
         ConfigError: the resources have what Slurm cannot give.
     """
     _check(resources)
-    workers = resources.workers_of_machine(job.workers)
+    workers = job.workers_of_machine(resources)
     alone = resources.nodes == workers == 1
     torchrun = () if alone else (*_TORCHRUN, f"--nproc-per-node={workers}")
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(job, resources))]

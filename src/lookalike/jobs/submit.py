@@ -1,4 +1,4 @@
-"""`lookalike submit`: the same command on a cluster."""
+"""`lookalike submit` and `lookalike jobs`: the same command on a cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lookalike.jobs.engine import JobStatus, follow
 from lookalike.jobs.request import COMMANDS, JobRequest, command_job, training_job
 from lookalike.jobs.resources import Resources, read_resources
 from lookalike.jobs.targets import target
+from lookalike.jobs.workflow_request import is_workflow, workflow_job
 from lookalike.log import logger
 
 
@@ -23,11 +24,12 @@ def submit(
     pause: float = 5.0,
     **changes: Any,
 ) -> str:
-    """Send a training, or another command, to a cluster.
+    """Send a training, a workflow, or another command to a cluster.
 
     Args:
-        request: a configuration file and `key=value`s, or the words of a command: `"embed",
-            "oss://shop/runs/shoes", "oss://shop/photos.txt", "-o", "oss://shop/photos.parquet"`.
+        request: a configuration file and `key=value`s, the file of a workflow, or the words of a
+            command: `"embed", "oss://shop/runs/shoes", "oss://shop/photos.txt", "-o",
+            "oss://shop/photos.parquet"`.
         on: "dlc", "kubernetes" or "slurm".
         resources: a YAML file with the fields of `lookalike.jobs.resources.Resources`.
         dry_run: send nothing.
@@ -59,12 +61,18 @@ def submit(
 def _job(request: Sequence[str], resources: Resources) -> JobRequest:
     if not request:
         raise ConfigError(
-            "nothing to submit: give a config.yaml, or after -- a command "
+            "nothing to submit: give a config.yaml, a workflow.yaml, or after -- a command "
             f"({', '.join(COMMANDS)}) with its arguments"
         )
-    if request[0] in COMMANDS:
-        return command_job(request, resources)
     file, *overrides = request
+    if file not in COMMANDS and "=" not in file and is_workflow(file):
+        if overrides:
+            raise ConfigError(f"{file}: a workflow takes no {overrides[0]!r}; write it in the file")
+        return workflow_job(file, resources)
+    if resources.folder is not None:
+        raise ConfigError(f"folder={resources.folder}: only a workflow has one")
+    if file in COMMANDS:
+        return command_job(request, resources)
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"{item!r} is neither the one configuration file nor key=value")
