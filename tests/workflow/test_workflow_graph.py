@@ -77,11 +77,24 @@ def test_nodes_come_after_those_they_depend_on_and_settings_in_any_spelling_are_
          "is missing"),
         ("val: {uses", "../val: {uses", "flow.yaml:14: '../val' is no name of a node"),
         ("with: {list: b.txt}", "run: rm", "flow.yaml:14: val: run is no part of a node"),
+        ("{uses: read, with: {list: b", "{at: 3, uses: read, with: {list: b", "flow.yaml:14: val: "
+         "at=3 is no place on the canvas"),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_with_its_line(old, new, told):
     assert old in GOOD
     assert any(line.startswith(told) for line in faults(GOOD.replace(old, new, 1)))
+
+
+def test_a_fault_names_its_node_and_setting():
+    text = GOOD.replace("epochs: 2", "epochs: some").replace("train.run", "trian.run")
+    workflow, found = Workflow.check(text.replace("recall:", "recal:"), Path("/w/f.yaml"), "f.yaml")
+    assert [(fault.node, fault.key, fault.line) for fault in found] == [
+        ("evaluate", "model", 3), ("evaluate", "recal", 4), ("train", "train.epochs", 8),
+    ]  # fmt: skip
+    assert found[2].text.startswith("train.epochs='some'")
+    assert found[2].message == f"f.yaml:9: {found[2].text}"
+    assert sorted(workflow.nodes) == ["evaluate", "list", "train", "val"]
 
 
 def test_a_circle_is_told():

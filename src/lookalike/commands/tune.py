@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any
 
 import torch
-import yaml
 
 from lookalike import log
 from lookalike.commands.train import train
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
+from lookalike.config.yaml_lines import write_yaml
 from lookalike.data.catalog import Catalog, hold_out
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
@@ -454,7 +454,7 @@ class _Search:
             section, name = key.split(".")
             tree.setdefault(section, {})[name] = values[key]
         text = f"# lookalike tune: {found.describe()}\n"
-        write_text(self.folder.recipe, text + yaml.safe_dump(tree, sort_keys=False))
+        write_text(self.folder.recipe, text + write_yaml(tree))
 
 
 def _of_trials(request: Config, choices: list[Choice], fraction: float) -> Config:

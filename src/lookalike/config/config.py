@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
@@ -27,7 +26,7 @@ from lookalike.config.sections import (
     RunConfig,
     TrainConfig,
 )
-from lookalike.config.yaml_lines import read_mapping, read_value
+from lookalike.config.yaml_lines import read_mapping, read_value, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED
 from lookalike.storage import Place
@@ -178,7 +177,7 @@ class Config(Section):
     def to_yaml(self, *, complete: bool = True) -> str:
         """The request, loadable: every setting, or only those that were asked for."""
         tree = self.model_dump(exclude_unset=not complete)
-        return yaml.safe_dump(_mapped(tree, lambda text: text), sort_keys=False)
+        return write_yaml(_mapped(tree, lambda text: text))
 
     def asked(self) -> set[str]:
         """The dotted keys that were given."""
@@ -234,13 +233,18 @@ def _fields() -> dict[str, FieldInfo]:
 
 def keys() -> dict[str, tuple[str, str, str]]:
     """Every dotted key with its type, its default and its text."""
+    return described(_fields())
+
+
+def described(fields: Mapping[str, FieldInfo]) -> dict[str, tuple[str, str, str]]:
+    """Type, default and text of each field."""
     return {
         key: (
             _type_name(field.annotation),
             _shown(field.default),
             " ".join((field.description or "").split()),
         )
-        for key, field in _fields().items()
+        for key, field in fields.items()
     }
 
 

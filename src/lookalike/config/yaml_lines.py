@@ -1,4 +1,4 @@
-"""YAML of a request, with line numbers.
+"""YAML of a request, read with line numbers and written.
 
 Numbers are read as people mean them: `1e-4` is one, while `1:30` (YAML 1.1's sexagesimal 90),
 `010` (its octal 8) and dates are text. A key that is there twice is refused.
@@ -52,6 +52,44 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes each text that YAML or `_Loader` would read as something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as the base has it
+        first: [
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in _Loader.yaml_implicit_resolvers | yaml.SafeDumper.yaml_implicit_resolvers
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if "\n" in data else None  # the others need lines of their own
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def write_yaml(value: Any, *, flow: bool = False) -> str:
+    """YAML that `read_mapping` and `read_value` read as the same value; `flow` puts it on a line.
+
+    Raises:
+        ValueError: it has values that YAML's simple types do not have.
+    """
+    try:
+        text = yaml.dump(
+            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**20,
+            default_flow_style=flow,
+        )  # fmt: skip
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return text.removesuffix("...\n").removesuffix("\n") if flow else text
 
 
 def read_value(text: str) -> Any:

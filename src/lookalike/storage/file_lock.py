@@ -77,3 +77,14 @@ def is_locked(stream: IO[bytes]) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def is_held(file: Path) -> bool:
+    """True while a process holds the lock `file`; false without the file."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            return is_locked(stream)
+    except OSError:
+        return False

@@ -59,8 +59,13 @@ PATHS = {
     "data.classes": "file", "data.cache": "folder", "model.pretrained": "file",
     "train.recipe": "file", "train.cache_features": "folder", "train.start_from": "folder",
     "run.output": "folder", "run.workdir": "folder",
+    "list": "file", "data": "file", "gallery": "file", "fit": "file", "ranges": "file",
+    "model": "folder", "output": "folder", "cache": "folder",
 }  # fmt: skip
-"""Settings that may name a file or folder, and which of both the form offers to browse for."""
+"""Settings that may name a file or folder, and which of both the form offers to browse for.
+
+Those of trainings are dotted keys, the others names of other nodes of a workflow.
+"""
 
 NOT_PATHS = {
     "model.pretrained": ("true", "false", "yes", "no", "on", "off"),
@@ -80,6 +85,7 @@ class FormField:
         choices: values of a select; empty for a text.
         default: shown while the field is empty.
         is_popular: shown at once, not folded.
+        is_required: no run starts without a value.
     """
 
     key: str
@@ -90,16 +96,12 @@ class FormField:
     default: str
     choices: tuple[str, ...] = ()
     is_popular: bool = False
+    is_required: bool = False
 
     @property
     def browse(self) -> str:
         """`file` or `folder` for a path, else ""."""
         return PATHS.get(self.key, "")
-
-    @property
-    def is_required(self) -> bool:
-        """True if no run starts without a value."""
-        return self.key in REQUIRED
 
     @property
     def short_help(self) -> str:
@@ -124,10 +126,13 @@ def form_fields() -> tuple[FormField, ...]:
                 "choice", "distributed if Workers is above 1", ("standalone", "distributed"), True,
             )  # fmt: skip
         else:
-            placed[key] = dataclasses.replace(_field(key), label=label, tab=tab, is_popular=True)
+            placed[key] = dataclasses.replace(
+                field_of(key, known[key]), label=label, tab=tab, is_popular=True,
+                is_required=key in REQUIRED,
+            )  # fmt: skip
     for key in (*popular, *known):
         if key not in placed:
-            placed[key] = dataclasses.replace(_field(key), is_popular=key in popular)
+            placed[key] = dataclasses.replace(field_of(key, known[key]), is_popular=key in popular)
     return tuple(placed.values())
 
 
@@ -136,8 +141,9 @@ def of_tab(tab: str, *, popular: bool) -> list[FormField]:
     return [field for field in form_fields() if field.tab == tab and field.is_popular == popular]
 
 
-def _field(key: str) -> FormField:
-    kind, default, text = keys()[key]
+def field_of(key: str, facts: tuple[str, str, str]) -> FormField:
+    """The field of a setting with this type, default and text."""
+    kind, default, text = facts
     parts = [part.strip() for part in kind.split("\\|")]
     plain = {"str", "int", "float", "bool"}
     choices: tuple[str, ...] = ()
@@ -148,7 +154,7 @@ def _field(key: str) -> FormField:
     return FormField(
         key=key,
         label=key,
-        tab=_TAB_OF_SECTION[key.split(".")[0]],
+        tab=_TAB_OF_SECTION.get(key.split(".")[0], FIELDS),
         help=text.replace("\\|", "|"),
         kind=kind.replace("\\|", "|"),
         default="" if default == "-" else default,

@@ -13,7 +13,7 @@ from lookalike import __version__
 from lookalike.errors import MissingFileError
 from lookalike.pages import render
 
-NAVIGATION = (("/train", "Train"), ("/watch", "Watch"))
+NAVIGATION = (("/train", "Train"), ("/watch", "Watch"), ("/workflow", "Workflow"))
 """Address and name of each page; a page is one module and its templates."""
 
 _PACKAGE = "lookalike.studio"
@@ -24,6 +24,11 @@ _STATIC = {
     "studio.js": "text/javascript",
     "curves.js": "text/javascript",
     "studio.css": "text/css",
+    "workflow_graph.js": "text/javascript",
+    "workflow_canvas.js": "text/javascript",
+    "workflow_panel.js": "text/javascript",
+    "workflow.js": "text/javascript",
+    "workflow.css": "text/css",
 }
 
 

@@ -95,8 +95,11 @@ class Roots:
 
     def name(self, path: Path) -> str:
         """The shortest text that `resolve` takes for a path."""
-        first = self.folders[0]
-        return str(path.relative_to(first)) if path.is_relative_to(first) else str(path)
+        return self.name_from(path, self.folders[0])
+
+    def name_from(self, path: Path, folder: Path) -> str:
+        """A path as seen from a folder; absolute if it is not below it."""
+        return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
     def listing(self, text: str) -> list[Entry]:
         """Folders, then files, in a folder; without hidden ones and links that lead out.

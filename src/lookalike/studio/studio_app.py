@@ -12,11 +12,13 @@ from starlette.types import ASGIApp
 from lookalike.errors import LookalikeError
 from lookalike.serving.access import Access, Guard
 from lookalike.serving.problems import Problem, install, status_of
-from lookalike.studio import train_page, watch_page
+from lookalike.studio import train_page, watch_page, workflow_page
 from lookalike.studio.page_frame import Frame, page, static
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses
 from lookalike.studio.watched_runs import WatchedRuns
+from lookalike.studio.workflow_files import WorkflowFiles
+from lookalike.studio.workflow_runs import WorkflowRuns
 
 MAX_BODY = 2**20
 LOGIN = "/login"
@@ -73,6 +75,9 @@ def create_app(folders: Sequence[Path | str], access: Access) -> ASGIApp:
 
     app.include_router(train_page.router(frame, roots, processes, runs))
     app.include_router(watch_page.router(frame, roots, processes, runs))
+    files = WorkflowFiles(roots)
+    flows = WorkflowRuns(files, processes, runs)
+    app.include_router(workflow_page.router(frame, files, flows))
 
     @app.api_route("/{rest:path}", methods=["GET", "HEAD"])
     def nothing(rest: str) -> Response:

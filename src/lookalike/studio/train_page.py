@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError, LookalikeError
-from lookalike.studio.component_form import TABS, form_fields, of_tab, values_of
+from lookalike.studio.component_form import PATHS, TABS, form_fields, of_tab, values_of
 from lookalike.studio.form_request import FormRequest, read_form
 from lookalike.studio.page_frame import Frame, fragment, page
 from lookalike.studio.roots import Roots
@@ -70,15 +70,17 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         return fragment("train_answer.html.j2", what=what, code=code, text=text)
 
     @routes.get("/browse", response_class=HTMLResponse)
-    def browse(field: str, kind: str = "file", folder: str = "") -> Response:
-        known = {each.key for each in form_fields() if each.browse}
-        if field not in known:
+    def browse(field: str, kind: str = "file", folder: str = "", base: str = "") -> Response:
+        """Files to pick, by names that begin at the folder `base`."""
+        if field not in PATHS:
             raise ConfigError(f"{field[:40]!r} is not a field with a path")
         entries = roots.listing(folder)
         here = roots.resolve(folder)
+        begin = roots.resolve(base)
         above = roots.name(here.parent) if roots.contains(here.parent) else None
         return fragment(
             "browse.html.j2", field=field, kind=kind, entries=entries, above=above,
+            base=base, pick=lambda name: roots.name_from(roots.resolve(name), begin),
             here=roots.name(here), roots=[str(root) for root in roots.folders],
         )  # fmt: skip
 

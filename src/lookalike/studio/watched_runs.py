@@ -5,7 +5,6 @@ A run is read the same whether the studio or a command line has started it.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED, Run, kept_score
-from lookalike.storage.file_lock import is_locked
+from lookalike.storage.file_lock import is_held
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses, StudioProcess, tail
 
@@ -155,7 +154,7 @@ class WatchedRuns:
         log_text = tail(self._file(found, "log.txt"), 64 * 1024)
         printed = process.output() if process is not None else ""
         # A log of an earlier attempt says nothing of a process that is only starting.
-        begun = alive or _is_held(run.lock_file)
+        begun = alive or is_held(run.lock_file)
         records = list(run.read(self._file(found, "metrics.jsonl")))
         if begun:
             found.state = TRAINING if run.exists() else STARTING
@@ -217,16 +216,6 @@ def _ended_well(log_text: str) -> bool:
 def _error_of(printed: str) -> str:
     found = _ERROR.search(printed)
     return found[1].strip() if found else printed.strip().rpartition("\n")[2]
-
-
-def _is_held(lock_file: Path) -> bool:
-    if not lock_file.is_file() or os.path.islink(lock_file):
-        return False
-    try:
-        with lock_file.open("rb") as stream:
-            return is_locked(stream)
-    except OSError:
-        return False
 
 
 def _is_run(path: Path) -> bool:

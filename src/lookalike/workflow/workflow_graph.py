@@ -26,7 +26,8 @@ from lookalike.storage import Place
 from lookalike.workflow.node_kinds import KINDS, NodeKind
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-_PARTS = ("uses", "with", "inputs")
+_PARTS = ("uses", "with", "inputs", "at")
+_MOST_CELLS = 999
 _DEPTH = 4  # node.with.section.key
 
 
@@ -64,6 +65,25 @@ class Node:
         return KINDS[self.uses]
 
 
+@dataclass(frozen=True, order=True)
+class Fault:
+    """A fault of a workflow's file.
+
+    Attributes:
+        line: in the file.
+        message: the whole line for people, with file and line number.
+        node: its name; "" if the fault is of no node.
+        key: setting or input of the node that is wrong; "" for neither.
+        text: the message without its place.
+    """
+
+    line: int
+    message: str
+    node: str = ""
+    key: str = ""
+    text: str = ""
+
+
 @dataclass(frozen=True)
 class Workflow:
     """A checked workflow.
@@ -98,11 +118,22 @@ class Workflow:
     @classmethod
     def parse(cls, text: str, path: Path, place: str | None = None) -> Workflow:
         """The workflow of a text; `place` names it in messages, `path` by default."""
+        workflow, faults = cls.check(text, path, place)
+        if faults:
+            raise ConfigError("\n".join(fault.message for fault in faults))
+        return workflow
+
+    @classmethod
+    def check(cls, text: str, path: Path, place: str | None = None) -> tuple[Workflow, list[Fault]]:
+        """The nodes of a text that could be read, and its faults by line.
+
+        Raises:
+            ConfigError: it is no YAML, or no mapping.
+        """
         tree, lines = read_mapping(text, place or str(path), _DEPTH)
         reader = _Reader(place or str(path), lines)
         nodes = reader.nodes(tree)
-        reader.raise_faults()
-        return cls(path, nodes)
+        return cls(path, nodes), sorted(reader.faults)
 
 
 class _Reader:
@@ -110,11 +141,7 @@ class _Reader:
 
     def __init__(self, place: str, lines: Mapping[str, int]) -> None:
         self._place, self._lines = place, lines
-        self._faults: list[tuple[int, str]] = []
-
-    def raise_faults(self) -> None:
-        if self._faults:
-            raise ConfigError("\n".join(text for _, text in sorted(self._faults)))
+        self.faults: list[Fault] = []
 
     def _where(self, key: str) -> str:
         return f"{self._place}:{self._line(key)}"
@@ -125,7 +152,10 @@ class _Reader:
         return self._lines.get(key, 1)
 
     def _fault(self, key: str, text: str) -> None:
-        self._faults.append((self._line(key), f"{self._where(key)}: {text}"))
+        node, _, below = key.partition(".")
+        name = below.partition(".")[2] if below.startswith(("with.", "inputs.")) else ""
+        message = f"{self._where(key)}: {text}"
+        self.faults.append(Fault(self._line(key), message, node, name, text))
 
     def nodes(self, tree: Mapping[Any, Any]) -> dict[str, Node]:
         if not tree:
@@ -152,6 +182,7 @@ class _Reader:
             if part not in _PARTS:
                 hint = _hint(str(part), _PARTS) or f"; a node has {', '.join(_PARTS)}"
                 self._fault(f"{key}.{part}", f"{name}: {part} is no part of a node{hint}")
+        self._check_cell(key, body.get("at"))
         uses = body.get("uses")
         if not isinstance(uses, str) or uses not in KINDS:
             what = f"uses={uses!r} is not one of" if "uses" in body else "uses is missing; it is"
@@ -161,6 +192,16 @@ class _Reader:
         inputs = self._inputs(key, self._part(key, body, "inputs"), KINDS[uses])
         settings = self._settings(key, given, KINDS[uses])
         return Node(name, uses, settings, inputs, self._line(key))
+
+    def _check_cell(self, key: str, at: Any) -> None:
+        is_cell = isinstance(at, list) and len(at) == 2 and all(
+            isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= _MOST_CELLS
+            for part in at
+        )  # fmt: skip
+        if at is not None and not is_cell:
+            self._fault(
+                f"{key}.at", f"{key}: at={at!r} is no place on the canvas; write [column, row]"
+            )
 
     def _part(self, key: str, body: Mapping[Any, Any], part: str) -> Mapping[Any, Any]:
         value = body.get(part)
@@ -238,7 +279,12 @@ class _Reader:
         try:
             config = Config.build(tree, self._where(f"{key}.with"), places)
         except ConfigError as error:
-            self._faults += [(self._line(f"{key}.with"), line) for line in str(error).splitlines()]
+            for message in str(error).splitlines():
+                text = re.sub(rf"^{re.escape(self._place)}:\d+: ", "", message)
+                name = re.match(r"\w+\.\w+", text)
+                self.faults.append(
+                    Fault(self._line(f"{key}.with"), message, key, name[0] if name else "", text)
+                )
             return {}
         return {dotted: config.get(dotted) for dotted in sorted(config.asked())}
 

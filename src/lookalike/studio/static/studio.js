@@ -19,7 +19,8 @@ function markWrong() {
       field.setAttribute("aria-invalid", "true");
       const more = field.closest("details.more");
       if (more) more.open = true;
-      wrongTabs.add(field.closest("[role=tabpanel]").id);
+      const panel = field.closest("[role=tabpanel]");
+      if (panel) wrongTabs.add(panel.id);
     } else field.removeAttribute("aria-invalid");
   }
   for (const tab of document.querySelectorAll("[role=tab]")) {
