@@ -229,3 +229,49 @@ def test_the_example_is_built_run_stopped_and_finished_by_keyboard(folder, brows
         assert wrong == []
     finally:
         studio.kill()
+
+
+def test_nodes_are_connected_and_moved_by_mouse(folder, browser):  # noqa: F811
+    file = folder / "flow.yaml"
+    file.write_text(
+        "# head\na: {uses: read, with: {list: data/train.txt}}\n"
+        "b: {uses: train, with: {epochs: 1}}\nc: {uses: export}\n"
+    )
+    studio = StudioProcess(folder)
+    try:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"{studio.address}/workflow/canvas?file=flow.yaml")
+        page.wait_for_selector("#workflow[data-ready=yes]")
+
+        def drag(source, target=None, by=(0, 0)):
+            begin, end = (page.locator(f"[data-focus='{each}']").bounding_box() for each in
+                          (source, target or source))  # fmt: skip
+            page.mouse.move(begin["x"] + 12, begin["y"] + 9)
+            page.mouse.down()
+            page.mouse.move(end["x"] + 12 + by[0], end["y"] + 9 + by[1], steps=4)
+            page.mouse.up()
+
+        drag("out:a:list", "in:b:train")
+        page.wait_for_selector("#said:has-text('a.list is connected to train of b.')")
+        page.wait_for_selector("[data-node=b] .wrong:empty", state="attached")  # c moves up
+        drag("out:a:list", "in:c:model")
+        page.wait_for_selector("#said:has-text('model takes run, and not a.list')")
+        page.click("[data-focus='out:b:run']")
+        page.click("[data-focus='in:c:model']")
+        page.wait_for_selector("#said:has-text('b.run is connected to model of c.')")
+        drag("node:c", by=(0, 220))
+        page.wait_for_selector("#said:has-text('c is moved.')")
+        page.click("[data-focus='node:b']")
+        page.select_option("#input-train", "")
+        page.wait_for_selector("[data-node=b] .wrong:has-text('the input train is missing')")
+        page.click("#undo")
+        page.wait_for_selector("[data-node=b] .wrong:empty", state="attached")
+        page.click("#save")
+        page.wait_for_selector("#said:has-text('Saved.')")
+        assert file.read_text() == (
+            "# head\n\na:\n  uses: read\n  with: {list: data/train.txt}\n  at: [0, 0]\n\n"
+            "b:\n  uses: train\n  inputs: {train: a.list}\n  with: {epochs: 1}\n  at: [1, 0]\n\n"
+            "c:\n  uses: export\n  inputs: {model: b.run}\n  at: [2, 1]\n"
+        )
+    finally:
+        studio.kill()

@@ -55,10 +55,16 @@ class WorkflowFiles:
 
     def all(self) -> list[str]:
         """Names of files that look like workflows."""
-        found = []
-        for folder in self.roots.walk():
-            found += [self.roots.name(path) for path in _files(folder) if _is_workflow(path)]
-        return sorted(found)
+        files = (path for folder in self.roots.walk() for path in _files(folder))
+        names = (self.roots.name(path) for path in files if _is_workflow(path))
+        return sorted(name for name in names if self._has_path(name))
+
+    def _has_path(self, name: str) -> bool:
+        try:
+            self.path(name)
+        except ConfigError:
+            return False
+        return True
 
     def path(self, name: str) -> Path:
         """The absolute path of a workflow's name.
@@ -69,7 +75,9 @@ class WorkflowFiles:
         path = self.roots.resolve(name)
         if path.suffix not in SUFFIXES:
             raise ConfigError(f"{name[:120]!r}: the name of a workflow ends in .yaml")
-        if path.is_dir() or any(part.startswith(".") for part in Path(name).parts):
+        root = next(root for root in self.roots.folders if path.is_relative_to(root))
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.is_dir() or is_hidden:
             raise ConfigError(f"{name[:120]!r}: not the name of a workflow's file")
         return path
 

@@ -146,7 +146,7 @@
     polling = setTimeout(async () => {
       try { show(await ask(`/workflow/state?${new URLSearchParams({ file })}`)); } catch (error) { say(error.message); }
       poll();
-    }, state.running ? 1000 : 4000);
+    }, state.running ? 2000 : 5000);
   }
 
   button("save").addEventListener("click", attempt(save));

@@ -138,6 +138,8 @@ class WorkflowCanvas {
     for (const each of this.box.querySelectorAll("[data-focus]")) {
       const own = each.closest("[data-node]").dataset.node === this.current;
       each.tabIndex = (this.source ? open.has(each.dataset.focus) : own) ? 0 : -1;
+      if (this.source && each.dataset.side === "in" && !open.has(each.dataset.focus)) each.setAttribute("aria-disabled", "true");
+      else each.removeAttribute("aria-disabled");
       each.classList.toggle("open", open.has(each.dataset.focus));
       each.classList.toggle("chosen", each.dataset.focus === `out:${this.source.replace(".", ":")}`);
     }
@@ -278,7 +280,7 @@ class WorkflowCanvas {
       if (isPort) {
         const target = document.elementFromPoint(move.clientX, move.clientY)?.closest(".port.in");
         if (target) this.finish(target.closest("[data-node]").dataset.node, target.dataset.port);
-        else this.leave();
+        else { this.leave(); this.on.say("Not connected."); }
         this.drawLines();
         return;
       }
