@@ -60,3 +60,16 @@ def test_a_run_whose_lists_lie_elsewhere_is_not_resumed(client, run):
     answer = client.post("/watch/resume", {"run": "runs/one"})
     assert answer.status_code == 400
     assert "not below" in answer.json()["detail"]
+
+
+def test_the_run_of_a_workflow_is_watched_and_resumed_by_it(client, root):
+    place = root / "flows/.lookalike/flow/train/1/run"
+    (place / "checkpoints/step-4").mkdir(parents=True)
+    (place / "config.yaml").write_text("optim: {lr: 0.1}\n")
+    (root / "flows/flow.yaml").write_text("train: {uses: train}\n")
+    (root / "flows/.lookalike/other").symlink_to(root.parent)
+    name = "flows/.lookalike/flow/train/1/run"
+    assert f">{name}</a>" in client.get("/watch").text
+    text = client.get("/watch/live", params={"run": name}).text
+    assert 'href="/workflow/canvas?file=flows/flow.yaml"' in text
+    assert 'action="/watch/resume"' not in text

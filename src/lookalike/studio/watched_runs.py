@@ -5,6 +5,7 @@ A run is read the same whether the studio or a command line has started it.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from lookalike.run import CONFIG, RESOLVED, Run, kept_score
 from lookalike.storage.file_lock import is_held
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses, StudioProcess, tail
+from lookalike.workflow.run_workflow import FOLDER as WORKFLOW_STATES
 
 STARTING, TRAINING, FINISHED, STOPPED, FAILED = (
     "starting", "training", "finished", "stopped", "failed",
@@ -35,7 +37,12 @@ _CURVES = ("loss", "recall_at_1", "map_at_r")
 
 @dataclass
 class WatchedRun:
-    """A run at one moment; `best` has the scores of its model, None without a validation list."""
+    """A run at one moment.
+
+    Attributes:
+        best: scores of its model; None without a validation list.
+        workflow: name of the file whose node it is; "" for none. The workflow resumes it.
+    """
 
     name: str
     path: Path
@@ -50,6 +57,7 @@ class WatchedRun:
     log: str = ""
     can_stop: bool = False
     can_resume: bool = False
+    workflow: str = ""
     has_report: bool = False
 
     @property
@@ -79,7 +87,9 @@ class WatchedRuns:
     def all(self) -> list[WatchedRun]:
         """All runs, the newest first."""
         started = {process.subject: process for process in reversed(self.processes.all())}
-        places = {path for path in self.roots.walk() if _is_run(path)}
+        places = set()
+        for folder in self.roots.walk():
+            places |= {path for path in (folder, *_of_workflows(folder)) if _is_run(path)}
         places |= {
             path
             for place in started
@@ -138,6 +148,13 @@ class WatchedRuns:
             found[key] = [[step for step, _ in kept], [value for _, value in kept]]
         return found
 
+    def _workflow(self, path: Path) -> str:
+        """The name of the workflow in whose states a run lies; "" for none."""
+        if len(path.parts) < 6 or path.parts[-5] != WORKFLOW_STATES:
+            return ""
+        places = [path.parents[4] / f"{path.parts[-4]}{suffix}" for suffix in (".yaml", ".yml")]
+        return next((self.roots.name(place) for place in places if place.is_file()), "")
+
     def _file(self, run: WatchedRun, name: str) -> Path:
         return self.roots.resolve(str(run.path / name))
 
@@ -165,7 +182,10 @@ class WatchedRuns:
         _fill_progress(found, log_text, records)
         found.best = _best(run)
         found.can_stop = alive
-        found.can_resume = not begun and found.state != FINISHED and run.began()
+        found.workflow = self._workflow(path)
+        found.can_resume = (
+            not begun and found.state != FINISHED and run.began() and not found.workflow
+        )
         found.has_report = run.report.is_file()
         found.log = "\n".join((log_text if run.exists() else printed).splitlines()[-200:])
         found.warnings = list(dict.fromkeys(_WARNING.findall(log_text)))[-20:]
@@ -216,6 +236,14 @@ def _ended_well(log_text: str) -> bool:
 def _error_of(printed: str) -> str:
     found = _ERROR.search(printed)
     return found[1].strip() if found else printed.strip().rpartition("\n")[2]
+
+
+def _of_workflows(folder: Path) -> list[Path]:
+    """Folders of runs that are nodes of the workflows in a folder; links are not followed."""
+    states = folder / WORKFLOW_STATES
+    if states.is_symlink() or not states.is_dir():
+        return []
+    return [path for path in states.glob("*/*/[0-9]*/run") if Path(os.path.realpath(path)) == path]
 
 
 def _is_run(path: Path) -> bool:
