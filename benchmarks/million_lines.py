@@ -66,13 +66,14 @@ def main() -> None:
     """Write and read each form."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure(options.measure)
         return
     with tempfile.TemporaryDirectory() as folder:
-        for form in FORMS:
+        for form in options.forms:
             path = write(form, Path(folder), options.images)
             command = [sys.executable, __file__, "--measure", str(path)]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout

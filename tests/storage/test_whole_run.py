@@ -161,11 +161,14 @@ def test_token_expires_during_a_run(
     assert_hushed(f"{scheme}://shop", local, *capfd.readouterr())
 
     # There is none: the last step is saved here, and the run goes on when there is one.
-    images.clear()
+    def expire_after_a_step(method, path, count):
+        if path.startswith("/shop/data/images") and (tmp_path / "work/metrics.jsonl").exists():
+            bucket.refused = {OLD["id"]}
+
     bucket.refused = set()
     give(scheme, how, OLD, tmp_path / "secret", monkeypatch)
     client_registry.forget_credentials(base, client_registry.credentials_number(base))
-    bucket.plan = expire
+    bucket.plan = expire_after_a_step
     output = f"{scheme}://shop/runs/y"
     with pytest.raises(StorageError, match="refuses the credentials") as told:
         go(f"{base}/train.txt", output, STEPS, run__workdir=str(tmp_path / "work"))

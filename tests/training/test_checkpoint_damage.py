@@ -13,7 +13,7 @@ from lookalike import storage
 from lookalike.distributed.world import ALONE
 from lookalike.errors import RunError
 from lookalike.run import Run
-from lookalike.training import checkpoint, remote_run
+from lookalike.training import checkpoint, checkpoint_writer, remote_run
 from lookalike.training.checkpoint import STATE_FILE, Progress, Trained
 from lookalike.training.loss_scaler import LossScaler
 
@@ -106,15 +106,15 @@ def test_checkpoint_is_removed_after_its_replacement_is_written(tmp_path, monkey
         network, {}, torch.optim.SGD(network.parameters()), LossScaler(enabled=False), None
     )
     folder = tmp_path / "step-00000001"
-    checkpoint.save(folder, trained, Progress(step=1, skipped=0), ALONE)
+    checkpoint_writer.save(folder, trained, Progress(step=1, skipped=0), ALONE)
     remove = shutil.rmtree
 
     def removing(path, **how):
         remove(path, **how)
         assert checkpoint.newest(tmp_path)[0] == folder, f"{path} went first"
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", removing)
-    checkpoint.save(folder, trained, Progress(step=1, skipped=1), ALONE)
+    monkeypatch.setattr(checkpoint_writer.shutil, "rmtree", removing)
+    checkpoint_writer.save(folder, trained, Progress(step=1, skipped=1), ALONE)
     assert checkpoint.read_state(folder)["progress"]["skipped"] == 1
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 

@@ -18,6 +18,7 @@ from lookalike.data.catalog import hold_out
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers import Sizes, epoch_shape
+from lookalike.distributed.machine_memory import installed
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError, StorageError
 from lookalike.log import logger
@@ -31,7 +32,6 @@ from lookalike.model.training_network import TrainingNetwork
 from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.facts import network_facts
 from lookalike.planning.gpus import Machine, known_machine, read_machine
-from lookalike.planning.memory import installed
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
 from lookalike.planning.recipe import (

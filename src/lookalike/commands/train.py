@@ -22,6 +22,7 @@ from lookalike.commands import run_info, summary
 from lookalike.commands.plan import plan_memory
 from lookalike.commands.report import report_training
 from lookalike.config.config import Config, keys
+from lookalike.config.duration import seconds_of
 from lookalike.data.catalog import Catalog, hold_out
 from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.launch import in_worker, launch
@@ -97,7 +98,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         return _train_in_workers(config, _without(config, by_file), resume)
 
     with ExitStack() as stack:
-        world = stack.enter_context(World.from_env(config.run.device))
+        timeout = seconds_of(config.run.timeout)
+        world = stack.enter_context(World.from_env(config.run.device, timeout))
         # Only this worker's device: by default torch saves the state of every GPU of the machine,
         # which starts CUDA without need and warns where there are several.
         devices = [world.device] if world.device.type == "cuda" else []
@@ -147,11 +149,12 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         with world.raise_together():
             if world.is_main:
                 loggers.start(build.logger_names(config), _run_facts(run, config))
+        written = RunOutput(run, loggers, uploader, world)
         trainer = Trainer(
             parts,
             schedule=schedule,
             learning_rate=build.create_learning_rate(config, schedule.total_steps + progress.shift),
-            output=RunOutput(run, loggers, uploader, world),
+            output=written,
             world=world,
             progress=progress,
         )
@@ -163,17 +166,16 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             if uploader is not None:
                 uploader.start()
         finished = False
-        try:
-            stopped_by = trainer.fit()
-            if not stopped_by:
-                calibration = _calibrate(run, parts.validator, config, world)
-                if config.train.report and world.is_main:
-                    report_training(run, config, catalog, held_out, world.device, source)
-            finished = not stopped_by
-        finally:  # checkpoints of a failed training are uploaded too
-            loggers.finish(finished=finished)
-            if uploader is not None:
-                uploader.finish()
+        with written:  # checkpoints of a failed training are uploaded too
+            try:
+                stopped_by = trainer.fit()
+                if not stopped_by:
+                    calibration = _calibrate(run, parts.validator, config, world)
+                    if config.train.report and world.is_main:
+                        report_training(run, config, catalog, held_out, world.device, source)
+                finished = not stopped_by
+            finally:
+                loggers.finish(finished=finished)
         if stopped_by:
             output = storage.public(str(config.run.output))
             raise Interrupted(stopped_by, trainer.progress.step, output)

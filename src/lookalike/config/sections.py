@@ -500,3 +500,13 @@ class RunConfig(Section):
     """Processes on this machine, started through torchrun."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the computation; `auto` takes CUDA devices when there are any."""
+    timeout: str = "30m"
+    """Time without an answer, as 90s or 30m, after which a worker takes another one for lost and
+    ends."""
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout(cls, value: str) -> str:
+        if seconds_of(value) < 1:
+            raise ValueError("is less than a second; write e.g. 30m")
+        return value

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from lookalike.errors import ConfigError, LookalikeError, RunError
 
-_CONNECT_MINUTES = 30
+TIMEOUT = 1800.0
+"""Seconds that a worker waits for others by default."""
+
 SLOW_SECONDS = 10.0
 
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
@@ -59,6 +61,17 @@ def _launched() -> tuple[int, int, int, int]:
             f"the environment has PET_NNODES={machines}: this is one of several machines of a job; "
             "start it with `lookalike submit --on kubernetes`, or with torchrun -m lookalike ..."
         )
+    return rank, size, local_rank, local_size
+
+
+def _check_master(size: int) -> None:
+    """Check the address of the main worker.
+
+    Raises:
+        ConfigError: it is missing, or none.
+    """
+    given = [name for name in _LAUNCHER if name in os.environ]
+    shown, fix = _shown(given), _fix(given)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if size > 1 and lacking:
         raise ConfigError(
@@ -70,7 +83,6 @@ def _launched() -> tuple[int, int, int, int]:
         raise ConfigError(
             f"the environment has MASTER_PORT={port}: not the number of a port; {fix}"
         )
-    return rank, size, local_rank, local_size
 
 
 def _shown(given: Iterable[str]) -> str:
@@ -84,14 +96,14 @@ def _fix(given: Iterable[str]) -> str:
     )
 
 
-def _connect(rank: int, size: int, device: torch.device) -> None:
+def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None:
     """Wait for the other workers and create the process group.
 
     Raises:
-        ConfigError: they did not connect within half an hour, or cannot be reached. Workers that
-            torchrun started get torch's own error.
+        ConfigError: they did not connect in time, or cannot be reached. Workers that torchrun
+            started get torch's own error.
     """
-    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(minutes=_CONNECT_MINUTES)}
+    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(seconds=timeout)}
     if device.type == "cuda":
         options |= {"backend": "nccl", "device_id": device}
     if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent supervises the start
@@ -101,7 +113,7 @@ def _connect(rank: int, size: int, device: torch.device) -> None:
     names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
     try:
         with _logged_if_slow(
-            f"waiting for {others}, up to {_CONNECT_MINUTES} minutes, as the environment has "
+            f"waiting for {others}, up to {timeout / 60:.3g} minutes, as the environment has "
             f"{_shown(names)}; if these are left over from another program, stop and "
             f"unset {' '.join(names)}"
         ):
@@ -149,6 +161,7 @@ class World:
         directory_leader: rank of the worker that creates and cleans the output directory to which
             this worker writes; 0 where all share one (see `shared_directory`).
         directory_leaders: one rank for each such directory, 0 first.
+        timeout: seconds that this worker waits for others.
     """
 
     rank: int = 0
@@ -157,13 +170,15 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     directory_leader: int = 0
     directory_leaders: tuple[int, ...] = (0,)
+    timeout: float = TIMEOUT
 
     @classmethod
-    def from_env(cls, device: str = "auto") -> World:
+    def from_env(cls, device: str = "auto", timeout: float = TIMEOUT) -> World:
         """Join the workers that a launcher started, or be the only one.
 
         Args:
             device: "auto" (a CUDA device when there is one), "cpu" or "cuda".
+            timeout: seconds to wait for the others, now and in each collective.
 
         Raises:
             ConfigError: CUDA was asked for and is not available, or the environment is that of a
@@ -171,9 +186,24 @@ class World:
         """
         place = cls.device_from_env(device)
         rank, size, _, local_size = _launched()
+        _check_master(size)
         if size > 1 and not dist.is_initialized():
-            _connect(rank, size, place)
-        return cls(rank=rank, size=size, local_size=local_size, device=place)
+            _connect(rank, size, place, timeout)
+        return cls(rank, size, local_size, place, timeout=timeout)
+
+    @classmethod
+    def unjoined(cls, device: str = "auto") -> World:
+        """Place of this worker among those that a launcher started, without collectives.
+
+        For work that workers share without waiting for each other. Raises as `from_env` does.
+        """
+        rank, size, _, local_size = _launched()
+        return cls(rank, size, local_size, cls.device_from_env(device))
+
+    @property
+    def on_several_machines(self) -> bool:
+        """True if workers are on other machines too."""
+        return self.local_size != self.size
 
     @classmethod
     def device_from_env(cls, device: str = "auto") -> torch.device:

@@ -15,9 +15,7 @@ The head never has the B x C logits: a chunk of them, twice, is all there is
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.pipeline import AHEAD
@@ -69,14 +67,6 @@ class Memory:
     batches: int
     runtime: int
     peak: int
-
-
-def installed() -> int:
-    """Bytes of memory of this machine, or of what its control group allows."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(text)) if text.isdigit() else total
 
 
 def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:

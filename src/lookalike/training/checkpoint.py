@@ -14,7 +14,8 @@
 There are no random states: data order, augmentation and dropout follow from (seed, epoch, row) and
 (seed, step, rank).
 
-A checkpoint is written under another name and renamed when the files of all workers are synced.
+`lookalike.training.checkpoint_writer` writes it under another name and renames it when the files
+of all workers are synced.
 Sizes and digests are compared before files are read, which finds torn and damaged copies. Where
 workers have directories of their own, each has the same state.json and the files of its workers.
 """
@@ -24,12 +25,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.losses.pairs.embedding_memory import EmbeddingMemory
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
-from lookalike.storage.atomic import partial_path, put_in_place, sync
-from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
+from lookalike.storage.local_files import digest_of, refused
 from lookalike.training import head_checkpoint
 from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.weight_average import WeightAverage
@@ -57,6 +55,7 @@ OLDER_FORMATS = ("lookalike checkpoint 1",)
 
 STATE_FILE = "state.json"
 NETWORK_FILE = "network.safetensors"
+OPTIMIZER_FILE = "network-optimizer.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 
 
@@ -151,56 +150,6 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(folder: Path, trained: Trained, progress: Progress, world: World) -> None:
-    """Write `folder`, which appears when it is complete; called by all workers together.
-
-    Raises:
-        RunError: writing failed on any worker; all workers raise.
-    """
-    partial = partial_path(folder)
-    if world.is_directory_leader:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    world.barrier()
-    cause, mine = None, {}
-    try:
-        with ThreadPoolExecutor(1) as pool:  # digests while the disk writes
-            found = {}
-            for name, (tensors, metadata) in _files(trained, world):
-                _write(partial / name, tensors, metadata)
-                found[name] = pool.submit(digest_of, partial / name)
-                sync(partial / name)
-            mine = {
-                n: ((partial / n).stat().st_size, digest.result()) for n, digest in found.items()
-            }
-    except (OSError, SafetensorError) as error:
-        cause = refused(error) or str(error)
-    saved = world.all_gather_object({"id": secrets.token_hex(8), "files": mine, "cause": cause})
-    for each in saved:
-        if each["cause"] is not None:
-            cause = cause or each["cause"]
-            if world.is_directory_leader:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"{folder}: the checkpoint could not be written: {cause}")
-    if world.is_directory_leader:
-        files = dict(sorted((n, each["files"][n]) for each in saved for n in each["files"]))
-        state = {
-            "format": FORMAT,
-            "id": saved[0]["id"],
-            "progress": asdict(progress),
-            "workers": world.size,
-            "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
-            "files": {name: size for name, (size, _) in files.items()},
-            "sha256": {name: digest for name, (_, digest) in files.items()},
-        }
-        state["own_sha256"] = _digest_of_state(state)
-        with writing(folder):
-            (partial / STATE_FILE).write_bytes(json.dumps(state, indent=2).encode())
-            sync(partial / STATE_FILE)
-        put_in_place(partial, folder)  # the same step may be there, after a resume
-    world.barrier()
-
-
 def load(folder: Path, trained: Trained) -> Progress:
     """Load the state of `folder` into `trained`, in place.
 
@@ -215,7 +164,7 @@ def load(folder: Path, trained: Trained) -> Progress:
         for name, head in trained.heads.items():
             head_checkpoint.load_head(folder, name, head, trained.optimizer, steps=steps)
         for name, memory in trained.memories.items():
-            memory.load_state_dict(safetensors.torch.load_file(folder / _memory_file(name)))
+            memory.load_state_dict(safetensors.torch.load_file(folder / memory_file(name)))
             memory.restored()
         if trained.average is not None:
             trained.average.load(_average(folder))
@@ -278,7 +227,7 @@ def parse_state(text: str | bytes) -> dict[str, Any]:
         if digests or "own_sha256" in state:  # older ones have neither
             own = state["own_sha256"]
             whole = {key: value for key, value in state.items() if key != "own_sha256"}
-            plain &= digests.keys() == files.keys() and own == _digest_of_state(whole)
+            plain &= digests.keys() == files.keys() and own == digest_of_state(whole)
     except (RecursionError, TypeError, AttributeError, KeyError, ValueError):
         plain = False
     if not plain:
@@ -337,7 +286,8 @@ def _verify(folder: Path, digests: Mapping[str, str]) -> None:
             )
 
 
-def _digest_of_state(state: Mapping[str, Any]) -> str:
+def digest_of_state(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state.json without its own digest."""
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
@@ -368,42 +318,14 @@ def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
         shutil.rmtree(path)
 
 
-def _files(
-    trained: Trained, world: World
-) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
-    """Files of this worker: name, tensors and metadata."""
-    if world.is_main:
-        yield NETWORK_FILE, (trained.network.state_dict(), {})
-        yield "network-optimizer.safetensors", (_optimizer_tensors(trained), {})
-        if trained.average is not None:
-            yield AVERAGE_FILE, (trained.average.values, {})
-        for name, memory in trained.memories.items():
-            yield _memory_file(name), (memory.state_dict(), {})
-    for name, head in trained.heads.items():
-        if head.sharded or world.is_main:
-            part = world.rank if head.sharded else 0
-            yield (
-                head_checkpoint.file_name(name, part),
-                head_checkpoint.content(head, trained.optimizer),
-            )
-
-
-def _memory_file(loss: str) -> str:
+def memory_file(loss: str) -> str:
+    """File of the cross-batch memory of a loss."""
     return f"memory-{loss}.safetensors"
-
-
-def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, parameter in trained.network.named_parameters()
-        for key, value in trained.optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _load_network(folder: Path, trained: Trained) -> None:
     trained.network.load_state_dict(safetensors.torch.load_file(folder / NETWORK_FILE))
-    saved = safetensors.torch.load_file(folder / "network-optimizer.safetensors")
+    saved = safetensors.torch.load_file(folder / OPTIMIZER_FILE)
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.items():
         name, state = key.rsplit(".", 1)
@@ -430,11 +352,3 @@ def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return value.to(parameter.device)
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    # No tensors with empty metadata (an optimizer before its first step) is a file that
-    # safetensors 0.8 writes and cannot read; without metadata it can.
-    with usual_mode(path):
-        safetensors.torch.save_file(plain, path, metadata or None)

@@ -1,22 +1,29 @@
-"""Results of a training: records of metrics and trackers, the model, and the upload."""
+"""Results of a training: records, the model, checkpoints and the upload."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
+from lookalike import storage
 from lookalike.distributed.world import ALONE, World
 from lookalike.model.embedder import Embedder
 from lookalike.reporting.loggers import Loggers
 from lookalike.run import Run
+from lookalike.training import checkpoint
+from lookalike.training.checkpoint import Progress, Trained
+from lookalike.training.checkpoint_writer import CheckpointWriter
 from lookalike.training.uploader import Uploader
 
 
 class RunOutput:
     """Output directory of a training, with its trackers and its copy in object storage.
 
-    Only the main worker writes records and the model. `uploader` is None on workers that upload
-    nothing.
+    Only the main worker writes records and the model. `uploader`
+    is None on workers that upload nothing. A context manager: at its end the last checkpoint is
+    complete, and uploaded.
     """
 
     def __init__(
@@ -30,6 +37,25 @@ class RunOutput:
         self.loggers = loggers
         self.uploader = uploader
         self.world = world
+        # Where several machines upload, all take a snapshot or none does, so that their slices fit.
+        several = uploader is not None and len(world.directory_leaders) > 1
+        self.checkpoints = CheckpointWriter(
+            world, occupied=lambda: several and uploader is not None and uploader.busy
+        )
+        self._files = threading.Lock()  # of a model, while a snapshot is taken
+
+    def __enter__(self) -> RunOutput:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.checkpoints.close(error)
+        if self.uploader is not None:
+            self.uploader.finish()
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl and send it to the trackers."""
@@ -41,22 +67,41 @@ class RunOutput:
     def save_model(self, embedder: Embedder) -> None:
         """Save the model of the run; a calibration of other weights is removed."""
         if self.world.is_main:
-            self.run.calibration.unlink(missing_ok=True)
-            embedder.save(self.run.model)
+            with self._files:
+                self.run.calibration.unlink(missing_ok=True)
+                embedder.save(self.run.model)
 
     def save_start(self, embedder: Embedder) -> None:
         """Save the model before training."""
         if self.world.is_main:
-            embedder.save(self.run.start)
+            with self._files:
+                embedder.save(self.run.start)
 
-    def checkpoint_saved(self) -> None:
-        """Start the upload of the newest checkpoint; called by all workers together.
+    def save_checkpoint(self, trained: Trained, progress: Progress, *, keep: int) -> None:
+        """Begin to write a checkpoint, and then to upload it; called by all workers together.
 
-        Where several machines upload, all take a snapshot or none does, so that their slices fit.
+        Args:
+            keep: number of the latest checkpoints that stay, beside the best.
+
+        Raises:
+            RunError: the checkpoint before could not be written; all workers raise.
         """
-        if len(self.world.directory_leaders) > 1:
-            busy = self.uploader is not None and self.uploader.busy
-            if any(self.world.all_gather_object(busy)):
-                return
-        if self.uploader is not None:
-            self.uploader.checkpoint_saved()
+        name = checkpoint.folder_name(progress.step)
+
+        def then(idle: bool) -> None:
+            self._point_to(name, progress, keep)
+            if idle and self.uploader is not None:
+                with self._files:
+                    self.uploader.checkpoint_saved()
+
+        self.checkpoints.save(self.run.checkpoints / name, trained, progress, then=then)
+
+    def _point_to(self, name: str, progress: Progress, keep: int) -> None:
+        """Name the newest and the best checkpoint, and remove older ones."""
+        folder = self.run.checkpoints
+        best = folder / name
+        storage.write_bytes(str(folder / "latest"), f"{name}\n".encode())
+        if progress.best_score is not None:
+            best = folder / checkpoint.folder_name(progress.best_step)
+            storage.write_bytes(str(folder / "best"), f"{best.name}\n".encode())
+        checkpoint.prune(folder, written=name, keep=keep, also=best)

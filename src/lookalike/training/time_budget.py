@@ -17,7 +17,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import duration, logger
 from lookalike.run import Run
-from lookalike.training import checkpoint
+from lookalike.training import checkpoint, checkpoint_writer
 from lookalike.training.checkpoint import Progress
 from lookalike.training.parts import TrainingParts
 
@@ -140,7 +140,7 @@ def _seconds_of_a_step(
 
 
 def _timed(parts: TrainingParts, folder: Path, world: World, frozen: bool, epoch: int) -> float:
-    checkpoint.save(folder, parts.trained, Progress(), world)
+    checkpoint_writer.save(folder, parts.trained, Progress(), world)
     parts.step.prepare(frozen=frozen)
     took: list[float] = []
     began = last = time.monotonic()

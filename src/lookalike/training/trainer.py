@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from lookalike import storage
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed import signals
 from lookalike.distributed.world import World
@@ -72,6 +71,7 @@ class Trainer:
             The number of the signal that ended it, None when it came to its end.
 
         Raises:
+            RunError: a checkpoint cannot be written.
             TrainingError: the loss or the weights stay not finite, or no step was finite.
             NotFiniteError: the model gives the validation images vectors that are not finite.
             DataError: more images are bad than the limit allows, or none can replace them.
@@ -93,7 +93,7 @@ class Trainer:
             self._save()
         if self.out_of_patience:
             self._log_early_stop()
-            self._interpolate()
+            self._end()
             return None
         total, quiet = self.schedule.total_steps, not self.world.is_main
         # Only what all workers agreed on ends the loop: a signal that comes a moment later stops
@@ -125,6 +125,7 @@ class Trainer:
                 stop, late, failed = self._agree(request, failure)
                 self._measure_and_save(epoch, late=late or bool(stop) or failed)
                 if failed:
+                    self.output.checkpoints.wait()
                     logger.warning("training stops; step %d is saved", self.progress.step)
                     raise failure or TrainingError(
                         "another worker cannot continue; see its own message"
@@ -140,9 +141,14 @@ class Trainer:
                 f"finite: nothing was learned. {_REMEDIES}"
             )
         if done or not stop:
-            self._interpolate()
+            self._end()
             return None
+        self.output.checkpoints.wait()
         return stop
+
+    def _end(self) -> None:
+        self.output.checkpoints.wait()
+        self._interpolate()
 
     @property
     def _position(self) -> int:
@@ -238,6 +244,7 @@ class Trainer:
 
     def _last_good(self) -> str:
         """Remedies for numbers that are not finite, and the checkpoint to return to."""
+        self.output.checkpoints.wait()
         newest, _ = checkpoint.newest(self.folder, verify=False)
         return f"{_REMEDIES}; the last good checkpoint is {newest or f'in {self.folder}'}"
 
@@ -248,15 +255,20 @@ class Trainer:
 
         Returns:
             A signal to stop at; whether to save now; whether a worker has no next batch.
+
+        Raises:
+            RunError: the last checkpoint could not be written.
         """
         minutes = (time.monotonic() - self._saved_at) / 60
         late = self.world.is_main and 0 < self.schedule.checkpoint_minutes <= minutes
-        mine = torch.tensor(
-            [request.signal or 0, int(late), int(failure is not None), self.bad_images.unshared()]
-        )
+        unwritten = self.output.checkpoints.failed
+        flags = [request.signal or 0, int(late), int(failure is not None), int(unwritten)]
+        mine = torch.tensor([*flags, self.bad_images.unshared()])
         if self.world.size > 1:  # alone, the host need not wait for the device
             mine = self.world.max(mine.to(self.world.device))
-        stop, save, failed, bad = mine.tolist()
+        stop, save, failed, unwritten, bad = mine.tolist()
+        if unwritten:
+            self.output.checkpoints.wait()
         if bad:
             self.bad_images.gather()
         return stop, bool(save), bool(failed)
@@ -365,17 +377,6 @@ class Trainer:
             return action()
 
     def _save(self) -> None:
-        name = checkpoint.folder_name(self.progress.step)
-        checkpoint.save(self.folder / name, self.trained, self.progress, self.world)
+        keep = self.schedule.keep_checkpoints
+        self.output.save_checkpoint(self.trained, self.progress, keep=keep)
         self._saved_at = time.monotonic()
-        if self.world.is_directory_leader:
-            best = self.folder / name
-            storage.write_bytes(str(self.folder / "latest"), f"{name}\n".encode())
-            if self.progress.best_score is not None:
-                best = self.folder / checkpoint.folder_name(self.progress.best_step)
-                storage.write_bytes(str(self.folder / "best"), f"{best.name}\n".encode())
-            keep = self.schedule.keep_checkpoints
-            checkpoint.prune(self.folder, written=name, keep=keep, also=best)
-        self.output.checkpoint_saved()
-        # A worker that ends now must not take a directory leader down in the middle of this.
-        self.world.barrier()
