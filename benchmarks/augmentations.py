@@ -1,4 +1,4 @@
-"""What an augmentation costs, beside torchvision.transforms.v2 on the same picture.
+"""Time of augmentations, beside torchvision.transforms.v2 on the same picture.
 
 python benchmarks/augmentations.py --rounds 5
 

@@ -1,4 +1,4 @@
-"""How often a calibrated threshold keeps its word on classes that it has not seen.
+"""Error rates of calibrated thresholds on classes that they were not fitted on.
 
     lookalike embed RUN photos/ -o vectors.npy      # NAME.paths.txt lies beside it
     python benchmarks/calibration.py vectors.npy --leave-out train.txt

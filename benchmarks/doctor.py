@@ -1,4 +1,4 @@
-"""What `lookalike doctor` finds of faults that were planted, and how fast it looks.
+"""Recall of `lookalike doctor` on planted faults, and its speed.
 
     python benchmarks/doctor.py            # all parts, some five minutes on two cores
     python benchmarks/doctor.py --parts faults photographs

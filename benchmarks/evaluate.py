@@ -88,12 +88,12 @@ def write(setting: Setting, folder: Path) -> tuple[Path, Path]:
 
 
 def has(python: str, modules: str) -> bool:
-    """Whether this Python can import them."""
+    """True if this Python can import them."""
     return subprocess.run([python, "-c", f"import {modules}"], capture_output=True).returncode == 0
 
 
 def run(python: str, name: str, files: tuple[Path, Path], args: argparse.Namespace) -> dict:
-    """What one contender found, and how."""
+    """Scores, time and memory of one contender."""
     command = [python, str(CONTENDER), name, *map(str, files), f"--threads={args.threads}"]
     if args.queries:
         command.append(f"--queries={args.queries}")

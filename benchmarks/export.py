@@ -1,4 +1,4 @@
-"""What `lookalike export` writes: how far from the trained model, how large, how fast.
+"""Exports of `lookalike export`: distance from the trained model, size and speed.
 
     python benchmarks/export.py --run runs/quickstart/run        # five models, three precisions
     python benchmarks/export.py --run runs/quickstart/run --models vit_tiny --precisions fp32

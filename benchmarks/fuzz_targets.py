@@ -1,4 +1,4 @@
-"""What `fuzz.py` damages: a sound input for each target, and how the program uses it."""
+"""Targets of `fuzz.py`: a sound input for each, and its use by the program."""
 
 from __future__ import annotations
 

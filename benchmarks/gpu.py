@@ -65,7 +65,7 @@ GRACE = 3.0
 
 @dataclass
 class Outcome:
-    """How a process ended.
+    """End of a process.
 
     Attributes:
         code: its exit code; None where it overran.
@@ -250,7 +250,7 @@ class Run:
         return well
 
     def table(self) -> str:
-        """What people read: every figure in a line, failures at the end."""
+        """Text for people: every figure in a line, failures at the end."""
         parts = json.loads(self.options.output.read_text())["parts"]
         lines = []
         for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""What the machine of `gpu.py` has and lacks: packages, wheels brought along, facts."""
+"""Environment of the machine of `gpu.py`: packages, wheels brought along, facts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def __getattr__(attribute):
 
 
 def has(module: str) -> bool:
-    """Whether a module can be found; its package is not run."""
+    """True if a module can be found; its package is not run."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -24,7 +24,7 @@ from lookalike.losses.kernels import uses_triton
 
 
 class PartialFCFormula(TorchContender):
-    """What Partial FC computes (An et al., arXiv 2203.15565), by its formulas, in fp32.
+    """Partial FC (An et al., arXiv 2203.15565), by its formulas, in fp32.
 
     All logits pass through acos and cos, the margin has no slope, the softmax is written out, and
     a sample of the classes is gathered into a weight of its own, whose gradient is dense.

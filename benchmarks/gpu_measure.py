@@ -15,7 +15,7 @@ from gpu_record import Record
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how large.
+    """Device and sizes of a measurement.
 
     Attributes:
         device: cuda or cpu.
@@ -58,7 +58,7 @@ def seconds_of(work: Callable[[], object], device: torch.device, times: int = 1)
 def in_turns(
     contenders: Mapping[str, Callable[[], float]], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """What each returns, called in turns; forwards and backwards, so that no place is better.
+    """Results of each, called in turns; forwards and backwards, so that no place is better.
 
     Args:
         contenders: each returns the seconds of the same work.

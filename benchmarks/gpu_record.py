@@ -1,4 +1,4 @@
-"""What the parts of `gpu.py` find, written line by line as it is found.
+"""Record of the parts of `gpu.py`, written line by line.
 
 A part may be killed at any time: what it wrote until then counts.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class NotRunError(Exception):
-    """Why something cannot be measured here."""
+    """Reason that something cannot be measured here."""
 
 
 class Record:

@@ -216,7 +216,7 @@ def _repeatable(place: Place, step: Step) -> Step:
 
 
 def _repeats(place: Place, backbone: str, size: int, precision: torch.dtype) -> bool:
-    """Whether the losses of some steps are the same twice."""
+    """True if the losses of some steps are the same twice."""
     losses = []
     with repeatable(place.device):
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a contender is: class weights, their momentum, and one whole step.
+"""Interface of a contender: class weights, their momentum, and one whole step.
 
 All do the same work on the same numbers: forward, backward, update. `benchmarks/head.py` holds
 their outputs against a float64 reference before it times anything.
@@ -21,7 +21,7 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """What all contenders of a comparison share.
+    """Setting that all contenders of a comparison share.
 
     Attributes:
         batch: B, rows of embeddings.

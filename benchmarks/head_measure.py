@@ -1,4 +1,4 @@
-"""How heads are compared: agreement with a float64 reference, and time in turns."""
+"""Comparison of heads: agreement with a float64 reference, and time in turns."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""How much memory a head needs: peaks in a process of its own, and what is free."""
+"""Memory of a head: peaks in a process of its own, and free bytes."""
 
 import gc
 import json
@@ -82,7 +82,7 @@ def limit_memory() -> None:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is what torch raises then."""
+    """True if this is the error of torch then."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -109,7 +109,7 @@ def as_flags(shape: Shape, threads: int) -> list[str]:
 
 
 def answer_peak(make: Maker, shape: Shape) -> None:
-    """What the child does: one line of JSON."""
+    """Work of the child: one line of JSON."""
     if shape.device == "cpu":
         limit_memory()
     try:

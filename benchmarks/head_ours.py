@@ -86,7 +86,7 @@ class Ours(Contender):
 
 
 def by_device(shape: Shape) -> Ours:
-    """What a run with train.precision=bf16 gets: products in bfloat16 where they are faster."""
+    """Options of a run with train.precision=bf16: products in bfloat16 where they are faster."""
     fast = has_bf16_products(torch.device(shape.device))
     return Ours(shape, precision=BF16 if fast else torch.float32)
 

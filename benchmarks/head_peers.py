@@ -78,7 +78,7 @@ class PML(TorchContender):
 
 
 class Eager(TorchContender):
-    """What one writes by hand: normalise, linear, ArcFace in the true column, cross-entropy."""
+    """A head by hand: normalise, linear, ArcFace in the true column, cross-entropy."""
 
     def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         return eager_loss(embeddings, self.weight, classes)

@@ -1,4 +1,4 @@
-"""Which heads are compared with which."""
+"""Heads that are compared with each other."""
 
 from head_contender import Maker
 from head_ours import FLOORS, OURS

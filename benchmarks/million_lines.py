@@ -1,4 +1,4 @@
-"""How long a list of a million images takes to open, and how much memory, in each form.
+"""Time and memory of opening a list of a million images, in each form.
 
     python benchmarks/million_lines.py
 

@@ -1,4 +1,4 @@
-"""How good embeddings become, ours and others', from the same images in the same time.
+"""Quality of embeddings, ours and others', from the same images in the same time.
 
     python benchmarks/quality.py run STUDY --sets emoji,logos --regimes scratch,lite0 \
         --methods ours,pml_cosface,pml_proxy_anchor:tuned --seeds 0,1,2 --time 30m

@@ -30,6 +30,7 @@ from lookalike.data.loading.batch import Batch
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.samplers import Sampling
+from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.pretrained import load_into, read_weights
 
 DIM = 512
@@ -304,7 +305,7 @@ def train_peer(
         rests = step < min(resting, total // 5)
         network.backbone.requires_grad_(not rests)
         if settings.freeze_batchnorm or rests:
-            _freeze_batchnorms(network.backbone)
+            freeze_statistics(network.backbone)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule.at(step)
         value = loss(network(batch.images), batch.classes)
@@ -372,9 +373,3 @@ def _optimizer(
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, eps=settings.eps)
-
-
-def _freeze_batchnorms(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()

@@ -184,7 +184,7 @@ def verdicts(own: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _time_to_reach(best: Row, metric: str, rows: Sequence[Row], method: str) -> str:
-    """How long the shortest run of a method takes to reach a peer's score."""
+    """Time of the shortest run of a method that reaches a peer's score."""
     enough = [
         row for row in rows if row.method == method and row.score(metric) >= best.score(metric)
     ]

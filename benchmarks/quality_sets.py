@@ -149,7 +149,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def table(folder: Path) -> str:
-    """What the sets below a folder hold, and what their raw pixels retrieve."""
+    """Contents of the sets below a folder, and retrieval by their raw pixels."""
     lines = [
         "| set | classes, train / test | images, train / test | images a class, median "
         "| raw pixels, Recall@1 / MAP@R |",

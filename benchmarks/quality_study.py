@@ -42,7 +42,7 @@ COMPONENT = {"train.recipe": "component"}
 
 @dataclass(frozen=True)
 class Regime:
-    """Where a training begins, and its length.
+    """Start of a training, and its length.
 
     Attributes:
         backbone: timm's name.
@@ -205,7 +205,10 @@ class Study:
         path = self.folder / file
         found: dict[str, dict[str, Any]] = {}
         if path.exists():
-            for number, text in enumerate(path.read_text().splitlines(), 1):
+            with path.open() as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH)  # no line that is half written
+                content = stream.read()
+            for number, text in enumerate(content.splitlines(), 1):
                 try:
                     line = json.loads(text)
                 except ValueError:
@@ -221,7 +224,7 @@ class Study:
 
     @contextmanager
     def claim(self, trial: Trial) -> Iterator[bool]:
-        """Whether the trial is this process's: no other one is at it."""
+        """True if the trial is this process's: no other one is at it."""
         folder = self.folder / "running"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{trial.key}.lock").open("w") as lock:
@@ -233,7 +236,7 @@ class Study:
             yield True
 
     def settings(self, trial: Trial) -> dict[str, Any]:
-        """What differs from the method's own settings."""
+        """Settings that differ from the method's own."""
         method = Method.parse(trial.method)
         if method.base in OML and self.oml is None:
             raise StudyError(f"{method.base} needs --oml PYTHON, with open-metric-learning")

@@ -42,7 +42,7 @@ METRICS = ("recall_at_1", "map_at_r")
 
 @dataclass(frozen=True)
 class Request:
-    """What one trial is to do.
+    """Request of one trial.
 
     Attributes:
         method: ours, frozen, or a key of `quality_peers.PUBLISHED` or `quality_oml.OML`.
@@ -83,7 +83,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gives.
+    """Result of a training.
 
     Attributes:
         images: that it saw.
@@ -140,7 +140,7 @@ def embed(
     catalog: Catalog,
     threads: int,
 ) -> np.ndarray:
-    """What `unit` gives, (N, D), for all images of a list in batches (b, 3, S, S) uint8.
+    """Vectors (N, D) by `unit` of all images of a list, in batches (b, 3, S, S) uint8.
 
     Raises:
         LookalikeError: an image cannot be read.
@@ -167,7 +167,7 @@ def _train_ours(request: Request) -> Outcome:
 
 
 def _config(request: Request) -> Config:
-    """What a user would ask for, the length of the run, and nothing else."""
+    """Request of a user: the length of the run, and nothing else."""
     overrides = [f"{key}={value}" for key, value in request.settings.items()]
     asked = Config.load(overrides=overrides)
     base: dict[str, Any] = {

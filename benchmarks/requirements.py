@@ -1,4 +1,4 @@
-"""What a benchmark needs beside lookalike: named in one line where it is missing."""
+"""Packages that a benchmark needs beside lookalike: named in one line where they are missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSTALL = "pip install -e '.[bench]'"
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module, as `nvidia.dali`, can be found."""
+    """True if a module, as `nvidia.dali`, can be found."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -29,7 +29,7 @@ def is_installed(module: str) -> bool:
 
 
 def missing(*modules: str) -> str:
-    """What to say of those of the modules that cannot be found; "" where all can."""
+    """Message about those of the modules that cannot be found; "" where all can."""
     lacking = [module for module in modules if not is_installed(module)]
     names = ", ".join(PACKAGES.get(module, module) for module in lacking)
     verb = "is" if len(lacking) == 1 else "are"

@@ -1,4 +1,4 @@
-"""How fast a gallery is searched, one query at a time, and how much of the truth is found.
+"""Speed and recall of searching a gallery, one query at a time.
 
     python benchmarks/search.py                        # 100,000 vectors of 512, some two minutes
     python benchmarks/search.py --images 20000 --kinds exact int8 hnsw

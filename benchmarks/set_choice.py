@@ -1,4 +1,4 @@
-"""Which drawings make a set: those that can be retrieved, and not by being copies."""
+"""Drawings that make a set: those that can be retrieved, and not by being copies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Drawing:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether there is next to nothing on the white."""
+    """True if there is next to nothing on the white."""
     ink = 255.0 - np.asarray(image.convert("L"), dtype=np.float32).ravel()
     return float(np.partition(ink, -_DARKEST)[-_DARKEST:].mean()) < _BLANK
 

@@ -33,7 +33,7 @@ class Package:
         return f"{name}-{self.version.replace(':', '-')}"
 
     def command(self, target: Path) -> list[str]:
-        """What downloads the archive into the folder `target`, where it is run."""
+        """Command that downloads the archive into the folder `target`, where it is run."""
         if self.registry == "npm":
             return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
         if self.registry == "debian":

@@ -51,7 +51,7 @@ LR = 0.01
 
 
 class Photos(Dataset):
-    """What users write: a list of paths, PIL, transforms."""
+    """Input path as users write it: a list of paths, PIL, transforms."""
 
     def __init__(self, catalog: Catalog, size: int, mean, std) -> None:
         self.catalog = catalog

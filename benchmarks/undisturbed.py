@@ -12,7 +12,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 def undisturbed(measure: Callable[[], float], tries: int) -> tuple[float, bool]:
-    """What `measure` gives in a turn during which other processes computed for at most a twentieth.
+    """Result of `measure` in a turn during which other processes computed for at most a twentieth.
 
     Args:
         measure: the thing to do, which takes a tenth of a second or more.
