@@ -14,6 +14,7 @@ from PIL import Image
 import lookalike
 from lookalike import cli
 from lookalike.commands import tune as tune_module
+from lookalike.commands import tune_trials
 from lookalike.config.config import Config
 from lookalike.distributed import signals
 from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
@@ -162,7 +163,7 @@ def test_a_search_begins_at_the_recipe_and_writes_what_train_takes(found):
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     found, hard_list, tmp_path, monkeypatch
 ):
-    real, output = tune_module.train, tmp_path / "search"
+    real, output = tune_trials.train, tmp_path / "search"
 
     def interrupted(config):
         if config.run.output.endswith("0001"):
@@ -170,12 +171,12 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
             raise Interrupted(2, 1, config.run.output)
         return real(config)
 
-    monkeypatch.setattr(tune_module, "train", interrupted)
+    monkeypatch.setattr(tune_trials, "train", interrupted)
     with pytest.raises(SearchInterrupted, match=r"1 finished trial in .* goes on") as stopped:
         lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
     assert stopped.value.exit_code == 130
     assert (output / "recipe.yaml").exists()
-    monkeypatch.setattr(tune_module, "train", real)
+    monkeypatch.setattr(tune_trials, "train", real)
     again = lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
     assert [(o.settings, o.score) for o in again.trials] == [
         (o.settings, o.score) for o in found.trials
@@ -183,7 +184,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
 
 
 def test_a_signal_in_the_last_step_of_a_trial_ends_the_search(hard_list, tmp_path, monkeypatch):
-    real = tune_module.train
+    real = tune_trials.train
 
     def signalled(config):
         run = real(config)
@@ -191,7 +192,7 @@ def test_a_signal_in_the_last_step_of_a_trial_ends_the_search(hard_list, tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         return run
 
-    monkeypatch.setattr(tune_module, "train", signalled)
+    monkeypatch.setattr(tune_trials, "train", signalled)
     with pytest.raises(SearchInterrupted, match=r"1 finished trial in ") as stopped:
         lookalike.tune(train=hard_list, output=tmp_path / "search", trials=3, **SMALL)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
@@ -199,14 +200,15 @@ def test_a_signal_in_the_last_step_of_a_trial_ends_the_search(hard_list, tmp_pat
 
 def test_preparation_counts_in_the_time(hard_list, tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(tune_module, "monotonic", lambda: now[0])
-    real = tune_module.train
+    for module in (tune_module, tune_trials):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    real = tune_trials.train
 
     def lasting(config):
         now[0] += 30
         return real(config)
 
-    monkeypatch.setattr(tune_module, "train", lasting)
+    monkeypatch.setattr(tune_trials, "train", lasting)
     monkeypatch.setattr(tune_module, "check_optuna", lambda: now.__setitem__(0, now[0] + 25))
     found = lookalike.tune(train=hard_list, output=tmp_path / "s", time="100s", **SMALL)
     assert [one.seconds for one in found.trials] == [30, 30]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import logging
-import shutil
 import signal
 import statistics
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,13 +13,11 @@ from typing import Any
 import torch
 
 from lookalike import log
-from lookalike.commands.train import train
+from lookalike.commands.tune_trials import TrialRunner, request_of_trials
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
 from lookalike.config.yaml_lines import write_yaml
 from lookalike.data.catalog import Catalog, hold_out
-from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.image_source import Source
 from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import (
@@ -32,16 +25,10 @@ from lookalike.errors import (
     DataError,
     Interrupted,
     SearchInterrupted,
-    TrainingError,
     check_integer,
-    one_line,
 )
 from lookalike.log import counted, duration, logger
 from lookalike.metrics.bootstrap import LEAST, Difference, differences
-from lookalike.metrics.protocol import Roles
-from lookalike.metrics.scores import measure_queries
-from lookalike.model.embedder import Embedder
-from lookalike.model.inference import embed_records
 from lookalike.planning.recipe import Choice, choose_by_data, choose_by_file, with_choices
 from lookalike.planning.search_classes import (
     choosing_and_confirming,
@@ -53,14 +40,12 @@ from lookalike.planning.search_space import Space, default_space, including, par
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import check_optuna, propose
 from lookalike.planning.tune_page import render
-from lookalike.run import Run, write_text
+from lookalike.run import write_text
 from lookalike.storage.file_lock import locked
 from lookalike.training import build
 
 _TRIALS = 12
 """Trials that the time should reach for, where their number is not given."""
-
-_TIMED = 12  # steps
 
 
 @dataclass(frozen=True)
@@ -197,9 +182,7 @@ class _Search:
     """A search, prepared.
 
     Attributes:
-        config: request of a trial, without what the recipe chooses.
         choices: settings of the recipe for the whole training list.
-        held_out: classes that trials are measured on.
         asked_space: of the request; empty for the default space.
         seconds: that the search may take, None without a limit.
         most: trials, None without a limit.
@@ -208,14 +191,11 @@ class _Search:
             earlier calls finished.
     """
 
-    config: Config
+    runner: TrialRunner
     folder: SearchFolder
     choices: list[Choice]
     asked: set[str]
     catalog: Catalog
-    held_out: Catalog
-    source: Source
-    device: torch.device
     asked_space: Space
     seconds: float | None
     most: int | None
@@ -249,17 +229,19 @@ class _Search:
         if any(measurable(held_out, part) < LEAST for part in choosing_and_confirming(held_out)):
             raise too_few(catalog)
         asked = request.asked()
-        config = _of_trials(request, choices, fraction)
+        runner = TrialRunner(
+            request_of_trials(request, choices, fraction), folder, held_out, source, device
+        )
         fingerprint = catalog.fingerprint()
         epochs = folder.check_same(request, texts, fingerprint)
         search = cls(
-            config, folder, choices, asked, training, held_out, source, device, space, seconds,
-            most, folder.finished(), began,
+            runner, folder, choices, asked, training, space, seconds, most, folder.finished(),
+            began,
         )  # fmt: skip
         if epochs is None:
             epochs = search._length(request)
             folder.begin(request, texts, fingerprint, epochs)
-        search.config = search.config.with_values({"train.epochs": epochs})
+        runner.config = runner.config.with_values({"train.epochs": epochs})
         logger.info(
             "%s held out of %s: half of them choose, half confirm; %s a trial",
             counted(len(held_out.classes), "class is", "classes are"),
@@ -277,24 +259,9 @@ class _Search:
         )
         if self.seconds is None or "train.epochs" in self.asked:
             return longest
-        run = Run(self.folder.timing)
         began = monotonic()
-        with _quiet(logging.ERROR):
-            train(
-                self.config.with_values(
-                    {
-                        "run.output": str(run.path),
-                        "train.max_steps": _TIMED,
-                        "train.log_every": 1,
-                        "train.interpolate": False,
-                    }
-                )
-            )
+        epoch = len(self.catalog) / self.runner.images_per_second()
         took = monotonic() - began
-        rates = [r["images_per_second"] for r in run.read(run.metrics) if "images_per_second" in r]
-        shutil.rmtree(run.path)
-        rate = statistics.median(rates[len(rates) // 2 :])
-        epoch = len(self.catalog) / rate
         left = (self.seconds - self._used()) / (self.most or _TRIALS) - took
         return int(min(max(left / epoch, 1), longest))
 
@@ -308,9 +275,12 @@ class _Search:
             number = len(self.trials)
             space = self._space() if number else {}
             tried = [(one.settings, one.score) for one in self.trials]
-            values = propose(space, tried, self.config.train.seed) if number else {}
+            values = propose(space, tried, self.runner.config.train.seed) if number else {}
             logger.info("trial %d: %s", number, _text(values) or "the recipe's choice")
-            one = self._trial(number, values)
+            one = self.runner.run(number, values)
+            if not number:
+                space, start = self._space_and_start()
+                one = replace(one, settings={key: start.get(key) for key in space})
             self.trials.append(one)
             self.folder.write_trials(self.trials)
             stopped = signals.take_deferred()
@@ -346,71 +316,15 @@ class _Search:
 
     def _space(self) -> Space:
         """The space around the recipe's choice, as trial 0 ran."""
-        start = Config.load(self.folder.run(0).resolved, content=self._resolved())
-        space = self.asked_space
-        space = space or default_space(start, self.asked, len(self.catalog))
+        space, start = self._space_and_start()
         if not space:
             raise ConfigError("nothing to search: every setting of the space is given; use --over")
         return including(space, start)
 
-    def _resolved(self) -> bytes:
-        return self.folder.run(0).resolved.read_bytes()
-
-    def _trial(self, number: int, values: dict[str, Any]) -> Trial:
-        """Train and measure; the weights are removed afterwards."""
-        run = self.folder.run(number)
-        config = self.config.with_values({"run.output": str(run.path)})
-        if number:  # with what the recipe chose for trial 0, rates included
-            settings = {**self._chosen_by_trial(), "train.recipe": "component", **values}
-            config = config.with_values(settings)
-        began, failed = monotonic(), ""
-        scores = {"recall_at_1": 0.0, "map_at_r": 0.0}
-        try:
-            with _quiet(logging.ERROR if number else logging.WARNING):
-                train(config)
-                scores = self._measure(number, run)
-        except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:
-            if not number:
-                raise
-            failed = one_line(error)
-        for place in (run.checkpoints, run.model, run.start, run.features):
-            shutil.rmtree(place, ignore_errors=True)
-        _free()
-        if not number:
-            start = Config.load(run.resolved, content=run.resolved.read_bytes())
-            space = self.asked_space or default_space(start, self.asked, len(self.catalog))
-            values = {key: start.get(key) for key in space}
-        score = (scores["recall_at_1"] + scores["map_at_r"]) / 2
-        took = round(monotonic() - began, 2)
-        return Trial(number, values, score, **scores, seconds=took, failed=failed)
-
-    def _measure(self, number: int, run: Run) -> dict[str, float]:
-        """Scores on the classes that choose; those of the others are kept by query."""
-        embedder = Embedder.load(run.model, self.device)
-        records = self.held_out.records
-        found = embed_records(
-            embedder, records, threads=self.config.data.threads, bad=BadImages(),
-            world=World(device=embedder.device), source=self.source, quiet=True,
-        )  # fmt: skip
-        roles = Roles.of(records)
-        classes = torch.from_numpy(self.held_out.class_ids)[found.rows]
-        scores: dict[str, float] = {}
-        for part, chooses in zip(
-            choosing_and_confirming(self.held_out), (True, False), strict=True
-        ):
-            mine = torch.from_numpy(part)[classes].nonzero()[:, 0]
-            labels = classes[mine]
-            measured = measure_queries(
-                found.vectors[mine], labels,
-                roles=None if roles is None else roles[found.rows[mine]],
-                device=self.device,
-            )  # fmt: skip
-            values = {name: measured.values[name] for name in ("recall_at_1", "map_at_r")}
-            if chooses:
-                scores = {name: float(each.mean()) for name, each in values.items()}
-            else:
-                self.folder.write_confirmation(number, labels[measured.rows], values)
-        return scores
+    def _space_and_start(self) -> tuple[Space, Config]:
+        resolved = self.folder.run(0).resolved
+        start = Config.load(resolved, content=resolved.read_bytes())
+        return self.asked_space or default_space(start, self.asked, len(self.catalog)), start
 
     def result(self) -> Tuning:
         """Compare the best trial with the recipe's choice, and write recipe and page."""
@@ -437,16 +351,9 @@ class _Search:
         logger.info("written: %s, %s", self.folder.recipe, self.folder.page)
         return found
 
-    def _chosen_by_trial(self) -> dict[str, Any]:
-        """Settings that the recipe chose in trial 0 alone, such as rates by the start's scores."""
-        file = self.folder.run(0).recipe
-        chosen = json.loads(file.read_text("utf-8")) if file.exists() else []
-        asked = self.config.asked()
-        return {c["key"]: c["value"] for c in chosen if c["key"] not in asked}
-
     def _write_recipe(self, found: Tuning) -> None:
         """The recipe's settings, with those of the best trial where that is better."""
-        values = self._chosen_by_trial() | {c.key: c.value for c in self.choices}
+        values = self.runner.chosen_at_start() | {c.key: c.value for c in self.choices}
         if found.better:
             values |= found.best.settings
         tree: dict[str, dict[str, Any]] = {}
@@ -455,55 +362,6 @@ class _Search:
             tree.setdefault(section, {})[name] = values[key]
         text = f"# lookalike tune: {found.describe()}\n"
         write_text(self.folder.recipe, text + write_yaml(tree))
-
-
-def _of_trials(request: Config, choices: list[Choice], fraction: float) -> Config:
-    """Request of a trial: the recipe's choice for the whole list, measured on held-out classes."""
-    others = ("data.val_fraction", "train.epochs")
-    values = {c.key: c.value for c in choices if c.key not in others}
-    if "train.interpolate" not in request.asked():
-        values.setdefault("train.interpolate", False)
-    return request.with_values(
-        {
-            **values,
-            "data.val": None,
-            "data.val_fraction": fraction,
-            "train.eval_every": 0,
-            "train.early_stopping": 0,
-            "train.checkpoint_every": 10**6,
-            "train.checkpoint_every_steps": None,
-            "train.checkpoint_minutes": 0,
-            "train.keep_checkpoints": 1,
-            "train.report": False,
-            "train.loggers": (),
-            "train.tensorboard": False,
-        }
-    )
-
-
-@contextmanager
-def _quiet(level: int) -> Iterator[None]:
-    """Console without the lines of a trial's run below `level`; its log.txt has them."""
-
-    def important(record: logging.LogRecord) -> bool:
-        return record.levelno >= level
-
-    handlers = list(logger.handlers)
-    for handler in handlers:
-        handler.addFilter(important)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(important)
-        logger.setLevel(logging.INFO)
-
-
-def _free() -> None:
-    """Return the memory of a trial."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _text(values: dict[str, Any]) -> str:
