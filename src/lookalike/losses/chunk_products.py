@@ -60,7 +60,7 @@ class Chunks:
     """The products of one batch with the weight, chunk by chunk, each result in one buffer.
 
     Args:
-        rows: (B, D) embeddings.
+        embeddings: (B, D).
         weight: (n * centres, D).
         classes: (B,) class of each embedding, a number outside [0, n) for none.
         options: of the pass.
@@ -71,7 +71,7 @@ class Chunks:
 
     def __init__(
         self,
-        rows: Tensor,
+        embeddings: Tensor,
         weight: Tensor,
         classes: Tensor,
         options: ChunkOptions,
@@ -79,19 +79,20 @@ class Chunks:
         update: HeadUpdate | None,
         workspace: dict[str, Tensor],
     ) -> None:
-        self.rows, self.weight, self.classes, self.options = rows, weight, classes, options
+        self.embeddings, self.weight, self.classes = embeddings, weight, classes
+        self.options = options
         self.index, self.update, self.workspace = index, update, workspace
         self.centres = options.centres
         self.count = len(weight) // self.centres if index is None else len(index)
-        size = options.chunk or max(1, default_chunk(len(rows), weight) // self.centres)
+        size = options.chunk or max(1, default_chunk(len(embeddings), weight) // self.centres)
         self.size = max(1, min(size, self.count))
-        self.dtype = options.precision or rows.dtype
-        self.narrow = self.dtype != rows.dtype
-        self.direct = rows.device.type == "cuda"  # narrow products with wide results
-        self.rows_in = rows.to(self.dtype)
+        self.dtype = options.precision or embeddings.dtype
+        self.narrow = self.dtype != embeddings.dtype
+        self.direct = embeddings.device.type == "cuda"  # narrow products with wide results
+        self.embeddings_in = embeddings.to(self.dtype)
         # Chunks with a true class in them. Reading them from a GPU would make the host wait.
         self._busy = None
-        if rows.device.type == "cpu":
+        if embeddings.device.type == "cpu":
             self._busy = {number // self.size for number in classes.tolist()}
 
     def spans(self) -> list[slice]:
@@ -129,9 +130,9 @@ class Chunks:
         if (
             held is None
             or len(held) < count
-            or (held.dtype, held.device) != (dtype, self.rows.device)
+            or (held.dtype, held.device) != (dtype, self.embeddings.device)
         ):
-            held = self.workspace[name] = self.rows.new_empty(count, dtype=dtype)
+            held = self.workspace[name] = self.embeddings.new_empty(count, dtype=dtype)
         return held[:count].view(*shape)
 
     def product(self, name: str, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
@@ -141,7 +142,7 @@ class Chunks:
         """
         shape = (len(left), right.shape[1])
         if out is None:
-            out = self.buffer(name, shape, self.rows.dtype)
+            out = self.buffer(name, shape, self.embeddings.dtype)
         if not self.narrow:
             return torch.mm(left, right, out=out)
         if self.direct:
@@ -151,7 +152,7 @@ class Chunks:
 
     def products(self, operand: Tensor, out: Tensor | None = None) -> Tensor:
         """Products of the batch and rows of the weight, (B, n * centres)."""
-        return self.product("products", self.rows_in, operand.t(), out)
+        return self.product("products", self.embeddings_in, operand.t(), out)
 
     def column(self, span: slice) -> Tensor | None:
         """(B,) column of the true class in a span, outside it where it is in another chunk.
@@ -180,19 +181,19 @@ class LogitCache:
     """
 
     def __init__(self, chunks: Chunks, needed: bool) -> None:
-        rows, weight, self.centres = chunks.rows, chunks.weight, chunks.centres
-        self.workspace, self.batch = chunks.workspace, len(rows)
+        embeddings, weight, self.centres = chunks.embeddings, chunks.weight, chunks.centres
+        self.workspace, self.batch = chunks.workspace, len(embeddings)
         budget = 0
         if needed and weight.device.type == "cpu":
             budget = int(CPU_LOGIT_CACHE * 2 * weight.numel() * weight.element_size())
-        room = budget // max(1, self.batch * self.centres * rows.element_size())
+        room = budget // max(1, self.batch * self.centres * embeddings.element_size())
         # Whole chunks only.
         self.classes = min(room // chunks.size * chunks.size, chunks.count)
         size = self.classes * self.centres * self.batch
         # Taken out of the workspace: another forward pass may come before our backward pass.
         held = self.workspace.pop("cached logits", None)
-        if held is None or len(held) < size or held.dtype != rows.dtype:
-            held = rows.new_empty(size)
+        if held is None or len(held) < size or held.dtype != embeddings.dtype:
+            held = embeddings.new_empty(size)
         self.held = held
 
     def take(self, span: slice) -> Tensor | None:

@@ -54,9 +54,9 @@ class RowSums:
     total: Tensor | None
 
     @classmethod
-    def empty(cls, rows: Tensor, need_total: bool) -> RowSums:
+    def empty(cls, embeddings: Tensor, need_total: bool) -> RowSums:
         """Statistics before the first chunk."""
-        zeros = rows.new_zeros(len(rows))
+        zeros = embeddings.new_zeros(len(embeddings))
         total = zeros.clone() if need_total else None
         return cls(torch.full_like(zeros, -torch.inf), zeros, total)
 

@@ -29,7 +29,7 @@ from lookalike.losses.logits import inverse_norms
 
 
 def class_statistics(
-    rows: Tensor,
+    embeddings: Tensor,
     weight: Tensor,
     classes: Tensor,
     options: ChunkOptions,
@@ -41,7 +41,7 @@ def class_statistics(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Statistics of the logits to all classes but the true one, and the true one's logit.
 
-    With z_ij = rows_i . w_j, or rows_i . w_j / |w_j| when `options.normalize`, z'_ij the modulated
+    With z_ij = x_i . w_j, or x_i . w_j / |w_j| when `options.normalize`, z'_ij the modulated
     logit, and y_i the class of row i, the results are (B,) each:
 
         lse_i    = log sum over j != y_i of exp(z'_ij)   (-inf over no class)
@@ -50,13 +50,13 @@ def class_statistics(
         length_i = |w of y_i|                            (zeros where it is not held)
 
     With several centres a class, z_ij is the largest of theirs, and the length that of the
-    nearest one. All are differentiable with respect to `rows` and `weight`, once; `length` only
-    with `options.need_length`, where the classes are not normalised. Unchanged by autocast, which
-    leaves products alone that are written to `out`.
+    nearest one. All are differentiable with respect to `embeddings` and `weight`, once; `length`
+    only with `options.need_length`, where the classes are not normalised. Unchanged by autocast,
+    which leaves products alone that are written to `out`.
 
     Args:
-        rows: (B, D), scaled as the logits shall be.
-        weight: (n * centres, D), class by class; n may be 0. Of the dtype of `rows`, or a
+        embeddings: (B, D), x_i, scaled as the logits shall be.
+        weight: (n * centres, D), class by class; n may be 0. Of the dtype of `embeddings`, or a
             narrower one when `update` is given.
         classes: (B,) int64, class held here; a number outside [0, n) for none.
         options: of the pass over the classes.
@@ -71,7 +71,7 @@ def class_statistics(
         raise ValueError("a sample of the classes needs a lazy update")
     space = {} if workspace is None else workspace
     found: tuple[Tensor, Tensor, Tensor, Tensor] = _ClassStatistics.apply(
-        rows, weight, classes, options, index, modulate, update, space
+        embeddings, weight, classes, options, index, modulate, update, space
     )
     return found
 
@@ -80,7 +80,7 @@ class _ClassStatistics(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,  # (B, D)
+        embeddings: Tensor,  # (B, D)
         weight: Tensor,  # (n * centres, D)
         classes: Tensor,  # (B,)
         options: ChunkOptions,
@@ -89,11 +89,13 @@ class _ClassStatistics(torch.autograd.Function):
         update: HeadUpdate | None,
         workspace: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chunks = Chunks(rows, weight, classes, options, index, update, workspace)
+        chunks = Chunks(embeddings, weight, classes, options, index, update, workspace)
         true, length, own = _true_logits(chunks)
         modulation = modulate(true) if modulate is not None else None
-        inverse = rows.new_empty(chunks.count * options.centres) if options.normalize else None
-        sums = RowSums.empty(rows, options.need_total)
+        inverse = (
+            embeddings.new_empty(chunks.count * options.centres) if options.normalize else None
+        )
+        sums = RowSums.empty(embeddings, options.need_total)
         cache = LogitCache(chunks, any(ctx.needs_input_grad))
         slopes = _RowSlopes(chunks, modulation, own) if ctx.needs_input_grad[0] else None
         for span in chunks.spans():
@@ -113,11 +115,11 @@ class _ClassStatistics(torch.autograd.Function):
                 slopes.add(sums, span, z, operand, part)
             else:
                 if options.centres > 1:
-                    z = z.view(len(rows), -1, options.centres).amax(2)
+                    z = z.view(len(embeddings), -1, options.centres).amax(2)
                 softmax_kernels(z).add_chunk(sums, z, chunks.column(span), modulation)
         lse = sums.lse()
         of_rows = (None, None, None) if slopes is None else slopes.result(sums)
-        ctx.save_for_backward(rows, weight, classes, index, inverse, lse, *of_rows)
+        ctx.save_for_backward(embeddings, weight, classes, index, inverse, lse, *of_rows)
         ctx.options, ctx.modulation, ctx.update = options, modulation, update
         ctx.workspace, ctx.cache = workspace, cache
         total = sums.total if sums.total is not None else torch.zeros_like(lse)
@@ -128,15 +130,15 @@ class _ClassStatistics(torch.autograd.Function):
     def backward(
         ctx: Any, d_lse: Tensor, d_total: Tensor, d_true: Tensor, d_length: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, weight, classes, index, inverse, lse, by_lse, by_total, own = ctx.saved_tensors
+        embeddings, weight, classes, index, inverse, lse, by_lse, by_total, own = ctx.saved_tensors
         options, update = ctx.options, ctx.update
-        chunks = Chunks(rows, weight, classes, options, index, update, ctx.workspace)
+        chunks = Chunks(embeddings, weight, classes, options, index, update, ctx.workspace)
         cache, ctx.cache = ctx.cache, None  # used up here
-        d_rows = None
+        d_embeddings = None
         if by_lse is not None:
-            d_rows = (by_lse * d_lse[:, None]).addcmul_(own, d_true[:, None])
+            d_embeddings = (by_lse * d_lse[:, None]).addcmul_(own, d_true[:, None])
             if by_total is not None:
-                d_rows.addcmul_(by_total, d_total[:, None])
+                d_embeddings.addcmul_(by_total, d_total[:, None])
         weight_pass = partial(
             _weight_pass,
             chunks,
@@ -158,7 +160,7 @@ class _ClassStatistics(torch.autograd.Function):
         elif ctx.needs_input_grad[1]:
             d_weight = torch.empty_like(weight)
             weight_pass(d_weight)
-        return d_rows, d_weight, None, None, None, None, None, None
+        return d_embeddings, d_weight, None, None, None, None, None, None
 
 
 class _RowSlopes:
@@ -169,13 +171,15 @@ class _RowSlopes:
 
     def __init__(self, chunks: Chunks, modulation: LogitModulation | None, own: Tensor) -> None:
         self.chunks, self.modulation, self.own = chunks, modulation, own
-        self.by_lse = torch.zeros_like(chunks.rows)  # times mass
+        self.by_lse = torch.zeros_like(chunks.embeddings)  # times mass
         # The derivative of the total is the same for all rows, but for the true class, where a
         # class has one weight and its logit stays as it is.
         self.alike = modulation is None and chunks.centres == 1
         self.by_total = None
         if chunks.options.need_total:
-            self.by_total = torch.zeros_like(chunks.rows[:1] if self.alike else chunks.rows)
+            self.by_total = torch.zeros_like(
+                chunks.embeddings[:1] if self.alike else chunks.embeddings
+            )
 
     def add(
         self, sums: RowSums, span: slice, z: Tensor, operand: Tensor, inverse: Tensor | None
@@ -241,7 +245,7 @@ def _weight_pass(
         own = sums = None
         if inverse is not None:
             own = inverse[chunks.row_span(span)]
-            sums = chunks.buffer("along", own.shape, chunks.rows.dtype)
+            sums = chunks.buffer("along", own.shape, chunks.embeddings.dtype)
         d_z = _product_gradient(chunks, span, z, of_rows, modulation, inverse=own, along=sums)
         along = _along(chunks, span, sums, own, d_length, stored)
         if d_weight is not None:
@@ -302,7 +306,7 @@ def _along(
 ) -> Tensor | None:
     """The factor of each row of the weight in its own gradient, (n * centres,).
 
-    With u = w / |w| and z = rows . u the gradient of w is
+    With u = w / |w| and z = x . u the gradient of w is
 
         (sum_i dz_i rows_i - (sum_i dz_i z_i) u) / |w|
 
@@ -326,23 +330,23 @@ def _weight_gradient(
     chunks: Chunks, d_z: Tensor, stored: Tensor, along: Tensor | None, out: Tensor | None
 ) -> Tensor:
     """(n * centres, D), of the dtype of the embeddings."""
-    if chunks.narrow or stored.dtype != chunks.rows.dtype:
-        gradient = chunks.product("gradient", d_z.t(), chunks.rows_in)
+    if chunks.narrow or stored.dtype != chunks.embeddings.dtype:
+        gradient = chunks.product("gradient", d_z.t(), chunks.embeddings_in)
         if along is not None:
             gradient.addcmul_(stored.to(gradient.dtype), along[:, None])
         return gradient if out is None else out.copy_(gradient)
     if out is None:
-        out = chunks.buffer("gradient", stored.shape, chunks.rows.dtype)
+        out = chunks.buffer("gradient", stored.shape, chunks.embeddings.dtype)
     if along is None:
-        return torch.mm(d_z.t(), chunks.rows, out=out)
-    return torch.mul(stored, along[:, None], out=out).addmm_(d_z.t(), chunks.rows)
+        return torch.mm(d_z.t(), chunks.embeddings, out=out)
+    return torch.mul(stored, along[:, None], out=out).addmm_(d_z.t(), chunks.embeddings)
 
 
-def _add_product(chunks: Chunks, d_rows: Tensor, d_z: Tensor, operand: Tensor) -> None:
+def _add_product(chunks: Chunks, d_embeddings: Tensor, d_z: Tensor, operand: Tensor) -> None:
     if chunks.narrow:
-        d_rows.add_(chunks.product("d_rows", d_z, operand))
+        d_embeddings.add_(chunks.product("d_embeddings", d_z, operand))
     else:
-        d_rows.addmm_(d_z, operand)
+        d_embeddings.addmm_(d_z, operand)
 
 
 def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
@@ -351,23 +355,24 @@ def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
     (B,), (B,) and (B, D); 0 where the class is not held. Never in a narrow dtype: the margin's
     slope is steep where the cosine is near 1.
     """
-    rows, k, count = chunks.rows, chunks.centres, chunks.count
+    embeddings, k, count = chunks.embeddings, chunks.centres, chunks.count
     if count == 0:
-        return rows.new_zeros(len(rows)), rows.new_zeros(len(rows)), torch.zeros_like(rows)
+        none = embeddings.new_zeros(len(embeddings))
+        return none, none.clone(), torch.zeros_like(embeddings)
     inside = (chunks.classes >= 0) & (chunks.classes < count)
     own = chunks.classes.clamp(0, count - 1)
     if chunks.index is not None:
         own = chunks.index[own]
-    target = chunks.read(rows_of(own, k)).to(rows.dtype)  # (B * centres, D)
-    inverse = inverse_norms(target, rows.new_empty(len(target))).view(-1, k)  # (B, centres)
+    target = chunks.read(rows_of(own, k)).to(embeddings.dtype)  # (B * centres, D)
+    inverse = inverse_norms(target, embeddings.new_empty(len(target))).view(-1, k)  # (B, centres)
     length = torch.linalg.vector_norm(target, dim=1).view(-1, k)
-    target = target.view(len(rows), k, -1)
-    true = (rows[:, None] * target).sum(2)  # (B, centres)
+    target = target.view(len(embeddings), k, -1)
+    true = (embeddings[:, None] * target).sum(2)  # (B, centres)
     if chunks.options.normalize:
         true = true * inverse
     best = true.argmax(1, keepdim=True)
     true, length, inverse = (each.gather(1, best)[:, 0] for each in (true, length, inverse))
-    target = target[torch.arange(len(rows), device=rows.device), best[:, 0]]  # (B, D)
+    target = target[torch.arange(len(embeddings), device=embeddings.device), best[:, 0]]  # (B, D)
     factor = inverse if chunks.options.normalize else torch.ones_like(inverse)
     target = target * factor.where(inside, 0)[:, None]
     return true.where(inside, 0), length.where(inside, 0), target

@@ -13,11 +13,11 @@ from lookalike.losses.margin import Margin, RowContext
 SHORTEST = 1e-12
 
 
-def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (B, D) at length 1, zeros where they have no direction, and their lengths (B,)."""
-    norm = torch.linalg.vector_norm(rows, dim=1)  # (B,)
+def unit_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (B, D) at length 1, zeros where they have no direction, and their lengths (B,)."""
+    norm = torch.linalg.vector_norm(vectors, dim=1)  # (B,)
     inverse = (norm > SHORTEST) / norm.clamp_min(SHORTEST)  # (B,)
-    return rows * inverse[:, None], norm
+    return vectors * inverse[:, None], norm
 
 
 def inverse_norms(weight: Tensor, out: Tensor) -> Tensor:

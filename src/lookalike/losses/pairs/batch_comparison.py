@@ -102,10 +102,10 @@ class BatchComparison(nn.Module):
         )  # fmt: skip
         found = [
             checkpoint(
-                self._block_sums, rows, theirs, gallery, labels, first + number * size, each_weight,
+                self._block_sums, some, theirs, gallery, labels, first + number * size, each_weight,
                 use_reentrant=False, preserve_rng_state=False,
             )
-            for number, (rows, theirs, each_weight) in enumerate(blocks)
+            for number, (some, theirs, each_weight) in enumerate(blocks)
         ]  # fmt: skip
         totals, numbers = zip(*found, strict=True)
         return torch.stack(totals).sum(), torch.stack(numbers).sum()

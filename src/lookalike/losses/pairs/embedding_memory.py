@@ -10,7 +10,8 @@ class EmbeddingMemory(nn.Module):
     Attributes:
         rows: (M, D) unit embeddings, in the order of a ring.
         classes: (M,) int64.
-        stored: () int64, embeddings stored so far; the first of them are replaced.
+        stored: () int64, embeddings stored so far, for checkpoints; the first are replaced. The
+            host counts too, as reading a device would make it wait.
     """
 
     rows: Tensor
@@ -22,7 +23,7 @@ class EmbeddingMemory(nn.Module):
         self.register_buffer("rows", torch.zeros(size, dim))
         self.register_buffer("classes", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
-        self._stored = 0  # on the host, where it is needed
+        self._stored = 0
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """Embeddings (m, D) and classes (m,), with m from 0 to M."""
@@ -30,14 +31,14 @@ class EmbeddingMemory(nn.Module):
         return self.rows[:count], self.classes[:count]
 
     @torch.no_grad()
-    def store(self, rows: Tensor, classes: Tensor) -> None:
+    def store(self, embeddings: Tensor, classes: Tensor) -> None:
         """Add unit embeddings (B, D) and their classes (B,), the last M of them."""
         size = len(self.rows)
-        rows, classes = rows[-size:], classes[-size:]
-        places = (self._stored + torch.arange(len(rows), device=rows.device)) % size
-        self.rows[places] = rows.to(self.rows.dtype)
+        embeddings, classes = embeddings[-size:], classes[-size:]
+        places = (self._stored + torch.arange(len(embeddings), device=embeddings.device)) % size
+        self.rows[places] = embeddings.to(self.rows.dtype)
         self.classes[places] = classes
-        self._stored += len(rows)
+        self._stored += len(embeddings)
         self.stored.fill_(self._stored)
 
     def restored(self) -> None:
