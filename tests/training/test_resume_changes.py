@@ -87,6 +87,44 @@ def test_changes_persist_across_resumes(shapes, resumed, tmp_path):
     assert progress.shift == 4 - 9
 
 
+def test_weights_of_images_are_part_of_the_list(resumed, tmp_path, caplog):
+    file = tmp_path / "weights.txt"
+    file.write_text("0 2\n")
+    changed = "other images, labels or weights in the training list"
+    resumed(data__weights=str(file), epochs=2)
+    assert f"data.weights none -> {file}" in caplog.text
+    assert changed in caplog.text
+    assert not losses(resumed(data__weights=str(file), epochs=2))
+    assert "resumed with" not in caplog.text
+    file.write_text("0 3\n")
+    assert not losses(resumed(data__weights=str(file), epochs=2))
+    assert changed in caplog.text
+
+
+def test_a_run_that_max_steps_ended_resumes_to_the_curve_of_an_uninterrupted_one(shapes, tmp_path):
+    plain = {"schedule": "constant", "warmup_steps": 0, "epochs": 1}
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for output, lengths in ((parts, (3, None)), (whole, (None,))):
+        for steps in lengths:
+            train(**settings(shapes, output, max_steps=steps, **plain), resume=steps is None)
+    timeless = [
+        [
+            {
+                k: v
+                for k, v in r.items()
+                if k not in ("images_per_second", "waiting", "seconds", "since_best")
+            }
+            for r in records(output)
+        ]
+        for output in (parts, whole)
+    ]
+    # It is measured at its end too, within its first epoch.
+    (end,) = [r for r in timeless[0] if r["step"] == 3 and "map_at_r" in r]
+    assert end["epoch"] == 1
+    timeless[0].remove(end)
+    assert timeless[0] == timeless[1]
+
+
 def test_resume_with_another_sampler_and_list_keeps_the_epoch(shapes, resumed, tmp_path, caplog):
     lines = (shapes / "train.txt").read_text().splitlines()
     shorter = tmp_path / "shorter.txt"
@@ -204,7 +242,7 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
             return torch.full_like(tensor, next(of_main))
 
     scores = {"recall_at_1": 0.5, "map_at_r": 0.5}
-    of_main, own = iter([0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.6])
+    of_main, own = iter([0.5, 0.5, 0.5, 0.4]), iter([0.5, 0.5 + 1e-9, 0.5, 0.6])
     world = Second(rank=1, size=2)
     trainer = Trainer(
         TrainingParts(
@@ -216,10 +254,10 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
         output=RunOutput(Run(tmp_path), world=world), world=world,
     )  # fmt: skip
     found = []
-    for epoch in range(3):
-        improved = trainer.measure(epoch)
+    for due in (True, True, False, True):  # the third is that of a run that ends within an epoch
+        improved = trainer.measure(1, due=due)
         found.append((improved, trainer.progress.since_best, trainer.out_of_patience))
-    assert found == [(True, 0, False), (False, 1, False), (False, 2, True)]
+    assert found == [(True, 0, False), (False, 1, False), (False, 1, False), (False, 2, True)]
 
 
 @pytest.mark.parametrize("change", [{"val": None}, {"eval_every": 0}])

@@ -335,7 +335,7 @@ def _with_inputs(saved: Progress, now: Inputs) -> Progress:
         if old != new
     ]
     if before.train_list != now.train_list and before.images == now.images:
-        changes.insert(0, "other images or labels in the training list")
+        changes.insert(0, "other images, labels or weights in the training list")
     position = saved.step + saved.shift
     if before.steps_per_epoch != now.steps_per_epoch:
         there = position * now.steps_per_epoch // before.steps_per_epoch
