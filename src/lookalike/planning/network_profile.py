@@ -89,8 +89,7 @@ def measure(
         fake.embedder.backbone.requires_grad_(False).eval()
     elif freeze_batchnorm:
         freeze_statistics(fake.embedder.backbone)
-    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
-    count = FlopCounterMode(display=False, custom_mapping=backward)
+    count = FlopCounterMode(display=False, custom_mapping=_OPERATIONS)
     features_peak = 0
     if stored:
         with mode, _Living(fake) as living:
@@ -152,6 +151,26 @@ def _convolution_backward(
     places = (x_shape if transposed else grad_shape)[2:]
     forward = 2 * x_shape[0] * math.prod(places) * math.prod(weight_shape)
     return forward * (int(wanted[0]) + int(wanted[1]))
+
+
+def _attention(q_shape: Sequence[int], k_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of attention (B, heads, N, d): the products with the keys and with the values."""
+    return 4 * math.prod(q_shape) * k_shape[2]
+
+
+def _attention_backward(
+    _: Sequence[int], q_shape: Sequence[int], k_shape: Sequence[int], *__: Any, **___: Any
+) -> int:
+    """Operations of its backward pass: the first product again, and two for each gradient."""
+    return 10 * math.prod(q_shape) * k_shape[2]
+
+
+_OPERATIONS = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
+    # torch counts those of other devices alone.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def _pixels(images: int, size: ImageSize) -> Tensor:
