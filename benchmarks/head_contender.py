@@ -16,7 +16,7 @@ MARGIN, SCALE = 28.6, 64.0  # ArcFace's: degrees, and what multiplies the cosine
 
 
 class NotRunError(Exception):
-    """Why a contender cannot run here."""
+    """Reason that a contender cannot run here."""
 
 
 @dataclass(frozen=True)
