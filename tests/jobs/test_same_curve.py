@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import slurm_cluster
+import yaml
 from slurm_cluster import needs_slurm, wait_until
 from tiny_training import losses, write_config
 
@@ -46,6 +48,32 @@ def test_command_of_dlc(expected: dict[int, float], tmp_path: Path, shapes: Path
         env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert losses(tmp_path) == expected
+
+
+@pytest.mark.skipif(find_spec("kfp") is None, reason="needs kfp")
+def test_component_in_a_pipeline(expected: dict[int, float], tmp_path: Path, shapes: Path) -> None:
+    """Connected lists win over the setting, which names a list that is not there."""
+    lists = [f"{shapes}/train.txt", f"{shapes}/val.txt"]
+    script = Path(__file__).with_name("pipeline_script.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, write_config(tmp_path, shapes), *lists],
+        env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "data.train is connected, and wins over the setting" in done.stdout
+    assert losses(tmp_path) == expected
+    component = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]
+    inputs = component["comp-lookalike-train"]["inputDefinitions"]["artifacts"]
+    assert {name: each["isOptional"] for name, each in inputs.items()} == {
+        "train": True, "val": True,
+    }  # fmt: skip
+    [model] = (tmp_path / "root").rglob("lookalike-train/model")
+    assert lookalike.load(model).embed(shapes / "images/0-0.jpg").shape == (16,)
+    [told] = (tmp_path / "root").rglob("lookalike-train/executor_output.json")
+    artifacts = json.loads(told.read_text())["artifacts"]
+    assert 0 <= artifacts["metrics"]["artifacts"][0]["metadata"]["recall_at_1"] <= 1
+    assert artifacts["model"]["artifacts"][0]["metadata"]["run"] == f"{tmp_path}/run"
 
 
 @pytest.fixture(scope="module")
