@@ -24,6 +24,14 @@ from lookalike.planning.backbone_families import FAMILIES, TASKS, commercial_use
 DOCS = Path(__file__).parents[2] / "docs"
 LISTED = [name for family in FAMILIES for name in family.members]
 FEW = ("mobilenetv4_small",)
+SMALLEST = {family.members[0] for family in FAMILIES}
+
+
+def marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Measuring all takes half an hour of a core, and changes only with torch and timm."""
+    if name in FEW:
+        return ()
+    return (pytest.mark.slow if name in SMALLEST else pytest.mark.release,)
 
 
 def names(found) -> list[str]:
@@ -56,9 +64,7 @@ def test_the_facts_are_those_of_timm(name):
         assert facts["native"][0] % facts["patch"] == 0
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in LISTED]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in LISTED])
 def test_the_measured_facts_can_be_measured_again(name):
     known = known_facts()[name]
     again, before = measure_facts(name, IMAGE_SIZE).to_dict(), known.to_dict()

@@ -105,6 +105,10 @@ def begin(page, address, output, **more):
     page.wait_for_url("**/watch/run?**")
 
 
+ABORTED = ("htmx:afterRequest", "htmx:sendAbort")
+"""What htmx says of a request that a reload of the page cuts off."""
+
+
 def wait_for(page, state, seconds=90):
     page.wait_for_selector(f"#live .state.{state}", timeout=1000 * seconds)
 
@@ -114,7 +118,14 @@ def test_a_run_from_the_form_to_its_end(folder, browser):
     try:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         faults = []
-        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.on(
+            "console",
+            lambda line: (
+                faults.append(line.text)
+                if line.type == "error" and line.text not in ABORTED
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(f"{studio.address}/train")
         page.fill("[id='f-data.train']", "data/trian.txt")
