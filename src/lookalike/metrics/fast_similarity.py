@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from lookalike.metrics.exact_similarity import STEPS, unit_integers
+from lookalike.metrics.reused_memory import ReusedMemory
 
 KEPT_BYTES = 640 * 2**20
 """Memory for vectors that are kept beside the embeddings."""
 
-_ROWS = 2048  # rows that are rounded at a time
-_PAIRS = 1024  # pairs that are computed at a time: their vectors should stay in the cache
+_ROWS = 512  # rows that are rounded at a time: their vectors should stay in the cache
+_PAIRS = 512  # pairs that are computed at a time, as well
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class UnitVectors:
         self._embeddings = embeddings
         self._order = order
         self.device = device
+        self._memory = ReusedMemory(device)
         self.count, self.dim = embeddings.shape
         self._integers: Tensor | None = None
         self._bf16: Tensor | None = None
@@ -174,11 +176,13 @@ class UnitVectors:
                 self._keep(slice(begin, begin + _ROWS))
 
     def _keep(self, part: slice) -> None:
-        whole = unit_integers(self._embeddings, self._order[part], self.device)
+        whole = unit_integers(self._embeddings, self._order[part], self.device, self._memory)
         if self._integers is not None:
             self._integers[part] = whole
         if self._bf16 is not None and self._lost is not None:
-            self._bf16[part], self._lost[part] = _in_bf16(whole.double().div_(STEPS))
+            exact = self._memory.take("exact", tuple(whole.shape), torch.float64)
+            exact.copy_(whole).div_(STEPS)
+            self._bf16[part], self._lost[part] = self._in_bf16(exact)
 
     @property
     def keeps_fast(self) -> bool:
@@ -191,7 +195,8 @@ class UnitVectors:
             whole = self._integers[places]
         else:
             index = places if isinstance(places, slice) else places.to(self._order.device)
-            whole = unit_integers(self._embeddings, self._order[index], self.device)
+            order = self._order[index]
+            whole = unit_integers(self._embeddings, order, self.device, self._memory)
         return whole.double().div_(STEPS)
 
     def rounded(self, places: slice | Tensor, precision: Precision) -> tuple[Tensor, float]:
@@ -202,7 +207,7 @@ class UnitVectors:
             return self.exact(places).float(), 2.0**-24
         if self._bf16 is not None and self._lost is not None:
             return self._bf16[places], float(self._lost[places].max())
-        narrow, lost = _in_bf16(self.exact(places))
+        narrow, lost = self._in_bf16(self.exact(places))
         return narrow, float(lost.max())
 
     def similarities(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -210,19 +215,31 @@ class UnitVectors:
         result = torch.empty(len(rows), dtype=torch.float64, device=self.device)
         for begin in range(0, len(rows), _PAIRS):
             part = slice(begin, begin + _PAIRS)
+            x, y = self._exact_in("exact", rows[part]), self._exact_in("other", columns[part])
             # Sums of multiples of 2^-52 of at most 1 are exact in any order.
-            result[part] = (self.exact(rows[part]) * self.exact(columns[part])).sum(1)
+            result[part] = torch.mul(x, y, out=x).sum(1)
         return result
+
+    def _exact_in(self, name: str, places: Tensor) -> Tensor:
+        """`exact` of places, in reused memory of this name."""
+        shape = (len(places), self.dim)
+        if self._integers is None:
+            order = self._order[places.to(self._order.device)]
+            whole = unit_integers(self._embeddings, order, self.device, self._memory)
+        else:
+            whole = self._memory.take("integers", shape, torch.int32)
+            torch.index_select(self._integers, 0, places, out=whole)
+        return self._memory.take(name, shape, torch.float64).copy_(whole).div_(STEPS)
+
+    def _in_bf16(self, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors in bf16 and the length of what each lost, (n,) float64, rounded up."""
+        narrow = exact.bfloat16()
+        wide = self._memory.take("wide", tuple(exact.shape), torch.float64).copy_(narrow)
+        lost = torch.linalg.vector_norm(torch.sub(exact, wide, out=wide), dim=1)
+        return narrow, lost.mul_(1 + 2**-40)
 
 
 def span(places: Tensor) -> slice | Tensor:
     """Ascending places as a slice, if they are one: of vectors that are kept, a view."""
     first, last = int(places[0]), int(places[-1])
     return slice(first, last + 1) if last - first + 1 == len(places) else places
-
-
-def _in_bf16(exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors in bf16 and the length of what each lost, (n,) float64, rounded up."""
-    narrow = exact.bfloat16()
-    lost = torch.linalg.vector_norm(exact - narrow.double(), dim=1)
-    return narrow, lost.mul_(1 + 2**-40)
