@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +19,16 @@ from lookalike.log import logger
 from lookalike.run import CONFIG, Run, write_text
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.checkpoint import Inputs, Progress, Trained
+from lookalike.training.checkpoint import Progress, Trained
 from lookalike.training.frozen_start import StartFeatures, start_features
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import RESOLVED_FROM
+from lookalike.training.resume_changes import (
+    changes_of_shape,
+    other_changes,
+    setting_text,
+    with_inputs,
+)
 
 
 def check_request(config: Config, resume: bool) -> None:
@@ -72,6 +77,13 @@ def resumed_request(changes: Config, output: str | None) -> Config:
     return changes if saved is None else saved.with_settings(changes.keywords())
 
 
+_OF_NEW_RUNS = {
+    "train.time_budget": "give train.epochs or train.max_steps for another length",
+    "train.recipe": "give the settings to change",
+}
+"""Settings that others follow from when a run begins, each with what a resumed run takes."""
+
+
 def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     """Request of a resumed run, with the values that the run used so far where it leaves them open.
 
@@ -97,7 +109,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
         if key in given and config.get(key) != used.get(key):
             raise ConfigError(
                 f"{key}={config.get(key)} is for new runs, and {run.path} began with "
-                f"{_text(used.get(key))}: {instead}, or train into another --output"
+                f"{setting_text(used.get(key))}: {instead}, or train into another --output"
             )
     if used.data.val_fraction and config.data.val is not None and used.data.val is None:
         raise RunError(
@@ -194,7 +206,7 @@ def start_or_resume(
         )  # fmt: skip
     elif restored is None and features is not None:
         features.set_class_weights(parts.trained.embedder, parts.trained.heads)
-    return _with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
+    return with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
 
 
 def has_no_checkpoint(run: Run, resume: bool, world: World) -> bool:
@@ -234,14 +246,14 @@ def restore(
         try:
             progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)
         except RunError:
-            if changes := _changes_of_shape(run, config):
+            if changes := changes_of_shape(run, config):
                 raise RunError(
                     f"{run.path}: cannot be resumed with {', '.join(changes)}: its checkpoints do "
                     "not fit; keep these settings, or train into another --output (with "
                     f"train.start_from={run.path} to begin with its weights)"
                 ) from None
             raise
-        if others := _other_changes(run, config):
+        if others := other_changes(run, config):
             logger.warning("resumed with changed settings: %s", ", ".join(others))
     bad_images.restore({int(row): reason for row, reason in bad.items()})
     world.barrier()
@@ -250,110 +262,6 @@ def restore(
         run.remove_after(progress.step if progress and progress.step else -1)
     newest = "the start: there is no checkpoint yet" if name is None else run.checkpoints / name
     logger.info("resuming from %s", newest)
-    return progress
-
-
-_SHAPES = (
-    "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
-    "model.image_size", "model.lora_rank", "loss.name", "loss.nested_dims", "loss.memory",
-    "loss.classification_weight", "head.centres", "head.parallel", "head.dtype",
-    "head.fused_update", "optim.name", "train.ema", "train.average_last",
-)  # fmt: skip
-"""Settings that decide which tensors a checkpoint holds, and of which shape."""
-
-
-def _changes_of_shape(run: Run, config: Config) -> list[str]:
-    """Settings of `_SHAPES` that differ from the run's own, as text."""
-    used = remote_run.saved_config(str(run.path))
-    if used is None:
-        return []
-    changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
-    return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
-
-
-_REPORTED_ELSEWHERE = (
-    "train.epochs",
-    "train.max_steps",
-    "train.batch_size",
-    "data.train",
-    "data.val",
-)
-"""Settings whose change another message reports."""
-
-
-_OF_NEW_RUNS = {
-    "train.time_budget": "give train.epochs or train.max_steps for another length",
-    "train.recipe": "give the settings to change",
-}
-"""Settings that others follow from when a run begins, each with what a resumed run takes."""
-
-_OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
-"""Settings of the weights before the first step, which a checkpoint replaces."""
-
-
-def _other_changes(run: Run, config: Config) -> list[str]:
-    """Other settings that differ from the run's own, as text."""
-    used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
-    if used is None:
-        return []
-    return [
-        f"{key} {_text(used.get(key))} -> {_text(now.get(key))}"
-        + (" (without effect: training has begun)" if key in _OF_THE_START else "")
-        for key in keys()
-        if key not in _REPORTED_ELSEWHERE
-        and not key.startswith("run.")
-        and _text(used.get(key)) != _text(now.get(key))
-    ]
-
-
-def _text(value: object) -> str:
-    """Setting as a message shows it; a list and a tuple look the same."""
-    if value is None:
-        return "none"
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
-def _with_inputs(saved: Progress, now: Inputs) -> Progress:
-    """Progress of a run that is resumed with other inputs; logs what changed.
-
-    Finished epochs stay finished: with batches of another size, the next step is the one that
-    many epochs into the training data. Scores on different validation lists are not compared:
-    the best one is dropped with its list.
-    """
-    before = saved.inputs
-    progress = replace(saved, inputs=now)
-    if before is None:
-        return progress
-    changes = [
-        f"{name} {old} -> {new}"
-        for name, old, new in (
-            ("batch size", before.batch_size, now.batch_size),
-            ("sampler", before.sampler, now.sampler),
-            ("images in the training list", before.images, now.images),
-            ("steps in an epoch", before.steps_per_epoch, now.steps_per_epoch),
-        )
-        if old != new
-    ]
-    if before.train_list != now.train_list and before.images == now.images:
-        changes.insert(0, "other images, labels or weights in the training list")
-    position = saved.step + saved.shift
-    if before.steps_per_epoch != now.steps_per_epoch:
-        there = position * now.steps_per_epoch // before.steps_per_epoch
-        progress = replace(progress, shift=there - saved.step)
-    if changes:
-        logger.warning(
-            "resumed with changes: %s; %.4g epochs are done and stay so, and the learning rate "
-            "follows the epochs",
-            "; ".join(changes), position / before.steps_per_epoch,
-        )  # fmt: skip
-    if before.val_list != now.val_list:
-        if saved.best_score is not None:
-            logger.warning(
-                "resumed with another validation list: the best MAP@R so far, %.1f %% at step %d, "
-                "is of the old one and is not compared",
-                100 * saved.best_score, saved.best_step,
-            )  # fmt: skip
-        progress = replace(progress, best_score=None, best_step=saved.step, since_best=0)
     return progress
 
 

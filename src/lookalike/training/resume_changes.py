@@ -1,0 +1,108 @@
+"""Differences between a run and the request that resumes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lookalike.config.config import Config, keys
+from lookalike.log import logger
+from lookalike.run import Run
+from lookalike.training import remote_run
+from lookalike.training.checkpoint import Inputs, Progress
+
+_SHAPES = (
+    "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
+    "model.image_size", "model.lora_rank", "loss.name", "loss.nested_dims", "loss.memory",
+    "loss.classification_weight", "head.centres", "head.parallel", "head.dtype",
+    "head.fused_update", "optim.name", "train.ema", "train.average_last",
+)  # fmt: skip
+"""Settings that decide which tensors a checkpoint holds, and of which shape."""
+
+
+def changes_of_shape(run: Run, config: Config) -> list[str]:
+    """Settings of `_SHAPES` that differ from the run's own, as text."""
+    used = remote_run.saved_config(str(run.path))
+    if used is None:
+        return []
+    changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
+    return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
+
+
+_REPORTED_ELSEWHERE = (
+    "train.epochs",
+    "train.max_steps",
+    "train.batch_size",
+    "data.train",
+    "data.val",
+)
+"""Settings whose change another message reports."""
+
+
+_OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
+"""Settings of the weights before the first step, which a checkpoint replaces."""
+
+
+def other_changes(run: Run, config: Config) -> list[str]:
+    """Other settings that differ from the run's own, as text."""
+    used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
+    if used is None:
+        return []
+    return [
+        f"{key} {setting_text(used.get(key))} -> {setting_text(now.get(key))}"
+        + (" (without effect: training has begun)" if key in _OF_THE_START else "")
+        for key in keys()
+        if key not in _REPORTED_ELSEWHERE
+        and not key.startswith("run.")
+        and setting_text(used.get(key)) != setting_text(now.get(key))
+    ]
+
+
+def setting_text(value: object) -> str:
+    """Setting as a message shows it; a list and a tuple look the same."""
+    if value is None:
+        return "none"
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def with_inputs(saved: Progress, now: Inputs) -> Progress:
+    """Progress of a run that is resumed with other inputs; logs what changed.
+
+    Finished epochs stay finished: with batches of another size, the next step is the one that
+    many epochs into the training data. Scores on different validation lists are not compared:
+    the best one is dropped with its list.
+    """
+    before = saved.inputs
+    progress = replace(saved, inputs=now)
+    if before is None:
+        return progress
+    changes = [
+        f"{name} {old} -> {new}"
+        for name, old, new in (
+            ("batch size", before.batch_size, now.batch_size),
+            ("sampler", before.sampler, now.sampler),
+            ("images in the training list", before.images, now.images),
+            ("steps in an epoch", before.steps_per_epoch, now.steps_per_epoch),
+        )
+        if old != new
+    ]
+    if before.train_list != now.train_list and before.images == now.images:
+        changes.insert(0, "other images, labels or weights in the training list")
+    position = saved.step + saved.shift
+    if before.steps_per_epoch != now.steps_per_epoch:
+        there = position * now.steps_per_epoch // before.steps_per_epoch
+        progress = replace(progress, shift=there - saved.step)
+    if changes:
+        logger.warning(
+            "resumed with changes: %s; %.4g epochs are done and stay so, and the learning rate "
+            "follows the epochs",
+            "; ".join(changes), position / before.steps_per_epoch,
+        )  # fmt: skip
+    if before.val_list != now.val_list:
+        if saved.best_score is not None:
+            logger.warning(
+                "resumed with another validation list: the best MAP@R so far, %.1f %% at step %d, "
+                "is of the old one and is not compared",
+                100 * saved.best_score, saved.best_step,
+            )  # fmt: skip
+        progress = replace(progress, best_score=None, best_step=saved.step, since_best=0)
+    return progress
