@@ -14,7 +14,7 @@ from lookalike.data.loading.batch import Batch
 from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
-from lookalike.log import Bar, logger
+from lookalike.log import Bar, counted, logger
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import Progress
 from lookalike.training.gradients import all_finite
@@ -355,12 +355,14 @@ class Trainer:
         return improved
 
     def _log_scores(self, epoch: int, record: Mapping[str, Any], *, best: bool) -> None:
-        step = self.progress.step
+        step, lone = self.progress.step, record.get("lone_queries", 0)
+        note = " (best so far)" if best and step else ""
+        if lone and not step:
+            note = f" ({counted(lone, 'lone image')} skipped)"
         logger.info(
             "%s: Recall@1 %.1f %%, MAP@R %.1f %%%s",
             f"epoch {epoch}, step {step:,}" if step else "start",
-            100 * record["recall_at_1"], 100 * record["map_at_r"],
-            " (best so far)" if best and step else "",
+            100 * record["recall_at_1"], 100 * record["map_at_r"], note,
         )  # fmt: skip
 
     def _interpolate(self) -> None:
