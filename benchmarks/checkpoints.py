@@ -1,4 +1,4 @@
-"""How long a training step waits for a checkpoint: written by a thread, and before the next step.
+"""Time that a training step waits for a checkpoint, written by a thread and before the next step.
 
     python benchmarks/checkpoints.py [--classes 100000] [--rounds 7] [--folder DIR]
 

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def bytes_per_class(self) -> float:
-        """What grows with the number of classes.
+        """Bytes that grow with the number of classes.
 
         Both hold weight, optimizer state and, where it exists, the gradient. Ours adds the fp32
         length of each weight, and with sampling the int32 step at which each was last looked at.
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def fixed_bytes(self) -> int:
-        """What does not grow."""
+        """Bytes that do not grow."""
         return WORKSPACE if self.head == "ours" else 0
 
     def classes(self, memory: int) -> int:

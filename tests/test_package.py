@@ -1,4 +1,4 @@
-"""What the package promises as a whole: its public names, its layers, its start."""
+"""Promises of the package as a whole: its public names, its layers, its start."""
 
 import importlib
 import subprocess

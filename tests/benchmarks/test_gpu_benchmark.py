@@ -27,7 +27,7 @@ def call(output, *arguments):
 
 
 def gone(pid):
-    """Whether the process ends, or is left for its parent to take note of."""
+    """True if the process ends, or is left for its parent to take note of."""
     for _ in range(200):
         try:
             status = Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""Which drawings make an image set, and how its classes are shared out."""
+"""Drawings that make an image set, and the lists that its classes are shared out to."""
 
 import sys
 from pathlib import Path

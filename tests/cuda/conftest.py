@@ -46,7 +46,7 @@ def real_device(device):
 
 @pytest.fixture
 def group_device():
-    """Where a process group can be had: NCCL on a device, gloo on the CPU."""
+    """Places of a process group: NCCL on a device, gloo on the CPU."""
     return torch.device("cpu") if PRETEND else torch.device("cuda", 0)
 
 

@@ -1,4 +1,4 @@
-"""What else a run can ask of the device: each verb and each kind of loss, once."""
+"""Commands on a device: each one and each kind of loss, once."""
 
 import numpy as np
 import pytest

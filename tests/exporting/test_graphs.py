@@ -46,7 +46,7 @@ def drift(embedder: Embedder, exported: ExportedModel, batch: np.ndarray) -> flo
 
 
 def of_this_machine(content: bytes) -> list[bytes]:
-    """Which file paths of the exporting machine are in an artefact."""
+    """File paths of the exporting machine in an artefact."""
     folders = [Path(module.__file__).parent for module in (torch, timm, onnx_model)]
     return [name for folder in folders if (name := str(folder).encode()) in content]
 

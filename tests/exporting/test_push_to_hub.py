@@ -19,7 +19,7 @@ class Refused(Exception):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """What was asked of the hub; an `error` in it is raised."""
+    """Requests to the hub; an `error` in it is raised."""
     asked = {"error": None}
 
     class Api:

@@ -96,7 +96,7 @@ def after(state: dict[str, int], number: int) -> dict[str, int]:
 
 
 def holds(index: Index, state: dict[str, int]) -> bool:
-    """Whether the index is this state: ids, order, vectors, and what is found."""
+    """True if the index is this state: ids, order, vectors, and what is found."""
     if index.ids() != list(state):
         return False
     if not state:

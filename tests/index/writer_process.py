@@ -28,7 +28,7 @@ DIM = 16
 
 
 def plan(number: int) -> tuple[str, list[str]]:
-    """What change `number` is, and of which ids."""
+    """Kind and ids of change `number`."""
     dice = np.random.default_rng(number)
     kind = ["add", "add", "add", "remove", "compact"][dice.integers(5)]
     return kind, [f"{i}" for i in dice.choice(POOL, dice.integers(1, 250), replace=False)]

@@ -58,7 +58,7 @@ CASES = {
 
 
 def expanded(text: str) -> str:
-    """What Kubernetes makes of a word of a command that names no variable."""
+    """Word of a command that names no variable, as Kubernetes reads it."""
     found, rest = "", text
     while "$" in rest:
         before, _, rest = rest.partition("$")

@@ -1,4 +1,4 @@
-"""Which classes a step looks at, and classes that are left out because they are too near."""
+"""Classes of a step that samples them, and those that are left out because they are too near."""
 
 import itertools
 import math

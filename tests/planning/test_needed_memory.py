@@ -1,4 +1,4 @@
-"""What a run says of its memory before it starts, and the update that it chooses by it."""
+"""Lines about the memory of a run before it starts, and the update that is chosen by it."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ CLASSES, EACH, DIM = 12, 4, 16
 def evaluation(
     noise: float, seed: int = 0, classes: int = CLASSES, each: int = EACH
 ) -> EvaluationData:
-    """What a model finds whose images lie around the centres of their classes, with noise."""
+    """Neighbours of images that lie around the centres of their classes, with noise."""
     rng = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(each)
     vectors = torch.eye(DIM)[:classes][labels]

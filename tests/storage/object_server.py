@@ -13,7 +13,7 @@ EXPIRED = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>old</Message></E
 
 
 class Faults:
-    """What goes wrong: `plan(method, path, count)` names the fault of a request, or None."""
+    """Faults: `plan(method, path, count)` names that of a request, or None."""
 
     def __init__(self, application):
         self.application = application
@@ -46,7 +46,7 @@ class Faults:
 
     @staticmethod
     def _asks(environ, key):
-        """Whether a request is signed with this key, in a header or in its URL, for S3 or OSS."""
+        """True if a request is signed with this key, in a header or in its URL, for S3 or OSS."""
         said = environ.get("HTTP_AUTHORIZATION", "") + "&" + environ.get("QUERY_STRING", "")
         return any(f"{name}{key}" in said for name in ("Credential=", "OSSAccessKeyId=", "OSS "))
 

@@ -1,4 +1,4 @@
-"""What a web server and an object store have in common: GETs, with faults on demand.
+"""Common part of a web server and an object store: GETs, with faults on demand.
 
 In threads of the test's own process; `plan(key, count)` says what goes wrong with a request.
 """

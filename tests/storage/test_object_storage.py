@@ -224,7 +224,7 @@ def test_a_bucket_is_no_file(bucket):
 
 
 def test_an_asynchronous_client_of_fsspec():
-    """What is read of gs://, too: the client's coroutines, in its own loop."""
+    """Reads of gs://, too: the client's coroutines, in its own loop."""
 
     class Elsewhere(AsyncFileSystemWrapper):
         protocol = "elsewhere"

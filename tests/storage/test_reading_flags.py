@@ -1,4 +1,4 @@
-"""What evaluate, embed, search, improve and export ask object storage for, and keep of it."""
+"""Requests of evaluate, embed, search, improve and export to object storage, and their cache."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def data(bucket, shapes):
 
 
 def asked(bucket):
-    """How many images were asked for since the last time."""
+    """Number of images that were asked for since the last time."""
     found = [n for (method, path), n in bucket.counts.items() if "/images/" in path]
     bucket.counts.clear()
     return sum(found)

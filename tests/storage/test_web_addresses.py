@@ -1,4 +1,4 @@
-"""What is asked of web servers: the address as given, within a size and a time."""
+"""Requests to web servers: the address as given, within a size and a time."""
 
 import contextlib
 import re

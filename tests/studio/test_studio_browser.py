@@ -106,7 +106,7 @@ def begin(page, address, output, **more):
 
 
 ABORTED = ("htmx:afterRequest", "htmx:sendAbort")
-"""What htmx says of a request that a reload of the page cuts off."""
+"""Message of htmx about a request that a reload of the page cuts off."""
 
 
 def wait_for(page, state, seconds=90):

@@ -114,7 +114,7 @@ class Two(World):
 
 @pytest.fixture
 def store(monkeypatch):
-    """What the writers of both workers tell each other."""
+    """Messages of the writers of both workers to each other."""
     told: dict = {}
 
     class Store:

@@ -60,7 +60,7 @@ def head(run, step, name="metric"):
 
 
 def expected_rows(run, step, name, classes, seed):
-    """What the issue asks for, written out: rows by label, new ones at the median length."""
+    """Rows that are asked for, written out: by label, new ones at the median length."""
     rows, _ = head(run, step, name)
     centres = rows.shape[1]
     drawn = initial_weight(range(len(classes) * centres), DIM, seed=seed, std=0.01)

@@ -1,4 +1,4 @@
-"""Which nodes run, which are kept, and what happens to those after a failed one."""
+"""Nodes that run, those that are kept, and those after a failed one."""
 
 import importlib
 import json

@@ -21,7 +21,7 @@ _WARM = 3  # searches that are not timed
 
 @dataclass(frozen=True)
 class RecallCheck:
-    """How well and how fast an index finds the nearest images.
+    """Recall and latency of an index.
 
     Attributes:
         queries: their number, one search for each.

@@ -189,7 +189,7 @@ def _status(kind: str, found: dict[str, Any]) -> JobStatus:
 
 
 def _pod_reason(pod: Any) -> str:
-    """Why a pod waits or has failed; empty for others."""
+    """Reason that a pod waits or has failed; empty for others."""
     for container in pod.status.container_statuses or []:
         waiting, ended = container.state.waiting, container.state.terminated
         if waiting is not None and waiting.reason not in ("ContainerCreating", "PodInitializing"):

@@ -94,5 +94,5 @@ def _train(
 
 
 def _place(data: Any) -> str:
-    """Where a list is read: in object storage by its address, for the images beside it."""
+    """Place that a list is read from: in object storage its address, for the images beside it."""
     return str(data.uri if storage.is_remote(data.uri) else data.path)

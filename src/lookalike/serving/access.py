@@ -1,4 +1,4 @@
-"""Who may send which request: host, origin, token, bytes and time; for the service and the studio.
+"""Access to the service and the studio: host, origin, token, bytes and time of a request.
 
 Without a token a program listens on the loopback interface only. Three checks then keep web pages
 out that are open in a browser on the same machine: the `Host` header is an address or a permitted

@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass
 class Service:
-    """What the routes share.
+    """State that the routes share.
 
     Attributes:
         name: of the model, in requests and answers.

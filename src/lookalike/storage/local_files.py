@@ -15,7 +15,7 @@ from lookalike.errors import LookalikeError, StorageError
 from lookalike.storage.uri import local_path
 
 _OS_ERROR = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-"""How the errors of safetensors (Rust) and Arrow (C++) name the number of a system's error."""
+"""Number of a system's error, as errors of safetensors (Rust) and Arrow (C++) name it."""
 
 
 def digest_of(path: str | Path) -> str:

@@ -23,7 +23,7 @@ from lookalike.workflow.node_kinds import KINDS
 
 
 class CanvasRequest(BaseModel):
-    """What the canvas sends.
+    """Request of the canvas.
 
     Attributes:
         file: name of the workflow.

@@ -30,7 +30,7 @@ _ANSWER_SECONDS = 120.0
 
 @dataclass
 class NodeView:
-    """What the files tell of a node.
+    """State of a node, from its files.
 
     Attributes:
         state: that of `NodeState`, or `interrupted` where its process has ended.
@@ -90,7 +90,7 @@ class WorkflowRuns:
             raise RunError(f"{path.name}: the run has just ended") from None
 
     def plan(self, path: Path) -> tuple[dict[str, str], str]:
-        """What `lookalike run --dry-run` says: a line for each node, and its error."""
+        """Output of `lookalike run --dry-run`: a line for each node, and its error."""
         self.files.runnable(path)
         _, text = ask([RUN, str(path), "--dry-run"], _ANSWER_SECONDS)
         return _told(text), text.rpartition("error: ")[2].strip() if "error: " in text else ""
@@ -211,7 +211,7 @@ class WorkflowRuns:
 
 
 def _told(text: str) -> dict[str, str]:
-    """What the lines of `lookalike run` say of nodes that did not run."""
+    """Lines of `lookalike run` about nodes that did not run."""
     found = {}
     for line in text.splitlines():
         words = line.split("\t")

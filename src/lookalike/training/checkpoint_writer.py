@@ -296,7 +296,7 @@ def _create(folder: Path) -> str | None:
 
 
 def _combined(work: _Save, parts: list[Any]) -> dict[str, Any]:
-    """What the main worker tells all: the text of state.json, or the cause of a failure."""
+    """Message of the main worker to all: the text of state.json, or the cause of a failure."""
     causes = [part["cause"] for part in parts if part["cause"] is not None]
     files = dict(sorted((name, each) for part in parts for name, each in part["files"].items()))
     state = {

@@ -38,7 +38,7 @@ class OutputPort:
 
 @dataclass(frozen=True)
 class NodeKind:
-    """What a node does.
+    """Kind of a node.
 
     Attributes:
         text: one line for people.
@@ -85,7 +85,7 @@ class EvaluateSettings(_Reading):
     format: str = "auto"
     """Format of `data`."""
     split: str | None = None
-    """Where the data have splits, the one to measure on."""
+    """Split to measure on, of data that have some."""
     recall: int | tuple[int, ...] = (1, 2, 4, 8)
     """The k of Recall@k, one or several."""
     precision: int | tuple[int, ...] = ()
@@ -118,7 +118,7 @@ class ImproveSettings(_Reading):
     format: str = "auto"
     """Format of `data`."""
     split: str | None = None
-    """Where the data have splits, the one to measure on."""
+    """Split to measure on, of data that have some."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -133,7 +133,7 @@ class ExportSettings(_Reading):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Of its numbers."""
     input: Literal["picture", "tensor"] = "picture"
-    """What the exported model takes: a decoded image of any size, or a preprocessed tensor."""
+    """Input of the exported model: a decoded image of any size, or a preprocessed tensor."""
     output: str | None = None
     """File or folder; by default in `exports/` of the run."""
     data: str | None = None
@@ -141,7 +141,7 @@ class ExportSettings(_Reading):
     data_format: str = "auto"
     """Format of `data`."""
     split: str | None = None
-    """Where `data` has splits: the one to take."""
+    """Split to take, of `data` that has some."""
     max_drift: float | None = None
     """Largest 1 - cosine of an image's two vectors."""
     max_recall_change: float | None = None
@@ -233,4 +233,4 @@ KINDS: dict[str, NodeKind] = {
         continues=True,
     ),
 }
-"""What `uses` may name."""
+"""Kinds that `uses` may name."""

@@ -33,7 +33,7 @@ StateName = Literal["new", "running", "done", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Output:
-    """What a node made: its place, and a digest of its content."""
+    """Result of a node: its place, and a digest of its content."""
 
     place: str
     digest: str

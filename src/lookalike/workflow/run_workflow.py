@@ -25,7 +25,7 @@ Did = Literal["done", "kept", "failed", "held back", "would run"]
 
 @dataclass(frozen=True)
 class NodeOutcome:
-    """What became of a node.
+    """Outcome of a node.
 
     Attributes:
         did: `kept` for one that was done before, `held back` for one that depends on a failed one,
@@ -45,7 +45,7 @@ class NodeOutcome:
 
 @dataclass(frozen=True)
 class WorkflowOutcome:
-    """What became of a workflow.
+    """Outcome of a workflow.
 
     Attributes:
         folder: of states, logs and results.
@@ -207,7 +207,7 @@ class _Engine:
             logger.info("%s: %s is connected, and wins over %s=%s", node.name, source, key, shown)
 
     def _reason(self, node: Node, before: NodeState, given: _Given) -> str | None:
-        """Why a node runs; None if it is kept."""
+        """Reason that a node runs; None if it is kept."""
         if node.name == self._again:
             return "asked for again"
         if before.state == "new":
