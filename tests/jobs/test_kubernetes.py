@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,11 +81,12 @@ def test_object(config: str, case: str) -> None:
     assert text == (GOLDEN / f"kubernetes-{case}.yaml").read_text()
     body = yaml.safe_load(text)
     if case == "embed":
-        from kubeflow_trainer_api.models import IoK8sApiCoreV1PodTemplateSpec
+        from kubernetes import client
 
-        template = body["spec"]["template"]
-        assert IoK8sApiCoreV1PodTemplateSpec.from_dict(template).to_dict() == template
-        [container] = template["spec"]["containers"]
+        api = client.ApiClient()
+        found = api.deserialize(SimpleNamespace(data=json.dumps(body)), "V1Job")
+        assert api.sanitize_for_serialization(found) == body
+        [container] = body["spec"]["template"]["spec"]["containers"]
         assert "--standalone --nproc-per-node=2 -m lookalike embed" in container["command"][2]
         return
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
@@ -174,7 +176,7 @@ ANSWERS: dict[str, Any] = {
         [_error(422, "Invalid", "spec.runtimeRef: not found")], JobError, "runtimeRef", 1,
     ),
     "no Kubeflow Trainer": (
-        [(404, b"404 page not found")], JobError, "has no TrainJobs; install Kubeflow Trainer 2", 1,
+        [(404, b"404 page not found")], JobError, "has no TrainJobs; install Kubeflow Trainer 2.3", 1,
     ),
     "no such namespace": ([_error(404, "NotFound", "no vision")], JobError, "not found", 1),
     "throttled, then well": (
@@ -201,6 +203,7 @@ def test_answers_to_create(
             names = {body["metadata"]["name"] for _, _, body in service.requests}
             assert {sent} == {f"trainjob/{name}" for name in names}
             assert sent.startswith("trainjob/shoes-")
+            assert all("fieldValidation=Strict" in path for _, path, _ in service.requests)
         else:
             with pytest.raises(kind, match=words) as error:
                 submit(config, on="kubernetes", **STANDALONE)

@@ -69,6 +69,7 @@ def test_workflow_where_it_lies(workflow: str) -> None:
             "train.data.val=/other/val.txt: is in no mount",
         ),
         ("slurm", WORKFLOW, {"folder": "flow"}, "is no absolute path"),
+        ("slurm", WORKFLOW, {"image": "i"}, "needs a folder that outlives it"),
         ("slurm", WORKFLOW, {"nodes": 2}, "runs on one machine"),
         ("slurm", WORKFLOW, {"workers": 2}, r"set run\.workers in its training"),
         ("slurm", WORKFLOW.replace("images.list", "image.list"), {}, "yaml:2: train: there is no"),

@@ -1,1 +1,1 @@
-"""Jobs on engines elsewhere: DLC and Slurm."""
+"""Jobs on engines elsewhere: DLC, Kubernetes, Slurm, and a component of pipelines."""

@@ -66,14 +66,15 @@ class KubernetesCluster:
 
         def created() -> str:
             try:
-                self._object("create", kind, body)
+                # Strict: a field that the cluster does not have is refused, not dropped.
+                self._object("create", kind, body, field_validation="Strict")
             except Exception as error:
                 answer = _answer_of(error)
                 if answer is None or answer.status not in (404, 409):
                     raise
                 if answer.status == 404 and answer.code != "NotFound":
                     raise JobError(
-                        f"{name}: the cluster has no {request['kind']}s; install Kubeflow Trainer 2"
+                        f"{name}: the cluster has no {request['kind']}s; install Kubeflow Trainer 2.3"
                     ) from None
                 if answer.status == 404:
                     raise

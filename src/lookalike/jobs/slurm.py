@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike.errors import ConfigError
 from lookalike.jobs.engine import JobError, JobState, JobStatus, state_of
-from lookalike.jobs.request import START_END, JobRequest, start_script
+from lookalike.jobs.request import START_END, JobRequest, check_places, start_script
 from lookalike.jobs.resources import Resources
 from lookalike.storage.byte_size import in_bytes
 
@@ -40,7 +40,7 @@ def render(job: JobRequest, resources: Resources) -> str:
     Raises:
         ConfigError: the resources have what Slurm cannot give.
     """
-    _check(resources)
+    _check(job, resources)
     workers = job.workers_of_machine(resources)
     alone = resources.nodes == workers == 1
     torchrun = () if alone else (*_TORCHRUN, f"--nproc-per-node={workers}")
@@ -79,7 +79,9 @@ def render(job: JobRequest, resources: Resources) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check(resources: Resources) -> None:
+def _check(job: JobRequest, resources: Resources) -> None:
+    if job.command == "run" and resources.image is not None:
+        check_places(job, resources)
     if resources.mounts and resources.image is None:
         raise ConfigError(
             "mounts: Slurm mounts only into a container; give --image, or use the paths of the "
