@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from job_service import JobService, serving
+from typer.testing import CliRunner
 
+from lookalike.cli import app
 from lookalike.errors import ConfigError, CredentialsError, LookalikeError, UnavailableError
 from lookalike.jobs.engine import JobError, JobState
 from lookalike.jobs.kubernetes_cluster import connect
@@ -176,7 +178,7 @@ ANSWERS: dict[str, Any] = {
         [_error(422, "Invalid", "spec.runtimeRef: not found")], JobError, "runtimeRef", 1,
     ),
     "no Kubeflow Trainer": (
-        [(404, b"404 page not found")], JobError, "has no TrainJobs; install Kubeflow Trainer 2.3", 1,
+        [(404, b"404 page not found")], JobError, "no TrainJobs; install Kubeflow Trainer", 1,
     ),
     "no such namespace": ([_error(404, "NotFound", "no vision")], JobError, "not found", 1),
     "throttled, then well": (
@@ -261,6 +263,28 @@ def test_follow_to_a_failure(config: str, reach: Callable[[JobService], None]) -
         assert lines == ["a", "b", "half"]
         selectors = {path.partition("?")[2] for _, path, _ in service.requests if "pods?" in path}
         assert selectors == {"labelSelector=jobset.sigs.k8s.io%2Fjobset-name%3Dshoes-1"}
+
+
+def test_submit_and_wait_on_the_command_line(
+    config: str, reach: Callable[[JobService], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shoes-111111"
+    monkeypatch.setattr(
+        "lookalike.jobs.kubernetes_cluster.uuid.uuid4", lambda: SimpleNamespace(hex="1" * 32)
+    )
+    running = {"running": {"startedAt": "2026-11-29T10:00:00Z"}}
+    with serving({
+        f"POST {TRAINJOBS}": [(201, {})],
+        f"GET {TRAINJOBS}/{name}": [_train_job(ready=1), _train_job(("Complete", "", ""))],
+        f"GET {PODS}": [_pods(name, **running)],
+        f"GET {PODS}/{name}-0/log": [(200, b"step 1\n")],
+    }) as service:  # fmt: skip
+        reach(service)
+        words = ["--on", "kubernetes", "--image", "i", "--mount", "shop:/data", "--wait"]
+        done = CliRunner().invoke(app, ["submit", config, *words])
+    assert done.exception is None, done.exception
+    assert done.stdout == f"trainjob/{name}\n"
+    assert "step 1\n" in done.stderr
 
 
 STATES = {

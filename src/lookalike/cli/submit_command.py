@@ -59,6 +59,7 @@ def submit(
     Prints the id of the job on stdout. All resources: docs/submit.md.
     """
     from lookalike import log
+    from lookalike.jobs.submit import follow_job
     from lookalike.jobs.submit import submit as command
 
     log.start()
@@ -67,14 +68,14 @@ def submit(
         on=required_engine(on),
         resources=resources,
         dry_run=dry_run,
-        wait=wait,
-        write=lambda line: typer.echo(line, err=True),
         name=name, nodes=nodes, workers=workers, gpus=gpus, gpu_type=gpu_type, machine=machine,
         cpus=cpus, memory=memory, image=image, time_limit=time_limit,
         priority=int(priority) if priority is not None and priority.isdecimal() else priority,
         mounts=mount, environment=_variables(env or []), retries=retries, folder=folder,
     )  # fmt: skip
     typer.echo(answer, nl=not answer.endswith("\n"))
+    if wait and not dry_run:
+        follow_job(answer, on, resources, write=lambda line: typer.echo(line, err=True))
 
 
 def required_engine(on: str) -> str:

@@ -74,7 +74,8 @@ class KubernetesCluster:
                     raise
                 if answer.status == 404 and answer.code != "NotFound":
                     raise JobError(
-                        f"{name}: the cluster has no {request['kind']}s; install Kubeflow Trainer 2.3"
+                        f"{name}: the cluster has no {request['kind']}s; install Kubeflow Trainer "
+                        "2.3"
                     ) from None
                 if answer.status == 404:
                     raise
