@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kfp import compiler, dsl, local
 
-from lookalike.jobs.pipeline import training_component
+import lookalike
 
-train = training_component("python-lookalike:0.1")
+train = lookalike.training_component("python-lookalike:0.1")
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
