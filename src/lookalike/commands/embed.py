@@ -7,17 +7,15 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-
 from lookalike import log, storage
+from lookalike.commands.embed_parts import PART_SIZE, make_parts, request_of, shared_parts
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of, read_places
-from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
@@ -31,23 +29,11 @@ from lookalike.index.stored_parts import StoredParts
 from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
-from lookalike.model.inference import batch_size_of, embed_batches
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
 from lookalike.vectors.vector_files import SUFFIXES
-from lookalike.vectors.vector_parts import (
-    Part,
-    Parts,
-    Request,
-    by_part,
-    fingerprint_of,
-    merge,
-    outdated,
-)
-
-PART_SIZE = 1024
-"""Images of a part: the most that a kill costs, for each worker."""
+from lookalike.vectors.vector_parts import Parts, merge, outdated
 
 _COUNT = "count"
 _NAMED = 20  # images that are left out and named one by one
@@ -65,7 +51,8 @@ def embed(
     """Embed images into a file; started again after a kill, it resumes.
 
     Vectors are those of evaluation, to the bit. Finished parts are kept in a folder beside the
-    output (for a remote one, in the user's cache) and merged at the end.
+    output (for a remote one, in the user's cache) and merged at the end. Under torchrun on several
+    machines they are kept beside a remote output too, and each machine may be lost and come back.
 
     Args:
         model: an output directory, a model folder, or an exported `.onnx` file.
@@ -111,13 +98,21 @@ def embed(
             arguments = [*words, "--", os.fspath(model), *map(os.fspath, places)]
             launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
-    with World.from_env(options.device) as world:
+    place = World.unjoined(options.device)
+    if place.on_several_machines and is_store_address(output):
+        raise ConfigError(
+            f"{storage.public(output)}: workers on several machines cannot embed into a database; "
+            "give each machine its part of the list, and --workers for the processes there"
+        )
+    joined = nullcontext(place) if place.on_several_machines else World.from_env(options.device)
+    with joined as world:
         log.start(logging.INFO if world.is_main else logging.ERROR)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
         records = read_images(places)
         source = options.source([model])
-        count = _embed(embedder, records, output, restart, options.threads, world, source)
+        run = _embed_on_machines if world.on_several_machines else _embed
+        count = run(embedder, records, output, restart, options.threads, world, source)
         if world.is_main:
             report_to_launcher(_COUNT, str(count))
         return count
@@ -132,19 +127,7 @@ def _embed(
     world: World,
     source: Source,
 ) -> int:
-    if world.local_size != world.size:
-        raise ConfigError(
-            "workers on several machines cannot embed one list together; give each machine its "
-            "part of the list, and --workers for the processes there"
-        )
-    request = Request(
-        model=embedder.fingerprint(),
-        images=fingerprint_of(records),
-        count=len(records),
-        dim=embedder.embedding_dim,
-        size=PART_SIZE,
-        trained=embedder.trained_fingerprint(),
-    )
+    request = request_of(embedder, records, PART_SIZE)
     with ExitStack() as stack:
         parts = Parts(_work_folder(output), request)
         if is_store_address(output):
@@ -202,26 +185,19 @@ def _make(
             "resumed: %s of %s images were done before (%s)",
             f"{request.count - left:,}", f"{request.count:,}", parts.folder,
         )  # fmt: skip
-    size = batch_size_of(embedder)
-    mine = list(missing[world.rank :: world.size])
-    batches = [row // size for number in mine for row in request.rows(number)[::size]]
-    bad = BadImages()
     began = time.monotonic()
     before = request.count - left
     with Bar("embedding", request.count, before, unit="images", quiet=not world.is_main) as bar:
-
-        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            found = embed_batches(
-                embedder, records, threads=threads, bad=bad, batches=batches, source=source
-            )
-            for rows, vectors in found:
-                # The others are about as far as this worker.
-                done = min(size * world.size, request.count - bar.done)
-                bar.advance(done)
-                yield rows.numpy(), vectors.numpy()
-
-        for number, rows, vectors in by_part(counted(), mine, request):
-            parts.write(number, Part(rows, vectors, bad.among(request.rows(number))))
+        make_parts(
+            embedder,
+            records,
+            parts,
+            missing[world.rank :: world.size],
+            threads=threads,
+            source=source,
+            # The others are about as far as this worker.
+            advance=lambda n: bar.advance(min(n * world.size, request.count - bar.done)),
+        )
         while world.is_main and parts.missing():  # torchrun ends this worker if another fails
             time.sleep(0.2)
     if left:
@@ -230,6 +206,61 @@ def _make(
             "%s in %s, %.1f images/s",
             log.counted(left, "image"), log.duration(seconds), left / seconds,
         )  # fmt: skip
+
+
+def _embed_on_machines(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    output: str,
+    restart: bool,
+    threads: int,
+    world: World,
+    source: Source,
+) -> int:
+    """Make this worker's parts, then those that others have not made; worker 0 merges them.
+
+    Workers do not wait for each other, so that each may be killed, and start again, alone.
+    """
+    request = request_of(embedder, records, PART_SIZE)
+    name = storage.public(output).rsplit("/", 1)[-1]
+    with shared_parts(storage.resolve(f".{name}.parts", output), request, world.rank) as parts:
+        if restart:
+            raise ConfigError(
+                f"--restart is for one machine: several do not wait for each other; remove "
+                f"{storage.public(parts.place)} before the command"
+            )
+        if not parts.begin() and storage.exists(output):
+            logger.info(
+                "%s: is complete; to make it again, remove %s",
+                storage.public(output), storage.public(parts.place),
+            )  # fmt: skip
+            return 0
+        missing = parts.missing()
+        mine = [number for number in missing if number % world.size == world.rank]
+        if len(missing) < request.parts:
+            done = f"{request.parts - len(missing):,} of {request.parts:,}"
+            logger.info("resumed: %s parts are done (%s)", done, storage.public(parts.place))
+        while missing:
+            # Of other machines, which are slower or lost, one at a time, the last ones first.
+            numbers = mine or [missing[-1 - world.rank % len(missing)]]
+            count = sum(len(request.rows(number)) for number in numbers)
+            with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
+                make_parts(
+                    embedder,
+                    records,
+                    parts,
+                    numbers,
+                    threads=threads,
+                    source=source,
+                    advance=bar.advance,
+                )
+            missing, mine = parts.missing(), []
+        if not world.is_main:
+            return 0
+        parts.fetch(range(request.parts))
+        found = _finish(parts.local, records, output)
+        parts.end()
+        return found
 
 
 def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:

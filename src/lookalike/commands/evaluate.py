@@ -6,11 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Unpack, cast
 
 import torch
 
 from lookalike import log, storage
+from lookalike.commands.embed_parts import PART_SIZE, embed_together, forget_parts, request_of
 from lookalike.commands.models import calibration_of, load, training_counts
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of
@@ -37,6 +39,7 @@ from lookalike.metrics.scores import Scores
 from lookalike.metrics.topk import nearest_images
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
+from lookalike.vectors.vector_parts import Request
 
 RESULT_JSON = "evaluation.json"
 
@@ -122,7 +125,9 @@ def compare(
         split: where the data have splits, the one to measure on.
         per_class: a file, .csv or .jsonl, for the metrics of each class.
         per_query: a file, .csv or .jsonl, for those of each query, and its first results.
-        output: a directory for evaluation.json, per_class.csv and per_query.csv.
+        output: a directory for evaluation.json, per_class.csv and per_query.csv. With workers on
+            several machines it keeps the vectors too, part by part, until the end: a command that
+            is started again does not embed what is done.
         more: `recall`, `precision`, `full`, `verification`, `nmi` and `seed`, as in
             `lookalike.evaluation.evaluator.MetricOptions`; `threads`, `cache`, `cache_size`,
             `requests`, `allow_truncated` and `device`, as in
@@ -147,6 +152,7 @@ def compare(
     with World.from_env(reading.device) as world:
         if not world.is_main:
             log.start(logging.ERROR)
+        kept = _Kept(output) if output is not None and world.on_several_machines else None
         if embeddings:
             test, files = from_files(embeddings, labels)
             rows = torch.arange(len(test.catalog))
@@ -156,7 +162,7 @@ def compare(
             test = _test_set(data, query, gallery, format, split)
             source = reading.source(models)
             measured = common_images(
-                [_embedded(model, test, reading, source, world) for model in models]
+                [_embedded(model, test, reading, source, world, kept) for model in models]
             )
             counts = [training_counts(model) for model in models]
         evaluations = [
@@ -182,6 +188,9 @@ def compare(
             written = [per_class, per_query, output and storage.join(output, RESULT_JSON)]
             for place in filter(None, written):
                 logger.info("written: %s", storage.public(place))
+        if kept is not None:
+            for request in kept.requests:
+                forget_parts(request, kept.output, world)
     return found
 
 
@@ -225,14 +234,35 @@ def _test_set(
     return from_query_and_gallery(query, gallery, format=format, split=split)
 
 
+@dataclass
+class _Kept:
+    """Vectors that are kept in parts below `output` until the results are written."""
+
+    output: str
+    requests: list[Request] = field(default_factory=list)
+
+
 def _embedded(
-    model: Place, test: TestSet, reading: ReadOptions, source: Source, world: World
+    model: Place,
+    test: TestSet,
+    reading: ReadOptions,
+    source: Source,
+    world: World,
+    kept: _Kept | None = None,
 ) -> ModelVectors:
     embedder = load(model, device=reading.device)
     bad, records = BadImages(), test.catalog.records
-    found = embed_records(
-        embedder, records, threads=reading.threads, bad=bad, world=world, source=source
-    )
+    read: dict[str, Any] = {
+        "threads": reading.threads,
+        "bad": bad,
+        "world": world,
+        "source": source,
+    }
+    if kept is None:
+        found = embed_records(embedder, records, **read)
+    else:
+        kept.requests.append(request_of(embedder, records, PART_SIZE))
+        found = embed_together(embedder, records, kept.requests[-1], kept.output, **read)
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("skipped: %s: %s", records[row].origin, reason)

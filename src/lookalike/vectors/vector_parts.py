@@ -118,7 +118,8 @@ class Parts:
             "mixed; repeat the first command to finish it, or add --restart to drop them"
         )
 
-    def _path(self, number: int) -> Path:
+    def path(self, number: int) -> Path:
+        """The file of a part."""
         return self.folder / f"{number:06d}.part"
 
     def done(self) -> set[int]:
@@ -134,7 +135,7 @@ class Parts:
         """Write a part."""
         bad = json.dumps({str(row): reason for row, reason in part.bad.items()})
         tensors = {"rows": part.rows, "vectors": part.vectors}
-        with writing(self.folder), replacing(self._path(number)) as partial:
+        with writing(self.folder), replacing(self.path(number)) as partial:
             save_file(tensors, partial, metadata={"bad": bad})
 
     def read(self, number: int) -> Part:
@@ -159,7 +160,7 @@ class Parts:
     @contextmanager
     def _stored(self, number: int) -> Iterator[Any]:
         """The open file of a part; an error inside the block means that it is damaged."""
-        path = self._path(number)
+        path = self.path(number)
         try:
             with safetensors.safe_open(path, "numpy") as stored:
                 yield stored
@@ -168,7 +169,7 @@ class Parts:
 
     def remove_part(self, number: int) -> None:
         """Remove a part, which is then missing."""
-        self._path(number).unlink()
+        self.path(number).unlink()
 
     def remove(self) -> None:
         """Remove the folder, first the manifest: without it no part counts."""

@@ -1,0 +1,92 @@
+"""Two machines under torchrun, one of which is lost for good in the middle of an epoch."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from engine_process import TINY, environment, records
+
+import lookalike
+
+STEPS = 60
+SETTINGS = [
+    "train.checkpoint_every_steps=4",
+    "loss.classification_weight=0",
+    "optim.warmup_steps=0",
+]
+
+
+def node(number: int, port: int, words: list[str], folder: Path) -> subprocess.Popen:
+    """torchrun with one worker, as on each machine of a cluster."""
+    patience = "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=3"
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1",
+        f"--rdzv-conf=is_host={int(number == 0)},{patience}", "--max-restarts=2",
+        "-m", "lookalike",
+    ]  # fmt: skip
+    with (folder / f"{number}.txt").open("w") as told:
+        return subprocess.Popen(
+            [*launcher, *words], cwd=folder, env=environment(), stdout=told, stderr=told
+        )
+
+
+def kill_all(agent: subprocess.Popen) -> None:
+    """SIGKILL to torchrun and its workers, as if the machine had lost its power."""
+    tasks = Path(f"/proc/{agent.pid}/task")
+    workers = [
+        int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()
+    ]
+    agent.kill()
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    agent.wait()
+
+
+@pytest.mark.slow
+def test_those_that_remain_go_on_from_the_last_checkpoint(shapes, tmp_path):
+    words = [
+        "train", "--train", str(shapes / "train.txt"), "--output", str(tmp_path / "run"),
+        "--backbone", "test_resnet", *TINY, *SETTINGS, f"train.max_steps={STEPS}",
+        "run.device=cpu", "train.report=false", "head.parallel=model",
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [node(number, port, [*words, "--resume"], tmp_path) for number in range(2)]
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run/checkpoints/step-00000008").exists():
+            assert time.monotonic() < deadline, (tmp_path / "0.txt").read_text()
+            time.sleep(0.02)
+        kill_all(nodes[1])
+        code = nodes[0].wait(120)
+    finally:
+        for each in nodes:
+            if each.poll() is None:
+                kill_all(each)
+    told = (tmp_path / "0.txt").read_text()
+    assert code == 0, told
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "8 images in all, 4 on each of 2 workers" in log
+    again = log.partition("resuming from ")[2].partition("\n")[0]
+    assert "8 images in all, 8 on each of 1 worker" in log
+    resumed = int(again.split("step-")[1])
+    assert 8 <= resumed < STEPS
+
+    lookalike.train(
+        lookalike.Config.load(tmp_path / "run/config.yaml").with_settings(
+            {"output": str(tmp_path / "peace"), "workers": 1}
+        )
+    )
+    expected, found = (
+        {record["step"]: record["loss"] for record in records(tmp_path / name)}
+        for name in ("peace", "run")
+    )
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert len(expected) == STEPS
