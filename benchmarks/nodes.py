@@ -12,7 +12,7 @@ machine is
     cut       cut off (its network interface goes down), for good
 
 `next step` is the time from there to the first new training step, `repeated` the steps that were
-done before and are done again, `workers` how many train in the end. The losses of all steps are
+done before and are done again, `workers` how many train in the end. The losses of the steps are
 compared with those of an undisturbed run of one worker.
 """
 
@@ -35,7 +35,8 @@ from pathlib import Path
 from PIL import Image
 
 BRIDGE, NETWORK, PORT = "look-br", "10.99.71", 29471
-STEPS, EVERY = 240, 10
+STEPS, EVERY = 20_000, 10
+COMPARED = 300
 REACHED = 60
 """Step at which the machine is lost."""
 
@@ -80,7 +81,11 @@ class Machine:
         with (self.folder / f"{self.name}.txt").open("a") as told:
             self.process = subprocess.Popen(
                 launcher, stdout=told, stderr=told, cwd=self.folder,
-                env={**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"},
+                env={
+                    **os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1",
+                    # Else a machine that returns waits in vain for the address of the first.
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                },
             )  # fmt: skip
 
     def processes(self) -> list[int]:
@@ -145,7 +150,7 @@ class Training:
                 told = [file.read_text()[-3000:] for file in self.run.parent.glob("*.txt")]
                 text = "\n".join([*told, self.log()[-2000:]])
                 raise SystemExit(f"{what}: not within {seconds:.0f} s\n{text}")
-            time.sleep(0.05)
+            time.sleep(0.2)
         return time.monotonic() - began
 
 
@@ -168,7 +173,7 @@ def words(images: Path, output: Path, timeout: float) -> list[str]:
         "train.batch_size=8", "train.log_every=1", "data.threads=1", "run.device=cpu",
         "train.report=false", "loss.classification_weight=0", "head.parallel=model",
         f"train.max_steps={STEPS}", f"train.checkpoint_every_steps={EVERY}",
-        f"run.timeout={timeout:g}s",
+        f"run.timeout={timeout:g}s", "optim.schedule=constant", "train.epochs=20000",
     ]  # fmt: skip
 
 
@@ -177,7 +182,7 @@ def play(scenario: str, images: Path, folder: Path, timeout: float) -> tuple[Tra
     folder.mkdir()
     training = Training(folder / "run")
     machines = [Machine(n, words(images, training.run, timeout), folder) for n in range(2)]
-    first, second = machines
+    second = machines[1]
     subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     try:
         ip("link", "set", BRIDGE, "up")
@@ -213,14 +218,12 @@ def play(scenario: str, images: Path, folder: Path, timeout: float) -> tuple[Tra
             second.start()
             back = training.wait(scenario, lambda: goes_on(count), 240)
             more = f", again on 2 after {back:.1f} s"
-        assert first.process is not None
-        code = first.process.wait(600)
-        assert code == 0, training.log()[-3000:]
     finally:
         for machine in machines:
             machine.end()
         subprocess.run(["ip", "link", "del", BRIDGE], check=False)
-    workers = re.findall(r"on each of (\d+) worker", training.log())[-1]
+    batch = re.findall(r"batch: .*", training.log())[-1]
+    workers = 2 if "on each of 2 workers" in batch else 1
     text = f"next step {seconds:5.1f} s, repeated {repeated:2}, workers {workers}{more}"
     return training, text
 
@@ -240,16 +243,21 @@ def main() -> None:
         folder = Path(place)
         images = pictures(folder)
         alone = words(images, folder / "alone", options.timeout)
-        command = [sys.executable, "-m", "lookalike", *alone]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
-        expected = Training(folder / "alone").losses()
+        undisturbed = Training(folder / "alone")
+        with (folder / "alone.txt").open("w") as told:
+            command = [sys.executable, "-m", "lookalike", *alone]
+            process = subprocess.Popen(command, stdout=told, stderr=told, cwd=folder)
+        undisturbed.wait("alone", lambda: undisturbed.step() >= COMPARED, 240)
+        process.kill()
+        process.wait()
+        expected = undisturbed.losses()
         for scenario in options.scenarios:
             training, text = play(scenario, images, folder / scenario, options.timeout)
             found = training.losses()
-            same = found.keys() == expected.keys() and all(
-                math.isclose(found[step], expected[step], rel_tol=1e-3) for step in expected
-            )
-            print(f"{scenario:8} {text}; losses {'the same' if same else 'DIFFER'}", flush=True)
+            common = found.keys() & expected.keys()
+            same = all(math.isclose(found[n], expected[n], rel_tol=1e-3) for n in common)
+            verdict = "the same" if same else "DIFFER"
+            print(f"{scenario:8} {text}; losses of {len(common)} steps {verdict}", flush=True)
 
 
 if __name__ == "__main__":

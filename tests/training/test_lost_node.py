@@ -73,9 +73,9 @@ def test_those_that_remain_go_on_from_the_last_checkpoint(shapes, tmp_path):
     told = (tmp_path / "0.txt").read_text()
     assert code == 0, told
     log = (tmp_path / "run/log.txt").read_text()
-    assert "8 images in all, 4 on each of 2 workers" in log
+    assert "batch: 8 images, 4 on each of 2 workers" in log
     again = log.partition("resuming from ")[2].partition("\n")[0]
-    assert "8 images in all, 8 on each of 1 worker" in log
+    assert "batch: 8 images;" in log
     resumed = int(again.split("step-")[1])
     assert 8 <= resumed < STEPS
 
