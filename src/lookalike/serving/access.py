@@ -63,6 +63,7 @@ class Access:
             only.
         names: more names that the `Host` header may have, as behind a proxy.
         max_body: bytes of a request's body.
+        max_held: bytes of the bodies of all requests at a time; more are answered with 429.
         body_seconds: for a request's body to arrive.
         open_paths: paths without a token; one that ends in "/" stands for all below it.
         login_path: where a browser without a session is sent; None refuses it.
@@ -75,6 +76,7 @@ class Access:
     token: str | None = None
     names: tuple[str, ...] = ()
     max_body: int = 64 * 2**20
+    max_held: int = 2**30
     body_seconds: float = 60.0
     open_paths: tuple[str, ...] = ("/health/live", "/health/ready")
     login_path: str | None = None
@@ -148,6 +150,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access
+        self.held = 0  # bytes of the bodies of requests that are served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -158,6 +161,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = False
+        body = _Body()
 
         async def guarded(message: Message) -> None:
             nonlocal started
@@ -175,12 +179,14 @@ class Guard:
                 where = f"{self.access.login_path}?next={back}"
                 await RedirectResponse(where, 303)(scope, receive, guarded)
                 return
-            await self.app(scope, self._limited(scope, receive), guarded)
+            await self.app(scope, self._limited(body, receive), guarded)
         except Problem as refusal:
             if started:
                 raise
             response = problem_response(refusal.status_code, refusal.detail, refusal.headers)
             await response(scope, receive, guarded)
+        finally:
+            self.held -= body.size
 
     def _needs_login(self, scope: Scope) -> bool:
         """True for a page without a session.
@@ -208,20 +214,23 @@ class Guard:
         if not _same_origin(scope["method"], headers, hosts[0]):
             raise Problem(403, "the request comes from a page of another site")
         length = headers.get("content-length")
+        if length is not None and "transfer-encoding" in headers:
+            # A proxy may believe the other one, and forward a second request inside the body.
+            refusal = Problem(400, "a body has either Content-Length or Transfer-Encoding")
+            refusal.headers = {"connection": "close"}
+            raise refusal
         if length is not None and length.isdecimal() and int(length[:20]) > self.access.max_body:
             raise self._too_large()
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body has more than {self.access.max_body:,} bytes")
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that refuses a large or slow body."""
-        total, end = 0, time.monotonic() + self.access.body_seconds
-        complete = False
+    def _limited(self, body: _Body, receive: Receive) -> Receive:
+        """`receive` that refuses a large or slow body, and one for which there is no memory."""
+        end = time.monotonic() + self.access.body_seconds
 
         async def limited() -> Message:
-            nonlocal total, complete
-            if complete:  # what follows is the end of the connection, whenever it comes
+            if body.is_complete:  # what follows is the end of the connection, whenever it comes
                 return await receive()
             try:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
@@ -229,13 +238,30 @@ class Guard:
             except TimeoutError:
                 seconds = self.access.body_seconds
                 raise Problem(408, f"the body did not arrive in {seconds:g} seconds") from None
-            total += len(message.get("body", b""))
-            if total > self.access.max_body:
+            more = len(message.get("body", b""))
+            if body.size + more > self.access.max_body:
                 raise self._too_large()
-            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if self.held + more > self.access.max_held:
+                raise Problem(
+                    429,
+                    f"the bodies of all requests have more than {self.access.max_held:,} bytes; "
+                    "try again later",
+                    retry_after=1.0,
+                )
+            body.size += more
+            self.held += more
+            body.is_complete = not message.get("more_body", False)
             return message
 
         return limited
+
+
+@dataclass
+class _Body:
+    """What has arrived of a request's body, in bytes."""
+
+    size: int = 0
+    is_complete: bool = False
 
 
 def read_token(file: Place) -> str:

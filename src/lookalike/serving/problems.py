@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lookalike.errors import (
     LookalikeError,
@@ -70,6 +71,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(LookalikeError, _mistaken)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _failed)
 
 
@@ -92,6 +94,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     ]
     detail = "; ".join(f"{fault['place']}: {fault['reason']}" for fault in faults)
     return problem_response(422, detail, errors=faults)
+
+
+async def _left(request: Request, error: Exception) -> JSONResponse:
+    """Counted, and read by nobody."""
+    return problem_response(400, "the connection ended before the request was complete")
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:

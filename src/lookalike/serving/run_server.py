@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookalike.errors import ConfigError
 from lookalike.log import logger
+from lookalike.serving.timed_connection import KEEP_ALIVE_SECONDS, TimedConnection
 
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,7 +35,7 @@ class Stopping:
         return self._event.is_set()
 
     def request(self) -> None:
-        """Stop: from now on not ready, and connections end with their response."""
+        """Stop the server: not ready from now on, and connections end with their response."""
         self._event.set()
 
 
@@ -85,7 +89,7 @@ def run_server(
         app: the application; its lifespan runs around the serving.
         listening: of `bind`; closed at the end.
         announce: called with the address once requests are served.
-        stopping: set at the first signal; a second signal ends all requests.
+        stopping: set at the first signal, or by another thread; a second signal ends all requests.
         drain_seconds: between the signal and the end of accepting connections, in which responses
             close theirs: clients and load balancers turn to other servers without an error.
         stop_seconds: for requests to finish after that; None waits for all.
@@ -97,7 +101,10 @@ def run_server(
     stopping = Stopping() if stopping is None else stopping
     config = uvicorn.Config(
         _Closing(app, stopping),
+        http=TimedConnection,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_config=None,
+        log_level="error",  # not a line for each request that is no HTTP
         access_log=False,
         lifespan="on",
         ws="none",
@@ -106,15 +113,38 @@ def run_server(
         limit_concurrency=connections,
         timeout_graceful_shutdown=None if stop_seconds is None else max(1, round(stop_seconds)),
     )
-    asyncio.run(_serve(_Server(config), listening, announce, stopping, drain_seconds))
+    server = _Server(config, stopping, drain_seconds)
+    asyncio.run(_serve(server, listening, announce, stopping))
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to us: uvicorn would raise them again after it has stopped."""
+    """Ends `drain_seconds` after a stop was requested, by a signal or otherwise.
+
+    It leaves the signals to us: uvicorn would raise them again after it has stopped.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: Stopping, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._stopping, self._drain_seconds = stopping, drain_seconds
+        self._last = math.inf  # time of the end
+
+    async def on_tick(self, counter: int) -> bool:
+        """True at the end; called ten times a second."""
+        if self._stopping and self._last == math.inf:
+            self._last = time.monotonic() + self._drain_seconds
+        return await super().on_tick(counter) or time.monotonic() >= self._last
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept the connections that wait in the backlog, which closing it would reset."""
+        for _ in range(_BACKLOG):
+            if not (sockets and select.select(sockets, [], [], 0)[0]):
+                break
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
 
 class _Closing:
@@ -137,7 +167,6 @@ async def _serve(
     listening: socket.socket,
     announce: Callable[[str], None],
     stopping: Stopping,
-    drain_seconds: float,
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -148,7 +177,6 @@ async def _serve(
             return
         logger.info("%s: finishing the requests", signal.Signals(number).name)
         stopping.request()
-        loop.call_later(drain_seconds, setattr, server, "should_exit", True)
 
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
