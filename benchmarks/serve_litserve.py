@@ -58,4 +58,6 @@ class Embeddings(litserve.LitAPI):
 if __name__ == "__main__":
     api = Embeddings(max_batch_size=int(sys.argv[4]), batch_timeout=float(sys.argv[5]))
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error")
+    server.run(
+        host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error"
+    )

@@ -12,8 +12,8 @@ class Clients:
         lost: errors after a connection was made, and other statuses.
     """
 
-    def __init__(self, port, count, path, content, kind):
-        self.port, self.path, self.content, self.kind = port, path, content, kind
+    def __init__(self, port, count, path, content, headers):
+        self.port, self.path, self.content, self.headers = port, path, content, headers
         self.answered, self.lost = [], []
         self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
 
@@ -35,7 +35,7 @@ class Clients:
                 except ConnectionError:
                     return  # the server listens no more; nothing was sent
             try:
-                connection.request("POST", self.path, self.content, {"content-type": self.kind})
+                connection.request("POST", self.path, self.content, self.headers)
                 answer = connection.getresponse()
                 text = answer.read()
                 (self.answered if answer.status == 200 else self.lost).append(text)

@@ -50,9 +50,14 @@ class ExportedModel:
         calibration: str | None = None,
         fingerprint: str = "",
         path: Place | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        """Wrap `run`: images (b, H, W, 3) uint8 of one size -> (b, D) float32."""
+        """Wrap `run`: images (b, H, W, 3) uint8 of one size -> (b, D) float32.
+
+        With `preprocess`, of a network without its preprocessing, (b, 3, S, S) float32 instead.
+        """
         self._run = run
+        self.preprocess = preprocess
         self.embedding_dim = embedding_dim
         self.device = device or torch.device("cpu")
         self.about = about or {}
@@ -89,19 +94,34 @@ class ExportedModel:
                 f"embed_pictures takes several pictures (H, W, 3), not an array of shape "
                 f"{pictures.shape}; put one into a list"
             )
+        if self.preprocess is not None and len(pictures):
+            return self.embed_prepared([self.preprocess.prepare(pixels) for pixels in pictures])
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, pixels in enumerate(pictures):
             by_size.setdefault(pixels.shape, []).append(place)
         vectors = np.full((len(pictures), self.embedding_dim), np.nan, np.float32)
         for places in by_size.values():
-            found = self._run(np.stack([pictures[place] for place in places]))
-            if found.shape != (len(places), self.embedding_dim):
-                raise ModelError(
-                    f"the exported model gave vectors of shape {found.shape} for {len(places)} "
-                    f"pictures, not ({len(places)}, {self.embedding_dim}); export it again"
-                )
-            vectors[places] = found
+            vectors[places] = self._vectors(np.stack([pictures[place] for place in places]))
         return torch.from_numpy(vectors)
+
+    def embed_prepared(self, images: Sequence[Tensor]) -> Tensor:
+        """Unit vectors (N, D) float32 of N >= 1 images (3, S, S) uint8 of `preprocess.prepare`.
+
+        Raises:
+            ModelError: the model gives another number of vectors.
+        """
+        assert self.preprocess is not None
+        batch = self.preprocess.normalise(torch.stack(list(images)))
+        return torch.from_numpy(self._vectors(np.ascontiguousarray(batch.numpy())))
+
+    def _vectors(self, images: np.ndarray) -> np.ndarray:
+        found = self._run(images)
+        if found.shape != (len(images), self.embedding_dim):
+            raise ModelError(
+                f"the exported model gave vectors of shape {found.shape} for {len(images)} "
+                f"pictures, not ({len(images)}, {self.embedding_dim}); export it again"
+            )
+        return found
 
     def embed(self, images: Images, *, batch_size: int = _TOGETHER, threads: int = 4) -> np.ndarray:
         """Unit vectors of images, as of `Embedder.embed`.
@@ -191,13 +211,14 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         return session.run(["embedding"], {"tensor": tensor})[0]
 
     return ExportedModel(
-        _of_pictures(run_tensor, about) if about.get("input_kind") == "tensor" else run,
+        run_tensor if about.get("input_kind") == "tensor" else run,
         about["model"]["embedding_dim"],
         device=device,
         about=about,
         calibration=metadata.get(CALIBRATION),
         fingerprint=_digest(path),
         path=Path(path).absolute(),
+        preprocess=_preprocess_of(about) if about.get("input_kind") == "tensor" else None,
     )
 
 
@@ -225,25 +246,17 @@ def load_openvino(path: Place) -> ExportedModel:
         return np.array(compiled(tensor)[0])
 
     return ExportedModel(
-        _of_pictures(run, about),
+        run,
         about["model"]["embedding_dim"],
         about=about,
+        preprocess=_preprocess_of(about),
         calibration=metadata.get(CALIBRATION),
         fingerprint=_digest(path),
     )
 
 
-def _of_pictures(
-    run: Callable[[np.ndarray], np.ndarray], about: dict[str, Any]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """`run` of a network alone with our preprocessing before it."""
-    preprocess = Preprocess.from_dict(about["model"]["preprocess"])
-
-    def of_pictures(images: np.ndarray) -> np.ndarray:
-        seen = torch.stack([preprocess.prepare(pixels) for pixels in images])
-        return run(np.ascontiguousarray(preprocess.normalise(seen).numpy()))
-
-    return of_pictures
+def _preprocess_of(about: dict[str, Any]) -> Preprocess:
+    return Preprocess.from_dict(about["model"]["preprocess"])
 
 
 def _digest(path: Place) -> str:

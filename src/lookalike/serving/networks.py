@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from lookalike.data.decoding.decode import decode
 from lookalike.errors import LookalikeError, NotFiniteError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.model.embedder import Embedder
-from lookalike.model.inference import batch_size_of
+from lookalike.model.inference import BATCH_SIZE, batch_size_of
 
 Served = Embedder | ExportedModel
 
@@ -39,23 +40,30 @@ class TrainedNetwork:
 
 
 class ExportedNetwork:
-    """An `ExportedModel`; a prepared image is (H, W, 3) uint8."""
+    """An `ExportedModel`; a prepared image is (H, W, 3) uint8, or (3, S, S) of its preprocessing.
+
+    A model with its preprocessing inside computes only images of one size together.
+    """
 
     def __init__(self, model: ExportedModel, max_pixels: int) -> None:
         self.model, self.max_pixels = model, max_pixels
-        self.batch_size = batch_size_of(model)
+        self.batch_size = batch_size_of(model) if model.preprocess is None else BATCH_SIZE
 
-    def prepare(self, content: bytes) -> np.ndarray:
+    def prepare(self, content: bytes) -> np.ndarray | Tensor:
         """See `Network.prepare`."""
-        return decode(content, max_pixels=self.max_pixels)
+        pixels = decode(content, max_pixels=self.max_pixels)
+        preprocess = self.model.preprocess
+        return pixels if preprocess is None else preprocess.prepare(pixels)
 
-    def size_of(self, prepared: np.ndarray) -> int:
+    def size_of(self, prepared: np.ndarray | Tensor) -> int:
         """Bytes of an image."""
         return prepared.nbytes
 
-    def compute(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray | LookalikeError]:
+    def compute(self, prepared: Sequence[Any]) -> list[np.ndarray | LookalikeError]:
         """See `Network.compute`."""
-        return _finite(self.model.embed_pictures(prepared).numpy())
+        whole = self.model.preprocess is None
+        embed = self.model.embed_pictures if whole else self.model.embed_prepared
+        return _finite(embed(prepared).numpy())
 
 
 def network_of(model: Served, max_pixels: int) -> TrainedNetwork | ExportedNetwork:
