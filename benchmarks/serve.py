@@ -175,8 +175,14 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
     embedder = Embedder.create(args.backbone, pretrained=False, image_size=224, embedding_dim=512)
     embedder.eval().save(trained)
     exported = folder / "network.onnx"
-    lookalike.export(trained, "onnx", output=exported, input="tensor")
     images = photographs(64)
+    for number, image in enumerate(images[:8]):  # to certify the export on
+        (folder / f"{number}.jpg").write_bytes(image)
+    lines = [f"{number}.jpg {number // 2}\n" for number in range(8)]
+    (folder / "list.txt").write_text("".join(lines))
+    lookalike.export(
+        trained, "onnx", output=exported, input="tensor", data=folder / "list.txt", device="cpu"
+    )
     raw = [request_of("/v1/embeddings", "image/jpeg", one) for one in images]
     bodies = [json.dumps({"input": base64.b64encode(one).decode()}).encode() for one in images]
     ours = [request_of("/v1/embeddings", "application/json", one) for one in bodies]

@@ -85,14 +85,14 @@ def test_the_health_check_asks_for_the_port_without_a_token():
 
 @pytest.mark.slow
 def test_the_script_installs_a_program_that_starts(tmp_path):
-    """Without the packages that it needs, which are those of this environment."""
+    """The packages that it needs are those of this environment."""
     source = tmp_path / "source"
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         source.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    environment = {**os.environ, "PIP_NO_DEPS": "1", "PYTHONPATH": packages}
+    environment = {**os.environ, "PYTHONPATH": packages}
     target = tmp_path / "target"
     done = subprocess.run(
         [DOCKER / "install.sh", source, target], env=environment, capture_output=True, text=True

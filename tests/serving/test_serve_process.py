@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from dockerfile import command_of
 from request_load import Clients
 
@@ -15,8 +16,10 @@ import lookalike
 TOKEN = "0123456789abcdef-long"
 
 
-def test_an_export_is_served_and_a_stop_under_load_loses_no_request(model, files, tmp_path):
-    exported = lookalike.export(model, "onnx", output=tmp_path / "small.onnx").path
+@pytest.mark.slow
+def test_an_export_is_served_and_a_stop_under_load_loses_no_request(model, shapes, files, tmp_path):
+    exported = tmp_path / "small.onnx"
+    lookalike.export(model, "onnx", output=exported, data=shapes / "val.txt")
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "index").mkdir()
     here = {
