@@ -312,6 +312,7 @@ def main() -> None:
     parser.add_argument("--peer", help="Python of an environment with litserve and onnxruntime")
     parser.add_argument("--port", type=int, default=8765, help="of LitServe")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers too
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores for all of it")
     with tempfile.TemporaryDirectory() as folder:
         for part in (throughput, stop, memory):
