@@ -1,6 +1,6 @@
 """LitServe with an ONNX file of `lookalike export --input tensor`, for `benchmarks/serve.py`.
 
-Runs in an environment of its own (litserve, onnxruntime, simplejpeg, pillow), without lookalike.
+Runs in an environment of its own (litserve, onnxruntime, pillow), without lookalike.
 The preprocessing is that of the file's description: decode, resize the shorter side, crop, scale.
 """
 

@@ -45,6 +45,7 @@ def test_each_script_with_a_command_line_is_on_the_page():
         "head_memory",
         "quality_trial",
         "quality_oml",
+        "serve_litserve",
     }
     assert commands - inner <= set(SCRIPT.findall(PAGE))
 
