@@ -1,14 +1,17 @@
 """The studio in a real browser, with real trainings as processes of their own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from lookalike.commands.quickstart import unpack_images
+from lookalike.studio.page_frame import NAVIGATION
 from lookalike.studio.run_processes import RunProcesses
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,6 +80,30 @@ def shoot(browser, address, name):
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, (name, width, wide)
             page.close()
+
+
+def drop(page, file):
+    """Drop a file of this machine on the page."""
+    carried = page.evaluate_handle(
+        """bytes => {
+            const carried = new DataTransfer();
+            carried.items.add(new File([new Uint8Array(bytes)], "a.jpg", { type: "image/jpeg" }));
+            return carried;
+        }""",
+        list(file.read_bytes()),
+    )
+    page.dispatch_event("main", "drop", {"dataTransfer": carried})
+
+
+def barriers(page):
+    """What axe finds serious on a page, in light and in dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for each in Axe().run(page).response["violations"]:
+            if each["impact"] in ("serious", "critical"):
+                found.append((page.url, scheme, each["id"], each["nodes"][0]["html"][:200]))
+    return found
 
 
 def fill(page, values):
@@ -173,5 +200,65 @@ def test_a_run_is_found_again_stopped_and_resumed(folder, browser):
         page.wait_for_selector("button:has-text('Stop with a checkpoint')")
         page.click("button:has-text('Stop with a checkpoint')")
         wait_for(page, "stopped")
+    finally:
+        studio.kill()
+
+
+def test_a_picture_finds_its_neighbours_and_a_label_is_mended(root, trained, browser):
+    lists = root / "shapes/train.txt"
+    before = lists.read_text().replace("images/0-0.jpg 0", "images/0-0.jpg 5")
+    lists.write_text(before)
+    shutil.copytree(trained, root / "runs/two")
+    studio = StudioProcess(root)
+    try:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        faults = []
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{studio.address}/look")
+        page.click("button:has-text('Open')")
+        page.wait_for_selector("#picture", timeout=120_000)
+        drop(page, root / "shapes/images/102-0.jpg")
+        page.wait_for_selector(".results li.same", timeout=120_000)
+        first = page.locator(".results li").first
+        assert first.locator("b").inner_text() == "102"
+        assert first.locator(".decision").inner_text().startswith("same ")
+        assert page.locator(".results img").count() == 12
+        page.focus(".results li:nth-child(3) button")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".query figcaption:not(:has-text('a.jpg'))")
+        found = barriers(page)
+
+        page.click("a:has-text('Labels and images to check')")
+        page.click("button:has-text('Check lists')")
+        page.wait_for_selector("details.issue", timeout=120_000)
+        suspects = page.locator("details.issue:has-text('closer to another class')")
+        if suspects.get_attribute("open") is None:
+            suspects.locator("summary").click()
+        card = suspects.locator(".card", has_text=re.compile(r"train\.txt:1\b")).first
+        card.locator("input[name=label]").fill("0")
+        card.locator("input[name=label]").press("Enter")
+        page.wait_for_selector("#corrections li:has-text('0-0.jpg, line 1')")
+        assert card.locator(".now").inner_text() == "now 0"
+        page.reload()
+        page.wait_for_selector("#corrections li:has-text('0-0.jpg, line 1')")
+        page.click("#corrections button:has-text('Save')")
+        page.wait_for_selector("#corrections:has-text('Saved: shapes/train.corrected.txt')")
+        saved = (root / "shapes/train.corrected.txt").read_text()
+        assert saved == before.replace("images/0-0.jpg 5", "images/0-0.jpg 0")
+        assert lists.read_text() == before
+        found += barriers(page)
+        page.click("a:has-text('Train with it')")
+        assert page.input_value("[id='f-data.train']").endswith("shapes/train.corrected.txt")
+        assert faults == []
+
+        both = "run=runs/one&run=runs/two"
+        for path in [each for each, _ in NAVIGATION] + [
+            "/watch/run?run=runs/one", f"/watch/compare?{both}", "/look?run=none",
+        ]:  # fmt: skip
+            page.goto(studio.address + path)
+            page.wait_for_load_state("networkidle")
+            found += barriers(page)
+        assert found == []
     finally:
         studio.kill()

@@ -38,12 +38,12 @@ def studio(
     from lookalike import log
     from lookalike.serving.access import Access, read_token
     from lookalike.serving.run_server import bind, run_server
-    from lookalike.studio.studio_app import LOGIN, MAX_BODY, create_app
+    from lookalike.studio.studio_app import LARGER, LOGIN, MAX_BODY, create_app
 
     log.start()
     token = None if token_file is None else read_token(token_file)
     access = Access(
-        host, token, tuple(allowed_host or ()), MAX_BODY,
+        host, token, tuple(allowed_host or ()), max_body=MAX_BODY, larger=LARGER,
         open_paths=("/health/live", "/static/"), login_path=None if token is None else LOGIN,
     )  # fmt: skip
     app = create_app(root or ["."], access)

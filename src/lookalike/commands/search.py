@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Unpack
 
 from lookalike import log, storage
@@ -159,6 +160,14 @@ def search(
     return SearchOutcome(answers, found, threshold, assumed, checked)
 
 
+def cached_index(
+    embedder: Embedder | ExportedModel, gallery: Sequence[str], kind: str = "auto"
+) -> Path:
+    """The folder of the index that a search in these places keeps in the user's cache."""
+    places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
+    return cache_entry("galleries", gallery[0], places)
+
+
 def _index(
     embedder: Embedder | ExportedModel | None,
     path: Place | None,
@@ -168,8 +177,7 @@ def _index(
     """The requested index, made where there is none and images for it are named."""
     if path is None:
         assert embedder is not None
-        places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
-        path = cache_entry("galleries", gallery[0], places)
+        path = cached_index(embedder, gallery, kind)
     if gallery:
         return Index.open_or_create(path, embedder=embedder, kind=kind)
     return Index.open(path, embedder)

@@ -17,10 +17,17 @@ MOST_GROUPS = 10_000
 
 @dataclass(frozen=True)
 class Group:
-    """Images that belong together; `rows` of `Lists.records`, and a remark or ""."""
+    """Images that belong together.
+
+    Attributes:
+        rows: of `Lists.records`.
+        note: a remark, or "".
+        label: that the images rather have, as the list writes it; "" where none is known.
+    """
 
     rows: tuple[int, ...]
     note: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,11 @@ class Diagnosis:
                     "advice": issue.advice,
                     "count": issue.count,
                     "groups": [
-                        {"note": group.note, "images": [self._image(row) for row in group.rows]}
+                        {
+                            "note": group.note,
+                            **({"label": group.label} if group.label else {}),
+                            "images": [self._image(row) for row in group.rows],
+                        }
                         for group in issue.groups
                     ],
                 }
@@ -136,6 +147,8 @@ class Diagnosis:
         record = self.lists.records[row]
         return {
             "list": self.lists.part(row),
+            "source": record.source,
+            "line": record.line,
             "origin": record.origin,
             "image": record.place,
             "label": record.label,

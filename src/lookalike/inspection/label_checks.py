@@ -99,11 +99,16 @@ def check_labels(
         return facts, _cannot_judge(right, judged, chance, needed)
     ranked = margin.argsort(descending=True, stable=True)
     ranked = ranked[margin[ranked] > 0]
+    # A list may write a class by its row instead of its name.
+    written = {
+        c: catalog.records[r].label for r, c in zip(rows.tolist(), classes.tolist(), strict=True)
+    }
     suspects = [
         Group(
             (int(rows[i]),),
             f"cosine {scores.own[i]:.2f} to its class {names[int(classes[i])]}, "
             f"{scores.other[i]:.2f} to {names[int(scores.nearest[i])]}",
+            written[int(scores.nearest[i])],
         )
         for i in ranked.tolist()
     ]

@@ -64,6 +64,7 @@ class Access:
         names: more names that the `Host` header may have, as behind a proxy.
         max_body: bytes of a request's body.
         max_held: bytes of the bodies of all requests at a time; more are answered with 429.
+        larger: paths with a larger body, and its bytes.
         body_seconds: for a request's body to arrive.
         open_paths: paths without a token; one that ends in "/" stands for all below it.
         login_path: where a browser without a session is sent; None refuses it.
@@ -77,6 +78,7 @@ class Access:
     names: tuple[str, ...] = ()
     max_body: int = 64 * 2**20
     max_held: int = 2**30
+    larger: tuple[tuple[str, int], ...] = ()
     body_seconds: float = 60.0
     open_paths: tuple[str, ...] = ("/health/live", "/health/ready")
     login_path: str | None = None
@@ -132,6 +134,10 @@ class Access:
             found.value.encode(), self._session().encode()
         )
 
+    def most_bytes(self, path: str) -> int:
+        """Bytes of a request's body at this path."""
+        return dict(self.larger).get(path, self.max_body)
+
     def is_open(self, path: str) -> bool:
         """True if a path needs no token."""
         own = self.open_paths if self.login_path is None else (*self.open_paths, self.login_path)
@@ -161,7 +167,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = False
-        body = _Body()
+        body = _Body(self.access.most_bytes(scope["path"]))
 
         async def guarded(message: Message) -> None:
             nonlocal started
@@ -219,11 +225,9 @@ class Guard:
             refusal = Problem(400, "a body has either Content-Length or Transfer-Encoding")
             refusal.headers = {"connection": "close"}
             raise refusal
-        if length is not None and length.isdecimal() and int(length[:20]) > self.access.max_body:
-            raise self._too_large()
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the body has more than {self.access.max_body:,} bytes")
+        most = self.access.most_bytes(scope["path"])
+        if length is not None and length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
 
     def _limited(self, body: _Body, receive: Receive) -> Receive:
         """`receive` that refuses a large or slow body, and one for which there is no memory."""
@@ -239,8 +243,8 @@ class Guard:
                 seconds = self.access.body_seconds
                 raise Problem(408, f"the body did not arrive in {seconds:g} seconds") from None
             more = len(message.get("body", b""))
-            if body.size + more > self.access.max_body:
-                raise self._too_large()
+            if body.size + more > body.most:
+                raise _too_large(body.most)
             if self.held + more > self.access.max_held:
                 raise Problem(
                     429,
@@ -258,10 +262,15 @@ class Guard:
 
 @dataclass
 class _Body:
-    """What has arrived of a request's body, in bytes."""
+    """What has arrived of a request's body, and may arrive, in bytes."""
 
+    most: int
     size: int = 0
     is_complete: bool = False
+
+
+def _too_large(most: int) -> Problem:
+    return Problem(413, f"the body has more than {most:,} bytes")
 
 
 def read_token(file: Place) -> str:

@@ -13,8 +13,19 @@ from lookalike import __version__
 from lookalike.errors import MissingFileError
 from lookalike.pages import render
 
-NAVIGATION = (("/train", "Train"), ("/watch", "Watch"), ("/workflow", "Workflow"))
+NAVIGATION = (
+    ("/train", "Train"),
+    ("/watch", "Watch"),
+    ("/look", "Look"),
+    ("/workflow", "Workflow"),
+)
 """Address and name of each page; a page is one module and its templates."""
+
+REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "sandbox allow-scripts; frame-ancestors 'none'"
+)
+"""A report is one file with its own script; the sandbox keeps it from the studio's session."""
 
 _PACKAGE = "lookalike.studio"
 _STATIC = {
@@ -23,6 +34,7 @@ _STATIC = {
     "uplot.min.css": "text/css",
     "studio.js": "text/javascript",
     "curves.js": "text/javascript",
+    "look.js": "text/javascript",
     "studio.css": "text/css",
     "workflow_graph.js": "text/javascript",
     "workflow_canvas.js": "text/javascript",

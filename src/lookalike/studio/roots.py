@@ -93,6 +93,15 @@ class Roots:
         """True if a path without links is a root or below one."""
         return any(path.is_relative_to(root) for root in self.folders)
 
+    def permits(self, place: str) -> bool:
+        """True if an image that a list or an index names may be read for a page."""
+        if storage.is_remote(place):
+            return place.partition("://")[0].lower() in REMOTE
+        try:
+            return self.contains(Path(os.path.realpath(self.folders[0] / storage.path_of(place))))
+        except (OSError, ValueError):
+            return False
+
     def name(self, path: Path) -> str:
         """The shortest text that `resolve` takes for a path."""
         return self.name_from(path, self.folders[0])

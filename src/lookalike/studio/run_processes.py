@@ -59,6 +59,10 @@ class StudioProcess:
         """The end of what it has printed, without secrets."""
         return tail(self.folder / "output.txt")
 
+    def last_line(self) -> str:
+        """The last line that it has printed."""
+        return self.output().strip().rpartition("\n")[2]
+
     def error(self) -> str:
         """The error with which it ended; "" while it runs, or if it printed none."""
         found = _ERROR.findall(self.output())

@@ -12,8 +12,11 @@ from starlette.types import ASGIApp
 from lookalike.errors import LookalikeError
 from lookalike.serving.access import Access, Guard
 from lookalike.serving.problems import Problem, install, status_of
-from lookalike.studio import train_page, watch_page, workflow_page
+from lookalike.studio import labels_page, look_page, train_page, watch_page, workflow_page
+from lookalike.studio.galleries import Galleries
+from lookalike.studio.label_review import LabelReview
 from lookalike.studio.page_frame import Frame, page, static
+from lookalike.studio.picture_search import PictureSearch
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses
 from lookalike.studio.watched_runs import WatchedRuns
@@ -21,6 +24,7 @@ from lookalike.studio.workflow_files import WorkflowFiles
 from lookalike.studio.workflow_runs import WorkflowRuns
 
 MAX_BODY = 2**20
+LARGER = ((look_page.SEARCH, look_page.MAX_PICTURE),)
 LOGIN = "/login"
 
 
@@ -75,11 +79,15 @@ def create_app(folders: Sequence[Path | str], access: Access) -> ASGIApp:
 
     app.include_router(train_page.router(frame, roots, processes, runs))
     app.include_router(watch_page.router(frame, roots, processes, runs))
+    galleries, pictures = Galleries(roots, processes, runs), PictureSearch(roots)
+    app.include_router(look_page.router(frame, runs, galleries, pictures))
+    review = LabelReview(roots, processes, runs)
+    app.include_router(labels_page.router(frame, runs, review, pictures))
     files = WorkflowFiles(roots)
     flows = WorkflowRuns(files, processes, runs)
     app.include_router(workflow_page.router(frame, files, flows))
 
-    @app.api_route("/{rest:path}", methods=["GET", "HEAD"])
+    @app.api_route("/{rest:path}", methods=["GET", "HEAD"], include_in_schema=False)
     def nothing(rest: str) -> Response:
         raise Problem(404, "no such page")
 

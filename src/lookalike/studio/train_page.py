@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.config.config import Config
-from lookalike.errors import ConfigError, LookalikeError
+from lookalike.errors import ConfigError, LookalikeError, MissingFileError
+from lookalike.studio.bundled_example import EXAMPLE, write_request
 from lookalike.studio.component_form import PATHS, TABS, form_fields, of_tab, values_of
 from lookalike.studio.form_request import FormRequest, read_form
 from lookalike.studio.page_frame import Frame, fragment, page
@@ -37,11 +38,19 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
     routes = APIRouter()
 
     @routes.get("/train", response_class=HTMLResponse)
-    def train(preset: str = "auto", start_from: str = "") -> Response:
+    def train(preset: str = "auto", start_from: str = "", train: str = "") -> Response:
         values, message = _preset(runs, preset)
+        if train:
+            values |= _shortened({"data.train": train}, roots)
         if start_from:
             values["train.start_from"] = runs.one(start_from).name
         return show(FormRequest(values), preset=preset, message=message)
+
+    @routes.post("/train/example")
+    def example() -> Response:
+        """Unpack the bundled images and weights, and fill in the request that suits them."""
+        file = write_request(roots.resolve(EXAMPLE))
+        return RedirectResponse("/train?" + urlencode({"preset": f"file:{roots.name(file)}"}), 303)
 
     @routes.post("/train/check", response_class=HTMLResponse)
     def check(values: Values) -> Response:
@@ -90,6 +99,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         return page(
             frame, "train.html.j2", status, here="/train", found=found, tabs=TABS, of_tab=of_tab,
             preset=preset, message=message, saved=[run.name for run in runs.all()],
+            example=EXAMPLE,
         )  # fmt: skip
 
     return routes
@@ -100,11 +110,32 @@ def _preset(runs: WatchedRuns, preset: str) -> tuple[dict[str, str], str]:
     if preset in ("auto", "component"):
         return {"train.recipe": preset}, ""
     kind, _, name = preset.partition(":")
+    if kind == "file":
+        file = runs.roots.resolve(name)
+        if not file.is_file():
+            raise MissingFileError(f"{name[:120]!r}: no such file")
+        config = Config.load(name, content=file.read_bytes())
+        asked = {key: config.get(key) for key in config.asked()}
+        said = f"The settings of {name}: start training, or change some first."
+        return _shortened(values_of(asked), runs.roots), said
     if kind != "run":
-        raise ConfigError(f"preset={preset[:40]!r} is not one of auto, component, run:NAME")
+        raise ConfigError(f"preset={preset[:40]!r} is not one of auto, component, run:, file:")
     config = runs.settings(runs.one(name), asked=True)
     asked = {key: config.get(key) for key in config.asked() if key != "run.output"}
-    return values_of(asked), f"The settings of {name}; choose another directory for the output."
+    said = f"The settings of {name}; choose another directory for the output."
+    return _shortened(values_of(asked), runs.roots), said
+
+
+def _shortened(values: dict[str, str], roots: Roots) -> dict[str, str]:
+    """The texts with paths below the first root relative to it."""
+    found = dict(values)
+    for key in PATHS.keys() & values.keys():
+        lines = values[key].split("\n")
+        found[key] = "\n".join(
+            roots.name(Path(line)) if line.startswith(f"{roots.folders[0]}/") else line
+            for line in lines
+        )
+    return found
 
 
 def _answer(what: str, config: Config) -> tuple[int, str]:

@@ -9,21 +9,13 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import ConfigError, MissingFileError
-from lookalike.studio.component_form import values_of
-from lookalike.studio.form_request import read_form
-from lookalike.studio.page_frame import Frame, fragment, page
+from lookalike.studio.page_frame import REPORT_POLICY, Frame, fragment, page
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses
 from lookalike.studio.train_page import form_values
 from lookalike.studio.watched_runs import WatchedRuns
 
 _MOST_COMPARED = 8
-
-_REPORT_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "sandbox allow-scripts; frame-ancestors 'none'"
-)
-"""A report is one file with its own script; the sandbox keeps it from the studio's session."""
 
 
 def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> APIRouter:
@@ -65,7 +57,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         return Response(
             file.read_bytes(),
             media_type="text/html",
-            headers={"content-security-policy": _REPORT_POLICY},
+            headers={"content-security-policy": REPORT_POLICY},
         )
 
     @routes.post("/watch/stop")
@@ -77,12 +69,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
     @routes.post("/watch/resume")
     def resume(values: Annotated[dict[str, str], Depends(form_values)]) -> Response:
         run = runs.one(values.get("run", ""))
-        asked = runs.settings(run, asked=True)
-        saved = values_of({key: asked.get(key) for key in asked.asked()})
-        found = read_form({**saved, "run.output": str(run.path)}, roots)
-        if found.config is None:
-            raise ConfigError("\n".join(found.errors.values()))
-        processes.start(found.config, resume=True)
+        processes.start(runs.permitted(run), resume=True)
         return RedirectResponse("/watch/run?" + urlencode({"run": run.name}), 303)
 
     def several(names: list[str]) -> list[Any]:

@@ -18,6 +18,8 @@ from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED, Run, kept_score
 from lookalike.storage.file_lock import is_held
+from lookalike.studio.component_form import values_of
+from lookalike.studio.form_request import read_form
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses, StudioProcess, tail
 from lookalike.workflow.run_workflow import FOLDER as WORKFLOW_STATES
@@ -59,6 +61,7 @@ class WatchedRun:
     can_resume: bool = False
     workflow: str = ""
     has_report: bool = False
+    has_model: bool = False
 
     @property
     def is_live(self) -> bool:
@@ -121,6 +124,19 @@ class WatchedRuns:
             if path.is_file():
                 return Config.load(file, content=path.read_bytes())
         raise ConfigError(f"{run.name}: has no {CONFIG} yet")
+
+    def permitted(self, run: WatchedRun, section: str = "") -> Config:
+        """The settings that were asked for, or those of one section, with absolute paths.
+
+        Raises:
+            ConfigError: they are missing, or a path does not lie below the roots.
+        """
+        asked = self.settings(run, asked=True)
+        saved = {key: asked.get(key) for key in asked.asked() if key.startswith(section)}
+        found = read_form({**values_of(saved), "run.output": str(run.path)}, self.roots)
+        if found.config is None:
+            raise ConfigError("\n".join(found.errors.values()))
+        return found.config
 
     def differing(self, runs: Sequence[WatchedRun]) -> list[tuple[str, list[str]]]:
         """Settings in which runs differ, with the text of each; without secrets."""
@@ -187,6 +203,7 @@ class WatchedRuns:
             not begun and found.state != FINISHED and run.began() and not found.workflow
         )
         found.has_report = run.report.is_file()
+        found.has_model = (run.model / "config.json").is_file()
         found.log = "\n".join((log_text if run.exists() else printed).splitlines()[-200:])
         found.warnings = list(dict.fromkeys(_WARNING.findall(log_text)))[-20:]
         if not begun and (error := _error_of(printed)) and found.state == FAILED:

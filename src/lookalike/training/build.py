@@ -152,7 +152,7 @@ def annotation_options(config: Config) -> AnnotationOptions:
     )
 
 
-def _training_options(config: Config, options: AnnotationOptions) -> AnnotationOptions:
+def training_options(config: Config, options: AnnotationOptions) -> AnnotationOptions:
     """`options` with the column of weights, which validation lists need not have."""
     weights = config.data.weights
     if weights is None or is_class_file(weights):
@@ -175,7 +175,7 @@ def keep_streams(config: Config) -> Config:
     for key, uri in streams.items():
         options = annotation_options(config)
         if key == "data.train":
-            options = _training_options(config, options)
+            options = training_options(config, options)
         values[key] = keep_list(read_records(uri, config.data.format, options), options)
     # The copy is a table in any case.
     return config.with_values({**values, "data.format": "auto"})
@@ -194,7 +194,7 @@ def open_catalogs(
     data = config.data
     assert data.train is not None
     options = replace(annotation_options(config), bad=bad, skipped=skipped)
-    records = read_records(data.train, data.format, _training_options(config, options))
+    records = read_records(data.train, data.format, training_options(config, options))
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )

@@ -82,6 +82,21 @@ def read_records(
     return records
 
 
+def is_image_list(uri: str, format: str = "auto", options: AnnotationOptions = DEFAULT) -> bool:
+    """True for a file with `path label` on each line.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    name = FORMAT_ALIASES.get(format, format)
+    if name != "auto":
+        return name == "image_list"
+    others = (shards.is_shards, parquet.is_parquet, record_io.is_record_io, storage.is_folder)
+    if is_stream(uri) or any(is_one(uri) for is_one in others):
+        return False
+    return _text_format(Annotation(uri, options)) == "image_list"
+
+
 def _read_all(uris: Sequence[str], name: str, options: AnnotationOptions) -> list[Record]:
     if len(uris) == 1:
         return _read(uris[0], name, options)

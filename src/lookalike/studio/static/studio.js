@@ -48,7 +48,25 @@ document.addEventListener("keydown", (event) => {
   choose(tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length]);
 });
 
+// The end of a log is shown, unless the reader has scrolled up.
+let reading = false;
+function showEnd() {
+  const log = document.querySelector(".log");
+  if (log && !reading) log.scrollTop = log.scrollHeight;
+}
+document.addEventListener("scroll", (event) => {
+  const log = event.target;
+  if (log.classList && log.classList.contains("log")) reading = log.scrollTop + log.clientHeight < log.scrollHeight - 20;
+}, true);
+showEnd();
+
+document.addEventListener("submit", (event) => {
+  const button = event.target.querySelector("[data-busy]");
+  if (button) button.textContent = button.dataset.busy;
+});
+
 document.addEventListener("htmx:afterSettle", markWrong);
+document.addEventListener("htmx:afterSettle", showEnd);
 document.addEventListener("htmx:responseError", (event) => {
   let text = event.detail.xhr.responseText;
   try { text = JSON.parse(text).detail; } catch { text = "The studio could not answer."; }

@@ -1,0 +1,124 @@
+"""Galleries in which a run's model searches: its lists, and the indexes below the roots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike import storage
+from lookalike.errors import ConfigError, LookalikeError, RunError
+from lookalike.run import Run
+from lookalike.studio.roots import Roots
+from lookalike.studio.run_processes import RunProcesses
+from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
+
+VALIDATION, TRAINING = "validation", "training"
+
+READY, PREPARING, MISSING, FAILED = "ready", "preparing", "missing", "failed"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images to search.
+
+    Attributes:
+        name: by which requests name it.
+        label: for people.
+        places: lists, of which an index is made; none for an index that is there.
+        index: the folder of that index.
+    """
+
+    name: str
+    label: str
+    places: tuple[str, ...] = ()
+    index: Path | None = None
+
+
+@dataclass(frozen=True)
+class GalleryState:
+    """Whether a gallery can be searched; `text` is the last progress, or the error."""
+
+    state: str
+    text: str = ""
+
+
+class Galleries:
+    """The galleries of the runs below the roots."""
+
+    def __init__(self, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> None:
+        self.roots, self.processes, self.runs = roots, processes, runs
+
+    def of_run(self, run: WatchedRun) -> list[Gallery]:
+        """The lists of a run, validation first, and all indexes."""
+        found = []
+        data = self.runs.settings(run, asked=True).data
+        for name, lists in ((VALIDATION, data.val), (TRAINING, data.train)):
+            places = (lists,) if isinstance(lists, str) else tuple(lists or ())
+            if places:
+                shown = ", ".join(storage.public(place).rpartition("/")[2] for place in places)
+                found.append(Gallery(name, f"{name} images: {shown}", places))
+        return [*found, *self._indexes()]
+
+    def named(self, run: WatchedRun, name: str) -> Gallery:
+        """The gallery of a name, with the places of a list absolute and below the roots.
+
+        Raises:
+            ConfigError: there is none, or it lies elsewhere.
+        """
+        found = next((each for each in self.of_run(run) if each.name == name), None)
+        if found is None:
+            raise ConfigError(f"{name[:120]!r}: no gallery of {run.name}")
+        if found.index is not None:
+            return found
+        data = self.runs.permitted(run, "data.").data
+        lists = data.val if name == VALIDATION else data.train
+        places = (lists,) if isinstance(lists, str) else tuple(lists or ())
+        return Gallery(found.name, found.label, places)
+
+    def prepare(self, run: WatchedRun, gallery: Gallery) -> None:
+        """Embed the images of a list, in a process of its own, unless that is done.
+
+        Raises:
+            RunError: the run has no model.
+        """
+        if not run.has_model:
+            raise RunError(f"{run.name}: has no model yet; its training writes one at the end")
+        if gallery.index is not None or self.state(run, gallery).state in (READY, PREPARING):
+            return
+        lists = [word for place in gallery.places for word in ("--gallery", place)]
+        self.processes.launch(
+            _subject(run, gallery), lambda folder: ["search", str(run.path), *lists]
+        )
+
+    def state(self, run: WatchedRun, gallery: Gallery) -> GalleryState:
+        """Whether it can be searched now."""
+        if gallery.index is not None:
+            return GalleryState(READY)
+        process = self.processes.newest("search", _subject(run, gallery))
+        if process is None:
+            return GalleryState(MISSING)
+        if process.is_alive():
+            return GalleryState(PREPARING, process.last_line())
+        if error := process.error():
+            return GalleryState(FAILED, error)
+        written = (Run(run.path).model / "config.json").stat().st_mtime if run.has_model else 0.0
+        return GalleryState(READY if process.began >= written else MISSING)
+
+    def _indexes(self) -> list[Gallery]:
+        from lookalike.index import manifest
+
+        found = []
+        for folder in self.roots.walk():
+            if not (folder / manifest.FILE).is_file():
+                continue
+            try:
+                count = manifest.read(folder).live
+            except LookalikeError:
+                continue  # another program's manifest.json
+            name = self.roots.name(folder)
+            found.append(Gallery(f"index:{name}", f"index {name}: {count:,} images", index=folder))
+        return found
+
+
+def _subject(run: WatchedRun, gallery: Gallery) -> str:
+    return "\n".join([str(run.path), *gallery.places])

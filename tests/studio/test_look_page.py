@@ -1,0 +1,120 @@
+"""A picture and its neighbours."""
+
+import io
+import re
+import shutil
+
+import pytest
+import yaml
+from PIL import Image
+
+import lookalike
+from lookalike.index.index import Index
+from lookalike.model.embedder import Embedder
+
+ONE = {"run": "runs/one", "gallery": "validation"}
+
+
+def picture(root, **more):
+    return {"picture": ("mine.jpg", (root / "shapes/images/100-0.jpg").read_bytes()), **more}
+
+
+def test_the_page_says_what_to_do_first(client):
+    assert "No trained model below these folders yet" in client.get("/look").text
+
+
+def test_neighbours_of_a_picture_with_verdict_and_probability(client, root, trained, started):
+    assert "validation images: val.txt" in client.get("/look").text
+    assert "not embedded by this model yet" in client.get("/look", params=ONE).text
+    assert client.post("/look/prepare", ONE).status_code == 303
+    words = started[0][started[0].index("search") :]
+    assert words == ["search", str(trained), "--gallery", f"{root}/shapes/val.txt"]
+    lookalike.search(trained, gallery=f"{root}/shapes/val.txt", device="cpu")
+    client.post("/look/prepare", ONE)
+    assert len(started) == 1  # it is done
+    assert 'name="picture"' in client.get("/look/state", params=ONE).text
+    answer = client.post("/look/search", ONE, files=picture(root))
+    assert answer.status_code == 200, answer.text
+    assert "20 images searched" in answer.text
+    assert answer.text.count("data:image/jpeg;base64,") == 13
+    [first, *_] = re.findall(r'<li class="(.*?)".*?<b>(.*?)</b>', answer.text, re.S)
+    assert first == ("same", "100")
+    assert re.search(r'class="decision">same (&gt;)?\d+ %', answer.text)
+    assert '<b class="right">Known:</b>' in answer.text
+    id = f"{root}/shapes/images/100-0.jpg"
+    again = client.post("/look/search", {**ONE, "image": id})
+    assert again.text.count('<li class="') == 12
+    assert f'value="{id}"' not in again.text  # not its own neighbour
+
+
+def test_two_models_on_one_picture(client, root, trained, started):
+    shutil.copytree(trained, root / "runs/two")
+    both = {**ONE, "other": "runs/two"}
+    client.post("/look/prepare", both)
+    assert [words[words.index("search") + 1] for words in started] == [
+        str(trained), str(root / "runs/two"),
+    ]  # fmt: skip
+    lookalike.search(trained, gallery=f"{root}/shapes/val.txt", device="cpu")
+    text = client.post("/look/search", both, files=picture(root)).text
+    assert "<h2>runs/one</h2>" in text
+    assert "<h2>runs/two</h2>" in text
+
+
+def test_an_index_is_searched_and_its_images_elsewhere_are_not_shown(client, root, trained):
+    elsewhere = root.parent / "private.jpg"
+    shutil.copy(root / "shapes/images/100-0.jpg", elsewhere)
+    (root / "link.jpg").symlink_to(elsewhere)
+    images = [elsewhere, root / "link.jpg", root / "shapes/images/101-0.jpg"]
+    Index.build(Embedder.load(trained / "model"), images, root / "index")
+    assert "index index: 3 images" in client.get("/look").text
+    asked = {"run": "runs/one", "gallery": "index:index"}
+    text = client.post("/look/search", asked, files=picture(root)).text
+    assert text.count('<li class="') == 3
+    assert text.count("no picture below the roots") == 2
+    both = {**asked, "other": "runs/one"}
+    assert client.post("/look/prepare", both).status_code == 303  # the same run
+    shutil.copytree(trained, root / "runs/two")
+    answer = client.post("/look/prepare", {**asked, "other": "runs/two"})
+    assert answer.status_code == 400
+    assert "an index is of one model" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "choose a picture"),
+        ({"picture": ("a.jpg", b"<html>")}, "an HTML page"),
+        ({"picture": ("a.jpg", b"")}, "choose a picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused(client, trained, files, said):
+    answer = client.post("/look/search", ONE, files=files)
+    assert answer.status_code == 400
+    assert said in answer.json()["detail"]
+
+
+def test_an_image_bomb_is_refused_by_its_header(client, trained):
+    stream = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(stream, "PNG")
+    assert len(stream.getvalue()) < 20_000
+    answer = client.post("/look/search", ONE, files={"picture": ("a.png", stream.getvalue())})
+    assert answer.status_code == 400
+    assert "pixels" in answer.json()["detail"]
+
+
+def test_lists_and_models_elsewhere_are_not_read(client, root, trained, started):
+    config = yaml.safe_dump({"data": {"train": "/etc/passwd", "val": f"{root.parent}/secret.txt"}})
+    (trained / "config.yaml").write_text(config)
+    for gallery in ("validation", "training", "index:../x", "/etc"):
+        answer = client.post("/look/prepare", {**ONE, "gallery": gallery})
+        assert answer.status_code == 400, gallery
+    assert started == []
+    shutil.move(trained / "model", root.parent / "model")
+    (trained / "model").symlink_to(root.parent / "model")
+    Index.build(
+        Embedder.load(root.parent / "model"), [root / "shapes/images/101-0.jpg"], root / "index"
+    )
+    asked = {"run": "runs/one", "gallery": "index:index"}
+    answer = client.post("/look/search", asked, files=picture(root))
+    assert answer.status_code == 400
+    assert "not below" in answer.json()["detail"]
