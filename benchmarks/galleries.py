@@ -45,7 +45,7 @@ from lookalike.errors import LookalikeError
 from lookalike.index import sync
 from lookalike.index.index import Index
 
-STORES = ("int8", "ivf", "hnsw", "faiss", "pgvector", "qdrant")
+STORES = ("int8", "hnsw", "faiss", "pgvector", "qdrant")
 
 
 def load(address: str, file: str, dim: int, kind: str) -> None:

@@ -9,7 +9,6 @@ elsewhere, which lie between the rows, are harder.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +23,22 @@ _K = 10
 _ASKED = 200  # rows with which the effort is chosen
 _LEVELS = (8, 16, 32, 64, 128, 256, 512)
 _LINKS = 32
+_TRAINED = 65536  # rows from which the range of the 8 bits is taken
 _PROPOSED = 4  # times k
 
 
-def build(kind: str, segment: Segment, file: Path) -> int:
-    """Write faiss's structure of a segment; returns the effort to search it with.
+def build(segment: Segment, file: Path) -> int:
+    """Write faiss's graph of a segment; returns the effort to search it with.
 
-    "ivf": lists around centroids; "hnsw": a graph (Malkov and Yashunin, 2016), which takes longer
-    to build, and less to search.
+    HNSW: a graph of neighbours on several levels (Malkov and Yashunin, 2016).
     """
     library = faiss()
     count, dim = segment.vectors.shape
-    inner = library.METRIC_INNER_PRODUCT
-    eight = library.ScalarQuantizer.QT_8bit
+    eight, inner = library.ScalarQuantizer.QT_8bit, library.METRIC_INNER_PRODUCT
+    index = library.IndexHNSWSQ(dim, eight, _LINKS, inner)
+    index.hnsw.efConstruction = 80
     rng = np.random.default_rng(0)
-    if kind == "ivf":
-        lists = int(min(4 * math.sqrt(count), count / 39))
-        index = library.IndexIVFScalarQuantizer(
-            library.IndexFlatIP(dim), dim, lists, eight, inner, False
-        )
-        index.cp.niter = 10
-        sample = min(count, 64 * lists)
-    else:
-        index = library.IndexHNSWSQ(dim, eight, _LINKS, inner)
-        index.hnsw.efConstruction = 80
-        sample = min(count, 65536)
-    rows = np.sort(rng.choice(count, sample, replace=False))
-    index.train(segment.vectors[rows])
+    index.train(segment.vectors[np.sort(rng.choice(count, min(count, _TRAINED), replace=False))])
     for begin in range(0, count, BLOCK):
         index.add(np.ascontiguousarray(segment.vectors[begin : begin + BLOCK]))
     effort = _least_effort(index, segment, np.sort(rng.choice(count, _ASKED, replace=False)))
@@ -83,10 +71,7 @@ def _proposed(
     if deleted is not None:
         live = np.packbits(~deleted, bitorder="little")
         options["sel"] = library.IDSelectorBitmap(live)
-    if isinstance(index, library.IndexIVF):
-        parameters = library.SearchParametersIVF(nprobe=effort, **options)
-    else:
-        parameters = library.SearchParametersHNSW(efSearch=max(effort, count), **options)
+    parameters = library.SearchParametersHNSW(efSearch=max(effort, count), **options)
     # faiss.contrib.torch_utils, which others import, puts a search without `params` in its place.
     search = getattr(index, "search_numpy", index.search)
     _, rows = search(queries, count, params=parameters)

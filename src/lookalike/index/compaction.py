@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.errors import MissingExtraError
-from lookalike.index import approximate, faiss_library, segment
+from lookalike.index import approximate, segment
 from lookalike.index.manifest import SegmentEntry
 from lookalike.index.segment import Segment
 from lookalike.log import logger
@@ -26,9 +25,6 @@ INT8_ROWS = 4096
 
 FAISS_ROWS = 20_000
 """Rows from which a structure of faiss is worth building."""
-
-AUTO_FAISS_IMAGES = 1_000_000
-"""Images of an index from which "auto" searches approximately."""
 
 
 def compact_where_due(store: FolderStore) -> None:
@@ -98,36 +94,20 @@ def _with_structure(store: FolderStore, one: Segment, search: str) -> SegmentEnt
     if search == "int8":
         slack, digests = segment.write_codes(one)
         return one.entry.replaced(digests, **{**changes, "slack": slack})
-    if search in faiss_library.KINDS:
+    if search == "hnsw":
         if one.entry.count > 10 * FAISS_ROWS:
-            logger.info("%s: building %s of %d images", store.path, search, one.entry.count)
-        name = f"{search}-{store.state.generation + 1}.faiss"
-        effort = approximate.build(search, one, one.folder / name)
+            logger.info("%s: building HNSW of %d images", store.path, one.entry.count)
+        name = f"hnsw-{store.state.generation + 1}.faiss"
+        effort = approximate.build(one, one.folder / name)
         digests = segment.finish_faiss(one.folder, name)
         return one.entry.replaced(digests, **{**changes, "faiss_file": name, "effort": effort})
     return one.entry.replaced({}, **changes)
 
 
 def _search_kind(store: FolderStore, entry: SegmentEntry) -> str:
-    kind = store.state.kind
-    if kind == "auto":
-        # A structure stays until half of the images are deleted.
-        enough = AUTO_FAISS_IMAGES / (2 if entry.search == "ivf" else 1)
-        kind = "ivf" if store.state.live >= enough and _has_faiss() else "int8"
-    if kind in faiss_library.KINDS and entry.count < FAISS_ROWS:
+    kind = {"auto": "int8", "ivf": "hnsw"}.get(store.state.kind, store.state.kind)
+    if kind == "hnsw" and entry.count < FAISS_ROWS:
         kind = "int8"
     if kind == "exact" or (kind == "int8" and entry.count < INT8_ROWS):
         return "float32"
     return kind
-
-
-def _has_faiss() -> bool:
-    try:
-        faiss_library.faiss()
-    except MissingExtraError:
-        logger.info(
-            "searching all images exactly; above a million, pip install 'lookalike[search]' makes "
-            "it quicker"
-        )
-        return False
-    return True

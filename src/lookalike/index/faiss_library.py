@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import MissingExtraError, RunError
-from lookalike.index.block_checksums import FIX
-
-KINDS = ("ivf", "hnsw")
+from lookalike.index.file_digests import FIX
 
 
 def faiss() -> Any:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lookalike.errors import RunError
 from lookalike.index import compaction, faiss_library, manifest, segment, segment_search
-from lookalike.index.block_checksums import FIX
+from lookalike.index.file_digests import FIX
 from lookalike.index.manifest import Manifest, SegmentEntry
 from lookalike.index.segment import Segment
 from lookalike.index.store import SearchHits, Store, StoredRows
@@ -44,7 +44,7 @@ class FolderStore(Store):
         RunError: there is no index, or a damaged one.
     """
 
-    KINDS = ("auto", "exact", "int8", "ivf", "hnsw")
+    KINDS = ("auto", "exact", "int8", "hnsw")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class FolderStore(Store):
             RunError: there is an index or something else.
             MissingExtraError: `kind` needs faiss.
         """
-        if kind in faiss_library.KINDS:
+        if kind == "hnsw":
             faiss_library.faiss()
         _refuse_used(path)
         try:

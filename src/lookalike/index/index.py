@@ -30,7 +30,7 @@ ImagesOrRecords = user_images.Images | Record | Iterable[Record]
 
 Labels = str | Iterable[str | None] | None
 
-Kind = Literal["auto", "exact", "int8", "ivf", "hnsw"]
+Kind = Literal["auto", "exact", "int8", "hnsw"]
 
 
 class Index:
@@ -95,9 +95,8 @@ class Index:
             embedder: whose vectors it will hold.
             dim: numbers of a vector, without an embedder.
             kind: of search. "exact": all rows in float32. "int8": all rows, first by 8 bits a
-                number; finds the same. "ivf", "hnsw": by faiss, nearly the same. "auto":
-                "int8", and "ivf" from a million images on where faiss is installed. A database
-                has "exact", "hnsw" and "auto", which is "hnsw".
+                number; finds the same, and is "auto". "hnsw": by faiss, nearly the same. A
+                database has "exact", "hnsw" and "auto", which is "hnsw".
 
         Raises:
             RunError: there is an index or something else.

@@ -6,8 +6,7 @@
         rows.arrow              id, label, image, version of each of the n rows
         dead-12.npy             tombstones: bits of the rows that were deleted or replaced
         codes.npy, scales.npy   the vectors as int8, where they are used
-        ivf-12.faiss            faiss's structure, where it is used
-        NAME.npy.sums           checksums of the blocks of vectors.npy and codes.npy
+        hnsw-12.faiss           faiss's structure, where it is used
     lock                        held by the process that writes
 
 Files never change once the manifest names them. A writer makes new ones, brings them to the disk,
@@ -32,7 +31,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from lookalike.errors import RunError
-from lookalike.index.block_checksums import FIX, digest
+from lookalike.index.file_digests import FIX, digest
 from lookalike.storage.atomic import replacing
 from lookalike.storage.checked_json import read_checked
 from lookalike.storage.local_files import writing
@@ -58,11 +57,12 @@ class SegmentEntry:
         count: rows, deleted ones included.
         deleted: deleted rows.
         tombstones: the file with their bits; None where no row is deleted.
-        search: the kind of search: "float32", "int8", "ivf" or "hnsw".
-        faiss_file: the structure for the last two.
-        effort: lists that are probed, or candidates that are kept, for the last two.
+        search: the kind of search: "float32", "int8" or "hnsw"; "ivf" in older indexes, which is
+            read as "float32" until a change of the index.
+        faiss_file: the structure of "hnsw".
+        effort: candidates that a search of it keeps.
         slack: for "int8", the largest length of the part of a vector that its codes leave out.
-        digests: the SHA-256 of files by their name; of mapped ones, that of their checksums.
+        digests: the SHA-256 of files by their name.
     """
 
     name: Annotated[str, Field(pattern=r"^[0-9]{6,18}$")]
@@ -96,6 +96,7 @@ class SegmentEntry:
 
 
 def _belongs(name: str, files: set[str]) -> bool:
+    # Older indexes have checksums of blocks in files of their own, as vectors.npy.sums.
     return name.removesuffix(".sums") in files
 
 
@@ -106,7 +107,7 @@ class Manifest:
     Attributes:
         model: the fingerprint of the embedder; "" where vectors came from elsewhere.
         dim: numbers D of a vector.
-        kind: "auto", "exact", "int8", "ivf" or "hnsw".
+        kind: "auto", "exact", "int8" or "hnsw"; "ivf" of older indexes stands for the last.
         generation: counts the changes.
         segments: oldest first.
         id: of this index, made with it; "" for older ones.

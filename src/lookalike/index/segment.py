@@ -15,14 +15,7 @@ import pyarrow.compute as pc
 
 from lookalike.errors import RunError
 from lookalike.index import faiss_library
-from lookalike.index.block_checksums import (
-    FIX,
-    CheckedArray,
-    check,
-    check_file,
-    sums_file,
-    write_sums,
-)
+from lookalike.index.file_digests import FIX, check, check_file
 from lookalike.index.manifest import SegmentEntry
 from lookalike.index.store import SCHEMA, StoredRows
 from lookalike.storage.atomic import sync
@@ -56,7 +49,7 @@ class Segment:
             self.deleted = np.unpackbits(bits, count=entry.count).view(bool)
             if self.deleted.sum() != entry.deleted:
                 raise RunError(f"{folder / entry.tombstones}: damaged; {FIX}")
-        self.codes: tuple[CheckedArray, np.ndarray] | None = None
+        self.codes: tuple[np.ndarray, np.ndarray] | None = None
         if entry.search == "int8":
             scales = self._array("scales.npy", (entry.count,), "<f4")
             self.codes = self._mapped("codes.npy", (entry.count, dim), "|i1"), scales
@@ -89,18 +82,13 @@ class Segment:
         return faiss_library.read(file)
 
     def check(self) -> None:
-        """Compare all bytes with their checksums.
+        """Compare all files with their checksums.
 
         Raises:
-            RunError: some are damaged.
+            RunError: one is damaged.
         """
-        self.vectors.check()
-        if self.codes is not None:
-            self.codes[0].check()
-        assert self.rows is not None
-        if self.entry.faiss_file is not None:
-            file = self._own(self.entry.faiss_file)
-            check_file(file, self.entry.digests.get(file.name))
+        for name, expected in self.entry.digests.items():
+            check_file(self._own(name), expected)
 
     def _own(self, name: str) -> Path:
         """The path of a file, which is no link."""
@@ -123,8 +111,8 @@ class Segment:
             kind,
         )
 
-    def _mapped(self, name: str, shape: tuple[int, ...], kind: str) -> CheckedArray:
-        """The array of a large file, read and checked as it is used."""
+    def _mapped(self, name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        """The array of a large file, read as it is used."""
         path = self._own(name)
         with path.open("rb") as stream:
             npy_header(stream, path.stat().st_size, str(path), RunError, FIX)
@@ -133,14 +121,7 @@ class Segment:
             array = np.load(path, mmap_mode="c", allow_pickle=False)
         except ValueError as error:
             raise RunError(f"{path}: damaged ({error}); {FIX}") from None
-        _expected(array, path, shape, kind)
-        beside = sums_file(path)
-        expected = self.entry.digests.get(beside.name)
-        if expected is None:
-            return CheckedArray(path, array, None)
-        content = self._own(beside.name).read_bytes()
-        check(beside, content, expected)
-        return CheckedArray(path, array, np.frombuffer(content, "<u4"))
+        return _expected(array, path, shape, kind)
 
     def find(self, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """The live rows with one of `ids`, and for each the position of its id in `ids`."""
@@ -192,13 +173,13 @@ def write(folder: Path, blocks: Iterable[StoredRows], count: int, dim: int) -> d
             rows.write_table(block.table)
             written += len(block.table)
     assert written == count
-    return _finished(folder, mapped=("vectors.npy",), others=("rows.arrow",))
+    return _finished(folder, "vectors.npy", "rows.arrow")
 
 
 def write_tombstones(folder: Path, name: str, deleted: np.ndarray) -> dict[str, str]:
     """Write the deleted rows, (n,) bool; returns the checksum."""
     np.save(folder / name, np.packbits(deleted))
-    return _finished(folder, others=(name,))
+    return _finished(folder, name)
 
 
 def write_codes(segment: Segment) -> tuple[float, dict[str, str]]:
@@ -219,22 +200,19 @@ def write_codes(segment: Segment) -> tuple[float, dict[str, str]]:
             scales.append(scale)
             slack = max(slack, float(left.max()))
     np.save(folder / "scales.npy", np.concatenate(scales))
-    return slack, _finished(folder, mapped=("codes.npy",), others=("scales.npy",))
+    return slack, _finished(folder, "codes.npy", "scales.npy")
 
 
 def finish_faiss(folder: Path, name: str) -> dict[str, str]:
     """Bring faiss's file to the disk; returns its checksum."""
-    return _finished(folder, others=(name,))
+    return _finished(folder, name)
 
 
-def _finished(
-    folder: Path, *, mapped: Sequence[str] = (), others: Sequence[str] = ()
-) -> dict[str, str]:
-    """Write checksums of new files and bring all to the disk; returns their SHA-256."""
-    whole = [*others, *(write_sums(folder / name).name for name in mapped)]
-    for path in (*(folder / name for name in (*whole, *mapped)), folder, folder.parent):
+def _finished(folder: Path, *names: str) -> dict[str, str]:
+    """Bring new files to the disk; returns their SHA-256."""
+    for path in (*(folder / name for name in names), folder, folder.parent):
         sync(path)
-    return {name: digest_of(folder / name) for name in whole}
+    return {name: digest_of(folder / name) for name in names}
 
 
 def encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ def _sum(rows: Sequence[np.ndarray]) -> int:
 
 
 def _nearest(queries: np.ndarray, one: Segment, k: int, exact: bool) -> list[RankedRows]:
-    by_faiss = one.entry.faiss_file is not None and not exact
+    by_faiss = one.entry.search == "hnsw" and not exact
     return (approximate if by_faiss else segment_scan).nearest(queries, one, k)
 
 
