@@ -18,6 +18,7 @@ for each change; a load that is killed begins again.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -41,7 +42,7 @@ for package in ("faiss", "psycopg", "qdrant_client", "qdrant_edge"):
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/index"))
 
 from lookalike.data.loading.image_source import PLAIN
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, UnavailableError
 from lookalike.index import sync
 from lookalike.index.index import Index
 
@@ -50,6 +51,7 @@ STORES = ("int8", "hnsw", "faiss", "pgvector", "qdrant")
 
 def load(address: str, file: str, dim: int, kind: str) -> None:
     """Add the vectors of a file to an index; goes on where a killed load ended."""
+    logging.getLogger("lookalike").setLevel(logging.ERROR)  # a .npy file does not name its model
     with Index.open_or_create(address, dim=dim, kind=kind) as index:
         sync.synchronize(index, [file], remove_missing=False, threads=1, source=PLAIN)
 
@@ -124,9 +126,14 @@ def store_of(name: str, folder: Path) -> Iterator[tuple[str, str, Callable[[], N
 
             def build() -> None:
                 server.send_signal(signal.SIGUSR1)
-                with Index.open(address) as index:
-                    while not index.stats()["in_hnsw"]:
-                        time.sleep(0.5)
+                while True:
+                    try:
+                        with Index.open(address) as index:
+                            if index.stats()["in_hnsw"]:
+                                return
+                    except UnavailableError:  # the server is building
+                        continue
+                    time.sleep(0.5)
 
             yield address, "auto", build
         finally:

@@ -39,6 +39,7 @@ _FORMAT = "lookalike gallery 1"
 _ROWS = 1024  # of a request
 _NUMBERS = 2**19  # of the vectors of a request: 2 MiB
 _QUERIES = 64  # of a request
+_SECONDS = 60  # for an answer
 _CANDIDATES = 128  # that a search of HNSW keeps at least
 _NAMESPACE = uuid.UUID("b7a7f1de-0a0c-5d0e-8f4a-6c1d2f9b3e55")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -233,6 +234,7 @@ def _opened(address: str, client: QdrantClient | None) -> tuple[QdrantClient, st
         prefer_grpc=True,
         https=tls,
         headers={"api-key": key} if key else None,
+        timeout=_SECONDS,
         check_compatibility=False,  # by HTTP, at a port that need not be reachable
     )
     return opened, name, place
