@@ -346,13 +346,14 @@ class Index:
 
         Not for an object that threads share meanwhile.
         """
-        is_new, self._loading, self._is_due = len(self) == 0, True, False
+        before, self._loading, self._is_due = len(self), True, False
         try:
             yield
         finally:
             self._loading = False
         if self._is_due:
-            self.store.optimize(fully=is_new)
+            # Also what a killed load has left is worth it, unless the rest is much more.
+            self.store.optimize(fully=len(self) - before > before // 4)
 
     def _optimize(self) -> None:
         if self._loading:
