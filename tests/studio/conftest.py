@@ -1,39 +1,17 @@
 """A studio on a folder of its own, asked in this process."""
 
-import asyncio
 import shutil
 
-import httpx2
 import pytest
 import torch
 import yaml
+from studio_client import Client
 
 from lookalike.metrics.calibration import fit_calibration
 from lookalike.model.embedder import Embedder
 from lookalike.serving.access import Access
 from lookalike.studio import run_processes
 from lookalike.studio.studio_app import create_app
-
-ADDRESS = "http://127.0.0.1:8080"
-
-
-class Client:
-    def __init__(self, app):
-        self.app = app
-
-    def ask(self, method, path, **more):
-        async def one():
-            transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx2.AsyncClient(transport=transport, base_url=ADDRESS) as client:
-                return await client.request(method, path, **more)
-
-        return asyncio.run(one())
-
-    def get(self, path, **more):
-        return self.ask("GET", path, **more)
-
-    def post(self, path, data=None, **more):
-        return self.ask("POST", path, data=data, **more)
 
 
 @pytest.fixture

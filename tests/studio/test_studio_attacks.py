@@ -15,8 +15,8 @@ from PIL import Image
 from schemathesis.checks import not_a_server_error
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from studio_client import ADDRESS, Client
 
-from conftest import ADDRESS, Client
 from lookalike.errors import ConfigError
 from lookalike.serving.access import Access
 from lookalike.studio.roots import Roots
