@@ -1,4 +1,4 @@
-"""What happens to a training on two machines when one is lost, stands still, is cut off or returns.
+"""A training on two machines, one of which is lost, stands still, is cut off or returns.
 
     sudo python benchmarks/nodes.py [killed slow stopped cut] [--timeout 60]
 
