@@ -121,6 +121,40 @@ def test_rows_without_other_classes_have_no_sum_and_no_nan(n):
     assert torch.equal(out[:2], expected)
 
 
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1500), (37, 130)])
+def test_several_true_classes(shape, modulated):
+    rows, n = shape
+    z, _, modulation = draw(rows, n, modulated)
+    column = torch.stack([torch.randperm(n + 2, device=DEVICE)[:3] - 1 for _ in range(rows)])
+    column[0] = torch.tensor([n - 1, 0, -1])
+    wide, sums, exact = z.double(), RowSums.empty(z, True), RowSums.empty(z.double(), True)
+    triton_softmax.add_chunk(sums, z, column, modulation)
+    chunk_softmax.add_chunk(exact, wide.clone(), column, wider(modulation))
+    close(sums.lse(), exact.lse(), 100.0)
+    parts = torch.isfinite(exact.total)
+    close(sums.total[parts], exact.total[parts], 1e3 * n**0.5)
+    lse, (d_lse, d_total) = exact.lse(), torch.randn(2, rows, device=DEVICE)
+    d_true, along = torch.randn(rows, 3, device=DEVICE), torch.empty(n, device=DEVICE)
+    expected = chunk_softmax.logit_gradient(
+        wide, lse, d_lse.double(), d_total.double(), d_true.double(), column, wider(modulation),
+        torch.empty_like(wide),
+    )  # fmt: skip
+    got = triton_softmax.logit_gradient(
+        z, lse.float(), d_lse, d_total, d_true, column, modulation, torch.empty_like(z), along=along
+    )
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+    for number in range(3):
+        inside = (column[:, number] >= 0) & (column[:, number] < n)
+        assert torch.equal(got[inside, column[inside, number]], d_true[inside, number])
+    share, wide_share = torch.empty_like(z), z.double()
+    triton_softmax.add_shares(RowSums.empty(z, False), z, column, modulation, share)
+    chunk_softmax.add_shares(
+        RowSums.empty(wide_share, False), wide_share, column, wider(modulation), wide_share
+    )
+    torch.testing.assert_close(share.double(), wide_share, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("modulated", [False, True])

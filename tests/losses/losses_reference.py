@@ -31,7 +31,28 @@ def target_cosine(name, margin, cos):
 
 
 def row_losses(margin, embeddings, weight, classes, smoothing=0.0):
-    """-log p of each row with label smoothing, (B,), from the B x C logits."""
+    """-log p of each row with label smoothing, (B,), from the B x C logits.
+
+    Of rows with several classes, (B, L), the mean over each, without the row's other classes.
+    """
+    if classes.ndim == 2:
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        row_losses(
+                            margin,
+                            row[None],
+                            weight[[j for j in range(len(weight)) if j == y or j not in own]],
+                            torch.tensor([y - sum(j < y for j in own)]),
+                            smoothing,
+                        )[0]
+                        for y in own
+                    ]
+                ).mean()
+                for row, own in zip(embeddings, _real(classes), strict=True)
+            ]
+        )
     count = len(weight)
     cos = F.normalize(embeddings) @ F.normalize(weight).t()  # (B, C)
     one_hot = F.one_hot(classes, count).bool()
@@ -47,6 +68,10 @@ def row_losses(margin, embeddings, weight, classes, smoothing=0.0):
     share = torch.full_like(log_p, smoothing / (count - 1))
     share[one_hot] = 1 - smoothing
     return -(share * log_p).sum(1)
+
+
+def _real(classes):
+    return [[y for y in own if y >= 0] for own in classes.tolist()]
 
 
 def loss_and_gradients(margin, embeddings, weight, classes, smoothing=0.0, of_rows=1.0):

@@ -29,6 +29,7 @@ class Case:
     counts: tuple[int, ...]
     smoothing: float
     weighted: bool = False
+    labels: int = 1
 
     def data(self):
         generator = torch.Generator().manual_seed(hash((self.num_classes, self.counts)) % 1000)
@@ -37,6 +38,9 @@ class Case:
         # The last class has no row.
         present = max(1, self.num_classes - 1)
         classes = torch.randint(present, (sum(self.counts),), generator=generator)
+        if self.labels > 1:  # some have a second class
+            second = (classes + 2) % present
+            classes = torch.stack([classes, second.where(classes < 4, -1)], 1)
         return images, backbone, classes
 
     def row_weights(self):
@@ -68,6 +72,10 @@ def cases(size):
     found += [
         Case(name, sharded, 7, (5, 2, 4)[:size], 0.1, weighted=True)
         for name, sharded in itertools.product(("arcface", "softmax"), (False, True))
+    ]
+    found += [
+        Case(name, sharded, 7, (5, 2, 4)[:size], 0.1, weighted=True, labels=2)
+        for name, sharded in itertools.product(PLAIN, (False, True))
     ]
     # Equal batches; one row; more workers than classes; one class.
     for sharded, smoothing in itertools.product((False, True), (0.0, 0.1)):

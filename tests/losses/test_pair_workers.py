@@ -29,6 +29,7 @@ class Case:
     memory: int = 0
     block: int = 2**22
     weighted: bool = False
+    labels: int = 1
 
     def data(self, step):
         generator = torch.Generator().manual_seed(len(self.name) + 10 * step)
@@ -36,6 +37,9 @@ class Case:
         classes = torch.randint(
             min(CLASSES, self.num_classes), (sum(self.counts),), generator=generator
         )
+        if self.labels > 1:  # some have a second class
+            second = (classes + 1) % CLASSES
+            classes = torch.stack([classes, second.where(classes < 2, -1)], 1)
         return images, classes
 
     def weights(self, rows):
@@ -49,7 +53,7 @@ class Case:
                 world=world, seed=3, init_std=0.7,
             ).double()  # fmt: skip
         return BatchComparison(
-            DIM, loss, memory=self.memory, world=world, block=self.block
+            DIM, loss, memory=self.memory, labels=self.labels, world=world, block=self.block
         ).double()
 
 
@@ -61,6 +65,9 @@ CASES = [
     *[Case(name, memory=15) for name in PAIR_LOSSES],
     *[Case(name, memory=4, block=20) for name in PAIR_LOSSES],
     Case("supcon", weighted=True),
+    *[Case("proxy_anchor", sharded=sharded, chunk=2, labels=2) for sharded in (False, True)],
+    Case("supcon", memory=15, labels=2),
+    Case("smooth_ap", memory=4, block=20, labels=2),
     Case("multi_similarity", memory=4, block=20, weighted=True),
 ]  # fmt: skip
 

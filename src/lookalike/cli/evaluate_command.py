@@ -62,6 +62,16 @@ def evaluate(
     ] = False,
     format: Format = "auto",
     split: MeasuredSplit = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option(help="Text between the labels of an image; by default that of the run."),
+    ] = None,
+    hierarchy: Annotated[
+        str | None,
+        typer.Option(
+            help="Coarser classes: columns (genus,family), or a file of `label genus family`."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     **read: Any,
 ) -> None:
@@ -94,6 +104,8 @@ def evaluate(
         labels=labels,
         format=format,
         split=split,
+        label_separator=label_separator,
+        hierarchy=hierarchy,
         recall=recall,
         precision=precise,
         full=full,

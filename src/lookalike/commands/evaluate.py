@@ -13,11 +13,17 @@ import torch
 
 from lookalike import log, storage
 from lookalike.commands.embed_parts import PART_SIZE, embed_together, forget_parts, request_of
-from lookalike.commands.models import calibration_of, load, training_counts
+from lookalike.commands.models import (
+    calibration_of,
+    load,
+    separator_of,
+    training_counts,
+)
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.evaluation.evaluator import (
@@ -56,6 +62,7 @@ def evaluate(
     gallery: Place | None = None,
     format: str = "auto",
     split: str | None = None,
+    label_separator: str | None = None,
     recall: int | Iterable[int] = RECALL,
     precision: int | Iterable[int] = (),
     full: bool = False,
@@ -74,6 +81,7 @@ def evaluate(
         format: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on; the only one that is not `train`
             by default.
+        label_separator: the text between the labels of an image; that of the run by default.
         recall: the k of Recall@k, one or several.
         precision: the k of precision@k, one or several.
         full: measure mean average precision and mINP too, which need the whole ranking.
@@ -88,7 +96,8 @@ def evaluate(
     _check([model], data, query, gallery, (), None)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
-        test = _test_set(data, query, gallery, format, split)
+        reader = _options([model], label_separator)
+        test = _test_set(data, query, gallery, format, split, None, reader)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -103,6 +112,8 @@ def compare(
     labels: Place | None = None,
     format: str = "auto",
     split: str | None = None,
+    label_separator: str | None = None,
+    hierarchy: str | None = None,
     per_class: Place | None = None,
     per_query: Place | None = None,
     output: Place | None = None,
@@ -123,6 +134,9 @@ def compare(
         labels: with `embeddings`, a file with one label a line; not needed where Parquet has them.
         format: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
+        label_separator: the text between the labels of an image; that of the first run by default.
+        hierarchy: coarser classes at which is measured too: columns of a table (`genus,family`), or
+            a file with one `label genus family` a line.
         per_class: a file, .csv or .jsonl, for the metrics of each class.
         per_query: a file, .csv or .jsonl, for those of each query, and its first results.
         output: a directory for evaluation.json, per_class.csv and per_query.csv. With workers on
@@ -154,12 +168,14 @@ def compare(
             log.start(logging.ERROR)
         kept = _Kept(output) if output is not None and world.on_several_machines else None
         if embeddings:
-            test, files = from_files(embeddings, labels)
+            reader = _options((), label_separator)
+            test, files = from_files(embeddings, labels, hierarchy, reader)
             rows = torch.arange(len(test.catalog))
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            test = _test_set(data, query, gallery, format, split)
+            reader = _options(models, label_separator)
+            test = _test_set(data, query, gallery, format, split, hierarchy, reader)
             source = reading.source(models)
             measured = common_images(
                 [_embedded(model, test, reading, source, world, kept) for model in models]
@@ -225,13 +241,32 @@ def _check(
 
 
 def _test_set(
-    data: str | None, query: str | None, gallery: str | None, format: str, split: str | None
+    data: str | None,
+    query: str | None,
+    gallery: str | None,
+    format: str,
+    split: str | None,
+    hierarchy: str | None,
+    options: AnnotationOptions,
 ) -> TestSet:
+    how: dict[str, Any] = {
+        "format": format,
+        "split": split,
+        "hierarchy": hierarchy,
+        "options": options,
+    }
     if data is not None:
-        return from_list(data, format=format, split=split)
+        return from_list(data, **how)
     assert query is not None
     assert gallery is not None
-    return from_query_and_gallery(query, gallery, format=format, split=split)
+    return from_query_and_gallery(query, gallery, **how)
+
+
+def _options(models: Sequence[Place], separator: str | None) -> AnnotationOptions:
+    """Reading options of lists: those of the first model, where nothing else is asked for."""
+    if separator is None and models:
+        separator = separator_of(models[0])
+    return AnnotationOptions(label_separator=separator or None)
 
 
 @dataclass
@@ -283,7 +318,7 @@ def _warn(test: TestSet, found: Evaluation) -> None:
 
 
 def _query_rows(found: Evaluation, vectors: ModelVectors, world: World) -> list[dict[str, Any]]:
-    labels = torch.from_numpy(found.data.catalog.class_ids)[found.rows]
+    labels = torch.from_numpy(found.data.catalog.all_ids)[found.rows]
     roles = None if found.data.roles is None else found.data.roles[found.rows]
     nearest = nearest_images(
         vectors.vectors.to(world.device),

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
-from lookalike.commands.models import Provenance, load
+from lookalike.commands.models import Provenance, load, separator_of
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Record
 from lookalike.data.splits import measured_split, select
 from lookalike.distributed.world import World
@@ -28,7 +29,7 @@ from lookalike.errors import ConfigError, DataError
 from lookalike.log import logger
 from lookalike.metrics.bootstrap import Difference, differences
 from lookalike.metrics.postprocessing.variants import KEPT, Split, Variant, measure_variant
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.scores import PerQuery, Scores
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
@@ -121,7 +122,8 @@ def improve(
             f"{model}: has postprocessing already; start from the model that it came from"
         )
     tried = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
-    records = read_records(data, format)
+    options = AnnotationOptions(label_separator=separator_of(model))
+    records = read_records(data, format, options)
     catalog = build_catalog(select(records, split or measured_split(records)))
     needing = [*tried, kept] if kept is not None else tried
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
@@ -239,7 +241,7 @@ class _View:
                 what="fitting",
             ).vectors
         embedder.set_postprocessing(mirror=was, projection=embedder.projection)
-        labels = torch.from_numpy(catalog.class_ids)[found.rows]
+        labels = torch.from_numpy(catalog.all_ids)[found.rows]
         roles = Roles.of(catalog.records)
         return cls(found.vectors, labels, None if roles is None else roles[found.rows], fit)
 
@@ -256,7 +258,7 @@ def _scores(measured: PerQuery, split_set: Split) -> Scores:
 def _gains(plain: PerQuery, measured: PerQuery, labels: Tensor) -> dict[str, Difference]:
     """Paired differences to the plain embeddings; both are of the same queries in one order."""
     first, second = ({name: one.values[name] for name in GAINS} for one in (plain, measured))
-    return differences(first, second, labels[plain.rows])
+    return differences(first, second, first_class(labels)[plain.rows])
 
 
 def _keep(

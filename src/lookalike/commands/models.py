@@ -15,6 +15,7 @@ from lookalike.data.catalog import Catalog, build_catalog
 from lookalike.data.classes import Classes
 from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
@@ -203,7 +204,7 @@ class Provenance:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            records = read_records(data, format)
+            records = read_records(data, format, self._options)
             return build_catalog(select(records, split or measured_split(records))), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
@@ -225,10 +226,15 @@ class Provenance:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            return tuple(read_records(data, format))
+            return tuple(read_records(data, format, self._options))
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
         return self._lists(instead)[0].records
+
+    @property
+    def _options(self) -> AnnotationOptions:
+        separator = None if self.config is None else self.config.data.label_separator
+        return AnnotationOptions(label_separator=separator)
 
     def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
         """Training and validation lists of the run; `instead` is a flag to replace them."""
@@ -261,6 +267,16 @@ class Provenance:
         }
 
 
+def separator_of(model: Place) -> str | None:
+    """The text between the labels of an image in the lists of a run; None for a model alone."""
+    try:
+        config = saved_config(os.fspath(model))
+    except LookalikeError as error:
+        logger.info("labels are taken as they stand: %s", error)
+        return None
+    return None if config is None else config.data.label_separator
+
+
 def training_counts(model: Place) -> dict[str, int] | None:
     """Number of training images by label; None if the list is not available any more."""
     try:
@@ -284,7 +300,7 @@ def training_counts(model: Place) -> dict[str, int] | None:
         )
         return None
     trained = Classes.from_json(text, storage.public(place)).rows  # without those held out
-    counts = Counter(record.label for record in records)
+    counts = Counter(label for record in records for label in record.labels)
     if trained.keys().isdisjoint(counts):  # integers, which are rows of the names
         return dict(counts)
     return {label: count for label, count in counts.items() if label in trained}

@@ -215,7 +215,7 @@ def _of_list(config: Config, images: int | None, device: str) -> tuple[Config, i
     classes = len(catalog.classes)
     if images is not None:
         return config, classes, Sizes.even(images, classes)
-    return config, classes, Sizes.of(np.bincount(catalog.class_ids))
+    return config, classes, Sizes.of(np.bincount(catalog.sampling_ids()))
 
 
 def _of_counts(

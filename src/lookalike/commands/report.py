@@ -19,6 +19,7 @@ from lookalike.data.inputs import place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.splits import measured_split, select
 from lookalike.distributed.world import World
 from lookalike.errors import DataError, LookalikeError, RunError
@@ -188,7 +189,8 @@ def _lists(
     """The training list, the list to show, and the reason where they cannot be read."""
     shown = None
     if data is not None:
-        records = read_records(data, format)
+        options = AnnotationOptions(label_separator=config.data.label_separator)
+        records = read_records(data, format, options)
         shown = build_catalog(select(records, split or measured_split(records)))
     try:
         train, held_out = open_catalogs(config)
@@ -204,7 +206,7 @@ def _lists(
 def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
     """(classes of `shown`,) int64, number of training images."""
     known = in_training(shown, train).numpy()
-    counts = np.bincount(train.class_ids, minlength=len(train.classes))
+    counts = train.class_sizes()
     return np.where(known >= 0, counts[known], 0)
 
 

@@ -39,6 +39,16 @@ def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
         counted(len(catalog), "image"), counted(len(catalog.classes), "class", "classes"),
         shown(config.data.train),
     )  # fmt: skip
+    if catalog.further_ids is not None:
+        logger.info(
+            "%s of several classes, of up to %d each",
+            counted(int((catalog.further_ids[:, 0] >= 0).sum()), "image"), catalog.most_labels,
+        )  # fmt: skip
+    if catalog.levels:
+        logger.info(
+            "coarser classes: %s",
+            ", ".join(f"{len(level.names):,} of {level.name}" for level in catalog.levels),
+        )
     if catalog.weights is not None:
         relative = relative_weights(catalog.weights)
         logger.info(

@@ -135,7 +135,7 @@ class TrialRunner:
             choosing_and_confirming(self.held_out), (True, False), strict=True
         ):
             mine = torch.from_numpy(part)[classes].nonzero()[:, 0]
-            labels = classes[mine]
+            labels = torch.from_numpy(self.held_out.all_ids)[found.rows[mine]]
             measured = measure_queries(
                 found.vectors[mine], labels,
                 roles=None if roles is None else roles[found.rows[mine]],
@@ -145,7 +145,7 @@ class TrialRunner:
             if chooses:
                 scores = {name: float(each.mean()) for name, each in values.items()}
             else:
-                self.folder.write_confirmation(number, labels[measured.rows], values)
+                self.folder.write_confirmation(number, classes[mine][measured.rows], values)
         return scores
 
     def chosen_at_start(self) -> dict[str, Any]:

@@ -67,6 +67,8 @@ _NAMES = {
     "data.image_root": "image_dir img_dir image_folder images_dir img_root data_root root",
     "data.path_column": "image_column path_col image_col x_col",
     "data.label_column": "label_col target_column class_column y_col",
+    "data.label_separator": "label_sep label_delimiter multi_label_separator",
+    "data.hierarchy": "taxonomy coarse_labels super_class super_class_column",
     "data.weights": "weight_column weights_column sample_weights class_weights class_weight",
     "data.threads": "num_workers n_workers dataloader_workers training_data_read_threads"
     " workers_per_gpu cpu_workers read_threads",

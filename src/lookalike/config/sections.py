@@ -95,6 +95,14 @@ class DataConfig(Section):
     name and content."""
     label_column: str | None = None
     """The column of a table that holds the labels; by default it is found by its name."""
+    label_separator: str | None = Field(None, min_length=1)
+    """The text between the labels of an image that may have several, as `|` in `a.jpg cat|pet`;
+    lists of labels in JSON, Parquet and manifests are then taken too. By default an image has one
+    label."""
+    hierarchy: str | None = None
+    """Coarser classes above those of the labels, at which retrieval is measured too: columns of a
+    table, the finest first (`genus,family`), or the path or URI of a file (`.txt`, `.csv`, `.tsv`)
+    with one `label genus family` a line. See `loss.hierarchy_weight`."""
     weights: str | None = None
     """Weights of the training images in the loss, of which only ratios count: the column of a table
     that holds them, or the path or URI of a file (`.txt`, `.csv`, `.tsv`) with one `label weight` a
@@ -302,6 +310,10 @@ class LossConfig(Section):
     """Weight of the classification loss; by default 1 with `head.parallel=data` and 0 (no such
     branch) with `head.parallel=model`, as in Alibaba PAI's component, and 0 with losses that
     compare the images of a batch."""
+    hierarchy_weight: float = Field(0.0, ge=0)
+    """Weight of the loss on the classes of `data.hierarchy`, beside that on the labels: the metric
+    loss on the same embedding once more, with the coarser classes, as the mean over the levels; 0
+    for none."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the classification loss."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lookalike import storage
 from lookalike.data.classes import Classes, listed, read_class_names
+from lookalike.data.hierarchy import Level, hierarchy_columns, levels_above
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import combined_error, is_integer, quoted
 from lookalike.data.record import Record
@@ -29,15 +30,49 @@ class Catalog:
         class_ids: (N,) int64, the class of each record.
         classes: the map label <-> class.
         weights: (N,) float32, of the images in the loss; None for all alike.
+        further_ids: (N, E) int64, the other classes of each record, with -1 behind the last; None
+            where each has one class.
+        levels: coarser classes above these, the finest first.
     """
 
     records: tuple[Record, ...]
     class_ids: np.ndarray
     classes: Classes
     weights: np.ndarray | None = None
+    further_ids: np.ndarray | None = None
+    levels: tuple[Level, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def all_ids(self) -> np.ndarray:
+        """All classes of each record, (N,) or (N, 1 + E) int64; see `further_ids`."""
+        if self.further_ids is None:
+            return self.class_ids
+        return np.concatenate([self.class_ids[:, None], self.further_ids], 1)
+
+    @property
+    def most_labels(self) -> int:
+        """The most classes of a record."""
+        return 1 if self.further_ids is None else 1 + self.further_ids.shape[1]
+
+    def class_sizes(self) -> np.ndarray:
+        """Images of each class, (C,) int64; an image counts in each of its classes."""
+        ids = self.all_ids
+        return np.bincount(ids[ids >= 0], minlength=len(self.classes))
+
+    def sampling_ids(self) -> np.ndarray:
+        """The class under which samplers count each record, (N,) int64: its smallest one.
+
+        As in Gupta, Dollar and Girshick, LVIS (arXiv 1908.03195), where the rarest class of an
+        image decides how often it comes.
+        """
+        if self.further_ids is None:
+            return self.class_ids
+        ids = self.all_ids  # (N, 1 + E)
+        sizes = np.where(ids >= 0, self.class_sizes()[ids], len(self) + 1)
+        return np.take_along_axis(ids, sizes.argmin(1)[:, None], 1)[:, 0]
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits: paths below a common folder, labels, details and weights."""
@@ -45,11 +80,17 @@ class Catalog:
         common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
         folder = common.rpartition("/")[0]
         digest = hashlib.sha256()
+        line: tuple[object, ...]
         for place, record in zip(places, self.records, strict=True):
             line = (place[len(folder) :], record.label, record.member, record.details)
+            if record.details and record.details.further_labels:
+                line = (*line, record.details.further_labels)
             digest.update(repr(line).encode("utf-8", "surrogatepass"))
         if self.weights is not None:
             digest.update(self.weights.astype("<f4").tobytes())
+        for level in self.levels:
+            line = (level.name, level.names, level.of_class.tolist())
+            digest.update(repr(line).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
 
@@ -94,7 +135,7 @@ def build_catalog(
             f"data.num_classes={num_classes}, but data.classes holds {len(named):,} names;"
             " leave data.num_classes out"
         )
-    distinct = dict.fromkeys(record.label for record in records)
+    distinct = dict.fromkeys(label for record in records for label in _labels_of(record))
     integers = all(map(is_integer, distinct))
 
     found: Classes
@@ -115,11 +156,27 @@ def build_catalog(
         found = Classes(tuple(sorted(distinct, key=key)))
         rows, complain = found.rows, found.unknown
 
-    bad = [record for record in records if record.label not in rows]
+    bad = [
+        (record, label) for record in records for label in _labels_of(record) if label not in rows
+    ]
     if bad:
-        raise combined_error(bad, lambda record: f"{record.origin}: {complain(record.label)}")
+        raise combined_error(bad, lambda item: f"{item[0].origin}: {complain(item[1])}")
     ids = np.fromiter((rows[record.label] for record in records), np.int64, len(records))
-    return Catalog(records, ids, found)
+    return Catalog(records, ids, found, further_ids=_further_ids(records, rows))
+
+
+def with_hierarchy(catalog: Catalog, hierarchy: str | None) -> Catalog:
+    """The catalog with the coarser classes of `data.hierarchy`; as it is with None.
+
+    Raises:
+        LookalikeError: as in `levels_above`.
+    """
+    if hierarchy is None:
+        return catalog
+    ids = catalog.class_ids
+    if not hierarchy_columns(hierarchy):  # a file has a line for each class, whatever the images
+        ids = catalog.all_ids[catalog.all_ids >= 0]
+    return replace(catalog, levels=levels_above(hierarchy, catalog.classes, catalog.records, ids))
 
 
 def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Catalog]:
@@ -128,7 +185,8 @@ def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Cat
     A class is drawn by a hash of its name and the seed: the draw is the same on every machine,
     and more images of the same classes do not change it. At least two held-out classes have two
     images or more. In both parts the classes keep their order and are numbered anew; classes
-    without images stay with the training part.
+    without images stay with the training part. An image of several classes goes with its first
+    one, and is no image of those in the other part.
 
     Raises:
         ConfigError: `fraction` is not between 0 and 1.
@@ -226,16 +284,46 @@ def _wrong_count(records: Sequence[Record], num_classes: int, distinct: Sequence
     )
 
 
+def _labels_of(record: Record) -> tuple[str, ...]:
+    return record.labels if record.details is not None else (record.label,)
+
+
+def _further_ids(records: Sequence[Record], rows: Mapping[str, int]) -> np.ndarray | None:
+    """`Catalog.further_ids` by the class of each label."""
+    several = [
+        (number, [rows[label] for label in record.details.further_labels])
+        for number, record in enumerate(records)
+        if record.details is not None and record.details.further_labels
+    ]
+    if not several:
+        return None
+    found = np.full((len(records), max(len(ids) for _, ids in several)), -1, np.int64)
+    for number, ids in several:
+        found[number, : len(ids)] = ids
+    return found
+
+
 def _draw(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
 def _of_classes(catalog: Catalog, kept: np.ndarray) -> Catalog:
-    """The records of the `kept` classes, a (C,) mask, with the classes numbered anew."""
+    """The records whose first class is `kept`, a (C,) mask, with the classes numbered anew.
+
+    Further classes that are not kept are left out.
+    """
     rows = np.cumsum(kept) - 1  # old class -> new class, where kept
     mine = np.flatnonzero(kept[catalog.class_ids])
     names = tuple(catalog.classes.names[row] for row in np.flatnonzero(kept))
     records = tuple(catalog.records[i] for i in mine)
     weights = None if catalog.weights is None else catalog.weights[mine]
     ids = rows[catalog.class_ids[mine]].astype(np.int64)
-    return Catalog(records, ids, Classes(names), weights)
+    further = catalog.further_ids
+    if further is not None:
+        further = further[mine]
+        stay = (further >= 0) & kept[further]
+        order = np.argsort(~stay, axis=1, kind="stable")  # those that stay come first
+        further = np.take_along_axis(np.where(stay, rows[further], -1), order, 1)
+        further = further[:, : int(stay.sum(1).max())] if stay.any() else None
+    levels = tuple(level.of_kept(kept) for level in catalog.levels)
+    return Catalog(records, ids, Classes(names), weights, further, levels)

@@ -14,18 +14,12 @@ from lookalike.data.readers.annotation import (
     canonical_label,
     combined_error,
     lines,
+    names_file,
     parse_weight,
     quoted,
     read_text,
 )
 from lookalike.errors import ConfigError, DataError
-
-_SUFFIXES = (".txt", ".csv", ".tsv")
-
-
-def is_class_file(weights: str) -> bool:
-    """True where `data.weights` names a file of class weights; else it names a column."""
-    return "://" in weights or weights.lower().endswith(_SUFFIXES)
 
 
 def with_weights(catalog: Catalog, weights: str) -> Catalog:
@@ -40,7 +34,7 @@ def with_weights(catalog: Catalog, weights: str) -> Catalog:
         DataError: a line of it is wrong.
         ConfigError: no image has a weight, as in a list without columns.
     """
-    if is_class_file(weights):
+    if names_file(weights):
         found = read_class_weights(weights, catalog.classes)[catalog.class_ids]
     else:
         each = [record.details.weight if record.details else None for record in catalog.records]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 from lookalike import storage
 
@@ -37,6 +37,8 @@ class Details:
             classes are, as in person re-identification.
         relative: whether `box` is in fractions.
         weight: of the image in the loss, 0 or more. Not in `repr`, which identifies lists.
+        further_labels: other labels of the image than `Record.label`, all different. Not in `repr`.
+        coarser: classes of the image at coarser levels, the finest first. Not in `repr`.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -48,6 +50,8 @@ class Details:
     camera: str | None = None
     relative: bool = False
     weight: float | None = field(default=None, repr=False)
+    further_labels: tuple[str, ...] = field(default=(), repr=False)
+    coarser: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Record:
 
     Attributes:
         uri: a local path or a URI.
-        label: as written (integers in their shortest form: `007` is `7`); "" where it is unknown.
+        label: as written (integers in their shortest form: `007` is `7`), the first where there are
+            several; "" where it is unknown.
         source: the annotation file or folder, without secrets.
         line: from 1; 0 where the source has no lines.
         member: the part of the file that is the image; None for all of it.
@@ -69,6 +74,11 @@ class Record:
     line: int
     member: Member | None = None
     details: Details | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of the image, `label` first."""
+        return (self.label, *self.details.further_labels) if self.details else (self.label,)
 
     @property
     def byte_range(self) -> tuple[int, int] | None:
@@ -85,6 +95,13 @@ class Record:
     def origin(self) -> str:
         """`train.txt:17`, as errors name the record."""
         return f"{self.source}:{self.line}" if self.line else self.source
+
+
+def with_labels(details: Details | None, labels: Sequence[str]) -> Details | None:
+    """The details of an image with these labels; the first one is that of the record."""
+    if len(labels) < 2:
+        return details
+    return replace(details or Details(), further_labels=tuple(labels[1:]))
 
 
 def image_keys() -> Callable[[Record], Hashable]:

@@ -15,12 +15,19 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.class_frequency import by_shots
 from lookalike.evaluation.query_duplicates import find_duplicates
-from lookalike.evaluation.result import CalibrationCheck, Comparison, Evaluation, flat_names
+from lookalike.evaluation.result import (
+    CalibrationCheck,
+    Comparison,
+    Evaluation,
+    LevelEvaluation,
+    flat_names,
+)
 from lookalike.evaluation.testset import TestSet
-from lookalike.metrics.bootstrap import differences, mean_intervals
+from lookalike.metrics.bootstrap import Interval, differences, mean_intervals
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.clustering import nmi
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.hierarchical_precision import hierarchical_precision
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.rank_metrics import RECALL
 from lookalike.metrics.scores import PerQuery, Scores, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs, verify
@@ -119,7 +126,7 @@ def measure(
     """
     vectors, labels, roles = _ready(data, model, world)
     found = _measured(vectors, labels, roles, options, world)
-    classes = labels[found.rows].numpy()
+    classes = first_class(labels)[found.rows].numpy()
     gallery = None if roles is None else roles.gallery
     counts, counted = _counts(data, labels, gallery, training_counts)
     sampled = {name: column for name, column in found.values.items() if name in _OF_SHOTS}
@@ -128,13 +135,18 @@ def measure(
         pairs = count_pairs(vectors, labels, roles=roles, world=world)
         verification = verify(pairs)
         if model.calibration is not None:
-            check = _check_calibration(model.calibration, pairs, len(labels.unique()))
+            check = _check_calibration(model.calibration, pairs, len(first_class(labels).unique()))
     information = None
+    if options.nmi and labels.ndim == 2:
+        raise ConfigError(
+            "--nmi compares clusters with classes, and these images have several each; leave it out"
+        )
     if options.nmi:
         one = torch.zeros(1, dtype=torch.float64, device=world.device)
         if world.is_main:
             one += nmi(vectors, labels, seed=options.seed)
         information = float(world.broadcast(one))
+    levels, hierarchical = _levels(data, model, vectors, labels, roles, found, options, world)
     copies = None
     if model.has_files and world.is_main:
         records = [data.catalog.records[row] for row in model.rows.tolist()]
@@ -155,6 +167,8 @@ def measure(
         verification=verification,
         calibration_check=check,
         nmi=information,
+        levels=levels,
+        hierarchical=hierarchical,
     )
 
 
@@ -197,7 +211,7 @@ def _ready(data: TestSet, model: ModelVectors, world: World) -> tuple[Tensor, Te
     """Vectors on the device, labels, and roles, of the images that have a vector."""
     if not len(model.rows):
         raise DataError(f"{data.name}: none of its {len(data.catalog):,} images can be read")
-    labels = torch.from_numpy(data.catalog.class_ids)[model.rows]
+    labels = torch.from_numpy(data.catalog.all_ids)[model.rows]
     roles = None if data.roles is None else data.roles[model.rows]
     return model.vectors.to(world.device), labels, roles
 
@@ -216,6 +230,36 @@ def _measured(
     )
 
 
+def _levels(
+    data: TestSet,
+    model: ModelVectors,
+    vectors: Tensor,
+    labels: Tensor,
+    roles: Roles | None,
+    fine: PerQuery,
+    options: MetricOptions,
+    world: World,
+) -> tuple[dict[str, LevelEvaluation], Interval | None]:
+    """Metrics at the levels above the classes, and H-AP over all, if everything is ranked."""
+    first = first_class(labels)
+    found, coarser = {}, []
+    for level in data.catalog.levels:
+        coarser.append(torch.from_numpy(level.coarser(data.catalog.all_ids))[model.rows])
+        measured = _measured(vectors, coarser[-1], roles, options, world)
+        classes = first[measured.rows].numpy()
+        found[level.name] = LevelEvaluation(
+            Scores.of(measured, len(labels), roles),
+            flat_names(mean_intervals(measured.values, classes, seed=options.seed)),
+        )
+    if not (found and options.full):
+        return found, None
+    values = hierarchical_precision(
+        vectors, [labels, *coarser], fine.rows, roles=roles, world=world, device=world.device
+    )
+    means = mean_intervals({"h": values}, first[fine.rows].numpy(), seed=options.seed)
+    return found, means["h"]
+
+
 def _counts(
     data: TestSet, labels: Tensor, gallery: Tensor | None, training: dict[str, int] | None
 ) -> tuple[np.ndarray, str]:
@@ -224,6 +268,7 @@ def _counts(
     if training is not None and not training.keys().isdisjoint(names):
         return np.array([training.get(name, 0) for name in names]), "training"
     searched = labels if gallery is None else labels[gallery]
+    searched = searched[searched >= 0]
     return torch.bincount(searched, minlength=len(names)).numpy(), "gallery"
 
 

@@ -31,7 +31,8 @@ def check_name(place: str | None) -> None:
 def class_rows(found: Evaluation) -> list[dict[str, Any]]:
     """A row for each class of the set, in the classes' order."""
     catalog, names = found.data.catalog, found.data.catalog.classes.names
-    images = np.bincount(catalog.class_ids[found.rows.numpy()], minlength=len(names))
+    ids = catalog.all_ids[found.rows.numpy()]
+    images = np.bincount(ids[ids >= 0], minlength=len(names))
     queries = np.bincount(found.classes, minlength=len(names))
     sums = {
         name: np.bincount(found.classes, values.numpy(), minlength=len(names))
@@ -60,7 +61,7 @@ def query_rows(found: Evaluation, nearest: NearestImages) -> list[dict[str, Any]
         entry = {
             "model": found.model,
             "path": query.place,
-            "label": query.label,
+            "label": "|".join(query.labels),
             "origin": query.origin,
             "relevant": int(found.per_query.relevant[number]),
             **{k: float(values[number]) for k, values in found.per_query.values.items()},
@@ -71,7 +72,7 @@ def query_rows(found: Evaluation, nearest: NearestImages) -> list[dict[str, Any]
         ):
             other = int(its[number])
             entry[f"{name}_path"] = records[other].place if other >= 0 else None
-            entry[f"{name}_label"] = records[other].label if other >= 0 else None
+            entry[f"{name}_label"] = "|".join(records[other].labels) if other >= 0 else None
             entry[f"{name}_cosine"] = float(cosines[number]) if other >= 0 else None
         rows.append(entry)
     return rows

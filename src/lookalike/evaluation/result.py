@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ DEFINITIONS = {
     "intervals": f"{100 * CONFIDENCE:g} % confidence intervals: classes are resampled with all of"
     " their queries (BCa bootstrap, 2,000 resamples, seeded)",
     "p_value": "two-sided, of a test that flips the sign of each class's difference at random",
+    "levels": "the same metrics with the coarser classes of a hierarchy: an image should find those"
+    " of its class at that level; intervals resample the classes of the labels",
+    "hierarchical_average_precision": "H-AP: mean over the queries of the average precision in"
+    " which an image counts by the share of the levels that it has in common with the query,"
+    " divided by the number of such images (Ramzi et al., Hierarchical Average Precision Training"
+    " for Pertinent Image Retrieval, 2022)",
     "unreadable": "images that cannot be read: they are neither queries nor searched",
     "copies": "queries of which the gallery holds a file with the same bytes",
     "in_both": "images that stand in the query and in the gallery list: each is one image with"
@@ -61,6 +68,14 @@ class CalibrationCheck:
 
 
 @dataclass(frozen=True)
+class LevelEvaluation:
+    """The metrics of one model at a coarser level of classes."""
+
+    scores: Scores
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The metrics of one model on a test set.
 
@@ -80,6 +95,8 @@ class Evaluation:
         verification: same or different; None where it was not asked for.
         calibration_check: of the model's own threshold; None where there is none.
         nmi: normalised mutual information; None where it was not asked for.
+        levels: the same metrics at coarser levels, the finest first.
+        hierarchical: H-AP over all levels; None where it was not asked for.
     """
 
     model: str
@@ -97,6 +114,8 @@ class Evaluation:
     verification: Verification | None = None
     calibration_check: CalibrationCheck | None = None
     nmi: float | None = None
+    levels: Mapping[str, LevelEvaluation] = field(default_factory=dict)
+    hierarchical: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics that were measured, for JSON: flat ones first, then nested ones."""
@@ -112,8 +131,21 @@ class Evaluation:
             found["copies"] = self.copies.queries
         if self.nmi is not None:
             found["nmi"] = self.nmi
+        if self.hierarchical is not None:
+            found["hierarchical_average_precision"] = self.hierarchical.value
         found["confidence"] = CONFIDENCE
         found["intervals"] = {name: [one.low, one.high] for name, one in self.intervals.items()}
+        if self.hierarchical is not None:
+            low, high = self.hierarchical.low, self.hierarchical.high
+            found["intervals"]["hierarchical_average_precision"] = [low, high]
+        if self.levels:
+            found["levels"] = {
+                name: {
+                    **one.scores.to_dict(),
+                    "intervals": {key: [its.low, its.high] for key, its in one.intervals.items()},
+                }
+                for name, one in self.levels.items()
+            }
         found["shots_by"] = self.shots_by
         found["shots"] = {one.name: one.to_dict() for one in self.shots}
         if self.verification is not None:

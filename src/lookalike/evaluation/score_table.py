@@ -34,6 +34,9 @@ def show(found: Comparison, console: Console) -> None:
     console.print()
     for line in _counts(first):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for one in found.evaluations if first.levels else ():
+        console.print()
+        put(_levels(one, named=len(found.evaluations) > 1), console)
     if len(first.shots) > 1:
         console.print()
         for one in found.evaluations:
@@ -101,6 +104,22 @@ def _figures(one: Evaluation) -> Table:
         table.add_row(title(name), _percent(interval.value), _range(interval))
     if one.nmi is not None:
         table.add_row(title("nmi"), _percent(one.nmi), "")
+    if one.hierarchical is not None:
+        table.add_row(
+            "H-AP, all levels", _percent(one.hierarchical.value), _range(one.hierarchical)
+        )
+    return table
+
+
+def _levels(one: Evaluation, *, named: bool) -> Table:
+    metrics = list(next(iter(one.levels.values())).intervals)
+    heads = [head for name in metrics for head in (f"{title(name)} %", "95 % interval")]
+    table = columns("coarser classes" + (f", {one.model}" if named else ""), *heads)
+    for name, level in one.levels.items():
+        its = [level.intervals[metric] for metric in metrics]
+        table.add_row(
+            name, *(cell for each in its for cell in (_percent(each.value), _range(each)))
+        )
     return table
 
 

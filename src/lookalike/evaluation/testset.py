@@ -11,20 +11,23 @@ import torch
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.catalog import Catalog, build_catalog, with_hierarchy
+from lookalike.data.hierarchy import hierarchy_columns
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import (
+    DEFAULT,
+    AnnotationOptions,
     BadRows,
     MalformedRow,
     combined_error,
     lines,
-    parse_label,
+    parse_labels,
     quoted,
     read_text,
 )
 from lookalike.data.readers.table_columns import SEQUENCE_OR_CAMERA, parse_details
-from lookalike.data.readers.table_rows import cell_text
-from lookalike.data.record import Details, Record, image_keys
+from lookalike.data.readers.table_rows import labels_text
+from lookalike.data.record import Details, Record, image_keys, with_labels
 from lookalike.data.splits import measured_split, select
 from lookalike.errors import DataError
 from lookalike.metrics.protocol import Roles
@@ -52,23 +55,41 @@ class TestSet:
     __test__ = False  # no test of pytest's
 
     @classmethod
-    def of(cls, name: str, records: Sequence[Record], in_both: int = 0) -> TestSet:
-        """The test set of some records."""
-        return cls(storage.public(name), build_catalog(records), Roles.of(records), in_both)
+    def of(
+        cls, name: str, records: Sequence[Record], in_both: int = 0, hierarchy: str | None = None
+    ) -> TestSet:
+        """The test set of some records, with the coarser classes of `hierarchy`."""
+        catalog = with_hierarchy(build_catalog(records), hierarchy)
+        return cls(storage.public(name), catalog, Roles.of(records), in_both)
 
 
-def from_list(data: str, *, format: str = "auto", split: str | None = None) -> TestSet:
+def from_list(
+    data: str,
+    *,
+    format: str = "auto",
+    split: str | None = None,
+    hierarchy: str | None = None,
+    options: AnnotationOptions = DEFAULT,
+) -> TestSet:
     """A list whose images search each other, or have the roles that it states.
 
     Raises:
         LookalikeError: it cannot be read, or has no such split.
     """
-    records = read_records(data, format)
-    return TestSet.of(data, select(records, split or measured_split(records)))
+    options = replace(options, coarser_columns=hierarchy_columns(hierarchy))
+    records = read_records(data, format, options)
+    chosen = select(records, split or measured_split(records))
+    return TestSet.of(data, chosen, hierarchy=hierarchy)
 
 
 def from_query_and_gallery(
-    query: str, gallery: str, *, format: str = "auto", split: str | None = None
+    query: str,
+    gallery: str,
+    *,
+    format: str = "auto",
+    split: str | None = None,
+    hierarchy: str | None = None,
+    options: AnnotationOptions = DEFAULT,
 ) -> TestSet:
     """A list of queries, and one of the gallery.
 
@@ -78,19 +99,20 @@ def from_query_and_gallery(
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
+    options = replace(options, coarser_columns=hierarchy_columns(hierarchy))
     found: dict[object, Record] = {}
     key_of = image_keys()
     in_both = 0
     contradictions: list[tuple[Record, Record]] = []
     for uri, is_query in ((query, True), (gallery, False)):
-        records = read_records(uri, format)
+        records = read_records(uri, format, options)
         for record in select(records, split or measured_split(records)):
             details = record.details or Details()
             key = key_of(record)
             other = found.get(key)
             if other is not None and not is_query and other.details and other.details.is_query:
                 in_both += 1
-                if other.label != record.label:
+                if set(other.labels) != set(record.labels):
                     contradictions.append((other, record))
                 found[key] = replace(other, details=replace(other.details, is_gallery=True))
                 continue
@@ -105,11 +127,14 @@ def from_query_and_gallery(
                 f" {quoted(pair[1].label)}, but {quoted(pair[0].label)} in {pair[0].origin}"
             ),
         )
-    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both)
+    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both, hierarchy)
 
 
 def from_files(
-    embeddings: Sequence[str], labels: str | None
+    embeddings: Sequence[str],
+    labels: str | None,
+    hierarchy: str | None = None,
+    options: AnnotationOptions = DEFAULT,
 ) -> tuple[TestSet, list[tuple[str, Tensor]]]:
     """Embeddings that exist already, each a model's, of the same images in the same order.
 
@@ -117,7 +142,9 @@ def from_files(
         embeddings: `.npy` files, (N, D), or `.parquet` files with the column `vector`. Labels,
             where `labels` is None, are those of NAME.labels.txt beside a `.npy` file, or of the
             column `label`; roles, sequences and paths are taken from the first file's columns.
-        labels: a file with one label a line.
+        labels: a file with one label a line, or several with the separator of `options` between.
+        hierarchy: a file of coarser classes.
+        options: of labels.
 
     Returns:
         The set, and name and (N, D) vectors of each file.
@@ -130,10 +157,12 @@ def from_files(
     files = list(map(storage.public, embeddings))
     place = storage.public(labels) if labels else files[0]
     if labels is not None:
-        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place)
+        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place, options)
         names = [given] * len(parts)
     else:
-        names = [_labels_of(part[1], file) for file, part in zip(files, parts, strict=True)]
+        names = [
+            _labels_of(part[1], file, options) for file, part in zip(files, parts, strict=True)
+        ]
     for file, (vectors, _), its in zip(files, parts, names, strict=True):
         if len(its) != len(vectors):
             raise DataError(
@@ -149,11 +178,11 @@ def from_files(
     details = _parse_roles(columns, len(names[0]), files[0])
     rows = zip(map(str, columns["path"]), names[0], details, strict=True)
     records = [
-        Record(path, label, place, number, details=detail)
-        for number, (path, label, detail) in enumerate(rows, 1)
+        Record(path, its[0], place, number, details=with_labels(detail, its))
+        for number, (path, its, detail) in enumerate(rows, 1)
     ]
     found = [(file, part[0]) for file, part in zip(files, parts, strict=True)]
-    return TestSet.of(place, records), found
+    return TestSet.of(place, records, hierarchy=hierarchy), found
 
 
 def _load(uri: str, *, labels: bool) -> tuple[Tensor, dict[str, list[Any]]]:
@@ -178,18 +207,22 @@ def _load(uri: str, *, labels: bool) -> tuple[Tensor, dict[str, list[Any]]]:
     return torch.from_numpy(whole.astype(kind)), columns
 
 
-def _labels_of(columns: dict[str, list[Any]], place: str) -> list[str]:
+def _labels_of(
+    columns: dict[str, list[Any]], place: str, options: AnnotationOptions
+) -> list[tuple[str, ...]]:
     if "label" not in columns:
         raise DataError(f"{place}: no column of labels; give them with --labels, one a line")
-    return _parse_labels(columns["label"], place)
+    return _parse_labels(columns["label"], place, options)
 
 
-def _parse_labels(cells: Iterable[Any], place: str) -> list[str]:
+def _parse_labels(
+    cells: Iterable[Any], place: str, options: AnnotationOptions
+) -> list[tuple[str, ...]]:
     bad = BadRows()
     labels = []
     for number, cell in enumerate(cells, 1):
         try:
-            labels.append(parse_label(cell_text(cell), labelled=True))
+            labels.append(parse_labels(labels_text(cell, options.label_separator), options))
         except MalformedRow as error:
             bad.add(f"{place}:{number}", error)
     bad.raise_any()

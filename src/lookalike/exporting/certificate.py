@@ -236,6 +236,6 @@ def _drift(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _scores(embedded: Embedded, catalog: Catalog) -> Scores:
-    labels = torch.from_numpy(catalog.class_ids)[embedded.rows]
+    labels = torch.from_numpy(catalog.all_ids)[embedded.rows]
     roles = Roles.of(catalog.records)
     return score(embedded.vectors, labels, roles=None if roles is None else roles[embedded.rows])

@@ -84,7 +84,7 @@ class Lists:
 
     def repeated(self, groups: Iterable[Group]) -> tuple[list[Group], list[Group], list[Group]]:
         """Of groups that are one image each, rows ascending: those in both lists, and the parts of
-        one list with several labels and with one label.
+        one list that have no label in common, and that have one.
         """
         leaks, labels, copies = [], [], []
         for group in groups:
@@ -93,7 +93,7 @@ class Lists:
             if train and val:
                 leaks.append(group)
             for rows in (train, val):
-                if len({self.records[row].label for row in rows}) > 1:
+                if rows and not set.intersection(*(set(self.records[row].labels) for row in rows)):
                     labels.append(Group(rows, group.note))
                 elif len(rows) > 1:
                     copies.append(Group(rows, group.note))

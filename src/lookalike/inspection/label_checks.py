@@ -48,13 +48,25 @@ def label_scores(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[La
 
     An image is left out of the centre of its own class: it would draw that of a small class to
     itself. The centre of a class without images is zero.
+
+    Images may have several classes, (M, L) with -1 behind the last: `own` is then the highest
+    cosine to one of them, and none of them is another class.
     """
-    sums = torch.zeros(num_classes, vectors.shape[1]).index_add_(0, classes, vectors)
-    counts = torch.bincount(classes, minlength=num_classes)
+    each = classes if classes.ndim == 2 else classes[:, None]  # (M, L)
+    real = each >= 0
+    each = each.where(real, each[:, :1])
+    rows, columns = real.nonzero(as_tuple=True)
+    sums = torch.zeros(num_classes, vectors.shape[1])
+    sums.index_add_(0, each[rows, columns], vectors[rows])
+    counts = torch.bincount(each[real], minlength=num_classes)
     centres = F.normalize(sums, dim=1)
-    others = F.normalize(sums[classes] - vectors, dim=1)  # (M, D)
-    alone = counts[classes] < 2
-    own = (others * vectors).sum(1).masked_fill(alone, -1.0)
+    own = torch.full((len(vectors),), -1.0)
+    alone = torch.ones(len(vectors), dtype=torch.bool)
+    for column in each.unbind(1):
+        others = F.normalize(sums[column] - vectors, dim=1)  # (M, D)
+        known = counts[column] > 1
+        own = torch.where(known, (others * vectors).sum(1).maximum(own), own)
+        alone &= ~known
     best = torch.full((len(vectors),), -2.0)
     nearest = torch.zeros(len(vectors), dtype=torch.int64)
     step = max(1, _CHUNK // max(num_classes, 1))
@@ -62,7 +74,7 @@ def label_scores(vectors: Tensor, classes: Tensor, num_classes: int) -> tuple[La
         part = slice(start, start + step)
         cosines = vectors[part] @ centres.T  # (b, C)
         cosines[:, counts == 0] = -2.0
-        cosines.scatter_(1, classes[part, None], -2.0)
+        cosines.scatter_(1, each[part], -2.0)
         best[part], nearest[part] = cosines.max(1)
     return LabelScores(own, best, nearest, ~alone & (best > -2.0)), centres
 
@@ -80,8 +92,9 @@ def check_labels(
         rows: (M,) int64, record of each vector.
         vectors: (M, D) float32, unit length.
     """
+    all_classes = torch.from_numpy(catalog.all_ids)[rows]
+    scores, centres = label_scores(vectors, all_classes, len(catalog.classes))
     classes = torch.from_numpy(catalog.class_ids)[rows]
-    scores, centres = label_scores(vectors, classes, len(catalog.classes))
     names = catalog.classes.names
     margin = scores.margin
     judged, present = int(scores.judged.sum()), len(classes.unique())

@@ -100,7 +100,7 @@ def skipped_files(skipped: Sequence[Skipped]) -> list[Issue]:
 
 
 def _counts(catalog: Catalog) -> dict[str, Any]:
-    sizes = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
+    sizes = catalog.class_sizes()
     present = sizes[sizes > 0]
     bounds = [1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025]
     histogram = {}
@@ -110,9 +110,13 @@ def _counts(catalog: Catalog) -> dict[str, Any]:
         histogram[name] = count
     while len(histogram) > 1 and not list(histogram.values())[-1]:
         histogram.popitem()
+    several = {}
+    if catalog.further_ids is not None:
+        several["images_of_several_classes"] = int((catalog.further_ids[:, 0] >= 0).sum())
     return {
         "list": catalog.records[0].source,
         "images": len(catalog),
+        **several,
         "classes": len(present),
         "images_a_class": {
             "least": int(present.min()),
@@ -142,7 +146,8 @@ def _repeated_images(lists: Lists) -> list[Issue]:
         ),
         *issues_of(
             "two_labels_path", "wrong", "images with two labels in one list",
-            "Keep the line with the right label and remove the others.", labels,
+            "Keep the line with the right label and remove the others. Where both are right, write "
+            "them in one line, and set data.label_separator.", labels,
         ),
         *issues_of(
             "repeated_lines", "doubtful", "images more than once in one list",
@@ -155,11 +160,12 @@ def _label_variants(lists: Lists) -> list[Issue]:
     """Labels that differ only in case, blanks, underscores or Unicode form."""
     seen: dict[str, list[int]] = {}
     for row, record in enumerate(lists.records):
-        counted = seen.get(record.label)
-        if counted is None:
-            seen[record.label] = [row, 1]
-        else:
-            counted[1] += 1
+        for label in record.labels:
+            counted = seen.get(label)
+            if counted is None:
+                seen[label] = [row, 1]
+            else:
+                counted[1] += 1
     alike: dict[str, list[str]] = {}
     for label in seen:
         plain = unicodedata.normalize("NFKC", label).casefold()
@@ -180,8 +186,8 @@ def _label_variants(lists: Lists) -> list[Issue]:
 
 
 def _singletons(train: Catalog) -> list[Issue]:
-    sizes = np.bincount(train.class_ids, minlength=len(train.classes))
-    rows = np.flatnonzero(sizes[train.class_ids] == 1)
+    sizes = train.class_sizes()
+    rows = np.flatnonzero(sizes[train.sampling_ids()] == 1)
     if not len(rows):
         return []
     return [
@@ -196,7 +202,7 @@ def _singletons(train: Catalog) -> list[Issue]:
 
 
 def _empty_classes(train: Catalog) -> list[Issue]:
-    sizes = np.bincount(train.class_ids, minlength=len(train.classes))
+    sizes = train.class_sizes()
     empty = np.flatnonzero(sizes == 0)
     names = [train.classes.names[row] for row in empty[:MOST_GROUPS]]
     if not names:
@@ -212,14 +218,15 @@ def _empty_classes(train: Catalog) -> list[Issue]:
 
 
 def _imbalance(train: Catalog) -> list[Issue]:
-    sizes = np.bincount(train.class_ids, minlength=len(train.classes))
+    sizes = train.class_sizes()
     median = float(np.median(sizes[sizes > 0]))
     large = np.flatnonzero(sizes > _MANY_TIMES * median)
     large = large[np.argsort(-sizes[large], kind="stable")]
     names = train.classes.names
     first: dict[int, int] = {}
-    for row in np.flatnonzero(np.isin(train.class_ids, large)).tolist():
-        first.setdefault(int(train.class_ids[row]), row)
+    ids = train.all_ids.reshape(len(train), -1)
+    for row, column in np.argwhere(np.isin(ids, large)).tolist():
+        first.setdefault(int(ids[row, column]), row)
     return issues_of(
         "large_classes", "note",
         f"classes with more than {_MANY_TIMES} times the median of {median:g} images",

@@ -62,7 +62,7 @@ class Chunks:
     Args:
         embeddings: (B, D).
         weight: (n * centres, D).
-        classes: (B,) class of each embedding, a number outside [0, n) for none.
+        classes: (B,) or (B, L) classes of each embedding, a number outside [0, n) for none.
         options: of the pass.
         index: (m,) the classes that take part; None for all. `classes` are positions in it.
         update: owns the weight's current values; None where the weight holds them.
@@ -93,7 +93,7 @@ class Chunks:
         # Chunks with a true class in them. Reading them from a GPU would make the host wait.
         self._busy = None
         if embeddings.device.type == "cpu":
-            self._busy = {number // self.size for number in classes.tolist()}
+            self._busy = {number // self.size for number in classes.flatten().tolist()}
 
     def spans(self) -> list[slice]:
         """Classes, or positions in `index`, of each chunk."""
@@ -155,7 +155,7 @@ class Chunks:
         return self.product("products", self.embeddings_in, operand.t(), out)
 
     def column(self, span: slice) -> Tensor | None:
-        """(B,) column of the true class in a span, outside it where it is in another chunk.
+        """Columns of the true classes in a span, outside it where they are in another chunk.
 
         None where that is certain for all rows.
         """

@@ -1,6 +1,9 @@
 """Softmax over the (B, n) logits of a chunk of classes, forward and backward, in plain torch.
 
 For any device, and the reference of the Triton kernels (`lookalike.losses.triton_softmax`).
+
+A row has one true class, whose column comes as (B,), or up to L of them, as (B, L); all of them
+are left out of its sums.
 """
 
 from __future__ import annotations
@@ -75,8 +78,8 @@ def add_chunk(
     Args:
         sums: updated in place.
         z: (B, n) logits.
-        column: (B,) of the true class; outside [0, n) where it is in another chunk. None where
-            all are.
+        column: (B,) or (B, L) of the true classes; outside [0, n) where one is in another chunk,
+            or is none. None where all are.
         modulation: of the logits.
 
     Returns:
@@ -116,7 +119,7 @@ def add_shares(
     Args:
         sums: updated in place.
         z: (B, n) logits; overwritten.
-        column: (B,) as in `add_chunk`.
+        column: as in `add_chunk`.
         modulation: of the logits.
         out: `z` itself, or of another dtype.
         inverse: (n,) factor of each column by which the products became logits.
@@ -159,8 +162,8 @@ def logit_gradient(
         lse: (B,) over all chunks; not below the lowest number.
         d_lse: (B,) gradient of lse.
         d_total: (B,) gradient of total, None where it is not needed.
-        d_true: (B,) gradient of the true logit.
-        column: (B,) as in `add_chunk`.
+        d_true: gradient of the true logits, of the shape of `column`.
+        column: as in `add_chunk`.
         modulation: of the logits.
         out: of the dtype of `z` or a narrower one.
         inverse: (n,) factor of each column.
@@ -197,12 +200,17 @@ def _negligible(dtype: torch.dtype) -> float:
 
 
 def put_in_column(block: Tensor, column: Tensor | None, value: Tensor | float) -> None:
-    """Write `value` (a number, or one of each row) at the true class.
+    """Write `value` (a number, or one for each entry of `column`) at the true classes.
 
     Masked rather than selected: reading from the device which rows have theirs here would make
     the host wait.
     """
     if column is None:
+        return
+    if column.ndim == 2:
+        # One after the other: entries outside of the block share a place with those inside.
+        for number, each in enumerate(column.unbind(1)):
+            put_in_column(block, each, value[:, number] if isinstance(value, Tensor) else value)
         return
     inside = (column >= 0) & (column < block.shape[1])
     index = column.clamp(0, block.shape[1] - 1)[:, None]  # (B, 1)

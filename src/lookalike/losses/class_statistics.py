@@ -8,9 +8,9 @@ writing and reading them. There is no B x C tensor, no one-hot matrix and no nor
 weight, and with a `HeadUpdate` no gradient of the weight either: the second pass is then deferred
 to the update, and changes the weight once the step is known to be finite.
 
-The true class is masked inside its chunk, and its logit is made elsewhere. Correcting a finished
-log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it gives
--inf in float32 where the loss is 0.0618.
+The true classes are masked inside their chunks, and their logits are made elsewhere. Correcting a
+finished log-sum-exp instead is numerically wrong: at scale 64, margin 0.35 and a cosine of 0.7 it
+gives -inf in float32 where the loss is 0.0618.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,8 @@ def class_statistics(
     """Statistics of the logits to all classes but the true one, and the true one's logit.
 
     With z_ij = x_i . w_j, or x_i . w_j / |w_j| when `options.normalize`, z'_ij the modulated
-    logit, and y_i the class of row i, the results are (B,) each:
+    logit, and y_i the class of row i, or any of up to L of them, the results are (B,) each, and the
+    last two (B, L) where `classes` are:
 
         lse_i    = log sum over j != y_i of exp(z'_ij)   (-inf over no class)
         total_i  = sum over j != y_i of z'_ij            (zeros unless `options.need_total`)
@@ -58,11 +59,12 @@ def class_statistics(
         embeddings: (B, D), x_i, scaled as the logits shall be.
         weight: (n * centres, D), class by class; n may be 0. Of the dtype of `embeddings`, or a
             narrower one when `update` is given.
-        classes: (B,) int64, class held here; a number outside [0, n) for none.
+        classes: (B,) or (B, L) int64, different classes held here; a number outside [0, n) for
+            none.
         options: of the pass over the classes.
         index: (m,) int64, ascending: only these classes take part, and `classes` are positions
             in it. The rows are read in place; needs `update`.
-        modulate: gives the change of the other logits for the true logits (B,), without gradient.
+        modulate: gives the change of the other logits for the true logits, without gradient.
         update: takes the weight's gradient chunk by chunk after the backward pass, and changes
             the weight in place; the weight then gets no `grad`.
         workspace: keeps the buffers of the chunks for the next call.
@@ -82,7 +84,7 @@ class _ClassStatistics(torch.autograd.Function):
         ctx: Any,
         embeddings: Tensor,  # (B, D)
         weight: Tensor,  # (n * centres, D)
-        classes: Tensor,  # (B,)
+        classes: Tensor,  # (B,) or (B, L)
         options: ChunkOptions,
         index: Tensor | None,  # (m,)
         modulate: Callable[[Tensor], LogitModulation | None] | None,
@@ -136,7 +138,11 @@ class _ClassStatistics(torch.autograd.Function):
         cache, ctx.cache = ctx.cache, None  # used up here
         d_embeddings = None
         if by_lse is not None:
-            d_embeddings = (by_lse * d_lse[:, None]).addcmul_(own, d_true[:, None])
+            d_embeddings = by_lse * d_lse[:, None]
+            if own.ndim == 2:
+                d_embeddings.addcmul_(own, d_true[:, None])
+            else:
+                d_embeddings.add_(torch.einsum("bld,bl->bd", own, d_true))
             if by_total is not None:
                 d_embeddings.addcmul_(by_total, d_total[:, None])
         weight_pass = partial(
@@ -166,7 +172,7 @@ class _ClassStatistics(torch.autograd.Function):
 class _RowSlopes:
     """Derivatives of lse, total and the true logit by the rows, summed chunk by chunk.
 
-    `own` (B, D) is that of the true logit.
+    `own` (B, D), or (B, L, D), is that of the true logits.
     """
 
     def __init__(self, chunks: Chunks, modulation: LogitModulation | None, own: Tensor) -> None:
@@ -222,7 +228,7 @@ class _RowSlopes:
         # A mass is 0 over no class, else 1 or more: the peak is in it.
         self.by_lse.div_(sums.mass.clamp_min(1)[:, None])
         if self.by_total is not None and self.alike:
-            self.by_total = self.by_total - self.own
+            self.by_total = self.by_total - (self.own if self.own.ndim == 2 else self.own.sum(1))
         return self.by_lse, self.by_total, self.own
 
 
@@ -322,7 +328,8 @@ def _along(
         return None
     inside = (column >= 0) & (column < len(stored))
     index = column.clamp(0, len(stored) - 1)
-    factor = d_length.new_zeros(len(stored)).index_add_(0, index, d_length.where(inside, 0))
+    factor = d_length.new_zeros(len(stored))
+    factor.index_add_(0, index.flatten(), d_length.where(inside, 0).flatten())
     return factor.mul_(inverse_norms(stored, torch.empty_like(factor)))
 
 
@@ -350,17 +357,22 @@ def _add_product(chunks: Chunks, d_embeddings: Tensor, d_z: Tensor, operand: Ten
 
 
 def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
-    """Logit of each row's class, length of its weight, and derivative of the logit by the row.
+    """Logit of each row's classes, length of their weights, and derivative of the logit by the row.
 
-    (B,), (B,) and (B, D); 0 where the class is not held. Never in a narrow dtype: the margin's
-    slope is steep where the cosine is near 1.
+    (B,), (B,) and (B, D), or (B, L), (B, L) and (B, L, D); 0 where a class is not held. Never in a
+    narrow dtype: the margin's slope is steep where the cosine is near 1.
     """
-    embeddings, k, count = chunks.embeddings, chunks.centres, chunks.count
+    embeddings, k, count, shape = (
+        chunks.embeddings, chunks.centres, chunks.count, chunks.classes.shape
+    )  # fmt: skip
     if count == 0:
-        none = embeddings.new_zeros(len(embeddings))
-        return none, none.clone(), torch.zeros_like(embeddings)
-    inside = (chunks.classes >= 0) & (chunks.classes < count)
-    own = chunks.classes.clamp(0, count - 1)
+        none = embeddings.new_zeros(shape)
+        return none, none.clone(), embeddings.new_zeros(*shape, embeddings.shape[1])
+    classes = chunks.classes.flatten()
+    if len(shape) == 2:
+        embeddings = embeddings.repeat_interleave(shape[1], 0)  # (B * L, D)
+    inside = (classes >= 0) & (classes < count)
+    own = classes.clamp(0, count - 1)
     if chunks.index is not None:
         own = chunks.index[own]
     target = chunks.read(rows_of(own, k)).to(embeddings.dtype)  # (B * centres, D)
@@ -375,4 +387,5 @@ def _true_logits(chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
     target = target[torch.arange(len(embeddings), device=embeddings.device), best[:, 0]]  # (B, D)
     factor = inverse if chunks.options.normalize else torch.ones_like(inverse)
     target = target * factor.where(inside, 0)[:, None]
-    return true.where(inside, 0), length.where(inside, 0), target
+    true, length = true.where(inside, 0), length.where(inside, 0)
+    return true.view(shape), length.view(shape), target.view(*shape, -1)

@@ -207,7 +207,7 @@ class ClassWeights(nn.Module, ABC):
         return gather_equal(nearest, self.peers).gather(0, winner)[0]
 
     def gathered(self, embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, D) in `compute_dtype` and classes (B,) that this worker's weights are for.
+        """Vectors (B, D) in `compute_dtype` and classes that this worker's weights are for.
 
         Those of all workers where the weights are sharded, else its own.
         """
@@ -224,12 +224,14 @@ class ClassWeights(nn.Module, ABC):
                 f"embeddings {tuple(embeddings.shape)} and classes {tuple(classes.shape)}: "
                 f"expected (b, {self.dim}) and (b,)"
             )
-        inside = ((classes >= 0) & (classes < self.num_classes)).all()
+        # Behind the first class of an image there may be -1.
+        inside = (classes >= 0) & (classes < self.num_classes)
+        if classes.ndim == 2:
+            inside[:, 1:] |= classes[:, 1:] == -1
         if classes.device.type == "cuda":
-            torch._assert_async(inside)  # reading it would make the host wait
-        elif not inside:
-            wrong = classes[(classes < 0) | (classes >= self.num_classes)]
-            raise ValueError(f"class {int(wrong[0])} is not in [0, {self.num_classes})")
+            torch._assert_async(inside.all())  # reading it would make the host wait
+        elif not inside.all():
+            raise ValueError(f"class {int(classes[~inside][0])} is not in [0, {self.num_classes})")
 
 
 def initial_weight(

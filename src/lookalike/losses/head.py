@@ -19,6 +19,16 @@ from lookalike.losses.margin import Margin, RowContext
 class Head(ClassWeights):
     """Class weights and the margin softmax loss on them.
 
+    An image may have several classes. None of them is then among the others of the softmax, and its
+    loss is the mean over them: with Y the set of its classes, t_y the logit of class y with the
+    margin and z_j those of the others,
+
+        loss = 1/|Y| * sum over y in Y of log(1 + sum over j not in Y of exp(z_j - t_y))
+
+    The target is shared equally as in Mahajan et al., Exploring the Limits of Weakly Supervised
+    Pretraining (ECCV 2018, arXiv 1805.00932); the classes of an image do not compete with each
+    other as the positives of an anchor do not in the N-pair loss (Sohn, NeurIPS 2016).
+
     Attributes:
         class_counts: (C,) training images of each class where the margin uses them, else (1,).
     """
@@ -89,7 +99,8 @@ class Head(ClassWeights):
         autocast region too.
 
         `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64 are in
-        [0, C). `weights` (b,) multiply the losses of the rows, before their mean.
+        [0, C), or (b, L) where images may have several, different ones, with -1 behind the last.
+        `weights` (b,) multiply the losses of the rows, before their mean.
 
         Raises:
             ValueError: the shapes do not fit, or a class is out of range.
@@ -113,8 +124,9 @@ class Head(ClassWeights):
         """The loss of each row of (B, D) embeddings, (B,), the same on all peers."""
         margin, scale = self.margin, self.margin.scale
         unit, length = unit_rows(embeddings)  # (B, D), (B,)
-        own = classes - self.rows.start  # (B,) row of our weight, where we hold the class
-        held = (own >= 0) & (own < len(self.rows))  # (B,)
+        labels = None if classes.ndim == 1 else _Labels(classes)
+        own = classes - self.rows.start  # row of our weight, where we hold the class
+        held = (own >= 0) & (own < len(self.rows))
         counted = classes if len(self.class_counts) > 1 else torch.zeros_like(classes)
         context = RowContext(length, self.class_counts[counted], self.margin_state)
         index, own = self._sample(own)
@@ -124,6 +136,9 @@ class Head(ClassWeights):
             cos = true
             if self._needs_true_cosines:
                 cos = gather_own_gradient((true / scale).where(held, 0), self.peers).sum(0)
+            if labels is not None:
+                cos = labels.mean(cos)  # (B,)
+            if self._needs_true_cosines:
                 context = replace(context, state=self._advance(cos, length.detach()))
             return logit_modulation(margin, cos, context, self.options.filter_above)
 
@@ -136,25 +151,32 @@ class Head(ClassWeights):
             modulate=modulate,
             update=self.update,
             workspace=self._workspace,
-        )  # (B,) each
-        true = target_logits(margin, raw, weight_length, context)
+        )  # (B,) each, the last two of the shape of the classes
+        if labels is None:
+            true = target_logits(margin, raw, weight_length, context)
+        else:
+            true = labels.target_logits(margin, raw, weight_length, context)
 
-        # The peers' numbers: one holds the logit of the true class, each the rest of its own.
-        statistics = torch.stack([true.where(held, 0), lse, total])  # (3, B)
-        all_true, all_lse, all_total = gather_own_gradient(statistics, self.peers).unbind(1)
-        true = all_true.sum(0)  # (B,)
+        # The peers' numbers: one holds the logit of a true class, each the rest of its own.
+        statistics = torch.cat([_columns(true.where(held, 0)), torch.stack([lse, total])])
+        gathered = gather_own_gradient(statistics, self.peers)  # (peers, L + 2, B)
+        true = gathered[:, :-2].sum(0)  # (L, B)
+        all_lse, all_total = gathered[:, -2, None], gathered[:, -1]
         # -log p_y = log(1 + sum over j != y of exp(z_j - z_y)); the 1 keeps the sum finite where
         # there is no other class.
-        zero = torch.zeros_like(all_lse[:1])
-        losses = torch.logsumexp(torch.cat([all_lse - true, zero]), 0)  # (B,)
+        zero = torch.zeros_like(true[None])
+        losses = torch.logsumexp(torch.cat([all_lse - true, zero]), 0)  # (L, B)
         if self.label_smoothing > 0:
-            others = all_total.sum(0) / (self._classes_seen(index) - 1)  # (B,) mean logit
-            losses = losses + self.label_smoothing * (true - others)
+            mine = 1 if labels is None else labels.count
+            seen = torch.as_tensor(self._classes_seen(index) - mine).clamp_min(1)
+            losses = losses + self.label_smoothing * (true - all_total.sum(0) / seen)
+        losses = losses[0] if labels is None else labels.mean(losses.t())  # (B,)
         penalty = margin.penalty(context)
         if penalty is None:
             return losses
         # All peers have the same penalty; its gradient comes from the one that holds the class.
-        return losses + penalty.where(held, penalty.detach())
+        first = held if labels is None else held[:, 0]
+        return losses + penalty.where(first, penalty.detach())
 
     def _sample(self, own: Tensor) -> tuple[Tensor | None, Tensor]:
         """The classes of this step, and the positions of the batch's among them."""
@@ -200,3 +222,35 @@ class Head(ClassWeights):
             held = f", {span if self.rows else 'no classes'} here"
         smoothing = f", label_smoothing={self.label_smoothing:g}" if self.label_smoothing else ""
         return f"dim={self.dim}, num_classes={self.num_classes}, {self.margin}{smoothing}{held}"
+
+
+class _Labels:
+    """The classes of images that may have several, (B, L), with -1 behind the last.
+
+    Attributes:
+        count: (B,) how many each has.
+    """
+
+    def __init__(self, classes: Tensor) -> None:
+        self._real = classes >= 0  # (B, L)
+        self.count = self._real.sum(1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the classes of each image, (B,), of (B, L) values."""
+        return values.where(self._real, 0).sum(1) / self.count
+
+    def target_logits(
+        self, margin: Margin, raw: Tensor, weight_length: Tensor, context: RowContext
+    ) -> Tensor:
+        """`target_logits` of (B, L) logits."""
+        each = replace(
+            context,
+            length=context.length.repeat_interleave(raw.shape[1]),
+            count=context.count.flatten(),
+        )
+        return target_logits(margin, raw.flatten(), weight_length.flatten(), each).view_as(raw)
+
+
+def _columns(values: Tensor) -> Tensor:
+    """(B,) or (B, L) values as rows, (1, B) or (L, B)."""
+    return values[None] if values.ndim == 1 else values.t()

@@ -37,10 +37,11 @@ def add_chunk(
     parts = triton.cdiv(n, span)
     results = (sums.peak, sums.mass, sums.peak if sums.total is None else sums.total)
     kept = results if parts == 1 else tuple(z.new_empty(rows, parts) for _ in results)
+    columns = _columns(column, z)
     with torch.cuda.device_of(z):
         _add_parts[(rows, parts)](
-            z, _columns(column, z), *_modulation_arguments(modulation, z), *kept,
-            n, z.stride(0), span, parts,
+            z, columns, *_modulation_arguments(modulation, z), *kept,
+            n, z.stride(0), span, parts, LABELS=columns.shape[1],
             MODULATE=modulation is not None, TOTAL=sums.total is not None, ALONE=parts == 1,
             BLOCK=_COLUMNS, num_warps=4,
         )  # fmt: skip
@@ -127,12 +128,15 @@ def _launch_gradient(
     kept = along
     if along is not None and parts > 1:
         kept = z.new_empty(parts, n)
+    columns = _columns(column, z)
+    # Of another shape where all are 0, or no true class is in this chunk.
+    d_true = d_true.view(rows, -1)[:, : columns.shape[1]].expand_as(columns)
     with torch.cuda.device_of(z):
         _gradient[(blocks, parts)](
             z, *_dense(lse, d_lse, d_lse if d_total is None else d_total, d_true),
-            _columns(column, z), *_modulation_arguments(modulation, z),
+            columns, *_modulation_arguments(modulation, z),
             z if inverse is None else inverse.contiguous(), out, z if kept is None else kept,
-            rows, n, z.stride(0), out.stride(0), span,
+            rows, n, z.stride(0), out.stride(0), span, LABELS=columns.shape[1],
             MODULATE=modulation is not None, TOTAL=d_total is not None, INVERSE=inverse is not None,
             SCALED=scaled, ALONG=along is not None, HIGH=high, WIDE=wide, num_warps=4,
         )  # fmt: skip
@@ -148,10 +152,10 @@ def _check(z: Tensor) -> None:
 
 
 def _columns(column: Tensor | None, z: Tensor) -> Tensor:
-    """The column of each row's true class; -1 in none of them."""
+    """The columns of each row's true classes, (B, L); -1 in none of them."""
     if column is None:
-        return z.new_full((len(z),), -1, dtype=torch.int64)
-    return column.contiguous()
+        return z.new_full((len(z), 1), -1, dtype=torch.int64)
+    return column.view(len(z), -1).contiguous()
 
 
 def _dense(*vectors: Tensor) -> tuple[Tensor, ...]:
@@ -168,14 +172,14 @@ def _modulation_arguments(modulation: LogitModulation | None, unused: Tensor) ->
 @triton.jit
 def _add_parts(
     z_ptr, column_ptr, above_ptr, linear_ptr, square_ptr, limit_ptr,
-    peak_ptr, mass_ptr, total_ptr, n, stride, span, parts,
+    peak_ptr, mass_ptr, total_ptr, n, stride, span, parts, LABELS: tl.constexpr,
     MODULATE: tl.constexpr, TOTAL: tl.constexpr, ALONE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     part = tl.program_id(1)
     begin = part * span
     end = tl.minimum(begin + span, n)
-    target = tl.load(column_ptr + row)
+    target = tl.load(column_ptr + row * LABELS)
     z_row = z_ptr + row.to(tl.int64) * stride
     if MODULATE:
         above = tl.load(above_ptr + row)
@@ -196,6 +200,8 @@ def _add_parts(
             z = tl.where(z > above, z * (linear + square * z), z)
             z = tl.where(gone, float("-inf"), z)
         counted = inside & (columns != target)
+        for further in tl.static_range(1, LABELS):
+            counted &= columns != tl.load(column_ptr + row * LABELS + further)
         if TOTAL:
             totals += tl.where(counted, z, 0.0)
         z = tl.where(counted, z, float("-inf"))
@@ -245,7 +251,7 @@ def _fold_parts(
 def _gradient(
     z_ptr, lse_ptr, d_lse_ptr, d_total_ptr, d_true_ptr, column_ptr,
     above_ptr, linear_ptr, square_ptr, limit_ptr, inverse_ptr, out_ptr,
-    along_ptr, rows, n, z_stride, out_stride, span,
+    along_ptr, rows, n, z_stride, out_stride, span, LABELS: tl.constexpr,
     MODULATE: tl.constexpr, TOTAL: tl.constexpr, INVERSE: tl.constexpr, SCALED: tl.constexpr,
     ALONG: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -267,8 +273,8 @@ def _gradient(
             z *= inverse
         lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0)[:, None]
         d_lse = tl.load(d_lse_ptr + row, mask=in_rows, other=0.0)[:, None]
-        d_true = tl.load(d_true_ptr + row, mask=in_rows, other=0.0)[:, None]
-        target = tl.load(column_ptr + row, mask=in_rows, other=-1)[:, None]
+        d_true = tl.load(d_true_ptr + row * LABELS, mask=in_rows, other=0.0)[:, None]
+        target = tl.load(column_ptr + row * LABELS, mask=in_rows, other=-1)[:, None]
         changed = z
         if MODULATE:
             above = tl.load(above_ptr + row, mask=in_rows, other=0.0)[:, None]
@@ -278,8 +284,11 @@ def _gradient(
             gone = z > limit
             changed = tl.where(z > above, z * (linear + square * z), z)
             changed = tl.where(gone, float("-inf"), changed)
-        # Where the true class is, exp could be infinite.
+        # Where a true class is, exp could be infinite.
         counted = inside & (columns[None, :] != target)
+        for further in tl.static_range(1, LABELS):
+            also = tl.load(column_ptr + row * LABELS + further, mask=in_rows, other=-1)[:, None]
+            counted &= columns[None, :] != also
         d_z = tl.exp(tl.where(counted, changed - lse, float("-inf"))) * d_lse
         if TOTAL:
             d_z += tl.load(d_total_ptr + row, mask=in_rows, other=0.0)[:, None]
@@ -287,6 +296,11 @@ def _gradient(
             d_z = tl.where(z > above, d_z * (linear + 2.0 * square * z), d_z)
             d_z = tl.where(gone, 0.0, d_z)
         d_z = tl.where(columns[None, :] == target, d_true, d_z)
+        for further in tl.static_range(1, LABELS):
+            at = row * LABELS + further
+            also = tl.load(column_ptr + at, mask=in_rows, other=-1)[:, None]
+            d_also = tl.load(d_true_ptr + at, mask=in_rows, other=0.0)[:, None]
+            d_z = tl.where(columns[None, :] == also, d_also, d_z)
         if ALONG:
             along += tl.where(inside, d_z * z, 0.0)
         if INVERSE:

@@ -28,7 +28,7 @@ from lookalike.metrics.far_interval import LEAST_EVENTS, ClassPairCounter, Sprea
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
 from lookalike.metrics.open_set import BestMatches, OpenSet
 from lookalike.metrics.pair_scan import PairSet
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.verification import FARS, PairCounter, PairCounts
 from lookalike.storage import Place
 from lookalike.storage.checked_json import Cosine, Count, Share, read_checked
@@ -309,7 +309,8 @@ def _levels(
 def draw_rows(labels: Tensor, seed: int) -> Tensor:
     """The rows to measure, (M,) int64, ascending; all of them if they are not too many."""
     generator = np.random.default_rng(seed)
-    _, classes, sizes = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    first = first_class(labels).numpy()
+    _, classes, sizes = np.unique(first, return_inverse=True, return_counts=True)
     if len(labels) <= MOST_IMAGES and sizes.max() <= MOST_OF_A_CLASS:
         return torch.arange(len(labels))
     turn = generator.permutation(len(sizes))  # of each class

@@ -35,7 +35,7 @@ two parts separately.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ class ClassPairCounter:
         count = int(pairs.classes[-1]) + 1
         if int(pairs.classes.bincount().max()) > SIDE:
             raise ValueError(f"a class has more than {SIDE} images")
-        self._classes, self._thresholds = pairs.classes, thresholds
+        self._set, self._classes, self._thresholds = pairs, pairs.classes, thresholds
         # The last row of each is of all pairs: a threshold that all pass.
         rows, device = len(thresholds) + 1, pairs.vectors.device
         self._different = torch.zeros(rows, count, dtype=torch.int64, device=device)
@@ -160,6 +160,9 @@ class ClassPairCounter:
 
     def add(self, tile: Tile) -> None:
         """Count the pairs of a tile."""
+        if self._set.sets is not None:  # images of two first classes may have another in common
+            other = ~self._set.same(tile)
+            tile = replace(tile, pairs=other if tile.pairs is None else tile.pairs & other)
         rows, columns = self._classes[tile.rows], self._classes[tile.columns]
         left = slice(int(rows[0]), int(rows[-1]) + 1)
         right = slice(int(columns[0]), int(columns[-1]) + 1)

@@ -105,8 +105,7 @@ class BestMatches:
         """Merge the pairs of a tile, in both directions."""
         parts: list[tuple[Tensor, Tensor | None]] = [(self.wrong, None)]
         if tile.one_class:
-            classes = self._set.classes
-            same = classes[tile.rows, None] == classes[tile.columns]
+            same = self._set.same(tile)
             parts = [(self.right, same), (self.wrong, ~same)]
         for best, only in parts:
             found = tile.masked(only)

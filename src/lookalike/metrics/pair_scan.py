@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
+from lookalike.losses.shared_classes import share_class
 from lookalike.metrics.exact_similarity import STEPS, unit_integers
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.protocol import Roles, first_class
 
 SIDE = 1024
 """Images on a side of a tile at most."""
@@ -56,6 +57,7 @@ class PairSet:
     classes: Tensor  # (N,) int64, ascending, from 0 on
     order: Tensor  # (N,) int64 on the CPU, the row of each image in the set as it was given
     roles: Roles | None  # in this order, on the device; None where every image searches all others
+    sets: Tensor | None = None  # (N, L) int64, all classes, -1 behind the last; None for one each
 
     @classmethod
     def of(
@@ -66,16 +68,23 @@ class PairSet:
         roles: Roles | None = None,
         device: torch.device,
     ) -> PairSet:
-        """Sort (N, D) embeddings, finite, by their (N,) integer labels."""
+        """Sort (N, D) embeddings, finite, by their (N,) integer labels, or first ones of (N, L)."""
         if device.type == "mps":
             device = torch.device("cpu")  # it has no float64
-        _, classes = torch.unique(labels.cpu(), return_inverse=True)
+        labels = labels.cpu()
+        _, classes = torch.unique(first_class(labels), return_inverse=True)
         order = classes.argsort(stable=True)
         if roles is not None:
             moved = roles[order]
             roles = Roles(*(x.to(device) for x in (moved.query, moved.gallery, moved.sequence)))
         vectors = unit_integers(embeddings.detach(), order, device)
-        return cls(vectors, classes[order].to(device), order, roles)
+        sets = labels[order].to(device) if labels.ndim == 2 else None
+        return cls(vectors, classes[order].to(device), order, roles, sets)
+
+    def same(self, tile: Tile) -> Tensor:
+        """(b, T) bool, True where two images have a class in common."""
+        classes = self.classes if self.sets is None else self.sets
+        return share_class(classes[tile.rows], classes[tile.columns])
 
     def __len__(self) -> int:
         return len(self.order)
@@ -114,6 +123,7 @@ class PairSet:
                 cosines *= STEPS**-2  # a power of two: still exact
                 # Classes ascend.
                 one_class = bool(self.classes[rows.stop - 1] >= self.classes[columns.start])
+                one_class |= self.sets is not None
                 yield Tile(rows, columns, cosines, self._pairs(rows, columns), one_class)
 
     def _pairs(self, rows: slice, columns: slice) -> Tensor | None:

@@ -45,6 +45,11 @@ class Roles:
         return Roles(self.query[rows], self.gallery[rows], self.sequence[rows])
 
 
+def first_class(labels: Tensor) -> Tensor:
+    """The first class of each image, (N,), of (N,) or (N, L) labels."""
+    return labels if labels.ndim == 1 else labels[:, 0]
+
+
 def relevant_of(classes: Tensor, roles: Roles | None) -> Tensor:
     """The number of other images of its class that each image may find, (N,) int64.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lookalike.losses.shared_classes import have_common
 from lookalike.metrics.fast_similarity import ErrorBound, UnitVectors
 
 UNDECIDED = 2**17
@@ -32,14 +33,17 @@ Reaching = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class NegativeMask:
-    """Two images of the same class or sequence are no negatives of each other."""
+    """Two images with a class in common, or of one sequence, are no negatives of each other."""
 
-    classes: Tensor  # (N,) int64
+    classes: Tensor  # (N,) int64; (N, L) where images may have several, -1 behind the last
     sequences: Tensor | None  # (N,) int64, -1 outside of any; None where there are none
 
     def of(self, rows: Tensor, columns: Tensor) -> Tensor:
         """True where `columns` are negatives of `rows`: places whose shapes broadcast."""
-        negative = self.classes[rows] != self.classes[columns]
+        if self.classes.ndim == 1:
+            negative = self.classes[rows] != self.classes[columns]
+        else:
+            negative = ~have_common(self.classes[rows], self.classes[columns])
         if self.sequences is not None:
             own = self.sequences[rows]
             negative &= (own != self.sequences[columns]) | (own < 0)

@@ -30,10 +30,12 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
+from lookalike.losses.shared_classes import share_class
 from lookalike.metrics import fast_similarity
+from lookalike.metrics.class_members import ClassMembers
 from lookalike.metrics.exact_similarity import TIE
 from lookalike.metrics.fast_similarity import ErrorBound, UnitVectors, span
-from lookalike.metrics.protocol import Roles, relevant_of
+from lookalike.metrics.protocol import Roles, first_class, relevant_of
 from lookalike.metrics.query_block import NegativeMask, QueryBlock
 from lookalike.metrics.rank_metrics import RankMetrics
 
@@ -70,7 +72,8 @@ def rank(
 
     Args:
         embeddings: (N, D), finite; the same on all workers. A zero vector has similarity 0 to all.
-        labels: (N,) integers; the same on all workers.
+        labels: (N,) integers, or (N, L) of images with up to L classes, -1 behind the last, of
+            which a query finds the images with a class in common; the same on all workers.
         metrics: of the ranks.
         world: the workers, who divide the tiles and all get all results.
         device: where to compute; float64 must exist there.
@@ -84,7 +87,7 @@ def rank(
     table = torch.zeros(len(labels), len(metrics.names), dtype=torch.float64)  # of all places
     queries = images.relevant > 0
     classes = images.negatives.classes[images.searched]
-    if bool((classes == classes[:1]).all()):  # there is no negative
+    if classes.ndim == 1 and bool((classes == classes[:1]).all()):  # there is no negative
         for size in images.relevant[queries].unique().tolist():
             ranks = torch.arange(1, size + 1, device=device)[None]
             row = metrics.of_ranks(ranks, torch.tensor([size], device=device)).cpu()
@@ -110,13 +113,24 @@ class SortedSet:
     searched: Tensor  # (G,) int64, the places that are searched, ascending
     hidden: Tensor | None  # (N,) bool, those that are not; None where all are
     everyone: bool  # whether all images are queries and all are searched
+    members: ClassMembers | None = None  # where images may have several classes
 
     @classmethod
     def of(cls, labels: Tensor, roles: Roles | None, device: torch.device) -> SortedSet:
-        """The set of images with these labels, (N,) integers, and roles."""
-        _, classes, sizes = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+        """The set of images with these labels, (N,) or (N, L) integers, and roles."""
+        labels = labels.cpu()
+        _, classes, sizes = torch.unique(
+            first_class(labels), return_inverse=True, return_counts=True
+        )
         order = torch.argsort(sizes[classes] * len(sizes) + classes, stable=True)  # (N,)
-        relevant = relevant_of(classes, roles)
+        negative_classes, members = classes[order], None
+        if labels.ndim == 1:
+            relevant = relevant_of(classes, roles)
+        else:
+            negative_classes = labels[order]
+            members = ClassMembers.of(negative_classes.to(device))
+            relevant = torch.empty_like(order)
+            relevant[order] = members.relevant(None if roles is None else roles[order]).cpu()
         gallery = torch.ones(len(order), dtype=torch.bool)
         sequences = None
         everyone = True
@@ -131,13 +145,14 @@ class SortedSet:
         is_first[1:] = classes[1:] != classes[:-1]
         return cls(
             order=order,
-            negatives=NegativeMask(classes.to(device), sequences),
+            negatives=NegativeMask(negative_classes.to(device), sequences),
             sizes=sizes[classes].to(device),
             begins=torch.where(is_first, torch.arange(len(order)), 0).cummax(0).values.to(device),
             relevant=relevant[order].to(device),
             searched=gallery[order].nonzero()[:, 0].to(device),
             hidden=None if bool(gallery.all()) else ~gallery[order].to(device),
             everyone=everyone,
+            members=members,
         )
 
     def positives(self, vectors: UnitVectors, rows: Tensor, *, out: Tensor) -> None:
@@ -154,7 +169,8 @@ class SortedSet:
             # Sizes grow along the order: the last query of the longest possible part decides.
             end = min(begin + CLASS_ROWS, len(rows))
             end = begin + max(1, min(end - begin, POSITIVES // sizes[end - 1]))
-            out[begin:end] = self._positives(vectors, rows[begin:end], out.shape[1])
+            find = self._positives if self.members is None else self._shared_positives
+            out[begin:end] = find(vectors, rows[begin:end], out.shape[1])
             begin = end
 
     def _positives(self, vectors: UnitVectors, rows: Tensor, width: int) -> Tensor:
@@ -174,6 +190,24 @@ class SortedSet:
             row, number = mine.nonzero(as_tuple=True)
             found[row, place[row, number]] = band[row, number]
         return found.sort(1, descending=True).values[:, :width]
+
+    def _shared_positives(self, vectors: UnitVectors, rows: Tensor, width: int) -> Tensor:
+        """The same where images may have several classes: the `width` highest are all there are."""
+        assert self.members is not None
+        query = vectors.exact(rows)  # (n, D)
+        found = query.new_full((len(rows), width), -torch.inf)
+        for column in self.members.of_classes(self.negatives.classes[rows]).split(CLASS_COLUMNS):
+            band = query @ vectors.exact(span(column)).T  # (n, t)
+            own = self.negatives.classes[rows]
+            mine = share_class(own, self.negatives.classes[column]) & (column != rows[:, None])
+            if self.hidden is not None:
+                mine &= ~self.hidden[column]
+            if self.negatives.sequences is not None:
+                sequence = self.negatives.sequences[rows, None]  # (n, 1)
+                mine &= (self.negatives.sequences[column] != sequence) | (sequence < 0)
+            band.masked_fill_(~mine, -torch.inf)
+            found = torch.cat([found, band], 1).sort(1, descending=True).values[:, :width]
+        return found
 
     def _classmates(self, rows: Tensor) -> Tensor:
         """The places of all images of the classes of `rows`, (t,) int64, ascending, each once."""

@@ -149,7 +149,8 @@ def measure_queries(
     Args:
         embeddings: (N, D) of any floating type and length, on any device; on all workers the
             same.
-        labels: (N,) integers, the class of each image.
+        labels: (N,) integers, the class of each image; or (N, L) of images that may have up to L
+            classes, with -1 behind the last: an image should find those with a class in common.
         roles: queries, gallery and sequences; by default every image searches all others.
         recall: the k of Recall@k.
         precision: the k of precision@k.
@@ -232,7 +233,8 @@ def checked(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tup
             f"embeddings must be (N, D) floats, got {embeddings.dtype} of shape"
             f" {tuple(embeddings.shape)}"
         )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+    fits = labels.ndim in (1, 2) and labels.shape[:1] == embeddings.shape[:1]
+    if not fits or labels.is_floating_point():
         raise ValueError(
             f"labels must be {len(embeddings)} integers, got {labels.dtype} of shape"
             f" {tuple(labels.shape)}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
+from lookalike.losses.shared_classes import share_class
 from lookalike.metrics.exact_similarity import UNIT, unit_integers
 from lookalike.metrics.protocol import Roles
 
@@ -127,7 +128,7 @@ class ExactTiles:
 
     Attributes:
         vectors: (N, D) int32, unit vectors in steps of 2^-26.
-        labels: (N,) integers.
+        labels: (N,) integers; (N, L) where images may have several, -1 behind the last.
         hidden: (N,) bool, images that are not searched; None where all are.
         sequences: (N,) int64, images of one number never find each other, -1 finds all; or None.
     """
@@ -166,7 +167,7 @@ class ExactTiles:
                 found.masked_fill_((self.sequences[tile] == own) & (own >= 0), -torch.inf)
             inside = ((rows >= left) & (rows < left + found.shape[1])).nonzero()[:, 0]
             found[inside, rows[inside] - left] = -torch.inf
-            yield left, found, self.labels[rows, None] == self.labels[tile]
+            yield left, found, share_class(self.labels[rows], self.labels[tile])
 
     def batches(self, queries: Tensor) -> Iterator[Tensor]:
         """(Q,) rows in parts that `tiles` takes at a time."""

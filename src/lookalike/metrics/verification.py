@@ -154,7 +154,7 @@ class PairCounter:
     """Counts the pairs of tiles."""
 
     def __init__(self, pairs: PairSet) -> None:
-        self._classes = pairs.classes
+        self._set = pairs
         device = pairs.vectors.device
         self._all = torch.zeros(BINS, dtype=torch.int64, device=device)
         self._same = torch.zeros_like(self._all)
@@ -163,8 +163,7 @@ class PairCounter:
         """Count the pairs of a tile."""
         self._all += binned(tile.found()).bincount(minlength=BINS)
         if tile.one_class:
-            same = self._classes[tile.rows, None] == self._classes[tile.columns]
-            self._same += binned(tile.found(same)).bincount(minlength=BINS)
+            self._same += binned(tile.found(self._set.same(tile))).bincount(minlength=BINS)
 
     def counts(self, world: World) -> PairCounts:
         """The pairs of all workers' tiles."""

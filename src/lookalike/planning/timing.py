@@ -221,7 +221,7 @@ def _seconds_of_steps(config: Config, spec: RunSpec, world: World) -> list[float
     catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
     loss = metric_loss(config)
     heads = create_heads(config, loss, catalog, world)
-    comparisons = create_comparisons(config, loss, world)
+    comparisons = create_comparisons(config, loss, catalog, world)
     trained = create_trained(config, create_embedder(config, loss), heads, world, comparisons)
     step = create_step(config, trained, world)
     step.prepare(frozen=config.train.freeze_backbone)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lookalike.data.catalog import Catalog
 from lookalike.data.record import Record
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.scores import PerQuery, measure_queries
 from lookalike.metrics.verification import PairCounts, count_pairs
 from lookalike.reporting.query_neighbours import (
@@ -31,7 +31,7 @@ class EvaluationData:
     Attributes:
         records: of the images.
         names: of the classes.
-        labels: (M,) int64, class of each image.
+        labels: (M,) int64, the class of each image, or its first one.
         vectors: (M, D) float32 on the CPU, unit length.
         neighbours: of the queries, all or a sample.
         per_query: metrics, in the same order.
@@ -86,7 +86,7 @@ def evaluate_list(
         DataError: no image has another one of its class.
         TrainingError: an embedding is not finite.
     """
-    labels = torch.from_numpy(catalog.class_ids)[rows]
+    labels = torch.from_numpy(catalog.all_ids)[rows]
     roles = Roles.of(catalog.records)
     roles = None if roles is None else roles[rows]
     queries, total = sample_queries(labels, roles, seed)
@@ -102,7 +102,7 @@ def evaluate_list(
     return EvaluationData(
         records=[catalog.records[row] for row in rows.tolist()],
         names=catalog.classes.names,
-        labels=labels.numpy(),
+        labels=first_class(labels).numpy(),
         vectors=vectors,
         neighbours=neighbours,
         per_query=per_query,

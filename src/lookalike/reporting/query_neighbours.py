@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.losses.shared_classes import have_common
+from lookalike.metrics.class_members import relevant_images
 from lookalike.metrics.exact_similarity import TIE, UNIT
-from lookalike.metrics.protocol import Roles, relevant_of
+from lookalike.metrics.protocol import Roles
 from lookalike.metrics.topk import ExactTiles, TopK
 from lookalike.metrics.verification import BINS, PairCounts, binned
 
@@ -70,10 +72,9 @@ class QueryNeighbours:
 def sample_queries(labels: Tensor, roles: Roles | None, seed: int) -> tuple[Tensor, int]:
     """The images that can be queries, ascending, or a sample of them; and their number.
 
-    `labels` are the (M,) int64 class of each image.
+    `labels` are the (M,) int64 class of each image, or (M, L), -1 behind the last.
     """
-    _, classes = torch.unique(labels, return_inverse=True)
-    possible = relevant_of(classes, roles) > 0
+    possible = relevant_images(labels, roles) > 0
     if roles is not None:
         possible &= roles.query
     queries = possible.nonzero()[:, 0]
@@ -99,7 +100,7 @@ def find_neighbours(
 
     Args:
         vectors: (M, D) of unit length.
-        labels: (M,) int64, class of each.
+        labels: (M,) int64, class of each; or (M, L), -1 behind the last.
         queries: (Q,) int64, ascending, images with another one of their class.
         roles: gallery, and pairs that are left out.
         count: K.
@@ -141,7 +142,8 @@ def _chunk(seen: ExactTiles, rows: Tensor, count: int, histograms: Tensor) -> tu
         other.add(found.masked_fill(same, -torch.inf), left)
         # Ties are decided against the query: images of its class rank behind the others.
         ranked.add(found.sub_(same.double() * _BEHIND), left)
-    right = (seen.labels[rows, None] == seen.labels[ranked.images]) & ~ranked.values.isinf()
+    labels = seen.labels if seen.labels.ndim == 2 else seen.labels[:, None]
+    right = have_common(labels[rows, None], labels[ranked.images]) & ~ranked.values.isinf()
     return (
         ranked.images,
         _cosine(ranked.values + right.double() * _BEHIND),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,14 +11,21 @@ from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
-from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out
+from lookalike.data.catalog import (
+    Catalog,
+    build_catalog,
+    check_trainable,
+    hold_out,
+    with_hierarchy,
+)
+from lookalike.data.hierarchy import Level, hierarchy_columns
 from lookalike.data.image_size import size_text
-from lookalike.data.image_weights import is_class_file, with_weights
+from lookalike.data.image_weights import with_weights
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import AnnotationOptions, BadRows
+from lookalike.data.readers.annotation import AnnotationOptions, BadRows, names_file
 from lookalike.data.readers.skipped_files import Skipped
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.samplers import Sampling
@@ -42,6 +49,7 @@ from lookalike.training.build_heads import (
     DTYPES,
     create_comparisons,
     create_heads,
+    level_loss,
     loss_weights,
     metric_loss,
 )
@@ -80,13 +88,13 @@ def build(
     loader = create_loader(config, embedder, catalog, bad, world, source)
     check_micro_batches(config, embedder, loader.batch_size, world)
     heads = create_heads(config, loss, catalog, world)
-    comparisons = create_comparisons(config, loss, world)
+    comparisons = create_comparisons(config, loss, catalog, world)
     trained = create_trained(config, embedder, heads, world, comparisons)
     inputs = _inputs(config, loader, catalog, held_out, world)
     return TrainingParts(
         loader=loader,
         trained=trained,
-        step=create_step(config, trained, world),
+        step=create_step(config, trained, world, catalog.levels),
         bad_images=BadImageLimit(
             bad, catalog, limit=config.data.max_bad_images, run=run, world=world
         ),
@@ -148,6 +156,8 @@ def annotation_options(config: Config) -> AnnotationOptions:
     return AnnotationOptions(
         path_column=data.path_column,
         label_column=data.label_column,
+        label_separator=data.label_separator,
+        coarser_columns=hierarchy_columns(data.hierarchy),
         image_root=data.image_root,
     )
 
@@ -155,7 +165,7 @@ def annotation_options(config: Config) -> AnnotationOptions:
 def training_options(config: Config, options: AnnotationOptions) -> AnnotationOptions:
     """`options` with the column of weights, which validation lists need not have."""
     weights = config.data.weights
-    if weights is None or is_class_file(weights):
+    if weights is None or names_file(weights):
         return options
     return replace(options, weight_column=weights)
 
@@ -200,6 +210,7 @@ def open_catalogs(
     )
     if data.weights is not None:
         catalog = with_weights(catalog, data.weights)
+    catalog = with_hierarchy(catalog, data.hierarchy)
     held_out = None
     if data.val is not None:
         if data.val_fraction:
@@ -207,10 +218,11 @@ def open_catalogs(
         held_out = build_catalog(
             select(read_records(data.val, data.format, options), data.val_split)
         )
+        held_out = with_hierarchy(held_out, data.hierarchy)
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
     elif split_name(data.val_split) in splits_of(records):
-        held_out = build_catalog(select(records, data.val_split))
+        held_out = with_hierarchy(build_catalog(select(records, data.val_split)), data.hierarchy)
     check_trainable(catalog)
     return catalog, held_out
 
@@ -372,11 +384,17 @@ def create_average(config: Config, embedder: Embedder) -> WeightAverage | None:
     return WeightAverage(embedder, train.ema or None)
 
 
-def create_step(config: Config, trained: Trained, world: World) -> TrainStep:
-    """Training step on these parts."""
+def create_step(
+    config: Config, trained: Trained, world: World, levels: Sequence[Level] = ()
+) -> TrainStep:
+    """Training step on these parts; `levels` are those of `data.hierarchy`."""
     return TrainStep(
         trained,
-        loss_weights=loss_weights(config),
+        loss_weights=loss_weights(config, len(levels)),
+        coarser={
+            level_loss(number): torch.from_numpy(level.of_class).to(world.device)
+            for number, level in enumerate(levels, 1)
+        },
         world=world,
         seed=config.train.seed,
         precision=DTYPES[config.train.precision],

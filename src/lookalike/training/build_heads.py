@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
+from lookalike.data.hierarchy import Level
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import PAIR_LOSSES, create_loss, create_margin
@@ -22,6 +24,9 @@ from lookalike.losses.pairs.pair_loss import PairLoss
 from lookalike.losses.pairs.proxy_anchor import ProxyAnchor
 from lookalike.losses.pairs.proxy_weights import ProxyWeights
 from lookalike.model.training_network import TEMPERATURE
+
+LEVEL = "level_"
+"""The beginning of the names of losses on coarser classes."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,6 +51,11 @@ def metric_loss(config: Config) -> MetricLoss:
             "classes, not over images, so that an image has no weight in it; leave "
             "data.weights out, or use another loss"
         )
+    if config.loss.hierarchy_weight and config.data.hierarchy is None:
+        raise ConfigError(
+            f"loss.hierarchy_weight={config.loss.hierarchy_weight:g} needs data.hierarchy: columns "
+            "of a table, or a file with one `label coarser coarsest` a line"
+        )
     return found
 
 
@@ -53,6 +63,8 @@ def create_heads(
     config: Config, loss: MetricLoss, catalog: Catalog, world: World
 ) -> dict[str, ClassWeights]:
     """Class weights: of `loss` where it has any, and of plain softmax on the branch if that weighs.
+
+    Of `loss` on the levels of `data.hierarchy` too, where these weigh.
 
     The request must be resolved.
 
@@ -67,7 +79,7 @@ def create_heads(
     if isinstance(loss, Margin):
         counts = None
         if loss.uses_count:
-            counts = torch.bincount(torch.from_numpy(catalog.class_ids), minlength=count)
+            counts = torch.from_numpy(catalog.class_sizes())
         for name, its_dim in _metric_dims(config).items():
             heads[name] = Head(
                 its_dim, count, loss, options,
@@ -77,6 +89,20 @@ def create_heads(
         for name, its_dim in _metric_dims(config).items():
             heads[name] = ProxyWeights(
                 its_dim, count, loss, sharded=sharded, world=world, seed=seed
+            )
+    for number, (name, level) in enumerate(_level_losses(config, catalog).items(), 2):
+        if isinstance(loss, Margin):
+            # There are few: all of them take part in each step.
+            of_level = replace(options, centres=1, sample_rate=1.0)
+            ids = level.coarser(catalog.all_ids)
+            sizes = torch.from_numpy(np.bincount(ids[ids >= 0], minlength=len(level.names)))
+            heads[name] = Head(
+                dim, len(level.names), loss, of_level, sharded=sharded, world=world,
+                seed=seed + number, class_counts=sizes if loss.uses_count else None,
+            )  # fmt: skip
+        elif isinstance(loss, ProxyAnchor):
+            heads[name] = ProxyWeights(
+                dim, len(level.names), loss, sharded=sharded, world=world, seed=seed + number
             )
     if config.loss.classification_weight:
         heads["classification"] = Head(
@@ -89,18 +115,25 @@ def create_heads(
 
 
 def create_comparisons(
-    config: Config, loss: MetricLoss, world: World
+    config: Config, loss: MetricLoss, catalog: Catalog, world: World
 ) -> dict[str, BatchComparison]:
-    """Losses without class weights: `loss` and its nested parts, where it is such a one."""
+    """Losses without class weights: `loss`, its nested parts and levels, where it is such a one."""
     if not isinstance(loss, PairLoss):
         return {}
+    dims = {**_metric_dims(config), **dict.fromkeys(_level_losses(config, catalog), _dim(config))}
+    memory, labels = config.loss.memory, catalog.most_labels
     return {
-        name: BatchComparison(dim, loss, memory=config.loss.memory, world=world)
-        for name, dim in _metric_dims(config).items()
+        name: BatchComparison(dim, loss, memory=memory, labels=labels, world=world)
+        for name, dim in dims.items()
     }
 
 
-def loss_weights(config: Config) -> dict[str, float]:
+def level_loss(number: int) -> str:
+    """The name of the loss on level `number` of `data.hierarchy`, from 1."""
+    return f"{LEVEL}{number}"
+
+
+def loss_weights(config: Config, levels: int = 0) -> dict[str, float]:
     """Weight of each head's loss; the embedding and its nested parts share that of metric.
 
     The paper adds its losses up; their mean keeps the learning rate and the balance with the
@@ -112,7 +145,22 @@ def loss_weights(config: Config) -> dict[str, float]:
         "metric": each,
         **dict.fromkeys(nested, each),
         "classification": config.loss.classification_weight or 0.0,
+        **{
+            level_loss(number): config.loss.weight * config.loss.hierarchy_weight / levels
+            for number in range(1, levels + 1)
+        },
     }
+
+
+def _level_losses(config: Config, catalog: Catalog) -> dict[str, Level]:
+    """The levels that the loss is on too, by its name there."""
+    if not config.loss.hierarchy_weight:
+        return {}
+    return {level_loss(number): level for number, level in enumerate(catalog.levels, 1)}
+
+
+def _dim(config: Config) -> int:
+    return config.model.embedding_dim
 
 
 def _metric_dims(config: Config) -> dict[str, int]:

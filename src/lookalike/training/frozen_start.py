@@ -29,6 +29,7 @@ from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
 from lookalike.model.frozen_features import pooled_features
 from lookalike.model.inference import BATCH_SIZE, gathered
+from lookalike.training.build_heads import LEVEL
 
 MOST_IMAGES = 8192
 """Images whose features are computed: 130 MB for 2,048 channels and two poolings."""
@@ -40,7 +41,7 @@ class StartFeatures:
 
     Attributes:
         pooled: (M, C) float32 on the CPU for each pooling of the neck.
-        classes: (M,) int64.
+        classes: (M,) int64; (M, L) where images may have several, -1 behind the last.
     """
 
     pooled: list[Tensor]
@@ -69,18 +70,22 @@ class StartFeatures:
 
     def scores(self, embedder: Embedder, world: World = ALONE) -> Scores | None:
         """Retrieval among these images; None if no class has two of them."""
-        counts = self.classes.bincount()
+        counts = self.classes[self.classes >= 0].bincount()
         if not (counts > 1).any():
             return None
         vectors = F.normalize(self.embeddings(embedder), dim=1).to(world.device)
         return score(vectors, self.classes, world=world)
 
     def set_class_weights(self, embedder: Embedder, heads: Mapping[str, ClassWeights]) -> None:
-        """Make class weights the mean embeddings of their classes, where there are images."""
+        """Make class weights the mean embeddings of their classes, where there are images.
+
+        Those of coarser classes keep their random ones.
+        """
         vectors = self.embeddings(embedder)
         for name, head in heads.items():
-            if name != "classification":
-                imprint(head, vectors[:, : head.dim], self.classes)
+            if name != "classification" and not name.startswith(LEVEL):
+                rows, classes = _each_class(self.classes)
+                imprint(head, vectors[rows, : head.dim], classes)
 
 
 def start_features(
@@ -95,12 +100,12 @@ def start_features(
 
     Called by all workers together. Unreadable images are left out.
     """
-    rows = _rows(catalog.class_ids, MOST_IMAGES)
+    rows = _rows(catalog.sampling_ids(), MOST_IMAGES)
     before = embedder.device
     embedder.to(world.device)
     pooled, read = _pooled_features(embedder, catalog, rows, threads, world, source)
     embedder.to(before)
-    return StartFeatures(pooled, torch.from_numpy(catalog.class_ids[rows[read.numpy()]]))
+    return StartFeatures(pooled, torch.from_numpy(catalog.all_ids[rows[read.numpy()]]))
 
 
 def principal_axes(features: Tensor, count: int) -> Tensor:
@@ -142,6 +147,14 @@ def imprint(head: ClassWeights, vectors: Tensor, classes: Tensor) -> None:
         lengths = weight[there, centre].float().norm(dim=1, keepdim=True)
         means = F.normalize(sums[known], dim=1).to(weight.device)
         weight[there, centre] = (means * lengths).to(weight.dtype)
+
+
+def _each_class(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and class of each class of each image, (n,), of (M,) or (M, L) classes."""
+    if classes.ndim == 1:
+        return torch.arange(len(classes)), classes
+    rows, columns = (classes >= 0).nonzero(as_tuple=True)
+    return rows, classes[rows, columns]
 
 
 def _occurrence(classes: Tensor) -> Tensor:

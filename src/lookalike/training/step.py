@@ -42,6 +42,7 @@ class TrainStep:
     Args:
         trained: network, heads, optimizer, loss scale and average.
         loss_weights: by the head's name.
+        coarser: of losses on coarser classes by name, (C,) the class there of each class.
         seed: of dropout.
         precision: float32, bfloat16 or float16; of the network, never of the heads.
         clip_grad_norm: largest norm of all gradients together, 0 for any.
@@ -55,6 +56,7 @@ class TrainStep:
         trained: Trained,
         *,
         loss_weights: dict[str, float],
+        coarser: dict[str, Tensor] | None = None,
         world: World,
         seed: int,
         precision: torch.dtype = torch.float32,
@@ -67,6 +69,7 @@ class TrainStep:
         self.network = trained.network
         self.trained = trained
         self.loss_weights = loss_weights
+        self.coarser = coarser or {}
         self.world = world
         self.seed = seed
         self.precision = precision
@@ -197,13 +200,15 @@ class TrainStep:
 
     def _losses(self, embeddings: Tensor, branch: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         classes = batch.classes.to(self.world.device, non_blocking=True)
-        of_images = [classes]
+        weights = []
         if batch.weights is not None:
-            of_images.append(batch.weights.to(self.world.device, non_blocking=True))
+            weights.append(batch.weights.to(self.world.device, non_blocking=True))
         losses = {
             # A loss of fewer dimensions than the embedding reads the first ones.
             name: loss(
-                branch if name == "classification" else embeddings[:, : loss.dim], *of_images
+                branch if name == "classification" else embeddings[:, : loss.dim],
+                coarser_classes(classes, self.coarser[name]) if name in self.coarser else classes,
+                *weights,
             )
             for name, loss in self.trained.losses.items()
         }
@@ -243,6 +248,22 @@ class TrainStep:
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=self.precision)
+
+
+def coarser_classes(classes: Tensor, of_class: Tensor) -> Tensor:
+    """The coarser classes of (b,) or (b, L) classes, -1 for none; each once in a row.
+
+    `of_class` (C,) is the coarser class of each class.
+    """
+    found = of_class[classes]
+    if classes.ndim == 1:
+        return found
+    found = found.masked_fill(classes < 0, -1)
+    columns = list(found.unbind(1))
+    for number in range(1, len(columns)):
+        for before in columns[:number]:
+            columns[number] = columns[number].masked_fill(columns[number] == before, -1)
+    return torch.stack(columns, 1)
 
 
 @contextmanager

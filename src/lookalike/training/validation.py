@@ -16,7 +16,7 @@ from lookalike.errors import DataError
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration, fit_calibration
-from lookalike.metrics.protocol import Roles
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.scores import score
 from lookalike.model.batchnorm import share_statistics
 from lookalike.model.embedder import Embedder
@@ -101,26 +101,44 @@ class Validator:
             )
         if len(embedded.rows) == 0:
             raise DataError("validation cannot be measured: no image of the list can be read")
-        labels = torch.from_numpy(self.catalog.class_ids)[embedded.rows]
+        labels = torch.from_numpy(self.catalog.all_ids)[embedded.rows]
         roles = None if self._roles is None else self._roles[embedded.rows]
         vectors = embedded.vectors.to(self.world.device)
         scores = score(vectors, labels, roles=roles, world=self.world)
         record: dict[str, Any] = scores.to_dict()
         record["unreadable"] = len(self.bad)
-        known = self.train_classes[labels]  # (M,)
-        if head is not None and bool((known >= 0).any()):
-            mine = torch.arange(len(known))[known >= 0]
+        levels = self._level_scores(vectors, embedded.rows, roles)
+        record |= levels
+        known = self.train_classes[labels].masked_fill(labels < 0, -1)  # as the labels
+        is_known = known >= 0 if known.ndim == 1 else (known >= 0).any(1)  # (M,)
+        if head is not None and bool(is_known.any()):
+            mine = torch.arange(len(known))[is_known]
             vectors = embedded.vectors[mine].to(self.world.device)
             record["accuracy"] = _accuracy(head, vectors, known[mine], self.world)
         record["seconds"] = round(time.monotonic() - began, 3)
-        self._log_unreadable()
+        self._log(levels)
         return scores.primary[1], {**record, "val_list": self.list_id}
 
-    def _log_unreadable(self) -> None:
+    def _level_scores(self, vectors: Tensor, rows: Tensor, roles: Roles | None) -> dict[str, float]:
+        """Scores at the levels of `data.hierarchy`, under names that begin with the level's."""
+        found: dict[str, float] = {}
+        for level in self.catalog.levels:
+            labels = torch.from_numpy(level.coarser(self.catalog.all_ids))[rows]
+            scores = score(vectors, labels, roles=roles, ks=(1,), world=self.world)
+            found[f"{level.name}_recall_at_1"] = scores.recall[1]
+            found[f"{level.name}_map_at_r"] = scores.map_at_r
+        return found
+
+    def _log(self, levels: dict[str, float]) -> None:
         for row, reason in self.bad.reasons.items():
             if row not in self._logged:
                 self._logged.add(row)
                 logger.warning("left out: %s", describe_bad(self.catalog.records[row], reason))
+        for level in self.catalog.levels:
+            logger.info(
+                "by %s: Recall@1 %.1f %%, MAP@R %.1f %%", level.name,
+                100 * levels[f"{level.name}_recall_at_1"], 100 * levels[f"{level.name}_map_at_r"],
+            )  # fmt: skip
 
     def calibrate(
         self, embedder: Embedder | PictureModel, source: str, *, chose_checkpoint: bool = True
@@ -138,9 +156,10 @@ class Validator:
         Raises:
             DataError: there are too few images or classes for any threshold.
         """
-        classes = torch.from_numpy(self.catalog.class_ids)
-        unseen = self.train_classes[classes] < 0  # (N,)
-        if len(classes[unseen].unique()) < LEAST_UNSEEN:
+        classes = torch.from_numpy(self.catalog.all_ids)
+        known = (self.train_classes[classes] >= 0) & (classes >= 0)
+        unseen = ~known if known.ndim == 1 else ~known.any(1)  # (N,)
+        if len(first_class(classes)[unseen].unique()) < LEAST_UNSEEN:
             unseen[:] = True
         rows = unseen.nonzero()[:, 0]
         records = [self.catalog.records[row] for row in rows.tolist()]
@@ -161,15 +180,17 @@ class Validator:
             roles=None if roles is None else roles[embedded.rows],
             source=source,
             chose_checkpoint=chose_checkpoint,
-            seen_in_training=int((self.train_classes[labels.unique()] >= 0).sum()),
+            seen_in_training=int((self.train_classes[first_class(labels).unique()] >= 0).sum()),
             world=self.world,
         )
 
 
 def _accuracy(head: ClassWeights, vectors: Tensor, classes: Tensor, world: World) -> float:
-    """Part of the vectors whose nearest class centre is that of their class."""
+    """Part of the vectors whose nearest class centre is that of their class, or one of theirs."""
     # A sharded head answers for the rows of all workers at once; each asks for its part.
     part = world.shard(len(vectors))
     predicted = head.predict(vectors[part.start : part.stop])
-    right = (predicted.cpu() == classes[part.start : part.stop]).sum()
+    own = classes[part.start : part.stop]
+    own = own[:, None] if own.ndim == 1 else own
+    right = (predicted.cpu()[:, None] == own).any(1).sum()
     return float(world.sum(right.to(world.device))) / len(vectors)

@@ -23,6 +23,7 @@ from lookalike.model.lora import is_lora
 from lookalike.model.saved_model import read_saved
 from lookalike.run import Run
 from lookalike.training import checkpoint
+from lookalike.training.build_heads import LEVEL
 from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
 from lookalike.training.frozen_start import StartFeatures
 from lookalike.training.head_checkpoint import HeadRows, load_margin_state
@@ -63,8 +64,8 @@ def begin(
     The network is loaded as it is, or its average where one was kept. Rows of a head follow their
     label; rows of other labels keep their random direction, at the median length of the inherited
     rows, so that a step of SGD turns them by as much (by lr / length^2 where the loss compares
-    cosines). A head that the earlier run lacks, as one without class weights does, starts anew.
-    Optimizer state starts empty.
+    cosines). A head that the earlier run lacks, as one without class weights does, starts anew,
+    and so do those of coarser classes. Optimizer state starts empty.
 
     Args:
         name: an output directory, of which the best checkpoint is taken, else the newest; or a
@@ -88,15 +89,16 @@ def begin(
         _take_network(source, trained.network, trained.average)
         old = source.classes.rows
         match = torch.tensor([old.get(canonical_label(name), -1) for name in classes.names])  # (C,)
+        heads = {name: head for name, head in trained.heads.items() if not name.startswith(LEVEL)}
         lacking = {
             head_name: head
-            for head_name, head in trained.heads.items()
+            for head_name, head in heads.items()
             if not any(source.folder.glob(f"head-{head_name}-*.safetensors"))
         }
-        for head_name, head in trained.heads.items():
+        for head_name, head in heads.items():
             if head_name not in lacking:
                 _take_head(source, head_name, head, match)
-    if len(lacking) < len(trained.heads):
+    if len(lacking) < len(heads):
         _report(source, classes, match)
     else:
         logger.info(

@@ -20,7 +20,7 @@ class Batch:
     Attributes:
         images: (b, 3, S, S) uint8, channels last; pinned where it is to go to a CUDA device. Or
             the features of b images, (b, K, C) float32 (`FeatureParts`).
-        classes: (b,) int64.
+        classes: (b,) int64; (b, L), with -1 behind the last, where images may have several.
         rows: (b,) int64, indices of the records that these images are.
         weights: (b,) float32, of the images in the loss; None for all alike.
     """

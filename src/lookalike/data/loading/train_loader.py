@@ -84,7 +84,10 @@ class TrainLoader:
         if len(catalog) == 0:
             raise DataError("there are no images to train on")
         self.sampler = create_sampler(
-            catalog.class_ids, batch_size=batch_size, seed=seed, sampling=sampling or Sampling()
+            catalog.sampling_ids(),
+            batch_size=batch_size,
+            seed=seed,
+            sampling=sampling or Sampling(),
         )
         self.batch_size = self.sampler.batch_size
         self.steps_per_epoch = self.sampler.steps_per_epoch
@@ -95,6 +98,7 @@ class TrainLoader:
             )
         self.wait_seconds = 0.0
         self.catalog = catalog
+        self._classes = catalog.all_ids
         weights = catalog.weights
         self._weights = None if weights is None else relative_weights(weights)
         self._augment = augment
@@ -173,7 +177,7 @@ class TrainLoader:
             yield Job(to_read, partial(self._start, epoch, drawn.copy(), before))
 
     def _batch(self, images: Tensor, rows: np.ndarray) -> Batch:
-        classes = self.catalog.class_ids[rows].astype(np.int64)
+        classes = self._classes[rows].astype(np.int64)
         weights = None if self._weights is None else torch.from_numpy(self._weights[rows])
         return Batch(images, torch.from_numpy(classes), torch.from_numpy(rows), weights)
 

@@ -62,6 +62,8 @@ class AnnotationOptions:
         labelled: a missing label is an error; otherwise it is "".
         path_column: the table column of paths; None to detect it.
         label_column: the table column of labels; None to detect it.
+        label_separator: the text between the labels of an image; None where each has one.
+        coarser_columns: the table columns of coarser classes, the finest first.
         weight_column: the table column of the images' weights; None for no weights.
         image_root: base folder or URI of relative paths; None for the annotation's folder.
         bad: collects the errors of rows, which are then skipped; None to raise them.
@@ -71,6 +73,8 @@ class AnnotationOptions:
     labelled: bool = True
     path_column: str | None = None
     label_column: str | None = None
+    label_separator: str | None = None
+    coarser_columns: tuple[str, ...] = ()
     weight_column: str | None = None
     image_root: str | None = None
     bad: BadRows | None = field(default=None, compare=False)
@@ -231,6 +235,19 @@ def parse_label(text: str, labelled: bool) -> str:
     return canonical_label(label)
 
 
+def parse_labels(text: str, options: AnnotationOptions) -> tuple[str, ...]:
+    """The different labels in a text, in their order: one without a label separator.
+
+    Raises:
+        MalformedRow: as in `parse_label`.
+    """
+    separator = options.label_separator
+    if separator is None:
+        return (parse_label(text, options.labelled),)
+    parts = [part for part in text.split(separator) if part.strip()] or [""]
+    return tuple(dict.fromkeys(parse_label(part, options.labelled) for part in parts))
+
+
 def parse_weight(text: str) -> float:
     """The weight of an image or a class, 0 or more; a ValueError for other text."""
     try:
@@ -240,6 +257,11 @@ def parse_weight(text: str) -> float:
     if not 0 <= weight <= 1e30:  # NaN fails the comparison
         raise ValueError(f"weight {quoted(text)} is not a number of 0 or more; write e.g. 2.5")
     return weight
+
+
+def names_file(setting: str) -> bool:
+    """True where a setting that names columns or a file names a file."""
+    return "://" in setting or setting.lower().endswith((".txt", ".csv", ".tsv"))
 
 
 def quoted(text: str) -> str:

@@ -72,8 +72,9 @@ def read(annotation: Annotation) -> list[Record]:
     def parse(cells: list[str]) -> ParsedRow:
         if len(cells) != width:
             raise MalformedRow(f"{len(cells)} cells, {width} columns; quote cells with commas")
-        label = columns.label_of(cells)
-        return ParsedRow(resolve(cells[columns.path]), label, columns.details_of(cells))
+        labels = columns.labels_of(cells)
+        details = columns.details_of(cells, labels)
+        return ParsedRow(resolve(cells[columns.path]), labels[0], details)
 
     bad, width = BadRows(), len(layout.names)
     try:

@@ -8,6 +8,7 @@ from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH
 from lookalike.data.readers.annotation import (
     Annotation,
+    AnnotationOptions,
     canonical_label,
     combined_error,
     has_control_characters,
@@ -15,7 +16,7 @@ from lookalike.data.readers.annotation import (
     quoted,
 )
 from lookalike.data.readers.skipped_files import OUTSIDE, SkipCounter, describe, images_among
-from lookalike.data.record import Record
+from lookalike.data.record import Details, Record, with_labels
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def read(annotation: Annotation) -> list[Record]:
     around = _folder_around(paths) if storage.is_archive(uri) else ""
     records: list[Record] = []
     bad: list[str] = []
-    labels: dict[str, str] = {}  # keeps one object a label
+    labels: dict[str, tuple[str, Details | None]] = {}  # by folder; keeps one object of each
     for path in paths:
         name, slash, _ = path[len(around) :].partition("/")
         if not slash and options.labelled:
@@ -51,8 +52,12 @@ def read(annotation: Annotation) -> list[Record]:
         elif has_control_characters(path) or (slash and not name.strip()):
             bad.append(path)
         else:
-            label = labels.setdefault(name, canonical_label(name)) if slash else ""
-            records.append(Record(storage.join(uri, path), label, source, 0))
+            key = name if slash else ""
+            if key not in labels:
+                names = _labels(name, options) if slash else ("",)
+                labels[key] = names[0], with_labels(None, names)
+            label, details = labels[key]
+            records.append(Record(storage.join(uri, path), label, source, 0, None, details))
     found = skips.found()
     if bad:
         raise combined_error(bad, lambda path: f"{source}: {quoted(path)} {name_fault(path)}")
@@ -69,6 +74,13 @@ def read(annotation: Annotation) -> list[Record]:
     if options.skipped is not None:
         options.skipped.extend(found)
     return records
+
+
+def _labels(name: str, options: AnnotationOptions) -> tuple[str, ...]:
+    """The different labels in the name of a folder, in their order."""
+    separator = options.label_separator
+    parts = [name] if separator is None else [p.strip() for p in name.split(separator)]
+    return tuple(dict.fromkeys(canonical_label(part) for part in parts if part)) or (name,)
 
 
 def _folder_around(paths: list[str]) -> str:

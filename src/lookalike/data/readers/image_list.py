@@ -10,18 +10,20 @@ from lookalike.data.readers.annotation import (
     has_control_characters,
     is_invalid_uri,
     lines,
-    parse_label,
+    parse_labels,
     quoted,
 )
-from lookalike.data.record import Record
+from lookalike.data.record import Details, Record, with_labels
+from lookalike.errors import ConfigError
 
 
 def read(annotation: Annotation) -> list[Record]:
     r"""The records of an image list.
 
     Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
-    hold blanks and labels may not. Lines that are blank or begin with `#` are skipped. UTF-8 with
-    or without a byte order mark, lines that end in `\n` or `\r\n`, plain or gzipped.
+    hold blanks and labels may not, nor the text between several labels. Lines that are blank or
+    begin with `#` are skipped. UTF-8 with or without a byte order mark, lines that end in `\n` or
+    `\r\n`, plain or gzipped.
 
     A last word like an image's file name after something unlike one (`my cat.jpg`) is a part of
     the path, and the label is missing.
@@ -30,9 +32,16 @@ def read(annotation: Annotation) -> list[Record]:
         StorageError: the list cannot be read.
         DataError: bad lines, or no records.
     """
-    source, labelled = annotation.name, annotation.options.labelled
+    source, options = annotation.name, annotation.options
+    labelled, separator = options.labelled, options.label_separator
+    if separator is not None and separator.strip() != separator:
+        raise ConfigError(
+            f"data.label_separator={separator!r}: in a list blanks stand between path and label; "
+            "write another sign between labels, as |"
+        )
     resolve = annotation.resolver()
-    labels: dict[str, str] = {}  # as written -> canonical; also keeps one object a label
+    # As written -> canonical, and details with further ones; also keeps one object of each.
+    labels: dict[str, tuple[str, Details | None]] = {}
     records: list[Record] = []
     bad = BadRows()
     for number, line in enumerate(lines(annotation.text), 1):
@@ -51,10 +60,11 @@ def read(annotation: Annotation) -> list[Record]:
                 _check(line, path, label)
             known = labels.get(label)
             if known is None:
-                known = labels[label] = parse_label(label, labelled)
+                found = parse_labels(label, options)
+                known = labels[label] = found[0], with_labels(None, found)
             if ":" in path and is_invalid_uri(path):
                 raise MalformedRow(f"{quoted(path)} is not a valid URI; correct it")
-            records.append(Record(resolve(path), known, source, number))
+            records.append(Record(resolve(path), known[0], source, number, None, known[1]))
         except MalformedRow as error:
             bad.add(f"{source}:{number}", error)
     return annotation.finish(records, bad, "the list holds no images; write one a line: path label")

@@ -8,7 +8,8 @@ An answer is text, or an object `{"labels": {"<the question>": "cat"}}`. Policie
 - Stages: `...-verify` counts over `...-check` over the first answer. The highest stage that is
   there decides, even if it is empty: a checker has rejected the answer.
 - Items without an answer (skipped, or not annotated yet) are skipped, counted and logged.
-- Items with several different labels are bad lines: an image has one class.
+- Items with several different labels are bad lines, unless `label_separator` is set, which
+  means that images may have several.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from math import isfinite
 
 from lookalike.data.readers.annotation import (
     Annotation,
+    AnnotationOptions,
     BadRows,
     MalformedRow,
     has_control_characters,
     is_invalid_uri,
     lines,
     parse_label,
+    parse_labels,
     quoted,
 )
-from lookalike.data.record import Record
+from lookalike.data.record import Details, Record, with_labels
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +43,11 @@ def read(annotation: Annotation) -> list[Record]:
         StorageError: the manifest cannot be read.
         DataError: bad lines, or no records.
     """
-    source, labelled = annotation.name, annotation.options.labelled
+    source, options = annotation.name, annotation.options
+    labelled = options.labelled
     resolve = annotation.resolver()
     labels: dict[str, str] = {}  # keeps one object a label
+    further: dict[tuple[str, ...], Details | None] = {}
     records: list[Record] = []
     bad = BadRows()
     skipped = 0
@@ -56,12 +61,16 @@ def read(annotation: Annotation) -> list[Record]:
             if not answers and labelled:
                 skipped += 1
                 continue
-            label = parse_label(_one(answers) if answers else "", labelled)
+            found = _labels(answers, options)
             place = resolve(_image(item))
         except MalformedRow as error:
             bad.add(f"{source}:{number}", error)
         else:
-            records.append(Record(place, labels.setdefault(label, label), source, number))
+            label = labels.setdefault(found[0], found[0])
+            details = None
+            if len(found) > 1:
+                details = further.setdefault(found, with_labels(None, found))
+            records.append(Record(place, label, source, number, None, details))
     annotation.finish(
         records,
         bad,
@@ -172,10 +181,15 @@ def _answers(data: object) -> Iterator[str]:
                 yield text
 
 
-def _one(answers: list[str]) -> str:
+def _labels(answers: list[str], options: AnnotationOptions) -> tuple[str, ...]:
+    """The different labels of an item, in their order."""
+    if options.label_separator is not None:
+        found = [label for answer in answers or [""] for label in parse_labels(answer, options)]
+        return tuple(dict.fromkeys(found))
     if len(answers) > 1:
         listed = ", ".join(map(quoted, answers[:5])) + (", ..." if len(answers) > 5 else "")
         raise MalformedRow(
-            f"{len(answers)} labels ({listed}), but an image has one class; keep one of them"
+            f"{len(answers)} labels ({listed}), but an image has one class; keep one of them, or "
+            "set data.label_separator='|' to take all"
         )
-    return answers[0]
+    return (parse_label(answers[0] if answers else "", options.labelled),)

@@ -19,6 +19,7 @@ from lookalike.data.readers.table_rows import (
     cell_text,
     finish_table,
     image_resolver,
+    labels_text,
     row_records,
 )
 from lookalike.data.record import Record
@@ -71,7 +72,7 @@ def read(annotation: Annotation) -> list[Record]:
         StorageError: the file cannot be read.
         DataError: bad rows, or no rows.
     """
-    source, bad = annotation.name, BadRows()
+    source, separator, bad = annotation.name, annotation.options.label_separator, BadRows()
     items = list(_items(annotation.text, source))
     rows = [item for _, item in items if isinstance(item, dict)]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -89,11 +90,14 @@ def read(annotation: Annotation) -> list[Record]:
         if isinstance(item, str):
             raise MalformedRow(f"{item}; write one object a line")
         cells = [
-            cell_text(item.get(name)) if index in columns.used else ""
+            "" if index not in columns.used
+            else labels_text(item.get(name), separator) if index == columns.label
+            else cell_text(item.get(name))
             for index, name in enumerate(names)
-        ]
-        label = columns.label_of(cells)
-        return ParsedRow(resolve(cells[columns.path]), label, columns.details_of(cells))
+        ]  # fmt: skip
+        labels = columns.labels_of(cells)
+        details = columns.details_of(cells, labels)
+        return ParsedRow(resolve(cells[columns.path]), labels[0], details)
 
     return finish_table(annotation, list(row_records(source, items, parse, bad)), bad)
 

@@ -22,7 +22,7 @@ from lookalike.data.readers.annotation import (
     MalformedRow,
     canonical_label,
     has_control_characters,
-    parse_label,
+    parse_labels,
     quoted,
 )
 from lookalike.data.readers.embedded_images import (
@@ -39,6 +39,7 @@ from lookalike.data.readers.table_rows import (
     cell_text,
     finish_table,
     image_resolver,
+    labels_text,
     row_records,
 )
 from lookalike.data.record import Record
@@ -145,10 +146,11 @@ def _file_records(
 
     def parse(row: tuple[list[Any], EmbeddedRow]) -> ParsedRow:
         cells, (member, path) = row
-        label = ""
+        labels: tuple[str, ...] = ("",)
         if columns.label is not None:
-            label = _label(cells[columns.label], class_names, options.labelled)
-        details = columns.details_of([cell_text(cell) for cell in cells], split)
+            labels = _labels(cells[columns.label], class_names, options)
+            cells[columns.label] = None
+        details = columns.details_of([cell_text(cell) for cell in cells], labels, split)
         if table.image is None:
             uri = resolve(cell_text(cells[columns.path]))
         elif member is not None:
@@ -157,7 +159,7 @@ def _file_records(
             uri = resolve_beside(path)
         else:
             raise MalformedRow("no image")
-        label, details = known.setdefault(label, label), known.setdefault(details, details)
+        label, details = known.setdefault(labels[0], labels[0]), known.setdefault(details, details)
         return ParsedRow(uri, label, details, member)
 
     whole = batches if first is None else chain([first], batches)
@@ -217,19 +219,24 @@ def _column(table: Table, index: int) -> list[str]:
     return [str(v) for batch, _ in table.batches for v in batch.column(index).to_pylist()]
 
 
-def _label(value: Any, names: Sequence[str] | None, labelled: bool) -> str:
+def _labels(value: Any, names: Sequence[str] | None, options: AnnotationOptions) -> tuple[str, ...]:
     if names is not None and isinstance(value, float) and value.is_integer():
         value = int(value)  # as pandas has integers among which one is missing
+    if names is not None and isinstance(value, list) and options.label_separator is not None:
+        found = [label for each in value for label in _labels(each, names, options)]
+        return tuple(dict.fromkeys(found)) or parse_labels("", options)
     if names is None or not isinstance(value, int):
-        return parse_label(cell_text(value), labelled)
+        return parse_labels(labels_text(value, options.label_separator), options)
     if not 0 <= value < len(names):
         raise MalformedRow(f"label {value} is not one of the {len(names):,} class names")
-    return canonical_label(names[value].strip())
+    return (canonical_label(names[value].strip()),)
 
 
 def _class_names(schema: pa.Schema, label: int) -> list[str] | None:
-    """The names of a ClassLabel column; None for any other."""
-    names = hugging_face_feature(schema, schema.names[label]).get("names")
+    """The names of a column of ClassLabel, or of lists of them; None for any other."""
+    feature = hugging_face_feature(schema, schema.names[label])
+    inner = feature.get("feature")
+    names = (inner if isinstance(inner, dict) else feature).get("names")
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
         return None
     if any(map(has_control_characters, names)):

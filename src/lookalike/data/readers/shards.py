@@ -18,15 +18,17 @@ from lookalike import storage
 from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
 from lookalike.data.readers.annotation import (
     Annotation,
+    AnnotationOptions,
     BadRows,
     MalformedRow,
     has_control_characters,
     name_fault,
-    parse_label,
+    parse_labels,
     quoted,
 )
 from lookalike.data.readers.path_patterns import expand_ranges
-from lookalike.data.record import Member, Record
+from lookalike.data.readers.table_rows import labels_text
+from lookalike.data.record import Member, Record, with_labels
 from lookalike.errors import DataError
 
 # By priority. `.txt` comes last: in some sets it is a caption beside a `.cls`.
@@ -54,7 +56,7 @@ def read(annotation: Annotation) -> list[Record]:
         StorageError: a file cannot be read.
         DataError: bad samples, no samples, or a file that is no uncompressed tar file.
     """
-    labelled = annotation.options.labelled
+    options = annotation.options
     records: list[Record] = []
     bad = BadRows()
     labels: dict[str, str] = {}  # keeps one object a label
@@ -63,12 +65,13 @@ def read(annotation: Annotation) -> list[Record]:
         for key, files in _samples(shard):
             try:
                 image = _image(files)
-                bare = not labelled and not any(end in files for end in _LABELS)
-                label = "" if bare else _label(files, labelled)
+                bare = not options.labelled and not any(end in files for end in _LABELS)
+                found = ("",) if bare else _labels(files, options)
             except MalformedRow as error:
                 bad.add(f"{source}: {key}", error)
             else:
-                records.append(Record(shard, labels.setdefault(label, label), source, 0, image))
+                label, details = labels.setdefault(found[0], found[0]), with_labels(None, found)
+                records.append(Record(shard, label, source, 0, image, details))
     return annotation.finish(
         records, bad, "no samples; expected NAME.jpg and NAME.cls one after the other"
     )
@@ -131,7 +134,7 @@ def _image(files: _Files) -> Member:
     return images[0]
 
 
-def _label(files: _Files, labelled: bool) -> str:
+def _labels(files: _Files, options: AnnotationOptions) -> tuple[str, ...]:
     end = next((end for end in _LABELS if end in files), None)
     if end is None:
         raise MalformedRow("no label; add " + " or ".join(_LABEL_SUFFIXES))
@@ -143,22 +146,24 @@ def _label(files: _Files, labelled: bool) -> str:
         text = content.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise MalformedRow(f"{name} is not UTF-8 text") from None
-    label = _label_of_json(name, text) if end == "json" else text
+    label = _label_of_json(name, text, options.label_separator) if end == "json" else text
     if not label or has_control_characters(label) or "\n" in label:
         raise MalformedRow(f"label {quoted(label)} of {name} is not one line of text")
     try:
-        return parse_label(label, labelled)
+        return parse_labels(label, options)
     except MalformedRow as error:
         raise MalformedRow(f"{name}: {error}") from None
 
 
-def _label_of_json(name: str, text: str) -> str:
+def _label_of_json(name: str, text: str, separator: str | None) -> str:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
         raise MalformedRow(f"{name} is not JSON") from None
     for key in _KEYS:
         value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(value, list):
+            return labels_text(value, separator)
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value).strip()
         if isinstance(value, float) and (not isfinite(value) or value.is_integer()):

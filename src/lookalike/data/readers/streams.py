@@ -56,7 +56,7 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
     writer = csv.writer(text, lineterminator="\n")
     first = (options.path_column or "path", options.label_column or "label")
     weight = [] if options.weight_column is None else [options.weight_column]
-    writer.writerow([*first, *names, *weight, *box_names])
+    writer.writerow([*first, *names, *options.coarser_columns, *weight, *box_names])
     for record, each in zip(records, details, strict=True):
         uri = record.uri
         if not storage.is_remote(uri):
@@ -64,7 +64,8 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
         cells = (getattr(each, name) for name in names)  # None becomes an empty cell
         box = (each.box or [""] * len(BOX)) if box_names else ()
         weights = [each.weight] if weight else []
-        writer.writerow([uri, record.label, *cells, *weights, *box])
+        label = (options.label_separator or "").join(record.labels)
+        writer.writerow([uri, label, *cells, *each.coarser, *weights, *box])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path = cache_folder() / "lists" / f"{hashlib.sha256(content).hexdigest()[:32]}.csv"
     try:

@@ -17,6 +17,7 @@ from lookalike.data.readers.annotation import (
     AnnotationOptions,
     MalformedRow,
     parse_label,
+    parse_labels,
     parse_weight,
     quoted,
 )
@@ -129,13 +130,14 @@ class Columns:
         self.label = self._find_label(cells)
         weight = options.weight_column
         self._weight = None if weight is None else self._asked(weight, "weights")
+        self._coarser = [self._asked(name, "hierarchy") for name in options.coarser_columns]
         # A setting may name a column of another meaning.
         for index in (self.path, self.label, self._weight):
             if index is not None:
                 self._details.pop(keys[index], None)
         if {"sequence", "camera"} <= self._details.keys():
             raise DataError(f"{place}: {SEQUENCE_OR_CAMERA}; leave out one of the two columns")
-        self.used = {self.path, *self._details.values()}
+        self.used = {self.path, *self._details.values(), *self._coarser}
         if self.label is not None:
             self.used.add(self.label)
         if self._weight is not None:
@@ -143,18 +145,27 @@ class Columns:
         self._warn_of_unused()
         self._known: dict[Details, Details] = {}  # keeps one object of each
 
-    def label_of(self, cells: Sequence[str]) -> str:
-        """The label of a row; see `parse_label`."""
-        return parse_label("" if self.label is None else cells[self.label], self._options.labelled)
+    def labels_of(self, cells: Sequence[str]) -> tuple[str, ...]:
+        """The labels of a row; see `parse_labels`."""
+        return parse_labels("" if self.label is None else cells[self.label], self._options)
 
-    def details_of(self, cells: Sequence[str], split: str | None = None) -> Details | None:
-        """The details of a row; see `parse_details`."""
-        if not self._details and split is None and self._weight is None:
+    def details_of(
+        self, cells: Sequence[str], labels: Sequence[str], split: str | None = None
+    ) -> Details | None:
+        """The details of a row with these labels; see `parse_details`."""
+        several = len(labels) > 1
+        needed = several or self._coarser or self._weight is not None or split is not None
+        if not needed and not self._details:
             return None
         texts = {name: cells[index] for name, index in self._details.items()}
         found = parse_details(texts, split, self._box)
         if self._weight is not None:
             found = replace(found, weight=_weight(cells[self._weight]))
+        if several:
+            found = replace(found, further_labels=tuple(labels[1:]))
+        if self._coarser:
+            coarser = tuple(parse_label(cells[index], True) for index in self._coarser)
+            found = replace(found, coarser=coarser)
         return self._known.setdefault(found, found)
 
     def _find_path(self, sample: Sequence[Sequence[str]]) -> int:

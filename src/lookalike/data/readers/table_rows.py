@@ -109,6 +109,22 @@ def cell_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def labels_text(value: object, separator: str | None) -> str:
+    """The cell of the labels as text; a list of them with the separator between.
+
+    Raises:
+        MalformedRow: as in `cell_text`, or a list where there is no separator.
+    """
+    if not isinstance(value, list | tuple):
+        return cell_text(value)
+    if separator is None:
+        raise MalformedRow(
+            f"label {quoted(str(value))} is a list; set data.label_separator='|' where images have "
+            "several labels"
+        )
+    return separator.join(map(cell_text, value))
+
+
 def _files_by_name(root: str) -> dict[str, list[str]]:
     """The files below a folder by path and by name, with and without suffix."""
     found: dict[str, list[str]] = {}

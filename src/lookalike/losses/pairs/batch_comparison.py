@@ -11,6 +11,7 @@ from lookalike.losses.collectives import gather_embeddings, gather_own_gradient
 from lookalike.losses.logits import unit_rows
 from lookalike.losses.pairs.embedding_memory import EmbeddingMemory
 from lookalike.losses.pairs.pair_loss import PairLoss, Pairs
+from lookalike.losses.shared_classes import share_class
 
 BLOCK = 2**22
 """Cosines, or comparisons of cosines, at once; more are computed again in the backward pass."""
@@ -30,7 +31,14 @@ class BatchComparison(nn.Module):
     memory: EmbeddingMemory | None
 
     def __init__(
-        self, dim: int, loss: PairLoss, *, memory: int = 0, world: World = ALONE, block: int = BLOCK
+        self,
+        dim: int,
+        loss: PairLoss,
+        *,
+        memory: int = 0,
+        labels: int = 1,
+        world: World = ALONE,
+        block: int = BLOCK,
     ) -> None:
         """Prepare.
 
@@ -38,12 +46,13 @@ class BatchComparison(nn.Module):
             dim: D, length of an embedding.
             loss: of an anchor.
             memory: M, embeddings of earlier batches that are kept.
+            labels: L, the most classes of an image, where `memory` is not 0.
             world: the workers.
             block: see `BLOCK`.
         """
         super().__init__()
         self.dim, self.loss, self.world, self.block = dim, loss, world, block
-        self.memory = EmbeddingMemory(memory, dim) if memory else None
+        self.memory = EmbeddingMemory(memory, dim, labels) if memory else None
         self._latest: tuple[Tensor, Tensor] | None = None
 
     def forward(self, embeddings: Tensor, classes: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -52,8 +61,9 @@ class BatchComparison(nn.Module):
         Every worker must call it at the same step. Computed in float32 at least, inside an
         autocast region too.
 
-        `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64. `weights`
-        (b,) multiply the losses of the anchors, before their mean.
+        `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64, or (b, L)
+        where images may have several, with -1 behind the last: two images with a class in common
+        are a positive pair. `weights` (b,) multiply the losses of the anchors, before their mean.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -84,14 +94,14 @@ class BatchComparison(nn.Module):
         first = sum(counts[: self.world.rank])
         count = counts[self.world.rank]
         anchors, classes = unit[first : first + count], gathered[first : first + count]
-        gallery, labels = unit, gathered  # (N, D), (N,)
+        gallery, labels = unit, gathered  # (N, D), (N,) or (N, L)
         if self.memory is not None:
             kept, kept_labels = self.memory.contents()
             gallery = torch.cat([unit, kept.to(unit.dtype)])
             labels = torch.cat([gathered, kept_labels])
         each = len(labels)
         if self.loss.ranks:
-            each *= int((classes[:, None] == labels).sum(1).max())
+            each *= int(share_class(classes, labels).sum(1).max())
         size = max(1, self.block // each)
         if count <= size:
             return self._block_sums(anchors, classes, gallery, labels, first, weights)
@@ -122,7 +132,7 @@ class BatchComparison(nn.Module):
         """Sum and number for anchors (n, D), which are the images from `first` of the gallery."""
         itself = torch.zeros(len(anchors), len(gallery), dtype=torch.bool, device=labels.device)
         itself[:, first : first + len(anchors)].fill_diagonal_(True)
-        same = classes[:, None] == labels
+        same = share_class(classes, labels)
         pairs = Pairs(anchors @ gallery.t(), same & ~itself, ~same)
         losses, counted = self.loss.row_losses(pairs)
         if weights is not None:

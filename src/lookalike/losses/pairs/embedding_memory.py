@@ -9,7 +9,7 @@ class EmbeddingMemory(nn.Module):
 
     Attributes:
         rows: (M, D) unit embeddings, in the order of a ring.
-        classes: (M,) int64.
+        classes: (M,) int64; (M, L) where images may have up to L classes.
         stored: () int64, embeddings stored so far, for checkpoints; the first are replaced. The
             host counts too, as reading a device would make it wait.
     """
@@ -18,21 +18,22 @@ class EmbeddingMemory(nn.Module):
     classes: Tensor
     stored: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, labels: int = 1) -> None:
         super().__init__()
         self.register_buffer("rows", torch.zeros(size, dim))
-        self.register_buffer("classes", torch.zeros(size, dtype=torch.int64))
+        shape = (size,) if labels == 1 else (size, labels)
+        self.register_buffer("classes", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
         self._stored = 0
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """Embeddings (m, D) and classes (m,), with m from 0 to M."""
+        """Embeddings (m, D) and their classes, with m from 0 to M."""
         count = min(self._stored, len(self.rows))
         return self.rows[:count], self.classes[:count]
 
     @torch.no_grad()
     def store(self, embeddings: Tensor, classes: Tensor) -> None:
-        """Add unit embeddings (B, D) and their classes (B,), the last M of them."""
+        """Add unit embeddings (B, D) and their classes, the last M of them."""
         size = len(self.rows)
         embeddings, classes = embeddings[-size:], classes[-size:]
         places = (self._stored + torch.arange(len(embeddings), device=embeddings.device)) % size

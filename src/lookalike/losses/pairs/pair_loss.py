@@ -31,8 +31,8 @@ class Pairs:
 
     Attributes:
         cos: (n, N), differentiable.
-        same: (n, N) bool, another image of the anchor's class.
-        other: (n, N) bool, an image of another class. Neither is the anchor itself.
+        same: (n, N) bool, another image of the anchor's class, or of one of its classes.
+        other: (n, N) bool, an image of other classes. Neither is the anchor itself.
     """
 
     cos: Tensor

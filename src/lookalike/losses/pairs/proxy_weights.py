@@ -57,7 +57,8 @@ class ProxyWeights(ClassWeights):
         autocast region too.
 
         `embeddings` (b, D) are raw, b may differ between workers; `classes` (b,) int64 are in
-        [0, C).
+        [0, C), or (b, L) where images may have several, with -1 behind the last: an image is one of
+        each of its classes.
 
         Raises:
             ValueError: the shapes do not fit, or a class is out of range.
@@ -81,7 +82,8 @@ class ProxyWeights(ClassWeights):
     def _log_sums(self, unit: Tensor, own: Tensor) -> Tensor:
         """Logarithms of the sums in P and N over `unit` (b, D), for each class held, (2, c).
 
-        `own` (b,) is the row of the weight of each one's class; it may be held elsewhere.
+        `own` (b,) or (b, L) are the rows of the weight of each one's classes; they may be held
+        elsewhere.
         """
         size = self.options.chunk or default_chunk(len(unit), self.weight)
         blocks = self.weight.split(size)
@@ -101,7 +103,9 @@ class ProxyWeights(ClassWeights):
     def _block_sums(self, unit: Tensor, own: Tensor, block: Tensor) -> Tensor:
         proxies, _ = unit_rows(block.to(unit.dtype))  # (n, D)
         cos = unit @ proxies.t()  # (b, n)
-        mine = own[:, None] == torch.arange(len(block), device=own.device)
+        mine = own[..., None] == torch.arange(len(block), device=own.device)
+        if own.ndim == 2:
+            mine = mine.any(1)  # (b, n)
         near = self.loss.positive(cos).masked_fill(~mine, MASKED).logsumexp(0)
         far = self.loss.negative(cos).masked_fill(mine, MASKED).logsumexp(0)
         return torch.stack([near, far])

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError
+from lookalike.losses.shared_classes import have_common
+from lookalike.metrics.class_members import relevant_images
 from lookalike.metrics.postprocessing.quantization import from_bits, from_int8, to_bits, to_int8
 from lookalike.metrics.postprocessing.query_expansion import augment, expand
 from lookalike.metrics.postprocessing.reranking import rerank
 from lookalike.metrics.postprocessing.whitening import project, truncation, whitening
-from lookalike.metrics.protocol import Roles, relevant_of
+from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.rank_metrics import RECALL, RankMetrics
 from lookalike.metrics.scores import PerQuery, measure_queries
 
@@ -110,7 +112,7 @@ class Split:
     queries and gallery is divided: of the images of a class, every second one is a query.
     """
 
-    labels: Tensor  # (N,) int64, the class of each image
+    labels: Tensor  # (N,) int64, the class of each image; (N, L) where it may have several
     queries: Tensor  # (Q,) int64, rows of the set
     gallery: Tensor  # (G,) int64, rows of the set
     groups: Tensor  # (N,) int64; images of one group never find each other
@@ -126,7 +128,7 @@ class Split:
             query, searched = roles.query, roles.gallery
         if not bool((query & searched).any()):
             return cls(labels, query.nonzero()[:, 0], searched.nonzero()[:, 0], groups)
-        _, classes = torch.unique(labels, return_inverse=True)
+        _, classes = torch.unique(first_class(labels), return_inverse=True)
         order = torch.argsort(classes, stable=True)
         begins = torch.searchsorted(classes[order], torch.arange(int(classes.max()) + 1))
         place = torch.empty(count, dtype=torch.int64)
@@ -176,12 +178,14 @@ def _measure_reranked(queries: Tensor, gallery: Tensor, split: Split) -> PerQuer
     own, groups = split.groups[split.queries], split.groups[split.gallery]
     labels, gallery_labels = split.labels[split.queries], split.labels[split.gallery]
     rows, roles = _joined(split)
-    _, classes = torch.unique(split.labels[rows], return_inverse=True)
-    relevant = relevant_of(classes, roles)[: len(queries)]
+    relevant = relevant_images(split.labels[rows], roles)[: len(queries)]
     metrics = RankMetrics()
     most = int(relevant.max())
     ranked = rerank(queries, gallery, max(most, *RECALL), query_groups=own, gallery_groups=groups)
-    hits = (gallery_labels[ranked.clamp(min=0)] == labels[:, None]) & (ranked >= 0)  # (Q, K)
+    if labels.ndim == 1:
+        labels, gallery_labels = labels[:, None], gallery_labels[:, None]
+    found_labels = gallery_labels[ranked.clamp(min=0)]  # (Q, K, L)
+    hits = have_common(labels[:, None], found_labels) & (ranked >= 0)  # (Q, K)
     ranks = torch.where(hits, torch.arange(1, hits.shape[1] + 1), 2**40).sort(1).values
     found = relevant > 0
     table = metrics.of_ranks(ranks[found][:, : max(most, 1)], relevant[found])
