@@ -119,6 +119,16 @@ def test_published_scales_stay_for_very_many_classes():
     assert not {"loss.scale", "loss.margin"} & chosen(classes=10**6, images=10**7).keys()
 
 
+def test_the_loss_is_chosen_where_nothing_of_it_is_requested():
+    assert chosen()["loss.name"] == "arcface"
+    assert chosen()["loss.margin"] == 17
+    for request in ("loss.margin=0.3", "loss.scale=30", "loss.name=amsoftmax"):
+        found = chosen(Config.load(overrides=[request]))
+        assert "loss.name" not in found  # the margin is in the unit of the default
+        assert found.get("loss.margin", 0.2) == 0.2
+    assert "loss.name" not in chosen(classes=10**6, images=10**7)
+
+
 def test_the_batch_suits_workers_and_sampler():
     assert chosen(workers=8)["train.batch_size"] == 64
     given = Config.load(overrides=["data.sampler=pk", "data.images_per_class=12"])

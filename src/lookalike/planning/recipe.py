@@ -139,21 +139,25 @@ _LENGTHS = {"train.epochs", "train.time_budget"}
 
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
 
-_RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 0.5)
+_RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 1.0)
 """Recall@1 of the start above which the backbone's learning rate has each factor."""
 
 _MARGINS = {
-    "amsoftmax": 0.1,
-    "cosface": 0.1,
-    "arcface": 6.0,
-    "curricularface": 6.0,
+    "amsoftmax": 0.2,
+    "cosface": 0.2,
+    "arcface": 17.0,
+    "curricularface": 17.0,
     "large_margin_softmax": 2.0,
     "sphereface": 2.0,
 }
-"""Small margins, by loss, in its unit."""
+"""Margins that go with a scale of 20, by loss, in its unit."""
+
+_SCALE = 20.0
 
 _MANY_CLASSES = 50_000
 """Classes above which scale and margin stay those that were published for that many."""
+
+_OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
 
 _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
@@ -261,18 +265,23 @@ def _model(config: Config, facts: Facts) -> list[Choice]:
 
 def _loss(config: Config, facts: Facts) -> list[Choice]:
     found = []
-    if config.loss.name in _MARGINS and facts.classes <= _MANY_CLASSES:
+    name = config.loss.name
+    if facts.classes <= _MANY_CLASSES and not _OF_LOSS & config.asked():
+        name = "arcface"
+        reason = "a margin in the angle retrieved better than one in the cosine (docs/recipe.md)"
+        found.append(Choice("loss.name", name, reason))
+    if name in _MARGINS and facts.classes <= _MANY_CLASSES:
         found += [
             Choice(
                 "loss.scale",
-                16.0,
+                _SCALE,
                 f"for {facts.classes:,} classes: AdaCos gives {_adacos(facts.classes):.1f} for as "
                 "many, and the published 30 to 64 are for many more",
             ),
             Choice(
                 "loss.margin",
-                _MARGINS[config.loss.name],
-                "small, as fits a scale of 16: NormFace and ILIAS take that scale and no margin",
+                _MARGINS[name],
+                f"fits a scale of {_SCALE:g}: the published margin goes with 64",
             ),
         ]
     if config.loss.name in MARGINS:
