@@ -268,8 +268,7 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
     name = config.loss.name
     if facts.classes <= _MANY_CLASSES and not _OF_LOSS & config.asked():
         name = "arcface"
-        reason = "a margin in the angle retrieved better than one in the cosine (docs/recipe.md)"
-        found.append(Choice("loss.name", name, reason))
+        found.append(Choice("loss.name", name, "retrieves better than a margin in the cosine"))
     if name in _MARGINS and facts.classes <= _MANY_CLASSES:
         found += [
             Choice(
@@ -281,7 +280,7 @@ def _loss(config: Config, facts: Facts) -> list[Choice]:
             Choice(
                 "loss.margin",
                 _MARGINS[name],
-                f"fits a scale of {_SCALE:g}: the published margin goes with 64",
+                f"fits a scale of {_SCALE:g}: published ones go with 64",
             ),
         ]
     if config.loss.name in MARGINS:
