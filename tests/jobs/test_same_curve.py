@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,8 +97,10 @@ def test_slurm_job_that_is_stopped_and_resumed(
     # The signal before the time limit, in place of Slurm's controller: saved and queued.
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
     wait_until(lambda: slurm.status(job).state is JobState.QUEUED, 60)
-    # It would begin again after two minutes; sooner only once the node is rid of the first start.
+    # It would begin again after two minutes. Sooner, its node must be rid of the first start and
+    # refuses a credential of the same second.
     wait_until(lambda: not list(cluster.glob(f"spool-*/job{int(job):05}")), 60)
+    time.sleep(2)
     wait_until(
         lambda: subprocess.run(
             ["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True
