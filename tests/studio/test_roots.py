@@ -1,6 +1,14 @@
 """Paths of requests: below the roots or refused."""
 
+import pytest
+
+from lookalike.errors import ConfigError
 from lookalike.studio.roots import Roots
+
+
+def test_a_path_that_is_no_unicode_is_refused(root):
+    with pytest.raises(ConfigError, match="control characters"):
+        Roots([root]).resolve("\ud800.txt")
 
 
 def test_a_listing_leaves_out_links_that_lead_out(root):

@@ -154,6 +154,29 @@ def test_other_files_are_not_workflows(client, flow, name):
     assert client.post("/workflow/example", {"folder": "../x"}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        "{",
+        '{"file": 5}',
+        '{"file": "\\ud800.yaml"}',
+        '{"file": "flow.yaml", "graph": {"nodes": [{"name": "\\ud800", "uses": "read"}]}}',
+        '{"file": "flow.yaml", "graph": {"nodes": [{"name": "a", "uses": "read", "at": [1e9, 2]}]}}',
+        '{"file": "flow.yaml", "graph": {"nodes": [], "head": "a: {uses: read}"}}',
+        '{"file": "flow.yaml", "graph": {"nodes": [{"name": "a", "uses": "train", "settings": ['
+        '{"key": "q", "path": ["model"], "text": "5"}, '
+        '{"key": "q", "path": ["model", "x"], "text": "&a [*a]"}]}]}}',
+    ],
+)  # fmt: skip
+def test_a_malformed_request_is_refused(client, flow, body):
+    for act in ("check", "save"):
+        headers = {"content-type": "application/json"}
+        answer = client.ask("POST", f"/workflow/{act}", content=body.encode(), headers=headers)
+        assert answer.status_code in (400, 422)
+    assert flow.read_text() == FLOW
+
+
 def test_pages_of_other_sites_change_nothing(client, flow):
     graph = opened(client)
     for act in ("save", "run", "stop", "plan"):

@@ -109,3 +109,20 @@ def test_what_cannot_be_drawn_is_for_an_editor(text):
 def test_names_are_there_once():
     with pytest.raises(ConfigError, match="a: two nodes have this name"):
         WorkflowDraft([DraftNode("a", "read"), DraftNode("a", "read")]).text()
+
+
+def test_aliases_do_not_grow_without_bound():
+    rows = ["a: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    text = "n:\n  uses: train\n  with:\n" + "".join(f"    {row}\n" for row in rows)
+    with pytest.raises(ConfigError, match="no node that can be drawn"):
+        WorkflowDraft.read(text, "flow.yaml")
+    bomb = read_value(f"{{{', '.join(rows)}}}")
+    with pytest.raises(ConfigError, match="more than 10,000 values"):
+        WorkflowDraft([DraftNode("n", "train", {}, {("augment",): bomb})]).text()
+
+
+def test_a_setting_is_there_once():
+    settings = {("model",): 5, ("model", "image_size"): 3}
+    with pytest.raises(ConfigError, match="n: model is there twice"):
+        WorkflowDraft([DraftNode("n", "train", {}, settings)]).text()

@@ -115,6 +115,13 @@ def test_an_output_that_a_setting_makes_needs_it():
     assert list(parse(text.replace("d.txt", "d.txt, keep: flip")).nodes) == ["i", "e"]
 
 
+def test_a_file_that_refers_to_itself_is_told():
+    assert faults("a: &a {uses: improve, with: {variants: *a}}") == [
+        "flow.yaml: not YAML: an alias stands inside of its own anchor"
+    ]
+    assert list(parse("a: {uses: read, with: &b {list: x}}\nc: {uses: read, with: *b}").nodes)
+
+
 def test_an_empty_file_is_told():
     assert faults("") == ["flow.yaml:1: holds no nodes; see lookalike run --example DIR"]
 

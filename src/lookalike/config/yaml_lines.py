@@ -6,6 +6,7 @@ Numbers are read as people mean them: `1e-4` is one, while `1:30` (YAML 1.1's se
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -119,6 +120,8 @@ def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any],
         node = loader.get_single_node()
         if node is None:
             return {}, {}
+        if _refers_to_itself(node):
+            raise ValueError("an alias stands inside of its own anchor")
         tree = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -135,6 +138,38 @@ def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any],
             "it '  lr: 0.1'; a list of images is given as --train LIST"
         )
     return tree, dict(_lines(node, depth))
+
+
+def is_larger(value: Any, most: int) -> bool:
+    """True if nested mappings and lists have more values; those of aliases count each time."""
+    left, found = [value], 0
+    while left and found <= most:
+        one = left.pop()
+        found += 1
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list | tuple):
+            left += one
+    return found > most
+
+
+def _refers_to_itself(node: yaml.Node) -> bool:
+    done: set[int] = set()
+    above: set[int] = set()
+
+    def visit(one: yaml.Node) -> bool:
+        if id(one) in above:
+            return True
+        if id(one) in done or isinstance(one, yaml.ScalarNode):
+            return False
+        above.add(id(one))
+        inner = one.value if isinstance(one, yaml.SequenceNode) else itertools.chain(*one.value)
+        found = any(map(visit, inner))
+        above.discard(id(one))
+        done.add(id(one))
+        return found
+
+    return visit(node)
 
 
 def _open(text: str, place: str) -> _Loader:

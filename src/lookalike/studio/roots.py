@@ -52,10 +52,10 @@ class Roots:
             ConfigError: it is not below a root, or is written so as to hide where it leads.
         """
         shown = repr(text[:120])
+        if any(ord(sign) < 32 or ord(sign) == 127 or "\ud800" <= sign <= "\udfff" for sign in text):
+            raise ConfigError(f"{shown}: a path has no control characters")
         if len(text) > 1000 or any(len(part.encode()) > 255 for part in text.split("/")):
             raise ConfigError(f"{shown}: the path is too long")
-        if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-            raise ConfigError(f"{shown}: a path has no control characters")
         if "://" in text or re.match(r"[a-zA-Z][\w+.-]*:", text):
             raise ConfigError(f"{shown}: not a path of this machine")
         if "\\" in text or _ENCODED.search(text):

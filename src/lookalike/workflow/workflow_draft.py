@@ -15,11 +15,12 @@ from typing import Any
 import yaml
 
 from lookalike.config.config import Config
-from lookalike.config.yaml_lines import read_mapping, write_yaml
+from lookalike.config.yaml_lines import is_larger, read_mapping, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.workflow.node_kinds import KINDS
 
 _WIDTH = 96  # of a mapping on one line
+_MOST_VALUES = 10_000  # of a node's settings
 _PARTS = {"uses", "inputs", "with", "at"}
 
 
@@ -81,7 +82,7 @@ class WorkflowDraft:
         """The file.
 
         Raises:
-            ConfigError: two nodes have one name.
+            ConfigError: two nodes have one name, a setting is there twice, or one is too large.
         """
         names = [node.name for node in self.nodes]
         for name in names:
@@ -110,14 +111,16 @@ def _is_texts(inputs: Any) -> bool:
     )
 
 
-def _is_plain(value: Any, depth: int = 8) -> bool:
-    """True for a value of the simple types, with texts as keys."""
+def _is_plain(value: Any) -> bool:
+    """True for a value of the simple types, with texts as keys, of a size that can be shown."""
+    return not is_larger(value, _MOST_VALUES) and _is_simple(value)
+
+
+def _is_simple(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return depth > 0 and all(
-            isinstance(key, str) and _is_plain(inner, depth - 1) for key, inner in value.items()
-        )
+        return all(isinstance(key, str) and _is_simple(inner) for key, inner in value.items())
     if isinstance(value, list):
-        return depth > 0 and all(_is_plain(inner, depth - 1) for inner in value)
+        return all(map(_is_simple, value))
     return value is None or isinstance(value, str | bool | int | float)
 
 
@@ -139,15 +142,22 @@ def _node(name: str, body: Mapping[str, Any]) -> DraftNode:
 
 
 def _text_of(node: DraftNode) -> str:
+    if is_larger(list(node.settings.values()), _MOST_VALUES):
+        raise ConfigError(f"{node.name}: its settings have more than {_MOST_VALUES:,} values")
     lines = [f"{write_yaml(node.name, flow=True)}:", f"  uses: {node.uses}"]
     if node.inputs:
         lines.append(_part("inputs", node.inputs, True))
     tree: dict[str, Any] = {}
     for path, value in node.settings.items():
         if len(path) == 1:
+            if path[0] in tree:
+                raise ConfigError(f"{node.name}: {path[0]} is there twice; remove one")
             tree[path[0]] = value
         else:
-            tree.setdefault(path[0], {})[path[1]] = value
+            section = tree.setdefault(path[0], {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{node.name}: {path[0]} is there twice; remove one")
+            section[path[1]] = value
     if tree:
         lines.append(_part("with", tree, len(tree) <= 2))
     if node.at is not None:

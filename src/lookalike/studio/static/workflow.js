@@ -45,12 +45,13 @@
     Object.assign(canvas, { states: state.nodes, faults });
     canvas.paint();
     panel.paint(state, faults);
+    if (!state.can_stop && document.activeElement === button("stop")) button("run").focus();
     button("stop").hidden = !state.can_stop;
     const goesOn = !state.running && Object.values(state.nodes).some((node) => ["stopped", "interrupted"].includes(node.state));
     setText(button("run"), goesOn ? "Go on" : "Run");
     button("run").setAttribute("aria-disabled", String(state.running));
-    button("undo").disabled = !graph.past.length;
-    button("redo").disabled = !graph.future.length;
+    button("undo").setAttribute("aria-disabled", String(!graph.past.length));  // and not without focus
+    button("redo").setAttribute("aria-disabled", String(!graph.future.length));
     setText(button("saved"), isSaved() ? "" : "not saved");
     document.getElementById("empty").hidden = graph.nodes.length > 0;
     const list = document.getElementById("faults");
@@ -154,7 +155,13 @@
   button("stop").addEventListener("click", attempt(stop));
   button("plan").addEventListener("click", attempt(plan));
   button("arrange").addEventListener("click", () => changed(graph.arrange() ? "The nodes are arranged." : "They are arranged already."));
-  const step = (act, text) => { if (graph[act]()) { changed(text); panel.show(panel.name).then(() => canvas.focus(`node:${canvas.current}`)); } };
+  function step(act, text) {
+    if (!graph[act]()) return say(`Nothing to ${act}.`);
+    const onCanvas = canvas.box.contains(document.activeElement);
+    changed(text);
+    panel.show(panel.name, "", false);
+    if (onCanvas && !canvas.box.contains(document.activeElement)) canvas.focus(`node:${canvas.current}`);
+  }
   button("undo").addEventListener("click", () => step("undo", "Undone."));
   button("redo").addEventListener("click", () => step("redo", "Done again."));
   page.addEventListener("click", (event) => {

@@ -12,7 +12,7 @@ class WorkflowPanel {
     });
   }
 
-  async show(name, port = "") {
+  async show(name, port = "", hasFocus = true) {
     const node = this.graph.node(name);
     if (!node) return this.clear();
     const fields = await this.fields(node.uses);
@@ -30,7 +30,7 @@ class WorkflowPanel {
     htmx.process(settings);
     this.paint(this.state, this.faults);
     this.readLog();
-    (port ? document.getElementById(`input-${port}`) : document.getElementById("node-name")).focus();
+    if (hasFocus) (port ? document.getElementById(`input-${port}`) : document.getElementById("node-name")).focus();
   }
 
   clear() {
@@ -102,7 +102,7 @@ class WorkflowPanel {
       remove.addEventListener("click", () => {
         this.graph.change(() => { const all = this.graph.node(node.name).settings; all.splice(all.findIndex((each) => each.path.join(".") === name), 1); });
         this.on.changed(`${name} is removed.`);
-        this.show(node.name);
+        this.show(this.name);
       });
       return element("p", { className: "row" }, element("code", { textContent: `${name}: ${setting.text}` }), remove);
     }));
