@@ -5,7 +5,7 @@
   if (!page) return;
   const { file } = page.dataset, button = (id) => document.getElementById(id);
   const said = document.getElementById("said");
-  let version = "", saved = "", faults = [], state = { nodes: {}, running: false }, checking = 0, timer = 0;
+  let version = "", saved = "", faults = [], state = { nodes: {}, running: false }, checking = 0, timer = 0, planned = {};
 
   // Empties the line first, so that the same text is announced again.
   function say(text) {
@@ -42,7 +42,8 @@
   const isSaved = () => JSON.stringify(graph) === saved;
 
   function paint() {
-    Object.assign(canvas, { states: state.nodes, faults });
+    const states = Object.fromEntries(Object.entries(state.nodes).map(([name, node]) => [name, planned[name] ? { ...node, note: planned[name] } : node]));
+    Object.assign(canvas, { states, faults });
     canvas.paint();
     panel.paint(state, faults);
     if (!state.can_stop && document.activeElement === button("stop")) button("run").focus();
@@ -64,6 +65,7 @@
   }
 
   function changed(text) {
+    planned = {};
     if (text) say(text);
     canvas.draw();
     panel.refresh();
@@ -104,6 +106,7 @@
       document.getElementById("faults").querySelector("button")?.focus();
       return say(`Not run: ${faults[0].text}`);
     }
+    planned = {};
     show(await ask("/workflow/run", options));
     say("The workflow runs.");
     poll();
@@ -118,7 +121,7 @@
     if (!isSaved() || !version) await save();
     say("Looking at what changed …");
     const { notes, error } = await ask("/workflow/plan", {});
-    for (const [name, note] of Object.entries(notes)) if (state.nodes[name]) state.nodes[name].note = note;
+    planned = notes;
     paint();
     const names = Object.keys(notes).filter((name) => notes[name].startsWith("would run"));
     say(error || (names.length ? `Would run: ${names.join(", ")}.` : "Nothing changed: every node is kept."));

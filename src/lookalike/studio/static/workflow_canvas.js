@@ -49,6 +49,7 @@ class WorkflowCanvas {
         element("strong", { textContent: name }),
         element("span", { className: "soft", textContent: uses === name ? "" : uses }),
         element("span", { className: "state" })),
+      element("progress", { max: 1, hidden: true, "aria-label": `Progress of ${name}` }),
       element("p", { className: "note soft" }),
       element("p", { className: "wrong" }),
       element("div", { className: "ports outs" }, ...Object.keys(kind.outputs).map((each) => port("out", each))));
@@ -64,6 +65,9 @@ class WorkflowCanvas {
       setText(box.querySelector(".state"), shown);
       box.querySelector(".state").className = `state ${state.state}`;
       setText(box.querySelector(".note"), state.note ?? "");
+      const progress = box.querySelector("progress");
+      progress.hidden = typeof state.part !== "number";
+      progress.value = state.part ?? 0;
       setText(box.querySelector(".wrong"), wrong.join("\n"));
       box.classList.toggle("faulty", wrong.length > 0);
       box.classList.toggle("running", state.state === "running");
