@@ -144,6 +144,13 @@ def test_paths_out_of_the_roots_are_faults_and_are_not_run(
     assert post(client, "run").status_code == 400
 
 
+def test_a_missing_input_is_a_fault_unless_a_connection_wins_over_it(client, flow):
+    flow.write_text(FLOW.replace("val: val.txt", "val: lost.txt, train: gone.txt"))
+    [found] = post(client, "check", graph=opened(client)["graph"]).json()["faults"]
+    assert (found["node"], found["key"]) == ("fit", "data.val")
+    assert found["text"] == "fit: lost.txt: no such file or folder"
+
+
 @pytest.mark.parametrize("name", ["../flow.yaml", "/etc/a.yaml", "train.txt", ".x/a.yaml", "a", ""])
 def test_other_files_are_not_workflows(client, flow, name):
     for path in ("canvas", "graph", "state"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError, RunError
 from lookalike.run import write_text
@@ -198,16 +199,23 @@ def _version(content: bytes) -> str:
 
 
 def _path_faults(node: Node, file: Path, roots: Roots) -> Iterator[Fault]:
-    """A fault for each setting of a node whose path is not below the roots."""
+    """A fault for each path of a node that leads out of the roots, or is a missing input."""
+    connected = {node.kind.inputs[port].key for port in node.inputs}
+    inputs = {port.key for port in node.kind.inputs.values()} | {"list"}
     for key, value in node.settings.items():
         for text in _paths(node, key, value):
+            told = ""
             try:
-                roots.place(_from_folder(text, file.parent))
+                place = roots.place(_from_folder(text, file.parent))
             except ConfigError as refusal:
-                message = f"{node.name}: {key}={refusal}"
-                yield Fault(
-                    node.line, f"{file.name}:{node.line}: {message}", node.name, key, message
-                )
+                told = f"{key}={refusal}"
+            else:
+                is_read = key in inputs and key not in connected and not storage.is_remote(place)
+                if is_read and not Path(place).exists():
+                    told = f"{text}: no such file or folder"
+            if told:
+                where = f"{file.name}:{node.line}: {node.name}: {told}"
+                yield Fault(node.line, where, node.name, key, f"{node.name}: {told}")
 
 
 def _paths(node: Node, key: str, value: Any) -> list[str]:
