@@ -116,6 +116,11 @@ def test_no_request_reads_lists_or_writes_it(client, linked, started, text):
         "/look/labels": {"run": text},
         "/look/labels/report": {"run": text},
         "/look/labels/issue": {"run": text, "kind": text},
+        "/workflow/canvas": {"file": text},
+        "/workflow/graph": {"file": text},
+        "/workflow/state": {"file": text},
+        "/workflow/log": {"file": text, "node": text},
+        "/workflow/result": {"file": text, "node": text, "port": text},
     }
     for path, params in asked.items():
         answer = client.get(path, params=params)
