@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.batch import Batch
-from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.samplers import Sampling
+from lookalike.model.backbone import preprocess_of
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.pretrained import load_into, read_weights
 
@@ -204,13 +204,7 @@ class PeerNetwork(nn.Module):
             load_into(self.backbone, read_weights(weights), weights)
         self.embedding = nn.Linear(self.backbone.num_features, DIM)
         data = timm.data.resolve_model_data_config(self.backbone)
-        self.preprocess = Preprocess(
-            image_size=image_size,
-            crop_pct=settings.crop_pct or data["crop_pct"],
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
-            interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
-        )
+        self.preprocess = preprocess_of(data, image_size, settings.crop_pct)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of uint8 images (B, 3, S, S)."""

@@ -96,14 +96,7 @@ class Backbone(nn.Module):
 
     def preprocess(self, crop_pct: float | None = None) -> Preprocess:
         """Preprocessing of the pretrained weights at our size; `crop_pct` in place of theirs."""
-        data = self.data_config
-        return Preprocess(
-            image_size=self.image_size,
-            crop_pct=float(crop_pct or data["crop_pct"]),
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
-            interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
-        )
+        return preprocess_of(self.data_config, self.image_size, crop_pct)
 
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
@@ -238,6 +231,19 @@ class Backbone(nn.Module):
         finally:
             self.train(was_training)
         return isinstance(maps, Tensor) and maps.ndim == 4
+
+
+def preprocess_of(
+    data_config: Mapping[str, Any], image_size: ImageSize, crop_pct: float | None = None
+) -> Preprocess:
+    """Preprocessing by timm's settings of data; `crop_pct` in place of theirs."""
+    return Preprocess(
+        image_size=image_size,
+        crop_pct=float(crop_pct or data_config["crop_pct"]),
+        mean=tuple(data_config["mean"]),
+        std=tuple(data_config["std"]),
+        interpolation="bicubic" if data_config["interpolation"] == "bicubic" else "bilinear",
+    )
 
 
 _GIVES_MAP: dict[str, bool] = {}
