@@ -165,6 +165,9 @@ def test_a_run_from_the_form_to_its_end(folder, browser):
         assert not page.is_visible("[id='f-data.train']")
         begin(page, studio.address, "runs/short", **{"train.max_steps": "12"})
         wait_for(page, "finished")
+        page.wait_for_function(
+            "document.querySelector('[data-curve=loss] canvas').clientWidth > 99"
+        )
         page.reload()
         page.wait_for_selector("[data-curve=loss] canvas")
         page.wait_for_selector("[data-curve=map_at_r] canvas")

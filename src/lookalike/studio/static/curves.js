@@ -10,10 +10,9 @@ function color(name) {
 function draw(box, runs, key) {
   const shown = runs.filter((run) => run[key][0].length);
   const old = charts[key];
-  if (!shown.length) return false;
   const data = uPlot.join(shown.map((run) => run[key]));
   const names = shown.map((run) => run.name).join("\n");
-  if (old && old.names === names) { old.plot.setData(data); return true; }
+  if (old && old.names === names) return old.plot.setData(data);
   if (old) old.plot.destroy();
   const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
   const plot = new uPlot({
@@ -25,7 +24,6 @@ function draw(box, runs, key) {
     }))],
   }, data, box);
   charts[key] = { plot, names };
-  return true;
 }
 
 async function refresh() {
@@ -36,8 +34,9 @@ async function refresh() {
       const runs = await answer.json();
       let any = false;
       for (const box of place.querySelectorAll("[data-curve]")) {
-        const found = draw(box, runs, box.dataset.curve);
-        box.parentElement.hidden = !found;
+        const found = runs.some((run) => run[box.dataset.curve][0].length);
+        box.parentElement.hidden = !found;  // before drawing: a hidden box has no width
+        if (found) draw(box, runs, box.dataset.curve);
         any = any || found;
       }
       place.querySelector(".empty").hidden = any;
