@@ -262,7 +262,7 @@ class Guard:
 
 @dataclass
 class _Body:
-    """What has arrived of a request's body, and may arrive, in bytes."""
+    """Bytes of a request that have arrived, and that may."""
 
     most: int
     size: int = 0

@@ -36,7 +36,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class GalleryState:
-    """Whether a gallery can be searched; `text` is the last progress, or the error."""
+    """State of a gallery; `text` is the last progress, or the error."""
 
     state: str
     text: str = ""
@@ -91,7 +91,7 @@ class Galleries:
         )
 
     def state(self, run: WatchedRun, gallery: Gallery) -> GalleryState:
-        """Whether it can be searched now."""
+        """State of a gallery now: ready to be searched, or why not."""
         if gallery.index is not None:
             return GalleryState(READY)
         process = self.processes.newest("search", _subject(run, gallery))

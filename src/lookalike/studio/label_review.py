@@ -43,7 +43,7 @@ class ListCorrection:
 
 @dataclass(frozen=True)
 class CheckState:
-    """How far the check of a run's lists is; `text` is its last progress, or its error."""
+    """State of the check of a run's lists; `text` is its last progress, or its error."""
 
     state: str
     text: str = ""
@@ -75,7 +75,7 @@ class LabelReview:
         )
 
     def state(self, run: WatchedRun) -> CheckState:
-        """How far the newest check is."""
+        """State of the newest check."""
         process = self.processes.newest(_COMMAND, str(run.path))
         if process is None:
             return CheckState(MISSING)
