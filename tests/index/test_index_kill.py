@@ -16,7 +16,7 @@ import writer_process
 
 from lookalike.index.index import Index
 
-KILLS = 8
+KILLS = 5
 PATIENCE = 120.0
 """Seconds in which the busiest machine imports torch, or changes an index."""
 

@@ -7,10 +7,14 @@ import shutil
 import pytest
 import yaml
 from PIL import Image
+from qdrant_server import QdrantServer
 
 import lookalike
+from lookalike.errors import ConfigError
 from lookalike.index.index import Index
 from lookalike.model.embedder import Embedder
+from lookalike.serving.access import Access
+from lookalike.studio.studio_app import create_app
 
 ONE = {"run": "runs/one", "gallery": "validation"}
 
@@ -77,6 +81,26 @@ def test_an_index_is_searched_and_its_images_elsewhere_are_not_shown(client, roo
     answer = client.post("/look/prepare", {**asked, "other": "runs/two"})
     assert answer.status_code == 400
     assert "an index is of one model" in answer.json()["detail"]
+
+
+def test_an_index_in_a_database_is_searched(client, root, trained, tmp_path):
+    with QdrantServer(tmp_path / "qdrant") as server:
+        (tmp_path / "qdrant").mkdir()
+        address = f"qdrant://127.0.0.1:{server.port}/shoes"
+        client = type(client)(create_app([root], Access(), [address]))
+        text = client.get("/look").text
+        assert f"index {address}" in text
+        asked = {"run": "runs/one", "gallery": f"index:{address}"}
+        answer = client.post("/look/search", asked, files=picture(root))
+        assert answer.status_code == 400
+        assert "no index here" in answer.json()["detail"]
+        images = [root / "shapes/images/101-0.jpg", root / "shapes/images/100-0.jpg"]
+        Index.build(Embedder.load(trained / "model"), images, address).close()
+        text = client.post("/look/search", asked, files=picture(root)).text
+        assert "2 images searched" in text
+        assert text.count('<li class="') == text.count("data:image/jpeg;base64,") - 1 == 2
+    with pytest.raises(ConfigError, match="give qdrant://"):
+        create_app([root], Access(), ["shop.index"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,13 @@ def studio(
         list[str] | None,
         typer.Option(help="Folder of lists and runs, by default this one; several are possible."),
     ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Index in a database to search, as qdrant://HOST:6334/COLLECTION or "
+            "postgresql://USER@HOST/DATABASE/TABLE; several are possible."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
     token_file: Annotated[
@@ -46,7 +53,7 @@ def studio(
         host, token, tuple(allowed_host or ()), max_body=MAX_BODY, larger=LARGER,
         open_paths=("/health/live", "/static/"), login_path=None if token is None else LOGIN,
     )  # fmt: skip
-    app = create_app(root or ["."], access)
+    app = create_app(root or ["."], access, index or ())
 
     def announce(address: str) -> None:
         typer.echo(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,13 @@ class Gallery:
         name: by which requests name it.
         label: for people.
         places: lists, of which an index is made; none for an index that is there.
-        index: the folder of that index.
+        index: the folder or the address of that index.
     """
 
     name: str
     label: str
     places: tuple[str, ...] = ()
-    index: Path | None = None
+    index: Path | str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,21 @@ class GalleryState:
 
 
 class Galleries:
-    """The galleries of the runs below the roots."""
+    """The galleries of the runs below the roots, and indexes in databases.
 
-    def __init__(self, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> None:
+    Raises:
+        ConfigError: an address is none of a database.
+    """
+
+    def __init__(
+        self,
+        roots: Roots,
+        processes: RunProcesses,
+        runs: WatchedRuns,
+        addresses: Sequence[str] = (),
+    ) -> None:
         self.roots, self.processes, self.runs = roots, processes, runs
+        self._databases = list(map(_database, addresses))
 
     def of_run(self, run: WatchedRun) -> list[Gallery]:
         """The lists of a run, validation first, and all indexes."""
@@ -57,7 +69,7 @@ class Galleries:
             if places:
                 shown = ", ".join(storage.public(place).rpartition("/")[2] for place in places)
                 found.append(Gallery(name, f"{name} images: {shown}", places))
-        return [*found, *self._indexes()]
+        return [*found, *self._indexes(), *self._databases]
 
     def named(self, run: WatchedRun, name: str) -> Gallery:
         """The gallery of a name, with the places of a list absolute and below the roots.
@@ -118,6 +130,18 @@ class Galleries:
             name = self.roots.name(folder)
             found.append(Gallery(f"index:{name}", f"index {name}: {count:,} images", index=folder))
         return found
+
+
+def _database(address: str) -> Gallery:
+    from lookalike.index.store_address import BACKENDS, is_store_address
+
+    place = storage.public(address)
+    if not is_store_address(address):
+        forms = " or ".join(backend.form for backend in BACKENDS.values())
+        raise ConfigError(
+            f"--index {place}: give {forms}; indexes in folders below --root are found without it"
+        )
+    return Gallery(f"index:{place}", f"index {place}", index=address)
 
 
 def _subject(run: WatchedRun, gallery: Gallery) -> str:

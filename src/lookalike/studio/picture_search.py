@@ -84,29 +84,31 @@ class PictureSearch:
 
         with self._lock:
             embedder, calibration = self._model(run)
-            index = Index.open(gallery.index or cached_index(embedder, gallery.places), embedder)
-            if isinstance(query, str):
-                if query not in index.records([query]):
-                    raise ConfigError(f"{query[:120]!r}: not in this gallery")
-                vectors = index.vectors([query])
-            else:
-                vectors = embedder.embed(query)[None]
-            found = ServedIndex(index, calibration).search(
-                vectors, NEIGHBOURS + 1, None, None, None
-            )
-            near = [
-                one
-                for one in found.answers[0].neighbours
-                if not isinstance(query, str) or one.id != query
-            ][:NEIGHBOURS]
-            pictures = self.pictures(index.records([one.id for one in near]))
+            place = gallery.index or cached_index(embedder, gallery.places)
+            with Index.open(place, embedder) as index:
+                if isinstance(query, str):
+                    if query not in index.records([query]):
+                        raise ConfigError(f"{query[:120]!r}: not in this gallery")
+                    vectors = index.vectors([query])
+                else:
+                    vectors = embedder.embed(query)[None]
+                found = ServedIndex(index, calibration).search(
+                    vectors, NEIGHBOURS + 1, None, None, None
+                )
+                near = [
+                    one
+                    for one in found.answers[0].neighbours
+                    if not isinstance(query, str) or one.id != query
+                ][:NEIGHBOURS]
+                pictures = self.pictures(index.records([one.id for one in near]))
+                count = len(index)
         return Answered(
             run.name,
             [Shown(one, pictures.get(one.id, "")) for one in near],
             near[0].same if near else None,
             found.threshold,
             found.prior,
-            len(index),
+            count,
         )
 
     @staticmethod

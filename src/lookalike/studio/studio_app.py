@@ -28,11 +28,13 @@ LARGER = ((look_page.SEARCH, look_page.MAX_PICTURE),)
 LOGIN = "/login"
 
 
-def create_app(folders: Sequence[Path | str], access: Access) -> ASGIApp:
-    """The studio on these folders.
+def create_app(
+    folders: Sequence[Path | str], access: Access, indexes: Sequence[str] = ()
+) -> ASGIApp:
+    """The studio on these folders, and on indexes at addresses of databases.
 
     Raises:
-        ConfigError: a folder is none.
+        ConfigError: a folder is none, or an address.
     """
     roots = Roots(folders)
     processes = RunProcesses(roots.folders[0])
@@ -79,7 +81,7 @@ def create_app(folders: Sequence[Path | str], access: Access) -> ASGIApp:
 
     app.include_router(train_page.router(frame, roots, processes, runs))
     app.include_router(watch_page.router(frame, roots, processes, runs))
-    galleries, pictures = Galleries(roots, processes, runs), PictureSearch(roots)
+    galleries, pictures = Galleries(roots, processes, runs, indexes), PictureSearch(roots)
     app.include_router(look_page.router(frame, runs, galleries, pictures))
     review = LabelReview(roots, processes, runs)
     app.include_router(labels_page.router(frame, runs, review, pictures))
