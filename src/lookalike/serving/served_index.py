@@ -69,7 +69,9 @@ class ServedIndex:
         """
         if prior is not None and self.calibration is None:
             raise ConfigError("prior: the model has no calibration; train with a validation list")
-        assumed = prior_of(self.calibration, len(self.index), prior)
+        # Counted only where it matters: a database takes a while for it.
+        count = 1 if self.calibration is None or prior is not None else len(self.index)
+        assumed = prior_of(self.calibration, count, prior)
         hits = self.index.search(
             vectors, checked_k(k), among=None if labels is None else tuple(labels)
         )
