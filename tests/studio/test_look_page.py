@@ -92,7 +92,7 @@ def test_an_index_in_a_database_is_searched(client, root, trained, tmp_path):
         assert f"index {address}" in text
         asked = {"run": "runs/one", "gallery": f"index:{address}"}
         answer = client.post("/look/search", asked, files=picture(root))
-        assert answer.status_code == 400
+        assert answer.status_code == 409
         assert "no index here" in answer.json()["detail"]
         images = [root / "shapes/images/101-0.jpg", root / "shapes/images/100-0.jpg"]
         Index.build(Embedder.load(trained / "model"), images, address).close()
