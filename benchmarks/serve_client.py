@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Asked:
-    """What happened to the requests.
+    """Outcome of the requests.
 
     Attributes:
         seconds: of each request with status 200.
