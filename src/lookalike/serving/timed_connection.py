@@ -60,7 +60,7 @@ class TimedConnection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _progress(self) -> tuple[object, int]:
-        """Set the state of a connection: its request, and the bytes still to be sent."""
+        """Progress of the connection: its request, and the bytes still to be sent."""
         return self.cycle, self.transport.get_write_buffer_size()
 
     def _check(self) -> None:
