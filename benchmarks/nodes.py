@@ -12,8 +12,8 @@ machine is
     cut       cut off (its network interface goes down), for good
 
 `next step` is the time from there to the first new training step, `repeated` the steps that were
-done before and are done again, `workers` how many train in the end. The losses of the steps are
-compared with those of an undisturbed run of one worker.
+done before and are done again, `workers` how many train in the end. The curve of a run that loses a
+machine is compared in tests/training/test_lost_node.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import re
 import signal
@@ -36,7 +35,6 @@ from PIL import Image
 
 BRIDGE, NETWORK, PORT = "look-br", "10.99.71", 29471
 STEPS, EVERY = 20_000, 10
-COMPARED = 300
 REACHED = 60
 """Step at which the machine is lost."""
 
@@ -110,7 +108,9 @@ class Machine:
         self.signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+        # The namespace itself goes later, when the kernel has time.
+        for words in (["link", "del", f"{self.name}v"], ["netns", "del", self.name]):
+            subprocess.run(["ip", *words], capture_output=True, check=False)
 
 
 class Training:
@@ -177,8 +177,8 @@ def words(images: Path, output: Path, timeout: float) -> list[str]:
     ]  # fmt: skip
 
 
-def play(scenario: str, images: Path, folder: Path, timeout: float) -> tuple[Training, str]:
-    """Play a scenario; the training, and what was measured."""
+def play(scenario: str, images: Path, folder: Path, timeout: float) -> str:
+    """Play a scenario; what was measured, as text."""
     folder.mkdir()
     training = Training(folder / "run")
     machines = [Machine(n, words(images, training.run, timeout), folder) for n in range(2)]
@@ -224,8 +224,7 @@ def play(scenario: str, images: Path, folder: Path, timeout: float) -> tuple[Tra
         subprocess.run(["ip", "link", "del", BRIDGE], check=False)
     batch = re.findall(r"batch: .*", training.log())[-1]
     workers = 2 if "on each of 2 workers" in batch else 1
-    text = f"next step {seconds:5.1f} s, repeated {repeated:2}, workers {workers}{more}"
-    return training, text
+    return f"next step {seconds:5.1f} s, repeated {repeated:2}, workers {workers}{more}"
 
 
 def main() -> None:
@@ -242,22 +241,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         images = pictures(folder)
-        alone = words(images, folder / "alone", options.timeout)
-        undisturbed = Training(folder / "alone")
-        with (folder / "alone.txt").open("w") as told:
-            command = [sys.executable, "-m", "lookalike", *alone]
-            process = subprocess.Popen(command, stdout=told, stderr=told, cwd=folder)
-        undisturbed.wait("alone", lambda: undisturbed.step() >= COMPARED, 240)
-        process.kill()
-        process.wait()
-        expected = undisturbed.losses()
         for scenario in options.scenarios:
-            training, text = play(scenario, images, folder / scenario, options.timeout)
-            found = training.losses()
-            common = found.keys() & expected.keys()
-            same = all(math.isclose(found[n], expected[n], rel_tol=1e-3) for n in common)
-            verdict = "the same" if same else "DIFFER"
-            print(f"{scenario:8} {text}; losses of {len(common)} steps {verdict}", flush=True)
+            text = play(scenario, images, folder / scenario, options.timeout)
+            print(f"{scenario:8} {text}", flush=True)
 
 
 if __name__ == "__main__":
