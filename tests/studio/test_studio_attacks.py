@@ -296,10 +296,13 @@ def test_bodies_are_limited_in_bytes_and_time(root):
         yield b"run="
         await asyncio.sleep(30)
 
-    for path, most in (("/train/start", MAX_BODY), LARGER[0]):
+    for (path, most), begin, kind in (
+        (("/train/start", MAX_BODY), b"run=", FORM),
+        (LARGER[0], PART, BOUNDARY),
+    ):
         told = {"content-length": str(most + 1)}
         assert client.ask("POST", path, content=b"x", headers=told).status_code == 413
-        assert client.ask("POST", path, content=large(PART), headers=BOUNDARY).status_code == 413
+        assert client.ask("POST", path, content=large(begin), headers=kind).status_code == 413
         answer = client.ask("POST", path, content=slow(), headers=FORM)
         assert answer.status_code == 408
 
