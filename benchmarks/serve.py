@@ -9,7 +9,8 @@ One network of timm with drawn weights, JPEG photographs of several sizes. The l
 own, asked by 1, 16 and 64 clients on kept connections, an image a request. All take turns in each
 round, so that a machine which is busy with other things slows all alike; the ratio is the median
 of the rounds' ratios. `cpu` is of the server's process, in milliseconds an image, which does not
-depend on other programs. Server, clients and loop share the cores that this process may use.
+depend on other programs, and its ratio is the loop's over it. Server, clients and loop share the
+cores that this process may use.
 
 `stop`: SIGTERM in the midst of requests. `memory`: many requests to a very small network.
 """
@@ -44,7 +45,7 @@ from lookalike.model.embedder import Embedder
 from serve_client import Asked, ask, request_of
 
 CLIENTS = (1, 16, 64)
-BATCHES = (1, 8, 16, 64)
+BATCHES = (1, 16, 64)
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -134,36 +135,38 @@ class Row:
     """Rounds of one way at one number of clients."""
 
     ratios: list[float] = field(default_factory=list)
+    cpu_ratios: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
-    def add(self, asked: Asked, cpu: float, loop: float) -> None:
-        """A round; `loop` is the loop's rate in it."""
+    def add(self, asked: Asked, cpu: float, loop: tuple[float, float]) -> None:
+        """A round; `loop` is the loop's seconds and seconds of CPU for an image in it."""
         assert not asked.refused, asked.refused
         assert not asked.lost
         self.rates.append(asked.rate)
-        self.ratios.append(asked.rate / loop)
+        self.ratios.append(asked.rate * loop[0])
+        self.cpu_ratios.append(loop[1] * len(asked.seconds) / cpu)
         self.seconds += asked.seconds
         self.cpu.append(cpu / len(asked.seconds))
 
     def text(self) -> str:
-        """Images a second, ratio, p50 and p99 in ms, CPU in ms."""
+        """Images a second, their ratio, p50 and p99 in ms, CPU in ms, its ratio."""
         p50, p99 = np.percentile(self.seconds, [50, 99]) * 1e3
         middle = statistics.median
         return (
             f"{middle(self.rates):8.1f} {middle(self.ratios):7.2f} {p50:9.1f} {p99:9.1f} "
-            f"{middle(self.cpu) * 1e3:9.2f}"
+            f"{middle(self.cpu) * 1e3:9.2f} {middle(self.cpu_ratios):7.2f}"
         )
 
 
 def best_batch(embed: Callable[..., np.ndarray], images: list[bytes], threads: int) -> int:
     """The batch size with the best rate of CPU time."""
-    embed(images[:8], batch_size=8, threads=threads)
+    embed(images[:16], batch_size=16, threads=threads)
     costs = {}
     for size in BATCHES:
         began = time.process_time()
-        embed(images[:64], batch_size=size, threads=threads)
+        embed(images, batch_size=size, threads=threads)
         costs[size] = time.process_time() - began
     return min(costs, key=lambda size: costs[size])
 
@@ -172,7 +175,9 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
     """A table: each server beside the loop of its model."""
     torch.manual_seed(0)
     trained = folder / "trained"
-    embedder = Embedder.create(args.backbone, pretrained=False, image_size=224, embedding_dim=512)
+    embedder = Embedder.create(
+        args.backbone, pretrained=False, image_size=args.size, embedding_dim=512
+    )
     embedder.eval().save(trained)
     exported = folder / "network.onnx"
     images = photographs(64)
@@ -188,7 +193,7 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
     ours = [request_of("/v1/embeddings", "application/json", one) for one in bodies]
     theirs = [request_of("/predict", "application/json", one) for one in bodies]
     threads = torch.get_num_threads()
-    print(f"{args.backbone} at 224, {threads} threads of the network, {args.rounds} rounds")
+    print(f"{args.backbone} at {args.size}, {threads} threads of the network, {args.rounds} rounds")
     with ExitStack() as stack:
         ways: list[tuple[str, Any, Server, list[bytes]]] = [
             ("serve, torch", lookalike.load(trained, device="cpu"),
@@ -197,10 +202,8 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
              stack.enter_context(serving(exported)), ours),
         ]  # fmt: skip
         if args.peer:
-            for wait in (0.0, 0.05):
-                server = litserve(args.peer, exported, args.port + int(wait * 100), threads, wait)
-                name = f"LitServe {wait:g} s"
-                ways.append((name, ways[1][1], stack.enter_context(server), theirs))
+            server = litserve(args.peer, exported, args.port, threads, args.wait)
+            ways.append(("LitServe, ONNX", ways[1][1], stack.enter_context(server), theirs))
         batches = {
             id(model): best_batch(model.embed, images, args.threads) for _, model, _, _ in ways
         }
@@ -208,17 +211,22 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
         for turn in range(args.rounds + 1):  # the first is for warming up
             for clients in CLIENTS:
                 count = args.images if clients > 1 else max(8, args.images // 4)
-                loops: dict[int, float] = {}
+                loops: dict[int, tuple[float, float]] = {}
                 for name, model, server, requests in ways:
                     if id(model) not in loops:
-                        loops[id(model)] = _loop_rate(
+                        loops[id(model)] = _loop_cost(
                             model.embed, images, count, batches[id(model)], args.threads
                         )
                     before = server.cpu()
                     asked = asyncio.run(ask(server.port, requests, clients, count))
+                    print(
+                        f"  round {turn}, {clients} clients, {name}: {asked.rate:.1f} images/s, "
+                        f"loop {1 / loops[id(model)][0]:.1f}",
+                        file=sys.stderr,
+                    )
                     if turn:
                         rows[name, clients].add(asked, server.cpu() - before, loops[id(model)])
-        print("way            clients  images/s / loop    p50 ms    p99 ms    cpu ms")
+        print("way             clients images/s  / loop    p50 ms    p99 ms    cpu ms  / loop")
         for (name, clients), row in rows.items():
             print(f"{name:16}{clients:6} {row.text()}")
         for name, model, server, _ in ways:
@@ -226,13 +234,14 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
             print(f"{name}: best batch of the loop {batches[id(model)]}, memory {memory:.0f} MiB")
 
 
-def _loop_rate(
+def _loop_cost(
     embed: Callable[..., np.ndarray], images: list[bytes], count: int, batch: int, threads: int
-) -> float:
+) -> tuple[float, float]:
+    """Seconds, and seconds of CPU, for an image."""
     some = [images[at % len(images)] for at in range(count)]
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     embed(some, batch_size=batch, threads=threads)
-    return count / (time.perf_counter() - began)
+    return (time.perf_counter() - began) / count, (time.process_time() - cpu) / count
 
 
 def _tiny(folder: Path) -> Path:
@@ -304,6 +313,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=("throughput", "stop", "memory"))
     parser.add_argument("--backbone", default="resnet18", help="of timm")
+    parser.add_argument("--size", type=int, default=224, help="of the network's images")
+    parser.add_argument("--wait", type=float, default=0.02, help="seconds of LitServe for a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=128, help="of a round")
     parser.add_argument("--threads", type=int, default=2, help="that decode in the loop")
