@@ -4,8 +4,6 @@ Runs in an environment of its own (litserve, onnxruntime, pillow), without looka
 The preprocessing is that of the file's description: decode, resize the shorter side, crop, scale.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -15,6 +13,7 @@ from typing import Any
 import litserve
 import numpy as np
 import onnxruntime
+from fastapi import Request
 from PIL import Image
 
 
@@ -31,7 +30,7 @@ class Embeddings(litserve.LitAPI):
         self.mean = np.array(preprocess["mean"], np.float32)[:, None, None]
         self.std = np.array(preprocess["std"], np.float32)[:, None, None]
 
-    def decode_request(self, request: dict[str, Any]) -> np.ndarray:
+    def decode_request(self, request: Request) -> np.ndarray:
         image = Image.open(io.BytesIO(base64.b64decode(request["input"]))).convert("RGB")
         scale = self.size / self.crop / min(image.size)
         width, height = (round(side * scale) for side in image.size)
