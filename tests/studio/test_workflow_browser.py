@@ -69,6 +69,8 @@ class Keys:
         self.page.wait_for_selector(f"#said:has-text({text!r})")
 
     def add(self, uses, name=None):
+        if self.is_on("#node *"):
+            self.press("Escape")
         self.go(f"[data-add={uses}]", "Shift+Tab")
         self.press("Enter")
         self.says(f"{uses} is added")
