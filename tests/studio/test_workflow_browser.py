@@ -79,7 +79,7 @@ class Keys:
             return
         self.press("Enter")
         self.page.wait_for_selector("#node-name")
-        self.page.wait_for_function("document.activeElement.id === 'node-name'")
+        self.page.wait_for_selector("#node-name:focus")
         self.type(name)
         self.says(f"{uses} is now {name}")
 
@@ -160,7 +160,7 @@ def test_the_example_is_built_run_stopped_and_finished_by_keyboard(folder, brows
         page.wait_for_selector("#faults-panel[hidden]", state="attached")
         keys.node("fit")
         keys.press("Enter")
-        page.wait_for_function("document.activeElement.id === 'node-name'")
+        page.wait_for_selector("#node-name:focus")
         assert "read_train.list" in page.inner_text("#winner-train")
         for key, text in TRAIN.items():
             keys.set(key, text)
