@@ -136,7 +136,7 @@ def test_workers_option_trains_and_reports_an_error_once(shapes, tmp_path):
     assert [r["step"] for r in records(run)] == [1, 2]
 
     again = call(*words, cwd=tmp_path)
-    assert again.returncode == 2
+    assert again.returncode == 2, again.stderr
     assert again.stderr.count("holds a run already") == 1
     assert "Traceback" not in again.stderr
     assert len(again.stderr.strip().splitlines()) == 1, again.stderr
