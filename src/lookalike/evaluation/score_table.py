@@ -112,14 +112,12 @@ def _figures(one: Evaluation) -> Table:
 
 
 def _levels(one: Evaluation, *, named: bool) -> Table:
-    metrics = list(next(iter(one.levels.values())).intervals)
-    heads = [head for name in metrics for head in (f"{title(name)} %", "95 % interval")]
-    table = columns("coarser classes" + (f", {one.model}" if named else ""), *heads)
-    for name, level in one.levels.items():
-        its = [level.intervals[metric] for metric in metrics]
-        table.add_row(
-            name, *(cell for each in its for cell in (_percent(each.value), _range(each)))
-        )
+    heads = [head for name in one.levels for head in (name, "95 % interval")]
+    table = columns("% by coarser classes" + (f", {one.model}" if named else ""), *heads)
+    for metric in next(iter(one.levels.values())).intervals:
+        its = [level.intervals[metric] for level in one.levels.values()]
+        cells = [cell for each in its for cell in (_percent(each.value), _range(each))]
+        table.add_row(title(metric), *cells)
     return table
 
 
