@@ -1,4 +1,4 @@
-"""Tests for a CUDA device: `pytest -m cuda tests/cuda tests/kernels`.
+"""Tests for a CUDA device: `pytest -m cuda tests/cuda tests/losses`.
 
 Without a device they are skipped. LOOKALIKE_CUDA_TESTS=pretend runs them on one that is not there
 (`pretend_device`), which finds tensors that are on the wrong device, and shows that the tests

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import lookalike
 from lookalike.data.record import Details, Record
@@ -88,6 +89,35 @@ def test_suspicious_and_mixed_paths(tmp_path):
     assert [g.rows[0] for g in found["odd_names"].groups] == [7]
     [mixed] = found["mixed_paths"].groups
     assert mixed.note.endswith("7 relative, 1 absolute, 1 in s3://")
+
+
+def test_skipped_files_of_a_folder(tmp_path):
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "a/3.psd").write_bytes(b"8BPS\0\1" + b"\0" * 40)
+    (tmp_path / "a/notes.txt").write_text("notes")
+    (tmp_path / "b/4.jpg_large").write_text("<svg/>")
+    found = lookalike.doctor(train=str(tmp_path), images=False)
+    by_kind = {issue.kind: issue for issue in found.issues}
+    notes = [group.note for group in by_kind["skipped_images"].groups]
+    assert [note.partition(" (")[0] for note in notes] == ["1 .psd", "1 .jpg_large"]
+    assert [group.note for group in by_kind["skipped_files"].groups] == [
+        "1 .txt (e.g. a/notes.txt)"
+    ]
+    assert [each["kind"] for each in found.facts["skipped_files"]] == [".psd", ".jpg_large", ".txt"]
+
+
+def test_boxes_of_a_few_pixels_are_named(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "1.jpg")
+    (tmp_path / "t.csv").write_text(
+        "path,label,x_1,y_1,x_2,y_2\n1.jpg,a,0,0,40,40\n1.jpg,a,5,5,7,30\n1.jpg,b,0,0,39,40\n"
+    )
+    found = lookalike.doctor(train=str(tmp_path / "t.csv"))
+    [unreadable] = [issue for issue in found.issues if issue.kind == "unreadable"]
+    [group] = unreadable.groups
+    assert group.rows == (1,)
+    assert "has only 2 x 25 pixels" in group.note
 
 
 def test_classes_without_images_and_large_ones(tmp_path):

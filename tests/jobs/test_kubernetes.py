@@ -318,7 +318,16 @@ def test_states_list_stop_and_not_found(
             ("job/embed-1", JobState.SUCCEEDED), ("trainjob/shoes-1", JobState.RUNNING),
         ]  # fmt: skip
         # A cluster without Kubeflow Trainer has Jobs alone.
-        assert [each.id for each in list_jobs("kubernetes")] == ["job/embed-1"]
+        listed = CliRunner().invoke(app, ["jobs", "--on", "kubernetes"])
+        assert listed.exception is None, listed.exception
+        assert listed.stdout.split() == [
+            "job/embed-1",
+            "succeeded",
+            "2026-11-29T11:00:00Z",
+            "embed-1",
+        ]
+        told = CliRunner().invoke(app, ["jobs", "--on", "kubernetes", "--json"])
+        assert [each["id"] for each in json.loads(told.stdout)] == ["job/embed-1"]
         stop_job("trainjob/shoes-1", "kubernetes")
         [deleted] = [path for method, path, _ in service.requests if method == "DELETE"]
         assert deleted.endswith("propagationPolicy=Background")

@@ -104,7 +104,7 @@ def work(rank: int, size: int, port: int, backbone: str, sharded: bool, results)
                 ("test_vit", False),
                 ("test_efficientnet", False),
                 ("test_efficientnet", True),
-                ("convnext_atto", False),
+                ("mobilenetv4_conv_small_050", False),
             )
         ],
     ],

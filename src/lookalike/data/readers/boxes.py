@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from lookalike.data.readers.annotation import BadRows, MalformedRow, quoted
 from lookalike.data.record import LEAST_SIDE, Details, Record
+from lookalike.log import counted
 
 _log = logging.getLogger(__name__)
 
@@ -139,9 +140,8 @@ def unify_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]
         found.append(record)
     if small:
         _log.warning(
-            "%s: %d boxes have a side of less than %d pixels, the first in %s; "
-            "these count as bad images",
-            place, len(small), LEAST_SIDE, small[0].origin,
+            "%s: %s a side of less than %d pixels, the first in %s; these count as bad images",
+            place, counted(len(small), "box has", "boxes have"), LEAST_SIDE, small[0].origin,
         )  # fmt: skip
     return found
 
