@@ -17,7 +17,7 @@ PRETEND = os.environ.get("LOOKALIKE_CUDA_TESTS") == "pretend"
 
 
 def test_what_a_run_resolves_and_says(run, device):
-    assert "scale 30, bf16\n" in run.log.read_text()
+    assert "; network in bf16\n" in run.log.read_text()
     found = json.loads(run.environment.read_text())
     assert torch.__version__.split("+")[0] in json.dumps(found)
     assert torch.cuda.get_device_name(device) in json.dumps(found)

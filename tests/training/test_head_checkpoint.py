@@ -221,10 +221,11 @@ def test_heads_of_the_first_format_are_read(tmp_path):
 def resume_on(workers, shapes, folder, *settings):
     """Runs of 5 steps on each of these numbers of workers against one uninterrupted run.
 
-    Without the branch, whose dropout differs between workers, and without batch norm, which
-    amplifies rounding on maps of one pixel.
+    Without the branch, whose dropout differs between workers, and without what amplifies rounding:
+    batch norm on maps of one pixel, and a larger margin.
     """
     more = [
+        "loss.name=amsoftmax", "loss.margin=0.1", "loss.scale=16",
         "run.device=cpu", "loss.classification_weight=0", "model.backbone=test_vit",
         "optim.schedule=constant", "optim.warmup_steps=0", "optim.lr=0.003", *TINY, *settings,
     ]  # fmt: skip

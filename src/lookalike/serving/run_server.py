@@ -22,6 +22,7 @@ from lookalike.log import logger
 from lookalike.serving.timed_connection import KEEP_ALIVE_SECONDS, TimedConnection
 
 _BACKLOG = 2048
+_QUIET_TURNS = 3  # of the event loop, from accepting a connection to its transport and beyond
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -139,9 +140,16 @@ class _Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept the connections that wait in the backlog, which closing it would reset."""
+        """Accept the connections that wait in the backlog, which closing it would reset.
+
+        asyncio drops a connection that it has accepted in its last turns before the close, so
+        these must find nothing to accept.
+        """
+        quiet = 0
         for _ in range(_BACKLOG):
-            if not (sockets and select.select(sockets, [], [], 0)[0]):
+            waiting = sockets and select.select(sockets, [], [], 0)[0]
+            quiet = 0 if waiting else quiet + 1
+            if quiet > _QUIET_TURNS:
                 break
             await asyncio.sleep(0)
         await super().shutdown(sockets)
