@@ -474,7 +474,8 @@ def test_a_program_ends_with_its_requests_in_flight(server, remote, then, signal
     finally:
         process.kill()
     if signalled:
-        assert process.returncode in (-signal.SIGINT, 130)
+        # 1 where tabulate is installed, which torchvision imports through torch.
+        assert process.returncode in (-signal.SIGINT, 130, 1)
         assert errors.strip().endswith("KeyboardInterrupt")
     else:
         assert (process.returncode, errors) == (0, "")
