@@ -73,7 +73,7 @@ def test_large_images_use_fake_tensors():
     assert exclude_unused(TrainingNetwork(huge, None), 4096) == names == []
 
 
-def test_a_failing_network_is_one_line():
+def test_a_failing_network_is_one_line(monkeypatch):
     def fail(images):
         raise RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for a.b")
 
@@ -81,6 +81,9 @@ def test_a_failing_network_is_one_line():
     backbone.model.forward_features = fail
     with pytest.raises(ModelError, match=r"\(size mismatch for a\.b\); set model\.image_size=160"):
         backbone.check_size(64)
+    monkeypatch.setattr("lookalike.model.backbone._GIVES_MAP", {})
+    with pytest.raises(ModelError, match=r"\(size mismatch for a\.b\); set model\.image_size=160"):
+        _ = backbone.is_convolutional  # the recipe asks for it before anything checks the size
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import functools
 import pickle
 import re
 
@@ -153,6 +154,16 @@ def test_position_embeddings_are_resized_to_the_image_size():
     target = timm.create_model("test_vit", num_classes=0, img_size=96)
     match = load_into(target, source.state_dict(), "w")
     assert not match.missing
+
+
+def test_resizing_of_window_positions_is_silent(recwarn):
+    build = functools.partial(
+        timm.create_model, "swin_tiny_patch4_window7_224", num_classes=0, embed_dim=24,
+        depths=(1, 1, 1, 1),
+    )  # fmt: skip
+    match = load_into(build(img_size=96), build().state_dict(), "w")
+    assert not match.missing
+    assert not recwarn.list
 
 
 class Evil:

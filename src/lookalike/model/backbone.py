@@ -166,25 +166,17 @@ class Backbone(nn.Module):
         Raises:
             ModelError: it fails, or gives no map of features; `setting` is named.
         """
-        place = f"model.backbone={self.name!r} with {setting}={size_text(size)}"
-        native = _native_size(self.data_config)
-        other = "choose another model.backbone"
-        if any(self._unseen(size)):
-            other = f"set {setting}={size_text(self._multiple(size))}, whole patches, or {other}"
-        elif native != size:
-            other = f"set {setting}={size_text(native)}, for which it was made, or {other}"
+        place = self._at(size, setting)
         try:
             features, _ = dry_run(self, size)
         except ModelError:
             raise
         except Exception as error:  # from any layer of any timm model
-            raise ModelError(
-                f"{place}: the network fails on images of this size ({one_line(error)}); {other}"
-            ) from None
+            raise self._failure(size, setting, error) from None
         if features.shape[2] != self.dim:
             raise ModelError(
                 f"{place}: its map of features has {features.shape[2]} channels where timm "
-                f"promises {self.dim}; {other}"
+                f"promises {self.dim}; {self._remedy(size, setting)}"
             )
         height, width = self._unseen(size)
         if height or width:
@@ -193,6 +185,25 @@ class Backbone(nn.Module):
                 "edge; a multiple of %s px uses the whole image",
                 place, height, width, size_text(self.model.patch_embed.patch_size),
             )  # fmt: skip
+
+    def _at(self, size: ImageSize, setting: str) -> str:
+        return f"model.backbone={self.name!r} with {setting}={size_text(size)}"
+
+    def _failure(self, size: ImageSize, setting: str, error: Exception) -> ModelError:
+        """What to raise where a layer fails on images of `size`."""
+        return ModelError(
+            f"{self._at(size, setting)}: the network fails on images of this size "
+            f"({one_line(error)}); {self._remedy(size, setting)}"
+        )
+
+    def _remedy(self, size: ImageSize, setting: str) -> str:
+        other = "choose another model.backbone"
+        native = _native_size(self.data_config)
+        if any(self._unseen(size)):
+            return f"set {setting}={size_text(self._multiple(size))}, whole patches, or {other}"
+        if native != size:
+            return f"set {setting}={size_text(native)}, for which it was made, or {other}"
+        return other
 
     def _unseen(self, size: ImageSize) -> tuple[int, int]:
         """Rows and columns of pixels that belong to no patch."""
@@ -210,7 +221,11 @@ class Backbone(nn.Module):
 
     @cached_property
     def is_convolutional(self) -> bool:
-        """True where channels-last memory is faster: for convolutions, not for attention."""
+        """True where channels-last memory is faster: for convolutions, not for attention.
+
+        Raises:
+            ModelError: the network fails on images of its size.
+        """
         if self.num_prefix_tokens or getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return False
         # Only its output shows whether a model has a map (B, C, H, W) or tokens (B, N, C). Found
@@ -228,6 +243,8 @@ class Backbone(nn.Module):
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 maps = self.model.forward_features(weight.new_zeros(shape))
+        except Exception as error:  # from any layer: the recipe asks before `check_size` does
+            raise self._failure(self.image_size, "model.image_size", error) from None
         finally:
             self.train(was_training)
         return isinstance(maps, Tensor) and maps.ndim == 4

@@ -263,7 +263,8 @@ def _adapted(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     if adapt is None:
         return None
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of how timm interpolates
             adapted = adapt(dict(weights), model)
     except Exception:  # of any family of timm: the file has another layout
         return None

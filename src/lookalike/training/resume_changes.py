@@ -28,18 +28,21 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
-_REPORTED_ELSEWHERE = (
-    "train.epochs",
-    "train.max_steps",
-    "train.batch_size",
-    "data.train",
-    "data.val",
-)
+_REPORTED_ELSEWHERE = ("train.batch_size", "data.train", "data.val")
 """Settings whose change another message reports."""
 
 
 _OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
 """Settings of the weights before the first step, which a checkpoint replaces."""
+
+_MEANING = {
+    **dict.fromkeys(_OF_THE_START, "without effect: training has begun"),
+    **dict.fromkeys(
+        ("train.epochs", "train.max_steps"),
+        "the learning rate follows the new length: that of a longer run is higher",
+    ),
+}
+"""What a change means on a resume."""
 
 
 def other_changes(run: Run, config: Config) -> list[str]:
@@ -49,7 +52,7 @@ def other_changes(run: Run, config: Config) -> list[str]:
         return []
     return [
         f"{key} {setting_text(used.get(key))} -> {setting_text(now.get(key))}"
-        + (" (without effect: training has begun)" if key in _OF_THE_START else "")
+        + (f" ({_MEANING[key]})" if key in _MEANING else "")
         for key in keys()
         if key not in _REPORTED_ELSEWHERE
         and not key.startswith("run.")

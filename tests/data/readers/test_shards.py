@@ -6,6 +6,8 @@ import random
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,6 +124,10 @@ def test_files_that_are_not_tar_files_are_refused(tmp_path):
     gzipped = write(tmp_path / "a.tar.gz", members, "w:gz")
     with pytest.raises(DataError, match=r"a\.tar\.gz: not an uncompressed tar file .*gunzip"):
         read_records(gzipped)
+    table = tmp_path / "part-00000.snappy.parquet"  # clip-retrieval #393
+    pq.write_table(pa.table({"path": ["a.jpg"], "label": ["cat"]}), table)
+    with pytest.raises(DataError, match=r"holds Parquet data: leave data.format out"):
+        read_records(str(table), "webdataset")
     whole = Path(write(tmp_path / "a.tar", members)).read_bytes()
     for cut in (0, 100, 512, 1500, 2600, 3200):
         (tmp_path / "cut.tar").write_bytes(whole[:cut])

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from math import isfinite
 
 from lookalike import storage
-from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
+from lookalike.data.decoding.image_formats import ENOUGH, IMAGE_SUFFIXES, format_of
 from lookalike.data.readers.annotation import (
     Annotation,
     AnnotationOptions,
@@ -116,9 +116,14 @@ def _members(shard: str) -> Iterator[tuple[Member, bytes]]:
             if 0 < len(stream.read(512)) < 512:
                 raise tarfile.ReadError("cut off in a header")
     except tarfile.TarError as error:
+        kind = format_of(storage.read_starts([shard], ENOUGH)[0])
+        if kind in ("Parquet", "Arrow", "ZIP"):
+            change = f"call it .{kind.lower()}" if is_shards(shard) else "leave data.format out"
+            fix = f"it holds {kind} data: {change}"
+        else:
+            fix = "unpack it with gunzip, or write it again"
         raise DataError(
-            f"{storage.public(shard)}: not an uncompressed tar file ({error}); unpack it with "
-            "gunzip, or write it again"
+            f"{storage.public(shard)}: not an uncompressed tar file ({error}); {fix}"
         ) from None
 
 
