@@ -93,6 +93,7 @@ def test_weights_of_images_are_part_of_the_list(resumed, tmp_path, caplog):
     changed = "other images, labels or weights in the training list"
     resumed(data__weights=str(file), epochs=2)
     assert f"data.weights none -> {file}" in caplog.text
+    assert "train.epochs 4 -> 2 (the learning rate follows the new length" in caplog.text
     assert changed in caplog.text
     assert not losses(resumed(data__weights=str(file), epochs=2))
     assert "resumed with" not in caplog.text

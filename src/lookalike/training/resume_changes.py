@@ -28,7 +28,7 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
-_REPORTED_ELSEWHERE = ("train.batch_size", "data.train", "data.val")
+_REPORTED_ELSEWHERE = ("train.max_steps", "train.batch_size", "data.train", "data.val")
 """Settings whose change another message reports."""
 
 
@@ -37,10 +37,7 @@ _OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_fr
 
 _MEANING = {
     **dict.fromkeys(_OF_THE_START, "without effect: training has begun"),
-    **dict.fromkeys(
-        ("train.epochs", "train.max_steps"),
-        "the learning rate follows the new length: that of a longer run is higher",
-    ),
+    "train.epochs": "the learning rate follows the new length: that of a longer run is higher",
 }
 """What a change means on a resume."""
 
