@@ -491,9 +491,12 @@ def test_secrets_are_not_told(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "hint"),
     [("photos\\cat\\1.jpg", "; if \\ separates folders in it, as on Windows, write / in the list"),
-     ("photos/1.jpg", "")],
+     ("photos/1.jpg", ""), ("Größe/1.jpg", ""),
+     ("图片/1.jpg".encode("gbk").decode(), "; the list is GBK text; save it as UTF-8")],
 )  # fmt: skip
 def test_a_missing_file_with_a_path_of_windows_gets_a_hint(tmp_path, path, hint):
+    (tmp_path / "图片").mkdir()
+    (tmp_path / "图片/1.jpg").touch()
     record = Record(f"{tmp_path}/{path}", "3", "train.txt", 1)
     with pytest.raises(StorageError) as missing:
         storage.read_bytes(record.uri)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from lookalike.data.record import Record
 from lookalike.errors import CredentialsError, UnavailableError
-from lookalike.storage import public
+from lookalike.storage import is_remote, local_path, public
 from lookalike.storage.retry import MISSING
 
 
@@ -51,7 +51,7 @@ class BadImages:
 def image_fault(error: Exception, record: Record) -> str:
     """The reason why an image is bad, without its URI, with which the storage's messages begin.
 
-    With a hint where a file is missing and its path is one of Windows.
+    With a hint where a file is missing and its path is one of Windows, or GBK read as UTF-8.
 
     Raises:
         CredentialsError, UnavailableError: `error` itself, where it is no fault of this image and
@@ -62,7 +62,19 @@ def image_fault(error: Exception, record: Record) -> str:
     reason = str(error).removeprefix(f"{public(record.uri)}: ")
     if reason == MISSING and "\\" in record.uri and os.sep == "/":
         reason += "; if \\ separates folders in it, as on Windows, write / in the list"
+    elif reason == MISSING and _exists_in_gbk(record.uri):
+        reason += "; the list is GBK text; save it as UTF-8"
     return reason
+
+
+def _exists_in_gbk(uri: str) -> bool:
+    """True for a file whose name in GBK is by chance UTF-8 too, as that of `图片`."""
+    if uri.isascii() or is_remote(uri):
+        return False
+    try:
+        return os.path.exists(local_path(uri.encode().decode("gb18030")))
+    except UnicodeError:
+        return False
 
 
 def describe_bad(record: Record, reason: str) -> str:
