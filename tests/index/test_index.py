@@ -369,6 +369,17 @@ def test_flipped_bits_are_found(tmp_path):
     Index.open(path).check()
 
 
+def test_vectors_that_are_not_finite_are_named_by_a_search(tmp_path):
+    index = Index.create(tmp_path / "x", dim=24, kind="exact")
+    index.add(vectors=cloud(1, 5), ids=list("abcde"))
+    [file] = (tmp_path / "x").rglob("vectors.npy")
+    vectors = np.load(file)
+    vectors[1] = np.nan
+    np.save(file, vectors)
+    with pytest.raises(RunError, match="damaged: 4 rows to find of 5; restore the index"):
+        Index.open(tmp_path / "x").search(cloud(1, 1), 5)
+
+
 def test_an_older_index_without_checksums_is_read_and_continued(tmp_path):
     path = tmp_path / "x"
     index = Index.create(path, dim=24)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lookalike.errors import DataError
+from lookalike.errors import DataError, RunError
 from lookalike.index import approximate, segment_scan
+from lookalike.index.file_digests import FIX
 from lookalike.index.segment import Segment
 from lookalike.index.segment_scan import RankedRows
 from lookalike.index.store import SearchHits
@@ -33,6 +34,9 @@ def search(
         k: at least 1.
         exact: search all rows, also where a segment has a structure of faiss.
         among: labels; only rows with one of them, exactly. None for all rows.
+
+    Raises:
+        RunError: a segment is damaged.
     """
     ids: list[list[str]] = []
     labels: list[list[str | None]] = []
@@ -54,6 +58,9 @@ def search(
             near = np.concatenate([np.empty(0), *(ranked[at][1] for ranked in found)])
             owner = np.repeat(np.arange(len(found)), [len(ranked[at][0]) for ranked in found])
             order = np.lexsort((rows, owner, -near))[:count]
+            if len(order) < count:  # vectors that are not finite have no cosine
+                where = ", ".join(str(one.folder) for one in segments)
+                raise RunError(f"{where}: damaged: {len(order)} rows to find of {count}; {FIX}")
             cosines[begin + at] = near[order]
             both = [(segments[owner[i]].rows, int(rows[i])) for i in order]
             ids.append([table["id"][row].as_py() for table, row in both])
