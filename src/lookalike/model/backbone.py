@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         return f"model.backbone={self.name!r} with {setting}={size_text(size)}"
 
     def _failure(self, size: ImageSize, setting: str, error: Exception) -> ModelError:
-        """What to raise where a layer fails on images of `size`."""
+        """Error of a layer that fails on images of `size`."""
         return ModelError(
             f"{self._at(size, setting)}: the network fails on images of this size "
             f"({one_line(error)}); {self._remedy(size, setting)}"

@@ -39,7 +39,7 @@ _MEANING = {
     **dict.fromkeys(_OF_THE_START, "without effect: training has begun"),
     "train.epochs": "the learning rate follows the new length: that of a longer run is higher",
 }
-"""What a change means on a resume."""
+"""Meaning of a change on a resume, by setting."""
 
 
 def other_changes(run: Run, config: Config) -> list[str]:
