@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 
 import pytest
@@ -43,6 +44,23 @@ def test_a_folder_gives_architecture_weights_and_normalisation(folder, tmp_path)
     assert described["backbone_args"] == {"layers": [1, 1, 1, 1]}
     loaded = lookalike.load(tmp_path / "model", device="cpu")
     assert loaded.fingerprint() == embedder.fingerprint()
+
+
+def test_the_hub_gives_architecture_weights_and_normalisation(folder, tmp_path, monkeypatch):
+    """From the hub's cache on this machine, which its own client reads; nothing is downloaded."""
+    from huggingface_hub import constants
+
+    place, model = folder
+    repository = tmp_path / "models--someone--mine"
+    shutil.copytree(place, repository / "snapshots" / "0123abcd")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0123abcd")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    embedder = Embedder.create("hf-hub:someone/mine", image_size=48, embedding_dim=8)
+    theirs = model.state_dict()
+    for name, value in embedder.backbone.model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+    assert embedder.preprocess.mean == (0.1, 0.2, 0.3)
 
 
 def test_a_random_start_takes_the_architecture_alone(folder):

@@ -2,9 +2,13 @@
 
 import copy
 import json
+import os
 import pickle
 import random
 import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +110,31 @@ def test_a_file_that_is_something_else_is_one_line(folder, name, content):
     with pytest.raises(RunError, match=r"model") as caught:
         lookalike.load(folder, device="cpu")
     assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def without_rights():
+    """Permissions count: the superuser, whom they do not bind, becomes nobody."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "."])
+def test_a_file_that_may_not_be_read_is_one_line(saved, name):
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)  # pytest's own folders are closed to others
+        folder = shutil.copytree(saved, Path(place) / "model")
+        (folder / name).chmod(0)
+        with without_rights(), pytest.raises(RunError, match="permission denied") as caught:
+            lookalike.load(folder, device="cpu")
+        (folder / name).chmod(0o755)
+    assert str(folder / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -120,12 +120,25 @@ def test_full_disk_keeps_old_vectors(run, shapes, tmp_path, name):
     assert lookalike.embed(run.path, shapes / "train.txt", output, device="cpu") == 48
 
 
-@pytest.mark.parametrize("form", ["safetensors", "torch_export"])
-def test_full_disk_leaves_no_partial_export(run, tmp_path, form):
-    output = tmp_path / ("m.pt2" if form == "torch_export" else "m")
+@pytest.mark.parametrize(
+    ("form", "name"), [("safetensors", "m"), ("torch_export", "m.pt2"), ("onnx", "m.onnx")]
+)
+def test_full_disk_leaves_no_partial_export(run, tmp_path, form, name):
+    output = tmp_path / name
     with limit(50_000), pytest.raises(StorageError, match=f"{tmp_path}.*cannot be written: "):
         lookalike.export(run.path, form, output=output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_keeps_the_old_index(run, shapes, tmp_path):
+    index, train, val = tmp_path / "index", shapes / "train.txt", shapes / "val.txt"
+    lookalike.search(run.path, index=index, gallery=val, device="cpu")
+    before = content(index)
+    with limit(1200), pytest.raises(StorageError, match=f"{index}.*: cannot be written: "):
+        lookalike.search(run.path, index=index, gallery=train, device="cpu")
+    assert content(index) == before
+    lookalike.search(run.path, index=index, gallery=train, device="cpu")
+    assert content(index) != before
 
 
 COMMANDS = {

@@ -69,13 +69,17 @@ def model_folder(path: Place) -> Path:
     """The folder with the model of a run, or `path` if it is one; remote ones are fetched.
 
     Raises:
-        RunError: there is no model.
+        RunError: there is no model, or its folder may not be entered.
     """
     name = os.fspath(path)
     folder = _model_copy(name) if storage.is_remote(name) else storage.path_of(name)
-    if Run(folder).model.is_dir():
-        return Run(folder).model
-    if not (folder / CONFIG_FILE).exists():
+    try:
+        if Run(folder).model.is_dir():
+            return Run(folder).model
+        found = (folder / CONFIG_FILE).exists()
+    except PermissionError:
+        raise RunError(f"{path}: cannot be read: permission denied") from None
+    if not found:
         raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
     return folder
 
