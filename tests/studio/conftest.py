@@ -3,12 +3,10 @@
 import shutil
 
 import pytest
-import torch
 import yaml
+from calibrated_model import save_calibrated_model
 from studio_client import Client
 
-from lookalike.metrics.calibration import fit_calibration
-from lookalike.model.embedder import Embedder
 from lookalike.serving.access import Access
 from lookalike.studio import run_processes
 from lookalike.studio.studio_app import create_app
@@ -32,17 +30,8 @@ def client(root):
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     """The folder of a small calibrated model."""
-    torch.manual_seed(0)
-    embedder = Embedder.create(
-        "test_resnet", pretrained=False, image_size=32, embedding_dim=16, crop_pct=1.0
-    )
     folder = tmp_path_factory.mktemp("small") / "model"
-    embedder.save(folder)
-    labels = torch.arange(40).repeat_interleave(4)
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(40, 16, generator=generator)[labels]
-    vectors = centres + torch.randn(160, 16, generator=generator)
-    fit_calibration(vectors, labels, source="drawn vectors").save(folder)
+    save_calibrated_model(folder)
     return folder
 
 
