@@ -41,8 +41,8 @@ def run(
 
     found = run_workflow(workflow, only=only, again=again, dry_run=dry_run)
     for node in found.nodes:
-        told = [node.why] if dry_run or node.did in ("held back", "failed") else []
-        words = [node.node, node.did, *told, *node.outputs.values()]
+        details = [node.why] if dry_run or node.did in ("held back", "failed") else []
+        words = [node.node, node.did, *details, *node.outputs.values()]
         typer.echo("\t".join(words))
     if (failure := found.failure()) is not None:
         raise failure

@@ -57,7 +57,7 @@ def make_parts(
     source: Source,
     advance: Callable[[int], None],
 ) -> None:
-    """Make these parts; `advance` is told the images of each batch."""
+    """Make these parts; `advance` is called with the number of images of each batch."""
     request = parts.request
     size = batch_size_of(embedder)
     batches = [row // size for number in numbers for row in request.rows(number)[::size]]

@@ -146,7 +146,7 @@ def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -
         return Index.open(place, model)
     opened = Index.open_or_create(place, embedder=model)
     if not len(opened):
-        logger.info("%s: an index without images", opened.place)
+        logger.info("%s: the index has no images yet; POST /v1/index adds some", opened.place)
     return opened
 
 

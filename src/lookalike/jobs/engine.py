@@ -173,23 +173,23 @@ def _may_pass(answer: Answer) -> bool:
 
 def _refused(answer: Answer, what: str, credentials: str, tries: int) -> LookalikeError:
     words = one_line(Exception(answer.words), 300)
-    told = f"{answer.code}: {words}" if answer.code and answer.code not in words else words
+    reason = f"{answer.code}: {words}" if answer.code and answer.code not in words else words
     if answer.status == 401 or _has(answer, _EXPIRED):
         return CredentialsError(
-            f"{what}: the credentials are refused ({told}); renew {credentials}"
+            f"{what}: the credentials are refused ({reason}); renew {credentials}"
         )
     if _may_pass(answer):
         return UnavailableError(
-            f"{what}: no good answer in {tries} tries ({told or 'none'}); try again later"
+            f"{what}: no good answer in {tries} tries ({reason or 'none'}); try again later"
         )
     if answer.status == 404:
-        return JobError(f"{what}: not found ({told}); `lookalike jobs` lists what is there")
+        return JobError(f"{what}: not found ({reason}); `lookalike jobs` lists what is there")
     if _has(answer, _QUOTA) or "quota" in words.lower():
         return JobError(
-            f"{what}: the quota does not suffice ({told}); ask for less (--nodes, --gpus, "
+            f"{what}: the quota does not suffice ({reason}); ask for less (--nodes, --gpus, "
             "--machine), stop another job, or wait"
         )
-    return JobError(f"{what}: refused ({told})")
+    return JobError(f"{what}: refused ({reason})")
 
 
 def state_of(name: str, states: Mapping[str, JobState]) -> JobState:

@@ -180,12 +180,12 @@ def _status(kind: str, found: dict[str, Any]) -> JobStatus:
     ):  # fmt: skip
         state = meant if word in holds else state
     why = holds.get("Failed") or holds.get("Suspended") or {}
-    told = ": ".join(filter(None, (why.get("reason"), why.get("message"))))
+    reason = ": ".join(filter(None, (why.get("reason"), why.get("message"))))
     return JobStatus(
         f"{kind}/{metadata['name']}",
         metadata["name"],
         state,
-        "" if state is JobState.SUCCEEDED else _line(told),
+        "" if state is JobState.SUCCEEDED else _line(reason),
         metadata.get("creationTimestamp", ""),
     )
 
@@ -217,13 +217,13 @@ def _answer_of(error: Exception) -> Answer | None:
         lost = "HTTPError" in kinds or isinstance(error, OSError)
         return Answer(0, "", "no connection") if lost else None
     try:
-        told = json.loads(getattr(error, "body", None) or "")
+        body = json.loads(getattr(error, "body", None) or "")
     except ValueError:
-        told = {}
-    told = told if isinstance(told, dict) else {}
-    words = str(told.get("message") or getattr(error, "reason", None) or "")
+        body = {}
+    body = body if isinstance(body, dict) else {}
+    words = str(body.get("message") or getattr(error, "reason", None) or "")
     status = getattr(error, "status", None) or 0
-    return Answer(int(status), str(told.get("reason") or ""), storage.without_secrets(words))
+    return Answer(int(status), str(body.get("reason") or ""), storage.without_secrets(words))
 
 
 def connect(resources: Resources) -> KubernetesCluster:

@@ -38,7 +38,7 @@ class StudioProcess:
 
     Attributes:
         folder: of its files.
-        start: of the process, which tells it from later ones of its number.
+        start: of the process, which later ones of its number do not share.
         command: the first word, as `train`.
         subject: what it works on: the directory of a training's run.
         began: seconds since 1970.
@@ -120,11 +120,11 @@ class RunProcesses:
         process = StudioProcess(
             folder, child.pid, _start_of(child.pid), arguments[0], subject, time.time()
         )
-        told = {
+        record = {
             "pid": child.pid, "start": process.start, "command": process.command,
             "subject": subject, "began": process.began,
         }  # fmt: skip
-        write_text(folder / "process.json", json.dumps(told) + "\n")
+        write_text(folder / "process.json", json.dumps(record) + "\n")
         return process
 
     def stop(self, run: str) -> None:
@@ -147,11 +147,11 @@ class RunProcesses:
         found = []
         for file in self.folder.glob("*/process.json"):
             try:
-                told = json.loads(file.read_text(encoding="utf-8"))
+                record = json.loads(file.read_text(encoding="utf-8"))
                 process = StudioProcess(
-                    file.parent, int(told["pid"]), str(told["start"]),
-                    str(told.get("command", TRAIN)), str(told.get("subject") or told["run"]),
-                    float(told["began"]),
+                    file.parent, int(record["pid"]), str(record["start"]),
+                    str(record.get("command", TRAIN)), str(record.get("subject") or record["run"]),
+                    float(record["began"]),
                 )  # fmt: skip
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # of a studio that was killed while it wrote
@@ -217,7 +217,7 @@ def tail(file: Path, size: int = 16 * 1024) -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Start of a process, which tells it from later ones of its number; "" if it has ended."""
+    """Start of a process, which later ones of its number do not share; "" if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:

@@ -172,7 +172,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_workflow(path: Path) -> bool:
-    """True if most likely; opening it tells."""
+    """True if most likely; opening it decides."""
     try:
         with path.open("rb") as stream:
             return _USES.search(stream.read(_LARGEST)) is not None
@@ -204,18 +204,18 @@ def _path_faults(node: Node, file: Path, roots: Roots) -> Iterator[Fault]:
     inputs = {port.key for port in node.kind.inputs.values()} | {"list"}
     for key, value in node.settings.items():
         for text in _paths(node, key, value):
-            told = ""
+            problem = ""
             try:
                 place = roots.place(_from_folder(text, file.parent))
             except ConfigError as refusal:
-                told = f"{key}={refusal}"
+                problem = f"{key}={refusal}"
             else:
                 is_read = key in inputs and key not in connected and not storage.is_remote(place)
                 if is_read and not Path(place).exists():
-                    told = f"{text}: no such file or folder"
-            if told:
-                where = f"{file.name}:{node.line}: {node.name}: {told}"
-                yield Fault(node.line, where, node.name, key, f"{node.name}: {told}")
+                    problem = f"{text}: no such file or folder"
+            if problem:
+                where = f"{file.name}:{node.line}: {node.name}: {problem}"
+                yield Fault(node.line, where, node.name, key, f"{node.name}: {problem}")
 
 
 def _paths(node: Node, key: str, value: Any) -> list[str]:

@@ -153,11 +153,11 @@ def router(frame: Frame, files: WorkflowFiles, runs: WorkflowRuns) -> APIRouter:
             raise ConfigError("graph is missing")
         path = files.path(asked.file)
         text = asked.graph.draft().text()
-        faults = files.check(path, text)
-        told = [
-            {"node": f.node, "key": f.key, "text": f.text, "message": f.message} for f in faults
+        faults = [
+            {"node": f.node, "key": f.key, "text": f.text, "message": f.message}
+            for f in files.check(path, text)
         ]
-        return {"text": text, "faults": told}
+        return {"text": text, "faults": faults}
 
     return routes
 

@@ -1,4 +1,4 @@
-"""Runs of workflows: started, stopped, and what their files tell of each node."""
+"""Runs of workflows: started, stopped, and the state of each node by their files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class WorkflowRuns:
         """Output of `lookalike run --dry-run`: a line for each node, and its error."""
         self.files.runnable(path)
         _, text = ask([RUN, str(path), "--dry-run"], _ANSWER_SECONDS)
-        return _told(text), text.rpartition("error: ")[2].strip() if "error: " in text else ""
+        return _notes(text), text.rpartition("error: ")[2].strip() if "error: " in text else ""
 
     def is_running(self, path: Path) -> bool:
         """True while a process runs the workflow, whoever started it."""
@@ -106,10 +106,10 @@ class WorkflowRuns:
         process = self._process(path)
         alive = process is not None and process.is_alive()
         running = alive or is_held(self.files.states(path) / ".lock")
-        told = _told(process.output()) if process is not None and not running else {}
+        notes = _notes(process.output()) if process is not None and not running else {}
         nodes = self._nodes(path)
         views = {name: self._node(path, node, running) for name, node in nodes.items()}
-        for name, note in told.items():
+        for name, note in notes.items():
             if name in views and not views[name].note:
                 views[name].note = note
         error = process.error() if process is not None and not running else ""
@@ -210,7 +210,7 @@ class WorkflowRuns:
         return results
 
 
-def _told(text: str) -> dict[str, str]:
+def _notes(text: str) -> dict[str, str]:
     """Lines of `lookalike run` about nodes that did not run."""
     found = {}
     for line in text.splitlines():

@@ -2,8 +2,8 @@
 
 A save copies the state of each worker to host memory and returns. A thread of each worker then
 writes its files and brings them to the disk. The main worker collects names, sizes and digests, and
-tells the leader of each output directory what to write into state.json; the folder gets its name
-last. The threads talk through a key-value store: collectives belong to the training.
+sends the leader of each output directory the text of state.json; the folder gets its name
+last. The threads communicate through a key-value store: collectives belong to the training.
 
 One checkpoint is written at a time: a save first waits for the one before. Where memory has no room
 for the copy, a save waits for its own files too.
@@ -47,7 +47,7 @@ from lookalike.training.checkpoint import (
 )
 
 _LOG_SECONDS = 10.0
-_LONGEST_PAUSE = 0.5  # between two looks at what other workers have told, in seconds
+_LONGEST_PAUSE = 0.5  # between two reads of what other workers have published, in seconds
 _LOST_SECONDS = 5.0
 """Seconds for the other workers' files after an error that leaves them in doubt."""
 
@@ -93,13 +93,13 @@ class CheckpointWriter:
     def __init__(self, world: World, occupied: Callable[[], bool] = lambda: False) -> None:
         self.world = world
         self._is_occupied = occupied
-        self._told: dict[str, Any] = {}
+        self._published: dict[str, Any] = {}
         self._store: KeyValueStore | None = None
         self._number = 0
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._patience = world.timeout
-        self._is_told = False
+        self._timeout = world.timeout
+        self._is_logged = False
 
     def save(
         self,
@@ -175,7 +175,7 @@ class CheckpointWriter:
         if self._thread is None or isinstance(error, KeyboardInterrupt):
             return
         if error is not None and not isinstance(error, LookalikeError):
-            self._patience = _LOST_SECONDS
+            self._timeout = _LOST_SECONDS
         self._join()
         if self._error is not None:
             logger.warning("%s", self._error)
@@ -196,8 +196,8 @@ class CheckpointWriter:
         lacks = torch.tensor(int(2 * needed > free), device=self.world.device)
         if not self.world.max(lacks):
             return True
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_logged:
+            self._is_logged = True
             logger.info(
                 "training waits while checkpoints are written: memory has no room for a copy of "
                 "its state (%.1f GB for this worker, %.1f GB are free)",
@@ -215,23 +215,23 @@ class CheckpointWriter:
         partial, world = partial_path(work.folder), self.world
         mine, cause = self._write_files(work, partial)
         part = {"files": mine, "cause": cause, "occupied": self._is_occupied()}
-        self._tell(f"part/{world.rank}", work, part)
+        self._publish(f"part/{world.rank}", work, part)
         if world.is_main:
-            parts = [self._hear(f"part/{rank}", work, rank) for rank in range(world.size)]
-            self._tell("state", work, _combined(work, parts))
-        told = self._hear("state", work, 0)
-        if told["cause"] is not None:
+            parts = [self._receive(f"part/{rank}", work, rank) for rank in range(world.size)]
+            self._publish("state", work, _combined(work, parts))
+        result = self._receive("state", work, 0)
+        if result["cause"] is not None:
             if world.is_directory_leader:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"{work.folder}: the checkpoint could not be written: {told['cause']}")
+            raise RunError(f"{work.folder}: the checkpoint could not be written: {result['cause']}")
         if world.is_directory_leader:
             with writing(work.folder):
-                (partial / STATE_FILE).write_text(told["text"], "utf-8")
+                (partial / STATE_FILE).write_text(result["text"], "utf-8")
                 sync(partial / STATE_FILE)
                 put_in_place(
                     partial, work.folder
                 )  # may be there: of the same step, before a resume
-            work.then(not told["occupied"])
+            work.then(not result["occupied"])
 
     def _write_files(
         self, work: _Save, partial: Path
@@ -240,8 +240,8 @@ class CheckpointWriter:
         found = {}
         leader = self.world.directory_leader
         if self.world.is_directory_leader:
-            self._tell(f"folder/{leader}", work, _create(partial))
-        cause = self._hear(f"folder/{leader}", work, leader)
+            self._publish(f"folder/{leader}", work, _create(partial))
+        cause = self._receive(f"folder/{leader}", work, leader)
         if cause is not None:
             return {}, str(cause)
         try:
@@ -257,29 +257,29 @@ class CheckpointWriter:
         except (OSError, SafetensorError) as error:
             return {}, refused(error) or str(error)
 
-    def _tell(self, key: str, work: _Save, value: Any) -> None:
+    def _publish(self, key: str, work: _Save, value: Any) -> None:
         """Tell the other workers something about this checkpoint."""
         message = [work.number, value]
         if self._store is None:
-            self._told[key] = message
+            self._published[key] = message
         else:
             self._store.set(key, message)
 
-    def _hear(self, key: str, work: _Save, rank: int) -> Any:
-        """Wait for what a worker tells about this checkpoint.
+    def _receive(self, key: str, work: _Save, rank: int) -> Any:
+        """Wait for what a worker publishes about this checkpoint.
 
         Raises:
-            RunError: it tells nothing in time.
+            RunError: it publishes nothing in time.
         """
         began, pause = time.monotonic(), 0.005
         while True:
-            found = self._told.get(key) if self._store is None else self._store.get(key)
+            found = self._published.get(key) if self._store is None else self._store.get(key)
             if found is not None and found[0] == work.number:
                 return found[1]
-            if time.monotonic() - began > self._patience:
+            if time.monotonic() - began > self._timeout:
                 raise RunError(
                     f"{work.folder}: the checkpoint could not be written: worker {rank} has not "
-                    f"written its part in {self._patience:g} s"
+                    f"written its part in {self._timeout:g} s"
                 )
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -107,7 +107,7 @@ def content_of(place: str, type: PortType) -> str:
     """Digest of what lies at a place.
 
     Of files and models it is of their bytes; of a folder of images, of names, sizes and times; of
-    something remote, of the versions that the storage tells; of an index, of its manifest. The
+    something remote, of the versions that the storage reports; of an index, of its manifest. The
     images that a list names do not count.
 
     Raises:

@@ -240,15 +240,15 @@ class _Reader:
         try:
             checked = kind.settings.model_validate(known)
         except ValidationError as error:
-            told: dict[str, list[str]] = {}  # a value of several types has a message for each
+            messages: dict[str, list[str]] = {}  # a value of several types has a message for each
             values = {}
             for item in error.errors():
                 name = str(item["loc"][0])
                 cause = item.get("ctx", {}).get("error")
                 text = str(cause) if isinstance(cause, ValueError) else item["msg"]
-                told.setdefault(name, []).append(text[0].lower() + text[1:])
+                messages.setdefault(name, []).append(text[0].lower() + text[1:])
                 values[name] = known[name]
-            for name, texts in told.items():
+            for name, texts in messages.items():
                 text = " or ".join(dict.fromkeys(texts))
                 self._fault(f"{key}.with.{name}", f"{key}: {name}={values[name]!r}: {text}")
             return {}

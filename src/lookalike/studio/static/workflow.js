@@ -129,18 +129,18 @@
 
   // Takes a new state, and says what has changed.
   function show(now) {
-    const before = state, told = [];
+    const before = state, changes = [];
     state = now;
     for (const [name, node] of Object.entries(now.nodes)) {
       const was = before.nodes[name]?.state;
-      if (was && was !== node.state) told.push(node.error ? `${name} failed: ${node.error}` : node.state === "done" ? `${name} is done in ${seconds(node.seconds)}.` : `${name}: ${node.state}.`);
+      if (was && was !== node.state) changes.push(node.error ? `${name} failed: ${node.error}` : node.state === "done" ? `${name} is done in ${seconds(node.seconds)}.` : `${name}: ${node.state}.`);
     }
     if (before.running && !now.running) {
       const failed = Object.values(now.nodes).some((node) => node.state === "failed");
       const ended = Object.values(now.nodes).some((node) => ["stopped", "interrupted"].includes(node.state));
-      told.push(now.error || (failed ? "The run has ended with a failed node." : ended ? "The run is stopped; Go on continues it." : "The run is done."));
+      changes.push(now.error || (failed ? "The run has ended with a failed node." : ended ? "The run is stopped; Go on continues it." : "The run is done."));
     }
-    if (told.length) say(told.join(" "));
+    if (changes.length) say(changes.join(" "));
     paint();
   }
 
