@@ -126,6 +126,22 @@ def test_ctrl_c_in_an_import_that_swallows_it_ends_at_once(tmp_path):
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
+def test_ctrl_c_stops_a_program_whose_parent_ignores_it():
+    """As a shell's background job, or under some CI runners."""
+    program = [
+        "from lookalike.distributed import signals", "signals.handle()",
+        "with signals.deferred() as wish:", "    signal.raise_signal(signal.SIGINT)",
+        "print(wish.signal)", "signal.raise_signal(signal.SIGINT)",
+    ]  # fmt: skip
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([ignored, *program])],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "2\n"
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_ctrl_c_that_a_library_turned_into_another_error_is_no_traceback():
     done = child(
         "from lookalike import cli",
