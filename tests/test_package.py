@@ -1,8 +1,10 @@
 """Promises of the package as a whole: its public names, its layers, its start."""
 
+import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import lookalike
@@ -26,7 +28,7 @@ def test_public_names_are_pinned_and_there():
         assert callable(getattr(lookalike, name)), name
 
 
-def test_verbs_stay_functions_after_their_modules_are_imported():
+def test_commands_stay_functions_after_their_modules_are_imported():
     names = "train evaluate embed plan quickstart doctor export improve search report tune"
     for name in [*names.split(), "push_to_hub", "serve"]:
         importlib.import_module(f"lookalike.commands.{name}")
@@ -61,3 +63,13 @@ def test_imports_only_point_down():
 
 def test_the_package_is_typed():
     assert (Path(lookalike.__file__).parent / "py.typed").exists()
+
+
+def test_names_of_files_and_classes_stand_once():
+    files = [path for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"]
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
+    classes = [
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+    for names in ([path.name for path in files], classes):
+        assert [name for name, count in Counter(names).items() if count > 1] == []

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from lookalike.evaluation.result import Comparison
     from lookalike.index.index import Index
     from lookalike.jobs.engine import JobState, JobStatus
-    from lookalike.jobs.pipeline import training_component
+    from lookalike.jobs.kubeflow_component import training_component
     from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
     from lookalike.metrics.calibration import Calibration
     from lookalike.metrics.scores import Scores
@@ -111,7 +111,7 @@ _HOMES = {
     "stop_job": "lookalike.jobs.submit",
     "submit": "lookalike.jobs.submit",
     "train": "lookalike.commands.train",
-    "training_component": "lookalike.jobs.pipeline",
+    "training_component": "lookalike.jobs.kubeflow_component",
     "tune": "lookalike.commands.tune",
 }
 

@@ -287,7 +287,7 @@ def test_a_plan_goes_without_images_that_storage_refuses(many_shapes: Path, monk
     def refuse(*_, **__):
         raise CredentialsError("no")
 
-    monkeypatch.setattr(facts, "image_facts", refuse)
+    monkeypatch.setattr(facts, "sample_facts", refuse)
     found = lookalike.plan(
         train=str(many_shapes), backbone="test_resnet", pretrained=False, measure=False
     )

@@ -8,10 +8,10 @@ from lookalike.commands.summary import log_choices
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
-from lookalike.planning.image_facts import ImageFacts
+from lookalike.planning.image_sample import SampleFacts
 from lookalike.planning.recipe import choose, choose_by_file, choose_rates, with_choices
 
-SAMPLE = ImageFacts(
+SAMPLE = SampleFacts(
     images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True
 )
 
@@ -138,7 +138,7 @@ def test_the_batch_suits_workers_and_sampler():
 def test_the_image_size_follows_the_images():
     assert chosen()["model.image_size"] == 96
     assert chosen(pretrained=False)["model.image_size"] == 96
-    large = ImageFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
+    large = SampleFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
     assert chosen(sample=large)["model.image_size"] == 224
     assert not {"data.flip", "data.min_crop"} & chosen(sample=large).keys()
     assert chosen()["data.min_crop"] == 0.75

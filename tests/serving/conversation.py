@@ -14,7 +14,7 @@ import httpx2
 from lookalike.commands.serve import open_service
 from lookalike.serving.access import Access
 from lookalike.serving.run_server import bind, run_server
-from lookalike.serving.service import Limits, create_app
+from lookalike.serving.service import ServiceLimits, create_app
 
 
 def data_uri(content):
@@ -47,7 +47,7 @@ def talk(service, conversation, access=None):
 
 
 def small_service(model, index=None, limits=None, **more):
-    return open_service(model, index=index, limits=limits or Limits(threads=2), **more)
+    return open_service(model, index=index, limits=limits or ServiceLimits(threads=2), **more)
 
 
 @contextlib.contextmanager

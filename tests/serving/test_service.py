@@ -17,7 +17,7 @@ from lookalike.index.index import Index
 from lookalike.serving.access import Access
 from lookalike.serving.batcher import Batcher
 from lookalike.serving.problems import Problem
-from lookalike.serving.service import Limits
+from lookalike.serving.service import ServiceLimits
 
 
 def post(model, path, index=None, limits=None, **request):
@@ -201,7 +201,7 @@ def test_wrong_requests_are_refused_in_one_line(model, request_, status, words):
     async def conversation(client):
         return await client.post("/v1/embeddings", **request_)
 
-    service = small_service(model, limits=Limits(images=8, threads=1))
+    service = small_service(model, limits=ServiceLimits(images=8, threads=1))
     answer = talk(service, conversation, Access(max_body=200_000))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -216,7 +216,7 @@ def test_an_image_bomb_is_refused_from_its_header(model):
     answer = post(
         model,
         "/v1/embeddings",
-        limits=Limits(pixels=10**6, threads=1),
+        limits=ServiceLimits(pixels=10**6, threads=1),
         content=content,
         headers={"content-type": "image/png"},
     )
@@ -341,7 +341,7 @@ def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses
 
 
 def test_an_answer_that_takes_too_long_is_given_up(model, files):
-    service = small_service(model, limits=Limits(seconds=0.05))
+    service = small_service(model, limits=ServiceLimits(seconds=0.05))
     service.batcher.network.compute = lambda prepared: threading.Event().wait(1.0) or []
 
     async def conversation(client):
@@ -354,9 +354,9 @@ def test_an_answer_that_takes_too_long_is_given_up(model, files):
 
 def test_limits_are_checked_before_serving():
     with pytest.raises(ConfigError, match="the queue holds 8"):
-        Limits(images=9, queue=8)
+        ServiceLimits(images=9, queue=8)
     with pytest.raises(ConfigError, match="pixels=0"):
-        Limits(pixels=0)
+        ServiceLimits(pixels=0)
 
 
 def test_bytes_of_other_formats_are_decoded(model):

@@ -11,7 +11,7 @@ import lookalike
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
-from lookalike.data.hierarchy import Level
+from lookalike.data.hierarchy import HierarchyLevel
 from lookalike.data.record import Record
 from lookalike.distributed.world import World
 from lookalike.training.build_heads import create_heads, loss_weights, metric_loss
@@ -86,8 +86,8 @@ def test_each_level_has_a_head_and_a_part_of_the_weight():
          "head.precision": "fp32", "model.embedding_dim": 6}
     )  # fmt: skip
     levels = (
-        Level("genus", ("a", "b", "c"), np.array([0, 0, 1, 2])),
-        Level("family", ("x", "y"), np.array([0, 0, 0, 1])),
+        HierarchyLevel("genus", ("a", "b", "c"), np.array([0, 0, 1, 2])),
+        HierarchyLevel("family", ("x", "y"), np.array([0, 0, 0, 1])),
     )
     names = tuple("cdlw")
     records = tuple(Record(f"/{n}.jpg", names[n % 4], "a.txt", n) for n in range(6))

@@ -27,7 +27,7 @@ PART_SIZE = 1024
 """Images of a part: the most that a kill costs, for each worker."""
 
 
-class _Parts(Protocol):
+class _WrittenParts(Protocol):
     request: Request
 
     def write(self, number: int, part: Part) -> None: ...
@@ -50,7 +50,7 @@ def request_of(
 def make_parts(
     embedder: Embedder | ExportedModel,
     records: Sequence[Record],
-    parts: _Parts,
+    parts: _WrittenParts,
     numbers: Sequence[int],
     *,
     threads: int,

@@ -20,7 +20,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.storage import Place
 
 if TYPE_CHECKING:
-    from lookalike.serving.service import Limits, Service
+    from lookalike.serving.service import Service, ServiceLimits
 
 _PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 
@@ -77,7 +77,7 @@ def serve(
             raise MissingExtraError(package, "serve")
     from lookalike.serving.access import Access, read_token
     from lookalike.serving.run_server import bind, run_server
-    from lookalike.serving.service import Limits, create_app
+    from lookalike.serving.service import ServiceLimits, create_app
 
     log.start()
     access = Access(
@@ -88,7 +88,7 @@ def serve(
         body_seconds=seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
     )
-    limits = Limits(max_images, max_pixels, queue, seconds, threads)
+    limits = ServiceLimits(max_images, max_pixels, queue, seconds, threads)
     listening = bind(host, port)
     try:
         service = open_service(
@@ -111,7 +111,7 @@ def open_service(
     index: Place | None = None,
     read_only: bool = False,
     name: str | None = None,
-    limits: Limits | None = None,
+    limits: ServiceLimits | None = None,
     device: str = "auto",
 ) -> Service:
     """The service of a loaded model, not yet started; see `serve`.
@@ -120,7 +120,7 @@ def open_service(
         LookalikeError: no model, or an index of another model.
     """
     from lookalike.serving.served_index import ServedIndex
-    from lookalike.serving.service import Limits, Service
+    from lookalike.serving.service import Service, ServiceLimits
 
     place = place_of("model", model)
     loaded = load(place, device=device)
@@ -137,7 +137,7 @@ def open_service(
         own, loaded.embedding_dim, loaded.device, _of(calibration),
         "" if served is None else f", index of {log.counted(len(served.index), 'image')}",
     )  # fmt: skip
-    return Service(own, loaded, served, limits or Limits(), int(time.time()), __version__)
+    return Service(own, loaded, served, limits or ServiceLimits(), int(time.time()), __version__)
 
 
 def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -> Index:

@@ -131,7 +131,9 @@ def tune(
         search, number = None, None
         signals.take_deferred()  # of what came before
         try:
-            search = _Search.prepare(request, folder, texts, asked_space, seconds, trials, began)
+            search = _SettingsSearch.prepare(
+                request, folder, texts, asked_space, seconds, trials, began
+            )
             number = search.go()
         except Interrupted as error:
             number = error.exit_code - 128
@@ -178,7 +180,7 @@ def _seconds(text: str) -> float:
 
 
 @dataclass
-class _Search:
+class _SettingsSearch:
     """A search, prepared.
 
     Attributes:
@@ -215,7 +217,7 @@ class _Search:
         seconds: float | None,
         most: int | None,
         began: float,
-    ) -> _Search:
+    ) -> _SettingsSearch:
         with World.from_env(request.run.device) as world:
             source = build.create_source(request)
             # What `train` would find, with its validation set as a fact only.

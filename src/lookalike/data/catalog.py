@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike import storage
 from lookalike.data.classes import Classes, listed, read_class_names
-from lookalike.data.hierarchy import Level, hierarchy_columns, levels_above
+from lookalike.data.hierarchy import HierarchyLevel, hierarchy_columns, levels_above
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import combined_error, is_integer, quoted
 from lookalike.data.record import Record
@@ -40,7 +40,7 @@ class Catalog:
     classes: Classes
     weights: np.ndarray | None = None
     further_ids: np.ndarray | None = None
-    levels: tuple[Level, ...] = ()
+    levels: tuple[HierarchyLevel, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

@@ -23,7 +23,7 @@ from lookalike.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Level:
+class HierarchyLevel:
     """The classes of a list at a coarser level.
 
     Attributes:
@@ -42,11 +42,12 @@ class Level:
         found: np.ndarray = np.where(ids >= 0, self.of_class[ids], -1)
         return found
 
-    def of_kept(self, kept: np.ndarray) -> Level:
+    def of_kept(self, kept: np.ndarray) -> HierarchyLevel:
         """The level above the `kept` classes, a (C,) mask, with its own numbered anew."""
         present, of_class = np.unique(self.of_class[kept], return_inverse=True)
         names = tuple(self.names[row] for row in present if row >= 0)
-        return Level(self.name, names, of_class.astype(np.int64) - int((present < 0).any()))
+        rows = of_class.astype(np.int64) - int((present < 0).any())
+        return HierarchyLevel(self.name, names, rows)
 
 
 def hierarchy_columns(hierarchy: str | None) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ def hierarchy_columns(hierarchy: str | None) -> tuple[str, ...]:
 
 def levels_above(
     hierarchy: str, classes: Classes, records: Sequence[Record], class_ids: np.ndarray
-) -> tuple[Level, ...]:
+) -> tuple[HierarchyLevel, ...]:
     """The levels above the classes of records, the finest first.
 
     Args:
@@ -96,7 +97,7 @@ def levels_above(
         of_class = np.full(len(classes), -1, np.int64)
         for mine, found in above.items():
             of_class[mine] = row[found[number]]
-        levels.append(Level(name, tuple(coarser), of_class))
+        levels.append(HierarchyLevel(name, tuple(coarser), of_class))
     return tuple(levels)
 
 

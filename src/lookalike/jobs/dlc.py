@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lookalike import storage
 from lookalike.errors import ConfigError, CredentialsError, MissingExtraError
-from lookalike.jobs.engine import Answer, JobState, JobStatus, calling, state_of
+from lookalike.jobs.engine import JobState, JobStatus, ServiceAnswer, calling, state_of
 from lookalike.jobs.request import JobRequest, check_places, start_script, without_none
 from lookalike.jobs.resources import Mount, Resources
 from lookalike.storage.byte_size import in_bytes
@@ -265,20 +265,20 @@ def _status(found: Any) -> JobStatus:
     )
 
 
-def _answer_of(error: Exception) -> Answer | None:
+def _answer_of(error: Exception) -> ServiceAnswer | None:
     """The service's answer in an error of the SDK."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"RequestException", "UnretryableException", "RetryError"} or isinstance(
         error, OSError
     ):
-        return Answer(0, "", "no connection")
+        return ServiceAnswer(0, "", "no connection")
     if "TeaException" not in kinds:
         return None
     status = getattr(error, "status_code", None) or getattr(error, "statusCode", None) or 0
     words = str(getattr(error, "message", "") or "")
     words = re.sub(r"^code: \d+, ", "", re.sub(r",? ?request id:.*$", "", words))
     code = str(getattr(error, "code", "") or "")
-    return Answer(int(status), code, storage.without_secrets(words))
+    return ServiceAnswer(int(status), code, storage.without_secrets(words))
 
 
 def connect(resources: Resources) -> Dlc:

@@ -105,7 +105,7 @@ def follow(
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServiceAnswer:
     """The error of a service: HTTP status (0 for none), its code, and its words."""
 
     status: int
@@ -121,7 +121,7 @@ _QUOTA = ("quota", "insufficient", "exceeded", "outofstock")
 def calling(
     action: Callable[[], T],
     what: str,
-    answer_of: Callable[[Exception], Answer | None],
+    answer_of: Callable[[Exception], ServiceAnswer | None],
     *,
     credentials: str,
     tries: int = 5,
@@ -161,17 +161,17 @@ def calling(
     raise AssertionError("unreachable")
 
 
-def _has(answer: Answer, parts: Iterable[str]) -> bool:
+def _has(answer: ServiceAnswer, parts: Iterable[str]) -> bool:
     return any(part in answer.code.lower().replace(".", "") for part in parts)
 
 
-def _may_pass(answer: Answer) -> bool:
+def _may_pass(answer: ServiceAnswer) -> bool:
     if _has(answer, _EXPIRED):
         return False
     return answer.status in (0, 408, 429) or answer.status >= 500 or _has(answer, _THROTTLED)
 
 
-def _refused(answer: Answer, what: str, credentials: str, tries: int) -> LookalikeError:
+def _refused(answer: ServiceAnswer, what: str, credentials: str, tries: int) -> LookalikeError:
     words = one_line(Exception(answer.words), 300)
     reason = f"{answer.code}: {words}" if answer.code and answer.code not in words else words
     if answer.status == 401 or _has(answer, _EXPIRED):

@@ -226,7 +226,7 @@ def _source(mount: Mount) -> tuple[str, str]:
     return claim, folder.strip("/")
 
 
-class _Dumper(yaml.SafeDumper):
+class _BlockTextDumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks, for people."""
 
 
@@ -235,9 +235,11 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
-_Dumper.add_representer(str, _represent_text)
+_BlockTextDumper.add_representer(str, _represent_text)
 
 
 def shown(request: dict[str, Any]) -> str:
     """An object as YAML, as `kubectl create -f -` takes it."""
-    return yaml.dump(request, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+    return yaml.dump(
+        request, Dumper=_BlockTextDumper, sort_keys=False, width=1000, allow_unicode=True
+    )

@@ -12,7 +12,7 @@ import yaml
 
 from lookalike import storage
 from lookalike.errors import CredentialsError, MissingExtraError, one_line
-from lookalike.jobs.engine import Answer, JobError, JobState, JobStatus, calling
+from lookalike.jobs.engine import JobError, JobState, JobStatus, ServiceAnswer, calling
 from lookalike.jobs.resources import Resources
 
 T = TypeVar("T")
@@ -209,13 +209,13 @@ def _line(text: str) -> str:
     return storage.without_secrets(one_line(Exception(text), 300)) if text else ""
 
 
-def _answer_of(error: Exception) -> Answer | None:
+def _answer_of(error: Exception) -> ServiceAnswer | None:
     """The answer of the API server in an error of its client."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "ApiException" not in kinds:
         # HTTPError is that of urllib3.
         lost = "HTTPError" in kinds or isinstance(error, OSError)
-        return Answer(0, "", "no connection") if lost else None
+        return ServiceAnswer(0, "", "no connection") if lost else None
     try:
         body = json.loads(getattr(error, "body", None) or "")
     except ValueError:
@@ -223,7 +223,7 @@ def _answer_of(error: Exception) -> Answer | None:
     body = body if isinstance(body, dict) else {}
     words = str(body.get("message") or getattr(error, "reason", None) or "")
     status = getattr(error, "status", None) or 0
-    return Answer(int(status), str(body.get("reason") or ""), storage.without_secrets(words))
+    return ServiceAnswer(int(status), str(body.get("reason") or ""), storage.without_secrets(words))
 
 
 def connect(resources: Resources) -> KubernetesCluster:

@@ -93,7 +93,7 @@ def rank(
             row = metrics.of_ranks(ranks, torch.tensor([size], device=device)).cpu()
             table[(queries & (images.relevant == size)).cpu()] = row
     else:
-        for block in _Search(images, embeddings, metrics.depth, world, device).run(queries):
+        for block in _RankedSearch(images, embeddings, metrics.depth, world, device).run(queries):
             found = block.relevant > 0
             values = metrics.of_ranks(block.ranks()[found], block.relevant[found])
             table[block.rows[found].cpu()] = values.cpu()
@@ -231,7 +231,7 @@ class _Side:
             del self.rounded[number]
 
 
-class _Search:
+class _RankedSearch:
     """Blocks of queries compared with all tiles of the gallery."""
 
     def __init__(

@@ -16,7 +16,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import ModelError
 from lookalike.model.architecture import find_architecture
 from lookalike.model.backbone import Backbone
-from lookalike.planning.image_facts import ImageFacts, image_facts
+from lookalike.planning.image_sample import SampleFacts, sample_facts
 from lookalike.training.checkpoint import STATE_FILE
 from lookalike.training.remote_run import saved_config
 
@@ -52,7 +52,7 @@ class Facts:
     workers: int
     attention_pool: bool = False
     cuda: bool = False
-    sample: ImageFacts | None = None
+    sample: SampleFacts | None = None
     earlier: Config | None = None
 
 
@@ -73,7 +73,7 @@ def gather_facts(
     sample = None
     with world.raise_together():
         if world.is_main and source is not None:
-            sample = image_facts(catalog, threads=config.data.threads, source=source)
+            sample = sample_facts(catalog, threads=config.data.threads, source=source)
     found = world.all_gather_object(None if sample is None else asdict(sample))[0]
     return network_facts(
         config,
@@ -83,7 +83,7 @@ def gather_facts(
         has_validation=held_out is not None,
         workers=world.size,
         cuda=world.device.type == "cuda",
-        sample=None if found is None else ImageFacts(**found),
+        sample=None if found is None else SampleFacts(**found),
     )
 
 
@@ -96,7 +96,7 @@ def network_facts(
     has_validation: bool,
     workers: int,
     cuda: bool = False,
-    sample: ImageFacts | None = None,
+    sample: SampleFacts | None = None,
 ) -> Facts:
     """Facts with those of the network, which is built without memory for its weights.
 

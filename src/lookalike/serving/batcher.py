@@ -26,7 +26,7 @@ _SLOWEST = 60.0  # seconds, of `Retry-After`
 _RECENT = 0.9  # weight of the past in the mean rate
 
 
-class Network(Protocol[T]):
+class ServedNetwork(Protocol[T]):
     """A model in two steps."""
 
     batch_size: int
@@ -68,7 +68,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        network: Network[T],
+        network: ServedNetwork[T],
         *,
         threads: int,
         queue: int,

@@ -26,7 +26,7 @@ class TrainedNetwork:
         self.batch_size = batch_size_of(embedder)
 
     def prepare(self, content: bytes) -> Tensor:
-        """See `Network.prepare`."""
+        """See `ServedNetwork.prepare`."""
         return self.embedder.preprocess.prepare(decode(content, max_pixels=self.max_pixels))
 
     def size_of(self, prepared: Tensor) -> int:
@@ -34,7 +34,7 @@ class TrainedNetwork:
         return prepared.nbytes
 
     def compute(self, prepared: Sequence[Tensor]) -> list[np.ndarray | LookalikeError]:
-        """See `Network.compute`."""
+        """See `ServedNetwork.compute`."""
         images = torch.stack(list(prepared)).contiguous(memory_format=torch.channels_last)
         return _finite(self.embedder.embed_batch(images).cpu().numpy())
 
@@ -50,7 +50,7 @@ class ExportedNetwork:
         self.batch_size = batch_size_of(model) if model.preprocess is None else BATCH_SIZE
 
     def prepare(self, content: bytes) -> np.ndarray | Tensor:
-        """See `Network.prepare`."""
+        """See `ServedNetwork.prepare`."""
         pixels = decode(content, max_pixels=self.max_pixels)
         preprocess = self.model.preprocess
         return pixels if preprocess is None else preprocess.prepare(pixels)
@@ -60,7 +60,7 @@ class ExportedNetwork:
         return prepared.nbytes
 
     def compute(self, prepared: Sequence[Any]) -> list[np.ndarray | LookalikeError]:
-        """See `Network.compute`."""
+        """See `ServedNetwork.compute`."""
         whole = self.model.preprocess is None
         embed = self.model.embed_pictures if whole else self.model.embed_prepared
         return _finite(embed(prepared).numpy())

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """Bounds of a request and of the queue.
 
     Attributes:
@@ -79,7 +79,7 @@ class Service:
     name: str
     model: Served
     index: ServedIndex | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
     created: int = 0
     version: str = "0"
     stopping: Stopping = field(default_factory=Stopping)

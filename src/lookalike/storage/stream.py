@@ -23,14 +23,14 @@ def stream_of(uri: str) -> IO[bytes]:
     client = client_of(uri)
     found = client.describe(uri)
     if found["size"] is not None and found.get("ranges", True):
-        return io.BufferedReader(_Parts(uri, found["size"]), _PART)
+        return io.BufferedReader(_RemoteParts(uri, found["size"]), _PART)
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     client.copy_to(file, uri)
     file.seek(0)
     return file
 
 
-class _Parts(io.RawIOBase):
+class _RemoteParts(io.RawIOBase):
     def __init__(self, uri: str, size: int) -> None:
         self._uri = uri
         self._size = size

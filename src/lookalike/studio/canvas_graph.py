@@ -15,11 +15,11 @@ _Name = Annotated[str, Field(max_length=200)]
 _Cell = Annotated[int, Field(ge=0, le=999)]
 
 
-class _Part(BaseModel):
+class _CanvasModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class CanvasSetting(_Part):
+class CanvasSetting(_CanvasModel):
     """A setting: the key of its field, its path in `with`, its text."""
 
     key: _Name
@@ -27,7 +27,7 @@ class CanvasSetting(_Part):
     text: Annotated[str, Field(max_length=100_000)]
 
 
-class CanvasNode(_Part):
+class CanvasNode(_CanvasModel):
     """A node."""
 
     name: _Name
@@ -37,7 +37,7 @@ class CanvasNode(_Part):
     at: tuple[_Cell, _Cell] | None = None
 
 
-class CanvasGraph(_Part):
+class CanvasGraph(_CanvasModel):
     """A workflow."""
 
     nodes: Annotated[list[CanvasNode], Field(max_length=200)] = []

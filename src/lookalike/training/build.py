@@ -18,7 +18,7 @@ from lookalike.data.catalog import (
     hold_out,
     with_hierarchy,
 )
-from lookalike.data.hierarchy import Level, hierarchy_columns
+from lookalike.data.hierarchy import HierarchyLevel, hierarchy_columns
 from lookalike.data.image_size import size_text
 from lookalike.data.image_weights import with_weights
 from lookalike.data.loading.bad_images import BadImages
@@ -385,7 +385,7 @@ def create_average(config: Config, embedder: Embedder) -> WeightAverage | None:
 
 
 def create_step(
-    config: Config, trained: Trained, world: World, levels: Sequence[Level] = ()
+    config: Config, trained: Trained, world: World, levels: Sequence[HierarchyLevel] = ()
 ) -> TrainStep:
     """Training step on these parts; `levels` are those of `data.hierarchy`."""
     return TrainStep(

@@ -10,7 +10,7 @@ import torch
 
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
-from lookalike.data.hierarchy import Level
+from lookalike.data.hierarchy import HierarchyLevel
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.losses import PAIR_LOSSES, create_loss, create_margin
@@ -152,7 +152,7 @@ def loss_weights(config: Config, levels: int = 0) -> dict[str, float]:
     }
 
 
-def _level_losses(config: Config, catalog: Catalog) -> dict[str, Level]:
+def _level_losses(config: Config, catalog: Catalog) -> dict[str, HierarchyLevel]:
     """The levels that the loss is on too, by its name there."""
     if not config.loss.hierarchy_weight:
         return {}

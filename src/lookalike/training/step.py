@@ -203,15 +203,13 @@ class TrainStep:
         weights = []
         if batch.weights is not None:
             weights.append(batch.weights.to(self.world.device, non_blocking=True))
-        losses = {
+        losses = {}
+        for name, loss in self.trained.losses.items():
             # A loss of fewer dimensions than the embedding reads the first ones.
-            name: loss(
-                branch if name == "classification" else embeddings[:, : loss.dim],
-                coarser_classes(classes, self.coarser[name]) if name in self.coarser else classes,
-                *weights,
-            )
-            for name, loss in self.trained.losses.items()
-        }
+            vectors = branch if name == "classification" else embeddings[:, : loss.dim]
+            coarser = self.coarser.get(name)
+            own = classes if coarser is None else coarser_classes(classes, coarser)
+            losses[name] = loss(vectors, own, *weights)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}}
 

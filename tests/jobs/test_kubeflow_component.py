@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from lookalike.errors import MissingExtraError
-from lookalike.jobs.pipeline import run_training, training_component
+from lookalike.jobs.kubeflow_component import run_training, training_component
 
 
 def test_mistake_ends_the_component_in_one_line() -> None:

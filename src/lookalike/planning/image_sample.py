@@ -22,7 +22,7 @@ _SURE, _LESS = 3.0, 0.85
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class SampleFacts:
     """Facts of a sample of images.
 
     Attributes:
@@ -42,9 +42,9 @@ class ImageFacts:
     mirrors_differ: bool
 
 
-def image_facts(
+def sample_facts(
     catalog: Catalog, *, threads: int, source: Source = PLAIN, classes: int = CLASSES
-) -> ImageFacts | None:
+) -> SampleFacts | None:
     """Facts of images of up to `classes` classes; None if none of the sample can be read."""
     rows = _sample(catalog.class_ids, classes)
     records = [catalog.records[row] for row in rows.tolist()]
@@ -67,7 +67,7 @@ def image_facts(
     lost = hits.astype(float) - mirrored
     error = lost.std() / max(len(lost), 1) ** 0.5 if len(lost) else 0.0
     mean = float(lost.mean()) if len(lost) else 0.0
-    return ImageFacts(
+    return SampleFacts(
         images=len(read),
         side=int(np.median(sides)),
         queries=len(hits),

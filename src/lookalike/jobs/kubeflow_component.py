@@ -45,7 +45,7 @@ def training_component(image: str) -> Any:
         train: Optional[Input[Dataset]] = None,  # noqa: UP045
         val: Optional[Input[Dataset]] = None,  # noqa: UP045
     ) -> None:
-        from lookalike.jobs.pipeline import run_training
+        from lookalike.jobs.kubeflow_component import run_training
 
         run_training(config, settings, {"data.train": train, "data.val": val}, metrics, model)
 
