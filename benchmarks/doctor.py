@@ -30,7 +30,7 @@ from PIL import Image
 import lookalike
 from lookalike.commands.quickstart import REQUEST, unpack_weights
 from lookalike.data.decoding.decode import decode
-from lookalike.data.loading.image_source import PLAIN
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.pipeline import Job, pipeline
 from lookalike.data.record import Record
 from lookalike.inspection.duplicates import near_pairs
@@ -255,10 +255,10 @@ def speed(folder: Path, emoji: Path) -> None:
         rates: dict[str, list[float]] = {"doctor": [], "decode": []}
         for _ in range(3):
             rates["doctor"].append(len(records) / read_image_facts(
-                records, range(len(records)), threads=2, quiet=True
+                records, range(len(records)), source=Source(threads=2), quiet=True
             ).seconds)  # fmt: skip
             began = time.monotonic()
-            done = sum(pipeline(map(_decoding, records), source=PLAIN, threads=2, ahead=64))
+            done = sum(pipeline(map(_decoding, records), source=Source(threads=2), ahead=64))
             rates["decode"].append(done / (time.monotonic() - began))
         ours, alone = (float(np.median(rates[key])) for key in ("doctor", "decode"))
         print(

@@ -41,7 +41,7 @@ for package in ("faiss", "psycopg", "qdrant_client", "qdrant_edge"):
     require(package)
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/index"))
 
-from lookalike.data.loading.image_source import PLAIN
+from lookalike.data.loading.image_source import Source
 from lookalike.errors import LookalikeError, UnavailableError
 from lookalike.index import sync
 from lookalike.index.index import Index
@@ -53,7 +53,7 @@ def load(address: str, file: str, dim: int, kind: str) -> None:
     """Add the vectors of a file to an index; goes on where a killed load ended."""
     logging.getLogger("lookalike").setLevel(logging.ERROR)  # a .npy file does not name its model
     with Index.open_or_create(address, dim=dim, kind=kind) as index:
-        sync.synchronize(index, [file], remove_missing=False, threads=1, source=PLAIN)
+        sync.synchronize(index, [file], remove_missing=False, source=Source(threads=1))
 
 
 def loaded_with_a_kill(address: str, file: Path, dim: int, kind: str, images: int) -> str:

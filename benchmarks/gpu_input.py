@@ -20,6 +20,7 @@ from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record as Listed
@@ -99,7 +100,7 @@ def _paths(
         loader = TrainLoader(
             catalog, batch_size=batch, seed=0,
             augment=Augment(size, crop_scale=SCALE, then=create_augmentations([], **colours)),
-            threads=workers, world=World(device=place.device),
+            source=Source(threads=workers), world=World(device=place.device),
         )  # fmt: skip
         number = iter(range(10**9))
 

@@ -28,6 +28,7 @@ from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Record
@@ -52,7 +53,9 @@ def ours(
     records = tuple(Record(path, "0", "list.txt", 1) for path in paths)
     catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
     augment = Augment(image_size=SIZE, crop_scale=SCALE, scaled_decode=scaled)
-    loader = TrainLoader(catalog, batch_size=BATCH, augment=augment, seed=0, threads=workers)
+    loader = TrainLoader(
+        catalog, batch_size=BATCH, augment=augment, seed=0, source=Source(threads=workers)
+    )
     preprocess = Preprocess(SIZE, 1.0, MEAN, STD)
     number = iter(range(10**9))
 

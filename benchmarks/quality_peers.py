@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.batch import Batch
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.samplers import Sampling
 from lookalike.model.backbone import preprocess_of
@@ -337,7 +338,7 @@ def _loader(
             interpolation=network.preprocess.interpolation,
         ),
         seed=seed,
-        threads=threads,
+        source=Source(threads=threads),
         sampling=sampling,
     )
 

@@ -26,6 +26,7 @@ import lookalike
 from lookalike import Config, LookalikeError
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.errors import TrainingError
@@ -147,7 +148,11 @@ def embed(
     """
     bad = BadImages()
     loader = EvalLoader(
-        catalog.records, preprocess=preprocess, batch_size=64, threads=threads, bad=bad
+        catalog.records,
+        preprocess=preprocess,
+        batch_size=64,
+        bad=bad,
+        source=Source(threads=threads),
     )
     vectors = [unit(batch.images).numpy() for batch in loader]
     if bad.reasons:

@@ -112,7 +112,6 @@ def loader(base: str, names: list[str], args: argparse.Namespace, source: Source
         batch_size=BATCH,
         augment=Augment(image_size=args.size),
         seed=0,
-        threads=args.threads,
         source=source,
     )
 
@@ -272,15 +271,17 @@ def measure_loader(
     kept, number = folder.parent / "warm", itertools.count(0 if training is None else 100)
 
     def with_cache(place: Path) -> TrainLoader:
-        return loader("s3://shop", names, args, Source(cache=DiskCache(place, 10**9)))
+        return loader(
+            "s3://shop", names, args, Source(threads=args.threads, cache=DiskCache(place, 10**9))
+        )
 
     def cold_epoch() -> int:
         return epochs(with_cache(folder.parent / f"cold{next(number)}"), use)()
 
     contenders = {
-        "disk": epochs(loader(str(folder), names, args, Source()), use),
-        "s3://": epochs(loader("s3://shop", names, args, Source()), use),
-        "oss://": epochs(loader("oss://shop", names, args, Source()), use),
+        "disk": epochs(loader(str(folder), names, args, Source(threads=args.threads)), use),
+        "s3://": epochs(loader("s3://shop", names, args, Source(threads=args.threads)), use),
+        "oss://": epochs(loader("oss://shop", names, args, Source(threads=args.threads)), use),
         "s3://, cache cold": cold_epoch,
         "s3://, cache warm": epochs(with_cache(kept), use),
     }

@@ -34,6 +34,7 @@ from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.batch import Batch
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.distributed.world import World
 from lookalike.losses import create_margin
@@ -223,7 +224,7 @@ def main() -> None:
             batch_size=batch,
             augment=Augment(size, interpolation="bilinear"),
             seed=0,
-            threads=options.threads,
+            source=Source(threads=options.threads),
             bad=BadImages(),
         )
         photos = Photos(catalog, size, ours.preprocess.mean, ours.preprocess.std)

@@ -39,7 +39,11 @@ def test_batches_for_the_device_hold_the_same_pictures(device, shapes):
     epochs = []
     for where in (torch.device("cpu"), device):
         loader = TrainLoader(
-            catalog, batch_size=8, augment=augment, seed=3, threads=2, world=World(device=where)
+            catalog,
+            batch_size=8,
+            augment=augment,
+            seed=3,
+            world=World(device=where),
         )
         batches = list(loader.epoch(0))
         if where.type == "cuda" and not PRETEND:
@@ -55,7 +59,7 @@ def test_memory_of_a_batch_is_not_reused_before_its_copy(real_device, shapes):
     catalog = open_catalog(str(shapes / "train.txt"))
     loader = TrainLoader(
         catalog, batch_size=4, augment=Augment(image_size=SIZE, crop_scale=(0.3, 1.0)), seed=3,
-        threads=2, world=World(device=real_device),
+        world=World(device=real_device),
     )  # fmt: skip
     kept, arrived = [], []
     busy = torch.randn(2048, 2048, device=real_device)
@@ -75,7 +79,7 @@ def test_pictures_for_evaluation(device, shapes):
     found = []
     for where in (torch.device("cpu"), device):
         loader = EvalLoader(
-            catalog.records, preprocess=PREPROCESS, batch_size=6, threads=2, bad=BadImages(),
+            catalog.records, preprocess=PREPROCESS, batch_size=6, bad=BadImages(),
             device=where,
         )  # fmt: skip
         found.append(torch.cat([batch.images.to(where).cpu() for batch in loader]))

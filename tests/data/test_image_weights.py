@@ -102,12 +102,12 @@ def test_batches_hold_the_weights_of_their_rows(shapes, tmp_path):
     path.write_text("path,label,w\n" + "".join(f"{p},{x},{i}\n" for i, (p, x) in enumerate(rows)))
     catalog, _ = open_catalogs(config(path, "w", image_root=str(shapes)))
     augment = Augment(image_size=16)
-    loader = TrainLoader(catalog, batch_size=4, augment=augment, seed=1, threads=0)
+    loader = TrainLoader(catalog, batch_size=4, augment=augment, seed=1)
     batch = next(loader.epoch(0))
     expected = batch.rows.numpy() / np.arange(len(rows)).mean()
     np.testing.assert_allclose(batch.weights.numpy(), expected, rtol=1e-6)
     bare, _ = open_catalogs(config(path, None, image_root=str(shapes)))
-    again = next(TrainLoader(bare, batch_size=4, augment=augment, seed=1, threads=0).epoch(0))
+    again = next(TrainLoader(bare, batch_size=4, augment=augment, seed=1).epoch(0))
     assert again.weights is None
     assert again.images.equal(batch.images)
 

@@ -159,7 +159,7 @@ def test_images_that_are_read_once_only_are_no_mistake_of_ours(monkeypatch):
     catalog = Catalog([Record("a.jpg", "1", "list.txt", 1)], np.zeros(1), None)
     exported = ExportedModel(lambda images: images, 2)
     with pytest.raises(DataError, match=r"list\.txt: some images could be read the first time"):
-        certificate.certify(exported, exported, catalog, BOUNDS["fp32"], threads=0)
+        certificate.certify(exported, exported, catalog, BOUNDS["fp32"])
 
 
 def test_a_change_of_recall_is_a_fault_of_its_own(monkeypatch, trained, tmp_path, capsys):

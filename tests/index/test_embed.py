@@ -57,7 +57,7 @@ def evaluated(model: Path, images: Path) -> tuple[list[str], np.ndarray]:
     """Paths and vectors as evaluation has them."""
     records = read_places([images])
     embedder = lookalike.load(model, device="cpu")
-    embedded = embed_records(embedder, records, threads=2, bad=BadImages(), quiet=True)
+    embedded = embed_records(embedder, records, bad=BadImages(), quiet=True)
     return [records[row].uri for row in embedded.rows.tolist()], embedded.vectors.numpy()
 
 

@@ -233,7 +233,7 @@ def test_training_classes_are_excluded_from_calibration(many_shapes):
     few = torch.where(classes < 30, classes, -1)  # ten new ones: too few to go without the others
     enough = torch.where(classes < 15, classes, -1)
     for known, expected in ((few, (30, 40, 120)), (enough, (0, 25, 75))):
-        validator = Validator(catalog, catalog, threads=1)
+        validator = Validator(catalog, catalog)
         validator.train_classes = known
         found = validator.calibrate(embedder, "shapes", chose_checkpoint=False)
         assert (found.seen_in_training, found.classes, found.images) == expected

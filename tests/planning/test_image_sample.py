@@ -27,7 +27,7 @@ def pictures(folder, *, symmetric, classes=40, views=2, side=50):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_mirror_images_differ_where_patterns_are_not_symmetric(tmp_path, symmetric):
-    found = sample_facts(pictures(tmp_path, symmetric=symmetric), threads=1)
+    found = sample_facts(pictures(tmp_path, symmetric=symmetric))
     assert (found.side, found.images, found.queries) == (50, 80, 80)
     assert found.recall == 1
     assert found.mirrors_differ is not symmetric
@@ -38,11 +38,11 @@ def test_a_sample_without_readable_images_has_no_facts(tmp_path):
     catalog = pictures(tmp_path, symmetric=True, classes=3)
     for file in tmp_path.glob("*.png"):
         file.write_bytes(b"no image")
-    assert sample_facts(catalog, threads=1) is None
+    assert sample_facts(catalog) is None
 
 
 def test_classes_of_one_image_give_no_queries(tmp_path):
-    found = sample_facts(pictures(tmp_path, symmetric=False, views=1), threads=1)
+    found = sample_facts(pictures(tmp_path, symmetric=False, views=1))
     assert (found.images, found.queries, found.mirrors_differ) == (40, 0, False)
 
 

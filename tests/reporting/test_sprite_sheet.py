@@ -20,7 +20,7 @@ def test_a_sprite_sheet_has_each_image_in_its_cell(tmp_path):
         records.append(Record(str(tmp_path / f"{i}.png"), "x", "list.txt", i))
         colours[i] = colour
     records.append(Record(str(tmp_path / "missing.png"), "x", "list.txt", 8))
-    sheet = make_sprite_sheet(records, [0, 2, 3, 5, 6, 7], name="s", side=96, threads=2)
+    sheet = make_sprite_sheet(records, [0, 2, 3, 5, 6, 7], name="s", side=96)
     assert sheet.cells.keys() == {0, 2, 3, 5, 6}
     image = Image.open(io.BytesIO(base64.b64decode(sheet.uri.split(",")[1]))).convert("RGBA")
     side = 48  # the largest picture has 40 pixels

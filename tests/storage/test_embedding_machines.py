@@ -16,7 +16,7 @@ from lookalike.commands import embed_parts
 from lookalike.commands.embed import embed
 from lookalike.commands.evaluate import compare
 from lookalike.commands.models import load
-from lookalike.data.loading.image_source import PLAIN
+from lookalike.data.loading.image_source import Source
 from lookalike.errors import ConfigError, RunError
 from lookalike.evaluation.testset import from_list
 from lookalike.vectors.shared_parts import SharedParts
@@ -138,7 +138,7 @@ def test_evaluation_goes_on_with_the_parts_of_a_killed_one(bucket, model, many_s
     with embed_parts.shared_parts(embed_parts._below(output, request), request, 1) as parts:
         parts.begin()
         embed_parts.make_parts(
-            embedder, records, parts, [1], threads=2, source=PLAIN, advance=lambda count: None
+            embedder, records, parts, [1], source=Source(threads=2), advance=lambda count: None
         )
     [made] = [name for name in storage.sizes_below(output) if name.endswith(".part")]
     bucket.counts.clear()

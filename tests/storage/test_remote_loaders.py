@@ -27,7 +27,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.decoding import partial_jpeg as part_module
 from lookalike.data.decoding.decode import decode
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.data.loading.image_source import Source
+from lookalike.data.loading.image_source import REQUESTS, Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.read_ahead import ReadAhead
 from lookalike.data.loading.sequential import EvalLoader
@@ -122,14 +122,16 @@ def broken(tmp_path_factory):
     return made
 
 
-def trainer(catalog, **change):
-    settings = {"batch_size": 5, "augment": AUGMENT, "seed": 7, "threads": 2} | change
-    return TrainLoader(catalog, **settings)
+def trainer(catalog, *, threads=2, requests=REQUESTS, **change):
+    settings = {"batch_size": 5, "augment": AUGMENT, "seed": 7} | change
+    source = settings.pop("source", None) or Source(threads=threads, requests=requests)
+    return TrainLoader(catalog, source=source, **settings)
 
 
-def evaluator(records, **change):
-    settings = {"preprocess": PREPROCESS, "batch_size": 5, "threads": 2, "bad": BadImages()}
-    return EvalLoader(records, **(settings | change))
+def evaluator(records, *, threads=2, **change):
+    settings = {"preprocess": PREPROCESS, "batch_size": 5, "bad": BadImages()} | change
+    settings.setdefault("source", Source(threads=threads))
+    return EvalLoader(records, **settings)
 
 
 def same(a, b):
@@ -146,7 +148,7 @@ def test_remote_images_give_the_same_batches(server, local, where):
     for epoch, start in ((0, 0), (1, 7)):
         expected = list(trainer(local, threads=0).epoch(epoch, start))
         for threads, requests in ((0, 9), (1, 1), (3, 4), (2, 128)):
-            loader = trainer(remote, threads=threads, source=Source(requests=requests))
+            loader = trainer(remote, threads=threads, requests=requests)
             same(list(loader.epoch(epoch, start)), expected)
     expected = list(evaluator(local.records))
     same(list(evaluator(remote.records, source=Source(requests=16))), expected)
@@ -227,7 +229,7 @@ def test_faults_do_not_change_batches(server, local, remote):
 
 def test_requests_in_flight_are_many_and_bounded(server, remote):
     server.delay = 0.02
-    list(trainer(remote, threads=1, source=Source(requests=24)).epoch(0))
+    list(trainer(remote, threads=1, requests=24).epoch(0))
     assert 12 < server.most <= 24
 
 
@@ -284,7 +286,7 @@ def test_a_failing_batch_comes_after_the_good_ones_before_it(server, local, remo
     with pytest.raises(CredentialsError):
         list(evaluator(remote.records, bad=bad))
     with pytest.raises(CredentialsError):
-        read_image_facts(remote.records, range(NUM), threads=2, quiet=True)
+        read_image_facts(remote.records, range(NUM), source=Source(threads=2), quiet=True)
     assert len(bad) == 0
 
 
@@ -331,7 +333,7 @@ def test_outage_does_not_count_as_bad_images(server, local, bucket):
     with pytest.raises(UnavailableError):
         list(evaluator(bucket.records, bad=bad))
     with pytest.raises(UnavailableError):
-        read_image_facts(bucket.records, range(NUM), threads=2, quiet=True)
+        read_image_facts(bucket.records, range(NUM), source=Source(threads=2), quiet=True)
     assert not len(bad)
     server.plan = lambda *_: None
     same([*out, *trainer(bucket, bad=bad).epoch(0, len(out))], expected)
@@ -403,8 +405,8 @@ def test_no_image_is_requested_twice_ahead(server, remote):
 
 def test_pictures_of_the_doctor(server, local, remote):
     server.delay = 0.01
-    here = read_image_facts(local.records, range(NUM), threads=2, quiet=True)
-    there = read_image_facts(remote.records, range(NUM), threads=2, quiet=True)
+    here = read_image_facts(local.records, range(NUM), source=Source(threads=2), quiet=True)
+    there = read_image_facts(remote.records, range(NUM), source=Source(threads=2), quiet=True)
     assert server.most > 8
     for name in ("readable", "sizes", "bytes", "digests", "thumbs"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
@@ -440,10 +442,11 @@ from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog, Classes, Record
+from lookalike.data.loading.image_source import Source
 import numpy as np
 records = tuple(Record(f"{address}/{{row}}.jpg", "0", "x", 1) for row in range(60))
 catalog = Catalog(records, np.zeros(60, np.int64), Classes(("0",)))
-loader = TrainLoader(catalog, batch_size=2, augment=Augment(24), seed=0, threads=3)
+loader = TrainLoader(catalog, batch_size=2, augment=Augment(24), seed=0, source=Source(threads=3))
 batches = loader.epoch(0)
 next(batches)
 {then}

@@ -196,8 +196,8 @@ def reason_of(uri, limits, *, threads=1, member=None):
     bad = BadImages()
     record = Record(uri, "0", "list.txt", 1, member)
     loader = EvalLoader(
-        [record], preprocess=PREPROCESS, batch_size=1, threads=threads, bad=bad,
-        source=Source(limits=limits),
+        [record], preprocess=PREPROCESS, batch_size=1, bad=bad,
+        source=Source(threads=threads, limits=limits),
     )  # fmt: skip
     assert not list(loader)
     return bad.reasons[0]
@@ -272,9 +272,8 @@ def test_read_of_an_endless_device_is_limited():
 
 def test_a_single_image_from_the_web_is_limited_too(model, monkeypatch):
     embedder = lookalike.load(model)
-    monkeypatch.setattr(
-        "lookalike.data.loading.image_source.PLAIN.limits", storage.Limits(size=10**6)
-    )
+    limits = storage.Limits(size=10**6)
+    monkeypatch.setattr("lookalike.model.user_images.IMAGE_LIMITS", limits)
     refused = pytest.raises((StorageError, DataError), match=r"/a\.jpg: larger than 1 MB")
     with raw_server(endless) as (address, _), refused:
         embedder.embed([f"{address}/a.jpg"])

@@ -59,9 +59,12 @@ def test_features_are_those_of_the_frozen_forward_pass(catalog, tmp_path, backbo
     )
     stored = FrozenFeatures(embedder, catalog.records, tmp_path, poolings=poolings, list_id="a")
     bad = BadImages()
-    stored.compute(threads=2, bad=bad)
+    stored.compute(bad=bad)
     loader = EvalLoader(
-        catalog.records, preprocess=embedder.preprocess, batch_size=64, threads=0, bad=BadImages()
+        catalog.records,
+        preprocess=embedder.preprocess,
+        batch_size=64,
+        bad=BadImages(),
     )
     [batch] = loader
     with torch.no_grad():
@@ -73,7 +76,7 @@ def test_features_are_those_of_the_frozen_forward_pass(catalog, tmp_path, backbo
     some = np.array([40, 3, 3, 17])
     alone = pooled_features(embedder, batch.images[some], poolings)
     torch.testing.assert_close(stored.parts.take(some), alone, rtol=1e-5, atol=1e-6)
-    expected = embed_records(embedder, catalog.records, threads=0, bad=BadImages())
+    expected = embed_records(embedder, catalog.records, bad=BadImages())
     found = stored.embedded()
     assert torch.equal(found.vectors, expected.vectors)
     assert torch.equal(found.rows, expected.rows)
@@ -115,7 +118,7 @@ def test_training_on_features_is_training_on_images_without_augmentation(shapes,
         loader = build.create_loader(used, embedder, catalog, BadImages(), World(), PLAIN)
         images = whole(
             EvalLoader(
-                catalog.records, preprocess=embedder.preprocess, batch_size=64, threads=0,
+                catalog.records, preprocess=embedder.preprocess, batch_size=64,
                 bad=BadImages(),
             )
         )  # fmt: skip
@@ -124,7 +127,7 @@ def test_training_on_features_is_training_on_images_without_augmentation(shapes,
             list_id="a",
         )  # fmt: skip
         assert frozen.poolings == ("max", "gem", "avg")
-        frozen.compute(threads=0, bad=BadImages())
+        frozen.compute(bad=BadImages())
         loader.use_features(frozen.parts, 1)
         step = build.create_step(used, parts, World())
         step.prepare(frozen=True)
@@ -188,7 +191,7 @@ def test_weights_between_start_and_end_are_measured_on_features(shapes, tmp_path
     assert len(last["points"]) == 5
     monkeypatch.undo()
     held_out = open_catalog(str(shapes / "val.txt"))
-    validator = Validator(held_out, open_catalog(str(shapes / "train.txt")), threads=0)
+    validator = Validator(held_out, open_catalog(str(shapes / "train.txt")))
     assert validator.measure(Embedder.load(run.model))[0] == pytest.approx(last["map_at_r"])
 
 

@@ -50,10 +50,10 @@ def test_the_start_keeps_the_similarities_of_the_backbone(shapes):
     torch.manual_seed(0)
     embedder = Embedder.create("resnet18", pretrained=False, image_size=32, embedding_dim=100)
     catalog = open_catalog(str(shapes / "train.txt"))
-    features = start_features(embedder, catalog, threads=1)
+    features = start_features(embedder, catalog)
     assert [tuple(part.shape) for part in features.pooled] == [(48, 512), (48, 512)]
     features.set_neck(embedder)
-    live = embed_records(embedder, catalog.records, threads=1, bad=BadImages()).vectors
+    live = embed_records(embedder, catalog.records, bad=BadImages()).vectors
     kept = F.normalize(features.embeddings(embedder), dim=1)
     assert torch.allclose(live, kept, atol=1e-5)
     expected = (
@@ -68,6 +68,6 @@ def test_of_many_classes_pairs_are_taken(monkeypatch, shapes):
     monkeypatch.setattr(frozen_start, "MOST_IMAGES", 6)
     embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8)
     catalog = open_catalog(str(shapes / "train.txt"))
-    features = start_features(embedder, catalog, threads=1)
+    features = start_features(embedder, catalog)
     assert features.classes.tolist() == [0, 0, 1, 1, 2, 2]
     assert features.scores(embedder).num_queries == 6

@@ -63,7 +63,7 @@ def test_saved_model_has_the_scores_of_the_run_and_no_trace(whole, shapes):
 def measured(run, shapes) -> float:
     """MAP@R of the saved model on the validation list."""
     held_out, catalog = (open_catalog(str(shapes / f"{name}.txt")) for name in ("val", "train"))
-    return Validator(held_out, catalog, threads=0).measure(Embedder.load(run.model))[0]
+    return Validator(held_out, catalog).measure(Embedder.load(run.model))[0]
 
 
 def test_the_best_weights_between_start_and_end_are_saved(shapes, tmp_path):

@@ -117,4 +117,4 @@ def test_images_with_vectors_that_are_not_finite_are_named(shapes, broken):
         embedder.embed([path, picture])
     records = [Record(str(shapes / f"images/{n}-0.jpg"), "", "", 0) for n in range(7)]
     with pytest.raises(ModelError, match=r"for 7 of 7 images \(.*0-0.jpg, .*4-0.jpg, \.\.\.\)"):
-        embed_records(embedder, records, threads=0, bad=BadImages())
+        embed_records(embedder, records, bad=BadImages())

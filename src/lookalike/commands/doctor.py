@@ -85,17 +85,16 @@ def doctor(
         found = read_image_facts(
             lists.records,
             distinct_rows(lists.records),
-            threads=config.data.threads,
             source=source,
         )
         facts["images"], more = check_images(lists, found, image_size=config.model.image_size)
         issues += [*more, *check_duplicates(lists, found)]
     if embedder is not None:
-        facts["labels"], more = _judge_labels(embedder, train, config.data.threads, source)
+        facts["labels"], more = _judge_labels(embedder, train, source)
         issues += more
     diagnosis = Diagnosis(lists, facts, by_severity(issues))
     if output is not None:
-        _write(diagnosis, output, config.data.threads, source)
+        _write(diagnosis, output, source)
     return diagnosis
 
 
@@ -121,13 +120,11 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
 
 
 def _judge_labels(
-    embedder: Embedder | ExportedModel, train: Catalog, threads: int, source: Source
+    embedder: Embedder | ExportedModel, train: Catalog, source: Source
 ) -> tuple[dict[str, float], list[Issue]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)
-    embedded = embed_records(
-        embedder, train.records, threads=threads, bad=BadImages(), world=world, source=source
-    )
+    embedded = embed_records(embedder, train.records, bad=BadImages(), world=world, source=source)
     if not len(embedded.rows):
         raise DataError(f"{train.records[0].source}: none of its images can be read")
     return check_labels(train, embedded.rows, embedded.vectors)
@@ -150,9 +147,9 @@ def _output_place(config: Config) -> str | None:
     return storage.local_path(output)
 
 
-def _write(diagnosis: Diagnosis, output: str, threads: int, source: Source) -> None:
+def _write(diagnosis: Diagnosis, output: str, source: Source) -> None:
     found = json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1) + "\n"
-    page = render(diagnosis, threads=threads, source=source)
+    page = render(diagnosis, source=source)
     results = {DOCTOR_JSON: found, DOCTOR_PAGE: page}
     places = {storage.join(output, name): text for name, text in results.items()}
     for place, text in places.items():

@@ -112,7 +112,7 @@ def embed(
         records = read_images(places)
         source = options.source([model])
         run = _embed_on_machines if world.on_several_machines else _embed
-        count = run(embedder, records, output, restart, options.threads, world, source)
+        count = run(embedder, records, output, restart, world, source)
         if world.is_main:
             report_to_launcher(_COUNT, str(count))
         return count
@@ -123,7 +123,6 @@ def _embed(
     records: Sequence[Record],
     output: str,
     restart: bool,
-    threads: int,
     world: World,
     source: Source,
 ) -> int:
@@ -141,7 +140,7 @@ def _embed(
             parts.begin(restart=restart)
         # Gathered, not looked up by each: a faster worker may have made a part meanwhile.
         missing = world.all_gather_object(parts.missing() if world.is_main else [])[0]
-        _make(embedder, records, parts, missing, threads, world, source)
+        _make(embedder, records, parts, missing, world, source)
         return _finish(parts, records, output) if world.is_main else 0
 
 
@@ -173,7 +172,6 @@ def _make(
     records: Sequence[Record],
     parts: Parts,
     missing: Sequence[int],
-    threads: int,
     world: World,
     source: Source,
 ) -> None:
@@ -193,7 +191,6 @@ def _make(
             records,
             parts,
             missing[world.rank :: world.size],
-            threads=threads,
             source=source,
             # The others are about as far as this worker.
             advance=lambda n: bar.advance(min(n * world.size, request.count - bar.done)),
@@ -213,7 +210,6 @@ def _embed_on_machines(
     records: Sequence[Record],
     output: str,
     restart: bool,
-    threads: int,
     world: World,
     source: Source,
 ) -> int:
@@ -250,7 +246,6 @@ def _embed_on_machines(
                     records,
                     parts,
                     numbers,
-                    threads=threads,
                     source=source,
                     advance=bar.advance,
                 )

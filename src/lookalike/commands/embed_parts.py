@@ -53,7 +53,6 @@ def make_parts(
     parts: _WrittenParts,
     numbers: Sequence[int],
     *,
-    threads: int,
     source: Source,
     advance: Callable[[int], None],
 ) -> None:
@@ -64,9 +63,7 @@ def make_parts(
     bad = BadImages()
 
     def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        found = embed_batches(
-            embedder, records, threads=threads, bad=bad, batches=batches, source=source
-        )
+        found = embed_batches(embedder, records, bad=bad, batches=batches, source=source)
         for rows, vectors in found:
             advance(len(rows))
             yield rows.numpy(), vectors.numpy()
@@ -91,7 +88,6 @@ def embed_together(
     request: Request,
     output: str,
     *,
-    threads: int,
     bad: BadImages,
     world: World,
     source: Source,
@@ -114,7 +110,6 @@ def embed_together(
             records,
             parts,
             [number for number in mine if number in missing],
-            threads=threads,
             source=source,
             advance=lambda n: bar.advance(min(n * world.size, len(records) - bar.done)),
         )

@@ -288,7 +288,6 @@ def _embedded(
     embedder = load(model, device=reading.device)
     bad, records = BadImages(), test.catalog.records
     read: dict[str, Any] = {
-        "threads": reading.threads,
         "bad": bad,
         "world": world,
         "source": source,

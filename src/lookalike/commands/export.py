@@ -113,20 +113,20 @@ def export(
     batches = None
     if precision == "int8":
         learned = source.learned(ranges, "auto", instead="--ranges")
-        batches = _batches(embedder, learned, options.threads, images)
+        batches = _batches(embedder, learned, images)
     where = atomic_upload(place) if isinstance(place, str) else atomic_output(place)
     with where as path, writing(place if isinstance(place, Path) else path):
         write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
         artefact = write(embedder, precision, path, batches)
         bounds = _bounds(precision, max_drift, max_recall_change)
-        proven = partial(certify, embedder, catalog=sample, bounds=bounds, threads=options.threads)
-        certificate = proven(artefact.reread(), source=images)
+        proven = partial(certify, embedder, catalog=sample, bounds=bounds, source=images)
+        certificate = proven(artefact.reread())
         certificate.check()
         own = None if artefact.fingerprint is None else artefact.fingerprint()
         certified = [artefact.runtime]
         for runtime, reread in artefact.also.items():
             try:
-                proven(reread(), source=images).check()
+                proven(reread()).check()
             except ExportError as error:
                 logger.warning("not certified for %s: %s", runtime, error)
             else:
@@ -176,16 +176,13 @@ def _bounds(precision: str, drift: float | None, recall_change: float | None) ->
     )
 
 
-def _batches(
-    embedder: Embedder, records: Sequence[Record], threads: int, source: Source
-) -> Iterator[np.ndarray]:
+def _batches(embedder: Embedder, records: Sequence[Record], source: Source) -> Iterator[np.ndarray]:
     """Preprocessed batches (b, 3, S, S) uint8 of `RANGES` images, taken evenly from all."""
     step = max(1, len(records) // RANGES)
     loader = EvalLoader(
         records[::step][:RANGES],
         preprocess=embedder.preprocess,
         batch_size=32,
-        threads=threads,
         bad=BadImages(),
         source=source,
     )

@@ -129,9 +129,7 @@ def improve(
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})
     source = reading.source([model])
-    seen = {
-        flip: _View.of(embedder, catalog, fitting, flip, reading.threads, source) for flip in views
-    }
+    seen = {flip: _View.of(embedder, catalog, fitting, flip, source) for flip in views}
     plain = seen[False]
     split_set = Split.of(plain.labels, plain.roles)
     found: list[Improvement] = []
@@ -215,15 +213,12 @@ class _View:
         catalog: Catalog,
         fitting: Sequence[Record] | None,
         flip: bool,
-        threads: int,
         source: Source,
     ) -> _View:
         world, was = World(device=embedder.device), embedder.mirror
         embedder.set_postprocessing(mirror=flip or was, projection=embedder.projection)
         bad = BadImages()
-        found = embed_records(
-            embedder, catalog.records, threads=threads, bad=bad, world=world, source=source
-        )
+        found = embed_records(embedder, catalog.records, bad=bad, world=world, source=source)
         if not flip:
             for row, reason in bad.reasons.items():
                 logger.warning("skipped: %s", describe_bad(catalog.records[row], reason))
@@ -234,7 +229,6 @@ class _View:
             fit = embed_records(
                 embedder,
                 fitting,
-                threads=threads,
                 bad=BadImages(),
                 world=world,
                 source=source,

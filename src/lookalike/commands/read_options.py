@@ -69,6 +69,7 @@ class ReadOptions:
         if self.cache is None and there is not None and not storage.path_of(there).is_dir():
             config = config.with_values({"data.cache": None})  # of the machine that trained it
         given: dict[str, Any] = {
+            "data.threads": self.threads,
             "data.cache": None if self.cache is None else os.fspath(self.cache),
             "data.cache_size": self.cache_size,
             "data.requests": self.requests,

@@ -79,15 +79,15 @@ def report(
     other, other_validated_on = None if compare is None else os.fspath(compare), ""
     if other is not None:
         other_validated_on = run_info.validated_on(run_info.required_config(other))
-    threads = config.data.threads if threads is None else threads
-    source = create_source(config)
+    reading = config if threads is None else config.with_values({"data.threads": threads})
+    source = create_source(reading)
     train, shown, unreadable = _lists(config, data, format, split)
     evaluation = other_evaluation = None
     if shown is not None:
         where = World.device_from_env(device)
         trained = None if train is None else _training_images(shown, train)
         found = [
-            _embedded(load(one, device=device), shown, threads, source)
+            _embedded(load(one, device=device), shown, source)
             for one in (place, other)
             if one is not None
         ]
@@ -105,7 +105,6 @@ def report(
         other_validated_on=other_validated_on,
         other=None if other is None else run_info.history(other),
         other_evaluation=other_evaluation,
-        threads=threads,
     )
     return _write(report, target)
 
@@ -122,9 +121,7 @@ def report_training(
     try:
         evaluation = None
         if held_out is not None:
-            found = _embedded(
-                Embedder.load(run.model, device), held_out, config.data.threads, source
-            )
+            found = _embedded(Embedder.load(run.model, device), held_out, source)
             evaluation = _evaluation(
                 found, found.rows, held_out, _training_images(held_out, train),
                 seed=config.train.seed, device=device,
@@ -159,7 +156,6 @@ def _report_data(
         validated_on=run_info.validated_on(config),
         calibration=calibration_of(run),
         seed=config.train.seed,
-        threads=config.data.threads,
         source=source,
     )
 
@@ -210,12 +206,8 @@ def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
     return np.where(known >= 0, counts[known], 0)
 
 
-def _embedded(
-    embedder: Embedder | PictureModel, shown: Catalog, threads: int, source: Source
-) -> Embedded:
-    return embed_records(
-        embedder, shown.records, threads=threads, bad=BadImages(), source=source, what="report"
-    )
+def _embedded(embedder: Embedder | PictureModel, shown: Catalog, source: Source) -> Embedded:
+    return embed_records(embedder, shown.records, bad=BadImages(), source=source, what="report")
 
 
 def _evaluation(

@@ -121,7 +121,7 @@ def search(
     asking = sync.records_at(asked_for) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
-    source, threads = options.source([model] if needed else []), options.threads
+    source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
     found = _index(embedder, index, galleries, kind)
@@ -130,17 +130,13 @@ def search(
     named: dict[str, Record] = {}
     for places, exactly in ((galleries, index is None), (added, False)):
         if places:
-            named |= sync.synchronize(
-                found, places, remove_missing=exactly, threads=threads, source=source
-            )
+            named |= sync.synchronize(found, places, remove_missing=exactly, source=source)
     checked = check_recall(found, check, k) if check else None
     if not asked_for:
         return SearchOutcome([], found, None, check=checked)
     assert embedder is not None
     assumed = prior_of(calibration, len(found), prior)
-    answers, asked = _answers(
-        embedder, found, asking, calibration, assumed, k, exact, threads, source
-    )
+    answers, asked = _answers(embedder, found, asking, calibration, assumed, k, exact, source)
     threshold = None
     if calibration is not None and assumed is not None:
         threshold = calibration.cosine_of(assumed)
@@ -152,7 +148,6 @@ def search(
             gallery=len(found),
             threshold=threshold,
             prior=assumed,
-            threads=threads,
             source=source,
         )
         storage.write_bytes(os.fspath(html), page.encode())
@@ -191,7 +186,6 @@ def _answers(
     prior: float | None,
     k: int,
     exact: bool,
-    threads: int,
     source: Source,
 ) -> tuple[list[Answer], dict[str, Record]]:
     """The answer to each query, and the queries by their ids."""
@@ -199,7 +193,6 @@ def _answers(
     embedded = embed_records(
         embedder,
         queries,
-        threads=threads,
         bad=bad,
         source=source,
         what="queries",

@@ -123,9 +123,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         features = None
         wanted = config.model.init_from_features and config.train.start_from is None
         if wanted and has_no_checkpoint(run, resume, world):
-            features = start_features(
-                embedder, catalog, threads=config.data.threads, world=world, source=source
-            )
+            features = start_features(embedder, catalog, world=world, source=source)
             features.set_neck(embedder, world)
         if config.train.recipe == "auto":  # the rates too where all other settings are given
             start = None if features is None else features.scores(embedder, world)

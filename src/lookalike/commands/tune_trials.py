@@ -125,7 +125,7 @@ class TrialRunner:
         embedder = Embedder.load(run.model, self.device)
         records = self.held_out.records
         found = embed_records(
-            embedder, records, threads=self.config.data.threads, bad=BadImages(),
+            embedder, records, bad=BadImages(),
             world=World(device=embedder.device), source=self.source, quiet=True,
         )  # fmt: skip
         roles = Roles.of(records)

@@ -118,7 +118,6 @@ def certify(
     catalog: Catalog,
     bounds: Bounds,
     *,
-    threads: int,
     source: Source = PLAIN,
 ) -> Certificate:
     """Measure an artefact, read back, against its trained model.
@@ -135,7 +134,7 @@ def certify(
     """
     bad = BadImages()
     sizes = _Sizes(exported)
-    embedded = partial(embed_records, threads=threads, bad=bad, source=source)
+    embedded = partial(embed_records, bad=bad, source=source)
     ours = embedded(embedder, catalog.records, what="trained model")
     try:
         theirs = embedded(sizes, catalog.records, what="exported model")
@@ -151,7 +150,7 @@ def certify(
             "second; export again once their storage is reachable"
         )
     drifts = _drift(ours.vectors, theirs.vectors)  # (M,)
-    few = _first_pictures(catalog, bad, max(BATCH_SIZES), threads, source)
+    few = _first_pictures(catalog, bad, max(BATCH_SIZES), source)
     batches = [
         _batch_drift(embedder, exported, few, size, count)
         for size in _batch_pictures(embedder.preprocess.image_size)
@@ -196,12 +195,10 @@ def _batch_pictures(size: ImageSize) -> tuple[tuple[int, int], ...]:
 
 
 def _first_pictures(
-    catalog: Catalog, bad: BadImages, count: int, threads: int, source: Source
+    catalog: Catalog, bad: BadImages, count: int, source: Source
 ) -> list[np.ndarray]:
     records = [record for row, record in enumerate(catalog.records) if row not in bad][:count]
-    loader = WholeImageLoader(
-        records, batch_size=count, threads=threads, bad=BadImages(), source=source
-    )
+    loader = WholeImageLoader(records, batch_size=count, bad=BadImages(), source=source)
     return [pixels for group in loader for pixels in group.images]
 
 

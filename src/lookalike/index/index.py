@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lookalike.data.inputs import place_of
-from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
 from lookalike.errors import DataError, RunError
 from lookalike.index import new_images
@@ -167,7 +167,7 @@ class Index:
         labels: Labels = None,
         versions: int | Iterable[int] | None = None,
         threads: int = 4,
-        source: Source = PLAIN,
+        source: Source | None = None,
     ) -> int:
         """Add one image or several, or vectors.
 
@@ -182,7 +182,7 @@ class Index:
             labels: one for each, None where it is unknown; those of records by default.
             versions: numbers that change with the image; see `versions()`.
             threads: that read and decode.
-            source: of the bytes of paths, URIs and records.
+            source: of the images' bytes, in place of `threads`.
 
         Returns:
             The number of images that were added or replaced.
@@ -199,7 +199,7 @@ class Index:
             ids = texts_of(ids)
         listed = NewImages.of(ids if images is None else images, ids, labels, versions)
         if vectors is None:
-            added = self._add_images(listed, threads, source)
+            added = self._add_images(listed, source or Source(threads=threads))
         else:
             found = vectors_in(vectors)
             if found is None:
@@ -212,12 +212,12 @@ class Index:
         self._optimize()
         return added
 
-    def _add_images(self, images: NewImages, threads: int, source: Source) -> int:
+    def _add_images(self, images: NewImages, source: Source) -> int:
         if self.embedder is None:
             raise RunError(f"{self.place}: opened without an embedder: give one, or add vectors")
         return sum(
             self.store.upsert(StoredRows(normalized(rows.vectors, self.dim), rows.table))
-            for rows in new_images.embedded(self.embedder, images, threads=threads, source=source)
+            for rows in new_images.embedded(self.embedder, images, source)
         )
 
     def remove(self, ids: Texts) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lookalike import storage
 from lookalike.data.loading.bad_images import BadImages, describe_bad
-from lookalike.data.loading.image_source import PLAIN, Source
+from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Details, Member, Record
 from lookalike.errors import DataError
 from lookalike.index.store import StoredRows, table_of
@@ -183,20 +183,20 @@ def checked_text(text: str, what: str) -> str:
 
 
 def embedded(
-    embedder: Embedder | FinishedModel, images: NewImages, *, threads: int, source: Source = PLAIN
+    embedder: Embedder | FinishedModel, images: NewImages, source: Source
 ) -> Iterator[StoredRows]:
     """Rows of the readable images, as they are embedded: about a minute's work at a time."""
     records = [source for source in images.sources if isinstance(source, Record)]
     if len(records) < len(images.sources):
         sources = [s.uri if isinstance(s, Record) else s for s in images.sources]
-        yield images.rows(range(len(sources)), embedder.embed(sources, threads=threads))
+        yield images.rows(range(len(sources)), embedder.embed(sources, threads=source.threads))
         return
     bad = BadImages()
     rows: list[int] = []
     parts: list[np.ndarray] = []
     since = time.monotonic()
     with Bar("embedding", len(records), unit="images") as bar:
-        found = embed_batches(embedder, records, threads=threads, bad=bad, source=source)
+        found = embed_batches(embedder, records, bad=bad, source=source)
         for some, vectors in found:
             rows += some.tolist()
             parts.append(vectors.numpy())

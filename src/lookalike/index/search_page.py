@@ -20,7 +20,6 @@ def render(
     gallery: int,
     threshold: float | None,
     prior: float | None,
-    threads: int,
     source: Source = PLAIN,
 ) -> str:
     """The page.
@@ -32,13 +31,12 @@ def render(
         threshold: cosine at and above which two images are the same; None where no cosine is high
             enough, or without a calibration.
         prior: share of same pairs that the probabilities assume; None without a calibration.
-        threads: that read the images.
         source: of the images' bytes.
     """
     ids = {answer.query for answer in answers}
     ids |= {one.id for answer in answers for one in answer.neighbours}
     known = sorted(ids & records.keys())
-    uris = data_uris([records[id] for id in known], _SIDE, threads, source)
+    uris = data_uris([records[id] for id in known], _SIDE, source)
     return pages.render(
         "search.html.j2",
         answers=answers,

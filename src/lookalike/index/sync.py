@@ -19,7 +19,7 @@ from lookalike.vectors import vector_files
 
 
 def synchronize(
-    index: Index, places: Sequence[str], *, remove_missing: bool, threads: int, source: Source
+    index: Index, places: Sequence[str], *, remove_missing: bool, source: Source
 ) -> dict[str, Record]:
     """Add new and changed images to the index.
 
@@ -27,7 +27,6 @@ def synchronize(
         index: changed.
         places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
         remove_missing: remove images that are not at these places.
-        threads: that read and decode.
         source: of the images' bytes.
 
     Returns:
@@ -56,7 +55,6 @@ def synchronize(
             added += index.add(
                 [listed[id] for id in fresh],
                 versions=[versions[id] for id in fresh],
-                threads=threads,
                 source=source,
             )
         if renamed:  # only those that could be read: the others stay as they were

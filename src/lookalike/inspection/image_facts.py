@@ -91,11 +91,10 @@ def read_image_facts(
     records: Sequence[Record],
     rows: Sequence[int],
     *,
-    threads: int,
     source: Source = PLAIN,
     quiet: bool = False,
 ) -> ImageFacts:
-    """Read the images of these `rows`, ascending, in `threads`."""
+    """Read the images of these `rows`, ascending."""
     count = len(rows)
     found = ImageFacts(
         rows=np.asarray(rows, np.int64),
@@ -117,7 +116,7 @@ def read_image_facts(
             _job(records, found, source, range(start, min(start + _PIECES, count)))
             for start in range(0, count, _PIECES)
         )
-        for done in pipeline(jobs, source=source, threads=threads):
+        for done in pipeline(jobs, source=source):
             bar.advance(done)
     return replace(found, seconds=time.monotonic() - began)
 

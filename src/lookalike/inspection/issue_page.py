@@ -24,13 +24,13 @@ _WITHOUT_IMAGES = {
 """Issues of the text of the lists."""
 
 
-def render(diagnosis: Diagnosis, *, threads: int, source: Source = PLAIN) -> str:
+def render(diagnosis: Diagnosis, source: Source = PLAIN) -> str:
     """The page; frames of images that cannot be read stay empty."""
     shown: dict[int, None] = {}
     most = max(12, MOST_IMAGES // max(1, len(diagnosis.issues)))
     sections = [_section(diagnosis, issue, shown, most) for issue in diagnosis.issues]
     records = [diagnosis.lists.records[row] for row in shown]
-    uris = data_uris(records, _SIDE, threads, source)
+    uris = data_uris(records, _SIDE, source)
     return pages.render(
         "doctor.html.j2",
         facts=summary(diagnosis),

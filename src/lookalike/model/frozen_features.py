@@ -122,7 +122,6 @@ class FrozenFeatures:
     def compute(
         self,
         *,
-        threads: int,
         bad: BadImages,
         world: World = ALONE,
         source: Source = PLAIN,
@@ -134,7 +133,6 @@ class FrozenFeatures:
         the same whatever the number of workers, and so are the bits.
 
         Args:
-            threads: that read and decode, on each worker.
             bad: takes the images that cannot be read, now or when their part was written.
             world: the workers.
             source: of the images' bytes.
@@ -157,7 +155,7 @@ class FrozenFeatures:
         sharing = [rank for rank, (its_leader, _) in enumerate(everyone) if its_leader == leader]
         mine = missing[sharing.index(world.rank) :: len(sharing)]
         with world.raise_together():
-            self._write(mine, threads, bad, source, what, quiet=not world.is_main)
+            self._write(mine, bad, source, what, quiet=not world.is_main)
         with world.raise_together():
             parts.open()
             for row, reason in parts.bad.items():
@@ -166,7 +164,6 @@ class FrozenFeatures:
     def _write(
         self,
         mine: list[int],
-        threads: int,
         bad: BadImages,
         source: Source,
         what: str,
@@ -179,7 +176,6 @@ class FrozenFeatures:
             records,
             preprocess=self.embedder.preprocess,
             batch_size=BATCH_SIZE,
-            threads=threads,
             bad=bad,
             batches=[
                 batch

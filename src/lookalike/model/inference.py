@@ -70,7 +70,6 @@ def embed_batches(
     embedder: Embedder | PictureModel,
     records: Sequence[Record],
     *,
-    threads: int,
     bad: BadImages,
     batches: Sequence[int] | None = None,
     source: Source = PLAIN,
@@ -92,7 +91,6 @@ def embed_batches(
             records,
             preprocess=embedder.preprocess,
             batch_size=size,
-            threads=threads,
             bad=bad,
             batches=batches,
             device=embedder.device,
@@ -101,9 +99,7 @@ def embed_batches(
         for batch in loader:
             yield _checked(batch.rows, embedder.embed_batch(batch.images).cpu(), records)
         return
-    pictures = WholeImageLoader(
-        records, batch_size=size, threads=threads, bad=bad, batches=batches, source=source
-    )
+    pictures = WholeImageLoader(records, batch_size=size, bad=bad, batches=batches, source=source)
     for group in pictures:
         yield _checked(group.rows, embedder.embed_pictures(group.images), records)
 
@@ -117,7 +113,6 @@ def embed_records(
     embedder: Embedder | PictureModel,
     records: Sequence[Record],
     *,
-    threads: int,
     bad: BadImages,
     world: World = ALONE,
     source: Source = PLAIN,
@@ -127,8 +122,8 @@ def embed_records(
     """Unit vectors of all records, computed by all workers and gathered on each.
 
     Batches are the same whatever the number of workers, and so is every vector, to the bit. `bad`
-    takes the rows that could not be read; they have no vector. `threads` are those of one worker,
-    `what` is the name of the progress bar.
+    takes the rows that could not be read; they have no vector. `what` is the
+    name of the progress bar.
 
     Raises:
         LookalikeError: on all workers together, an error of any of them.
@@ -139,9 +134,7 @@ def embed_records(
     rows = [torch.empty(0, dtype=torch.int64)]
     bar = Bar(what, len(records), unit="images", quiet=quiet or not world.is_main)
     with world.raise_together(), bar:
-        found = embed_batches(
-            embedder, records, threads=threads, bad=bad, batches=batches, source=source
-        )
+        found = embed_batches(embedder, records, bad=bad, batches=batches, source=source)
         for some, their in found:
             rows.append(some)
             vectors.append(their)

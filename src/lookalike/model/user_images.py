@@ -19,7 +19,7 @@ from lookalike import storage
 from lookalike.data.decoding.decode import BadImage, ImageSource, decode, load_image
 from lookalike.data.decoding.image_arrays import pixels_of, split_batch
 from lookalike.data.loading.batch import empty_images
-from lookalike.data.loading.image_source import IMAGE_LIMITS, PLAIN
+from lookalike.data.loading.image_source import IMAGE_LIMITS, Source
 from lookalike.data.loading.pipeline import Job, Work, pipeline
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.read_ahead import PendingBytes
@@ -138,7 +138,7 @@ def prepared(
         for at in range(0, count, batch_size)
         for rows in [range(at, min(at + batch_size, count))]
     )
-    return pipeline(jobs, source=PLAIN, threads=max(threads, 1))
+    return pipeline(jobs, source=Source(threads=max(threads, 1), limits=IMAGE_LIMITS))
 
 
 def _record(image: _UserImage) -> Record | None:

@@ -73,7 +73,7 @@ def gather_facts(
     sample = None
     with world.raise_together():
         if world.is_main and source is not None:
-            sample = sample_facts(catalog, threads=config.data.threads, source=source)
+            sample = sample_facts(catalog, source=source)
     found = world.all_gather_object(None if sample is None else asdict(sample))[0]
     return network_facts(
         config,

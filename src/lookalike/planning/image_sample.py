@@ -43,14 +43,12 @@ class SampleFacts:
 
 
 def sample_facts(
-    catalog: Catalog, *, threads: int, source: Source = PLAIN, classes: int = CLASSES
+    catalog: Catalog, *, source: Source = PLAIN, classes: int = CLASSES
 ) -> SampleFacts | None:
     """Facts of images of up to `classes` classes; None if none of the sample can be read."""
     rows = _sample(catalog.class_ids, classes)
     records = [catalog.records[row] for row in rows.tolist()]
-    loader = WholeImageLoader(
-        records, batch_size=_GROUP, threads=threads, bad=BadImages(), source=source
-    )
+    loader = WholeImageLoader(records, batch_size=_GROUP, bad=BadImages(), source=source)
     sides: list[int] = []
     small: list[np.ndarray] = []
     read: list[int] = []

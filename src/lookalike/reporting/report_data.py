@@ -81,7 +81,6 @@ class ReportData:
         other_evaluation: of its model on the same list.
         calibration: of the model, whose threshold is marked; None for one of these pairs.
         seed: of random samples.
-        threads: that read images.
         source: of the images' bytes.
     """
 
@@ -99,7 +98,6 @@ class ReportData:
     other_evaluation: EvaluationData | None = None
     calibration: Calibration | None = None
     seed: int = 0
-    threads: int = 4
     source: Source = PLAIN
 
     @property

@@ -77,7 +77,6 @@ def _evaluation_parts(data: ReportData) -> dict[str, Any]:
             rows,
             name=name,
             side=side,
-            threads=data.threads,
             source=data.source,
         )
         for name, rows, side in (("large", large, _LARGE), ("small", small, _SMALL))

@@ -53,7 +53,6 @@ def make_sprite_sheet(
     *,
     name: str,
     side: int,
-    threads: int,
     source: Source = PLAIN,
     quality: int = 78,
 ) -> SpriteSheet:
@@ -63,9 +62,7 @@ def make_sprite_sheet(
     the cells.
     """
     shown = [records[row] for row in rows]
-    images = thumbnails(
-        shown, side, lambda image: image.convert("RGBA"), threads=threads, source=source
-    )
+    images = thumbnails(shown, side, lambda image: image.convert("RGBA"), source=source)
     found = {row: image for row, image in zip(rows, images, strict=True) if image is not None}
     if not found:
         return SpriteSheet(name, "", 1, 1, {})

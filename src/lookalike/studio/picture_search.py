@@ -125,10 +125,11 @@ class PictureSearch:
 
     def pictures(self, records: Mapping[str, Record]) -> dict[str, str]:
         """Small pictures as data URIs, of the images that may be read."""
+        from lookalike.data.loading.image_source import Source
         from lookalike.data.loading.thumbnails import data_uris
 
         names = [name for name, record in records.items() if self.roots.permits(record.uri)]
-        uris = data_uris([records[name] for name in names], _SIDE, 2)
+        uris = data_uris([records[name] for name in names], _SIDE, Source(threads=2))
         return dict(zip(names, uris, strict=True))
 
     def _model(self, run: WatchedRun) -> tuple[Embedder | ExportedModel, Calibration | None]:

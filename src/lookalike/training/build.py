@@ -105,7 +105,6 @@ def build(
             held_out,
             catalog,
             list_id=inputs.val_list,
-            threads=config.data.threads,
             world=world,
             source=source,
         ),
@@ -247,6 +246,7 @@ def create_source(config: Config) -> Source:
     cache = None if data.cache is None else DiskCache(data.cache, in_bytes(data.cache_size))
     limits = storage.Limits(in_bytes(data.max_image_size), data.image_timeout)
     return Source(
+        threads=data.threads,
         requests=data.requests,
         cache=cache,
         limits=limits,
@@ -310,7 +310,6 @@ def create_loader(
             ),
         ),
         seed=config.train.seed,
-        threads=data.threads,
         sampling=create_sampling(config),
         world=world,
         bad=bad,

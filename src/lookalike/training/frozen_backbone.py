@@ -95,8 +95,8 @@ def use_frozen_features(
         "features: %s through the frozen backbone once, as in evaluation: %s, %.3g GB",
         counted(len(records), "image"), features.parts.folder, features.parts.nbytes / 1e9,
     )  # fmt: skip
-    bad, threads = parts.bad_images, config.data.threads
-    features.compute(threads=threads, bad=bad.bad, world=world, source=source)
+    bad = parts.bad_images
+    features.compute(bad=bad.bad, world=world, source=source)
     bad.gather()
     loader.use_features(features.parts, frozen_epochs)
     if validator is not None:
@@ -107,6 +107,6 @@ def use_frozen_features(
             list_id=parts.inputs.val_list, options=options,
         )  # fmt: skip
         validator.features.compute(
-            threads=threads, bad=validator.bad, world=world, source=source,
+            bad=validator.bad, world=world, source=source,
             what="validation features",
         )  # fmt: skip

@@ -92,7 +92,6 @@ def start_features(
     embedder: Embedder,
     catalog: Catalog,
     *,
-    threads: int,
     world: World = ALONE,
     source: Source = PLAIN,
 ) -> StartFeatures:
@@ -103,7 +102,7 @@ def start_features(
     rows = _rows(catalog.sampling_ids(), MOST_IMAGES)
     before = embedder.device
     embedder.to(world.device)
-    pooled, read = _pooled_features(embedder, catalog, rows, threads, world, source)
+    pooled, read = _pooled_features(embedder, catalog, rows, world, source)
     embedder.to(before)
     return StartFeatures(pooled, torch.from_numpy(catalog.all_ids[rows[read.numpy()]]))
 
@@ -182,7 +181,6 @@ def _pooled_features(
     embedder: Embedder,
     catalog: Catalog,
     rows: np.ndarray,
-    threads: int,
     world: World,
     source: Source,
 ) -> tuple[list[Tensor], Tensor]:
@@ -198,7 +196,6 @@ def _pooled_features(
             records,
             preprocess=embedder.preprocess,
             batch_size=BATCH_SIZE,
-            threads=threads,
             bad=BadImages(),
             batches=numbers,
             device=embedder.device,

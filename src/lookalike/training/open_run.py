@@ -198,7 +198,7 @@ def start_or_resume(
     if restored is None and config.train.start_from is not None:
         loaded = partial(
             start_features, parts.trained.embedder, catalog,
-            threads=config.data.threads, world=world, source=source,
+            world=world, source=source,
         )  # fmt: skip
         warm_start.begin(
             config.train.start_from, parts.trained, catalog.classes, world,

@@ -46,7 +46,6 @@ class Validator:
         held_out: images with classes, numbered on their own.
         catalog: training set.
         list_id: fingerprint of the validation list, for the records.
-        threads: for reading and decoding, on each worker.
 
     Attributes:
         features: of the images, where the backbone is frozen and they are kept.
@@ -58,14 +57,12 @@ class Validator:
         catalog: Catalog,
         *,
         list_id: str = "",
-        threads: int,
         world: World = ALONE,
         source: Source = PLAIN,
     ) -> None:
         self.catalog = held_out
         self.train_classes = in_training(held_out, catalog)
         self.list_id = list_id
-        self.threads = threads
         self.world = world
         self.source = source
         self.bad = BadImages()
@@ -93,7 +90,6 @@ class Validator:
             embedded = embed_records(
                 embedder,
                 self.catalog.records,
-                threads=self.threads,
                 bad=self.bad,
                 world=self.world,
                 source=self.source,
@@ -166,7 +162,6 @@ class Validator:
         embedded = embed_records(
             embedder,
             records,
-            threads=self.threads,
             bad=BadImages(),
             world=self.world,
             source=self.source,

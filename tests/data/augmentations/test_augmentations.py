@@ -25,6 +25,7 @@ from lookalike.data.augmentations import (
 from lookalike.data.augmentations.policies import OPERATIONS, SIGNED, RandAugment, TrivialAugment
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.augmentations.transforms import ColorJitter, RandomErasing
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.errors import ConfigError
 
@@ -377,7 +378,13 @@ def test_threads_of_the_loader_change_nothing(tmp_path, threads):
     catalog = write_catalog(tmp_path, 12)
     then = tuple(each.fitted(24, MEAN) for each in create_augmentations(AUGMENTATIONS))
     loaders = [
-        TrainLoader(catalog, batch_size=4, augment=Augment(24, then=then), seed=3, threads=number)
+        TrainLoader(
+            catalog,
+            batch_size=4,
+            augment=Augment(24, then=then),
+            seed=3,
+            source=Source(threads=number),
+        )
         for number in (0, threads)
     ]
     for a, b in zip(*(loader.epoch(1) for loader in loaders), strict=True):

@@ -14,6 +14,7 @@ from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, jpeg_s
 from lookalike.data.decoding.orientation import stored_box, upright
 from lookalike.data.loading import image_source as source_module
 from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.record import Details
 
@@ -146,7 +147,7 @@ def test_batches_do_not_depend_on_decoding_in_part(tmp_path, monkeypatch, scaled
     def batches(threads):
         bad = BadImages()
         loader = TrainLoader(
-            catalog, batch_size=6, augment=augment, seed=3, threads=threads, bad=bad
+            catalog, batch_size=6, augment=augment, seed=3, source=Source(threads=threads), bad=bad
         )
         made = [batch for epoch in range(2) for batch in loader.epoch(epoch)]
         assert list(bad.reasons) == [11]
@@ -174,7 +175,7 @@ def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
     catalog = write_photos(tmp_path)
     good = catalog.records[0].uri
     row = Catalog(catalog.records[:1], catalog.class_ids[:1], catalog.classes)
-    (first,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0, threads=0).epoch(0)
+    (first,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0).epoch(0)
     content, calls = Path(good).read_bytes(), []
 
     def read(uri, **_):
@@ -182,7 +183,7 @@ def test_bytes_read_twice_are_cropped_alike(tmp_path, monkeypatch):
         return content[: len(content) // 2] if len(calls) == 1 else content
 
     monkeypatch.setattr(source_module, "read_bytes", read)
-    (second,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0, threads=0).epoch(0)
+    (second,) = TrainLoader(row, batch_size=1, augment=Augment(32), seed=0).epoch(0)
     assert len(calls) == 2
     assert torch.equal(first.images, second.images)
 

@@ -89,9 +89,7 @@ def test_loaders_accept_it_on_request(tmp_path):
     records = [Record(str(tmp_path / name), "0", "list.txt", 1) for name in ("a.jpg", "b.jpg")]
     for source, count in ((PLAIN, 1), (LENIENT, 2)):
         bad = BadImages()
-        [batch] = EvalLoader(
-            records, preprocess=preprocess, batch_size=2, threads=1, bad=bad, source=source
-        )
+        [batch] = EvalLoader(records, preprocess=preprocess, batch_size=2, bad=bad, source=source)
         assert len(batch.rows) == count
         assert len(bad) == 2 - count
     np.testing.assert_array_equal(batch.images[0].numpy(), batch.images[1].numpy())

@@ -23,6 +23,7 @@ from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.image_formats import OTHERS
 from lookalike.data.loading import image_source as source_module
 from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.loading.train_loader import TrainLoader
@@ -60,14 +61,14 @@ def data_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("lookalike-data")]
 
 
-def trainer(catalog, **change):
-    settings = {"batch_size": 5, "augment": AUGMENT, "seed": 7, "threads": 0} | change
-    return TrainLoader(catalog, **settings)
+def trainer(catalog, *, threads=0, **change):
+    settings = {"batch_size": 5, "augment": AUGMENT, "seed": 7} | change
+    return TrainLoader(catalog, source=Source(threads=threads), **settings)
 
 
-def evaluator(records, **change):
-    settings = {"preprocess": PREPROCESS, "batch_size": 5, "threads": 0, "bad": BadImages()}
-    return EvalLoader(records, **(settings | change))
+def evaluator(records, *, threads=0, **change):
+    settings = {"preprocess": PREPROCESS, "batch_size": 5, "bad": BadImages()}
+    return EvalLoader(records, source=Source(threads=threads), **(settings | change))
 
 
 def same(a, b):
@@ -309,8 +310,9 @@ from picture_files import write_catalog
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
+from lookalike.data.loading.image_source import Source
 catalog = write_catalog(Path({folder!r}), 12)
-loader = TrainLoader(catalog, batch_size=2, augment=Augment(24), seed=0, threads=3)
+loader = TrainLoader(catalog, batch_size=2, augment=Augment(24), seed=0, source=Source(threads=3))
 batches = loader.epoch(0)
 next(batches)
 {then}

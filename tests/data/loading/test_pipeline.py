@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from lookalike.data.loading.image_source import PLAIN
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.pipeline import Job, pipeline
 
 
@@ -30,7 +30,7 @@ def test_a_failing_job_comes_after_the_good_ones_before_it(threads):
 
     seen = []
     with pytest.raises(KeyError, match="2"):
-        seen.extend(pipeline(map(numbered, range(5)), source=PLAIN, threads=threads, ahead=3))
+        seen.extend(pipeline(map(numbered, range(5)), source=Source(threads=threads), ahead=3))
     assert seen == [0, 1]
 
 
@@ -43,7 +43,7 @@ def test_work_ahead_is_bounded(threads):
             started.append(number)
             yield job(2)
 
-    results = pipeline(jobs(), source=PLAIN, threads=threads, ahead=3)
+    results = pipeline(jobs(), source=Source(threads=threads), ahead=3)
     next(results)
     assert len(started) == 4
     next(results)
@@ -58,7 +58,7 @@ def test_threads_compute_alone_and_leave_the_setting_to_others():
     jobs = [job(1, lambda _: seen.append(torch.get_num_threads())) for _ in range(6)]
     torch.set_num_threads(2)
     try:
-        list(pipeline(iter(jobs), source=PLAIN, threads=3))
+        list(pipeline(iter(jobs), source=Source(threads=3)))
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2
         later = []
@@ -93,6 +93,6 @@ def test_a_job_starts_when_its_turn_is_near_and_is_forgotten_with_its_result():
 
             yield Job([None], start)
 
-    for _ in pipeline(jobs(), source=PLAIN, threads=2, ahead=2):
+    for _ in pipeline(jobs(), source=Source(threads=2), ahead=2):
         pass
     assert max(most) == 3

@@ -15,6 +15,7 @@ from lookalike.config.config import Config
 from lookalike.config.sections import DataConfig
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.data.rng import occurrences, row_rng
 from lookalike.data.samplers import SAMPLERS, Sampling, Sizes, create_sampler, epoch_shape
@@ -277,9 +278,9 @@ def catalog(tmp_path_factory):
     return dataclasses.replace(made, class_ids=ids)
 
 
-def loader(catalog, sampling, **change):
-    settings = {"batch_size": 6, "augment": Augment(24), "seed": 7, "threads": 0} | change
-    return TrainLoader(catalog, sampling=sampling, **settings)
+def loader(catalog, sampling, *, threads=0, **change):
+    settings = {"batch_size": 6, "augment": Augment(24), "seed": 7} | change
+    return TrainLoader(catalog, sampling=sampling, source=Source(threads=threads), **settings)
 
 
 def same(a, b):

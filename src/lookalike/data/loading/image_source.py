@@ -1,4 +1,4 @@
-"""The bytes of images: from this machine, a cache on it, or requests made ahead."""
+"""The bytes of images, from this machine, a cache on it or elsewhere, and the threads that read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lookalike.data.decoding.decode import BadImage
 from lookalike.data.decoding.jpeg_markers import completed
 from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
+from lookalike.errors import check_integer
 from lookalike.storage import read_bytes
 from lookalike.storage.disk_cache import DiskCache
 
@@ -29,20 +30,27 @@ class Source:
     their turn, and kept in the cache where there is one.
 
     Args:
+        threads: that read and decode, on each worker; with 0 the caller's does.
         requests: to object storage at a time.
         cache: for images that are not on this machine.
         limits: on the file of one image, and on the time that it takes to arrive.
         allow_truncated: add the missing end to a truncated JPEG when it is read again.
+
+    Raises:
+        ConfigError: `threads` is no number of threads.
     """
 
     def __init__(
         self,
         *,
+        threads: int = 4,
         requests: int = REQUESTS,
         cache: DiskCache | None = None,
         limits: storage.Limits = IMAGE_LIMITS,
         allow_truncated: bool = False,
     ) -> None:
+        check_integer("threads", threads, 0)
+        self.threads = threads
         self.requests = requests
         self.limits = limits
         self._allow_truncated = allow_truncated
@@ -88,7 +96,7 @@ class Source:
 
 
 PLAIN = Source()
-"""Without a cache."""
+"""Without a cache, by the defaults."""
 
 
 def read_twice(

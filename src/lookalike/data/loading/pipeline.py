@@ -52,7 +52,7 @@ class Job(Generic[T]):
 
 
 def pipeline(
-    jobs: Iterator[Job[T]], *, source: Source, threads: int, ahead: int = AHEAD
+    jobs: Iterator[Job[T]], *, source: Source, ahead: int = AHEAD
 ) -> Generator[T, None, None]:
     """The jobs' results, in order, while later ones are worked on.
 
@@ -60,14 +60,13 @@ def pipeline(
 
     Args:
         jobs: each is asked for only when it can be started or its images fetched.
-        source: of the images' bytes.
-        threads: that decode; with 0 the calling thread does, and nothing is done ahead.
+        source: of the images' bytes; with 0 threads nothing is done ahead.
         ahead: how many jobs are started before their turn, at most.
     """
-    if threads == 0:
+    if source.threads == 0:
         yield from map(_made_here, jobs)
         return
-    pool = _Pool(threads)
+    pool = _Pool(source.threads)
     fetched = _fetch_ahead(jobs, source)
     running: deque[_Running[T]] = deque()
     try:

@@ -38,7 +38,6 @@ class SequentialLoader:
     Args:
         records: the images; rows are indices of it.
         batch_size: in images.
-        threads: that read and decode; with 0 the consumer's thread does.
         bad: the rows known to fail; those found are added.
         batches: the numbers of the batches to yield; default all.
         source: of the images' bytes.
@@ -52,16 +51,13 @@ class SequentialLoader:
         records: Sequence[Record],
         *,
         batch_size: int,
-        threads: int,
         bad: BadImages,
         batches: Sequence[int] | None = None,
         source: Source = PLAIN,
     ) -> None:
         check_integer("batch_size", batch_size, 1)
-        check_integer("threads", threads, 0)
         self._records = records
         self._batch_size = batch_size
-        self._threads = threads
         self._bad = bad
         self._batches = range(-(-len(records) // batch_size)) if batches is None else batches
         self._source = source
@@ -104,7 +100,7 @@ class EvalLoader(SequentialLoader):
         preprocess: applied to each image.
         class_ids: (N,) int64, for `Batch.classes`; without them these are zeros.
         device: destination of the batches: those for CUDA are pinned.
-        records, batch_size, threads, bad, batches, source: see `SequentialLoader`.
+        records, batch_size, bad, batches, source: see `SequentialLoader`.
     """
 
     def __init__(
@@ -115,7 +111,6 @@ class EvalLoader(SequentialLoader):
         class_ids: np.ndarray | None = None,
         device: torch.device = ALONE.device,
         batch_size: int,
-        threads: int,
         bad: BadImages,
         batches: Sequence[int] | None = None,
         source: Source = PLAIN,
@@ -123,7 +118,6 @@ class EvalLoader(SequentialLoader):
         super().__init__(
             records,
             batch_size=batch_size,
-            threads=threads,
             bad=bad,
             batches=batches,
             source=source,
@@ -141,7 +135,7 @@ class EvalLoader(SequentialLoader):
         """The batches that have at least one image."""
         jobs = (Job(self._to_read(rows), partial(self._start, rows)) for rows in self._rows())
         # `filter` holds no batch while the next is waited for, as a loop's variable would.
-        return filter(_has_images, pipeline(jobs, source=self._source, threads=self._threads))
+        return filter(_has_images, pipeline(jobs, source=self._source))
 
     def _start(self, rows: range) -> Work[Batch]:
         images = empty_images(len(rows), self._preprocess.image_size, self._device)
@@ -186,7 +180,7 @@ class WholeImageLoader(SequentialLoader):
     def __iter__(self) -> Iterator[WholeImages]:
         """The groups that have at least one image."""
         jobs = (Job(self._to_read(rows), partial(self._start, rows)) for rows in self._rows())
-        groups = pipeline(jobs, source=self._source, threads=self._threads, ahead=_GROUPS_AHEAD)
+        groups = pipeline(jobs, source=self._source, ahead=_GROUPS_AHEAD)
         return filter(_has_images, groups)
 
     def _start(self, rows: range) -> Work[WholeImages]:

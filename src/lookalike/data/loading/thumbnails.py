@@ -28,7 +28,6 @@ def thumbnails(
     side: int,
     convert: Callable[[Image.Image], T],
     *,
-    threads: int,
     source: Source = PLAIN,
 ) -> Generator[T | None, None, None]:
     """`convert` of each record's image of at most `side` pixels a side; None if it is unreadable.
@@ -53,14 +52,12 @@ def thumbnails(
 
         return Job([record], start)
 
-    return pipeline(map(job, records), source=source, threads=threads, ahead=_AHEAD)
+    return pipeline(map(job, records), source=source, ahead=_AHEAD)
 
 
-def data_uris(
-    records: Sequence[Record], side: int, threads: int, source: Source = PLAIN
-) -> list[str]:
+def data_uris(records: Sequence[Record], side: int, source: Source = PLAIN) -> list[str]:
     """JPEGs of at most `side` pixels a side as data URIs; "" for unreadable ones."""
-    found = thumbnails(records, side, _jpeg_uri, threads=threads, source=source)
+    found = thumbnails(records, side, _jpeg_uri, source=source)
     return [uri or "" for uri in found]
 
 

@@ -54,7 +54,6 @@ class TrainLoader:
         batch_size: int,
         augment: Augment,
         seed: int,
-        threads: int,
         sampling: Sampling | None = None,
         world: World = ALONE,
         bad: BadImages | None = None,
@@ -67,7 +66,6 @@ class TrainLoader:
             batch_size: global, in images.
             augment: applied to each image.
             seed: at least 0.
-            threads: that read and decode; with 0 the consumer's thread does.
             sampling: by default each row once an epoch.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
@@ -77,10 +75,8 @@ class TrainLoader:
             DataError: there are no images, or fewer in a batch than workers.
             ConfigError: a number is out of range, or the batch does not fit the sampler.
         """
-        for name, value, least in (
-            ("batch_size", batch_size, 1), ("threads", threads, 0), ("seed", seed, 0),
-        ):  # fmt: skip
-            check_integer(name, value, least)
+        check_integer("batch_size", batch_size, 1)
+        check_integer("seed", seed, 0)
         if len(catalog) == 0:
             raise DataError("there are no images to train on")
         self.sampler = create_sampler(
@@ -103,7 +99,6 @@ class TrainLoader:
         self._weights = None if weights is None else relative_weights(weights)
         self._augment = augment
         self._seed = seed
-        self._threads = threads
         self._world = world
         self._bad = BadImages() if bad is None else bad
         self._source = source
@@ -123,7 +118,7 @@ class TrainLoader:
         if self._features is not None and epoch < self._feature_epochs:
             yield from self._stored_batches(self._features, epoch, start)
             return
-        batches = pipeline(self._jobs(epoch, start), source=self._source, threads=self._threads)
+        batches = pipeline(self._jobs(epoch, start), source=self._source)
         try:
             while True:
                 began = perf_counter()
