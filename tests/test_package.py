@@ -1,7 +1,7 @@
 """Promises of the package as a whole: its public names, its layers, its start."""
 
-import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -67,9 +67,8 @@ def test_the_package_is_typed():
 
 def test_names_of_files_and_classes_stand_once():
     files = [path for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"]
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
     classes = [
-        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+        name for path in files for name in re.findall(r"^ *class (\w+)", path.read_text(), re.M)
     ]
     for names in ([path.name for path in files], classes):
         assert [name for name, count in Counter(names).items() if count > 1] == []
