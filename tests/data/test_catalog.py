@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookalike import storage
-from lookalike.data.catalog import Catalog, check_trainable, hold_out, open_catalog
+from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out
 from lookalike.data.classes import Classes, read_class_names
+from lookalike.data.readers import read_records
 from lookalike.errors import ConfigError, DataError, StorageError
 
 
@@ -19,8 +20,12 @@ def write(folder, labels) -> str:
     return str(path)
 
 
+def catalog_of(uri, **how) -> Catalog:
+    return build_catalog(read_records(uri), **how)
+
+
 def classes_of(folder, labels, **how) -> tuple[list[int], tuple[str, ...]]:
-    catalog = open_catalog(write(folder, labels), **how)
+    catalog = catalog_of(write(folder, labels), **how)
     assert catalog.class_ids.dtype == np.int64
     assert len(catalog) == len(catalog.records) == len(catalog.class_ids) == len(labels)
     return catalog.class_ids.tolist(), catalog.classes.names
@@ -29,7 +34,7 @@ def classes_of(folder, labels, **how) -> tuple[list[int], tuple[str, ...]]:
 def complaint(folder, labels, error=DataError, **how) -> str:
     uri = write(folder, labels)
     with pytest.raises(error) as caught:
-        open_catalog(uri, **how)
+        catalog_of(uri, **how)
     return str(caught.value).replace(f"{folder}/", "")
 
 
@@ -138,7 +143,7 @@ def test_an_itag_manifest_has_the_same_rules(tmp_path):
             for label in ("L 2", "L 1")
         )
     )
-    catalog = open_catalog(str(path))
+    catalog = catalog_of(str(path))
     assert (catalog.class_ids.tolist(), catalog.classes.names) == ([1, 0], ("L 1", "L 2"))
 
 
@@ -155,7 +160,7 @@ LABELS = st.sampled_from(["0", "1", "2", "007", "7", "12", "-1", "cat", "dog", "
 )
 def test_any_labels(tmp_path, labels, names, count):
     try:
-        catalog = open_catalog(write(tmp_path, labels), classes=names, num_classes=count)
+        catalog = catalog_of(write(tmp_path, labels), classes=names, num_classes=count)
     except (DataError, ConfigError):
         return
     ids, found = catalog.class_ids, catalog.classes
@@ -236,7 +241,7 @@ def test_invalid_class_names(tmp_path):
 def random_catalog(folder, seed: int) -> Catalog:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 40, 120)
-    return open_catalog(write(folder, labels), num_classes=50)
+    return catalog_of(write(folder, labels), num_classes=50)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.99])
@@ -265,12 +270,12 @@ def test_hold_out_is_drawn_by_the_seed_alone(tmp_path):
     assert hold_out(catalog, 0.3, seed=1)[1].classes.names == first
     assert hold_out(catalog, 0.3, seed=2)[1].classes.names != first
     # More images of the same classes, in another order, change nothing.
-    more = open_catalog(write(tmp_path, [r.label for r in reversed(catalog.records)] * 2))
+    more = catalog_of(write(tmp_path, [r.label for r in reversed(catalog.records)] * 2))
     assert hold_out(more, 0.3, seed=1)[1].classes.names == first
 
 
 def test_hold_out_draws_all_classes_with_equal_probability(tmp_path):
-    catalog = open_catalog(write(tmp_path, [*range(10), *range(10)]))
+    catalog = catalog_of(write(tmp_path, [*range(10), *range(10)]))
     drawn = [name for seed in range(400) for name in hold_out(catalog, 0.3, seed)[1].classes.names]
     counts = [drawn.count(str(name)) for name in range(10)]
     assert sum(counts) == 1200
@@ -280,7 +285,7 @@ def test_hold_out_draws_all_classes_with_equal_probability(tmp_path):
 
 @pytest.mark.parametrize("labels", ["a a b b c c", "a a b c d e", "a b c d"])
 def test_hold_out_of_too_few_classes(tmp_path, labels):
-    catalog = open_catalog(write(tmp_path, labels.split()))
+    catalog = catalog_of(write(tmp_path, labels.split()))
     with pytest.raises(DataError, match=r"^data\.val_fraction=0\.5 cannot hold out classes: it"):
         hold_out(catalog, 0.5, seed=0)
 
@@ -293,11 +298,11 @@ def test_hold_out_refuses_invalid_fractions(tmp_path, fraction):
 
 def test_one_class_cannot_be_trained(tmp_path):
     with pytest.raises(DataError) as caught:
-        check_trainable(open_catalog(write(tmp_path, [3, 3, 3]), num_classes=9))
+        check_trainable(catalog_of(write(tmp_path, [3, 3, 3]), num_classes=9))
     assert str(caught.value).replace(f"{tmp_path}/", "") == (
         "train.txt: all 3 images have the label '3'; training needs at least 2 classes"
     )
-    check_trainable(open_catalog(write(tmp_path, [3, 4])))  # lone images are fine
+    check_trainable(catalog_of(write(tmp_path, [3, 4])))  # lone images are fine
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
-from lookalike.data.inputs import place_of
+from lookalike.data.inputs import optional_place
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import BadRows
@@ -62,8 +62,8 @@ def doctor(
     """
     config = Config.of(config, settings)
     config = with_choices(config, choose_by_file(config))
-    run = None if run is None else place_of("run", run)
-    data = None if data is None else place_of("data", data)
+    run = optional_place("run", run)
+    data = optional_place("data", data)
     output = _output_place(config)
     if run is None and data is not None:
         raise ConfigError("data is the list for a run to judge: give run (--run) too, or train")

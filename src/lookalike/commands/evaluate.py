@@ -20,7 +20,7 @@ from lookalike.commands.models import (
     training_counts,
 )
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.data.inputs import place_of, places_of
+from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import AnnotationOptions
@@ -211,7 +211,7 @@ def compare(
 
 
 def _places(**places: Place | None) -> list[str | None]:
-    return [None if value is None else place_of(name, value) for name, value in places.items()]
+    return [optional_place(name, value) for name, value in places.items()]
 
 
 def _check(

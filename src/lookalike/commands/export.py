@@ -15,7 +15,7 @@ from lookalike import log, storage
 from lookalike.commands.models import Provenance, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import sample_classes
-from lookalike.data.inputs import place_of
+from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.sequential import EvalLoader
@@ -94,8 +94,8 @@ def export(
     _check(format, precision, input, max_images)
     model = place_of("model", model)
     options = _read_options(read)
-    data = None if data is None else place_of("data", data)
-    ranges = None if ranges is None else place_of("ranges", ranges)
+    data = optional_place("data", data)
+    ranges = optional_place("ranges", ranges)
     log.start()
     source = Provenance.of(model)
     place = _place(source, format, precision, input, output)

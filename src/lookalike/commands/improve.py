@@ -16,14 +16,12 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands.models import Provenance, load, separator_of
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.data.catalog import Catalog, build_catalog
-from lookalike.data.inputs import place_of, places_of
+from lookalike.data.catalog import Catalog, open_catalog
+from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Record
-from lookalike.data.splits import measured_split, select
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError
 from lookalike.log import logger
@@ -110,7 +108,7 @@ def improve(
     place = None if output is None else _check_output(output)
     model, data = place_of("model", model), place_of("data", data)
     reading = ReadOptions(**read)
-    fit = None if fit is None else place_of("fit", fit)
+    fit = optional_place("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]
     log.start()
@@ -123,8 +121,7 @@ def improve(
         )
     tried = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
     options = AnnotationOptions(label_separator=separator_of(model))
-    records = read_records(data, format, options)
-    catalog = build_catalog(select(records, split or measured_split(records)))
+    catalog = open_catalog(data, format, options, split=split)
     needing = [*tried, kept] if kept is not None else tried
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})

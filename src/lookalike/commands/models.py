@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.data.catalog import Catalog, build_catalog
+from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.classes import Classes
 from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
@@ -19,7 +19,7 @@ from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
-from lookalike.data.splits import measured_split, select
+from lookalike.data.splits import select
 from lookalike.distributed.world import World
 from lookalike.errors import (
     ConfigError,
@@ -208,8 +208,7 @@ class Provenance:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            records = read_records(data, format, self._options)
-            return build_catalog(select(records, split or measured_split(records))), _name(data)
+            return open_catalog(data, format, self._options, split=split), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
         learned, held_out = self._lists("--data")

@@ -14,13 +14,11 @@ from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
 from lookalike.config.config import Config
-from lookalike.data.catalog import Catalog, build_catalog
-from lookalike.data.inputs import place_of
+from lookalike.data.catalog import Catalog, open_catalog
+from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
-from lookalike.data.splits import measured_split, select
 from lookalike.distributed.world import World
 from lookalike.errors import DataError, LookalikeError, RunError
 from lookalike.log import logger
@@ -72,8 +70,8 @@ def report(
     """
     log.start()
     place = place_of("run", run)
-    data = None if data is None else place_of("data", data)
-    compare = None if compare is None else place_of("compare", compare)
+    data = optional_place("data", data)
+    compare = optional_place("compare", compare)
     target = _target(place, output)
     config = run_info.required_config(place)
     other, other_validated_on = None if compare is None else os.fspath(compare), ""
@@ -186,8 +184,7 @@ def _lists(
     shown = None
     if data is not None:
         options = AnnotationOptions(label_separator=config.data.label_separator)
-        records = read_records(data, format, options)
-        shown = build_catalog(select(records, split or measured_split(records)))
+        shown = open_catalog(data, format, options, split=split)
     try:
         train, held_out = open_catalogs(config)
     except LookalikeError as error:

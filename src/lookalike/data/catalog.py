@@ -13,9 +13,15 @@ from lookalike import storage
 from lookalike.data.classes import Classes, listed, read_class_names
 from lookalike.data.hierarchy import HierarchyLevel, hierarchy_columns, levels_above
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import combined_error, is_integer, quoted
+from lookalike.data.readers.annotation import (
+    DEFAULT,
+    AnnotationOptions,
+    combined_error,
+    is_integer,
+    quoted,
+)
 from lookalike.data.record import Record
-from lookalike.data.splits import select
+from lookalike.data.splits import measured
 from lookalike.errors import ConfigError, DataError
 
 _MOST_CLASSES = 100_000_000  # each has a name in memory
@@ -96,15 +102,13 @@ class Catalog:
 
 def open_catalog(
     uri: str,
-    *,
     format: str = "auto",
-    classes: str | Sequence[str] | None = None,
-    num_classes: int | None = None,
+    options: AnnotationOptions = DEFAULT,
+    *,
     split: str | None = None,
 ) -> Catalog:
-    """`read_records`, `select` and `build_catalog` in one."""
-    records = select(read_records(uri, format), split)
-    return build_catalog(records, classes=classes, num_classes=num_classes)
+    """The images of a list to measure on, with classes of their own; see `measured`."""
+    return build_catalog(measured(read_records(uri, format, options), split))
 
 
 def build_catalog(

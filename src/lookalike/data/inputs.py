@@ -52,6 +52,11 @@ def place_of(name: str, place: object) -> str:
     return str(os.fspath(place))
 
 
+def optional_place(name: str, place: object) -> str | None:
+    """`place_of`, and None for None."""
+    return None if place is None else place_of(name, place)
+
+
 def _shown(value: object) -> str:
     """A value in one short line; of an object that is no plain value, its type."""
     plain = isinstance(value, (str, bytes, int, float, list, tuple, dict, set, type(None)))

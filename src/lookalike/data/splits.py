@@ -30,15 +30,21 @@ def splits_of(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(split for split in named if split is not None))
 
 
-def measured_split(records: Sequence[Record]) -> str | None:
-    """The only split that is not `train`, if there is one; a DataError where there are several."""
+def measured(records: Sequence[Record], split: str | None = None) -> tuple[Record, ...]:
+    """The records to measure on: of `split`, or of the only one that is not `train`.
+
+    Raises:
+        DataError: there are splits, but not this one, or several.
+    """
+    if split is not None:
+        return select(records, split)
     others = [name for name in splits_of(records) if name != TRAIN]
     if len(others) > 1:
         raise DataError(
             f"{records[0].source}: the rows are of the splits {', '.join(splits_of(records))}; "
             f"choose the one to measure, as --split {others[0]}"
         )
-    return others[0] if others else None
+    return select(records, others[0] if others else None)
 
 
 def select(records: Sequence[Record], split: str | None) -> tuple[Record, ...]:

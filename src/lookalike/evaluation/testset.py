@@ -28,7 +28,7 @@ from lookalike.data.readers.annotation import (
 from lookalike.data.readers.table_columns import SEQUENCE_OR_CAMERA, parse_details
 from lookalike.data.readers.table_rows import labels_text
 from lookalike.data.record import Details, Record, image_keys, with_labels
-from lookalike.data.splits import measured_split, select
+from lookalike.data.splits import measured
 from lookalike.errors import DataError
 from lookalike.metrics.protocol import Roles
 from lookalike.vectors.vector_files import ROLES, read_vectors
@@ -78,8 +78,7 @@ def from_list(
     """
     options = replace(options, coarser_columns=hierarchy_columns(hierarchy))
     records = read_records(data, format, options)
-    chosen = select(records, split or measured_split(records))
-    return TestSet.of(data, chosen, hierarchy=hierarchy)
+    return TestSet.of(data, measured(records, split), hierarchy=hierarchy)
 
 
 def from_query_and_gallery(
@@ -106,7 +105,7 @@ def from_query_and_gallery(
     contradictions: list[tuple[Record, Record]] = []
     for uri, is_query in ((query, True), (gallery, False)):
         records = read_records(uri, format, options)
-        for record in select(records, split or measured_split(records)):
+        for record in measured(records, split):
             details = record.details or Details()
             key = key_of(record)
             other = found.get(key)

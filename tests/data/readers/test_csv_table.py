@@ -15,7 +15,7 @@ from lookalike.data.decoding.crop_box import decode_record
 from lookalike.data.readers import csv_table, read_records
 from lookalike.data.readers.annotation import Annotation
 from lookalike.data.record import Details
-from lookalike.data.splits import measured_split, select
+from lookalike.data.splits import measured, select
 from lookalike.errors import DataError
 from lookalike.storage import read_bytes
 
@@ -100,16 +100,16 @@ def test_splits(tmp_path):
     uri = written(tmp_path, FULL)
     assert open_catalog(uri, split="train").classes.names == ("shoe",)
     assert len(open_catalog(uri, split="Val")) == 2
-    assert len(open_catalog(uri)) == 3
-    assert measured_split(read_records(uri)) == "validation"
+    assert len(read_records(uri)) == 3
+    assert len(open_catalog(uri)) == 2
     with pytest.raises(DataError, match="no row is of the split 'test'; there are train, valid"):
         open_catalog(uri, split="test")
     more = read_records(written(tmp_path, FULL + "z.jpg,hat,test,,,,,,,,,\n"))
     with pytest.raises(DataError, match=r"train, validation, test; choose .* --split valid"):
-        measured_split(more)
+        measured(more)
     plain = read_records(written(tmp_path, "a.jpg 1\n", "list.txt"))
     assert len(select(plain, "test")) == 1
-    assert measured_split(plain) is None
+    assert len(measured(plain)) == 1
 
 
 def test_boxes_cut_the_upright_picture(tmp_path):

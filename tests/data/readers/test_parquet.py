@@ -14,7 +14,7 @@ from PIL import Image
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Details
-from lookalike.data.splits import measured_split, select
+from lookalike.data.splits import measured, select
 from lookalike.errors import DataError, LookalikeError
 from lookalike.storage import read_bytes
 
@@ -262,7 +262,7 @@ def test_folders_of_hugging_face(tmp_path):
         records = read_records(str(folder))
         assert len(records) == 7
         assert len(select(records, "train")) == 3
-        assert len(select(records, measured_split(records))) == 4
+        assert len(measured(records)) == 4
     alone = read_records(str(hub / "test-00000-of-00001.parquet"))
     assert all(record.details is None for record in alone)
 
