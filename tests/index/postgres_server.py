@@ -77,16 +77,17 @@ class PostgresServer:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}/{table}"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
-        with psycopg.connect(self._conninfo(database), autocommit=True) as connection:
+        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
             connection.execute(statement)
 
-    def _conninfo(self, database: str) -> str:
+    def conninfo(self, database: str = "postgres") -> str:
+        """Of its owner, by its socket."""
         return f"postgresql://postgres@/{database}?host={self.folder}&port={self.port}"
 
     def _answers(self) -> bool:
         while self._process.poll() is None:
             try:
-                psycopg.connect(self._conninfo("postgres")).close()
+                psycopg.connect(self.conninfo()).close()
                 return True
             except psycopg.OperationalError:
                 time.sleep(0.05)

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class QdrantServer:
     def __init__(self, folder: Path, key: str | None = None, port: int = 0) -> None:
         self.folder, self.key, self.fail = folder, key, None
         self.shards: dict[str, edge.EdgeShard] = {}
+        self.creating = threading.Lock()
         for about in folder.glob("*/about.json"):
             self.shards[about.parent.name] = edge.EdgeShard.load(str(about.parent / "shard"))
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
@@ -122,7 +124,10 @@ class _Collections(collections_grpc.CollectionsServicer):
         params = request.vectors_config.params
         m = request.hnsw_config.m if request.HasField("hnsw_config") else None
         metadata = GrpcToRest.convert_payload(request.metadata)
-        self.server.create(request.collection_name, params.size, m, metadata)
+        with self.server.creating:
+            if request.collection_name in self.server.shards:
+                context.abort(grpc.StatusCode.ALREADY_EXISTS, "Collection already exists!")
+            self.server.create(request.collection_name, params.size, m, metadata)
         return messages.CollectionOperationResponse(result=True)
 
     def Get(self, request, context):

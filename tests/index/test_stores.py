@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import embed_process
@@ -43,27 +42,6 @@ from lookalike.model.embedder import Embedder
 from lookalike.vectors.vector_parts import Part, Request
 
 DIM = 24
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
-    with QdrantServer(tmp_path_factory.mktemp("qdrant")) as server:
-        yield server
-
-
-@pytest.fixture(params=["qdrant", "postgresql"])
-def address(request: pytest.FixtureRequest) -> str:
-    """Of a place without an index."""
-    name = f"t{abs(hash(request.node.nodeid))}"
-    if request.param == "qdrant":
-        return f"qdrant://127.0.0.1:{request.getfixturevalue('qdrant').port}/{name}"
-    return str(request.getfixturevalue("postgres").address(name))
 
 
 def drawn(seed: int, count: int) -> np.ndarray:
@@ -232,6 +210,7 @@ def test_what_the_servers_say_is_one_line(
         ("qdrant:///some/folder", "they are pickles"),
         ("qdrant://host/", "not of the form"),
         ("qdrant://host:6333/x", "6333 is Qdrant's port for HTTP"),
+        ("qdrant://host/x#y", "not of the form"),
         ("qdrant://host/x?key=hidden", "the only parameter"),
         ("qdrant://user:hidden@host/x", "not of the form"),
         ("postgresql://user:hidden@host/db/t", "must not hold a password"),

@@ -25,7 +25,7 @@ from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index.index import Index
 from lookalike.index.store_address import BACKENDS, is_store_address
-from lookalike.index.stored_parts import StoredParts
+from lookalike.index.stored_parts import IndexedParts, StoredParts
 from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
 from lookalike.model.embedder import Embedder
@@ -69,7 +69,8 @@ def embed(
             `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
-        The number of embedded images. Unreadable ones are named in warnings and left out.
+        The number of embedded images; on several machines, into a database, those of this worker.
+        Unreadable ones are named in warnings and left out.
 
     Raises:
         LookalikeError: no model, no images, none that can be read, or an earlier attempt for
@@ -99,19 +100,18 @@ def embed(
             launch(workers, arguments, folder, again)
             return int((Path(folder) / _COUNT).read_text())
     place = World.unjoined(options.device)
-    if place.on_several_machines and is_store_address(output):
-        raise ConfigError(
-            f"{storage.public(output)}: workers on several machines cannot embed into a database; "
-            "give each machine its part of the list, and --workers for the processes there"
-        )
     joined = nullcontext(place) if place.on_several_machines else World.from_env(options.device)
     with joined as world:
-        log.start(logging.INFO if world.is_main else logging.ERROR)
+        # On several machines into a database, each worker tells of its own images.
+        usual = logging.WARNING if is_store_address(output) else logging.ERROR
+        log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
         records = read_images(places)
         source = options.source([model])
-        run = _embed_on_machines if world.on_several_machines else _embed
+        run = _embed
+        if world.on_several_machines:
+            run = _share_into_index if is_store_address(output) else _embed_on_machines
         count = run(embedder, records, output, restart, world, source)
         if world.is_main:
             report_to_launcher(_COUNT, str(count))
@@ -256,6 +256,44 @@ def _embed_on_machines(
         found = _finish(parts.local, records, output)
         parts.end()
         return found
+
+
+def _share_into_index(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    output: str,
+    restart: bool,
+    world: World,
+    source: Source,
+) -> int:
+    """Put this worker's parts into an index, as far as it lacks them.
+
+    Workers do not wait for each other, and none makes the parts of another: the index does not say
+    which images cannot be read.
+    """
+    request = request_of(embedder, records, PART_SIZE)
+    with Index.open_or_create(output, embedder=embedder) as index:
+        parts = IndexedParts(request, index, records)
+        mine = range(request.parts)[world.rank :: world.size]
+        missing = list(mine) if restart else parts.missing(mine)
+        if len(missing) < len(mine):
+            done = f"{len(mine) - len(missing):,} of the {len(mine):,} parts of this worker"
+            logger.info("resumed: %s are in %s", done, index.place)
+        count = sum(len(request.rows(number)) for number in missing)
+        with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
+            make_parts(
+                embedder,
+                records,
+                parts,
+                missing,
+                source=source,
+                advance=bar.advance,
+            )
+        index.compact()  # by each: the last one finds all rows
+        _warn_of_bad(parts.bad, records)
+        vectors = log.counted(parts.count, "vector")
+        logger.info("%s: %s of %d by this worker", index.place, vectors, request.dim)
+        return parts.count
 
 
 def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:

@@ -136,6 +136,8 @@ def search(
         return SearchOutcome([], found, None, check=checked)
     assert embedder is not None
     assumed = prior_of(calibration, len(found), prior)
+    if not len(found):
+        logger.warning("%s: holds no images; add some with --add or --gallery", found.place)
     answers, asked = _answers(embedder, found, asking, calibration, assumed, k, exact, source)
     threshold = None
     if calibration is not None and assumed is not None:

@@ -17,7 +17,7 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
-from lookalike.errors import RunError
+from lookalike.errors import RunError, one_line
 from lookalike.index.postgres_connections import (
     CANDIDATES,
     PostgresConnections,
@@ -78,6 +78,8 @@ class PgvectorStore(Store):
         place, table = connections.place, connections.table
         about = json.dumps({"format": _FORMAT, "model": model, "kind": kind})
         with connections.bare() as connection:
+            # Processes that create at the same time wait for each other.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('lookalike'))")
             create_extension(connection, place)
             try:
                 connection.execute(
@@ -97,7 +99,10 @@ class PgvectorStore(Store):
 
     def count(self) -> int:
         with self._connections.one() as connection:
-            row = connection.execute(self._sql("SELECT count(*) FROM {table}")).fetchone()
+            return self._count(connection)
+
+    def _count(self, connection: psycopg.Connection[Any]) -> int:
+        row = connection.execute(self._sql("SELECT count(*) FROM {table}")).fetchone()
         return int(row[0]) if row else 0
 
     def upsert(self, rows: StoredRows) -> int:
@@ -122,7 +127,8 @@ class PgvectorStore(Store):
             connection.execute(
                 self._sql(
                     "INSERT INTO {table} (id, label, image, version, vector) "
-                    "SELECT id, label, image, version, vector FROM lookalike_rows "
+                    # In one order, or two processes with the same ids wait for each other.
+                    "SELECT id, label, image, version, vector FROM lookalike_rows ORDER BY id "
                     "ON CONFLICT (id) DO UPDATE SET label = EXCLUDED.label, "
                     "image = EXCLUDED.image, version = EXCLUDED.version, vector = EXCLUDED.vector"
                 )
@@ -191,44 +197,58 @@ class PgvectorStore(Store):
 
     def optimize(self, *, fully: bool = False) -> None:
         """Build HNSW once there are enough rows; later additions enter it one by one."""
-        if self.kind == "exact" or self.dim > _MOST_INDEXED_DIM or self._has_index():
+        if self.kind == "exact" or self.dim > _MOST_INDEXED_DIM:
             return
-        count = self.count()
-        if count < _INDEXED_ROWS:
-            return
-        logger.info("%s: building HNSW of %s images", self.place, f"{count:,}")
         with self._connections.one() as connection:
-            with connection.transaction():
-                # The build is several times faster where the graph fits into memory.
-                megabytes = min(1024, 64 + count * (self.dim * 4 + 512) // 2**20)
-                connection.execute(f"SET LOCAL maintenance_work_mem = '{megabytes}MB'")
-                connection.execute(
-                    self._sql("CREATE INDEX ON {table} USING hnsw (vector vector_ip_ops)")
-                )
+            if self._has_index(connection) or (count := self._count(connection)) < _INDEXED_ROWS:
+                return
+            try:
+                with connection.transaction():
+                    self._build_index(connection, count)
+            except psycopg.errors.InsufficientPrivilege as error:
+                logger.warning(
+                    "%s: HNSW is not built, so that searches scan all images: %s; let "
+                    "the table's owner add an image, or build it: CREATE INDEX ON %s USING hnsw "
+                    "(vector vector_ip_ops)",
+                    self.place, one_line(error), self._table.as_string(connection),
+                )  # fmt: skip
+                return
             connection.execute(self._sql("ANALYZE {table}"))
 
-    def _has_index(self) -> bool:
-        with self._connections.one() as connection:
-            return bool(
-                connection.execute(
-                    "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
-                    "JOIN pg_am ON pg_am.oid = relam "
-                    "WHERE indrelid = %s::regclass AND amname = 'hnsw' AND indisvalid",
-                    [self._table.as_string(connection)],
-                ).fetchone()
-            )
+    def _build_index(self, connection: psycopg.Connection[Any], count: int) -> None:
+        """Build HNSW, unless another process has done so while this one waited for it."""
+        name = self._table.as_string(connection)
+        connection.execute("SELECT pg_advisory_xact_lock(%s::regclass::oid::bigint)", [name])
+        if self._has_index(connection):
+            return
+        logger.info("%s: building HNSW of %s images", self.place, f"{count:,}")
+        # The build is several times faster where the graph fits into memory.
+        megabytes = min(1024, 64 + count * (self.dim * 4 + 512) // 2**20)
+        connection.execute(f"SET LOCAL maintenance_work_mem = '{megabytes}MB'")
+        connection.execute(self._sql("CREATE INDEX ON {table} USING hnsw (vector vector_ip_ops)"))
+
+    def _has_index(self, connection: psycopg.Connection[Any]) -> bool:
+        return bool(
+            connection.execute(
+                "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+                "JOIN pg_am ON pg_am.oid = relam "
+                "WHERE indrelid = %s::regclass AND amname = 'hnsw' AND indisvalid",
+                [self._table.as_string(connection)],
+            ).fetchone()
+        )
 
     def stats(self) -> dict[str, Any]:
         with self._connections.one() as connection:
             size = connection.execute(
                 "SELECT pg_total_relation_size(%s::regclass)", [self._table.as_string(connection)]
             ).fetchone()
+            is_indexed = self._has_index(connection)
         return {
             "images": self.count(),
             "dimension": self.dim,
             "model": self.model,
             "kind": self.kind,
-            "searched_by": "hnsw" if self._has_index() else "a scan of all",
+            "searched_by": "hnsw" if is_indexed else "a scan of all",
             "bytes": int(size[0]) if size else 0,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import selectors
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ class PostgresConnections:
         """An idle connection, or a new one, that commits each statement and understands vectors."""
         with reported(self.place):
             connection = self._idle.pop() if self._idle else None
-            if connection is None or connection.closed:
+            if connection is None or _is_lost(connection):
                 connection = _connected(self._conninfo, self.place)
             try:
                 yield connection
@@ -102,6 +103,19 @@ def parse_address(address: str) -> tuple[str, sql.Identifier]:
         raise ConfigError(f"{storage.public(address)}: a table is TABLE or SCHEMA.TABLE")
     conninfo = f"postgresql://{host}/{database}" + (f"?{query}" if query else "")
     return conninfo, sql.Identifier(*names)
+
+
+def _is_lost(connection: psycopg.Connection[Any]) -> bool:
+    """True if the server has ended an idle connection, as when it was started again."""
+    if connection.closed:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        # A server says nothing to an idle connection but that it ends.
+        if not selector.select(0):
+            return False
+    connection.close()
+    return True
 
 
 def _connected(conninfo: str, place: str) -> psycopg.Connection[Any]:

@@ -42,9 +42,10 @@ _QUERIES = 64  # of a request
 _SECONDS = 60  # for an answer
 _CANDIDATES = 128  # that a search of HNSW keeps at least
 _NAMESPACE = uuid.UUID("b7a7f1de-0a0c-5d0e-8f4a-6c1d2f9b3e55")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_RECONNECT_MS = 5000  # gRPC waits up to two minutes by itself
 _ADDRESS = re.compile(
-    r"qdrant://(?P<host>\[[0-9a-fA-F:]+\]|[^/:@?]+)(:(?P<port>\d{1,5}))?/(?P<name>[^/?]+)"
+    r"qdrant://(?P<host>\[[0-9a-fA-F:]+\]|[^/:@?]+)(:(?P<port>\d{1,5}))?/(?P<name>[^/?#]+)"
     r"(\?(?P<query>.*))?",
     re.IGNORECASE,
 )
@@ -96,17 +97,22 @@ class QdrantStore(Store):
         """
         opened, name, place = _opened(address, client)
         with _reported(place):
-            if opened.collection_exists(name):
-                raise RunError(
-                    f"{place}: there is a collection of this name already; choose another, or add "
-                    "to it"
-                )
-            opened.create_collection(
-                name,
-                vectors_config=models.VectorParams(size=dim, distance=models.Distance.COSINE),
-                hnsw_config=models.HnswConfigDiff(m=0) if kind == "exact" else None,
-                metadata={"format": _FORMAT, "model": model, "kind": kind},
+            already = RunError(
+                f"{place}: there is a collection of this name already; choose another, or add to it"
             )
+            if opened.collection_exists(name):
+                raise already
+            try:
+                opened.create_collection(
+                    name,
+                    vectors_config=models.VectorParams(size=dim, distance=models.Distance.COSINE),
+                    hnsw_config=models.HnswConfigDiff(m=0) if kind == "exact" else None,
+                    metadata={"format": _FORMAT, "model": model, "kind": kind},
+                )
+            except grpc.RpcError:
+                if opened.collection_exists(name):  # another process has made it meanwhile
+                    raise already from None
+                raise
             if client is None:  # a client without a server has no indexes
                 opened.create_payload_index(name, "label", models.PayloadSchemaType.KEYWORD)
         if client is None:
@@ -235,6 +241,7 @@ def _opened(address: str, client: QdrantClient | None) -> tuple[QdrantClient, st
         https=tls,
         headers={"api-key": key} if key else None,
         timeout=_SECONDS,
+        grpc_options={"grpc.max_reconnect_backoff_ms": _RECONNECT_MS},
         check_compatibility=False,  # by HTTP, at a port that need not be reachable
     )
     return opened, name, place
@@ -260,7 +267,7 @@ def parse_address(address: str) -> tuple[str, int, str, bool]:
     tls = options.pop("tls", "false").lower()
     if options or tls not in ("true", "false") or not 0 < port < 65536:
         raise ConfigError(f"{place}: the only parameter is ?tls=true or ?tls=false")
-    return found["host"].strip("[]"), port, found["name"], tls == "true"
+    return found["host"], port, found["name"], tls == "true"
 
 
 def _point_id(id: str) -> str:

@@ -46,9 +46,17 @@ BACKENDS = {
 }  # fmt: skip
 
 
+_ALIASES = {"postgres": "postgresql"}  # as libpq takes it too
+
+
 def is_store_address(place: str) -> bool:
     """True for an address of a database, as `qdrant://host:6334/shoes`."""
-    return scheme_of(place) in BACKENDS
+    return _backend_of(place) is not None
+
+
+def _backend_of(place: str) -> Backend | None:
+    scheme = scheme_of(place)
+    return BACKENDS.get(_ALIASES.get(scheme, scheme))
 
 
 def exists(place: str) -> bool:
@@ -92,7 +100,8 @@ def kinds_of(place: str) -> tuple[str, ...]:
 
 
 def _class_of(place: str) -> Any:
-    backend = BACKENDS[scheme_of(place)]
+    backend = _backend_of(place)
+    assert backend is not None
     try:
         importlib.import_module(backend.package)
     except ImportError:

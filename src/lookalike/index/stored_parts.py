@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +44,49 @@ class StoredParts(Parts):
 
     def write(self, number: int, part: Part) -> None:
         """Put the part's rows into the index, and remember that."""
-        records = [self._records[row] for row in part.rows.tolist()]
-        if records:
-            images = NewImages.of(
-                records, versions=[image_version(record.uri) for record in records]
-            )
-            vectors = normalized(part.vectors[images.kept], self.index.dim)
-            self.index.store.upsert(images.rows(range(len(images.ids)), vectors))
+        _put(part, self._records, self.index)
         super().write(number, replace(part, vectors=part.vectors[:, :0]))
+
+
+class IndexedParts:
+    """Parts that workers on several machines put into one index; it tells which are done.
+
+    Attributes:
+        count: images that this worker has put there.
+        bad: the reasons why it could not read others, by row.
+    """
+
+    def __init__(self, request: Request, index: Index, records: Sequence[Record]) -> None:
+        self.request = request
+        self.index = index
+        self._records = records
+        self.count = 0
+        self.bad: dict[int, str] = {}
+
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """Those of these parts that the index does not hold whole, with the images' versions."""
+        return [number for number in numbers if not self._is_there(number)]
+
+    def _is_there(self, number: int) -> bool:
+        records = [self._records[row] for row in self.request.rows(number)]
+        wanted = {id_of(record): image_version(record.uri) for record in records}
+        found: set[tuple[str, int]] = set()
+        for rows in self.index.store.read(list(wanted)):
+            ids, versions = (rows.table[name].to_pylist() for name in ("id", "version"))
+            found |= set(zip(ids, versions, strict=True))
+        return found == set(wanted.items())
+
+    def write(self, number: int, part: Part) -> None:
+        """Put the part's rows into the index."""
+        _put(part, self._records, self.index)
+        self.count += len(part.rows)
+        self.bad |= part.bad
+
+
+def _put(part: Part, records: Sequence[Record], index: Index) -> None:
+    """Upsert the rows of a part."""
+    readable = [records[row] for row in part.rows.tolist()]
+    if readable:
+        images = NewImages.of(readable, versions=[image_version(one.uri) for one in readable])
+        vectors = normalized(part.vectors[images.kept], index.dim)
+        index.store.upsert(images.rows(range(len(images.ids)), vectors))
