@@ -278,10 +278,13 @@ class Held:
 
     batch_size = 4
 
-    def __init__(self):
-        self.gate, self.batches = threading.Event(), []
+    def __init__(self, waits_for=1.0):
+        self.gate, self.batches, self.waits_for = threading.Event(), [], waits_for
+        self.slow = threading.Event()
 
     def prepare(self, content):
+        if content == b"11":
+            self.slow.wait(30)
         if content == b"bad":
             raise lookalike.LookalikeError("bad bytes")
         return int(content)
@@ -298,6 +301,40 @@ class Held:
             NotFiniteError("not finite") if one == 7 else np.array([one], np.float32)
             for one in prepared
         ]
+
+
+@pytest.mark.parametrize(("waits_for", "batches"), [(1.0, [[3, 11]]), (0.5, [[3], [11]])])
+def test_a_batch_waits_for_images_in_decoding_but_not_for_long(waits_for, batches):
+    async def run():
+        network = Held(waits_for)
+        network.gate.set()
+        batcher = Batcher(network, threads=2, queue=8)
+        await batcher.start()
+        batcher._seconds = 600.0  # of the last batch
+        slow = asyncio.create_task(batcher.vectors([b"11"]))
+        while not batcher._coming:
+            await asyncio.sleep(0)
+        quick = asyncio.create_task(batcher.vectors([b"3"]))
+        if waits_for == 1.0:
+            while not batcher._waiting:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            assert not network.batches
+        else:
+            await quick
+        network.slow.set()
+        await asyncio.gather(slow, quick)
+        assert sorted(map(sorted, network.batches)) == batches
+        batcher._seconds = 0.001
+        network.slow.clear()
+        slow = asyncio.create_task(batcher.vectors([b"11"]))
+        await batcher.vectors([b"5"])
+        network.slow.set()
+        await slow
+        assert network.batches[-2:] == [[5], [11]]
+        await batcher.stop()
+
+    asyncio.run(run())
 
 
 def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses():

@@ -1,12 +1,14 @@
 """Batches of images from many requests: decoded in threads, computed in one.
 
 While a batch is computed, the images of other requests are decoded and wait; together they are the
-next batch. An image alone is computed at once.
+next batch, with those that are still being decoded: a batch costs less than its images one by one.
+An image alone is computed at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ T = TypeVar("T")
 _HELD = 512 * 2**20  # bytes of decoded images that wait; one more may be decoded by each thread
 _SLOWEST = 60.0  # seconds, of `Retry-After`
 _RECENT = 0.9  # weight of the past in the mean rate
+_PATIENCE = 0.5  # of the seconds of the last batch: the longest wait for images in decoding
 
 
 class ServedNetwork(Protocol[T]):
@@ -31,6 +34,12 @@ class ServedNetwork(Protocol[T]):
 
     batch_size: int
     """Images at a time."""
+
+    waits_for: float
+    """Share of the images in decoding that a batch waits for.
+
+    1 where decoding and the network share their processors; less where one has to feed the other.
+    """
 
     def prepare(self, content: bytes) -> T:
         """An encoded image as the network takes it; runs in threads.
@@ -83,9 +92,11 @@ class Batcher(Generic[T]):
         self._computing = ThreadPoolExecutor(1, "compute")
         self._decoders = asyncio.Semaphore(threads)
         self._waiting: deque[_Waiting[T]] = deque()
+        self._coming = 0  # images that are to be decoded
         self._held = 0
         self._changed = asyncio.Condition()
         self._rate = 0.0  # images a second
+        self._seconds = 0.0  # of the last batch
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -131,30 +142,43 @@ class Batcher(Generic[T]):
         return await asyncio.get_running_loop().run_in_executor(self._decoding, call)
 
     async def _vector(self, number: int, content: bytes) -> np.ndarray:
-        loop = asyncio.get_running_loop()
-        async with self._decoders:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._held < _HELD)
-            try:
-                prepared = await loop.run_in_executor(self._decoding, self.network.prepare, content)
-            except LookalikeError as error:
-                raise type(error)(f"image {number}: {error}") from None
-        size = self.network.size_of(prepared)
-        waiting = _Waiting(prepared, size, loop.create_future())
-        async with self._changed:
-            self._held += size
-            self._waiting.append(waiting)
-            self._changed.notify_all()
         try:
+            waiting = await self._waiting_for(content)
             return await waiting.vector
         except LookalikeError as error:
             raise type(error)(f"image {number}: {error}") from None
+
+    async def _waiting_for(self, content: bytes) -> _Waiting[T]:
+        """Decode an image and let it wait for its batch."""
+        loop = asyncio.get_running_loop()
+        self._coming += 1
+        try:
+            async with self._decoders:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._held < _HELD)
+                prepared = await loop.run_in_executor(self._decoding, self.network.prepare, content)
+            waiting = _Waiting(prepared, self.network.size_of(prepared), loop.create_future())
+            self._held += waiting.size
+            self._waiting.append(waiting)
+            return waiting
+        finally:
+            self._coming -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _is_due(self) -> bool:
+        """True if a batch need not wait for more images."""
+        enough = self.network.waits_for * (self._coming + len(self._waiting))
+        return len(self._waiting) >= min(enough, self.network.batch_size)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._waiting)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PATIENCE * self._seconds):
+                        await self._changed.wait_for(self._is_due)
                 found = [
                     self._waiting.popleft()
                     for _ in range(min(len(self._waiting), self.network.batch_size))
@@ -169,7 +193,8 @@ class Batcher(Generic[T]):
                     )
                     _deliver(batch, vectors)
                     self._observe(len(batch))
-                    rate = len(batch) / max(time.monotonic() - begun, 1e-6)
+                    self._seconds = max(time.monotonic() - begun, 1e-6)
+                    rate = len(batch) / self._seconds
                     self._rate = _RECENT * (self._rate or rate) + (1 - _RECENT) * rate
             except Exception as error:  # of this batch; the next one is computed all the same
                 for one in batch:

