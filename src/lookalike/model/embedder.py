@@ -22,6 +22,7 @@ from lookalike.errors import ModelError, RunError
 from lookalike.model.architecture import Architecture
 from lookalike.model.backbone import Backbone
 from lookalike.model.dry_run import unused_parameters
+from lookalike.model.freed_memory import keep_freed_memory
 from lookalike.model.lora import merged_state
 from lookalike.model.neck import Neck
 from lookalike.model.pretrained import Match, load_into, read_weights
@@ -166,6 +167,8 @@ class Embedder(nn.Module):
     @torch.inference_mode()
     def embed_batch(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) float32 of preprocessed uint8 images (B, 3, S, S)."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         was_training = self.training
         self.eval()
         try:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.model.batchnorm import freeze_statistics
+from lookalike.model.freed_memory import keep_freed_memory
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
 from lookalike.training.gradients import all_finite, scale_gradients, squared_norm
@@ -83,6 +84,8 @@ class TrainStep:
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_frozen: bool | None = None
         self._updating = [head for head in trained.heads.values() if head.update is not None]
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self._shards = [head.weight for head in trained.heads.values() if head.sharded]
         self._shared = [
             *(p for p in self.network.parameters()),

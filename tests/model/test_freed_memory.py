@@ -1,0 +1,33 @@
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import torch
+from lookalike.model.freed_memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(50 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+kept = keep_freed_memory()
+faults()
+print(kept, faults() < before / 4)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize("chosen", [False, True])
+def test_large_blocks_are_used_again_unless_the_environment_sets_malloc(chosen, monkeypatch):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+    assert done.stdout.split() == [str(not chosen)] * 2, done.stderr
