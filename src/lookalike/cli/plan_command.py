@@ -35,7 +35,7 @@ def plan(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Plan a run: bytes, traffic and seconds of each worker, before it starts."""
+    """Plan a run: bytes, communication and seconds of each worker, before it starts."""
     from rich.console import Console
 
     from lookalike import log

@@ -12,7 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from lookalike import log, storage
-from lookalike.commands.models import Provenance, load
+from lookalike.commands.models import ModelOrigin, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import sample_classes
 from lookalike.data.inputs import optional_place, place_of
@@ -97,7 +97,7 @@ def export(
     data = optional_place("data", data)
     ranges = optional_place("ranges", ranges)
     log.start()
-    source = Provenance.of(model)
+    source = ModelOrigin.of(model)
     place = _place(source, format, precision, input, output)
     calibration = None
     if source.calibration is not None:
@@ -216,7 +216,7 @@ def _check(format: str, precision: str, input: str, max_images: int) -> None:
 
 
 def _place(
-    source: Provenance, format: str, precision: str, input: str, output: Place | None
+    source: ModelOrigin, format: str, precision: str, input: str, output: Place | None
 ) -> Path | str:
     """Destination of the artefact: a path of this machine, or a URI."""
     if output is not None:

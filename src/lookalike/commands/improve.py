@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
-from lookalike.commands.models import Provenance, load, separator_of
+from lookalike.commands.models import ModelOrigin, load, separator_of
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
@@ -152,7 +152,7 @@ def _defaults(embedder: Embedder, model: Place, fit: str | None) -> list[str]:
     """One variant of each kind; whitening only where there is a list to fit on."""
     full = embedder.embedding_dim
     sizes = [dim for dim in (64, 128, 256, 512, 1024) if dim < full]
-    learnt = ["whiten"] if fit is not None or Provenance.of(model).config is not None else []
+    learnt = ["whiten"] if fit is not None or ModelOrigin.of(model).config is not None else []
     tried = ["flip", *learnt, *(f"dims={dim}" for dim in sizes), "int8", "binary"]
     return [*tried, "binary_gallery", "augment", "expand", "augment+expand", "rerank"]
 
@@ -190,7 +190,7 @@ def _keepable(text: str) -> Variant:
 
 def _fitting(model: Place, fit: str | None, format: str) -> Sequence[Record]:
     """The images that whitening is fitted on, never those that a run held out."""
-    records = Provenance.of(model).learned(fit, format, instead="--fit")
+    records = ModelOrigin.of(model).learned(fit, format, instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]
 
 

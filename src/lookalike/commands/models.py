@@ -176,8 +176,8 @@ def _refresh(uri: str, local: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Origin of a model.
+class ModelOrigin:
+    """Run, settings and calibration that a model comes from.
 
     Attributes:
         place: the run or the model folder, for messages.
@@ -192,8 +192,8 @@ class Provenance:
     calibration: str | None
 
     @classmethod
-    def of(cls, model: Place) -> Provenance:
-        """Provenance of a local or remote run or model folder."""
+    def of(cls, model: Place) -> ModelOrigin:
+        """Of a local or remote run or model folder."""
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
         _, calibration = _calibration_json(where) or ("", None)

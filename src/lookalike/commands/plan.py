@@ -98,7 +98,7 @@ def plan(
     measure: bool = True,
     **settings: Any,
 ) -> Plan:
-    """Bytes, traffic and seconds of a run, for each worker; nothing is trained or downloaded.
+    """Bytes, communication and seconds of a run, for each worker; nothing is trained or downloaded.
 
     With a list and the recipe `auto`, some of its images are read, as `lookalike.train` does.
 

@@ -1,6 +1,6 @@
 """`lookalike train`: from a list of labelled images to a measured embedding model.
 
-The file to open first: `train` reads from top to bottom as the story of a run.
+The file to open first: `train` is a run from top to bottom.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _without(config: Config, choices: Sequence[Choice]) -> Config:
 
 
 def _train_in_workers(config: Config, requested: Config, resume: bool) -> Run:
-    """Run the request in as many processes as `config`, it with its recipe, asks for."""
+    """Train in `run.workers` processes; `config` is the request with its recipe."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         request = Path(folder) / "config.yaml"
         request.write_text(requested.to_yaml(complete=False), "utf-8")

@@ -197,7 +197,7 @@ class Config(Section):
         return self.build(_mapped(tree, storage.unsigned))
 
     def only(self, wanted: Iterable[str]) -> "Config":
-        """A new Config that asks for these dotted keys, with the values they have here."""
+        """A new Config that gives these dotted keys, with the values they have here."""
         return type(self)().with_values({key: self.get(key) for key in sorted(wanted)})
 
     def get(self, key: str) -> Any:

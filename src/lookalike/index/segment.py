@@ -117,7 +117,7 @@ class Segment:
         with path.open("rb") as stream:
             npy_header(stream, path.stat().st_size, str(path), RunError, FIX)
         try:
-            # Copy on write: torch wants memory that could be written.
+            # Copy on write: torch takes writable memory only.
             array = np.load(path, mmap_mode="c", allow_pickle=False)
         except ValueError as error:
             raise RunError(f"{path}: damaged ({error}); {FIX}") from None

@@ -169,7 +169,7 @@ class QueryBlock:
         self._negatives.hide(tile, self.rows, columns)
         for part in _parts(tile):
             similarity = tile[part].contiguous().double()  # (p, T)
-            least = -self._least[part]  # ascending, as searchsorted wants it
+            least = -self._least[part]  # ascending, as searchsorted needs it
             first = torch.searchsorted(least, -(similarity + bound.width))  # (p, T)
             still = self._open[part, None]
             if not bound.precision.exact:

@@ -221,7 +221,7 @@ class Guard:
             raise Problem(403, "the request comes from a page of another site")
         length = headers.get("content-length")
         if length is not None and "transfer-encoding" in headers:
-            # A proxy may believe the other one, and forward a second request inside the body.
+            # A proxy may follow the other one, and forward a second request inside the body.
             refusal = Problem(400, "a body has either Content-Length or Transfer-Encoding")
             refusal.headers = {"connection": "close"}
             raise refusal

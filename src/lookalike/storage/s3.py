@@ -1,4 +1,4 @@
-"""Amazon S3 and storages that speak its protocol, through boto3; GETs are signed here.
+"""Amazon S3 and storages with its protocol, through boto3; GETs are signed here.
 
 boto3 finds region, endpoint and credentials, lists, writes and removes. Signing a GET with it takes
 ten times as long as here, which would limit how many small files a process reads in a second; and

@@ -96,7 +96,7 @@ class WorkflowRuns:
         return _notes(text), text.rpartition("error: ")[2].strip() if "error: " in text else ""
 
     def is_running(self, path: Path) -> bool:
-        """True while a process runs the workflow, whoever started it."""
+        """True while a process runs the workflow, started here or elsewhere."""
         process = self._process(path)
         alive = process is not None and process.is_alive()
         return alive or is_held(self.files.states(path) / ".lock")

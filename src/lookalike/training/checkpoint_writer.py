@@ -258,7 +258,7 @@ class CheckpointWriter:
             return {}, refused(error) or str(error)
 
     def _publish(self, key: str, work: _Save, value: Any) -> None:
-        """Tell the other workers something about this checkpoint."""
+        """Report a fact about this checkpoint to the other workers."""
         message = [work.number, value]
         if self._store is None:
             self._published[key] = message

@@ -55,7 +55,7 @@ class StartFeatures:
             assert isinstance(weight, Tensor)
             if weight.shape[0] < weight.shape[1]:  # else the random one keeps all angles already
                 weight.copy_(principal_axes(features, weight.shape[0]))
-            # NCCL knows tensors of its devices only.
+            # NCCL takes tensors of its devices only.
             weight.copy_(world.broadcast(weight.detach().to(world.device)))
 
     @torch.no_grad()

@@ -3,8 +3,8 @@
     manifest.json     the request, and whether the vectors are complete
     000012.part       see `lookalike.vectors.vector_parts`
 
-Machines need not know of each other: what is there is done, and a part that two have made is the
-same twice.
+Machines do not communicate: a part that is there is done, and the same part of two machines has the
+same bytes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _CENTRE = 20.0
 class AdaFace(Margin):
     """z_y = scale * (cos(angle - margin * q) - margin * (1 + q)).
 
-    q = h * (length - mean) / (std + 0.001), clipped to [-1, 1], tells how far the embedding is
+    q = h * (length - mean) / (std + 0.001), clipped to [-1, 1], measures how far the embedding is
     longer than most: a long one is taken for a good image. angle - margin * q is clipped to
     [0, pi]. For q = -1 this is ArcFace, whose gradient is largest near the class; for q = 0
     CosFace; for q = 1 cos(angle - margin) - 2 * margin, whose gradient is largest far from the
