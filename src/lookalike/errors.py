@@ -40,6 +40,11 @@ class LookalikeError(Exception):
         return None
 
 
+def reason_of(error: OSError, default: str = "") -> str:
+    """The reason of a system error in lower case, without its number and path."""
+    return (error.strerror or default).lower()
+
+
 def _is_number(name: object) -> bool:
     return name is None or isinstance(name, int)  # a file descriptor
 
@@ -93,7 +98,7 @@ class ConsoleError(LookalikeError):
 
     def __init__(self, name: str, error: OSError) -> None:
         self.is_closed = error.errno in (errno.EPIPE, errno.EIO, errno.EBADF)
-        super().__init__(f"{name}: cannot be written to: {(error.strerror or '').lower()}")
+        super().__init__(f"{name}: cannot be written to: {reason_of(error)}")
         if self.is_closed:
             self.exit_code = 128 + signal.SIGPIPE
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from lookalike.errors import ConsoleError
+from lookalike.errors import ConsoleError, reason_of
 
 logger = logging.getLogger("lookalike")
 
@@ -278,7 +278,7 @@ class _FileHandler(logging.FileHandler):
             super().handleError(record)
         elif not self._refused:
             self._refused = True
-            reason = (error.strerror or "").lower()
+            reason = reason_of(error)
             logger.warning("%s: cannot be written: %s", self.baseFilename, reason)
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import RunError
+from lookalike.errors import RunError, reason_of
 from lookalike.log import logger
 from lookalike.storage import Place
 from lookalike.storage.file_lock import locked
@@ -122,8 +122,7 @@ class Run:
                 run._check_own(resume)
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise RunError(f"{output}: cannot be made: {reason}") from None
+            raise RunError(f"{output}: cannot be made: {reason_of(error)}") from None
         return run
 
     @classmethod
@@ -217,7 +216,7 @@ class Run:
         if step > 0 and not self.metrics.exists():
             logger.warning("%s: is missing; the curves begin at step %d", self.metrics, step)
         kept = [record for record in self.read(self.metrics) if record.get("step", 0) <= step]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        storage.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:
@@ -271,8 +270,3 @@ def kept_score(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 def _plain(value: Any) -> Any:
     """Value for JSON, which has no NaN and no infinity: they become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the content of `path` atomically."""
-    storage.write_bytes(str(path), text.encode("utf-8", "surrogateescape"))

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 import lookalike
-from lookalike import cli
+from lookalike import cli, storage
 from lookalike.errors import LookalikeError, StorageError
-from lookalike.run import Run, write_text
+from lookalike.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_full_disk_leaves_a_jsonl_file_unchanged(tmp_path):
 
 def test_full_disk_keeps_the_old_text(tmp_path):
     file = tmp_path / "classes.json"
-    write_text(file, "old")
+    storage.write_text(file, "old")
     with limit(10), pytest.raises(StorageError, match=f"{file}: file too large"):
-        write_text(file, "new" * 100)
+        storage.write_text(file, "new" * 100)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "old"}
 
 
@@ -78,12 +78,12 @@ def test_concurrent_writers_of_a_text(tmp_path, monkeypatch):
 
     def meanwhile(descriptor):
         monkeypatch.setattr(os, "fsync", synced)
-        other = threading.Thread(target=write_text, args=(file, "other"))
+        other = threading.Thread(target=storage.write_text, args=(file, "other"))
         other.start()
         other.join()
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    write_text(file, "first")
+    storage.write_text(file, "first")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {file.name: "first"}
 
 

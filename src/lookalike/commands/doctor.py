@@ -18,7 +18,7 @@ from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import BadRows
 from lookalike.data.readers.skipped_files import Skipped
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError, RunError
+from lookalike.errors import ConfigError, DataError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.inspection.duplicates import check_duplicates
 from lookalike.inspection.image_checks import check_images
@@ -33,6 +33,7 @@ from lookalike.model.inference import embed_records
 from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
+from lookalike.storage.local_files import make_folder
 from lookalike.training.build import create_source, open_catalogs
 
 
@@ -139,11 +140,7 @@ def _output_place(config: Config) -> str | None:
         storage.check_writable(output)
         storage.sizes_below(output)
         return output
-    try:
-        Path(storage.local_path(output)).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise RunError(f"{output}: cannot be made: {reason}") from None
+    make_folder(Path(storage.local_path(output)), output)
     return storage.local_path(output)
 
 
@@ -153,5 +150,5 @@ def _write(diagnosis: Diagnosis, output: str, source: Source) -> None:
     results = {DOCTOR_JSON: found, DOCTOR_PAGE: page}
     places = {storage.join(output, name): text for name, text in results.items()}
     for place, text in places.items():
-        storage.write_bytes(place, text.encode())
+        storage.write_text(place, text)
     logger.info("written: %s", ", ".join(map(storage.public, places)))

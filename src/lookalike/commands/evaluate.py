@@ -199,7 +199,7 @@ def compare(
                 write_rows(per_query, [row for rows in rows_of for row in rows])
         if output is not None and world.is_main:
             text = json.dumps(found.to_dict(), indent=1) + "\n"
-            storage.write_bytes(storage.join(output, RESULT_JSON), text.encode())
+            storage.write_text(storage.join(output, RESULT_JSON), text)
         if world.is_main:
             written = [per_class, per_query, output and storage.join(output, RESULT_JSON)]
             for place in filter(None, written):

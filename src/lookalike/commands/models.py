@@ -35,7 +35,7 @@ from lookalike.log import logger
 from lookalike.metrics.calibration import CALIBRATION_FILE, Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_described, read_saved
-from lookalike.run import Run, write_text
+from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.training.build import annotation_options, open_catalogs
@@ -172,7 +172,7 @@ def _refresh(uri: str, local: Path) -> None:
     storage.fetch_file(uri, local)
     if storage.version_of(uri) != version:
         raise StorageError(f"{storage.public(uri)}: changed while it was read; try again")
-    write_text(note, json.dumps({**versions, local.name: version}))
+    storage.write_text(note, json.dumps({**versions, local.name: version}))
 
 
 @dataclass(frozen=True)

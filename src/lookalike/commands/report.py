@@ -20,7 +20,7 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
-from lookalike.errors import DataError, LookalikeError, RunError
+from lookalike.errors import DataError, LookalikeError
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded, PictureModel, embed_records
@@ -29,6 +29,7 @@ from lookalike.reporting.report_data import ReportData
 from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
+from lookalike.storage.local_files import make_folder
 from lookalike.training.build import create_source, open_catalogs
 from lookalike.training.validation import in_training
 
@@ -170,10 +171,7 @@ def _target(run: str, output: Place | None) -> str:
         return place if place.endswith(".html") else storage.join(place, REPORT)
     path = Path(storage.local_path(place))
     path = path / REPORT if path.is_dir() else path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+    make_folder(path.parent, output)
     return str(path)
 
 

@@ -152,7 +152,7 @@ def search(
             prior=assumed,
             source=source,
         )
-        storage.write_bytes(os.fspath(html), page.encode())
+        storage.write_text(html, page)
         logger.info("written: %s", storage.public(os.fspath(html)))
     return SearchOutcome(answers, found, threshold, assumed, checked)
 

@@ -40,7 +40,7 @@ from lookalike.planning.recipe import (
 )
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
-from lookalike.run import Run, write_text
+from lookalike.run import Run
 from lookalike.training import build, several_machines
 from lookalike.training.frozen_backbone import use_frozen_features
 from lookalike.training.frozen_start import start_features
@@ -253,13 +253,13 @@ def _write_facts(
     choices: Sequence[Choice],
     world: World,
 ) -> None:
-    write_text(run.classes, catalog.classes.to_json())
+    storage.write_text(run.classes, catalog.classes.to_json())
     if choices:  # a resumed run has them already
         chosen = [{**asdict(choice), "value": config.get(choice.key)} for choice in choices]
-        write_text(run.recipe, json.dumps(chosen, indent=1) + "\n")
+        storage.write_text(run.recipe, json.dumps(chosen, indent=1) + "\n")
     write_request(run, asked, config)
     ran_with = environment.describe(__version__, world.device, world.size)
-    write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
+    storage.write_text(run.environment, json.dumps(ran_with, indent=1) + "\n")
 
 
 def _calibrate(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lookalike import log
+from lookalike import log, storage
 from lookalike.commands.tune_trials import TrialRunner, request_of_trials
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
@@ -40,7 +40,6 @@ from lookalike.planning.search_space import Space, default_space, including, par
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import check_optuna, propose
 from lookalike.planning.tune_page import render
-from lookalike.run import write_text
 from lookalike.storage.file_lock import locked
 from lookalike.training import build
 
@@ -343,7 +342,7 @@ class _SettingsSearch:
             gain = differences(first, second, classes)
         found = Tuning(self.folder.path, self.folder.recipe, self.trials, best, gain)
         self._write_recipe(found)
-        write_text(
+        storage.write_text(
             self.folder.page,
             render(
                 self.trials, found.describe(), better=found.better, output=str(self.folder.path)
@@ -363,7 +362,7 @@ class _SettingsSearch:
             section, name = key.split(".")
             tree.setdefault(section, {})[name] = values[key]
         text = f"# lookalike tune: {found.describe()}\n"
-        write_text(self.folder.recipe, text + write_yaml(tree))
+        storage.write_text(self.folder.recipe, text + write_yaml(tree))
 
 
 def _text(values: dict[str, Any]) -> str:

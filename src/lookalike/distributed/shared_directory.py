@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike.distributed.world import World
-from lookalike.errors import RunError
+from lookalike.errors import RunError, reason_of
 
 _TRIES = 6  # a network file system may show a file with a delay
 _PAUSE = 0.2
@@ -35,8 +35,7 @@ def find_directory_leaders(world: World, folder: Path) -> World:
                 folder.mkdir(parents=True, exist_ok=True)
                 marker.touch()
             except OSError as error:
-                reason = (error.strerror or "").lower()
-                raise RunError(f"{folder}: cannot be written to: {reason}") from None
+                raise RunError(f"{folder}: cannot be written to: {reason_of(error)}") from None
         leader = _first(folder, start, world.rank)
         leaders = sorted(set(world.all_gather_object(leader)))
     finally:

@@ -92,7 +92,7 @@ def write_rows(place: str, rows: Iterable[dict[str, Any]]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    storage.write_bytes(place, stream.getvalue().encode())
+    storage.write_text(place, stream.getvalue())
 
 
 def _mean(total: float, count: int) -> float | None:

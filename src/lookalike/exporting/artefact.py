@@ -20,6 +20,7 @@ from lookalike.exporting.certificate import Certificate
 from lookalike.model.embedder import Embedder
 from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.file_lock import locked
+from lookalike.storage.local_files import make_folder
 
 ABOUT_FILE = f"{METADATA}.json"
 CALIBRATION_FILE = f"{CALIBRATION}.json"
@@ -52,20 +53,14 @@ def atomic_output(output: Path) -> Iterator[Path]:
     if output.is_dir() and not (output / ABOUT_FILE).exists():
         raise RunError(f"{output}: is a folder, and no exported one; choose another --output")
     aside = partial_path(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+    make_folder(output.parent, output)
     with ExitStack() as stack:
         lock = aside.with_suffix(".lock")
         busy = f"{output}: another process is writing this; wait for it, or choose another --output"
         stack.enter_context(locked(lock, busy))
         stack.callback(lock.unlink, missing_ok=True)
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-        except OSError as error:
-            raise RunError(f"{output}: cannot be made: {(error.strerror or '').lower()}") from None
+        shutil.rmtree(aside, ignore_errors=True)
+        make_folder(aside, output)
         stack.callback(shutil.rmtree, aside, ignore_errors=True)
         yield aside / output.name
         put_in_place(aside / output.name, output)

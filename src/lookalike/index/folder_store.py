@@ -65,11 +65,7 @@ class FolderStore(Store):
         if kind == "hnsw":
             faiss_library.faiss()
         _refuse_used(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise RunError(f"{path}: cannot be made: {reason}") from None
+        local_files.make_folder(path)
         with locked(path / "lock", f"{path}: another process is writing here; try again"):
             _refuse_used(path)  # another process may have made one meanwhile
             manifest.write(path, Manifest.new(model, dim, kind))

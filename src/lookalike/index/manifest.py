@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from lookalike.errors import RunError
+from lookalike.errors import RunError, reason_of
 from lookalike.index.file_digests import FIX, digest
 from lookalike.storage.atomic import replacing
 from lookalike.storage.checked_json import read_checked
@@ -148,8 +148,7 @@ def read(folder: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder}: no index here ({FILE} is missing)") from None
     except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise RunError(f"{folder / FILE}: cannot be read: {reason}") from None
+        raise RunError(f"{folder / FILE}: cannot be read: {reason_of(error)}") from None
     try:
         values = json.loads(text)
         form = values.pop("format")

@@ -6,13 +6,14 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
+from lookalike.storage.local_files import read_text
 
 COMMANDS = ("train", "embed", "evaluate")
 """Commands that can be submitted."""
@@ -135,11 +136,7 @@ def file_text(file: str) -> str:
     Raises:
         ConfigError: it cannot be read, or the shell could not carry it.
     """
-    try:
-        text = Path(storage.local_path(file)).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise ConfigError(f"{file}: {str(reason).lower()}") from None
+    text = read_text(file)
     if _ENDS & set(text.split("\n")) or "\0" in text:
         raise ConfigError(f"{file}: has a line {' or '.join(sorted(_ENDS))}, or a NUL; remove it")
     return text

@@ -13,6 +13,7 @@ from lookalike.config.section_base import Section, setting
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage.byte_size import in_bytes
+from lookalike.storage.local_files import read_text
 
 _SECRET_NAME = re.compile(
     r"secret|token|passw|access_?key|api_?key|credential|private_?key", re.IGNORECASE
@@ -252,12 +253,7 @@ def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:
     tree: dict[str, Any] = {}
     lines: dict[str, int] = {}
     if file is not None:
-        try:
-            text = storage.path_of(file).read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-            raise ConfigError(f"{file}: {str(reason).lower()}") from None
-        tree, lines = read_mapping(text, file)
+        tree, lines = read_mapping(read_text(file), file)
     given = {key: value for key, value in changes.items() if value not in (None, (), {}, [])}
     if "environment" in given and isinstance(tree.get("environment"), dict):
         given["environment"] = {**tree["environment"], **given["environment"]}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError, RunError
+from lookalike.errors import DataError, RunError, reason_of
 from lookalike.metrics.bootstrap import CONFIDENCE
 from lookalike.metrics.far_interval import LEAST_EVENTS, ClassPairCounter, Spread, far_interval
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
@@ -202,7 +202,7 @@ class Calibration:
     def save(self, folder: Place) -> Path:
         """Write `calibration.json` into a model folder, as a whole."""
         path = storage.path_of(folder) / CALIBRATION_FILE
-        storage.write_bytes(str(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        storage.write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
         return path
 
     @classmethod
@@ -219,7 +219,7 @@ class Calibration:
             try:
                 text = path.read_bytes()
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
+                reason = reason_of(error, str(error))
                 raise RunError(f"{path}: cannot be read: {reason}") from None
             return cls.from_json(text, str(path))
         return None

@@ -11,7 +11,7 @@ import safetensors.torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lookalike.errors import RunError, one_line
+from lookalike.errors import RunError, one_line, reason_of
 from lookalike.model import POOLINGS
 from lookalike.storage.checked_json import Checked, read_checked
 from lookalike.storage.local_files import digest_of
@@ -153,7 +153,7 @@ def _bytes(folder: Path, name: str) -> bytes:
 def _unreadable(folder: Path, name: str, error: OSError) -> RunError:
     if isinstance(error, FileNotFoundError):
         return RunError(f"{folder}: no embedder here ({name} is missing)")
-    reason = (error.strerror or one_line(error)).lower()
+    reason = reason_of(error, one_line(error))
     return RunError(f"{folder / name}: cannot be read: {reason}")
 
 

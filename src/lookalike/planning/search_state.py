@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.errors import ConfigError, RunError
-from lookalike.run import Run, write_text
+from lookalike.errors import ConfigError, RunError, reason_of
+from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.checked_json import Amount, Checked, Count, Share, read_checked
 
@@ -100,8 +100,7 @@ class SearchFolder:
                 p.name for p in folder.path.iterdir() if p.name not in (".lock", ".timing")
             )
         except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise RunError(f"{output}: cannot be made: {reason}") from None
+            raise RunError(f"{output}: cannot be made: {reason_of(error)}") from None
         if foreign and not folder.state.exists():
             raise RunError(
                 f"{output} is not empty and holds no search (it has {foreign[0]}); {FIX}"
@@ -140,7 +139,7 @@ class SearchFolder:
     def begin(self, config: Config, over: list[str], fingerprint: str, epochs: int) -> None:
         """Write what the search begins with."""
         begun = {"request": _request(config), "over": over, "list": fingerprint, "epochs": epochs}
-        write_text(self.state, json.dumps(begun, indent=1) + "\n")
+        storage.write_text(self.state, json.dumps(begun, indent=1) + "\n")
 
     def check_same(self, config: Config, over: list[str], fingerprint: str) -> int | None:
         """Epochs of a trial of the search that is continued; None for a new one.
@@ -187,14 +186,16 @@ class SearchFolder:
 
     def write_trials(self, trials: list[Trial]) -> None:
         """Replace trials.jsonl, durably."""
-        write_text(self.trials_file, "".join(json.dumps(asdict(one)) + "\n" for one in trials))
+        storage.write_text(
+            self.trials_file, "".join(json.dumps(asdict(one)) + "\n" for one in trials)
+        )
 
     def write_confirmation(
         self, number: int, classes: Tensor, values: Mapping[str, Tensor]
     ) -> None:
         """Keep the values by query, (Q,), of the classes that confirm."""
         found = {"classes": classes.tolist()} | {k: v.tolist() for k, v in values.items()}
-        write_text(self.run(number).path / "confirmation.json", json.dumps(found) + "\n")
+        storage.write_text(self.run(number).path / "confirmation.json", json.dumps(found) + "\n")
 
     def confirmation(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Class, (Q,), and Recall@1, MAP@R and their mean, (Q,), of each query."""

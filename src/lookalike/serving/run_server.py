@@ -17,7 +17,7 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, reason_of
 from lookalike.log import logger
 from lookalike.serving.timed_connection import KEEP_ALIVE_SECONDS, TimedConnection
 
@@ -60,7 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        reason = (error.strerror or "").lower()
+        reason = reason_of(error)
         raise ConfigError(
             f"{host}:{port}: {reason}; choose another --port, or --port 0 for a free one"
         ) from None

@@ -36,6 +36,7 @@ from lookalike.storage.write import (
     version_of,
     write_bytes,
     write_file,
+    write_text,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "join", "local_path", "opened", "path_of", "public", "read_bytes", "read_if_exists",
     "read_starts", "remove_file", "resolve", "resolver", "sizes_below", "split_query",
     "unsigned", "version_of", "without_secrets", "write_bytes", "write_file",
+    "write_text",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from lookalike import storage
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, reason_of
 from lookalike.log import logger
 from lookalike.storage.download import ByteRange
 from lookalike.storage.file_lock import is_locked, lock_until_closed, locked_descriptor
@@ -69,7 +69,7 @@ class DiskCache:
         except OSError as error:
             raise ConfigError(
                 f"{folder}: cannot be the cache of images: "
-                f"{(error.strerror or type(error).__name__).lower()}; choose another data.cache"
+                f"{reason_of(error, type(error).__name__)}; choose another data.cache"
             ) from None
 
     def __del__(self) -> None:
@@ -219,7 +219,7 @@ class DiskCache:
     def _warn(self, error: OSError) -> None:
         logger.warning(
             "%s: the cache of images fails (%s); images are fetched instead",
-            self.folder, (error.strerror or type(error).__name__).lower(),
+            self.folder, reason_of(error, type(error).__name__),
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lookalike.errors import LookalikeError, StorageError
+from lookalike.errors import LookalikeError, StorageError, reason_of
 
 PATIENCE = 10.0
 """Seconds to wait for another holder: a process that was just killed takes a moment to end."""
@@ -42,8 +42,7 @@ def _acquired(file: Path) -> IO[str] | None:
     try:
         stream = file.open("a")
     except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise StorageError(f"{file}: cannot be made: {reason}") from None
+        raise StorageError(f"{file}: cannot be made: {reason_of(error)}") from None
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Its last holder may have removed it: then this is a lock on nothing.

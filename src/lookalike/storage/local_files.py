@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lookalike.errors import LookalikeError, StorageError
-from lookalike.storage.uri import local_path
+from lookalike.errors import ConfigError, LookalikeError, RunError, StorageError, reason_of
+from lookalike.storage.uri import Place, local_path, path_of
 
 _OS_ERROR = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 """Number of a system's error, as errors of safetensors (Rust) and Arrow (C++) name it."""
@@ -22,6 +22,32 @@ def digest_of(path: str | Path) -> str:
     """The SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(file: Place) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such text.
+    """
+    try:
+        return path_of(file).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file}: {reason_of(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: is not UTF-8 text") from None
+
+
+def make_folder(folder: Path, place: Place | None = None) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        RunError: it cannot be made; with its name as the user gave it, `place`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{place or folder}: cannot be made: {reason_of(error)}") from None
 
 
 @contextmanager

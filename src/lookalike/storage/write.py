@@ -14,7 +14,7 @@ from lookalike.storage.client_registry import client_of
 from lookalike.storage.download import TransferError
 from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.stream import stream_of
-from lookalike.storage.uri import is_remote, path_of, public
+from lookalike.storage.uri import Place, is_remote, path_of, public
 
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 _RETRIES = 2
@@ -40,6 +40,11 @@ def write_bytes(uri: str, data: bytes) -> None:
         copy = Path(folder) / "data"
         copy.write_bytes(data)
         write_file(copy, uri)
+
+
+def write_text(place: Place, text: str) -> None:
+    """Make `text`, in UTF-8, the content of `place`; see `write_bytes`."""
+    write_bytes(os.fspath(place), text.encode("utf-8", "surrogateescape"))
 
 
 def write_file(local: str | Path, uri: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.run import write_text
 
 EXAMPLE = "example"
 """The folder of the images, the weights, the request and its runs, in the first root."""
@@ -42,5 +42,5 @@ def write_request(folder: Path) -> Path:
         "run.output": str(run),
     }
     file = folder / _REQUEST
-    write_text(file, Config().with_values(settings).to_yaml(complete=False))
+    storage.write_text(file, Config().with_values(settings).to_yaml(complete=False))
     return file

@@ -22,7 +22,7 @@ from lookalike.inspection.corrected_list import (
     corrected_suffix,
     write_corrected,
 )
-from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE, write_text
+from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses, StudioProcess
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
@@ -224,7 +224,7 @@ class LabelReview:
 
     def _write(self, run: WatchedRun, corrections: Sequence[ListCorrection]) -> None:
         text = "".join(json.dumps(asdict(one)) + "\n" for one in corrections)
-        write_text(self._check(run).folder / _CORRECTIONS, text)
+        storage.write_text(self._check(run).folder / _CORRECTIONS, text)
 
 
 def _row(one: ListCorrection) -> tuple[str, int, str]:

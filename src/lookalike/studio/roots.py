@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike import storage
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, reason_of
 
 REMOTE = ("oss", "s3", "gs")
 """Schemes of object storage that a setting may name."""
@@ -120,8 +120,7 @@ class Roots:
         try:
             children = sorted(folder.iterdir(), key=lambda child: child.name)
         except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise ConfigError(f"{text[:120]!r}: cannot be listed: {reason}") from None
+            raise ConfigError(f"{text[:120]!r}: cannot be listed: {reason_of(error)}") from None
         found = []
         for child in children:
             real = Path(os.path.realpath(child))

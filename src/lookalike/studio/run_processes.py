@@ -21,7 +21,6 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.errors import RunError
-from lookalike.run import write_text
 
 FOLDER = ".lookalike-studio"
 _TAIL = 64 * 1024
@@ -90,7 +89,7 @@ class RunProcesses:
 
         def words(folder: Path) -> list[str]:
             request = folder / "request.yaml"
-            write_text(request, config.to_yaml(complete=False))
+            storage.write_text(request, config.to_yaml(complete=False))
             os.chmod(request, 0o600)  # its addresses may be signed
             return [TRAIN, str(request), *(["--resume"] if resume else [])]
 
@@ -124,7 +123,7 @@ class RunProcesses:
             "pid": child.pid, "start": process.start, "command": process.command,
             "subject": subject, "began": process.began,
         }  # fmt: skip
-        write_text(folder / "process.json", json.dumps(record) + "\n")
+        storage.write_text(folder / "process.json", json.dumps(record) + "\n")
         return process
 
     def stop(self, run: str) -> None:

@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.errors import ConfigError, RunError
-from lookalike.run import write_text
+from lookalike.errors import ConfigError, RunError, reason_of
 from lookalike.studio.canvas_graph import CanvasGraph
 from lookalike.studio.component_form import PATHS, is_path
 from lookalike.studio.roots import REMOTE, Roots
@@ -142,7 +141,7 @@ class WorkflowFiles:
                     f"{path.name}: another program or page has changed the file since it was "
                     "opened here; reload the page to see it, without the changes made here"
                 )
-            write_text(path, text)
+            storage.write_text(path, text)
         return _version(text.encode())
 
     def runnable(self, path: Path) -> Workflow:
@@ -188,7 +187,7 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"{path.name}: {(error.strerror or '').lower()}") from None
+        raise ConfigError(f"{path.name}: {reason_of(error)}") from None
     if len(content) > _LARGEST:
         raise ConfigError(f"{path.name}: has more than {_LARGEST:,} bytes")
     return content

@@ -16,7 +16,7 @@ from lookalike.distributed import shared_directory
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
-from lookalike.run import CONFIG, Run, write_text
+from lookalike.run import CONFIG, Run
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Progress, Trained
@@ -138,8 +138,8 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
             "%s: written without the user info and signature of its address; to resume, give it "
             "again", ", ".join(cut),
         )  # fmt: skip
-    write_text(run.resolved, used.without_secrets().to_yaml())
-    write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
+    storage.write_text(run.resolved, used.without_secrets().to_yaml())
+    storage.write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
 
 
 def open_run(config: Config, resume: bool, world: World) -> tuple[Run, World]:

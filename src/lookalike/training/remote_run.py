@@ -12,7 +12,7 @@ from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.errors import RunError
 from lookalike.log import logger
-from lookalike.run import CONFIG, RESOLVED, Run, write_text
+from lookalike.run import CONFIG, RESOLVED, Run
 from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.training import checkpoint
@@ -95,9 +95,9 @@ def resume_from(output: str, local: Run) -> None:
     for name in sorted(others, key=lambda name: name == CONFIG):  # the last one makes it a run
         storage.fetch_file(storage.join(output, name), local.path / name, sizes[name])
     if best is not None:
-        write_text(local.checkpoints / "best", best + "\n")
+        storage.write_text(local.checkpoints / "best", best + "\n")
     if found is not None:
-        write_text(local.checkpoints / "latest", found + "\n")
+        storage.write_text(local.checkpoints / "latest", found + "\n")
     logger.info("downloaded %s from %s to %s", found, storage.public(output), local.path)
 
 

@@ -100,8 +100,8 @@ class RunOutput:
         """Name the newest and the best checkpoint, and remove older ones."""
         folder = self.run.checkpoints
         best = folder / name
-        storage.write_bytes(str(folder / "latest"), f"{name}\n".encode())
+        storage.write_text(folder / "latest", f"{name}\n")
         if progress.best_score is not None:
             best = folder / checkpoint.folder_name(progress.best_step)
-            storage.write_bytes(str(folder / "best"), f"{best.name}\n".encode())
+            storage.write_text(folder / "best", f"{best.name}\n")
         checkpoint.prune(folder, written=name, keep=keep, also=best)

@@ -14,7 +14,7 @@ from lookalike import storage
 from lookalike.data.classes import Classes, listed
 from lookalike.data.readers.annotation import canonical_label
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import RunError
+from lookalike.errors import RunError, reason_of
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.head_update import UpdateRule
@@ -133,7 +133,7 @@ def _open(name: str, *, verify: bool) -> _Source:
         text = run.classes.read_bytes()
     except OSError as error:
         raise RunError(
-            f"{run.classes}: cannot be read ({(error.strerror or '').lower()}); the class weights "
+            f"{run.classes}: cannot be read ({reason_of(error)}); the class weights "
             "of train.start_from are found by their labels in it"
         ) from None
     return _Source(name, folder, choice, run, step, Classes.from_json(text, str(run.classes)))

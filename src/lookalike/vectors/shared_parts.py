@@ -115,7 +115,7 @@ class SharedParts:
 
     def _write(self, *, complete: bool) -> None:
         text = json.dumps({"request": asdict(self.request), "complete": complete})
-        storage.write_bytes(self._manifest, text.encode())
+        storage.write_text(self._manifest, text)
 
     def _uri(self, number: int) -> str:
         return storage.join(self.place, f"{number:06d}{_SUFFIX}")

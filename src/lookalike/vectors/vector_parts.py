@@ -103,7 +103,7 @@ class Parts:
         else:  # without it no part counts
             for path in self.folder.glob("*.part*"):
                 path.unlink()
-            storage.write_bytes(str(manifest), json.dumps(asdict(self.request)).encode())
+            storage.write_text(manifest, json.dumps(asdict(self.request)))
 
     def _compare(self, before: dict[str, object]) -> None:
         now = asdict(self.request)

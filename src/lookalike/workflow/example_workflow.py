@@ -28,5 +28,5 @@ def write_example(folder: Place) -> Path:
     unpack_weights(place)
     unpack_images(place)
     text = (files("lookalike") / "workflow" / "example.yaml").read_text("utf-8")
-    storage.write_bytes(str(path), text.encode())
+    storage.write_text(path, text)
     return path

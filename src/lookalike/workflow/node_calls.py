@@ -83,7 +83,7 @@ def _improve(call: Call) -> dict[str, str]:
         logger.info("%s: %s", one.variant, _headline(one.scores))
     scores = call.folder / "improve.json"
     text = json.dumps({"variants": [one.to_dict() for one in found]}, indent=1) + "\n"
-    storage.write_bytes(str(scores), text.encode())
+    storage.write_text(scores, text)
     return {"scores": str(scores), **({"run": str(kept)} if "output" in settings else {})}
 
 

@@ -82,7 +82,7 @@ class NodeState:
     def write(self, folder: Path) -> None:
         """Replace the file in the folder of a node; addresses without their signatures."""
         text = json.dumps(_unsigned(asdict(self)), indent=1) + "\n"
-        storage.write_bytes(str(folder / STATE), text.encode())
+        storage.write_text(folder / STATE, text)
 
 
 def fingerprint_of(

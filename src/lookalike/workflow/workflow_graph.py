@@ -23,6 +23,7 @@ from lookalike.config.config import Config, key_of, keys
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
+from lookalike.storage.local_files import read_text
 from lookalike.workflow.node_kinds import KINDS, NodeKind
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -107,13 +108,7 @@ class Workflow:
             raise ConfigError(
                 f"{storage.public(str(file))}: a workflow is a file of this machine; fetch it first"
             )
-        path = storage.path_of(file).absolute()
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-            raise ConfigError(f"{file}: {str(reason).lower()}") from None
-        return cls.parse(text, path, str(file))
+        return cls.parse(read_text(file), storage.path_of(file).absolute(), str(file))
 
     @classmethod
     def parse(cls, text: str, path: Path, place: str | None = None) -> Workflow:

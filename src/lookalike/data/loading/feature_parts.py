@@ -72,7 +72,7 @@ class FeatureParts:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(about, indent=1) + "\n"
-            storage.write_bytes(str(self.folder / "about.json"), text.encode())
+            storage.write_text(self.folder / "about.json", text)
 
     def write(self, part: int, values: np.ndarray, bad: Mapping[int, str]) -> None:
         """Write a part, with the reasons of its rows that cannot be read.

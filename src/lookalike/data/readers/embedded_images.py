@@ -26,7 +26,7 @@ from lookalike.data.decoding.image_formats import READ, format_of
 from lookalike.data.readers.annotation import short_reason
 from lookalike.data.readers.table_columns import PATHS, column_key
 from lookalike.data.record import Member
-from lookalike.errors import DataError, LookalikeError, StorageError
+from lookalike.errors import DataError, LookalikeError, StorageError, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_folder
 
@@ -84,7 +84,7 @@ def open_arrow(file: str, column: str | None = None) -> Table:
     except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
         raise DataError(f"{place}: not a whole Arrow file ({short_reason(error)})") from None
     except OSError as error:
-        raise StorageError(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
+        raise StorageError(f"{place}: {reason_of(error, 'cannot be read')}") from None
 
     def batches() -> Iterator[Batch]:
         first = 1
@@ -302,7 +302,7 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
             raise
         raise StorageError(
             f"{folder}: the images of {storage.public(file)} cannot be unpacked there: "
-            f"{(error.strerror or '').lower()}; set LOOKALIKE_CACHE to another folder"
+            f"{reason_of(error)}; set LOOKALIKE_CACHE to another folder"
         ) from None
     return blob
 

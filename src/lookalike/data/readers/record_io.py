@@ -19,7 +19,7 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.data.readers.annotation import Annotation, BadRows, MalformedRow
 from lookalike.data.record import Member, Record
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import DataError, StorageError, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_entry
 
@@ -62,7 +62,7 @@ def read(annotation: Annotation) -> list[Record]:
                 else:
                     found.append((labels.setdefault(label, label), member))
     except OSError as error:
-        reason = (error.strerror or "cannot be read").lower()
+        reason = reason_of(error, "cannot be read")
         raise StorageError(f"{annotation.name}: {reason}") from None
     joined = _joined(path, [image for _, image in found if isinstance(image, bytes)])
     records = [
@@ -154,7 +154,7 @@ def _joined(path: Path, images: list[bytes]) -> tuple[Path, Iterator[Member]]:
         except OSError as error:
             raise StorageError(
                 f"{blob.parent}: images of {path} cannot be joined there: "
-                f"{(error.strerror or '').lower()}; set LOOKALIKE_CACHE to another folder"
+                f"{reason_of(error)}; set LOOKALIKE_CACHE to another folder"
             ) from None
     places, offset = [], 0
     for number, image in enumerate(images):
