@@ -7,6 +7,7 @@ behind them are in docs/recipe.md, with the commands that measured them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,50 +170,43 @@ _OF_START = (
 )  # fmt: skip
 
 
-def _start(config: Config, facts: Facts) -> list[Choice]:
+def _start(config: Config, facts: Facts) -> Iterator[Choice]:
     """Settings that must be those of the run that training starts from."""
     earlier = facts.earlier
     if earlier is None:
-        return []
+        return
     reason = f"as in the run that training starts from: {config.train.start_from}"
-    return [Choice(key, earlier.get(key), reason) for key in _OF_START]
+    for key in _OF_START:
+        yield Choice(key, earlier.get(key), reason)
 
 
-def _data(config: Config, facts: Facts) -> list[Choice]:
-    found = []
+def _data(config: Config, facts: Facts) -> Iterator[Choice]:
     if _holds_out(config, facts):
         held = min(max(_FEWEST_HELD_OUT, round(facts.classes / 20)), _MOST_HELD_OUT)
-        found.append(
-            Choice(
-                "data.val_fraction",
-                round(held / facts.classes, 4),
-                f"{held} of {facts.classes:,} classes are held out: they show whether training "
-                "helps, and choose between its start and its end",
-            )
+        yield Choice(
+            "data.val_fraction",
+            round(held / facts.classes, 4),
+            f"{held} of {facts.classes:,} classes are held out: they show whether training "
+            "helps, and choose between its start and its end",
         )
     sample = facts.sample
     if sample is not None and sample.recall >= _ALIGNED:
-        found.append(
-            Choice(
-                "data.min_crop",
-                0.75,
-                "objects fill the images, small crops lose them: "
-                f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
-                "class as the nearest, by raw pixels",
-            )
+        yield Choice(
+            "data.min_crop",
+            0.75,
+            "objects fill the images, small crops lose them: "
+            f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
+            "class as the nearest, by raw pixels",
         )
     if sample is not None and sample.mirrors_differ:
-        found.append(
-            Choice(
-                "data.flip",
-                0.0,
-                "mirror images look like other classes: of them "
-                f"{_percent(sample.mirrored_recall)} "
-                "have an image of their class as the nearest, of the images as they are "
-                f"{_percent(sample.recall)}",
-            )
+        yield Choice(
+            "data.flip",
+            0.0,
+            "mirror images look like other classes: of them "
+            f"{_percent(sample.mirrored_recall)} "
+            "have an image of their class as the nearest, of the images as they are "
+            f"{_percent(sample.recall)}",
         )
-    return found
 
 
 def _holds_out(config: Config, facts: Facts) -> bool:
@@ -222,76 +216,60 @@ def _holds_out(config: Config, facts: Facts) -> bool:
     return facts.several >= max(5 * _FEWEST_HELD_OUT, facts.classes / 2)
 
 
-def _model(config: Config, facts: Facts) -> list[Choice]:
-    found = []
+def _model(config: Config, facts: Facts) -> Iterator[Choice]:
     if facts.convolutional and facts.sample is not None:
         least = 96 if facts.pretrained else 64
         side = min(max(-(-facts.sample.side // 32) * 32, least), 224)
-        found.append(
-            Choice(
-                "model.image_size",
-                side,
-                f"shorter sides have {facts.sample.side:,} pixels in the median",
-            )
+        yield Choice(
+            "model.image_size",
+            side,
+            f"shorter sides have {facts.sample.side:,} pixels in the median",
         )
-    found.append(
-        Choice(
-            "model.embedding_dim",
-            512,
-            "a third of the memory of the component's 1,536: of class weights and vectors",
-        )
+    yield Choice(
+        "model.embedding_dim",
+        512,
+        "a third of the memory of the component's 1,536: of class weights and vectors",
     )
     if not facts.convolutional:
         pooling = "cls+avg" if facts.class_token else "avg"
-        found.append(
-            Choice(
-                "model.pooling",
-                "map" if facts.attention_pool else pooling,
-                "the network was trained with this pool"
-                if facts.attention_pool
-                else "its features have both signs: GeM pools positive ones, of convolutions",
-            )
+        yield Choice(
+            "model.pooling",
+            "map" if facts.attention_pool else pooling,
+            "the network was trained with this pool"
+            if facts.attention_pool
+            else "its features have both signs: GeM pools positive ones, of convolutions",
         )
     if facts.pretrained and config.train.start_from is None:
-        found.append(
-            Choice(
-                "model.init_from_features",
-                True,
-                "the start retrieves like the pretrained one",
-            )
+        yield Choice(
+            "model.init_from_features",
+            True,
+            "the start retrieves like the pretrained one",
         )
-    return found
 
 
-def _loss(config: Config, facts: Facts) -> list[Choice]:
-    found = []
+def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
     name = config.loss.name
     if facts.classes <= _MANY_CLASSES and not _OF_LOSS & config.asked():
         name = "arcface"
-        found.append(Choice("loss.name", name, "retrieves better than a margin in the cosine"))
+        yield Choice("loss.name", name, "retrieves better than a margin in the cosine")
     if name in _MARGINS and facts.classes <= _MANY_CLASSES:
-        found += [
-            Choice(
-                "loss.scale",
-                _SCALE,
-                f"for {facts.classes:,} classes: AdaCos gives {_adacos(facts.classes):.1f} for as "
-                "many, and the published 30 to 64 are for many more",
-            ),
-            Choice(
-                "loss.margin",
-                _MARGINS[name],
-                f"fits a scale of {_SCALE:g}: published ones go with 64",
-            ),
-        ]
-    if config.loss.name in MARGINS:
-        found.append(
-            Choice(
-                "loss.classification_weight",
-                0.0,
-                "a second branch doubles the class weights: those of plain softmax",
-            )
+        yield Choice(
+            "loss.scale",
+            _SCALE,
+            f"for {facts.classes:,} classes: AdaCos gives {_adacos(facts.classes):.1f} for as "
+            "many, and the published 30 to 64 are for many more",
         )
-    return found
+        yield Choice(
+            "loss.margin",
+            _MARGINS[name],
+            f"fits a scale of {_SCALE:g}: published ones go with 64",
+        )
+    if config.loss.name in MARGINS:
+        yield Choice(
+            "loss.classification_weight",
+            0.0,
+            "a second branch doubles the class weights: those of plain softmax",
+        )
 
 
 def _adacos(classes: int) -> float:
@@ -299,21 +277,18 @@ def _adacos(classes: int) -> float:
     return math.sqrt(2) * math.log(max(classes - 1, 2))
 
 
-def _head(config: Config, facts: Facts) -> list[Choice]:
-    found: list[Choice] = []
+def _head(config: Config, facts: Facts) -> Iterator[Choice]:
     if config.loss.name in PAIR_LOSSES:  # no class weights
-        return found
+        return
     workers = facts.workers
     dim = config.model.embedding_dim if "model.embedding_dim" in config.asked() else 512
     state = 4 * facts.classes * dim * config.head.centres * _COPIES
     if workers > 1 and state > _LARGE_HEAD:
-        found.append(
-            Choice(
-                "head.parallel",
-                "model",
-                f"{_gigabytes(state)} of weights, shared by {workers} workers: with their "
-                "optimizer state",
-            )
+        yield Choice(
+            "head.parallel",
+            "model",
+            f"{_gigabytes(state)} of weights, shared by {workers} workers: with their "
+            "optimizer state",
         )
         state //= workers
     if (
@@ -321,40 +296,34 @@ def _head(config: Config, facts: Facts) -> list[Choice]:
         and config.loss.name in MARGINS
         and config.head.fused_update is not False  # bf16 needs it
     ):
-        found.append(
-            Choice(
-                "head.dtype",
-                "bf16",
-                f"{_gigabytes(state)} of weights a worker in fp32: with their optimizer state; "
-                "half of it in bf16 with stochastic rounding",
-            )
+        yield Choice(
+            "head.dtype",
+            "bf16",
+            f"{_gigabytes(state)} of weights a worker in fp32: with their optimizer state; "
+            "half of it in bf16 with stochastic rounding",
         )
-    return found
 
 
 _COPIES = 3  # weight and both moments of AdamW
 _LARGE_HEAD = 2_000_000_000  # bytes
 
 
-def _optim(config: Config, facts: Facts) -> list[Choice]:
+def _optim(config: Config, facts: Facts) -> Iterator[Choice]:
     asked = config.asked()
     if "optim.name" not in asked and "optim.lr" in asked and config.optim.lr > _LARGEST_OF_ADAMW:
-        return [
-            Choice(
-                "optim.name",
-                "sgd",
-                f"optim.lr={config.optim.lr:g} is a rate of SGD: those of AdamW are below "
-                f"{_LARGEST_OF_ADAMW:g}",
-            )
-        ]
+        yield Choice(
+            "optim.name",
+            "sgd",
+            f"optim.lr={config.optim.lr:g} is a rate of SGD: those of AdamW are below "
+            f"{_LARGEST_OF_ADAMW:g}",
+        )
+        return
     if "optim.name" in asked and config.optim.name == "sgd":
-        return []
+        return
     batch = config.train.batch_size if "train.batch_size" in asked else _batch(config, facts)
     rate = round(1e-3 * math.sqrt(max(batch, 64) / 64), 6)
-    return [
-        Choice("optim.name", "adamw", "steps do not depend on the gradients' size"),
-        Choice("optim.lr", rate, "1e-3 for up to 64 images a step: by the square root for more"),
-    ]
+    yield Choice("optim.name", "adamw", "steps do not depend on the gradients' size")
+    yield Choice("optim.lr", rate, "1e-3 for up to 64 images a step: by the square root for more")
 
 
 _LARGEST_OF_ADAMW = 0.005
@@ -377,40 +346,33 @@ def _preferred_batch(facts: Facts) -> int:
     )
 
 
-def _train(config: Config, facts: Facts) -> list[Choice]:
+def _train(config: Config, facts: Facts) -> Iterator[Choice]:
     epochs, batch = _epochs(facts), _batch(config, facts)
-    found = [
-        Choice(
-            "train.batch_size",
-            batch,
-            f"{facts.images:,} images give {facts.images // batch:,} steps an epoch",
-        ),
-        Choice(
-            "train.epochs",
-            epochs,
-            f"for {facts.images:,} images, "
-            f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
-            "another length",
-        ),
-    ]
+    yield Choice(
+        "train.batch_size",
+        batch,
+        f"{facts.images:,} images give {facts.images // batch:,} steps an epoch",
+    )
+    yield Choice(
+        "train.epochs",
+        epochs,
+        f"for {facts.images:,} images, "
+        f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
+        "another length",
+    )
     if facts.pretrained:
-        found += [
-            Choice(
-                "train.freeze_batchnorm",
-                True,
-                "pretraining's statistics are less noisy: than those of small batches",
-            ),
-        ]
+        yield Choice(
+            "train.freeze_batchnorm",
+            True,
+            "pretraining's statistics are less noisy: than those of small batches",
+        )
         if facts.has_validation or config.data.val_fraction > 0 or _holds_out(config, facts):
-            found.append(
-                Choice(
-                    "train.interpolate",
-                    True,
-                    "keeps the best between start and end: of these and three points between, on "
-                    "the validation set",
-                )
+            yield Choice(
+                "train.interpolate",
+                True,
+                "keeps the best between start and end: of these and three points between, on "
+                "the validation set",
             )
-    return found
 
 
 def _epochs(facts: Facts) -> int:
