@@ -287,7 +287,7 @@ def test_the_settings():
     with pytest.raises(ConfigError, match=r"data\.max_image_size='much' is no size"):
         Config.load(overrides=["data.max_image_size=much"])
     assert [in_words(size) for size in (256 * 10**6, 1_500_000_000, 1000, 999)] == [
-        "256 MB", "1.5 GB", "1 kB", "999 bytes",
+        "256 MB", "1.5 GB", "1 kB", "999 B",
     ]  # fmt: skip
 
 

@@ -21,9 +21,9 @@ from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.planning.estimate import Plan
-from lookalike.planning.plan_table import size as bytes_text
 from lookalike.planning.recipe import Choice
 from lookalike.run import Run, kept_score
+from lookalike.storage.byte_size import in_words
 from lookalike.training.checkpoint import Progress
 from lookalike.training.parts import TrainingSchedule
 from lookalike.training.resolve import FUSED_FROM
@@ -144,7 +144,7 @@ def log_heads(heads: Mapping[str, ClassWeights], world: World) -> None:
     """Log the number, place and size of the class weights."""
     for name, head in heads.items():
         tensors = [head.weight, *([] if head.update is None else head.update.rows.values())]
-        size = bytes_text(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+        size = in_words(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
         options = head.options
         notes = [
             f"{options.centres} centres a class" if options.centres > 1 else "",
@@ -175,7 +175,7 @@ def log_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
         logger.info(
             "head.fused_update=true: class weights are updated in the backward pass, since their "
             "gradients would take %s or more; optim.clip_grad_norm leaves them out",
-            bytes_text(FUSED_FROM),
+            in_words(FUSED_FROM),
         )
     if plan is None or plan.limit is None or plan.memory.peak < _MUCH * plan.limit:
         return
@@ -186,15 +186,15 @@ def log_needed_memory(plan: Plan | None, config: Config, asked: Config) -> None:
         ("activations", needed.activations + needed.transient),
     )
     text = (
-        f"memory: about {bytes_text(needed.peak)} of the {bytes_text(plan.limit)} that a worker "
-        f"has ({', '.join(f'{name} {bytes_text(number)}' for name, number in parts)})"
+        f"memory: about {in_words(needed.peak)} of the {in_words(plan.limit)} that a worker "
+        f"has ({', '.join(f'{name} {in_words(number)}' for name, number in parts)})"
     )
     if plan.fits:
         logger.info("%s", text)
         return
     ways = []
     for change in plan.changes:
-        ways.append(f"{change.setting} ({bytes_text(change.together)})")
+        ways.append(f"{change.setting} ({in_words(change.together)})")
         if change.fits:
             break
     logger.warning(

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from lookalike.data.image_size import size_text
 from lookalike.planning.backbone_list import BackboneEntry, BackboneList
-from lookalike.planning.plan_table import size
+from lookalike.storage.byte_size import in_words
 
 _LICENCES = {"yes": "", "terms": " (terms)", "no": " (research only)", "unknown": " (unclear)"}
 
@@ -60,7 +60,7 @@ def _cells(found: BackboneList, entry: BackboneEntry) -> list[str]:
         size_text(height if height == width else facts.native),
         f"{facts.parameters / 1e6:.1f}",
         f"{facts.macs / 1e9:.2f}",
-        size(entry.training_bytes),
+        in_words(entry.training_bytes),
         *speed,
         entry.pooling or "-",
         (facts.licence or "none stated") + _LICENCES[entry.commercial],

@@ -10,6 +10,7 @@ from rich.table import Table
 from lookalike.planning.estimate import Plan
 from lookalike.planning.gpus import Machine
 from lookalike.planning.timing import DECODE, Speed
+from lookalike.storage.byte_size import in_words
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -26,14 +27,6 @@ def show(plan: Plan, console: Console) -> None:
         _print(console, f"From ({plan.machine.source})", _constants(plan.machine))
     for note in plan.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
-
-
-def size(number: float) -> str:
-    """Bytes in decimal units: 80 GB are 80e9 bytes."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number:.3g} B"
-    return f"{number:.0f} B"
 
 
 def duration(seconds: float) -> str:
@@ -79,32 +72,32 @@ def _run(plan: Plan) -> Lines:
 
 def _memory(plan: Plan) -> Lines:
     held, spec = plan.memory, plan.spec
-    yield "network weights", size(held.network_weights), ""
-    yield "network gradients", size(held.network_gradients), ""
-    yield "network optimizer", size(held.network_optimizer), spec.optimizer
+    yield "network weights", in_words(held.network_weights), ""
+    yield "network gradients", in_words(held.network_gradients), ""
+    yield "network optimizer", in_words(held.network_optimizer), spec.optimizer
     if held.average:
-        yield "average", size(held.average), "train.ema, train.average_last"
+        yield "average", in_words(held.average), "train.ema, train.average_last"
     kind = "fp32" if spec.weight_bytes == 4 else "bf16"
     if held.memory:
-        yield "memory of embeddings", size(held.memory), "loss.memory"
-    yield "head weights", size(held.head_weights), kind
+        yield "memory of embeddings", in_words(held.memory), "loss.memory"
+    yield "head weights", in_words(held.head_weights), kind
     how = "none: the update is in the backward pass" if spec.fused else "fp32"
-    yield "head gradients", size(held.head_gradients), how
-    yield "head optimizer", size(held.head_optimizer), f"{spec.optimizer}, {kind}"
+    yield "head gradients", in_words(held.head_gradients), how
+    yield "head optimizer", in_words(held.head_optimizer), f"{spec.optimizer}, {kind}"
     each = held.activations / plan.network.images
-    yield "activations", size(held.activations), f"{size(each)} an image"
-    yield "temporary", size(held.transient), "buffers of the network"
-    yield "head, saved", size(held.head_saved), "for backward: 1 / norms, embeddings"
-    yield "head, chunks", size(held.chunks), "temporary buffers of the head"
+    yield "activations", in_words(held.activations), f"{in_words(each)} an image"
+    yield "temporary", in_words(held.transient), "buffers of the network"
+    yield "head, saved", in_words(held.head_saved), "for backward: 1 / norms, embeddings"
+    yield "head, chunks", in_words(held.chunks), "temporary buffers of the head"
     full = spec.head_batch * sum(spec.head_rows) * 4
     if spec.weighted_heads:
-        yield "logits", "0 B", f"never in memory; they would be {size(full)}"
-    yield "batches", size(held.batches), "uint8 images"
-    yield "runtime", size(held.runtime), "the process without a model"
-    yield "peak", size(held.peak), "the most at one time; not all of the above are"
+        yield "logits", "0 B", f"never in memory; they would be {in_words(full)}"
+    yield "batches", in_words(held.batches), "uint8 images"
+    yield "runtime", in_words(held.runtime), "the process without a model"
+    yield "peak", in_words(held.peak), "the most at one time; not all of the above are"
     if plan.limit is not None:
         verdict = "fits" if plan.fits else "DOES NOT FIT"
-        yield "memory", size(plan.limit), f"{verdict}; {held.peak / plan.limit:.0%} of it"
+        yield "memory", in_words(plan.limit), f"{verdict}; {held.peak / plan.limit:.0%} of it"
         if plan.classes is not None:
             yield "classes at most", f"{plan.classes:,}", "in that memory, all else the same"
 
@@ -112,16 +105,20 @@ def _memory(plan: Plan) -> Lines:
 def _communication(plan: Plan) -> Lines:
     sent = plan.communication
     if sent.embeddings:
-        yield "embeddings", size(sent.embeddings), "all-gather"
-        yield "their gradients", size(sent.embedding_gradients), "reduce-scatter"
+        yield "embeddings", in_words(sent.embeddings), "all-gather"
+        yield "their gradients", in_words(sent.embedding_gradients), "reduce-scatter"
     if sent.statistics:
         what = "three numbers a row" if plan.spec.sharded else "two numbers a proxy"
-        yield "statistics", size(sent.statistics), what
+        yield "statistics", in_words(sent.statistics), what
     if plan.spec.weighted_heads and not plan.spec.sharded:
-        yield "head gradients", size(sent.head_gradients), "all-reduce; none with parallel=model"
-    yield "network gradients", size(sent.network_gradients), "all-reduce"
-    yield "batch norms", size(sent.batch_norms), "train.sync_batchnorm"
-    yield "together", size(sent.total), f"in {sent.collectives:,} collectives"
+        yield (
+            "head gradients",
+            in_words(sent.head_gradients),
+            "all-reduce; none with parallel=model",
+        )
+    yield "network gradients", in_words(sent.network_gradients), "all-reduce"
+    yield "batch norms", in_words(sent.batch_norms), "train.sync_batchnorm"
+    yield "together", in_words(sent.total), f"in {sent.collectives:,} collectives"
 
 
 def _changes(plan: Plan, console: Console) -> None:
@@ -135,7 +132,7 @@ def _changes(plan: Plan, console: Console) -> None:
     if plan.limit is not None:
         table.add_column("fits")
     for change in plan.changes:
-        cells = [change.setting, size(change.alone), size(change.together)]
+        cells = [change.setting, in_words(change.alone), in_words(change.together)]
         if plan.classes is not None:
             cells.append("any" if change.classes is None else f"{change.classes:,}")
         if plan.limit is not None:

@@ -21,9 +21,9 @@ def in_bytes(text: str) -> int:
     return int(size)
 
 
-def in_words(size: int) -> str:
-    """`256 MB`: a number of bytes for messages."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+def in_words(size: float) -> str:
+    """`256 MB`: bytes in decimal units, for people."""
+    for name, unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= unit:
-            return f"{size / unit:.4g} {name}"
-    return f"{size} bytes"
+            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size:.3g} B"
+    return f"{size:.0f} B"
