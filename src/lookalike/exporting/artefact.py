@@ -17,13 +17,13 @@ from lookalike.data.image_size import height_width
 from lookalike.errors import RunError, StorageError
 from lookalike.exporting import CALIBRATION, FORMAT_VERSION, METADATA, comparable_with
 from lookalike.exporting.certificate import Certificate
+from lookalike.metrics.calibration import CALIBRATION_FILE
 from lookalike.model.embedder import Embedder
 from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.file_lock import locked
 from lookalike.storage.local_files import make_folder
 
 ABOUT_FILE = f"{METADATA}.json"
-CALIBRATION_FILE = f"{CALIBRATION}.json"
 
 # Mark a folder as a model, and as an exported one: written last, removed first.
 _LAST = ("config.json", ABOUT_FILE)

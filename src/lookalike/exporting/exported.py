@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from lookalike.exporting import (
 )
 from lookalike.model.user_images import Images, embedded, encode, pixels_from
 from lookalike.storage import Place
+from lookalike.storage.local_files import digest_of
 
 _TOGETHER = 16  # images that `embed` decodes before the model runs
 
@@ -216,7 +216,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         device=device,
         about=about,
         calibration=metadata.get(CALIBRATION),
-        fingerprint=_digest(path),
+        fingerprint=digest_of(path)[:32],
         path=Path(path).absolute(),
         preprocess=_preprocess_of(about) if about.get("input_kind") == "tensor" else None,
     )
@@ -251,17 +251,12 @@ def load_openvino(path: Place) -> ExportedModel:
         about=about,
         preprocess=_preprocess_of(about),
         calibration=metadata.get(CALIBRATION),
-        fingerprint=_digest(path),
+        fingerprint=digest_of(path)[:32],
     )
 
 
 def _preprocess_of(about: dict[str, Any]) -> Preprocess:
     return Preprocess.from_dict(about["model"]["preprocess"])
-
-
-def _digest(path: Place) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _about(text: str | None, path: Place) -> dict[str, Any]:

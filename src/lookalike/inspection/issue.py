@@ -114,11 +114,6 @@ class Diagnosis:
     facts: Mapping[str, Any]
     issues: tuple[Issue, ...] = field(default=())
 
-    @property
-    def findings(self) -> tuple[Issue, ...]:
-        """The issues, by their name in doctor.json."""
-        return self.issues
-
     def to_dict(self) -> dict[str, Any]:
         """The content of doctor.json."""
         return {
