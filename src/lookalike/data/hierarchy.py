@@ -27,7 +27,6 @@ class HierarchyLevel:
     """The classes of a list at a coarser level.
 
     Attributes:
-        name: of the level.
         names: of its G classes.
         of_class: (C,) int64, the class at this level of each class of the list; -1 for a class
             without images.
@@ -74,7 +73,6 @@ def levels_above(
 
     Args:
         hierarchy: `data.hierarchy`, columns or a file.
-        classes: of the records.
         records: those of a table hold their columns already.
         class_ids: (N,) int64; with a file all classes that must be in it.
 

@@ -17,7 +17,6 @@ class EpochRng:
 
     Args:
         seed: of the run, at least 0.
-        epoch: from 0.
         stream: each use of (seed, epoch) has its own.
     """
 
@@ -44,8 +43,6 @@ def row_rng(
 
     Args:
         seed: of the run, at least 0.
-        epoch: from 0.
-        row: of the catalog.
         attempt: 0, or the number of the substitute for an image that failed.
         occurrence: how often the epoch has had this row before.
     """

@@ -115,7 +115,6 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
 
     Args:
         workers: their number.
-        arguments: of the program.
         folder: a temporary one, for reports of the workers.
         again: how to continue after a worker was killed, for a message.
 

@@ -80,9 +80,6 @@ class Evaluation:
     """The metrics of one model on a test set.
 
     Attributes:
-        model: its name.
-        data: the images.
-        scores: the means.
         per_query: the metrics of each query.
         rows: (M,) int64, the record of each measured image.
         classes: (Q,) int64, the class of each query.

@@ -42,7 +42,6 @@ class TestSet:
 
     Attributes:
         name: of the set, without secrets.
-        catalog: the images.
         roles: of them; None where each image is a query, and all others its gallery.
         in_both: images of the query and of the gallery list, each now one image with both roles.
     """
@@ -143,7 +142,6 @@ def from_files(
             column `label`; roles, sequences and paths are taken from the first file's columns.
         labels: a file with one label a line, or several with the separator of `options` between.
         hierarchy: a file of coarser classes.
-        options: of labels.
 
     Returns:
         The set, and name and (N, D) vectors of each file.

@@ -35,7 +35,6 @@ class ExportedModel:
 
     Attributes:
         embedding_dim: D.
-        device: where it computes.
         about: the description of the artefact: model, versions, certificate.
         calibration: the content of calibration.json; None without one.
     """

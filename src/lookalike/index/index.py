@@ -42,7 +42,6 @@ class Index:
     database a killed addition leaves whole rows, and any number of processes writes.
 
     Attributes:
-        store: where the vectors are.
         embedder: turns images into vectors; None where only vectors are used.
     """
 

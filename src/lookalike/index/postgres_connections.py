@@ -38,7 +38,6 @@ class PostgresConnections:
 
     Attributes:
         place: the address without secrets, for messages.
-        table: that it names.
     """
 
     def __init__(self, address: str) -> None:

@@ -25,13 +25,11 @@ def render(
     """The page.
 
     Args:
-        answers: to show.
         records: images by id; frames of those that cannot be read stay empty.
         gallery: number of searched images.
         threshold: cosine at and above which two images are the same; None where no cosine is high
             enough, or without a calibration.
         prior: share of same pairs that the probabilities assume; None without a calibration.
-        source: of the images' bytes.
     """
     ids = {answer.query for answer in answers}
     ids |= {one.id for answer in answers for one in answer.neighbours}

@@ -92,7 +92,6 @@ class Store(ABC):
         Args:
             queries: (Q, D) float32 of unit length.
             k: at least 1.
-            exact: search all rows.
             among: labels; only rows with one of them, and all of these. None for all rows.
         """
 

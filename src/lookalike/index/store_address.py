@@ -21,7 +21,6 @@ class Backend:
 
     Attributes:
         module: with its class, imported when it is needed.
-        name: of the class.
         package: that it needs, as it is imported.
         extra: that brings the package.
         form: of an address, for messages.

@@ -27,7 +27,6 @@ def synchronize(
         index: changed.
         places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
         remove_missing: remove images that are not at these places.
-        source: of the images' bytes.
 
     Returns:
         The images by id, with the secrets of their addresses, which the index does not keep.

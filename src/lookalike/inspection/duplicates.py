@@ -121,7 +121,6 @@ def near_groups(facts: ImageFacts, places: np.ndarray) -> tuple[list[np.ndarray]
     thumbnails, in colour, unless other pairs have joined the two already.
 
     Args:
-        facts: of all images.
         places: (M,) indices of images with different content.
 
     Returns:

@@ -105,7 +105,6 @@ class Diagnosis:
     """Result of an inspection.
 
     Attributes:
-        lists: the images.
         facts: numbers by section, as plain values for JSON.
         issues: the most serious first.
     """

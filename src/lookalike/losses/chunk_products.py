@@ -63,7 +63,6 @@ class Chunks:
         embeddings: (B, D).
         weight: (n * centres, D).
         classes: (B,) or (B, L) classes of each embedding, a number outside [0, n) for none.
-        options: of the pass.
         index: (m,) the classes that take part; None for all. `classes` are positions in it.
         update: owns the weight's current values; None where the weight holds them.
         workspace: keeps the buffers for the next batch.

@@ -80,7 +80,6 @@ def add_chunk(
         z: (B, n) logits.
         column: (B,) or (B, L) of the true classes; outside [0, n) where one is in another chunk,
             or is none. None where all are.
-        modulation: of the logits.
 
     Returns:
         (B,) factor by which the higher peak shrinks earlier sums.
@@ -120,7 +119,6 @@ def add_shares(
         sums: updated in place.
         z: (B, n) logits; overwritten.
         column: as in `add_chunk`.
-        modulation: of the logits.
         out: `z` itself, or of another dtype.
         inverse: (n,) factor of each column by which the products became logits.
 
@@ -164,7 +162,6 @@ def logit_gradient(
         d_total: (B,) gradient of total, None where it is not needed.
         d_true: gradient of the true logits, of the shape of `column`.
         column: as in `add_chunk`.
-        modulation: of the logits.
         out: of the dtype of `z` or a narrower one.
         inverse: (n,) factor of each column.
         along: (n,), takes the sum over the rows of logit * gradient by the logit.

@@ -110,10 +110,8 @@ class ClassWeights(nn.Module, ABC):
         Args:
             dim: D, length of an embedding.
             num_classes: C, over all workers.
-            options: of the computation.
             state: the running statistics before the first batch.
             sharded: each worker holds its share of the classes instead of all.
-            world: the workers.
             seed: of the initial weights, which do not depend on the number of workers.
             init_std: standard deviation of the initial weights.
         """

@@ -52,7 +52,6 @@ class Head(ClassWeights):
         """Draw the class weights; other arguments as of `ClassWeights`.
 
         Args:
-            margin: on the true class.
             label_smoothing: the share of the target that is spread evenly over the other C - 1
                 classes, in [0, 1); ignored for C = 1.
             class_counts: (C,) training images of each class; one each by default.

@@ -63,12 +63,10 @@ class HeadUpdate(nn.Module, ABC):
     follows the head to its device.
 
     Attributes:
-        rule: the optimizer's constants.
         lazy: steps see a part of the rows only.
         world: workers that hold the same weight, each with the gradient of its own images; these
             are averaged chunk by chunk.
         lr: learning rate; to be set before a step ends.
-        steps: steps done.
     """
 
     clock: Tensor

@@ -77,8 +77,6 @@ class Margin(MetricLoss):
         margin: difficulty of the true class, in `unit`.
         scale: the constant that multiplies every logit, above 0.
         unit: of `margin`: "cosine", "degrees", "multiplier" (of the angle) or "none".
-        default_margin: the recommended value.
-        default_scale: the recommended value.
         embedding_norm: whether the logits carry the norm of the embedding.
         weight_norm: whether the logits carry the norm of the class weight.
         modifies_target: False where `target` gives the cosine as it is.

@@ -117,8 +117,6 @@ def mean_intervals(
         values: metric to (Q,), within 0 to 1.
         classes: (Q,) integers, the class of each query.
         confidence: probability that the interval covers the mean of the population.
-        resamples: of the classes.
-        seed: of the resampling.
     """
     table = ClassSums.of(values, classes)
     found = _bounds(table, confidence, resamples, seed, least=0.0)
@@ -142,7 +140,6 @@ def differences(
         classes: (Q,) integers, the class of each query.
         confidence: probability that an interval covers the difference of the population.
         resamples: of the classes, and flips of their signs.
-        seed: of both.
     """
     both = {
         name: _float64(second[name]) - _float64(first[name]) for name in first if name in second
@@ -161,7 +158,6 @@ class ClassSums:
     """Sums by class: M metrics of C classes.
 
     Attributes:
-        names: of the metrics.
         sums: (C, M) float64, integers: sums over the class's queries in steps of 1 / `steps`.
         counts: (C,) float64, its queries.
         steps: a power of two.

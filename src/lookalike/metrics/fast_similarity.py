@@ -148,7 +148,6 @@ class UnitVectors:
     Args:
         embeddings: (N, D), finite.
         order: (N,) int64: place to row of `embeddings`.
-        device: where to compute.
         fastest: the precision of most products.
     """
 

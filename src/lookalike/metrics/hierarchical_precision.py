@@ -48,7 +48,6 @@ def hierarchical_precision(
         queries: (Q,) rows, each of which has an image of its class to find.
         roles: queries, gallery and sequences.
         world: the workers, who divide the queries.
-        device: where to compute.
     """
     device = torch.device("cpu") if device.type == "mps" else device  # it has no float64
     exact = ExactTiles.of(embeddings, labels[0], roles, device)

@@ -72,8 +72,6 @@ class QueryBlock:
         depth: (b,) int64: ranks up to this must be exact.
         least: (b, W) float64, descending: the similarity from which a negative comes before the
             i-th positive; -inf behind R.
-        vectors: of the set.
-        negatives: of the set.
     """
 
     def __init__(

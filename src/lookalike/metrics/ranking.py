@@ -74,7 +74,6 @@ def rank(
         embeddings: (N, D), finite; the same on all workers. A zero vector has similarity 0 to all.
         labels: (N,) integers, or (N, L) of images with up to L classes, -1 behind the last, of
             which a query finds the images with a class in common; the same on all workers.
-        metrics: of the ranks.
         world: the workers, who divide the tiles and all get all results.
         device: where to compute; float64 must exist there.
         roles: queries, gallery and sequences; by default every image searches all others.
@@ -159,7 +158,6 @@ class SortedSet:
         """Write the exact similarities of all that the queries `rows` should find.
 
         Args:
-            vectors: of the set.
             rows: (b,) int64 places, ascending.
             out: (b, W) float64, W the largest R of them: descending, and -inf behind R.
         """

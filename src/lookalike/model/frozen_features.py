@@ -63,9 +63,6 @@ class FrozenFeatures:
 
     The name of the folder follows from all that the features depend on: weights, preprocessing,
     list, and options of reading. An image that was replaced under the same name is not noticed.
-
-    Attributes:
-        parts: the features on disk.
     """
 
     def __init__(
@@ -83,11 +80,8 @@ class FrozenFeatures:
 
         Args:
             embedder: on its device; its backbone is frozen.
-            records: the images.
             folder: of features of any lists and backbones.
             poolings: K of them; see `lookalike.model.neck.pool`.
-            list_id: fingerprint of the list.
-            precision: of the pass.
             options: of reading images, by name.
         """
         self.embedder, self.records = embedder, records
@@ -134,9 +128,6 @@ class FrozenFeatures:
 
         Args:
             bad: takes the images that cannot be read, now or when their part was written.
-            world: the workers.
-            source: of the images' bytes.
-            what: name of the progress bar.
 
         Raises:
             StorageError: the folder cannot be written to.

@@ -21,7 +21,6 @@ def render(template: str, *, package: str = _OWN, **values: Any) -> str:
     Args:
         template: of the folder `templates` of `package`, or of this one.
         package: name of a package with templates of its own.
-        values: of the template.
     """
     return _environment(package).get_template(template).render(values)
 

@@ -25,7 +25,6 @@ class Change:
     """Effect of another setting.
 
     Attributes:
-        setting: as it is written.
         alone: peak bytes of a worker with this change alone.
         together: the same with this and all changes above it.
         classes: the most that then fit; None where the memory is not known or classes need none.

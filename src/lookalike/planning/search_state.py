@@ -39,7 +39,6 @@ class Trial:
         score: mean of Recall@1 and MAP@R on the classes that choose; 0 where it failed.
         recall_at_1: on the same classes.
         map_at_r: on the same classes.
-        seconds: that it took.
         failed: why it has no score; "" where it has one.
     """
 

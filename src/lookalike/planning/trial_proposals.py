@@ -32,7 +32,6 @@ def propose(
     Args:
         space: the settings that vary.
         tried: settings and score of each trial so far, the higher the better; 0 for a failed one.
-        seed: of the search.
     """
     import optuna
 

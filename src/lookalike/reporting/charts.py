@@ -32,7 +32,6 @@ class Line:
     """A line of a chart, n points.
 
     Attributes:
-        name: in the legend.
         steps: (n,) ascending.
         values: (n,), NaN for none; means, where steps were averaged.
         low: (n,) minimum of the averaged steps.
@@ -55,7 +54,6 @@ class Curve:
     """A chart of one or more lines.
 
     Attributes:
-        title: above it.
         lines: at least one.
         percent: values are fractions of 1.
         from_zero: the axis includes zero.

@@ -29,8 +29,6 @@ class EvaluationData:
     """The M readable images of a list and the results of Q queries.
 
     Attributes:
-        records: of the images.
-        names: of the classes.
         labels: (M,) int64, the class of each image, or its first one.
         vectors: (M, D) float32 on the CPU, unit length.
         neighbours: of the queries, all or a sample.
@@ -75,12 +73,10 @@ def evaluate_list(
     """Metrics and neighbours of embeddings of a list.
 
     Args:
-        catalog: the list.
         rows: (M,) int64, the records that could be read.
         vectors: (M, D) their embeddings, unit length.
         trained: (classes of the catalog,) training images of each class; None where unknown.
         seed: of the sample of queries.
-        device: where to compute.
 
     Raises:
         DataError: no image has another one of its class.

@@ -237,7 +237,6 @@ def map_points(
     """Variables of the map's images, by class.
 
     Args:
-        evaluation: of all images.
         images: (n,) those of the map.
         positions: (n, 2) within 0 to 1.
     """

@@ -80,8 +80,6 @@ class ReportData:
         other: the run to compare with.
         other_evaluation: of its model on the same list.
         calibration: of the model, whose threshold is marked; None for one of these pairs.
-        seed: of random samples.
-        source: of the images' bytes.
     """
 
     history: RunHistory

@@ -67,7 +67,6 @@ class Batcher(Generic[T]):
 
     Args:
         network: decodes and computes.
-        threads: that decode.
         queue: images of all requests at a time; more are refused.
         observe: called with the size of each batch.
 

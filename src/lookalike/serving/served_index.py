@@ -58,7 +58,6 @@ class ServedIndex:
         """Neighbours of vectors (N, D).
 
         Args:
-            vectors: of the queries.
             k: neighbours of each at most.
             labels: only images with one of them.
             least: cosine of a neighbour.

@@ -46,7 +46,6 @@ class ServiceLimits:
         pixels: of an image; more are refused from its header, before it is decoded.
         queue: images of all requests that wait or are computed; more are answered with 429.
         seconds: from the body of a request to its answer.
-        threads: that decode.
     """
 
     images: int = 64
@@ -73,7 +72,6 @@ class Service:
     Attributes:
         name: of the model, in requests and answers.
         created: seconds since 1970, of the model.
-        version: of the program.
         index: None where none is served.
     """
 

@@ -42,7 +42,6 @@ class ArchiveEntry(NamedTuple):
         span: bytes from there to the end of its content, or some more.
         size: unpacked.
         method: the number of the compression method.
-        checksum: CRC-32 of the content.
         encrypted: True if a password is needed.
     """
 

@@ -38,8 +38,6 @@ def read_checked(text: str | bytes, schema: type[T], place: str, fix: str = "") 
     """The object of `schema`, a pydantic model or a dataclass, that a JSON text holds.
 
     Args:
-        text: the JSON.
-        schema: of the object.
         place: where the text is from.
         fix: what to do where it is wrong, for the message.
 

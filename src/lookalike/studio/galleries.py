@@ -24,7 +24,6 @@ class Gallery:
 
     Attributes:
         name: by which requests name it.
-        label: for people.
         places: lists, of which an index is made; none for an index that is there.
         index: the folder or the address of that index.
     """

@@ -71,7 +71,6 @@ class PictureSearch:
         """The neighbours of a query.
 
         Args:
-            run: whose model searches.
             gallery: prepared by `Galleries.prepare`.
             query: a picture (H, W, 3) uint8, or the id of an image of the gallery.
 

@@ -36,7 +36,6 @@ class StudioProcess:
     """A command that the studio started.
 
     Attributes:
-        folder: of its files.
         start: of the process, which later ones of its number do not share.
         command: the first word, as `train`.
         subject: what it works on: the directory of a training's run.

@@ -19,10 +19,8 @@ class BadImageLimit:
 
     Args:
         bad: found by this worker's loader.
-        catalog: the images.
         limit: a part of the catalog below 1 (rounded up), a count from 1 on.
         run: its bad_images.jsonl gets a line for each, from the main worker.
-        world: the workers.
     """
 
     def __init__(

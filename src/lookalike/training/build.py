@@ -196,7 +196,6 @@ def open_catalogs(
     """Training set, and validation set where one is given or held out.
 
     Args:
-        config: the request.
         bad: collects complaints about rows, which are then left out; None to raise them.
         skipped: collects what is skipped of image folders, by kind.
     """

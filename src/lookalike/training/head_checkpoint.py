@@ -221,8 +221,6 @@ def load_head(
     """Load this worker's rows and their optimizer state, in place.
 
     Args:
-        folder: the checkpoint.
-        name: of the head.
         head: its state is loaded into `head.update`, or else into `optimizer`.
         optimizer: of its weight, where `head.update` is None.
         steps: optimizer steps done, for files without a count.

@@ -41,8 +41,6 @@ class Point:
 
     Attributes:
         weight: of the end; 0 is the start, 1 the end.
-        recall_at_1: within 0 to 1.
-        map_at_r: within 0 to 1.
     """
 
     weight: float

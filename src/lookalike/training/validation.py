@@ -145,7 +145,6 @@ class Validator:
         calibration records how many were seen.
 
         Args:
-            embedder: the model.
             source: name of the images, for people.
             chose_checkpoint: whether they chose the model among others.
 

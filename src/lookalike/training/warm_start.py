@@ -71,8 +71,6 @@ def begin(
         name: an output directory, of which the best checkpoint is taken, else the newest; or a
             checkpoint in one (`runs/old/checkpoints/step-00000120`).
         trained: changed in place.
-        classes: of this run.
-        world: the workers.
         features: computes those of training images by the network that was loaded, for the start
             of heads that the earlier run lacks; None to start them at random.
 

@@ -195,7 +195,6 @@ def by_part(
     Args:
         batches: (b,) rows and (b, D) vectors, in the order of the parts; none is in two parts.
         numbers: of these parts, ascending.
-        request: of the parts.
     """
     rows: list[np.ndarray] = []
     vectors: list[np.ndarray] = []

@@ -47,7 +47,6 @@ class NodeState:
         state: `running` too after its process was killed.
         fingerprint: of the settings and inputs of the newest attempt.
         attempt: its number, from 1 on; 0 before the first.
-        seconds: that it took.
         outputs: by port.
         error: one line, of a failed one.
     """

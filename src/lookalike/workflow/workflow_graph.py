@@ -51,7 +51,6 @@ class Node:
         uses: its kind, of `KINDS`.
         settings: those that were given, by dotted key or name.
         inputs: by input port.
-        line: in the file.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Fault:
     """A fault of a workflow's file.
 
     Attributes:
-        line: in the file.
         message: the whole line for people, with file and line number.
         node: its name; "" if the fault is of no node.
         key: setting or input of the node that is wrong; "" for neither.

@@ -105,7 +105,6 @@ class Augmentation(ABC):
         """This augmentation for images of one size.
 
         Args:
-            image_size: of the images.
             mean: subtracted by the model's normalization, in [0, 1].
 
         Raises:

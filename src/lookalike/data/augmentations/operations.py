@@ -82,7 +82,6 @@ def gaussian_blur(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
     Args:
         image: (3, H, W) uint8.
         kernel_size: odd; weights further than (kernel_size - 1) / 2 pixels away are 0.
-        sigma: above 0.
     """
     reach = kernel_size // 2
     weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(reach + 1)]

@@ -21,7 +21,6 @@ class Augment:
     """The augmentation of training; all randomness comes from the `Random` that is passed in.
 
     Attributes:
-        image_size: of the model's input.
         crop_scale: smallest and largest share of the image's area that a crop keeps.
         crop_ratio: smallest and largest width / height of a crop, relative to the input's.
         flip: probability of a horizontal flip.

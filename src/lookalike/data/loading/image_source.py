@@ -68,7 +68,6 @@ class Source:
         """The record's bytes.
 
         Args:
-            record: the image.
             pending: its bytes, where they were fetched ahead.
             fresh: not from the cache, whose bytes turned out to be no image.
 

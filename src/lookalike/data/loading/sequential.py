@@ -40,7 +40,6 @@ class SequentialLoader:
         batch_size: in images.
         bad: the rows known to fail; those found are added.
         batches: the numbers of the batches to yield; default all.
-        source: of the images' bytes.
 
     Raises:
         ConfigError: a number is out of range.
@@ -97,7 +96,6 @@ class EvalLoader(SequentialLoader):
     """Preprocessed images in batches.
 
     Args:
-        preprocess: applied to each image.
         class_ids: (N,) int64, for `Batch.classes`; without them these are zeros.
         device: destination of the batches: those for CUDA are pinned.
         records, batch_size, bad, batches, source: see `SequentialLoader`.

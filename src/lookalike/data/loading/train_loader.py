@@ -64,12 +64,10 @@ class TrainLoader:
         Args:
             catalog: the training images.
             batch_size: global, in images.
-            augment: applied to each image.
             seed: at least 0.
             sampling: by default each row once an epoch.
             world: the workers, who share each batch.
             bad: the rows known to fail; those found are added.
-            source: of the images' bytes.
 
         Raises:
             DataError: there are no images, or fewer in a batch than workers.

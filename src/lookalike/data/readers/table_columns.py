@@ -93,10 +93,8 @@ class Columns:
     """The positions of a table's columns.
 
     Args:
-        names: of the columns.
         sample: some rows, as texts.
         place: the table, for messages.
-        options: of the annotation.
         cells: gives all cells of a column, to compare those that may be the label.
         image: the position of the column that holds images; None to find the one of paths.
 

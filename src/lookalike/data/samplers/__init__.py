@@ -28,7 +28,6 @@ def create_sampler(
         class_ids: (N,) the class of each row, at least one.
         batch_size: global, in images.
         seed: at least 0.
-        sampling: the request.
 
     Raises:
         ConfigError: there is no such sampler, or the batch does not fit it.

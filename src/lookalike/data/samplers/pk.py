@@ -86,7 +86,6 @@ def _deal(begins: np.ndarray, p: int, steps: int, rng: EpochRng) -> np.ndarray:
         begins: (p * steps,) where the class of each group begins, among the groups.
         p: groups a batch.
         steps: batches; no class has more groups.
-        rng: of the epoch.
 
     Returns:
         (p * steps,) int64.

@@ -44,10 +44,8 @@ class BatchComparison(nn.Module):
 
         Args:
             dim: D, length of an embedding.
-            loss: of an anchor.
             memory: M, embeddings of earlier batches that are kept.
             labels: L, the most classes of an image, where `memory` is not 0.
-            world: the workers.
             block: see `BLOCK`.
         """
         super().__init__()
