@@ -44,7 +44,6 @@ from lookalike.run import Run
 from lookalike.storage.byte_size import in_bytes
 from lookalike.storage.disk_cache import DiskCache
 from lookalike.training.bad_image_limit import BadImageLimit
-from lookalike.training.batch_positives import sampler_name
 from lookalike.training.build_heads import (
     DTYPES,
     create_comparisons,
@@ -61,6 +60,7 @@ from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import check_micro_batches
+from lookalike.training.sampler_choice import sampler_name
 from lookalike.training.step import TrainStep
 from lookalike.training.validation import Validator
 from lookalike.training.weight_average import WeightAverage

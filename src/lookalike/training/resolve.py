@@ -17,7 +17,7 @@ from lookalike.losses.margin import Margin
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.model.dry_run import single_value_norms
 from lookalike.model.embedder import Embedder
-from lookalike.training.batch_positives import resolve_sampler
+from lookalike.training.sampler_choice import resolve_sampler
 
 FUSED_FROM = 2_000_000_000
 """Bytes of gradients of class weights from which on they are updated in the backward pass."""

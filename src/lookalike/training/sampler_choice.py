@@ -1,4 +1,4 @@
-"""Several images of a class in a batch, for losses that compare its images with each other."""
+"""The sampler of a run: several images of a class in a batch, for losses that compare them."""
 
 from __future__ import annotations
 
