@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import numpy as np
 import psycopg
 import pytest
 from postgres_server import PostgresServer
+from qdrant_client import models
+from qdrant_server import QdrantServer
 
 import lookalike
 from lookalike.commands import embed as command
 from lookalike.distributed.world import World
+from lookalike.errors import RunError, UnavailableError
 from lookalike.index import pgvector_store
 from lookalike.index.index import Index
+from lookalike.index.postgres_connections import reported
 from lookalike.index.qdrant_store import parse_address
 from lookalike.vectors.vector_parts import Parts
 
@@ -177,3 +182,30 @@ def test_a_server_that_was_started_again_is_asked_again(postgres: PostgresServer
 
 def test_an_address_may_be_of_ipv6() -> None:
     assert parse_address("qdrant://[::1]:7/x") == ("[::1]", 7, "x", False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError("connection failed: FATAL:  the database system is starting up"),
+        psycopg.errors.TooManyConnections("FATAL:  sorry, too many clients already"),
+        psycopg.errors.AdminShutdown("terminating connection due to administrator command"),
+    ],
+)
+def test_a_server_that_is_not_ready_may_be_asked_again(error: psycopg.Error) -> None:
+    with pytest.raises(UnavailableError, match="PostgreSQL does not answer"), reported("place"):
+        raise error
+
+
+def test_points_of_other_programs_are_named(qdrant: QdrantServer) -> None:
+    place = f"qdrant://127.0.0.1:{qdrant.port}/strangers"
+    with Index.create(place, dim=DIM) as index:
+        index.add(vectors=drawn(4, 3), ids=list("abc"))
+        point = models.PointStruct(id=str(uuid.uuid4()), vector=[1.0] * DIM, payload={})
+        index.store._client.upsert("strangers", [point])
+        for use in (index.ids, lambda: index.search(np.ones(DIM, np.float32), 1)):
+            with pytest.raises(RunError, match="another program has put points into this"):
+                use()
+    qdrant.create("no_model", DIM, None, {"format": "lookalike gallery 1"})
+    with pytest.raises(RunError, match="was not made by lookalike"):
+        Index.open(f"qdrant://127.0.0.1:{qdrant.port}/no_model")

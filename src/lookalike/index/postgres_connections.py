@@ -31,6 +31,10 @@ CANDIDATES = 200
 """That a search of HNSW keeps."""
 
 _SECONDS = 10  # to connect
+_NOT_READY = re.compile(
+    r"starting up|shutting down|recovery mode|terminating connection|too many clients"
+    r"|connection slots"
+)
 
 
 class PostgresConnections:
@@ -201,7 +205,7 @@ def _of_connection(error: psycopg.OperationalError, place: str) -> StorageError:
             f"{place}: PostgreSQL refuses the credentials ({reason}); name the user in the "
             "address, and give the password by PGPASSWORD or ~/.pgpass"
         )
-    if error.sqlstate is not None or "FATAL" in text:
+    if not _NOT_READY.search(text) and (error.sqlstate is not None or "FATAL" in text):
         return StorageError(f"{place}: {reason}")
     return UnavailableError(f"{place}: PostgreSQL does not answer ({reason})")
 

@@ -176,7 +176,7 @@ class QdrantStore(Store):
             ]
             with _reported(self.place):
                 answers = self._client.query_batch_points(self._name, requests)
-            found += [[_hit(point) for point in answer.points] for answer in answers]
+            found += [[self._hit(point) for point in answer.points] for answer in answers]
         return hits_of(found)
 
     def read(
@@ -189,7 +189,7 @@ class QdrantStore(Store):
                     found = self._client.retrieve(
                         self._name, points, with_payload=True, with_vectors=vectors
                     )
-                yield _rows(found, vectors)
+                yield self._rows(found, vectors)
             return
         offset: Any = None
         while True:
@@ -202,9 +202,37 @@ class QdrantStore(Store):
                     with_vectors=vectors,
                 )
             if found:
-                yield _rows(found, vectors)
+                yield self._rows(found, vectors)
             if offset is None:
                 return
+
+    def _hit(self, point: Any) -> tuple[str, str | None, float]:
+        facts = self._facts(point)
+        return facts["id"], facts.get("label"), point.score
+
+    def _rows(self, points: Sequence[Any], vectors: bool) -> StoredRows:
+        facts = list(map(self._facts, points))
+        found = np.empty((len(points), 0), np.float32)
+        if vectors and points:
+            found = np.array([point.vector for point in points], np.float32)
+        columns: list[list[Any]] = [
+            [row.get(name) for row in facts] for name in ("id", "label", "image", "version")
+        ]
+        return StoredRows(found, table_of(*columns))
+
+    def _facts(self, point: Any) -> dict[str, Any]:
+        """The payload of a point.
+
+        Raises:
+            RunError: it is another program's.
+        """
+        facts = dict(point.payload or {})
+        if "id" not in facts:
+            raise RunError(
+                f"{self.place}: another program has put points into this collection ({point.id} "
+                "has no image id in its payload); delete them, or use another collection"
+            )
+        return {"version": 0, **facts}
 
     def optimize(self, *, fully: bool = False) -> None:
         """Qdrant optimizes by itself."""
@@ -274,21 +302,6 @@ def _point_id(id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, id))
 
 
-def _hit(point: Any) -> tuple[str, str | None, float]:
-    return point.payload["id"], point.payload.get("label"), point.score
-
-
-def _rows(points: Sequence[Any], vectors: bool) -> StoredRows:
-    facts = [point.payload for point in points]
-    found = np.empty((len(points), 0), np.float32)
-    if vectors and points:
-        found = np.array([point.vector for point in points], np.float32)
-    table = table_of(
-        *([row[name] for row in facts] for name in ("id", "label", "image", "version"))
-    )
-    return StoredRows(found, table)
-
-
 def _checked(info: Any, place: str) -> tuple[int, str, str]:
     """Dimension, model and kind of a collection of ours.
 
@@ -297,7 +310,7 @@ def _checked(info: Any, place: str) -> tuple[int, str, str]:
     """
     about, vectors = info.config.metadata or {}, info.config.params.vectors
     size = getattr(vectors, "size", None)
-    if about.get("format") != _FORMAT or size is None:
+    if about.get("format") != _FORMAT or size is None or not {"model", "kind"} <= about.keys():
         raise RunError(
             f"{place}: this collection was not made by lookalike, or by a server before Qdrant "
             "1.16 (its metadata do not name a model); choose another collection"
