@@ -222,14 +222,14 @@ class ModelOrigin:
             return learned, f"{_names(asked.train)} (training images)"
         return held_out, _names(asked.val or asked.train)
 
-    def learned(self, data: str | None, format: str, *, instead: str) -> tuple[Record, ...]:
+    def learned(self, data: str | None, format: str, *, instead: str) -> Sequence[Record]:
         """Images of `data`, or the run's training images; `instead` is the flag of `data`.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            return tuple(read_records(data, format, self._options))
+            return read_records(data, format, self._options)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
         return self._lists(instead)[0].records

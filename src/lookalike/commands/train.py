@@ -109,7 +109,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         asked, config = config, as_before(config, run, resume, world)
 
         source = build.create_source(config)
-        catalog, held_out = build.open_catalogs(config)
+        catalog, held_out = build.open_catalogs(config, world=world)
         choices = choose_by_data(config, catalog, held_out, source, world)
         config = with_choices(config, choices)
         choices = by_file + choices

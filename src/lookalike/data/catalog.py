@@ -21,6 +21,7 @@ from lookalike.data.readers.annotation import (
     quoted,
 )
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.data.splits import measured
 from lookalike.errors import ConfigError, DataError
 
@@ -32,7 +33,7 @@ class Catalog:
     """A data set.
 
     Attributes:
-        records: the images with their labels, N of them.
+        records: the images with their labels, N of them; of a list a `RecordTable`.
         class_ids: (N,) int64, the class of each record.
         classes: the map label <-> class.
         weights: (N,) float32, of the images in the loss; None for all alike.
@@ -41,7 +42,7 @@ class Catalog:
         levels: coarser classes above these, the finest first.
     """
 
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     class_ids: np.ndarray
     classes: Classes
     weights: np.ndarray | None = None
@@ -82,12 +83,12 @@ class Catalog:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits: paths below a common folder, labels, details and weights."""
-        places = [storage.unsigned(record.uri) for record in self.records]
-        common = os.path.commonprefix([min(places), max(places)])  # noqa: RUF071  # cut at a slash
-        folder = common.rpartition("/")[0]
+        places = self._common_place()
+        folder = places.rpartition("/")[0]
         digest = hashlib.sha256()
         line: tuple[object, ...]
-        for place, record in zip(places, self.records, strict=True):
+        for record in self.records:
+            place = storage.unsigned(record.uri)
             line = (place[len(folder) :], record.label, record.member, record.details)
             if record.details and record.details.further_labels:
                 line = (*line, record.details.further_labels)
@@ -98,6 +99,17 @@ class Catalog:
             line = (level.name, level.names, level.of_class.tolist())
             digest.update(repr(line).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
+
+    def _common_place(self) -> str:
+        """The text with which the places of all images begin."""
+        places = (storage.unsigned(record.uri) for record in self.records)
+        least = most = next(places)
+        for place in places:
+            if place < least:
+                least = place
+            elif place > most:
+                most = place
+        return os.path.commonprefix([least, most])  # noqa: RUF071  # cut at a slash
 
 
 def open_catalog(
@@ -130,7 +142,7 @@ def build_catalog(
         ConfigError: `num_classes` is out of range, or differs from the number of `classes`.
         DataError: labels that contradict `classes` or `num_classes`.
     """
-    records = tuple(records)
+    records = RecordTable.of(records)
     if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
         raise ConfigError(f"data.num_classes={num_classes} is not within 1 to {_MOST_CLASSES:,}")
     named = None if classes is None else Classes(read_class_names(classes))
@@ -139,7 +151,7 @@ def build_catalog(
             f"data.num_classes={num_classes}, but data.classes holds {len(named):,} names;"
             " leave data.num_classes out"
         )
-    distinct = dict.fromkeys(label for record in records for label in _labels_of(record))
+    distinct = records.distinct_labels()
     integers = all(map(is_integer, distinct))
 
     found: Classes
@@ -154,18 +166,19 @@ def build_catalog(
         rows, complain = _up_to(num_classes, distinct), _too_large(num_classes, distinct)
     else:
         if num_classes is not None and num_classes != len(distinct):
-            raise DataError(_wrong_count(records, num_classes, list(distinct)))
+            raise DataError(_wrong_count(records, num_classes))
         # Shortest forms order by (length, digits) as their numbers do, however long they are.
         key = (lambda label: (len(label), label)) if integers else None
         found = Classes(tuple(sorted(distinct, key=key)))
         rows, complain = found.rows, found.unknown
 
-    bad = [
-        (record, label) for record in records for label in _labels_of(record) if label not in rows
-    ]
-    if bad:
+    if not distinct <= rows.keys():
+        bad = [
+            (record, label) for record in records for label in record.labels if label not in rows
+        ]
         raise combined_error(bad, lambda item: f"{item[0].origin}: {complain(item[1])}")
-    ids = np.fromiter((rows[record.label] for record in records), np.int64, len(records))
+    codes = records.label_codes
+    ids = np.array([rows.get(label, -1) for label in records.labels], np.int64)[codes]
     return Catalog(records, ids, found, further_ids=_further_ids(records, rows))
 
 
@@ -274,8 +287,8 @@ def _too_large(num_classes: int, labels: Iterable[str]) -> Callable[[str], str]:
     )
 
 
-def _wrong_count(records: Sequence[Record], num_classes: int, distinct: Sequence[str]) -> str:
-    # `distinct` is in order of appearance.
+def _wrong_count(records: Sequence[Record], num_classes: int) -> str:
+    distinct = list(dict.fromkeys(label for record in records for label in record.labels))
     if len(distinct) > num_classes:
         label, what = distinct[num_classes], "is one too many"
     else:
@@ -288,23 +301,20 @@ def _wrong_count(records: Sequence[Record], num_classes: int, distinct: Sequence
     )
 
 
-def _labels_of(record: Record) -> tuple[str, ...]:
-    return record.labels if record.details is not None else (record.label,)
-
-
-def _further_ids(records: Sequence[Record], rows: Mapping[str, int]) -> np.ndarray | None:
+def _further_ids(records: RecordTable, rows: Mapping[str, int]) -> np.ndarray | None:
     """`Catalog.further_ids` by the class of each label."""
-    several = [
-        (number, [rows[label] for label in record.details.further_labels])
-        for number, record in enumerate(records)
-        if record.details is not None and record.details.further_labels
-    ]
-    if not several:
+    several = [len(one.further_labels) for one in records.distinct_details() if one]
+    most = max(several, default=0)
+    if not most:
         return None
-    found = np.full((len(records), max(len(ids) for _, ids in several)), -1, np.int64)
-    for number, ids in several:
-        found[number, : len(ids)] = ids
-    return found
+    codes, details = records.details_codes, records.details
+    ids = np.full((len(details), most), -1, np.int64)  # of each of the details
+    for code in np.unique(codes).tolist():
+        one = details[code]
+        if one is not None:
+            further = [rows[label] for label in one.further_labels]
+            ids[code, : len(further)] = further
+    return ids[codes]
 
 
 def _draw(name: str, seed: int) -> bytes:
@@ -319,7 +329,7 @@ def _of_classes(catalog: Catalog, kept: np.ndarray) -> Catalog:
     rows = np.cumsum(kept) - 1  # old class -> new class, where kept
     mine = np.flatnonzero(kept[catalog.class_ids])
     names = tuple(catalog.classes.names[row] for row in np.flatnonzero(kept))
-    records = tuple(catalog.records[i] for i in mine)
+    records = RecordTable.of(catalog.records).take(mine)
     weights = None if catalog.weights is None else catalog.weights[mine]
     ids = rows[catalog.class_ids[mine]].astype(np.int64)
     further = catalog.further_ids

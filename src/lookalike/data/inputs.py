@@ -22,6 +22,7 @@ from lookalike.data.readers.path_patterns import RANGE, expand_choices, is_patte
 from lookalike.data.readers.skipped_files import SkipCounter, describe, images_among
 from lookalike.data.readers.streams import is_stream
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError
 from lookalike.storage import Place
 
@@ -64,7 +65,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def read_places(places: Sequence[Place]) -> list[Record]:
+def read_places(places: Sequence[Place]) -> RecordTable:
     """The images that `places` name, in the order of the places; labels where they are known.
 
     - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
@@ -82,12 +83,10 @@ def read_places(places: Sequence[Place]) -> list[Record]:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
     """
-    records = [
-        record
-        for place in map(str, places)
-        for one in expand_choices(place)
-        for record in _read(one)
-    ]
+    records = RecordTable()
+    for place in map(str, places):
+        for one in expand_choices(place):
+            records.extend(_read(one))
     if not records:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if has_control_characters(record.uri)]
@@ -96,7 +95,7 @@ def read_places(places: Sequence[Place]) -> list[Record]:
     return records
 
 
-def _read(place: str) -> list[Record]:
+def _read(place: str) -> RecordTable:
     remote = storage.is_remote(place)
     path = storage.local_path(place)
     if is_stream(place):
@@ -111,11 +110,11 @@ def _read(place: str) -> list[Record]:
         and "*" not in name
         and (remote or storage.exists(place))
     ):
-        return [Record(place, "", storage.public(place), 0)]
+        return RecordTable([Record(place, "", storage.public(place), 0)])
     if storage.is_folder(place):
         return _folder(place)
     if not remote and storage.exists(place):
-        return [Record(place, "", place, 0)]
+        return RecordTable([Record(place, "", place, 0)])
     return _matching(place)
 
 
@@ -124,7 +123,7 @@ def _is_list(place: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(_LISTS) and "*" not in name
 
 
-def _folder(place: str) -> list[Record]:
+def _folder(place: str) -> RecordTable:
     """The images of a folder; those inside of the tables of a folder that has no other images."""
     annotation = Annotation(place, UNLABELLED)
     try:
@@ -135,12 +134,14 @@ def _folder(place: str) -> list[Record]:
     return parquet.read(annotation)
 
 
-def _matching(place: str) -> list[Record]:
+def _matching(place: str) -> RecordTable:
     """The images of the files that match a pattern; a single image where it is none."""
     shown = storage.public(place)
     if not is_pattern(place):
         if storage.is_remote(place):
-            return [Record(place, "", shown, 0)]  # an object without a suffix; reading it decides
+            return RecordTable(
+                [Record(place, "", shown, 0)]
+            )  # an object without a suffix; reading it decides
         raise DataError(f"{shown}: no such file or folder")
     found = matches(place)
     lists = [file for file in found if _is_list(file)]
@@ -157,14 +158,14 @@ def _matching(place: str) -> list[Record]:
     if skipped := skips.found():
         level = logging.WARNING if any(each.is_loss for each in skipped) else logging.INFO
         _log.log(level, "%s: %s", shown, describe(skipped))
-    records: list[Record] = []
+    records = RecordTable()
     for file in found:
         if file in archives:
-            records += image_folder.read(Annotation(file, UNLABELLED))
+            records.extend(image_folder.read(Annotation(file, UNLABELLED)))
         elif file in images:
             records.append(Record(file, "", shown, 0))
         elif not images and _is_list(file):
-            records += read_records(file, options=UNLABELLED)
+            records.extend(read_records(file, options=UNLABELLED))
     if not records:
         raise DataError(f"{shown}: no images or lists match this pattern")
     return records

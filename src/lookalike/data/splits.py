@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
 TRAIN, VALIDATION = "train", "validation"
@@ -26,7 +29,7 @@ def split_name(text: str) -> str:
 
 def splits_of(records: Sequence[Record]) -> tuple[str, ...]:
     """The splits that records name, in order of appearance."""
-    named = (r.details.split for r in records if r.details is not None)
+    named = (one.split for one in RecordTable.of(records).distinct_details() if one is not None)
     return tuple(dict.fromkeys(split for split in named if split is not None))
 
 
@@ -47,17 +50,19 @@ def measured(records: Sequence[Record], split: str | None = None) -> tuple[Recor
     return select(records, others[0] if others else None)
 
 
-def select(records: Sequence[Record], split: str | None) -> tuple[Record, ...]:
+def select(records: Sequence[Record], split: str | None) -> RecordTable:
     """The records of a split; all of them with None, or where no record names one.
 
     Raises:
         DataError: there are splits, but not this one.
     """
-    if split is None or not (found := splits_of(records)):
-        return tuple(records)
+    table = RecordTable.of(records)
+    if split is None or not (found := splits_of(table)):
+        return table
     wanted = split_name(split)
     if wanted not in found:
         raise DataError(
             f"{records[0].source}: no row is of the split {wanted!r}; there are {', '.join(found)}"
         )
-    return tuple(r for r in records if r.details is not None and r.details.split == wanted)
+    chosen = np.array([one is not None and one.split == wanted for one in table.details])
+    return table.take(np.flatnonzero(chosen[table.details_codes]))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 from lookalike.data.catalog import Catalog
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 
 Severity = Literal["wrong", "doubtful", "note"]
 
@@ -70,13 +72,14 @@ class Lists:
         training: number of training images.
     """
 
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     training: int
 
     @classmethod
     def of(cls, train: Catalog, val: Catalog | None) -> Lists:
         """The records of both catalogs."""
-        return cls(train.records + (() if val is None else val.records), len(train))
+        records = train.records if val is None else RecordTable(chain(train.records, val.records))
+        return cls(records, len(train))
 
     def part(self, row: int) -> str:
         """`training` or `validation`."""

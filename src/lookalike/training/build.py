@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -29,8 +30,9 @@ from lookalike.data.readers.annotation import AnnotationOptions, BadRows, names_
 from lookalike.data.readers.skipped_files import Skipped
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.samplers import Sampling
+from lookalike.data.shared_records import read_once
 from lookalike.data.splits import select, split_name, splits_of
-from lookalike.distributed.world import World
+from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
@@ -191,18 +193,23 @@ def keep_streams(config: Config) -> Config:
 
 
 def open_catalogs(
-    config: Config, bad: BadRows | None = None, skipped: list[Skipped] | None = None
+    config: Config,
+    bad: BadRows | None = None,
+    skipped: list[Skipped] | None = None,
+    world: World = ALONE,
 ) -> tuple[Catalog, Catalog | None]:
     """Training set, and validation set where one is given or held out.
 
     Args:
         bad: collects complaints about rows, which are then left out; None to raise them.
         skipped: collects what is skipped of image folders, by kind.
+        world: the workers, one of which on each machine reads; they call this together.
     """
     data = config.data
     assert data.train is not None
     options = replace(annotation_options(config), bad=bad, skipped=skipped)
-    records = read_records(data.train, data.format, training_options(config, options))
+    read = partial(read_records, data.train, data.format, training_options(config, options))
+    records = read_once(read, world)
     catalog = build_catalog(
         select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
     )
@@ -213,9 +220,8 @@ def open_catalogs(
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
-        held_out = build_catalog(
-            select(read_records(data.val, data.format, options), data.val_split)
-        )
+        read = partial(read_records, data.val, data.format, options)
+        held_out = build_catalog(select(read_once(read, world), data.val_split))
         held_out = with_hierarchy(held_out, data.hierarchy)
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)

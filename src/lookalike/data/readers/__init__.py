@@ -35,10 +35,10 @@ from lookalike.data.readers.path_patterns import (
     matches,
 )
 from lookalike.data.readers.streams import STANDARD_INPUT, is_stream, read_stream
-from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError
 
-READERS: dict[str, Callable[[Annotation], list[Record]]] = {
+READERS: dict[str, Callable[[Annotation], RecordTable]] = {
     "image_list": image_list.read,
     "itag": itag.read,
     "csv": csv_table.read,
@@ -53,7 +53,7 @@ NOT_TEXT = frozenset(("folder", "webdataset", "parquet", "recordio"))
 
 def read_records(
     uri: str | Sequence[str], format: str = "auto", options: AnnotationOptions = DEFAULT
-) -> list[Record]:
+) -> RecordTable:
     """The records of an annotation, or of several one after the other.
 
     Args:
@@ -97,13 +97,15 @@ def is_image_list(uri: str, format: str = "auto", options: AnnotationOptions = D
     return _text_format(Annotation(uri, options)) == "image_list"
 
 
-def _read_all(uris: Sequence[str], name: str, options: AnnotationOptions) -> list[Record]:
+def _read_all(uris: Sequence[str], name: str, options: AnnotationOptions) -> RecordTable:
     if len(uris) == 1:
         return _read(uris[0], name, options)
     if name in ("auto", "parquet") and all(map(parquet.is_parquet, uris)):
         return parquet.read_files(uris, options)  # of one data set; their names give the splits
     bad = BadRows()
-    records = [r for uri in uris for r in _read(uri, name, replace(options, bad=bad))]
+    records = RecordTable()
+    for uri in uris:
+        records.extend(_read(uri, name, replace(options, bad=bad)))
     options.report(bad)
     return records
 
@@ -128,7 +130,7 @@ def _expand(uri: str | Sequence[str]) -> list[str]:
     return uris
 
 
-def _read(uri: str, name: str, options: AnnotationOptions) -> list[Record]:
+def _read(uri: str, name: str, options: AnnotationOptions) -> RecordTable:
     """The records of one annotation; `name` is `auto` or a key of `READERS`."""
     if is_stream(uri):
         if name in NOT_TEXT:

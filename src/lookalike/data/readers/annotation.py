@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH, list_fault
 from lookalike.data.readers.skipped_files import Skipped
-from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError, StorageError
 
 # Spellings of a missing value in pandas, NumPy, Arrow, JSON, SQL, R and spreadsheets.
@@ -123,7 +123,7 @@ class Annotation:
 
         return place
 
-    def finish(self, records: list[Record], bad: BadRows, empty: str) -> list[Record]:
+    def finish(self, records: RecordTable, bad: BadRows, empty: str) -> RecordTable:
         """The records, once `bad` is reported; a DataError, `empty`, where there are neither."""
         self.options.report(bad)
         if not records and not bad.found:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lookalike.data.readers.annotation import BadRows, MalformedRow, quoted
-from lookalike.data.record import LEAST_SIDE, Details, Record
+from lookalike.data.record import LEAST_SIDE, Details
+from lookalike.data.record_table import RecordTable
 from lookalike.log import counted
 
 _log = logging.getLogger(__name__)
@@ -106,25 +107,23 @@ def parse_box(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | Non
     return (int(left), int(top), int(right), int(bottom)) if whole else (left, top, right, bottom)
 
 
-def unify_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]:
+def unify_boxes(records: RecordTable, bad: BadRows, place: str) -> RecordTable:
     """The records of an annotation with boxes in one unit; those with bad ones go to `bad`."""
-    boxes = [r.details.box for r in records if r.details is not None and r.details.box]
-    if not boxes:
+    if not records.has_boxes:
         return records
-    relative = max(map(max, boxes)) < _MOST_RELATIVE and min(map(min, boxes)) > -_MOST_RELATIVE
-    if relative and all(side in (0, 1) for box in boxes for side in box):
+    relative = all(-_MOST_RELATIVE < side < _MOST_RELATIVE for side in _sides(records))
+    if relative and all(side in (0, 1) for side in _sides(records)):
         bad.add(
             place,
             "the boxes consist of 0 and 1 alone, which may be pixels or fractions of the picture; "
             "leave the box out where it is the whole picture",
         )
-        return []
+        return RecordTable()
     in_unit = _relative if relative else _in_pixels
     if relative:
         _log.info("%s: boxes are fractions of the width and height of the pictures", place)
-    found: list[Record] = []
-    small: list[Record] = []
-    kept: dict[Details, Details] = {}  # keeps one object of each
+    found = RecordTable()
+    small: list[str] = []
     for record in records:
         details = record.details
         if details is not None and details.box:
@@ -134,16 +133,22 @@ def unify_boxes(records: list[Record], bad: BadRows, place: str) -> list[Record]
                 except MalformedRow as error:
                     bad.add(record.origin, error)
                     continue
-                record = replace(record, details=kept.setdefault(details, details))
+                record = replace(record, details=details)
             if not relative and _shorter_side(details) < LEAST_SIDE:
-                small.append(record)
+                small.append(record.origin)
         found.append(record)
     if small:
         _log.warning(
             "%s: %s a side of less than %d pixels, the first in %s; these count as bad images",
-            place, counted(len(small), "box has", "boxes have"), LEAST_SIDE, small[0].origin,
+            place, counted(len(small), "box has", "boxes have"), LEAST_SIDE, small[0],
         )  # fmt: skip
     return found
+
+
+def _sides(records: RecordTable) -> Iterator[float]:
+    for record in records:
+        if record.details is not None and record.details.box:
+            yield from record.details.box
 
 
 def _in_pixels(box: Corners) -> Corners:

@@ -40,7 +40,7 @@ from lookalike.data.readers.table_rows import (
     image_resolver,
     row_records,
 )
-from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _MARKS = ",;\t|"
 _SUFFIXES = (".csv", ".tsv")
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of a table, quoted as in RFC 4180; a record's line is where its row ends.
 
     Raises:
@@ -81,7 +81,7 @@ def read(annotation: Annotation) -> list[Record]:
         sample = [cells for _, cells in islice(layout.rows(text), SAMPLE)]
         columns = Columns(layout.names, sample, f"{source}:1", options, cells=column)
         resolve = image_resolver(annotation)
-        records = list(row_records(source, layout.rows(text), parse, bad))
+        records = RecordTable(row_records(source, layout.rows(text), parse, bad))
     except csv.Error as error:
         raise DataError(f"{source}:{error}") from None
     return finish_table(annotation, records, bad)

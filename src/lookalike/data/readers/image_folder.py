@@ -17,12 +17,13 @@ from lookalike.data.readers.annotation import (
 )
 from lookalike.data.readers.skipped_files import OUTSIDE, SkipCounter, describe, images_among
 from lookalike.data.record import Details, Record, with_labels
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of an image folder, in the order of their paths.
 
     The label is the name of the folder right below, however deep the image lies. Of a ZIP archive
@@ -42,7 +43,7 @@ def read(annotation: Annotation) -> list[Record]:
         skips,
     )
     around = _folder_around(paths) if storage.is_archive(uri) else ""
-    records: list[Record] = []
+    records = RecordTable()
     bad: list[str] = []
     labels: dict[str, tuple[str, Details | None]] = {}  # by folder; keeps one object of each
     for path in paths:

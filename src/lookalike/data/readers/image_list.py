@@ -14,10 +14,11 @@ from lookalike.data.readers.annotation import (
     quoted,
 )
 from lookalike.data.record import Details, Record, with_labels
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     r"""The records of an image list.
 
     Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
@@ -42,7 +43,7 @@ def read(annotation: Annotation) -> list[Record]:
     resolve = annotation.resolver()
     # As written -> canonical, and details with further ones; also keeps one object of each.
     labels: dict[str, tuple[str, Details | None]] = {}
-    records: list[Record] = []
+    records = RecordTable()
     bad = BadRows()
     for number, line in enumerate(lines(annotation.text), 1):
         line = line.strip(" \t\r\n")

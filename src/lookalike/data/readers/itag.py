@@ -32,11 +32,12 @@ from lookalike.data.readers.annotation import (
     quoted,
 )
 from lookalike.data.record import Details, Record, with_labels
+from lookalike.data.record_table import RecordTable
 
 _log = logging.getLogger(__name__)
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of an iTAG manifest.
 
     Raises:
@@ -48,7 +49,7 @@ def read(annotation: Annotation) -> list[Record]:
     resolve = annotation.resolver()
     labels: dict[str, str] = {}  # keeps one object a label
     further: dict[tuple[str, ...], Details | None] = {}
-    records: list[Record] = []
+    records = RecordTable()
     bad = BadRows()
     skipped = 0
     for number, line in enumerate(lines(annotation.text), 1):

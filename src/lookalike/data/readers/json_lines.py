@@ -22,7 +22,7 @@ from lookalike.data.readers.table_rows import (
     labels_text,
     row_records,
 )
-from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
 
@@ -65,7 +65,7 @@ def refuse_one_object(text: str, source: str) -> None:
     )
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of a table; a record's line is its line, or its number in the list, from 1.
 
     Raises:
@@ -99,7 +99,7 @@ def read(annotation: Annotation) -> list[Record]:
         details = columns.details_of(cells, labels)
         return ParsedRow(resolve(cells[columns.path]), labels[0], details)
 
-    return finish_table(annotation, list(row_records(source, items, parse, bad)), bad)
+    return finish_table(annotation, RecordTable(row_records(source, items, parse, bad)), bad)
 
 
 def _is_coco(item: dict[str, object]) -> bool:

@@ -43,6 +43,7 @@ from lookalike.data.readers.table_rows import (
     row_records,
 )
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.data.splits import split_name
 from lookalike.errors import DataError
 
@@ -58,12 +59,12 @@ def is_parquet(uri: str) -> bool:
     return not storage.is_remote(uri) and bool(_in_folder(storage.local_path(uri)))
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of a file, of several (`part-{000..099}.parquet`) or of a folder."""
     return read_files([annotation.uri], annotation.options)
 
 
-def read_files(uris: Sequence[str], options: AnnotationOptions) -> list[Record]:
+def read_files(uris: Sequence[str], options: AnnotationOptions) -> RecordTable:
     """The records of the files of one data set; a record's line is its row, from 1.
 
     A folder is one of `Dataset.save_to_disk`, of `DatasetDict.save_to_disk` (a folder for each
@@ -87,11 +88,11 @@ def read_files(uris: Sequence[str], options: AnnotationOptions) -> list[Record]:
         files = [(files[0][0], None)]  # the name of a single file gives no split
     bad = BadRows()
     known: dict[Any, Any] = {}  # keeps one object of each label and details
-    records = [
+    records = RecordTable(
         record
         for file, split in files
         for record in _file_records(Annotation(file, options), split, bad, known)
-    ]
+    )
     return finish_table(Annotation(uris[0], options), records, bad)
 
 

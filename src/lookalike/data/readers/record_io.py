@@ -19,6 +19,7 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.data.readers.annotation import Annotation, BadRows, MalformedRow
 from lookalike.data.record import Member, Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError, StorageError, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_entry
@@ -35,7 +36,7 @@ def is_record_io(uri: str) -> bool:
     return storage.split_query(uri)[0].lower().endswith(".rec")
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of a RecordIO file of images, in their order.
 
     The label is the first one of the image. Records without an image are skipped: the first one
@@ -65,12 +66,12 @@ def read(annotation: Annotation) -> list[Record]:
         reason = reason_of(error, "cannot be read")
         raise StorageError(f"{annotation.name}: {reason}") from None
     joined = _joined(path, [image for _, image in found if isinstance(image, bytes)])
-    records = [
+    records = RecordTable(
         Record(str(path), label, annotation.name, 0, image)
         if isinstance(image, Member)
         else Record(str(joined[0]), label, annotation.name, 0, next(joined[1]))
         for label, image in found
-    ]
+    )
     return annotation.finish(records, bad, "holds no images")
 
 

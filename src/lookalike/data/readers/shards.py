@@ -29,6 +29,7 @@ from lookalike.data.readers.annotation import (
 from lookalike.data.readers.path_patterns import expand_ranges
 from lookalike.data.readers.table_rows import labels_text
 from lookalike.data.record import Member, Record, with_labels
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
 # By priority. `.txt` comes last: in some sets it is a caption beside a `.cls`.
@@ -45,7 +46,7 @@ def is_shards(uri: str) -> bool:
     return storage.split_query(uri)[0].lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
-def read(annotation: Annotation) -> list[Record]:
+def read(annotation: Annotation) -> RecordTable:
     """The records of tar files (`shards/{0000..0099}.tar`), in the order of their members.
 
     Files of one sample have the same path up to the first dot of the name, and lie one after the
@@ -57,7 +58,7 @@ def read(annotation: Annotation) -> list[Record]:
         DataError: bad samples, no samples, or a file that is no uncompressed tar file.
     """
     options = annotation.options
-    records: list[Record] = []
+    records = RecordTable()
     bad = BadRows()
     labels: dict[str, str] = {}  # keeps one object a label
     for shard in expand_ranges(annotation.uri):

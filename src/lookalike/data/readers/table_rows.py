@@ -17,6 +17,7 @@ from lookalike.data.readers.annotation import (
 from lookalike.data.readers.boxes import unify_boxes
 from lookalike.data.readers.table_columns import is_image_name
 from lookalike.data.record import Details, Member, Record
+from lookalike.data.record_table import RecordTable
 
 Row = TypeVar("Row")
 
@@ -48,7 +49,7 @@ def row_records(
             yield Record(uri, label, source, number, member, details)
 
 
-def finish_table(annotation: Annotation, records: list[Record], bad: BadRows) -> list[Record]:
+def finish_table(annotation: Annotation, records: RecordTable, bad: BadRows) -> RecordTable:
     """The records of a table, with all boxes in one unit; see `Annotation.finish`."""
     records = unify_boxes(records, bad, annotation.name)
     return annotation.finish(records, bad, "the table holds no rows")

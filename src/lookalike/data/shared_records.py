@@ -1,0 +1,43 @@
+"""A list that one worker of each machine reads, and that the others map."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lookalike.data.record_table import RecordTable
+from lookalike.distributed.world import World
+
+
+def read_once(read: Callable[[], RecordTable], world: World) -> RecordTable:
+    """What `read` gives, called on one worker of each machine; called by all together.
+
+    Raises:
+        LookalikeError: `read` raised it, on this worker or another.
+        StorageError: a worker cannot open the list that another has read.
+    """
+    if world.size == 1:
+        return read()
+    machines = world.all_gather_object(_machine() or f"worker {world.rank}")
+    reader = machines.index(machines[world.rank])
+    table = None
+    with world.raise_together():
+        if reader == world.rank:
+            table = read()
+    with world.raise_together():
+        handle = None if table is None else table.handle()
+    handles = world.all_gather_object(handle)
+    with world.raise_together():
+        if table is None:
+            table = RecordTable.from_handle(handles[reader])
+    return table
+
+
+def _machine() -> str | None:
+    """A text that processes have in common if they can open each other's files, as on Linux."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"
+    except OSError:
+        return None
