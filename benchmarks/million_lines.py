@@ -2,14 +2,18 @@
 
     python benchmarks/million_lines.py
 
-Each form is read in a process of its own. `bytes/image` is the growth of the peak memory.
+Each form is read in a process of its own, or in several as the workers of a run. Bytes of an image
+are those by which the memory of a process has grown.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,29 +47,68 @@ def write(form: str, folder: Path, count: int) -> Path:
     return path
 
 
-def peak_memory() -> int:
-    """The most memory that this process had, in bytes; getrusage would know the parent's too."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None  # Linux writes it
-    return int(found[1]) * 1024
+def memory() -> tuple[int, int, int]:
+    """Bytes of this process: its own, those of mapped files, and the most that it had.
+
+    Its own are those that it has written to (Linux; getrusage would know the parent's peak too).
+    """
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", rollup, re.MULTILINE))
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak is not None
+    own = int(found["Private_Dirty"]) + int(found["Swap"])
+    mapped = int(found["Rss"]) - int(found["Anonymous"])
+    return own * 1024, mapped * 1024, int(peak[1]) * 1024
 
 
 def measure(path: str) -> None:
-    """Open the file in this process and print seconds and bytes."""
-    from lookalike.data.catalog import open_catalog
+    """Open the list as `train` does, and print a line with what it took of this worker."""
+    from lookalike.config.config import Config
+    from lookalike.distributed.world import World
+    from lookalike.training.build import open_catalogs
 
-    before = peak_memory()
-    began = time.monotonic()
-    catalog = open_catalog(path)
-    seconds = time.monotonic() - began
-    grown = peak_memory() - before
-    print(f"{len(catalog)} {len(catalog.classes)} {seconds:.2f} {grown}")
+    config = Config.of(None, {"train": path})
+    with World.from_env("cpu") as world:
+        before = memory()
+        began, cpu = time.monotonic(), time.process_time()
+        catalog, _ = open_catalogs(config, world=world)
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+        world.barrier()
+        gc.collect()
+        own, mapped, peak = (
+            (after - start) / len(catalog) for after, start in zip(memory(), before, strict=True)
+        )
+        # In one piece, as several workers write.
+        sys.stdout.write(
+            f"    worker {world.rank}: {len(catalog):,} images, {len(catalog.classes):,} classes: "
+            f"{seconds:.2f} s, {cpu:.2f} s of a core; {own:.0f} bytes/image of its own, "
+            f"{mapped:.0f} of mapped files, {peak:.0f} at most\n"
+        )
+        sys.stdout.flush()
+        world.barrier()
+
+
+def start_workers(path: Path, workers: int) -> None:
+    """Run `measure` in this many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, "--measure", str(path)]
+    started = []
+    for rank in range(workers):
+        of_worker = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port, "WORLD_SIZE": workers}
+        values = {name: str(value) for name, value in of_worker.items()}
+        environment = os.environ | values | {"MASTER_ADDR": "127.0.0.1"}
+        started.append(subprocess.Popen(command, env=environment if workers > 1 else None))
+    if any(process.wait() for process in started):
+        raise SystemExit("a worker has failed")
 
 
 def main() -> None:
     """Write and read each form."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -75,14 +118,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for form in options.forms:
             path = write(form, Path(folder), options.images)
-            command = [sys.executable, __file__, "--measure", str(path)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            images, classes, seconds, grown = out.split()
-            print(
-                f"{form:11} {int(images):,} images, {int(classes):,} classes, file "
-                f"{path.stat().st_size / 1e6:.0f} MB: {seconds} s, "
-                f"{int(grown) / int(images):.0f} bytes/image"
-            )
+            print(f"{form}, {path.stat().st_size / 1e6:.0f} MB:", flush=True)
+            start_workers(path, options.workers)
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -31,14 +31,15 @@ class Distinct(Generic[T]):
 
     def codes(self, values: Iterable[T]) -> np.ndarray:
         """The index of each value in `values`, int32; new ones are added."""
-        known, codes = self._codes, []
-        for value in values:
-            code = known.get(value)
-            if code is None:
-                code = known[value] = len(self.values)
-                self.values.append(value)
-            codes.append(code)
-        return np.array(codes, np.int32)
+        values, known = list(values), self._codes
+        found = list(map(known.get, values))
+        if None in found:
+            for value in values:
+                if value not in known:
+                    known[value] = len(self.values)
+                    self.values.append(value)
+            found = list(map(known.get, values))
+        return np.array(found, np.int32)
 
 
 class Shared:
@@ -102,6 +103,20 @@ def pack(records: Sequence[Record], shared: Shared) -> pa.Buffer:
     details = [record.details for record in records]
     if any(one is not None for one in details):
         columns |= _detail_columns(details, shared)
+    return _stream(pa.record_batch(list(map(pa.array, columns.values())), list(columns)))
+
+
+def pack_rows(
+    uris: Sequence[str], labels: Sequence[str], source: str, first_line: int, shared: Shared
+) -> pa.Buffer:
+    """As `pack`, of records on successive lines of a list, without members and details."""
+    number = len(uris)
+    columns = {
+        "uri": pa.array([uri.encode(*_CODING) for uri in uris], _TEXT),
+        "label": shared.labels.codes(labels),
+        "source": np.full(number, shared.sources.codes([source])[0]),
+        "line": np.arange(first_line, first_line + number),
+    }
     return _stream(pa.record_batch(list(map(pa.array, columns.values())), list(columns)))
 
 
@@ -172,12 +187,16 @@ class RecordBlock:
 
     def __iter__(self) -> Iterator[Record]:
         labels, sources = self._shared.labels.values, self._shared.sources.values
-        fields = zip(self._uris.to_pylist(), self._label, self._source, self._line, strict=True)
         if self._member is not None or self._code is not None:
             yield from map(self.__getitem__, range(len(self)))
             return
+        fields = zip(self.uris(), self._label, self._source, self._line, strict=True)
         for uri, label, source, line in fields:
-            yield Record(uri.decode(*_CODING), labels[label], sources[source], line)
+            yield Record(uri, labels[label], sources[source], line)
+
+    def uris(self) -> Iterator[str]:
+        """The URI of each record."""
+        return (uri.decode(*_CODING) for uri in self._uris.to_pylist())
 
     @property
     def has_boxes(self) -> bool:

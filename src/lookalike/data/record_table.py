@@ -14,19 +14,20 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, repeat
 from typing import IO, Any, overload
 
 import numpy as np
 import pyarrow as pa
 
 from lookalike.data.record import Details, Record
-from lookalike.data.record_block import RecordBlock, Shared, pack, without_measures
+from lookalike.data.record_block import RecordBlock, Shared, pack, pack_rows, without_measures
 from lookalike.errors import StorageError
 from lookalike.storage.cache_folder import cache_folder
 from lookalike.storage.local_files import writing
 
-BLOCK = 2**17
-"""Rows that are packed together: 10 MB."""
+BLOCK = 2**16
+"""Rows that are packed together: 6 MB."""
 
 IN_MEMORY = 2**22
 """Rows up to which the blocks are in memory: 350 MB."""
@@ -62,6 +63,15 @@ class RecordTable(Sequence[Record]):
         else:
             for record in records:
                 self._packed.append(record)
+
+    def add_rows(
+        self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
+    ) -> None:
+        """Add the records of successive lines of a list, without members and details."""
+        if len(uris) < BLOCK // 2:
+            self.extend(map(Record, uris, labels, repeat(source), count(first_line)))
+        else:
+            self._packed.add_rows(uris, labels, source, first_line)
 
     def take(self, rows: np.ndarray) -> RecordTable:
         """The records of some rows, (M,) indices; nothing is copied, and they cannot grow."""
@@ -137,6 +147,12 @@ class RecordTable(Sequence[Record]):
         return (self._packed[row] for start in range(0, len(self), BLOCK)
                 for row in self._rows[start : start + BLOCK].tolist())  # fmt: skip
 
+    def uris(self) -> Iterator[str]:
+        """The URI of each record."""
+        if self._rows is None:
+            return self._packed.uris()
+        return (record.uri for record in self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
@@ -198,6 +214,11 @@ class _Packed:
             yield from block
         yield from self._last
 
+    def uris(self) -> Iterator[str]:
+        for block in self._blocks:
+            yield from block.uris()
+        yield from (record.uri for record in self._last)
+
     def shared(self) -> Shared:
         """What the records have in common, including the last ones."""
         self._count_last()
@@ -232,6 +253,12 @@ class _Packed:
             self._add(block.recoded(codes), len(block))
         for record in other._last:
             self.append(record)
+
+    def add_rows(
+        self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
+    ) -> None:
+        self._pack()
+        self._add(pack_rows(uris, labels, source, first_line, self._shared), len(uris))
 
     def _pack(self) -> None:
         if self._last:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import re
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from lookalike.data import FORMAT_ALIASES
 from lookalike.data.catalog import Record
 from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
-from lookalike.data.readers import NOT_TEXT, READERS, read_records
-from lookalike.data.readers.annotation import is_missing
+from lookalike.data.readers import NOT_TEXT, READERS, image_list, read_records
+from lookalike.data.readers.annotation import Annotation, AnnotationOptions, is_missing
 from lookalike.errors import ConfigError, DataError, StorageError
 
 
@@ -235,3 +236,28 @@ def test_written_lists_are_read_back(tmp_path, items):
     expected = [(path, written(label)) for path, label in items]
     found = read(write(tmp_path, text))
     assert [(record.uri, record.label) for record in found] == expected
+
+
+def test_lines_read_at_once_are_those_read_one_by_one():
+    """Plain lines take a short way, and any odd one among them the long way."""
+    draw = random.Random(3)
+    pieces = ["a.jpg", "/b/c.png", "oss://k/d.jpg", "d", "7", "007", "cat", "a.b", "nan", " ", "\t"]
+    pieces += ["#", "[", "\u00e9", "\u3000", "\x07", "x|y", "http://[x", "\r", ""]
+    plain = 0
+    for labelled, separator in ((True, None), (False, None), (True, "|")):
+        options = AnnotationOptions(labelled=labelled, label_separator=separator)
+        for _ in range(2000):
+            lines = [
+                "".join(draw.choice(pieces) + draw.choice(["", " "]) for _ in range(2))
+                + draw.choice(["7", "cat", "007"])
+                for _ in range(draw.randint(1, 2))
+            ]
+            text = "\n".join(lines) + draw.choice(["", "\n"])
+            at_once, each = (image_list._Rows(Annotation("l.txt", options, text)) for _ in "ab")
+            number = at_once.add_plain(text, 5)
+            if number:
+                plain += 1
+                assert number == each.add_each(text, 5)
+                assert at_once.records == each.records
+                assert not each.bad.found
+    assert plain > 500
