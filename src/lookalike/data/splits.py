@@ -33,7 +33,7 @@ def splits_of(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(split for split in named if split is not None))
 
 
-def measured(records: Sequence[Record], split: str | None = None) -> tuple[Record, ...]:
+def measured(records: Sequence[Record], split: str | None = None) -> RecordTable:
     """The records to measure on: of `split`, or of the only one that is not `train`.
 
     Raises:
