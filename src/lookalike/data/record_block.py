@@ -27,11 +27,13 @@ class Distinct(Generic[T]):
 
     def __init__(self, values: Iterable[T] = ()) -> None:
         self.values: list[T] = list(values)
-        self._codes = {value: code for code, value in enumerate(self.values)}
+        self._codes: dict[T, int] = {}
 
     def codes(self, values: Iterable[T]) -> np.ndarray:
         """The index of each value in `values`, int32; new ones are added."""
         values, known = list(values), self._codes
+        if len(known) < len(self.values):  # those of another process, which few tables extend
+            known.update((value, code) for code, value in enumerate(self.values))
         found = list(map(known.get, values))
         if None in found:
             for value in values:

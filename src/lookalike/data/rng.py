@@ -29,7 +29,7 @@ class EpochRng:
 
     def permutation(self, num: int) -> np.ndarray:
         """The numbers below `num` in a random order: (num,) int64."""
-        return np.argsort(self.keys(num), kind="stable").astype(np.int64)
+        return np.argsort(self.keys(num), kind="stable").astype(np.int64, copy=False)
 
     def below(self, limit: int) -> int:
         """A whole number from 0 to `limit` - 1, for limits far below 2^64."""
