@@ -139,7 +139,7 @@ def _embed(
             stack.callback(lock.unlink, missing_ok=True)
             parts.begin(restart=restart)
         # Gathered, not looked up by each: a faster worker may have made a part meanwhile.
-        missing = world.all_gather_object(parts.missing() if world.is_main else [])[0]
+        missing = world.broadcast_object(parts.missing() if world.is_main else [])
         _make(embedder, records, parts, missing, world, source)
         return _finish(parts, records, output) if world.is_main else 0
 

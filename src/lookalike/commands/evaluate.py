@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack, cast
 
 import torch
@@ -23,7 +23,6 @@ from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.evaluation.evaluator import (
@@ -38,7 +37,14 @@ from lookalike.evaluation.evaluator import (
 from lookalike.evaluation.metric_tables import check_name, class_rows, query_rows, write_rows
 from lookalike.evaluation.query_duplicates import duplicates_line
 from lookalike.evaluation.result import Comparison, Evaluation
-from lookalike.evaluation.testset import TestSet, from_files, from_list, from_query_and_gallery
+from lookalike.evaluation.testset import (
+    ListKeywords,
+    ListOptions,
+    TestSet,
+    from_files,
+    from_list,
+    from_query_and_gallery,
+)
 from lookalike.log import logger
 from lookalike.metrics.rank_metrics import RECALL
 from lookalike.metrics.scores import Scores
@@ -50,8 +56,8 @@ from lookalike.vectors.vector_parts import Request
 RESULT_JSON = "evaluation.json"
 
 
-class CompareKeywords(ReadKeywords, MetricKeywords, total=False):
-    """The keywords of `compare` that are fields of `ReadOptions` and `MetricOptions`."""
+class CompareKeywords(ReadKeywords, MetricKeywords, ListKeywords, total=False):
+    """Those keywords of `compare` that are fields of options."""
 
 
 def evaluate(
@@ -96,8 +102,8 @@ def evaluate(
     _check([model], data, query, gallery, (), None)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
-        reader = _options([model], label_separator)
-        test = _test_set(data, query, gallery, format, split, None, reader)
+        lists = _with_separator(ListOptions(format, split, label_separator), [model])
+        test = _test_set(data, query, gallery, lists)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -110,10 +116,6 @@ def compare(
     gallery: Place | None = None,
     embeddings: Place | Iterable[Place] = (),
     labels: Place | None = None,
-    format: str = "auto",
-    split: str | None = None,
-    label_separator: str | None = None,
-    hierarchy: str | None = None,
     per_class: Place | None = None,
     per_query: Place | None = None,
     output: Place | None = None,
@@ -132,17 +134,14 @@ def compare(
         embeddings: in place of models and images, `.npy` or `.parquet` files of vectors of the
             same images in the same order, a file for each model.
         labels: with `embeddings`, a file with one label a line; not needed where Parquet has them.
-        format: auto, or one of `lookalike.data.readers.READERS`.
-        split: where the data have splits, the one to measure on.
-        label_separator: the text between the labels of an image; that of the first run by default.
-        hierarchy: coarser classes at which is measured too: columns of a table (`genus,family`), or
-            a file with one `label genus family` a line.
         per_class: a file, .csv or .jsonl, for the metrics of each class.
         per_query: a file, .csv or .jsonl, for those of each query, and its first results.
         output: a directory for evaluation.json, per_class.csv and per_query.csv. With workers on
             several machines it keeps the vectors too, part by part, until the end: a command that
             is started again does not embed what is done.
-        more: `recall`, `precision`, `full`, `verification`, `nmi` and `seed`, as in
+        more: `format`, `split`, `label_separator` (by default that of the first run) and
+            `hierarchy`, as in `lookalike.evaluation.testset.ListOptions`; `recall`, `precision`,
+            `full`, `verification`, `nmi` and `seed`, as in
             `lookalike.evaluation.evaluator.MetricOptions`; `threads`, `cache`, `cache_size`,
             `requests`, `allow_truncated` and `device`, as in
             `lookalike.commands.read_options.ReadOptions`.
@@ -150,9 +149,11 @@ def compare(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    metrics = {name: more[name] for name in MetricKeywords.__annotations__ if name in more}  # type: ignore[literal-required]
-    read = {name: value for name, value in more.items() if name not in metrics}
+    kinds = (MetricKeywords, ListKeywords)
+    metrics, lists = ({k: v for k, v in more.items() if k in one.__annotations__} for one in kinds)
+    read = {k: v for k, v in more.items() if k not in metrics | lists}
     reading = ReadOptions(**cast(ReadKeywords, read))
+    listing = ListOptions(**cast(ListKeywords, lists))
     models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
     data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)
     per_class, per_query, output = _places(per_class=per_class, per_query=per_query, output=output)
@@ -168,14 +169,12 @@ def compare(
             log.start(logging.ERROR)
         kept = _Kept(output) if output is not None and world.on_several_machines else None
         if embeddings:
-            reader = _options((), label_separator)
-            test, files = from_files(embeddings, labels, hierarchy, reader)
+            test, files = from_files(embeddings, labels, listing)
             rows = torch.arange(len(test.catalog))
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            reader = _options(models, label_separator)
-            test = _test_set(data, query, gallery, format, split, hierarchy, reader)
+            test = _test_set(data, query, gallery, _with_separator(listing, models))
             source = reading.source(models)
             measured = common_images(
                 [_embedded(model, test, reading, source, world, kept) for model in models]
@@ -241,32 +240,20 @@ def _check(
 
 
 def _test_set(
-    data: str | None,
-    query: str | None,
-    gallery: str | None,
-    format: str,
-    split: str | None,
-    hierarchy: str | None,
-    options: AnnotationOptions,
+    data: str | None, query: str | None, gallery: str | None, options: ListOptions
 ) -> TestSet:
-    how: dict[str, Any] = {
-        "format": format,
-        "split": split,
-        "hierarchy": hierarchy,
-        "options": options,
-    }
     if data is not None:
-        return from_list(data, **how)
+        return from_list(data, options)
     assert query is not None
     assert gallery is not None
-    return from_query_and_gallery(query, gallery, **how)
+    return from_query_and_gallery(query, gallery, options)
 
 
-def _options(models: Sequence[Place], separator: str | None) -> AnnotationOptions:
-    """Reading options of lists: those of the first model, where nothing else is asked for."""
-    if separator is None and models:
-        separator = separator_of(models[0])
-    return AnnotationOptions(label_separator=separator or None)
+def _with_separator(options: ListOptions, models: Sequence[Place]) -> ListOptions:
+    """Options with the separator of labels of the first model, where none is given."""
+    if options.label_separator is not None or not models:
+        return options
+    return replace(options, label_separator=separator_of(models[0]))
 
 
 @dataclass

@@ -189,7 +189,7 @@ def _within_budget(
 ) -> Config:
     """Request of a new run with the length that fits `train.time_budget`."""
     budget = config.train.time_budget
-    if budget is None or not world.all_gather_object(not run.resolved.exists())[0]:
+    if budget is None or not world.broadcast_object(not run.resolved.exists()):
         return config
     # Epochs with a frozen backbone take less than the others.
     frozen = config.train.freeze_backbone

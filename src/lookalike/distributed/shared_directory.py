@@ -27,7 +27,7 @@ def find_directory_leaders(world: World, folder: Path) -> World:
     """
     if world.local_size == world.size:
         return world
-    start = world.all_gather_object(secrets.token_hex(8))[0]
+    start = world.broadcast_object(secrets.token_hex(8))
     marker = _marker(folder, start, world.rank)
     try:
         with world.raise_together():

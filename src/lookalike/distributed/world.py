@@ -292,6 +292,10 @@ class World:
         mine = torch.frombuffer(text, dtype=torch.uint8).to(self.device)
         return [json.loads(part.cpu().numpy().tobytes()) for part in self.gather(mine)]
 
+    def broadcast_object(self, value: Any) -> Any:
+        """Value of the main worker, on all; of JSON, as in `all_gather_object`."""
+        return self.all_gather_object(value)[0]
+
     @contextmanager
     def raise_together(self) -> Iterator[None]:
         """Raise on every worker what the user must fix on one, at the end of the block.
@@ -335,7 +339,7 @@ class KeyValueStore:
 
     def __init__(self, world: World) -> None:
         # torchrun's store outlives a start that failed, with its values.
-        name = f"lookalike-{world.all_gather_object(secrets.token_hex(8))[0]}"
+        name = f"lookalike-{world.broadcast_object(secrets.token_hex(8))}"
         self._store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
 
     def set(self, key: str, value: Any) -> None:

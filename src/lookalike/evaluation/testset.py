@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from lookalike.data.catalog import Catalog, build_catalog, with_hierarchy
 from lookalike.data.hierarchy import hierarchy_columns
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import (
-    DEFAULT,
     AnnotationOptions,
     BadRows,
     MalformedRow,
@@ -34,6 +33,46 @@ from lookalike.metrics.protocol import Roles
 from lookalike.vectors.vector_files import ROLES, read_vectors
 
 _ROWS = 16384  # that are checked together
+
+
+class ListKeywords(TypedDict, total=False):
+    """The fields of `ListOptions` as keywords of a command."""
+
+    format: str
+    split: str | None
+    label_separator: str | None
+    hierarchy: str | None
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Options of reading a labelled list to measure on.
+
+    Attributes:
+        format: auto, or one of `lookalike.data.readers.READERS`.
+        split: where the data have splits, the one to measure on; the only one that is not `train`
+            by default.
+        label_separator: the text between the labels of an image.
+        hierarchy: coarser classes at which is measured too: columns of a table (`genus,family`), or
+            a file with one `label genus family` a line.
+    """
+
+    format: str = "auto"
+    split: str | None = None
+    label_separator: str | None = None
+    hierarchy: str | None = None
+
+    @property
+    def annotation(self) -> AnnotationOptions:
+        """Options of the rows."""
+        return AnnotationOptions(
+            label_separator=self.label_separator or None,
+            coarser_columns=hierarchy_columns(self.hierarchy),
+        )
+
+    def records(self, uri: str) -> tuple[Record, ...]:
+        """The records of a list to measure on."""
+        return measured(read_records(uri, self.format, self.annotation), self.split)
 
 
 @dataclass(frozen=True)
@@ -62,32 +101,19 @@ class TestSet:
         return cls(storage.public(name), catalog, Roles.of(records), in_both)
 
 
-def from_list(
-    data: str,
-    *,
-    format: str = "auto",
-    split: str | None = None,
-    hierarchy: str | None = None,
-    options: AnnotationOptions = DEFAULT,
-) -> TestSet:
+def from_list(data: str, options: ListOptions = ListOptions()) -> TestSet:  # frozen
     """A list whose images search each other, or have the roles that it states.
 
     Raises:
         LookalikeError: it cannot be read, or has no such split.
     """
-    options = replace(options, coarser_columns=hierarchy_columns(hierarchy))
-    records = read_records(data, format, options)
-    return TestSet.of(data, measured(records, split), hierarchy=hierarchy)
+    return TestSet.of(data, options.records(data), hierarchy=options.hierarchy)
 
 
 def from_query_and_gallery(
     query: str,
     gallery: str,
-    *,
-    format: str = "auto",
-    split: str | None = None,
-    hierarchy: str | None = None,
-    options: AnnotationOptions = DEFAULT,
+    options: ListOptions = ListOptions(),  # frozen
 ) -> TestSet:
     """A list of queries, and one of the gallery.
 
@@ -97,14 +123,12 @@ def from_query_and_gallery(
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
-    options = replace(options, coarser_columns=hierarchy_columns(hierarchy))
     found: dict[object, Record] = {}
     key_of = image_keys()
     in_both = 0
     contradictions: list[tuple[Record, Record]] = []
     for uri, is_query in ((query, True), (gallery, False)):
-        records = read_records(uri, format, options)
-        for record in measured(records, split):
+        for record in options.records(uri):
             details = record.details or Details()
             key = key_of(record)
             other = found.get(key)
@@ -125,14 +149,13 @@ def from_query_and_gallery(
                 f" {quoted(pair[1].label)}, but {quoted(pair[0].label)} in {pair[0].origin}"
             ),
         )
-    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both, hierarchy)
+    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both, options.hierarchy)
 
 
 def from_files(
     embeddings: Sequence[str],
     labels: str | None,
-    hierarchy: str | None = None,
-    options: AnnotationOptions = DEFAULT,
+    options: ListOptions = ListOptions(),  # frozen
 ) -> tuple[TestSet, list[tuple[str, Tensor]]]:
     """Embeddings that exist already, each a model's, of the same images in the same order.
 
@@ -141,7 +164,7 @@ def from_files(
             where `labels` is None, are those of NAME.labels.txt beside a `.npy` file, or of the
             column `label`; roles, sequences and paths are taken from the first file's columns.
         labels: a file with one label a line, or several with the separator of `options` between.
-        hierarchy: a file of coarser classes.
+        options: separator of labels, and a file of coarser classes.
 
     Returns:
         The set, and name and (N, D) vectors of each file.
@@ -154,11 +177,12 @@ def from_files(
     files = list(map(storage.public, embeddings))
     place = storage.public(labels) if labels else files[0]
     if labels is not None:
-        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place, options)
+        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place, options.annotation)
         names = [given] * len(parts)
     else:
         names = [
-            _labels_of(part[1], file, options) for file, part in zip(files, parts, strict=True)
+            _labels_of(part[1], file, options.annotation)
+            for file, part in zip(files, parts, strict=True)
         ]
     for file, (vectors, _), its in zip(files, parts, names, strict=True):
         if len(its) != len(vectors):
@@ -179,7 +203,7 @@ def from_files(
         for number, (path, its, detail) in enumerate(rows, 1)
     ]
     found = [(file, part[0]) for file, part in zip(files, parts, strict=True)]
-    return TestSet.of(place, records, hierarchy=hierarchy), found
+    return TestSet.of(place, records, hierarchy=options.hierarchy), found
 
 
 def _load(uri: str, *, labels: bool) -> tuple[Tensor, dict[str, list[Any]]]:

@@ -74,7 +74,7 @@ def gather_facts(
     with world.raise_together():
         if world.is_main and source is not None:
             sample = sample_facts(catalog, source=source)
-    found = world.all_gather_object(None if sample is None else asdict(sample))[0]
+    found = world.broadcast_object(None if sample is None else asdict(sample))
     return network_facts(
         config,
         images=len(catalog),

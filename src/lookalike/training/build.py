@@ -119,7 +119,7 @@ def _inputs(
     lists = ["", ""]
     if world.is_main:  # takes a while for a list of millions
         lists = [catalog.fingerprint(), "" if held_out is None else held_out.fingerprint()]
-    train_list, val_list = world.all_gather_object(lists)[0]
+    train_list, val_list = world.broadcast_object(lists)
     sampler, text = config.data.sampler, loader.sampler.describe()
     return Inputs(
         steps_per_epoch=loader.steps_per_epoch,

@@ -105,7 +105,7 @@ def keep_best_weights(
         return
     end = progress.best_step or progress.step
     mine = run.scores() if world.is_main else []
-    scores: list[Mapping[str, Any]] = world.all_gather_object(mine)[0]
+    scores: list[Mapping[str, Any]] = world.broadcast_object(mine)
     if scores and "interpolation" in scores[-1] and scores[-1]["step"] == progress.step:
         return
     measured = {score["step"]: score for score in scores if "interpolation" not in score}

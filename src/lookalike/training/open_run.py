@@ -100,7 +100,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
             assert asked is not None
             assert used is not None
             found = [asked.to_yaml(complete=False), used.to_yaml()]
-    texts = world.all_gather_object(found)[0]
+    texts = world.broadcast_object(found)
     if not texts:
         return config
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
@@ -213,7 +213,7 @@ def has_no_checkpoint(run: Run, resume: bool, world: World) -> bool:
     """True if training begins at its start; called by all workers together."""
     # As the main worker finds it: a slower worker may see files that it writes next.
     found = resume and any(run.checkpoints.glob("step-*"))
-    return bool(world.all_gather_object(not found)[0])
+    return bool(world.broadcast_object(not found))
 
 
 def restore(
@@ -232,7 +232,7 @@ def restore(
             changed.
     """
     # As the main worker finds it: a slower worker may see files that it writes next.
-    if not world.all_gather_object(resume and run.began())[0]:
+    if not world.broadcast_object(resume and run.began()):
         return None
     name, bad = None, {}
     with world.raise_together():
@@ -241,7 +241,7 @@ def restore(
             found = [(each.get("row"), each.get("reason")) for each in run.read(run.bad_images)]
             bad = {row: str(reason) for row, reason in found if type(row) is int}
     # Other machines may have nothing of the run but this checkpoint.
-    name, bad = world.all_gather_object([name, bad])[0]
+    name, bad = world.broadcast_object([name, bad])
     with world.raise_together():
         try:
             progress = None if name is None else checkpoint.load(run.checkpoints / name, trained)

@@ -43,7 +43,7 @@ def _resume_from(output: str, local: Run, world: World) -> None:
             _complete_best(output, local)
             _tidy(local)
     found, _ = checkpoint.newest(local.checkpoints) if world.is_main else (None, [])
-    name = world.all_gather_object(None if found is None else found.name)[0]
+    name = world.broadcast_object(None if found is None else found.name)
     with world.raise_together():
         if world.is_directory_leader and not world.is_main:
             if name is not None:
@@ -57,9 +57,9 @@ def share_model(run: Run, world: World) -> None:
     if len(world.directory_leaders) == 1:
         return
     names = sorted(path.name for path in run.model.iterdir()) if world.is_main else []
-    for name in world.all_gather_object(names)[0]:
+    for name in world.broadcast_object(names):
         content = bytearray((run.model / name).read_bytes()) if world.is_main else bytearray()
-        size = world.all_gather_object(len(content))[0]
+        size = world.broadcast_object(len(content))
         if not world.is_main:
             content = bytearray(size)
         data = torch.frombuffer(content, dtype=torch.uint8).to(world.device)
@@ -75,7 +75,7 @@ def _finish_upload(output: str, local: Run, world: World) -> None:
     with world.raise_together():
         if world.is_main:
             name, text = _unfinished(output, local)
-    name, text = world.all_gather_object([name, text])[0]
+    name, text = world.broadcast_object([name, text])
     if name is None:
         return
     folder = local.checkpoints / name

@@ -106,7 +106,7 @@ def fit_length(
     left = seconds_of(budget) - (time.monotonic() - began)
     mine = length_within(left, step, parts.loader.steps_per_epoch, validation, passes)
     # The main worker's clock decides for all.
-    shared = world.all_gather_object(None if mine is None else asdict(mine))[0]
+    shared = world.broadcast_object(None if mine is None else asdict(mine))
     if shared is None:
         raise ConfigError(
             f"train.time_budget={budget}: not enough for one step of {duration(step)} and "

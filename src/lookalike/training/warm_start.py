@@ -80,7 +80,7 @@ def begin(
     """
     with world.raise_together():
         source = _open(name, verify=True) if world.is_main else None
-    chosen = world.all_gather_object(None if source is None else str(source.folder))[0]
+    chosen = world.broadcast_object(None if source is None else str(source.folder))
     with world.raise_together():
         source = source or _open(chosen, verify=False)
     with checkpoint.reading(source.folder):
