@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,9 @@ import typer
 from lookalike.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lookalike.config.config import Config
     from lookalike.run import Run
 
 Command = Callable[..., None]
@@ -23,6 +26,20 @@ MeasuredSplit = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Request = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
+]
+TrainList = Annotated[
+    list[str] | None,
+    typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
+]
+ValList = Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")]
+BackboneName = Annotated[str | None, typer.Option(help="The network; default resnet50.")]
+LossName = Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")]
+Recipe = Annotated[
+    str | None, typer.Option(help="Choice of settings left open: auto, component, or a file.")
+]
 Model = Annotated[
     str, typer.Argument(help="An output directory, a model folder, or an .onnx file.")
 ]
@@ -67,12 +84,30 @@ def with_read_flags(*but: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def split_request(request: list[str] | None) -> tuple[list[str], list[str]]:
-    """The configuration file, if there is one, and the `key=value`s."""
+def load_config(request: list[str] | None, flags: Mapping[str, Any]) -> Config:
+    """The request of a file, `key=value`s, and flags by dotted key; None and [] are not given."""
+    from lookalike.config.config import Config
+
+    file = file_of(request)
+    overrides = [item for item in request or [] if "=" in item]
+    given = {key: value for key, value in flags.items() if value not in (None, [])}
+    return Config.load(file, overrides, given)
+
+
+def file_of(request: list[str] | None) -> str | None:
+    """The configuration file, if there is one."""
     files = [item for item in request or [] if "=" not in item]
     if len(files) > 1:
         raise ConfigError(f"more than one configuration file: {', '.join(files)}")
-    return files, [item for item in request or [] if "=" in item]
+    return files[0] if files else None
+
+
+def table_console(width: int) -> Console:
+    """Console of tables: as wide as the terminal, elsewhere of this width."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 def show_run(run: Run) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import AsJson
+from lookalike.cli.arguments import AsJson, table_console
 
 
 def backbones(
@@ -40,8 +40,6 @@ def backbones(
     as_json: AsJson = False,
 ) -> None:
     """List backbones for a task, memory and speed, with their licences."""
-    from rich.console import Console
-
     from lookalike import log
     from lookalike.commands.backbones import backbones as command
     from lookalike.planning.backbone_table import show
@@ -55,5 +53,4 @@ def backbones(
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
     else:
-        console = Console()
-        show(found, console if console.is_terminal else Console(width=130))
+        show(found, table_console(130))

@@ -8,14 +8,11 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import AsJson, split_request
+from lookalike.cli.arguments import AsJson, Request, load_config, table_console
 
 
 def plan(
-    request: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
-    ] = None,
+    request: Request = None,
     classes: Annotated[int | None, typer.Option(help="Classes, in place of a list.")] = None,
     images: Annotated[int | None, typer.Option(help="Images, in place of a list.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on all machines.")] = None,
@@ -36,22 +33,17 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Plan a run: bytes, communication and seconds of each worker, before it starts."""
-    from rich.console import Console
-
     from lookalike import log
     from lookalike.commands.plan import plan as command
-    from lookalike.config.config import Config
     from lookalike.planning.plan_table import show
 
     log.start()
-    files, overrides = split_request(request)
     found = command(
-        Config.load(files[0] if files else None, overrides, {"run.workers": workers}),
+        load_config(request, {"run.workers": workers}),
         classes=classes, images=images,
         memory=memory, gpu=gpu, machine=machine, measure=measure,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
     else:
-        console = Console()
-        show(found, console if console.is_terminal else Console(width=110))
+        show(found, table_console(110))

@@ -6,29 +6,31 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import show_run, split_request
+from lookalike.cli.arguments import (
+    BackboneName,
+    LossName,
+    Recipe,
+    Request,
+    TrainList,
+    ValList,
+    file_of,
+    load_config,
+    show_run,
+)
 
 
 def train(
-    request: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
-    ] = None,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
-    ] = None,
-    val: Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")] = None,
+    request: Request = None,
+    train: TrainList = None,
+    val: ValList = None,
     output: Annotated[str | None, typer.Option(help="Directory for the results.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
-    loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
+    backbone: BackboneName = None,
+    loss: LossName = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Passes over the data; by default from the number of images."),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Choice of settings left open: auto, component, or a file.")
-    ] = None,
+    recipe: Recipe = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run from its newest checkpoint.")
@@ -40,20 +42,18 @@ def train(
     Prints the directory of the run on stdout. All settings with their meaning: lookalike train
     --settings.
     """
-    from lookalike.config.config import FLAGS, Config
+    from lookalike.config.config import FLAGS
 
     if settings:
         typer.echo(_settings_help())
         return
     given = locals()
-    flags = {key: given[flag] for flag, key in FLAGS.items() if given[flag] != []}
-    files, overrides = split_request(request)
-    config = Config.load(files[0] if files else None, overrides, flags)
+    config = load_config(request, {key: given[flag] for flag, key in FLAGS.items()})
     from lookalike.commands.train import train as command
     from lookalike.planning.recipe import choose_by_file, with_choices
     from lookalike.training.open_run import resumed_request
 
-    if resume and not files:
+    if resume and file_of(request) is None:
         output = with_choices(config, choose_by_file(config)).run.output
         config = resumed_request(config, output)
     show_run(command(config, resume=resume))

@@ -6,14 +6,11 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import split_request
+from lookalike.cli.arguments import BackboneName, LossName, Request, load_config
 
 
 def tune(
-    request: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
-    ] = None,
+    request: Request = None,
     train: Annotated[
         list[str] | None, typer.Option(help="List of labelled images to search on.")
     ] = None,
@@ -31,8 +28,8 @@ def tune(
             "train.batch_size=32,64; may be given several times."
         ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="The network; default resnet50.")] = None,
-    loss: Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")] = None,
+    backbone: BackboneName = None,
+    loss: LossName = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of a trial; by default from the time.")
     ] = None,
@@ -44,12 +41,10 @@ def tune(
 
     Prints the file of the recipe on stdout, for lookalike train --recipe FILE.
     """
-    from lookalike.config.config import FLAGS, Config
+    from lookalike.config.config import FLAGS
 
     given = locals()
-    flags = {key: given[flag] for flag, key in FLAGS.items() if given.get(flag) not in (None, [])}
-    files, overrides = split_request(request)
-    config = Config.load(files[0] if files else None, overrides, flags)
+    config = load_config(request, {key: given.get(flag) for flag, key in FLAGS.items()})
     from lookalike.commands.tune import tune as command
 
     found = command(config, time=time, trials=trials, over=over or ())
