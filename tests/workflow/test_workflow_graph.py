@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.commands import evaluate, export, improve, search
+from lookalike.commands.read_options import ReadKeywords
 from lookalike.config.config import Config
 from lookalike.errors import ConfigError
 from lookalike.workflow.node_calls import CALLS
@@ -128,7 +129,7 @@ def test_an_empty_file_is_told():
 
 @pytest.mark.parametrize("uses", KINDS)
 def test_settings_of_nodes_are_those_of_the_command(uses):
-    verbs = {"evaluate": evaluate.compare, "improve": improve.improve, "export": export.export,
+    commands = {"evaluate": evaluate.compare, "improve": improve.improve, "export": export.export,
              "index": search.search}  # fmt: skip
     kind = KINDS[uses]
     assert uses in CALLS
@@ -141,9 +142,8 @@ def test_settings_of_nodes_are_those_of_the_command(uses):
         return
     names = set(kind.settings.model_fields)
     assert {port.key for port in kind.inputs.values()} <= names
-    if uses in verbs:
-        parameters = set(inspect.signature(verbs[uses]).parameters)
-        read = {"threads", "cache", "cache_size", "requests", "allow_truncated", "device"}
-        metrics = {"recall", "precision", "full", "verification", "nmi", "seed"}
+    if uses in commands:
+        parameters = set(inspect.signature(commands[uses]).parameters)
+        keywords = evaluate.CompareKeywords if uses == "evaluate" else ReadKeywords
         own = {"model"} if uses == "evaluate" else set()  # one of its `models`
-        assert names - own <= parameters | read | (metrics if uses == "evaluate" else set())
+        assert names - own <= parameters | set(keywords.__annotations__)
