@@ -77,50 +77,49 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     return {name: value.detach().clone() for name, value in found.items()}
 
 
-def work(rank: int, size: int, port: int, backbone: str, sharded: bool, results) -> None:
+CASES = [("test_resnet", False), ("test_vit", True)]
+"""Backbone, and whether the head is sharded."""
+
+MORE = [
+    ("test_resnet", True),
+    ("test_vit", False),
+    ("test_efficientnet", False),
+    ("test_efficientnet", True),
+    ("mobilenetv4_conv_small_050", False),  # has parameters that its features do not use
+]
+
+
+def work(rank: int, port: int, cases: list[tuple[str, bool]], results) -> None:
     import os
 
     os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(size),
+        "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2",
     }  # fmt: skip
     torch.set_num_threads(1)
     with World.from_env("cpu") as world:
-        found = gradients(world, backbone, sharded)
+        found = [gradients(world, backbone, sharded) for backbone, sharded in cases]
         if rank == 0:
             torch.save(found, results)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "sharded"),
-    [
-        ("test_resnet", False),
-        ("test_vit", True),
-        # The last one has parameters that its features do not use.
-        *[
-            pytest.param(name, sharded, marks=pytest.mark.slow)
-            for name, sharded in (
-                ("test_resnet", True),
-                ("test_vit", False),
-                ("test_efficientnet", False),
-                ("test_efficientnet", True),
-                ("mobilenetv4_conv_small_050", False),
-            )
-        ],
-    ],
+    "cases", [pytest.param(CASES, id="some"), pytest.param(MORE, id="more", marks=pytest.mark.slow)]
 )
-def test_two_workers_give_the_gradients_of_one(tmp_path, backbone, sharded):
-    alone = gradients(World(), backbone, sharded=False)
+def test_two_workers_give_the_gradients_of_one(tmp_path, cases):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = tmp_path / "found.pt"
-    mp.spawn(work, (2, port, backbone, sharded, results), nprocs=2)
-    together = torch.load(results, weights_only=True)
-    assert alone.keys() == together.keys()
-    for name, expected in alone.items():
-        # float64 throughout, but for the pixels; batch norm over a few values amplifies.
-        torch.testing.assert_close(together[name], expected, rtol=1e-6, atol=1e-9, msg=name)
+    mp.spawn(work, (port, cases, results), nprocs=2)
+    for case, together in zip(cases, torch.load(results, weights_only=True), strict=True):
+        alone = gradients(World(), case[0], sharded=False)
+        assert alone.keys() == together.keys()
+        for name, expected in alone.items():
+            # float64 throughout, but for the pixels; batch norm over a few values amplifies.
+            torch.testing.assert_close(
+                together[name], expected, rtol=1e-6, atol=1e-9, msg=f"{case}: {name}"
+            )
 
 
 def test_workers_option_trains_and_reports_an_error_once(shapes, tmp_path):
