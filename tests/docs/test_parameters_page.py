@@ -53,13 +53,13 @@ def lookalike_commands(text: str) -> list[list[str]]:
 
 
 def check(words: list[str]) -> None:
-    """Fail unless verb, flags and settings of `lookalike WORDS` exist."""
+    """Fail unless command, flags and settings of `lookalike WORDS` exist."""
     group = typer.main.get_command(app)
-    verb, *rest = words
-    assert verb in group.commands, f"{verb} is not one of {', '.join(group.commands)}"
+    command, *rest = words
+    assert command in group.commands, f"{command} is not one of {', '.join(group.commands)}"
     # make_context parses as the program does, without running anything.
-    context = group.commands[verb].make_context(verb, list(rest))
-    if verb != "train":
+    context = group.commands[command].make_context(command, list(rest))
+    if command != "train":
         return
     request = context.params["request"] or []
     flags = {key: context.params[flag] for flag, key in FLAGS.items()}

@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has one thread only
 
 import pathlib
 
-import lookalike.commands.embed as verb
+import lookalike.commands.embed as command
 
 
 def die_at(number: int) -> None:
@@ -39,13 +39,13 @@ def die_at(number: int) -> None:
 
 def main() -> None:
     model, images, output = sys.argv[1:]
-    verb.PART_SIZE = 64
+    command.PART_SIZE = 64
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             os.dup2(2, 1)
             die_at(int(line))
-            verb.embed(model, images, output, threads=1, device="cpu")
+            command.embed(model, images, output, threads=1, device="cpu")
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print("killed" if os.WIFSIGNALED(status) else "whole", status, flush=True)

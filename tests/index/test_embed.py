@@ -13,7 +13,7 @@ import torch
 
 import lookalike
 from lookalike import storage
-from lookalike.commands import embed as verb
+from lookalike.commands import embed as command
 from lookalike.data.inputs import read_places
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.distributed.world import World
@@ -39,7 +39,7 @@ def many(photos: Path) -> Path:
 
 @pytest.fixture
 def parts_of_64(monkeypatch):
-    monkeypatch.setattr(verb, "PART_SIZE", 64)
+    monkeypatch.setattr(command, "PART_SIZE", 64)
 
 
 @pytest.fixture
@@ -142,16 +142,16 @@ def test_resumes_after_a_kill_at_every_step(model, many, tmp_path):
 
 def test_parts_of_other_requests_are_not_mixed(model, many, tmp_path, parts_of_64, monkeypatch):
     output = tmp_path / "v.parquet"
-    merge = verb.merge
+    merge = command.merge
 
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb, "merge", stop)
+    monkeypatch.setattr(command, "merge", stop)
     with pytest.raises(KeyboardInterrupt):
         lookalike.embed(model, many, output, device="cpu")
     assert len(list(tmp_path.glob(".v.parquet.parts/*.part"))) == 4
-    monkeypatch.setattr(verb, "merge", merge)
+    monkeypatch.setattr(command, "merge", merge)
     torch.manual_seed(1)
     other = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
     other.save(tmp_path / "other")

@@ -19,7 +19,7 @@ from qdrant_server import QdrantServer
 
 import lookalike
 from lookalike import cli
-from lookalike.commands import embed as verb
+from lookalike.commands import embed as command
 from lookalike.data.inputs import read_places
 from lookalike.errors import (
     ConfigError,
@@ -266,7 +266,7 @@ def test_embed_writes_into_a_database_and_resumes(
         shutil.copytree(photos / "102", photos / copied / "most")
         shutil.copytree(photos / "103", photos / copied / "rest")
         shutil.copytree(photos / "104", photos / copied / "last")
-    monkeypatch.setattr(verb, "PART_SIZE", 64)
+    monkeypatch.setattr(command, "PART_SIZE", 64)
     words = {"device": "cpu", "threads": 1}
     with monkeypatch.context() as patch:
         write = StoredParts.write

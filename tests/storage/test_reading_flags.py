@@ -64,18 +64,18 @@ def exported(model, data, folder, **more):
     return made.certificate.to_dict()
 
 
-@pytest.mark.parametrize("verb", [evaluated, compared, embedded, searched, improved, exported])
-def test_each_image_is_requested_once(bucket, data, model, tmp_path, verb):
+@pytest.mark.parametrize("measure", [evaluated, compared, embedded, searched, improved, exported])
+def test_each_image_is_requested_once(bucket, data, model, tmp_path, measure):
     asked(bucket)
-    expected = verb(model, data, tmp_path)
+    expected = measure(model, data, tmp_path)
     without = asked(bucket)
     assert without >= IMAGES
     cache = tmp_path / "images"
     for expected_count in (IMAGES, 0):
-        assert verb(model, data, tmp_path, cache=cache, cache_size="1GB", requests=3) == expected
+        assert measure(model, data, tmp_path, cache=cache, cache_size="1GB", requests=3) == expected
         assert asked(bucket) == expected_count
     shutil.rmtree(tmp_path / "images")
-    assert verb(model, data, tmp_path) == expected
+    assert measure(model, data, tmp_path) == expected
     assert asked(bucket) == without
     assert not cache.exists()
 
