@@ -123,22 +123,7 @@ class ExportedModel:
         return found
 
     def embed(self, images: Images, *, batch_size: int = _TOGETHER, threads: int = 4) -> np.ndarray:
-        """Unit vectors of images, as of `Embedder.embed`.
-
-        Args:
-            images: as `Embedder.embed` takes them: one, several, or a batch.
-            batch_size: images that are held at a time.
-            threads: threads that read and decode.
-
-        Returns:
-            (N, D) float32, of one image (D,); the cosine of two images is the dot product of their
-            vectors.
-
-        Raises:
-            DataError: an image cannot be decoded; nothing is skipped silently.
-            StorageError: or cannot be fetched.
-            NotFiniteError: the model gives NaN or infinity for some.
-        """
+        """Unit vectors of images, as of `Embedder.embed`; `batch_size` are held at a time."""
 
         def some(given: Sequence[Any]) -> Iterator[np.ndarray]:
             with ThreadPoolExecutor(max(threads, 1)) as pool:
