@@ -70,7 +70,7 @@ class ListOptions:
             coarser_columns=hierarchy_columns(self.hierarchy),
         )
 
-    def records(self, uri: str) -> tuple[Record, ...]:
+    def records(self, uri: str) -> Sequence[Record]:
         """The records of a list to measure on."""
         return measured(read_records(uri, self.format, self.annotation), self.split)
 
