@@ -456,6 +456,10 @@ class TrainConfig(Section):
     average_last: float = Field(0.0, ge=0, le=1)
     """The same with an average of equal weights over this last part of the steps, as 0.3; until
     then the weights themselves are measured. 0 is off."""
+    shard_backbone: bool = False
+    """Share the network's weights, gradients and optimizer state out over the workers (FSDP2), for
+    a backbone that does not fit into the memory of one, as a ViT-g. Takes more communication; with
+    one worker there is nothing to share."""
     freeze_backbone: bool = False
     """Never train the backbone."""
     freeze_backbone_epochs: int = Field(0, ge=0)

@@ -59,6 +59,7 @@ from lookalike.training.checkpoint import Inputs, Trained
 from lookalike.training.frozen_backbone import check_cache_features
 from lookalike.training.learning_rate import LearningRateSchedule
 from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.network_shards import NetworkShards
 from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import check_micro_batches
@@ -351,8 +352,11 @@ def create_trained(
     network = create_network(config, embedder, branch="classification" in heads)
     if world.size > 1 and config.train.sync_batchnorm:
         synchronise(network, world.device)
+    shards = None
+    if world.size > 1 and config.train.shard_backbone:
+        shards = NetworkShards(network, world)
     network.to(world.device)
-    if embedder.backbone.is_convolutional:
+    if embedder.backbone.is_convolutional and shards is None:  # FSDP2 takes contiguous weights only
         network.to(memory_format=torch.channels_last)
     comparisons = comparisons or {}
     for each in (*heads.values(), *comparisons.values()):
@@ -369,6 +373,7 @@ def create_trained(
         layers=embedder.backbone.layers() if optim.layer_decay < 1 else {},
         layer_decay=optim.layer_decay,
         head_lr_factor=config.head.lr_factor,
+        parts={} if shards is None else shards.parts,
     )
     return Trained(
         network=network,
@@ -377,6 +382,7 @@ def create_trained(
         optimizer=create_optimizer(optim.name, groups, momentum=optim.momentum),
         scaler=LossScaler(enabled=config.train.precision == "fp16"),
         average=create_average(config, embedder),
+        shards=shards,
     )
 
 
@@ -406,6 +412,7 @@ def create_step(
         freeze_batchnorm=keeps_statistics(config),
         accumulate=config.train.accumulate,
         recomputing=config.model.gradient_checkpointing,
+        synchronised=config.train.sync_batchnorm,
     )
 
 

@@ -9,6 +9,12 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.lora import add_lora
 from lookalike.model.training_network import ClassificationBranch, TrainingNetwork
 
+_NOT_SHARDED = {
+    "freeze_backbone": "a frozen backbone has no gradients and optimizer state to share out",
+    "cache_features": "features are stored by the whole backbone",
+    "compile": "a compiled backbone is not gathered block by block",
+}
+
 
 def check_network(config: Config) -> None:
     """Check settings of the network against each other.
@@ -22,6 +28,17 @@ def check_network(config: Config) -> None:
             f"train.ema={train.ema:g} and train.average_last={train.average_last:g}: only one "
             "average of the weights is kept; leave one of them out"
         )
+    if train.shard_backbone:
+        for key, value in (
+            ("freeze_backbone", train.freeze_backbone),
+            ("cache_features", bool(train.cache_features)),
+            ("compile", train.compile),
+        ):
+            if value:
+                raise ConfigError(
+                    f"train.shard_backbone=true does not go with train.{key}={str(value).lower()}: "
+                    f"{_NOT_SHARDED[key]}; leave one of them out"
+                )
     if rank and train.freeze_backbone:
         raise ConfigError(
             f"model.lora_rank={rank} learns in the backbone, which train.freeze_backbone=true "

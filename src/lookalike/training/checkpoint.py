@@ -28,7 +28,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,17 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lookalike.errors import RunError, one_line
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.losses.pairs.embedding_memory import EmbeddingMemory
-from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.storage.local_files import digest_of, refused
 from lookalike.training import head_checkpoint
 from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.network_shards import NetworkShards, as_sharded, part_of
 from lookalike.training.weight_average import WeightAverage
 
 FORMAT = "lookalike checkpoint 2"
@@ -117,6 +118,7 @@ class Trained:
         network: backbone, neck and branch, the same on every worker.
         heads: class weights by the name of their loss.
         comparisons: losses without class weights by their name.
+        shards: of the network, where each worker holds a part of it.
     """
 
     network: nn.Module
@@ -125,6 +127,7 @@ class Trained:
     scaler: LossScaler
     average: WeightAverage | None
     comparisons: Mapping[str, BatchComparison] = field(default_factory=dict)
+    shards: NetworkShards | None = None
 
     @property
     def losses(self) -> dict[str, ClassWeights | BatchComparison]:
@@ -139,10 +142,19 @@ class Trained:
         }
 
     @property
-    def embedder(self) -> Embedder:
-        """The network without branch and heads: the model of the run."""
+    def optimized(self) -> dict[str, nn.Parameter]:
+        """What the optimizer updates for each parameter of the network, by its name."""
+        return dict(self.network.named_parameters()) if self.shards is None else self.shards.parts
+
+    @contextmanager
+    def whole(self) -> Iterator[TrainingNetwork]:
+        """The network with all its weights, inside the block; entered by all workers together.
+
+        Where it is sharded, a copy.
+        """
         assert isinstance(self.network, TrainingNetwork)
-        return self.network.embedder
+        with nullcontext(self.network) if self.shards is None else self.shards.gathered() as found:
+            yield found
 
 
 def folder_name(step: int) -> str:
@@ -324,17 +336,34 @@ def memory_file(loss: str) -> str:
 
 
 def _load_network(folder: Path, trained: Trained) -> None:
-    trained.network.load_state_dict(safetensors.torch.load_file(folder / NETWORK_FILE))
+    load_network(trained.network, safetensors.torch.load_file(folder / NETWORK_FILE))
     saved = safetensors.torch.load_file(folder / OPTIMIZER_FILE)
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.items():
         name, state = key.rsplit(".", 1)
         states.setdefault(name, {})[state] = value
-    for name, parameter in trained.network.named_parameters():
+    parameters = dict(trained.network.named_parameters())
+    for name, optimized in trained.optimized.items():
         if name in states:
-            trained.optimizer.state[parameter] = {
-                key: _placed(value, parameter) for key, value in states[name].items()
+            trained.optimizer.state[optimized] = {
+                key: _placed(value, parameters[name]) for key, value in states[name].items()
             }
+
+
+def load_network(network: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into a network, sharded or not.
+
+    Raises:
+        RuntimeError: they do not fit.
+    """
+    mine = network.state_dict()
+    fitting = {
+        name: as_sharded(value, mine[name])
+        if name in mine and value.shape == mine[name].shape
+        else value
+        for name, value in saved.items()
+    }
+    network.load_state_dict(fitting)
 
 
 def _average(folder: Path) -> dict[str, Tensor]:
@@ -349,6 +378,8 @@ def _average(folder: Path) -> dict[str, Tensor]:
 
 def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """Optimizer state on the device and in the memory format of its parameter."""
+    if isinstance(parameter, DTensor):
+        return part_of(as_sharded(value, parameter)) if value.shape == parameter.shape else value
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return value.to(parameter.device)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,11 +45,15 @@ from lookalike.training.checkpoint import (
     digest_of_state,
     memory_file,
 )
+from lookalike.training.network_shards import sharded_from, whole_of
 
 _LOG_SECONDS = 10.0
 _LONGEST_PAUSE = 0.5  # between two reads of what other workers have published, in seconds
 _LOST_SECONDS = 5.0
 """Seconds for the other workers' files after an error that leaves them in doubt."""
+
+_SHARDED = {NETWORK_FILE, OPTIMIZER_FILE, AVERAGE_FILE}
+"""Files that hold what workers share where the network is sharded."""
 
 _Files = dict[str, tuple[dict[str, Tensor], dict[str, str]]]
 """Tensors and metadata by the name of the file."""
@@ -131,7 +135,8 @@ class CheckpointWriter:
             "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
         }
         self._number += 1
-        kept = _on_host(files, self.world.device) if copied else files
+        copies = set() if trained.shards is None else _SHARDED
+        kept = _on_host(files, self.world.device, copies) if copied else files
         work = _Save(self._number, folder, kept, state, then)
         self._thread = threading.Thread(
             target=self._run, args=[work], name="checkpoint", daemon=True
@@ -318,11 +323,12 @@ def _files(
     trained: Trained, world: World
 ) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
     """Files of this worker: name, tensors and metadata."""
+    for name, tensors in _network_files(trained):
+        if trained.shards is not None:
+            tensors = _gathered(tensors, world)
+        if world.is_main:
+            yield name, (tensors, {})
     if world.is_main:
-        yield NETWORK_FILE, (trained.network.state_dict(), {})
-        yield OPTIMIZER_FILE, (_optimizer_tensors(trained), {})
-        if trained.average is not None:
-            yield AVERAGE_FILE, (trained.average.values, {})
         for name, memory in trained.memories.items():
             yield memory_file(name), (memory.state_dict(), {})
     for name, head in trained.heads.items():
@@ -334,24 +340,52 @@ def _files(
             )
 
 
-def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, parameter in trained.network.named_parameters()
-        for key, value in trained.optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
+def _network_files(trained: Trained) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Files of the network: name and tensors, sharded where the network is."""
+    yield NETWORK_FILE, trained.network.state_dict()
+    parameters = dict(trained.network.named_parameters())
+    yield (
+        OPTIMIZER_FILE,
+        {
+            f"{name}.{key}": sharded_from(value, parameters[name]) if value.ndim else value
+            for name, optimized in trained.optimized.items()
+            for key, value in trained.optimizer.state.get(optimized, {}).items()
+            if isinstance(value, Tensor)
+        },
+    )
+    if trained.average is not None:
+        yield AVERAGE_FILE, trained.average.sharded()
 
 
-def _on_host(files: _Files, device: torch.device) -> _Files:
-    """Copies of the tensors in host memory: what training changes next does not change them."""
-    copies = {
-        file: ({name: _copy(tensor.detach()) for name, tensor in tensors.items()}, metadata)
+def _gathered(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Whole copies of sharded tensors in the host memory of the main worker; nothing on others."""
+    found = {}
+    for name, tensor in tensors.items():
+        whole = whole_of(tensor)
+        if world.is_main:
+            found[name] = _copy(whole)
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+    return found
+
+
+def _on_host(files: _Files, device: torch.device, copies: Collection[str]) -> _Files:
+    """Copies of the tensors in host memory: what training changes next does not change them.
+
+    The files named in `copies` hold some already.
+    """
+    copied = {
+        file: (
+            tensors
+            if file in copies
+            else {name: _copy(tensor.detach()) for name, tensor in tensors.items()},
+            metadata,
+        )
         for file, (tensors, metadata) in files.items()
     }
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return copies
+    return copied
 
 
 def _copy(tensor: Tensor) -> Tensor:

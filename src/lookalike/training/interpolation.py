@@ -100,7 +100,7 @@ def keep_best_weights(
     Raises:
         RunError: the weights of the start or the end cannot be read.
     """
-    validator, run, embedder = parts.validator, output.run, parts.trained.embedder
+    validator, run, trained = parts.validator, output.run, parts.trained
     if validator is None:
         return
     end = progress.best_step or progress.step
@@ -114,15 +114,19 @@ def keep_best_weights(
 
     def prepare() -> None:
         parts.step.prepare(frozen=position < freeze_steps)
-        _measure_statistics(parts, position // parts.loader.steps_per_epoch, world)
+        if trained.shards is not None:
+            trained.shards.copy_modes()
+        _measure_statistics(parts, network, position // parts.loader.steps_per_epoch, world)
 
     with ExitStack() as stack:
+        if end == progress.step and trained.average is not None:
+            stack.enter_context(trained.average.applied())
+        network = stack.enter_context(trained.whole())
+        embedder = network.embedder
         if end != progress.step:
             folder = run.checkpoints / checkpoint.folder_name(end)
             weights = shared_weights(embedder, lambda: checkpoint.embedder_weights(folder), world)
             stack.enter_context(interpolated(embedder, weights, 0.0))
-        elif parts.trained.average is not None:
-            stack.enter_context(parts.trained.average.applied())
         start = shared_weights(embedder, lambda: read_start(run), world)
         point, record = interpolate(
             embedder,
@@ -139,14 +143,14 @@ def keep_best_weights(
     output.record({**record, "step": progress.step, "epoch": epoch, "end": end})
 
 
-def _measure_statistics(parts: TrainingParts, epoch: int, world: World) -> None:
-    """Measure the statistics of those batch norms anew that learn them in training.
+def _measure_statistics(parts: TrainingParts, network: nn.Module, epoch: int, world: World) -> None:
+    """Measure the statistics of those batch norms of `network` anew that learn them in training.
 
     `epoch` is the one after the last: it has what that one had, images or stored features.
     """
     with closing(parts.loader.epoch(epoch)) as batches:
         images = (batch.images.to(world.device) for batch in islice(batches, STATISTICS))
-        measure_statistics(parts.trained.network, images, world)
+        measure_statistics(network, images, world)
 
 
 def interpolate(

@@ -197,15 +197,15 @@ def start_or_resume(
     restored = restore(run, parts.trained, parts.bad_images, catalog, resume, world, config)
     if restored is None and config.train.start_from is not None:
         loaded = partial(
-            start_features, parts.trained.embedder, catalog,
-            world=world, source=source,
+            start_features, catalog=catalog, world=world, source=source,
         )  # fmt: skip
         warm_start.begin(
             config.train.start_from, parts.trained, catalog.classes, world,
             loaded if config.model.init_from_features else None,
         )  # fmt: skip
     elif restored is None and features is not None:
-        features.set_class_weights(parts.trained.embedder, parts.trained.heads)
+        with parts.trained.whole() as network:
+            features.set_class_weights(network.embedder, parts.trained.heads)
     return with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
 
 

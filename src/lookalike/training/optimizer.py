@@ -21,6 +21,7 @@ def parameter_groups(
     head_lr_factor: float = 1.0,
     layers: Mapping[str, int] = MappingProxyType({}),
     layer_decay: float = 1.0,
+    parts: Mapping[str, nn.Parameter] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Parameter groups by weight decay and learning rate.
 
@@ -38,6 +39,7 @@ def parameter_groups(
             `backbone_prefix`; those that have none are of the last one.
         layer_decay: factor of the rate of a layer relative to the next one (Bao et al., BEiT,
             2022); the last one has that of the backbone.
+        parts: what is updated in place of a parameter of the network, by its name.
     """
     last = max(layers.values(), default=0)
     exempt = {  # names and patterns
@@ -59,7 +61,7 @@ def parameter_groups(
             key = ("backbone", backbone_lr_factor * layer_decay ** (last - layer), decay)
         else:
             key = ("neck", 1.0, decay)
-        groups.setdefault(key, []).append(parameter)
+        groups.setdefault(key, []).append(parts.get(name, parameter))
     for head in heads:
         key = ("head", head_lr_factor, weight_decay)
         groups.setdefault(key, []).extend(head.parameters(recurse=False))

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
-from lookalike.model.batchnorm import freeze_statistics
+from lookalike.model.batchnorm import freeze_statistics, share_statistics
 from lookalike.model.freed_memory import keep_freed_memory
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.checkpoint import Trained
@@ -50,6 +50,7 @@ class TrainStep:
         freeze_batchnorm: keep the statistics of the backbone's batch norms.
         accumulate: micro-batches of each worker's part of a batch.
         recomputing: the backbone computes activations again in the backward pass.
+        synchronised: batch norms see the global batch, so that all workers have its statistics.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TrainStep:
         freeze_batchnorm: bool = False,
         accumulate: int = 1,
         recomputing: bool = False,
+        synchronised: bool = False,
     ) -> None:
         assert isinstance(trained.network, TrainingNetwork)
         self.network = trained.network
@@ -80,6 +82,7 @@ class TrainStep:
         self._learning = [value for value in backbone.parameters() if value.requires_grad]
         self.accumulate = accumulate
         self.recomputing = recomputing
+        self.synchronised = synchronised
         self._statistics = _Statistics.of(trained)
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_frozen: bool | None = None
@@ -87,8 +90,10 @@ class TrainStep:
         if world.device.type == "cpu":
             keep_freed_memory()
         self._shards = [head.weight for head in trained.heads.values() if head.sharded]
+        if trained.shards is not None:
+            self._shards += trained.shards.parts.values()
         self._shared = [
-            *(p for p in self.network.parameters()),
+            *(() if trained.shards is not None else self.network.parameters()),
             *(head.weight for head in trained.heads.values() if not head.sharded),
         ]
 
@@ -102,7 +107,7 @@ class TrainStep:
             backbone.eval()
         elif self.freeze_batchnorm:
             freeze_statistics(backbone)
-        if self.world.size > 1 and frozen != self._wrapped_frozen:
+        if self.trained.shards is None and self.world.size > 1 and frozen != self._wrapped_frozen:
             # DDP registers the trainable parameters when it is created: one for each phase.
             self._wrapped = None
             self._wrapped = DistributedDataParallel(
@@ -119,6 +124,8 @@ class TrainStep:
         nothing on any.
         """
         self._statistics.save()
+        if self.trained.shards is not None and not self.synchronised:
+            share_statistics(self.network, self.world)  # as DistributedDataParallel does
         for head in self._updating:
             head.begin(1 / self.trained.scaler.scale)
         if self.accumulate == 1:
@@ -131,6 +138,8 @@ class TrainStep:
                 self._backward(losses["loss"])
         else:
             losses = self._in_micro_batches(batch, step)
+        if self.trained.shards is not None:
+            self.trained.shards.take_gradients()
         for head in self.trained.heads.values():
             head.average_gradients()
         scale_gradients([*self._shared, *self._shards], 1 / self.trained.scaler.scale)

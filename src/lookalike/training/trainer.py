@@ -15,11 +15,13 @@ from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import LookalikeError, TrainingError
 from lookalike.log import Bar, counted, logger
+from lookalike.model.embedder import Embedder
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import Progress
 from lookalike.training.gradients import all_finite
 from lookalike.training.interpolation import keep_best_weights, read_start
 from lookalike.training.learning_rate import LearningRateSchedule, set_lr
+from lookalike.training.network_shards import part_of
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import Outcome
@@ -84,7 +86,8 @@ class Trainer:
             self.progress = replace(self.progress, best_score=None, since_best=0)
         if self.schedule.interpolate and self.validator is not None:
             if self.progress.step == 0:
-                self.output.save_start(self.trained.embedder)
+                with self.trained.whole() as network:
+                    self.output.save_start(network.embedder)
             with self.world.raise_together():
                 if self.world.is_main:
                     read_start(self.output.run)  # found now, not after the training
@@ -307,7 +310,7 @@ class Trainer:
         """True if the weights of all workers are finite."""
         trained = self.trained
         tensors = [
-            *trained.network.state_dict().values(),
+            *map(part_of, trained.network.state_dict().values()),
             *(head.weight for head in trained.heads.values()),
         ]
         if trained.average is not None:
@@ -321,13 +324,12 @@ class Trainer:
         `epoch` is the number of the epoch, the last one perhaps not finished. A measurement that is
         not `due`, at the end of a run, does not count for early stopping: the run may be resumed.
         """
-        embedder = self.trained.embedder
         if self.validator is None:
-            self._averaged(lambda: self.output.save_model(embedder))
+            self._with_model(self.output.save_model)
             return False
         validator, head = self.validator, self.trained.heads.get("metric")
-        score, record = self._averaged(
-            lambda: validator.measure(embedder, head, frozen=self._frozen)
+        score, record = self._with_model(
+            lambda embedder: validator.measure(embedder, head, frozen=self._frozen)
         )
         # The score of the main worker decides for all, despite different rounding.
         score = float(
@@ -351,7 +353,7 @@ class Trainer:
         )
         self._log_scores(epoch, record, best=improved)
         if improved:
-            self._averaged(lambda: self.output.save_model(embedder))
+            self._with_model(self.output.save_model)
         return improved
 
     def _log_scores(self, epoch: int, record: Mapping[str, Any], *, best: bool) -> None:
@@ -372,11 +374,14 @@ class Trainer:
                 self.parts, self.output, self.progress, self.schedule.freeze_steps, self.world
             )
 
-    def _averaged(self, action: Callable[[], T]) -> T:
-        """Call with the average of the weights, where one is kept."""
+    def _with_model(self, action: Callable[[Embedder], T]) -> T:
+        """Call with the model on each worker: the average of the weights, where one is kept."""
         average = self.trained.average
-        with average.applied() if average is not None else nullcontext():
-            return action()
+        with (
+            average.applied() if average is not None else nullcontext(),
+            self.trained.whole() as network,
+        ):
+            return action(network.embedder)
 
     def _save(self) -> None:
         keep = self.schedule.keep_checkpoints

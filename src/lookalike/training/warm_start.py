@@ -24,9 +24,10 @@ from lookalike.model.saved_model import read_saved
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.build_heads import LEVEL
-from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained
+from lookalike.training.checkpoint import AVERAGE_FILE, NETWORK_FILE, Trained, load_network
 from lookalike.training.frozen_start import StartFeatures
 from lookalike.training.head_checkpoint import HeadRows, load_margin_state
+from lookalike.training.network_shards import whole_of
 from lookalike.training.weight_average import WeightAverage
 
 _EMBEDDER = "embedder."
@@ -57,7 +58,7 @@ def begin(
     trained: Trained,
     classes: Classes,
     world: World = ALONE,
-    features: Callable[[], StartFeatures] | None = None,
+    features: Callable[[Embedder], StartFeatures] | None = None,
 ) -> None:
     """Load the weights of an earlier run before the first step; called by all workers together.
 
@@ -71,7 +72,7 @@ def begin(
         name: an output directory, of which the best checkpoint is taken, else the newest; or a
             checkpoint in one (`runs/old/checkpoints/step-00000120`).
         trained: changed in place.
-        features: computes those of training images by the network that was loaded, for the start
+        features: computes those of training images by the model that was loaded, for the start
             of heads that the earlier run lacks; None to start them at random.
 
     Raises:
@@ -110,7 +111,8 @@ def begin(
             "at random" if features is None else "as the mean embeddings of their classes",
         )  # fmt: skip
         if features is not None:
-            features().set_class_weights(trained.embedder, lacking)
+            with trained.whole() as network:
+                features(network.embedder).set_class_weights(network.embedder, lacking)
 
 
 def _open(name: str, *, verify: bool) -> _Source:
@@ -169,7 +171,7 @@ def _take_network(source: _Source, network: nn.Module, average: WeightAverage | 
         saved |= {_EMBEDDER + name: value for name, value in averaged.items()}
     mine = network.state_dict()
     if not any(map(is_lora, saved)):  # new ones, beside the weights of that run
-        saved |= {name: value for name, value in mine.items() if is_lora(name)}
+        saved |= {name: whole_of(value) for name, value in mine.items() if is_lora(name)}
     for name in [*mine, *saved]:
         here, there = (_shape(tensors.get(name)) for tensors in (mine, saved))
         if here != there:
@@ -182,7 +184,7 @@ def _take_network(source: _Source, network: nn.Module, average: WeightAverage | 
             raise RunError(
                 f"train.start_from={source.name}: {name} has {there} there and {here} here; {fix}"
             )
-    network.load_state_dict(saved)
+    load_network(network, saved)
     if average is not None:
         average.load(embedder.state_dict())
 

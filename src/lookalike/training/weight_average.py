@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lookalike.training.network_shards import as_sharded, part_of, sharded_from
+
 
 class WeightAverage:
     """Average of a module's weights and buffers over the steps from `start` on.
@@ -22,7 +24,8 @@ class WeightAverage:
 
     Attributes:
         start: a step, counted from 0.
-        values: of the buffers, and of the weights that require a gradient when it begins.
+        values: of the buffers, and of the weights that require a gradient when it begins; of a
+            sharded module the parts of this worker.
     """
 
     def __init__(self, module: nn.Module, decay: float | None = None) -> None:
@@ -69,9 +72,14 @@ class WeightAverage:
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Load a saved average; what it lacks did not change so far, and is that of the module."""
-        current = _state(self.module)
+        current = self.module.state_dict()
         for name, value in self.values.items():
-            value.copy_(values.get(name, current[name]))
+            value.copy_(part_of(as_sharded(values.get(name, current[name]), current[name])))
+
+    def sharded(self) -> dict[str, Tensor]:
+        """Values by name, sharded as the module's are."""
+        current = self.module.state_dict()
+        return {name: sharded_from(value, current[name]) for name, value in self.values.items()}
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:
@@ -81,4 +89,4 @@ class WeightAverage:
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.state_dict())
+    return {name: part_of(value) for name, value in module.state_dict().items()}
