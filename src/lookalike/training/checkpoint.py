@@ -143,7 +143,7 @@ class Trained:
 
     @property
     def optimized(self) -> dict[str, nn.Parameter]:
-        """What the optimizer updates for each parameter of the network, by its name."""
+        """Parameters as the optimizer has them, by their name in the network."""
         return dict(self.network.named_parameters()) if self.shards is None else self.shards.parts
 
     @contextmanager
