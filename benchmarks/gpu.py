@@ -3,11 +3,11 @@
     python benchmarks/gpu.py [--output gpu.json] [--wheels FOLDER] [--parts head step] [--dry]
 
 On a machine with one CUDA device, Python 3.12, torch, triton and timm, and no network: runs the
-suite's CUDA tests, measures head, input, training step and retrieval beside their peers, trains
-the quickstart and a job of a million classes, and writes one JSON file: facts of the machine, each
-figure with its unit and how it was measured, and each failure with its traceback. A part that
-overruns its time is ended, and the next one begins; what was found until then is in the file,
-which is written anew every few seconds. The exit code is 1 if anything failed.
+suite's CUDA tests, measures head, input, training step, shared networks (FSDP2) and retrieval
+beside their peers, trains the quickstart and a job of a million classes, and writes one JSON file:
+facts of the machine, each figure with its unit and how it was measured, and each failure with its
+traceback. A part that overruns its time is ended, and the next one begins; what was found until
+then is in the file, which is written anew every few seconds. The exit code is 1 if anything failed.
 
 What the machine lacks is brought as wheels, made once on a machine with a network:
 
@@ -52,6 +52,7 @@ LIMITS: dict[str, float] = {
     "tests": 150,
     "head": 110,
     "step": 90,
+    "shards": 40,
     "input": 60,
     "retrieval": 50,
     "quickstart": 60,
@@ -101,6 +102,10 @@ def work(name: str, dry: bool, record: Record, scratch: Path) -> None:
         from gpu_step import measure_step
 
         measure_step(place, record)
+    elif name == "shards":
+        from gpu_shards import measure_shards
+
+        measure_shards(place, record)
     elif name == "input":
         from gpu_input import measure_input
 

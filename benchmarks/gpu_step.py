@@ -118,7 +118,7 @@ def measure_step(place: Place, record: Record) -> None:
     conv, vit = ("test_resnet", "test_vit") if place.dry else ("resnet50", "vit_small_patch16_224")
     bf16 = torch.float32 if place.dry else torch.bfloat16
     for backbone in (conv, vit):
-        held = _held(place, count, size, few)
+        held = random_batch(place, count, size, few)
         makers = {
             "lookalike": lambda b=backbone, h=held: our_step(place, b, size, h, few, bf16),
             "timm's loop": lambda b=backbone, h=held: PlainLoop(place, b, size, h, few, bf16),
@@ -132,7 +132,7 @@ def measure_step(place: Place, record: Record) -> None:
                 f"{what}: share of the matmul rate", round(share, 4), "",
                 "3 x the operations of a forward pass over the rate of torch.mm",
             )  # fmt: skip
-    held = _held(place, count, size, many)
+    held = random_batch(place, count, size, many)
     makers = {
         "lookalike": lambda: our_step(place, conv, size, held, many, bf16),
         "timm's model, ArcFace by hand": lambda: PlainLoop(
@@ -149,7 +149,7 @@ def measure_step(place: Place, record: Record) -> None:
     _compared(place, record, what, makers, count)
     if place.dry:
         return
-    held = _held(place, count, size, few)
+    held = random_batch(place, count, size, few)
     fp16 = {
         "lookalike": lambda: our_step(place, conv, size, held, few, torch.float16),
         "timm's loop": lambda: PlainLoop(place, conv, size, held, few, torch.float16),
@@ -189,7 +189,8 @@ def _compared(
     return compare(record, what, found, count, "images/s", how)
 
 
-def _held(place: Place, count: int, size: int, classes: int) -> Batch:
+def random_batch(place: Place, count: int, size: int, classes: int) -> Batch:
+    """A batch in pinned memory, of random pixels and classes."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
     if place.device.type == "cuda":
@@ -220,6 +221,8 @@ def _repeats(place: Place, backbone: str, size: int, precision: torch.dtype) -> 
     losses = []
     with repeatable(place.device):
         for _ in range(2):
-            step = our_step(place, backbone, size, _held(place, 32, size, 100), 100, precision)
+            step = our_step(
+                place, backbone, size, random_batch(place, 32, size, 100), 100, precision
+            )
             losses.append([step().losses["loss"] for _ in range(3)])  # type: ignore[attr-defined]
     return losses[0] == losses[1]

@@ -255,6 +255,7 @@ def fail_with(monkeypatch, codes):
     [
         ({1: -9, 0: 1}, 137, "worker 1 was ended by SIGKILL: the usual cause is memory"),
         ({0: -11}, 139, "worker 0 was ended by SIGSEGV: a fault in native code"),
+        ({0: -6}, 134, "worker 0 was ended by SIGABRT: between GPUs NCCL ends a worker so"),
         ({0: -15, 1: -9}, 137, "worker 1 was ended by SIGKILL"),
         ({1: 3}, 3, "worker 1 ended with exit code 3"),
     ],
@@ -281,6 +282,14 @@ def test_a_lost_peer_is_distinguished_from_a_bug(words, lost, tmp_path, monkeypa
     monkeypatch.setenv("LOOKALIKE_REPORTS", str(tmp_path))
     assert launch.lost_peers(RuntimeError(words)) is lost
     assert (tmp_path / "lost-peers").exists() is lost
+
+
+def test_a_lost_peer_of_nccl_names_its_log(monkeypatch, capsys):
+    monkeypatch.delenv("LOOKALIKE_REPORTS", raising=False)  # started by torchrun
+    assert launch.lost_peers(RuntimeError("NCCL communicator was aborted on rank 0\nmore"))
+    assert "was aborted on rank 0; NCCL_DEBUG=INFO in the environment" in capsys.readouterr().err
+    assert launch.lost_peers(RuntimeError("Connection closed by peer [127.0.0.1]:4611"))
+    assert "NCCL" not in capsys.readouterr().err
 
 
 def test_a_launch_blames_the_worker_that_failed_and_leaves_the_environment(tmp_path, monkeypatch):

@@ -262,6 +262,32 @@ def test_changes_come_in_order_and_each_takes_less():
     assert first[0].together > first[1].together > first[2].together
 
 
+def test_workers_that_share_the_network_hold_a_part_of_it():
+    config = small(
+        model__backbone="vit_base_patch32_224", model__image_size=32, run__workers=8,
+        optim__name="adamw", train__ema=0.9,
+    )  # fmt: skip
+    whole = planned(config, classes=100)
+    found = planned(config.with_values({"train.shard_backbone": True}), classes=100)
+    held, all_of_it, network = found.memory, whole.memory, whole.network
+    for name in ("network_weights", "network_gradients", "network_optimizer", "average"):
+        assert getattr(held, name) == pytest.approx(getattr(all_of_it, name) / 8, rel=1e-6)
+    assert len(network.blocks) == 12
+    assert 0.9 < sum(network.blocks) / network.weights < 1
+    # With it the most is needed while all weights are gathered, or while a block has its gradients
+    # twice beside its weights and those of the next one.
+    outside, block = network.weights - sum(network.blocks), max(network.blocks)
+    parts = held.network_weights + held.network_optimizer + held.network_gradients + held.average
+    beside = max(network.weights, network.backward_peak + 2 * (outside + 2 * block))
+    assert held.peak - held.runtime == pytest.approx(parts + beside, rel=0.05)
+    assert held.peak - held.runtime < (all_of_it.peak - all_of_it.runtime) / 2
+    # All-gathers before the forward and the backward pass, and a reduce-scatter, each of 7/8.
+    sent = 2 * sum(network.blocks) + outside + network.learning
+    assert found.communication.network_gradients == pytest.approx(sent * 7 / 8, rel=1e-6)
+    changes = {change.setting: change.alone for change in whole.changes}
+    assert changes["train.shard_backbone=true"] == held.peak
+
+
 def test_a_list_is_counted(shapes: Path):
     found = lookalike.plan(small(), train=str(shapes / "train.txt"), measure=False)
     assert (found.spec.classes, found.spec.images) == (8, 48)

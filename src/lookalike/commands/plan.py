@@ -295,6 +295,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         nested=config.loss.nested_dims,
         centres=head.centres,
         sharded=head.parallel == "model",
+        shared_network=train.shard_backbone and config.run.workers > 1,
         fused=bool(head.fused_update),
         weight_bytes=2 if head.dtype == "bf16" else 4,
         product_bytes=2 if head.precision == "bf16" else 4,

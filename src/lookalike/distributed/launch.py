@@ -92,6 +92,10 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 _LOST_FILE = "lost-peers"
+_NCCL = (
+    "NCCL_DEBUG=INFO in the environment logs what NCCL does, and NCCL_SOCKET_IFNAME=eth0 names the "
+    "network interface that it is to use"
+)
 
 
 def lost_peers(error: RuntimeError) -> bool:
@@ -104,7 +108,10 @@ def lost_peers(error: RuntimeError) -> bool:
         return False
     if _REPORTS not in os.environ:
         first = (str(error).strip().splitlines() or ["?"])[0][:200]
-        sys.stderr.write(f"error: another worker ended, or cannot be reached any more: {first}\n")
+        more = f"; {_NCCL}" if "nccl" in first.lower() else ""
+        sys.stderr.write(
+            f"error: another worker ended, or cannot be reached any more: {first}{more}\n"
+        )
         return True
     report_to_launcher(_LOST_FILE, traceback.format_exc())
     return True
@@ -194,6 +201,9 @@ def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFaile
         signal.SIGBUS: "the usual cause is a full /dev/shm, or a file that was cut off while it "
         "was read",
         signal.SIGTERM: "a user, or the system that runs the job, stopped it",
+        signal.SIGABRT: "between GPUs NCCL ends a worker so when an exchange with others fails or "
+        f"takes longer than run.timeout (its own message is above; {_NCCL}); otherwise a fault in "
+        "native code: please report it",
     }
     cause = causes.get(number, "a fault in native code; please report it")
     name = signal.Signals(number).name

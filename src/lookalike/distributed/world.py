@@ -267,6 +267,12 @@ class World:
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
+    def begin_sum(self, tensor: Tensor) -> dist.Work | None:
+        """Begin to sum over the workers, in place; None with one worker. `wait` of it ends it."""
+        if self.size == 1:
+            return None
+        return dist.all_reduce(tensor, dist.ReduceOp.SUM, async_op=True)
+
     def max(self, tensor: Tensor) -> Tensor:
         """Elementwise maximum over the workers, in place."""
         if self.size > 1:

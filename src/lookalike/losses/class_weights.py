@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed import Work
 
 from lookalike.distributed.world import ALONE, World
 from lookalike.losses.chunk_products import default_chunk
@@ -135,6 +136,9 @@ class ClassWeights(nn.Module, ABC):
             self.update = create_update(options.update, self.weight, lazy=sampled, seed=part)
             if not sharded:
                 self.update.world = world
+        self._exchange: Work | None = None
+        if not sharded and world.size > 1 and self.update is None:
+            self.weight.register_post_accumulate_grad_hook(self._begin_average)
         self.sampler = None
         if sampled:
             part = seed + 104729 * (self.peers.rank + 1)
@@ -162,13 +166,22 @@ class ClassWeights(nn.Module, ABC):
             self.update.end(self.weight)
 
     @torch.no_grad()
+    def _begin_average(self, weight: Tensor) -> None:
+        # Workers add up this gradient while the backward pass goes on through the network.
+        assert weight.grad is not None
+        self._exchange = self.world.begin_sum(weight.grad)
+
+    @torch.no_grad()
     def average_gradients(self) -> None:
         """Average the weight's gradient over the workers; call after backward, on all of them.
 
         Sharded ones have nothing to average: their gradient is exact as it is.
         """
-        if not self.sharded and self.world.size > 1 and self.weight.grad is not None:
-            self.world.sum(self.weight.grad).div_(self.world.size)
+        if self._exchange is not None:
+            self._exchange.wait()
+            self._exchange = None
+            assert self.weight.grad is not None
+            self.weight.grad.div_(self.world.size)
 
     @torch.no_grad()
     def predict(self, embeddings: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Communication:
         embeddings: all-gather of embeddings and classes.
         statistics: three numbers a row, or two a proxy.
         embedding_gradients: reduce-scatter of the embeddings' gradient.
-        network_gradients: all-reduce.
+        network_gradients: all-reduce; of a shared network, its weights too, gathered twice.
         head_gradients: all-reduce, where every worker holds all classes.
         batch_norms: statistics of batch norms.
         collectives: all of them.
@@ -57,7 +57,10 @@ def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
         return Communication()
     part = (n - 1) / n
     rows, heads = spec.batch * spec.dim * 4, spec.weighted_heads
-    buckets = -(-network.learning // _BUCKET)
+    exchanged, buckets = 2 * network.learning, -(-network.learning // _BUCKET)
+    if spec.shared_network:
+        gathered = 2 * sum(network.blocks) + network.weights - sum(network.blocks)
+        exchanged, buckets = gathered + network.learning, 3 * len(network.blocks) + 2
     norms = 0
     if spec.shared_norms:  # sums and squares forward, their gradients backward
         norms = round(2 * part * 16 * sum(channels + 1 for channels in network.norm_channels))
@@ -91,7 +94,7 @@ def communication(spec: RunSpec, network: NetworkProfile) -> Communication:
         embeddings=embeddings,
         statistics=statistics,
         embedding_gradients=embedding_gradients,
-        network_gradients=round(2 * part * network.learning),
+        network_gradients=round(part * exchanged),
         head_gradients=head_gradients,
         batch_norms=norms,
         collectives=calls + buckets + norm_calls + 1,

@@ -176,6 +176,8 @@ def _ladder(
             f"head.parallel=model, {workers} workers{dropped}",
             lambda s: replace(s, sharded=True, workers=workers, heads=1),
         )
+    if spec.workers > 1 and not spec.shared_network and _is_large(spec, profile, runtime):
+        yield "train.shard_backbone=true", lambda s: replace(s, shared_network=True)
     if chunked and spec.sample_rate == 1:
         yield "head.sample_rate=0.1", lambda s: replace(s, sample_rate=0.1, fused=True)
     if spec.remembered >= 2:
@@ -187,6 +189,12 @@ def _ladder(
     if spec.batch >= 4 * spec.workers * spec.accumulate:  # two images for each batch norm
         less = spec.batch // 2
         yield f"train.batch_size={less}", lambda s: replace(s, batch=max(less, s.workers))
+
+
+def _is_large(spec: RunSpec, profile: Profile, runtime: int) -> bool:
+    """True if gradients and optimizer state of the network take a quarter of the bytes or more."""
+    needed = memory(spec, profile(spec), runtime)
+    return 4 * (needed.network_gradients + needed.network_optimizer) >= needed.peak
 
 
 def _workers(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -> int:

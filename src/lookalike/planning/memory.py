@@ -9,6 +9,11 @@ What is alive at the same time, and so adds up, follows from the step (`lookalik
   gradients grow while the activations shrink. With several workers the network's gradients are
   in DistributedDataParallel's buckets all the time.
 
+Where workers share the network (`train.shard_backbone`), each has its part of weights, gradients,
+optimizer state and average, and beside it the gathered weights of what lies outside of blocks, of
+one block and of the next one; in the backward pass also the gradients of a block, twice, until they
+are reduced. A measurement has all weights gathered, but no activations of a training step.
+
 The head never has the B x C logits: a chunk of them, twice, is all there is
 (`lookalike.losses.class_statistics`).
 """
@@ -35,7 +40,8 @@ class Memory:
     """Bytes of the worker that needs most.
 
     Attributes:
-        network_weights: parameters and buffers.
+        network_weights: parameters and buffers, or this worker's part of them.
+        gathered: weights of the network beside its part, at most.
         average: the moving average of the embedder.
         head_weights: class weights, and images a class where they are kept.
         head_gradients: zero with an update chunk by chunk.
@@ -67,12 +73,18 @@ class Memory:
     batches: int
     runtime: int
     peak: int
+    gathered: int = 0
 
 
 def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     """Bytes of a worker; `network` is that of its micro-batch, `runtime` bytes before the model."""
+    shared = spec.shared_network and spec.workers > 1
+    holders = spec.workers if shared else 1
     moments = 2 if spec.optimizer == "adamw" else int(spec.momentum)
-    network_optimizer = network.learning * moments
+    weights, learning = -(-network.weights // holders), -(-network.learning // holders)
+    network_optimizer = learning * moments
+    outside = network.weights - sum(network.blocks) if shared else 0
+    block = max(network.blocks, default=0) if shared else 0
     rows, dim = sum(spec.head_rows), spec.dim
     head_weights = rows * dim * spec.weight_bytes + 4 * spec.counted
     head_optimizer = rows * dim * spec.weight_bytes * spec.moments
@@ -89,24 +101,28 @@ def memory(spec: RunSpec, network: NetworkProfile, runtime: int = 0) -> Memory:
     remembered = spec.remembered * (4 * sum(spec.metric_dims) + 8 * len(spec.metric_dims))
     forward, backward = (each + _MADE_OF_COSINE * comparisons for each in _chunk_buffers(spec))
     batches = _batches(spec)
-    average = network.averaged if spec.ema else 0
+    average = -(-network.averaged // holders) if spec.ema else 0
     kept = (
-        network.weights + network_optimizer + average + remembered + head_weights
+        weights + network_optimizer + average + remembered + head_weights
         + head_optimizer + batches + runtime
     )  # fmt: skip
-    gradients = network.learning
-    held = gradients if spec.workers > 1 else 0  # the buckets
+    gradients = learning
+    held = gradients if spec.workers > 1 and not shared else 0  # the buckets
     in_backward = held + network.backward_peak if held else network.backward_grown_peak
+    if shared:
+        in_backward = gradients + network.backward_peak + 2 * (outside + 2 * block)
     peak = kept + max(
         network.features_peak,
-        gradients + head_gradients + network.forward_peak,
-        gradients + head_gradients + network.activations + saved + forward,
-        held + head_gradients + network.activations + saved + backward,
+        gradients + head_gradients + network.forward_peak + outside + 2 * block,
+        gradients + head_gradients + network.activations + saved + forward + outside,
+        held + head_gradients + network.activations + saved + backward + outside,
         head_gradients + in_backward + (saved if spec.fused else 0),
         gradients + saved + backward if spec.fused else 0,
+        gradients + network.weights if shared else 0,
     )
     return Memory(
-        network_weights=network.weights,
+        network_weights=weights,
+        gathered=max(network.weights, outside + 2 * block) if shared else 0,
         network_gradients=gradients,
         network_optimizer=network_optimizer,
         average=average,

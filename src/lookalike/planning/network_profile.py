@@ -22,6 +22,7 @@ from lookalike.model.dry_run import fake_copy
 from lookalike.model.frozen_features import pooled_features
 from lookalike.model.inference import BATCH_SIZE
 from lookalike.model.training_network import TrainingNetwork
+from lookalike.training.network_shards import blocks_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class NetworkProfile:
         norm_channels: channels of each batch norm whose statistics may be shared.
         features_peak: most that is alive in the pass that stores the features of a frozen
             backbone; 0 where none are stored.
+        blocks: parameters of each block that is gathered at a time where workers share the network.
     """
 
     images: int
@@ -58,6 +60,7 @@ class NetworkProfile:
     flops: int
     norm_channels: tuple[int, ...]
     features_peak: int = 0
+    blocks: tuple[int, ...] = ()
 
 
 def measure(
@@ -131,6 +134,7 @@ def measure(
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
         ),
         features_peak=features_peak,
+        blocks=tuple(_bytes(block) for block in blocks_of(network.embedder.backbone.model)),
     )
 
 

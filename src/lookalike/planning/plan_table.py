@@ -75,6 +75,12 @@ def _memory(plan: Plan) -> Lines:
     yield "network weights", in_words(held.network_weights), ""
     yield "network gradients", in_words(held.network_gradients), ""
     yield "network optimizer", in_words(held.network_optimizer), spec.optimizer
+    if held.gathered:
+        yield (
+            "gathered",
+            in_words(held.gathered),
+            "all weights, while they are measured and saved",
+        )
     if held.average:
         yield "average", in_words(held.average), "train.ema, train.average_last"
     kind = "fp32" if spec.weight_bytes == 4 else "bf16"
@@ -116,7 +122,10 @@ def _communication(plan: Plan) -> Lines:
             in_words(sent.head_gradients),
             "all-reduce; none with parallel=model",
         )
-    yield "network gradients", in_words(sent.network_gradients), "all-reduce"
+    how = "all-reduce"
+    if plan.spec.shared_network:
+        how = "reduce-scatter, and all-gathers of the weights"
+    yield "network gradients", in_words(sent.network_gradients), how
     yield "batch norms", in_words(sent.batch_norms), "train.sync_batchnorm"
     yield "together", in_words(sent.total), f"in {sent.collectives:,} collectives"
 

@@ -31,6 +31,7 @@ class RunSpec:
         nested: dimensions of the heads on the first ones of the embedding, ascending.
         centres: rows a class of the first head's weight; the second has one.
         sharded: every worker holds a share of the classes.
+        shared_network: every worker holds a part of the network.
         fused: the head's weight is updated chunk by chunk and has no gradient.
         weight_bytes: of a number of the head's weight and optimizer state, 4 or 2.
         product_bytes: of a number in the head's products, 4 or 2.
@@ -75,6 +76,7 @@ class RunSpec:
     compared: Literal["classes", "proxies", "images"] = "classes"
     remembered: int = 0
     positives: int = 1
+    shared_network: bool = False
 
     @property
     def local_batch(self) -> int:
