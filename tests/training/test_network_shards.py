@@ -31,11 +31,10 @@ VIT = {
     "train__accumulate": 2, "train__ema": 0.9, "train__freeze_backbone_epochs": 1,
     "train__interpolate": True, "head__parallel": "model",
 }  # fmt: skip
-# Batch norms that are not synchronised, sgd, fp16 with a loss scale that overflows at first.
+# Batch norms that are not synchronised, sgd, a whole head and the classification branch's.
 CONV = {
-    "model__backbone": "test_efficientnet", "train__sync_batchnorm": False,
-    "train__precision": "fp16", "optim__lr": 0.02, "max_steps": 10,
-    "epochs": 4, "train__eval_every": 0,
+    "model__backbone": "test_efficientnet", "train__sync_batchnorm": False, "max_steps": 3,
+    "train__eval_every": 0,
 }  # fmt: skip
 
 
@@ -107,7 +106,6 @@ def test_shared_network_trains_saves_and_resumes_as_a_whole_one(shapes, tmp_path
         assert_close(records(one), records(two))
         for name in ("model/model.safetensors", f"checkpoints/step-{saved:08d}/{NETWORK_FILE}"):
             torch.testing.assert_close(tensors(one, name), tensors(two, name), rtol=1e-3, atol=1e-5)
-    assert records(conv)[-1]["skipped"] > 0  # the loss scale began too high
     state = f"checkpoints/step-{STEPS:08d}/{OPTIMIZER_FILE}"
     assert tensors(shared, state).keys() == tensors(whole, state).keys()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -188,6 +189,9 @@ class World:
         rank, size, _, local_size = _launched()
         _check_master(size)
         if size > 1 and not dist.is_initialized():
+            # A shared network (FSDP2) is freed by the garbage collector alone, and until then keeps
+            # the key-value store of an earlier run of this process, with its addresses.
+            gc.collect()
             _connect(rank, size, place, timeout)
         return cls(rank, size, local_size, place, timeout=timeout)
 

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,30 +33,13 @@ from lookalike.errors import LookalikeError, RunError
 from lookalike.log import logger
 from lookalike.storage.atomic import partial_path, put_in_place, sync
 from lookalike.storage.local_files import digest_of, refused, usual_mode, writing
-from lookalike.training import head_checkpoint
-from lookalike.training.checkpoint import (
-    AVERAGE_FILE,
-    FORMAT,
-    NETWORK_FILE,
-    OPTIMIZER_FILE,
-    STATE_FILE,
-    Progress,
-    Trained,
-    digest_of_state,
-    memory_file,
-)
-from lookalike.training.network_shards import sharded_from, whole_of
+from lookalike.training.checkpoint import FORMAT, STATE_FILE, Progress, Trained, digest_of_state
+from lookalike.training.checkpoint_content import Files, files_of, on_host
 
 _LOG_SECONDS = 10.0
 _LONGEST_PAUSE = 0.5  # between two reads of what other workers have published, in seconds
 _LOST_SECONDS = 5.0
 """Seconds for the other workers' files after an error that leaves them in doubt."""
-
-_SHARDED = {NETWORK_FILE, OPTIMIZER_FILE, AVERAGE_FILE}
-"""Files that hold what workers share where the network is sharded."""
-
-_Files = dict[str, tuple[dict[str, Tensor], dict[str, str]]]
-"""Tensors and metadata by the name of the file."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class _Save:
 
     number: int
     folder: Path
-    files: _Files
+    files: Files
     state: Mapping[str, Any]
     then: Callable[[bool], None]
 
@@ -127,7 +110,7 @@ class CheckpointWriter:
         self.wait()
         if self._store is None and self.world.size > 1:
             self._store = KeyValueStore(self.world)
-        files = dict(_files(trained, self.world))
+        files = dict(files_of(trained, self.world))
         copied = self._has_room(files) if copied is None else copied
         state = {
             "progress": asdict(progress),
@@ -135,8 +118,7 @@ class CheckpointWriter:
             "loss_scale": [trained.scaler.scale, trained.scaler.good_steps],
         }
         self._number += 1
-        copies = set() if trained.shards is None else _SHARDED
-        kept = _on_host(files, self.world.device, copies) if copied else files
+        kept = on_host(files, self.world.device, trained) if copied else files
         work = _Save(self._number, folder, kept, state, then)
         self._thread = threading.Thread(
             target=self._run, args=[work], name="checkpoint", daemon=True
@@ -194,7 +176,7 @@ class CheckpointWriter:
                 logged = time.monotonic()
                 logger.info("waiting for the checkpoint to be written")
 
-    def _has_room(self, files: _Files) -> bool:
+    def _has_room(self, files: Files) -> bool:
         """True if the machines' memories have room for a copy, and as much again."""
         needed = sum(t.nbytes for tensors, _ in files.values() for t in tensors.values())
         free = available() // self.world.local_size
@@ -317,83 +299,6 @@ def _combined(work: _Save, parts: list[Any]) -> dict[str, Any]:
         "cause": causes[0] if causes else None,
         "occupied": any(part["occupied"] for part in parts),
     }
-
-
-def _files(
-    trained: Trained, world: World
-) -> Iterator[tuple[str, tuple[dict[str, Tensor], dict[str, str]]]]:
-    """Files of this worker: name, tensors and metadata."""
-    for name, tensors in _network_files(trained):
-        if trained.shards is not None:
-            tensors = _gathered(tensors, world)
-        if world.is_main:
-            yield name, (tensors, {})
-    if world.is_main:
-        for name, memory in trained.memories.items():
-            yield memory_file(name), (memory.state_dict(), {})
-    for name, head in trained.heads.items():
-        if head.sharded or world.is_main:
-            part = world.rank if head.sharded else 0
-            yield (
-                head_checkpoint.file_name(name, part),
-                head_checkpoint.content(head, trained.optimizer),
-            )
-
-
-def _network_files(trained: Trained) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Files of the network: name and tensors, sharded where the network is."""
-    yield NETWORK_FILE, trained.network.state_dict()
-    parameters = dict(trained.network.named_parameters())
-    yield (
-        OPTIMIZER_FILE,
-        {
-            f"{name}.{key}": sharded_from(value, parameters[name]) if value.ndim else value
-            for name, optimized in trained.optimized.items()
-            for key, value in trained.optimizer.state.get(optimized, {}).items()
-            if isinstance(value, Tensor)
-        },
-    )
-    if trained.average is not None:
-        yield AVERAGE_FILE, trained.average.sharded()
-
-
-def _gathered(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Whole copies of sharded tensors in the host memory of the main worker; nothing on others."""
-    found = {}
-    for name, tensor in tensors.items():
-        whole = whole_of(tensor)
-        if world.is_main:
-            found[name] = _copy(whole)
-    if world.device.type == "cuda":
-        torch.cuda.synchronize(world.device)
-    return found
-
-
-def _on_host(files: _Files, device: torch.device, copies: Collection[str]) -> _Files:
-    """Copies of the tensors in host memory: what training changes next does not change them.
-
-    The files named in `copies` hold some already.
-    """
-    copied = {
-        file: (
-            tensors
-            if file in copies
-            else {name: _copy(tensor.detach()) for name, tensor in tensors.items()},
-            metadata,
-        )
-        for file, (tensors, metadata) in files.items()
-    }
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return copied
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    if tensor.device.type == "cpu":
-        return tensor.clone(memory_format=torch.contiguous_format)
-    # Pinned memory is faster by far, and torch keeps it for the next checkpoint.
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
