@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import itertools
 import json
 import logging
 import os
@@ -108,7 +108,7 @@ def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None
     if device.type == "cuda":
         options |= {"backend": "nccl", "device_id": device}
     if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent supervises the start
-        dist.init_process_group(**options)
+        _create_group(rank, size, options)
         return
     others = "the main worker" if rank else _counted(size - 1)
     names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
@@ -118,13 +118,29 @@ def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None
             f"{_shown(names)}; if these are left over from another program, stop and "
             f"unset {' '.join(names)}"
         ):
-            dist.init_process_group(**options)
+            _create_group(rank, size, options)
     except dist.DistError as error:
         first = (str(error).strip().splitlines() or ["?"])[0].rstrip(".")
         raise ConfigError(
             f"the environment has {_shown(names)}, but {others} cannot be reached there ({first}); "
             f"{_fix(names)}"
         ) from None
+
+
+_starts = itertools.count()
+
+
+def _create_group(rank: int, size: int, options: dict[str, Any]) -> None:
+    """Create the process group, also where this process has had one before."""
+    number = next(_starts)
+    if not number:
+        dist.init_process_group(**options)
+        return
+    # The key-value store of the earlier group may be in use still, with the addresses of then:
+    # caches of torch keep a group that has shared a network out (FSDP2).
+    store, *_ = next(dist.rendezvous("env://", rank, size, timeout=options["timeout"]))
+    store = dist.PrefixStore(f"start-{number}", store)
+    dist.init_process_group(**options, store=store, rank=rank, world_size=size)
 
 
 def _counted(count: int) -> str:
@@ -189,9 +205,6 @@ class World:
         rank, size, _, local_size = _launched()
         _check_master(size)
         if size > 1 and not dist.is_initialized():
-            # A shared network (FSDP2) is freed by the garbage collector alone, and until then keeps
-            # the key-value store of an earlier run of this process, with its addresses.
-            gc.collect()
             _connect(rank, size, place, timeout)
         return cls(rank, size, local_size, place, timeout=timeout)
 
