@@ -53,7 +53,9 @@ def load(address: str, file: str, dim: int, kind: str) -> None:
     """Add the vectors of a file to an index; goes on where a killed load ended."""
     logging.getLogger("lookalike").setLevel(logging.ERROR)  # a .npy file does not name its model
     with Index.open_or_create(address, dim=dim, kind=kind) as index:
-        sync.synchronize(index, [file], remove_missing=False, source=Source(threads=1))
+        sync.synchronize(
+            index, sync.GalleryList.of([file]), remove_missing=False, source=Source(threads=1)
+        )
 
 
 def loaded_with_a_kill(address: str, file: Path, dim: int, kind: str, images: int) -> str:

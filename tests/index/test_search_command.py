@@ -219,6 +219,7 @@ def test_python_builds_from_paths_arrays_and_bytes(model, photos, tmp_path, capl
         (["--index", "{photos}/none", "{photos}/alone.jpg"], "no index here"),
         (["--gallery", "{photos}/nothing", "{photos}/alone.jpg"], "no such file or folder"),
         (["--gallery", "{photos}", "{photos}/no.jpg"], "no such file or folder"),
+        (["--index", "{photos}/none", "--gallery", "{photos}/nothing"], "no such file or folder"),
         (["--gallery", "{photos}", "--html", "x.html"], "name a query"),
         (["--gallery", "{photos}", "--kind", "best", "{photos}/alone.jpg"], "is not one of auto"),
     ],
@@ -228,6 +229,7 @@ def test_mistakes(model, photos, cache, monkeypatch, capsys, words, message):
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+    assert not (photos / "none").exists()  # no index that holds nothing
 
 
 def calibrated(threshold: float = 0.5, gallery: float = 100.0) -> Calibration:

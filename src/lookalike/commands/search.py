@@ -124,13 +124,17 @@ def search(
     source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
+    lists = [  # read before an index is made
+        (sync.GalleryList.of(places), exactly)
+        for places, exactly in ((galleries, index is None), (added, False))
+        if places
+    ]
     found = _index(embedder, index, galleries, kind)
     if removed:
         sync.remove(found, removed, remove_all=remove_all)
     named: dict[str, Record] = {}
-    for places, exactly in ((galleries, index is None), (added, False)):
-        if places:
-            named |= sync.synchronize(found, places, remove_missing=exactly, source=source)
+    for listed, exactly in lists:
+        named |= sync.synchronize(found, listed, remove_missing=exactly, source=source)
     checked = check_recall(found, check, k) if check else None
     if not asked_for:
         return SearchOutcome([], found, None, check=checked)

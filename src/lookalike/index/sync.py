@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lookalike import storage
 from lookalike.data.inputs import read_places
@@ -18,28 +18,55 @@ from lookalike.log import counted, logger
 from lookalike.vectors import vector_files
 
 
+@dataclass(frozen=True)
+class GalleryList:
+    """Images for an index.
+
+    Attributes:
+        tables: files of their vectors, with the fingerprints of the model; None for `.npy`.
+        records: the others.
+    """
+
+    tables: dict[str, list[str] | None]
+    records: list[Record]
+
+    @classmethod
+    def of(cls, places: Sequence[str]) -> GalleryList:
+        """Images at places; also files of vectors: `.npy`, or Parquet that `embed` wrote.
+
+        Raises:
+            LookalikeError: a place cannot be read.
+        """
+        models = {
+            p: None if vector_files.is_array(p) else vector_files.models_of(p) for p in places
+        }
+        tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
+        others = [place for place in places if place not in tables]
+        return cls(tables, records_at(others) if others else [])
+
+
 def synchronize(
-    index: Index, places: Sequence[str], *, remove_missing: bool, source: Source
+    index: Index, gallery: GalleryList, *, remove_missing: bool, source: Source
 ) -> dict[str, Record]:
     """Add new and changed images to the index.
 
     Args:
         index: changed.
-        places: of the images; also files of vectors: `.npy`, or Parquet that `embed` wrote.
-        remove_missing: remove images that are not at these places.
+        gallery: the images.
+        remove_missing: remove images that are not in this list.
 
     Returns:
         The images by id, with the secrets of their addresses, which the index does not keep.
     """
-    tables = [place for place in places if _is_of_vectors(place, index)]
-    others = [place for place in places if place not in tables]
+    for table, models in gallery.tables.items():
+        _check_models(table, models, index)
     known = index.versions()
-    listed = _by_id(records_at(others) if others else (), known)
+    listed = _by_id(gallery.records, known)
     versions = {id: image_version(record.uri) for id, record in listed.items()}
     seen = set(listed)
     added = 0
     with index.loading():
-        for table in tables:
+        for table in gallery.tables:
             for ids, count in _added_vectors(index, table, known):
                 seen.update(ids)
                 added += count
@@ -103,26 +130,23 @@ def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Recor
     return listed
 
 
-def _is_of_vectors(place: str, index: Index) -> bool:
-    """True for a file of vectors: any `.npy`, or a Parquet file that `embed` wrote.
+def _check_models(place: str, models: Sequence[str] | None, index: Index) -> None:
+    """Refuse vectors of another model.
 
     Raises:
-        RunError: they are of another model.
+        RunError: they are.
     """
-    if vector_files.is_array(place):
+    if models is None:
         logger.warning(
             "%s: a .npy file does not name the model of its vectors; they are taken for those "
             "of this one",
             storage.public(place),
         )
-        return True
-    models = vector_files.models_of(place)
-    if models is not None and index.model not in models:
+    elif index.model not in models:
         raise RunError(
             f"{storage.public(place)}: holds vectors of another model ({models[0][:8]}; the index "
             f"is of {index.model[:8]}), which cannot be compared; embed the images anew"
         )
-    return models is not None
 
 
 class EverythingMatches(ConfigError):
