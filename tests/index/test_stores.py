@@ -323,7 +323,7 @@ def test_a_killed_embed_loses_nothing(
     postgres: PostgresServer, model: Path, photos: Path, cache: Path
 ) -> None:
     address = postgres.address("killed")
-    kills = [*range(1, 40, 6), 10_000]
+    kills = [*range(1, 40, 9), 10_000]
     done = subprocess.run(
         [sys.executable, embed_process.__file__, str(model), str(photos), address],
         input="".join(f"{kill}\n" for kill in kills),

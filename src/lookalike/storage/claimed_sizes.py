@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from lookalike.errors import DataError, LookalikeError
+from lookalike.storage.parquet_footer import read_footer
 
 _LONGEST_HEADER = 10_000  # bytes; NumPy's own limit
 _SAVE = "write it by numpy.save, one array of shape (images, dimensions)"
@@ -76,13 +77,14 @@ def npy_header(
     return shape, kind, bool(fortran)
 
 
-def check_parquet(metadata: Any, size: int, place: str) -> None:
+def check_parquet(stream: IO[bytes], size: int, place: str) -> None:
     """Refuse a Parquet file whose footer claims more than the file can hold.
 
-    `metadata` is a `pyarrow.parquet.FileMetaData`, `size` the bytes of the file.
+    Args:
+        stream: the open file, of `size` bytes.
 
     Raises:
-        DataError: it does.
+        DataError: it does, or the footer is damaged.
     """
 
     def refuse(what: str) -> DataError:
@@ -92,20 +94,23 @@ def check_parquet(metadata: Any, size: int, place: str) -> None:
         )
 
     most = size * MOST_OF_A_BYTE
-    if not 0 <= metadata.num_rows <= most:
-        raise refuse(f"{metadata.num_rows:,} rows")
-    for group in range(metadata.num_row_groups):
-        found = metadata.row_group(group)
-        if not 0 <= found.num_rows <= most:
-            raise refuse(f"{found.num_rows:,} rows in row group {group}")
-        for number in range(found.num_columns):
-            column = found.column(number)
-            packed, whole = column.total_compressed_size, column.total_uncompressed_size
-            begin = column.dictionary_page_offset or column.data_page_offset
-            if packed < 0 or begin < 0 or begin + packed > size:
-                raise refuse(f"{packed:,} bytes in column {column.path_in_schema}")
-            if not 0 <= whole <= max(most, 1) or not 0 <= column.num_values <= most:
-                raise refuse(f"{column.num_values:,} values in column {column.path_in_schema}")
+    try:
+        footer = read_footer(stream, size)
+        if not 0 <= footer.rows <= most:
+            raise refuse(f"{footer.rows:,} rows")
+        for number, group in enumerate(footer.groups):
+            if not 0 <= group.rows <= most:
+                raise refuse(f"{group.rows:,} rows in row group {number}")
+            for column in group.columns:
+                begin, packed = column.begin, column.compressed
+                if packed < 0 or begin < 0 or begin + packed > size:
+                    raise refuse(f"{packed:,} bytes in column {column.path!r}")
+                if not 0 <= column.uncompressed <= max(most, 1) or not 0 <= column.values <= most:
+                    raise refuse(f"{column.values:,} values in column {column.path!r}")
+    except ValueError as error:
+        raise DataError(
+            f"{place}: its footer is damaged ({error}); write or copy it again"
+        ) from None
 
 
 def size_of(stream: IO[bytes]) -> int:

@@ -157,7 +157,7 @@ def _of_parquet(uri: str) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
         with storage.opened(uri) as stream:
             size = size_of(stream)
             file = pq.ParquetFile(stream)
-            check_parquet(file.metadata, size, place)
+            check_parquet(stream, size, place)
             there = file.schema_arrow.names
             name = _first(_VECTORS, there)
             if name is None:
