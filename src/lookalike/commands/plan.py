@@ -21,7 +21,7 @@ from lookalike.data.samplers import Sizes, epoch_shape
 from lookalike.distributed.machine_memory import installed
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError, StorageError
-from lookalike.log import duration, logger
+from lookalike.log import logger
 from lookalike.losses.chunk_products import CPU_LOGIT_CACHE
 from lookalike.losses.margin import Margin
 from lookalike.losses.metric_loss import MetricLoss
@@ -32,6 +32,7 @@ from lookalike.model.training_network import TrainingNetwork
 from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.facts import network_facts
 from lookalike.planning.gpus import Machine, known_machine, read_machine
+from lookalike.planning.list_needs import list_needs
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
 from lookalike.planning.recipe import (
@@ -60,12 +61,6 @@ CUDA_RUNTIME = 1_500_000_000
 
 FIRST_STEP = 100_000_000
 """Bytes of code and caches that torch loads on a CPU when it first trains (measured)."""
-
-LIST_BYTES = 240
-"""Bytes of host memory for each image of a list, with a path of 60 characters (measured)."""
-
-LIST_SECONDS = 3.5e-6
-"""Seconds of a core to read a line of a list (measured with ten million)."""
 
 _IMAGES_A_CLASS = 10
 """Assumed where the number of images is not known."""
@@ -366,11 +361,7 @@ def _memory_of(place: Machine | None, spec: RunSpec) -> int | None:
 def _notes(spec: RunSpec) -> tuple[str, ...]:
     notes = []
     if spec.images is not None and spec.images >= 10**7:
-        gigabytes, seconds = spec.images * LIST_BYTES / 1e9, spec.images * LIST_SECONDS
-        notes.append(
-            f"The list of {spec.images:,} images takes about {gigabytes:,.0f} GB of host memory "
-            f"in each worker's process, besides the above, and {duration(seconds)} to read."
-        )
+        notes.append(list_needs(spec.images, spec.classes))
     if spec.device == "cuda":
         notes.append(
             "Not in the bytes: what the caching allocator cannot use again, a few per cent."

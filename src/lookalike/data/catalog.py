@@ -174,7 +174,8 @@ def build_catalog(
         # Shortest forms order by (length, digits) as their numbers do, however long they are.
         key = (lambda label: (len(label), label)) if integers else None
         found = Classes(tuple(sorted(distinct, key=key)))
-        rows, complain = found.rows, found.unknown
+        # Not `found.rows`, which would stay: 100 bytes a class.
+        rows, complain = {name: row for row, name in enumerate(found.names)}, found.unknown
 
     if not distinct <= rows.keys():
         bad = [

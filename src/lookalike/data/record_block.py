@@ -32,7 +32,7 @@ class Distinct(Generic[T]):
     def codes(self, values: Iterable[T]) -> np.ndarray:
         """The index of each value in `values`, int32; new ones are added."""
         values, known = list(values), self._codes
-        if len(known) < len(self.values):  # those of another process, which few tables extend
+        if len(known) < len(self.values):  # of another process, or forgotten
             known.update((value, code) for code, value in enumerate(self.values))
         found = list(map(known.get, values))
         if None in found:
@@ -42,6 +42,10 @@ class Distinct(Generic[T]):
                     self.values.append(value)
             found = list(map(known.get, values))
         return np.array(found, np.int32)
+
+    def forget_codes(self) -> None:
+        """Free the map of values to codes, until values are added again."""
+        self._codes = {}
 
 
 class Shared:
@@ -56,6 +60,11 @@ class Shared:
         self.labels = Distinct(labels)
         self.sources = Distinct(sources)
         self.details: Distinct[Details | None] = Distinct(details)
+
+    def forget_codes(self) -> None:
+        """Free the maps of values to codes, until values are added again."""
+        for one in (self.labels, self.sources, self.details):
+            one.forget_codes()
 
     def codes_of(self, other: Shared) -> dict[str, np.ndarray]:
         """The codes here of all values of another, by the name of the column."""

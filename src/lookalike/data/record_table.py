@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from lookalike.data.record import Details, Record
 from lookalike.data.record_block import RecordBlock, Shared, pack, pack_rows, without_measures
-from lookalike.errors import StorageError
+from lookalike.errors import StorageError, reason_of
 from lookalike.storage.cache_folder import cache_folder
 from lookalike.storage.local_files import writing
 
@@ -237,6 +237,7 @@ class _Packed:
             details = (without_measures(record.details) for record in self._last)
             self._codes_of_last["label"] = self._shared.labels.codes(labels)
             self._codes_of_last["details"] = self._shared.details.codes(details)
+            self._shared.forget_codes()  # a list that was read seldom grows
 
     def has_boxes(self) -> bool:
         last = (record.details for record in self._last)
@@ -302,7 +303,7 @@ class _Packed:
         except OSError as error:
             raise StorageError(
                 f"the list that worker {handle['process']} of this machine has read cannot be "
-                f"opened: {(error.strerror or '').lower()}"
+                f"opened: {reason_of(error, 'it is not there')}"
             ) from None
         found._shared = Shared.from_arrow(shared)
         found._blocks = [RecordBlock(buffer, found._shared) for buffer in buffers]
