@@ -49,7 +49,7 @@ class Distinct(Generic[T]):
 
 
 class Shared:
-    """What many records have in common: labels, sources, and details but for box and weight."""
+    """Values that many records share: labels, sources, and details but for box and weight."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Shared:
 
     @classmethod
     def from_arrow(cls, buffer: pa.Buffer) -> Shared:
-        """What `to_arrow` wrote."""
+        """Read the stream that `to_arrow` wrote."""
         labels, sources, details = (
             [text.decode(*_CODING) for text in column[0].as_py()]
             for column in pa.ipc.open_stream(buffer).read_next_batch().columns
@@ -211,7 +211,7 @@ class RecordBlock:
 
     @property
     def has_boxes(self) -> bool:
-        """Whether a record has a box."""
+        """True if a record has a box."""
         return "box" in self._columns
 
     def recoded(self, codes: Mapping[str, np.ndarray]) -> pa.Buffer:

@@ -94,7 +94,7 @@ class RecordTable(Sequence[Record]):
 
     @property
     def details(self) -> list[Details | None]:
-        """What `details_codes` are indices of, without boxes and weights; last None, for -1."""
+        """Values of `details_codes`, without boxes and weights; last None, for -1."""
         return [*self._packed.shared().details.values, None]
 
     @property
@@ -119,7 +119,7 @@ class RecordTable(Sequence[Record]):
 
     @property
     def has_boxes(self) -> bool:
-        """Whether any record has a box."""
+        """True if any record has a box."""
         return self._packed.has_boxes()
 
     def _codes(self, name: str) -> np.ndarray:
@@ -220,7 +220,7 @@ class _Packed:
         yield from (record.uri for record in self._last)
 
     def shared(self) -> Shared:
-        """What the records have in common, including the last ones."""
+        """Values that the records share, including the last ones."""
         self._count_last()
         return self._shared
 

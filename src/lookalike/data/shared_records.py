@@ -12,7 +12,7 @@ from lookalike.distributed.world import KeyValueStore, World
 
 
 def read_once(read: Callable[[], RecordTable], world: World) -> RecordTable:
-    """What `read` gives, called on one worker of each machine; called by all together.
+    """The table of `read`, called on one worker of each machine; called by all together.
 
     Raises:
         LookalikeError: `read` raised it, on this worker or another.

@@ -1,4 +1,4 @@
-"""What a long list needs of a machine and of each worker."""
+"""Bytes and seconds that a long list needs of a machine and of each worker."""
 
 from __future__ import annotations
 
