@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookalike import storage
-from lookalike.data.catalog import Catalog, build_catalog, check_trainable, hold_out
+from lookalike.data.catalog import Catalog, build_catalog, check_trainable
 from lookalike.data.classes import Classes, read_class_names
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.readers import read_records
 from lookalike.errors import ConfigError, DataError, StorageError
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lookalike.config.config import Config
-from lookalike.data.catalog import build_catalog, hold_out, with_hierarchy
+from lookalike.data.catalog import build_catalog, with_hierarchy
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.streams import keep_list

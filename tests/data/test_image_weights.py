@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.config.config import Config
 from lookalike.data.augmentations.training_crop import Augment
-from lookalike.data.catalog import hold_out
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.image_weights import relative_weights
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.errors import ConfigError, DataError

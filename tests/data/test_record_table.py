@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from lookalike.data import record_table
-from lookalike.data.catalog import build_catalog, hold_out
+from lookalike.data.catalog import build_catalog
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Details, Member, Record

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lookalike.data.catalog import build_catalog, hold_out
+from lookalike.data.catalog import build_catalog
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.streams import keep_list

@@ -14,7 +14,7 @@ import numpy as np
 from lookalike import log, storage
 from lookalike.commands.models import ModelOrigin, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.data.catalog import sample_classes
+from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source

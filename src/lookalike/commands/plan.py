@@ -14,7 +14,7 @@ import torch
 
 from lookalike.commands.summary import log_choices
 from lookalike.config.config import Config
-from lookalike.data.catalog import hold_out
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers import Sizes, epoch_shape

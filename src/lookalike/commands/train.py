@@ -23,7 +23,8 @@ from lookalike.commands.plan import plan_memory
 from lookalike.commands.report import report_training
 from lookalike.config.config import Config, keys
 from lookalike.config.duration import seconds_of
-from lookalike.data.catalog import Catalog, hold_out
+from lookalike.data.catalog import Catalog
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.launch import in_worker, launch
 from lookalike.distributed.world import World

@@ -17,7 +17,8 @@ from lookalike.commands.tune_trials import TrialRunner, request_of_trials
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
 from lookalike.config.yaml_lines import write_yaml
-from lookalike.data.catalog import Catalog, hold_out
+from lookalike.data.catalog import Catalog
+from lookalike.data.held_out_classes import hold_out
 from lookalike.distributed import signals
 from lookalike.distributed.world import World
 from lookalike.errors import (

@@ -12,13 +12,8 @@ from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.augmentations import create_augmentations
 from lookalike.data.augmentations.training_crop import Augment
-from lookalike.data.catalog import (
-    Catalog,
-    build_catalog,
-    check_trainable,
-    hold_out,
-    with_hierarchy,
-)
+from lookalike.data.catalog import Catalog, build_catalog, check_trainable, with_hierarchy
+from lookalike.data.held_out_classes import hold_out
 from lookalike.data.hierarchy import HierarchyLevel, hierarchy_columns
 from lookalike.data.image_size import size_text
 from lookalike.data.image_weights import with_weights
