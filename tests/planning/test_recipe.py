@@ -136,8 +136,8 @@ def test_the_batch_suits_workers_and_sampler():
 
 
 def test_the_image_size_follows_the_images():
-    assert chosen()["model.image_size"] == 96
     assert chosen(pretrained=False)["model.image_size"] == 96
+    assert chosen()["model.image_size"] == 160  # nearer to what pretraining saw
     large = SampleFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
     assert chosen(sample=large)["model.image_size"] == 224
     assert not {"data.flip", "data.min_crop"} & chosen(sample=large).keys()
@@ -173,11 +173,19 @@ def test_large_heads_are_narrowed_and_shared():
 
 
 def test_more_images_take_fewer_epochs_and_larger_batches():
-    runs = [chosen(images=n, cuda=True) for n in (1000, 10_000, 100_000, 10_000_000)]
-    epochs = [run["train.epochs"] for run in runs]
-    assert epochs == sorted(epochs, reverse=True)
+    sizes = (1000, 10_000, 100_000, 10_000_000)
+    for pretrained in (True, False):
+        epochs = [chosen(images=n, pretrained=pretrained)["train.epochs"] for n in sizes]
+        assert epochs == sorted(epochs, reverse=True)
+    runs = [chosen(images=n, cuda=True) for n in sizes]
     assert [run["train.batch_size"] for run in runs] == [32, 64, 256, 256]
     assert chosen(images=10_000_000)["train.batch_size"] == 64
+
+
+def test_pretrained_networks_take_few_epochs_and_enough_steps():
+    assert chosen(images=1000)["train.epochs"] == 5
+    few = chosen(images=400)
+    assert few["train.epochs"] * 400 / few["train.batch_size"] >= 128
 
 
 def test_plain_sgd_keeps_its_own_rate():

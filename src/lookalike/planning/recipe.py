@@ -218,13 +218,11 @@ def _holds_out(config: Config, facts: Facts) -> bool:
 
 def _model(config: Config, facts: Facts) -> Iterator[Choice]:
     if facts.convolutional and facts.sample is not None:
-        least = 96 if facts.pretrained else 64
+        least = 160 if facts.pretrained else 64
         side = min(max(-(-facts.sample.side // 32) * 32, least), 224)
-        yield Choice(
-            "model.image_size",
-            side,
-            f"shorter sides have {facts.sample.side:,} pixels in the median",
-        )
+        found = f"shorter sides have {facts.sample.side:,} pixels in the median"
+        enlarged = f"pretraining saw larger ones: {found}"
+        yield Choice("model.image_size", side, enlarged if side > facts.sample.side + 31 else found)
     yield Choice(
         "model.embedding_dim",
         512,
@@ -347,7 +345,8 @@ def _preferred_batch(facts: Facts) -> int:
 
 
 def _train(config: Config, facts: Facts) -> Iterator[Choice]:
-    epochs, batch = _epochs(facts), _batch(config, facts)
+    batch = _batch(config, facts)
+    epochs = _epochs(facts, batch)
     yield Choice(
         "train.batch_size",
         batch,
@@ -375,10 +374,16 @@ def _train(config: Config, facts: Facts) -> Iterator[Choice]:
             )
 
 
-def _epochs(facts: Facts) -> int:
-    """Fewer for more images: a run of ten times the images is some four times as long."""
-    base, least, most = (12, 4, 30) if facts.pretrained else (40, 10, 100)
-    return min(max(round(base * (5000 / max(facts.images, 1)) ** 0.4), least), most)
+def _epochs(facts: Facts, batch: int) -> int:
+    """Pretrained: few, as longer training loses what it began with, in 128 steps at least.
+
+    From random weights fewer for more images: a run of ten times the images is some four times as
+    long.
+    """
+    images = max(facts.images, 1)
+    if facts.pretrained:
+        return min(max(5, math.ceil(128 * batch / images)), 30)
+    return min(max(round(40 * (5000 / images) ** 0.4), 10), 100)
 
 
 def _percent(part: float) -> str:
