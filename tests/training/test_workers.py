@@ -1,6 +1,7 @@
-"""Two workers against one: gradients, launches, errors."""
+"""Two workers against one: gradients, lists, launches, errors."""
 
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,11 @@ from engine_process import TINY, call, records
 from torch import nn
 
 from lookalike.data.loading.batch import Batch
+from lookalike.data.readers import read_records
+from lookalike.data.record_table import RecordTable
+from lookalike.data.shared_records import read_once
 from lookalike.distributed.world import World
+from lookalike.errors import DataError, LookalikeError
 from lookalike.losses import create_margin
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
@@ -89,6 +94,26 @@ MORE = [
 ]
 
 
+def read_lists(world: World, file: Path) -> None:
+    """One worker reads a list and the other maps it; both stop where it cannot be read."""
+
+    def read() -> RecordTable:
+        assert world.rank == 0
+        file.write_text("a.jpg 1\nb.jpg shoe\n")
+        return read_records(str(file))
+
+    def fail() -> RecordTable:
+        raise DataError("list.txt:3: a bad line")
+
+    found = [(record.uri, record.label, record.origin) for record in read_once(read, world)]
+    assert found == [
+        (str(file.with_name("a.jpg")), "1", f"{file}:1"),
+        (str(file.with_name("b.jpg")), "shoe", f"{file}:2"),
+    ]
+    with pytest.raises(LookalikeError, match=r"list\.txt:3: a bad line"):
+        read_once(fail, world)
+
+
 def work(rank: int, port: int, cases: list[tuple[str, bool]], results) -> None:
     import os
 
@@ -101,6 +126,7 @@ def work(rank: int, port: int, cases: list[tuple[str, bool]], results) -> None:
         found = [gradients(world, backbone, sharded) for backbone, sharded in cases]
         if rank == 0:
             torch.save(found, results)
+        read_lists(world, results.with_name("list.txt"))
 
 
 @pytest.mark.parametrize(

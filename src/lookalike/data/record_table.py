@@ -135,7 +135,7 @@ class RecordTable(Sequence[Record]):
     def __getitem__(self, row: slice) -> Sequence[Record]: ...
     def __getitem__(self, row: int | slice) -> Record | Sequence[Record]:
         if isinstance(row, slice):
-            return self.take(np.arange(len(self))[row])
+            return self.take(np.arange(*row.indices(len(self))))
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} records")
         row = row % len(self)
