@@ -14,7 +14,7 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from typing import IO, Any, overload
 
 import numpy as np
@@ -61,8 +61,7 @@ class RecordTable(Sequence[Record]):
         if isinstance(records, RecordTable) and records._rows is None:
             self._packed.join(records._packed)
         else:
-            for record in records:
-                self._packed.append(record)
+            self._packed.extend(records)
 
     def add_rows(
         self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
@@ -203,6 +202,13 @@ class _Packed:
         if len(self._last) >= BLOCK:
             self._pack()
 
+    def extend(self, records: Iterable[Record]) -> None:
+        waiting = iter(records)
+        while more := list(islice(waiting, BLOCK - len(self._last))):
+            self._last += more
+            if len(self._last) >= BLOCK:
+                self._pack()
+
     def __getitem__(self, row: int) -> Record:
         if row >= self._packed:
             return self._last[row - self._packed]
@@ -252,8 +258,7 @@ class _Packed:
         codes = self._shared.codes_of(other._shared) if other._blocks else {}
         for block in other._blocks:
             self._add(block.recoded(codes), len(block))
-        for record in other._last:
-            self.append(record)
+        self.extend(other._last)
 
     def add_rows(
         self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
