@@ -256,7 +256,7 @@ def _view(column: pa.Array, kind: Literal["i", "q"]) -> memoryview:
 
 
 def _text_views(column: pa.Array) -> tuple[memoryview, memoryview]:
-    """Where each text of a column ends, one number more than texts, and all the texts."""
+    """Ends of the texts of a column, one number more than texts, and all the texts."""
     _, ends, text = column.buffers()
     found = memoryview(b"" if text is None else text).cast("B")
     return memoryview(ends).cast("B").cast("q"), found
