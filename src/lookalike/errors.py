@@ -121,7 +121,7 @@ class SearchInterrupted(LookalikeError):
         done = f"{trials} finished trial{'' if trials == 1 else 's'}"
         super().__init__(
             f"stopped by {signal.Signals(number).name} with {done} in {output}; the same command "
-            "goes on"
+            "resumes it"
         )
         self.exit_code = 128 + number
 

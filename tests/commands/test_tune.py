@@ -172,7 +172,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
         return real(config)
 
     monkeypatch.setattr(tune_trials, "train", interrupted)
-    with pytest.raises(SearchInterrupted, match=r"1 finished trial in .* goes on") as stopped:
+    with pytest.raises(SearchInterrupted, match=r"1 finished trial in .* resumes it") as stopped:
         lookalike.tune(train=hard_list, output=output, trials=2, **SMALL)
     assert stopped.value.exit_code == 130
     assert (output / "recipe.yaml").exists()

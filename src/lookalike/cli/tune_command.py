@@ -37,7 +37,7 @@ def tune(
         str | None, typer.Option(help="Where to begin: auto, component, or a file.")
     ] = None,
 ) -> None:
-    """Search settings on classes held out of the training list; the same command goes on.
+    """Search settings on classes held out of the training list; the same command resumes.
 
     Prints the file of the recipe on stdout, for lookalike train --recipe FILE.
     """

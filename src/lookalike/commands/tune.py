@@ -251,7 +251,7 @@ class _SettingsSearch:
             counted(epochs, "epoch"),
         )
         if search.trials:
-            logger.info("going on after %s", counted(len(search.trials), "finished trial"))
+            logger.info("resuming after %s", counted(len(search.trials), "finished trial"))
         return search
 
     def _length(self, request: Config) -> int:

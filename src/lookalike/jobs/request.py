@@ -50,7 +50,7 @@ class JobRequest:
 
     @property
     def resumes(self) -> bool:
-        """True if another start goes on from where the last one ended."""
+        """True if another start resumes where the last one ended."""
         return self.command in ("train", "embed", "run")
 
     def workers_of_machine(self, resources: Resources) -> int:

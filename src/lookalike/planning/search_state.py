@@ -148,7 +148,7 @@ class SearchFolder:
         """
         if not self.state.exists():
             return None
-        fix = f"go on with what it began with, or {FIX}"
+        fix = f"resume with the settings that it began with, or {FIX}"
         begun = read_checked(self.state.read_bytes(), _Begun, str(self.state), FIX)
         now = _request(config)
         for key in sorted({*now, *begun.request}):
@@ -213,7 +213,7 @@ class SearchFolder:
 
 
 _FREE = ("data.train", "data.threads", "data.requests", "data.cache", "data.cache_size")
-"""Settings that may differ when a search goes on; that of the list is compared by its content."""
+"""Settings that may differ when a search is resumed; that of the list is compared by its content."""
 
 
 def _request(config: Config) -> dict[str, Any]:

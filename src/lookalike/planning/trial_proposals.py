@@ -26,7 +26,7 @@ def propose(
 ) -> dict[str, Any]:
     """Settings of the next trial, by the tree-structured Parzen estimator.
 
-    They follow from the arguments alone: a search that was interrupted goes on as if it had not
+    They follow from the arguments alone: a search that was interrupted resumes as if it had not
     been.
 
     Args:

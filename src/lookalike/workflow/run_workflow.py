@@ -242,7 +242,7 @@ class _Engine:
         state.write(folder)
         began = time.monotonic()
         with log.also_to_file(folder / LOG):
-            logger.info("%s: %s%s", node.name, "goes on, " if resume else "", reason)
+            logger.info("%s: %s%s", node.name, "resumes, " if resume else "", reason)
             try:
                 made = CALLS[node.uses](Call(given.settings, place, resume))
                 outputs = {
@@ -252,7 +252,7 @@ class _Engine:
             except (KeyboardInterrupt, Interrupted):
                 replace(state, state="stopped", seconds=time.monotonic() - began).write(folder)
                 logger.info(
-                    "%s: stopped; go on with: lookalike run %s", node.name, self._workflow.path
+                    "%s: stopped; resume with: lookalike run %s", node.name, self._workflow.path
                 )
                 raise
             except (LookalikeError, OSError) as error:
