@@ -213,7 +213,7 @@ class SearchFolder:
 
 
 _FREE = ("data.train", "data.threads", "data.requests", "data.cache", "data.cache_size")
-"""Settings that may differ when a search is resumed; that of the list is compared by its content."""
+"""Settings that may differ on resume; that of the list is compared by its content."""
 
 
 def _request(config: Config) -> dict[str, Any]:
