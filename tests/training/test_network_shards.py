@@ -48,27 +48,27 @@ def request(shapes: Path, output: Path, **settings: object) -> dict[str, object]
     }  # fmt: skip
 
 
-def work(rank: int, ports: list[int], requests: list[tuple[Path | None, dict]]) -> None:
+def work(rank: int, port: int, requests: list[tuple[Path | None, dict]]) -> None:
     torch.set_num_threads(1)
-    for port, (begun, one) in zip(ports, requests, strict=True):
-        os.environ |= {
-            "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    for begun, one in requests:
         if begun is not None and rank == 0:  # the other worker waits for this one
             as_stopped(begun, one["output"])
         train(**one, resume=begun is not None)
 
 
 def in_two_workers(*requests: tuple[Path | None, dict]) -> None:
-    """Train on these requests one after the other, or resume copies of other runs with them."""
-    taken = [socket.socket() for _ in requests]
-    for each in taken:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in taken]
-    for each in taken:
-        each.close()
-    mp.spawn(work, (ports, list(requests)), nprocs=2)
+    """Train on these requests one after the other, or resume copies of other runs with them.
+
+    In the same processes, which must begin anew each time.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, list(requests)), nprocs=2)
 
 
 def as_stopped(run: Path, copy: Path) -> None:

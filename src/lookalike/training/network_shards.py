@@ -14,6 +14,7 @@ and measurements have different numbers of them on the workers.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -96,6 +97,14 @@ class NetworkShards:
         """Give all workers the weights and buffers of the main one."""
         for value in self.network.state_dict().values():
             value.copy_(world.broadcast(value.to(world.device)))
+
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Context of a forward pass through the network."""
+        with warnings.catch_warnings():
+            # Of its outputs: nothing changes these in place.
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPTrainingNetwork\)")
+            yield
 
     def take_gradients(self) -> None:
         """Move the gradients of a backward pass from the network to the parts."""

@@ -206,7 +206,8 @@ class TrainStep:
     ) -> tuple[Tensor, Tensor | None]:
         # Dropout follows from (seed, step, rank), so that a checkpoint needs no random state.
         torch.manual_seed(_mix(self.seed, step, self.world.rank, *([part] if part else [])))
-        with self._autocast():
+        shards = self.trained.shards
+        with self._autocast(), nullcontext() if shards is None else shards.forward_pass():
             found: tuple[Tensor, Tensor | None] = network(images)
         return found
 
