@@ -117,11 +117,13 @@ def log_plan(
     learning = sum(p.numel() for p in embedder.parameters() if p.requires_grad) / 1e6
     frozen = config.train.freeze_backbone or config.model.lora_rank
     learnt = f", of which {learning:.3g} M learn" if frozen else ""
+    shared = world.size > 1 and config.train.shard_backbone
+    held = f", 1/{world.size} of them on each worker" if shared else ""
     trained_at = f" (trained at {size_text(size)})" if size else ""
     logger.info(
-        "model: %s at %s px%s, %s pooling, embedding of %d, %.1f M parameters%s",
+        "model: %s at %s px%s, %s pooling, embedding of %d, %.1f M parameters%s%s",
         config.model.backbone, size_text(config.model.image_size), trained_at,
-        config.model.pooling, embedder.embedding_dim, parameters, learnt,
+        config.model.pooling, embedder.embedding_dim, parameters, learnt, held,
     )  # fmt: skip
     logger.info("loss: %s; network in %s", config.loss.describe(), config.train.precision)
     shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate

@@ -109,6 +109,7 @@ class NetworkShards:
     def take_gradients(self) -> None:
         """Move the gradients of a backward pass from the network to the parts."""
         for part, parameter in zip(self.parts.values(), self._sharded.values(), strict=True):
+            assert part.data_ptr() == part_of(parameter).data_ptr(), "FSDP2 has moved its parts"
             part.grad = None if parameter.grad is None else part_of(parameter.grad)
             parameter.grad = None
 
