@@ -1,5 +1,6 @@
 """A picture and its neighbours."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -49,6 +50,33 @@ def test_neighbours_of_a_picture_with_verdict_and_probability(client, root, trai
     again = client.post("/look/search", {**ONE, "image": id})
     assert again.text.count('<li class="') == 12
     assert f'value="{id}"' not in again.text  # not its own neighbour
+
+
+def test_a_list_is_read_by_the_settings_of_its_run(client, root, trained, started):
+    rows = [line.split() for line in (root / "shapes/val.txt").read_text().splitlines()]
+    table = root / "lists/validation"  # a name that says nothing
+    table.parent.mkdir()
+    table.write_text("".join(f"{label},{path}\n" for path, label in [("file", "kind"), *rows]))
+    data = {
+        "val": "lists/validation", "format": "csv", "path_column": "file", "label_column": "kind",
+        "image_root": f"{root}/shapes",
+    }  # fmt: skip
+    two = root / "runs/two"
+    shutil.copytree(trained, two)
+    (trained / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    both = {**ONE, "other": "runs/two"}
+    assert client.post("/look/prepare", both).status_code == 303
+    words = [words[words.index("search") + 1 :] for words in started]
+    gallery = ["--gallery", str(table)]
+    assert words == [[str(trained), *gallery], [str(two), *gallery, "--lists-of", str(trained)]]
+    with contextlib.chdir(root):  # as the process that the studio starts
+        lookalike.search(trained, gallery=table, device="cpu")
+        lookalike.search(two, gallery=table, lists_of=trained, device="cpu")
+        with pytest.raises(ConfigError, match=r"lists_of=.* is no run"):
+            lookalike.search(two, gallery=table, lists_of=root / "runs", device="cpu")
+    text = client.post("/look/search", both, files=picture(root)).text
+    assert text.count("20 images searched") == 2
+    assert re.search(r'<li class="same".*?<b>100</b>', text, re.S)
 
 
 def test_two_models_on_one_picture(client, root, trained, started):

@@ -76,6 +76,13 @@ def search(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each query.")
     ] = False,
+    lists_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Run whose own lists are read by its settings; by default the model, where it is "
+            "a run."
+        ),
+    ] = None,
     **read: Any,
 ) -> None:
     """Find the images of a gallery that look like a query."""
@@ -100,6 +107,7 @@ def search(
         prior=prior,
         check=check,
         html=html,
+        lists_of=lists_of,
         **read,
     )
     try:

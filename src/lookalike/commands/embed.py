@@ -15,6 +15,7 @@ from lookalike import log, storage
 from lookalike.commands.embed_parts import PART_SIZE, make_parts, request_of, shared_parts
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.streams import is_stream, keep_list
@@ -107,7 +108,7 @@ def embed(
         log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
-        records = read_images(places)
+        records = read_images(places, lists_of(model))
         source = options.source([model])
         run = _embed
         if world.on_several_machines:

@@ -93,13 +93,22 @@ class ReadOptions:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
 
 
-def _config_of(model: Place) -> Config | None:
-    """The settings of a run; None for another model, or where they cannot be read."""
+def run_config(model: Place) -> Config | None:
+    """The settings of a run; None for another model.
+
+    Raises:
+        ConfigError: their file is broken.
+    """
     name = str(model)
     if storage.public(name).endswith(".onnx"):
         return None
+    return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+
+
+def _config_of(model: Place) -> Config | None:
+    """The settings of a run; None for another model, or where they cannot be read."""
     try:
-        return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+        return run_config(model)
     except ConfigError as error:
         logger.warning("%s; images are read by the defaults, and without a cache", error)
         return None

@@ -11,6 +11,7 @@ from typing import Unpack
 from lookalike import log, storage
 from lookalike.commands.models import calibration_of, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
 from lookalike.data.loading.image_source import Source
@@ -69,6 +70,7 @@ def search(
     prior: float | None = None,
     check: int = 0,
     html: Place | None = None,
+    lists_of: Place | None = None,
     **read: Unpack[ReadKeywords],
 ) -> SearchOutcome:
     """Find the images of a gallery that are most like each query.
@@ -95,6 +97,8 @@ def search(
         check: images of the index with which its recall against an exact search, and its latency,
             are measured; 0 for none.
         html: a file for a page with the pictures.
+        lists_of: a run whose training and validation lists are read by its settings
+            (`data.format`, `data.image_root`, ...); by default `model`, where it is a run.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
             `lookalike.commands.read_options.ReadOptions`.
 
@@ -118,14 +122,15 @@ def search(
     check_integer("check", check, 0)
     options = ReadOptions(**read)
     log.start()
-    asking = sync.records_at(asked_for) if asked_for else []
+    known = known_lists_of(model if lists_of is None else lists_of, required=lists_of is not None)
+    asking = sync.records_at(asked_for, known) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
     source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
     lists = [  # read before an index is made
-        (sync.GalleryList.of(places), exactly)
+        (sync.GalleryList.of(places, known), exactly)
         for places, exactly in ((galleries, index is None), (added, False))
         if places
     ]

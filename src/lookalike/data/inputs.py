@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH, IMAGE_SUFFIXES
@@ -27,6 +27,9 @@ from lookalike.errors import ConfigError, DataError
 from lookalike.storage import Place
 
 _log = logging.getLogger(__name__)
+
+KnownLists = Callable[[str], RecordTable | None]
+"""Reads a place whose form is known from elsewhere; None of another place."""
 
 _LISTS = (
     *(".txt", ".lst", ".list", ".csv", ".tsv", ".json", ".jsonl", ".manifest"),
@@ -65,7 +68,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def read_places(places: Sequence[Place]) -> RecordTable:
+def no_lists(place: str) -> None:
+    """The `KnownLists` that knows none."""
+
+
+def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> RecordTable:
     """The images that `places` name, in the order of the places; labels where they are known.
 
     - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
@@ -79,6 +86,8 @@ def read_places(places: Sequence[Place]) -> RecordTable:
     - `-` is a list on standard input.
     - Anything else is an image.
 
+    What `known` reads is as it says, whatever its name.
+
     Raises:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
@@ -86,13 +95,18 @@ def read_places(places: Sequence[Place]) -> RecordTable:
     records = RecordTable()
     for place in map(str, places):
         for one in expand_choices(place):
-            records.extend(_read(one))
+            records.extend(_read_one(one, known))
     if not records:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if has_control_characters(record.uri)]
     if odd:
         raise combined_error(odd, lambda record: f"{quoted(record.uri)} {name_fault(record.uri)}")
     return records
+
+
+def _read_one(place: str, known: KnownLists) -> RecordTable:
+    found = known(place)
+    return _read(place) if found is None else found
 
 
 def _read(place: str) -> RecordTable:

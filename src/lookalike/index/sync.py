@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lookalike import storage
-from lookalike.data.inputs import read_places
+from lookalike.data.inputs import KnownLists, no_lists, read_places
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, RunError
@@ -31,8 +31,10 @@ class GalleryList:
     records: list[Record]
 
     @classmethod
-    def of(cls, places: Sequence[str]) -> GalleryList:
+    def of(cls, places: Sequence[str], known: KnownLists = no_lists) -> GalleryList:
         """Images at places; also files of vectors: `.npy`, or Parquet that `embed` wrote.
+
+        Those that `known` reads are lists: see `read_places`.
 
         Raises:
             LookalikeError: a place cannot be read.
@@ -42,7 +44,7 @@ class GalleryList:
         }
         tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
         others = [place for place in places if place not in tables]
-        return cls(tables, records_at(others) if others else [])
+        return cls(tables, records_at(others, known) if others else [])
 
 
 def synchronize(
@@ -190,9 +192,9 @@ def _fits(id: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
 
 
-def records_at(places: Sequence[str]) -> list[Record]:
+def records_at(places: Sequence[str], known: KnownLists = no_lists) -> list[Record]:
     """The images, with absolute paths: an index is used from anywhere."""
-    return list(map(_placed, read_places(places)))
+    return list(map(_placed, read_places(places, known)))
 
 
 def _placed(record: Record) -> Record:

@@ -26,12 +26,14 @@ class Gallery:
         name: by which requests name it.
         places: lists, of which an index is made; none for an index that is there.
         index: the folder or the address of that index.
+        run: the one whose lists they are, read by its settings.
     """
 
     name: str
     label: str
     places: tuple[str, ...] = ()
     index: Path | str | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Galleries:
         data = self.runs.permitted(run, "data.").data
         lists = data.val if name == VALIDATION else data.train
         places = (lists,) if isinstance(lists, str) else tuple(lists or ())
-        return Gallery(found.name, found.label, places)
+        return Gallery(found.name, found.label, places, run=run.path)
 
     def prepare(self, run: WatchedRun, gallery: Gallery) -> None:
         """Embed the images of a list, in a process of its own, unless that is done.
@@ -97,6 +99,8 @@ class Galleries:
         if gallery.index is not None or self.state(run, gallery).state in (READY, PREPARING):
             return
         lists = [word for place in gallery.places for word in ("--gallery", place)]
+        if gallery.run is not None and gallery.run != run.path:
+            lists += ["--lists-of", str(gallery.run)]
         self.processes.launch(
             _subject(run, gallery), lambda folder: ["search", str(run.path), *lists]
         )
