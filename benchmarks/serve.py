@@ -121,10 +121,10 @@ def litserve(python: str, model: Path, port: int, threads: int, wait: float) -> 
 
 def _await_port(port: int, process: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 120
-    probe = [request_of("/predict", "application/json", b"{}")]
+    probe = [b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"]
     while time.monotonic() < until and process.poll() is None:
         asked = asyncio.run(ask(port, probe, 1, 1))
-        if asked.seconds or asked.refused:
+        if asked.seconds:
             return
         time.sleep(0.2)
     raise SystemExit("error: LitServe did not start")
@@ -208,27 +208,30 @@ def throughput(folder: Path, args: argparse.Namespace) -> None:
             id(model): best_batch(model.embed, images, args.threads) for _, model, _, _ in ways
         }
         rows = {(name, clients): Row() for name, *_ in ways for clients in CLIENTS}
-        for turn in range(args.rounds + 1):  # the first is for warming up
-            for clients in CLIENTS:
-                count = args.images if clients > 1 else max(8, args.images // 4)
-                loops: dict[int, tuple[float, float]] = {}
-                for name, model, server, requests in ways:
-                    if id(model) not in loops:
-                        loops[id(model)] = _loop_cost(
-                            model.embed, images, count, batches[id(model)], args.threads
+        try:
+            for turn in range(args.rounds + 1):  # the first is for warming up
+                for clients in CLIENTS:
+                    count = args.images if clients > 1 else max(8, args.images // 4)
+                    loops: dict[int, tuple[float, float]] = {}
+                    for name, model, server, requests in ways:
+                        if id(model) not in loops:
+                            loops[id(model)] = _loop_cost(
+                                model.embed, images, count, batches[id(model)], args.threads
+                            )
+                        before = server.cpu()
+                        asked = asyncio.run(ask(server.port, requests, clients, count))
+                        print(
+                            f"  round {turn}, {clients} clients, {name}: "
+                            f"{asked.rate:.1f} images/s, loop {1 / loops[id(model)][0]:.1f}",
+                            file=sys.stderr,
                         )
-                    before = server.cpu()
-                    asked = asyncio.run(ask(server.port, requests, clients, count))
-                    print(
-                        f"  round {turn}, {clients} clients, {name}: {asked.rate:.1f} images/s, "
-                        f"loop {1 / loops[id(model)][0]:.1f}",
-                        file=sys.stderr,
-                    )
-                    if turn:
-                        rows[name, clients].add(asked, server.cpu() - before, loops[id(model)])
-        print("way             clients images/s  / loop    p50 ms    p99 ms    cpu ms  / loop")
-        for (name, clients), row in rows.items():
-            print(f"{name:16}{clients:6} {row.text()}")
+                        if turn:
+                            rows[name, clients].add(asked, server.cpu() - before, loops[id(model)])
+        finally:  # also of a benchmark that is ended early
+            print("way             clients images/s  / loop    p50 ms    p99 ms    cpu ms  / loop")
+            for (name, clients), row in rows.items():
+                if row.rates:
+                    print(f"{name:16}{clients:6} {row.text()}")
         for name, model, server, _ in ways:
             memory = server.memory() / 2**20
             print(f"{name}: best batch of the loop {batches[id(model)]}, memory {memory:.0f} MiB")

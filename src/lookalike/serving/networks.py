@@ -13,9 +13,11 @@ from lookalike.data.decoding.decode import decode
 from lookalike.errors import LookalikeError, NotFiniteError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.model.embedder import Embedder
-from lookalike.model.inference import BATCH_SIZE, batch_size_of
+from lookalike.model.inference import BATCH_SIZE, PICTURES
 
 Served = Embedder | ExportedModel
+
+_CPU_BATCH = 16
 
 
 class TrainedNetwork:
@@ -23,8 +25,7 @@ class TrainedNetwork:
 
     def __init__(self, embedder: Embedder, max_pixels: int) -> None:
         self.embedder, self.max_pixels = embedder, max_pixels
-        self.batch_size = batch_size_of(embedder)
-        self.waits_for = _waits_for(embedder.device)
+        self.batch_size, self.waits_for = _batching(embedder.device)
 
     def prepare(self, content: bytes) -> Tensor:
         """See `ServedNetwork.prepare`."""
@@ -48,8 +49,9 @@ class ExportedNetwork:
 
     def __init__(self, model: ExportedModel, max_pixels: int) -> None:
         self.model, self.max_pixels = model, max_pixels
-        self.batch_size = batch_size_of(model) if model.preprocess is None else BATCH_SIZE
-        self.waits_for = _waits_for(model.device)
+        self.batch_size, self.waits_for = _batching(model.device)
+        if model.preprocess is None:
+            self.batch_size = PICTURES
 
     def prepare(self, content: bytes) -> np.ndarray | Tensor:
         """See `ServedNetwork.prepare`."""
@@ -75,9 +77,13 @@ def network_of(model: Served, max_pixels: int) -> TrainedNetwork | ExportedNetwo
     return ExportedNetwork(model, max_pixels)
 
 
-def _waits_for(device: torch.device) -> float:
-    """All images in decoding on the CPU; half elsewhere, so that the other half is decoded then."""
-    return 1.0 if device.type == "cpu" else 0.5
+def _batching(device: torch.device) -> tuple[int, float]:
+    """`Network.batch_size` and `waits_for`.
+
+    On the CPU larger batches cost no less an image, and decoding takes from the network's time. On
+    a GPU the other half of the images is decoded meanwhile.
+    """
+    return (_CPU_BATCH, 1.0) if device.type == "cpu" else (BATCH_SIZE, 0.5)
 
 
 def _finite(vectors: np.ndarray) -> list[np.ndarray | LookalikeError]:
