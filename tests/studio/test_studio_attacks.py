@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -370,11 +372,18 @@ def create_app_named(app):
 
 
 def test_no_request_is_a_mistake_of_ours(described):
-    drawn = st.one_of(*(one.ok().as_strategy() for one in described.get_all_operations()))
+    """LOOKALIKE_REQUESTS=10000 makes so many."""
+    operations = [one.ok() for one in described.get_all_operations()]
+    drawn = [one.as_strategy() for one in operations]
+    drawn += [
+        one.as_strategy(GenerationMode.NEGATIVE)
+        for one in operations
+        if one.body or any(one.iter_parameters())
+    ]
 
-    @given(case=drawn)
+    @given(case=st.one_of(drawn))
     @settings(
-        max_examples=60,
+        max_examples=int(os.environ.get("LOOKALIKE_REQUESTS", "60")),
         phases=(Phase.explicit, Phase.generate),
         derandomize=True,
         database=None,
@@ -393,3 +402,29 @@ def test_every_answer_forbids_scripts_of_others(client, run):
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert not re.search("unsafe|https?:|\\*", headers["content-security-policy"]), path
+
+
+@pytest.mark.parametrize(
+    ("next", "back"),
+    [
+        ("/watch/run?run=runs/one", "/watch/run?run=runs/one"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/login?next=/login", "/"),
+        ("/a\r\nset-cookie: x", "/"),
+    ],
+)
+def test_a_login_leads_back_to_a_page_of_ours(root, next, back):
+    token = "0123456789abcdef-long"
+    client = Client(create_app([root], Access(token=token, login_path="/login")))
+    html = {"accept": "text/html"}
+    asked = client.get("/watch/run?run=runs/one", headers=html)
+    assert asked.headers["location"] == "/login?next=/watch/run%3Frun%3Druns/one"
+    assert 'value="/watch/run?run=runs/one"' in client.get(asked.headers["location"]).text
+    assert client.post("/train/start", headers=html).headers["location"] == "/login?next=/"
+    assert client.post("/train/start").status_code == 401
+    wrong = client.post("/login", {"token": "wrong", "next": next})
+    assert wrong.status_code == 401
+    answer = client.post("/login", {"token": token, "next": next})
+    assert answer.headers["location"] == back
