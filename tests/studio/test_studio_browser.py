@@ -128,7 +128,7 @@ def begin(page, address, output, **more):
     assert page.input_value("[id='f-data.train']") == "data/train.txt"
     given = {"data.val": "data/test.txt", "run.output": output, **TINY, **more}
     fill(page, given)
-    page.click("button:has-text('Start training')")
+    page.dblclick("button:has-text('Start training')")
     page.wait_for_url("**/watch/run?**")
 
 

@@ -2,8 +2,14 @@
 
 import fcntl
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+
+from lookalike.storage import file_lock
+from lookalike.studio import watched_runs
+from lookalike.studio.run_processes import RunProcesses
 
 LOG = "2026-11-29 07:00:00,000 INFO batch: 32 on each of 1 worker; {} steps to do\n"
 STEP = {"epoch": 1, "loss": 2.5, "lr": 0.1, "images_per_second": 9.0, "waiting": 0.25, "skipped": 1}
@@ -73,3 +79,85 @@ def test_the_run_of_a_workflow_is_watched_and_resumed_by_it(client, root):
     text = client.get("/watch/live", params={"run": name}).text
     assert 'href="/workflow/canvas?file=flows/flow.yaml"' in text
     assert 'action="/watch/resume"' not in text
+
+
+PAGES = [
+    "/watch", "/watch/list", "/watch/run?run=runs/one", "/watch/live?run=runs/one",
+    "/watch/curves?run=runs/one", "/watch/compare?run=runs/one&run=runs/one",
+    "/train?preset=run:runs/one", "/look?run=runs/one", "/look/labels?run=runs/one",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.jsonl", b'{"step": 3, "loss": "high", "images_per_second": 9.0}\n'),
+        ("metrics.jsonl", b'{"images_per_second": 9.0}\n{"recall_at_1": null, "map_at_r": 1}\n'),
+        ("metrics.jsonl", b'{"step": 3, "loss": NaN, "lr": null, "images_per_second": 1}\n'),
+        ("metrics.jsonl", b'{"step": 3, "recall_at_1": 0.5}\n{"recall_at_1": "x"}\n[]\n{"st'),
+        ("metrics.jsonl", b"\xff\xfe\x00images_per_second\n"),
+        ("log.txt", b"\xff\x00 steps to do\n999 steps to do, training: , of , steps"),
+        ("config.yaml", b"optim: {lr"),
+        ("config.yaml", b"\xff\x00"),
+        ("resolved.yaml", b""),
+    ],
+)
+def test_half_written_files_are_no_mistake_of_ours(client, run, file, content):
+    (run / file).write_bytes(content)
+    for page in PAGES:
+        answer = client.get(page)
+        assert answer.status_code < 500, page
+        assert "runs/one" in answer.text or answer.status_code == 400
+
+
+def test_a_run_that_is_removed_while_it_is_watched(client, run, root, monkeypatch):
+    other = root / "runs/two"
+    shutil.copytree(run, other)
+    is_file, gone = Path.is_file, str(run / "metrics.jsonl")
+
+    def vanished(path, **more):
+        return str(path) == gone or is_file(path, **more)
+
+    (run / "metrics.jsonl").unlink()
+    monkeypatch.setattr(Path, "is_file", vanished)  # it goes between the look and the read
+    text = client.get("/watch/list").text
+    assert "runs/two" in text
+    assert "runs/one" not in text
+    answer = client.get("/watch/live?run=runs/one")
+    assert answer.status_code == 409
+    assert "cannot be read: no such file" in answer.json()["detail"]
+    monkeypatch.undo()
+    shutil.rmtree(run)
+    answer = client.get("/watch/live?run=runs/one")
+    assert answer.status_code == 400
+    assert "no run here" in answer.json()["detail"]
+
+
+def test_a_run_that_has_ended_is_read_again_when_its_files_change(client, run, monkeypatch):
+    reads = []
+    read = watched_runs.WatchedRuns._read_anew
+
+    def counted(self, *given):
+        reads.append(given)
+        return read(self, *given)
+
+    monkeypatch.setattr(watched_runs.WatchedRuns, "_read_anew", counted)
+    for _ in range(3):
+        assert "4 of 20 steps" in client.get("/watch/live?run=runs/one").text
+    assert len(reads) == 1
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 9, **STEP}) + "\n")
+    assert "9 of 20 steps" in client.get("/watch/live?run=runs/one").text
+    assert len(reads) == 2
+
+
+def test_two_requests_do_not_start_the_same_training(client, root, started, monkeypatch):
+    monkeypatch.setattr(file_lock, "PATIENCE", 0.0)
+    form = {"data.train": "train.txt", "run.output": "runs/new"}
+    with RunProcesses(root).one_at_a_time():  # of another studio
+        answer = client.post("/train/start", form)
+    assert answer.status_code == 422
+    assert "is starting another command" in answer.text
+    assert not started
+    assert client.post("/train/start", form).status_code == 303
+    assert len(started) == 1

@@ -181,7 +181,7 @@ class Guard:
         try:
             self._check(scope)
             if self._needs_login(scope):
-                back = quote(scope["path"], safe="/")
+                back = quote(_page_of(scope), safe="/")
                 where = f"{self.access.login_path}?next={back}"
                 await RedirectResponse(where, 303)(scope, receive, guarded)
                 return
@@ -195,7 +195,7 @@ class Guard:
             self.held -= body.size
 
     def _needs_login(self, scope: Scope) -> bool:
-        """True for a page without a session.
+        """True for a browser's navigation without a session.
 
         Raises:
             Problem: another request without the token.
@@ -203,7 +203,7 @@ class Guard:
         headers = Headers(scope=scope)
         if self.access.is_open(scope["path"]) or self.access.is_authorized(headers):
             return False
-        is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        is_page = "text/html" in headers.get("accept", "") and "hx-request" not in headers
         if self.access.login_path is not None and is_page:
             return True
         refusal = Problem(401, "this needs the token: Authorization: Bearer TOKEN")
@@ -271,6 +271,14 @@ class _Body:
 
 def _too_large(most: int) -> Problem:
     return Problem(413, f"the body has more than {most:,} bytes")
+
+
+def _page_of(scope: Scope) -> str:
+    """The address of a page below the host; the first page in place of what a form was sent to."""
+    if scope["method"] != "GET":
+        return "/"
+    query = scope.get("query_string", b"").decode("latin-1")
+    return quote(scope["path"]) + (f"?{query}" if query else "")
 
 
 def read_token(file: Place) -> str:

@@ -96,8 +96,13 @@ class Galleries:
         """
         if not run.has_model:
             raise RunError(f"{run.name}: has no model yet; its training writes one at the end")
-        if gallery.index is not None or self.state(run, gallery).state in (READY, PREPARING):
+        if gallery.index is not None:
             return
+        with self.processes.one_at_a_time():
+            if self.state(run, gallery).state not in (READY, PREPARING):
+                self._embed(run, gallery)
+
+    def _embed(self, run: WatchedRun, gallery: Gallery) -> None:
         lists = [word for place in gallery.places for word in ("--gallery", place)]
         if gallery.run is not None and gallery.run != run.path:
             lists += ["--lists-of", str(gallery.run)]

@@ -66,13 +66,14 @@ class LabelReview:
         """
         if not run.has_model:
             raise RunError(f"{run.name}: has no model yet")
-        if self.state(run).state == CHECKING:
-            raise RunError(f"{run.name}: its lists are being checked")
         self.runs.permitted(run, "data.")
-        self.processes.launch(
-            str(run.path),
-            lambda folder: [_COMMAND, "--run", str(run.path), "--output", str(folder)],
-        )
+        with self.processes.one_at_a_time():
+            if self.state(run).state == CHECKING:
+                raise RunError(f"{run.name}: its lists are being checked")
+            self.processes.launch(
+                str(run.path),
+                lambda folder: [_COMMAND, "--run", str(run.path), "--output", str(folder)],
+            )
 
     def state(self, run: WatchedRun) -> CheckState:
         """State of the newest check."""

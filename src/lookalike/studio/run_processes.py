@@ -14,13 +14,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.errors import RunError
+from lookalike.storage.file_lock import locked
 
 FOLDER = ".lookalike-studio"
 _TAIL = 64 * 1024
@@ -80,6 +82,22 @@ class RunProcesses:
         Raises:
             RunError: a training into this directory is running, or it holds a run already.
         """
+        with self.one_at_a_time():
+            return self._start(config, resume)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """What is looked up and launched inside is so by one request of one studio at a time.
+
+        Raises:
+            RunError: another one has been at it for ten seconds.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        busy = "the studio is starting another command; try again"
+        with locked(self.folder / ".lock", busy, error=RunError):
+            yield
+
+    def _start(self, config: Config, resume: bool) -> StudioProcess:
         output = str(config.run.output)
         if (found := self.of_run(output)) is not None and found.is_alive():
             raise RunError(f"{output}: a training into this directory is running; stop it first")

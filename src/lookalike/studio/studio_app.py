@@ -7,11 +7,12 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from lookalike.errors import LookalikeError
 from lookalike.serving.access import Access, Guard
-from lookalike.serving.problems import Problem, install, status_of
+from lookalike.serving.problems import Problem, install, problem_response, status_of
 from lookalike.studio import labels_page, look_page, train_page, watch_page, workflow_page
 from lookalike.studio.galleries import Galleries
 from lookalike.studio.label_review import LabelReview
@@ -47,9 +48,16 @@ def create_app(
     async def mistaken(request: Request, error: LookalikeError) -> Response:
         """A page for a browser's navigation, a problem object for all else."""
         status = status_of(error)
-        if "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers:
+        if _is_navigation(request):
             return page(frame, "mistake.html.j2", status, here="", message=str(error))
         return JSONResponse({"status": status, "detail": str(error)}, status)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        """The same for a refusal."""
+        if _is_navigation(request):
+            return page(frame, "mistake.html.j2", error.status_code, here="", message=error.detail)
+        return problem_response(error.status_code, str(error.detail), error.headers)
 
     @app.get("/")
     def first() -> Response:
@@ -66,15 +74,17 @@ def create_app(
     if access.token is not None:
 
         @app.get(LOGIN)
-        def login() -> Response:
-            return page(frame, "login.html.j2", here="", message="")
+        def login(next: str = "/") -> Response:
+            return page(frame, "login.html.j2", here="", message="", next=_own_page(next))
 
         @app.post(LOGIN)
         async def enter(request: Request) -> Response:
             values = await train_page.form_values(request)
+            back = _own_page(values.get("next", "/"))
             if not access.is_token(values.get("token", "")):
-                return page(frame, "login.html.j2", 401, here="", message="That is not the token.")
-            response = RedirectResponse("/", 303)
+                said = "That is not the token."
+                return page(frame, "login.html.j2", 401, here="", message=said, next=back)
+            response = RedirectResponse(back, 303)
             secure = request.url.scheme == "https"
             response.headers["set-cookie"] = access.session_cookie(secure=secure)
             return response
@@ -94,3 +104,15 @@ def create_app(
         raise Problem(404, "no such page")
 
     return Guard(app, access)
+
+
+def _is_navigation(request: Request) -> bool:
+    """True for a page that a browser opens, not one that a script of ours asks for."""
+    headers = request.headers
+    return "text/html" in headers.get("accept", "") and "hx-request" not in headers
+
+
+def _own_page(text: str) -> str:
+    """The path of a page of ours that a browser is sent back to; the first page for any other."""
+    is_path = text.startswith("/") and not text.startswith("//") and "\\" not in text
+    return text if is_path and text.isprintable() and not text.startswith(LOGIN) else "/"

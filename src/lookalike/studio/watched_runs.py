@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import Config, keys
-from lookalike.errors import ConfigError
-from lookalike.run import CONFIG, RESOLVED, Run, kept_score
+from lookalike.errors import ConfigError, RunError
+from lookalike.run import CONFIG, RESOLVED, Run, kept_score, of_one_list, read_lines
 from lookalike.storage.file_lock import is_held
 from lookalike.studio.component_form import values_of
 from lookalike.studio.form_request import read_form
@@ -35,6 +36,9 @@ _ERROR = re.compile(r"^error:\s*(.+)", re.M | re.S)
 _INTERRUPTED = re.compile(r"^error: stopped", re.M)
 _MOST_POINTS = 1000
 _CURVES = ("loss", "recall_at_1", "map_at_r")
+_LAST_LINES = 3
+_TRAINED = ("step", "images_per_second"), ("loss", "lr", "waiting", "skipped")
+_SCORED = ("step", "recall_at_1"), ("map_at_r",)
 
 
 @dataclass
@@ -86,6 +90,7 @@ class WatchedRuns:
 
     def __init__(self, roots: Roots, processes: RunProcesses) -> None:
         self.roots, self.processes = roots, processes
+        self._read_before: dict[Path, tuple[Hashable, WatchedRun]] = {}  # those that have ended
 
     def all(self) -> list[WatchedRun]:
         """All runs, the newest first."""
@@ -98,7 +103,17 @@ class WatchedRuns:
             for place in started
             if not storage.is_remote(place) and self.roots.contains(path := Path(place))
         }
-        found = [self._read(path, started.get(str(path))) for path in places]
+        found = []
+        for path in places:
+            try:
+                found.append(self._read(path, started.get(str(path))))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except OSError as error:
+                said = [f"its files cannot be read: {(error.strerror or '').lower()}"]
+                found.append(WatchedRun(self.roots.name(path), path, FAILED, 0, warnings=said))
+        for path in self._read_before.keys() - places:
+            self._read_before.pop(path, None)
         return sorted(found, key=lambda run: (-run.changed, run.name))
 
     def one(self, name: str) -> WatchedRun:
@@ -106,12 +121,17 @@ class WatchedRuns:
 
         Raises:
             ConfigError: the name leads out of the roots, or there is no run.
+            RunError: its files cannot be read.
         """
         path = self.roots.resolve(name)
         process = self.processes.of_run(str(path))
         if process is None and not _is_run(path):
             raise ConfigError(f"{name[:120]!r}: no run here")
-        return self._read(path, process)
+        try:
+            return self._read(path, process)
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise RunError(f"{name[:120]!r}: its files cannot be read: {reason}") from None
 
     def settings(self, run: WatchedRun, *, asked: bool = False) -> Config:
         """Settings of a run, all or those that were asked for.
@@ -177,6 +197,21 @@ class WatchedRuns:
     def _read(self, path: Path, process: StudioProcess | None) -> WatchedRun:
         run = Run(path)
         alive = process is not None and process.is_alive()
+        # A log of an earlier attempt says nothing of a process that is only starting.
+        begun = alive or is_held(run.lock_file)
+        state = None if begun else _state_of_files(run, process)
+        before = self._read_before.get(path)
+        if state is not None and before is not None and before[0] == state:
+            return before[1]
+        found = self._read_anew(run, process, alive, begun)
+        if state is not None:
+            self._read_before[path] = state, found
+        return found
+
+    def _read_anew(
+        self, run: Run, process: StudioProcess | None, alive: bool, begun: bool
+    ) -> WatchedRun:
+        path = run.path
         changed = [process.began] if process is not None else []
         changed += [
             file.stat().st_mtime for file in (run.metrics, run.log, run.config) if file.is_file()
@@ -186,17 +221,15 @@ class WatchedRuns:
         )
         log_text = tail(self._file(found, "log.txt"), 64 * 1024)
         printed = process.output() if process is not None else ""
-        # A log of an earlier attempt says nothing of a process that is only starting.
-        begun = alive or is_held(run.lock_file)
-        records = list(run.read(self._file(found, "metrics.jsonl")))
+        trained, scores = _last_and_scores(self._file(found, "metrics.jsonl"))
         if begun:
             found.state = TRAINING if run.exists() else STARTING
         elif _ended_well(log_text):
             found.state = FINISHED
         elif not run.exists() or (_ERROR.search(printed) and not _INTERRUPTED.search(printed)):
             found.state = FAILED
-        _fill_progress(found, log_text, records)
-        found.best = _best(run)
+        _fill_progress(found, log_text, trained)
+        found.best = None if (best := kept_score(scores)) is None else dict(best)
         found.can_stop = alive
         found.workflow = self._workflow(path)
         found.can_resume = (
@@ -211,13 +244,51 @@ class WatchedRuns:
         return found
 
 
-def _fill_progress(found: WatchedRun, log_text: str, records: list[dict[str, Any]]) -> None:
+def _state_of_files(run: Run, process: StudioProcess | None) -> Hashable:
+    """Changes whenever a run that has ended is to be read again."""
+    files = [run.metrics, run.log, run.config, run.report, run.checkpoints]
+    files += [run.model / "config.json"]
+    files += [process.folder / "output.txt"] if process is not None else []
+    return (process, *map(_version, files))
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _last_and_scores(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The last records of training, and all scores; the other lines are not parsed."""
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    scored = []
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                if '"images_per_second"' in line:
+                    last.append(line)
+                if '"recall_at_1"' in line:
+                    scored.append(line)
+    trained = [one for one in read_lines(last, str(file)) if _is_sound(one, *_TRAINED)]
+    scores = [one for one in read_lines(scored, str(file)) if _is_sound(one, *_SCORED)]
+    return trained, of_one_list(scores)
+
+
+def _is_sound(record: dict[str, Any], needed: Sequence[str], others: Sequence[str]) -> bool:
+    """True if the values are numbers; `others` may be missing."""
+    return all(isinstance(record.get(key), int | float) for key in needed) and all(
+        isinstance(record.get(key), int | float | None) for key in others
+    )
+
+
+def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any]]) -> None:
     if progress := _PROGRESS.findall(log_text):
         done, steps, found.left = progress[-1]
         found.step, found.steps = _number(done), _number(steps)
     elif total := re.findall(r"([\d,]+) steps to do", log_text):
         found.steps = _number(total[-1])
-    trained = [record for record in records if "images_per_second" in record]
     if trained:
         last = trained[-1]
         found.step = max(found.step, int(last["step"]))
@@ -225,8 +296,8 @@ def _fill_progress(found: WatchedRun, log_text: str, records: list[dict[str, Any
             ("epoch", str(last.get("epoch", ""))),
             ("loss", f"{last['loss']:.4g}" if last.get("loss") is not None else "–"),
             ("images a second", f"{last['images_per_second']:,.1f}"),
-            ("waiting for images", f"{100 * last.get('waiting', 0):.1f} %"),
-            ("learning rate", f"{last.get('lr', 0):.3g}"),
+            ("waiting for images", f"{100 * (last.get('waiting') or 0):.1f} %"),
+            ("learning rate", f"{last.get('lr') or 0:.3g}"),
         ]
         if last.get("skipped"):
             found.facts.append(("steps left out", f"{last['skipped']:,}"))
@@ -236,11 +307,6 @@ def _fill_progress(found: WatchedRun, log_text: str, records: list[dict[str, Any
         found.facts.append(("workers", batch[-1]))
     if not found.is_live:
         found.left = ""
-
-
-def _best(run: Run) -> dict[str, Any] | None:
-    best = kept_score(run.scores())
-    return None if best is None else dict(best)
 
 
 def _ended_well(log_text: str) -> bool:

@@ -68,12 +68,13 @@ class WorkflowRuns:
         for name in filter(None, (only, again)):
             if name not in workflow.nodes:
                 raise ConfigError(f"{path.name}: there is no node {name}")
-        if self.is_running(path):
-            raise RunError(f"{path.name}: is running; stop it first")
         words = [RUN, str(path)]
         words += ["--only", only] if only else []
         words += ["--again", again] if again else []
-        self.processes.launch(str(path), lambda folder: words)
+        with self.processes.one_at_a_time():
+            if self.is_running(path):
+                raise RunError(f"{path.name}: is running; stop it first")
+            self.processes.launch(str(path), lambda folder: words)
 
     def stop(self, path: Path) -> None:
         """Interrupt a run; training saves a checkpoint first.

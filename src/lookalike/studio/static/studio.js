@@ -60,17 +60,30 @@ document.addEventListener("scroll", (event) => {
 }, true);
 showEnd();
 
+// A form that htmx does not send is sent once: its second click would answer in place of the first.
 document.addEventListener("submit", (event) => {
+  if (event.defaultPrevented || event.target.method !== "post") return;
+  if (event.target.dataset.sent) return event.preventDefault();
+  event.target.dataset.sent = "yes";
   const button = event.target.querySelector("[data-busy]");
   if (button) button.textContent = button.dataset.busy;
+});
+
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
 document.addEventListener("htmx:afterSettle", markWrong);
 document.addEventListener("htmx:afterSettle", showEnd);
 document.addEventListener("htmx:responseError", (event) => {
+  const notice = document.getElementById("notice");
+  if (event.detail.xhr.status === 401) {
+    const login = Object.assign(document.createElement("a"), { href: "/login", target: "_blank", textContent: "log in in a new tab" });
+    return notice.replaceChildren("The session has ended: ", login, ", then go on here.");
+  }
   let text = event.detail.xhr.responseText;
   try { text = JSON.parse(text).detail; } catch { text = "The studio could not answer."; }
-  document.getElementById("notice").textContent = text;
+  notice.textContent = text;
 });
 document.addEventListener("htmx:sendError", () => {
   document.getElementById("notice").textContent = "The studio does not answer; runs go on.";

@@ -21,6 +21,7 @@
       throw new Error("The studio does not answer; runs go on.");
     }
     if (answer.ok) return answer.json();
+    if (answer.status === 401) throw new Error("The session has ended: log in in another tab, then go on here.");
     let detail = "The studio could not answer.";
     try { ({ detail } = await answer.json()); } catch { /* not of our program */ }
     throw new Error(detail);
