@@ -42,7 +42,7 @@ def test_neighbours_of_a_picture_with_verdict_and_probability(client, root, trai
     assert answer.status_code == 200, answer.text
     assert "20 images searched" in answer.text
     assert answer.text.count("data:image/jpeg;base64,") == 13
-    [first, *_] = re.findall(r'<li class="(.*?)".*?<b>(.*?)</b>', answer.text, re.S)
+    [first, *_] = re.findall(r'<li class="(.*?)".*?<b dir="auto">(.*?)</b>', answer.text, re.S)
     assert first == ("same", "100")
     assert re.search(r'class="decision">same (&gt;)?\d+ %', answer.text)
     assert '<b class="right">Known:</b>' in answer.text
@@ -76,7 +76,7 @@ def test_a_list_is_read_by_the_settings_of_its_run(client, root, trained, starte
             lookalike.search(two, gallery=table, lists_of=root / "runs", device="cpu")
     text = client.post("/look/search", both, files=picture(root)).text
     assert text.count("20 images searched") == 2
-    assert re.search(r'<li class="same".*?<b>100</b>', text, re.S)
+    assert re.search(r'<li class="same".*?<b dir="auto">100</b>', text, re.S)
 
 
 def test_two_models_on_one_picture(client, root, trained, started):

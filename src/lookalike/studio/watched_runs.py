@@ -272,7 +272,11 @@ def _last_and_scores(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, A
                 if '"recall_at_1"' in line:
                     scored.append(line)
     trained = [one for one in read_lines(last, str(file)) if _is_sound(one, *_TRAINED)]
-    scores = [one for one in read_lines(scored, str(file)) if _is_sound(one, *_SCORED)]
+    scores = [
+        one
+        for one in read_lines(scored, str(file))
+        if "map_at_r" in one and _is_sound(one, *_SCORED)
+    ]
     return trained, of_one_list(scores)
 
 
