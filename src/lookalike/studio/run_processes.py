@@ -87,7 +87,7 @@ class RunProcesses:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """What is looked up and launched inside is so by one request of one studio at a time.
+        """Keep requests of this and other studios out while a command is looked up and launched.
 
         Raises:
             RunError: another one has been at it for ten seconds.
