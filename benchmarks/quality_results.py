@@ -135,13 +135,15 @@ def table(study: Study, reference: str = "ours") -> str:
 
 
 def _table_of(cell: tuple[str, str], rows: Sequence[Row], reference: str) -> str:
-    own = next((row for row in rows if row.method == reference and row.scale == 1), None)
+    by_scale = {row.scale: row for row in rows if row.method == reference}
+    longest = by_scale[max(by_scale)] if by_scale else None
     lines = [f"### {cell[0]}, {cell[1]}", ""]
     heads = ["method", *TITLES.values(), *(f"{reference} − it: {t}" for t in TITLES.values())]
     lines.append(f"| {' | '.join([*heads, 'CPU s', 'seeds', 'CPU h of all'])} |")
     lines.append(f"|{' --- |' * (len(heads) + 3)}")
     for row in rows:
         scores, gains = row.intervals(), ["", ""]
+        own = longest if row.method == "frozen" else by_scale.get(row.scale)
         if own is not None and own is not row:
             by_metric = advantages(own, row)
             gains = [_points(by_metric[metric]) for metric in METRICS]
@@ -149,15 +151,15 @@ def _table_of(cell: tuple[str, str], rows: Sequence[Row], reference: str) -> str
         marks = f" ({len(row.notes)} diverged)" if row.notes else ""
         cells_ += [f"{row.seconds:,.0f}", f"{len(row.seeds)}{marks}"]
         lines.append(f"| {' | '.join(cells_)} | {row.total_seconds / 3600:.2f} |")
-    if own is not None:
-        lines += ["", *verdicts(own, rows)]
+    if longest is not None:
+        lines += ["", *verdicts(longest, rows)]
     return "\n".join(lines)
 
 
 def verdicts(own: Row, rows: Sequence[Row]) -> list[str]:
-    """A sentence for each metric on the best peer, and one on the start."""
+    """A sentence for each metric on the best peer of the same length, and one on the start."""
     found = []
-    peers = [row for row in rows if row.is_peer and row.scale == 1]
+    peers = [row for row in rows if row.is_peer and row.scale == own.scale]
     for metric, title in TITLES.items():
         if not peers:
             break

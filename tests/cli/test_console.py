@@ -198,14 +198,16 @@ def test_the_environment_of_another_launcher_is_named(monkeypatch, environment, 
 def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, rank, others):
     handlers = []
 
-    def wait(**options):
+    def wait(*places, **options):
         handlers.append(signal.getsignal(signal.SIGINT))
         for timer in threading.enumerate():
             if isinstance(timer, threading.Timer):
                 timer.join(20)
         raise torch.distributed.DistNetworkError("The client socket has timed out.\nframe #7")
 
-    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    # The second group of a process has a store of its own: `rendezvous` is where it waits.
+    for name in ("init_process_group", "rendezvous"):
+        monkeypatch.setattr(torch.distributed, name, wait)
     monkeypatch.setattr(world, "SLOW_SECONDS", 0.0)
     set_launcher(monkeypatch, MEETING | {"RANK": rank})
     before = signal.getsignal(signal.SIGINT)

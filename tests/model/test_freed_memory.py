@@ -4,14 +4,19 @@ import sys
 import pytest
 
 FAULTS = """
-import resource
-import torch
+import ctypes, resource
 from lookalike.model.freed_memory import keep_freed_memory
 
-def faults():
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+
+def faults(size=50 * 2**20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        torch.ones(50 * 2**20, dtype=torch.uint8)
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()

@@ -51,7 +51,7 @@ def content(
         "history": RunHistory("a/run", MEASURED), "facts": [], "settings": [], "environment": [],
         "evaluation": first, "other_evaluation": second, "validated_on": "/lists/val.txt",
         "other": None if second is None else RunHistory("b/run", MEASURED),
-        "other_validated_on": "" if second is None else "/lists/val.txt", "threads": 0,
+        "other_validated_on": "" if second is None else "/lists/val.txt",
     }  # fmt: skip
     return ReportData(**(values | more))
 

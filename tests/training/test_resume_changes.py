@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -248,7 +249,10 @@ def test_early_stopping_follows_the_main_worker(tmp_path):
     trainer = Trainer(
         TrainingParts(
             loader=None, step=None, bad_images=None, inputs=None,
-            trained=SimpleNamespace(average=None, embedder=None, heads={"metric": None}),
+            trained=SimpleNamespace(
+                average=None, heads={"metric": None},
+                whole=lambda: nullcontext(SimpleNamespace(embedder=None)),
+            ),
             validator=SimpleNamespace(measure=lambda *_, **__: (next(own), scores)),
         ),
         schedule=TrainingSchedule(total_steps=9, patience=2), learning_rate=None,

@@ -192,9 +192,10 @@ def _ladder(
 
 
 def _is_large(spec: RunSpec, profile: Profile, runtime: int) -> bool:
-    """True if gradients and optimizer state of the network take a quarter of the bytes or more."""
+    """True if gradients and optimizer state of the network take a quarter of what training adds."""
     needed = memory(spec, profile(spec), runtime)
-    return 4 * (needed.network_gradients + needed.network_optimizer) >= needed.peak
+    added = needed.peak - needed.runtime
+    return 4 * (needed.network_gradients + needed.network_optimizer) >= added
 
 
 def _workers(spec: RunSpec, profile: Profile, runtime: int, limit: int | None) -> int:
