@@ -60,6 +60,14 @@ def test_sizes_are_those_that_pyarrow_reads(options):
     check_parquet(io.BytesIO(content), len(content), "table.parquet")
 
 
+@pytest.mark.parametrize("level", [b"\x19", b"\x1c"])  # a field that is a list of lists, a struct
+def test_footers_that_are_nested_without_end_are_refused(level):
+    footer = level * 5000
+    content = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_footer(io.BytesIO(content), len(content))
+
+
 def test_damaged_footers_are_refused_or_read():
     """At some of them pyarrow's own objects end the process."""
     whole = written(20)

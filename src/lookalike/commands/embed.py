@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Unpack
 
 from lookalike import log, storage
-from lookalike.commands.embed_parts import PART_SIZE, make_parts, request_of, shared_parts
+from lookalike.commands.embed_parts import (
+    PART_SIZE,
+    make_own_parts,
+    make_parts,
+    request_of,
+    shared_parts,
+)
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
@@ -103,7 +109,7 @@ def embed(
     place = World.unjoined(options.device)
     joined = nullcontext(place) if place.on_several_machines else World.from_env(options.device)
     with joined as world:
-        # On several machines into a database, each worker tells of its own images.
+        # On several machines into a database, each worker logs its own images.
         usual = logging.WARNING if is_store_address(output) else logging.ERROR
         log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
@@ -240,16 +246,7 @@ def _embed_on_machines(
         while missing:
             # Of other machines, which are slower or lost, one at a time, the last ones first.
             numbers = mine or [missing[-1 - world.rank % len(missing)]]
-            count = sum(len(request.rows(number)) for number in numbers)
-            with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
-                make_parts(
-                    embedder,
-                    records,
-                    parts,
-                    numbers,
-                    source=source,
-                    advance=bar.advance,
-                )
+            make_own_parts(embedder, records, parts, numbers, source=source, world=world)
             missing, mine = parts.missing(), []
         if not world.is_main:
             return 0
@@ -280,16 +277,7 @@ def _share_into_index(
         if len(missing) < len(mine):
             done = f"{len(mine) - len(missing):,} of the {len(mine):,} parts of this worker"
             logger.info("resumed: %s are in %s", done, index.place)
-        count = sum(len(request.rows(number)) for number in missing)
-        with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
-            make_parts(
-                embedder,
-                records,
-                parts,
-                missing,
-                source=source,
-                advance=bar.advance,
-            )
+        make_own_parts(embedder, records, parts, missing, source=source, world=world)
         index.compact()  # by each: the last one finds all rows
         _warn_of_bad(parts.bad, records)
         vectors = log.counted(parts.count, "vector")

@@ -72,6 +72,21 @@ def make_parts(
         parts.write(number, Part(rows, vectors, bad.among(request.rows(number))))
 
 
+def make_own_parts(
+    embedder: Embedder | ExportedModel,
+    records: Sequence[Record],
+    parts: _WrittenParts,
+    numbers: Sequence[int],
+    *,
+    source: Source,
+    world: World,
+) -> None:
+    """`make_parts` with a progress bar of this worker's images alone, on the main one."""
+    count = sum(len(parts.request.rows(number)) for number in numbers)
+    with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
+        make_parts(embedder, records, parts, numbers, source=source, advance=bar.advance)
+
+
 @contextmanager
 def shared_parts(place: str, request: Request, rank: int) -> Iterator[SharedParts]:
     """Parts at a place that all machines see."""

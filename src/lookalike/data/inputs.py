@@ -69,7 +69,7 @@ def _shown(value: object) -> str:
 
 
 def no_lists(place: str) -> None:
-    """The `KnownLists` that knows none."""
+    """`KnownLists` without any list."""
 
 
 def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> RecordTable:
@@ -86,7 +86,7 @@ def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> Record
     - `-` is a list on standard input.
     - Anything else is an image.
 
-    What `known` reads is as it says, whatever its name.
+    A place that `known` reads is a list, whatever its name.
 
     Raises:
         StorageError: a place cannot be read.

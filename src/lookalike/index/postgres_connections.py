@@ -114,7 +114,7 @@ def _is_lost(connection: psycopg.Connection[Any]) -> bool:
         return True
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
-        # A server says nothing to an idle connection but that it ends.
+        # To an idle connection a server sends nothing but its end.
         if not selector.select(0):
             return False
     connection.close()

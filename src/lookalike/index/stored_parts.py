@@ -49,7 +49,7 @@ class StoredParts(Parts):
 
 
 class IndexedParts:
-    """Parts that workers on several machines put into one index; it tells which are done.
+    """Parts that workers on several machines put into one index, which holds those that are done.
 
     Attributes:
         count: images that this worker has put there.

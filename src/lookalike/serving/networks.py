@@ -78,7 +78,7 @@ def network_of(model: Served, max_pixels: int) -> TrainedNetwork | ExportedNetwo
 
 
 def _batching(device: torch.device) -> tuple[int, float]:
-    """`Network.batch_size` and `waits_for`.
+    """`ServedNetwork.batch_size` and `waits_for`.
 
     On the CPU larger batches cost no less an image, and decoding takes from the network's time. On
     a GPU the other half of the images is decoded meanwhile.

@@ -1,6 +1,6 @@
 """Sizes that the footer of a Parquet file claims.
 
-pyarrow tells them too, but its `RowGroupMetaData.column` ends the process at some damaged footers
+pyarrow has them too, but its `RowGroupMetaData.column` ends the process at some damaged footers
 (26.0: an exception of C++ that nothing catches). The footer is the struct FileMetaData of
 apache/parquet-format, in Thrift's compact protocol: fields by number, each with its type.
 """
@@ -88,8 +88,6 @@ class _Compact:
 
     def fields(self, depth: int = 0) -> dict[int, Any]:
         """The next struct."""
-        if depth > _DEEPEST:
-            raise ValueError("nested too deeply")
         found: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -99,6 +97,8 @@ class _Compact:
         return found
 
     def _value(self, kind: int, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
         if kind in (1, 2, 3):  # of a list, a truth value is a byte
             return self._byte()
         if kind in (4, 5, 6):

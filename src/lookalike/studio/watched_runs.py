@@ -197,7 +197,7 @@ class WatchedRuns:
     def _read(self, path: Path, process: StudioProcess | None) -> WatchedRun:
         run = Run(path)
         alive = process is not None and process.is_alive()
-        # A log of an earlier attempt says nothing of a process that is only starting.
+        # A log of an earlier attempt is not of a process that is only starting.
         begun = alive or is_held(run.lock_file)
         state = None if begun else _state_of_files(run, process)
         before = self._read_before.get(path)
