@@ -18,6 +18,7 @@ from lookalike.data.readers.table_columns import LABELS, PATHS
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.storage.claimed_sizes import check_parquet, npy_header, size_of
+from lookalike.storage.parquet_damage import damage_as_value_error
 
 SUFFIXES = (".parquet", ".npy")
 ROLES = ("is_query", "is_gallery", "sequence", "camera")
@@ -65,7 +66,7 @@ def models_of(uri: str) -> list[str] | None:
     if not storage.split_query(uri)[0].endswith(".parquet"):
         return None
     try:
-        with storage.opened(uri) as stream:
+        with storage.opened(uri) as stream, damage_as_value_error():
             metadata = pq.read_schema(stream).metadata or {}
         about = json.loads(metadata[b"lookalike"])
         models = [str(about["model"]), str(about.get("trained") or about["model"])]
@@ -154,7 +155,7 @@ def _of_npy(uri: str, labels: bool) -> Iterator[tuple[np.ndarray, dict[str, list
 def _of_parquet(uri: str) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
     place = storage.public(uri)
     try:
-        with storage.opened(uri) as stream:
+        with storage.opened(uri) as stream, damage_as_value_error():
             size = size_of(stream)
             file = pq.ParquetFile(stream)
             check_parquet(stream, size, place)

@@ -287,6 +287,14 @@ def test_errors_of_damaged_tables_are_one_line(tmp_path):
                 assert "\n" not in str(error) or str(error).count("bad") > 1  # noqa: PT017
 
 
+@pytest.mark.parametrize("footer", [b"\x19" * 5000, b"\x00" * 9, b""])
+def test_a_damaged_footer_is_damage_of_the_file_and_not_of_its_storage(tmp_path, footer):
+    content = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        read_records(str(tmp_path / "t.parquet"))
+
+
 # As the fuzzing found it: six labels, and a column of images that says it has none.
 SHORT_COLUMN = (
     "eNqNVM1u00AQnl07VgIGJZV2ZSMj5UCtgNqSREpAKBzWaVp+AqSRqjQVFydYTiW3TZNAUg6ceQFufQLEA/AEnDjy"

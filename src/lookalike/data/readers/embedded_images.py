@@ -29,6 +29,7 @@ from lookalike.data.record import Member
 from lookalike.errors import DataError, LookalikeError, StorageError, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_folder
+from lookalike.storage.parquet_damage import damage_as_value_error
 
 _ROWS = 4096  # of text at a time
 _IMAGES = 64  # rows with images at a time
@@ -157,7 +158,7 @@ def open_parquet(file: str, column: str | None = None) -> Table:
 def _parquet(file: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
     """A Parquet file and its stream; errors inside the block are about the file."""
     try:
-        with storage.opened(file) as stream:
+        with storage.opened(file) as stream, damage_as_value_error():
             yield pq.ParquetFile(stream), stream
     except LookalikeError:
         raise
