@@ -39,7 +39,7 @@ import torch
 
 from requirements import require
 
-require("obstore", "oss2", "s3fs", "ossfs")
+require("obstore", "oss2", "s3fs")
 from lookalike.data.augmentations.training_crop import Augment
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes

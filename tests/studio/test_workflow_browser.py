@@ -1,6 +1,7 @@
 """The canvas in a real browser, by keyboard alone, with real runs."""
 
 import os
+import time
 
 import pytest
 from test_studio_browser import CHROMIUM, StudioProcess, browser, shoot  # noqa: F401
@@ -37,11 +38,29 @@ def folder(tmp_path):
             os.kill(process.pid, 9)
 
 
+HEARD = """
+window.heard = [];
+addEventListener("DOMContentLoaded", () => {
+  const said = document.getElementById("said");
+  if (said) new MutationObserver(() => { if (said.textContent) heard.push(said.textContent); })
+    .observe(said, { childList: true });
+});
+"""
+"""Every announcement of a page, as a screen reader gets them: a later one replaces it on the page."""
+
+NEXT_HEARD = """text => {
+  const at = heard.findIndex(each => each.includes(text));
+  if (at >= 0) heard.splice(0, at + 1);
+  return at >= 0;
+}"""
+
+
 class Keys:
-    """A user without a mouse."""
+    """A user without a mouse, of a page not yet opened."""
 
     def __init__(self, page):
         self.page = page
+        page.add_init_script(HEARD)
 
     def is_on(self, selector):
         return self.page.evaluate("each => document.activeElement.matches(each)", selector)
@@ -65,8 +84,12 @@ class Keys:
         self.page.keyboard.type(text)
         self.press("Tab")
 
-    def says(self, text):
-        self.page.wait_for_selector(f"#said:has-text({text!r})")
+    def says(self, text, seconds=30):
+        """Wait for an announcement that comes after the one of the last call."""
+        until = time.monotonic() + seconds
+        while not self.page.evaluate(NEXT_HEARD, text):
+            assert time.monotonic() < until, (text, self.page.evaluate("heard"))
+            self.page.wait_for_timeout(50)
 
     def add(self, uses, name=None):
         if self.is_on("#node *"):
