@@ -46,7 +46,7 @@ addEventListener("DOMContentLoaded", () => {
     .observe(said, { childList: true });
 });
 """
-"""Every announcement of a page, as a screen reader gets them: a later one replaces it on the page."""
+"""Keeps every announcement of a page; on the page itself the next one replaces it."""
 
 NEXT_HEARD = """text => {
   const at = heard.findIndex(each => each.includes(text));
