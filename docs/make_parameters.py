@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lookalike.config.config import FLAGS, Config, keys, popular_keys
+from lookalike.config.config import CHOSEN_BY_RECIPE, FLAGS, Config, keys, popular_keys
 
 PAGE = Path(__file__).with_name("parameters.md")
 
@@ -83,8 +83,12 @@ def page() -> str:
         "# Parameters",
         "",
         "A setting is `key=value` on the command line, `section:` and `key: value` in a YAML file,"
-        " and `section__key=value` in Python. Seven have a flag of their own."
+        " and `section__key=value` in Python. Eight have a flag of their own."
         " `lookalike train --settings` prints them all.",
+        "",
+        "Where the default is *recipe*, the [recipe](recipe.md) chooses the value from the data,"
+        " the network and the machine, if a request does not give it; beside it stands the default"
+        " with `--recipe component`. `-` means: none, inferred, or the recommended value.",
         "",
         "## The twenty that matter most",
         "",
@@ -97,10 +101,9 @@ def page() -> str:
     ]
     for name, ours, remark in COMPONENT:
         shown = ", ".join(_code(key) for key in ours)
-        default = _default(known[ours[0]][1])
+        default = _default(ours[0], known[ours[0]][1])
         lines.append(f"| {name} | {shown} | {default} | {remark} |")
-    lines += ["", "`-` as a default means: none, inferred, or the recommended value.", ""]
-    lines += ["## All settings", ""]
+    lines += ["", "## All settings", ""]
     for section, outer in Config.model_fields.items():
         assert isinstance(outer.annotation, type)
         lines += [f"### {section}", "", (outer.annotation.__doc__ or "").strip(), ""]
@@ -114,7 +117,7 @@ def _table(chosen: Iterable[str]) -> Iterator[str]:
     for key in chosen:
         kind, default, text = known[key]
         cell = text.replace("|", "\\|")
-        yield f"| {_code(key)} | {kind} | {_default(default)} | {cell} |"
+        yield f"| {_code(key)} | {kind} | {_default(key, default)} | {cell} |"
 
 
 def _code(key: str) -> str:
@@ -122,8 +125,9 @@ def _code(key: str) -> str:
     return f"`{key}` (`{flags[key]}`)" if key in flags else f"`{key}`"
 
 
-def _default(text: str) -> str:
-    return text if text == "-" else f"`{text}`"
+def _default(key: str, text: str) -> str:
+    shown = text if text == "-" else f"`{text}`"
+    return f"*recipe*, {shown}" if key in CHOSEN_BY_RECIPE else shown
 
 
 def main() -> int:

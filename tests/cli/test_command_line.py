@@ -338,3 +338,22 @@ def test_a_worker_that_fails_leaves_at_once(worker):
     assert done.returncode == 2
     assert done.stderr.startswith("error: nothing to train on")
     assert done.stdout == ("" if worker else "torn down\n")
+
+
+def test_the_list_of_commands_has_whole_sentences(monkeypatch, capsys):
+    assert run(monkeypatch, "--help") == 0
+    listed = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    assert len([line for line in listed if line.strip()]) == len(cli.COMMANDS)
+    assert [line for line in listed if "..." in line] == []
+
+
+def test_help_and_settings_do_not_show_a_default_that_the_recipe_replaces(monkeypatch, capsys):
+    assert run(monkeypatch, "train", "--settings") == 0
+    settings = capsys.readouterr().out
+    assert "optim.lr (float, recipe; component: 0.03)" in settings
+    assert "train.loggers (list[tensorboard | wandb | mlflow | trackio], ())" in settings
+    assert "train.seed (int, 0)" in settings
+    assert run(monkeypatch, "train", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "0.03" not in shown
+    assert "amsoftmax." not in shown

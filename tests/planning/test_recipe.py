@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from lookalike.commands.summary import log_choices
-from lookalike.config.config import Config
+from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
 from lookalike.planning.image_sample import SampleFacts
@@ -248,3 +248,15 @@ def test_a_run_that_starts_from_another_takes_its_network():
 def test_an_unknown_recipe_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"train\.recipe='best' is neither auto nor component"):
         Config.load(overrides=["recipe=best"])
+
+
+def test_the_settings_that_help_and_docs_call_chosen_are_those_of_the_recipe():
+    """Each is chosen in one of these cases, and none else is, but those of an earlier run."""
+    cases = (
+        {}, {"pretrained": False}, {"convolutional": False},
+        {"classes": 10**6, "images": 10**7, "workers": 4},
+        {"classes": 3 * 10**7, "images": 10**8, "workers": 4},
+    )  # fmt: skip
+    found = {key for changes in cases for key in chosen(**changes)}
+    found |= {each.key for each in choose_rates(Config.load(None, ["optim.name=adamw"]), None)}
+    assert found == CHOSEN_BY_RECIPE

@@ -35,8 +35,12 @@ TrainList = Annotated[
     typer.Option(help="List of labelled images to learn; several, a pattern, or - for stdin."),
 ]
 ValList = Annotated[list[str] | None, typer.Option(help="List to measure retrieval on.")]
-BackboneName = Annotated[str | None, typer.Option(help="The network; default resnet50.")]
-LossName = Annotated[str | None, typer.Option(help="The margin; default amsoftmax.")]
+BackboneName = Annotated[
+    str | None, typer.Option(help="Network, as resnet18 or a timm model; default resnet50.")
+]
+LossName = Annotated[
+    str | None, typer.Option(help="As arcface, cosface or supcon; chosen by the recipe.")
+]
 Recipe = Annotated[
     str | None, typer.Option(help="Choice of settings left open: auto, component, or a file.")
 ]

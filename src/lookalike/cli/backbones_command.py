@@ -39,7 +39,7 @@ def backbones(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List backbones for a task, memory and speed, with their licences."""
+    """List backbones by task, memory, speed and licence."""
     from lookalike import log
     from lookalike.commands.backbones import backbones as command
     from lookalike.planning.backbone_table import show

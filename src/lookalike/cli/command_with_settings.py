@@ -8,6 +8,8 @@ import typer.core
 
 from lookalike.errors import ConfigError
 
+_BY_RECIPE = "by default chosen by the recipe"
+
 
 class SettingsCommand(typer.core.TyperCommand):
     """`--lr 0.1` is no option, as settings are written `optim.lr=0.1`; the error names the form.
@@ -17,14 +19,16 @@ class SettingsCommand(typer.core.TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the popular settings that have no flag."""
-        from lookalike.config.config import FLAGS, keys, popular_keys
+        from lookalike.config.config import CHOSEN_BY_RECIPE, FLAGS, keys, popular_keys
 
         rows = []
         for key in popular_keys():
             _, default, text = keys()[key]
             if key not in FLAGS.values():
-                name = key if default == "-" else f"{key}={default}"
-                rows.append((name, f"{text.rstrip('.').split('. ')[0]}."))
+                chosen = key in CHOSEN_BY_RECIPE
+                name = key if chosen or default == "-" else f"{key}={default}"
+                first = text.rstrip(".").split(". ")[0]
+                rows.append((name, f"{first}; {_BY_RECIPE}." if chosen else f"{first}."))
         with formatter.section("Settings, key=value (all: lookalike train --settings)"):
             formatter.write_dl(rows)
 

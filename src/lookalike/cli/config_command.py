@@ -15,7 +15,7 @@ def config(
     val: ValList = None,
     recipe: Recipe = None,
 ) -> None:
-    """Print the settings that training would use, with the reasons of the recipe.
+    """Print the settings that training would use, with reasons.
 
     The output is a YAML file for `lookalike train`.
     """

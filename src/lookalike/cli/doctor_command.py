@@ -24,7 +24,7 @@ def doctor(
     ] = None,
     images: Annotated[bool, typer.Option(help="Check the images too, not only the lists.")] = True,
 ) -> None:
-    """Check the data: lists and images, and labels by a trained model."""
+    """Find faults of lists, images and labels."""
     flags = {"data.train": train, "data.val": val, "run.output": output}
     config = load_config(request, flags)
 

@@ -75,7 +75,7 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     **read: Any,
 ) -> None:
-    """Measure how well models retrieve, with confidence intervals; compare several."""
+    """Measure retrieval with confidence intervals; compare models."""
     from lookalike.distributed.launch import in_worker, launch
 
     recall, precise = _numbers("--k", k), _numbers("--precision", precision)

@@ -63,7 +63,7 @@ def export(
     ] = None,
     **read: Any,
 ) -> None:
-    """Write a model as one file or folder for production, and prove that it is the same."""
+    """Export a model for production, compared with the trained one."""
     from lookalike.commands.export import export as command
 
     command(

@@ -39,7 +39,7 @@ def improve(
     split: MeasuredSplit = None,
     **read: Any,
 ) -> None:
-    """Measure the gain of postprocessing a trained model's vectors, without training."""
+    """Measure the gain of postprocessing a trained model's vectors."""
     from rich.console import Console
 
     from lookalike import log

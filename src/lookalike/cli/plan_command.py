@@ -32,7 +32,7 @@ def plan(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Plan a run: bytes, communication and seconds of each worker, before it starts."""
+    """Estimate memory, communication and time of a run in advance."""
     from lookalike import log
     from lookalike.commands.plan import plan as command
     from lookalike.planning.plan_table import show

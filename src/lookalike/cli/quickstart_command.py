@@ -15,7 +15,7 @@ def quickstart(
     ] = "runs/quickstart",
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
 ) -> None:
-    """Train on bundled real images and score on unseen classes, in under three minutes."""
+    """Train on bundled images in three minutes."""
     from lookalike.commands.quickstart import quickstart as command
 
     show_run(command(output, seed=seed))

@@ -30,7 +30,7 @@ def report(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write a page of a run: scores, curves, what queries find, a map of the embedding."""
+    """Write the page of a run: scores, curves, pictures."""
     from lookalike.commands.report import report as command
 
     command(

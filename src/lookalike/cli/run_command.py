@@ -25,9 +25,10 @@ def run(
         typer.Option(metavar="DIR", help="Write an example with its images to a folder."),
     ] = None,
 ) -> None:
-    """Run a workflow: commands connected in one YAML file; what did not change is kept.
+    """Run a workflow: commands connected in one YAML file.
 
-    Prints a line for each node on stdout: name, what became of it, places of its outputs.
+    Nodes whose inputs and settings did not change are not run again. Prints a line for each node on
+    stdout: name, state, places of its outputs.
     """
     if (workflow is None) == (example is None):
         raise ConfigError("give a workflow.yaml, or --example DIR for one to begin with")

@@ -54,7 +54,7 @@ def submit(
         bool, typer.Option("--wait", help="Follow the log; the exit code is that of the job.")
     ] = False,
 ) -> None:
-    """Run a training, a workflow, or another command as a job on a cluster.
+    """Run a training, workflow or other command on a cluster.
 
     Prints the id of the job on stdout. All resources: docs/submit.md.
     """

@@ -64,11 +64,19 @@ def _settings_help() -> str:
 
     known, first = keys(), popular_keys()
     lines = [
-        f"{key} ({known[key][0]}, {known[key][1]}): {known[key][2]}".replace("\\|", "|")
+        f"{key} ({known[key][0]}, {_default(key, known[key][1])}): {known[key][2]}"
         for key in (*first, *(key for key in known if key not in first))
     ]
     lines.insert(len(first), "The others:")
     return (
-        "Settings (key=value, or in a YAML file), those that matter most first:\n\n"
-        + "\n\n".join(lines)
-    )
+        "Settings (key=value, or in a YAML file), those that matter most first. In brackets: type "
+        "and default;\nrecipe: chosen from data, network and machine (`lookalike config` shows the "
+        "choice), and its default\nwith --recipe component; -: none, inferred, or the recommended "
+        "value.\n\n" + "\n\n".join(lines)
+    ).replace("\\|", "|")
+
+
+def _default(key: str, default: str) -> str:
+    from lookalike.config.config import CHOSEN_BY_RECIPE
+
+    return f"recipe; component: {default}" if key in CHOSEN_BY_RECIPE else default

@@ -37,9 +37,10 @@ def tune(
         str | None, typer.Option(help="Where to begin: auto, component, or a file.")
     ] = None,
 ) -> None:
-    """Search settings on classes held out of the training list; the same command resumes.
+    """Search settings on classes held out of the training list.
 
-    Prints the file of the recipe on stdout, for lookalike train --recipe FILE.
+    The same command resumes. Prints the file of the recipe on stdout, for lookalike train --recipe
+    FILE.
     """
     from lookalike.config.config import FLAGS
 

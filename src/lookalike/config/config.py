@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -221,6 +221,19 @@ FLAGS = {
 }
 """The settings that have a flag of their own on the command line."""
 
+CHOSEN_BY_RECIPE = frozenset(
+    {
+        "data.val_fraction", "data.min_crop", "data.flip",
+        "model.image_size", "model.embedding_dim", "model.pooling", "model.init_from_features",
+        "loss.name", "loss.scale", "loss.margin", "loss.classification_weight",
+        "head.parallel", "head.dtype",
+        "optim.name", "optim.lr", "optim.backbone_lr_factor",
+        "train.batch_size", "train.epochs", "train.freeze_batchnorm", "train.interpolate",
+    }
+)  # fmt: skip
+"""The settings that the recipe `auto` may choose where a request leaves them open; the defaults of
+their fields are those of the recipe `component`."""
+
 
 @cache
 def _fields() -> dict[str, FieldInfo]:
@@ -416,9 +429,12 @@ def setting_meant(name: str) -> str | None:
 
 
 def _type_name(annotation: Any) -> str:
-    if choices := [c for c in get_args(annotation) if isinstance(c, str)]:
+    args = get_args(annotation)
+    if choices := [c for c in args if isinstance(c, str)]:
         return " \\| ".join(choices)
-    if isinstance(annotation, type):
+    if get_origin(annotation) is tuple and args[-1] is Ellipsis:  # YAML knows lists alone
+        return f"list[{_type_name(args[0])}]"
+    if isinstance(annotation, type) and not args:
         return annotation.__name__
     return str(annotation).replace(" | None", "").replace(" | ", " \\| ").replace("typing.", "")
 

@@ -290,10 +290,10 @@ class LossConfig(Section):
     each other). The names of Alibaba PAI's component are accepted."""
     margin: float | None = setting(None, popular=True)
     """Margin, in the unit of the loss (cosine for amsoftmax, cosface and proxy_anchor, degrees for
-    arcface, a whole multiplier for large_margin_softmax and sphereface); by default the recommended
-    one. Not for losses that have none."""
+    arcface, a whole multiplier for large_margin_softmax and sphereface). Not for losses that have
+    none."""
     scale: float | None = setting(None, popular=True, gt=0)
-    """Scale of the logits; by default the recommended one. Not for losses that have none."""
+    """Scale of the logits. Not for losses that have none."""
     options: dict[str, float] = {}  # noqa: RUF012  # pydantic gives each its own
     """Further numbers of the loss by name, where it has any; by default those of its paper."""
     memory: int = Field(0, ge=0, le=2**24)
