@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 
 from lookalike.data.augmentations import AUGMENTATIONS
 from lookalike.data.decoding.resize import resize
+from turns import in_turns, ratios
 
 SIZE, TIMES = 224, 40
 PEERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -50,7 +51,6 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print a line for each name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -62,16 +62,18 @@ def main() -> None:
     slot = slot.to(memory_format=torch.channels_last)[0]
     for name, kind in AUGMENTATIONS.items():
         ours, theirs = kind(p=1.0).fitted(SIZE, (0.5, 0.5, 0.5)), PEERS[name]
-        rng, rounds = random.Random(0), []
+        rng = random.Random(0)
         torch.manual_seed(0)
         ours(picture, rng)
         theirs(planes)
-        for _ in range(args.rounds):
-            # Ours with the copy into the batch, which torchvision's would need as well.
-            mine = milliseconds(lambda o=ours, r=rng: slot.copy_(o(picture, r)))
-            rounds.append((mine, milliseconds(lambda t=theirs: t(planes))))
-        mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratio = statistics.median(b / a for a, b in rounds)
+        # Ours with the copy into the batch, which torchvision's would need as well.
+        contenders = {
+            "ours": lambda o=ours, r=rng: milliseconds(lambda: slot.copy_(o(picture, r))),
+            "theirs": lambda t=theirs: milliseconds(lambda: t(planes)),
+        }
+        found = in_turns(contenders, args.rounds)
+        mine, other = map(statistics.median, found.values())
+        ratio = statistics.median(ratios(found["theirs"], found["ours"]))
         print(f"{name:16} {mine:6.2f} ms   torchvision {other:6.2f} ms   {ratio:5.2f} times ours")
 
 

@@ -29,7 +29,6 @@ from lookalike.metrics.verification import count_pairs
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("vectors")
     parser.add_argument("--leave-out", help="a list of the images whose classes were trained on")
@@ -76,7 +75,6 @@ def calibrated(vectors: torch.Tensor, labels: torch.Tensor) -> Calibration | Non
 
 
 def rates(vectors: torch.Tensor, labels: torch.Tensor, classes: int, splits: int) -> None:
-    """Print the coverage of the intervals of the rates."""
     rows = defaultdict(list)
     for seed in range(splits):
         held, other = halves(labels, classes, seed)

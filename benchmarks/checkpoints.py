@@ -19,45 +19,21 @@ import torch
 
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import ALONE
-from lookalike.losses import create_margin
-from lookalike.losses.head import Head
-from lookalike.model.embedder import Embedder
-from lookalike.model.training_network import TrainingNetwork
-from lookalike.training.checkpoint import Progress, Trained, folder_name
+from lookalike.training.checkpoint import Progress, folder_name
 from lookalike.training.checkpoint_writer import CheckpointWriter
-from lookalike.training.loss_scaler import LossScaler
-from lookalike.training.optimizer import create_optimizer, parameter_groups
-from lookalike.training.step import TrainStep
+from our_step import our_step
 
-DIM = 512
 SIZE = 64
 
 
-def trained(classes: int) -> Trained:
-    """A network, a head and an optimizer."""
-    torch.manual_seed(0)
-    network = TrainingNetwork(
-        Embedder.create("resnet18", pretrained=False, image_size=SIZE, embedding_dim=DIM), None
-    )
-    head = Head(DIM, classes, create_margin("arcface"))
-    groups = parameter_groups(
-        network, [head], weight_decay=1e-4, backbone_prefix="embedder.backbone."
-    )
-    optimizer = create_optimizer("sgd", groups, momentum=0.9)
-    return Trained(network, {"metric": head}, optimizer, LossScaler(enabled=False), None)
-
-
 def main() -> None:
-    """Take turns and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--classes", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary one by default")
     options = parser.parse_args()
-    state = trained(options.classes)
-    step = TrainStep(state, loss_weights={"metric": 1.0}, world=ALONE, seed=0)
-    step.prepare(frozen=False)
+    step = our_step("resnet18", SIZE, options.classes)
     classes = torch.randint(0, options.classes, (options.batch,))
     pixels = torch.randint(0, 256, (options.batch, 3, SIZE, SIZE), dtype=torch.uint8)
     batch = Batch(pixels, classes, torch.arange(options.batch))
@@ -80,7 +56,7 @@ def main() -> None:
                 alone.append(timed_step())
                 folder = Path(place) / folder_name(0)  # the same again: the disk need not grow
                 began = time.perf_counter()
-                writer.save(folder, state, Progress(), copied=copied)
+                writer.save(folder, step.trained, Progress(), copied=copied)
                 waits[copied].append(time.perf_counter() - began)
                 while writer.busy:
                     meanwhile.append(timed_step())

@@ -71,7 +71,6 @@ class Set:
         return new
 
     def plant_copies(self, kind: str, how: str, target: str, *, same_label: bool) -> None:
-        """Copies of training images in the list `target`."""
         labels = sorted({label for _, label in self.lists[target]})
         for _ in range(COUNTS[how]):
             path, label = self.unused["train"].pop()
@@ -98,7 +97,6 @@ class Set:
             self.planted.setdefault("wrong_extension", []).append({path})
 
     def write(self) -> dict[str, str]:
-        """The lists' paths by name."""
         paths = {}
         for name, lines in self.lists.items():
             paths[name] = str(self.folder / f"{name}.list.txt")
@@ -107,7 +105,6 @@ class Set:
 
 
 def named(found: Diagnosis, kind: str, folder: Path) -> list[set[str]]:
-    """The groups of a finding, as paths relative to `folder`."""
     records = found.lists.records
     return [
         {records[row].uri.removeprefix(f"{folder}/") for row in group.rows}
@@ -121,7 +118,6 @@ Groups = list[set[str]]
 
 
 def tell(kind: str, planted: Groups, groups: Groups, before: Groups) -> None:
-    """A line of recall and precision."""
     hit = sum(any(pair <= group for group in groups) for pair in planted)
     right = sum(any(pair <= group for pair in planted) for group in groups)
     others = [group for group in groups if not any(pair <= group for pair in planted)]
@@ -134,12 +130,10 @@ def tell(kind: str, planted: Groups, groups: Groups, before: Groups) -> None:
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """(path, label) of each line."""
     return [tuple(line.rsplit(None, 1)) for line in path.read_text().splitlines()]  # type: ignore[misc]
 
 
 def faults(folder: Path, emoji: Path) -> None:
-    """Plant faults in the emoji and look for them."""
     print("\nfaults planted in emoji (5,049 + 4,691 images of 72 pixels)")
     folder = folder / "faults"
     shutil.copytree(emoji, folder)
@@ -158,7 +152,6 @@ def faults(folder: Path, emoji: Path) -> None:
 
 
 def photographs(folder: Path) -> None:
-    """Copies of pieces of photographs."""
     from photographs import photographs as shipped
 
     folder = folder / "pieces"
@@ -224,12 +217,10 @@ def labels(folder: Path, emoji: Path, classes: int, epochs: int) -> None:
 
 
 def _decoding(record: Record) -> Job[int]:
-    """Reading and decoding alone."""
     return Job([None], lambda: (lambda *_: decode(Path(record.uri).read_bytes()), lambda: 1))
 
 
 def speed(folder: Path, emoji: Path) -> None:
-    """Lists, hashes and images a second."""
     from photographs import SIZES, write_photographs
 
     print("\nspeed")
@@ -267,7 +258,6 @@ def speed(folder: Path, emoji: Path) -> None:
 
 
 def main() -> None:
-    """Run the parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     shared = Path(__file__).parents[2] / "shared/data/emoji.tar"
     parser.add_argument("--emoji", type=Path, default=shared, help="the tar file of the images")

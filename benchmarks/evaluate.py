@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from requirements import INSTALL
+from turns import ratios, shown
 
 CONTENDER = Path(__file__).with_name("evaluate_contender.py")
 PEERS = {"pytorch-metric-learning": "pytorch_metric_learning, faiss", "open-metric-learning": "oml"}
@@ -88,7 +89,6 @@ def write(setting: Setting, folder: Path) -> tuple[Path, Path]:
 
 
 def has(python: str, modules: str) -> bool:
-    """True if this Python can import them."""
     return subprocess.run([python, "-c", f"import {modules}"], capture_output=True).returncode == 0
 
 
@@ -104,12 +104,10 @@ def run(python: str, name: str, files: tuple[Path, Path], args: argparse.Namespa
 
 
 def agree(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    """The largest difference of the metrics that both have."""
     return max(abs(ours[name] - value) for name, value in theirs.items())
 
 
 def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
-    """Measure one set with everything that is there."""
     setting = SETTINGS[name]
     args.queries = min(args.limit or setting.queries, setting.queries)
     print(
@@ -151,14 +149,12 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
         line += f" | processor {statistics.median(r['processor_seconds'] for r in runs):8.2f} s"
         line += f" | memory {max(r['extra_bytes'] for r in runs) / 1e6:6.0f} MB"
         if contender != "lookalike":
-            ratios = [a / b for a, b in zip(times[contender], times["lookalike"], strict=False)]
-            line += f" | {statistics.median(ratios):.2f} times lookalike's time"
-            line += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            slower = ratios(times[contender], times["lookalike"])
+            line += f" | times lookalike's time: {shown(slower)}"
         print(line, flush=True)
 
 
 def main() -> None:
-    """Run the settings that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", help="Python of the environment of the peers")
     parser.add_argument("--sizes", nargs="+", choices=SETTINGS, default=["sop"])

@@ -9,11 +9,12 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
+
+from process_figures import forget_peak, memory
 
 KS = (1, 2, 4, 8)
 Values = dict[str, float]
@@ -105,13 +106,7 @@ CONTENDERS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Values]] = {
 }
 
 
-def _memory(field: str) -> int:
-    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if field in s)
-    return int(line.split()[1]) * 1024
-
-
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=CONTENDERS)
     parser.add_argument("embeddings")
@@ -124,8 +119,8 @@ def main() -> None:
     labels = torch.from_numpy(np.load(args.labels))
     measure = CONTENDERS[args.name]
     measure(x[:512].clone(), torch.arange(512) // 4, 512)  # imports, first calls
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory("VmRSS")
+    forget_peak()
+    before = memory("VmRSS")
     began = time.perf_counter()
     used = time.process_time()
     values = measure(x, labels, args.queries or len(x))
@@ -134,7 +129,7 @@ def main() -> None:
             {
                 "seconds": time.perf_counter() - began,
                 "processor_seconds": time.process_time() - used,
-                "extra_bytes": max(0, _memory("VmHWM") - before),
+                "extra_bytes": max(0, memory("VmHWM") - before),
                 "values": values,
             }
         )

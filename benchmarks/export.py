@@ -35,7 +35,6 @@ NO_BOUND = 2.0
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="a run of lookalike quickstart")
     parser.add_argument("--models", nargs="+", default=[*FAMILIES, QUICKSTART])
@@ -111,7 +110,6 @@ def _row(
 
 
 def _pictures(uri: str, count: int) -> list[np.ndarray]:
-    """Pictures of 300 x 400 pixels."""
     places = [line.rsplit(" ", 1)[0] for line in Path(uri).read_text().splitlines()[:count]]
     found = [load_image(Path(uri).parent / place) for place in places]
     return [

@@ -43,7 +43,6 @@ def attempt(target: Target, data: bytes) -> str:
 
 
 def main() -> int:
-    """Run all targets; the exception of the first input that causes one ends the run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--only", help="targets whose name contains this text")

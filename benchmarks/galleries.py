@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from requirements import require
-from search import K, draw, timed, truth_of
+from search import K, asked, draw, timed, truth_of
 
 for package in ("faiss", "psycopg", "qdrant_client", "qdrant_edge"):
     require(package)
@@ -81,7 +81,6 @@ def loaded_with_a_kill(address: str, file: Path, dim: int, kind: str, images: in
 
 
 def row_of(id: str) -> int:
-    """The row of an id in the file."""
     return int(id.rpartition("/")[2][:9])
 
 
@@ -92,20 +91,6 @@ def lost(index: Index, vectors: np.ndarray) -> int:
         numbers = list(map(row_of, rows.table["id"].to_pylist()))
         right += int((np.abs(rows.vectors - vectors[numbers]).max(1) < 1e-6).sum())
     return len(vectors) - right
-
-
-def asked(ask: Callable[[np.ndarray], list[int]], queries: np.ndarray, truth: np.ndarray) -> str:
-    """Latency and recall."""
-    for query in queries[:10]:
-        ask(query)
-    seconds, hits = [], 0
-    for query, best in zip(queries, truth, strict=True):
-        began = time.perf_counter()
-        found = ask(query)
-        seconds.append(time.perf_counter() - began)
-        hits += len(set(found) & set(best.tolist()))
-    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    return f"{p50:8.2f} {p99:8.2f} {hits / truth.size:8.4f}"
 
 
 @contextmanager
@@ -147,7 +132,6 @@ def store_of(name: str, folder: Path) -> Iterator[tuple[str, str, Callable[[], N
 
 def measure(name: str, gallery: np.ndarray, file: Path, queries: np.ndarray, truth: np.ndarray,
             more: np.ndarray, folder: Path) -> str:  # fmt: skip
-    """One line of the table."""
     images, dim = gallery.shape
     with store_of(name, folder) as (address, kind, build):
         text = loaded_with_a_kill(address, file, dim, kind, images)
@@ -199,7 +183,6 @@ def by_faiss(gallery: np.ndarray, queries: np.ndarray, truth: np.ndarray, more: 
 
 
 def main() -> None:
-    """Print the table."""
     if sys.argv[1:2] == ["--load"]:
         address, file, dim, kind = sys.argv[2:]
         load(address, file, int(dim), kind)

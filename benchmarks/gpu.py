@@ -80,7 +80,6 @@ class Outcome:
 
 
 def work(name: str, dry: bool, record: Record, scratch: Path) -> None:
-    """Do one part, in this process."""
     if name == "machine":
         record_facts(record)
         return
@@ -164,7 +163,6 @@ def run_limited(command: list[str], seconds: float, log: Path, **options: Any) -
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group, which is its own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -275,7 +273,6 @@ class Run:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     parser.add_argument("--wheels", type=Path, help="folder of wheels for what is missing")
@@ -288,7 +285,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run all; the exit code."""
     options = parse()
     if options.work:
         with tempfile.TemporaryDirectory(dir=options.lines.parent) as scratch:

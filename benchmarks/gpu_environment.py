@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gpu_record import Record
+from process_figures import processor
+from requirements import is_installed
 
 # What each part of the program cannot begin without.
 NEEDED = {
@@ -68,14 +70,6 @@ def __getattr__(attribute):
 '''
 
 
-def has(module: str) -> bool:
-    """True if a module can be found; its package is not run."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def unpack_wheels(folder: Path, target: Path) -> dict[str, str]:
     """Unpack the wheels whose package is not installed into `target`, and say what became of each.
 
@@ -105,7 +99,7 @@ def make_stand_ins(target: Path) -> list[str]:
     """Importable shells of `STAND_INS` that are missing, in `target`; their names."""
     made = []
     for name in STAND_INS:
-        if has(name) or (target / name).exists():
+        if is_installed(name) or (target / name).exists():
             continue
         package = target / name
         package.mkdir(parents=True)
@@ -122,13 +116,13 @@ def record_facts(record: Record) -> None:
     packages = {}
     providers = importlib.metadata.packages_distributions()
     for module in NEEDED:
-        if has(module):
+        if is_installed(module):
             packages[module] = _version(providers.get(module.split(".")[0], []))
         else:
             packages[module] = f"missing: {NEEDED[module]}"
     record.figure("packages", len(packages), "", "importlib", packages=packages)
     record.figure("Python", platform.python_version(), "", "platform")
-    record.figure("processor", _processor(), "", "/proc/cpuinfo")
+    record.figure("processor", processor(), "", "/proc/cpuinfo")
     record.figure("cores", len(os.sched_getaffinity(0)), "", "os.sched_getaffinity")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     record.figure("memory", round(memory, 1), "GB", "os.sysconf")
@@ -164,10 +158,3 @@ def _record_device(record: Record) -> None:
 
 def _version(distributions: list[str]) -> str:
     return importlib.metadata.version(distributions[0]) if distributions else "there"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()

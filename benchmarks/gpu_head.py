@@ -103,7 +103,6 @@ DUELS: list[tuple[str, str, tuple[int, int]]] = [
 
 
 def measure_head(place: Place, record: Record) -> None:
-    """Record all of it."""
     record.figure("kernels", str(uses_triton(place.device)), "", "whether Triton's are used")
     plan = DUELS[:3] + DUELS[4:6] if place.dry else DUELS
     names = dict.fromkeys(name for duel in plan for name in duel[:2])

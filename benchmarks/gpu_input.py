@@ -13,19 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gpu_measure import Place, compare, in_turns, synchronise
+from gpu_measure import Place, compare, synchronise
 from gpu_record import NotRunError, Record
-from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch, _box
-from lookalike.data.augmentations import create_augmentations
-from lookalike.data.augmentations.training_crop import Augment
-from lookalike.data.catalog import Catalog
-from lookalike.data.classes import Classes
-from lookalike.data.loading.image_source import Source
-from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import TrainLoader
-from lookalike.data.record import Record as Listed
-from lookalike.distributed.world import World
+from image_paths import MEAN, PEERS, STD, Epoch, crop_box, decode_all, ours
 from requirements import missing
+from turns import in_turns
 
 HEIGHT, WIDTH = 375, 500
 
@@ -49,7 +41,6 @@ def write_jpegs(folder: Path, count: int, height: int = HEIGHT, width: int = WID
 
 
 def measure_input(place: Place, record: Record) -> None:
-    """Record images a second of all paths, in turns."""
     size, batch = place.pick(224, 32), place.pick(128, 4)
     workers = place.pick(min(16, len(os.sched_getaffinity(0))), 2)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +67,6 @@ def _paths(
     place: Place, paths: list[str], size: int, batch: int, workers: int
 ) -> dict[str, Callable[[], Callable[[], float]]]:
     """Name to what makes the function that does an epoch and returns its seconds."""
-    preprocess = Preprocess(size, 1.0, MEAN, STD)
 
     def on_device(images: torch.Tensor) -> torch.Tensor:
         return images.to(place.device, non_blocking=True)
@@ -94,21 +84,13 @@ def _paths(
 
         return run
 
-    def ours(**colours: float) -> Callable[[], float]:
-        records = tuple(Listed(path, "0", "list.txt", 1) for path in paths)
-        catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
-        loader = TrainLoader(
-            catalog, batch_size=batch, seed=0,
-            augment=Augment(size, crop_scale=SCALE, then=create_augmentations([], **colours)),
-            source=Source(threads=workers), world=World(device=place.device),
-        )  # fmt: skip
-        number = iter(range(10**9))
+    def mine(**colours: float) -> Callable[[], float]:
+        return timed(ours(paths, size, batch, workers, device=place.device, **colours))
 
-        def epoch() -> Iterator[torch.Tensor]:
-            for one in loader.epoch(next(number)):
-                yield preprocess.normalise(one.images.to(place.device, non_blocking=True))
-
-        return timed(epoch)
+    def decoding() -> Callable[[], float]:
+        if lacking := missing("simplejpeg"):
+            raise NotRunError(lacking)
+        return lambda: decode_all(paths, workers)
 
     def peer(name: str) -> Callable[[], float]:
         modules, build = PEERS[name]
@@ -118,33 +100,14 @@ def _paths(
         return timed(lambda: (on_device(images) for images in inner()))
 
     return {
-        "lookalike": lambda: ours(),
-        "lookalike, with colour jitter": lambda: ours(color_jitter=0.4, grayscale=0.2),
-        "simplejpeg alone": lambda: _decode_only(paths, workers),
+        "lookalike": lambda: mine(),
+        "lookalike, with colour jitter": lambda: mine(color_jitter=0.4, grayscale=0.2),
+        "simplejpeg alone": decoding,
         "nvJPEG, cropped on the device": lambda: timed(_nvjpeg(place, paths, size, batch)),
         "PIL + torchvision": lambda: peer("PIL + torchvision"),
         "torchvision v2": lambda: peer("torchvision v2"),
         **({} if place.dry else {"DALI (CPU)": lambda: peer("DALI (CPU)")}),
     }
-
-
-def _decode_only(paths: list[str], workers: int) -> Callable[[], float]:
-    try:
-        import simplejpeg
-    except ImportError:
-        raise NotRunError("simplejpeg is not installed") from None
-
-    def decode(path: str) -> None:
-        simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB")
-
-    def run() -> float:
-        began = time.perf_counter()
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(decode, paths):
-                pass
-        return time.perf_counter() - began
-
-    return run
 
 
 def _nvjpeg(
@@ -159,7 +122,7 @@ def _nvjpeg(
     scale = torch.tensor(STD, device=place.device)[:, None, None] * 255
 
     def part(image: torch.Tensor) -> torch.Tensor:
-        top, left, height, width = _box(*image.shape[1:])
+        top, left, height, width = crop_box(*image.shape[1:])
         crop = image[:, top : top + height, left : left + width].float()[None]
         return torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
 

@@ -1,16 +1,17 @@
-"""Times in turns, and what the machine can do at most: the ceilings of `gpu.py`."""
+"""Times, and what the machine can do at most: the ceilings of `gpu.py`."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
 from gpu_record import Record
+from turns import ratios
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Place:
         return cls(torch.device("cuda", 0), False)
 
     def pick(self, full: int, dry: int) -> int:
-        """One of two sizes."""
         return dry if self.dry else full
 
 
@@ -55,27 +55,6 @@ def seconds_of(work: Callable[[], object], device: torch.device, times: int = 1)
     return (time.perf_counter() - began) / times
 
 
-def in_turns(
-    contenders: Mapping[str, Callable[[], float]], rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Results of each, called in turns; forwards and backwards, so that no place is better.
-
-    Args:
-        contenders: each returns the seconds of the same work.
-        rounds: at most.
-        seconds: after so many no further round begins, once there are three.
-    """
-    found: dict[str, list[float]] = {name: [] for name in contenders}
-    began = time.perf_counter()
-    for number in range(rounds):
-        if number >= 3 and time.perf_counter() - began > seconds:
-            break
-        names = list(contenders)
-        for name in names if number % 2 == 0 else names[::-1]:
-            found[name].append(contenders[name]())
-    return found
-
-
 def compare(
     record: Record,
     what: str,
@@ -90,11 +69,11 @@ def compare(
         middle = statistics.median(seconds)
         record.figure(f"{what}: {name}", round(count / middle, 3), unit, how, rounds=len(seconds))
         if name != first:
-            ratios = [b / a for a, b in zip(found[first], seconds, strict=True)]
+            faster = ratios(seconds, found[first])
             record.figure(
-                f"{what}: {first} / {name}", round(statistics.median(ratios), 3), "times",
-                "median of the ratios of neighbouring turns", lowest=round(min(ratios), 3),
-                highest=round(max(ratios), 3),
+                f"{what}: {first} / {name}", round(statistics.median(faster), 3), "times",
+                "median of the ratios of neighbouring turns", lowest=round(min(faster), 3),
+                highest=round(max(faster), 3),
             )  # fmt: skip
     return statistics.median(found[first])
 
@@ -133,7 +112,6 @@ def exp_rate(place: Place) -> float:
 
 
 def measure_ceilings(place: Place, record: Record) -> None:
-    """Record all of them."""
     size = place.pick(8192, 256)
     how = f"torch.mm of {size} x {size} random numbers, median of 5"
     for name, dtype, tf32 in (

@@ -39,7 +39,6 @@ class Record:
         self._write({"not_run": name, "reason": str(reason)[:500]})
 
     def failed(self, name: str, trace: str) -> None:
-        """Something that should have worked."""
         self._write({"failure": name, "traceback": trace[-6000:]})
 
     def event(self, what: str, **more: Any) -> None:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from evaluate import SETTINGS, Setting, write
-from gpu_measure import Place, compare, in_turns, matmul_rate, seconds_of
+from gpu_measure import Place, compare, matmul_rate, seconds_of
 from gpu_record import Record
 from lookalike.distributed.world import World
 from lookalike.metrics import ranking
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
+from turns import in_turns
 
 TILE = 4096
 
 
 def measure_retrieval(place: Place, record: Record) -> None:
-    """Record both sizes."""
     sop = Setting(900, 150, 900, dim=32) if place.dry else SETTINGS["sop"]
     million = Setting(2000, 300, 100, dim=32) if place.dry else SETTINGS["1m"]
     with record.attempt("all pairs of a test set"), tempfile.TemporaryDirectory() as folder:

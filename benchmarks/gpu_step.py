@@ -10,56 +10,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpu_measure import Place, compare, in_turns, matmul_rate, seconds_of
+from gpu_measure import Place, compare, matmul_rate, seconds_of
 from gpu_record import Record
 from head_peers import eager_loss
 from lookalike.data.loading.batch import Batch
-from lookalike.distributed.world import World
-from lookalike.losses import create_margin
-from lookalike.losses.class_weights import HeadOptions
-from lookalike.losses.head import Head
-from lookalike.losses.kernels import has_bf16_products
-from lookalike.model.embedder import Embedder
-from lookalike.model.training_network import TrainingNetwork
-from lookalike.training.checkpoint import Trained
-from lookalike.training.learning_rate import set_lr
-from lookalike.training.loss_scaler import LossScaler
-from lookalike.training.optimizer import create_optimizer, parameter_groups
-from lookalike.training.step import TrainStep, repeatable
+from lookalike.training.step import repeatable
+from our_step import DIM, our_step
+from turns import in_turns
 
-DIM, LR = 512, 0.01
+LR = 0.01
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 Step = Callable[[], object]
 
 
-def our_step(
+def _ours(
     place: Place, backbone: str, size: int, batch: Batch, classes: int, precision: torch.dtype,
     compiled: bool = False,
 ) -> Step:  # fmt: skip
-    """The program's own step with an ArcFace head."""
-    torch.manual_seed(0)
-    embedder = Embedder.create(
-        backbone, pretrained=False, image_size=size, embedding_dim=DIM, pooling="avg"
+    step = our_step(
+        backbone, size, classes, device=place.device, precision=precision, compiled=compiled
     )
-    network = TrainingNetwork(embedder, None).to(place.device)
-    if embedder.backbone.is_convolutional:
-        network.to(memory_format=torch.channels_last)
-    narrow = precision == torch.bfloat16 and has_bf16_products(place.device)
-    options = HeadOptions(precision=torch.bfloat16 if narrow else None)
-    head = Head(DIM, classes, create_margin("arcface"), options).to(place.device)
-    if compiled:
-        embedder.backbone.compile_features()
-    groups = parameter_groups(
-        network, [head], weight_decay=1e-4, backbone_prefix="embedder.backbone."
-    )
-    optimizer = create_optimizer("sgd", groups, momentum=0.9)
-    set_lr(optimizer, LR)
-    scaler = LossScaler(enabled=precision == torch.float16, scale=2.0**10)
-    step = TrainStep(
-        Trained(network, {"metric": head}, optimizer, scaler, None), loss_weights={"metric": 1.0},
-        world=World(device=place.device), seed=0, precision=precision,
-    )  # fmt: skip
-    step.prepare(frozen=False)
     return lambda: step(batch, 1)
 
 
@@ -120,7 +90,7 @@ def measure_step(place: Place, record: Record) -> None:
     for backbone in (conv, vit):
         held = random_batch(place, count, size, few)
         makers = {
-            "lookalike": lambda b=backbone, h=held: our_step(place, b, size, h, few, bf16),
+            "lookalike": lambda b=backbone, h=held: _ours(place, b, size, h, few, bf16),
             "timm's loop": lambda b=backbone, h=held: PlainLoop(place, b, size, h, few, bf16),
         }
         flops = _flops(place, backbone, size)
@@ -134,15 +104,15 @@ def measure_step(place: Place, record: Record) -> None:
             )  # fmt: skip
     held = random_batch(place, count, size, many)
     makers = {
-        "lookalike": lambda: our_step(place, conv, size, held, many, bf16),
+        "lookalike": lambda: _ours(place, conv, size, held, many, bf16),
         "timm's model, ArcFace by hand": lambda: PlainLoop(
             place, conv, size, held, many, bf16, metric=True
         ),
-        "lookalike, 10 classes": lambda: our_step(
+        "lookalike, 10 classes": lambda: _ours(
             place, conv, size, Batch(held.images, held.classes % 10, held.rows), 10, bf16
         ),
         "lookalike, repeatable convolutions": lambda: _repeatable(
-            place, our_step(place, conv, size, held, many, bf16)
+            place, _ours(place, conv, size, held, many, bf16)
         ),
     }
     what = f"step, {conv} at {size}, batch {count}, {bf16}, {many:,} classes"
@@ -151,7 +121,7 @@ def measure_step(place: Place, record: Record) -> None:
         return
     held = random_batch(place, count, size, few)
     fp16 = {
-        "lookalike": lambda: our_step(place, conv, size, held, few, torch.float16),
+        "lookalike": lambda: _ours(place, conv, size, held, few, torch.float16),
         "timm's loop": lambda: PlainLoop(place, conv, size, held, few, torch.float16),
     }
     _compared(place, record, f"step, {conv} at {size}, batch {count}, fp16", fp16, count)
@@ -160,8 +130,8 @@ def measure_step(place: Place, record: Record) -> None:
         how = "three steps twice from one seed, convolutions repeatable"
         record.figure(f"{vit}: steps repeat to the bit", str(same), "", how)
     compiled = {
-        "lookalike": lambda: our_step(place, vit, size, held, few, bf16),
-        "lookalike, compiled": lambda: our_step(place, vit, size, held, few, bf16, compiled=True),
+        "lookalike": lambda: _ours(place, vit, size, held, few, bf16),
+        "lookalike, compiled": lambda: _ours(place, vit, size, held, few, bf16, compiled=True),
     }
     _compared(place, record, f"step, {vit}, train.compile", compiled, count)
 
@@ -169,7 +139,6 @@ def measure_step(place: Place, record: Record) -> None:
 def _compared(
     place: Place, record: Record, what: str, makers: dict[str, Callable[[], Step]], count: int
 ) -> float | None:
-    """Time them in turns; the median seconds of ours."""
     steps: dict[str, Step] = {}
     for name, make in makers.items():
         with record.attempt(f"{what}: {name}"):
@@ -190,7 +159,6 @@ def _compared(
 
 
 def random_batch(place: Place, count: int, size: int, classes: int) -> Batch:
-    """A batch in pinned memory, of random pixels and classes."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
     if place.device.type == "cuda":
@@ -221,8 +189,6 @@ def _repeats(place: Place, backbone: str, size: int, precision: torch.dtype) -> 
     losses = []
     with repeatable(place.device):
         for _ in range(2):
-            step = our_step(
-                place, backbone, size, random_batch(place, 32, size, 100), 100, precision
-            )
+            step = _ours(place, backbone, size, random_batch(place, 32, size, 100), 100, precision)
             losses.append([step().losses["loss"] for _ in range(3)])  # type: ignore[attr-defined]
     return losses[0] == losses[1]

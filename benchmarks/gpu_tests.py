@@ -27,7 +27,6 @@ class _Noting:
         self.record, self.counts = record, {"passed": 0, "failed": 0, "skipped": 0}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Called by pytest for set-up, call and tear-down of each test."""
         if report.failed:
             self.counts["failed"] += 1
             self.record.failed(report.nodeid, report.longreprtext)
@@ -39,13 +38,11 @@ class _Noting:
             self.counts["passed"] += 1
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Called by pytest for each file that it read."""
         if report.failed:
             self.record.failed(report.nodeid, report.longreprtext)
 
 
 def run_tests(place: Place, record: Record, scratch: Path) -> None:
-    """Run them in this process."""
     try:
         import pytest
     except ImportError:

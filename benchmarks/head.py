@@ -1,4 +1,4 @@
-"""Our class head against its peers, side by side in one run.
+"""Our class head against its peers on the CPU, side by side in one run.
 
     python benchmarks/head.py [--classes 100000 400000 1000000] [--partial-fc FOLDER] [--json FILE]
 
@@ -19,10 +19,11 @@ as they are and are no part of this repository.
 import argparse
 import json
 import math
+import multiprocessing
 import os
-import platform
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,12 +33,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from head_child import duel_in_child
 from head_contender import NotRunError, Shape
-from head_measure import check, copy_rate
+from head_measure import Duel, check, copy_rate, duel
 from head_memory import answer_peak, free_memory, limit_memory, out_of_memory, peak_in_child
 from head_ours import OURS
 from head_plan import ALL, DUELS, FLOOR_OF, RATES, tolerance
+from process_figures import processor
 
 Lines = Iterator[tuple[list[str], dict[str, Any]]]
 
@@ -109,25 +110,40 @@ def memory(names: list[str], shape: Shape, threads: int, need: dict[str, int | s
         yield [*cells, f"{100 * extra / held:.1f} %", f"{extra / fp32:.2f} x"], line
 
 
+def duel_in_child(ours: str, theirs: str, shape: Shape, options: argparse.Namespace) -> Duel:
+    """`duel` of two by their names, in a process of its own.
+
+    What one contender leaves behind may slow the next: after a collective of gloo, whose threads
+    have thread pools too, the threads of OpenMP sleep between operations instead of spinning, and
+    each small operation of the process takes 50 us more.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_duel, ours, theirs, shape, options).result()
+
+
+def _duel(ours: str, theirs: str, shape: Shape, options: argparse.Namespace) -> Duel:
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    allowed = 10 * max(tolerance(ours), tolerance(theirs))
+    return duel(ALL[ours], ALL[theirs], shape, options.rounds, options.seconds, allowed)
+
+
 def compete(
     ours: str, theirs: str, shape: Shape, options: argparse.Namespace,
     need: dict[str, int | str], out: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """A duel's figures, or why there was none."""
     for name in (ours, theirs):
         if name in out:
             return {"not_run": out[name]}
         if isinstance(need.get(name), str):
             return {"not_run": f"{name}: {need[name]}"}
     wanted = sum(int(need.get(name, 0)) for name in (ours, theirs))
-    free = free_memory(shape.device)
+    free = free_memory()
     if wanted > 0.95 * free:
         return {"not_run": f"both need {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} are free"}
     try:
-        allowed = 10 * max(tolerance(ours), tolerance(theirs))
-        found = duel_in_child(
-            ours, theirs, shape, options.rounds, options.seconds, allowed, options.threads
-        )
+        found = duel_in_child(ours, theirs, shape, options)
     except NotRunError as reason:
         return {"not_run": str(reason)}
     except BrokenProcessPool:
@@ -148,7 +164,6 @@ def times(
     duels: list[tuple[str, str]], shape: Shape, options: argparse.Namespace,
     need: dict[str, int | str], out: dict[str, str],
 ) -> Lines:  # fmt: skip
-    """Table 3."""
     for ours, theirs in duels:
         line = compete(ours, theirs, shape, options, need, out)
         names = {"ours": ours, "peer": theirs, "classes": shape.classes}
@@ -190,12 +205,10 @@ def floors(
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, nargs="+", default=[100_000])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
@@ -210,20 +223,16 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure and print; the exit code."""
     options = parse()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    shape = Shape(
-        options.batch, options.dim, options.classes[0], options.device, options.partial_fc
-    )
+    shape = Shape(options.batch, options.dim, options.classes[0], partial_fc=options.partial_fc)
     if options.peak:
         answer_peak(ALL[options.peak], shape)
         return 0
-    if shape.device == "cpu":
-        limit_memory()
+    limit_memory()
     report = Report()
-    place = torch.cuda.get_device_name() if shape.device == "cuda" else _processor()
+    place = f"{processor()} x {os.cpu_count()}"
     report.figures["run"] = {
         **vars(options), "json": str(options.json), "place": place, "torch": torch.__version__,
     }  # fmt: skip
@@ -246,7 +255,7 @@ def main() -> int:
         ["head", "loss", "gradient of embeddings", "change of weight", "of absent classes"],
         agreement(names, shape, out),
     )
-    rate = copy_rate(shape.device)
+    rate = copy_rate()
     report.figures["copy_bytes_per_second"] = rate
     for classes in options.classes:
         shape = replace(shape, classes=classes)
@@ -286,15 +295,6 @@ def main() -> int:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return int(any(name.startswith("ours") for name in out))
-
-
-def _processor() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.processor()} x {os.cpu_count()}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from head_contender import (
     make_batch,
     synchronise,
 )
+from turns import in_turns, ratios
 
 CHECK_CLASSES = 5000  # no multiple of any chunk
 CHECK_LR = 100.0  # so large that a step shows the gradient, not the rounding of the weight
@@ -120,7 +122,6 @@ class Duel:
 
     @property
     def ratio(self) -> float:
-        """The median of the paired ratios."""
         return statistics.median(self.ratios)
 
 
@@ -130,11 +131,7 @@ def duel(
     """Take turns A B, B A, ... from the same weights.
 
     Args:
-        ours: maker of A.
-        theirs: maker of B.
-        shape: what both share.
-        rounds: pairs of turns.
-        seconds: after so many no further round begins, once there are three.
+        rounds, seconds: see `in_turns`.
         allowed: difference between their first steps.
 
     Raises:
@@ -147,21 +144,14 @@ def duel(
     difference = _difference(a, b, embeddings, classes)
     if difference > allowed:
         raise NotRunError(f"they differ by {difference:.1e}")
-    began = time.perf_counter()
-    counts = [max(1, round(LEAST_TURN / _turn(side, embeddings, classes, 1))) for side in (a, b)]
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < rounds:
-        if len(pairs) >= 3 and time.perf_counter() - began > seconds:
-            break
-        times = [0.0, 0.0]
-        for side in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
-            times[side] = _turn((a, b)[side], embeddings, classes, counts[side])
-        pairs.append((times[0], times[1]))
+
+    def turns(side: Contender) -> Callable[[], float]:
+        steps = max(1, round(LEAST_TURN / _turn(side, embeddings, classes, 1)))
+        return lambda: _turn(side, embeddings, classes, steps)
+
+    mine, others = in_turns({"ours": turns(a), "theirs": turns(b)}, rounds, seconds).values()
     return Duel(
-        statistics.median(x for x, _ in pairs),
-        statistics.median(y for _, y in pairs),
-        [y / x for x, y in pairs],
-        difference,
+        statistics.median(mine), statistics.median(others), ratios(others, mine), difference
     )
 
 
@@ -182,7 +172,6 @@ def _difference(a: Contender, b: Contender, embeddings: Tensor, classes: Tensor)
 
 
 def _turn(side: Contender, embeddings: Tensor, classes: Tensor, steps: int) -> float:
-    """Seconds of a step, over so many."""
     synchronise(embeddings.device.type)
     began = time.perf_counter()
     for _ in range(steps):
@@ -191,15 +180,13 @@ def _turn(side: Contender, embeddings: Tensor, classes: Tensor, steps: int) -> f
     return (time.perf_counter() - began) / steps
 
 
-def copy_rate(device: str) -> float:
+def copy_rate() -> float:
     """Bytes read and written a second, by a copy larger than any cache."""
-    source = torch.ones(64 * 2**20, device=device)
+    source = torch.ones(64 * 2**20)
     target = torch.empty_like(source)
     times = []
     for _ in range(5):
-        synchronise(device)
         began = time.perf_counter()
         target.copy_(source)
-        synchronise(device)
         times.append(time.perf_counter() - began)
     return 2 * source.numel() * 4 / statistics.median(times[1:])

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from head_contender import Maker, NotRunError, Shape, make_batch, synchronise
+from process_figures import forget_peak, memory
 
 
 @dataclass(frozen=True)
@@ -40,49 +42,35 @@ def measure_peak(make: Maker, shape: Shape, steps: int = 3) -> Peak:
     cuda = shape.device == "cuda"
     batch = make_batch(shape)
     synchronise(shape.device)
-    before = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
+    before = torch.cuda.memory_allocated() if cuda else memory("VmRSS")
     contender = make(shape)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from here
+        forget_peak()
     for _ in range(steps):
         contender.step(*batch)
     synchronise(shape.device)
-    peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if cuda else memory("VmHWM")
     held = 2 * shape.classes * shape.dim * contender.itemsize
     return Peak(held, peak - before - held)
 
 
-def _status(name: str) -> int:
-    """A figure of /proc/self/status, bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise NotRunError(f"/proc/self/status has no {name}")
-
-
-def free_memory(device: str) -> int:
+def free_memory() -> int:
     """Bytes that can be had now."""
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info()[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise NotRunError("/proc/meminfo has no MemAvailable")
+    [line] = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    return int(line) * 1024
 
 
 def limit_memory() -> None:
     """Let an allocation beyond what is free fail in this process, instead of ending another."""
-    limit = _status("VmData") + int(0.92 * free_memory("cpu"))
+    limit = memory("VmData") + int(0.92 * free_memory())
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """True if this is the error of torch then."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -98,10 +86,9 @@ def peak_in_child(script: str, name: str, shape: Shape, threads: int) -> dict[st
 
 
 def as_flags(shape: Shape, threads: int) -> list[str]:
-    """The command line that asks for this shape."""
     flags = {
         "--batch": shape.batch, "--dim": shape.dim, "--classes": shape.classes,
-        "--device": shape.device, "--threads": threads,
+        "--threads": threads,
     }  # fmt: skip
     if shape.partial_fc is not None:
         flags["--partial-fc"] = shape.partial_fc
@@ -110,8 +97,7 @@ def as_flags(shape: Shape, threads: int) -> list[str]:
 
 def answer_peak(make: Maker, shape: Shape) -> None:
     """Work of the child: one line of JSON."""
-    if shape.device == "cpu":
-        limit_memory()
+    limit_memory()
     try:
         line = asdict(measure_peak(make, shape))
     except NotRunError as reason:

@@ -93,8 +93,6 @@ def eager_loss(embeddings: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
 
 
 class Compiled(Eager):
-    """The eager head through torch.compile."""
-
     def __init__(self, shape: Shape, autocast: bool = False) -> None:
         if shape.device != "cuda":
             raise NotRunError("needs CUDA")
@@ -108,8 +106,8 @@ class Compiled(Eager):
 class PartialFC(TorchContender):
     """insightface's PartialFC_V2 and ArcFace from the released files, in a process group of one.
 
-    The files are run as they are. On a CPU their `.cuda()` calls are made to do nothing, from
-    outside. Their margin has no derivative, and so has the reference that they are held against.
+    The files are run as they are, but for their `.cuda()` calls, which do nothing. Their margin
+    has no derivative, and so has the reference that they are held against.
     """
 
     true_slope = False
@@ -126,13 +124,12 @@ class PartialFC(TorchContender):
         margin = _released(Path(shape.partial_fc) / "losses.py")
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group(
-                "nccl" if shape.device == "cuda" else "gloo",
-                store=torch.distributed.HashStore(), rank=0, world_size=1,
-            )  # fmt: skip
+                "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+            )
         self.module = head.PartialFC_V2(
             margin.ArcFace(SCALE, math.radians(MARGIN)), shape.dim, shape.classes,
             self.sample_rate, False,
-        ).to(shape.device)  # fmt: skip
+        )  # fmt: skip
         return self.module.weight
 
     def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
@@ -142,8 +139,6 @@ class PartialFC(TorchContender):
         return self.module.weight_index if self.sample_rate < 1 else None
 
     def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        if self.shape.device == "cuda":
-            return super().step(embeddings, classes)
         with mock.patch.object(Tensor, "cuda", lambda tensor: tensor):
             return super().step(embeddings, classes)
 

@@ -3,8 +3,7 @@
     python benchmarks/image_path.py [--rounds 7] [--workers 2]
 
 The contenders take turns, one epoch each, on the same files; a ratio is that of two neighbours in
-time, and the medians and ranges of the ratios are printed. What is not installed is said. A turn
-that other processes disturbed is taken again, and how many remain disturbed is said. All run
+time, and the medians and ranges of the ratios are printed. What is not installed is said. All run
 in a process that keeps freed memory, as a training on the CPU does; so do their own processes.
 """
 
@@ -16,25 +15,15 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
 import torch
 
-from image_path_peers import MEAN, PEERS, SCALE, STD, Epoch
-from lookalike.data.augmentations.training_crop import Augment
-from lookalike.data.catalog import Catalog
-from lookalike.data.classes import Classes
-from lookalike.data.loading.image_source import Source
-from lookalike.data.loading.preprocess import Preprocess
-from lookalike.data.loading.train_loader import TrainLoader
-from lookalike.data.record import Record
+from image_paths import PEERS, Epoch, decode_all, ours
 from photographs import SIZES, write_photographs
 from requirements import missing
-from undisturbed import undisturbed
+from turns import in_turns, ratios, shown
 
 BATCH, SIZE = 64, 224
 
@@ -42,45 +31,7 @@ BATCH, SIZE = 64, 224
 OURS = ("lookalike", "lookalike, scaled decode")
 
 
-def ours(
-    paths: list[str],
-    workers: int,
-    *,
-    scaled: bool = False,
-    alone: bool = False,
-) -> Epoch:
-    """Our loader, and unless `alone` the normalisation that training does on the device."""
-    records = tuple(Record(path, "0", "list.txt", 1) for path in paths)
-    catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
-    augment = Augment(image_size=SIZE, crop_scale=SCALE, scaled_decode=scaled)
-    loader = TrainLoader(
-        catalog, batch_size=BATCH, augment=augment, seed=0, source=Source(threads=workers)
-    )
-    preprocess = Preprocess(SIZE, 1.0, MEAN, STD)
-    number = iter(range(10**9))
-
-    def epoch() -> Iterator[torch.Tensor]:
-        for batch in loader.epoch(next(number)):
-            yield batch.images if alone else preprocess.normalise(batch.images)
-
-    return epoch
-
-
-def decode_only(paths: list[str], workers: int) -> float:
-    """Images a second of nothing but reading and simplejpeg."""
-
-    def decode(path: str) -> None:
-        simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB")
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(decode, paths):  # nothing is kept
-            pass
-    return len(paths) / (time.perf_counter() - began)
-
-
 def rate(epoch: Epoch) -> float:
-    """Images a second of one epoch."""
     gc.collect()
     settle()
     getattr(epoch, "before", lambda: None)()
@@ -104,7 +55,6 @@ def settle() -> None:
 def compare(
     name: str, size: tuple[int, int], files: int, epochs: int, args: argparse.Namespace
 ) -> None:
-    """Measure all contenders on files of one size."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(path) for path in write_photographs(Path(folder), size, files)]
         mean = sum(map(os.path.getsize, paths)) / len(paths) / 1e3
@@ -113,15 +63,15 @@ def compare(
         contenders: dict[str, Callable[[], float]] = {}
         half = paths[: len(paths) // 2]
         epochs_of = {
-            "lookalike": ours(paths, args.workers),
-            "lookalike, scaled decode": ours(paths, args.workers, scaled=True),
-            "its loader alone": ours(paths, args.workers, alone=True),
-            "its loader alone, 1 thread": ours(half, 1, alone=True),
+            "lookalike": ours(paths, SIZE, BATCH, args.workers),
+            "lookalike, scaled decode": ours(paths, SIZE, BATCH, args.workers, scaled=True),
+            "its loader alone": ours(paths, SIZE, BATCH, args.workers, alone=True),
+            "its loader alone, 1 thread": ours(half, SIZE, BATCH, 1, alone=True),
         }
         for contender, epoch in epochs_of.items():
             contenders[contender] = lambda epoch=epoch: rate(epoch)
-        contenders["decode only"] = lambda: decode_only(paths, args.workers)
-        contenders["decode only, 1 thread"] = lambda: decode_only(half, 1)
+        contenders["decode only"] = lambda: len(paths) / decode_all(paths, args.workers)
+        contenders["decode only, 1 thread"] = lambda: len(half) / decode_all(half, 1)
         for peer, (modules, build) in PEERS.items():
             if lacking := missing(*modules):
                 print(f"  {peer}: not run: {lacking}")
@@ -137,33 +87,20 @@ def compare(
                 print(f"  {contender}: not run: {str(error)[:120]}")
                 del contenders[contender]
         print(f"  {'':45} times faster: {' | '.join(OURS)}")
-        rates: dict[str, list[float]] = {contender: [] for contender in contenders}
-        disturbed = 0
-        for _ in range(args.rounds):
-            for contender, measure in contenders.items():
-                value, clean = undisturbed(measure, tries=4)
-                rates[contender].append(value)
-                disturbed += not clean
-        print(f"  {disturbed} of {args.rounds * len(contenders)} turns were disturbed by others")
+        rates = in_turns(contenders, args.rounds)
         for contender, values in rates.items():
             line = f"  {contender:28} {statistics.median(values):6.0f} images/s"
             if contender in PEERS or contender == "decode only":
-                line += "".join(f" | {_ratio(rates[base], values):19}" for base in OURS)
+                line += "".join(f" | {shown(ratios(rates[base], values)):19}" for base in OURS)
             print(line, flush=True)
         alone = rates["its loader alone"]
-        print(f"  loader / decode only: {_ratio(alone, rates['decode only'])}")
+        print(f"  loader / decode only: {shown(ratios(alone, rates['decode only']))}")
         for what, many in (("loader", alone), ("decode only", rates["decode only"])):
             one = "its loader alone, 1 thread" if many is alone else "decode only, 1 thread"
-            print(f"  {what}, {args.workers} threads / 1: {_ratio(many, rates[one])}")
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> str:
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"  {what}, {args.workers} threads / 1: {shown(ratios(many, rates[one]))}")
 
 
 def main() -> None:
-    """Run both sizes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)

@@ -11,10 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +20,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import process_figures
+from worker_processes import run_workers
+
 FORMS = ("image_list", "itag", "csv", "parquet")
 
 
 def write(form: str, folder: Path, count: int) -> Path:
-    """A file of `count` images of count / 10 classes."""
     pairs = ((f"photos/{i % 1000:03d}/{i:08d}.jpg", f"product-{i // 10}") for i in range(count))
     path = folder / f"data.{form}"
     if form == "parquet":
@@ -54,11 +53,9 @@ def memory() -> tuple[int, int, int]:
     """
     rollup = Path("/proc/self/smaps_rollup").read_text()
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", rollup, re.MULTILINE))
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
     own = int(found["Private_Dirty"]) + int(found["Swap"])
     mapped = int(found["Rss"]) - int(found["Anonymous"])
-    return own * 1024, mapped * 1024, int(peak[1]) * 1024
+    return own * 1024, mapped * 1024, process_figures.memory("VmHWM")
 
 
 def measure(path: str) -> None:
@@ -78,34 +75,15 @@ def measure(path: str) -> None:
         own, mapped, peak = (
             (after - start) / len(catalog) for after, start in zip(memory(), before, strict=True)
         )
-        # In one piece, as several workers write.
-        sys.stdout.write(
+        print(
             f"    worker {world.rank}: {len(catalog):,} images, {len(catalog.classes):,} classes: "
             f"{seconds:.2f} s, {cpu:.2f} s of a core; {own:.0f} bytes/image of its own, "
-            f"{mapped:.0f} of mapped files, {peak:.0f} at most\n"
+            f"{mapped:.0f} of mapped files, {peak:.0f} at most"
         )
-        sys.stdout.flush()
         world.barrier()
 
 
-def start_workers(path: Path, workers: int) -> None:
-    """Run `measure` in this many processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, __file__, "--measure", str(path)]
-    started = []
-    for rank in range(workers):
-        of_worker = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port, "WORLD_SIZE": workers}
-        values = {name: str(value) for name, value in of_worker.items()}
-        environment = os.environ | values | {"MASTER_ADDR": "127.0.0.1"}
-        started.append(subprocess.Popen(command, env=environment if workers > 1 else None))
-    if any(process.wait() for process in started):
-        raise SystemExit("a worker has failed")
-
-
 def main() -> None:
-    """Write and read each form."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=1)
@@ -119,7 +97,8 @@ def main() -> None:
         for form in options.forms:
             path = write(form, Path(folder), options.images)
             print(f"{form}, {path.stat().st_size / 1e6:.0f} MB:", flush=True)
-            start_workers(path, options.workers)
+            command = [sys.executable, __file__, "--measure", str(path)]
+            print(*run_workers(command, options.workers), sep="", end="", flush=True)
             path.unlink()
 
 

@@ -43,7 +43,6 @@ RESUMED = "resuming from"
 
 
 def ip(*words: str) -> None:
-    """Run ip."""
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
@@ -56,7 +55,6 @@ class Machine:
         self.process: subprocess.Popen | None = None
 
     def connect(self) -> None:
-        """Make the namespace, on the bridge."""
         ip("netns", "add", self.name)
         ip("link", "add", f"{self.name}v", "type", "veth", "peer", "eth0", "netns", self.name)
         ip("link", "set", f"{self.name}v", "master", BRIDGE, "up")
@@ -68,7 +66,6 @@ class Machine:
             ip("-n", self.name, *words)
 
     def start(self) -> None:
-        """Start torchrun."""
         launcher = [
             "ip", "netns", "exec", self.name, sys.executable, "-m", "torch.distributed.run",
             "--nnodes=1:2", "--nproc-per-node=1", "--rdzv-backend=c10d",
@@ -114,8 +111,6 @@ class Machine:
 
 
 class Training:
-    """A run, seen from its files."""
-
     def __init__(self, run: Path) -> None:
         self.run = run
 
@@ -130,11 +125,9 @@ class Training:
         return found
 
     def step(self) -> int:
-        """Last step."""
         return max(self.losses(), default=0)
 
     def log(self) -> str:
-        """All lines so far."""
         file = self.run / "log.txt"
         return file.read_text() if file.exists() else ""
 
@@ -155,7 +148,6 @@ class Training:
 
 
 def pictures(folder: Path) -> Path:
-    """A list of 48 images of 8 classes."""
     lines = []
     for number in range(48):
         tone = (number % 8) * 30
@@ -166,7 +158,6 @@ def pictures(folder: Path) -> Path:
 
 
 def words(images: Path, output: Path, timeout: float) -> list[str]:
-    """Arguments of the training."""
     return [
         "train", "--train", str(images), "--output", str(output), "--backbone", "test_resnet",
         "--resume", "model.pretrained=false", "model.image_size=32", "model.embedding_dim=16",
@@ -178,7 +169,6 @@ def words(images: Path, output: Path, timeout: float) -> list[str]:
 
 
 def play(scenario: str, images: Path, folder: Path, timeout: float) -> str:
-    """Play a scenario; what was measured, as text."""
     folder.mkdir()
     training = Training(folder / "run")
     machines = [Machine(n, words(images, training.run, timeout), folder) for n in range(2)]
@@ -228,7 +218,6 @@ def play(scenario: str, images: Path, folder: Path, timeout: float) -> str:
 
 
 def main() -> None:
-    """Play the scenarios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = ["killed", "slow", "stopped", "cut"]
     parser.add_argument("scenarios", nargs="*", default=names, metavar="SCENARIO")

@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
+
+from process_figures import forget_peak, memory
+from worker_processes import run_workers
 
 NETWORK = [
     "model.backbone=resnet18", "model.image_size=64", "model.pooling=gem+avg",
@@ -76,8 +76,8 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
         names = tuple(map(str, range(classes)))
         catalog = Catalog((), np.zeros(0, np.int64), Classes(names))
         torch.ones(256, 256) @ torch.ones(256, 256)  # the libraries' threads
-        base = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        base = memory("VmRSS")
+        forget_peak()
         torch.manual_seed(0)
         margin = metric_loss(config)
         embedder = create_embedder(config, margin)
@@ -103,47 +103,20 @@ def child(classes: int, steps: int, settings: list[str]) -> None:
             step(batch, number)
             seconds.append(time.perf_counter() - began)
         found = {
-            "bytes": resident("VmHWM") - base,
+            "bytes": memory("VmHWM") - base,
             "seconds": sorted(seconds[2:])[(steps - 3) // 4],
         }
         print(json.dumps(found))
 
 
-def resident(key: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
 def measured(workers: int, classes: int, steps: int, settings: list[str]) -> dict[str, float]:
-    """Real workers; the largest figures of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, __file__, "--child", "--classes", str(classes)]
     command += ["--steps", str(steps), *settings, f"run.workers={workers}"]
-    cores = len(os.sched_getaffinity(0))
-    environment = {
-        **os.environ, "WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(max(1, cores // workers)),
-    }  # fmt: skip
-    running = [
-        subprocess.Popen(
-            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, text=True,
-        )
-        for rank in range(workers)
-    ]  # fmt: skip
-    outputs = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        sys.exit(f"a worker failed: {' '.join(command)}")
-    found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    found = [json.loads(output.splitlines()[-1]) for output in run_workers(command, workers)]
     return {key: max(figures[key] for figures in found) for key in found[0]}
 
 
 def compare(workers: int, classes: int, settings: list[str], *, speed: bool) -> tuple[float, float]:
-    """Predicted and measured: seconds, or bytes."""
     from lookalike.commands.plan import FIRST_STEP, plan
     from lookalike.config.config import Config
 
@@ -158,7 +131,6 @@ def compare(workers: int, classes: int, settings: list[str], *, speed: bool) -> 
 
 
 def main() -> None:
-    """Predict, measure, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=200_000)
     parser.add_argument("--only", choices=["memory", "speed"])

@@ -45,7 +45,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds(text: str) -> float:
-    """Seconds of `90s`, `30m` or `2h`."""
     found = re.fullmatch(r"([0-9.]+)([smh])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time, as 90s, 30m or 2h")
@@ -53,17 +52,14 @@ def seconds(text: str) -> float:
 
 
 def numbers(text: str) -> list[int]:
-    """`0,1,2`."""
     return [int(item) for item in text.split(",")]
 
 
 def scales(text: str) -> list[float]:
-    """`1,0.5`."""
     return [float(item) for item in text.split(",")]
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -149,7 +145,6 @@ def _said(study: Study, trial: Trial) -> str:
 
 
 def run(study: Study, given: argparse.Namespace) -> int:
-    """`run`."""
     for name in given.methods:
         Method.parse(name)
     check(study, given.sets, given.regimes, held_out=False)
@@ -164,7 +159,6 @@ def run(study: Study, given: argparse.Namespace) -> int:
 
 
 def tune(study: Study, given: argparse.Namespace) -> int:
-    """`tune`."""
     method = Method.parse(given.method)
     if method.tuned or method.settings or method.base in ("frozen", "component"):
         raise StudyError(f"--method {given.method}: give a name alone, of ours or a peer")
@@ -191,7 +185,6 @@ def _text(value: object) -> str:
 
 
 def main() -> int:
-    """The chosen command."""
     given = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the trial in progress, too
     study = Study(

@@ -72,7 +72,6 @@ OML: dict[str, tuple[OmlSettings, Mapping[str, Any]]] = {
 
 
 def main() -> None:
-    """Run the job of a file: see `quality_trial.train_oml` for its keys."""
     job = json.loads(Path(sys.argv[1]).read_text())
     print(json.dumps(run_job(job)), file=sys.stderr)
 
@@ -170,7 +169,6 @@ def train(settings: OmlSettings, job: Mapping[str, Any]) -> tuple[Any, int, bool
 
 
 def _transforms(settings: OmlSettings, job: Mapping[str, Any]) -> Any:
-    """Those of OML's `augs_hypvit_torch`, with our crop and mirror."""
     from torchvision import transforms as t
 
     crop = t.RandomResizedCrop(

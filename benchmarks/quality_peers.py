@@ -111,7 +111,6 @@ class PeerSettings:
 
 
 def option_names(loss: str) -> tuple[str, ...]:
-    """The options of a loss."""
     others = {"multi_similarity": MULTI_SIMILARITY, "cross_entropy": CROSS_ENTROPY}
     return others[loss] if loss in others else LOSSES[loss][1]
 
@@ -182,7 +181,6 @@ PUBLISHED: dict[str, tuple[PeerSettings, Mapping[str, Any]]] = {
 
 
 def published(method: str, *, pretrained: bool) -> PeerSettings:
-    """The published setting of a peer."""
     settings, fine_tuning = PUBLISHED[method]
     return settings.changed(fine_tuning) if pretrained else settings
 
@@ -213,7 +211,6 @@ class PeerNetwork(nn.Module):
 
     @torch.inference_mode()
     def unit(self, images: Tensor) -> Tensor:
-        """Unit vectors (B, D), in evaluation mode."""
         self.eval()
         return F.normalize(self(images), dim=1)
 

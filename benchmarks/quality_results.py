@@ -59,7 +59,6 @@ class Row:
         return not self.is_ours and self.method not in ("frozen", "component")
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of the means, by class."""
         return mean_intervals(self.values, self.classes)
 
     def score(self, metric: str) -> float:

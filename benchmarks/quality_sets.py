@@ -99,7 +99,6 @@ def unpack_emoji(archive: Path, folder: Path) -> None:
 
 
 def notice(name: str, packages: Sequence[Package]) -> str:
-    """`LICENSES.md` of a set."""
     return (
         f"# {name}\n\nThe images were drawn on white from these packages. Signs of brands remain "
         "their owners' trade marks.\n\n" + licences(packages)
@@ -149,7 +148,6 @@ def _open(path: Path) -> Image.Image:
 
 
 def table(folder: Path) -> str:
-    """Contents of the sets below a folder, and retrieval by their raw pixels."""
     lines = [
         "| set | classes, train / test | images, train / test | images a class, median "
         "| raw pixels, Recall@1 / MAP@R |",
@@ -169,7 +167,6 @@ def table(folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the sets that are not there, and print what all hold."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

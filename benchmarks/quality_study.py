@@ -328,20 +328,12 @@ class Study:
                 "commit": _commit(),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "queries": queries,
-                "start": self.start(trial),
                 **found,
             }
             self.append(TUNING if trial.held_out else TRIALS, line)
         finally:
             shutil.rmtree(work)
         return ""
-
-    def start(self, trial: Trial) -> dict[str, float] | None:
-        """The scores of the frozen backbone, where they are measured."""
-        file = TUNING if trial.held_out else TRIALS
-        known = {line["key"]: line for line in self.lines(file)}
-        line = known.get(frozen_of(trial).key)
-        return None if line is None else line["end"]
 
 
 def frozen_of(trial: Trial) -> Trial:
@@ -356,8 +348,6 @@ def in_order(
     methods: Sequence[str],
     seeds: Sequence[int],
     scales: Sequence[float],
-    *,
-    held_out: bool = False,
 ) -> list[Trial]:
     """The trials, those that teach most first.
 
@@ -368,7 +358,7 @@ def in_order(
     for seed in seeds:
         for scale in scales:
             cells = [
-                Trial(name, regime, method, scale, seed, held_out)
+                Trial(name, regime, method, scale, seed)
                 for method in methods
                 if method != "frozen"
                 for regime in regimes
@@ -381,7 +371,6 @@ def in_order(
 def tuning_of(
     lines: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
-    """The trials on held-out classes of a trial's set, regime and method."""
     return [
         line
         for line in lines
@@ -393,7 +382,6 @@ def tuning_of(
 def best_tuning(
     lines: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """The one of the highest mean of Recall@1 and MAP@R; None where there is none."""
     found = tuning_of(lines, trial)
     return max(found, key=lambda line: sum(line["end"][m] for m in METRICS), default=None)
 

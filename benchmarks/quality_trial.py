@@ -195,7 +195,6 @@ def _config(request: Request) -> Config:
 
 
 def _images(run: Run) -> int:
-    """Images that a run has seen."""
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     resolved = Config.build(_yaml(run.resolved))
     return max(record["step"] for record in records) * resolved.train.batch_size
@@ -297,12 +296,10 @@ def train_oml(request: Request) -> Outcome:
 
 
 def write_request(request: Request, path: Path) -> None:
-    """As `main` reads it."""
     path.write_text(json.dumps(asdict(request), indent=1) + "\n")
 
 
 def main() -> int:
-    """Run the request of a file."""
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
     try:
         found = run_trial(request)

@@ -28,7 +28,6 @@ def within(low: float, high: float) -> Draw:
 
 
 def one_of(*values: Any) -> Draw:
-    """Any of them."""
     return lambda rng: rng.choice(values)
 
 

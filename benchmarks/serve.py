@@ -42,11 +42,11 @@ from PIL import Image
 
 import lookalike
 from lookalike.model.embedder import Embedder
+from process_figures import processor_seconds
 from serve_client import Asked, ask, request_of
 
 CLIENTS = (1, 16, 64)
 BATCHES = (1, 16, 64)
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def photographs(count: int) -> list[bytes]:
@@ -71,11 +71,9 @@ class Server:
     port: int
 
     def cpu(self) -> float:
-        """Seconds of computing so far, of the process and those that it started."""
-        return sum(_cpu(one) for one in _family(self.process.pid))
+        return sum(processor_seconds(one) for one in _family(self.process.pid))
 
     def memory(self) -> int:
-        """Bytes, of the process and those that it started."""
         return sum(_memory(one) for one in _family(self.process.pid))
 
 
@@ -84,18 +82,12 @@ def _family(process: int) -> list[int]:
     return [process, *(one for child in children for one in _family(int(child)))]
 
 
-def _cpu(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / TICK
-
-
 def _memory(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def serving(model: Path, *options: str) -> Iterator[Server]:
-    """`lookalike serve` with a model."""
     command = [sys.executable, "-m", "lookalike", "serve", str(model), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -248,7 +240,6 @@ def _loop_cost(
 
 
 def _tiny(folder: Path) -> Path:
-    """A network that costs little, so that the rest of a request is seen."""
     place = folder / "tiny"
     torch.manual_seed(0)
     Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=64).save(place)
@@ -293,7 +284,6 @@ def stop(folder: Path, args: argparse.Namespace) -> None:
 
 
 def memory(folder: Path, args: argparse.Namespace) -> None:
-    """Memory of a server while it answers many requests."""
     requests = _small_images()
     with serving(_tiny(folder), "--device", "cpu") as server:
         began = time.perf_counter()
@@ -312,7 +302,6 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=("throughput", "stop", "memory"))
     parser.add_argument("--backbone", default="resnet18", help="of timm")

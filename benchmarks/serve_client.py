@@ -26,12 +26,10 @@ class Asked:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
         return len(self.seconds) / (self.ended - self.begun)
 
 
 def request_of(path: str, kind: str, content: bytes) -> bytes:
-    """A POST request as it is sent."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"

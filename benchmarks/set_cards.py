@@ -13,7 +13,7 @@ from PIL import Image
 
 from requirements import INSTALL
 from set_choice import Drawing
-from set_images import drawn_part, from_svg, on_white
+from set_images import drawn_part, on_white, svg_on_white
 from set_packages import Package, Packages, debian, npm
 
 KDE = debian("kdegames-card-data-kf5", "4:22.12.3-1", "GPL-2.0+ and others (its copyright file)")
@@ -86,9 +86,4 @@ def deck_faces(path: Path) -> Iterator[tuple[str, Image.Image]]:
 
 def _single(face: str, deck: str, path: Path) -> Iterator[Drawing]:
     if face in FACES.values():
-        yield Drawing(face, deck, partial(_draw, path))
-
-
-def _draw(path: Path) -> Image.Image | None:
-    image = from_svg(path.read_text(encoding="utf-8"))
-    return on_white(image) if image else None
+        yield Drawing(face, deck, partial(svg_on_white, path.read_text(encoding="utf-8")))

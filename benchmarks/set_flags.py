@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from set_choice import Drawing
-from set_images import drawn_part, from_svg, on_white
+from set_images import drawn_part, on_white, svg_on_white
 from set_logos import iconify_svg
 from set_packages import Package, Packages, debian, npm
 
@@ -88,7 +88,7 @@ def _icons(packages: Packages) -> Iterator[Drawing]:
 
 def _icon(code: str, source: str, table: dict, name: str) -> Iterator[Drawing]:
     if name in table["icons"]:
-        yield Drawing(code, source, partial(_from_text, iconify_svg(table, name)))
+        yield Drawing(code, source, partial(svg_on_white, iconify_svg(table, name)))
 
 
 def country_of(characters: str) -> str:
@@ -106,12 +106,7 @@ def _table(folder: Path) -> dict:
 
 def _read(path: Path) -> Image.Image | None:
     if path.suffix == ".svg":
-        return _from_text(path.read_text(encoding="utf-8"))
+        return svg_on_white(path.read_text(encoding="utf-8"))
     with Image.open(path) as image:
         part = drawn_part(image)
     return on_white(part) if part else None
-
-
-def _from_text(text: str) -> Image.Image | None:
-    image = from_svg(text)
-    return on_white(image) if image else None

@@ -153,8 +153,6 @@ _SIZE = 160  # pixels of the em in the rendering that a letter is cut from
 
 
 class Font:
-    """A font file, and what it has."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 

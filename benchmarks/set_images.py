@@ -34,8 +34,13 @@ def drawn_part(image: Image.Image) -> Image.Image | None:
 
 
 def aspect(image: Image.Image) -> float:
-    """The longer side by the shorter."""
     return max(image.size) / min(image.size)
+
+
+def svg_on_white(text: str) -> Image.Image | None:
+    """The drawing of an SVG document on white; None where it is malformed or empty."""
+    image = from_svg(text)
+    return on_white(image) if image else None
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -18,7 +18,6 @@ class Split:
 
     @property
     def train(self) -> list[str]:
-        """All that training may use."""
         return sorted([*self.fit, *self.dev])
 
 
@@ -55,6 +54,5 @@ def write_lists(folder: Path, paths: Mapping[str, Sequence[str]], split: Split) 
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Path and label of each line of a list."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [(image, label) for image, label in (line.rsplit(maxsplit=1) for line in lines)]

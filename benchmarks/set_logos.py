@@ -94,7 +94,6 @@ class Brands:
                 self.names.setdefault(plain(name), slug)
 
     def label(self, name: str) -> str:
-        """The class of an icon's name."""
         name = plain(_STYLE.sub("", name))
         return self.names.get(name, name)
 
@@ -111,7 +110,6 @@ class Brands:
 
 
 def plain(name: str) -> str:
-    """Letters and digits of a name."""
     spelt = name.lower().replace("+", "plus").replace("#", "sharp").replace("&", "and")
     return re.sub(r"[^a-z0-9]", "", spelt)
 

@@ -43,17 +43,14 @@ class Package:
 
 
 def npm(name: str, version: str, licence: str) -> Package:
-    """A package of the npm registry."""
     return Package("npm", name, version, licence)
 
 
 def debian(name: str, version: str, licence: str) -> Package:
-    """A package of Debian."""
     return Package("debian", name, version, licence)
 
 
 def pypi(name: str, version: str, licence: str) -> Package:
-    """A wheel of PyPI."""
     return Package("pypi", name, version, licence)
 
 
@@ -103,7 +100,6 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def licences(packages: Sequence[Package]) -> str:
-    """A table of packages with their versions and licences, in Markdown."""
     lines = ["| package | version | from | licence |", "| --- | --- | --- | --- |"]
     lines += [f"| {p.name} | {p.version} | {p.registry} | {p.licence} |" for p in packages]
     return "\n".join(lines) + "\n"

@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -49,7 +50,11 @@ from lookalike.data.record import Record
 from lookalike.storage.disk_cache import DiskCache
 from lookalike.storage.event_loop import waited
 from lookalike.storage.read import fetch_bytes
-from train_step import OurLoop, make_photos
+from lookalike.training.step import TrainStep
+from our_step import our_step
+from photographs import SIZES, write_photographs
+from process_figures import processor_seconds
+from turns import ratios, shown
 
 BATCH = 64
 CLASSES = 8
@@ -59,15 +64,14 @@ Work = Callable[[], int]
 
 def photos(folder: Path, count: int) -> list[Path]:
     """`count` JPEG files, of which every 256th is the same."""
-    make_photos(folder, min(count, 256), CLASSES)
+    files = write_photographs(folder, SIZES["0.2 MP"], min(count, 256))
     for number in range(256, count):
-        (folder / f"{number}.jpg").hardlink_to(folder / f"{number % 256}.jpg")
-    return sorted(folder.glob("*.jpg"), key=lambda path: int(path.stem))
+        files.append(folder / f"{number:05d}.jpg")
+        files[-1].hardlink_to(files[number % 256])
+    return files
 
 
 class Server:
-    """The server's process."""
-
     def __init__(self, folder: Path, latency: float) -> None:
         script = Path(__file__).with_name("storage_server.py")
         self.process = subprocess.Popen(
@@ -77,11 +81,6 @@ class Server:
         )
         assert self.process.stdout is not None
         self.address = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
-
-    def seconds(self) -> float:
-        """Of a core that it has used so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -102,7 +101,6 @@ def serving(folder: Path, latency: float) -> Iterator[Server]:
 
 
 def loader(base: str, names: list[str], args: argparse.Namespace, source: Source) -> TrainLoader:
-    """Our loader of `names` below `base`."""
     records = tuple(
         Record(f"{base}/{name}", str(n % CLASSES), "x", 1) for n, name in enumerate(names)
     )
@@ -117,7 +115,6 @@ def loader(base: str, names: list[str], args: argparse.Namespace, source: Source
 
 
 def epochs(made: TrainLoader, use: Callable[[object], object] = lambda batch: None) -> Work:
-    """An epoch of a loader at each call."""
     number = iter(range(10**9))
 
     def work() -> int:
@@ -206,25 +203,23 @@ def compare(
     served: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
-            began, used, theirs = time.perf_counter(), time.process_time(), server.seconds()
+            began, used = time.perf_counter(), time.process_time()
+            theirs = processor_seconds(server.process.pid)
             count = work()
             rates[name].append(count / (time.perf_counter() - began))
             mine[name].append(1e6 * (time.process_time() - used) / count)
-            served[name].append(1e6 * (server.seconds() - theirs) / count)
+            served[name].append(1e6 * (processor_seconds(server.process.pid) - theirs) / count)
     for name, values in rates.items():
         line = f"  {name:24} {statistics.median(values):6.0f} images/s"
         line += f", {statistics.median(mine[name]):5.0f} us of a core each"
         line += f" (server {statistics.median(served[name]):3.0f})"
         for base in bases:
             if base != name:
-                ratios = [a / b for a, b in zip(values, rates[base], strict=True)]
-                line += f" | {statistics.median(ratios):.2f} of {base}"
-                line += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+                line += f" | of {base} {shown(ratios(values, rates[base]))}"
         print(line, flush=True)
 
 
 def main() -> None:
-    """Run the parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=["loader", "step", "clients"], action="append")
     parser.add_argument("--rounds", type=int, default=5)
@@ -248,7 +243,9 @@ def main() -> None:
             if "loader" in parts:
                 measure_loader(folder, files, args, server, None)
             if "step" in parts:
-                measure_loader(folder, files, args, server, OurLoop("resnet18", args.size, CLASSES))
+                measure_loader(
+                    folder, files, args, server, our_step("resnet18", args.size, CLASSES)
+                )
             if "clients" in parts:
                 names = [path.name for path in files]
                 compare(
@@ -262,12 +259,12 @@ def measure_loader(
     files: list[Path],
     args: argparse.Namespace,
     server: Server,
-    training: OurLoop | None,
+    training: TrainStep | None,
 ) -> None:
     """The loader, with a training step behind it or alone."""
     count = args.images if training is None else min(args.images, 4 * BATCH)
     names = [path.name for path in files[:count]]
-    use = (lambda batch: None) if training is None else training.step
+    use = (lambda batch: None) if training is None else partial(training, step=1)
     kept, number = folder.parent / "warm", itertools.count(0 if training is None else 100)
 
     def with_cache(place: Path) -> TrainLoader:

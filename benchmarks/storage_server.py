@@ -27,7 +27,6 @@ class Connection(asyncio.Protocol):
         self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._loop = asyncio.get_running_loop()
@@ -75,7 +74,6 @@ async def serve(bodies: dict[str, bytes], latency: float) -> None:
 
 
 def main() -> None:
-    """Serve the files of a folder as the keys of any bucket."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--latency", type=float, default=0.035, help="Seconds before an answer.")

@@ -7,7 +7,7 @@ torch's SGD. Same architecture, batch, precision, learning rate, images and thre
 turns, and a ratio is that of two neighbours in time, so that a noisy machine slows both.
 
 Two figures: the step alone, on batches that lie in memory; and end to end, from JPEG files on
-the disk (photographs of scikit-learn, cut and resized to 375 x 500).
+the disk (photographs of 375 x 500).
 """
 
 import argparse
@@ -17,11 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -36,18 +34,10 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.batch import Batch
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
-from lookalike.distributed.world import World
-from lookalike.losses import create_margin
-from lookalike.losses.head import Head
-from lookalike.model.embedder import Embedder
-from lookalike.model.training_network import TrainingNetwork
-from lookalike.training.checkpoint import Trained
-from lookalike.training.learning_rate import set_lr
-from lookalike.training.loss_scaler import LossScaler
-from lookalike.training.optimizer import create_optimizer, parameter_groups
-from lookalike.training.step import TrainStep
+from our_step import DIM, our_step
+from photographs import SIZES, write_photographs
+from turns import in_turns, ratios, shown
 
-DIM = 512
 LR = 0.01
 
 
@@ -92,85 +82,27 @@ class PlainLoop:
         return loss.item()
 
 
-class OurLoop:
-    """The program's own step."""
-
-    def __init__(self, backbone: str, size: int, num_classes: int) -> None:
-        embedder = Embedder.create(
-            backbone, pretrained=False, image_size=size, embedding_dim=DIM, pooling="avg"
-        )
-        network = TrainingNetwork(embedder, None)
-        if embedder.backbone.is_convolutional:
-            network.to(memory_format=torch.channels_last)
-        head = Head(DIM, num_classes, create_margin("arcface"))
-        groups = parameter_groups(
-            network, [head], weight_decay=1e-4, backbone_prefix="embedder.backbone."
-        )
-        optimizer = create_optimizer("sgd", groups, momentum=0.9)
-        set_lr(optimizer, LR)
-        trained = Trained(network, {"metric": head}, optimizer, LossScaler(enabled=False), None)
-        self.preprocess = embedder.preprocess
-        self.run = TrainStep(trained, loss_weights={"metric": 1.0}, world=World(), seed=0)
-        self.run.prepare(frozen=False)
-        self.steps = 0
-
-    def step(self, batch: Batch) -> float:
-        """Do a step; returns the loss."""
-        self.steps += 1
-        return self.run(batch, self.steps).losses["loss"]
-
-
-def make_photos(folder: Path, count: int, num_classes: int) -> Path:
-    """`count` JPEGs of 375 x 500 cut from real photographs, and their list."""
-    rng = np.random.default_rng(0)
-    sources = [Image.fromarray(image) for image in load_sample_images().images]
-    lines = []
-    for number in range(count):
-        source = sources[number % len(sources)]
-        width = int(rng.integers(300, source.width))
-        height = width * 375 // 500
-        x = int(rng.integers(0, source.width - width + 1))
-        y = int(rng.integers(0, max(source.height - height, 0) + 1))
-        cut = source.crop((x, y, x + width, y + height)).resize(
-            (500, 375), Image.Resampling.BICUBIC
-        )
-        cut.save(folder / f"{number}.jpg", quality=90)
-        lines.append(f"{number}.jpg {number % num_classes}\n")
-    (folder / "list.txt").write_text("".join(lines))
-    return folder / "list.txt"
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Images a second of `work`, which says how many it did."""
-    began = time.perf_counter()
-    images = work()
-    return images / (time.perf_counter() - began)
-
-
 def duel(name: str, ours: Callable[[], int], theirs: Callable[[], int], rounds: int) -> None:
-    """Take turns, and print the rates and the median of paired ratios."""
+    def rate(work: Callable[[], int]) -> float:
+        began = time.perf_counter()
+        images = work()
+        return images / (time.perf_counter() - began)
+
     ours(), theirs()  # warm-up
-    pairs = []
-    for turn in range(rounds):
-        first, second = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
-        a, b = rate(first), rate(second)
-        pairs.append((a, b) if turn % 2 == 0 else (b, a))
-    ratios = [a / b for a, b in pairs]
+    found = in_turns({"ours": lambda: rate(ours), "plain": lambda: rate(theirs)}, rounds)
     print(
-        f"{name:12} ours {statistics.median(a for a, _ in pairs):7.1f} images/s   "
-        f"plain loop {statistics.median(b for _, b in pairs):7.1f} images/s   "
-        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"{name:12} ours {statistics.median(found['ours']):7.1f} images/s   "
+        f"plain loop {statistics.median(found['plain']):7.1f} images/s   "
+        f"ratio {shown(ratios(found['ours'], found['plain']))}"
     )
 
 
 def forever(loader: DataLoader) -> Iterator:
-    """The plain loop's batches, epoch after epoch."""
     while True:
         yield from loader
 
 
 def our_batches(loader: TrainLoader) -> Iterator[Batch]:
-    """Our batches, epoch after epoch."""
     epoch = 0
     while True:
         yield from loader.epoch(epoch)
@@ -178,7 +110,6 @@ def our_batches(loader: TrainLoader) -> Iterator[Batch]:
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=112)
@@ -195,19 +126,20 @@ def main() -> None:
         f"classes, fp32, {options.threads} threads, torch {torch.__version__}"
     )
     size, batch, steps = options.size, options.batch, options.steps
-    ours = OurLoop(options.backbone, size, options.classes)
+    ours = our_step(options.backbone, size, options.classes, lr=LR)
     plain = PlainLoop(options.backbone, options.classes)
-    weights = sum(p.numel() for p in ours.run.network.parameters())
+    weights = sum(p.numel() for p in ours.network.parameters())
     assert abs(weights / sum(p.numel() for p in plain.model.parameters()) - 1) < 1e-3
 
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     classes = torch.randint(0, options.classes, (batch,))
-    ready = ours.preprocess.normalise(pixels).contiguous()
+    preprocess = ours.network.embedder.preprocess
+    ready = preprocess.normalise(pixels).contiguous()
     held = Batch(pixels, classes, torch.arange(batch))
 
     def step_ours() -> int:
         for _ in range(steps):
-            ours.step(held)
+            ours(held, 1)
         return steps * batch
 
     def step_plain() -> int:
@@ -218,7 +150,11 @@ def main() -> None:
     duel("step", step_ours, step_plain, options.rounds)
 
     with tempfile.TemporaryDirectory() as folder:
-        catalog = open_catalog(str(make_photos(Path(folder), 8 * batch, options.classes // 8)))
+        paths = write_photographs(Path(folder), SIZES["0.2 MP"], 8 * batch)
+        listed = Path(folder) / "list.txt"
+        few = max(2, options.classes // 8)
+        listed.write_text("".join(f"{path.name} {n % few}\n" for n, path in enumerate(paths)))
+        catalog = open_catalog(str(listed))
         loader = TrainLoader(
             catalog,
             batch_size=batch,
@@ -227,7 +163,7 @@ def main() -> None:
             source=Source(threads=options.threads),
             bad=BadImages(),
         )
-        photos = Photos(catalog, size, ours.preprocess.mean, ours.preprocess.std)
+        photos = Photos(catalog, size, preprocess.mean, preprocess.std)
         workers = DataLoader(
             photos, batch, shuffle=True, num_workers=options.threads, drop_last=True,
             persistent_workers=True,
@@ -236,7 +172,7 @@ def main() -> None:
 
         def run_ours() -> int:
             for _ in range(steps):
-                ours.step(next(ours_next))
+                ours(next(ours_next), 1)
             return steps * batch
 
         def run_plain() -> int:

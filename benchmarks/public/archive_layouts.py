@@ -44,7 +44,6 @@ class Counts:
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Counts:
-        """Those of these rows."""
         labels = [row.label for row in rows]
         return cls(len(labels), len(set(labels)))
 

@@ -101,7 +101,6 @@ def _write(file: Path, rows: list[Row], root: Path) -> None:
 
 
 def main() -> int:
-    """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("benchmark", choices=sorted(BENCHMARKS))
     parser.add_argument("root", type=Path, help="folder of the unpacked archive")

@@ -1,27 +1,86 @@
-"""The image paths that others use: JPEG files to normalised float32 batches, each at its best.
+"""Image paths, ours and those that others use: JPEG files to normalised float32 batches.
 
-Every one does the same: decode, random resized crop (20 to 100 % of the area), resize to a square
-with antialiasing where it has any, flip half of the pictures, normalise.
+Every one, at its best, does the same: decode, random resized crop (20 to 100 % of the area),
+resize to a square with antialiasing where it has any, flip half of the pictures, normalise.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from lookalike.data.augmentations import create_augmentations
+from lookalike.data.augmentations.training_crop import Augment
+from lookalike.data.catalog import Catalog
+from lookalike.data.classes import Classes
+from lookalike.data.loading.image_source import Source
+from lookalike.data.loading.preprocess import Preprocess
+from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.data.record import Record
+from lookalike.distributed.world import World
 
 SCALE = (0.2, 1.0)
 AHEAD = 2  # batches that DALI makes ahead, which is its default
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Epoch = Callable[[], Iterator[torch.Tensor]]
+
+
+def ours(
+    paths: Sequence[str], size: int, batch: int, workers: int, *,
+    device: torch.device | str = "cpu", scaled: bool = False, alone: bool = False,
+    **colours: float,
+) -> Epoch:  # fmt: skip
+    """Our loader, and unless `alone` the normalisation that training does on the device.
+
+    Args:
+        scaled: decode large images at a fraction of their size.
+        colours: strengths of the colour jitter.
+    """
+    records = tuple(Record(path, "0", "list.txt", 1) for path in paths)
+    catalog = Catalog(records, np.zeros(len(paths), np.int64), Classes(("0",)))
+    augment = Augment(
+        size, crop_scale=SCALE, scaled_decode=scaled, then=create_augmentations([], **colours)
+    )
+    loader = TrainLoader(
+        catalog, batch_size=batch, augment=augment, seed=0, source=Source(threads=workers),
+        world=World(device=torch.device(device)),
+    )  # fmt: skip
+    preprocess = Preprocess(size, 1.0, MEAN, STD)
+    number = iter(range(10**9))
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for one in loader.epoch(next(number)):
+            if alone:
+                yield one.images
+            else:
+                yield preprocess.normalise(one.images.to(device, non_blocking=True))
+
+    return epoch
+
+
+def decode_all(paths: Sequence[str], workers: int) -> float:
+    """Seconds of nothing but reading and simplejpeg."""
+    import simplejpeg
+
+    def decode(path: str) -> None:
+        simplejpeg.decode_jpeg(Path(path).read_bytes(), "RGB")
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(decode, paths):  # nothing is kept
+            pass
+    return time.perf_counter() - began
 
 
 class _Files(Dataset):
@@ -112,7 +171,7 @@ def _spdl(paths: Sequence[str], size: int, batch: int, workers: int) -> Epoch:
 
     def load(path: str, slot: np.ndarray) -> None:
         packets = spdl.io.demux_image(path)
-        top, left, height, width = _box(packets.height, packets.width)
+        top, left, height, width = crop_box(packets.height, packets.width)
         flip = ",hflip" if random.random() < 0.5 else ""
         desc = f"crop={width}:{height}:{left}:{top},scale={size}:{size}:flags=bilinear{flip},format=rgb24"  # noqa: E501
         frames = spdl.io.decode_packets(packets, filter_desc=desc)
@@ -187,7 +246,7 @@ def _dali(paths: Sequence[str], size: int, batch: int, workers: int, fancy: bool
     return epoch
 
 
-def _box(height: int, width: int) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int) -> tuple[int, int, int, int]:
     """A random resized crop, as torchvision draws it."""
     for _ in range(10):
         area = height * width * random.uniform(*SCALE)
