@@ -70,7 +70,7 @@ def listening(service, access=None):
     try:
         yield int(started.get(timeout=60).rpartition(":")[2])
     finally:
-        service.stopping.request()
+        service.stopping.set()
         thread.join(60)
     assert not thread.is_alive()
 

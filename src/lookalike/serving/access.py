@@ -135,7 +135,6 @@ class Access:
         )
 
     def most_bytes(self, path: str) -> int:
-        """Bytes of a request's body at this path."""
         return dict(self.larger).get(path, self.max_body)
 
     def is_open(self, path: str) -> bool:
@@ -159,7 +158,6 @@ class Guard:
         self.held = 0  # bytes of the bodies of requests that are served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return

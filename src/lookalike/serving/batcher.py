@@ -14,14 +14,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from lookalike.errors import LookalikeError, check_integer
 from lookalike.serving.problems import Problem
-
-T = TypeVar("T")
+from lookalike.serving.served_network import ServedNetwork
 
 _HELD = 512 * 2**20  # bytes of decoded images that wait; one more may be decoded by each thread
 _SLOWEST = 60.0  # seconds, of `Retry-After`
@@ -29,40 +28,13 @@ _RECENT = 0.9  # weight of the past in the mean rate
 _PATIENCE = 0.5  # of the seconds of the last batch: the longest wait for images in decoding
 
 
-class ServedNetwork(Protocol[T]):
-    """A model in two steps."""
-
-    batch_size: int
-    """Images at a time."""
-
-    waits_for: float
-    """Share of the images in decoding that a batch waits for.
-
-    1 where decoding and the network share their processors; less where one has to feed the other.
-    """
-
-    def prepare(self, content: bytes) -> T:
-        """An encoded image as the network takes it; runs in threads.
-
-        Raises:
-            DataError: it is no image that can be read.
-        """
-
-    def size_of(self, prepared: T) -> int:
-        """Bytes of a prepared image."""
-
-    def compute(self, prepared: Sequence[T]) -> list[np.ndarray | LookalikeError]:
-        """The unit vector (D,) float32 of each, or why there is none."""
-
-
 @dataclass
-class _Waiting(Generic[T]):
-    prepared: T
-    size: int
+class _Waiting:
+    prepared: np.ndarray | Tensor
     vector: asyncio.Future[np.ndarray]
 
 
-class Batcher(Generic[T]):
+class Batcher:
     """Vectors of images of concurrent requests.
 
     Args:
@@ -76,7 +48,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        network: ServedNetwork[T],
+        network: ServedNetwork,
         *,
         threads: int,
         queue: int,
@@ -90,7 +62,7 @@ class Batcher(Generic[T]):
         self._decoding = ThreadPoolExecutor(threads, "decode")
         self._computing = ThreadPoolExecutor(1, "compute")
         self._decoders = asyncio.Semaphore(threads)
-        self._waiting: deque[_Waiting[T]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._coming = 0  # images that are to be decoded
         self._held = 0
         self._changed = asyncio.Condition()
@@ -99,7 +71,6 @@ class Batcher(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to compute."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -136,10 +107,6 @@ class Batcher(Generic[T]):
             await asyncio.gather(*tasks, return_exceptions=True)
             self.pending -= count
 
-    async def in_thread(self, call: Callable[[], np.ndarray]) -> np.ndarray:
-        """Run something that takes as long as a decode."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, call)
-
     async def _vector(self, number: int, content: bytes) -> np.ndarray:
         try:
             waiting = await self._waiting_for(content)
@@ -147,7 +114,7 @@ class Batcher(Generic[T]):
         except LookalikeError as error:
             raise type(error)(f"image {number}: {error}") from None
 
-    async def _waiting_for(self, content: bytes) -> _Waiting[T]:
+    async def _waiting_for(self, content: bytes) -> _Waiting:
         """Decode an image and let it wait for its batch."""
         loop = asyncio.get_running_loop()
         self._coming += 1
@@ -156,8 +123,8 @@ class Batcher(Generic[T]):
                 async with self._changed:
                     await self._changed.wait_for(lambda: self._held < _HELD)
                 prepared = await loop.run_in_executor(self._decoding, self.network.prepare, content)
-            waiting = _Waiting(prepared, self.network.size_of(prepared), loop.create_future())
-            self._held += waiting.size
+            waiting = _Waiting(prepared, loop.create_future())
+            self._held += prepared.nbytes
             self._waiting.append(waiting)
             return waiting
         finally:
@@ -201,11 +168,11 @@ class Batcher(Generic[T]):
                         one.vector.set_exception(error)
             finally:
                 async with self._changed:
-                    self._held -= sum(one.size for one in found)
+                    self._held -= sum(one.prepared.nbytes for one in found)
                     self._changed.notify_all()
 
 
-def _deliver(batch: Sequence[_Waiting[T]], vectors: Sequence[np.ndarray | LookalikeError]) -> None:
+def _deliver(batch: Sequence[_Waiting], vectors: Sequence[np.ndarray | LookalikeError]) -> None:
     for one, vector in zip(batch, vectors, strict=True):
         if one.vector.done():
             continue

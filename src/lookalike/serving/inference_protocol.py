@@ -49,8 +49,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v2/health/ready")
     async def ready() -> dict[str, bool]:
         """Requests are accepted."""
-        if not service.is_ready:
-            raise Problem(503, "the server is stopping", retry_after=1.0)
+        service.check_ready()
         return {"ready": True}
 
     @app.get("/v2/models/{name}")
@@ -75,8 +74,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def model_ready(name: str) -> dict[str, Any]:
         """The model accepts requests."""
         service.check_name(name)
-        if not service.is_ready:
-            raise Problem(503, "the server is stopping", retry_after=1.0)
+        service.check_ready()
         return {"name": service.name, "ready": True}
 
     @app.post("/v2/models/{name}/infer")

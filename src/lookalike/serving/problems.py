@@ -53,7 +53,12 @@ def problem_response(
 ) -> JSONResponse:
     """A problem object; `more` are members of our own, such as `errors`."""
     detail = detail.encode("utf-8", "backslashreplace").decode()
-    content = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
     return JSONResponse({**content, **more}, status, headers, MEDIA_TYPE)
 
 
@@ -104,10 +109,3 @@ async def _left(request: Request, error: Exception) -> JSONResponse:
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %r: failed", request.method, request.url.path, exc_info=error)
     return problem_response(500, "an error of the program; its log has the details")
-
-
-def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"

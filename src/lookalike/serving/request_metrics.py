@@ -39,11 +39,9 @@ class RequestMetrics:
         gauge.set_function(pending)
 
     def batch(self, size: int) -> None:
-        """Count a batch."""
         self._batches.observe(size)
 
     def text(self) -> bytes:
-        """All figures in the text format."""
         return generate_latest(self._registry)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -61,7 +59,6 @@ class Measured:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.datastructures import MutableHeaders
@@ -24,20 +23,6 @@ from lookalike.serving.timed_connection import KEEP_ALIVE_SECONDS, TimedConnecti
 _BACKLOG = 2048
 _QUIET_TURNS = 3  # of the event loop, from accepting a connection to its transport and beyond
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass
-class Stopping:
-    """State of a server that is asked to stop; true from then on."""
-
-    _event: threading.Event = field(default_factory=threading.Event)
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    def request(self) -> None:
-        """Stop the server: not ready from now on, and connections end with their response."""
-        self._event.set()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -79,10 +64,9 @@ def run_server(
     listening: socket.socket,
     *,
     announce: Callable[[str], None],
-    stopping: Stopping | None = None,
+    stopping: threading.Event | None = None,
     drain_seconds: float = 0.0,
     stop_seconds: float | None = None,
-    connections: int | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests that were begun are then finished.
 
@@ -94,12 +78,11 @@ def run_server(
         drain_seconds: between the signal and the end of accepting connections, in which responses
             close theirs: clients and load balancers turn to other servers without an error.
         stop_seconds: for requests to finish after that; None waits for all.
-        connections: at a time; more are answered with 503.
 
     Raises:
         ConfigError: the application did not start.
     """
-    stopping = Stopping() if stopping is None else stopping
+    stopping = threading.Event() if stopping is None else stopping
     config = uvicorn.Config(
         _Closing(app, stopping),
         http=TimedConnection,
@@ -111,7 +94,6 @@ def run_server(
         ws="none",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=connections,
         timeout_graceful_shutdown=None if stop_seconds is None else max(1, round(stop_seconds)),
     )
     server = _Server(config, stopping, drain_seconds)
@@ -124,14 +106,16 @@ class _Server(uvicorn.Server):
     It leaves the signals to us: uvicorn would raise them again after it has stopped.
     """
 
-    def __init__(self, config: uvicorn.Config, stopping: Stopping, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stopping: threading.Event, drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._stopping, self._drain_seconds = stopping, drain_seconds
         self._last = math.inf  # time of the end
 
     async def on_tick(self, counter: int) -> bool:
         """True at the end; called ten times a second."""
-        if self._stopping and self._last == math.inf:
+        if self._stopping.is_set() and self._last == math.inf:
             self._last = time.monotonic() + self._drain_seconds
         return await super().on_tick(counter) or time.monotonic() >= self._last
 
@@ -158,12 +142,12 @@ class _Server(uvicorn.Server):
 class _Closing:
     """ASGI middleware that ends connections with their response while the server stops."""
 
-    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+    def __init__(self, app: ASGIApp, stopping: threading.Event) -> None:
         self.app, self.stopping = app, stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.stopping:
+            if message["type"] == "http.response.start" and self.stopping.is_set():
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
@@ -174,17 +158,17 @@ async def _serve(
     server: _Server,
     listening: socket.socket,
     announce: Callable[[str], None],
-    stopping: Stopping,
+    stopping: threading.Event,
 ) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
-        if stopping:
+        if stopping.is_set():
             logger.info("%s again: requests are ended", signal.Signals(number).name)
             server.should_exit = server.force_exit = True
             return
         logger.info("%s: finishing the requests", signal.Signals(number).name)
-        stopping.request()
+        stopping.set()
 
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
@@ -202,5 +186,5 @@ async def _serve(
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
-    if not server.started and not stopping:
+    if not server.started and not stopping.is_set():
         raise ConfigError("the server did not start; the log has the reason")

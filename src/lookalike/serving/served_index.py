@@ -35,11 +35,7 @@ class Found:
 
 
 class ServedIndex:
-    """An index with the calibration of its model.
-
-    Attributes:
-        read_only: changes are refused.
-    """
+    """An index with the calibration of its model."""
 
     def __init__(
         self, index: Index, calibration: Calibration | None, *, read_only: bool = False
@@ -86,11 +82,7 @@ class ServedIndex:
         return Found(answers, threshold, assumed)
 
     def check_ids(self, ids: Sequence[str]) -> None:
-        """Refuse ids that cannot stand in an address or a log line.
-
-        Raises:
-            DataError: the first such id.
-        """
+        """Refuse ids that cannot stand in an address or a log line."""
         for id in ids:
             if not id or len(id) > _LONGEST_ID or not id.isprintable():
                 raise DataError(f"id {id[:40]!r}: has 1 to {_LONGEST_ID} printable characters")
@@ -122,10 +114,5 @@ class ServedIndex:
                 raise Problem(404, f"{id!r} is not in the index")
 
     def check_writable(self) -> None:
-        """Refuse a change of an index that is served read-only.
-
-        Raises:
-            Problem: it is.
-        """
         if self.read_only:
             raise Problem(403, "the index is served read-only (--read-only)")

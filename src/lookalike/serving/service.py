@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from lookalike.index.decision import Answer
 from lookalike.serving import inference_protocol, problems
 from lookalike.serving.access import Access, Guard
 from lookalike.serving.batcher import Batcher
-from lookalike.serving.networks import Served, network_of
 from lookalike.serving.problems import Problem
 from lookalike.serving.request_images import (
     AddRequest,
@@ -31,8 +31,8 @@ from lookalike.serving.request_images import (
     read_request,
 )
 from lookalike.serving.request_metrics import CONTENT_TYPE, Measured, RequestMetrics
-from lookalike.serving.run_server import Stopping
 from lookalike.serving.served_index import ServedIndex
+from lookalike.serving.served_network import Served, ServedNetwork
 
 T = TypeVar("T")
 
@@ -81,29 +81,25 @@ class Service:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     created: int = 0
     version: str = "0"
-    stopping: Stopping = field(default_factory=Stopping)
+    stopping: threading.Event = field(default_factory=threading.Event)
     started: bool = False
 
     def __post_init__(self) -> None:
         self.metrics = RequestMetrics(lambda: self.batcher.pending)
-        self.batcher: Batcher[Any] = Batcher(
-            network_of(self.model, self.limits.pixels),
+        self.batcher = Batcher(
+            ServedNetwork(self.model, self.limits.pixels),
             threads=self.limits.threads,
             queue=self.limits.queue,
             observe=self.metrics.batch,
         )
 
-    @property
-    def is_ready(self) -> bool:
-        """True from the start until a stop is requested."""
-        return self.started and not self.stopping
+    def check_ready(self) -> None:
+        """Refuse a request before the start and after a stop was requested."""
+        if not self.started or self.stopping.is_set():
+            raise Problem(503, "the server is stopping", retry_after=1.0)
 
     def check_name(self, name: str | None) -> None:
-        """Refuse a request for another model.
-
-        Raises:
-            Problem: the name is not that of this one.
-        """
+        """Refuse a request for another model."""
         if name is not None and name != self.name:
             raise Problem(404, f"model {name[:80]!r} is not served here; this is {self.name!r}")
 
@@ -126,11 +122,6 @@ class Service:
             ) from None
 
     def served_index(self) -> ServedIndex:
-        """The index.
-
-        Raises:
-            Problem: none is served.
-        """
         if self.index is None:
             raise Problem(404, "no index is served here; start lookalike serve with --index DIR")
         return self.index
@@ -178,8 +169,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health/ready")
     async def ready() -> dict[str, str]:
         """Requests are accepted: from the start until a stop is requested."""
-        if not service.is_ready:
-            raise Problem(503, "the server is stopping", retry_after=1.0)
+        service.check_ready()
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response)

@@ -28,13 +28,11 @@ class TimedConnection(H11Protocol):
     """Refuses slow heads, ends unread responses, and reads what was sent before a stop."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to watch the connection."""
         super().connection_made(transport)
         self._before = self._progress()
         self._watch = self.loop.call_later(STALLED_SECONDS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End to watch it."""
         self._watch.cancel()
         super().connection_lost(exc)
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.exporting.exported import ExportedModel
-from lookalike.serving.networks import network_of
+from lookalike.serving.served_network import ServedNetwork
 
 IMAGES = [png(Image.effect_noise(size, 60).convert("RGB")) for size in ((40, 30), (32, 64))]
 
@@ -24,9 +24,8 @@ def test_an_export_gives_the_vectors_of_embed(inside):
 
     preprocess = Preprocess(16, 0.875, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     model = ExportedModel(run, 3, preprocess=None if inside else preprocess)
-    network = network_of(model, 10**6)
+    network = ServedNetwork(model, 10**6)
     prepared = [network.prepare(image) for image in IMAGES]
     vectors = network.compute(prepared)
     assert seen == ([(1, 30, 40, 3), (1, 64, 32, 3)] if inside else [(2, 3, 16, 16)])
     np.testing.assert_array_equal(np.stack(vectors), model.embed(IMAGES))
-    assert network.size_of(prepared[0]) == (30 * 40 * 3 if inside else 16 * 16 * 3)
