@@ -79,11 +79,7 @@ def submit(
 
 
 def required_engine(on: str) -> str:
-    """The engine that was given.
-
-    Raises:
-        ConfigError: none was.
-    """
+    """The engine that was given; a ConfigError without one."""
     if not on:
         raise ConfigError("give the engine: --on dlc, kubernetes or slurm")
     return on

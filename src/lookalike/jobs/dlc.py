@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lookalike import storage
 from lookalike.errors import ConfigError, CredentialsError, MissingExtraError
-from lookalike.jobs.engine import JobState, JobStatus, ServiceAnswer, calling, state_of
+from lookalike.jobs.engine import JobState, JobStatus, ServiceAnswer, calling
 from lookalike.jobs.request import JobRequest, check_places, start_script, without_none
 from lookalike.jobs.resources import Mount, Resources
 from lookalike.storage.byte_size import in_bytes
@@ -27,7 +27,7 @@ _TORCHRUN = (
     '--master-addr="$MASTER_ADDR"', '--master-port="$MASTER_PORT"',
 )  # fmt: skip
 
-_STATES = {
+_STATES = {  # any other is of a job that runs
     "Creating": JobState.QUEUED, "Queuing": JobState.QUEUED, "Bidding": JobState.QUEUED,
     "Dequeued": JobState.QUEUED, "EnvPreparing": JobState.QUEUED, "Restarting": JobState.QUEUED,
     "SanityChecking": JobState.QUEUED, "Running": JobState.RUNNING, "Stopping": JobState.RUNNING,
@@ -227,7 +227,6 @@ class Dlc:
         return self._call(lambda: self._client.get_job(job, message), job).body
 
     def status(self, job: str) -> JobStatus:
-        """The state of a job."""
         return _status(self._job(job))
 
     def new_log(self, job: str) -> list[str]:
@@ -259,7 +258,7 @@ def _status(found: Any) -> JobStatus:
     return JobStatus(
         found.job_id,
         found.display_name or "",
-        state_of(found.status, _STATES),
+        _STATES.get(found.status, JobState.RUNNING),
         storage.without_secrets(reason),
         found.gmt_create_time or "",
     )

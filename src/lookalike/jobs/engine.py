@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -190,8 +190,3 @@ def _refused(answer: ServiceAnswer, what: str, credentials: str, tries: int) -> 
             "--machine), stop another job, or wait"
         )
     return JobError(f"{what}: refused ({reason})")
-
-
-def state_of(name: str, states: Mapping[str, JobState]) -> JobState:
-    """The state that an engine's word means; a word that is not known is of a job that runs."""
-    return states.get(name, JobState.RUNNING)

@@ -142,7 +142,6 @@ class KubernetesCluster:
         self._call(lambda: self._object("delete", kind, name, propagation_policy="Background"), job)
 
     def jobs(self) -> list[JobStatus]:
-        """Jobs of the namespace that lookalike sent."""
         found = []
         for kind in _APIS:
             answer = self._call(lambda kind=kind: self._listed(kind), "Kubernetes")  # type: ignore[misc]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import Config
+from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
 from lookalike.storage.local_files import read_text
+from lookalike.workflow.workflow_graph import Node, Workflow
 
 COMMANDS = ("train", "embed", "evaluate")
 """Commands that can be submitted."""
@@ -22,6 +24,8 @@ _END = "LOOKALIKE_FILE"
 START_END = "LOOKALIKE_START"
 _ENDS = {_END, START_END}
 """Lines that end a text in the shell, and that no file of a job may have."""
+
+_OUTPUTS = ("run.output", "output")
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,20 @@ def training_job(file: str, overrides: Sequence[str], resources: Resources) -> J
     Raises:
         ConfigError: the configuration is wrong, incomplete, or holds a secret.
     """
-    text = file_text(file)
+    text = _file_text(file)
     config = Config.load(file, overrides)
     for key in ("data.train", "run.output"):
         if config.get(key) is None:
             raise ConfigError(f"{file}: a job needs {key}; add it to the file or as {key}=...")
     if config.without_secrets() != config or storage.without_secrets(text) != text:
-        raise secret_in(file)
+        raise _secret_in(file)
     places = [("run.output", str(config.run.output))]
     for key in ("data.train", "data.val"):
         value = config.get(key)
         lists = [value] if isinstance(value, str) else list(value or ())
         places += [(key, each) for each in lists]
     return JobRequest(
-        name=resources.name or _name_of(str(config.run.output)),
+        name=resources.name or _name_of(str(config.run.output), "lookalike"),
         command="train",
         arguments=("config.yaml", *overrides, "--resume"),
         files={"config.yaml": text},
@@ -108,7 +112,7 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
             name = PurePosixPath(word).name
             if name in files:
                 raise ConfigError(f"{word}: another file of that name is part of the job")
-            files[name] = file_text(word)
+            files[name] = _file_text(word)
             sent.append(name)
         else:
             sent.append(word)
@@ -121,8 +125,59 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
     )
 
 
-def secret_in(file: str) -> ConfigError:
-    """The error of a file that holds a secret."""
+def is_workflow(file: str) -> bool:
+    """True for a file whose parts are nodes, not sections of a configuration."""
+    tree, _ = read_mapping(_file_text(file), file)
+    return any(isinstance(part, dict) and "uses" in part for part in tree.values())
+
+
+def workflow_job(file: str, resources: Resources) -> JobRequest:
+    """The job that runs a workflow in `resources.folder`, or, without it, where its file lies.
+
+    Raises:
+        ConfigError: the workflow has faults or holds a secret, or the resources do not fit it.
+    """
+    text = _file_text(file)
+    path = storage.path_of(file).absolute()
+    workflow = Workflow.parse(text, path, file)
+    places = tuple(_places(workflow))
+    signed = any(storage.unsigned(place) != place for _, place in places)
+    if signed or storage.without_secrets(text) != text:
+        raise _secret_in(file)
+    if resources.nodes > 1 or resources.workers is not None:
+        raise ConfigError(
+            f"{file}: a workflow runs on one machine and starts workers itself; leave out nodes "
+            "and workers, and set run.workers in its training"
+        )
+    folder = resources.folder
+    name = path.name if folder is not None else str(path)
+    return JobRequest(
+        name=resources.name or _name_of(path.stem, "workflow"),
+        command="run",
+        arguments=(name,),
+        files={name: text} if folder is not None else {},
+        folder=folder,
+        starts_workers=True,
+        places=(("folder", folder or str(path.parent)), *places),
+    )
+
+
+def _places(workflow: Workflow) -> Iterator[tuple[str, str]]:
+    """Absolute paths and addresses in the settings; relative ones lie in the folder."""
+    for node in workflow.nodes.values():
+        for key in _keys(node):
+            value = node.settings.get(key)
+            for place in [value] if isinstance(value, str) else list(value or ()):
+                if storage.is_remote(place) or PurePosixPath(place).is_absolute():
+                    yield f"{node.name}.{key}", place
+
+
+def _keys(node: Node) -> list[str]:
+    inputs = [port.key for name, port in node.kind.inputs.items() if name not in node.inputs]
+    return ["list"] if node.uses == "read" else [*inputs, *_OUTPUTS]
+
+
+def _secret_in(file: str) -> ConfigError:
     return ConfigError(
         f"{file}: holds an address with a signature or a password, which everyone who can list "
         "jobs could read; write the plain address, and give the job a role or its environment "
@@ -130,7 +185,7 @@ def secret_in(file: str) -> ConfigError:
     )
 
 
-def file_text(file: str) -> str:
+def _file_text(file: str) -> str:
     """The text of a file that a job takes along.
 
     Raises:
@@ -142,10 +197,10 @@ def file_text(file: str) -> str:
     return text
 
 
-def _name_of(output: str) -> str:
-    """A name for a job from its output directory."""
-    last = storage.public(output).rstrip("/").rpartition("/")[2].lower()
-    return re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:50].strip("-") or "lookalike"
+def _name_of(place: str, default: str) -> str:
+    """A name for a job from the last part of a place."""
+    last = storage.public(place).rstrip("/").rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:50].strip("-") or default
 
 
 def check_places(job: JobRequest, resources: Resources) -> None:

@@ -231,7 +231,6 @@ class Resources(Section):
 
     @property
     def limit_seconds(self) -> int | None:
-        """The time limit in seconds."""
         return None if self.time_limit is None else round(seconds_of(self.time_limit))
 
     @property
@@ -268,7 +267,6 @@ def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:
 
 
 def _line(item: Any, file: str | None, lines: dict[str, int], given: dict[str, Any]) -> str:
-    """One line for a value that is wrong."""
     path = [str(part) for part in item["loc"]]
     key = ".".join(path)
     known = path and path[0] not in given

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lookalike.errors import ConfigError
-from lookalike.jobs.engine import JobError, JobState, JobStatus, state_of
+from lookalike.jobs.engine import JobError, JobState, JobStatus
 from lookalike.jobs.request import START_END, JobRequest, check_places, start_script
 from lookalike.jobs.resources import Resources
 from lookalike.storage.byte_size import in_bytes
 
 _MARK = "lookalike"  # comment of our jobs
 
-_STATES = {
+_STATES = {  # any other is of a job that runs
     "PENDING": JobState.QUEUED, "CONFIGURING": JobState.QUEUED, "REQUEUED": JobState.QUEUED,
     "REQUEUE_HOLD": JobState.QUEUED, "REQUEUE_FED": JobState.QUEUED, "SUSPENDED": JobState.QUEUED,
     "SPECIAL_EXIT": JobState.QUEUED, "RESV_DEL_HOLD": JobState.QUEUED,
@@ -90,7 +90,6 @@ def _check(job: JobRequest, resources: Resources) -> None:
 
 
 def _options(job: JobRequest, resources: Resources) -> Iterator[str]:
-    """Options of sbatch."""
     slurm = resources.slurm
     yield f"--job-name={job.name}"
     yield f"--comment={_MARK}"
@@ -128,7 +127,6 @@ def _exports(resources: Resources) -> Iterator[str]:
 
 
 def _step_options(resources: Resources) -> Iterator[str]:
-    """Options of srun."""
     yield "--kill-on-bad-exit=1"
     if resources.cpus is not None:  # not inherited since Slurm 22.05
         yield f"--cpus-per-task={resources.cpus}"
@@ -191,7 +189,7 @@ class Slurm:
         )
         found = [line.split("|") for line in text.splitlines()]
         return [
-            JobStatus(number, name, state_of(state, _STATES), _reason(state, why), made)
+            JobStatus(number, name, _STATES.get(state, JobState.RUNNING), _reason(state, why), made)
             for number, name, state, made, why, mark in found
             if mark == _MARK
         ]
@@ -205,7 +203,7 @@ def _status(facts: dict[str, str]) -> JobStatus:
     return JobStatus(
         facts["JobId"],
         facts.get("JobName", ""),
-        state_of(state, _STATES),
+        _STATES.get(state, JobState.RUNNING),
         reason,
         facts.get("SubmitTime", ""),
     )

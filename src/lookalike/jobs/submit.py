@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from lookalike.errors import ConfigError
-from lookalike.jobs.engine import JobStatus, follow
-from lookalike.jobs.request import COMMANDS, JobRequest, command_job, training_job
+from lookalike.jobs.engine import Engine, JobStatus, follow
+from lookalike.jobs.request import (
+    COMMANDS,
+    JobRequest,
+    command_job,
+    is_workflow,
+    training_job,
+    workflow_job,
+)
 from lookalike.jobs.resources import Resources, read_resources
-from lookalike.jobs.targets import target
-from lookalike.jobs.workflow_request import is_workflow, workflow_job
 from lookalike.log import logger
+
+_ENGINES = ("dlc", "kubernetes", "slurm")
+
+
+def _module(on: str) -> Any:
+    """The module of an engine.
+
+    It has `render(job, resources)`, which gives the exact request; `shown(request)`, its text; and
+    `connect(resources)`, the engine by the credentials of the environment or the vendor's files.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if on not in _ENGINES:
+        raise ConfigError(f"--on {on} is not one of the engines ({', '.join(_ENGINES)})")
+    return import_module(f"lookalike.jobs.{on}")
+
+
+def _connected(on: str, resources: str | None, changes: dict[str, Any]) -> Engine:
+    engine: Engine = _module(on).connect(read_resources(resources, changes))
+    return engine
 
 
 def submit(
@@ -46,11 +73,12 @@ def submit(
     """
     asked = read_resources(resources, changes)
     job = _job(request, asked)
-    engine_of = target(on)
-    rendered = engine_of.render(job, asked)
+    module = _module(on)
+    rendered = module.render(job, asked)
     if dry_run:
-        return engine_of.shown(rendered)
-    engine = engine_of.connect(asked)
+        text: str = module.shown(rendered)
+        return text
+    engine: Engine = module.connect(asked)
     sent = engine.send(rendered)
     logger.info("%s: sent to %s", sent, on)
     if wait:
@@ -83,12 +111,12 @@ def _job(request: Sequence[str], resources: Resources) -> JobRequest:
 
 def list_jobs(on: str, resources: str | None = None, **changes: Any) -> list[JobStatus]:
     """Jobs on an engine that lookalike sent, the newest first."""
-    return target(on).connect(read_resources(resources, changes)).jobs()
+    return _connected(on, resources, changes).jobs()
 
 
 def job_status(job: str, on: str, resources: str | None = None, **changes: Any) -> JobStatus:
     """The state of a job."""
-    return target(on).connect(read_resources(resources, changes)).status(job)
+    return _connected(on, resources, changes).status(job)
 
 
 def follow_job(
@@ -105,10 +133,9 @@ def follow_job(
     Raises:
         JobError: it failed or was stopped.
     """
-    engine = target(on).connect(read_resources(resources, changes))
-    return follow(engine, job, write, pause=pause)
+    return follow(_connected(on, resources, changes), job, write, pause=pause)
 
 
 def stop_job(job: str, on: str, resources: str | None = None, **changes: Any) -> None:
     """Ask a job to stop; training saves a checkpoint."""
-    target(on).connect(read_resources(resources, changes)).stop(job)
+    _connected(on, resources, changes).stop(job)
