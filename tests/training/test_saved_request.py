@@ -76,7 +76,8 @@ def resumed(run: Run, folder, *changes: str) -> Config:
     asked = saved_config(str(run.path), asked=True)
     used = saved_config(str(run.path)).with_values({"optim.lr": 0.5, "train.precision": "bf16"})
     write_request(Run(folder), asked, used)
-    changed = asked.with_settings(Config.load(None, changes).keywords())
+    given = Config.load(None, changes)
+    changed = asked.with_values({key: given.get(key) for key in given.asked()})
     return as_before(changed, Run(folder), True, World())
 
 

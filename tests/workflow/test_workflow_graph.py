@@ -118,7 +118,7 @@ def test_an_output_that_a_setting_makes_needs_it():
 
 def test_a_file_that_refers_to_itself_is_told():
     assert faults("a: &a {uses: improve, with: {variants: *a}}") == [
-        "flow.yaml: not YAML: an alias stands inside of its own anchor"
+        "flow.yaml:1: not YAML: an alias stands inside of its own anchor"
     ]
     assert list(parse("a: {uses: read, with: &b {list: x}}\nc: {uses: read, with: *b}").nodes)
 

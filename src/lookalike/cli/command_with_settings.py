@@ -54,7 +54,6 @@ class SettingsCommand(typer.core.TyperCommand):
 
 
 def _value(args: list[str], option: str) -> Any:
-    """Value given to an option."""
     for place, text in enumerate(args):
         if text.startswith(f"{option}="):
             return text.partition("=")[2]

@@ -97,19 +97,6 @@ class Config(Section):
             ConfigError: a key is unknown or a value is wrong; all of them are named.
         """
         tree, places = _read_yaml(file, content) if file is not None else ({}, {})
-        place = str(file) if file is not None else ""
-        return cls._changed(tree, overrides, flags or {}, place, places)
-
-    @classmethod
-    def _changed(
-        cls,
-        tree: dict[str, Any],
-        overrides: Sequence[str],
-        flags: Mapping[str, Any],
-        place: str,
-        places: Mapping[str, str] | None = None,
-    ) -> "Config":
-        where = dict(places or {})
         for item in overrides:
             key, equals, text = item.partition("=")
             if not equals:
@@ -123,12 +110,12 @@ class Config(Section):
                     raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
                 value = text
             _put(tree, key, value)
-            where.pop(key, None)
-        for key, value in flags.items():
+            places.pop(key, None)
+        for key, value in (flags or {}).items():
             if value is not None:
                 _put(tree, key, value)
-                where.pop(key, None)
-        return cls.build(tree, place, where)
+                places.pop(key, None)
+        return cls.build(tree, str(file) if file is not None else "", places)
 
     @classmethod
     def build(
@@ -186,10 +173,6 @@ class Config(Section):
             for section in self.model_fields_set
             for name in getattr(self, section).model_fields_set
         }
-
-    def keywords(self) -> dict[str, Any]:
-        """The settings that were given, as keywords of `with_settings`."""
-        return {key.replace(".", "__"): self.get(key) for key in self.asked()}
 
     def without_secrets(self) -> "Config":
         """The same request with addresses without signature and user info."""

@@ -6,7 +6,6 @@ Numbers are read as people mean them: `1e-4` is one, while `1:30` (YAML 1.1's se
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -120,9 +119,7 @@ def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any],
         node = loader.get_single_node()
         if node is None:
             return {}, {}
-        if _refers_to_itself(node):
-            raise ValueError("an alias stands inside of its own anchor")
-        tree = loader.construct_document(node)
+        tree = loader.construct_object(node, deep=True)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -153,25 +150,6 @@ def is_larger(value: Any, most: int) -> bool:
     return found > most
 
 
-def _refers_to_itself(node: yaml.Node) -> bool:
-    done: set[int] = set()
-    above: set[int] = set()
-
-    def visit(one: yaml.Node) -> bool:
-        if id(one) in above:
-            return True
-        if id(one) in done or isinstance(one, yaml.ScalarNode):
-            return False
-        above.add(id(one))
-        inner = one.value if isinstance(one, yaml.SequenceNode) else itertools.chain(*one.value)
-        found = any(map(visit, inner))
-        above.discard(id(one))
-        done.add(id(one))
-        return found
-
-    return visit(node)
-
-
 def _open(text: str, place: str) -> _Loader:
     try:
         return _Loader(text)
@@ -185,6 +163,8 @@ def _open(text: str, place: str) -> _Loader:
 
 def _explained(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "unexpected content"
+    if "recursive" in problem:
+        return "an alias stands inside of its own anchor"
     if "'\\t'" in problem:
         return f"{problem}; indent with spaces, not with a tab"
     return problem

@@ -74,7 +74,9 @@ def _like(output: str) -> str:
 def resumed_request(changes: Config, output: str | None) -> Config:
     """The request saved in `output` with these changes; they alone if there is none."""
     saved = None if output is None else remote_run.saved_config(output, asked=True)
-    return changes if saved is None else saved.with_settings(changes.keywords())
+    if saved is None:
+        return changes
+    return saved.with_values({key: changes.get(key) for key in changes.asked()})
 
 
 _OF_NEW_RUNS = {
