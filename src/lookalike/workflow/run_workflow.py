@@ -16,7 +16,7 @@ from lookalike.storage.file_lock import locked
 from lookalike.storage.local_files import writing
 from lookalike.workflow.node_calls import CALLS, Call
 from lookalike.workflow.node_state import LOG, NodeState, Output, content_of, fingerprint_of
-from lookalike.workflow.workflow_graph import Connection, Node, Workflow
+from lookalike.workflow.workflow_graph import Node, Workflow
 
 FOLDER = ".lookalike"
 
@@ -55,18 +55,14 @@ class WorkflowOutcome:
     folder: Path
     nodes: list[NodeOutcome]
 
-    @property
-    def failed(self) -> list[NodeOutcome]:
-        """The nodes that failed."""
-        return [one for one in self.nodes if one.did == "failed"]
-
     def failure(self) -> LookalikeError | None:
         """The error that names the nodes that failed; None where none did."""
-        if not self.failed:
-            return None
-        lines = [f"{one.node}: {one.why} (log: {_log(self.folder, one.node)})"
-                 for one in self.failed]  # fmt: skip
-        return RunError("\n".join(lines))
+        lines = [
+            f"{one.node}: {one.why} (log: {self.folder / one.node / LOG})"
+            for one in self.nodes
+            if one.did == "failed"
+        ]
+        return RunError("\n".join(lines)) if lines else None
 
 
 def run_workflow(
@@ -184,27 +180,24 @@ class _Engine:
         settings = dict(node.settings)
         inputs: dict[str, list[Output]] = {}
         for port, needed in node.kind.inputs.items():
-            source = node.inputs.get(port)
+            source, value = node.inputs.get(port), settings.get(needed.key)
             if source is not None:
-                output = self._output(source)
-                self._say_replaced(node, needed.key, source)
+                output = self._outputs[source.node][source.port]
+                if value is not None:
+                    shown = storage.public(value) if isinstance(value, str) else value
+                    logger.info(
+                        "%s: %s is connected, and wins over %s=%s",
+                        node.name, source, needed.key, shown,
+                    )  # fmt: skip
                 settings[needed.key] = output.place
                 inputs[port] = [output]
-            elif (value := settings.get(needed.key)) is not None:
+            elif value is not None:
                 places = [value] if isinstance(value, str) else value
                 inputs[port] = [Output(p, content_of(p, needed.types[0])) for p in places]
         if node.uses == "read":
             place = settings["list"]
             inputs["list"] = [Output(place, content_of(place, "list"))]
         return _Given(settings, fingerprint_of(node.uses, settings, inputs))
-
-    def _output(self, source: Connection) -> Output:
-        return self._outputs[source.node][source.port]
-
-    def _say_replaced(self, node: Node, key: str, source: Connection) -> None:
-        if (value := node.settings.get(key)) is not None:
-            shown = storage.public(value) if isinstance(value, str) else value
-            logger.info("%s: %s is connected, and wins over %s=%s", node.name, source, key, shown)
 
     def _reason(self, node: Node, before: NodeState, given: _Given) -> str | None:
         """Reason that a node runs; None if it is kept."""
@@ -299,7 +292,3 @@ def _refusal(error: LookalikeError | OSError) -> str:
 def _outcome(node: Node, did: Did, why: str, state: NodeState) -> NodeOutcome:
     places = {port: storage.public(one.place) for port, one in state.outputs.items()}
     return NodeOutcome(node.name, node.uses, did, why, state.seconds, places)
-
-
-def _log(folder: Path, node: str) -> Path:
-    return folder / node / LOG
