@@ -1,6 +1,7 @@
 """Time and memory of opening a list of a million images, in each form.
 
     python benchmarks/million_lines.py
+    python benchmarks/million_lines.py --command evaluate --workers 2
 
 Each form is read in a process of its own, or in several as the workers of a run. Bytes of an image
 are those by which the memory of a process has grown.
@@ -16,12 +17,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import process_figures
 from worker_processes import run_workers
+
+if TYPE_CHECKING:
+    from lookalike.data.catalog import Catalog
+    from lookalike.data.record_table import RecordTable
+    from lookalike.distributed.world import World
 
 FORMS = ("image_list", "itag", "csv", "parquet")
 
@@ -58,27 +65,42 @@ def memory() -> tuple[int, int, int]:
     return own * 1024, mapped * 1024, process_figures.memory("VmHWM")
 
 
-def measure(path: str) -> None:
-    """Open the list as `train` does, and print a line with what it took of this worker."""
+def opened(command: str, path: str, world: World) -> Catalog | RecordTable:
+    """The list as a command opens it."""
     from lookalike.config.config import Config
-    from lookalike.distributed.world import World
+    from lookalike.data.inputs import read_places
+    from lookalike.data.shared_records import read_once
+    from lookalike.evaluation.testset import from_list
     from lookalike.training.build import open_catalogs
 
-    config = Config.of(None, {"train": path})
+    if command == "train":
+        return open_catalogs(Config.of(None, {"train": path}), world=world)[0]
+    if command == "evaluate":
+        return from_list(path, world=world).catalog
+    return read_once(lambda: read_places([path]), world)
+
+
+def measure(path: str, command: str) -> None:
+    """Open the list as a command does, and print a line with what it took of this worker."""
+    import lookalike.data.inputs
+    import lookalike.evaluation.testset
+    import lookalike.training.build  # noqa: F401  # not counted
+    from lookalike.distributed.world import World
+
     with World.from_env("cpu") as world:
         before = memory()
         began, cpu = time.monotonic(), time.process_time()
-        catalog, _ = open_catalogs(config, world=world)
+        found = opened(command, path, world)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         world.barrier()
         gc.collect()
         own, mapped, peak = (
-            (after - start) / len(catalog) for after, start in zip(memory(), before, strict=True)
+            (after - start) / len(found) for after, start in zip(memory(), before, strict=True)
         )
         print(
-            f"    worker {world.rank}: {len(catalog):,} images, {len(catalog.classes):,} classes: "
-            f"{seconds:.2f} s, {cpu:.2f} s of a core; {own:.0f} bytes/image of its own, "
-            f"{mapped:.0f} of mapped files, {peak:.0f} at most"
+            f"    worker {world.rank}: {len(found):,} images: {seconds:.2f} s, {cpu:.2f} s of "
+            f"a core; {own:.0f} bytes/image of its own, {mapped:.0f} of mapped files, "
+            f"{peak:.0f} at most"
         )
         world.barrier()
 
@@ -87,17 +109,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--command", default="train", choices=("train", "embed", "evaluate"))
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure)
+        measure(options.measure, options.command)
         return
     with tempfile.TemporaryDirectory() as folder:
         for form in options.forms:
             path = write(form, Path(folder), options.images)
             print(f"{form}, {path.stat().st_size / 1e6:.0f} MB:", flush=True)
             command = [sys.executable, __file__, "--measure", str(path)]
+            command += ["--command", options.command]
             print(*run_workers(command, options.workers), sep="", end="", flush=True)
             path.unlink()
 

@@ -276,6 +276,7 @@ def test_workers_share_the_parts_that_the_main_one_found_missing(
     made = []
     second = Second(rank=1, size=2, local_size=2)
     monkeypatch.setattr(World, "from_env", lambda device: second)
+    monkeypatch.setattr("lookalike.commands.embed.read_once", lambda read, world: read())
     monkeypatch.setattr(Parts, "missing", lambda self: [2])
     monkeypatch.setattr(Parts, "write", lambda self, number, part: made.append(number))
     assert lookalike.embed(model, many, tmp_path / "a.npy", device="cpu") == 0

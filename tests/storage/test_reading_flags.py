@@ -140,3 +140,23 @@ def test_the_commands_take_the_flags(bucket, data, model, tmp_path):
         if {"cache", "cache_size", "requests"} <= set(command.callback.__annotations__)
     }
     assert taking == {"evaluate", "embed", "search", "improve", "export"}
+
+
+@pytest.mark.slow
+def test_one_of_two_workers_reads_a_list(bucket, data, model, tmp_path):
+    def lists(command, *words, workers):
+        bucket.counts.clear()
+        done = call(command, *map(str, words), "--workers", str(workers), "--device", "cpu",
+                    cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return {key: n for key, n in bucket.counts.items() if key[1].endswith(".txt")}
+
+    query = data.replace("train", "val")
+    for words in (
+        ("embed", model, data, "-o", tmp_path / "x.npy"),
+        ("evaluate", model, "--data", data),
+        ("evaluate", model, "--query", query, "--gallery", data),
+    ):
+        alone, together = (lists(*words, workers=workers) for workers in (1, 2))
+        assert alone
+        assert together == alone, words

@@ -139,8 +139,8 @@ def _refuse_streams(*given: str | None) -> None:
     for place in filter(None, given):
         if is_stream(place):
             raise ConfigError(
-                f"{place}: can be read only once, and each worker reads the lists; write the list "
-                "to a file, or leave --workers out"
+                f"{place}: can be read only once, and not by the workers; write the list to a "
+                "file, or leave --workers out"
             )
 
 

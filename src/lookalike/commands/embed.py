@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -26,6 +27,7 @@ from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
+from lookalike.data.shared_records import read_once
 from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, check_integer
@@ -114,11 +116,13 @@ def embed(
         log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
-        records = read_images(places, lists_of(model))
+        read_list = partial(read_images, places, lists_of(model))
         source = options.source([model])
-        run = _embed
-        if world.on_several_machines:
+        if world.on_several_machines:  # workers that do not wait for each other
             run = _share_into_index if is_store_address(output) else _embed_on_machines
+            records = read_list()
+        else:
+            run, records = _embed, read_once(read_list, world)
         count = run(embedder, records, output, restart, world, source)
         if world.is_main:
             report_to_launcher(_COUNT, str(count))

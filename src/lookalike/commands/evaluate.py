@@ -103,7 +103,7 @@ def evaluate(
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = _with_separator(ListOptions(format, split, label_separator), [model])
-        test = _test_set(data, query, gallery, lists)
+        test = _test_set(data, query, gallery, lists, world)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -150,10 +150,10 @@ def compare(
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
     kinds = (MetricKeywords, ListKeywords)
-    metrics, lists = ({k: v for k, v in more.items() if k in one.__annotations__} for one in kinds)
-    read = {k: v for k, v in more.items() if k not in metrics | lists}
+    metrics, form = ({k: v for k, v in more.items() if k in one.__annotations__} for one in kinds)
+    read = {k: v for k, v in more.items() if k not in metrics | form}
     reading = ReadOptions(**cast(ReadKeywords, read))
-    listing = ListOptions(**cast(ListKeywords, lists))
+    listing = ListOptions(**cast(ListKeywords, form))
     models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
     data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)
     per_class, per_query, output = _places(per_class=per_class, per_query=per_query, output=output)
@@ -174,7 +174,8 @@ def compare(
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            test = _test_set(data, query, gallery, _with_separator(listing, models))
+            lists = _with_separator(listing, models)
+            test = _test_set(data, query, gallery, lists, world)
             source = reading.source(models)
             measured = common_images(
                 [_embedded(model, test, reading, source, world, kept) for model in models]
@@ -240,13 +241,13 @@ def _check(
 
 
 def _test_set(
-    data: str | None, query: str | None, gallery: str | None, options: ListOptions
+    data: str | None, query: str | None, gallery: str | None, options: ListOptions, world: World
 ) -> TestSet:
     if data is not None:
-        return from_list(data, options)
+        return from_list(data, options, world)
     assert query is not None
     assert gallery is not None
-    return from_query_and_gallery(query, gallery, options)
+    return from_query_and_gallery(query, gallery, options, world)
 
 
 def _with_separator(options: ListOptions, models: Sequence[Place]) -> ListOptions:

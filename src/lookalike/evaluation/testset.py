@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -27,7 +28,10 @@ from lookalike.data.readers.annotation import (
 from lookalike.data.readers.table_columns import SEQUENCE_OR_CAMERA, parse_details
 from lookalike.data.readers.table_rows import labels_text
 from lookalike.data.record import Details, Record, image_keys, with_labels
+from lookalike.data.record_table import RecordTable
+from lookalike.data.shared_records import read_once
 from lookalike.data.splits import measured
+from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
 from lookalike.metrics.protocol import Roles
 from lookalike.vectors.vector_files import ROLES, read_vectors
@@ -70,9 +74,13 @@ class ListOptions:
             coarser_columns=hierarchy_columns(self.hierarchy),
         )
 
-    def records(self, uri: str) -> Sequence[Record]:
+    def read(self, uri: str) -> RecordTable:
+        """All records of a list."""
+        return read_records(uri, self.format, self.annotation)
+
+    def records(self, uri: str) -> RecordTable:
         """The records of a list to measure on."""
-        return measured(read_records(uri, self.format, self.annotation), self.split)
+        return measured(self.read(uri), self.split)
 
 
 @dataclass(frozen=True)
@@ -101,46 +109,60 @@ class TestSet:
         return cls(storage.public(name), catalog, Roles.of(records), in_both)
 
 
-def from_list(data: str, options: ListOptions = ListOptions()) -> TestSet:  # frozen
+def from_list(
+    data: str,
+    options: ListOptions = ListOptions(),  # frozen
+    world: World = ALONE,
+) -> TestSet:
     """A list whose images search each other, or have the roles that it states.
+
+    Called by all workers together; one of each machine reads.
 
     Raises:
         LookalikeError: it cannot be read, or has no such split.
     """
-    return TestSet.of(data, options.records(data), hierarchy=options.hierarchy)
+    records = measured(read_once(partial(options.read, data), world), options.split)
+    return TestSet.of(data, records, hierarchy=options.hierarchy)
 
 
 def from_query_and_gallery(
     query: str,
     gallery: str,
     options: ListOptions = ListOptions(),  # frozen
+    world: World = ALONE,
 ) -> TestSet:
     """A list of queries, and one of the gallery.
 
     An image that is in both lists, by its path however that is spelled, is one image with both
-    roles: it does not find itself.
+    roles: it does not find itself. Called by all workers together; one of each machine reads.
 
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
-    found: dict[object, Record] = {}
+    records = read_once(partial(_both_lists, query, gallery, options), world)
+    both = [one is not None and one.is_query and one.is_gallery for one in records.details]
+    in_both = int(np.array(both, bool)[records.details_codes].sum())
+    return TestSet.of(f"{query} in {gallery}", records, in_both, options.hierarchy)
+
+
+def _both_lists(query: str, gallery: str, options: ListOptions) -> RecordTable:
+    """The queries with their roles, then those images of the gallery that are no queries."""
     key_of = image_keys()
-    in_both = 0
+    queries = [_with_roles(record, query=True, gallery=False) for record in options.records(query)]
+    rows: dict[object, int] = {}
+    for row, record in enumerate(queries):
+        rows.setdefault(key_of(record), row)  # an image that a list repeats stays two images
+    others = RecordTable()
     contradictions: list[tuple[Record, Record]] = []
-    for uri, is_query in ((query, True), (gallery, False)):
-        for record in options.records(uri):
-            details = record.details or Details()
-            key = key_of(record)
-            other = found.get(key)
-            if other is not None and not is_query and other.details and other.details.is_query:
-                in_both += 1
-                if set(other.labels) != set(record.labels):
-                    contradictions.append((other, record))
-                found[key] = replace(other, details=replace(other.details, is_gallery=True))
-                continue
-            roles = replace(details, is_query=is_query, is_gallery=not is_query)
-            # An image that one list repeats stays two images.
-            found[key if other is None else len(found)] = replace(record, details=roles)
+    for record in options.records(gallery):
+        found = rows.get(key_of(record))
+        if found is None:
+            others.append(_with_roles(record, query=False, gallery=True))
+            continue
+        one = queries[found]
+        if set(one.labels) != set(record.labels):
+            contradictions.append((one, record))
+        queries[found] = _with_roles(one, query=True, gallery=True)
     if contradictions:
         raise combined_error(
             contradictions,
@@ -149,7 +171,14 @@ def from_query_and_gallery(
                 f" {quoted(pair[1].label)}, but {quoted(pair[0].label)} in {pair[0].origin}"
             ),
         )
-    return TestSet.of(f"{query} in {gallery}", list(found.values()), in_both, options.hierarchy)
+    records = RecordTable(queries)
+    records.extend(others)
+    return records
+
+
+def _with_roles(record: Record, *, query: bool, gallery: bool) -> Record:
+    details = replace(record.details or Details(), is_query=query, is_gallery=gallery)
+    return replace(record, details=details)
 
 
 def from_files(

@@ -11,6 +11,7 @@ from lookalike import storage
 from lookalike.data.inputs import KnownLists, no_lists, read_places
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
+from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError, RunError
 from lookalike.index.index import Index
 from lookalike.index.new_images import id_of
@@ -28,7 +29,7 @@ class GalleryList:
     """
 
     tables: dict[str, list[str] | None]
-    records: list[Record]
+    records: RecordTable
 
     @classmethod
     def of(cls, places: Sequence[str], known: KnownLists = no_lists) -> GalleryList:
@@ -44,7 +45,7 @@ class GalleryList:
         }
         tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
         others = [place for place in places if place not in tables]
-        return cls(tables, records_at(others, known) if others else [])
+        return cls(tables, records_at(others, known) if others else RecordTable())
 
 
 def synchronize(
@@ -192,9 +193,9 @@ def _fits(id: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
 
 
-def records_at(places: Sequence[str], known: KnownLists = no_lists) -> list[Record]:
+def records_at(places: Sequence[str], known: KnownLists = no_lists) -> RecordTable:
     """The images, with absolute paths: an index is used from anywhere."""
-    return list(map(_placed, read_places(places, known)))
+    return RecordTable(map(_placed, read_places(places, known)))
 
 
 def _placed(record: Record) -> Record:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.data.record import Details, Record
+from lookalike.data.record_block import Distinct
+from lookalike.data.record_table import RecordTable
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,26 @@ class Roles:
         has one of the two, all images have that role. Images of one class and camera are a sequence
         (Zheng et al., Scalable Person Re-identification: A Benchmark, 2015).
         """
-        nothing = Details()
-        details = [record.details or nothing for record in records]
-        numbers: dict[tuple[str, ...], int] = {}
-        names = [_sequence(record.label, one) for record, one in zip(records, details, strict=True)]
-        sequence = [
-            -1 if name is None else numbers.setdefault(name, len(numbers)) for name in names
-        ]
-        query = [one.is_query for one in details]
-        gallery = [one.is_gallery for one in details]
-        if not numbers and not any(flag is not None for flag in (*query, *gallery)):
+        table = RecordTable.of(records)
+        stated = [one for one in table.distinct_details() if one is not None]
+        moving = any(_sequence("", one) is not None for one in stated)
+        flags = [flag for one in stated for flag in (one.is_query, one.is_gallery)]
+        if not moving and all(flag is None for flag in flags):
             return None
-        return cls(_flags(query), _flags(gallery), torch.tensor(sequence))
+        details = [one or Details() for one in table.details]
+        codes = table.details_codes % len(details)  # -1 is the last
+        query = _flags([one.is_query for one in details], codes)
+        gallery = _flags([one.is_gallery for one in details], codes)
+        sequence = np.full(len(table), -1, np.int64)
+        if moving:
+            kinds, of_kind = np.unique(
+                table.label_codes.astype(np.int64) * len(details) + codes, return_inverse=True
+            )
+            labels, numbers = table.labels, Distinct[tuple[str, ...] | None]([None])
+            names = (divmod(kind, len(details)) for kind in kinds.tolist())
+            found = numbers.codes(_sequence(labels[label], details[code]) for label, code in names)
+            sequence = found.astype(np.int64)[of_kind] - 1
+        return cls(query, gallery, torch.from_numpy(sequence))
 
     def __getitem__(self, rows: Tensor) -> Roles:
         """The roles of some images, (M,) indices."""
@@ -76,6 +87,9 @@ def _sequence(label: str, details: Details) -> tuple[str, ...] | None:
     return None if details.camera is None else (label, details.camera)
 
 
-def _flags(flags: Sequence[bool | None]) -> Tensor:
-    stated = any(flag is not None for flag in flags)
-    return torch.tensor([not stated if flag is None else flag for flag in flags])
+def _flags(flags: Sequence[bool | None], codes: np.ndarray) -> Tensor:
+    """(N,) bool of (N,) indices of flags; all True where none of these is stated."""
+    used = np.unique(codes).tolist()
+    stated = any(flags[code] is not None for code in used)
+    values = np.array([not stated if flag is None else flag for flag in flags])
+    return torch.from_numpy(values[codes])
