@@ -216,6 +216,8 @@ def test_what_the_servers_say_is_one_line(
         ("postgresql://user:hidden@host/db/t", "must not hold a password"),
         ("postgresql://host/db/t?password=hidden", "must not hold a password"),
         ("postgresql://host/db", "not of the form"),
+        ("postgresql://host:port/db/x", "'host:port' is no HOST:PORT"),
+        ("postgresql://me@a:5432,b:c/db/x", "'b:c' is no HOST:PORT"),
         ("postgresql://host/db/a.b.c", "a table is TABLE or SCHEMA"),
         ("postgresql://host/db/ro;bert", "not of the form"),
         ("s3://bucket/x", "mapped into memory; give a folder"),

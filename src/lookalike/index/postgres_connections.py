@@ -95,6 +95,11 @@ def parse_address(address: str) -> tuple[str, sql.Identifier]:
             f"{storage.public(address)}: an address must not hold a password, which logs and "
             "histories keep; set PGPASSWORD, or write it to ~/.pgpass"
         )
+    for server in host.rpartition("@")[2].split(","):  # libpq tries one after the other
+        if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?", server):
+            raise ConfigError(
+                f"{storage.public(address)}: {server!r} is no HOST:PORT; the form is {form}"
+            )
     database, _, table = path.partition("/")
     names = table.split(".")
     if not database or not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", n) for n in names):
