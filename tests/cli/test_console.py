@@ -186,6 +186,7 @@ MEETING = {
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: no worker of a run"),
         (MEETING | {"MASTER_PORT": "a"}, "MASTER_PORT=a: not the number of a port; unset RANK"),
         (MEETING | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: not the number of a port"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "one of several tasks of srun; start it with `lookalike"),
     ],
 )
 def test_the_environment_of_another_launcher_is_named(monkeypatch, environment, words):

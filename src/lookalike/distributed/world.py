@@ -62,6 +62,15 @@ def _launched() -> tuple[int, int, int, int]:
             f"the environment has PET_NNODES={machines}: this is one of several machines of a job; "
             "start it with `lookalike submit --on kubernetes`, or with torchrun -m lookalike ..."
         )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if not given and tasks not in ("", "1"):
+        # srun starts tasks without the variables of a launcher: each would work alone.
+        raise ConfigError(
+            f"the environment has SLURM_STEP_NUM_TASKS={tasks}: this is one of several tasks of "
+            "srun; start it with `lookalike submit --on slurm`, or with srun "
+            "--ntasks-per-node=1 torchrun ... -m lookalike ...; for tasks that have nothing to do "
+            "with each other, unset SLURM_STEP_NUM_TASKS"
+        )
     return rank, size, local_rank, local_size
 
 
