@@ -1,6 +1,7 @@
 """DLC: golden requests, read by the vendor's models, and a local server that plays the service."""
 
 import json
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_service_that_does_not_answer(config: str, monkeypatch: pytest.MonkeyPat
         pass
     with pytest.raises(UnavailableError, match="dlc1: no good answer in 5 tries"):
         _engine(monkeypatch, service.address).status("dlc1")
+
+
+def test_missing_credentials_are_one_line(monkeypatch, caplog) -> None:
+    def none(self: object) -> None:
+        logging.getLogger("credentials").error("HttpCode=404", exc_info=True)  # as the SDK does
+        raise ValueError("no provider")
+
+    monkeypatch.setattr("alibabacloud_credentials.client.Client.get_credential", none)
+    monkeypatch.setenv("ALIBABA_CLOUD_REGION_ID", "cn-shanghai")
+    with pytest.raises(CredentialsError, match=r"DLC: no credentials .*ACCESS_KEY_ID"):
+        connect(Resources())
+    assert "HttpCode" not in caplog.text
 
 
 def test_bare_start_on_a_machine_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

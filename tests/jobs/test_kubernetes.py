@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from job_service import JobService, serving
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from lookalike.cli import app
 from lookalike.errors import ConfigError, CredentialsError, LookalikeError, UnavailableError
 from lookalike.jobs.engine import JobError, JobState
 from lookalike.jobs.kubernetes_cluster import connect
+from lookalike.jobs.request import COMMANDS, NO_PLACES
 from lookalike.jobs.resources import Resources
 from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
 
@@ -133,6 +136,80 @@ def test_what_cannot_be_is_refused(config: str, changes: dict, message: str) -> 
     with pytest.raises(ConfigError, match=message) as error:
         submit(config, on="kubernetes", dry_run=True, **{**STANDALONE, **changes})
     assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("model.pretrained=weights.pth", "model.pretrained=weights.pth"),
+        ("model.backbone=local-dir:nets/vit", "model.backbone=nets/vit"),
+        ("train.recipe=recipe.yaml", "train.recipe=recipe.yaml"),
+        ("train.start_from=runs/old", "train.start_from=runs/old"),
+        ("data.classes=names.txt", "data.classes=names.txt"),
+        ("data.image_root=photos", "data.image_root=photos"),
+        ("data.weights=weights.csv", "data.weights=weights.csv"),
+        ("data.train=[/data/a.txt, b.txt]", "data.train=b.txt"),
+    ],
+)
+def test_place_that_a_container_lacks_is_refused(config: str, setting: str, place: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{place}: is in no mount of the container")):
+        submit(config, setting, on="kubernetes", dry_run=True, **STANDALONE)
+    for fine in ("data.weights=weight", "data.hierarchy=genus", "data.classes=[a, b]"):
+        submit(config, fine, on="kubernetes", dry_run=True, **STANDALONE)
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (("embed", "shoes", "oss://b/p.txt", "-o", "oss://b/x.npy"), "argument=shoes"),
+        (("embed", "oss://b/r", "p.txt", "-o", "oss://b/x.npy"), "argument=p.txt"),
+        (("embed", "oss://b/r", "oss://b/p", "--restart", "-o", "x.npy"), "-o=x.npy"),
+        (("evaluate", "oss://b/r", "--full", "--data=test.txt"), "--data=test.txt"),
+        (("train", "--train", "a.txt", "--output", "oss://b/r"), "--train=a.txt"),
+        (("train", "data.train=a.txt", "--output", "oss://b/r"), "data.train=a.txt"),
+    ],
+)
+def test_argument_that_a_container_lacks_is_refused(words: tuple[str, ...], place: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{place}: is in no mount of the container")):
+        submit(*words, on="kubernetes", dry_run=True, image="i")
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (("CONFIG", "run.output=/data/runs/x"), "run.output=/data/runs/x"),
+        (("embed", "oss://b/r", "/data/p", "-o", "/data/x.npy"), "-o=/data/x.npy"),
+        (("evaluate", "oss://b/r", "--data", "/data/t", "--output", "/data"), "--output=/data"),
+    ],
+)
+def test_output_in_a_read_only_mount_is_refused(config: str, words: tuple, place: str) -> None:
+    words = tuple(config if word == "CONFIG" else word for word in words)
+    resources = {"image": "i", "mounts": ["shop:/data:ro"]}
+    message = f"{place}: the mount /data is read-only; mount it for writing, shop:/data"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        submit(*words, on="kubernetes", dry_run=True, **resources)
+    mounts = ["shop:/data:ro", "runs:/data/runs"]
+    submit(config, "run.output=/data/runs/x", on="kubernetes", dry_run=True, image="i",
+           mounts=mounts)  # fmt: skip
+
+
+def test_values_that_are_no_places() -> None:
+    """All options of the commands that take a value are known, and which of them are places."""
+    program: Any = typer.main.get_command(app)
+    options = {
+        name
+        for command in COMMANDS
+        for each in program.commands[command].params
+        if each.param_type_name == "option" and not each.is_flag
+        for name in each.opts
+    }
+    places = {"-o", "--output", "--train", "--val", "--data", "--query", "--gallery", "--cache",
+              "--embeddings", "--labels", "--per-class", "--per-query"}  # fmt: skip
+    assert options - NO_PLACES == places
+    assert options >= NO_PLACES
+    submit(*EMBED, "--device", "cpu", on="kubernetes", dry_run=True, image="i")
+    submit("evaluate", "oss://b/r", "--data", "oss://b/t", "--label-separator", "/",
+           on="kubernetes", dry_run=True, image="i")  # fmt: skip
 
 
 KUBECONFIG = """apiVersion: v1

@@ -1,13 +1,16 @@
 """The sbatch script: its text, what is refused, and no secret in it."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import lookalike
+from lookalike.cli import app
 from lookalike.errors import ConfigError
-from lookalike.jobs.engine import JobError, JobState
+from lookalike.jobs.engine import JobError, JobState, follow
 from lookalike.jobs.request import command_job
 from lookalike.jobs.resources import Resources
 from lookalike.jobs.slurm import Slurm
@@ -67,6 +70,14 @@ def test_script_is_bash_and_holds_the_file_unchanged(name: str) -> None:
         ({"nodes": 0}, "nodes=0"),
         ({"machines": 2}, "machines is not a key of the resources"),
         ({"name": "My Job"}, "is no name of a job"),
+        ({"gpu_type": ""}, "gpu_type='' is not one word"),
+        ({"gpu_type": "h 100"}, "gpu_type='h 100' is not one word"),
+        ({"machine": "rack\t1"}, "is not one word"),
+        ({"image": " "}, "image=' ' is not one word"),
+        ({"priority": "very high"}, "'very high' is not one word"),
+        ({"priority": -5}, "priority=-5: Slurm takes 0 or more"),
+        ({"slurm": {"partition": "a\n#SBATCH --wrap=x"}}, "slurm.partition=.* is not one word"),
+        ({"mounts": ["/a:/data", "/b:/data/"], "image": "i"}, "has /data twice"),
     ],
 )
 def test_what_cannot_be_is_refused(config: str, changes: dict, message: str) -> None:
@@ -99,6 +110,33 @@ def test_other_commands(tmp_path: Path) -> None:
     assert "-m lookalike embed oss://shop/runs/shoes 'a list.txt' -o out.parquet\n" in text
     with pytest.raises(ConfigError, match="doctor cannot be submitted"):
         command_job(["doctor"], Resources())
+    for word in ("doctor", "nothing-there"):
+        with pytest.raises(ConfigError, match=f"{word}: neither a YAML file nor a command"):
+            submit(word, "x", on="slurm", dry_run=True)
+    with pytest.raises(ConfigError, match=r"s3://shop/c\.yaml: an address, where a file of this"):
+        submit("s3://shop/c.yaml", on="slurm", dry_run=True)
+    for words in (["--train", "a.txt"], ["--resume", "--train", "a.txt"]):
+        text = submit("train", *words, on="slurm", dry_run=True)  # a second start resumes
+        assert text.count(" --resume") == 1
+
+
+def test_mistake_in_the_words_of_a_command_is_refused_before_it_is_sent() -> None:
+    def answer(*words: str) -> str:
+        found = CliRunner().invoke(app, ["submit", "--on", "slurm", "--dry-run", "--", *words])
+        assert found.exit_code == 2, found.output
+        return found.output
+
+    assert "No such option: --wrokers" in answer(
+        "embed", "run", "photos", "-o", "x.npy", "--wrokers", "2"
+    )
+    assert "Missing option '--output'" in answer("embed", "run", "photos")
+    assert "Invalid value for '--workers'" in answer("evaluate", "run", "--workers", "many")
+
+
+def test_lines_before_the_start_may_use_variables_that_are_not_set(config: str) -> None:
+    text = submit(config, on="slurm", dry_run=True, slurm={"setup": ["module load $NOT_SET"]})
+    lines = text.splitlines()
+    assert lines.index("module load $NOT_SET") < lines.index("set -u")
 
 
 def test_program_that_is_not_installed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +165,46 @@ def test_states(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = Slurm().status("7")
     assert (found.state, found.reason) == _ANSWERS[word]
+
+
+def test_interrupt_of_following_says_that_the_job_goes_on(caplog) -> None:
+    class Pressed:
+        def status(self, job: str) -> None:
+            raise KeyboardInterrupt
+
+    caplog.set_level("INFO", "lookalike")
+    with pytest.raises(KeyboardInterrupt):
+        follow(Pressed(), "7", print)  # type: ignore[arg-type]
+    assert "7: goes on; `lookalike jobs 7 --on ... --stop` stops it" in caplog.text
+
+
+def test_names_and_paths_with_spaces_and_bars(tmp_path: Path, monkeypatch) -> None:
+    log = tmp_path / "my runs/shoes-7.log"
+    log.parent.mkdir()
+    log.write_text("step 1\nstep")
+    lines = {
+        "scontrol": f"JobId=7 JobName=a JobState=RUNNING Reason=None StdErr={log} StdIn=/dev/null "
+        f"StdOut={log} Power=",
+        "squeue": "8|RUNNING|T|None|my | comment|x|y\n7|RUNNING|T|None|lookalike|shoes",
+    }
+    for name, text in lines.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    slurm = Slurm()
+    assert slurm.new_log("7") == ["step 1"]
+    assert [(job.id, job.name, job.state) for job in slurm.jobs()] == [
+        ("7", "shoes", JobState.RUNNING)
+    ]
+
+
+@pytest.mark.skipif(shutil.which("squeue") is None, reason="needs Slurm's programs")
+def test_machine_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    if Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("this machine has a cluster")
+    with pytest.raises(JobError, match=r"^Slurm: squeue refuses: Could not .*by SLURM_CONF$"):
+        Slurm().jobs()
 
 
 def test_refusal_in_one_line(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

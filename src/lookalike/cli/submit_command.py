@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,10 +59,13 @@ def submit(
     Prints the id of the job on stdout. All resources: docs/submit.md.
     """
     from lookalike import log
+    from lookalike.jobs.request import COMMANDS
     from lookalike.jobs.submit import follow_job
     from lookalike.jobs.submit import submit as command
 
     log.start()
+    if request and request[0] in COMMANDS:
+        _check_words(*request)
     answer = command(
         *(request or []),
         on=required_engine(on),
@@ -76,6 +79,15 @@ def submit(
     typer.echo(answer, nl=not answer.endswith("\n"))
     if wait and not dry_run:
         follow_job(answer, on, resources, write=lambda line: typer.echo(line, err=True))
+
+
+def _check_words(command: str, *words: str) -> None:
+    """Parse the words of a command as it does: a mistake in them would show after the queue."""
+    from lookalike.cli import app
+
+    program: Any = typer.main.get_command(app)
+    with program.context_class(program, info_name="lookalike") as parent:
+        program.commands[command].make_context(command, list(words), parent)
 
 
 def required_engine(on: str) -> str:

@@ -30,6 +30,7 @@ from lookalike.config.yaml_lines import read_mapping, read_value, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED
 from lookalike.storage import Place
+from lookalike.storage.local_files import refuse_remote
 
 
 class Config(Section):
@@ -291,6 +292,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 def _read_yaml(file: Place, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections of a file, and `file:line` of each section and dotted key."""
     if content is None:
+        refuse_remote(file)
         _refuse_resolved(file)
     try:
         raw = storage.path_of(file).read_bytes() if content is None else content

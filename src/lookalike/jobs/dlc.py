@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import uuid
@@ -298,6 +299,7 @@ def connect(resources: Resources) -> Dlc:
     endpoint = os.environ.get("PAI_DLC_ENDPOINT")
     if region is None and endpoint is None:
         raise ConfigError("DLC needs a region: dlc.region, or $ALIBABA_CLOUD_REGION_ID")
+    logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK's tracebacks
     try:
         credentials = Credentials()
         credentials.get_credential()

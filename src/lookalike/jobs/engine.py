@@ -88,17 +88,21 @@ def follow(
         JobError: it failed or was stopped.
     """
     state = None
-    while True:
-        found = engine.status(job)
-        if found.state != state:
-            logger.info("%s: %s%s", job, found.state, found.reason and f" ({found.reason})")
-            state = found.state
-        if logs and state is not JobState.QUEUED:
-            for line in engine.new_log(job):
-                write(line)
-        if found.state.is_final:
-            break
-        time.sleep(pause)
+    try:
+        while True:
+            found = engine.status(job)
+            if found.state != state:
+                logger.info("%s: %s%s", job, found.state, found.reason and f" ({found.reason})")
+                state = found.state
+            if logs and state is not JobState.QUEUED:
+                for line in engine.new_log(job):
+                    write(line)
+            if found.state.is_final:
+                break
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        logger.info("%s: goes on; `lookalike jobs %s --on ... --stop` stops it", job, job)
+        raise
     if found.state is not JobState.SUCCEEDED:
         raise JobError(f"{job}: {found.state}{found.reason and f': {found.reason}'}")
     return found

@@ -12,6 +12,7 @@ from typing import Any
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.config.yaml_lines import read_mapping
+from lookalike.data.readers.annotation import names_file
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
 from lookalike.storage.local_files import read_text
@@ -19,6 +20,22 @@ from lookalike.workflow.workflow_graph import Node, Workflow
 
 COMMANDS = ("train", "embed", "evaluate")
 """Commands that can be submitted."""
+
+_INPUTS = (
+    "data.train", "data.val", "data.image_root", "data.classes", "data.hierarchy", "data.weights",
+    "model.pretrained", "train.recipe", "train.start_from",
+)  # fmt: skip
+_BACKBONE_FOLDER = "local-dir:"
+_WRITTEN = ("run.output", "-o", "--output", "--per-class", "--per-query", "folder")
+
+NO_PLACES = frozenset(
+    {
+        *("--workers", "--threads", "--cache-size", "--requests", "--device"),
+        *("--k", "--precision", "--format", "--split", "--label-separator", "--hierarchy"),
+        *("--backbone", "--loss", "--epochs", "--recipe"),
+    }
+)
+"""Options of COMMANDS whose values are no paths."""
 
 _END = "LOOKALIKE_FILE"
 START_END = "LOOKALIKE_START"
@@ -75,19 +92,31 @@ def training_job(file: str, overrides: Sequence[str], resources: Resources) -> J
             raise ConfigError(f"{file}: a job needs {key}; add it to the file or as {key}=...")
     if config.without_secrets() != config or storage.without_secrets(text) != text:
         raise _secret_in(file)
-    places = [("run.output", str(config.run.output))]
-    for key in ("data.train", "data.val"):
-        value = config.get(key)
-        lists = [value] if isinstance(value, str) else list(value or ())
-        places += [(key, each) for each in lists]
     return JobRequest(
         name=resources.name or _name_of(str(config.run.output), "lookalike"),
         command="train",
         arguments=("config.yaml", *overrides, "--resume"),
         files={"config.yaml": text},
         workers=config.run.workers,
-        places=tuple(places),
+        places=tuple(_setting_places(config)),
     )
+
+
+def _setting_places(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that are paths or URIs of what a training reads and writes."""
+    yield "run.output", str(config.run.output)
+    for key in _INPUTS:
+        value = config.get(key)
+        if key in ("data.hierarchy", "data.weights") and not names_file(value or ""):
+            continue  # columns of a table
+        if key == "train.recipe" and not value.endswith((".yaml", ".yml")):
+            continue
+        lists = value if isinstance(value, list) and key != "data.classes" else [value]
+        for each in lists:
+            if isinstance(each, str):
+                yield key, each
+    if config.model.backbone.startswith(_BACKBONE_FOLDER):
+        yield "model.backbone", config.model.backbone.removeprefix(_BACKBONE_FOLDER)
 
 
 def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
@@ -105,6 +134,8 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
                 f"{storage.public(word)}: was given with a signature or a password, which everyone "
                 "who can list jobs could read; give the plain address"
             )
+    if command == "train" and "--resume" not in arguments:  # as for every training
+        arguments.append("--resume")
     files: dict[str, str] = {}
     sent: list[str] = []
     for word in arguments:
@@ -121,8 +152,27 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
         command=command,
         arguments=tuple(sent),
         files=files,
-        places=tuple(("argument", each) for each in arguments if "/" in each),
+        places=tuple(_argument_places(arguments)),
     )
+
+
+def _argument_places(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Arguments that are paths or URIs: those beside options, and values of other options."""
+    option = ""
+    for word in arguments:
+        if word.startswith("-") and len(word) > 1:
+            option, equals, value = word.partition("=")
+            if equals and option not in NO_PLACES:
+                yield option, value
+            option = "" if equals else option
+            continue
+        if option not in NO_PLACES:
+            key, equals, value = word.partition("=")
+            if not equals:
+                yield option or "argument", word
+            elif key in (*_INPUTS, "run.output"):
+                yield key, value
+        option = ""
 
 
 def is_workflow(file: str) -> bool:
@@ -207,22 +257,29 @@ def check_places(job: JobRequest, resources: Resources) -> None:
     """Check that a container reaches what the job reads and writes.
 
     Raises:
-        ConfigError: a path lies neither in object storage nor below a mount.
+        ConfigError: a path lies neither in object storage nor below a mount, or cannot be written.
     """
     if job.command == "run" and job.folder is None:
         raise ConfigError(
             "a workflow in a container needs a folder that outlives it, for its results: --folder "
             "/PATH, below a mount"
         )
-    mounts = [mount.path.rstrip("/") for mount in resources.mounts]
+    mounts = {mount.path.rstrip("/"): mount for mount in resources.mounts}
     for key, place in job.places:
         if storage.is_remote(place) or place in job.files or PurePosixPath(place).name in job.files:
             continue
-        if not any(place == mount or place.startswith(f"{mount}/") for mount in mounts):
+        around = [path for path in mounts if f"{place}/".startswith(f"{path}/")]
+        if not around:
             raise ConfigError(
                 f"{key}={place}: is in no mount of the container "
                 f"({', '.join(mounts) or 'there are none'}); give an address of object storage, or "
                 "a path below a mount (--mount SOURCE:/PATH)"
+            )
+        inner = mounts[max(around, key=len)]
+        if inner.read_only and (key in _WRITTEN or key.endswith(".output")):
+            raise ConfigError(
+                f"{key}={place}: the mount {inner.path} is read-only; mount it for writing, "
+                f"{inner.source}:{inner.path}"
             )
 
 

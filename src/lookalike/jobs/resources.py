@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ValidationError, field_validator, model_validator
 
 from lookalike import storage
 from lookalike.config.duration import seconds_of
@@ -21,6 +21,16 @@ _SECRET_NAME = re.compile(
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+def _one_word(value: str) -> str:
+    """A text without white space, as an option of sbatch or a name in a request."""
+    if not value.isprintable() or value.split() != [value]:
+        raise ValueError("is not one word; leave it out, or write it without white space")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_one_word)]
 
 
 class Mount(Section):
@@ -62,11 +72,11 @@ class Mount(Section):
 class DlcOptions(Section):
     """Settings of DLC alone."""
 
-    region: str | None = None
+    region: Word | None = None
     """Region of the service, as cn-shanghai; else $ALIBABA_CLOUD_REGION_ID."""
-    workspace: str | None = None
+    workspace: Word | None = None
     """Id of the workspace; else $PAI_WORKSPACE_ID."""
-    quota: str | None = None
+    quota: Word | None = None
     """Id of a resource quota, in place of a machine type."""
     spot_discount: float | None = setting(None, gt=0, le=1)
     """Use spot machines up to this part of the full price, as 0.5."""
@@ -74,32 +84,32 @@ class DlcOptions(Section):
     """Let DLC check the machines before the job begins."""
     error_monitoring: str | None = None
     """Arguments of DLC's fault monitoring (AIMaster), which turn it on."""
-    vpc: str | None = None
+    vpc: Word | None = None
     """Id of a VPC."""
-    switch: str | None = None
+    switch: Word | None = None
     """Id of a vSwitch."""
-    security_group: str | None = None
+    security_group: Word | None = None
     """Id of a security group."""
 
 
 class KubernetesOptions(Section):
     """Settings of Kubernetes alone."""
 
-    context: str | None = None
+    context: Word | None = None
     """Context of the kubeconfig; else its current one."""
-    namespace: str | None = None
+    namespace: Word | None = None
     """Namespace; else that of the context."""
-    runtime: str = "torch-distributed"
+    runtime: Word = "torch-distributed"
     """Runtime of Kubeflow Trainer for a TrainJob."""
-    service_account: str | None = None
+    service_account: Word | None = None
     """Service account of the pods."""
-    pull_secret: str | None = None
+    pull_secret: Word | None = None
     """Secret by which the image is pulled."""
     secrets: dict[str, str] = setting({})
     """Variables from secrets of the namespace, as `OSS_ACCESS_KEY_SECRET: SECRET/KEY`."""
-    queue: str | None = None
+    queue: Word | None = None
     """Queue of Kueue."""
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: Word = "nvidia.com/gpu"
     """Name of the GPUs among the resources of a machine."""
 
     @field_validator("secrets")
@@ -118,9 +128,9 @@ class KubernetesOptions(Section):
 class SlurmOptions(Section):
     """Settings of Slurm alone."""
 
-    partition: str | None = None
+    partition: Word | None = None
     """Partition, or several with commas between."""
-    account: str | None = None
+    account: Word | None = None
     """Account that pays."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the start, as `source .venv/bin/activate`."""
@@ -147,9 +157,9 @@ class Resources(Section):
     """Workers of each machine; by default one for each GPU, or run.workers."""
     gpus: int = setting(0, ge=0, le=64)
     """GPUs of each machine; 0 where the machine type says it."""
-    gpu_type: str | None = None
+    gpu_type: Word | None = None
     """Type of the GPU, by the engine's name for it."""
-    machine: str | None = None
+    machine: Word | None = None
     """Machine type: EcsSpec on DLC, instance type on Kubernetes, constraint on Slurm."""
     cpus: int | None = setting(None, ge=1)
     """Cores of each machine."""
@@ -157,7 +167,7 @@ class Resources(Section):
     """Memory of each machine, as 64GiB."""
     shared_memory: str | None = None
     """Of it, size of /dev/shm, as 16GiB."""
-    image: str | None = None
+    image: Word | None = None
     """Container image that holds lookalike; on Slurm one that srun's Pyxis plugin runs."""
     python: str = "python"
     """Python of the image or the machines."""
@@ -165,7 +175,7 @@ class Resources(Section):
     """Longest time, as 12h; training saves a checkpoint before, and Slurm queues it again."""
     grace: str = "5m"
     """Time between the request to stop and the end: that of a checkpoint."""
-    priority: int | str | None = None
+    priority: int | Word | None = None
     """1 (lowest) to 9 on DLC; a priority class on Kubernetes; a QOS on Slurm."""
     mounts: tuple[Mount, ...] = ()
     """Mounts, as `SOURCE:/PATH` or `SOURCE:/PATH:ro`."""
@@ -221,6 +231,15 @@ class Resources(Section):
                     "read it there; use a role (mounts.role), on "
                     "Kubernetes kubernetes.secrets, on Slurm the environment that sbatch passes on"
                 )
+        return value
+
+    @field_validator("mounts")
+    @classmethod
+    def _are_apart(cls, value: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        paths = [mount.path.rstrip("/") for mount in value]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"has {path} twice; each mount needs a path of its own")
         return value
 
     @model_validator(mode="after")

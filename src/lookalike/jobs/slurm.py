@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,8 @@ def render(job: JobRequest, resources: Resources) -> str:
     alone = resources.nodes == workers == 1
     torchrun = () if alone else (*_TORCHRUN, f"--nproc-per-node={workers}")
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(job, resources))]
-    lines += ["set -u", *_exports(resources)]
+    # Modules and conda use variables that are not set: their lines come before `set -u`.
+    lines += [*_exports(resources), *resources.slurm.setup, "set -u"]
     if not alone:
         lines += [
             'first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
@@ -57,7 +59,6 @@ def render(job: JobRequest, resources: Resources) -> str:
         ]
     start = start_script(job, resources, torchrun).rstrip("\n")
     lines += [
-        *resources.slurm.setup,
         f"IFS= read -r -d '' start <<'{START_END}'\n{start}\n{START_END}",
         "stopping=",
         'stop() { stopping=1; scancel --signal=TERM "$SLURM_JOB_ID"; }',
@@ -86,6 +87,10 @@ def _check(job: JobRequest, resources: Resources) -> None:
         raise ConfigError(
             "mounts: Slurm mounts only into a container; give --image, or use the paths of the "
             "machines"
+        )
+    if isinstance(resources.priority, int) and resources.priority < 0:
+        raise ConfigError(
+            f"priority={resources.priority}: Slurm takes 0 or more (0 holds the job), or a QOS"
         )
 
 
@@ -145,7 +150,7 @@ class Slurm:
 
     def send(self, request: str) -> str:
         """Queue a script from the current directory; the number of the job."""
-        return _output(["sbatch", "--parsable"], "sbatch", request).strip().partition(";")[0]
+        return _output(["sbatch", "--parsable"], "Slurm", request).strip().partition(";")[0]
 
     def status(self, job: str) -> JobStatus:
         """The state of a job; Slurm's controller forgets ended ones after some minutes."""
@@ -155,7 +160,8 @@ class Slurm:
         if not job.isdecimal():
             raise JobError(f"{job}: no number of a job of Slurm")
         text = _output(["scontrol", "--oneliner", "show", "job", job], job)
-        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+        # Values, as the path of the log, may hold spaces.
+        return dict(re.findall(r"(?:^|\s)([A-Z][\w:/]*)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)", text))
 
     def new_log(self, job: str) -> list[str]:
         """Whole lines of the log file since the last call, where it can be read from here."""
@@ -183,14 +189,14 @@ class Slurm:
                 "--noheader",
                 "--states=all",
                 "--sort=-i",
-                "--format=%i|%j|%T|%V|%r|%k",
+                "--format=%i|%T|%V|%r|%k|%j",
             ],
-            "squeue",
+            "Slurm",
         )
-        found = [line.split("|") for line in text.splitlines()]
+        found = [line.split("|", 5) for line in text.splitlines()]
         return [
             JobStatus(number, name, _STATES.get(state, JobState.RUNNING), _reason(state, why), made)
-            for number, name, state, made, why, mark in found
+            for number, state, made, why, mark, name in found
             if mark == _MARK
         ]
 
@@ -215,7 +221,9 @@ def _reason(state: str, why: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-_NEEDLESS = ("sbatch: error: ", "slurm_load_jobs error: ", "scancel: error: ", "squeue: error: ")
+_NEEDLESS = re.compile(
+    r"(?:sbatch|scancel|squeue|scontrol): (?:error|fatal): |slurm_load_jobs error: "
+)
 
 
 def _output(command: Sequence[str], what: str, given: str = "") -> str:
@@ -236,8 +244,9 @@ def _output(command: Sequence[str], what: str, given: str = "") -> str:
         text = words[-1] if words else f"exit code {done.returncode}"
         if len(words) > 1 and words[-1].startswith("sbatch: error: Batch job submission failed"):
             text = "; ".join(words)
-        for part in _NEEDLESS:
-            text = text.replace(part, "")
+        text = _NEEDLESS.sub("", text)
+        if "configuration source" in text:
+            text += "; run this on a machine of the cluster, or name its slurm.conf by SLURM_CONF"
         raise JobError(f"{what}: {command[0]} refuses: {text}")
     return done.stdout
 

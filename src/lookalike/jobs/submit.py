@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.jobs.engine import Engine, JobStatus, follow
 from lookalike.jobs.request import (
@@ -93,6 +94,12 @@ def _job(request: Sequence[str], resources: Resources) -> JobRequest:
             f"({', '.join(COMMANDS)}) with its arguments"
         )
     file, *overrides = request
+    is_file = file.endswith((".yaml", ".yml")) or storage.path_of(file).is_file()
+    if not is_file and file not in COMMANDS and "=" not in file:
+        raise ConfigError(
+            f"{file}: neither a YAML file nor a command that can be submitted "
+            f"({', '.join(COMMANDS)})"
+        )
     if file not in COMMANDS and "=" not in file and is_workflow(file):
         if overrides:
             raise ConfigError(f"{file}: a workflow takes no {overrides[0]!r}; write it in the file")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lookalike.errors import ConfigError, LookalikeError, RunError, StorageError, reason_of
-from lookalike.storage.uri import Place, local_path, path_of
+from lookalike.storage.uri import Place, is_remote, local_path, path_of, public
 
 _OS_ERROR = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 """Number of a system's error, as errors of safetensors (Rust) and Arrow (C++) name it."""
@@ -28,14 +28,24 @@ def read_text(file: Place) -> str:
     """The text of a file in UTF-8.
 
     Raises:
-        ConfigError: it cannot be read, or is no such text.
+        ConfigError: it cannot be read, is elsewhere, or is no such text.
     """
+    refuse_remote(file)
     try:
         return path_of(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text") from None
+
+
+def refuse_remote(file: Place) -> None:
+    """Refuse the address of a file that is read from this machine only."""
+    if is_remote(str(file)):
+        raise ConfigError(
+            f"{public(str(file))}: an address, where a file of this machine is expected; copy it "
+            "here, and give the copy"
+        )
 
 
 def make_folder(folder: Path, place: Place | None = None) -> None:

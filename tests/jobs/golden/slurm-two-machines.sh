@@ -13,14 +13,14 @@
 #SBATCH --requeue
 #SBATCH --partition=gpu
 #SBATCH --qos=high
-set -u
 export NCCL_DEBUG=WARN
+source venv/bin/activate
+set -u
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 # Its address: a node's name need not be that of a host.
 LOOKALIKE_HEAD="$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')"
 LOOKALIKE_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export LOOKALIKE_HEAD LOOKALIKE_PORT
-source venv/bin/activate
 IFS= read -r -d '' start <<'LOOKALIKE_START'
 set -eu
 folder="$(mktemp -d)"
