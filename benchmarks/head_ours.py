@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -43,9 +43,7 @@ class Ours(Contender):
         self.head = Head(
             shape.dim,
             shape.classes,
-            create_margin("arcface", MARGIN, SCALE)
-            if margin == "arcface"
-            else create_margin(margin),
+            create_loss("arcface", MARGIN, SCALE) if margin == "arcface" else create_loss(margin),
             HeadOptions(
                 precision=precision,
                 dtype=dtype,

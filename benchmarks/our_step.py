@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.kernels import has_bf16_products
@@ -50,7 +50,7 @@ def our_step(
         network.to(memory_format=torch.channels_last)
     narrow = precision == torch.bfloat16 and has_bf16_products(device)
     options = HeadOptions(precision=torch.bfloat16 if narrow else None)
-    head = Head(DIM, classes, create_margin("arcface"), options).to(device)
+    head = Head(DIM, classes, create_loss("arcface"), options).to(device)
     groups = parameter_groups(
         network, [head], weight_decay=1e-4, backbone_prefix="embedder.backbone.",
         parts={} if shards is None else shards.parts,

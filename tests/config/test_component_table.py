@@ -4,7 +4,7 @@ import pytest
 
 from lookalike.config.config import FLAGS, Config, keys
 from lookalike.errors import ConfigError
-from lookalike.losses import MARGINS, create_margin
+from lookalike.losses import MARGINS, create_loss
 from lookalike.model import BACKBONES, timm_name
 
 # (the component's parameter, our key, our default, values that must be accepted and their meaning)
@@ -107,7 +107,7 @@ def test_recommended_margin_and_scale_are_those_of_the_page():
         "sphereface": (4, 1),
     }
     for name, (margin, scale) in page.items():
-        made = create_margin(name)
+        made = create_loss(name)
         assert (made.margin, made.scale) == (margin, scale)
 
 

@@ -12,7 +12,7 @@ from losses_reference import (
     row_losses,
 )
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.kernels import fault, uses_triton
 
@@ -34,7 +34,7 @@ def batch():
 @pytest.mark.parametrize("name", PLAIN)
 def test_loss_and_gradients_equal_float64(device, batch, name, smoothing):
     embeddings, weight, classes = batch
-    margin = create_margin(name)
+    margin = create_loss(name)
     head = head_with(margin, weight, chunk=CHUNK, label_smoothing=smoothing).to(device)
     mine = head_loss_and_gradients(head, embeddings.to(device), classes.to(device))
     exact = loss_and_gradients(margin, embeddings.double(), weight.double(), classes, smoothing)
@@ -44,7 +44,7 @@ def test_loss_and_gradients_equal_float64(device, batch, name, smoothing):
 @pytest.mark.parametrize("name", ["curricularface", "adaface", "magface"])
 def test_losses_with_a_state_or_a_length_equal_the_cpu(device, batch, name):
     embeddings, weight, classes = batch
-    margin = create_margin(name)
+    margin = create_loss(name)
     results = []
     for where in (torch.device("cpu"), device):
         head = head_with(margin, weight, chunk=CHUNK).to(where)
@@ -55,7 +55,7 @@ def test_losses_with_a_state_or_a_length_equal_the_cpu(device, batch, name):
 
 def test_products_in_bfloat16(device, batch):
     embeddings, weight, classes = batch
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     head = head_with(margin, weight, chunk=CHUNK, precision=torch.bfloat16).to(device)
     mine = head_loss_and_gradients(head, embeddings.to(device), classes.to(device))
     exact = loss_and_gradients(margin, embeddings.double(), weight.double(), classes)
@@ -66,7 +66,7 @@ def test_products_in_bfloat16(device, batch):
 
 def test_default_chunks_of_the_device(device):
     embeddings, weight, classes = draw(8, 16, 5000, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     head = head_with(margin, weight).to(device)
     mine = head_loss_and_gradients(head, embeddings.to(device), classes.to(device))
     exact = loss_and_gradients(margin, embeddings.double(), weight.double(), classes)
@@ -79,7 +79,7 @@ def test_several_centres(device):
     classes = classes % 200
     results = []
     for where, dtype in ((device, torch.float32), (torch.device("cpu"), torch.float64)):
-        head = head_with(create_margin("arcface"), weight.to(dtype), centres=3, chunk=70).to(where)
+        head = head_with(create_loss("arcface"), weight.to(dtype), centres=3, chunk=70).to(where)
         given = embeddings.to(where, dtype)
         results.append(head_loss_and_gradients(head, given, classes.to(where)))
     for a, b in zip(*results, strict=True):
@@ -91,7 +91,7 @@ def test_several_centres(device):
 def test_update_in_the_backward_pass_equals_the_optimizer(device, batch, name, dtype):
     embeddings, weight, classes = batch
     lr, decay = 0.05, 0.01
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     rule = UpdateRule(name, momentum=0.9, weight_decay=decay)
     weight = weight.to(dtype)
     fused = head_with(margin, weight, chunk=CHUNK, update=rule, dtype=dtype).to(device)
@@ -121,7 +121,7 @@ def test_update_in_the_backward_pass_equals_the_optimizer(device, batch, name, d
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_sampled_step_is_one_over_the_classes_drawn(device, batch, sharded):
     embeddings, weight, classes = batch
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     rule = UpdateRule("sgd", momentum=0.9)
     head = head_with(margin, weight, chunk=CHUNK, update=rule, sample_rate=0.3, sharded=sharded).to(
         device
@@ -146,14 +146,14 @@ def test_a_sampled_step_is_one_over_the_classes_drawn(device, batch, sharded):
 
 def test_predicted_classes(device, batch):
     embeddings, weight, _ = batch
-    head = head_with(create_margin("arcface"), weight, chunk=CHUNK).to(device)
+    head = head_with(create_loss("arcface"), weight, chunk=CHUNK).to(device)
     true = (F.normalize(embeddings.double()) @ F.normalize(weight.double()).t()).argmax(1)
     assert (head.predict(embeddings.to(device)).cpu() == true).float().mean() > 0.99
 
 
 def test_absent_rows_and_one_class(device):
     embeddings, weight, classes = draw(5, 16, 1, torch.float32)
-    head = head_with(create_margin("arcface"), weight).to(device)
+    head = head_with(create_loss("arcface"), weight).to(device)
     loss, d_embeddings, d_weight = head_loss_and_gradients(
         head, embeddings.to(device), classes.to(device)
     )
@@ -175,7 +175,7 @@ def test_full_size_kernels_equal_plain_torch(real_device, monkeypatch, smoothed)
     device = real_device
     """Many chunks, parts of rows and of columns, as a real batch has them."""
     embeddings, weight, classes = draw(256, 32, 70_000, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     more = {"label_smoothing": 0.1} if smoothed else {"filter_above": 0.3}
     results = []
     for wish in (None, "0"):
@@ -189,7 +189,7 @@ def test_full_size_kernels_equal_plain_torch(real_device, monkeypatch, smoothed)
 
 def test_the_same_inputs_give_the_same_bits(device, batch):
     embeddings, weight, classes = batch
-    head = head_with(create_margin("arcface"), weight, chunk=CHUNK).to(device)
+    head = head_with(create_loss("arcface"), weight, chunk=CHUNK).to(device)
     first, second = (
         head_loss_and_gradients(head, embeddings.to(device), classes.to(device)) for _ in range(2)
     )
@@ -199,7 +199,7 @@ def test_the_same_inputs_give_the_same_bits(device, batch):
 def test_mean_of_rows(device, batch):
     """The head's mean loss is that of the rows, each computed alone on the CPU."""
     embeddings, weight, classes = batch
-    margin = create_margin("cosface")
+    margin = create_loss("cosface")
     rows = row_losses(margin, embeddings.double(), weight.double(), classes)
     head = head_with(margin, weight, chunk=CHUNK).to(device)
     assert off(head(embeddings.to(device), classes.to(device)), rows.mean()) <= 2e-5

@@ -7,7 +7,7 @@ import torch
 
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -50,8 +50,8 @@ def make_step(
         network.to(memory_format=torch.channels_last)
     options = HeadOptions(update=update)
     heads = {
-        "metric": Head(DIM, CLASSES, create_margin("arcface", scale=16.0), options, world=world),
-        "classification": Head(DIM, CLASSES, create_margin("softmax", scale=20.0), options,
+        "metric": Head(DIM, CLASSES, create_loss("arcface", scale=16.0), options, world=world),
+        "classification": Head(DIM, CLASSES, create_loss("softmax", scale=20.0), options,
                                world=world, seed=1),
     }  # fmt: skip
     for head in heads.values():

@@ -7,14 +7,14 @@ from test_cuda_step import make_batch, make_step, weights
 from world_of_one import world_of_one
 
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head_update import UpdateRule
 
 
 def test_sharded_over_the_collectives_equals_dense(group_device):
     device = group_device
     embeddings, weight, classes = draw(37, 64, 1100, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     rule = UpdateRule("sgd", momentum=0.9)
     results = []
     with world_of_one(device) as world:

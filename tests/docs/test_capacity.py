@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -100,7 +100,7 @@ def test_a_real_head_holds_what_the_formula_says(script, fused, name, dtype, rat
     classes, dim = 64, script.DIM
     rule = UpdateRule(name)
     options = HeadOptions(dtype=dtype, sample_rate=rate, update=rule if fused else None)
-    head = Head(dim, classes, create_margin("arcface"), options)
+    head = Head(dim, classes, create_loss("arcface"), options)
     embeddings = torch.randn(4, dim, requires_grad=True)
     head.begin()
     head(embeddings, torch.arange(4)).backward()

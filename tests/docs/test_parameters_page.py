@@ -175,7 +175,7 @@ def test_the_table_of_losses_is_that_of_the_registry():
         kind = MARGINS[name]
         assert component == "none" or LOSS_ALIASES[component] == name
         assert (unit, float(margin), float(scale)) == (
-            kind.unit, kind.default_margin, kind.default_scale,
+            kind.unit, kind.margin, kind.scale,
         )  # fmt: skip
         assert ("|e\\|" in norms, "|w\\|" in norms) == (kind.embedding_norm, kind.weight_norm)
 

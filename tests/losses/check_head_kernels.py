@@ -13,7 +13,7 @@ from losses_reference import (
 from lookalike.errors import ConfigError
 from lookalike.losses import (
     chunk_softmax,
-    create_margin,
+    create_loss,
     kernels,
     triton_softmax,
     triton_update,
@@ -57,7 +57,7 @@ def near(mine, reference):
 @pytest.mark.parametrize("name", PLAIN)
 def test_loss_and_gradients(calls, name, smoothing):
     embeddings, weight, classes = draw(5, 16, 70, torch.float32)
-    margin = create_margin(name)
+    margin = create_loss(name)
     head = head_with(margin, weight, chunk=40, label_smoothing=smoothing).to(DEVICE)
     mine = head_loss_and_gradients(head, embeddings.to(DEVICE), classes.to(DEVICE))
     exact = loss_and_gradients(margin, embeddings.double(), weight.double(), classes, smoothing)
@@ -67,7 +67,7 @@ def test_loss_and_gradients(calls, name, smoothing):
 
 def test_products_in_bfloat16():
     embeddings, weight, classes = draw(5, 16, 70, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     results = []
     for dtype in (torch.bfloat16, None):
         head = head_with(margin, weight, chunk=40, precision=dtype).to(DEVICE)
@@ -78,16 +78,16 @@ def test_products_in_bfloat16():
 
 def test_several_centres():
     embeddings, weight, classes = draw(5, 16, 60, torch.float32)
-    head = head_with(create_margin("arcface"), weight, centres=3, chunk=15).to(DEVICE)
+    head = head_with(create_loss("arcface"), weight, centres=3, chunk=15).to(DEVICE)
     classes = classes % 20
     mine = head_loss_and_gradients(head, embeddings.to(DEVICE), classes.to(DEVICE))
-    wide = head_with(create_margin("arcface"), weight.double(), centres=3, chunk=15)
+    wide = head_with(create_loss("arcface"), weight.double(), centres=3, chunk=15)
     near(mine, head_loss_and_gradients(wide, embeddings.double(), classes))
 
 
 def test_update_in_the_backward_pass(calls):
     embeddings, weight, classes = draw(5, 16, 70, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     rule = UpdateRule("sgd", momentum=0.9)
     head = head_with(margin, weight, chunk=40, update=rule).to(DEVICE)
     head.begin()
@@ -105,7 +105,7 @@ def test_update_in_the_backward_pass(calls):
 
 def test_double_precision_goes_to_torch(calls):
     embeddings, weight, classes = draw(3, 4, 6)
-    head = head_with(create_margin("arcface"), weight).to(DEVICE)
+    head = head_with(create_loss("arcface"), weight).to(DEVICE)
     head_loss_and_gradients(head, embeddings.to(DEVICE), classes.to(DEVICE))
     assert calls == {}
 

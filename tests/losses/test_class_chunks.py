@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
-from lookalike.losses import chunk_products, chunk_softmax, create_margin
+from lookalike.losses import chunk_products, chunk_softmax, create_loss
 from lookalike.losses.chunk_products import ChunkOptions, Chunks, LogitCache
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
@@ -35,7 +35,7 @@ def test_a_step_makes_four_products_of_each_chunk(monkeypatch, cache, options, p
     # 8 operations for each number of the weight and each row; 6 where the logits are cached.
     monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", cache)
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
-    head = head_with(create_margin("arcface"), weight, **{"chunk": 20, "update": update, **options})
+    head = head_with(create_loss("arcface"), weight, **{"chunk": 20, "update": update, **options})
     if head.update is not None:
         head.update.lr = 0.1
     with Products() as made:
@@ -48,7 +48,7 @@ def test_a_step_makes_four_products_of_each_chunk(monkeypatch, cache, options, p
 
 def test_frozen_classes_take_one_pass():
     embeddings, weight, classes = draw(9, 16, 600, torch.float32)
-    head = head_with(create_margin("arcface"), weight, chunk=20)
+    head = head_with(create_loss("arcface"), weight, chunk=20)
     head.weight.requires_grad_(False)
     with Products() as made:
         head(embeddings.requires_grad_(), classes).backward()
@@ -65,7 +65,7 @@ def test_cached_logits_are_those_that_would_be_computed_again(monkeypatch, centr
     for cache in (0.0, 0.05, 10.0):
         monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", cache)
         head = head_with(
-            create_margin("arcface"), weight, centres=centres, chunk=20, precision=precision
+            create_loss("arcface"), weight, centres=centres, chunk=20, precision=precision
         )
         head_loss_and_gradients(head, embeddings, classes)  # the memory is used again
         with Products() as products:
@@ -82,7 +82,7 @@ def test_cached_logits_are_those_that_would_be_computed_again(monkeypatch, centr
 def test_two_forward_passes_before_a_backward_pass_do_not_share_logits(monkeypatch):
     monkeypatch.setattr(chunk_products, "CPU_LOGIT_CACHE", 10.0)
     embeddings, weight, classes = draw(9, 16, 600)
-    head = head_with(create_margin("arcface"), weight, chunk=20)
+    head = head_with(create_loss("arcface"), weight, chunk=20)
     one, two = (e.clone().requires_grad_() for e in (embeddings, embeddings.flip(0)))
     losses = head(one, classes), head(two, classes)
     losses[0].backward()
@@ -144,7 +144,7 @@ def test_bf16_products_where_they_are_faster_or_asked_for(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     config = Config().with_values({"head.precision": wanted})
     found = resolve_head(
-        config, create_margin("arcface"), "bf16", torch.device(device), classes=8, classification=0
+        config, create_loss("arcface"), "bf16", torch.device(device), classes=8, classification=0
     )
     assert found["head.precision"] == resolved
 
@@ -165,7 +165,7 @@ def test_workers_with_other_numbers_of_rows_average_the_same_chunks(monkeypatch)
         embeddings, _, classes = draw(rows, 16, 10_000, torch.float32)
         world = Recording(size=2)
         head = Head(
-            16, 10_000, create_margin("arcface"), HeadOptions(update=UpdateRule()), world=world
+            16, 10_000, create_loss("arcface"), HeadOptions(update=UpdateRule()), world=world
         )
         head.begin()
         head(embeddings.requires_grad_(), classes).backward()

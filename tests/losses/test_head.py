@@ -3,11 +3,11 @@ import torch
 from losses_reference import draw, head_with
 
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 
-ARCFACE = create_margin("arcface")
+ARCFACE = create_loss("arcface")
 
 
 def head_of(weight, **options):
@@ -84,7 +84,7 @@ def test_shapes_and_settings_that_do_not_fit():
             HeadOptions(**options)
     for options in ({"centres": 2}, {"filter_above": 0.5}):
         with pytest.raises(ValueError, match="normalised classes"):
-            Head(3, 5, create_margin("softmax"), HeadOptions(**options))
+            Head(3, 5, create_loss("softmax"), HeadOptions(**options))
 
 
 def test_repr_has_sizes_margin_and_held_classes():

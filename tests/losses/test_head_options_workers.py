@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from losses_reference import loss_and_gradients
 
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -47,7 +47,7 @@ CASES = [
 
 def head_of(case, world):
     return Head(
-        DIM, CLASSES, create_margin(case.name), OPTIONS[case.options], sharded=bool(case.sharded),
+        DIM, CLASSES, create_loss(case.name), OPTIONS[case.options], sharded=bool(case.sharded),
         world=world, seed=5, init_std=0.7, class_counts=torch.arange(1, CLASSES + 1),
     ).double()  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.chunk_products import Chunks
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.stochastic_rounding import Noise, store
@@ -31,7 +31,7 @@ def test_bf16_products_are_within_1e_2_of_float64(monkeypatch, name, wide):
     # whatever norms were drawn for the margins that have the norms in their logits.
     weight *= 8 / weight.norm(dim=1).max()
     embeddings *= 8 / embeddings.norm(dim=1).max()
-    margin = create_margin(name)
+    margin = create_loss(name)
     head = head_with(margin, weight, precision=torch.bfloat16)
     narrow = head_loss_and_gradients(head, embeddings, classes)
     exact = loss_and_gradients(margin, embeddings.double(), weight.double(), classes)
@@ -46,7 +46,7 @@ def test_bf16_products_are_within_1e_2_of_float64(monkeypatch, name, wide):
 def test_a_step_on_a_bf16_weight_is_that_on_float32_rounded(rule, precision):
     embeddings, weight, classes = draw(32, 64, 500, torch.float32)
     weight = weight.bfloat16().float()
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     wide = head_with(margin, weight, update=rule, precision=precision)
     head = head_with(margin, weight, update=rule, precision=precision)
     narrow = head_with(margin, weight, update=rule, dtype=torch.bfloat16, precision=precision)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from losses_reference import draw, head_loss_and_gradients, head_with
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_sampling import PartialClassSampler, positions
 
 NONE = torch.empty(0, dtype=torch.int64)
@@ -66,7 +66,7 @@ def test_draws_follow_from_the_seed_and_the_step():
 @pytest.mark.parametrize("chunk", [None, 5])
 def test_other_classes_that_are_too_near_take_no_part(chunk):
     embeddings, weight, classes = draw(30, 4, 25)
-    margin = create_margin("cosface")
+    margin = create_loss("cosface")
     head = head_with(margin, weight, filter_above=0.4, chunk=chunk)
     ours = head_loss_and_gradients(head, embeddings, classes)
     leaf, other = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -85,7 +85,7 @@ def test_other_classes_that_are_too_near_take_no_part(chunk):
 def test_all_other_classes_may_be_left_out():
     embeddings = torch.tensor([[1.0, 0.1]], requires_grad=True)
     head = head_with(
-        create_margin("arcface"), torch.tensor([[1.0, 0], [1, 0.2], [1, 0.05]]), filter_above=0.5
+        create_loss("arcface"), torch.tensor([[1.0, 0], [1, 0.2], [1, 0.05]]), filter_above=0.5
     )
     loss = head(embeddings, torch.tensor([1]))
     loss.backward()

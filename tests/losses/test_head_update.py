@@ -5,7 +5,7 @@ import torch
 from losses_reference import draw, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import create_margin, head_update
+from lookalike.losses import create_loss, head_update
 from lookalike.losses.head_update import UpdateRule
 
 SGD = UpdateRule("sgd", momentum=0.9, weight_decay=0.01)
@@ -48,7 +48,7 @@ def step(head, embeddings, classes, lr, scale=1.0):
     ],
 )
 def test_equal_to_the_ordinary_optimizer(rule, name, options):
-    margin = create_margin(name)
+    margin = create_loss(name)
     _, weight, _ = draw(1, 8, 24)
     plain = head_with(margin, weight, **options)
     fused = head_with(margin, weight, update=rule, **options)
@@ -87,7 +87,7 @@ def test_no_tensor_as_large_as_the_weight_is_made():
             return result
 
     embeddings, weight, classes = draw(8, 16, 4000, torch.float32)
-    head = head_with(create_margin("arcface"), weight, update=SGD, chunk=64)
+    head = head_with(create_loss("arcface"), weight, update=SGD, chunk=64)
     known = {
         state.data_ptr() + row * 64 * 16 * 4
         for state in (head.weight, head.update.momentum_buffer)
@@ -125,7 +125,7 @@ def reference_steps(head, steps, lr_of, smoothing=0.0):
 def test_lazy_updates_are_exact(monkeypatch, rate, window):
     monkeypatch.setattr(head_update, "WINDOW", window)
     _, weight, _ = draw(1, 8, 40)
-    head = head_with(create_margin("arcface"), weight, update=SGD, sample_rate=rate, chunk=7)
+    head = head_with(create_loss("arcface"), weight, update=SGD, sample_rate=rate, chunk=7)
 
     def lr_of(number):
         return 0.3 / (1 + number)
@@ -144,7 +144,7 @@ def test_lazy_updates_are_exact(monkeypatch, rate, window):
 
 def test_adamw_rows_that_were_left_out_only_decay():
     _, weight, _ = draw(1, 8, 40)
-    head = head_with(create_margin("arcface"), weight, update=ADAMW, sample_rate=0.1)
+    head = head_with(create_loss("arcface"), weight, update=ADAMW, sample_rate=0.1)
     seen = torch.zeros(40, dtype=torch.bool)
     lrs = [0.1, 0.05, 0.2, 0.1]
     for number, lr in enumerate(lrs):
@@ -164,7 +164,7 @@ def test_adamw_rows_that_were_left_out_only_decay():
 @pytest.mark.parametrize("rule", [SGD, ADAMW])
 def test_a_rate_of_one_is_the_exact_head_bit_for_bit(rule):
     _, weight, _ = draw(1, 8, 40, torch.float32)
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     exact = head_with(margin, weight, update=rule)
     sampled = head_with(margin, weight, update=rule, sample_rate=1.0)
     # A rate that happens to draw all classes goes the other way, through the index.
@@ -184,7 +184,7 @@ def test_a_rate_of_one_is_the_exact_head_bit_for_bit(rule):
 def test_sampled_label_smoothing_spreads_over_the_classes_that_take_part():
     _, weight, _ = draw(1, 8, 40)
     head = head_with(
-        create_margin("softmax"), weight, update=SGD, sample_rate=0.3, label_smoothing=0.1
+        create_loss("softmax"), weight, update=SGD, sample_rate=0.3, label_smoothing=0.1
     )
     _, _, found = reference_steps(head, 3, lambda number: 0.1, smoothing=0.1)
     for embeddings, classes, loss, _ in found:
@@ -194,7 +194,7 @@ def test_sampled_label_smoothing_spreads_over_the_classes_that_take_part():
 
 def test_a_loss_that_is_not_used_changes_nothing():
     embeddings, weight, classes = draw(4, 8, 40)
-    head = head_with(create_margin("arcface"), weight, update=SGD)
+    head = head_with(create_loss("arcface"), weight, update=SGD)
     head.begin()
     head(embeddings.requires_grad_(), classes)
     assert torch.equal(head.weight, weight)

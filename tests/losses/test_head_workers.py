@@ -12,7 +12,7 @@ from losses_reference import PLAIN, loss_and_gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 
@@ -53,7 +53,7 @@ class Case:
         head = Head(
             DIM,
             self.num_classes,
-            create_margin(self.name),
+            create_loss(self.name),
             HeadOptions(chunk=2),
             label_smoothing=self.smoothing,
             sharded=self.sharded,
@@ -137,7 +137,7 @@ def one_worker(case):
     weight = Case.head(case, World()).weight
     of_rows = case.row_weights() if case.weighted else 1.0
     loss, by_embedding, by_weight = loss_and_gradients(
-        create_margin(case.name), embeddings, weight, classes, case.smoothing, of_rows
+        create_loss(case.name), embeddings, weight, classes, case.smoothing, of_rows
     )
     cos = torch.cosine_similarity(embeddings[:, None], weight[None], dim=2)
     return {

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from losses_reference import PLAIN, draw, head_loss_and_gradients, head_with, loss_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.losses import chunk_products, create_margin
+from lookalike.losses import chunk_products, create_loss
 from lookalike.losses.chunk_products import ChunkOptions
 from lookalike.losses.chunk_softmax import LogitModulation
 from lookalike.losses.class_statistics import class_statistics
@@ -52,7 +52,7 @@ def assert_same(ours, theirs, tolerance=1e-8):
 def test_equal_to_pytorch_metric_learning(name, value, scale, shape):
     # Over random inputs PML agrees everywhere. It departs from the formulas only where the
     # cosine is exactly -1 or 1; test_where_pml_departs_from_the_formulas shows how.
-    margin = create_margin(name, value, scale)
+    margin = create_loss(name, value, scale)
     embeddings, weight, classes = draw(*shape)
     theirs = PML[name](shape[2], shape[1], margin=margin.margin, scale=margin.scale).double()
     theirs.W.data.copy_(weight.t())
@@ -72,7 +72,7 @@ def test_where_pml_departs_from_the_formulas():
     theirs = pml.LargeMarginSoftmaxLoss(2, 2, margin=4).double()
     theirs.cast_types(torch.float64, cos.device)
     unread = RowContext(cos.detach(), cos.detach(), cos.detach()[:0])
-    ours = create_margin("large_margin_softmax").target(cos, unread)
+    ours = create_loss("large_margin_softmax").target(cos, unread)
     psi = theirs.modify_cosine_of_target_classes(cos).squeeze()
     assert psi.item() == pytest.approx(ours.item(), abs=1e-12) == -7
     assert torch.autograd.grad(psi.sum(), cos)[0].item() == pytest.approx(-16)
@@ -81,12 +81,12 @@ def test_where_pml_departs_from_the_formulas():
 
 def test_softmax_is_cross_entropy_of_the_linear_layer():
     embeddings, weight, classes = draw(40, 16, 50)
-    margin = create_margin("softmax")
+    margin = create_loss("softmax")
     ours = head_loss_and_gradients(make_head(margin, weight, chunk=8), embeddings, classes)
     leaf, other = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     loss = F.cross_entropy(leaf @ other.t(), classes)
     assert_same(ours, (loss.detach(), *torch.autograd.grad(loss, (leaf, other))), 1e-12)
-    one = create_margin("large_margin_softmax", 1)
+    one = create_loss("large_margin_softmax", 1)
     assert_same(head_loss_and_gradients(make_head(one, weight), embeddings, classes), ours, 1e-12)
 
 
@@ -94,7 +94,7 @@ def test_softmax_is_cross_entropy_of_the_linear_layer():
 @pytest.mark.parametrize("shape", [*SHAPES, (6, 4, 1)])
 @pytest.mark.parametrize("name", PLAIN)
 def test_equal_to_the_plain_formula(name, shape, smoothing):
-    margin = create_margin(name)
+    margin = create_loss(name)
     embeddings, weight, classes = draw(*shape)
     head = make_head(margin, weight, chunk=4, label_smoothing=smoothing)
     ours = head_loss_and_gradients(head, embeddings, classes)
@@ -104,7 +104,7 @@ def test_equal_to_the_plain_formula(name, shape, smoothing):
 @pytest.mark.parametrize("name", PLAIN)
 def test_chunks_change_nothing(name):
     embeddings, weight, classes = draw(12, 6, 37)
-    margin = create_margin(name)
+    margin = create_loss(name)
     whole = head_loss_and_gradients(make_head(margin, weight), embeddings, classes)
     for chunk in (1, 2, 36, 37, 1000):
         head = make_head(margin, weight, chunk=chunk, label_smoothing=0)
@@ -177,7 +177,7 @@ def test_gradients_of_the_statistics_are_those_of_all_logits_at_once(modulated, 
 @pytest.mark.parametrize("name", PLAIN)
 def test_loss_passes_gradcheck(name):
     embeddings, weight, classes = draw(4, 3, 5)
-    head = make_head(create_margin(name), weight, chunk=2, label_smoothing=0.1)
+    head = make_head(create_loss(name), weight, chunk=2, label_smoothing=0.1)
 
     def loss(embeddings, weight):
         return torch.func.functional_call(head, {"weight": weight}, (embeddings, classes))
@@ -189,7 +189,7 @@ def test_loss_passes_gradcheck(name):
 @pytest.mark.parametrize("name", PLAIN)
 def test_frozen_weight_or_embeddings(name):
     embeddings, weight, classes = draw(12, 6, 37)
-    margin = create_margin(name)
+    margin = create_loss(name)
     _, by_embedding, by_weight = loss_and_gradients(margin, embeddings, weight, classes)
     head = make_head(margin, weight, chunk=8)
     head(embeddings, classes).backward()
@@ -203,7 +203,7 @@ def test_frozen_weight_or_embeddings(name):
 @pytest.mark.parametrize("name", PLAIN)
 def test_float32_is_within_1e_5_of_float64(name):
     embeddings, weight, classes = draw(64, 128, 3000, torch.float32)
-    margin = create_margin(name)
+    margin = create_loss(name)
     single = head_loss_and_gradients(make_head(margin, weight), embeddings, classes)
     double = loss_and_gradients(margin, embeddings.double(), weight.double(), classes)
     for mine, exact in zip(single, double, strict=True):
@@ -215,7 +215,7 @@ def test_float32_is_within_1e_5_of_float64(name):
 def test_half_embeddings_and_autocast_compute_in_float32(dtype):
     embeddings, weight, classes = draw(16, 32, 100, torch.float32)
     half = embeddings.to(dtype)
-    head = make_head(create_margin("arcface"), weight, chunk=16)
+    head = make_head(create_loss("arcface"), weight, chunk=16)
     loss, by_embedding, by_weight = head_loss_and_gradients(head, half.float(), classes)
     nearest = head.predict(half.float())
     leaf = half.clone().requires_grad_()
@@ -237,7 +237,7 @@ def test_the_case_that_a_corrected_logsumexp_gets_wrong():
     sine = (1 - 0.7**2) ** 0.5
     negative = 0.35 + torch.tensor(0.061792).expm1().log().item() / 64
     weight = torch.tensor([[0.7, sine], [negative, -((1 - negative**2) ** 0.5)]])
-    head = make_head(create_margin("cosface"), weight)
+    head = make_head(create_loss("cosface"), weight)
     loss = head(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     assert loss.item() == pytest.approx(0.061792, abs=1e-5)
 
@@ -257,7 +257,7 @@ def test_finite_at_the_extremes(name, scale, dtype):
     classes = torch.tensor([0, 1, 9, 10, 3, 14, 16, 7, 12, 13])
     for count in (40, 15):
         held = classes < count
-        head = make_head(create_margin(name, scale=scale), weight[:count], chunk=4)
+        head = make_head(create_loss(name, scale=scale), weight[:count], chunk=4)
         results = head_loss_and_gradients(head, embeddings[held], classes[held])
         assert all(result.isfinite().all() for result in results)
 
@@ -269,7 +269,7 @@ def test_vectors_without_a_direction(name):
     embeddings[1] = 0
     weight[2] = 0
     classes[:] = torch.tensor([0, 1, 2, 8])
-    margin = create_margin(name)
+    margin = create_loss(name)
     head = make_head(margin, weight, chunk=4)
     loss, by_embedding, by_weight = head_loss_and_gradients(head, embeddings, classes)
     expected, _, _ = loss_and_gradients(margin, embeddings, weight, classes)
@@ -288,7 +288,7 @@ def test_vectors_without_a_direction(name):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_one_class_costs_nothing(name, dtype, smoothing):
     embeddings, weight, classes = draw(5, 3, 1, dtype)
-    head = make_head(create_margin(name), weight, label_smoothing=smoothing)
+    head = make_head(create_loss(name), weight, label_smoothing=smoothing)
     for result in head_loss_and_gradients(head, embeddings, classes):
         assert result.abs().max() == 0
 
@@ -299,7 +299,7 @@ def test_scale_500_at_cosines_of_exactly_one(name, sign):
     # Orthonormal classes and embeddings on them: every cosine is exactly 0 or +-1.
     weight = torch.eye(6, dtype=torch.float64)
     classes = torch.arange(6)
-    margin = create_margin(name, scale=500)
+    margin = create_loss(name, scale=500)
     ours = head_loss_and_gradients(make_head(margin, weight), sign * weight, classes)
     assert_same(ours, loss_and_gradients(margin, sign * weight, weight, classes), 1e-6)
 
@@ -327,7 +327,7 @@ class Allocations(TorchDispatchMode):
 def test_no_logits_and_no_second_weight_in_memory(name, smoothing):
     rows, dim, count = 64, 8, 2000
     embeddings, weight, classes = draw(rows, dim, count, torch.float32)
-    head = make_head(create_margin(name), weight, chunk=100, label_smoothing=smoothing)
+    head = make_head(create_loss(name), weight, chunk=100, label_smoothing=smoothing)
     leaf = embeddings.clone().requires_grad_()
     with Allocations() as ours:
         head(leaf, classes).backward()

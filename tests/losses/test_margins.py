@@ -8,7 +8,7 @@ import torch
 from losses_reference import PLAIN, target_cosine
 
 from lookalike.errors import ConfigError
-from lookalike.losses import MARGINS, create_margin
+from lookalike.losses import MARGINS, create_loss
 from lookalike.losses.margin import RowContext
 
 RECOMMENDED = {
@@ -42,7 +42,7 @@ def rows_of(margin, shape, dtype=torch.float32):
 def test_registry_holds_the_losses_with_their_recommended_values():
     found = {}
     for name in MARGINS:
-        m = create_margin(name)
+        m = create_loss(name)
         assert m.name == name
         found[name] = (m.margin, m.scale, m.unit, m.embedding_norm, m.weight_norm)
     assert found == RECOMMENDED
@@ -50,9 +50,9 @@ def test_registry_holds_the_losses_with_their_recommended_values():
 
 
 def test_explicit_values_replace_the_recommended_ones():
-    assert create_margin("arcface", 20, 32) == MARGINS["arcface"](margin=20.0, scale=32.0)
-    assert create_margin("softmax", 0).margin == 0
-    assert create_margin("arcface", 0).margin == 0
+    assert create_loss("arcface", 20, 32) == MARGINS["arcface"](margin=20.0, scale=32.0)
+    assert create_loss("softmax", 0).margin == 0
+    assert create_loss("arcface", 0).margin == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_explicit_values_replace_the_recommended_ones():
 )
 def test_margin_out_of_range_names_key_value_range_and_advice(name, margin, words):
     with pytest.raises(ConfigError) as error:
-        create_margin(name, margin)
+        create_loss(name, margin)
     text = str(error.value)
     assert f"loss.margin={margin:g}" in text
     assert name in text
@@ -85,11 +85,11 @@ def test_margin_out_of_range_names_key_value_range_and_advice(name, margin, word
 
 def test_options_have_the_values_of_the_papers():
     for name in MARGINS:
-        margin = create_margin(name)
+        margin = create_loss(name)
         own = {f.name: getattr(margin, f.name) for f in dataclasses.fields(margin)}
         del own["margin"], own["scale"]
         assert own == OPTIONS.get(name, {})
-        assert create_margin(name, options=own) == margin
+        assert create_loss(name, options=own) == margin
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_options_have_the_values_of_the_papers():
 )
 def test_option_out_of_range_names_key_value_range_and_default(name, margin, options, words):
     with pytest.raises(ConfigError) as error:
-        create_margin(name, margin, options=options)
+        create_loss(name, margin, options=options)
     text = str(error.value)
     option, value = next(iter(options.items()))
     assert f"loss.options.{option}={value:g} for {name} " in text
@@ -125,34 +125,34 @@ def test_option_out_of_range_names_key_value_range_and_default(name, margin, opt
 
 def test_unknown_option_lists_the_choices():
     with pytest.raises(ConfigError, match=r"curricularface has no option 't'; .* are momentum"):
-        create_margin("curricularface", options={"t": 1})
+        create_loss("curricularface", options={"t": 1})
     with pytest.raises(ConfigError, match="arcface has no option 'h'; it has none"):
-        create_margin("arcface", options={"h": 1})
+        create_loss("arcface", options={"h": 1})
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
 def test_scale_out_of_range(scale):
     with pytest.raises(ConfigError, match=r"loss\.scale=.* recommended: 64"):
-        create_margin("arcface", scale=scale)
+        create_loss("arcface", scale=scale)
 
 
 def test_unknown_name_lists_the_choices():
     with pytest.raises(ConfigError, match=r"loss\.name='arc' .*amsoftmax, arcface, .*softmax"):
-        create_margin("arc")
+        create_loss("arc")
 
 
 def test_margins_that_are_known_to_train_badly_warn():
-    warned = {name for name in MARGINS if create_margin(name).warning()}
+    warned = {name for name in MARGINS if create_loss(name).warning()}
     assert warned == {"sphereface", "large_margin_softmax"}
     for name in warned:
-        assert "loss.margin=2" in create_margin(name).warning()
-        assert create_margin(name, margin=2, scale=20).warning() is None
+        assert "loss.margin=2" in create_loss(name).warning()
+        assert create_loss(name, margin=2, scale=20).warning() is None
 
 
 def test_magface_warns_where_the_margin_outweighs_the_reward_for_length():
     # 64 * (0.8 - 0.45) / 100 * 110^2 * 10^2 / (110^2 - 10^2) = 22.6, with margins of 2 digits.
-    assert create_margin("magface", options={"lambda_g": 22.7}).warning() is None
-    text = create_margin("magface", options={"lambda_g": 22}).warning()
+    assert create_loss("magface", options={"lambda_g": 22.7}).warning() is None
+    text = create_loss("magface", options={"lambda_g": 22}).warning()
     assert "loss.options.lambda_g=22 for magface is below 22.5" in text
 
 
@@ -173,7 +173,7 @@ OF_MORE_THAN_COSINE = [
 
 @pytest.mark.parametrize(("name", "value"), MANY)
 def test_target_and_slope_over_the_whole_range(name, value):
-    margin = create_margin(name, value)
+    margin = create_loss(name, value)
     angle = torch.rand(4000, dtype=torch.float64) * (math.pi - 2e-3) + 1e-3
     cos = angle.cos().requires_grad_()
     ours = margin.target(cos, rows_of(margin, (4000,), torch.float64))
@@ -186,7 +186,7 @@ def test_target_and_slope_over_the_whole_range(name, value):
 
 @pytest.mark.parametrize(("name", "value"), MANY + OF_MORE_THAN_COSINE)
 def test_target_falls_with_the_angle_and_is_never_easier(name, value):
-    margin = create_margin(name, value)
+    margin = create_loss(name, value)
     cos = torch.linspace(1, -1, 20_001, dtype=torch.float64)
     for _ in range(5):  # rows of other lengths and classes
         target = margin.target(cos, rows_of(margin, (1,), torch.float64))
@@ -200,7 +200,7 @@ def test_target_is_finite_at_and_past_the_ends(name, value, dtype):
     past = 4 * torch.finfo(dtype).eps
     ends = torch.tensor([1, -1, 1 + past, -1 - past, 0, 1 - past, past - 1], dtype=dtype)
     cos = ends.repeat(50).requires_grad_()
-    margin = create_margin(name, value)
+    margin = create_loss(name, value)
     rows = rows_of(margin, cos.shape, dtype)
     rows.length.requires_grad_()
     target = margin.target(cos, rows)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from losses_reference import draw, head_with
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.margin import RowContext
 from lookalike.losses.margins.arcface import turned
 
@@ -106,12 +106,12 @@ class AdaptiveByPaper:
 
 def adaptive_of_the_data(counts):
     options = {"least": math.degrees(0.05), "fewest": counts.min(), "most": counts.max()}
-    return create_margin("adaptive_arcface", math.degrees(0.5), None, options), AdaptiveByPaper()
+    return create_loss("adaptive_arcface", math.degrees(0.5), None, options), AdaptiveByPaper()
 
 
 def adaptive_by_default(counts):
     paper = AdaptiveByPaper(lowest=math.radians(2.9), highest=math.radians(28.6), bounds=(0, 1))
-    return create_margin("adaptive_arcface"), paper
+    return create_loss("adaptive_arcface"), paper
 
 
 def adaptive_with_other_values(counts):
@@ -120,27 +120,27 @@ def adaptive_with_other_values(counts):
     paper = AdaptiveByPaper(20, 0.6, math.radians(10), math.radians(70), (100**-0.6, 5**-0.6))
     held = paper.logits
     paper.logits = lambda cos, hot, lengths, n: held(cos, hot, lengths, n.clamp(5, 100))
-    return create_margin("adaptive_arcface", 70, 20, options), paper
+    return create_loss("adaptive_arcface", 70, 20, options), paper
 
 
 CASES = {
-    "adaface": lambda n: (create_margin("adaface"), AdaFaceByPaper()),
+    "adaface": lambda n: (create_loss("adaface"), AdaFaceByPaper()),
     "adaface, fast and wide": lambda n: (
-        create_margin("adaface", 1.2, 20, {"h": 1, "t_alpha": 0.7}),
+        create_loss("adaface", 1.2, 20, {"h": 1, "t_alpha": 0.7}),
         AdaFaceByPaper(1.2, 20, 1, 0.7),
     ),
     "adaface, no memory": lambda n: (
-        create_margin("adaface", options={"t_alpha": 1}),
+        create_loss("adaface", options={"t_alpha": 1}),
         AdaFaceByPaper(t_alpha=1),
     ),
-    "curricularface": lambda n: (create_margin("curricularface"), CurricularFaceByPaper()),
+    "curricularface": lambda n: (create_loss("curricularface"), CurricularFaceByPaper()),
     "curricularface, fast": lambda n: (
-        create_margin("curricularface", 60, 20, {"momentum": 0.6}),
+        create_loss("curricularface", 60, 20, {"momentum": 0.6}),
         CurricularFaceByPaper(60, 20, 0.6),
     ),
-    "magface": lambda n: (create_margin("magface"), MagFaceByPaper()),
+    "magface": lambda n: (create_loss("magface"), MagFaceByPaper()),
     "magface, other values": lambda n: (
-        create_margin("magface", 85, 16, {"l_margin": 3, "l_a": 2, "u_a": 60, "lambda_g": 50}),
+        create_loss("magface", 85, 16, {"l_margin": 3, "l_a": 2, "u_a": 60, "lambda_g": 50}),
         MagFaceByPaper(85, 16, 3, 2, 60, 50),
     ),
     "adaptive, of the data": adaptive_of_the_data,
@@ -240,7 +240,7 @@ def test_several_centres_are_those_of_pytorch_metric_learning(shape, centres):
     leaf = embeddings.clone().requires_grad_()
     loss = theirs(leaf, classes)
     by_embedding, by_weight = torch.autograd.grad(loss, (leaf, theirs.W))
-    head = head_with(create_margin("arcface"), weight, centres=centres, chunk=3)
+    head = head_with(create_loss("arcface"), weight, centres=centres, chunk=3)
     ours = by_head(head, embeddings, classes)
     assert_same(ours, (loss.detach(), by_embedding, by_weight.t()), 1e-8)
 
@@ -270,7 +270,7 @@ def test_float32_is_within_1e_5_of_float64(name):
     embeddings = lengthened(F.normalize(embeddings) + 0.5 * F.normalize(weight[classes]))
     kept = off_the_edge(embeddings, weight, classes)
     embeddings, classes = embeddings[kept], classes[kept]
-    head = head_with(create_margin(name), weight, class_counts=counts)
+    head = head_with(create_loss(name), weight, class_counts=counts)
     single = by_head(head, embeddings, classes)
     double = by_paper(papers[name], embeddings.double(), weight.double(), classes, counts)
     for mine, exact in zip(single, double, strict=True):
@@ -281,7 +281,7 @@ def test_float32_is_within_1e_5_of_float64(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_measuring_leaves_the_state_alone(name):
     _, weight, _ = draw(1, 6, 9)
-    head = head_with(create_margin(name), weight).eval()
+    head = head_with(create_loss(name), weight).eval()
     before = head.margin_state.clone()
     head(*draw_for(weight, 20, 1))
     assert torch.equal(head.margin_state, before)
@@ -296,20 +296,20 @@ def test_finite_at_the_extremes(name, scale, dtype):
     weight[8] = weight[9]
     rows = [weight[0], -weight[1], weight[8] * 2, weight[7], weight[3] * 1e-25, weight[4] * 1e6]
     embeddings, classes = torch.stack(rows), torch.tensor([0, 1, 9, 3, 3, 7])
-    head = head_with(create_margin(name, scale=scale), weight, chunk=4)
+    head = head_with(create_loss(name, scale=scale), weight, chunk=4)
     for held in (slice(None), slice(0, 1), slice(3, 4)):  # a batch of one too
         for _ in range(2):
             results = by_head(head, embeddings[held], classes[held])
             assert all(result.isfinite().all() for result in results)
             assert head.margin_state.isfinite().all()
-    alone = head_with(create_margin(name, scale=scale), weight[:1])
+    alone = head_with(create_loss(name, scale=scale), weight[:1])
     results = by_head(alone, embeddings, torch.zeros(6, dtype=torch.int64))
     assert all(result.isfinite().all() for result in results)
 
 
 def test_the_loss_of_one_class_is_the_penalty_of_magface():
     embeddings = torch.tensor([[3.0, 4.0], [30.0, 40.0], [300.0, 400.0]])
-    head = head_with(create_margin("magface"), torch.randn(1, 2))
+    head = head_with(create_loss("magface"), torch.randn(1, 2))
     loss, by_embedding, _ = by_head(head, embeddings, torch.zeros(3, dtype=torch.int64))
     expected = 35 * sum(a / 110**2 + 1 / a for a in (10, 50, 110)) / 3
     assert loss.item() == pytest.approx(expected, rel=1e-6)
@@ -319,7 +319,7 @@ def test_the_loss_of_one_class_is_the_penalty_of_magface():
 
 
 def test_one_embedding_leaves_the_standard_deviation_of_adaface():
-    margin = create_margin("adaface", options={"t_alpha": 0.5})
+    margin = create_loss("adaface", options={"t_alpha": 0.5})
     state = torch.tensor([20.0, 100.0])
     seen = margin.observe(torch.zeros(1), torch.tensor([30.0]))
     after = margin.advance(state, seen.mean(1), torch.tensor(1.0))
@@ -328,7 +328,7 @@ def test_one_embedding_leaves_the_standard_deviation_of_adaface():
 
 @pytest.mark.parametrize("middle", [1.0, 22.6, 60.0])
 def test_small_spreads_of_length_survive_float32(middle):
-    margin = create_margin("adaface", options={"t_alpha": 1})
+    margin = create_loss("adaface", options={"t_alpha": 1})
     lengths = middle + 0.1 * torch.randn(256)
     means = margin.observe(torch.zeros(256), lengths).mean(1)
     _, std = margin.advance(torch.tensor([20.0, 100.0]), means, torch.tensor(256))
@@ -336,7 +336,7 @@ def test_small_spreads_of_length_survive_float32(middle):
 
 
 def test_the_margin_of_magface_runs_from_l_margin_to_margin():
-    margin = create_margin("magface")
+    margin = create_loss("magface")
     angle = torch.full((5,), 0.9, dtype=torch.float64)
     lengths = torch.tensor([0.0, 10, 60, 110, 500], dtype=torch.float64)
     target = margin.target(angle.cos(), RowContext(lengths, torch.ones(5), torch.zeros(0)))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from losses_reference import draw, head_with, loss_and_gradients
 
-from lookalike.losses import create_loss, create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 
@@ -19,7 +19,7 @@ def row_weights(rows):
 def test_a_margin_softmax_by_numpy():
     embeddings, weight, classes = draw(9, 5, 7)
     weights = row_weights(9)
-    head = head_with(create_margin("cosface", 0.2, 8.0), weight, chunk=3)
+    head = head_with(create_loss("cosface", 0.2, 8.0), weight, chunk=3)
     cos = (embeddings / embeddings.norm(dim=1, keepdim=True)).numpy() @ (
         weight / weight.norm(dim=1, keepdim=True)
     ).numpy().T
@@ -47,7 +47,7 @@ def test_supcon_by_numpy():
 
 
 def test_gradients_are_those_of_the_weighted_mean():
-    margin = create_margin("arcface")
+    margin = create_loss("arcface")
     embeddings, weight, classes = draw(12, 6, 9)
     weights = row_weights(12)
     head = head_with(margin, weight, chunk=4, label_smoothing=0.1)
@@ -67,7 +67,7 @@ def test_a_fused_update_sees_the_weighted_loss(rate):
     results = []
     for rows, weights in ((8, torch.tensor([2.0] * 4 + [0.0] * 4).double()), (4, None)):
         rule = UpdateRule("sgd", momentum=0.0)
-        head = head_with(create_margin("cosface"), weight, update=rule, sample_rate=rate, chunk=6)
+        head = head_with(create_loss("cosface"), weight, update=rule, sample_rate=rate, chunk=6)
         head.update.lr = 0.3
         head.begin()
         leaf = embeddings[:rows].clone().requires_grad_()

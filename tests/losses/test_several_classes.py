@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from losses_reference import draw, head_with
 
-from lookalike.losses import MARGINS, create_loss, create_margin
+from lookalike.losses import MARGINS, create_loss
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.margin import RowContext
 from lookalike.losses.pairs.batch_comparison import BatchComparison
@@ -65,7 +65,7 @@ def gradients(loss, *leaves):
 
 @pytest.mark.parametrize("name", sorted(MARGINS))
 def test_a_margin_against_the_dense_matrix(name):
-    margin = create_margin(name, scale=None if name == "large_margin_softmax" else 5.0)
+    margin = create_loss(name, scale=None if name == "large_margin_softmax" else 5.0)
     embeddings, weight, _ = draw(ROWS, DIM, COUNT)
     classes, weights = several(), 3 * torch.rand(ROWS, dtype=torch.float64)
     counts = torch.arange(1, COUNT + 1).double() * 10
@@ -94,7 +94,7 @@ def test_one_class_each_gives_the_same_as_a_plain_column():
     padded = torch.stack([classes, torch.full_like(classes, -1)], 1)
     found = []
     for given in (classes, padded):
-        head = head_with(create_margin("curricularface"), weight, label_smoothing=0.1)
+        head = head_with(create_loss("curricularface"), weight, label_smoothing=0.1)
         leaf = embeddings.clone().requires_grad_()
         found.append((*gradients(head(leaf, given), leaf, head.weight), head.margin_state))
     for one, other in zip(*found, strict=True):
@@ -104,7 +104,7 @@ def test_one_class_each_gives_the_same_as_a_plain_column():
 @pytest.mark.parametrize("centres", [1, 2])
 def test_centres_and_the_filter(centres):
     embeddings, weight, _ = draw(ROWS, DIM, COUNT * centres)
-    classes, margin = several(), create_margin("cosface", 0.2, 6.0)
+    classes, margin = several(), create_loss("cosface", 0.2, 6.0)
     head = head_with(margin, weight, centres=centres, chunk=3, filter_above=0.3)
     # The nearest centre of each class stands for it.
     cos = (F.normalize(embeddings) @ F.normalize(weight).t()).view(ROWS, COUNT, centres)
@@ -126,7 +126,7 @@ def test_a_fused_update_takes_the_step_of_the_gradient(rate):
     embeddings, weight, _ = draw(ROWS, DIM, COUNT)
     classes = several()
     rule = UpdateRule("sgd", momentum=0.0)
-    head = head_with(create_margin("arcface"), weight, update=rule, sample_rate=rate, chunk=3)
+    head = head_with(create_loss("arcface"), weight, update=rule, sample_rate=rate, chunk=3)
     head.update.lr = 0.3
     head.begin()
     index, _ = head._sample(classes)  # the draw of this step, by its number
@@ -134,7 +134,7 @@ def test_a_fused_update_takes_the_step_of_the_gradient(rate):
     head.end()
     kept = torch.arange(COUNT) if index is None else index
     place = torch.full((COUNT + 1,), -1).index_put((kept,), torch.arange(len(kept)))
-    plain = head_with(create_margin("arcface"), weight[kept])
+    plain = head_with(create_loss("arcface"), weight[kept])
     plain(embeddings, place[classes]).backward()
     torch.testing.assert_close(
         head.weight[kept], weight[kept] - 0.3 * plain.weight.grad, rtol=1e-9, atol=1e-11
@@ -142,7 +142,7 @@ def test_a_fused_update_takes_the_step_of_the_gradient(rate):
 
 
 def test_an_unknown_class_is_refused():
-    head = head_with(create_margin("cosface"), draw(2, DIM, COUNT)[1])
+    head = head_with(create_loss("cosface"), draw(2, DIM, COUNT)[1])
     for wrong in ([[-1, 2], [0, 1]], [[1, 2], [0, COUNT]], [[1, -2], [0, 1]]):
         with pytest.raises(ValueError, match=r"is not in \[0, 8\)"):
             head(torch.ones(2, DIM).double(), torch.tensor(wrong))

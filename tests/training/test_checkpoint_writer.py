@@ -11,7 +11,7 @@ from torch import nn
 
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import RunError
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head import Head
 from lookalike.training import checkpoint, checkpoint_writer
 from lookalike.training.checkpoint import Progress, Trained
@@ -128,7 +128,7 @@ def store(monkeypatch):
 def both(folder, timeout=60.0):
     for rank in (0, 1):
         world = Two(rank=rank, timeout=timeout)
-        head = Head(2, 5, create_margin("arcface"), sharded=True, world=world)
+        head = Head(2, 5, create_loss("arcface"), sharded=True, world=world)
         writer = CheckpointWriter(world)
         writer.save(folder, trained(metric=head), Progress(step=1), copied=True)
         yield writer

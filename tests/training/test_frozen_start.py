@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lookalike.data.catalog import open_catalog
 from lookalike.data.loading.bad_images import BadImages
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head import Head, HeadOptions
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
@@ -30,7 +30,7 @@ def test_class_weights_are_the_mean_directions_of_their_images(centres):
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(9, 6, generator=generator)
     classes = torch.tensor([0, 0, 0, 0, 2, 2, 3, 3, 3])
-    head = Head(6, 4, create_margin("arcface"), HeadOptions(centres=centres))
+    head = Head(6, 4, create_loss("arcface"), HeadOptions(centres=centres))
     before = head.weight.detach().clone()
     imprint(head, vectors, classes)
     unit = F.normalize(vectors, dim=1)

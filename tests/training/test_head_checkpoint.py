@@ -14,7 +14,7 @@ from lookalike.commands.train import train
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.errors import RunError
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -35,7 +35,7 @@ class Learner:
                  **options):  # fmt: skip
         rule = UpdateRule(optim, MOMENTUM, DECAY) if fused else None
         self.head = Head(
-            DIM, classes, create_margin(loss), HeadOptions(update=rule, **options),
+            DIM, classes, create_loss(loss), HeadOptions(update=rule, **options),
             sharded=world is not None, world=world or World(),
         )  # fmt: skip
         held = [] if fused else [self.head.weight]

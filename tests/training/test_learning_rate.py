@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -46,7 +46,7 @@ def test_groups_and_fused_heads_get_the_rate_by_their_factors():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([{"params": [weight], "lr_factor": 0.1}], lr=0.0)
     update = Head(
-        4, 3, create_margin("softmax"), HeadOptions(update=UpdateRule("sgd", lr_factor=10.0))
+        4, 3, create_loss("softmax"), HeadOptions(update=UpdateRule("sgd", lr_factor=10.0))
     ).update
     set_lr(optimizer, 0.5, [update])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)

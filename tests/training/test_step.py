@@ -9,7 +9,7 @@ from torch import nn
 
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
@@ -59,7 +59,7 @@ def create(
     torch.manual_seed(0)
     embedder = Embedder.create(
         backbone, pretrained=False, image_size=32, embedding_dim=DIM,
-        normalize=not create_margin(margin).uses_length,
+        normalize=not create_loss(margin).uses_length,
     )  # fmt: skip
     branch = ClassificationBranch(embedder.backbone.dim, DIM)
     branch.dropout = nn.Dropout(0.0)
@@ -67,8 +67,8 @@ def create(
         branch.norm = nn.Identity()  # nothing in it depends on the other images of a batch
     network = TrainingNetwork(embedder, branch)
     heads = {
-        "metric": Head(DIM, CLASSES, create_margin(margin), options, sharded=sharded, world=world),
-        "classification": Head(DIM, CLASSES, create_margin("softmax"), sharded=sharded,
+        "metric": Head(DIM, CLASSES, create_loss(margin), options, sharded=sharded, world=world),
+        "classification": Head(DIM, CLASSES, create_loss("softmax"), sharded=sharded,
                                world=world, label_smoothing=0.1),
     }  # fmt: skip
     if double:

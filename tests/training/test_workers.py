@@ -15,7 +15,7 @@ from lookalike.data.record_table import RecordTable
 from lookalike.data.shared_records import read_once
 from lookalike.distributed.world import World
 from lookalike.errors import DataError, LookalikeError
-from lookalike.losses import create_margin
+from lookalike.losses import create_loss
 from lookalike.losses.head import Head
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.dry_run import exclude_unused
@@ -46,7 +46,7 @@ def gradients(world: World, backbone: str, sharded: bool) -> dict[str, torch.Ten
     if world.size > 1:
         synchronise(network, world.device)
     heads = {
-        name: Head(dim, CLASSES, create_margin(margin), sharded=sharded, world=world).double()
+        name: Head(dim, CLASSES, create_loss(margin), sharded=sharded, world=world).double()
         for name, dim, margin in (
             ("metric", 12, "arcface"),
             ("metric_5", 5, "arcface"),

@@ -58,7 +58,9 @@ def create_loss(
     scale: float | None = None,
     options: Mapping[str, float] | None = None,
 ) -> MetricLoss:
-    """The loss called `name`; see `create_margin`.
+    """The loss called `name`, with the recommended `margin` and `scale` where they are None.
+
+    `options` are further parameters of this loss, by name.
 
     Raises:
         ConfigError: the name is unknown, the loss has no such number, or a value is out of its
@@ -66,12 +68,13 @@ def create_loss(
     """
     if name not in LOSSES:
         raise ConfigError(f"loss.name={name!r} is not one of {', '.join(LOSSES)}")
-    if name in MARGINS:
-        return create_margin(name, margin, scale, options)
     kind: Any = LOSSES[name]
     names = [field.name for field in fields(kind)]
     known = [each for each in names if each not in ("margin", "scale")]
-    _check_options(name, known, options)
+    for option in options or {}:
+        if option not in known:
+            choices = f"its options are {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"loss.options: {name} has no option {option!r}; {choices}")
     values = {
         key: value for key, value in (("margin", margin), ("scale", scale)) if value is not None
     }
@@ -84,35 +87,3 @@ def create_loss(
     values |= options or {}
     loss: MetricLoss = kind(**{key: float(value) for key, value in values.items()})
     return loss
-
-
-def create_margin(
-    name: str,
-    margin: float | None = None,
-    scale: float | None = None,
-    options: Mapping[str, float] | None = None,
-) -> Margin:
-    """The margin called `name`, with the recommended `margin` and `scale` where they are None.
-
-    `options` are further parameters of this margin, by name.
-
-    Raises:
-        ConfigError: the name is unknown, or a value is out of its range.
-    """
-    if name not in MARGINS:
-        raise ConfigError(f"loss.name={name!r} is not one of {', '.join(MARGINS)}")
-    kind = MARGINS[name]
-    known = [field.name for field in fields(kind) if field.name not in ("margin", "scale")]
-    _check_options(name, known, options)
-    return kind(
-        margin=kind.default_margin if margin is None else float(margin),
-        scale=kind.default_scale if scale is None else float(scale),
-        **{option: float(value) for option, value in (options or {}).items()},
-    )
-
-
-def _check_options(name: str, known: list[str], options: Mapping[str, float] | None) -> None:
-    for option in options or {}:
-        if option not in known:
-            choices = f"its options are {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"loss.options: {name} has no option {option!r}; {choices}")

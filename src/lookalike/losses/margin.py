@@ -82,16 +82,12 @@ class Margin(MetricLoss):
         modifies_target: False where `target` gives the cosine as it is.
         initial_state: the running statistics before the first batch.
 
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     margin: float
     scale: float
 
     unit: ClassVar[str]
-    default_margin: ClassVar[float]
-    default_scale: ClassVar[float]
     embedding_norm: ClassVar[bool] = False
     modifies_target: ClassVar[bool] = True
     initial_state: ClassVar[tuple[float, ...]] = ()
@@ -100,10 +96,10 @@ class Margin(MetricLoss):
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(
                 f"loss.scale={self.scale:g} for {self.name} is not a number above 0; "
-                f"recommended: {self.default_scale:g}"
+                f"recommended: {type(self).scale:g}"
             )
         words, lowest, highest = _RANGES[self.unit]
-        recommended = f"recommended: {self.default_margin:g}"
+        recommended = f"recommended: {type(self).margin:g}"
         place = f"loss.margin={self.margin:g} for {self.name}"
         if self.unit == "degrees" and 0 < self.margin < 1:
             raise ConfigError(
@@ -114,6 +110,7 @@ class Margin(MetricLoss):
         whole = self.unit != "multiplier" or float(self.margin).is_integer()
         if not (lowest <= self.margin <= highest and whole):  # NaN fails the comparison
             raise ConfigError(f"{place} is not {words}; {recommended}")
+        super().__post_init__()
 
     @abstractmethod
     def target(self, cos: Tensor, context: RowContext) -> Tensor:

@@ -13,11 +13,12 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.hierarchy import HierarchyLevel
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
-from lookalike.losses import PAIR_LOSSES, create_loss, create_margin
+from lookalike.losses import PAIR_LOSSES, create_loss
 from lookalike.losses.class_weights import ClassWeights, HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.margin import Margin
+from lookalike.losses.margins.softmax import Softmax
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.losses.pairs.pair_loss import PairLoss
@@ -106,7 +107,7 @@ def create_heads(
             )
     if config.loss.classification_weight:
         heads["classification"] = Head(
-            dim, count, create_margin("softmax", scale=1 / TEMPERATURE),
+            dim, count, Softmax(scale=1 / TEMPERATURE),
             replace(options, centres=1, filter_above=None),  # of the metric loss
             label_smoothing=config.loss.label_smoothing,
             sharded=sharded, world=world, seed=seed + 1,

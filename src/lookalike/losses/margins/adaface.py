@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
-from lookalike.losses.margin import Margin
-from lookalike.losses.margin_parameters import ABOVE_ZERO, check_parameters, parameter
+from lookalike.losses.margin import Margin, RowContext
 from lookalike.losses.margins.arcface import sine
+from lookalike.losses.metric_loss import ABOVE_ZERO, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 _SHORTEST, _LONGEST = 1e-3, 100.0  # lengths are clipped to these, as in the authors' code
 _EPS = 1e-3  # added to the running standard deviation there
@@ -43,9 +41,6 @@ class AdaFace(Margin):
     Attributes:
         h: how many margins one standard deviation of the length is worth.
         t_alpha: the share of the new batch in the running statistics.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     h: float = parameter(0.333, "a number from 0 to 1", 0, 1)
@@ -53,8 +48,8 @@ class AdaFace(Margin):
 
     name = "adaface"
     unit = "cosine"
-    default_margin = 0.4
-    default_scale = 64.0
+    margin: float = 0.4
+    scale: float = 64.0
     uses_length = True
     initial_state = (20.0, 100.0)
 
@@ -65,7 +60,6 @@ class AdaFace(Margin):
                 f"loss.margin={self.margin:g} for {self.name} is not a number from 0 to 1.57: it "
                 "turns the angle too, by this many radians; recommended: 0.4"
             )
-        check_parameters(self)
 
     def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle - margin * q) - margin * (1 + q), (B,)."""

@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
-from lookalike.losses.margin_parameters import (
-    ABOVE_ZERO,
-    angle_parameter,
-    check_parameters,
-    parameter,
-)
+from lookalike.losses.margin import RowContext
 from lookalike.losses.margins.arcface import ArcFace, turned_or_lowered
+from lookalike.losses.metric_loss import ABOVE_ZERO, angle_parameter, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -40,9 +34,6 @@ class AdaptiveArcFace(ArcFace):
         power: how fast the margin falls with the size of the class.
         fewest: images of the classes that have the whole margin.
         most: images from which on a class has the least margin.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     least: float = angle_parameter(2.9)
@@ -51,12 +42,11 @@ class AdaptiveArcFace(ArcFace):
     most: float = parameter(math.inf, "a number of images, at least 1", 1)
 
     name = "adaptive_arcface"
-    default_scale = 80.0
+    scale: float = 80.0
     uses_count = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_parameters(self)
         if self.least > self.margin:
             raise ConfigError(
                 f"loss.options.least={self.least:g} for {self.name} is above "

@@ -10,12 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import Margin
+from lookalike.losses.margin import Margin, RowContext
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 # Below this sin^2 the angle is 0 or pi up to rounding, and the sine is held constant:
 # its slope, 1/sin, would otherwise be infinite there.
@@ -65,8 +63,8 @@ class ArcFace(Margin):
 
     name = "arcface"
     unit = "degrees"
-    default_margin = 28.6
-    default_scale = 64.0
+    margin: float = 28.6
+    scale: float = 64.0
 
     def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """cos(angle + margin), (B,)."""

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import Margin
+from lookalike.losses.margin import Margin, RowContext
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class AMSoftmax(Margin):
 
     name = "amsoftmax"
     unit = "cosine"
-    default_margin = 0.4
-    default_scale = 30.0
+    margin: float = 0.4
+    scale: float = 30.0
 
     def target(self, cos: Tensor, context: RowContext) -> Tensor:
         """Cosine minus the margin, (B,)."""
@@ -37,5 +35,5 @@ class CosFace(AMSoftmax):
     """AMSoftmax with the values that the CosFace paper recommends."""
 
     name = "cosface"
-    default_margin = 0.35
-    default_scale = 64.0
+    margin: float = 0.35
+    scale: float = 64.0

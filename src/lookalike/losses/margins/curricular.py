@@ -10,14 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import NegativeModulation
-from lookalike.losses.margin_parameters import check_parameters, parameter
+from lookalike.losses.margin import NegativeModulation, RowContext
 from lookalike.losses.margins.arcface import ArcFace, turned
+from lookalike.losses.metric_loss import parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -30,19 +28,12 @@ class CurricularFace(ArcFace):
 
     Attributes:
         momentum: the share of the new batch in t.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     momentum: float = parameter(0.01, "a number from 0 to 1", 0, 1)
 
     name = "curricularface"
     initial_state = (0.0,)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_parameters(self)
 
     def negatives(self, cos: Tensor, context: RowContext) -> NegativeModulation:
         """Hard classes from cos(angle + margin) on, their cosine c made t * c + c^2."""

@@ -11,19 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lookalike.errors import ConfigError
-from lookalike.losses.margin import Margin
-from lookalike.losses.margin_parameters import (
-    ABOVE_ZERO,
-    angle_parameter,
-    check_parameters,
-    parameter,
-)
+from lookalike.losses.margin import Margin, RowContext
 from lookalike.losses.margins.arcface import turned_or_lowered
+from lookalike.losses.metric_loss import ABOVE_ZERO, angle_parameter, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -44,9 +37,6 @@ class MagFace(Margin):
         l_a: the length that counts as the shortest.
         u_a: the length that counts as the longest.
         lambda_g: the weight of what is added.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     l_margin: float = angle_parameter(25.8)
@@ -56,13 +46,12 @@ class MagFace(Margin):
 
     name = "magface"
     unit = "degrees"
-    default_margin = 45.8
-    default_scale = 64.0
+    margin: float = 45.8
+    scale: float = 64.0
     uses_length = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_parameters(self)
         if self.l_margin > self.margin:
             raise ConfigError(
                 f"loss.options.l_margin={self.l_margin:g} for {self.name} is above "

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import Margin
+from lookalike.losses.margin import Margin, RowContext
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -19,8 +17,8 @@ class Softmax(Margin):
 
     name = "softmax"
     unit = "none"
-    default_margin = 0.0
-    default_scale = 1.0
+    margin: float = 0.0
+    scale: float = 1.0
     embedding_norm = True
     weight_norm = True
     modifies_target = False

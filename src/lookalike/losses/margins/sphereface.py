@@ -11,12 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin import Margin
+from lookalike.losses.margin import Margin, RowContext
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lookalike.losses.margin import RowContext
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class LargeMarginSoftmax(Margin):
 
     name = "large_margin_softmax"
     unit = "multiplier"
-    default_margin = 4.0
-    default_scale = 1.0
+    margin: float = 4.0
+    scale: float = 1.0
     embedding_norm = True
     weight_norm = True
 

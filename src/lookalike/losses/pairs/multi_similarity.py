@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin_parameters import ABOVE_ZERO, parameter
+from lookalike.losses.metric_loss import ABOVE_ZERO, parameter
 from lookalike.losses.pairs.pair_loss import PairLoss, Pairs, log_one_plus_sum
 
 if TYPE_CHECKING:

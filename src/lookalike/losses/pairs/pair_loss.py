@@ -15,7 +15,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lookalike.losses.margin_parameters import check_parameters
 from lookalike.losses.metric_loss import MetricLoss
 
 if TYPE_CHECKING:
@@ -56,9 +55,6 @@ class PairLoss(MetricLoss):
     has_class_weights = False
     needs_positives = True
     ranks: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_parameters(self)
 
     @abstractmethod
     def row_losses(self, pairs: Pairs) -> tuple[Tensor, Tensor]:

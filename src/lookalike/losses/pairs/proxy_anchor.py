@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.errors import ConfigError
-from lookalike.losses.metric_loss import MetricLoss
+from lookalike.losses.metric_loss import ABOVE_ZERO, MetricLoss, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,27 +22,14 @@ class ProxyAnchor(MetricLoss):
         N = log(1 + sum over the other images of exp(scale (s + margin)))
 
     with s the cosine between an image and the proxy of the class, which is its class weight.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
-    margin: float = 0.1
-    scale: float = 32.0
+    margin: float = parameter(
+        0.1, "a number from 0 to below 2 (a difference of cosines)", 0, math.nextafter(2, 0)
+    )
+    scale: float = parameter(32.0, "a number above 0", ABOVE_ZERO, math.nextafter(math.inf, 0))
 
     name = "proxy_anchor"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin < 2:  # NaN fails the comparison
-            raise ConfigError(
-                f"loss.margin={self.margin:g} for {self.name} is not a number from 0 to below 2 (a "
-                "difference of cosines); recommended: 0.1"
-            )
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(
-                f"loss.scale={self.scale:g} for {self.name} is not a number above 0; "
-                "recommended: 32"
-            )
 
     def positive(self, cos: Tensor) -> Tensor:
         """Exponents of P."""

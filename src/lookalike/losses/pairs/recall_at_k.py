@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lookalike.losses.margin_parameters import ABOVE_ZERO, parameter
+from lookalike.losses.metric_loss import ABOVE_ZERO, parameter
 from lookalike.losses.pairs.pair_loss import PairLoss, Pairs, soft_above
 
 if TYPE_CHECKING:
