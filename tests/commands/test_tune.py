@@ -106,10 +106,14 @@ def test_proposals_follow_from_seed_and_trials_and_find_the_maximum():
 
 
 def test_page_shows_all_trials_and_escapes():
+    lines = (
+        ({"optim.lr": 1e-3, "loss.name": "cosface"}, 0.5, 0.6, 0.4, 3.0, ""),
+        ({"optim.lr": 1e-2, "loss.name": "arcface"}, 0.6, 0.7, 0.5, 3.0, ""),
+        ({"optim.lr": 1.0, "loss.name": "arcface"}, 0.0, 0.0, 0.0, 1.0, "loss <nan>"),
+    )
     trials = [
-        Trial(0, {"optim.lr": 1e-3, "loss.name": "cosface"}, 0.5, 0.6, 0.4, 3.0),
-        Trial(1, {"optim.lr": 1e-2, "loss.name": "arcface"}, 0.6, 0.7, 0.5, 3.0),
-        Trial(2, {"optim.lr": 1.0, "loss.name": "arcface"}, 0.0, 0.0, 0.0, 1.0, "loss <nan>"),
+        Trial(**dict(zip(Trial.model_fields, (number, *line), strict=True)))
+        for number, line in enumerate(lines)
     ]
     page = render(trials, "a result", better=True, output="runs/a")
     assert "failed: loss &lt;nan&gt;" in page

@@ -349,8 +349,8 @@ def test_a_machine_from_a_file(tmp_path: Path):
         ("base: a1000", "not one of h100"),
         ("base: a100\nnarow: 1", "narow is not one of"),
         ("narrow: 1", "lacks wide, bandwidth"),
-        ("base: a100\nlink: fast", "is not a number"),
-        ("base: a100\nlink: 0", "is not above 0"),
+        ("base: a100\nlink: fast", "link='fast': input should be a valid number"),
+        ("base: a100\nlink: 0", "link=0: input should be greater than 0"),
         ("- a", "holds no fields"),
     ]:
         file.write_text(text)

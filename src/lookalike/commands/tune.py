@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -126,7 +126,7 @@ def tune(
         for value in one.ends():
             build.check_settings(request.with_values({key: value}))
     log.start()
-    folder = SearchFolder.create(str(request.run.output))
+    folder = SearchFolder(str(request.run.output))
     with locked(folder.lock_file, f"{folder.path}: another search runs there; stop it first"):
         search, number = None, None
         signals.take_deferred()  # of what came before
@@ -282,7 +282,7 @@ class _SettingsSearch:
             one = self.runner.run(number, values)
             if not number:
                 space, start = self._space_and_start()
-                one = replace(one, settings={key: start.get(key) for key in space})
+                one = one.model_copy(update={"settings": {k: start.get(k) for k in space}})
             self.trials.append(one)
             self.folder.write_trials(self.trials)
             stopped = signals.take_deferred()

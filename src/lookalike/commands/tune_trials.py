@@ -118,7 +118,9 @@ class TrialRunner:
         _free()
         score = (scores["recall_at_1"] + scores["map_at_r"]) / 2
         took = round(monotonic() - began, 2)
-        return Trial(number, values, score, **scores, seconds=took, failed=failed)
+        return Trial(
+            trial=number, settings=values, score=score, **scores, seconds=took, failed=failed
+        )
 
     def _measure(self, number: int, run: Run) -> dict[str, float]:
         """Scores on the classes that choose; those of the others are kept by query."""

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
+from lookalike.storage.checked_json import first_fault
+
+# Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The same parts
+# of the published peaks are assumed of the others.
+_PRODUCTS, _COPIES = 798 / 989, 3.0 / 3.35
+# 2470 images/s of a ResNet-50 on an A100 (NVIDIA DeepLearningExamples) are 61 of 312 TFLOP/s;
+# ViT-5-S compiled on an H100 reaches 22 to 23 % of 989. Of the reachable rate it is a quarter.
+_UTILISATION = 0.2 / _PRODUCTS
+_Rate = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -32,26 +42,18 @@ class Machine:
     """
 
     name: str
-    device: Literal["cpu", "cuda"]
-    memory: float
-    wide: float
-    narrow: float
-    bandwidth: float
-    link: float
-    network: float
-    latency: float
-    workers: int
-    utilisation: float
-    bfloat16: bool
+    wide: _Rate
+    narrow: _Rate
+    bandwidth: _Rate
+    link: _Rate
+    network: _Rate
+    workers: Annotated[int, Field(gt=0)]
     source: str
-
-
-# Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The same parts
-# of the published peaks are assumed of the others.
-_PRODUCTS, _COPIES = 798 / 989, 3.0 / 3.35
-# 2470 images/s of a ResNet-50 on an A100 (NVIDIA DeepLearningExamples) are 61 of 312 TFLOP/s;
-# ViT-5-S compiled on an H100 reaches 22 to 23 % of 989. Of the reachable rate it is a quarter.
-_UTILISATION = 0.2 / _PRODUCTS
+    device: Literal["cpu", "cuda"] = "cuda"
+    memory: Annotated[float, Field(ge=0)] = 0.0
+    latency: Annotated[float, Field(ge=0)] = 30e-6
+    utilisation: Annotated[float, Field(ge=0)] = _UTILISATION
+    bfloat16: bool = True
 
 
 def _gpu(
@@ -70,16 +72,13 @@ def _gpu(
     """From published peaks: TFLOP/s without sparsity, GB/s in one direction."""
     return Machine(
         name=name,
-        device="cuda",
         memory=gigabytes * 1e9,
         wide=wide * 1e12 * _PRODUCTS,
         narrow=narrow * 1e12 * _PRODUCTS,
         bandwidth=bandwidth * 1e9 * _COPIES,
         link=link * 1e9 * 0.8,  # what NCCL's tests reach of NVLink
         network=network * 1e9 * 0.8,
-        latency=30e-6,
         workers=workers,
-        utilisation=_UTILISATION,
         bfloat16=bfloat16,
         source=source,
     )
@@ -156,49 +155,17 @@ def read_machine(file: Place) -> Machine:
         raise ConfigError(f"--machine {file}: {str(reason).lower()}") from None
     if not isinstance(tree, Mapping):
         raise ConfigError(f"--machine {file}: holds no fields; write e.g. 'base: h100'")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"name": Path(file).stem, "source": str(file)}
     if "base" in tree:
-        base = known_machine(str(tree["base"]))
-        values = {field.name: getattr(base, field.name) for field in fields(Machine)}
-    else:
-        values = {"name": Path(file).stem, "source": str(file), "latency": 30e-6}
-        values |= {"bfloat16": True, "utilisation": _UTILISATION, "device": "cuda", "memory": 0.0}
-    known = {field.name: field for field in fields(Machine)}
-    for key, value in tree.items():
-        if key == "base":
-            continue
+        values = asdict(known_machine(str(tree["base"])))
+    values |= {key: value for key, value in tree.items() if key != "base"}
+    known = {field.name: field.default is MISSING for field in fields(Machine)}
+    for key in values:
         if key not in known:
             raise ConfigError(f"--machine {file}: {key} is not one of base, {', '.join(known)}")
-        values[key] = _checked(file, key, value, str(known[key].type))
-    missing = [
-        name
-        for name in ("wide", "narrow", "bandwidth", "link", "network", "workers")
-        if name not in values
-    ]
-    if missing:
+    if missing := [name for name, needed in known.items() if needed and name not in values]:
         raise ConfigError(f"--machine {file}: lacks {', '.join(missing)}; give them, or a base")
-    return Machine(**values)
-
-
-def _checked(file: Place, key: str, value: Any, kind: str) -> Any:
-    place = f"--machine {file}: {key}={value!r}"
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise ConfigError(f"{place} is neither true nor false")
-        return value
-    if kind.startswith("Literal"):
-        if value not in ("cpu", "cuda"):
-            raise ConfigError(f"{place} is not one of cpu, cuda")
-        return value
-    if kind == "str":
-        return str(value)
-    if isinstance(value, str):  # YAML 1.1 reads `1e12` as text
-        try:
-            value = float(value)
-        except ValueError:
-            raise ConfigError(f"{place} is not a number") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ConfigError(f"{place} is not a number from 0 on")
-    if value == 0 and key in ("wide", "narrow", "bandwidth", "link", "network", "workers"):
-        raise ConfigError(f"{place} is not above 0")
-    return int(value) if kind == "int" else float(value)
+    try:
+        return TypeAdapter(Machine).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(f"--machine {file}: {first_fault(error)}") from None

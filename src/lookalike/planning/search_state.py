@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,9 +27,8 @@ from lookalike.storage.checked_json import Amount, Checked, Count, Share, read_c
 FIX = "choose another --output"
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A finished trial.
+class Trial(Checked):
+    """A finished trial, a line of trials.jsonl.
 
     Attributes:
         trial: its number; 0 is the recipe's choice.
@@ -42,16 +39,6 @@ class Trial:
         failed: why it has no score; "" where it has one.
     """
 
-    trial: int
-    settings: dict[str, Any]
-    score: float
-    recall_at_1: float
-    map_at_r: float
-    seconds: float
-    failed: str = ""
-
-
-class _TrialLine(Checked):
     trial: Count
     settings: dict[str, Any]
     score: Share
@@ -74,62 +61,36 @@ class _Confirmation(Checked):
     map_at_r: list[Share]
 
 
-@dataclass(frozen=True)
 class SearchFolder:
-    """The output directory of a search."""
+    """The output directory of a search, made where it is missing.
 
-    path: Path
+    Attributes:
+        timing: run whose steps are timed before the first trial.
 
-    @classmethod
-    def create(cls, output: Place) -> SearchFolder:
-        """The directory, made where it is missing.
+    Raises:
+        RunError: it is remote, cannot be made, or holds something else.
+    """
 
-        Raises:
-            RunError: it is remote, cannot be made, or holds something else.
-        """
+    def __init__(self, output: Place) -> None:
         if storage.is_remote(str(output)):
             raise RunError(
                 f"--output {storage.public(str(output))}: a search is written to a directory of "
                 "this machine; give one"
             )
-        folder = cls(storage.path_of(output).absolute())
+        self.path = path = storage.path_of(output).absolute()
+        self.state, self.trials_file = path / "tune.json", path / "trials.jsonl"
+        self.recipe, self.page = path / "recipe.yaml", path / "tune.html"
+        self.timing, self.lock_file = path / ".timing", path / ".lock"
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(
-                p.name for p in folder.path.iterdir() if p.name not in (".lock", ".timing")
-            )
+            path.mkdir(parents=True, exist_ok=True)
+            own = (self.lock_file, self.timing)
+            foreign = sorted(each.name for each in path.iterdir() if each not in own)
         except OSError as error:
             raise RunError(f"{output}: cannot be made: {reason_of(error)}") from None
-        if foreign and not folder.state.exists():
+        if foreign and not self.state.exists():
             raise RunError(
                 f"{output} is not empty and holds no search (it has {foreign[0]}); {FIX}"
             )
-        return folder
-
-    @property
-    def state(self) -> Path:
-        return self.path / "tune.json"
-
-    @property
-    def trials_file(self) -> Path:
-        return self.path / "trials.jsonl"
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "tune.html"
-
-    @property
-    def timing(self) -> Path:
-        """Run whose steps are timed before the first trial."""
-        return self.path / ".timing"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / ".lock"
 
     def run(self, number: int) -> Run:
         """The run of a trial."""
@@ -174,7 +135,7 @@ class SearchFolder:
         if self.trials_file.exists():
             for number, line in enumerate(self.trials_file.read_bytes().splitlines(), 1):
                 place = f"{self.trials_file}:{number}"
-                found.append(Trial(**read_checked(line, _TrialLine, place, FIX).model_dump()))
+                found.append(read_checked(line, Trial, place, FIX))
                 if found[-1].trial != number - 1:
                     raise RunError(f"{place}: is trial {found[-1].trial}, not {number - 1}; {FIX}")
         names = {self.run(one.trial).path for one in found}
@@ -186,7 +147,7 @@ class SearchFolder:
     def write_trials(self, trials: list[Trial]) -> None:
         """Replace trials.jsonl, durably."""
         storage.write_text(
-            self.trials_file, "".join(json.dumps(asdict(one)) + "\n" for one in trials)
+            self.trials_file, "".join(json.dumps(one.model_dump()) + "\n" for one in trials)
         )
 
     def write_confirmation(

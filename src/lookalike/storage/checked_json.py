@@ -48,7 +48,7 @@ def read_checked(text: str | bytes, schema: type[T], place: str, fix: str = "") 
         adapter: TypeAdapter[T] = _adapter(schema)  # type: ignore[arg-type]
         return adapter.validate_json(text)
     except ValidationError as error:
-        raise RunError(f"{place}: {_first_fault(error)}{fix and f'; {fix}'}") from None
+        raise RunError(f"{place}: {first_fault(error)}{fix and f'; {fix}'}") from None
 
 
 @cache
@@ -56,7 +56,8 @@ def _adapter(schema: Any) -> Any:
     return TypeAdapter(schema)
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
+    """The first key that does not fit a schema, with its value and what is wrong."""
     item = error.errors(include_url=False)[0]
     what = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "json_invalid":
