@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lookalike.errors import ConfigError
 from lookalike.losses.metric_loss import MetricLoss
@@ -93,13 +93,14 @@ class Margin(MetricLoss):
     initial_state: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
+        default: dict[str, Any] = {each.name: each.default for each in fields(self)}
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(
                 f"loss.scale={self.scale:g} for {self.name} is not a number above 0; "
-                f"recommended: {type(self).scale:g}"
+                f"recommended: {default['scale']:g}"
             )
         words, lowest, highest = _RANGES[self.unit]
-        recommended = f"recommended: {type(self).margin:g}"
+        recommended = f"recommended: {default['margin']:g}"
         place = f"loss.margin={self.margin:g} for {self.name}"
         if self.unit == "degrees" and 0 < self.margin < 1:
             raise ConfigError(
