@@ -67,15 +67,37 @@ def browser():
         shown.close()
 
 
+PATIENCE = 120_000
+"""Milliseconds in which a page answers on a busy machine."""
+
+ABORTED = ("htmx:afterRequest", "htmx:sendAbort")
+"""Message of htmx about a request that a reload of the page cuts off."""
+
+
+def new_page(browser, wrong=None, **more):
+    """A page; what its scripts complain about goes to `wrong`."""
+    page = browser.new_page(**{"viewport": {"width": 1440, "height": 900}, **more})
+    page.set_default_timeout(PATIENCE)
+
+    def complained(line):
+        if line.type == "error" and line.text not in ABORTED:
+            wrong.append(line.text)
+
+    if wrong is not None:
+        page.on("console", complained)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+    return page
+
+
 def shoot(browser, address, name):
     if not SHOTS:
         return
     for width in (390, 1440):
         for scheme in ("light", "dark"):
             size = {"width": width, "height": 900}
-            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page = new_page(browser, viewport=size, color_scheme=scheme)
             page.goto(address)
-            page.wait_for_timeout(700)
+            page.wait_for_load_state("networkidle")
             page.screenshot(path=Path(SHOTS) / f"{name}-{width}-{scheme}.png", full_page=True)
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, (name, width, wide)
@@ -132,28 +154,15 @@ def begin(page, address, output, **more):
     page.wait_for_url("**/watch/run?**")
 
 
-ABORTED = ("htmx:afterRequest", "htmx:sendAbort")
-"""Message of htmx about a request that a reload of the page cuts off."""
-
-
-def wait_for(page, state, seconds=90):
-    page.wait_for_selector(f"#live .state.{state}", timeout=1000 * seconds)
+def wait_for(page, state):
+    page.wait_for_selector(f"#live .state.{state}")
 
 
 def test_a_run_from_the_form_to_its_end(folder, browser):
     studio = StudioProcess(folder)
     try:
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
         faults = []
-        page.on(
-            "console",
-            lambda line: (
-                faults.append(line.text)
-                if line.type == "error" and line.text not in ABORTED
-                else None
-            ),
-        )
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page = new_page(browser, faults)
         page.goto(f"{studio.address}/train")
         page.fill("[id='f-data.train']", "data/trian.txt")
         page.press("[id='f-data.train']", "Tab")
@@ -183,17 +192,17 @@ def test_a_run_from_the_form_to_its_end(folder, browser):
 def test_a_run_is_found_again_stopped_and_resumed(folder, browser):
     studio = StudioProcess(folder)
     try:
-        page = browser.new_page()
+        page = new_page(browser)
         begin(page, studio.address, "runs/long", **{"train.epochs": "5000"})
         wait_for(page, "training")
-        page.wait_for_selector("#live dt:has-text('images a second')", timeout=60_000)
+        page.wait_for_selector("#live dt:has-text('images a second')")
         page.reload()
-        wait_for(page, "training", 5)
+        wait_for(page, "training")
         studio.kill()
         studio = StudioProcess(folder)
         page.goto(f"{studio.address}/watch")
         page.click("a:has-text('runs/long')")
-        wait_for(page, "training", 5)
+        wait_for(page, "training")
         page.click("button:has-text('Stop with a checkpoint')")
         wait_for(page, "stopped")
         steps = [each.name for each in (folder / "runs/long/checkpoints").glob("step-*")]
@@ -214,15 +223,13 @@ def test_a_picture_finds_its_neighbours_and_a_label_is_mended(root, trained, bro
     shutil.copytree(trained, root / "runs/two")
     studio = StudioProcess(root)
     try:
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
         faults = []
-        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page = new_page(browser, faults)
         page.goto(f"{studio.address}/look")
         page.click("button:has-text('Open')")
-        page.wait_for_selector("#picture", timeout=120_000)
+        page.wait_for_selector("#picture")
         drop(page, root / "shapes/images/102-0.jpg")
-        page.wait_for_selector(".results li.same", timeout=120_000)
+        page.wait_for_selector(".results li.same")
         first = page.locator(".results li").first
         assert first.locator("b").inner_text() == "102"
         assert first.locator(".decision").inner_text().startswith("same ")
@@ -234,7 +241,7 @@ def test_a_picture_finds_its_neighbours_and_a_label_is_mended(root, trained, bro
 
         page.click("a:has-text('Labels and images to check')")
         page.click("button:has-text('Check lists')")
-        page.wait_for_selector("details.issue", timeout=120_000)
+        page.wait_for_selector("details.issue")
         suspects = page.locator("details.issue:has-text('closer to another class')")
         if suspects.get_attribute("open") is None:
             suspects.locator("summary").click()

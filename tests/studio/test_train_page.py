@@ -1,6 +1,7 @@
 """The form: its fields, checks, and what a run gets."""
 
 import re
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -160,10 +161,10 @@ def test_a_run_is_started_by_a_list_of_arguments_and_found_again(client, root, m
     assert found.get("run.output") == f"{root}/r; touch x"
     assert found.get("data.train") == f"{root}/train.txt"
     again = run_processes.RunProcesses(root)
-    assert again.of_run(f"{root}/r; touch x").folder == Path(request).parent
+    assert again.newest("train", f"{root}/r; touch x").folder == Path(request).parent
     assert client.get(answer.headers["location"]).status_code == 200
-    with pytest.raises(RunError, match="no training that this studio started"):
-        again.stop(f"{root}/r; touch x")
+    with pytest.raises(RunError, match="nothing that this studio started is running here"):
+        again.stop("train", f"{root}/r; touch x", signal.SIGTERM)
 
 
 def test_the_first_page_is_small(client):

@@ -2,7 +2,10 @@
 
 import fcntl
 import json
+import os
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from lookalike.storage import file_lock
 from lookalike.studio import watched_runs
 from lookalike.studio.run_processes import RunProcesses
+from lookalike.studio.watched_runs import MOST_LISTED
 
 LOG = "2026-11-29 07:00:00,000 INFO batch: 32 on each of 1 worker; {} steps to do\n"
 STEP = {"epoch": 1, "loss": 2.5, "lr": 0.1, "images_per_second": 9.0, "waiting": 0.25, "skipped": 1}
@@ -160,3 +164,65 @@ def test_two_requests_do_not_start_the_same_training(client, root, started, monk
     assert not started
     assert client.post("/train/start", form).status_code == 303
     assert len(started) == 1
+
+
+def test_many_runs_are_shown_a_page_at_a_time_and_found_by_name(client, root, monkeypatch):
+    for number in range(MOST_LISTED + 5):
+        folder = root / f"runs/n-{number:03d}"
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").write_text("{}")
+        os.utime(folder / "config.yaml", (10**9 + number,) * 2)
+    reads = []
+    read = watched_runs.WatchedRuns._read_anew
+    monkeypatch.setattr(
+        watched_runs.WatchedRuns, "_read_anew", lambda *given: reads.append(1) or read(*given)
+    )
+
+    def shown(path):
+        return re.findall(r"/watch/run\?run=runs/(n-\d+)", client.get(path).text)
+
+    newest = [f"n-{number:03d}" for number in reversed(range(MOST_LISTED + 5))]
+    assert shown("/watch") == newest[:MOST_LISTED]
+    assert len(reads) == MOST_LISTED  # the others are not read for it
+    text = client.get("/watch").text
+    assert "1 to 100 of 105 runs, newest first" in text
+    assert 'href="/watch?find=&amp;start=100">Older runs' in text
+    assert shown("/watch?start=100") == newest[MOST_LISTED:]
+    assert "Newer runs" in client.get("/watch?start=100").text
+    assert shown("/watch?find=N-10") == newest[:5]
+    assert "No run with &lt;b&gt; in its name" in client.get("/watch?find=<b>").text
+    assert "No runs below" not in client.get("/watch?start=-5").text
+    assert client.get("/train").text.count('value="run:runs/n-') == len(newest)
+
+
+def test_a_run_that_is_made_in_a_known_folder_is_found(client, run, root):
+    old = (time.time_ns() - 10**11,) * 2
+    for folder in (root, root / "runs"):
+        os.utime(folder, ns=old)  # long ago, so that its listing is kept
+    assert "runs/one" in client.get("/watch").text
+    shutil.copytree(run, root / "runs/two")
+    assert "runs/two" in client.get("/watch").text
+    shutil.rmtree(run)
+    text = client.get("/watch").text
+    assert "runs/two" in text
+    assert "runs/one" not in text
+
+
+def test_only_the_lines_that_a_curve_shows_are_parsed(client, run, monkeypatch):
+    steps = 25_000
+    with (run / "metrics.jsonl").open("w") as file:
+        for step in range(1, steps + 1):
+            file.write(json.dumps({"step": step, **STEP, "loss": step / 10}) + "\n")
+            if step % 5000 == 0:
+                scores = {"step": step, "recall_at_1": step / steps, "map_at_r": 0.5}
+                file.write(json.dumps(scores | {"val_list": "ab"[step > 10_000]}) + "\n")
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(1) or loads(text))
+    [found] = client.get("/watch/curves?run=runs/one").json()
+    assert len(parsed) < 1100
+    assert 900 < len(found["loss"][0]) <= 1001
+    assert (found["loss"][0][0], found["loss"][0][-1]) == (1, steps)
+    assert found["loss"][1][-1] == steps / 10
+    # Scores on another list cannot be compared with these.
+    assert found["recall_at_1"] == [[15_000, 20_000, 25_000], [0.6, 0.8, 1.0]]

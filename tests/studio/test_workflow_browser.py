@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from test_studio_browser import CHROMIUM, StudioProcess, browser, shoot  # noqa: F401
+from test_studio_browser import CHROMIUM, PATIENCE, StudioProcess, browser, new_page, shoot  # noqa: F401
 
 from lookalike.commands.quickstart import unpack_images
 from lookalike.studio.run_processes import RunProcesses
@@ -84,7 +84,7 @@ class Keys:
         self.page.keyboard.type(text)
         self.press("Tab")
 
-    def says(self, text, seconds=30):
+    def says(self, text, seconds=PATIENCE / 1000):
         """Wait for an announcement that comes after the one of the last call."""
         until = time.monotonic() + seconds
         while not self.page.evaluate(NEXT_HEARD, text):
@@ -158,10 +158,8 @@ def state(page, node):
 def test_the_example_is_built_run_stopped_and_finished_by_keyboard(folder, browser):  # noqa: F811
     studio = StudioProcess(folder)
     try:
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
         wrong = []
-        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page = new_page(browser, wrong)
         keys = Keys(page)
         page.goto(f"{studio.address}/workflow")
         keys.go("#file")
@@ -222,20 +220,20 @@ def test_the_example_is_built_run_stopped_and_finished_by_keyboard(folder, brows
         keys.go("#run", "Shift+Tab")
         keys.press("Enter")
         keys.says("The workflow runs.")
-        page.wait_for_selector("[data-node=fit] .state.running", timeout=90_000)
+        page.wait_for_selector("[data-node=fit] .state.running")
         page.reload()
         page.wait_for_selector("[data-node=fit] .state.running")
-        page.wait_for_selector("[data-node=fit] .note:has-text('of 300 steps')", timeout=90_000)
+        page.wait_for_selector("[data-node=fit] .note:has-text('of 300 steps')")
         shoot(browser, page.url, "canvas")
         keys.go("#stop")
         keys.press("Enter")
-        page.wait_for_selector("#run:has-text('Go on')", timeout=60_000)
+        page.wait_for_selector("#run:has-text('Go on')")
         assert state(page, "fit").inner_text() == "stopped"
         assert list(folder.glob(".lookalike/flow/fit/1/run/checkpoints/step-*"))
         keys.go("#run", "Shift+Tab")
         keys.press("Enter")
         for name in ("fit", "evaluate", "export"):
-            page.wait_for_selector(f"[data-node={name}] .state.done", timeout=180_000)
+            page.wait_for_selector(f"[data-node={name}] .state.done")
         keys.says("The run is done.")
         assert not (folder / ".lookalike/flow/fit/2").exists(), "it went on where it stopped"
         assert (folder / "flow.yaml").read_text() == before
@@ -262,7 +260,8 @@ def test_nodes_are_connected_and_moved_by_mouse(folder, browser):  # noqa: F811
     )
     studio = StudioProcess(folder)
     try:
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = new_page(browser)
+        keys = Keys(page)
         page.goto(f"{studio.address}/workflow/canvas?file=flow.yaml")
         page.wait_for_selector("#workflow[data-ready=yes]")
 
@@ -275,22 +274,22 @@ def test_nodes_are_connected_and_moved_by_mouse(folder, browser):  # noqa: F811
             page.mouse.up()
 
         drag("out:a:list", "in:b:train")
-        page.wait_for_selector("#said:has-text('a.list is connected to train of b.')")
+        keys.says("a.list is connected to train of b.")
         page.wait_for_selector("[data-node=b] .wrong:empty", state="attached")  # c moves up
         drag("out:a:list", "in:c:model")
-        page.wait_for_selector("#said:has-text('model takes run, and not a.list')")
+        keys.says("model takes run, and not a.list")
         page.click("[data-focus='out:b:run']")
         page.click("[data-focus='in:c:model']")
-        page.wait_for_selector("#said:has-text('b.run is connected to model of c.')")
+        keys.says("b.run is connected to model of c.")
         drag("node:c", by=(0, 220))
-        page.wait_for_selector("#said:has-text('c is moved.')")
+        keys.says("c is moved.")
         page.click("[data-focus='node:b']")
         page.select_option("#input-train", "")
         page.wait_for_selector("[data-node=b] .wrong:has-text('the input train is missing')")
         page.click("#undo")
         page.wait_for_selector("[data-node=b] .wrong:empty", state="attached")
         page.click("#save")
-        page.wait_for_selector("#said:has-text('Saved.')")
+        keys.says("Saved.")
         assert file.read_text() == (
             "# head\n\na:\n  uses: read\n  with: {list: data/train.txt}\n  at: [0, 0]\n\n"
             "b:\n  uses: train\n  inputs: {train: a.list}\n  with: {epochs: 1}\n  at: [1, 0]\n\n"

@@ -11,7 +11,7 @@ from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError
 from lookalike.studio.component_form import COMPUTING_MODE, REQUIRED, is_path
-from lookalike.studio.roots import Roots
+from lookalike.studio.roots import Roots, is_object
 
 _MOST_SIGNS = 100_000
 
@@ -104,7 +104,7 @@ def _value(key: str, text: str, roots: Roots) -> object:
     if key == "data.classes" and text.startswith("["):
         return Config.load(overrides=[f"{key}={text}"]).get(key)
     if is_path(key, text):
-        if text.lower().startswith(("oss://", "s3://", "gs://")) or key in (
+        if is_object(text) or key in (
             "run.output", "run.workdir", "data.cache", "train.cache_features",
         ):  # fmt: skip
             return roots.place(text)

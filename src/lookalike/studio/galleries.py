@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike import storage
+from lookalike.config.config import Config
 from lookalike.errors import ConfigError, LookalikeError, RunError
 from lookalike.run import Run
 from lookalike.studio.roots import Roots
@@ -63,14 +64,8 @@ class Galleries:
 
     def of_run(self, run: WatchedRun) -> list[Gallery]:
         """The lists of a run, validation first, and all indexes."""
-        found = []
-        data = self.runs.settings(run, asked=True).data
-        for name, lists in ((VALIDATION, data.val), (TRAINING, data.train)):
-            places = (lists,) if isinstance(lists, str) else tuple(lists or ())
-            if places:
-                shown = ", ".join(storage.public(place).rpartition("/")[2] for place in places)
-                found.append(Gallery(name, f"{name} images: {shown}", places))
-        return [*found, *self._indexes(), *self._databases]
+        lists = _lists(self.runs.settings(run, asked=True), run)
+        return [*lists, *self._indexes(), *self._databases]
 
     def named(self, run: WatchedRun, name: str) -> Gallery:
         """The gallery of a name, with the places of a list absolute and below the roots.
@@ -78,15 +73,14 @@ class Galleries:
         Raises:
             ConfigError: there is none, or it lies elsewhere.
         """
-        found = next((each for each in self.of_run(run) if each.name == name), None)
-        if found is None:
-            raise ConfigError(f"{name[:120]!r}: no gallery of {run.name}")
-        if found.index is not None:
-            return found
-        data = self.runs.permitted(run, "data.").data
-        lists = data.val if name == VALIDATION else data.train
-        places = (lists,) if isinstance(lists, str) else tuple(lists or ())
-        return Gallery(found.name, found.label, places, run=run.path)
+        if name in (VALIDATION, TRAINING):
+            offered = _lists(self.runs.permitted(run, "data."), run)
+        else:
+            offered = [*self._indexes(), *self._databases]
+        for each in offered:
+            if each.name == name:
+                return each
+        raise ConfigError(f"{name[:120]!r}: no gallery of {run.name}")
 
     def prepare(self, run: WatchedRun, gallery: Gallery) -> None:
         """Embed the images of a list, in a process of its own, unless that is done.
@@ -138,6 +132,15 @@ class Galleries:
             name = self.roots.name(folder)
             found.append(Gallery(f"index:{name}", f"index {name}: {count:,} images", index=folder))
         return found
+
+
+def _lists(config: Config, run: WatchedRun) -> list[Gallery]:
+    found = []
+    for name, lists in ((VALIDATION, config.data.val), (TRAINING, config.data.train)):
+        if places := (lists,) if isinstance(lists, str) else tuple(lists or ()):
+            shown = ", ".join(storage.public(place).rpartition("/")[2] for place in places)
+            found.append(Gallery(name, f"{name} images: {shown}", places, run=run.path))
+    return found
 
 
 def _database(address: str) -> Gallery:

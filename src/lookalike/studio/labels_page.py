@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Any
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, Response
 
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError
 from lookalike.studio.label_review import CHECKED, LabelReview, ListCorrection
-from lookalike.studio.page_frame import REPORT_POLICY, Frame, fragment, page
+from lookalike.studio.page_frame import Frame, Values, address, fragment, page, report, sent_to
 from lookalike.studio.picture_search import PictureSearch
-from lookalike.studio.train_page import form_values
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
 
 _GROUPS = 12  # of an issue at a time
 _IMAGES = 6  # of a group
 _MOST_LABELS = 1000  # that are offered
-
-Values = Annotated[dict[str, str], Depends(form_values)]
 
 
 def router(
@@ -42,14 +38,11 @@ def router(
     def check(values: Values) -> Response:
         run = runs.one(values.get("run", ""))
         review.start(run)
-        return RedirectResponse("/look/labels?" + urlencode({"run": run.name}), 303)
+        return sent_to("/look/labels", run=run.name)
 
     @routes.get("/look/labels/report", response_class=HTMLResponse)
-    def report(run: str) -> Response:
-        return Response(
-            review.page(runs.one(run)), media_type="text/html",
-            headers={"content-security-policy": REPORT_POLICY},
-        )  # fmt: skip
+    def report_of(run: str) -> Response:
+        return report(review.page(runs.one(run)))
 
     @routes.get("/look/labels/issue", response_class=HTMLResponse)
     def issue(run: str, kind: str, start: int = 0) -> Response:
@@ -73,9 +66,8 @@ def router(
     def save(values: Values) -> Response:
         run = runs.one(values.get("run", ""))
         name, count, lists = review.save(run, values.get("source", ""), values.get("target", ""))
-        again = {"preset": f"run:{run.name}", "train": "\n".join(lists)}
-        saved = {"name": name, "count": count, "train": "/train?" + urlencode(again)}
-        return corrected(run, saved=saved)
+        train = address("/train", preset=f"run:{run.name}", train="\n".join(lists))
+        return corrected(run, saved={"name": name, "count": count, "train": train})
 
     def state_of(run: WatchedRun) -> dict[str, Any]:
         found = review.state(run)
@@ -100,23 +92,21 @@ def router(
         changed: ListCorrection | None = None,
         saved: dict[str, Any] | None = None,
     ) -> HTMLResponse:
-        values = corrections_of(run)
-        text = ""
-        if changed is not None:
-            found = {_key(one): one for _, each in _items(values) for one in [each]}
-            now = found.get(_key(changed))
-            text = "" if now is None else _words(now)
+        key = None if changed is None else _key(changed)
         return fragment(
-            "labels_corrections.html.j2", **values, saved=saved, text=text,
-            key=None if changed is None else _key(changed),
+            "labels_corrections.html.j2", **corrections_of(run), saved=saved, key=key,
+            text=noted(run).get(key, ""),
         )  # fmt: skip
+
+    def noted(run: WatchedRun) -> dict[str | None, str]:
+        return {_key(one): _words(one) for one in review.corrections(run)}
 
     def cards_of(run: WatchedRun, kind: str, start: int) -> dict[str, Any]:
         found = review.issue(run, kind)
         groups = found["groups"][start : start + _GROUPS]
         shown = [each for group in groups for each in group["images"][:_IMAGES]]
         records = {each["image"]: Record(each["image"], "", "", 0) for each in shown}
-        noted = {_key(one): _words(one) for one in review.corrections(run)}
+        now = noted(run)
         cards = [
             {
                 "note": group["note"],
@@ -124,7 +114,7 @@ def router(
                 "number": start + at,
                 "left": max(0, len(group["images"]) - _IMAGES),
                 "images": [
-                    {**each, "key": key, "noted": noted.get(key, "")}
+                    {**each, "key": key, "noted": now.get(key, "")}
                     for each in group["images"][:_IMAGES]
                     for key in [_row_key(each["source"], each["line"], each["image"])]
                 ],
@@ -144,10 +134,6 @@ def router(
         return int(text)
 
     return routes
-
-
-def _items(values: dict[str, Any]) -> list[tuple[int, ListCorrection]]:
-    return [item for items in values["by_list"].values() for item in items]
 
 
 def _words(one: ListCorrection) -> str:

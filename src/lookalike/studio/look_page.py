@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import urlencode
-
 import numpy as np
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from starlette.datastructures import UploadFile
 
 from lookalike.errors import ConfigError
 from lookalike.studio.galleries import FAILED, PREPARING, READY, Galleries, Gallery
-from lookalike.studio.page_frame import Frame, fragment, page
+from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
 from lookalike.studio.picture_search import PictureSearch
-from lookalike.studio.train_page import form_values
-from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
+from lookalike.studio.watched_runs import WatchedRun, WatchedRuns, has_model
 
 SEARCH = "/look/search"
 MAX_PICTURE = 32 * 2**20
 """Bytes of a request with a picture."""
-
-Values = Annotated[dict[str, str], Depends(form_values)]
 
 
 def router(
@@ -33,13 +27,14 @@ def router(
 
     @routes.get("/look", response_class=HTMLResponse)
     def look(run: str = "", gallery: str = "", other: str = "") -> Response:
-        able = [each for each in runs.all() if each.has_model]
+        able = [name for name, path in runs.named().items() if has_model(path)]
         chosen = _chosen(run, other)
-        offered = galleries.of_run(chosen[0] if chosen else able[0]) if able else []
+        shown = chosen or [runs.one(name) for name in able[:1]]
+        offered = galleries.of_run(shown[0]) if shown else []
         states = _states(chosen, gallery) if chosen and gallery else None
         return page(
-            frame, "look.html.j2", here="/look", runs=able, chosen=chosen, offered=offered,
-            gallery=gallery, other=other, states=states,
+            frame, "look.html.j2", here="/look", names=able, chosen=chosen, shown=shown,
+            offered=offered, gallery=gallery, other=other, states=states,
         )  # fmt: skip
 
     @routes.get("/look/galleries", response_class=HTMLResponse)
@@ -55,7 +50,7 @@ def router(
         for each, images in _searched(_chosen(run, other), gallery):
             galleries.prepare(each, images)
         asked = {"run": run, "gallery": gallery} | ({"other": other} if other else {})
-        return RedirectResponse("/look?" + urlencode(asked), 303)
+        return sent_to("/look", **asked)
 
     @routes.get("/look/state", response_class=HTMLResponse)
     def state(run: str, gallery: str, other: str = "") -> Response:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi.responses import HTMLResponse, Response
+from fastapi import Depends, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike import __version__
 from lookalike.errors import MissingFileError
@@ -21,27 +24,24 @@ NAVIGATION = (
 )
 """Address and name of each page; a page is one module and its templates."""
 
-REPORT_POLICY = (
+_REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "sandbox allow-scripts; frame-ancestors 'none'"
 )
 """A report is one file with its own script; the sandbox keeps it from the studio's session."""
 
 _PACKAGE = "lookalike.studio"
-_STATIC = {
-    "htmx.min.js": "text/javascript",
-    "uplot.min.js": "text/javascript",
-    "uplot.min.css": "text/css",
-    "studio.js": "text/javascript",
-    "curves.js": "text/javascript",
-    "look.js": "text/javascript",
-    "studio.css": "text/css",
-    "workflow_graph.js": "text/javascript",
-    "workflow_canvas.js": "text/javascript",
-    "workflow_panel.js": "text/javascript",
-    "workflow.js": "text/javascript",
-    "workflow.css": "text/css",
-}
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+async def form_values(request: Request) -> dict[str, str]:
+    """The texts of a submitted form."""
+    async with request.form(max_files=0, max_fields=1000) as form:
+        return {key: value for key, value in form.items() if isinstance(value, str)}
+
+
+Values = Annotated[dict[str, str], Depends(form_values)]
+"""Type of the parameter of a route that takes a form."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,38 @@ def fragment(template: str, **values: Any) -> HTMLResponse:
     return HTMLResponse(render(template, package=_PACKAGE, **values))
 
 
+def report(content: bytes) -> Response:
+    """A report, which is a whole page of its own."""
+    headers = {"content-security-policy": _REPORT_POLICY}
+    return Response(content, media_type="text/html", headers=headers)
+
+
+def address(path: str, **query: str) -> str:
+    """The address of a page."""
+    return f"{path}?{urlencode(query)}"
+
+
+def sent_to(path: str, **query: str) -> Response:
+    """Sends the browser on to another page after a form."""
+    return RedirectResponse(address(path, **query), 303)
+
+
 def static(name: str) -> Response:
     """A file that pages load.
 
     Raises:
         MissingFileError: there is none of this name.
     """
-    if name not in _STATIC:
+    kind = _TYPES.get(Path(name).suffix)
+    if kind is None or name not in _contents():
         raise MissingFileError(f"{name[:40]!r}: no such file")
-    return Response(
-        _content(name), media_type=_STATIC[name], headers={"cache-control": "max-age=3600"}
-    )
+    headers = {"cache-control": "max-age=3600"}
+    return Response(_contents()[name], media_type=kind, headers=headers)
 
 
 @cache
-def _content(name: str) -> bytes:
-    own = (files(_PACKAGE) / "static" / name).read_bytes()
-    if name != "studio.css":
-        return own
-    return (files("lookalike.pages") / "templates" / "base.css").read_bytes() + own
+def _contents() -> dict[str, bytes]:
+    """The static files by name; the studio's style begins with that of all pages."""
+    found = {file.name: file.read_bytes() for file in (files(_PACKAGE) / "static").iterdir()}
+    base = files("lookalike.pages") / "templates" / "base.css"
+    return {**found, "studio.css": base.read_bytes() + found["studio.css"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.errors import ConfigError, reason_of
 
-REMOTE = ("oss", "s3", "gs")
-"""Schemes of object storage that a setting may name."""
+YAML = (".yaml", ".yml")
+
+_REMOTE = ("oss", "s3", "gs")
 
 _MOST_LISTED = 500
+_CLOCK_TICK = 2 * 10**9  # nanoseconds, of the coarsest file system
 _ENCODED = re.compile(r"%[0-9a-fA-F]{2}")
 
 
@@ -42,6 +45,7 @@ class Roots:
                 raise ConfigError(f"--root {folder} is not a folder")
             if path not in self.folders:
                 self.folders.append(path)
+        self._known: dict[Path, tuple[int, tuple[list[Path], list[Path]]]] = {}
         if not self.folders:
             raise ConfigError("the studio needs a --root, the folder of lists and runs")
 
@@ -77,8 +81,7 @@ class Roots:
         Raises:
             ConfigError: as `resolve`, or the URI is of another kind.
         """
-        scheme = text.partition("://")[0].lower() if "://" in text else ""
-        if scheme in REMOTE:
+        if is_object(text):
             if any(ord(sign) < 32 for sign in text) or ".." in re.split(r"[/\\]", text):
                 raise ConfigError(f"{storage.public(text)!r}: not the URI of an object")
             return text
@@ -96,7 +99,7 @@ class Roots:
     def permits(self, place: str) -> bool:
         """True if an image that a list or an index names may be read for a page."""
         if storage.is_remote(place):
-            return place.partition("://")[0].lower() in REMOTE
+            return is_object(place)
         try:
             return self.contains(Path(os.path.realpath(self.folders[0] / storage.path_of(place))))
         except (OSError, ValueError):
@@ -131,11 +134,43 @@ class Roots:
 
     def walk(self, depth: int = 4) -> Iterator[Path]:
         """Folders below the roots to a depth; links are not followed."""
-        for root in self.folders:
-            for folder, inner, _ in os.walk(root):
-                level = len(Path(folder).relative_to(root).parts)
-                inner[:] = [n for n in inner if not n.startswith(".")] if level < depth else []
-                yield Path(folder)
+        level = list(self.folders)
+        for _ in range(depth + 1):
+            yield from level
+            level = [inner for folder in level for inner in self._within(folder)[0]]
+
+    def yaml_files(self) -> Iterator[Path]:
+        """The visible YAML files in the folders of `walk`."""
+        for folder in self.walk():
+            yield from self._within(folder)[1]
+
+    def _within(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        """The visible folders and YAML files in one; a large one is listed when it has changed."""
+        folders: list[Path] = []
+        files: list[Path] = []
+        try:
+            changed = folder.stat().st_mtime_ns
+            if folder in self._known and self._known[folder][0] == changed:
+                return self._known[folder][1]
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.is_symlink():
+                        continue
+                    if entry.is_dir():
+                        folders.append(folder / entry.name)
+                    elif entry.name.endswith(YAML):
+                        files.append(folder / entry.name)
+        except OSError:
+            return [], []
+        if time.time_ns() - changed > _CLOCK_TICK:  # else it may change again unnoticed
+            self._known[folder] = changed, (folders, files)
+        return folders, files
+
+
+def is_object(place: str) -> bool:
+    """True if a setting names an object of a storage that it may name."""
+    scheme, mark, _ = place.partition("://")
+    return bool(mark) and scheme.lower() in _REMOTE
 
 
 def _is_plain(name: str) -> bool:

@@ -75,6 +75,7 @@ class RunProcesses:
     def __init__(self, root: Path) -> None:
         self.folder = root / FOLDER
         self._children: list[subprocess.Popen[bytes]] = []
+        self._read: dict[tuple[Path, int], StudioProcess] = {}
 
     def start(self, config: Config, *, resume: bool = False) -> StudioProcess:
         """Start a training, and return at once.
@@ -99,7 +100,7 @@ class RunProcesses:
 
     def _start(self, config: Config, resume: bool) -> StudioProcess:
         output = str(config.run.output)
-        if (found := self.of_run(output)) is not None and found.is_alive():
+        if self.running(TRAIN, output) is not None:
             raise RunError(f"{output}: a training into this directory is running; stop it first")
         if not resume and not storage.is_remote(output) and (Path(output) / "config.yaml").exists():
             raise RunError(f"{output} holds a run already; resume it, or choose another directory")
@@ -143,45 +144,44 @@ class RunProcesses:
         storage.write_text(folder / "process.json", json.dumps(record) + "\n")
         return process
 
-    def stop(self, run: str) -> None:
-        """Ask a training to write a checkpoint and end.
+    def stop(self, command: str, subject: str, number: signal.Signals) -> None:
+        """Ask a process to end; a training writes a checkpoint first.
 
         Raises:
             RunError: the studio has started none that runs there.
         """
-        found = self.of_run(run)
-        if found is None or not found.is_alive():
-            raise RunError("no training that this studio started is running here")
         try:
-            os.kill(found.pid, signal.SIGTERM)
+            if (found := self.running(command, subject)) is not None:
+                return os.kill(found.pid, number)
         except ProcessLookupError:
-            raise RunError("the training has just ended") from None
+            pass  # it has just ended
+        raise RunError(
+            "nothing that this studio started is running here; what a command line started is "
+            "stopped there, with Ctrl+C"
+        )
 
     def all(self, command: str = TRAIN) -> list[StudioProcess]:
         """Every process of a command that was started, the newest first."""
         self._children = [child for child in self._children if child.poll() is None]
-        found = []
+        read: dict[tuple[Path, int], StudioProcess] = {}
         for file in self.folder.glob("*/process.json"):
             try:
-                record = json.loads(file.read_text(encoding="utf-8"))
-                process = StudioProcess(
-                    file.parent, int(record["pid"]), str(record["start"]),
-                    str(record.get("command", TRAIN)), str(record.get("subject") or record["run"]),
-                    float(record["began"]),
-                )  # fmt: skip
+                key = file, file.stat().st_mtime_ns
+                read[key] = self._read.get(key) or _process_of(file)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # of a studio that was killed while it wrote
-            if process.command == command:
-                found.append(process)
+        self._read = read
+        found = [process for process in read.values() if process.command == command]
         return sorted(found, key=lambda process: -process.began)
 
     def newest(self, command: str, subject: str) -> StudioProcess | None:
         """The newest process of a command on a subject."""
         return next((each for each in self.all(command) if each.subject == subject), None)
 
-    def of_run(self, run: str) -> StudioProcess | None:
-        """The newest training into a directory."""
-        return self.newest(TRAIN, run)
+    def running(self, command: str, subject: str) -> StudioProcess | None:
+        """The newest process of a command on a subject, while it runs."""
+        found = self.newest(command, subject)
+        return found if found is not None and found.is_alive() else None
 
     def _new_folder(self) -> Path:
         number = 1 + max(
@@ -196,6 +196,14 @@ class RunProcesses:
                 number += 1
                 continue
             return folder
+
+
+def _process_of(file: Path) -> StudioProcess:
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return StudioProcess(
+        file.parent, int(record["pid"]), str(record["start"]), str(record.get("command", TRAIN)),
+        str(record.get("subject") or record["run"]), float(record["began"]),
+    )  # fmt: skip
 
 
 def ask(words: Sequence[str], seconds: float) -> tuple[int, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -16,7 +16,7 @@ from lookalike.serving.problems import Problem, install, problem_response, statu
 from lookalike.studio import labels_page, look_page, train_page, watch_page, workflow_page
 from lookalike.studio.galleries import Galleries
 from lookalike.studio.label_review import LabelReview
-from lookalike.studio.page_frame import Frame, page, static
+from lookalike.studio.page_frame import Frame, Values, page, static
 from lookalike.studio.picture_search import PictureSearch
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses
@@ -44,24 +44,23 @@ def create_app(
     app = FastAPI(title="lookalike studio", docs_url=None, redoc_url=None, openapi_url=None)
     install(app)
 
+    def refusal(request: Request, status: int, text: str, **headers: str) -> Response:
+        """A page for a browser's navigation, a problem object for all else."""
+        if _is_navigation(request):
+            return page(frame, "mistake.html.j2", status, here="", message=text)
+        return problem_response(status, text, headers)
+
     @app.exception_handler(LookalikeError)
     async def mistaken(request: Request, error: LookalikeError) -> Response:
-        """A page for a browser's navigation, a problem object for all else."""
-        status = status_of(error)
-        if _is_navigation(request):
-            return page(frame, "mistake.html.j2", status, here="", message=str(error))
-        return JSONResponse({"status": status, "detail": str(error)}, status)
+        return refusal(request, status_of(error), str(error))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        """The same for a refusal."""
-        if _is_navigation(request):
-            return page(frame, "mistake.html.j2", error.status_code, here="", message=error.detail)
-        return problem_response(error.status_code, str(error.detail), error.headers)
+        return refusal(request, error.status_code, str(error.detail), **(error.headers or {}))
 
     @app.get("/")
     def first() -> Response:
-        return RedirectResponse("/watch" if runs.all() else "/train", 303)
+        return RedirectResponse("/watch" if runs.places() else "/train", 303)
 
     @app.get("/static/{name}")
     def file(name: str) -> Response:
@@ -78,8 +77,7 @@ def create_app(
             return page(frame, "login.html.j2", here="", message="", next=_own_page(next))
 
         @app.post(LOGIN)
-        async def enter(request: Request) -> Response:
-            values = await train_page.form_values(request)
+        def enter(request: Request, values: Values) -> Response:
             back = _own_page(values.get("next", "/"))
             if not access.is_token(values.get("token", "")):
                 said = "That is not the token."

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.config.config import Config
@@ -15,22 +13,13 @@ from lookalike.errors import ConfigError, LookalikeError, MissingFileError
 from lookalike.studio.bundled_example import EXAMPLE, write_request
 from lookalike.studio.component_form import PATHS, TABS, form_fields, of_tab, values_of
 from lookalike.studio.form_request import FormRequest, read_form
-from lookalike.studio.page_frame import Frame, fragment, page
+from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses, ask
 from lookalike.studio.watched_runs import WatchedRuns
 
 _ANSWER_SECONDS = 120.0
 _CHECKS = ("doctor", "plan")
-
-
-async def form_values(request: Request) -> dict[str, str]:
-    """The texts of a submitted form."""
-    async with request.form(max_files=0, max_fields=1000) as form:
-        return {key: value for key, value in form.items() if isinstance(value, str)}
-
-
-Values = Annotated[dict[str, str], Depends(form_values)]
 
 
 def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> APIRouter:
@@ -50,7 +39,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
     def example() -> Response:
         """Unpack the bundled images and weights, and fill in the request that suits them."""
         file = write_request(roots.resolve(EXAMPLE))
-        return RedirectResponse("/train?" + urlencode({"preset": f"file:{roots.name(file)}"}), 303)
+        return sent_to("/train", preset=f"file:{roots.name(file)}")
 
     @routes.post("/train/check", response_class=HTMLResponse)
     def check(values: Values) -> Response:
@@ -65,7 +54,10 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
             except LookalikeError as error:
                 found.errors[""] = str(error)
             else:
-                return RedirectResponse(_address(roots, process.subject), 303)
+                run = process.subject
+                if "://" in run:
+                    return RedirectResponse("/watch", 303)
+                return sent_to("/watch/run", run=roots.name(Path(run)))
         return show(found, preset="", status=422)
 
     @routes.post("/train/ask/{what}", response_class=HTMLResponse)
@@ -98,7 +90,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
     ) -> HTMLResponse:
         return page(
             frame, "train.html.j2", status, here="/train", found=found, tabs=TABS, of_tab=of_tab,
-            preset=preset, message=message, saved=[run.name for run in runs.all()],
+            preset=preset, message=message, saved=list(runs.named()),
             example=EXAMPLE,
         )  # fmt: skip
 
@@ -115,15 +107,14 @@ def _preset(runs: WatchedRuns, preset: str) -> tuple[dict[str, str], str]:
         if not file.is_file():
             raise MissingFileError(f"{name[:120]!r}: no such file")
         config = Config.load(name, content=file.read_bytes())
-        asked = {key: config.get(key) for key in config.asked()}
         said = f"The settings of {name}: start training, or change some first."
-        return _shortened(values_of(asked), runs.roots), said
-    if kind != "run":
+    elif kind == "run":
+        config = runs.settings(runs.one(name), asked=True)
+        said = f"The settings of {name}; choose another directory for the output."
+    else:
         raise ConfigError(f"preset={preset[:40]!r} is not one of auto, component, run:, file:")
-    config = runs.settings(runs.one(name), asked=True)
-    asked = {key: config.get(key) for key in config.asked() if key != "run.output"}
-    said = f"The settings of {name}; choose another directory for the output."
-    return _shortened(values_of(asked), runs.roots), said
+    kept = config.asked() - ({"run.output"} if kind == "run" else set())
+    return _shortened(values_of({key: config.get(key) for key in kept}), runs.roots), said
 
 
 def _shortened(values: dict[str, str], roots: Roots) -> dict[str, str]:
@@ -146,9 +137,3 @@ def _answer(what: str, config: Config) -> tuple[int, str]:
         file.write_text(config.only(wanted).to_yaml(complete=False), encoding="utf-8")
         words = [what, str(file), *(["--no-measure"] if what == "plan" else [])]
         return ask(words, _ANSWER_SECONDS)
-
-
-def _address(roots: Roots, run: str) -> str:
-    if "://" in run:
-        return "/watch"
-    return "/watch/run?" + urlencode({"run": roots.name(Path(run))})

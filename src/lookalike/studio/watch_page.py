@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse, Response
 
 from lookalike.errors import ConfigError, MissingFileError
-from lookalike.studio.page_frame import REPORT_POLICY, Frame, fragment, page
+from lookalike.studio.page_frame import Frame, Values, fragment, page, report, sent_to
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses
-from lookalike.studio.train_page import form_values
-from lookalike.studio.watched_runs import WatchedRuns
+from lookalike.studio.run_processes import TRAIN, RunProcesses
+from lookalike.studio.watched_runs import MOST_LISTED, WatchedRuns
 
 _MOST_COMPARED = 8
 
@@ -23,12 +22,12 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
     routes = APIRouter()
 
     @routes.get("/watch", response_class=HTMLResponse)
-    def watch() -> Response:
-        return page(frame, "watch.html.j2", here="/watch", runs=runs.all())
+    def watch(find: str = "", start: int = 0) -> Response:
+        return page(frame, "watch.html.j2", here="/watch", **listed(find, start))
 
     @routes.get("/watch/list", response_class=HTMLResponse)
-    def listed() -> Response:
-        return fragment("watch_list.html.j2", runs=runs.all())
+    def watched(find: str = "", start: int = 0) -> Response:
+        return fragment("watch_list.html.j2", **listed(find, start))
 
     @routes.get("/watch/run", response_class=HTMLResponse)
     def one(run: str) -> Response:
@@ -50,27 +49,28 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         )
 
     @routes.get("/watch/report", response_class=HTMLResponse)
-    def report(run: str) -> Response:
+    def report_of(run: str) -> Response:
         file = roots.resolve(str(runs.one(run).path / "report.html"))
         if not file.is_file():
             raise MissingFileError(f"{run[:120]!r}: has no report.html yet")
-        return Response(
-            file.read_bytes(),
-            media_type="text/html",
-            headers={"content-security-policy": REPORT_POLICY},
-        )
+        return report(file.read_bytes())
 
     @routes.post("/watch/stop")
-    def stop(values: Annotated[dict[str, str], Depends(form_values)]) -> Response:
+    def stop(values: Values) -> Response:
         run = runs.one(values.get("run", ""))
-        processes.stop(str(run.path))
-        return RedirectResponse("/watch/run?" + urlencode({"run": run.name}), 303)
+        processes.stop(TRAIN, str(run.path), signal.SIGTERM)
+        return sent_to("/watch/run", run=run.name)
 
     @routes.post("/watch/resume")
-    def resume(values: Annotated[dict[str, str], Depends(form_values)]) -> Response:
+    def resume(values: Values) -> Response:
         run = runs.one(values.get("run", ""))
         processes.start(runs.permitted(run), resume=True)
-        return RedirectResponse("/watch/run?" + urlencode({"run": run.name}), 303)
+        return sent_to("/watch/run", run=run.name)
+
+    def listed(find: str, start: int) -> dict[str, Any]:
+        start = max(0, start)
+        found, count = runs.newest(find, start)
+        return {"runs": found, "count": count, "find": find, "start": start, "most": MOST_LISTED}
 
     def several(names: list[str]) -> list[Any]:
         if len(names) > _MOST_COMPARED:

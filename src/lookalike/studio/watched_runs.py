@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,20 @@ from typing import Any
 from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError, RunError
-from lookalike.run import CONFIG, RESOLVED, Run, kept_score, of_one_list, read_lines
+from lookalike.run import CONFIG, METRICS, RESOLVED, Run, kept_score, of_one_list, read_lines
 from lookalike.storage.file_lock import is_held
 from lookalike.studio.component_form import values_of
 from lookalike.studio.form_request import read_form
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses, StudioProcess, tail
+from lookalike.studio.run_processes import TRAIN, RunProcesses, StudioProcess, tail
 from lookalike.workflow.run_workflow import FOLDER as WORKFLOW_STATES
 
 STARTING, TRAINING, FINISHED, STOPPED, FAILED = (
     "starting", "training", "finished", "stopped", "failed",
 )  # fmt: skip
+
+MOST_LISTED = 100
+"""Runs on a page of all runs."""
 
 _PROGRESS = re.compile(r"training: ([\d,]+) of ([\d,]+) steps, (?:.*?, )?(.+?) left", re.M)
 _MEMORY = re.compile(r"peak memory of [^:]*: ([^\n]+)")
@@ -92,29 +95,41 @@ class WatchedRuns:
         self.roots, self.processes = roots, processes
         self._read_before: dict[Path, tuple[Hashable, WatchedRun]] = {}  # those that have ended
 
-    def all(self) -> list[WatchedRun]:
-        """All runs, the newest first."""
+    def places(self) -> dict[Path, StudioProcess | None]:
+        """The directory of each run, the newest first, with the process that the studio started."""
         started = {process.subject: process for process in reversed(self.processes.all())}
-        places = set()
+        found: dict[Path, StudioProcess | None] = {}
         for folder in self.roots.walk():
-            places |= {path for path in (folder, *_of_workflows(folder)) if _is_run(path)}
-        places |= {
-            path
-            for place in started
-            if not storage.is_remote(place) and self.roots.contains(path := Path(place))
-        }
+            for path in (folder, *_of_workflows(folder)):
+                if _is_run(path):
+                    found[path] = started.get(str(path))
+        for place, process in started.items():
+            if not storage.is_remote(place) and self.roots.contains(path := Path(place)):
+                found[path] = process
+        for path in self._read_before.keys() - found.keys():
+            self._read_before.pop(path, None)
+        changed = {path: _changed(path, process) for path, process in found.items()}
+        return dict(sorted(found.items(), key=lambda item: (-changed[item[0]], item[0])))
+
+    def named(self, part: str = "") -> dict[str, Path]:
+        """The directories of all runs, or of those with a part in their name, by name."""
+        names = {self.roots.name(path): path for path in self.places()}
+        return {name: path for name, path in names.items() if part.lower() in name.lower()}
+
+    def newest(self, part: str = "", start: int = 0) -> tuple[list[WatchedRun], int]:
+        """`MOST_LISTED` runs with a part in their name, from a place on, and how many there are."""
+        places = self.places()
+        kept = [path for path in places if part.lower() in self.roots.name(path).lower()]
         found = []
-        for path in places:
+        for path in kept[start : start + MOST_LISTED]:
             try:
-                found.append(self._read(path, started.get(str(path))))
+                found.append(self._read(path, places[path]))
             except FileNotFoundError:
                 continue  # removed meanwhile
             except OSError as error:
                 said = [f"its files cannot be read: {(error.strerror or '').lower()}"]
                 found.append(WatchedRun(self.roots.name(path), path, FAILED, 0, warnings=said))
-        for path in self._read_before.keys() - places:
-            self._read_before.pop(path, None)
-        return sorted(found, key=lambda run: (-run.changed, run.name))
+        return found, len(kept)
 
     def one(self, name: str) -> WatchedRun:
         """The run of a name.
@@ -124,7 +139,7 @@ class WatchedRuns:
             RunError: its files cannot be read.
         """
         path = self.roots.resolve(name)
-        process = self.processes.of_run(str(path))
+        process = self.processes.newest(TRAIN, str(path))
         if process is None and not _is_run(path):
             raise ConfigError(f"{name[:120]!r}: no run here")
         try:
@@ -170,18 +185,18 @@ class WatchedRuns:
 
     def curves(self, run: WatchedRun) -> dict[str, Any]:
         """Points of the curves: `{"name", "loss": [[step], [value]], ...}`, thinned out."""
-        records = list(Run(run.path).read(self._file(run, "metrics.jsonl")))
+        file = self._file(run, METRICS)
         found: dict[str, Any] = {"name": run.name, "live": run.is_live}
-        for key in _CURVES:
+        for key, lines in _lines_with(file, _CURVES).items():
+            stride = -(-len(lines) // _MOST_POINTS) or 1
+            kept = [*lines[:-1:stride], *lines[-1:]]  # before they are parsed: they may be many
+            records = list(read_lines(kept, str(file)))
             points = [
                 (record["step"], record[key])
-                for record in records
+                for record in (records if key == "loss" else of_one_list(records))
                 if isinstance(record.get(key), float | int) and "step" in record
             ]
-            stride = -(-len(points) // _MOST_POINTS) or 1
-            kept = points[::stride]
-            kept += points[-1:] if points and kept[-1] != points[-1] else []
-            found[key] = [[step for step, _ in kept], [value for _, value in kept]]
+            found[key] = [[step for step, _ in points], [value for _, value in points]]
         return found
 
     def _workflow(self, path: Path) -> str:
@@ -212,16 +227,10 @@ class WatchedRuns:
         self, run: Run, process: StudioProcess | None, alive: bool, begun: bool
     ) -> WatchedRun:
         path = run.path
-        changed = [process.began] if process is not None else []
-        changed += [
-            file.stat().st_mtime for file in (run.metrics, run.log, run.config) if file.is_file()
-        ]
-        found = WatchedRun(
-            name=self.roots.name(path), path=path, state=STOPPED, changed=max(changed, default=0)
-        )
+        found = WatchedRun(self.roots.name(path), path, STOPPED, _changed(path, process))
         log_text = tail(self._file(found, "log.txt"), 64 * 1024)
         printed = process.output() if process is not None else ""
-        trained, scores = _last_and_scores(self._file(found, "metrics.jsonl"))
+        trained, scores = _last_and_scores(self._file(found, METRICS))
         if begun:
             found.state = TRAINING if run.exists() else STARTING
         elif _ended_well(log_text):
@@ -236,12 +245,22 @@ class WatchedRuns:
             not begun and found.state != FINISHED and run.began() and not found.workflow
         )
         found.has_report = run.report.is_file()
-        found.has_model = (run.model / "config.json").is_file()
+        found.has_model = has_model(path)
         found.log = "\n".join((log_text if run.exists() else printed).splitlines()[-200:])
         found.warnings = list(dict.fromkeys(_WARNING.findall(log_text)))[-20:]
         if not begun and (error := _error_of(printed)) and found.state == FAILED:
             found.warnings.append(error)
         return found
+
+
+def _changed(path: Path, process: StudioProcess | None) -> float:
+    """When a run last wrote, or was started, in seconds since 1970."""
+    run = Run(path)
+    times = [0.0 if process is None else process.began]
+    for file in (run.metrics, run.log, run.config):
+        with suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times)
 
 
 def _state_of_files(run: Run, process: StudioProcess | None) -> Hashable:
@@ -260,21 +279,26 @@ def _version(file: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _last_and_scores(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The last records of training, and all scores; the other lines are not parsed."""
-    last: deque[str] = deque(maxlen=_LAST_LINES)
-    scored = []
+def _lines_with(file: Path, keys: Sequence[str]) -> dict[str, list[str]]:
+    """The lines of a JSON-lines file in which each key stands, not parsed yet."""
+    found: dict[str, list[str]] = {key: [] for key in keys}
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
-                if '"images_per_second"' in line:
-                    last.append(line)
-                if '"recall_at_1"' in line:
-                    scored.append(line)
+                for key, lines in found.items():
+                    if f'"{key}"' in line:
+                        lines.append(line)
+    return found
+
+
+def _last_and_scores(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The last records of training, and all scores; the other lines are not parsed."""
+    lines = _lines_with(file, ("images_per_second", "recall_at_1"))
+    last = lines["images_per_second"][-_LAST_LINES:]
     trained = [one for one in read_lines(last, str(file)) if _is_sound(one, *_TRAINED)]
     scores = [
         one
-        for one in read_lines(scored, str(file))
+        for one in read_lines(lines["recall_at_1"], str(file))
         if "map_at_r" in one and _is_sound(one, *_SCORED)
     ]
     return trained, of_one_list(scores)
@@ -336,6 +360,11 @@ def _of_workflows(folder: Path) -> list[Path]:
 def _is_run(path: Path) -> bool:
     """True if a folder holds a run of ours, not another program's config.yaml."""
     return (path / CONFIG).is_file() and (path / "checkpoints").is_dir()
+
+
+def has_model(path: Path) -> bool:
+    """True if a run has written its model."""
+    return (Run(path).model / "config.json").is_file()
 
 
 def _number(text: str) -> int:

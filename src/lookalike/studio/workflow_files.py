@@ -6,6 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from lookalike.config.config import Config
 from lookalike.errors import ConfigError, RunError, reason_of
 from lookalike.studio.canvas_graph import CanvasGraph
 from lookalike.studio.component_form import PATHS, is_path
-from lookalike.studio.roots import REMOTE, Roots
+from lookalike.studio.roots import YAML, Roots, is_object
 from lookalike.workflow.run_workflow import FOLDER
 from lookalike.workflow.workflow_draft import WorkflowDraft
 from lookalike.workflow.workflow_graph import Fault, Node, Workflow
 
-SUFFIXES = (".yaml", ".yml")
 NEW = ""
 """Version of a file that is not there yet."""
 
@@ -52,19 +52,20 @@ class WorkflowFiles:
     def __init__(self, roots: Roots) -> None:
         self.roots = roots
         self._saving = threading.Lock()
+        self._looked_into: dict[Path, tuple[tuple[int, int], bool]] = {}
 
     def all(self) -> list[str]:
         """Names of files that look like workflows."""
-        files = (path for folder in self.roots.walk() for path in _files(folder))
-        names = (self.roots.name(path) for path in files if _is_workflow(path))
-        return sorted(name for name in names if self._has_path(name))
-
-    def _has_path(self, name: str) -> bool:
-        try:
-            self.path(name)
-        except ConfigError:
-            return False
-        return True
+        names = []
+        for path in self.roots.yaml_files():
+            with suppress(ConfigError, OSError):
+                version = path.stat().st_mtime_ns, path.stat().st_size
+                known, found = self._looked_into.get(path, (None, False))
+                if known != version:
+                    self._looked_into[path] = version, (found := _is_workflow(path))
+                if found:
+                    names.append(self.roots.name(self.path(self.roots.name(path))))
+        return sorted(names)
 
     def path(self, name: str) -> Path:
         """The absolute path of a workflow's name.
@@ -73,7 +74,7 @@ class WorkflowFiles:
             ConfigError: it is not below the roots, not of a visible folder, or no YAML file.
         """
         path = self.roots.resolve(name)
-        if path.suffix not in SUFFIXES:
+        if path.suffix not in YAML:
             raise ConfigError(f"{name[:120]!r}: the name of a workflow ends in .yaml")
         root = next(root for root in self.roots.folders if path.is_relative_to(root))
         is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
@@ -160,23 +161,10 @@ class WorkflowFiles:
         return workflow
 
 
-def _files(folder: Path) -> list[Path]:
-    try:
-        return [
-            path for path in folder.iterdir()
-            if path.suffix in SUFFIXES and not path.name.startswith(".") and not path.is_symlink()
-        ]  # fmt: skip
-    except OSError:
-        return []
-
-
 def _is_workflow(path: Path) -> bool:
     """True if most likely; opening it decides."""
-    try:
-        with path.open("rb") as stream:
-            return _USES.search(stream.read(_LARGEST)) is not None
-    except OSError:
-        return False
+    with path.open("rb") as stream:
+        return _USES.search(stream.read(_LARGEST)) is not None
 
 
 def _content(path: Path) -> bytes | None:
@@ -232,7 +220,6 @@ def _paths(node: Node, key: str, value: Any) -> list[str]:
 
 def _from_folder(text: str, folder: Path) -> str:
     """A path of a workflow as one of the studio; what is no plain path stays, to be refused."""
-    scheme = text.partition("://")[0].lower() if "://" in text else ""
-    if scheme in REMOTE or text.startswith(("/", "~")) or re.match(r"[a-zA-Z][\w+.-]*:", text):
+    if is_object(text) or text.startswith(("/", "~")) or re.match(r"[a-zA-Z][\w+.-]*:", text):
         return text
     return f"{folder}/{text}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Any
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 from lookalike.errors import ConfigError
@@ -14,8 +13,8 @@ from lookalike.studio.canvas_graph import CanvasGraph
 from lookalike.studio.component_form import TABS
 from lookalike.studio.form_request import FormRequest
 from lookalike.studio.node_form import node_fields
-from lookalike.studio.page_frame import Frame, fragment, page
-from lookalike.studio.train_page import form_values
+from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
+from lookalike.studio.roots import YAML
 from lookalike.studio.workflow_files import WorkflowFiles
 from lookalike.studio.workflow_runs import WorkflowRuns
 from lookalike.workflow.example_workflow import FILE, write_example
@@ -131,21 +130,21 @@ def router(frame: Frame, files: WorkflowFiles, runs: WorkflowRuns) -> APIRouter:
         return FileResponse(found, filename=found.name, media_type="application/octet-stream")
 
     @routes.post("/workflow/new")
-    def new(values: Annotated[dict[str, str], Depends(form_values)]) -> Response:
+    def new(values: Values) -> Response:
         name = values.get("file", "").strip()
-        path = files.path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+        path = files.path(name if name.endswith(YAML) else f"{name}.yaml")
         if path.exists():
             raise ConfigError(
                 f"{files.roots.name(path)}: is there already; open it, or choose another name"
             )
         if not path.parent.is_dir():
             raise ConfigError(f"{files.roots.name(path.parent)}: no such folder")
-        return RedirectResponse(_address(files.roots.name(path)), 303)
+        return sent_to("/workflow/canvas", file=files.roots.name(path))
 
     @routes.post("/workflow/example")
-    def example(values: Annotated[dict[str, str], Depends(form_values)]) -> Response:
+    def example(values: Values) -> Response:
         folder = files.path(f"{values.get('folder', '').strip()}/{FILE}").parent
-        return RedirectResponse(_address(files.roots.name(write_example(folder))), 303)
+        return sent_to("/workflow/canvas", file=files.roots.name(write_example(folder)))
 
     def _checked(asked: CanvasRequest) -> dict[str, Any]:
         """Text and faults of a canvas."""
@@ -160,7 +159,3 @@ def router(frame: Frame, files: WorkflowFiles, runs: WorkflowRuns) -> APIRouter:
         return {"text": text, "faults": faults}
 
     return routes
-
-
-def _address(name: str) -> str:
-    return "/workflow/canvas?" + urlencode({"file": name})

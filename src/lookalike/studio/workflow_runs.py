@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from lookalike import storage
 from lookalike.errors import ConfigError, LookalikeError, MissingFileError, RunError
 from lookalike.storage.file_lock import is_held
+from lookalike.studio.page_frame import address
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses, StudioProcess, ask, tail
+from lookalike.studio.run_processes import RunProcesses, ask, tail
 from lookalike.studio.watched_runs import WatchedRuns
 from lookalike.studio.workflow_files import WorkflowFiles
 from lookalike.workflow.node_state import LOG, NodeState
@@ -82,13 +81,7 @@ class WorkflowRuns:
         Raises:
             RunError: the studio has started none that runs.
         """
-        process = self._process(path)
-        if process is None or not process.is_alive():
-            raise RunError(f"{path.name}: no run that this studio started is running")
-        try:
-            os.kill(process.pid, signal.SIGINT)
-        except ProcessLookupError:
-            raise RunError(f"{path.name}: the run has just ended") from None
+        self.processes.stop(RUN, str(path), signal.SIGINT)
 
     def plan(self, path: Path) -> tuple[dict[str, str], str]:
         """Output of `lookalike run --dry-run`: a line for each node, and its error."""
@@ -98,26 +91,22 @@ class WorkflowRuns:
 
     def is_running(self, path: Path) -> bool:
         """True while a process runs the workflow, started here or elsewhere."""
-        process = self._process(path)
-        alive = process is not None and process.is_alive()
-        return alive or is_held(self.files.states(path) / ".lock")
+        started = self.processes.running(RUN, str(path)) is not None
+        return started or is_held(self.files.states(path) / ".lock")
 
     def view(self, path: Path) -> dict[str, Any]:
         """State of the run and of each node that has a state, by name."""
-        process = self._process(path)
-        alive = process is not None and process.is_alive()
-        running = alive or is_held(self.files.states(path) / ".lock")
-        notes = _notes(process.output()) if process is not None and not running else {}
-        nodes = self._nodes(path)
-        views = {name: self._node(path, node, running) for name, node in nodes.items()}
-        for name, note in notes.items():
-            if name in views and not views[name].note:
-                views[name].note = note
-        error = process.error() if process is not None and not running else ""
+        running = self.is_running(path)
+        ended = None if running else self.processes.newest(RUN, str(path))
+        notes = {} if ended is None else _notes(ended.output())
+        views = {name: self._node(path, node, running) for name, node in self._nodes(path).items()}
+        for name, view in views.items():
+            view.note = view.note or notes.get(name, "")
+        has_error = ended is None or any(view.error for view in views.values())
         return {
             "running": running,
-            "can_stop": alive,
-            "error": "" if any(view.error for view in views.values()) else error,
+            "can_stop": self.processes.running(RUN, str(path)) is not None,
+            "error": "" if ended is None or has_error else ended.error(),
             "nodes": {name: vars(view) for name, view in views.items()},
         }
 
@@ -139,9 +128,6 @@ class WorkflowRuns:
         if found is None or not found.is_file():
             raise MissingFileError(f"{name}: has no file {port}")
         return found
-
-    def _process(self, path: Path) -> StudioProcess | None:
-        return self.processes.newest(RUN, str(path))
 
     def _folder(self, path: Path, name: str) -> Path:
         if name not in self._nodes(path):
@@ -182,10 +168,11 @@ class WorkflowRuns:
             run = self.watched.one(str(attempt.parents[3] / place))
         except (ConfigError, IndexError):
             return
-        query = urlencode({"run": run.name})
-        view.results.append({"text": "Run: curves, log, scores", "address": f"/watch/run?{query}"})
-        if run.has_report:
-            view.results.append({"text": "Report", "address": f"/watch/report?{query}"})
+        opened = {"/watch/run": "Run: curves, log, scores"}
+        opened |= {"/watch/report": "Report"} if run.has_report else {}
+        view.results += [
+            {"text": text, "address": address(path, run=run.name)} for path, text in opened.items()
+        ]
         if view.state == "running":
             view.part = run.part
             view.note = f"{run.step:,} of {run.steps:,} steps" if run.steps else "reading lists"
@@ -201,10 +188,10 @@ class WorkflowRuns:
             found = None
         if found is not None:
             shown = self._roots.name(found)
-        query = urlencode({"file": self._roots.name(path), "node": node.name, "port": port})
         one = {"text": f"{port}: {shown}"}
         if found is not None and found.is_file() and node.uses != "read":
-            one["address"] = f"/workflow/result?{query}"
+            file = self._roots.name(path)
+            one["address"] = address("/workflow/result", file=file, node=node.name, port=port)
         results = [one] if node.uses != "train" else []
         if port == "scores" and found is not None and (text := _read_scores(found)):
             results.insert(0, {"text": text})

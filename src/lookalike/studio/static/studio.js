@@ -48,17 +48,17 @@ document.addEventListener("keydown", (event) => {
   choose(tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length]);
 });
 
-// The end of a log is shown, unless the reader has scrolled up.
-let reading = false;
-function showEnd() {
+// The end of a log is shown, unless the reader has scrolled up: then the same place of the next one.
+let place = null;
+function showLog() {
   const log = document.querySelector(".log");
-  if (log && !reading) log.scrollTop = log.scrollHeight;
+  if (log) log.scrollTop = place ?? log.scrollHeight;
 }
 document.addEventListener("scroll", (event) => {
   const log = event.target;
-  if (log.classList && log.classList.contains("log")) reading = log.scrollTop + log.clientHeight < log.scrollHeight - 20;
+  if (log.classList?.contains("log")) place = log.scrollTop + log.clientHeight < log.scrollHeight - 20 ? log.scrollTop : null;
 }, true);
-showEnd();
+showLog();
 
 // A form that htmx does not send is sent once: its second click would answer in place of the first.
 document.addEventListener("submit", (event) => {
@@ -74,7 +74,7 @@ window.addEventListener("pageshow", () => {
 });
 
 document.addEventListener("htmx:afterSettle", markWrong);
-document.addEventListener("htmx:afterSettle", showEnd);
+document.addEventListener("htmx:afterSettle", showLog);
 document.addEventListener("htmx:responseError", (event) => {
   const notice = document.getElementById("notice");
   if (event.detail.xhr.status === 401) {
@@ -88,7 +88,10 @@ document.addEventListener("htmx:responseError", (event) => {
 document.addEventListener("htmx:sendError", () => {
   document.getElementById("notice").textContent = "The studio does not answer; runs go on.";
 });
-// A choice of runs to compare is not replaced.
+// What is asked for again and again does not replace a choice, or what is pressed or selected just now.
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.target.id === "runs" && document.querySelector("#runs :checked, #runs :focus")) event.detail.shouldSwap = false;
+  const { target } = event.detail, selected = getSelection();
+  if (!["runs", "live"].includes(target.id)) return;
+  const isInUse = target.querySelector(":active") || (!selected.isCollapsed && target.contains(selected.anchorNode));
+  if (isInUse || document.querySelector("#runs :checked, #runs :focus")) event.detail.shouldSwap = false;
 });

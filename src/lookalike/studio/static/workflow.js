@@ -42,10 +42,10 @@
 
   const isSaved = () => JSON.stringify(graph) === saved;
 
-  function paint() {
+  function paint(isDrawn = true) {
     const states = Object.fromEntries(Object.entries(state.nodes).map(([name, node]) => [name, planned[name] ? { ...node, note: planned[name] } : node]));
     Object.assign(canvas, { states, faults });
-    canvas.paint();
+    if (isDrawn) canvas.paint(); else canvas.draw();
     panel.paint(state, faults);
     if (!state.can_stop && document.activeElement === button("stop")) button("run").focus();
     button("stop").hidden = !state.can_stop;
@@ -68,9 +68,8 @@
   function changed(text) {
     planned = {};
     if (text) say(text);
-    canvas.draw();
     panel.refresh();
-    paint();
+    paint(false);
     clearTimeout(timer);
     timer = setTimeout(attempt(check), 300);
   }
@@ -188,7 +187,7 @@
   });
   window.addEventListener("beforeunload", (event) => { if (!isSaved()) event.preventDefault(); });
 
-  canvas.draw();
+  paint(false);
   await attempt(async () => { state = await ask(`/workflow/state?${new URLSearchParams({ file })}`); })();
   paint();
   if (graph.nodes.length) await attempt(check)();

@@ -3,7 +3,7 @@
 class WorkflowCanvas {
   // `on` has open(name, port), changed(text), say(text).
   constructor(box, graph, on) {
-    Object.assign(this, { box, graph, on, current: "", source: "", states: {}, faults: [] });
+    Object.assign(this, { box, graph, on, current: "", source: "", states: {}, faults: [], drawn: new Map(), parts: new Map() });
     this.lines = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.lines.setAttribute("aria-hidden", "true");
     box.addEventListener("keydown", (event) => this.key(event));
@@ -21,12 +21,23 @@ class WorkflowCanvas {
     }).observe(box);
   }
 
-  // Draws everything anew; the focus stays on what it was on.
+  // Draws anew what has changed; the focus stays on what it was on.
   draw() {
     const kept = this.box.contains(document.activeElement) ? document.activeElement.dataset.focus : "";
     if (!this.graph.node(this.current)) this.current = this.graph.nodes[0]?.name ?? "";
-    this.box.replaceChildren(this.lines, ...this.graph.nodes.map((node) => this.nodeElement(node)));
-    this.place();
+    const drawn = this.graph.nodes.map((node) => {
+      const facts = JSON.stringify([node.name, node.uses, node.inputs]), old = this.drawn.get(node.name);
+      return [node.name, old?.facts === facts ? old : { facts, box: this.nodeElement(node) }];
+    });
+    this.drawn = new Map(drawn);
+    let last = this.lines;
+    this.box.prepend(last);
+    for (const [, { box }] of drawn) {
+      if (last.nextSibling !== box) last.after(box);
+      last = box;
+    }
+    while (last.nextSibling) last.nextSibling.remove();
+    this.parts = new Map([...this.box.querySelectorAll("[data-focus]")].map((each) => [each.dataset.focus, each]));
     this.paint();
     this.setTabs();
     if (kept) this.focus(kept);
@@ -133,13 +144,13 @@ class WorkflowCanvas {
     return made;
   }
 
-  find(focus) { return this.box.querySelector(`[data-focus="${CSS.escape(focus)}"]`); }
+  find(focus) { return this.parts.get(focus); }
   focus(focus) { this.find(focus)?.focus(); }
 
   // Tab goes to the current node and its ports; while connecting to the inputs that can be chosen.
   setTabs() {
     const open = new Set(this.source ? this.graph.targets(this.source).map(([name, port]) => `in:${name}:${port}`) : []);
-    for (const each of this.box.querySelectorAll("[data-focus]")) {
+    for (const each of this.parts.values()) {
       const own = each.closest("[data-node]").dataset.node === this.current;
       each.tabIndex = (this.source ? open.has(each.dataset.focus) : own) ? 0 : -1;
       if (this.source && each.dataset.side === "in" && !open.has(each.dataset.focus)) each.setAttribute("aria-disabled", "true");

@@ -36,9 +36,9 @@ class WorkflowGraph {
     let name = uses, number = 2;
     while (this.node(name)) name = `${uses}_${number++}`;
     this.change(() => {
-      const cells = this.cells();
-      this.nodes.push({ name, uses, inputs: {}, settings: [], at: null });
-      if (this.nodes.some((node) => node.at)) this.node(name).at = freeCell(cells, 0);
+      const taken = new Set([...this.cells().values()].map(String));
+      const at = this.nodes.some((node) => node.at) ? freeCell(taken, 0) : null;
+      this.nodes.push({ name, uses, inputs: {}, settings: [], at });
     });
     return name;
   }
@@ -72,24 +72,24 @@ class WorkflowGraph {
 
   givers(name) { return Object.values(this.node(name).inputs).map((source) => source.split(".")[0]).filter((giver) => this.node(giver)); }
 
-  dependsOn(name, other, seen = new Set()) {
-    if (name === other) return true;
-    if (seen.has(name)) return false;
-    seen.add(name);
-    return this.givers(name).some((giver) => this.dependsOn(giver, other, seen));
+  // A node and all that it depends on.
+  before(name, found = new Set([name])) {
+    for (const giver of this.givers(name)) if (!found.has(giver)) this.before(giver, found.add(giver));
+    return found;
   }
 
   // Outputs that an input takes without making a circle.
   sources(name, port) {
     const { types } = this.kind(name).inputs[port];
-    return this.nodes.filter((node) => !this.dependsOn(node.name, name)).flatMap((node) =>
+    return this.nodes.filter((node) => !this.before(node.name).has(name)).flatMap((node) =>
       Object.entries(this.kinds[node.uses].outputs).filter(([, type]) => types.includes(type)).map(([output]) => `${node.name}.${output}`));
   }
 
   // Inputs that take an output, as [node, port].
   targets(source) {
-    return this.nodes.flatMap((node) => Object.keys(this.kinds[node.uses].inputs)
-      .filter((port) => this.sources(node.name, port).includes(source)).map((port) => [node.name, port]));
+    const [giver, output] = source.split("."), type = this.kind(giver).outputs[output], before = this.before(giver);
+    return this.nodes.filter(({ name }) => !before.has(name)).flatMap(({ name, uses }) =>
+      Object.entries(this.kinds[uses].inputs).filter(([, { types }]) => types.includes(type)).map(([port]) => [name, port]));
   }
 
   connect(source, name, port) { return this.change(() => { this.node(name).inputs[port] = source; }); }
@@ -108,8 +108,8 @@ class WorkflowGraph {
 
   // [column, row] of each node: where it was moved to, else by what it depends on.
   cells() {
-    const cells = new Map();
-    for (const node of this.nodes) if (node.at) cells.set(node.name, freeCell(cells, ...node.at));
+    const cells = new Map(), taken = new Set();
+    for (const node of this.nodes) if (node.at) cells.set(node.name, freeCell(taken, ...node.at));
     const depths = new Map();
     const depth = (name) => {
       if (!depths.has(name)) {
@@ -121,7 +121,7 @@ class WorkflowGraph {
     const left = this.nodes.filter((node) => !node.at).sort((a, b) => depth(a.name) - depth(b.name));
     for (const { name } of left) {
       const rows = this.givers(name).filter((giver) => cells.has(giver)).map((giver) => cells.get(giver)[1]);
-      cells.set(name, freeCell(cells, depth(name), rows.length ? Math.min(...rows) : 0));
+      cells.set(name, freeCell(taken, depth(name), rows.length ? Math.min(...rows) : 0));
     }
     return cells;
   }
@@ -142,9 +142,10 @@ class WorkflowGraph {
   arrange() { return this.change(() => { for (const node of this.nodes) node.at = null; }); }
 }
 
-function freeCell(cells, column, row = 0) {
-  const taken = new Set([...cells.values()].map((cell) => cell.join()));
+// The first free cell of a column from a row on, which is taken then.
+function freeCell(taken, column, row = 0) {
   while (taken.has(`${column},${row}`)) row += 1;
+  taken.add(`${column},${row}`);
   return [column, row];
 }
 
