@@ -21,7 +21,7 @@ from studio_client import ADDRESS, Client
 
 from lookalike.errors import ConfigError
 from lookalike.serving.access import Access
-from lookalike.studio import train_page, workflow_runs
+from lookalike.studio import workflow_runs
 from lookalike.studio.roots import Roots
 from lookalike.studio.studio_app import LARGER, MAX_BODY, create_app
 
@@ -351,8 +351,7 @@ def test_names_labels_and_logs_are_shown_as_text(client, root, run, started):
 @pytest.fixture
 def described(client, run, started, monkeypatch):
     """The studio's description, with the fields of its forms; no command is run."""
-    for module in (train_page, workflow_runs):
-        monkeypatch.setattr(module, "ask", lambda words, seconds: (0, "asked"))
+    monkeypatch.setattr(workflow_runs, "ask", lambda words, seconds: (0, "asked"))
     app = client.app.app
     description = app.openapi()
     fields = ["run", "other", "gallery", "image", "kind", "group", "number", "source", "target"]

@@ -175,3 +175,42 @@ def test_the_first_page_is_small(client):
     policy = client.get("/train").headers["content-security-policy"]
     assert "'unsafe-inline'" not in policy
     assert not re.search(r"<[^>]+ (?:style|onclick)=|<script>|<style>", text)
+
+
+def test_a_check_shows_its_progress_and_then_what_it_has_said(client, root, started, monkeypatch):
+    values = {"data.train": "train.txt", "run.output": "r", "optim.lr": "0.1"}
+    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "now")
+    answer = client.post("/train/ask/doctor", values)
+    [*_, command, request] = started[0]
+    assert command == "doctor"
+    assert Config.load(request).asked() == {"data.train", "optim.lr"}
+    assert Path(request).stat().st_mode & 0o777 == 0o600
+    [link] = re.findall(r'hx-get="(/train/answer\?[^"]+)"', answer.text)
+    link = link.replace("&amp;", "&")
+    output = Path(request).parent / "output.txt"
+    output.write_text("images: 3 of 1,000,000 images, 10 s, 23 s left\n")
+    assert "3 of 1,000,000 images" in client.get(link).text
+    with output.open("a") as file:
+        file.write("training    <b>2 images</b>   \n\nwrong  1\n")
+    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "")
+    text = client.get(link).text
+    assert '<pre tabindex="0">training    &lt;b&gt;2 images&lt;/b&gt;\n\nwrong  1</pre>' in text
+    assert "hx-get" not in text
+    assert "not possible" not in text
+    output.write_text("error: no such list\n")
+    assert "not possible" in client.get(link).text
+    assert client.post("/train/give-up/doctor", {}).status_code == 409
+    assert client.get("/train/answer?what=doctor&number=../1").status_code == 400
+    assert "optim.lr" in client.post("/train/ask/plan", {"optim.lr": "fast"}).text
+    assert len(started) == 1
+
+
+def test_a_later_check_ends_the_earlier_one(client, root, started, monkeypatch):
+    ended = []
+    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "now")
+    monkeypatch.setattr(run_processes.os, "kill", lambda *given: ended.append(given))
+    for command in ("doctor", "plan", "doctor"):
+        assert client.post(f"/train/ask/{command}", {"data.train": "train.txt"}).status_code == 200
+    assert ended == [(2**22 + 5, signal.SIGTERM)]
+    assert client.post("/train/give-up/plan").status_code == 200
+    assert len(ended) == 2

@@ -1,6 +1,6 @@
 """Commands as processes of their own, found again through files after the studio has ended.
 
-.lookalike-studio/N/request.yaml    the request of a training
+.lookalike-studio/N/request.yaml    the request of a training, or one to check or plan
 .lookalike-studio/N/process.json    process, its start, its command, what it works on
 .lookalike-studio/N/output.txt      stdout and stderr
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _ERROR = re.compile(r"^error:\s*((?:.+\n?)+)", re.M)
 
 
 TRAIN = "train"
+QUESTION = "a request of the form"
+"""Subject of the processes that check or plan a request which is not started yet."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,17 @@ class RunProcesses:
         if not resume and not storage.is_remote(output) and (Path(output) / "config.yaml").exists():
             raise RunError(f"{output} holds a run already; resume it, or choose another directory")
 
-        def words(folder: Path) -> list[str]:
-            request = folder / "request.yaml"
-            storage.write_text(request, config.to_yaml(complete=False))
-            os.chmod(request, 0o600)  # its addresses may be signed
-            return [TRAIN, str(request), *(["--resume"] if resume else [])]
+        more = ["--resume"] if resume else []
+        return self.launch(output, lambda folder: [TRAIN, write_request(folder, config), *more])
 
-        return self.launch(output, words)
+    def ask(self, command: str, config: Config, *more: str) -> StudioProcess:
+        """Begin to answer a question about a request; an earlier question is given up."""
+        with self.one_at_a_time():
+            with suppress(RunError):
+                self.stop(command, QUESTION, signal.SIGTERM)
+            return self.launch(
+                QUESTION, lambda folder: [command, write_request(folder, config), *more]
+            )
 
     def launch(self, subject: str, words: Callable[[Path], Sequence[str]]) -> StudioProcess:
         """Start a `lookalike` command, and return at once.
@@ -196,6 +202,14 @@ class RunProcesses:
                 number += 1
                 continue
             return folder
+
+
+def write_request(folder: Path, config: Config) -> str:
+    """Write a request to the folder of its process; the place of the file."""
+    file = folder / "request.yaml"
+    storage.write_text(file, config.to_yaml(complete=False))
+    os.chmod(file, 0o600)  # its addresses may be signed
+    return str(file)
 
 
 def _process_of(file: Path) -> StudioProcess:

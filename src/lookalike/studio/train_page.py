@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import re
+import signal
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -15,11 +16,11 @@ from lookalike.studio.component_form import PATHS, TABS, form_fields, of_tab, va
 from lookalike.studio.form_request import FormRequest, read_form
 from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses, ask
+from lookalike.studio.run_processes import QUESTION, RunProcesses
 from lookalike.studio.watched_runs import WatchedRuns
 
-_ANSWER_SECONDS = 120.0
-_CHECKS = ("doctor", "plan")
+_CHECKS = {"doctor": (), "plan": ("--no-measure",)}
+_PROGRESS = re.compile(r"[a-z ]+: [\d,]+ of [\d,]+ ")
 
 
 def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRuns) -> APIRouter:
@@ -65,10 +66,26 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         if what not in _CHECKS:
             raise ConfigError(f"{what[:40]!r} is not one of {', '.join(_CHECKS)}")
         found = read_form(values, roots)
-        code, text = 2, "\n".join(found.errors.values())
-        if found.config is not None:
-            code, text = _answer(what, found.config)
-        return fragment("train_answer.html.j2", what=what, code=code, text=text)
+        if found.config is None:
+            text = "\n".join(found.errors.values())
+            return fragment("train_answer.html.j2", what=what, process=None, text=text)
+        asked = found.config.only(found.config.asked() - {"run.output"})
+        return answer(what, processes.ask(what, asked, *_CHECKS[what]).folder.name)
+
+    @routes.get("/train/answer", response_class=HTMLResponse)
+    def answer(what: str, number: str) -> Response:
+        """The progress of a check, or what it has said."""
+        for process in processes.all(what):
+            if process.subject == QUESTION and process.folder.name == number:
+                lines = [line.rstrip() for line in process.output().splitlines()]
+                text = "\n".join(line for line in lines if not _PROGRESS.match(line))
+                return fragment("train_answer.html.j2", what=what, process=process, text=text)
+        raise ConfigError(f"{number[:40]!r}: no such question")
+
+    @routes.post("/train/give-up/{what}", response_class=HTMLResponse)
+    def give_up(what: str) -> Response:
+        processes.stop(what, QUESTION, signal.SIGTERM)
+        return HTMLResponse('<p class="soft">Given up.</p>')
 
     @routes.get("/browse", response_class=HTMLResponse)
     def browse(field: str, kind: str = "file", folder: str = "", base: str = "") -> Response:
@@ -127,13 +144,3 @@ def _shortened(values: dict[str, str], roots: Roots) -> dict[str, str]:
             for line in lines
         )
     return found
-
-
-def _answer(what: str, config: Config) -> tuple[int, str]:
-    """Exit code and output of `lookalike doctor` or `lookalike plan` on a request."""
-    wanted = config.asked() - {"run.output"}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "request.yaml"
-        file.write_text(config.only(wanted).to_yaml(complete=False), encoding="utf-8")
-        words = [what, str(file), *(["--no-measure"] if what == "plan" else [])]
-        return ask(words, _ANSWER_SECONDS)

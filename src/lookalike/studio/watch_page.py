@@ -35,7 +35,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
 
     @routes.get("/watch/live", response_class=HTMLResponse)
     def live(run: str) -> Response:
-        return fragment("watch_live.html.j2", run=runs.one(run))
+        return fragment("watch_answer.html.j2", run=runs.one(run))
 
     @routes.get("/watch/curves")
     def curves(run: Annotated[list[str], Query()]) -> list[dict[str, Any]]:

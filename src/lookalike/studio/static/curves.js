@@ -1,11 +1,14 @@
 "use strict";
 // Curves of one run or several, fetched again while one of them trains.
 const place = document.querySelector("[data-curves]");
-const charts = {};
+const charts = {}, TITLES = { loss: "loss", recall_at_1: "Recall@1", map_at_r: "MAP@R" };
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
+
+// A name in a legend: the ends of runs' names tell them apart.
+const short = (name) => (name.length > 30 ? `${name.slice(0, 8)}…${name.slice(-20)}` : name);
 
 function draw(box, runs, key) {
   const shown = runs.filter((run) => run[key][0].length);
@@ -19,7 +22,7 @@ function draw(box, runs, key) {
     width: box.clientWidth, height: 220, scales: { x: { time: false } },
     axes: [{ ...axis }, { ...axis, size: 58 }],
     series: [{ label: "step" }, ...shown.map((run, at) => ({
-      label: runs.length > 1 ? run.name : key, stroke: color("--c" + (at % 4)), width: 2, spanGaps: true,
+      label: runs.length > 1 ? short(run.name) : TITLES[key], stroke: color("--c" + (at % 4)), width: 2, spanGaps: true,
       dash: at > 3 ? [6, 4] : undefined, points: { show: run[key][0].length < 40 },
     }))],
   }, data, box);

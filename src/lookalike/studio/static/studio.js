@@ -49,14 +49,14 @@ document.addEventListener("keydown", (event) => {
 });
 
 // The end of a log is shown, unless the reader has scrolled up: then the same place of the next one.
-let place = null;
+let readAt = null;
 function showLog() {
   const log = document.querySelector(".log");
-  if (log) log.scrollTop = place ?? log.scrollHeight;
+  if (log) log.scrollTop = readAt ?? log.scrollHeight;
 }
 document.addEventListener("scroll", (event) => {
   const log = event.target;
-  if (log.classList?.contains("log")) place = log.scrollTop + log.clientHeight < log.scrollHeight - 20 ? log.scrollTop : null;
+  if (log.classList?.contains("log")) readAt = log.scrollTop + log.clientHeight < log.scrollHeight - 20 ? log.scrollTop : null;
 }, true);
 showLog();
 
@@ -89,9 +89,9 @@ document.addEventListener("htmx:sendError", () => {
   document.getElementById("notice").textContent = "The studio does not answer; runs go on.";
 });
 // What is asked for again and again does not replace a choice, or what is pressed or selected just now.
-document.addEventListener("htmx:beforeSwap", (event) => {
+for (const swap of ["htmx:beforeSwap", "htmx:oobBeforeSwap"]) document.addEventListener(swap, (event) => {
   const { target } = event.detail, selected = getSelection();
-  if (!["runs", "live"].includes(target.id)) return;
+  if (!["runs", "live", "logged"].includes(target.id)) return;
   const isInUse = target.querySelector(":active") || (!selected.isCollapsed && target.contains(selected.anchorNode));
   if (isInUse || document.querySelector("#runs :checked, #runs :focus")) event.detail.shouldSwap = false;
 });

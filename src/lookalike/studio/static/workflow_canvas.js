@@ -92,7 +92,7 @@ class WorkflowCanvas {
     const cells = this.graph.cells(), boxes = [...this.box.querySelectorAll("[data-node]")];
     const width = tall ? 156 : 216, gapX = tall ? 14 : 72, gapY = tall ? 44 : 30;
     const heights = [];
-    this.grid = { tall, width, gapX, gapY, tops: [] };
+    this.grid = { tall, width, gapX, gapY, cells, tops: [] };
     for (const box of boxes) {
       const [column, row] = cells.get(box.dataset.node), line = tall ? column : row;
       heights[line] = Math.max(heights[line] ?? 60, box.offsetHeight);
@@ -102,6 +102,7 @@ class WorkflowCanvas {
       this.grid.tops[line] = top;
       top += (heights[line] ?? 60) + gapY;
     }
+    this.grid.bottom = top;
     let right = 0;
     for (const box of boxes) {
       const [column, row] = cells.get(box.dataset.node);
@@ -117,14 +118,22 @@ class WorkflowCanvas {
   }
 
   drawLines() {
-    const curves = [];
+    const curves = [], numbers = new Map(this.graph.nodes.map((node, at) => [node.name, at]));
     for (const node of this.graph.nodes) {
       for (const [port, source] of Object.entries(node.inputs)) {
-        const from = this.find(`out:${source.replace(".", ":")}`), to = this.find(`in:${node.name}:${port}`);
-        if (from && to) curves.push(this.curve(this.end(from, true), this.end(to, false), this.states[source.split(".")[0]]?.state));
+        const from = this.find(`out:${source.replace(".", ":")}`), to = this.find(`in:${node.name}:${port}`), giver = source.split(".")[0];
+        if (from && to) curves.push(this.curve(this.end(from, true), this.end(to, false), this.states[giver]?.state, this.lane(giver, node.name, numbers.get(giver))));
       }
     }
     this.lines.replaceChildren(...curves);
+  }
+
+  // Where a connection passes between the rows, and not behind the nodes of other columns; null for neighbours.
+  lane(giver, name, number) {
+    const { tall, width, gapX, gapY, cells, tops, bottom } = this.grid, [column, row] = cells.get(giver), [toColumn, toRow] = cells.get(name);
+    if (toColumn === column + 1 || this.box.querySelector(".dragged")) return null;
+    const before = toRow < row ? row - 1 : row, aside = ((number % 5) - 2) * (tall ? 2 : 4);
+    return (tall ? 6 + (before + 1) * (width + gapX) - gapX / 2 : (tops[before + 1] ?? bottom) - gapY / 2) + aside;
   }
 
   // Where a connection ends at a port.
@@ -135,11 +144,16 @@ class WorkflowCanvas {
     return [isOutput ? box.offsetLeft + box.offsetWidth : box.offsetLeft, top + port.offsetHeight / 2];
   }
 
-  curve([x, y], [toX, toY], state = "") {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    const reach = Math.max(28, Math.abs(this.grid.tall ? toY - y : toX - x) / 2);
-    const [a, b] = this.grid.tall ? [[x, y + reach], [toX, toY - reach]] : [[x + reach, y], [toX - reach, toY]];
-    made.setAttribute("d", `M${x} ${y}C${a} ${b} ${toX} ${toY}`);
+  // From an output to an input; along and across are the directions of columns and rows.
+  curve(from, to, state = "", lane = null) {
+    const { tall } = this.grid, point = (along, across) => (tall ? `${across} ${along}` : `${along} ${across}`);
+    const [along, across] = tall ? [from[1], from[0]] : from, [toAlong, toAcross] = tall ? [to[1], to[0]] : to;
+    const bend = (a, b, toA, toB, reach) => `C${point(a + reach, b)} ${point(toA - reach, toB)} ${point(toA, toB)}`;
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "path"), turn = tall ? 40 : 64;
+    const path = lane === null
+      ? bend(along, across, toAlong, toAcross, Math.max(28, Math.abs(toAlong - along) / 2))
+      : `${bend(along, across, along + turn, lane, turn / 2)}L${point(toAlong - turn, lane)}${bend(toAlong - turn, lane, toAlong, toAcross, turn / 2)}`;
+    made.setAttribute("d", `M${point(along, across)}${path}`);
     made.setAttribute("class", state);
     return made;
   }
@@ -161,8 +175,15 @@ class WorkflowCanvas {
     this.box.classList.toggle("connecting", this.source !== "");
   }
 
+  // Inputs that take an output, the nearest ahead first.
+  targets(source) {
+    const cells = this.graph.cells(), [column, row] = cells.get(source.split(".")[0]);
+    const far = ([name]) => { const [x, y] = cells.get(name); return Math.abs(x - column) + 2 * Math.abs(y - row) + (x < column ? 2000 : 0); };
+    return this.graph.targets(source).sort((one, two) => far(one) - far(two));
+  }
+
   begin(source) {
-    const targets = this.graph.targets(source);
+    const targets = this.targets(source);
     if (!targets.length) return this.on.say(`No input takes ${source}.`);
     this.source = source;
     this.setTabs();
@@ -242,7 +263,7 @@ class WorkflowCanvas {
   }
 
   nextTarget(focus, step) {
-    const targets = this.graph.targets(this.source).map((target) => `in:${target.join(":")}`);
+    const targets = this.targets(this.source).map((target) => `in:${target.join(":")}`);
     this.focus(targets[(targets.indexOf(focus) + step + targets.length) % targets.length]);
   }
 

@@ -60,8 +60,9 @@ class WorkflowPanel {
       const select = element("select", { id: `input-${port}`, data: { input: port } },
         element("option", { value: "", textContent: choices.length ? "not connected" : `no ${types.join(" or ")} to connect` }),
         ...choices.map((source) => element("option", { value: source, textContent: source, selected: source === chosen })));
-      return element("div", { className: "field" }, element("label", { htmlFor: select.id, textContent: `Input ${port}` }),
-        required ? element("span", { className: "soft", textContent: " required" }) : null, element("div", { className: "entry" }, select));
+      return element("div", { className: "field" },
+        element("div", { className: "head" }, element("label", { htmlFor: select.id, textContent: `Input ${port}` }), required ? element("span", { className: "soft", textContent: "required" }) : null),
+        element("div", { className: "entry" }, select));
     });
     return element("div", { className: "fields inputs" }, ...ports);
   }
