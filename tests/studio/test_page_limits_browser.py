@@ -1,5 +1,6 @@
 """Pages at their limits in a real browser: narrow, zoomed, with long names and many nodes."""
 
+import fcntl
 import json
 import shutil
 from urllib.parse import quote, urlencode
@@ -149,3 +150,37 @@ def test_a_canvas_of_200_nodes_is_edited_by_keyboard(studio, root, browser):  # 
     assert len(nodes) == 200
     assert str(nodes["exported"].inputs["model"]) == "train_20.run"
     assert wrong == []
+
+
+def test_what_is_read_or_pressed_is_not_replaced(studio, root, trained, browser):  # noqa: F811
+    run = root / "runs/live"
+    shutil.copytree(trained, run)
+    (run / "log.txt").write_text("".join(f"line {at}\n" for at in range(199)))
+    page = new_page(browser)
+
+    def until_replaced(part):
+        page.evaluate(f"window.old = document.getElementById('{part}')")
+        page.wait_for_function(f"document.getElementById('{part}') !== window.old")
+
+    (run / ".lock").touch()
+    with (run / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        page.goto(f"{studio.address}/watch/run?run=runs/live")
+        scrolled = "document.getElementById('log').scrollTop"
+        until_replaced("logged")
+        assert page.evaluate(scrolled) > 1000, "its end is shown"
+        page.evaluate(f"{scrolled} = 77")
+        page.focus("#to-look")
+        until_replaced("logged")
+        assert page.evaluate(scrolled) == 77
+        assert page.evaluate("document.activeElement.id") == "to-look"
+        with page.expect_response("**/watch/live?**"):
+            page.hover("#to-look")
+            page.mouse.down()
+        page.evaluate("window.old = document.getElementById('live')")
+        with page.expect_response("**/watch/live?**"):
+            pass
+        page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        assert page.evaluate("document.getElementById('live') === window.old")
+        page.mouse.up()
+        page.wait_for_url("**/look?**")

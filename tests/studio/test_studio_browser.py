@@ -172,6 +172,12 @@ def test_a_run_from_the_form_to_its_end(folder, browser):
         page.keyboard.press("ArrowRight")
         assert page.is_visible("[id='f-model.backbone']")
         assert not page.is_visible("[id='f-data.train']")
+        page.fill("[id='f-data.train']", "")
+        fill(page, {"data.train": "data/train.txt"})
+        page.click("button:has-text('Check the data')")
+        page.wait_for_selector("#answer progress")
+        page.wait_for_selector("#answer pre:has-text('classes')")
+        assert not page.is_visible("#give-up")
         begin(page, studio.address, "runs/short", **{"train.max_steps": "12"})
         wait_for(page, "finished")
         page.wait_for_function(

@@ -11,12 +11,10 @@ from lookalike.config.config import Config
 from lookalike.errors import ConfigError, LookalikeError, RunError
 from lookalike.run import Run
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses
+from lookalike.studio.run_processes import DONE, MISSING, WORKING, RunProcesses, WorkState, state_of
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
 
 VALIDATION, TRAINING = "validation", "training"
-
-READY, PREPARING, MISSING, FAILED = "ready", "preparing", "missing", "failed"
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,6 @@ class Gallery:
     places: tuple[str, ...] = ()
     index: Path | str | None = None
     run: Path | None = None
-
-
-@dataclass(frozen=True)
-class GalleryState:
-    """State of a gallery; `text` is the last progress, or the error."""
-
-    state: str
-    text: str = ""
 
 
 class Galleries:
@@ -93,7 +83,7 @@ class Galleries:
         if gallery.index is not None:
             return
         with self.processes.one_at_a_time():
-            if self.state(run, gallery).state not in (READY, PREPARING):
+            if self.state(run, gallery).state not in (DONE, WORKING):
                 self._embed(run, gallery)
 
     def _embed(self, run: WatchedRun, gallery: Gallery) -> None:
@@ -104,19 +94,16 @@ class Galleries:
             _subject(run, gallery), lambda folder: ["search", str(run.path), *lists]
         )
 
-    def state(self, run: WatchedRun, gallery: Gallery) -> GalleryState:
-        """State of a gallery now: ready to be searched, or why not."""
+    def state(self, run: WatchedRun, gallery: Gallery) -> WorkState:
+        """State of a gallery: one that is done can be searched."""
         if gallery.index is not None:
-            return GalleryState(READY)
+            return WorkState(DONE)
         process = self.processes.newest("search", _subject(run, gallery))
-        if process is None:
-            return GalleryState(MISSING)
-        if process.is_alive():
-            return GalleryState(PREPARING, process.last_line())
-        if error := process.error():
-            return GalleryState(FAILED, error)
-        written = (Run(run.path).model / "config.json").stat().st_mtime if run.has_model else 0.0
-        return GalleryState(READY if process.began >= written else MISSING)
+        found = state_of(process)
+        if process is not None and found.state == DONE and run.has_model:
+            written = (Run(run.path).model / "config.json").stat().st_mtime
+            return found if process.began >= written else WorkState(MISSING)
+        return found
 
     def _indexes(self) -> list[Gallery]:
         from lookalike.index import manifest

@@ -24,12 +24,19 @@ from lookalike.inspection.corrected_list import (
 )
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.studio.roots import Roots
-from lookalike.studio.run_processes import RunProcesses, StudioProcess
+from lookalike.studio.run_processes import (
+    DONE,
+    FAILED,
+    WORKING,
+    RunProcesses,
+    StudioProcess,
+    WorkState,
+    state_of,
+)
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
 
 _COMMAND = "doctor"
 _CORRECTIONS = "corrections.jsonl"
-MISSING, CHECKING, FAILED, CHECKED = "missing", "checking", "failed", "checked"
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,6 @@ class ListCorrection:
     source: str
     part: str
     correction: Correction
-
-
-@dataclass(frozen=True)
-class CheckState:
-    """State of the check of a run's lists; `text` is its last progress, or its error."""
-
-    state: str
-    text: str = ""
-    began: float = 0.0
 
 
 class LabelReview:
@@ -68,23 +66,22 @@ class LabelReview:
             raise RunError(f"{run.name}: has no model yet")
         self.runs.permitted(run, "data.")
         with self.processes.one_at_a_time():
-            if self.state(run).state == CHECKING:
+            if self.state(run).state == WORKING:
                 raise RunError(f"{run.name}: its lists are being checked")
             self.processes.launch(
                 str(run.path),
                 lambda folder: [_COMMAND, "--run", str(run.path), "--output", str(folder)],
             )
 
-    def state(self, run: WatchedRun) -> CheckState:
+    def state(self, run: WatchedRun) -> WorkState:
         """State of the newest check."""
         process = self.processes.newest(_COMMAND, str(run.path))
-        if process is None:
-            return CheckState(MISSING)
-        if process.is_alive():
-            return CheckState(CHECKING, process.last_line(), process.began)
-        if (process.folder / DOCTOR_JSON).is_file():
-            return CheckState(CHECKED, began=process.began)
-        return CheckState(FAILED, process.error() or "it ended early", process.began)
+        found = state_of(process)
+        if process is not None and found.state in (DONE, FAILED):
+            if (process.folder / DOCTOR_JSON).is_file():
+                return WorkState(DONE)
+            return WorkState(FAILED, found.text or "it ended early")
+        return found
 
     def issues(self, run: WatchedRun) -> list[dict[str, Any]]:
         """The issues as `doctor.json` has them, the most serious first."""

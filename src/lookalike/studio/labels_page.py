@@ -10,9 +10,10 @@ from fastapi.responses import HTMLResponse, Response
 
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError
-from lookalike.studio.label_review import CHECKED, LabelReview, ListCorrection
+from lookalike.studio.label_review import LabelReview, ListCorrection
 from lookalike.studio.page_frame import Frame, Values, address, fragment, page, report, sent_to
 from lookalike.studio.picture_search import PictureSearch
+from lookalike.studio.run_processes import DONE
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns
 
 _GROUPS = 12  # of an issue at a time
@@ -72,7 +73,7 @@ def router(
     def state_of(run: WatchedRun) -> dict[str, Any]:
         found = review.state(run)
         values: dict[str, Any] = {"run": run, "check": found, "issues": [], "labels": []}
-        if found.state == CHECKED:
+        if found.state == DONE:
             values["issues"] = review.issues(run)
             values["labels"] = _labels(values["issues"])
             values |= corrections_of(run)

@@ -9,9 +9,10 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.datastructures import UploadFile
 
 from lookalike.errors import ConfigError
-from lookalike.studio.galleries import FAILED, PREPARING, READY, Galleries, Gallery
+from lookalike.studio.galleries import Galleries, Gallery
 from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
 from lookalike.studio.picture_search import PictureSearch
+from lookalike.studio.run_processes import DONE, FAILED, MISSING, WORKING
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns, has_model
 
 SEARCH = "/look/search"
@@ -103,13 +104,10 @@ def router(
         return [(run, gallery) for run in chosen]
 
     def _states(chosen: list[WatchedRun], gallery: str) -> dict[str, object]:
+        """The least of the states, and what is said of each."""
         found = [galleries.state(run, images) for run, images in _searched(chosen, gallery)]
-        words = [each.state for each in found]
-        worst = next((w for w in (FAILED, PREPARING) if w in words), None)
-        all_ready = all(word == READY for word in words)
-        return {
-            "state": worst or (READY if all_ready else "missing"),
-            "lines": [each.text for each in found if each.text],
-        }
+        words = {each.state for each in found}
+        least = next(word for word in (FAILED, WORKING, MISSING, DONE) if word in words)
+        return {"state": least, "lines": [each.text for each in found if each.text]}
 
     return routes

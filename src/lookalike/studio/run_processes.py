@@ -35,6 +35,17 @@ QUESTION = "a request of the form"
 """Subject of the processes that check or plan a request which is not started yet."""
 
 
+MISSING, WORKING, FAILED, DONE = "missing", "working", "failed", "done"
+
+
+@dataclass(frozen=True)
+class WorkState:
+    """State of what a process is to make; `text` is its last progress, or its error."""
+
+    state: str
+    text: str = ""
+
+
 @dataclass(frozen=True)
 class StudioProcess:
     """A command that the studio started.
@@ -69,6 +80,16 @@ class StudioProcess:
         """The error with which it ended; "" while it runs, or if it printed none."""
         found = _ERROR.findall(self.output())
         return found[-1].strip() if found and not self.is_alive() else ""
+
+
+def state_of(process: StudioProcess | None) -> WorkState:
+    """State of what the process was to make."""
+    if process is None:
+        return WorkState(MISSING)
+    if process.is_alive():
+        return WorkState(WORKING, process.last_line())
+    error = process.error()
+    return WorkState(FAILED if error else DONE, error)
 
 
 class RunProcesses:
