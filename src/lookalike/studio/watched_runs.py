@@ -17,10 +17,11 @@ from typing import Any
 from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError, RunError
-from lookalike.run import CONFIG, METRICS, RESOLVED, Run, kept_score, of_one_list, read_lines
+from lookalike.run import CONFIG, METRICS, RESOLVED, Run, kept_score
 from lookalike.storage.file_lock import is_held
 from lookalike.studio.component_form import values_of
 from lookalike.studio.form_request import read_form
+from lookalike.studio.metrics_lines import curve_points, last_and_scores
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import TRAIN, RunProcesses, StudioProcess, tail
 from lookalike.workflow.run_workflow import FOLDER as WORKFLOW_STATES
@@ -37,11 +38,6 @@ _MEMORY = re.compile(r"peak memory of [^:]*: ([^\n]+)")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.*)$", re.M)
 _ERROR = re.compile(r"^error:\s*(.+)", re.M | re.S)
 _INTERRUPTED = re.compile(r"^error: stopped", re.M)
-_MOST_POINTS = 1000
-_CURVES = ("loss", "recall_at_1", "map_at_r")
-_LAST_LINES = 3
-_TRAINED = ("step", "images_per_second"), ("loss", "lr", "waiting", "skipped")
-_SCORED = ("step", "recall_at_1"), ("map_at_r",)
 
 
 @dataclass
@@ -185,19 +181,8 @@ class WatchedRuns:
 
     def curves(self, run: WatchedRun) -> dict[str, Any]:
         """Points of the curves: `{"name", "loss": [[step], [value]], ...}`, thinned out."""
-        file = self._file(run, METRICS)
         found: dict[str, Any] = {"name": run.name, "live": run.is_live}
-        for key, lines in _lines_with(file, _CURVES).items():
-            stride = -(-len(lines) // _MOST_POINTS) or 1
-            kept = [*lines[:-1:stride], *lines[-1:]]  # before they are parsed: they may be many
-            records = list(read_lines(kept, str(file)))
-            points = [
-                (record["step"], record[key])
-                for record in (records if key == "loss" else of_one_list(records))
-                if isinstance(record.get(key), float | int) and "step" in record
-            ]
-            found[key] = [[step for step, _ in points], [value for _, value in points]]
-        return found
+        return found | curve_points(self._file(run, METRICS))
 
     def _workflow(self, path: Path) -> str:
         """The name of the workflow in whose states a run lies; "" for none."""
@@ -230,7 +215,7 @@ class WatchedRuns:
         found = WatchedRun(self.roots.name(path), path, STOPPED, _changed(path, process))
         log_text = tail(self._file(found, "log.txt"), 64 * 1024)
         printed = process.output() if process is not None else ""
-        trained, scores = _last_and_scores(self._file(found, METRICS))
+        trained, scores = last_and_scores(self._file(found, METRICS))
         if begun:
             found.state = TRAINING if run.exists() else STARTING
         elif _ended_well(log_text):
@@ -277,38 +262,6 @@ def _version(file: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _lines_with(file: Path, keys: Sequence[str]) -> dict[str, list[str]]:
-    """The lines of a JSON-lines file in which each key stands, not parsed yet."""
-    found: dict[str, list[str]] = {key: [] for key in keys}
-    if file.is_file():
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                for key, lines in found.items():
-                    if f'"{key}"' in line:
-                        lines.append(line)
-    return found
-
-
-def _last_and_scores(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The last records of training, and all scores; the other lines are not parsed."""
-    lines = _lines_with(file, ("images_per_second", "recall_at_1"))
-    last = lines["images_per_second"][-_LAST_LINES:]
-    trained = [one for one in read_lines(last, str(file)) if _is_sound(one, *_TRAINED)]
-    scores = [
-        one
-        for one in read_lines(lines["recall_at_1"], str(file))
-        if "map_at_r" in one and _is_sound(one, *_SCORED)
-    ]
-    return trained, of_one_list(scores)
-
-
-def _is_sound(record: dict[str, Any], needed: Sequence[str], others: Sequence[str]) -> bool:
-    """True if the values are numbers; `others` may be missing."""
-    return all(isinstance(record.get(key), int | float) for key in needed) and all(
-        isinstance(record.get(key), int | float | None) for key in others
-    )
 
 
 def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any]]) -> None:
