@@ -239,7 +239,7 @@ class WatchedRuns:
 
 
 def _changed(path: Path, process: StudioProcess | None) -> float:
-    """When a run last wrote, or was started, in seconds since 1970."""
+    """Time of the last change of a run, or of its start, in seconds since 1970."""
     run = Run(path)
     times = [0.0 if process is None else process.began]
     for file in (run.metrics, run.log, run.config):
