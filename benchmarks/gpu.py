@@ -35,10 +35,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gpu_environment import make_stand_ins, record_facts, unpack_wheels
+from gpu_environment import make_stand_ins, unpack_wheels
 from gpu_record import Record, collected, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,19 +47,20 @@ FORMAT = "lookalike gpu 1"
 TOTAL = 540.0
 """Seconds of all parts together."""
 
-LIMITS: dict[str, float] = {
-    "machine": 30,
-    "ceilings": 30,
-    "tests": 150,
-    "head": 110,
-    "step": 90,
-    "shards": 40,
-    "input": 60,
-    "retrieval": 50,
-    "quickstart": 60,
-    "million": 90,
+PARTS: dict[str, tuple[float, str, str]] = {
+    "machine": (30, "gpu_environment", "record_facts"),
+    "ceilings": (30, "gpu_measure", "measure_ceilings"),
+    "tests": (150, "gpu_tests", "run_tests"),
+    "head": (110, "gpu_head", "measure_head"),
+    "step": (90, "gpu_step", "measure_step"),
+    "shards": (40, "gpu_shards", "measure_shards"),
+    "input": (60, "gpu_input", "measure_input"),
+    "retrieval": (50, "gpu_retrieval", "measure_retrieval"),
+    "quickstart": (60, "gpu_jobs", "run_quickstart"),
+    "million": (90, "gpu_jobs", "run_million"),
 }
-"""Seconds of each part at most, in their order; together more than `TOTAL`, which also holds."""
+"""Parts in their order: seconds at most, module and function. `TOTAL`, which is less than all
+seconds together, also holds."""
 
 GRACE = 3.0
 """Seconds between the request to end and the end."""
@@ -79,57 +81,25 @@ class Outcome:
     said: str
 
 
-def work(name: str, dry: bool, record: Record, scratch: Path) -> None:
-    if name == "machine":
-        record_facts(record)
-        return
+def work(name: str, dry: bool, record: Record) -> None:
+    _, module, function = PARTS[name]
     # Not above: the machine may lack what one part needs and another does not.
-    from gpu_measure import Place, measure_ceilings
+    measure = getattr(import_module(module), function)
+    if name == "machine":
+        measure(record)
+        return
+    from gpu_measure import Place
 
-    place = Place.here(dry)
-    if name == "ceilings":
-        measure_ceilings(place, record)
-    elif name == "tests":
-        from gpu_tests import run_tests
-
-        run_tests(place, record, scratch)
-    elif name == "head":
-        from gpu_head import measure_head
-
-        measure_head(place, record)
-    elif name == "step":
-        from gpu_step import measure_step
-
-        measure_step(place, record)
-    elif name == "shards":
-        from gpu_shards import measure_shards
-
-        measure_shards(place, record)
-    elif name == "input":
-        from gpu_input import measure_input
-
-        measure_input(place, record)
-    elif name == "retrieval":
-        from gpu_retrieval import measure_retrieval
-
-        measure_retrieval(place, record)
-    elif name == "quickstart":
-        from gpu_jobs import run_quickstart
-
-        run_quickstart(place, record)
-    else:
-        from gpu_jobs import run_million
-
-        run_million(place, record)
+    measure(Place.here(dry), record)
 
 
-def work_all(names: list[str], dry: bool, lines: Path, scratch: Path) -> None:
+def work_all(names: list[str], dry: bool, lines: Path) -> None:
     """Do these parts one after the other, whatever becomes of each."""
     for name in names:
         record = Record(lines, name)
         record.event("begin")
         with record.attempt(name):
-            work(name, dry, record, scratch)
+            work(name, dry, record)
         record.event("end")
 
 
@@ -211,7 +181,7 @@ class Run:
         groups = [self.options.parts] if self.options.dry else [[p] for p in self.options.parts]
         for names in groups:
             left = self.options.seconds - (time.monotonic() - self.began) - GRACE
-            limit = min(left, sum(LIMITS[name] for name in names))
+            limit = min(left, sum(PARTS[name][0] for name in names))
             if limit < 5:
                 self.outcomes[names[0]] = {"status": "not run: no time is left"}
                 continue
@@ -276,7 +246,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     parser.add_argument("--wheels", type=Path, help="folder of wheels for what is missing")
-    parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=TOTAL, help="of all parts together")
     parser.add_argument("--dry", action="store_true", help="on the CPU, with tiny sizes")
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -287,8 +257,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     if options.work:
-        with tempfile.TemporaryDirectory(dir=options.lines.parent) as scratch:
-            work_all(options.work.split(","), options.dry, options.lines, Path(scratch))
+        work_all(options.work.split(","), options.dry, options.lines)
         return 0
     options.output = options.output.resolve()
     # A time limit around this command ends it by SIGTERM: the file is written, children are ended.

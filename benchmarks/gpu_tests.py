@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ class _Noting:
             self.record.failed(report.nodeid, report.longreprtext)
 
 
-def run_tests(place: Place, record: Record, scratch: Path) -> None:
+def run_tests(place: Place, record: Record) -> None:
     try:
         import pytest
     except ImportError:
         raise NotRunError("pytest is not installed: bring it as a wheel") from None
     folders = ["cuda", "training", "losses"]
+    scratch = Path(tempfile.mkdtemp(dir=Path.cwd()))  # which `gpu.py` removes
     settings = scratch / "pytest.ini"
     paths = " ".join(str(ROOT / "tests" / folder) for folder in folders)
     settings.write_text(SETTINGS.format(paths=paths))

@@ -1,6 +1,6 @@
 """Our class head against its peers on the CPU, side by side in one run.
 
-    python benchmarks/head.py [--classes 100000 400000 1000000] [--partial-fc FOLDER] [--json FILE]
+    python benchmarks/head.py [--classes 100000 400000 1000000] [--partial-fc FOLDER]
 
 Every contender does a whole step: forward, backward, SGD with momentum and weight decay.
 
@@ -17,17 +17,14 @@ as they are and are no part of this repository.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -39,38 +36,19 @@ from head_memory import answer_peak, free_memory, limit_memory, out_of_memory, p
 from head_ours import OURS
 from head_plan import ALL, DUELS, FLOOR_OF, RATES, tolerance
 from process_figures import processor
+from turns import shown
 
-Lines = Iterator[tuple[list[str], dict[str, Any]]]
+Lines = Iterator[tuple[list[str], str]]
+"""The cells of each row of a table, which may be fewer than its columns, and a remark."""
 
 
-class Report:
-    """Tables for people, and the same figures for a file."""
-
-    def __init__(self) -> None:
-        self.console = Console(width=max(Console().width, 140))
-        self.figures: dict[str, Any] = {}
-
-    def rows(
-        self, key: str, title: str, columns: list[str], lines: Iterable[tuple[list[str], dict]]
-    ) -> None:
-        """Show a table as its lines come, and keep their figures under `key`.
-
-        Args:
-            key: in the file.
-            title: above the table.
-            columns: names of the cells; a last one, for remarks, is added.
-            lines: the cells of a row, and its figures; with a figure "not_run", that is the
-                remark, and there may be fewer cells.
-        """
-        table = Table(*columns, "", title=title, title_justify="left")
-        for cells, figures in lines:
-            reason = figures.get("not_run")
-            remark = [f"not run: {reason}" if reason else figures.get("remark", "")]
-            row = [*cells, *[""] * (len(columns) - len(cells)), *remark]
-            table.add_row(*row)
-            self.figures.setdefault(key, []).append(figures)
-            print("  ", *(cell for cell in row if cell), sep="  ", file=sys.stderr, flush=True)
-        self.console.print(table)
+def show(console: Console, title: str, columns: list[str], lines: Lines) -> None:
+    """Show a table, and its rows on stderr as they come."""
+    table = Table(*columns, "", title=title, title_justify="left")
+    for cells, remark in lines:
+        table.add_row(*cells, *[""] * (len(columns) - len(cells)), remark)
+        print("  ", *cells, remark, sep="  ", file=sys.stderr, flush=True)
+    console.print(table)
 
 
 def agreement(names: list[str], shape: Shape, out: dict[str, str]) -> Lines:
@@ -80,34 +58,28 @@ def agreement(names: list[str], shape: Shape, out: dict[str, str]) -> Lines:
             found = check(ALL[name], shape)
         except NotRunError as reason:
             out[name] = str(reason)
-            yield [name], {"name": name, "not_run": str(reason)}
+            yield [name], f"not run: {reason}"
             continue
         allowed = tolerance(name)
-        line = {"name": name, **asdict(found), "remark": ""}
-        if not found.worst <= allowed:  # NaN is not
-            line["remark"] = f"above {allowed:g}"
+        remark = "" if found.worst <= allowed else f"above {allowed:g}"  # NaN is above
         if not found.worst <= (allowed if name in OURS else 0.1):
             out[name] = f"disagrees with float64 by {found.worst:.1e}"
-        yield [name, *(f"{error:.1e}" for error in asdict(found).values())], line
+        yield [name, *(f"{error:.1e}" for error in asdict(found).values())], remark
 
 
 def memory(names: list[str], shape: Shape, threads: int, need: dict[str, int | str]) -> Lines:
     """Table 2; notes in `need` the bytes that each needs, or why it did not run."""
     for name in names:
-        line = {
-            "name": name,
-            "classes": shape.classes,
-            **peak_in_child(__file__, name, shape, threads),
-        }
-        if "not_run" in line:
-            need[name] = line["not_run"]
-            yield [name], line
+        peak = peak_in_child(__file__, name, shape, threads)
+        if "not_run" in peak:
+            need[name] = peak["not_run"]
+            yield [name], f"not run: {peak['not_run']}"
             continue
-        held, extra = line["held"], line["extra"]
+        held, extra = peak["held"], peak["extra"]
         need[name] = held + extra
         cells = [name, f"{held / 2**30:.2f} GiB", f"{extra / 2**30:.3f} GiB"]
         fp32 = 4 * shape.classes * shape.dim
-        yield [*cells, f"{100 * extra / held:.1f} %", f"{extra / fp32:.2f} x"], line
+        yield [*cells, f"{100 * extra / held:.1f} %", f"{extra / fp32:.2f} x"], ""
 
 
 def duel_in_child(ours: str, theirs: str, shape: Shape, options: argparse.Namespace) -> Duel:
@@ -132,51 +104,47 @@ def _duel(ours: str, theirs: str, shape: Shape, options: argparse.Namespace) -> 
 def compete(
     ours: str, theirs: str, shape: Shape, options: argparse.Namespace,
     need: dict[str, int | str], out: dict[str, str],
-) -> dict[str, Any]:  # fmt: skip
+) -> Duel:  # fmt: skip
+    """A duel.
+
+    Raises:
+        NotRunError: there was none.
+    """
     for name in (ours, theirs):
         if name in out:
-            return {"not_run": out[name]}
+            raise NotRunError(out[name])
         if isinstance(need.get(name), str):
-            return {"not_run": f"{name}: {need[name]}"}
+            raise NotRunError(f"{name}: {need[name]}")
     wanted = sum(int(need.get(name, 0)) for name in (ours, theirs))
     free = free_memory()
     if wanted > 0.95 * free:
-        return {"not_run": f"both need {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} are free"}
+        raise NotRunError(f"both need {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
     try:
-        found = duel_in_child(ours, theirs, shape, options)
-    except NotRunError as reason:
-        return {"not_run": str(reason)}
+        return duel_in_child(ours, theirs, shape, options)
     except BrokenProcessPool:
-        return {"not_run": "killed, most likely for memory"}
+        raise NotRunError("killed, most likely for memory") from None
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        return {"not_run": "out of memory"}
-    finite = None if math.isnan(found.difference) else found.difference
-    return {
-        "ours_ms": 1e3 * found.ours, "theirs_ms": 1e3 * found.theirs, "ratio": found.ratio,
-        "lowest": min(found.ratios), "highest": max(found.ratios), "rounds": len(found.ratios),
-        "difference": finite,
-    }  # fmt: skip
+        raise NotRunError("out of memory") from None
 
 
 def times(
     duels: list[tuple[str, str]], shape: Shape, options: argparse.Namespace,
     need: dict[str, int | str], out: dict[str, str],
 ) -> Lines:  # fmt: skip
+    """Table 3."""
     for ours, theirs in duels:
-        line = compete(ours, theirs, shape, options, need, out)
-        names = {"ours": ours, "peer": theirs, "classes": shape.classes}
-        cells = [] if "not_run" in line else _cells(line)
-        yield [ours, theirs, *cells], {**names, **line}
-
-
-def _cells(line: dict[str, Any]) -> list[str]:
-    difference = "-" if line["difference"] is None else f"{line['difference']:.1e}"
-    return [
-        f"{line['ours_ms']:.1f}", f"{line['theirs_ms']:.1f}", f"{line['ratio']:.2f}",
-        f"{line['lowest']:.2f} to {line['highest']:.2f}", str(line["rounds"]), difference,
-    ]  # fmt: skip
+        try:
+            found = compete(ours, theirs, shape, options, need, out)
+        except NotRunError as reason:
+            yield [ours, theirs], f"not run: {reason}"
+            continue
+        difference = "-" if math.isnan(found.difference) else f"{found.difference:.1e}"
+        yield [
+            ours, theirs, f"{1e3 * found.ours:.1f}", f"{1e3 * found.theirs:.1f}",
+            shown(found.ratios), str(len(found.ratios)), difference,
+        ], ""  # fmt: skip
 
 
 def floors(
@@ -185,23 +153,23 @@ def floors(
 ) -> Lines:  # fmt: skip
     """Table 4; `rate` is that of copies, bytes a second."""
     for name in names:
-        line = compete(name, FLOOR_OF[name], shape, options, need, out)
-        line = {"name": name, "classes": shape.classes, **line}
-        if "not_run" in line:
-            yield [name], line
+        try:
+            found = compete(name, FLOOR_OF[name], shape, options, need, out)
+        except NotRunError as reason:
+            yield [name], f"not run: {reason}"
             continue
         numbers = RATES.get(name, 1.0) * shape.classes * shape.dim
         width = 2 if name.endswith("bf16 weight") else 4
-        line["gflops"] = 8 * shape.batch * numbers / line["theirs_ms"] / 1e6
+        gflops = 8 * shape.batch * numbers / found.theirs / 1e9
         # The products read w in both passes; beside that m is read, and w and m are written.
-        line["bytes_ms"] = 1e3 * 3 * width * numbers / rate
-        line["share_with_bytes"] = line["ratio"] * (1 + line["bytes_ms"] / line["theirs_ms"])
+        moving = 3 * width * numbers / rate
+        with_bytes = found.ratio * (1 + moving / found.theirs)
+        low, high = min(found.ratios), max(found.ratios)
         yield [
-            name, f"{line['ours_ms']:.1f}", f"{line['theirs_ms']:.1f}", f"{line['gflops']:.0f}",
-            f"{100 * line['ratio']:.0f} %",
-            f"{100 * line['lowest']:.0f} to {100 * line['highest']:.0f} %",
-            f"{line['bytes_ms']:.1f}", f"{100 * line['share_with_bytes']:.0f} %",
-        ], line  # fmt: skip
+            name, f"{1e3 * found.ours:.1f}", f"{1e3 * found.theirs:.1f}", f"{gflops:.0f}",
+            f"{100 * found.ratio:.0f} %", f"{100 * low:.0f} to {100 * high:.0f} %",
+            f"{1e3 * moving:.1f}", f"{100 * with_bytes:.0f} %",
+        ], ""  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -217,7 +185,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--partial-fc", help="folder of insightface's partial_fc_v2.py")
     parser.add_argument("--only", default="", help="contenders with this in their name, and ours")
     parser.add_argument("--skip", nargs="*", default=[], choices=("memory", "times", "floor"))
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -231,13 +198,9 @@ def main() -> int:
         answer_peak(ALL[options.peak], shape)
         return 0
     limit_memory()
-    report = Report()
-    place = f"{processor()} x {os.cpu_count()}"
-    report.figures["run"] = {
-        **vars(options), "json": str(options.json), "place": place, "torch": torch.__version__,
-    }  # fmt: skip
-    report.console.print(
-        f"{place}, {options.threads} threads, torch {torch.__version__}: "
+    console = Console(width=max(Console().width, 140))
+    console.print(
+        f"{processor()} x {os.cpu_count()}, {options.threads} threads, torch {torch.__version__}: "
         f"batch {shape.batch}, {shape.dim} dimensions"
     )
     duels = [
@@ -249,34 +212,33 @@ def main() -> int:
     names = list(dict.fromkeys(name for pair in duels for name in pair))
     mine = [name for name in names if name in FLOOR_OF]
     out: dict[str, str] = {}
-    report.rows(
-        "agreement",
+    show(
+        console,
         "Agreement with float64: relative errors of one step",
         ["head", "loss", "gradient of embeddings", "change of weight", "of absent classes"],
         agreement(names, shape, out),
     )
     rate = copy_rate()
-    report.figures["copy_bytes_per_second"] = rate
     for classes in options.classes:
         shape = replace(shape, classes=classes)
         need: dict[str, int | str] = {}
         if "memory" not in options.skip:
-            report.rows(
-                "memory",
+            show(
+                console,
                 f"Peak memory of a step, {classes:,} classes",
                 ["head", "weight, momentum", "on top", "of both", "of a fp32 weight"],
                 memory([name for name in names if name not in out], shape, options.threads, need),
             )
         if "times" not in options.skip:
-            report.rows(
-                "times",
+            show(
+                console,
                 f"Time of a step, {classes:,} classes",
-                ["ours", "peer", "ours ms", "peer ms", "ratio", "spread", "n", "difference"],
+                ["ours", "peer", "ours ms", "peer ms", "ratio", "n", "difference"],
                 times(duels, shape, options, need, out),
             )
         if "floor" not in options.skip:
-            report.rows(
-                "floor",
+            show(
+                console,
                 f"Share of the floor, {classes:,} classes (copy: {rate / 1e9:.1f} GB/s)",
                 [
                     "head",
@@ -290,8 +252,6 @@ def main() -> int:
                 ],
                 floors(mine, shape, options, need, out, rate),
             )
-        if options.json is not None:
-            options.json.write_text(json.dumps(report.figures, indent=1))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return int(any(name.startswith("ours") for name in out))
