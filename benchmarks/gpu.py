@@ -68,13 +68,7 @@ GRACE = 3.0
 
 @dataclass
 class Outcome:
-    """End of a process.
-
-    Attributes:
-        code: its exit code; None where it overran.
-        seconds: that it took.
-        said: the end of what it printed.
-    """
+    """End of a process: its exit code, None where it overran, and the end of what it printed."""
 
     code: int | None
     seconds: float
@@ -107,8 +101,6 @@ def run_limited(command: list[str], seconds: float, log: Path, **options: Any) -
     """Run a process, and end it with all that it started when its time is over.
 
     Args:
-        command: the process.
-        seconds: its time.
         log: where its output goes.
         options: of `subprocess.Popen`; `between`, a function, is called every second meanwhile.
     """
@@ -145,12 +137,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Run:
-    """All parts, and the file of what they find.
-
-    Args:
-        options: the command line.
-        folder: a temporary one.
-    """
+    """All parts, and the file of what they find; `folder` is a temporary one."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder

@@ -20,12 +20,7 @@ class NotRunError(Exception):
 
 
 class Record:
-    """A file of JSON lines.
-
-    Args:
-        path: the file, appended to.
-        part: the part that writes.
-    """
+    """A file of JSON lines that a part appends to."""
 
     def __init__(self, path: Path, part: str) -> None:
         self.path, self.part = path, part

@@ -24,15 +24,9 @@ class Shape:
     """Setting that all contenders of a comparison share.
 
     Attributes:
-        batch: B, rows of embeddings.
-        dim: D.
-        classes: C.
-        device: "cpu" or "cuda".
         partial_fc: folder of insightface's partial_fc_v2.py and losses.py, or None.
         lr: of SGD. Small by default, so that the softmax stays what it is at the start of
             training however often the one batch is repeated.
-        weight_decay: of SGD.
-        momentum: of SGD.
     """
 
     batch: int
@@ -62,14 +56,9 @@ class Contender(ABC):
 
     @abstractmethod
     def step(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """Forward, backward, update.
+        """Forward, backward, update; the loss before the update, a scalar without a graph.
 
-        Args:
-            embeddings: (B, D) float32 leaf; its gradient is in `.grad` afterwards.
-            classes: (B,) int64.
-
-        Returns:
-            The loss before the update, a scalar without a graph.
+        `embeddings` (B, D) is a float32 leaf, whose gradient is in `.grad` afterwards.
         """
 
     @abstractmethod
@@ -77,11 +66,7 @@ class Contender(ABC):
         """(C, D) class weights: a view of those that are trained."""
 
     def sample(self, classes: Tensor) -> Tensor | None:
-        """The classes that the last step looked at, ascending; None for all.
-
-        Args:
-            classes: (B,) of that step.
-        """
+        """The classes that the last step, of `classes` (B,), looked at, ascending; None for all."""
         return None
 
 

@@ -20,8 +20,6 @@ class Ours(Contender):
     """`Head` with SGD, in the backward pass (`fused`) or by torch.optim after it.
 
     Args:
-        shape: what all share.
-        margin: "arcface" or "softmax".
         precision: dtype of the products.
         fused: update the weight in the backward pass.
         dtype: of the weight and its momentum.

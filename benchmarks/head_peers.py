@@ -21,9 +21,7 @@ from requirements import INSTALL
 class TorchContender(Contender):
     """A loss on an ordinary weight, autograd, and torch.optim.SGD(fused=True).
 
-    Args:
-        shape: what all share.
-        autocast: whether the forward pass runs under torch.autocast(bfloat16).
+    With `autocast` the forward pass runs under torch.autocast(bfloat16).
     """
 
     def __init__(self, shape: Shape, autocast: bool = False) -> None:

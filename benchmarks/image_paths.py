@@ -204,12 +204,7 @@ def _spdl(paths: Sequence[str], size: int, batch: int, workers: int) -> Epoch:
 def _dali(paths: Sequence[str], size: int, batch: int, workers: int, fancy: bool = False) -> Epoch:
     """DALI on the CPU, with its fused decode of the crop.
 
-    Args:
-        paths: the files.
-        size: side of the square.
-        batch: images.
-        workers: threads.
-        fancy: halved colours are interpolated, as PIL and all others here do.
+    With `fancy` halved colours are interpolated, as PIL and all others here do.
     """
     from nvidia.dali import fn, pipeline_def, types
 

@@ -45,9 +45,7 @@ class Regime:
     """Start of a training, and its length.
 
     Attributes:
-        backbone: timm's name.
         weights: a file in the folder `weights` of the sets; None to begin at random.
-        image_size: in pixels.
         epochs: at a scale of 1.
         batch_size: of the peers.
     """
@@ -160,9 +158,7 @@ class Trial:
     Attributes:
         set: name of the folder with train.txt and test.txt.
         regime: a key of `REGIMES`.
-        method: the name, see `Method`.
         scale: of the regime's epochs.
-        seed: of everything random.
         held_out: measured on train_dev.txt after training on train_fit.txt.
     """
 

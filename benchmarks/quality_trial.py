@@ -48,15 +48,9 @@ class Request:
     Attributes:
         method: ours, frozen, or a key of `quality_peers.PUBLISHED` or `quality_oml.OML`.
         settings: that differ from the method's own, by name.
-        train: the list to learn from.
-        test: the list to measure on.
-        backbone: timm's name.
         weights: a file, or None to begin at random.
-        image_size: in pixels.
         epochs: length; a part of an epoch too.
         batch_size: of the peers; ours chooses its own.
-        seed: of everything random.
-        threads: of torch, and of the loader.
         max_steps: for tests: end after so many.
         oml: the Python with open-metric-learning.
         folder: for the run of ours, or what OML needs.

@@ -25,7 +25,6 @@ class Drawing:
     """One drawing of a thing.
 
     Attributes:
-        label: name of the class.
         source: name of the icon set, deck or font.
         draw: makes the image, RGB on white; None where it cannot be drawn or used.
     """
