@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gpu_measure import Place, compare, synchronise
+from gpu_measure import Place, compare
 from gpu_record import NotRunError, Record
 from image_paths import MEAN, PEERS, STD, Epoch, crop_box, decode_all, ours
 from requirements import missing
-from turns import in_turns
+from turns import in_turns, synchronise
 
 HEIGHT, WIDTH = 375, 500
 

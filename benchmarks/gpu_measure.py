@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
 from gpu_record import Record
-from turns import ratios
+from turns import ratios, seconds_of
 
 
 @dataclass(frozen=True)
@@ -37,22 +35,6 @@ class Place:
 
     def pick(self, full: int, dry: int) -> int:
         return dry if self.dry else full
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(work: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """Seconds of `work`, the mean of so many calls one after the other."""
-    synchronise(device)
-    began = time.perf_counter()
-    for _ in range(times):
-        work()
-    synchronise(device)
-    return (time.perf_counter() - began) / times
 
 
 def compare(

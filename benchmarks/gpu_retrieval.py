@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from evaluate import SETTINGS, Setting, write
-from gpu_measure import Place, compare, matmul_rate, seconds_of
+from gpu_measure import Place, compare, matmul_rate
 from gpu_record import Record
 from lookalike.distributed.world import World
 from lookalike.metrics import ranking
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import Scores, score
-from turns import in_turns
+from turns import in_turns, seconds_of
 
 TILE = 4096
 

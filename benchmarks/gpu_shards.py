@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from gpu_measure import Place, compare, seconds_of
+from gpu_measure import Place, compare
 from gpu_record import Record
 from gpu_step import random_batch
 from lookalike.training.checkpoint import Trained
 from our_step import our_step
-from turns import in_turns
+from turns import in_turns, seconds_of
 
 CLASSES = 1000
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpu_measure import Place, compare, matmul_rate, seconds_of
+from gpu_measure import Place, compare, matmul_rate
 from gpu_record import Record
 from head_peers import eager_loss
 from lookalike.data.loading.batch import Batch
 from lookalike.training.step import repeatable
 from our_step import DIM, our_step
-from turns import in_turns
+from turns import in_turns, seconds_of
 
 LR = 0.01
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

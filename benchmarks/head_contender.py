@@ -87,9 +87,3 @@ def arcface_cosine(cos: Tensor) -> Tensor:
     sin = (1 - cos * cos).clamp_min(1e-14).sqrt()
     added = cos * math.cos(m) - sin * math.sin(m)
     return torch.where(cos >= -math.cos(m), added, cos - m * math.sin(m))
-
-
-def synchronise(device: str) -> None:
-    """Wait until the device has done what it was asked."""
-    if device == "cuda":
-        torch.cuda.synchronize()

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,9 +17,8 @@ from head_contender import (
     Shape,
     arcface_cosine,
     make_batch,
-    synchronise,
 )
-from turns import in_turns, ratios
+from turns import in_turns, ratios, seconds_of
 
 CHECK_CLASSES = 5000  # no multiple of any chunk
 CHECK_LR = 100.0  # so large that a step shows the gradient, not the rounding of the weight
@@ -146,8 +144,11 @@ def duel(
         raise NotRunError(f"they differ by {difference:.1e}")
 
     def turns(side: Contender) -> Callable[[], float]:
-        steps = max(1, round(LEAST_TURN / _turn(side, embeddings, classes, 1)))
-        return lambda: _turn(side, embeddings, classes, steps)
+        def step() -> Tensor:
+            return side.step(embeddings, classes)
+
+        steps = max(1, round(LEAST_TURN / seconds_of(step, shape.device)))
+        return lambda: seconds_of(step, shape.device, steps)
 
     mine, others = in_turns({"ours": turns(a), "theirs": turns(b)}, rounds, seconds).values()
     return Duel(
@@ -171,22 +172,9 @@ def _difference(a: Contender, b: Contender, embeddings: Tensor, classes: Tensor)
     return max(errors)
 
 
-def _turn(side: Contender, embeddings: Tensor, classes: Tensor, steps: int) -> float:
-    synchronise(embeddings.device.type)
-    began = time.perf_counter()
-    for _ in range(steps):
-        side.step(embeddings, classes)
-    synchronise(embeddings.device.type)
-    return (time.perf_counter() - began) / steps
-
-
 def copy_rate() -> float:
     """Bytes read and written a second, by a copy larger than any cache."""
     source = torch.ones(64 * 2**20)
     target = torch.empty_like(source)
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        target.copy_(source)
-        times.append(time.perf_counter() - began)
+    times = [seconds_of(lambda: target.copy_(source)) for _ in range(5)]
     return 2 * source.numel() * 4 / statistics.median(times[1:])

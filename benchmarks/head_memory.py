@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from head_contender import Maker, NotRunError, Shape, make_batch, synchronise
+from head_contender import Maker, NotRunError, Shape, make_batch
 from process_figures import forget_peak, memory
+from turns import synchronise
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Our head in its modes, and the floor that it cannot beat: the products alone."""
 
-import time
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from head_contender import MARGIN, SCALE, Contender, Maker, Shape, synchronise
+from head_contender import MARGIN, SCALE, Contender, Maker, Shape
 from lookalike.losses import create_loss
 from lookalike.losses.class_weights import HeadOptions
 from lookalike.losses.head import Head
 from lookalike.losses.head_update import UpdateRule
 from lookalike.losses.kernels import has_bf16_products
+from turns import seconds_of
 
 BF16 = torch.bfloat16
 
@@ -113,14 +113,7 @@ class Floor(Contender):
     def _seconds(self, chunk: int) -> float:
         """Seconds for some classes in chunks of this size."""
         self.chunk, some = chunk, min(len(self.weight), 65536)
-        times = []
-        for _ in range(3):
-            synchronise(self.shape.device)
-            began = time.perf_counter()
-            self._products(some)
-            synchronise(self.shape.device)
-            times.append(time.perf_counter() - began)
-        return min(times)
+        return min(seconds_of(lambda: self._products(some), self.shape.device) for _ in range(3))
 
     def _products(self, count: int) -> None:
         e, size = self.embeddings, self.chunk

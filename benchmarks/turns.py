@@ -1,4 +1,4 @@
-"""Contenders in turns, so that a machine with other work slows all of them alike."""
+"""Timing of contenders in turns, so that a machine with other work slows all of them alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 
 def in_turns(
@@ -27,6 +29,24 @@ def in_turns(
         for name in names if number % 2 == 0 else names[::-1]:
             found[name].append(contenders[name]())
     return found
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until the device has done what it was asked."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(
+    work: Callable[[], object], device: torch.device | str = "cpu", times: int = 1
+) -> float:
+    """Seconds of `work`, the mean of so many calls one after the other."""
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - began) / times
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
