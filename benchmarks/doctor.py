@@ -36,6 +36,7 @@ from lookalike.data.record import Record
 from lookalike.inspection.duplicates import near_pairs
 from lookalike.inspection.image_facts import read_image_facts
 from lookalike.inspection.issue import Diagnosis
+from set_lists import read_list
 
 PARTS = ("faults", "photographs", "labels", "speed")
 COUNTS = {"exact": 40, "near": 80}
@@ -127,10 +128,6 @@ def tell(kind: str, planted: Groups, groups: Groups, before: Groups) -> None:
         f"{len(groups):4}  precision {right / max(1, len(groups)):7.1%}  "
         f"not planted {len(others):3}, of these in the set before {old:3}"
     )
-
-
-def read_list(path: Path) -> list[tuple[str, str]]:
-    return [tuple(line.rsplit(None, 1)) for line in path.read_text().splitlines()]  # type: ignore[misc]
 
 
 def faults(folder: Path, emoji: Path) -> None:

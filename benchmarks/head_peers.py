@@ -5,6 +5,7 @@ import math
 import sys
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -183,46 +184,36 @@ class TorchLCE(TorchContender):
         return F.linear_cross_entropy(embeddings, weight, classes, **self.options)
 
 
-class Liger(TorchContender):
-    """liger-kernel's fused linear cross-entropy, on bf16 copies."""
+class Fused(TorchContender):
+    """A fused linear cross-entropy of another package for CUDA, on bf16 copies."""
 
     margin = "softmax"
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, load: Callable[[], Callable[..., Tensor]]) -> None:
         if shape.device != "cuda":
             raise NotRunError("needs CUDA")
         try:
-            from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-        except ImportError:
-            raise NotRunError("liger-kernel is not installed: pip install liger-kernel") from None
-        self.module = LigerFusedLinearCrossEntropyLoss()
+            self.function = load()
+        except ImportError as error:
+            raise NotRunError(f"{error}; pip install liger-kernel cut-cross-entropy") from None
         super().__init__(shape)
 
     def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        return self.module(self.weight.bfloat16(), embeddings.bfloat16(), classes)
+        return self.function(embeddings.bfloat16(), self.weight.bfloat16(), classes)
 
 
-class CCE(TorchContender):
-    """Apple's cut-cross-entropy on bf16 copies, exact: no gradient is filtered out."""
+def _liger() -> Callable[..., Tensor]:
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    margin = "softmax"
+    module = LigerFusedLinearCrossEntropyLoss()
+    return lambda embeddings, weight, classes: module(weight, embeddings, classes)
 
-    def __init__(self, shape: Shape) -> None:
-        if shape.device != "cuda":
-            raise NotRunError("needs CUDA")
-        try:
-            from cut_cross_entropy import linear_cross_entropy
-        except ImportError:
-            raise NotRunError(
-                "cut-cross-entropy is not installed: pip install cut-cross-entropy"
-            ) from None
-        self.function = linear_cross_entropy
-        super().__init__(shape)
 
-    def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        return self.function(
-            embeddings.bfloat16(), self.weight.bfloat16(), classes, filter_eps=None
-        )
+def _cut() -> Callable[..., Tensor]:
+    """Apple's, exact: no gradient is filtered out."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    return partial(linear_cross_entropy, filter_eps=None)
 
 
 PEERS: dict[str, Maker] = {
@@ -241,7 +232,7 @@ PEERS: dict[str, Maker] = {
     "torch LCE bf16": partial(TorchLCE, autocast=True),
     "torch LCE bf16, options": partial(TorchLCE, chunking="auto", autocast=True),
     "torch LCE bf16, one chunk": partial(TorchLCE, chunking="one chunk", autocast=True),
-    "liger-kernel bf16": Liger,
-    "cut-cross-entropy bf16": CCE,
+    "liger-kernel bf16": partial(Fused, load=_liger),
+    "cut-cross-entropy bf16": partial(Fused, load=_cut),
 }
 """Name -> maker. A maker raises `NotRunError` where the peer cannot run."""
