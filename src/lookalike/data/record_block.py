@@ -157,12 +157,7 @@ def without_measures(details: Details | None) -> Details | None:
 
 
 class RecordBlock:
-    """Records that `pack` made columns of.
-
-    Args:
-        buffer: what `pack` returned, maybe in a mapped file, of which nothing is copied.
-        shared: that of `pack`.
-    """
+    """Records that `pack` made columns of, maybe in a mapped file, of which nothing is copied."""
 
     def __init__(self, buffer: pa.Buffer, shared: Shared) -> None:
         self.buffer = buffer

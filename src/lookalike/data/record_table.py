@@ -14,7 +14,8 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice, repeat
+from copy import copy
+from itertools import chain, count, islice, repeat
 from typing import IO, Any, overload
 
 import numpy as np
@@ -34,15 +35,17 @@ IN_MEMORY = 2**22
 
 
 class RecordTable(Sequence[Record]):
-    """A sequence of records that grows at its end, or some rows of one.
-
-    Args:
-        records: the first ones.
-    """
+    """A sequence of records that grows at its end, or some rows of one."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        self._packed = _Packed()
-        self._rows: np.ndarray | None = None  # indices of `_packed`; None for all of them
+        self._shared = Shared()
+        self._blocks: list[RecordBlock] = []
+        self._starts: list[int] = []  # the first row of each block
+        self._packed = 0  # rows in blocks
+        self._last: list[Record] = []  # those behind the blocks
+        self._codes_of_last: dict[str, np.ndarray] = {}  # until there are more
+        self._file = _BlockFile(None)
+        self._rows: np.ndarray | None = None  # indices of the rows above; None for all of them
         self.extend(records)
 
     @classmethod
@@ -53,15 +56,21 @@ class RecordTable(Sequence[Record]):
     def append(self, record: Record) -> None:
         """Add one record."""
         assert self._rows is None
-        self._packed.append(record)
+        self._last.append(record)
+        if len(self._last) >= BLOCK:
+            self._pack()
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add records."""
         assert self._rows is None
         if isinstance(records, RecordTable) and records._rows is None:
-            self._packed.join(records._packed)
-        else:
-            self._packed.extend(records)
+            self._add_blocks(records)
+            records = records._last
+        waiting = iter(records)
+        while more := list(islice(waiting, BLOCK - len(self._last))):
+            self._last += more
+            if len(self._last) >= BLOCK:
+                self._pack()
 
     def add_rows(
         self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
@@ -70,21 +79,23 @@ class RecordTable(Sequence[Record]):
         if len(uris) < BLOCK // 2:
             self.extend(map(Record, uris, labels, repeat(source), count(first_line)))
         else:
-            self._packed.add_rows(uris, labels, source, first_line)
+            assert self._rows is None
+            self._pack()
+            self._add(pack_rows(uris, labels, source, first_line, self._shared), len(uris))
 
     def take(self, rows: np.ndarray) -> RecordTable:
         """The records of some rows, (M,) indices; nothing is copied, and they cannot grow."""
-        found = RecordTable()
-        found._packed = self._packed
+        found = copy(self)
         found._rows = rows if self._rows is None else self._rows[rows]
-        if len(self._packed) < 2**31:
+        if self._total < 2**31:
             found._rows = found._rows.astype(np.int32)
         return found
 
     @property
     def labels(self) -> list[str]:
         """The labels that `label_codes` are indices of; some may be of no record."""
-        return self._packed.shared().labels.values
+        self._count_last()
+        return self._shared.labels.values
 
     @property
     def label_codes(self) -> np.ndarray:
@@ -94,7 +105,8 @@ class RecordTable(Sequence[Record]):
     @property
     def details(self) -> list[Details | None]:
         """Values of `details_codes`, without boxes and weights; last None, for -1."""
-        return [*self._packed.shared().details.values, None]
+        self._count_last()
+        return [*self._shared.details.values, None]
 
     @property
     def details_codes(self) -> np.ndarray:
@@ -118,15 +130,13 @@ class RecordTable(Sequence[Record]):
 
     @property
     def has_boxes(self) -> bool:
-        """True if any record has a box."""
-        return self._packed.has_boxes()
-
-    def _codes(self, name: str) -> np.ndarray:
-        found = self._packed.codes(name)
-        return found if self._rows is None else found[self._rows]
+        """True if any record has a box, also of a table of which these are some rows."""
+        if any(block.has_boxes for block in self._blocks):
+            return True
+        return any(record.details and record.details.box for record in self._last)
 
     def __len__(self) -> int:
-        return len(self._packed) if self._rows is None else len(self._rows)
+        return self._total if self._rows is None else len(self._rows)
 
     @overload
     def __getitem__(self, row: int) -> Record: ...
@@ -138,19 +148,22 @@ class RecordTable(Sequence[Record]):
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} records")
         row = row % len(self)
-        return self._packed[row if self._rows is None else int(self._rows[row])]
+        return self._record(row if self._rows is None else int(self._rows[row]))
 
     def __iter__(self) -> Iterator[Record]:
         if self._rows is None:
-            return iter(self._packed)
-        return (self._packed[row] for start in range(0, len(self), BLOCK)
+            return chain(chain.from_iterable(self._blocks), self._last)
+        return (self._record(row) for start in range(0, len(self), BLOCK)
                 for row in self._rows[start : start + BLOCK].tolist())  # fmt: skip
 
     def uris(self) -> Iterator[str]:
         """The URI of each record."""
         if self._rows is None:
-            return self._packed.uris()
-        return (record.uri for record in self)
+            for block in self._blocks:
+                yield from block.uris()
+            yield from (record.uri for record in self._last)
+        else:
+            yield from (record.uri for record in self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -168,123 +181,6 @@ class RecordTable(Sequence[Record]):
             StorageError: the file on the disk cannot be written.
         """
         assert self._rows is None
-        return self._packed.handle()
-
-    @classmethod
-    def from_handle(cls, handle: dict[str, Any]) -> RecordTable:
-        """The table of another process, whose file is mapped here too.
-
-        Raises:
-            StorageError: that process has ended, or does not let this one open its files.
-        """
-        found = cls()
-        found._packed = _Packed.from_handle(handle)
-        return found
-
-
-class _Packed:
-    """All rows of a table: blocks in a file, then the last records."""
-
-    def __init__(self) -> None:
-        self._shared = Shared()
-        self._blocks: list[RecordBlock] = []
-        self._starts: list[int] = []  # the first row of each block
-        self._packed = 0  # rows in blocks
-        self._last: list[Record] = []
-        self._file = _BlockFile(None)
-        self._codes_of_last: dict[str, np.ndarray] = {}  # until there are more
-
-    def __len__(self) -> int:
-        return self._packed + len(self._last)
-
-    def append(self, record: Record) -> None:
-        self._last.append(record)
-        if len(self._last) >= BLOCK:
-            self._pack()
-
-    def extend(self, records: Iterable[Record]) -> None:
-        waiting = iter(records)
-        while more := list(islice(waiting, BLOCK - len(self._last))):
-            self._last += more
-            if len(self._last) >= BLOCK:
-                self._pack()
-
-    def __getitem__(self, row: int) -> Record:
-        if row >= self._packed:
-            return self._last[row - self._packed]
-        block = bisect_right(self._starts, row) - 1
-        return self._blocks[block][row - self._starts[block]]
-
-    def __iter__(self) -> Iterator[Record]:
-        for block in self._blocks:
-            yield from block
-        yield from self._last
-
-    def uris(self) -> Iterator[str]:
-        for block in self._blocks:
-            yield from block.uris()
-        yield from (record.uri for record in self._last)
-
-    def shared(self) -> Shared:
-        """Values that the records share, including the last ones."""
-        self._count_last()
-        return self._shared
-
-    def codes(self, name: str) -> np.ndarray:
-        """The (N,) int32 codes of `label` or `details`."""
-        self._count_last()
-        parts = [*(block.codes(name) for block in self._blocks), self._codes_of_last[name]]
-        return np.concatenate(parts)
-
-    def _count_last(self) -> None:
-        known = self._codes_of_last.get("label")
-        if known is None or len(known) < len(self._last):
-            labels = (record.label for record in self._last)
-            details = (without_measures(record.details) for record in self._last)
-            self._codes_of_last["label"] = self._shared.labels.codes(labels)
-            self._codes_of_last["details"] = self._shared.details.codes(details)
-            self._shared.forget_codes()  # a list that was read seldom grows
-
-    def has_boxes(self) -> bool:
-        last = (record.details for record in self._last)
-        if any(block.has_boxes for block in self._blocks):
-            return True
-        return any(one is not None and one.box is not None for one in last)
-
-    def join(self, other: _Packed) -> None:
-        """Add all rows of another table."""
-        if other._blocks:
-            self._pack()
-        codes = self._shared.codes_of(other._shared) if other._blocks else {}
-        for block in other._blocks:
-            self._add(block.recoded(codes), len(block))
-        self.extend(other._last)
-
-    def add_rows(
-        self, uris: Sequence[str], labels: Sequence[str], source: str, first_line: int
-    ) -> None:
-        self._pack()
-        self._add(pack_rows(uris, labels, source, first_line, self._shared), len(uris))
-
-    def _pack(self) -> None:
-        if self._last:
-            self._add(pack(self._last, self._shared), len(self._last))
-        self._last, self._codes_of_last = [], {}
-
-    def _add(self, content: pa.Buffer, rows: int) -> None:
-        if self._file.folder is None and self._packed + rows > IN_MEMORY:
-            self._move_to_disk()
-        self._blocks.append(RecordBlock(self._file.add(content), self._shared))
-        self._starts.append(self._packed)
-        self._packed += rows
-
-    def _move_to_disk(self) -> None:
-        self._file = _BlockFile(cache_folder() / "lists")
-        self._blocks = [
-            RecordBlock(self._file.add(block.buffer), self._shared) for block in self._blocks
-        ]
-
-    def handle(self) -> dict[str, Any]:
         self._pack()
         blocks = list(self._file.places)
         self._file.add(self._shared.to_arrow())
@@ -298,7 +194,12 @@ class _Packed:
         }
 
     @classmethod
-    def from_handle(cls, handle: dict[str, Any]) -> _Packed:
+    def from_handle(cls, handle: dict[str, Any]) -> RecordTable:
+        """The table of another process, whose file is mapped here too.
+
+        Raises:
+            StorageError: that process has ended, or does not let this one open its files.
+        """
         found = cls()
         place = f"/proc/{handle['process']}/fd/{handle['file']}"
         try:
@@ -315,13 +216,60 @@ class _Packed:
         found._starts, found._packed = handle["starts"], handle["rows"]
         return found
 
+    @property
+    def _total(self) -> int:
+        """Rows in all, whatever are taken of them."""
+        return self._packed + len(self._last)
+
+    def _record(self, row: int) -> Record:
+        if row >= self._packed:
+            return self._last[row - self._packed]
+        block = bisect_right(self._starts, row) - 1
+        return self._blocks[block][row - self._starts[block]]
+
+    def _codes(self, name: str) -> np.ndarray:
+        self._count_last()
+        parts = [*(block.codes(name) for block in self._blocks), self._codes_of_last[name]]
+        found = np.concatenate(parts)
+        return found if self._rows is None else found[self._rows]
+
+    def _count_last(self) -> None:
+        """Have the codes of the last records, and their values among the shared ones."""
+        known = self._codes_of_last.get("label")
+        if known is None or len(known) < len(self._last):
+            labels = (record.label for record in self._last)
+            details = (without_measures(record.details) for record in self._last)
+            self._codes_of_last["label"] = self._shared.labels.codes(labels)
+            self._codes_of_last["details"] = self._shared.details.codes(details)
+            self._shared.forget_codes()  # a list that was read seldom grows
+
+    def _add_blocks(self, other: RecordTable) -> None:
+        """Add all rows of another table but the last."""
+        if other._blocks:
+            self._pack()
+            codes = self._shared.codes_of(other._shared)
+            for block in other._blocks:
+                self._add(block.recoded(codes), len(block))
+
+    def _pack(self) -> None:
+        if self._last:
+            self._add(pack(self._last, self._shared), len(self._last))
+        self._last, self._codes_of_last = [], {}
+
+    def _add(self, content: pa.Buffer, rows: int) -> None:
+        """Add packed rows; new lists, since tables of some rows share those of before."""
+        if self._file.folder is None and self._packed + rows > IN_MEMORY:
+            self._file = _BlockFile(cache_folder() / "lists")
+            self._blocks = [
+                RecordBlock(self._file.add(block.buffer), self._shared) for block in self._blocks
+            ]
+        self._blocks = [*self._blocks, RecordBlock(self._file.add(content), self._shared)]
+        self._starts = [*self._starts, self._packed]
+        self._packed += rows
+
 
 class _BlockFile:
-    """A file without a name, to which blocks are added; nothing is made before the first one.
-
-    Args:
-        folder: where the file lies; None for one in memory.
-    """
+    """A file without a name in a folder, or in memory; nothing is made before the first block."""
 
     def __init__(self, folder: os.PathLike[str] | None) -> None:
         self.folder = folder
@@ -333,11 +281,7 @@ class _BlockFile:
         return self._file.fileno()
 
     def add(self, content: pa.Buffer) -> pa.Buffer:
-        """The content as it is mapped once it is in the file.
-
-        Raises:
-            StorageError: the disk is full, or the folder cannot be written.
-        """
+        """The content as it is mapped once it is in the file."""
         end = sum(self.places[-1]) if self.places else 0
         start = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         place = "memory" if self.folder is None else os.fspath(self.folder)

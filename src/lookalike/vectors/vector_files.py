@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike import storage
-from lookalike.data.readers.annotation import read_text, short_reason
+from lookalike.data.readers.annotation import read_text
 from lookalike.data.readers.boxes import BOX
 from lookalike.data.readers.table_columns import LABELS, PATHS
 from lookalike.data.record import Details, Record
-from lookalike.errors import ConfigError, DataError, LookalikeError
+from lookalike.errors import ConfigError, DataError, LookalikeError, one_line
 from lookalike.storage.claimed_sizes import check_parquet, npy_header, size_of
 from lookalike.storage.parquet_damage import damage_as_value_error
 
@@ -183,7 +183,7 @@ def _of_parquet(uri: str) -> Iterator[tuple[np.ndarray, dict[str, list[Any]]]]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         raise DataError(
-            f"{place}: damaged, or not a Parquet file ({short_reason(error)}); write it again"
+            f"{place}: damaged, or not a Parquet file ({one_line(error, 100)}); write it again"
         ) from None
 
 

@@ -49,6 +49,12 @@ READERS: dict[str, Callable[[Annotation], RecordTable]] = {
     "recordio": record_io.read,
 }
 NOT_TEXT = frozenset(("folder", "webdataset", "parquet", "recordio"))
+_BY_NAME = {
+    "webdataset": shards.is_shards,
+    "parquet": parquet.is_parquet,
+    "recordio": record_io.is_record_io,
+}
+"""Formats that are known by the name of the file."""
 
 
 def read_records(
@@ -91,8 +97,7 @@ def is_image_list(uri: str, format: str = "auto", options: AnnotationOptions = D
     name = FORMAT_ALIASES.get(format, format)
     if name != "auto":
         return name == "image_list"
-    others = (shards.is_shards, parquet.is_parquet, record_io.is_record_io, storage.is_folder)
-    if is_stream(uri) or any(is_one(uri) for is_one in others):
+    if is_stream(uri) or any(is_one(uri) for is_one in (*_BY_NAME.values(), storage.is_folder)):
         return False
     return _text_format(Annotation(uri, options)) == "image_list"
 
@@ -139,13 +144,9 @@ def _read(uri: str, name: str, options: AnnotationOptions) -> RecordTable:
         annotation = Annotation(STANDARD_INPUT, options, text)
         return READERS[_text_format(annotation) if name == "auto" else name](annotation)
     annotation = Annotation(uri, options)
-    if name == "auto" and shards.is_shards(uri):
-        name = "webdataset"
-    elif name == "auto" and parquet.is_parquet(uri):
-        name = "parquet"
-    elif name == "auto" and record_io.is_record_io(uri):
-        name = "recordio"
-    if name not in ("webdataset", "parquet", "recordio"):
+    if name == "auto":
+        name = next((kind for kind, is_one in _BY_NAME.items() if is_one(uri)), name)
+    if name not in _BY_NAME:
         is_folder = storage.is_folder(uri)
         if name == "auto":
             name = "folder" if is_folder else _text_format(annotation)

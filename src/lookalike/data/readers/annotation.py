@@ -270,12 +270,6 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def short_reason(error: BaseException) -> str:
-    """The first line of an error of a library, or its type."""
-    text = str(error).strip()
-    return text.splitlines()[0][:100] if text else type(error).__name__
-
-
 def combined_error(items: Sequence[T], describe: Callable[[T], str]) -> DataError:
     """One error about all items: the first ten described in full, the rest counted."""
     found = [describe(item) for item in items[:_SHOWN]]

@@ -186,11 +186,7 @@ def _by_content(text: str, name: str, *, labelled: bool, certain: bool) -> Layou
 def _names_by_content(
     rows: Sequence[Sequence[str]], name: str, mark: str
 ) -> tuple[str, ...] | None:
-    """Names for columns without names; None where these are no columns.
-
-    Raises:
-        DataError: which one is the label cannot be known.
-    """
+    """Names for columns without names; None where these are no columns."""
     width = len(rows[0])
     if width < 2 or any(len(row) != width for row in rows):
         return None

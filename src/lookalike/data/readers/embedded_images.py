@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import READ, format_of
-from lookalike.data.readers.annotation import short_reason
 from lookalike.data.readers.table_columns import PATHS, column_key
 from lookalike.data.record import Member
-from lookalike.errors import DataError, LookalikeError, StorageError, reason_of
+from lookalike.errors import DataError, LookalikeError, StorageError, one_line, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_folder
 from lookalike.storage.parquet_damage import damage_as_value_error
@@ -83,7 +82,7 @@ def open_arrow(file: str, column: str | None = None) -> Table:
     except LookalikeError:
         raise
     except (pa.ArrowException, ValueError) as error:  # ValueError: a name that is no UTF-8
-        raise DataError(f"{place}: not a whole Arrow file ({short_reason(error)})") from None
+        raise DataError(f"{place}: not a whole Arrow file ({one_line(error, 100)})") from None
     except OSError as error:
         raise StorageError(f"{place}: {reason_of(error, 'cannot be read')}") from None
 
@@ -164,7 +163,7 @@ def _parquet(file: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{storage.public(file)}: not a whole Parquet file ({short_reason(error)})"
+            f"{storage.public(file)}: not a whole Parquet file ({one_line(error, 100)})"
         ) from None
 
 
@@ -174,9 +173,6 @@ def _image_column(
     """The column of images, as bytes or as Hugging Face's `{bytes, path}`, if there is one.
 
     It is `asked`, the one that the metadata states, or the one whose `sample` holds images.
-
-    Raises:
-        DataError: several are possible.
     """
     choices = [field.name for field in schema if _may_hold_images(field.type)]
     if asked is not None:

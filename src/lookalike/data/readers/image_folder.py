@@ -16,7 +16,7 @@ from lookalike.data.readers.annotation import (
     quoted,
 )
 from lookalike.data.readers.skipped_files import OUTSIDE, SkipCounter, describe, images_among
-from lookalike.data.record import Details, Record, with_labels
+from lookalike.data.record import Record, with_labels
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
 
@@ -45,7 +45,6 @@ def read(annotation: Annotation) -> RecordTable:
     around = _folder_around(paths) if storage.is_archive(uri) else ""
     records = RecordTable()
     bad: list[str] = []
-    labels: dict[str, tuple[str, Details | None]] = {}  # by folder; keeps one object of each
     for path in paths:
         name, slash, _ = path[len(around) :].partition("/")
         if not slash and options.labelled:
@@ -53,12 +52,9 @@ def read(annotation: Annotation) -> RecordTable:
         elif has_control_characters(path) or (slash and not name.strip()):
             bad.append(path)
         else:
-            key = name if slash else ""
-            if key not in labels:
-                names = _labels(name, options) if slash else ("",)
-                labels[key] = names[0], with_labels(None, names)
-            label, details = labels[key]
-            records.append(Record(storage.join(uri, path), label, source, 0, None, details))
+            labels = _labels(name, options) if slash else ("",)
+            details = with_labels(None, labels)
+            records.append(Record(storage.join(uri, path), labels[0], source, 0, None, details))
     found = skips.found()
     if bad:
         raise combined_error(bad, lambda path: f"{source}: {quoted(path)} {name_fault(path)}")

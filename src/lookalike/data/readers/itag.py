@@ -31,7 +31,7 @@ from lookalike.data.readers.annotation import (
     parse_labels,
     quoted,
 )
-from lookalike.data.record import Details, Record, with_labels
+from lookalike.data.record import Record, with_labels
 from lookalike.data.record_table import RecordTable
 
 _log = logging.getLogger(__name__)
@@ -45,10 +45,7 @@ def read(annotation: Annotation) -> RecordTable:
         DataError: bad lines, or no records.
     """
     source, options = annotation.name, annotation.options
-    labelled = options.labelled
     resolve = annotation.resolver()
-    labels: dict[str, str] = {}  # keeps one object a label
-    further: dict[tuple[str, ...], Details | None] = {}
     records = RecordTable()
     bad = BadRows()
     skipped = 0
@@ -59,7 +56,7 @@ def read(annotation: Annotation) -> RecordTable:
         try:
             item = _parse(line)
             answers = _answers_of(item)
-            if not answers and labelled:
+            if not answers and options.labelled:
                 skipped += 1
                 continue
             found = _labels(answers, options)
@@ -67,11 +64,8 @@ def read(annotation: Annotation) -> RecordTable:
         except MalformedRow as error:
             bad.add(f"{source}:{number}", error)
         else:
-            label = labels.setdefault(found[0], found[0])
-            details = None
-            if len(found) > 1:
-                details = further.setdefault(found, with_labels(None, found))
-            records.append(Record(place, label, source, number, None, details))
+            details = with_labels(None, found)
+            records.append(Record(place, found[0], source, number, None, details))
     annotation.finish(
         records,
         bad,

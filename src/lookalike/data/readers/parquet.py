@@ -87,11 +87,10 @@ def read_files(uris: Sequence[str], options: AnnotationOptions) -> RecordTable:
     if len(files) == 1:
         files = [(files[0][0], None)]  # the name of a single file gives no split
     bad = BadRows()
-    known: dict[Any, Any] = {}  # keeps one object of each label and details
     records = RecordTable(
         record
         for file, split in files
-        for record in _file_records(Annotation(file, options), split, bad, known)
+        for record in _file_records(Annotation(file, options), split, bad)
     )
     return finish_table(Annotation(uris[0], options), records, bad)
 
@@ -120,9 +119,7 @@ def _split_of(path: str) -> str | None:
     return split_name(match[1]) if match and match[1] != "data" else None
 
 
-def _file_records(
-    annotation: Annotation, split: str | None, bad: BadRows, known: dict[Any, Any]
-) -> Iterator[Record]:
+def _file_records(annotation: Annotation, split: str | None, bad: BadRows) -> Iterator[Record]:
     file, source, options = annotation.uri, annotation.name, annotation.options
     open_table = open_arrow if file.lower().endswith(_ARROW) else open_parquet
     table = open_table(file, options.path_column)
@@ -160,8 +157,7 @@ def _file_records(
             uri = resolve_beside(path)
         else:
             raise MalformedRow("no image")
-        label, details = known.setdefault(labels[0], labels[0]), known.setdefault(details, details)
-        return ParsedRow(uri, label, details, member)
+        return ParsedRow(uri, labels[0], details, member)
 
     whole = batches if first is None else chain([first], batches)
     rows = enumerate(_rows(whole, columns, source), 1)

@@ -51,27 +51,40 @@ def read(annotation: Annotation) -> RecordTable:
             f"{annotation.name}: RecordIO files are read in place; copy it to this machine first"
         )
     path = Path(storage.local_path(annotation.uri))
-    bad, labels = BadRows(), dict[str, str]()  # one object a label
-    found: list[tuple[str, Member | bytes]] = []
+    bad, records = BadRows(), RecordTable()
+    joined: list[bytes] = []  # images that lie in several records
+    end = 0  # of the last of them in the cache
     try:
+        status = path.stat()
+        state = f"{status.st_size}:{status.st_mtime_ns}"
+        blob = cache_entry("unpacked", str(path.absolute()), state).with_suffix(".images")
         with path.open("rb", buffering=0) as stream:
-            for number, member, first in _images(stream.fileno(), annotation.name):
+            for number, image, first in _images(stream.fileno(), annotation.name):
                 try:
                     label = _label(first)
                 except MalformedRow as error:
                     bad.add(f"{annotation.name}: record {number}", error)
+                    continue
+                place = path
+                if isinstance(image, bytes):
+                    place, member = blob, Member(f"in parts {len(joined)}", end, len(image))
+                    joined.append(image)
+                    end += len(image)
                 else:
-                    found.append((labels.setdefault(label, label), member))
+                    member = image
+                records.append(Record(str(place), label, annotation.name, 0, member))
     except OSError as error:
         reason = reason_of(error, "cannot be read")
         raise StorageError(f"{annotation.name}: {reason}") from None
-    joined = _joined(path, [image for _, image in found if isinstance(image, bytes)])
-    records = RecordTable(
-        Record(str(path), label, annotation.name, 0, image)
-        if isinstance(image, Member)
-        else Record(str(joined[0]), label, annotation.name, 0, next(joined[1]))
-        for label, image in found
-    )
+    if joined and not blob.exists():
+        try:
+            with replacing(blob, shared=True) as file:
+                file.write_bytes(b"".join(joined))
+        except OSError as error:
+            raise StorageError(
+                f"{blob.parent}: images of {path} cannot be joined there: "
+                f"{reason_of(error)}; set LOOKALIKE_CACHE to another folder"
+            ) from None
     return annotation.finish(records, bad, "holds no images")
 
 
@@ -141,24 +154,3 @@ def _label(value: float) -> str:
     if value != value or value in (float("inf"), float("-inf")):
         raise MalformedRow(f"label {value}; write the file again with whole numbers")
     return str(int(value)) if value.is_integer() else str(value)
-
-
-def _joined(path: Path, images: list[bytes]) -> tuple[Path, Iterator[Member]]:
-    """A file of the cache with these images, and their places in it."""
-    status = path.stat()
-    folder = cache_entry("unpacked", str(path.absolute()), f"{status.st_size}:{status.st_mtime_ns}")
-    blob = folder.with_suffix(".images")
-    if images and not blob.exists():
-        try:
-            with replacing(blob, shared=True) as file:
-                file.write_bytes(b"".join(images))
-        except OSError as error:
-            raise StorageError(
-                f"{blob.parent}: images of {path} cannot be joined there: "
-                f"{reason_of(error)}; set LOOKALIKE_CACHE to another folder"
-            ) from None
-    places, offset = [], 0
-    for number, image in enumerate(images):
-        places.append(Member(f"in parts {number}", offset, len(image)))
-        offset += len(image)
-    return blob, iter(places)

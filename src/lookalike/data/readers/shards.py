@@ -60,7 +60,6 @@ def read(annotation: Annotation) -> RecordTable:
     options = annotation.options
     records = RecordTable()
     bad = BadRows()
-    labels: dict[str, str] = {}  # keeps one object a label
     for shard in expand_ranges(annotation.uri):
         source = storage.public(shard)
         for key, files in _samples(shard):
@@ -71,8 +70,8 @@ def read(annotation: Annotation) -> RecordTable:
             except MalformedRow as error:
                 bad.add(f"{source}: {key}", error)
             else:
-                label, details = labels.setdefault(found[0], found[0]), with_labels(None, found)
-                records.append(Record(shard, label, source, 0, image, details))
+                details = with_labels(None, found)
+                records.append(Record(shard, found[0], source, 0, image, details))
     return annotation.finish(
         records, bad, "no samples; expected NAME.jpg and NAME.cls one after the other"
     )

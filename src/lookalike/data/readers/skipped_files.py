@@ -55,7 +55,6 @@ class Skipped:
 
     Attributes:
         kind: their suffix, or what they have in common.
-        count: how many.
         example: the path of one.
         reason: their format, and the fix; "" where there is nothing to fix.
         is_loss: whether they may be images that the user wants to be read.
@@ -101,12 +100,9 @@ def describe(skipped: Sequence[Skipped]) -> str:
 def images_among(
     paths: Sequence[str], read_starts: Callable[[list[str]], list[bytes]], skips: SkipCounter
 ) -> list[str]:
-    """The paths that are images, by suffix or else by content.
+    """The paths, relative to a folder, that are images, by suffix or else by content.
 
-    Args:
-        paths: of all files of a folder, relative to it.
-        read_starts: reads the first bytes of some of them.
-        skips: counts the others.
+    `read_starts` reads the first bytes of some of them.
     """
     images: dict[str, bool] = {}
     unclear: list[str] = []

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from lookalike import storage
 from lookalike.data.readers.annotation import DEFAULT, AnnotationOptions
 from lookalike.data.readers.boxes import BOX
+from lookalike.data.readers.table_columns import DETAILS
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, StorageError
 from lookalike.storage.cache_folder import cache_folder
@@ -24,7 +25,6 @@ STANDARD_INPUT = "standard input"
 """Its name in messages; relative paths in it start at the current directory."""
 
 _OPENED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-_DETAILS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
 
 
 def is_stream(uri: str) -> bool:
@@ -51,7 +51,7 @@ def keep_list(records: Sequence[Record], options: AnnotationOptions = DEFAULT) -
     """
     text = io.StringIO()
     details = [record.details or Details() for record in records]
-    names = [name for name in _DETAILS if any(getattr(d, name) is not None for d in details)]
+    names = [name for name in DETAILS if any(getattr(d, name) is not None for d in details)]
     box_names = BOX if any(each.box for each in details) else ()
     writer = csv.writer(text, lineterminator="\n")
     first = (options.path_column or "path", options.label_column or "label")

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lookalike.data.decoding.image_formats import IMAGE_SUFFIXES
 from lookalike.data.readers.annotation import (
@@ -48,7 +49,8 @@ LABELS = (
 """Usual names of the column of labels, in lower case."""
 
 _OTHER_LABELS = ("id", "y", "group", "name", "species", "breed", "category_id")
-_DETAILS = ("split", "is_query", "is_gallery", "sequence", "camera", "category")
+DETAILS = ("split", "is_query", "is_gallery", "category", "sequence", "camera")
+"""Columns that are kept under their own names."""
 
 SAMPLE = 200
 """Rows by whose content columns are found."""
@@ -93,7 +95,6 @@ class Columns:
     """The positions of a table's columns.
 
     Args:
-        sample: some rows, as texts.
         place: the table, for messages.
         cells: gives all cells of a column, to compare those that may be the label.
         image: the position of the column that holds images; None to find the one of paths.
@@ -120,7 +121,7 @@ class Columns:
             self._box = box_columns(keys)
         except MalformedRow as error:
             raise DataError(f"{place}: {error}") from None
-        named = (*self._box, *_DETAILS)
+        named = (*self._box, *DETAILS)
         for name in named:
             if keys.count(name) > 1:
                 raise self._twice(name)
@@ -141,7 +142,6 @@ class Columns:
         if self._weight is not None:
             self.used.add(self._weight)
         self._warn_of_unused()
-        self._known: dict[Details, Details] = {}  # keeps one object of each
 
     def labels_of(self, cells: Sequence[str]) -> tuple[str, ...]:
         """The labels of a row; see `parse_labels`."""
@@ -151,20 +151,17 @@ class Columns:
         self, cells: Sequence[str], labels: Sequence[str], split: str | None = None
     ) -> Details | None:
         """The details of a row with these labels; see `parse_details`."""
-        several = len(labels) > 1
-        needed = several or self._coarser or self._weight is not None or split is not None
-        if not needed and not self._details:
+        more: dict[str, Any] = {}
+        if self._weight is not None:
+            more["weight"] = _weight(cells[self._weight])
+        if len(labels) > 1:
+            more["further_labels"] = tuple(labels[1:])
+        if self._coarser:
+            more["coarser"] = tuple(parse_label(cells[index], True) for index in self._coarser)
+        if not more and split is None and not self._details:
             return None
         texts = {name: cells[index] for name, index in self._details.items()}
-        found = parse_details(texts, split, self._box)
-        if self._weight is not None:
-            found = replace(found, weight=_weight(cells[self._weight]))
-        if several:
-            found = replace(found, further_labels=tuple(labels[1:]))
-        if self._coarser:
-            coarser = tuple(parse_label(cells[index], True) for index in self._coarser)
-            found = replace(found, coarser=coarser)
-        return self._known.setdefault(found, found)
+        return replace(parse_details(texts, split, self._box), **more)
 
     def _find_path(self, sample: Sequence[Sequence[str]]) -> int:
         if self._options.path_column is not None:

@@ -38,14 +38,12 @@ def row_records(
     bad: BadRows,
 ) -> Iterator[Record]:
     """The records of numbered rows; where `parse` raises MalformedRow, `bad` collects it."""
-    labels: dict[str, str] = {}  # keeps one object a label
     for number, row in rows:
         try:
             uri, label, details, member = parse(row)
         except MalformedRow as error:
             bad.add(f"{source}:{number}", error)
         else:
-            label = labels.setdefault(label, label)
             yield Record(uri, label, source, number, member, details)
 
 
