@@ -25,8 +25,6 @@ from lookalike.data.record_table import RecordTable
 from lookalike.data.splits import measured
 from lookalike.errors import ConfigError, DataError
 
-_MOST_CLASSES = 100_000_000  # each has a name in memory
-
 
 @dataclass(frozen=True)
 class Catalog:
@@ -87,7 +85,7 @@ class Catalog:
         digest = hashlib.sha256()
         line: tuple[object, ...]
         for record in self.records:
-            place = _unsigned(record.uri)
+            place = storage.unsigned(record.uri)
             line = (place[len(folder) :], record.label, record.member, record.details)
             if record.details and record.details.further_labels:
                 line = (*line, record.details.further_labels)
@@ -101,7 +99,7 @@ class Catalog:
 
     def _common_place(self) -> str:
         """The text with which the places of all images begin."""
-        places = map(_unsigned, RecordTable.of(self.records).uris())
+        places = map(storage.unsigned, RecordTable.of(self.records).uris())
         least = most = next(places)
         for place in places:
             if place < least:
@@ -109,11 +107,6 @@ class Catalog:
             elif place > most:
                 most = place
         return os.path.commonprefix([least, most])  # noqa: RUF071  # cut at a slash
-
-
-def _unsigned(uri: str) -> str:
-    """`storage.unsigned`, fast for paths."""
-    return storage.unsigned(uri) if "://" in uri else uri
 
 
 def open_catalog(
@@ -143,12 +136,10 @@ def build_catalog(
 
     Raises:
         StorageError: the file of class names cannot be read.
-        ConfigError: `num_classes` is out of range, or differs from the number of `classes`.
+        ConfigError: `num_classes` differs from the number of `classes`.
         DataError: labels that contradict `classes` or `num_classes`.
     """
     records = RecordTable.of(records)
-    if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
-        raise ConfigError(f"data.num_classes={num_classes} is not within 1 to {_MOST_CLASSES:,}")
     named = None if classes is None else Classes(read_class_names(classes))
     if named is not None and num_classes not in (None, len(named)):
         raise ConfigError(

@@ -9,7 +9,7 @@ import numpy as np
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.record_table import RecordTable
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import DataError
 
 
 def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Catalog]:
@@ -22,11 +22,8 @@ def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Cat
     one, and is no image of those in the other part.
 
     Raises:
-        ConfigError: `fraction` is not between 0 and 1.
         DataError: there are too few classes for both parts.
     """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"data.val_fraction={fraction} is not between 0 and 1")
     counts = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
     present = np.flatnonzero(counts)
     pairs = np.flatnonzero(counts >= 2)

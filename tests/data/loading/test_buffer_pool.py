@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import torch
 
-from lookalike.data.loading.buffer_pool import KEPT, BufferPool
+from lookalike.data.loading.batch import KEPT, BufferPool
 from lookalike.data.loading.preprocess import Preprocess
 
 

@@ -102,10 +102,7 @@ class Augmentation(ABC):
         """A changed copy, or a view that must not be written to."""
 
     def fitted(self, image_size: ImageSize, mean: tuple[float, float, float]) -> Self:
-        """This augmentation for images of one size.
-
-        Args:
-            mean: subtracted by the model's normalization, in [0, 1].
+        """This augmentation for images of one size; normalization subtracts `mean`, 0 to 1.
 
         Raises:
             ConfigError: it cannot work on images of that size.

@@ -77,11 +77,7 @@ def gaussian_blur(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
     """A Gaussian of standard deviation `sigma` pixels, reflected at the borders.
 
     Sums of shifted images, each a whole operation of its own, so that the result is the same for
-    any number of threads.
-
-    Args:
-        image: (3, H, W) uint8.
-        kernel_size: odd; weights further than (kernel_size - 1) / 2 pixels away are 0.
+    any number of threads. Weights further than (kernel_size - 1) / 2 pixels away are 0.
     """
     reach = kernel_size // 2
     weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(reach + 1)]

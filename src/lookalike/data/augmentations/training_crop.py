@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lookalike.data.augmentations.augmentation import Augmentation
 from lookalike.data.decoding.partial_jpeg import Box
-from lookalike.data.decoding.resize import check_interpolation, resize
+from lookalike.data.decoding.resize import resize
 from lookalike.data.image_size import ImageSize, height_width
-from lookalike.errors import ConfigError
+
+_CROP_RATIO = (3 / 4, 4 / 3)  # smallest and largest width / height, relative to the input's
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class Augment:
 
     Attributes:
         crop_scale: smallest and largest share of the image's area that a crop keeps.
-        crop_ratio: smallest and largest width / height of a crop, relative to the input's.
         flip: probability of a horizontal flip.
         interpolation: "bilinear" or "bicubic", both antialiased.
         scaled_decode: decode big JPEGs smaller where the crop still has the input's pixels. Up to a
@@ -32,22 +32,10 @@ class Augment:
 
     image_size: ImageSize
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     interpolation: str = "bilinear"
     scaled_decode: bool = False
     then: tuple[Augmentation, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_interpolation(self.interpolation)
-        if min(height_width(self.image_size)) < 1:
-            raise ConfigError(f"image_size={self.image_size} must be at least 1")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ConfigError(f"crop_scale={self.crop_scale} must be 0 < smallest <= largest <= 1")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ConfigError(f"crop_ratio={self.crop_ratio} must be 0 < smallest <= largest")
-        if not 0 <= self.flip <= 1:
-            raise ConfigError(f"flip={self.flip} must be a probability, 0 to 1")
 
     def draw_box(self, height: int, width: int, rng: random.Random) -> Box:
         """A random crop of an image of this size.
@@ -56,7 +44,7 @@ class Augment:
         allowed ratio: torchvision's RandomResizedCrop (Szegedy et al., arXiv 1409.4842).
         """
         seen_height, seen_width = height_width(self.image_size)
-        narrowest, widest = (ratio * (seen_width / seen_height) for ratio in self.crop_ratio)
+        narrowest, widest = (ratio * (seen_width / seen_height) for ratio in _CROP_RATIO)
         low, high = math.log(narrowest), math.log(widest)
         for _ in range(10):
             area = height * width * rng.uniform(*self.crop_scale)
@@ -86,11 +74,8 @@ class Augment:
     def write(self, pixels: np.ndarray, box: Box, rng: random.Random, slot: Tensor) -> None:
         """Crop, resize and change one image, into its place in a batch.
 
-        Args:
-            pixels: (H, W, 3) uint8 RGB.
-            box: from `draw_box` with the same `rng`.
-            rng: of this row and epoch.
-            slot: (3, H', W') uint8 of the input's size, overwritten.
+        `pixels` are (H, W, 3), the place `slot` (3, H', W') of the input's size, both uint8; `box`
+        is from `draw_box` with the same `rng`, that of this row and epoch.
         """
         top, left, height, width = box
         crop = pixels[top : top + height, left : left + width]
@@ -106,10 +91,6 @@ def scale_box(box: Box, size: tuple[int, int], new_size: tuple[int, ...]) -> Box
     """The same part of an image that was `size` (height, width) and now is `new_size`."""
     top, left, height, width = box
     y, x = new_size[0] / size[0], new_size[1] / size[1]
-    new_top, new_left = round(top * y), round(left * x)
-    return (
-        new_top,
-        new_left,
-        round((top + height) * y) - new_top,
-        round((left + width) * x) - new_left,
-    )
+    top, bottom = round(top * y), round((top + height) * y)
+    left, right = round(left * x), round((left + width) * x)
+    return top, left, bottom - top, right - left

@@ -117,6 +117,13 @@ class Rotation(Augmentation):
         return operations.rotate(image, rng.uniform(-self.degrees, self.degrees), self.fill)
 
 
+@dataclass(frozen=True)
+class _OfHalf(Augmentation):
+    """An augmentation of half of the images, by default."""
+
+    p: float = probability(0.5)
+
+
 def _colour(value: Any) -> str | tuple[int, int, int]:
     if value in ("mean", "random"):
         return str(value)
@@ -128,7 +135,7 @@ def _colour(value: Any) -> str | tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class RandomErasing(Augmentation):
+class RandomErasing(_OfHalf):
     """A rectangle painted over: RandomErasing (Zhong et al., arXiv 1708.04896).
 
     Attributes:
@@ -139,7 +146,6 @@ class RandomErasing(Augmentation):
             a colour.
     """
 
-    p: float = probability(0.5)
     scale: tuple[float, float] = span((0.02, 0.33), "two shares of 1, in order", 0, 1)
     ratio: tuple[float, float] = span((0.3, 3.3), "two numbers above 0, in order", 1e-3, 1e3)
     value: str | tuple[int, int, int] = option("mean", _colour)
@@ -184,22 +190,18 @@ class RandomErasing(Augmentation):
         return replace(self, value=(red, green, blue))
 
 
-@dataclass(frozen=True)
-class AutoContrast(Augmentation):
+class AutoContrast(_OfHalf):
     """Every channel stretched to the whole range: RandomAutocontrast."""
 
-    p: float = probability(0.5)
     name = "auto_contrast"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
         return tv.autocontrast(image.contiguous())  # three times as fast as channels last
 
 
-@dataclass(frozen=True)
-class Equalize(Augmentation):
+class Equalize(_OfHalf):
     """All values about equally frequent in every channel: RandomEqualize."""
 
-    p: float = probability(0.5)
     name = "equalize"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
@@ -217,11 +219,9 @@ class Grayscale(Augmentation):
         return tv.rgb_to_grayscale(image, 3)
 
 
-@dataclass(frozen=True)
-class Invert(Augmentation):
+class Invert(_OfHalf):
     """The negative of the image: RandomInvert."""
 
-    p: float = probability(0.5)
     name = "invert"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:
@@ -229,10 +229,9 @@ class Invert(Augmentation):
 
 
 @dataclass(frozen=True)
-class Posterize(Augmentation):
+class Posterize(_OfHalf):
     """The `bits` highest bits of each value: RandomPosterize."""
 
-    p: float = probability(0.5)
     bits: int = whole(4, "a number of bits, 1 to 8", 1, 8)
     name = "posterize"
 
@@ -241,14 +240,13 @@ class Posterize(Augmentation):
 
 
 @dataclass(frozen=True)
-class Sharpness(Augmentation):
+class Sharpness(_OfHalf):
     """Sharper, or softer: RandomAdjustSharpness.
 
     Attributes:
         factor: 0 smooths, 1 changes nothing, 2 doubles the sharpness.
     """
 
-    p: float = probability(0.5)
     factor: float = number(2.0, "a number, at least 0", 0, 100)
     name = "sharpness"
 
@@ -257,10 +255,9 @@ class Sharpness(Augmentation):
 
 
 @dataclass(frozen=True)
-class Solarize(Augmentation):
+class Solarize(_OfHalf):
     """Values from `threshold` on inverted: RandomSolarize."""
 
-    p: float = probability(0.5)
     threshold: float = number(128.0, "a level, 0 to 255", 0, 255)
     name = "solarize"
 
@@ -268,11 +265,9 @@ class Solarize(Augmentation):
         return tv.solarize(image, self.threshold)
 
 
-@dataclass(frozen=True)
-class VerticalFlip(Augmentation):
+class VerticalFlip(_OfHalf):
     """Upside down: RandomVerticalFlip."""
 
-    p: float = probability(0.5)
     name = "vertical_flip"
 
     def apply(self, image: Tensor, rng: Random) -> Tensor:

@@ -7,16 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lookalike.errors import ConfigError
-
-INTERPOLATIONS = ("bilinear", "bicubic")
-
-
-def check_interpolation(name: str) -> None:
-    """Raise a ConfigError unless `name` is one of `INTERPOLATIONS`."""
-    if name not in INTERPOLATIONS:
-        raise ConfigError(f"interpolation {name!r} is not one of {', '.join(INTERPOLATIONS)}")
-
 
 def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> Tensor:
     """`pixels` (H, W, 3) uint8, which may be a view, as (3, height, width) uint8.

@@ -65,11 +65,7 @@ class Source:
     def read(
         self, record: Record, pending: PendingBytes | None = None, *, fresh: bool = False
     ) -> bytes:
-        """The record's bytes.
-
-        Args:
-            pending: its bytes, where they were fetched ahead.
-            fresh: not from the cache, whose bytes turned out to be no image.
+        """The record's bytes; `fresh` ones where those of the cache turned out to be no image.
 
         Raises:
             StorageError: it cannot be read.
@@ -79,15 +75,14 @@ class Source:
         return completed(content) if fresh and self._allow_truncated else content
 
     def _content(self, record: Record, pending: PendingBytes | None, fresh: bool) -> bytes:
-        part, kept = record.byte_range, None
+        part = record.byte_range
         cache = self.cache if storage.is_remote(record.uri) else None
-        if cache is not None and pending is None and not fresh:
-            kept = cache.get(record.uri, part)
-        if kept is not None:
-            return kept
         if pending is not None:
             content = pending.take()
         else:
+            kept = None if cache is None or fresh else cache.get(record.uri, part)
+            if kept is not None:
+                return kept
             content = read_bytes(record.uri, part=part, limits=self.limits)
         if cache is not None:
             cache.put(record.uri, part, content)

@@ -15,7 +15,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -58,10 +57,8 @@ def pipeline(
 
     An exception in a piece is raised here when the turn of its job comes.
 
-    Args:
-        jobs: each is asked for only when it can be started or its images fetched.
-        source: of the images' bytes; with 0 threads nothing is done ahead.
-        ahead: how many jobs are started before their turn, at most.
+    A job is asked for only when it can be started, at most `ahead` of them before their turn, or
+    its images can be fetched. With 0 threads nothing is done ahead.
     """
     if source.threads == 0:
         yield from map(_made_here, jobs)
@@ -145,7 +142,7 @@ class _Running(Generic[T]):
             if needed is None:
                 tasks.put((self, piece))
             else:  # no thread waits for it
-                needed.add_done_callback(partial(_put, tasks, (self, piece)))
+                needed.add_done_callback(lambda _, piece=piece: tasks.put((self, piece)))  # type: ignore[misc]
 
     def work(self, piece: int) -> None:
         try:
@@ -172,10 +169,6 @@ class _Running(Generic[T]):
 
 
 Tasks = SimpleQueue[tuple[_Running[Any], int] | None]
-
-
-def _put(tasks: Tasks, task: tuple[_Running[Any], int], _: object) -> None:
-    tasks.put(task)
 
 
 class _Pool:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.decoding.resize import check_interpolation, resize
+from lookalike.data.decoding.resize import resize
 from lookalike.data.image_size import ImageSize, height_width, read_size
-from lookalike.data.loading.buffer_pool import BufferPool
+from lookalike.data.loading.batch import BufferPool
 from lookalike.errors import ConfigError
 
 LONGEST = 8
@@ -46,7 +46,10 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        check_interpolation(self.interpolation)
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(
+                f"interpolation {self.interpolation!r} is not one of bilinear, bicubic"
+            )
         if min(height_width(self.image_size)) < 1:
             raise ConfigError(f"image_size={self.image_size} must be at least 1")
         if not 0 < self.crop_pct <= 1:

@@ -51,10 +51,7 @@ class PendingBytes(Future[bytes]):
 class ReadAhead:
     """Requests in flight, limited in number and bytes, started in order.
 
-    Args:
-        most: requests in flight at a time.
-        most_bytes: held or in flight; a larger image is requested only when nothing else is.
-        limits: on each of them.
+    Of `most_bytes`, held or in flight, a larger image is requested only when nothing else is.
     """
 
     # All but `fetch`, `close` and `_free` runs in the event loop.

@@ -36,8 +36,6 @@ class SequentialLoader:
     has the same bits, whatever the number of workers.
 
     Args:
-        records: the images; rows are indices of it.
-        batch_size: in images.
         bad: the rows known to fail; those found are added.
         batches: the numbers of the batches to yield; default all.
 
@@ -98,7 +96,6 @@ class EvalLoader(SequentialLoader):
     Args:
         class_ids: (N,) int64, for `Batch.classes`; without them these are zeros.
         device: destination of the batches: those for CUDA are pinned.
-        records, batch_size, bad, batches, source: see `SequentialLoader`.
     """
 
     def __init__(
@@ -113,13 +110,7 @@ class EvalLoader(SequentialLoader):
         batches: Sequence[int] | None = None,
         source: Source = PLAIN,
     ) -> None:
-        super().__init__(
-            records,
-            batch_size=batch_size,
-            bad=bad,
-            batches=batches,
-            source=source,
-        )
+        super().__init__(records, batch_size=batch_size, bad=bad, batches=batches, source=source)
         self._preprocess = preprocess
         self._class_ids = class_ids
         self._device = device

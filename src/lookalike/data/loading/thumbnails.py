@@ -63,14 +63,16 @@ def data_uris(records: Sequence[Record], side: int, source: Source = PLAIN) -> l
 
 def data_uri(pixels: np.ndarray, side: int) -> str:
     """A JPEG of at most `side` pixels a side of (H, W, 3) uint8 RGB as a data URI."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((side, side))
-    return _jpeg_uri(image)
+    return _jpeg_uri(_shrunk(pixels, side))
 
 
 def _thumbnail(record: Record, side: int, data: bytes) -> Image.Image:
     boxed = record.details is not None and record.details.box is not None
     pixels = decode_record(record, data) if boxed else decode(data, min_size=(side, side))
+    return _shrunk(pixels, side)
+
+
+def _shrunk(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((side, side))
     return image

@@ -27,7 +27,7 @@ from lookalike.data.record import Record
 from lookalike.data.rng import occurrences, row_rng
 from lookalike.data.samplers import Sampling, create_sampler
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError, StorageError, check_integer
+from lookalike.errors import DataError, StorageError
 
 _SUBSTITUTES = 8
 
@@ -40,8 +40,6 @@ class TrainLoader:
     an epoch is resumed.
 
     Attributes:
-        catalog: the training images.
-        sampler: draws the rows of each batch.
         batch_size: images in a step of all workers together.
         steps_per_epoch: global batches in an epoch.
         wait_seconds: how long the consumer has waited for batches so far.
@@ -61,20 +59,13 @@ class TrainLoader:
     ) -> None:
         """Prepare; nothing is read before an epoch is iterated.
 
-        Args:
-            catalog: the training images.
-            batch_size: global, in images.
-            seed: at least 0.
-            sampling: by default each row once an epoch.
-            world: the workers, who share each batch.
-            bad: the rows known to fail; those found are added.
+        The batch size is global, and workers share each batch. By default each row comes once an
+        epoch. Rows that fail are added to `bad`, those known to fail.
 
         Raises:
             DataError: there are no images, or fewer in a batch than workers.
-            ConfigError: a number is out of range, or the batch does not fit the sampler.
+            ConfigError: the batch does not fit the sampler.
         """
-        check_integer("batch_size", batch_size, 1)
-        check_integer("seed", seed, 0)
         if len(catalog) == 0:
             raise DataError("there are no images to train on")
         self.sampler = create_sampler(

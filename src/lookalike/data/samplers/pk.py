@@ -71,7 +71,6 @@ class PkSampler(ClassSampler):
         return images[order].reshape(steps, p, k).transpose(0, 2, 1).reshape(steps, p * k)
 
     def describe(self) -> str:
-        """See the class."""
         k = self.sampling.k
         return f"{self.batch_size // k} classes with {k} images each in a batch"
 
@@ -80,15 +79,8 @@ def _deal(begins: np.ndarray, p: int, steps: int, rng: EpochRng) -> np.ndarray:
     """The batch of each group, such that each batch gets `p` and no class is twice in one.
 
     Groups are dealt in turn to `p` permutations of the batches. A class lies in two permutations
-    at most; batches that it has from the first are not among the next that it gets.
-
-    Args:
-        begins: (p * steps,) where the class of each group begins, among the groups.
-        p: groups a batch.
-        steps: batches; no class has more groups.
-
-    Returns:
-        (p * steps,) int64.
+    at most; batches that it has from the first are not among the next that it gets. `begins` and
+    the result are (p * steps,) int64; the class of a group begins, among the groups, at `begins`.
     """
     batches = np.empty(p * steps, np.int64)
     for first in range(0, p * steps, steps):

@@ -20,7 +20,7 @@ class Repeated(Sampler):
     def __init__(self, inner: Sampler, repeats: int) -> None:
         self.inner = inner
         self.repeats = repeats
-        self.steps_per_epoch = repeated_steps(inner.steps_per_epoch, repeats)
+        self.steps_per_epoch = max(1, inner.steps_per_epoch // repeats)
         self.batch_size = inner.batch_size * repeats
 
     def rows(self, epoch: int) -> np.ndarray:
@@ -39,8 +39,3 @@ class Repeated(Sampler):
     def describe(self) -> str:
         each = f"each image {self.repeats} times in a batch"
         return ", ".join(filter(None, (self.inner.describe(), each)))
-
-
-def repeated_steps(steps: int, repeats: int) -> int:
-    """The steps of an epoch whose batches are `repeats` times larger; at least one."""
-    return max(1, steps // repeats)

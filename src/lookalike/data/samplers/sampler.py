@@ -32,14 +32,7 @@ class Sampler(ABC):
     def __init__(
         self, class_ids: np.ndarray, *, batch_size: int, seed: int, sampling: Sampling
     ) -> None:
-        """Prepare.
-
-        Args:
-            class_ids: (N,) the class of each row, at least one.
-            batch_size: global, in images; a multiple of `sampling.k`.
-            seed: at least 0.
-            sampling: with this sampler's name.
-        """
+        """Prepare for rows of these classes, (N,), at least one row; the batch size is global."""
         self.seed = seed
         self.sampling = sampling
         self.class_ids = class_ids
@@ -80,13 +73,8 @@ class Shuffle(Sampler):
     repeating = False
 
     def rows(self, epoch: int) -> np.ndarray:
-        order = epoch_order(len(self.class_ids), self.seed, epoch)
+        order = EpochRng(self.seed, epoch, _ORDER_STREAM).permutation(len(self.class_ids))
         return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
-
-
-def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `num` rows in an epoch: (num,) int64, a permutation."""
-    return EpochRng(seed, epoch, _ORDER_STREAM).permutation(num)
 
 
 class ClassSampler(Sampler):

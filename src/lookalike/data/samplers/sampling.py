@@ -11,17 +11,17 @@ from lookalike.errors import ConfigError
 IMAGES_PER_CLASS = 4
 POWER = 0.5
 
-_MEANT_FOR = {"images_per_class": "pk", "power": "balanced", "threshold": "repeat_factor"}
-_KEYS = {
-    "images_per_class": "data.images_per_class",
-    "power": "data.sampling_power",
-    "threshold": "data.repeat_threshold",
+_MEANT_FOR = {
+    "images_per_class": ("pk", "data.images_per_class"),
+    "power": ("balanced", "data.sampling_power"),
+    "threshold": ("repeat_factor", "data.repeat_threshold"),
 }
+"""Sampler and setting of the numbers that are for one sampler."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The request for a sampler.
+    """The request for a sampler, with numbers in the ranges of the settings.
 
     Attributes:
         name: a key of `lookalike.data.samplers.SAMPLERS`.
@@ -32,7 +32,7 @@ class Sampling:
         repeats: how often each image stands in a batch, each time augmented anew.
 
     Raises:
-        ConfigError: a number is out of its range, or of another sampler.
+        ConfigError: a number is of another sampler.
     """
 
     name: str = "shuffle"
@@ -42,20 +42,12 @@ class Sampling:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        for field, name in _MEANT_FOR.items():
+        for field, (name, key) in _MEANT_FOR.items():
             if getattr(self, field) is not None and name != self.name:
                 raise ConfigError(
-                    f"{_KEYS[field]}={getattr(self, field)} is for data.sampler={name}; with "
+                    f"{key}={getattr(self, field)} is for data.sampler={name}; with "
                     f"data.sampler={self.name} leave it out"
                 )
-        if self.images_per_class is not None and self.images_per_class < 1:
-            raise ConfigError(f"data.images_per_class={self.images_per_class} must be at least 1")
-        if self.power is not None and not 0 <= self.power <= 1:
-            raise ConfigError(f"data.sampling_power={self.power} must be from 0 to 1")
-        if self.threshold is not None and not self.threshold > 0:
-            raise ConfigError(f"data.repeat_threshold={self.threshold} must be above 0")
-        if self.repeats < 1:
-            raise ConfigError(f"data.repeats={self.repeats} must be at least 1")
 
     @property
     def k(self) -> int:
