@@ -32,7 +32,8 @@ class LookalikeError(Exception):
     def of_system(error: OSError) -> "LookalikeError | None":
         """The error of a system call, with its path; None without one, but for a full disk."""
         reason = os.strerror(error.errno).lower() if error.errno else ""
-        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if not _is_number(n)]
+        places = [error.filename, error.filename2]  # a number is that of a file descriptor
+        names = [os.fsdecode(place) for place in places if isinstance(place, str | bytes)]
         if reason and names:
             return LookalikeError(f"{' -> '.join(names)}: {reason}")
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
@@ -43,10 +44,6 @@ class LookalikeError(Exception):
 def reason_of(error: OSError, default: str = "") -> str:
     """The reason of a system error in lower case, without its number and path."""
     return (error.strerror or default).lower()
-
-
-def _is_number(name: object) -> bool:
-    return name is None or isinstance(name, int)  # a file descriptor
 
 
 class ConfigError(LookalikeError):

@@ -150,17 +150,11 @@ class Run:
 
         Files of an attempt that failed before its first step are allowed, and with `resume` all
         files of a run: on other machines than the main worker's, and where config.yaml was lost.
-
-        Raises:
-            RunError: it holds foreign files.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
         ours |= {self.resolved, self.recipe, self.classes, self.tensorboard, self.features}
-        ours |= {self.path / LOGGERS, self.path / "wandb"}
-        ours |= {
-            self.path / DOCTOR_JSON,
-            self.path / DOCTOR_PAGE,
-        }  # of a doctor run before training
+        beside = (LOGGERS, "wandb", DOCTOR_JSON, DOCTOR_PAGE)  # doctor may run before training
+        ours |= {self.path / name for name in beside}
         if resume:
             ours |= {self.metrics, self.environment, self.report, self.model, self.start}
             ours |= {self.path / EXPORTS, *self.path.glob(".*")}

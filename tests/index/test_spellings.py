@@ -42,12 +42,18 @@ def spelled(photos, tmp_path, monkeypatch):
 
 def test_paths_of_this_machine(spelled, photos):
     spellings = spelled("102/1.jpg")
-    assert {storage.canonical(place) for place in spellings} == {os.path.realpath(spellings[0])}
+    assert {storage.canonicalizer()(place) for place in spellings} == {
+        os.path.realpath(spellings[0])
+    }
     one = storage.canonicalizer()
     for _ in range(20):  # beyond some of a folder, its links are listed
         assert len(set(map(one, spellings))) == 1
     assert one("photos/102/2.jpg") != one("photos/102/1.jpg")
-    assert storage.canonical("photos/") == storage.canonical("link/.") == str(photos.resolve())
+    assert (
+        storage.canonicalizer()("photos/")
+        == storage.canonicalizer()("link/.")
+        == str(photos.resolve())
+    )
     assert one("none/a.jpg") == f"{Path.cwd()}/none/a.jpg"
 
 
@@ -60,7 +66,7 @@ def test_addresses():
         ["s3://b/./k.jpg"], ["http://h/a/./b.jpg"], ["s3://b//k.jpg"], ["http://h/a%2Fb.jpg"], ["https://h/a?id=2"],
         ["s3://b/%6b.jpg"], ["http://h:443/a/b.jpg"],
     ]  # fmt: skip
-    found = [{storage.canonical(uri) for uri in uris} for uris in same]
+    found = [set(map(storage.canonicalizer(), uris)) for uris in same]
     assert [len(texts) for texts in found] == [1] * len(same)
     assert len(set.union(*found)) == len(same)
 

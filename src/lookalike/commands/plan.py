@@ -18,7 +18,7 @@ from lookalike.data.held_out_classes import hold_out
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers import Sizes, epoch_shape
-from lookalike.distributed.machine_memory import installed
+from lookalike.distributed.machine import installed
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError, StorageError
 from lookalike.log import logger

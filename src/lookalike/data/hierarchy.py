@@ -71,10 +71,8 @@ def levels_above(
 ) -> tuple[HierarchyLevel, ...]:
     """The levels above the classes of records, the finest first.
 
-    Args:
-        hierarchy: `data.hierarchy`, columns or a file.
-        records: those of a table hold their columns already.
-        class_ids: (N,) int64; with a file all classes that must be in it.
+    `hierarchy` is `data.hierarchy`, columns that the records hold already, or a file, which must
+    have a line for each of `class_ids`, (N,) int64.
 
     Raises:
         StorageError: the file cannot be read.

@@ -23,11 +23,7 @@ from lookalike.errors import ConfigError, DataError
 
 
 def with_weights(catalog: Catalog, weights: str) -> Catalog:
-    """The catalog with the weight of each image.
-
-    Args:
-        catalog: all training images; those of a column hold their weights already.
-        weights: `data.weights`, a column or a file.
+    """The catalog with the weight of each image, by `data.weights`, a column or a file.
 
     Raises:
         StorageError: the file cannot be read.

@@ -95,18 +95,14 @@ def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> Record
     records = RecordTable()
     for place in map(str, places):
         for one in expand_choices(place):
-            records.extend(_read_one(one, known))
+            found = known(one)
+            records.extend(_read(one) if found is None else found)
     if not records:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if has_control_characters(record.uri)]
     if odd:
         raise combined_error(odd, lambda record: f"{quoted(record.uri)} {name_fault(record.uri)}")
     return records
-
-
-def _read_one(place: str, known: KnownLists) -> RecordTable:
-    found = known(place)
-    return _read(place) if found is None else found
 
 
 def _read(place: str) -> RecordTable:
@@ -119,17 +115,13 @@ def _read(place: str) -> RecordTable:
             return _matching(place)
         return read_records(place, options=UNLABELLED)
     name = storage.split_query(place)[0] if remote else path
-    if (
-        name.lower().endswith(IMAGE_SUFFIXES)
-        and "*" not in name
-        and (remote or storage.exists(place))
-    ):
-        return RecordTable([Record(place, "", storage.public(place), 0)])
-    if storage.is_folder(place):
-        return _folder(place)
-    if not remote and storage.exists(place):
-        return RecordTable([Record(place, "", place, 0)])
-    return _matching(place)
+    is_named = name.lower().endswith(IMAGE_SUFFIXES) and "*" not in name
+    if not (is_named and (remote or storage.exists(place))):
+        if storage.is_folder(place):
+            return _folder(place)
+        if remote or not storage.exists(place):
+            return _matching(place)
+    return RecordTable([Record(place, "", storage.public(place), 0)])
 
 
 def _is_list(place: str) -> bool:
@@ -153,9 +145,8 @@ def _matching(place: str) -> RecordTable:
     shown = storage.public(place)
     if not is_pattern(place):
         if storage.is_remote(place):
-            return RecordTable(
-                [Record(place, "", shown, 0)]
-            )  # an object without a suffix; reading it decides
+            # An object without a suffix: reading it decides.
+            return RecordTable([Record(place, "", shown, 0)])
         raise DataError(f"{shown}: no such file or folder")
     found = matches(place)
     lists = [file for file in found if _is_list(file)]

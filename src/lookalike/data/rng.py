@@ -13,12 +13,7 @@ import numpy as np
 
 
 class EpochRng:
-    """The random numbers of one epoch, a stream.
-
-    Args:
-        seed: of the run, at least 0.
-        stream: each use of (seed, epoch) has its own.
-    """
+    """The random numbers of one epoch; each use of (seed, epoch) has its own stream."""
 
     def __init__(self, seed: int, epoch: int, stream: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence((seed, epoch, stream)))
@@ -39,12 +34,9 @@ class EpochRng:
 def row_rng(
     seed: int, epoch: int, row: int, attempt: int = 0, occurrence: int = 0
 ) -> random.Random:
-    """The random numbers of one row in one epoch.
+    """The random numbers of one row in one epoch, which had it `occurrence` times before.
 
-    Args:
-        seed: of the run, at least 0.
-        attempt: 0, or the number of the substitute for an image that failed.
-        occurrence: how often the epoch has had this row before.
+    `attempt` is 0, or the number of the substitute for an image that failed.
     """
     # The fields do not overlap (40 bits of row, 8 of attempt, 24 each of epoch and occurrence),
     # so neither do streams.

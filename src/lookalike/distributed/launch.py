@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lookalike.distributed.machine import cores
 from lookalike.errors import LookalikeError
 from lookalike.log import counted
 
@@ -133,11 +134,15 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     from torch.distributed.run import parse_args, run
 
     # torchrun's own default is one thread each, whatever the machine has.
-    cores = _cores()
-    if workers > 2 * cores:
-        sys.stderr.write(f"{_too_many(workers, cores)}\n")
+    usable = cores()
+    if workers > 2 * usable:
+        sys.stderr.write(
+            f"warning: {workers:,} workers share {counted(usable, 'core')}: they are slower than "
+            "fewer, and each takes memory for a model of its own; usual is one for each GPU, or "
+            "one in all without GPUs\n"
+        )
     ours = {_REPORTS: str(folder), _LAUNCHER_PID: str(os.getpid())}
-    usual = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
+    usual = {"OMP_NUM_THREADS": str(max(1, usable // workers))}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         usual["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     ours |= {name: value for name, value in usual.items() if name not in os.environ}
@@ -159,20 +164,6 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
     finally:
         for name in ours:  # the program that called us may start others
             os.environ.pop(name, None)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _too_many(workers: int, cores: int) -> str:
-    return (
-        f"warning: {workers:,} workers share {counted(cores, 'core')}: they are slower than fewer, "
-        "and each takes memory for a model of its own; usual is one for each GPU, or one in all "
-        "without GPUs"
-    )
 
 
 def _failure(codes: Mapping[int, int], folder: Path, again: str) -> WorkersFailed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import secrets
 import signal
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lookalike.errors import ConfigError, LookalikeError, RunError
+from lookalike.log import counted, logger
 
 TIMEOUT = 1800.0
 """Seconds that a worker waits for others by default."""
@@ -33,8 +33,7 @@ _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 def _launched() -> tuple[int, int, int, int]:
     """Rank and number of workers, in all and on this machine, from the launcher's environment.
 
-    Raises:
-        ConfigError: it is incomplete or contradicts itself: left over from another program.
+    A ConfigError where it is incomplete or contradicts itself: left over from another program.
     """
     given = {name: os.environ[name] for name in _LAUNCHER if name in os.environ}
     shown, fix = _shown(given), _fix(given)
@@ -75,11 +74,7 @@ def _launched() -> tuple[int, int, int, int]:
 
 
 def _check_master(size: int) -> None:
-    """Check the address of the main worker.
-
-    Raises:
-        ConfigError: it is missing, or none.
-    """
+    """Raise a ConfigError where the address of the main worker is missing, or none."""
     given = [name for name in _LAUNCHER if name in os.environ]
     shown, fix = _shown(given), _fix(given)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -109,9 +104,7 @@ def _fix(given: Iterable[str]) -> str:
 def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None:
     """Wait for the other workers and create the process group.
 
-    Raises:
-        ConfigError: they did not connect in time, or cannot be reached. Workers that torchrun
-            started get torch's own error.
+    Workers that torchrun started get torch's own error, others a ConfigError.
     """
     options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(seconds=timeout)}
     if device.type == "cuda":
@@ -119,7 +112,7 @@ def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # its agent supervises the start
         _create_group(rank, size, options)
         return
-    others = "the main worker" if rank else _counted(size - 1)
+    others = "the main worker" if rank else counted(size - 1, "other worker")
     names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
     try:
         with _logged_if_slow(
@@ -152,17 +145,13 @@ def _create_group(rank: int, size: int, options: dict[str, Any]) -> None:
     dist.init_process_group(**options, store=store, rank=rank, world_size=size)
 
 
-def _counted(count: int) -> str:
-    return "1 other worker" if count == 1 else f"{count} other workers"
-
-
 @contextmanager
 def _logged_if_slow(words: str) -> Iterator[None]:
     """Log `words` if the block takes long; Ctrl-C ends the process during it.
 
     The block waits inside torch, where Python's signal handlers do not run.
     """
-    timer = threading.Timer(SLOW_SECONDS, logging.getLogger("lookalike").warning, ["%s", words])
+    timer = threading.Timer(SLOW_SECONDS, logger.warning, ["%s", words])
     timer.daemon = True
     timer.start()
     before = signal.getsignal(signal.SIGINT)
@@ -380,21 +369,21 @@ class KeyValueStore:
         Raises:
             RunError: the worker that holds the store has ended.
         """
-        try:
+        with _lost_store():
             self._store.set(key, json.dumps(value))
-        except RuntimeError:
-            raise RunError("the main worker has ended, or cannot be reached any more") from None
 
     def get(self, key: str) -> Any:
-        """Last value of `key`, None without one.
-
-        Raises:
-            RunError: the worker that holds the store has ended.
-        """
-        try:
+        """Last value of `key`, None without one; raises as `set` does."""
+        with _lost_store():
             return json.loads(self._store.get(key)) if self._store.check([key]) else None
-        except RuntimeError:
-            raise RunError("the main worker has ended, or cannot be reached any more") from None
+
+
+@contextmanager
+def _lost_store() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError:
+        raise RunError("the main worker has ended, or cannot be reached any more") from None
 
 
 ALONE = World()

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from lookalike.data.decoding.crop_box import decode_record
-from lookalike.data.decoding.decode import BadImage, decode, jpeg_size
+from lookalike.data.decoding.decode import BadImage, decode, jpeg_header
 from lookalike.data.decoding.image_formats import format_of
 from lookalike.data.decoding.resize import resize
 from lookalike.data.loading.bad_images import image_fault
@@ -143,7 +143,8 @@ def _note(found: ImageFacts, place: int, record: Record, data: bytes) -> None:
     found.formats[place] = format_of(data)
     boxed = record.details is not None and record.details.box is not None
     pixels = decode_record(record, data) if boxed else decode(data, min_size=_ENOUGH)
-    found.sizes[place] = pixels.shape[:2] if boxed else jpeg_size(data) or pixels.shape[:2]
+    header = None if boxed else jpeg_header(data)
+    found.sizes[place] = pixels.shape[:2] if header is None else header.upright_size
     square = small(pixels)
     found.digests[place] = _digest(data, record)
     found.hashes[place] = perceptual_hash(square)

@@ -26,7 +26,7 @@ from lookalike.data.loading.read_ahead import PendingBytes
 from lookalike.data.record import Record
 from lookalike.errors import DataError, ModelError, NotFiniteError, check_integer
 
-OneImage = ImageSource | bytearray | memoryview | Tensor | IO[bytes]
+OneImage = ImageSource | np.ndarray | bytearray | memoryview | Tensor | IO[bytes]
 """A path or URI, encoded bytes or an open file of them, a PIL image, an array or a tensor."""
 
 Images = OneImage | Iterable[OneImage]

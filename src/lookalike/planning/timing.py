@@ -32,6 +32,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.batch import Batch
+from lookalike.distributed.machine import cores
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.model.training_network import TrainingNetwork
@@ -180,13 +181,6 @@ def time_steps(config: Config, spec: RunSpec) -> Speed:
     source = f"{len(seconds)} real steps on this machine: {device}, {shared}"
     # The lower quartile: whatever else the machine does only adds.
     return speed_of(spec, float(np.quantile(seconds, 0.25)), source)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _time_worker(rank: int, config: Config, spec: RunSpec, folder: str) -> None:

@@ -15,7 +15,7 @@ import threading
 import zipfile
 import zlib
 from functools import lru_cache
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from lookalike.errors import StorageError
 from lookalike.storage.client_registry import client_of
@@ -181,16 +181,11 @@ def _entries(archive: str) -> dict[str, ArchiveEntry]:
 def _read(archive: str, state: tuple[int, ...]) -> dict[str, ArchiveEntry]:
     place = public(archive)
     try:
-        with _opened(archive) as stream, zipfile.ZipFile(stream) as opened:
+        stream = stream_of(archive) if is_remote(archive) else open(archive, "rb")  # noqa: SIM115
+        with stream, zipfile.ZipFile(stream) as opened:
             return _directory(opened, place)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
         raise StorageError(f"{place}: not a whole ZIP archive ({error})") from None
-
-
-def _opened(archive: str) -> IO[bytes]:
-    if not is_remote(archive):
-        return open(archive, "rb")
-    return stream_of(archive)
 
 
 def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, ArchiveEntry]:

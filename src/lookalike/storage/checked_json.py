@@ -37,10 +37,6 @@ class Checked(BaseModel):
 def read_checked(text: str | bytes, schema: type[T], place: str, fix: str = "") -> T:
     """The object of `schema`, a pydantic model or a dataclass, that a JSON text holds.
 
-    Args:
-        place: where the text is from.
-        fix: what to do where it is wrong, for the message.
-
     Raises:
         RunError: it holds something else; names `place`, the key, its value and what is wrong.
     """

@@ -31,18 +31,14 @@ def read_npy(
     """The array of a `.npy` file, (shape and type as in the file), without pickled objects.
 
     Args:
-        stream: at the beginning of the file.
-        size: bytes of the file.
-        place: its name, for messages.
-        error: the class of errors.
-        fix: the end of their messages.
+        stream: at the beginning of the file, of `size` bytes.
 
     Raises:
-        LookalikeError: it is no such file, or claims another size than it has.
+        LookalikeError: it is no such file, or claims another size than it has: an `error` about
+            `place` that ends with the `fix`.
     """
     shape, kind, fortran = npy_header(stream, size, place, error, fix)
-    content = stream.read()
-    flat = np.frombuffer(bytearray(content), kind, int(np.prod(shape, dtype=object)))
+    flat = np.frombuffer(bytearray(stream.read()), kind)
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
@@ -78,10 +74,7 @@ def npy_header(
 
 
 def check_parquet(stream: IO[bytes], size: int, place: str) -> None:
-    """Refuse a Parquet file whose footer claims more than the file can hold.
-
-    Args:
-        stream: the open file, of `size` bytes.
+    """Refuse an open Parquet file whose footer claims more than its `size` in bytes can hold.
 
     Raises:
         DataError: it does, or the footer is damaged.

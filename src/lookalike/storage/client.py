@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from lookalike.storage.download import ByteRange, Limits, download, download_to, headers_of
 from lookalike.storage.event_loop import waited
@@ -73,13 +73,6 @@ class GetClient(Client):
         return waited(headers_of(self.url(uri), explained=self.explained))
 
 
-class StoredObject(NamedTuple):
-    """An object in a bucket."""
-
-    key: str
-    size: int
-
-
 class BucketClient(GetClient):
     """Object storage, where folders are only parts of keys."""
 
@@ -88,16 +81,16 @@ class BucketClient(GetClient):
         """The key in the bucket."""
 
     @abstractmethod
-    def objects(self, uri: str, prefix: str, page: int) -> Iterable[StoredObject]:
-        """All objects of the bucket of `uri` whose key begins with `prefix`, in order."""
+    def objects(self, uri: str, prefix: str, page: int) -> Iterable[tuple[str, int]]:
+        """Key and size of all objects in the bucket whose key begins with `prefix`, in order."""
 
     def sizes_below(self, uri: str) -> dict[str, int]:
         folder = _folder(self.key_of(uri))
         try:
             return {
-                found.key.removeprefix(folder): found.size
-                for found in self.objects(uri, folder, PAGE)
-                if not found.key.endswith("/")  # what consoles write to show an empty folder
+                key.removeprefix(folder): size
+                for key, size in self.objects(uri, folder, PAGE)
+                if not key.endswith("/")  # what consoles write to show an empty folder
             }
         except FileNotFoundError:  # no such bucket
             return {}

@@ -33,8 +33,7 @@ async def fetch(uri: str, part: ByteRange, limits: Limits = NO_LIMITS) -> bytes:
     In the loop of `lookalike.storage.event_loop`, where many may wait at a time.
 
     Raises:
-        TooLargeError: it is larger than `limits` allow.
-        TimeoutError: it has not arrived in the time that they allow.
+        TooLargeError, TimeoutError: it exceeds `limits`.
         Exception: of the client.
     """
     async with asyncio.timeout(limits.seconds):

@@ -10,6 +10,7 @@ leaves too large a number at worst, until the next sweep, which does not count u
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
@@ -27,7 +28,7 @@ from lookalike import storage
 from lookalike.errors import ConfigError, reason_of
 from lookalike.log import logger
 from lookalike.storage.download import ByteRange
-from lookalike.storage.file_lock import is_locked, lock_until_closed, locked_descriptor
+from lookalike.storage.file_lock import is_locked
 
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
 _NAME = re.compile(r"^[0-9a-f]{40}$")
@@ -129,8 +130,12 @@ class DiskCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude the other threads and processes that use the folder."""
-        with self._mutex, locked_descriptor(self._size_file):
-            yield
+        with self._mutex:
+            fcntl.flock(self._size_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._size_file, fcntl.LOCK_UN)
 
     def _total(self) -> int:
         """Bytes of all entries; locked."""
@@ -158,7 +163,7 @@ class DiskCache:
             name = f"{self.folder}/{_PARTIAL}{os.getpid()}-{id(self)}-{next(self._numbers)}"
             partial = open(name, "wb")  # noqa: SIM115  # the caller closes it
             try:
-                lock_until_closed(partial)
+                fcntl.flock(partial, fcntl.LOCK_EX)  # until it is closed
                 partial.truncate(size)
             except BaseException:
                 partial.close()
@@ -170,10 +175,11 @@ class DiskCache:
     def _keep(self, partial: str, place: str) -> None:
         """Make a written file an entry; it may replace one of the same address."""
         with self._locked():
-            before = _size_of(place)
+            replaced = 0
+            with contextlib.suppress(FileNotFoundError):
+                replaced = os.stat(place).st_size
             os.replace(partial, place)
-            if before:
-                self._set_total(self._total() - before)
+            self._set_total(self._total() - replaced)
 
     def _sweep(self, goal: int) -> int:
         """Remove least recently used entries down to `goal` bytes; returns the bytes that stay."""
@@ -227,10 +233,3 @@ def _head(place: str, content: bytes) -> bytes:
     """The head of an entry; its checksum depends on the name too."""
     name = place.rsplit("/", 1)[1].encode()
     return _HEAD.pack(len(content), zlib.crc32(content, zlib.crc32(name)))
-
-
-def _size_of(place: str) -> int:
-    try:
-        return os.stat(place).st_size
-    except FileNotFoundError:
-        return 0

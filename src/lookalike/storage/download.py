@@ -128,25 +128,25 @@ async def download(url: str, part: ByteRange, limits: Limits, *, explained: bool
     if part is not None:
         headers["Range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
     async with _answer(url, headers, explained) as answer:
-        ignored = answer.status == 200 and part is not None  # the server ignores ranges
-        if answer.content_length is not None and not ignored:
+        cut = part if answer.status == 200 else None  # from the whole: the server ignores ranges
+        if cut is None and answer.content_length is not None:
             limits.check(answer.content_length)
-        if ignored and part is not None and limits.size is not None and sum(part) > limits.size:
+        if cut is not None and limits.size is not None and sum(cut) > limits.size:
             raise WholeOnlyError(
-                f"the server sends whole files only, and this part ends at byte {sum(part):,}, "
+                f"the server sends whole files only, and this part ends at byte {sum(cut):,}, "
                 f"beyond the {in_words(limits.size)} of data.max_image_size; copy the file to this "
                 "machine"
             )
         pieces, size = [], 0
         async for piece in answer.content.iter_chunked(_BLOCK):
             size += len(piece)
-            if not ignored:
-                limits.check(size)
             pieces.append(piece)
-            if ignored and part is not None and size >= part[0] + part[1]:
+            if cut is None:
+                limits.check(size)
+            elif size >= sum(cut):
                 break
         content = b"".join(pieces)
-        return content[part[0] : part[0] + part[1]] if ignored and part is not None else content
+        return content if cut is None else content[cut[0] : sum(cut)]
 
 
 async def headers_of(url: str, *, explained: bool) -> dict[str, Any]:
@@ -213,7 +213,7 @@ async def _words(answer: aiohttp.ClientResponse) -> bytes:
 def _redirected(url: str, location: str) -> str:
     """The target of a redirect, relative to `url`."""
     if "://" not in location.partition("?")[0]:
-        location = urljoin(url, sendable_path(location))
+        location = urljoin(url, _UNSENDABLE.sub(_encoded, location))
     target = sendable(location)
     if target.partition("://")[0] not in ("http", "https"):
         raise RedirectError("a redirect to an address that is not http:// or https://")
@@ -224,11 +224,6 @@ def _redirected(url: str, location: str) -> str:
         user = old.netloc.rpartition("@")[0]
         target = target.replace("://", f"://{user}@", 1)
     return target
-
-
-def sendable_path(path: str) -> str:
-    """A relative reference as it is sent."""
-    return _UNSENDABLE.sub(_encoded, path)
 
 
 def _failed(status: int, body: bytes) -> OSError:

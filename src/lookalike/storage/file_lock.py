@@ -20,13 +20,9 @@ def locked(file: Path, busy: str, error: type[LookalikeError] = StorageError) ->
 
     The holder may remove it before the end of the block.
 
-    Args:
-        file: the lock; its folder must be there.
-        busy: the message when another process holds it.
-        error: the class of that message.
-
     Raises:
-        LookalikeError: another process held it all the time, or the file cannot be made.
+        LookalikeError: another process held it all the time, an `error` with the message `busy`; or
+            the file cannot be made, as its folder must be there.
     """
     deadline = time.monotonic() + PATIENCE
     while (stream := _acquired(file)) is None:
@@ -52,21 +48,6 @@ def _acquired(file: Path) -> IO[str] | None:
         pass  # held, or gone: asked for again
     stream.close()
     return None
-
-
-@contextmanager
-def locked_descriptor(descriptor: int) -> Iterator[None]:
-    """An open file, locked during the block; waits for it without end."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def lock_until_closed(stream: IO[bytes]) -> None:
-    """Lock an open file until it is closed."""
-    fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def is_locked(stream: IO[bytes]) -> bool:

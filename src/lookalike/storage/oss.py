@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lookalike.errors import MissingExtraError, StorageError
-from lookalike.storage.client import SIGNED_FOR, BucketClient, StoredObject
+from lookalike.storage.client import SIGNED_FOR, BucketClient
 from lookalike.storage.uri import public, split_query
 
 _IN_PARTS = 100 * 2**20  # bytes from which on a file is uploaded in parts
@@ -91,13 +91,13 @@ class Oss(BucketClient):
         _place(uri)  # a key that can be written too
         return super().describe(uri)
 
-    def objects(self, uri: str, prefix: str, page: int) -> Iterator[StoredObject]:
+    def objects(self, uri: str, prefix: str, page: int) -> Iterator[tuple[str, int]]:
         bucket, marker = _place(uri)[0], ""
         while True:
             with _translated():
                 answer = bucket.list_objects(prefix=prefix, marker=marker, max_keys=page)
             for one in answer.object_list:
-                yield StoredObject(one.key, one.size)
+                yield one.key, one.size
             if not answer.is_truncated:
                 return
             marker = answer.next_marker
@@ -140,11 +140,7 @@ _account = lru_cache(maxsize=1)(account)
 
 
 def _place(uri: str) -> tuple[Any, str]:
-    """The client of the bucket of a URI, and the key.
-
-    Raises:
-        StorageError: no endpoint is known, or the client cannot name the key.
-    """
+    """The client of the bucket of a URI, and the key."""
     endpoint, name, key = locate(uri, _account().endpoint)
     if key in (".", ".."):  # the client's HTTP library asks for the bucket in its place
         raise StorageError(f"{public(uri)}: OSS's client cannot take the key {key!r}; rename it")
@@ -153,11 +149,7 @@ def _place(uri: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _bucket(endpoint: str, name: str) -> Any:
-    """The vendor's client of a bucket.
-
-    Raises:
-        MissingExtraError: the client is not installed.
-    """
+    """The vendor's client of a bucket."""
     try:
         import oss2
     except ImportError:

@@ -53,8 +53,6 @@ def retrying(action: Callable[[], T], uri: str, retries: int, seconds: float | N
     The pauses for a remote `uri` double from 0.2 s, with jitter.
 
     Args:
-        action: called once for each try.
-        uri: of the file, for messages.
         retries: more tries; for a remote `uri` three times as many.
         seconds: after which no more tries begin; None for any time.
 
@@ -259,11 +257,9 @@ def _final(error: Exception) -> bool:
     chain = list(_chain(error))
     if any(kind.__name__ in _CERTAIN for part in chain for kind in type(part).__mro__):
         return True
-    statuses = [status for status in map(_status, chain) if status is not None]
-    return any(
-        (400 <= status < 500 and status not in _WAIT_A_MOMENT) or status == _REFUSED_BY_CLIENT
-        for status in statuses
-    )
+    statuses = {_status(part) for part in chain}
+    client_errors = set(range(400, 500)) - _WAIT_A_MOMENT
+    return not statuses.isdisjoint(client_errors | {_REFUSED_BY_CLIENT})
 
 
 def refusal(error: Exception) -> str | None:
@@ -278,11 +274,8 @@ def _status(error: BaseException) -> int | None:
     if isinstance(answer, dict):
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
     status = getattr(error, "status", None)
-    return status if isinstance(status, int) and (status > 0 or _refuses(error)) else None
-
-
-def _refuses(error: BaseException) -> bool:
-    return getattr(error, "status", None) == _REFUSED_BY_CLIENT
+    known = isinstance(status, int) and (status > 0 or status == _REFUSED_BY_CLIENT)
+    return status if known else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

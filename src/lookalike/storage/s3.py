@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from lookalike.errors import MissingExtraError
-from lookalike.storage.client import SIGNED_FOR, BucketClient, StoredObject
+from lookalike.storage.client import SIGNED_FOR, BucketClient
 
 _IN_PARTS, _PART = 100 * 2**20, 50 * 2**20
 """Bytes from which on a file is uploaded in parts, and of these."""
@@ -84,13 +84,13 @@ class S3(BucketClient):
     def key_of(self, uri: str) -> str:
         return locate(uri)[1]
 
-    def objects(self, uri: str, prefix: str, page: int) -> Iterator[StoredObject]:
+    def objects(self, uri: str, prefix: str, page: int) -> Iterator[tuple[str, int]]:
         more = {"Bucket": locate(uri)[0], "Prefix": prefix}
         while True:
             with _translated() as client:
                 answer = client.list_objects_v2(MaxKeys=page, **more)
             for one in answer.get("Contents", ()):
-                yield StoredObject(one["Key"], one["Size"])
+                yield one["Key"], one["Size"]
             if not answer.get("IsTruncated"):
                 return
             more["ContinuationToken"] = answer["NextContinuationToken"]
@@ -144,11 +144,7 @@ def _translated() -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def _access() -> _Access:
-    """Region, endpoint and credentials as boto3 finds them.
-
-    Raises:
-        MissingExtraError: boto3 is not installed.
-    """
+    """Region, endpoint and credentials as boto3 finds them."""
     try:
         from boto3.session import Session
         from botocore import UNSIGNED

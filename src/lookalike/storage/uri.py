@@ -140,7 +140,7 @@ def unsigned(uri: str) -> str:
 
     The rest of its query and fragment stays, which may identify the image.
     """
-    if not is_remote(uri):
+    if "://" not in uri or not is_remote(uri):  # the first is faster
         return uri
     scheme, place = _without_user(uri)
     place, query = _split_signed(place, has_fragment=scheme.lower() not in _WITH_KEYS)
@@ -176,11 +176,6 @@ def _split_signed(place: str, *, has_fragment: bool) -> tuple[str, str]:
     else:
         start = place.rfind("?", 0, found.start() + 1)
     return (place, "") if start < 0 else (place[:start], place[start:])
-
-
-def canonical(uri: str) -> str:
-    """One text for all spellings of one place; see `canonicalizer`."""
-    return canonicalizer()(uri)
 
 
 def canonicalizer() -> Callable[[str], str]:
@@ -244,10 +239,9 @@ def _canonical_address(uri: str) -> str:
 
 def address(uri: str) -> str:
     """`uri` with the endpoint of its storage, where the environment names one."""
-    named = {
-        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        "oss": ("OSS_ENDPOINT",),
-    }.get(uri.partition("://")[0], ())
+    named = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "oss": ("OSS_ENDPOINT",)}.get(
+        uri.partition("://")[0], ()
+    )
     place = next((os.environ[name] for name in named if os.environ.get(name)), None)
     return uri if place is None else f"{uri} at {place}"
 

@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lookalike.distributed.machine_memory import available
+from lookalike.distributed.machine import available
 from lookalike.distributed.world import KeyValueStore, World
 from lookalike.errors import LookalikeError, RunError
 from lookalike.log import logger

@@ -15,11 +15,11 @@ from lookalike.data.decoding.decode import (
     BadImage,
     decode,
     from_pil,
-    jpeg_size,
+    jpeg_header,
     load_image,
     shrinks,
 )
-from lookalike.errors import DataError, StorageError
+from lookalike.errors import StorageError
 
 RGB = picture(61, 83)
 PIL_RGB = Image.fromarray(RGB)
@@ -176,7 +176,7 @@ def test_exif_orientation(orientation):
         assert pixels.shape == ((83, 61, 3) if orientation >= 5 else (61, 83, 3))
         assert pixels.flags.c_contiguous
         np.testing.assert_array_equal(pixels, by_pil(data))
-    assert jpeg_size(encode(RGB, "JPEG", exif=tag)) == pixels.shape[:2]
+    assert jpeg_header(encode(RGB, "JPEG", exif=tag)).upright_size == pixels.shape[:2]
     byte = encode(RGB, "JPEG", exif=exif(orientation, "<", 1))  # of a type that is not allowed
     np.testing.assert_array_equal(decode(byte), by_pil(byte))
     image = Image.open(io.BytesIO(encode(RGB, "PNG", exif=tag)))
@@ -305,19 +305,9 @@ def test_smaller_decoding_stays_above_the_asked_size():
 def test_load_image_takes_anything(tmp_path):
     path = tmp_path / "a b.png"
     path.write_bytes(encode(RGB, "PNG"))
-    frozen = RGB.copy()
-    frozen.flags.writeable = False
     for source in (
-        str(path),
-        path,
-        path.as_uri(),
-        path.read_bytes(),
-        bytearray(path.read_bytes()),
-        PIL_RGB,
-        Image.open(path),
-        frozen,
-        RGB[:, ::-1][:, ::-1],
-    ):
+        str(path), path, path.as_uri(), path.read_bytes(), PIL_RGB, Image.open(path),
+    ):  # fmt: skip
         pixels = load_image(source)
         np.testing.assert_array_equal(pixels, RGB)
         assert pixels.flags.c_contiguous
@@ -333,11 +323,6 @@ def test_load_image_refuses_clearly(tmp_path):
         load_image(image)
     with pytest.raises(StorageError, match=r"none\.jpg"):
         load_image(tmp_path / "none.jpg")
-    for array in (RGB.astype(np.float32), RGB[..., 0], RGB.transpose(2, 0, 1), RGB[:0]):
-        with pytest.raises(DataError, match=r"\(height, width, 3\)"):
-            load_image(array)
-    with pytest.raises(DataError, match="this one is int"):
-        load_image(3)
 
 
 SEEDS = [

@@ -6,7 +6,7 @@ import numpy as np
 
 from lookalike.data.decoding.decode import BadImage, decode
 from lookalike.data.decoding.partial_jpeg import Box
-from lookalike.data.record import LEAST_SIDE, Details, Record
+from lookalike.data.record import LEAST_SIDE, Record
 
 
 def decode_record(record: Record, data: bytes) -> np.ndarray:
@@ -29,7 +29,10 @@ def pixel_box(record: Record, size: tuple[int, ...]) -> Box:
     height, width = size
     if record.details is None or record.details.box is None:
         return 0, 0, height, width
-    left, top, right, bottom = _in_pixels(record.details, size)
+    sides = record.details.box  # which may stick out of the picture
+    if record.details.relative:
+        sides = sides[0] * width, sides[1] * height, sides[2] * width, sides[3] * height
+    left, top, right, bottom = map(round, sides)
     x, y, end_x, end_y = max(0, left), max(0, top), min(width, right), min(height, bottom)
     if end_x <= x or end_y <= y:
         raise BadImage(
@@ -42,13 +45,3 @@ def pixel_box(record: Record, size: tuple[int, ...]) -> Box:
             f"pixels of the picture of {width} x {height}"
         )
     return y, x, end_y - y, end_x - x
-
-
-def _in_pixels(details: Details, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a box in an image of `size`, which it may stick out of."""
-    assert details.box is not None
-    left, top, right, bottom = details.box
-    if details.relative:
-        height, width = size
-        left, top, right, bottom = left * width, top * height, right * width, bottom * height
-    return round(left), round(top), round(right), round(bottom)

@@ -26,7 +26,7 @@ from lookalike.storage import NO_LIMITS, Limits, public, read_bytes
 MAX_PIXELS = 178_956_970
 """The largest image that is decoded by default, which is PIL's own limit."""
 
-ImageSource = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 # Formats for PIL. EPS (which starts Ghostscript), and TGA (which has no signature and so accepts
 # any bytes), are left out on purpose.
@@ -118,7 +118,8 @@ def decode(
     try:
         if directory is not None and directory.is_float and not directory.is_float_of_pil:
             return _float_tiff(data, directory, max_pixels)
-        image = _open(data, formats)
+        _silence_pil()
+        image = Image.open(io.BytesIO(data), formats=formats)
         pixels = _loaded(image, max_pixels)
         if turned is not None and turned.orientation != 1 and not getattr(image, "jpeg", False):
             return pixels  # its reader has turned it
@@ -144,12 +145,6 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     return JpegHeader((int(height), int(width)), colorspace, subsampling, jpeg_orientation(data))
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of the upright image from the header of a JPEG; None for anything else."""
-    header = jpeg_header(data)
-    return None if header is None else header.upright_size
-
-
 def shrinks(size: tuple[int, int], min_size: tuple[int, int]) -> bool:
     """True if `decode` gives less than `size` (height, width) of a JPEG for this `min_size`."""
     return _shrunk(size, min_size) != size
@@ -168,14 +163,14 @@ def _shrunk(size: tuple[int, int], min_size: tuple[int, int]) -> tuple[int, int]
     return size
 
 
-def from_pil(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def from_pil(image: Image.Image) -> np.ndarray:
     """A PIL image as `decode` would give it: (H, W, 3) uint8, upright, on white.
 
     Raises:
         BadImage: it is too big, or its pixels have no defined meaning in RGB.
         Exception: any that PIL raises while it loads a lazily opened file.
     """
-    pixels = _loaded(image, max_pixels)
+    pixels = _loaded(image, MAX_PIXELS)
     return upright(pixels, pil_orientation(image))
 
 
@@ -198,45 +193,25 @@ def _heic_orientation(data: bytes, image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def load_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, limits: Limits = NO_LIMITS
-) -> np.ndarray:
-    """An image of any kind as (H, W, 3) uint8 RGB.
-
-    Args:
-        source: a path or URI, the content of a file, a PIL image, or an array (H, W, 3) uint8 RGB.
-        max_pixels: see `decode`.
-        limits: on the file at a path or URI.
+def load_image(source: ImageSource, limits: Limits = NO_LIMITS) -> np.ndarray:
+    """An image as (H, W, 3) uint8 RGB, from a path or URI, the content of a file, or PIL.
 
     Raises:
         BadImage: it is no image; the message names the path where there is one.
-        DataError: the array has another shape or type.
-        StorageError: the path or URI cannot be read.
+        StorageError: the path or URI cannot be read, or its file exceeds the limits.
     """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise DataError(
-                f"an image array must be (height, width, 3) of uint8, RGB; this one is "
-                f"{source.shape} of {source.dtype}"
-            )
-        return np.require(source, requirements=["C", "W"])
     if isinstance(source, Image.Image):
         try:
-            return from_pil(source, max_pixels=max_pixels)
+            return from_pil(source)
         except BadImage:
             raise
         except Exception as error:  # as in `decode`
             raise BadImage(_reason(error, b"")) from error
-    if isinstance(source, bytes | bytearray | memoryview):
-        return decode(bytes(source), max_pixels=max_pixels)
-    if not isinstance(source, str | os.PathLike):
-        raise DataError(
-            f"an image is a path, a URI, bytes, a PIL image or a uint8 array (height, width, 3); "
-            f"this one is {type(source).__name__}"
-        )
+    if isinstance(source, bytes):
+        return decode(source)
     uri = os.fspath(source)
     try:
-        return decode(read_bytes(uri, limits=limits), max_pixels=max_pixels)
+        return decode(read_bytes(uri, limits=limits))
     except BadImage as error:
         raise BadImage(f"{public(uri)}: {error}") from error
 
@@ -266,11 +241,7 @@ def _decode_jpeg(
 
 
 def _formats_of(kind: str) -> tuple[str, ...]:
-    """The formats for PIL to try on a file of this kind.
-
-    Raises:
-        BadImage: it is of a kind that is not read.
-    """
+    """The formats for PIL to try on a file of this kind; a BadImage where it is not read."""
     if kind in OTHERS:
         raise BadImage(OTHERS[kind])
     if not pillow_plugins.is_plugin_format(kind):
@@ -294,11 +265,6 @@ def _float_tiff(data: bytes, directory: tiff.Tiff, max_pixels: int) -> np.ndarra
     except tiff.NotReadable as error:
         raise BadImage(str(error)) from None
     return upright(_unit(values), directory.orientation)
-
-
-def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    _silence_pil()
-    return Image.open(io.BytesIO(data), formats=formats)
 
 
 def _silence_pil() -> None:
@@ -325,7 +291,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     """The pixels of a loaded PIL image of any mode; (H, W, 3) uint8, not yet upright."""
     mode = image.mode
     if mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float32), 65535)
+        return _grey(np.asarray(image))
     if mode == "I":  # 32 bits; PNM and some TIFF keep 16 bits in them
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -333,7 +299,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
                 "32-bit pixels outside 0 to 65535, for which white is not defined; write 8 or 16 "
                 "bits"
             )
-        return _grey(values.astype(np.float32), 65535)
+        return _grey(values)
     if mode == "F":
         return _unit(np.asarray(image)[:, :, None])
     if image.has_transparency_data:
@@ -354,9 +320,9 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
-def _grey(values: np.ndarray, white: int) -> np.ndarray:
-    """Grey `values` (H, W) from 0 to `white` as (H, W, 3) uint8."""
-    grey = np.rint(values * np.float32(255 / white)).astype(np.uint8)
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Grey `values` (H, W) from 0 to 65535 as (H, W, 3) uint8."""
+    grey = np.rint(values.astype(np.float32) * np.float32(255 / 65535)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

@@ -136,11 +136,7 @@ def format_of(data: bytes) -> str:
 
 
 def list_fault(data: bytes) -> str | None:
-    """A description of a file that is no list, with the fix; None where it may be one.
-
-    Args:
-        data: the first `ENOUGH` bytes or more.
-    """
+    """The fault of a file that is no list, by its first `ENOUGH` bytes, with the fix; else None."""
     found = format_of(data)
     if found in ("HTML", "XML", "SVG"):
         return f"{found}, often the error message of a server; download the list again"

@@ -31,13 +31,7 @@ _SUBSAMPLINGS = ("444", "422", "420")
 def decode_part(data: bytes, box: Box, header: JpegHeader) -> np.ndarray:
     """The pixels of `decode(data)` at `box`, bit for bit, with less work where that is possible.
 
-    Args:
-        data: the content of a JPEG file.
-        box: inside of the upright image.
-        header: of `data`.
-
-    Returns:
-        (height, width, 3) uint8; may be a view of a larger array.
+    The box lies inside of the upright image. The result may be a view of a larger array.
 
     Raises:
         BadImage: see `decode`.
