@@ -19,6 +19,7 @@ from lookalike.commands.models import load
 from lookalike.data.loading.image_source import Source
 from lookalike.errors import ConfigError, RunError
 from lookalike.evaluation.testset import from_list
+from lookalike.log import logger
 from lookalike.vectors.shared_parts import SharedParts
 from lookalike.vectors.vector_parts import Part, Request
 
@@ -42,7 +43,9 @@ def on_machine(monkeypatch):
         }.items():
             monkeypatch.setenv(name, str(value))
 
-    return be
+    before = logger.level
+    yield be
+    logger.setLevel(before)  # that of a machine which is not the main one hides warnings
 
 
 @pytest.fixture
