@@ -46,7 +46,7 @@ from lookalike.errors import LookalikeError, UnavailableError
 from lookalike.index import sync
 from lookalike.index.index import Index
 
-STORES = ("int8", "hnsw", "faiss", "pgvector", "qdrant")
+STORES = ("int8", "faiss", "pgvector", "qdrant")
 
 
 def load(address: str, file: str, dim: int, kind: str) -> None:

@@ -1,7 +1,7 @@
 """Speed and recall of searching a gallery, one query at a time.
 
     python benchmarks/search.py                        # 100,000 vectors of 512, some two minutes
-    python benchmarks/search.py --images 20000 --kinds exact int8 hnsw
+    python benchmarks/search.py --images 20000 --kinds exact int8
     python benchmarks/search.py --grow 1000000         # added in tens: 2 GB on the disk
 
 The gallery is drawn as embeddings are: classes of ten images around centres that lie near a space

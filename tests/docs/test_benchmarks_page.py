@@ -74,8 +74,6 @@ def test_the_extra_brings_what_the_benchmarks_look_for(requirements):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    names = [
-        re.split(r"[><=\[]", line)[0] for extra in ("bench", "search") for line in extras[extra]
-    ]
+    names = [re.split(r"[><=\[]", line)[0] for line in extras["bench"]]
     wanted = set(requirements.PACKAGES.values()) - {"open-metric-learning"}  # NumPy below 2
     assert wanted <= set(names)

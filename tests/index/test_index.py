@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike.errors import DataError, MissingExtraError, RunError, StorageError
-from lookalike.index import (
-    approximate,
-    compaction,
-    folder_store,
-    manifest,
-    segment_scan,
-)
+from lookalike.errors import DataError, RunError, StorageError
+from lookalike.index import compaction, folder_store, manifest, segment_scan
 from lookalike.index.folder_store import FolderStore
 from lookalike.index.index import Index
 from lookalike.index.segment import encode
@@ -29,7 +23,6 @@ from lookalike.storage.file_lock import locked
 def small(monkeypatch):
     """Structures and merges from few rows on."""
     monkeypatch.setattr(compaction, "INT8_ROWS", 64)
-    monkeypatch.setattr(compaction, "FAISS_ROWS", 500)
     monkeypatch.setattr(compaction, "LEVEL_0_ROWS", 32)
 
 
@@ -74,20 +67,19 @@ def test_nearest_equal_brute_force(tmp_path, kind, k):
     assert index.add(vectors=vectors, ids=ids) == 1500
     queries = np.concatenate([vectors[:40], cloud(100 + k, 60)])
     gallery = dict(zip(ids, vectors, strict=True))
-    least = 0.9 if kind == "hnsw" else 1
-    assert agree(index, queries, gallery, k) >= least
+    assert agree(index, queries, gallery, k) == 1
     removed = ids[100:700]
     assert index.remove([*removed, "nowhere.jpg"]) == 600
     for id in removed:
         del gallery[id]
     assert index.stats()["removed_rows"] == 600  # not yet rewritten
-    assert agree(index, queries, gallery, k) >= least
+    assert agree(index, queries, gallery, k) == 1
     assert not set(removed) & {id for row in index.search(vectors[100:700], k).ids for id in row}
     how = {"auto": "int8", "exact": "float32"}.get(kind, kind)
     assert index.stats()["searched"] == {how: 900}
 
 
-@pytest.mark.parametrize("kind", ["exact", "int8", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "int8"])
 def test_changed_index_equals_a_new_one(tmp_path, kind):
     rng = np.random.default_rng(5)
     index = Index.create(tmp_path / "x", dim=24, kind=kind)
@@ -110,17 +102,13 @@ def test_changed_index_equals_a_new_one(tmp_path, kind):
     fresh = Index.create(tmp_path / "y", dim=24, kind=kind)
     fresh.add(vectors=np.stack(list(gallery.values())), ids=list(gallery))
     queries = cloud(77, 50)
-    if kind == "hnsw":
-        assert agree(index, queries, gallery, 10) >= 0.95
-    else:
-        one, other = index.search(queries, 10), fresh.search(queries, 10)
-        assert one.ids == other.ids
-        assert (one.cosines == other.cosines).all()
-    before = index.search(queries, 10, exact=True)
+    before, other = index.search(queries, 10), fresh.search(queries, 10)
+    assert before.ids == other.ids
+    assert (before.cosines == other.cosines).all()
     index.compact()
     assert index.stats()["segments"] == 1
     assert index.stats()["removed_rows"] == 0
-    after = Index.open(tmp_path / "x").search(queries, 10, exact=True)
+    after = Index.open(tmp_path / "x").search(queries, 10, exact=True)  # which it always is
     assert before.ids == after.ids
     assert (before.cosines == after.cosines).all()
     assert (index.vectors(list(gallery)) == fresh.vectors(list(gallery))).all()
@@ -241,46 +229,6 @@ def test_invalid_arguments_are_refused(tmp_path, change, message):
     assert len(index) == 0
 
 
-def test_missing_faiss_is_named_where_it_is_needed(tmp_path, monkeypatch):
-    index = Index.create(tmp_path / "x", dim=24, kind="hnsw")
-    index.add(vectors=cloud(1, 600), ids=list(map(str, range(600))))
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r"lookalike\[search\]"):
-        Index.create(tmp_path / "y", dim=4, kind="hnsw")
-    with pytest.raises(MissingExtraError):
-        Index.open(tmp_path / "x").search(cloud(2, 1))
-    assert len(Index.open(tmp_path / "x").search(cloud(2, 1), exact=True).ids[0]) == 10
-
-
-def test_an_older_index_of_lists_is_searched_exactly_until_it_changes(tmp_path):
-    """Of the kind "ivf", which is no longer built."""
-    path = tmp_path / "x"
-    Index.create(path, dim=24, kind="exact").add(
-        vectors=cloud(1, 600), ids=list(map(str, range(600)))
-    )
-    values = json.loads((path / "manifest.json").read_text())
-    [segment] = values["segments"]
-    values["kind"] = segment["search"] = "ivf"
-    segment |= {"near_file": "ivf-2.faiss", "effort": 16}
-    del values["digest"], segment["digests"]
-    values["format"] = "lookalike index 1"
-    (path / "manifest.json").write_text(json.dumps(values))
-    (path / "segments" / segment["name"] / "ivf-2.faiss").write_bytes(b"lists")
-    old = Index.open(path)
-    assert old.search(cloud(1, 600)[5], 1).ids == [["5"]]
-    old.remove("3")
-    assert old.stats()["searched"] == {"hnsw": 599}
-    assert not list(path.rglob("*ivf*"))
-
-
-def test_hnsw_finds_more_than_faiss_proposes(tmp_path):
-    index = Index.create(tmp_path / "x", dim=24, kind="hnsw")
-    index.add(vectors=cloud(1, 1200), ids=list(map(str, range(1200))))
-    index.remove(map(str, range(400)))
-    assert index.stats()["searched"] == {"hnsw": 800}
-    assert len(index.search(cloud(2, 3), 900).ids[0]) == 800
-
-
 def test_one_writer_at_a_time_and_readers_see_changes(tmp_path, monkeypatch):
     index = Index.create(tmp_path / "x", dim=24)
     reader = Index.open(tmp_path / "x")
@@ -305,16 +253,6 @@ def test_damage_is_an_error(tmp_path):
     (tmp_path / "x/manifest.json").write_text("{}")
     with pytest.raises(RunError, match="broken"):
         Index.open(tmp_path / "x")
-
-
-def test_recall_reaches_the_target_of_the_effort(tmp_path):
-    vectors = cloud(9, 3000, 48)
-    index = Index.create(tmp_path / "x", dim=48, kind="hnsw")
-    index.add(vectors=vectors, ids=list(map(str, range(3000))))
-    exact, near = (index.search(vectors[::7], 10, exact=flag) for flag in (True, False))
-    pairs = zip(exact.ids, near.ids, strict=True)
-    share = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
-    assert share >= approximate.RECALL - 0.02
 
 
 def test_single_images_ids_and_vectors(tmp_path):
@@ -380,53 +318,37 @@ def test_vectors_that_are_not_finite_are_named_by_a_search(tmp_path):
         Index.open(tmp_path / "x").search(cloud(1, 1), 5)
 
 
-def test_an_older_index_without_checksums_is_read_and_continued(tmp_path):
-    path = tmp_path / "x"
-    index = Index.create(path, dim=24)
-    index.add(vectors=cloud(1, 40), ids=list(map(str, range(40))))
-    values = json.loads((path / "manifest.json").read_text())
-    del values["digest"], values["id"]
-    values["format"] = "lookalike index 1"
-    for entry in values["segments"]:
-        del entry["digests"]
-    (path / "manifest.json").write_text(json.dumps(values))
-    old = Index.open(path)
-    assert old.search(cloud(1, 40)[3], 1).ids == [["3"]]
-    old.add(vectors=cloud(2, 5), ids=list("abcde"))
-    old.compact()
-    assert len(Index.open(path)) == 45
-    Index.open(path).check()
+def signed(values: dict) -> str:
+    """The text of a manifest with these values and their digest."""
+    content = json.dumps(values, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    return json.dumps({"format": manifest.FORMAT, "digest": digest, **values})
 
 
-def test_an_older_index_with_checksums_of_blocks_is_read_and_continued(tmp_path):
-    path = tmp_path / "x"
-    index = Index.create(path, dim=24)
-    index.add(vectors=cloud(1, 40), ids=list(map(str, range(40))))
+def values_of(path: Path) -> dict:
+    """The values of a manifest, without format and digest."""
     values = json.loads((path / "manifest.json").read_text())
-    [segment] = values["segments"]
-    sums = path / "segments" / segment["name"] / "vectors.npy.sums"
-    sums.write_bytes(b"sums")
-    del segment["digests"]["vectors.npy"], values["digest"], values["format"]
-    segment["digests"]["vectors.npy.sums"] = hashlib.sha256(b"sums").hexdigest()
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    about = {"format": "lookalike index 2", "digest": digest}
-    (path / "manifest.json").write_text(json.dumps(about | values))
-    old = Index.open(path)
-    old.check()
-    assert old.search(cloud(1, 40)[3], 1).ids == [["3"]]
-    old.compact()
-    old.add(vectors=cloud(2, 900), ids=list(map(str, range(900))))
-    assert len(Index.open(path)) == 900
-    assert not sums.exists()
+    return {key: value for key, value in values.items() if key not in ("format", "digest")}
+
+
+@pytest.mark.parametrize("form", ["lookalike index 1", "lookalike index 2", 7, None])
+def test_an_index_of_another_version_is_refused_in_one_line(tmp_path, form):
+    path = tmp_path / "x"
+    Index.create(path, dim=24).add(vectors=cloud(1, 40), ids=list(map(str, range(40))))
+    values = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**values, "format": form}))
+    with pytest.raises(RunError, match="another version of lookalike") as error:
+        Index.open(path)
+    assert "remove its folder and build it again" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 FOREIGN = {
     "name": ["../../../outside", "/etc", "..", ".", "", "000001/../../x", "a", "0" * 40, 1, None],
-    "dead_file": ["../rows.arrow", "vectors.npy", "/tmp/x", "dead-1.npy/../../x", 5],
-    "near_file": ["../../x.faiss", "rows.arrow", "/x"],
-    "search": ["faiss", None, 1],
+    "tombstones": ["../rows.arrow", "vectors.npy", "/tmp/x", "dead-1.npy/../../x", 5],
+    "search": ["hnsw", None, 1],
     "count": [-1, 1.5, "12", True, 10**30, None],
-    "dead": [-1, 99, "x"],
+    "deleted": [-1, 99, "x"],
     "slack": [-1.0, float("nan"), float("inf"), "x"],
     "digests": [{"../../x": "0" * 64}, {"vectors.npy.sums": "x"}, ["a"], {"x.npy": "0" * 64}],
 }
@@ -440,21 +362,12 @@ def test_a_manifest_names_only_its_own_files(tmp_path, key):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "mine.txt").write_text("mine")
-    before = json.loads((path / "manifest.json").read_text())
+    values = values_of(path)
     for value in FOREIGN[key]:
-        values = json.loads(json.dumps(before))
-        values["segments"][0][key] = value
-        del values["digest"]
-        for form in ("lookalike index 1", "lookalike index 2"):
-            values.pop("digest", None)
-            values["format"] = form
-            if form.endswith("2"):
-                rest = {k: v for k, v in values.items() if k != "format"}
-                content = json.dumps(rest, sort_keys=True).encode()
-                values["digest"] = hashlib.sha256(content).hexdigest()
-            (path / "manifest.json").write_text(json.dumps(values))
-            with pytest.raises(RunError, match=r"manifest\.json: broken"):
-                Index.open(path)
+        values["segments"][0] = {**values["segments"][0], key: value}
+        (path / "manifest.json").write_text(signed(values))
+        with pytest.raises(RunError, match=r"manifest\.json: broken"):
+            Index.open(path)
     assert [file.name for file in outside.iterdir()] == ["mine.txt"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "outside"]
 
@@ -577,15 +490,14 @@ def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path,
     index = Index.create(path, dim=24, kind="int8")
     index.add(vectors=cloud(1, 300), ids=list(map(str, range(300))))
     index.remove("5")
-    values = json.loads((path / "manifest.json").read_text())
-    values["format"] = "lookalike index 1"  # without checksums
-    del values["digest"]
-    values["segments"][0]["digests"] = {}
+    values = values_of(path)
     [place] = path.rglob(f"{file}*.npy" if file == "dead" else file)
     with place.open("rb+") as stream:
         kind = {"codes.npy": "|i1", "dead": "|u1"}.get(file, "<f4")
         header = {"descr": kind, "fortran_order": False, "shape": (2**40, 24)}
         np.lib.format.write_array_header_1_0(stream, header)
-    (path / "manifest.json").write_text(json.dumps(values))
+    content = hashlib.sha256(place.read_bytes()).hexdigest()
+    values["segments"][0]["digests"][place.name] = content  # as if it had been written so
+    (path / "manifest.json").write_text(signed(values))
     with pytest.raises(RunError, match=r"its header claims .* and the file holds"):
         Index.open(path)

@@ -77,7 +77,7 @@ class Writer:
 @pytest.fixture
 def writer(tmp_path):
     path = tmp_path / "x"
-    Index.create(path, dim=writer_process.DIM, kind="hnsw")
+    Index.create(path, dim=writer_process.DIM)
     writer = Writer(path)
     yield writer
     assert writer.close() == 0

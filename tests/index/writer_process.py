@@ -19,7 +19,7 @@ os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allo
 
 import numpy as np
 
-from lookalike.index import compaction, faiss_library
+from lookalike.index import compaction
 from lookalike.index.index import Index
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -62,8 +62,7 @@ def report(line: str) -> None:
 
 
 def main() -> None:
-    compaction.LEVEL_0_ROWS, compaction.INT8_ROWS, compaction.FAISS_ROWS = 32, 64, 420
-    faiss_library.faiss()
+    compaction.LEVEL_0_ROWS, compaction.INT8_ROWS = 32, 64
     faulthandler.enable()  # whoever waits in vain sends SIGABRT
     for line in sys.stdin:
         names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]

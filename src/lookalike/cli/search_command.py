@@ -46,7 +46,9 @@ def search(
         typer.Option(help="Path, folder or 'pattern*' to remove; may be given again."),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Neighbours of each query.")] = 10,
-    kind: Annotated[str, typer.Option(help="Of a new index: auto, exact, int8 or hnsw.")] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="Of a new index: auto, exact, int8, or hnsw in a database.")
+    ] = "auto",
     exact: Annotated[
         bool, typer.Option("--exact", help="Scan all images, also where HNSW would be faster.")
     ] = False,

@@ -1,15 +1,14 @@
-"""Compaction of an index: few segments, each with the structure that suits its size."""
+"""Compaction of an index: few segments, large ones with int8 codes."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lookalike.index import approximate, segment
+from lookalike.index import segment
 from lookalike.index.manifest import SegmentEntry
 from lookalike.index.segment import Segment
-from lookalike.log import logger
 
 if TYPE_CHECKING:
     from lookalike.index.folder_store import FolderStore
@@ -23,25 +22,22 @@ LEVEL_0_ROWS = 1024
 INT8_ROWS = 4096
 """Rows from which int8 codes are worth building."""
 
-FAISS_ROWS = 20_000
-"""Rows from which a structure of faiss is worth building."""
-
 
 def compact_where_due(store: FolderStore) -> None:
-    """Rewrite segments that are mostly deleted, merge small ones, build missing structures."""
+    """Rewrite segments that are mostly deleted, merge small ones, write missing codes."""
     for one in store.segments:
         if one.entry.deleted * 2 > one.entry.count:
             _merge(store, [one])
     while run := _mergeable(store):
         _merge(store, run)
-    _build_structures(store)
+    _write_codes(store)
 
 
 def merge_all(store: FolderStore) -> None:
     """Make one segment of all."""
     if len(store.segments) > 1 or any(one.entry.deleted for one in store.segments):
         _merge(store, store.segments)
-    _build_structures(store)
+    _write_codes(store)
 
 
 def _mergeable(store: FolderStore) -> list[Segment]:
@@ -80,34 +76,12 @@ def _merge(store: FolderStore, run: Sequence[Segment]) -> None:
     store.commit(entries)
 
 
-def _build_structures(store: FolderStore) -> None:
+def _write_codes(store: FolderStore) -> None:
+    if store.state.kind == "exact":
+        return
     for one in store.segments:
-        search = _search_kind(store, one.entry)
-        if one.entry.search != search:
-            new = _with_structure(store, one, search)
+        if one.entry.search == "float32" and one.entry.count >= INT8_ROWS:
+            slack, digests = segment.write_codes(one)
+            new = one.entry.replaced(digests, search="int8", slack=slack)
             entries = store.state.segments
             store.commit([new if entry.name == new.name else entry for entry in entries])
-
-
-def _with_structure(store: FolderStore, one: Segment, search: str) -> SegmentEntry:
-    changes: dict[str, Any] = {"search": search, "faiss_file": None, "effort": 0, "slack": 0.0}
-    if search == "int8":
-        slack, digests = segment.write_codes(one)
-        return one.entry.replaced(digests, **{**changes, "slack": slack})
-    if search == "hnsw":
-        if one.entry.count > 10 * FAISS_ROWS:
-            logger.info("%s: building HNSW of %d images", store.path, one.entry.count)
-        name = f"hnsw-{store.state.generation + 1}.faiss"
-        effort = approximate.build(one, one.folder / name)
-        digests = segment.finish_faiss(one.folder, name)
-        return one.entry.replaced(digests, **{**changes, "faiss_file": name, "effort": effort})
-    return one.entry.replaced({}, **changes)
-
-
-def _search_kind(store: FolderStore, entry: SegmentEntry) -> str:
-    kind = {"auto": "int8", "ivf": "hnsw"}.get(store.state.kind, store.state.kind)
-    if kind == "hnsw" and entry.count < FAISS_ROWS:
-        kind = "int8"
-    if kind == "exact" or (kind == "int8" and entry.count < INT8_ROWS):
-        return "float32"
-    return kind

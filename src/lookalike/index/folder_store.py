@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.errors import RunError
-from lookalike.index import compaction, faiss_library, manifest, segment, segment_search
-from lookalike.index.file_digests import FIX
-from lookalike.index.manifest import Manifest, SegmentEntry
+from lookalike.index import compaction, manifest, segment, segment_search
+from lookalike.index.manifest import FIX, Manifest, SegmentEntry
 from lookalike.index.segment import Segment
 from lookalike.index.store import SearchHits, Store, StoredRows
 from lookalike.storage import local_files
@@ -44,7 +43,7 @@ class FolderStore(Store):
         RunError: there is no index, or a damaged one.
     """
 
-    KINDS = ("auto", "exact", "int8", "hnsw")
+    KINDS = ("auto", "exact", "int8")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,10 +59,7 @@ class FolderStore(Store):
 
         Raises:
             RunError: there is an index or something else.
-            MissingExtraError: `kind` needs faiss.
         """
-        if kind == "hnsw":
-            faiss_library.faiss()
         _refuse_used(path)
         local_files.make_folder(path)
         with locked(path / "lock", f"{path}: another process is writing here; try again"):
@@ -117,14 +113,8 @@ class FolderStore(Store):
     def search(
         self, queries: np.ndarray, k: int, *, exact: bool, among: Sequence[str] | None
     ) -> SearchHits:
-        """Cosines are exact; of equal ones, the row added first comes first."""
-        for _ in range(RETRIES):
-            view = self.refresh()
-            try:
-                return segment_search.search(view.segments, queries, k, exact, among)
-            except FileNotFoundError as error:  # replaced meanwhile: there is a newer manifest
-                lost = error
-        raise RunError(f"{lost.filename or lost}: is missing; build the index anew")
+        """Always exact; of equal cosines, the row added first comes first."""
+        return segment_search.search(self.refresh().segments, queries, k, among)
 
     def read(
         self, ids: Sequence[str] | None = None, *, vectors: bool = False

@@ -93,13 +93,12 @@ class Index:
             path: the folder, collection or table, which is made; see `open`.
             embedder: whose vectors it will hold.
             dim: numbers of a vector, without an embedder.
-            kind: of search. "exact": all rows in float32. "int8": all rows, first by 8 bits a
-                number; finds the same, and is "auto". "hnsw": by faiss, nearly the same. A
-                database has "exact", "hnsw" and "auto", which is "hnsw".
+            kind: of search. In a folder "exact": all rows in float32; or "int8": all rows, first
+                by 8 bits a number, which finds the same and is "auto". A database has "exact",
+                "hnsw" and "auto", which is "hnsw".
 
         Raises:
             RunError: there is an index or something else.
-            MissingExtraError: `kind` needs faiss.
             DataError: an unknown kind.
         """
         place = place_of("path", path)
@@ -246,7 +245,6 @@ class Index:
         Raises:
             DataError: wrong vectors or labels, or k below 1.
             RunError: images, but no embedder.
-            MissingExtraError: a part of the index needs faiss, which is not installed.
             StorageError: the database does not answer.
         """
         k = checked_k(k)

@@ -6,7 +6,6 @@
         rows.arrow              id, label, image, version of each of the n rows
         dead-12.npy             tombstones: bits of the rows that were deleted or replaced
         codes.npy, scales.npy   the vectors as int8, where they are used
-        hnsw-12.faiss           faiss's structure, where it is used
     lock                        held by the process that writes
 
 Files never change once the manifest names them. A writer makes new ones, brings them to the disk,
@@ -21,6 +20,7 @@ written or removed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -31,47 +31,40 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from lookalike.errors import RunError, reason_of
-from lookalike.index.file_digests import FIX, digest
 from lookalike.storage.atomic import replacing
 from lookalike.storage.checked_json import read_checked
 from lookalike.storage.local_files import writing
 
 FILE = "manifest.json"
-FORMAT = "lookalike index 2"
-_OLD_FORMAT = "lookalike index 1"  # without checksums
+FORMAT = "lookalike index 3"
 MOST_DIM = 2**20
+FIX = "restore the index from a copy, or remove its folder and build it again"
 
 _Count = Annotated[int, Field(ge=0, le=2**48, strict=True)]
 _Dim = Annotated[int, Field(ge=1, le=MOST_DIM, strict=True)]
 _Tombstones = Annotated[str, Field(pattern=r"^dead-[0-9]{1,18}\.npy$")]
-_FaissFile = Annotated[str, Field(pattern=r"^(ivf|hnsw)-[0-9]{1,18}\.faiss$")]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """A segment in the manifest. In the file, three keys have older names (their aliases).
+    """A segment in the manifest.
 
     Attributes:
         name: its folder.
         count: rows, deleted ones included.
         deleted: deleted rows.
         tombstones: the file with their bits; None where no row is deleted.
-        search: the kind of search: "float32", "int8" or "hnsw"; "ivf" in older indexes, which is
-            read as "float32" until a change of the index.
-        faiss_file: the structure of "hnsw".
-        effort: candidates that a search of it keeps.
+        search: what a search reads first.
         slack: for "int8", the largest length of the part of a vector that its codes leave out.
-        digests: the SHA-256 of files by their name.
+        digests: the SHA-256 of all files by their name.
     """
 
     name: Annotated[str, Field(pattern=r"^[0-9]{6,18}$")]
     count: _Count
-    deleted: Annotated[_Count, Field(alias="dead")] = 0
-    tombstones: Annotated[_Tombstones | None, Field(alias="dead_file")] = None
-    search: Literal["float32", "int8", "ivf", "hnsw"] = "float32"
-    faiss_file: Annotated[_FaissFile | None, Field(alias="near_file")] = None
-    effort: _Count = 0
+    deleted: _Count = 0
+    tombstones: _Tombstones | None = None
+    search: Literal["float32", "int8"] = "float32"
     slack: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     digests: dict[str, _Digest] = field(default_factory=dict, compare=False)
 
@@ -83,21 +76,18 @@ class SegmentEntry:
     @property
     def files(self) -> set[str]:
         """The names of all its files."""
-        names = {"vectors.npy", "rows.arrow", self.tombstones, self.faiss_file}
+        names = {"vectors.npy", "rows.arrow"}
+        if self.tombstones is not None:
+            names.add(self.tombstones)
         if self.search == "int8":
             names |= {"codes.npy", "scales.npy"}
-        return {name for name in names if name is not None} | self.digests.keys()
+        return names
 
     def replaced(self, digests: dict[str, str], **changes: Any) -> SegmentEntry:
         """This segment with other files, and without the checksums of replaced ones."""
-        new = replace(self, **changes, digests={})
-        kept = {name: value for name, value in self.digests.items() if _belongs(name, new.files)}
+        new = replace(self, **changes)
+        kept = {name: value for name, value in self.digests.items() if name in new.files}
         return replace(new, digests=kept | digests)
-
-
-def _belongs(name: str, files: set[str]) -> bool:
-    # Older indexes have checksums of blocks in files of their own, as vectors.npy.sums.
-    return name.removesuffix(".sums") in files
 
 
 @dataclass(frozen=True)
@@ -107,23 +97,22 @@ class Manifest:
     Attributes:
         model: the fingerprint of the embedder; "" where vectors came from elsewhere.
         dim: numbers D of a vector.
-        kind: "auto", "exact", "int8" or "hnsw"; "ivf" of older indexes stands for the last.
         generation: counts the changes.
         segments: oldest first.
-        id: of this index, made with it; "" for older ones.
+        id: of this index, made with it.
     """
 
     model: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
     dim: _Dim
-    kind: Literal["auto", "exact", "int8", "ivf", "hnsw"]
+    kind: Literal["auto", "exact", "int8"]
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     generation: _Count = 0
     segments: tuple[SegmentEntry, ...] = ()
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$")] = ""
 
     @classmethod
     def new(cls, model: str, dim: int, kind: Any) -> Manifest:
         """The state of an index without images."""
-        return cls(model, dim, kind, id=uuid.uuid4().hex)
+        return cls(model, dim, kind, uuid.uuid4().hex)
 
     @property
     def live(self) -> int:
@@ -151,13 +140,11 @@ def read(folder: Path) -> Manifest:
         raise RunError(f"{folder / FILE}: cannot be read: {reason_of(error)}") from None
     try:
         values = json.loads(text)
-        form = values.pop("format")
-        if form not in (FORMAT, _OLD_FORMAT):
+        if values.pop("format") != FORMAT:
             raise RunError(
                 f"{folder / FILE}: an index of another version of lookalike, or damaged; {FIX}"
             )
-        expected = values.pop("digest") if form == FORMAT else None
-        if expected is not None and digest(_canonical(values)) != expected:
+        if values.pop("digest") != _digest_of(values):
             raise RunError(f"{folder / FILE}: damaged: not what was written; {FIX}")
         found = read_checked(json.dumps(values), Manifest, f"{folder / FILE}: broken", FIX)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -172,10 +159,8 @@ def _check_names(folder: Path, found: Manifest) -> None:
     if len(set(names)) < len(names):
         raise RunError(f"{folder / FILE}: broken (a segment is named twice); {FIX}")
     for entry in found.segments:
-        known = entry.replaced({}).digests.keys()
-        others = [name for name in entry.digests if name not in known]
-        if others:
-            raise RunError(f"{folder / FILE}: broken (unknown file {others[0]!r}); {FIX}")
+        if others := entry.digests.keys() - entry.files:
+            raise RunError(f"{folder / FILE}: broken (unknown file {min(others)!r}); {FIX}")
         if entry.deleted > entry.count:
             raise RunError(f"{folder / FILE}: broken ({entry.deleted} of {entry.count}); {FIX}")
     check_links(folder, names)
@@ -195,9 +180,8 @@ def check_links(folder: Path, names: list[str]) -> None:
             )
 
 
-def _canonical(values: dict[str, Any]) -> bytes:
-    """Bytes that the manifest's digest is computed from."""
-    return json.dumps(values, sort_keys=True).encode()
+def _digest_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -206,8 +190,8 @@ def write(folder: Path, manifest: Manifest) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    values = TypeAdapter(Manifest).dump_python(manifest, by_alias=True)
-    about = {"format": FORMAT, "digest": digest(_canonical(values))}
+    values = TypeAdapter(Manifest).dump_python(manifest)
+    about = {"format": FORMAT, "digest": _digest_of(values)}
     text = json.dumps({**about, **values}, indent=1) + "\n"
     with writing(folder / FILE), replacing(folder / FILE) as partial:
         partial.write_text(text, "utf-8")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.errors import RunError
-from lookalike.index import faiss_library
-from lookalike.index.file_digests import FIX, check, check_file
-from lookalike.index.manifest import SegmentEntry
+from lookalike.index.manifest import FIX, SegmentEntry
 from lookalike.index.store import SCHEMA, StoredRows
 from lookalike.storage.atomic import sync
 from lookalike.storage.claimed_sizes import npy_header, read_npy
@@ -53,8 +51,6 @@ class Segment:
         if entry.search == "int8":
             scales = self._array("scales.npy", (entry.count,), "<f4")
             self.codes = self._mapped("codes.npy", (entry.count, dim), "|i1"), scales
-        if entry.faiss_file is not None and not self._own(entry.faiss_file).exists():
-            raise FileNotFoundError(folder / entry.faiss_file)
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -64,7 +60,7 @@ class Segment:
             RunError: it is damaged.
         """
         file = self.folder / "rows.arrow"
-        check(file, self._content, self.entry.digests.get(file.name))
+        self._compare(file.name, hashlib.sha256(self._content).hexdigest())
         try:
             rows = pa.ipc.open_file(self._content).read_all()
         except (pa.ArrowException, OSError) as error:
@@ -73,22 +69,19 @@ class Segment:
             raise RunError(f"{file}: damaged: {len(rows)} rows of {self.entry.count}; {FIX}")
         return rows
 
-    @cached_property
-    def faiss_index(self) -> Any:
-        """Faiss's structure."""
-        assert self.entry.faiss_file is not None
-        file = self._own(self.entry.faiss_file)
-        check_file(file, self.entry.digests.get(file.name))
-        return faiss_library.read(file)
-
     def check(self) -> None:
         """Compare all files with their checksums.
 
         Raises:
             RunError: one is damaged.
         """
-        for name, expected in self.entry.digests.items():
-            check_file(self._own(name), expected)
+        for name in self.entry.files:
+            self._compare(name, digest_of(self._own(name)))
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.entry.digests.get(name):
+            file = self.folder / name
+            raise RunError(f"{file}: damaged: its content is not what was written; {FIX}")
 
     def _own(self, name: str) -> Path:
         """The path of a file, which is no link."""
@@ -103,7 +96,7 @@ class Segment:
         """The array of a small file, checked."""
         path = self._own(name)
         content = path.read_bytes()
-        check(path, content, self.entry.digests.get(name))
+        self._compare(name, hashlib.sha256(content).hexdigest())
         return _expected(
             read_npy(io.BytesIO(content), len(content), str(path), RunError, FIX),
             path,
@@ -201,11 +194,6 @@ def write_codes(segment: Segment) -> tuple[float, dict[str, str]]:
             slack = max(slack, float(left.max()))
     np.save(folder / "scales.npy", np.concatenate(scales))
     return slack, _finished(folder, "codes.npy", "scales.npy")
-
-
-def finish_faiss(folder: Path, name: str) -> dict[str, str]:
-    """Bring faiss's file to the disk; returns its checksum."""
-    return _finished(folder, name)
 
 
 def _finished(folder: Path, *names: str) -> dict[str, str]:

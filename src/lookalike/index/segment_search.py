@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from lookalike.errors import DataError, RunError
-from lookalike.index import approximate, segment_scan
-from lookalike.index.file_digests import FIX
+from lookalike.index import segment_scan
+from lookalike.index.manifest import FIX
 from lookalike.index.segment import Segment
 from lookalike.index.segment_scan import RankedRows
 from lookalike.index.store import SearchHits
@@ -20,11 +20,7 @@ _QUERIES = 64  # at a time
 
 
 def search(
-    segments: Sequence[Segment],
-    asked: np.ndarray,
-    k: int,
-    exact: bool,
-    among: Sequence[str] | None = None,
+    segments: Sequence[Segment], asked: np.ndarray, k: int, among: Sequence[str] | None = None
 ) -> SearchHits:
     """The k nearest live rows of all segments to each query.
 
@@ -32,8 +28,7 @@ def search(
         segments: in the order in which they were added.
         asked: (Q, D) float32, unit length.
         k: at least 1.
-        exact: search all rows, also where a segment has a structure of faiss.
-        among: labels; only rows with one of them, exactly. None for all rows.
+        among: labels; only rows with one of them. None for all rows.
 
     Raises:
         RunError: a segment is damaged.
@@ -47,7 +42,7 @@ def search(
         part = asked[begin : begin + _QUERIES]
         found: list[list[RankedRows]] = []
         if count and chosen is None:
-            found = [_nearest(part, one, count, exact) for one in segments]
+            found = [segment_scan.nearest(part, one, count) for one in segments]
         elif count and chosen is not None:
             found = [
                 [segment_scan.rank(query, one, rows, count) for query in part]
@@ -70,11 +65,6 @@ def search(
 
 def _sum(rows: Sequence[np.ndarray]) -> int:
     return sum(map(len, rows))
-
-
-def _nearest(queries: np.ndarray, one: Segment, k: int, exact: bool) -> list[RankedRows]:
-    by_faiss = one.entry.search == "hnsw" and not exact
-    return (approximate if by_faiss else segment_scan).nearest(queries, one, k)
 
 
 def vectors_in(values: Any) -> np.ndarray | None:
