@@ -37,10 +37,13 @@ CASES = {
     "sgd, 3 centres": ["head.centres=3", "loss.name=arcface", "loss.classification_weight=0"],
     "sgd, average": ["train.ema=0.999"],
 }
+_VIT = ["model.backbone=vit_base", "head.parallel=model", "optim.name=adamw"]
 WORKERS = {
     "dense, 2 workers": (2, []),
     "sharded, 2 workers": (2, ["head.parallel=model"]),
     "sharded, fused, 2 workers": (2, ["head.parallel=model", "head.fused_update=true"]),
+    "vit_base, 2 workers": (2, [*_VIT]),
+    "vit_base, shared, 2 workers": (2, [*_VIT, "train.shard_backbone=true"]),
 }
 SPEED = {
     "1 worker": (1, ["loss.classification_weight=0"]),

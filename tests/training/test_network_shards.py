@@ -1,5 +1,6 @@
-"""Two workers that share the network out (FSDP2) against two that each hold all of it."""
+"""Two workers that share the network out (FSDP2) against two, or one, that hold all of it."""
 
+import json
 import os
 import shutil
 import socket
@@ -117,6 +118,40 @@ def test_shared_network_trains_saves_and_resumes_as_a_whole_one(shapes, tmp_path
     as_stopped(shared, alone)
     train(**request(shapes, alone, **VIT, train__shard_backbone=True), resume=True)
     assert_close(records(alone), records(shared))
+
+
+def small_swin(folder: Path) -> str:
+    """A Swin of two stages, without what differs between workers (stochastic depth)."""
+    size = {"patch_size": 4, "window_size": 4, "embed_dim": 16, "depths": [1, 2]}
+    args = {**size, "num_heads": [2, 2], "drop_path_rate": 0.0}
+    described = {
+        "architecture": "swin_s3_tiny_224",
+        "model_args": args,
+        "pretrained_cfg": {"num_classes": 0},
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(described))
+    return f"local-dir:{folder}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_two_workers_that_share_it_give_the_curve_of_one(kind, shapes, tmp_path):
+    backbone = small_swin(tmp_path / "swin") if kind == "swin" else "test_vit"
+    settings = {
+        "model__backbone": backbone, "head__parallel": "model", "loss__classification_weight": 0.0,
+        "optim__name": "adamw", "optim__lr": 1e-3,
+    }  # fmt: skip
+    shared, resumed, alone = (tmp_path / name for name in ("shared", "resumed", "alone"))
+    sharded = settings | {"train__shard_backbone": True}
+    in_two_workers(
+        (None, request(shapes, shared, **sharded)), (shared, request(shapes, resumed, **sharded))
+    )
+    train(**request(shapes, alone, **settings))
+    assert_close(records(shared), records(alone))
+    one, two = (tensors(run, "model/model.safetensors") for run in (shared, alone))
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+    assert curve(resumed) == curve(shared)
 
 
 def test_blocks_are_those_of_the_architecture():
