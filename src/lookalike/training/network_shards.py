@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lookalike.distributed.world import World
+from lookalike.model.freed_memory import return_freed_memory
 from lookalike.model.training_network import TrainingNetwork
 
 _SEQUENCES = ("blocks", "stages", "layers", "layer1", "layer2", "layer3", "layer4")
@@ -77,6 +78,8 @@ class NetworkShards:
             world: the workers, several.
         """
         self.network = network
+        if world.device.type == "cpu":
+            return_freed_memory()
         self._whole = _without_weights(network)
         self._share_start(world)
         mesh = init_device_mesh(world.device.type, (world.size,))
