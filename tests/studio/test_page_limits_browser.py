@@ -6,7 +6,7 @@ import shutil
 from urllib.parse import quote, urlencode
 
 import pytest
-from test_studio_browser import CHROMIUM, StudioProcess, browser, new_page  # noqa: F401
+from test_studio_browser import CHROMIUM, StudioProcess, browser, new_page, until  # noqa: F401
 from test_workflow_browser import Keys
 
 from lookalike.workflow.workflow_graph import Workflow
@@ -160,7 +160,12 @@ def test_what_is_read_or_pressed_is_not_replaced(studio, root, trained, browser)
 
     def until_replaced(part):
         page.evaluate(f"window.old = document.getElementById('{part}')")
-        page.wait_for_function(f"document.getElementById('{part}') !== window.old")
+        until(page, f"document.getElementById('{part}') !== window.old")
+
+    def answered():
+        with page.expect_response("**/watch/live?**"):
+            pass
+        page.evaluate("new Promise((done) => setTimeout(done, 300))")  # for what is done with it
 
     (run / ".lock").touch()
     with (run / ".lock").open() as held:
@@ -168,19 +173,17 @@ def test_what_is_read_or_pressed_is_not_replaced(studio, root, trained, browser)
         page.goto(f"{studio.address}/watch/run?run=runs/live")
         scrolled = "document.getElementById('log').scrollTop"
         until_replaced("logged")
-        assert page.evaluate(scrolled) > 1000, "its end is shown"
+        until(page, f"{scrolled} > 1000")  # its end is shown
         page.evaluate(f"{scrolled} = 77")
         page.focus("#to-look")
         until_replaced("logged")
-        assert page.evaluate(scrolled) == 77
-        assert page.evaluate("document.activeElement.id") == "to-look"
-        with page.expect_response("**/watch/live?**"):
-            page.hover("#to-look")
-            page.mouse.down()
+        until(page, f"{scrolled} === 77")
+        until(page, "document.activeElement.id === 'to-look'")
+        page.hover("#to-look")
+        page.mouse.down()
+        answered()  # a request that was under way
         page.evaluate("window.old = document.getElementById('live')")
-        with page.expect_response("**/watch/live?**"):
-            pass
-        page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        answered()
         assert page.evaluate("document.getElementById('live') === window.old")
         page.mouse.up()
         page.wait_for_url("**/look?**")

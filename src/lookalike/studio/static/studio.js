@@ -74,7 +74,7 @@ window.addEventListener("pageshow", () => {
 });
 
 document.addEventListener("htmx:afterSettle", markWrong);
-document.addEventListener("htmx:afterSettle", showLog);
+for (const swap of ["htmx:afterSwap", "htmx:oobAfterSwap"]) document.addEventListener(swap, showLog);
 document.addEventListener("htmx:responseError", (event) => {
   const notice = document.getElementById("notice");
   if (event.detail.xhr.status === 401) {
