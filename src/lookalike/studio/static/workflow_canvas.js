@@ -118,11 +118,12 @@ class WorkflowCanvas {
   }
 
   drawLines() {
-    const curves = [], numbers = new Map(this.graph.nodes.map((node, at) => [node.name, at]));
+    const curves = [], isMoving = this.box.querySelector(".dragged") !== null;
+    const numbers = new Map(this.graph.nodes.map((node, at) => [node.name, at]));
     for (const node of this.graph.nodes) {
       for (const [port, source] of Object.entries(node.inputs)) {
         const from = this.find(`out:${source.replace(".", ":")}`), to = this.find(`in:${node.name}:${port}`), giver = source.split(".")[0];
-        if (from && to) curves.push(this.curve(this.end(from, true), this.end(to, false), this.states[giver]?.state, this.lane(giver, node.name, numbers.get(giver))));
+        if (from && to) curves.push(this.curve(this.end(from, true), this.end(to, false), this.states[giver]?.state, isMoving ? null : this.lane(giver, node.name, numbers.get(giver))));
       }
     }
     this.lines.replaceChildren(...curves);
@@ -131,7 +132,7 @@ class WorkflowCanvas {
   // Where a connection passes between the rows, and not behind the nodes of other columns; null for neighbours.
   lane(giver, name, number) {
     const { tall, width, gapX, gapY, cells, tops, bottom } = this.grid, [column, row] = cells.get(giver), [toColumn, toRow] = cells.get(name);
-    if (toColumn === column + 1 || this.box.querySelector(".dragged")) return null;
+    if (toColumn === column + 1) return null;
     const before = toRow < row ? row - 1 : row, aside = ((number % 5) - 2) * (tall ? 2 : 4);
     return (tall ? 6 + (before + 1) * (width + gapX) - gapX / 2 : (tops[before + 1] ?? bottom) - gapY / 2) + aside;
   }
