@@ -265,13 +265,20 @@ def test_nodes_are_connected_and_moved_by_mouse(folder, browser):  # noqa: F811
         page.goto(f"{studio.address}/workflow/canvas?file=flow.yaml")
         page.wait_for_selector("#workflow[data-ready=yes]")
 
-        def drag(source, target=None, by=(0, 0)):
+        def drag(source, target=None, by=(0, 0), before_the_end=lambda: None):
             begin, end = (page.locator(f"[data-focus='{each}']").bounding_box() for each in
                           (source, target or source))  # fmt: skip
             page.mouse.move(begin["x"] + 12, begin["y"] + 9)
             page.mouse.down()
             page.mouse.move(end["x"] + 12 + by[0], end["y"] + 9 + by[1], steps=4)
+            before_the_end()
             page.mouse.up()
+
+        def painted_anew():
+            """The state is asked for every five seconds."""
+            with page.expect_response("**/workflow/state?**"):
+                pass
+            page.evaluate("new Promise((done) => setTimeout(done, 300))")
 
         drag("out:a:list", "in:b:train")
         keys.says("a.list is connected to train of b.")
@@ -281,7 +288,7 @@ def test_nodes_are_connected_and_moved_by_mouse(folder, browser):  # noqa: F811
         page.click("[data-focus='out:b:run']")
         page.click("[data-focus='in:c:model']")
         keys.says("b.run is connected to model of c.")
-        drag("node:c", by=(0, 220))
+        drag("node:c", by=(0, 220), before_the_end=painted_anew)
         keys.says("c is moved.")
         page.click("[data-focus='node:b']")
         page.select_option("#input-train", "")

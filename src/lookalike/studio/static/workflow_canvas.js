@@ -107,8 +107,10 @@ class WorkflowCanvas {
     for (const box of boxes) {
       const [column, row] = cells.get(box.dataset.node);
       const left = 6 + (tall ? row : column) * (width + gapX);
-      box.style.left = `${left}px`;
-      box.style.top = `${this.grid.tops[tall ? column : row]}px`;
+      if (!box.classList.contains("dragged")) {
+        box.style.left = `${left}px`;
+        box.style.top = `${this.grid.tops[tall ? column : row]}px`;
+      }
       right = Math.max(right, left + width + 6);
     }
     this.lines.setAttribute("width", right);
@@ -313,6 +315,7 @@ class WorkflowCanvas {
       end();
       if (!this.dragged) return;
       setTimeout(() => { this.dragged = false; });  // after the click of this press
+      const [x, y] = [box.offsetLeft, box.offsetTop];
       box.classList.remove("dragged");
       if (isPort) {
         const target = document.elementFromPoint(move.clientX, move.clientY)?.closest(".port.in");
@@ -321,7 +324,7 @@ class WorkflowCanvas {
         this.drawLines();
         return;
       }
-      const { tall, width, gapX, tops } = this.grid, x = box.offsetLeft, y = box.offsetTop;
+      const { tall, width, gapX, tops } = this.grid;
       const across = Math.max(0, Math.round((x - 6) / (width + gapX)));
       let down = 0;
       while (down + 1 < tops.length && y > (tops[down] + tops[down + 1]) / 2) down += 1;
