@@ -78,8 +78,12 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         for process in processes.all(what):
             if process.subject == QUESTION and process.folder.name == number:
                 lines = [line.rstrip() for line in process.output().splitlines()]
-                text = "\n".join(line for line in lines if not _PROGRESS.match(line))
-                return fragment("train_answer.html.j2", what=what, process=process, text=text)
+                steps = [line for line in lines if _PROGRESS.match(line)]
+                text = "\n".join(line for line in lines if line not in steps)
+                return fragment(
+                    "train_answer.html.j2", what=what, process=process, text=text,
+                    progress=steps[-1] if steps else "",
+                )  # fmt: skip
         raise ConfigError(f"{number[:40]!r}: no such question")
 
     @routes.post("/train/give-up/{what}", response_class=HTMLResponse)
