@@ -10,6 +10,7 @@ from lookalike.distributed.world import World
 from lookalike.errors import DataError
 from lookalike.log import logger
 from lookalike.run import Run
+from lookalike.storage.retry import MISSING
 
 _SHOWN = 10
 
@@ -56,10 +57,12 @@ class BadImageLimit:
                 self._add(int(key), reason)
         if len(self._known) > self.allowed:
             first = "\n".join(self._line(row) for row in list(self._known)[:_SHOWN])
+            missing = set(self._known.values()) == {MISSING}
+            root = " Relative paths start at the list's folder, or at data.image_root."
             raise DataError(
                 f"{len(self._known)} of {len(self.catalog)} images cannot be read, more than the "
                 f"{self.allowed} that data.max_bad_images allows; fix or remove them, or raise "
-                f"it. The first ones:\n{first}"
+                f"it.{root if missing else ''} The first ones:\n{first}"
             )
 
     def _add(self, row: int, reason: str) -> None:

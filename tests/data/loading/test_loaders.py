@@ -510,3 +510,18 @@ def test_a_missing_file_with_a_path_of_windows_gets_a_hint(tmp_path, path, hint)
     assert (
         image_fault(StorageError(f"{record.uri}: permission denied"), record) == "permission denied"
     )
+
+
+def test_a_missing_file_in_quotes_or_at_home_gets_a_hint(tmp_path, monkeypatch):
+    (tmp_path / "red shoe.jpg").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for uri, hint in {
+        "lists/~/red shoe.jpg": "; ~ is not expanded in a list; write the whole path",
+        "lists/~/red hat.jpg": "",
+        'lists/"red shoe.jpg"': "; quotes are a part of a path in a list of `path label`; remove "
+        "them",
+    }.items():
+        with pytest.raises(StorageError) as missing:
+            storage.read_bytes(uri)
+        fault = image_fault(missing.value, Record(uri, "3", "train.txt", 1))
+        assert fault == f"no such file or directory{hint}"

@@ -261,3 +261,24 @@ def test_lines_read_at_once_are_those_read_one_by_one():
                 assert at_once.records == each.records
                 assert not each.bad.found
     assert plain > 500
+
+
+def test_a_label_behind_a_tab_may_hold_blanks(tmp_path):
+    content = (
+        "a b.png\tred  boot\nb.JPG \t 7\nc\td.jpg shoe\ne.webp\tl\nf.jpg\tg.jpg x\nname\tred boot\n"
+    )
+    assert pairs(write(tmp_path, content)) == [
+        ("a b.png", "red  boot"),
+        ("b.JPG", "7"),
+        ("c\td.jpg", "shoe"),  # the tab is a part of the name
+        ("e.webp", "l"),
+        ("f.jpg", "g.jpg x"),
+        ("name\tred", "boot"),
+    ]
+
+
+def test_line_ends_of_a_carriage_return_alone_are_named(tmp_path):
+    assert complaint(write(tmp_path, "a.jpg 1\rb.jpg 2\r")) == (
+        "train.txt:1: 'a.jpg 1\\rb.jpg 2' holds a carriage return; save the list with \\n or "
+        "\\r\\n as line ends"
+    )

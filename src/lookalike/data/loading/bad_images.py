@@ -51,7 +51,8 @@ class BadImages:
 def image_fault(error: Exception, record: Record) -> str:
     """The reason why an image is bad, without its URI, with which the storage's messages begin.
 
-    With a hint where a file is missing and its path is one of Windows, or GBK read as UTF-8.
+    With a hint where a file is missing and its path is one of Windows, GBK read as UTF-8, in
+    quotes, or begins with `~`.
 
     Raises:
         CredentialsError, UnavailableError: `error` itself, where it is no fault of this image and
@@ -64,7 +65,17 @@ def image_fault(error: Exception, record: Record) -> str:
         reason += "; if \\ separates folders in it, as on Windows, write / in the list"
     elif reason == MISSING and _exists_in_gbk(record.uri):
         reason += "; the list is GBK text; save it as UTF-8"
+    elif reason == MISSING and record.uri.endswith(('"', "'")):
+        reason += "; quotes are a part of a path in a list of `path label`; remove them"
+    elif reason == MISSING and _exists_at_home(record.uri):
+        reason += "; ~ is not expanded in a list; write the whole path"
     return reason
+
+
+def _exists_at_home(uri: str) -> bool:
+    """True for `lists/~/a.jpg`, where `~/a.jpg` exists."""
+    _, tilde, path = uri.partition("/~/")
+    return bool(tilde) and not is_remote(uri) and os.path.exists(os.path.expanduser(f"~/{path}"))
 
 
 def _exists_in_gbk(uri: str) -> bool:

@@ -26,8 +26,9 @@ def read(annotation: Annotation) -> RecordTable:
     r"""The records of an image list.
 
     Each line is `path label`, split at the last run of blanks (spaces or tabs), so that paths may
-    hold blanks and labels may not, nor the text between several labels. Lines that are blank or
-    begin with `#` are skipped. UTF-8 with or without a byte order mark, lines that end in `\n` or
+    hold blanks and labels may not, nor the text between several labels. Only behind a tab that
+    follows an image's file name a label may hold blanks. Lines that are blank or begin with `#` are
+    skipped. UTF-8 with or without a byte order mark, lines that end in `\n` or
     `\r\n`, plain or gzipped.
 
     A last word like an image's file name after something unlike one (`my cat.jpg`) is a part of
@@ -107,6 +108,8 @@ class _Rows:
             if "\t" in line:
                 cut = max(cut, line.rfind("\t"))
             path, label = line[: max(cut, 0)].rstrip(" \t"), line[cut + 1 :]
+            if "\t" in path:
+                path, label = _cut_at_tab(line) or (path, label)
             if not labelled and (not path or _is_path_alone(path, label)):
                 path, label = line, ""
             try:
@@ -139,11 +142,23 @@ def _parts(text: str) -> Iterator[str]:
         begin = end
 
 
+def _cut_at_tab(line: str) -> tuple[str, str] | None:
+    """Path and label of a line such as `a.jpg<tab>red boot`, None for others."""
+    path, _, label = line.rpartition("\t")
+    path, label = path.rstrip(" \t"), label.strip(" ")
+    named = path.lower().endswith(IMAGE_SUFFIXES)
+    return (path, label) if named and not label.lower().endswith(IMAGE_SUFFIXES) else None
+
+
 def _is_path_alone(path: str, label: str) -> bool:
     return label.lower().endswith(IMAGE_SUFFIXES) and not path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _check(line: str, path: str, label: str) -> None:
+    if "\r" in line:
+        raise MalformedRow(
+            f"{quoted(line)} holds a carriage return; save the list with \\n or \\r\\n as line ends"
+        )
     if has_control_characters(path) or has_control_characters(label):
         raise MalformedRow(f"{quoted(line)} holds a control character; remove it")
     if not path or _is_path_alone(path, label):
