@@ -205,6 +205,9 @@ def test_accuracy_by_class_centres_when_labels_are_known(monkeypatch, shapes, tm
 MISTAKES = {
     "no list": ([], "nothing to train on"),
     "no output": (["--train", "{train}"], "nowhere to write to"),
+    "empty list": (
+        ["--train", "", "--output", "{out}"], "data.train='' is empty; give a value, or leave",
+    ),
     "missing list": (["--train", "none.txt", "--output", "{out}"], "none.txt: no such file"),
     "missing val": (
         ["--train", "{train}", "--val", "v.txt", "--output", "{out}"], "v.txt: no such file",
@@ -215,7 +218,7 @@ MISTAKES = {
     ),
     "unknown loss": (
         ["--train", "{train}", "--output", "{out}", "--loss", "arcfac"],
-        "loss.name='arcfac' is not one of",
+        "or 'recall_at_k'; did you mean arcface?",
     ),
     "contradicting dimension": (
         ["--train", "{train}", "--output", "{out}", "--backbone", "test_resnet",
@@ -319,6 +322,10 @@ def test_bad_images_within_the_limit_are_named_and_above_it_stop_the_run(
     error = capsys.readouterr().err
     assert "2 of 50 images cannot be read, more than the 1" in error
     assert "images/gone.jpg" in error
+    assert "data.image_root" not in error
+    bad.write_text("".join(f"gone/{i}.jpg {i % 3}\n" for i in range(20)))
+    assert run(monkeypatch, *words, "--output", tmp_path / "c") == 2
+    assert "or at data.image_root. The first ones:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("worker", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -357,3 +364,15 @@ def test_help_and_settings_do_not_show_a_default_that_the_recipe_replaces(monkey
     shown = capsys.readouterr().out
     assert "0.03" not in shown
     assert "amsoftmax." not in shown
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "--train", "a.txt"]])
+def test_what_is_missing_is_said_before_torch_is_imported(words):
+    program = (
+        "import sys; from lookalike import cli; "
+        f"sys.argv = {['lookalike', *words]}; "
+        "code = cli._run(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: no")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 Format = Annotated[
-    str, typer.Option(help="auto, image_list, itag, csv, parquet, folder, webdataset or recordio.")
+    str,
+    typer.Option(
+        help="auto, image_list, itag, csv, json, parquet, folder, webdataset or recordio."
+    ),
 ]
 MeasuredSplit = Annotated[
     str | None, typer.Option(help="Where the data have splits: the one to measure on.")
@@ -28,7 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Request = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[config.yaml] [key=value ...]", help="A file and settings."),
+    typer.Argument(metavar="config.yaml|key=value", help="A file of settings, and settings."),
 ]
 TrainList = Annotated[
     list[str] | None,

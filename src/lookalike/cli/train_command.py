@@ -49,6 +49,8 @@ def train(
         return
     given = locals()
     config = load_config(request, {key: given[flag] for flag, key in FLAGS.items()})
+    if not resume and config.train.recipe in ("auto", "component"):  # a file may name them
+        config.require_list_and_output()  # before torch is imported, which takes seconds
     from lookalike.commands.train import train as command
     from lookalike.planning.recipe import choose_by_file, with_choices
     from lookalike.training.open_run import resumed_request

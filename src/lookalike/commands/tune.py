@@ -148,10 +148,7 @@ def tune(
 
 
 def _checked(config: Config, time: str | None, trials: int | None) -> Config:
-    if config.data.train is None:
-        raise ConfigError("nothing to train on: give data.train (--train), a list of images")
-    if config.run.output is None:
-        raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+    config.require_list_and_output()
     if time is None and trials is None:
         raise ConfigError("no end: give time (--time 2h), or a number of trials (--trials 20)")
     if trials is not None:

@@ -5,6 +5,7 @@ The texts of the settings feed `lookalike train --help`, docs/parameters.md and 
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -184,6 +185,17 @@ class Config(Section):
         """A new Config that gives these dotted keys, with the values they have here."""
         return type(self)().with_values({key: self.get(key) for key in sorted(wanted)})
 
+    def require_list_and_output(self) -> None:
+        """Check that there are images to train on, and a directory for the results.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        if self.data.train is None:
+            raise ConfigError("nothing to train on: give data.train (--train), a list of images")
+        if self.run.output is None:
+            raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+
     def get(self, key: str) -> Any:
         """The value of a dotted key."""
         section, name = key.split(".")
@@ -361,6 +373,9 @@ def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> s
             what = f"{key} is not a key{_hint(key)}"
         elif item["type"] == "literal_error":
             what = f"{key}={value} is not one of {item['ctx']['expected']}"
+            named = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            close = difflib.get_close_matches(str(item.get("input")), named, 1, 0.6)
+            what += f"; did you mean {close[0]}?" if close else ""
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
             what = f"{key}={value} {text}" if key else text

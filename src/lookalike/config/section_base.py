@@ -67,6 +67,14 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """Refuse an empty text, as of a shell variable that is not set."""
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ValueError("is empty; give a value, or leave the setting out")
+        return value
+
+    @field_validator("*")
+    @classmethod
     def _usable_once_read(cls, value: Any) -> Any:
         """The same for numbers that were given as text: pydantic has made numbers of them."""
         if not isinstance(value, Section):

@@ -56,9 +56,7 @@ def check_request(config: Config, resume: bool) -> None:
             f"{storage.public(output)}: no run here to resume ({CONFIG} is missing); "
             f"{_like(output)}check --output, or give --train LIST to begin a run there"
         )
-    if config.data.train is None:
-        raise ConfigError("nothing to train on: give data.train (--train), a list of images")
-    raise ConfigError("nowhere to write to: give run.output (--output), a directory")
+    config.require_list_and_output()
 
 
 def _like(output: str) -> str:
