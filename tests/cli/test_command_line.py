@@ -323,7 +323,7 @@ def test_bad_images_within_the_limit_are_named_and_above_it_stop_the_run(
     assert "2 of 50 images cannot be read, more than the 1" in error
     assert "images/gone.jpg" in error
     assert "data.image_root" not in error
-    bad.write_text("".join(f"gone/{i}.jpg {i % 3}\n" for i in range(20)))
+    bad.write_text(lines + "images/lost.jpg 3\nimages/gone.jpg 3\n")
     assert run(monkeypatch, *words, "--output", tmp_path / "c") == 2
     assert "or at data.image_root. The first ones:" in capsys.readouterr().err
 
