@@ -184,6 +184,7 @@ MEETING = {
         ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1: no worker of a run"),
         ({"RANK": "x"}, "RANK=x: not numbers of workers"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: no worker of a run"),
+        (MEETING | {"MASTER_ADDR": ""}, "but not MASTER_ADDR: no launcher started"),
         (MEETING | {"MASTER_PORT": "a"}, "MASTER_PORT=a: not the number of a port; unset RANK"),
         (MEETING | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: not the number of a port"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, "one of several tasks of srun; start it with `lookalike"),

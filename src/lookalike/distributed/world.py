@@ -77,7 +77,7 @@ def _check_master(size: int) -> None:
     """Raise a ConfigError where the address of the main worker is missing, or none."""
     given = [name for name in _LAUNCHER if name in os.environ]
     shown, fix = _shown(given), _fix(given)
-    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if size > 1 and lacking:
         raise ConfigError(
             f"the environment has {shown}, but not {lacking[0]}: no launcher started this process; "
