@@ -7,6 +7,7 @@ python docs/make_backbones.py --page     # the tables alone, from the facts that
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import timm
@@ -28,7 +29,7 @@ def write_facts(names: list[str]) -> None:
             if name in names or name not in known:
                 print(name, flush=True)  # noqa: T201
                 known[name] = measure_facts(name, IMAGE_SIZE)
-            listed.append(known[name].to_dict())
+            listed.append(asdict(known[name]))
     content = {"timm": timm.__version__, "backbones": listed}
     FACTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_every_name_is_listed_once_with_facts():
 
 @pytest.mark.parametrize("name", LISTED)
 def test_the_facts_are_those_of_timm(name):
-    facts = known_facts()[name].to_dict()
+    facts = asdict(known_facts()[name])
     assert {key: facts[key] for key in timm_facts(name)} == timm_facts(name)
     weights = timm.models.get_pretrained_cfg(timm_name(name))
     assert (facts["licence"], facts["hub"]) == (weights.license, weights.hf_hub_id)
@@ -67,7 +68,7 @@ def test_the_facts_are_those_of_timm(name):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in LISTED])
 def test_the_measured_facts_can_be_measured_again(name):
     known = known_facts()[name]
-    again, before = measure_facts(name, IMAGE_SIZE).to_dict(), known.to_dict()
+    again, before = asdict(measure_facts(name, IMAGE_SIZE)), asdict(known)
     for now, then in zip(again.pop("profiles"), before.pop("profiles"), strict=True):
         assert now.pop("norm_channels") == then.pop("norm_channels")
         assert now.pop("blocks")  # the table has no use for them, and holds none

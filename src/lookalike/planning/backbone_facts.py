@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +38,6 @@ class BackboneFacts:
         native: image size of the weights' training, (height, width) in pixels.
         patch: side of a patch, which divides a good image size; None for convolutions.
         dim: channels C of the feature map.
-        parameters: of the backbone.
         macs: multiply-accumulates of the forward pass of one image at `image_size`.
         image_size: at which bytes and operations were measured.
         profiles: of the network with an embedding of `EMBEDDING_DIM`, for two numbers of images.
@@ -61,13 +60,9 @@ class BackboneFacts:
     image_size: ImageSize
     profiles: tuple[NetworkProfile, NetworkProfile]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`, of its JSON too."""
+        """The inverse of `dataclasses.asdict`, of its JSON too."""
         lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         profiles = tuple(
             NetworkProfile(**{**profile, "norm_channels": tuple(profile["norm_channels"])})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lookalike.data.image_size import ImageSize
 from lookalike.planning.backbone_facts import EMBEDDING_DIM, BackboneFacts
-from lookalike.planning.backbone_families import Claim, commercial_use, family_of
+from lookalike.planning.backbone_families import Claim, Family, commercial_use, family_of
 from lookalike.planning.communication import communication
 from lookalike.planning.gpus import Machine
 from lookalike.planning.memory import memory
@@ -64,26 +64,10 @@ class BackboneList:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the measured profiles, in bytes, for JSON."""
         lines = []
-        for entry in self.entries:
-            facts = entry.facts.to_dict()
+        for line in map(asdict, self.entries):
+            facts = line.pop("facts")
             del facts["profiles"]
-            claims = {
-                task: {"rank": claim.rank, "text": claim.text, "source": claim.source}
-                for task, claim in entry.tasks.items()
-            }
-            lines.append(
-                facts
-                | {
-                    "family": entry.family,
-                    "about": entry.about,
-                    "pooling": entry.pooling,
-                    "tasks": claims,
-                    "commercial": entry.commercial,
-                    "size": entry.size,
-                    "training_bytes": entry.training_bytes,
-                    "images_per_second": entry.images_per_second,
-                }
-            )
+            lines.append(facts | line)
         return {
             "backbones": lines,
             "task": self.task,
@@ -106,21 +90,25 @@ def entry_of(
         runtime: bytes of a process before it has a model.
         machine: to predict images a second for.
     """
-    family = family_of(facts.name)
-    setup = _run(facts, batch_size, classes)
+    family = family_of(facts.name) or Family(name="", about="", pooling="", members=())
+    spec = RunSpec(
+        classes=classes, images=None, steps_per_epoch=None, epochs=1, workers=1, batch=batch_size,
+        image_size=facts.image_size, dim=EMBEDDING_DIM, product_bytes=2, narrow_network=True,
+        optimizer="adamw", device="cuda",
+    )  # fmt: skip
     network = facts.profile(batch_size)
     speed = None
     if machine is not None:
-        speed = speed_on(setup, network, communication(setup, network), machine).images_per_second
+        speed = speed_on(spec, network, communication(spec, network), machine).images_per_second
     return BackboneEntry(
         facts=facts,
-        family="" if family is None else family.name,
-        about="" if family is None else family.about,
-        pooling="" if family is None else family.pooling,
-        tasks={} if family is None else family.tasks,
+        family=family.name,
+        about=family.about,
+        pooling=family.pooling,
+        tasks=family.tasks,
         commercial=commercial_use(facts.licence),
         size=size_of(facts.parameters),
-        training_bytes=memory(setup, network, runtime).peak,
+        training_bytes=memory(spec, network, runtime).peak,
         images_per_second=speed,
     )
 
@@ -142,34 +130,3 @@ def keep(
         else:
             omitted[entry.facts.name] = failed
     return kept, omitted
-
-
-def _run(facts: BackboneFacts, batch_size: int, classes: int) -> RunSpec:
-    return RunSpec(
-        classes=classes,
-        images=None,
-        steps_per_epoch=None,
-        epochs=1,
-        max_steps=None,
-        workers=1,
-        batch=batch_size,
-        accumulate=1,
-        image_size=facts.image_size,
-        dim=EMBEDDING_DIM,
-        counted=1,
-        heads=1,
-        nested=(),
-        centres=1,
-        sharded=False,
-        fused=False,
-        weight_bytes=4,
-        product_bytes=2,
-        narrow_network=True,
-        logit_cache=0.0,
-        sample_rate=1,
-        optimizer="adamw",
-        momentum=True,
-        ema=False,
-        shared_norms=False,
-        device="cuda",
-    )

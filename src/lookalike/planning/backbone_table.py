@@ -16,7 +16,8 @@ def show(found: BackboneList, console: Console) -> None:
     """Print the table, the evidence for the task, and what the bytes are of."""
     table = Table(box=None, pad_edge=False)
     table.add_column("backbone", no_wrap=True)
-    for name in ("made at", "M params", "GMAC", "training", *_speed_column(found)):
+    speed = [] if found.machine is None else [f"images/s, {found.machine.name}"]
+    for name in ("made at", "M params", "GMAC", "training", *speed):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("pooling", no_wrap=True)
     table.add_column("licence", overflow="fold")
@@ -45,10 +46,6 @@ def show(found: BackboneList, console: Console) -> None:
             counts[reason] = counts.get(reason, 0) + 1
         left_out = ", ".join(f"{count} by {reason}" for reason, count in counts.items())
         _print(console, f"left out: {left_out}")
-
-
-def _speed_column(found: BackboneList) -> list[str]:
-    return [] if found.machine is None else [f"images/s, {found.machine.name}"]
 
 
 def _cells(found: BackboneList, entry: BackboneEntry) -> list[str]:

@@ -25,8 +25,6 @@ class Communication:
         embedding_gradients: reduce-scatter of the embeddings' gradient.
         network_gradients: all-reduce; of a shared network, its weights too, gathered twice.
         head_gradients: all-reduce, where every worker holds all classes.
-        batch_norms: statistics of batch norms.
-        collectives: all of them.
     """
 
     embeddings: int = 0

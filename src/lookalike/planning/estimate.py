@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -43,7 +44,6 @@ class Plan:
     """Needs of a run.
 
     Attributes:
-        memory: bytes of a worker.
         communication: bytes that a worker sends in a step.
         limit: bytes of memory that a worker has; None where not known.
         classes: the most that fit; None where the memory is not known or classes need none.
@@ -121,18 +121,10 @@ def make_plan(
 def most_classes(spec: RunSpec, network: NetworkProfile, runtime: int, limit: int) -> int:
     """The most classes with which a worker needs `limit` bytes at most; 0 when none do."""
 
-    def fits(classes: int) -> bool:
-        return memory(replace(spec, classes=classes), network, runtime).peak <= limit
+    def too_many(classes: int) -> bool:
+        return memory(replace(spec, classes=classes), network, runtime).peak > limit
 
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while fits(high) and high < _MOST_CLASSES:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, _MOST_CLASSES), True, key=too_many)
 
 
 def _most(spec: RunSpec, network: NetworkProfile, runtime: int, limit: int | None) -> int | None:

@@ -28,17 +28,12 @@ class Facts:
     """Facts that the recipe chooses by.
 
     Attributes:
-        images: of the training list.
-        classes: of the training list.
         several: classes with two images or more.
         pretrained: False where the network starts from random weights.
         earlier: settings of the run that training starts from, None without one.
         convolutional: True for a network of convolutions, which takes images of any size.
         class_token: True if the network has one.
         attention_pool: True if it has an attention pool of its own.
-        has_validation: True with a validation set.
-        workers: number of processes.
-        cuda: True on a GPU.
         sample: facts of some images; None where none were read.
     """
 
@@ -57,11 +52,7 @@ class Facts:
 
 
 def gather_facts(
-    config: Config,
-    catalog: Catalog,
-    held_out: Catalog | None,
-    source: Source | None,
-    world: World,
+    config: Config, catalog: Catalog, held_out: Catalog | None, source: Source | None, world: World
 ) -> Facts:
     """Facts of a run that is about to start; called by all workers together.
 

@@ -42,11 +42,9 @@ class SampleFacts:
     mirrors_differ: bool
 
 
-def sample_facts(
-    catalog: Catalog, *, source: Source = PLAIN, classes: int = CLASSES
-) -> SampleFacts | None:
-    """Facts of images of up to `classes` classes; None if none of the sample can be read."""
-    rows = _sample(catalog.class_ids, classes)
+def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | None:
+    """Facts of images of up to `CLASSES` classes; None if none of the sample can be read."""
+    rows = _sample(catalog.class_ids)
     records = [catalog.records[row] for row in rows.tolist()]
     loader = WholeImageLoader(records, batch_size=_GROUP, bad=BadImages(), source=source)
     sides: list[int] = []
@@ -104,12 +102,12 @@ def _unit(pixels: np.ndarray) -> np.ndarray:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def _sample(class_ids: np.ndarray, classes: int) -> np.ndarray:
+def _sample(class_ids: np.ndarray) -> np.ndarray:
     """Rows of the first images of evenly spaced classes, those with several images first."""
     order = np.argsort(class_ids, kind="stable")
     present, starts, counts = np.unique(class_ids[order], return_index=True, return_counts=True)
     several = np.flatnonzero(counts > 1)
     chosen = several if len(several) else np.arange(len(present))
-    chosen = chosen[np.linspace(0, len(chosen) - 1, min(classes, len(chosen))).astype(int)]
+    chosen = chosen[np.linspace(0, len(chosen) - 1, min(CLASSES, len(chosen))).astype(int)]
     parts = [order[starts[c] : starts[c] + min(A_CLASS, counts[c])] for c in chosen]
     return np.concatenate(parts)

@@ -81,7 +81,6 @@ def measure(
 
     Args:
         network: on the CPU, in the memory format of the run.
-        images: of the batch of one worker.
         precision: of the autocast region.
         stored: steps take stored features (`lookalike.model.frozen_features`) in place of images.
     """

@@ -51,32 +51,32 @@ class RunSpec:
     images: int | None
     steps_per_epoch: int | None
     epochs: int
-    max_steps: int | None
     workers: int
     batch: int
-    accumulate: int
     image_size: ImageSize
     dim: int
-    counted: int
-    heads: int
-    nested: tuple[int, ...]
-    centres: int
-    sharded: bool
-    fused: bool
-    weight_bytes: int
     product_bytes: int
     narrow_network: bool
-    logit_cache: float
-    sample_rate: float
     optimizer: Literal["sgd", "adamw"]
-    momentum: bool
-    ema: bool
-    shared_norms: bool
     device: Literal["cpu", "cuda"]
+    max_steps: int | None = None
+    accumulate: int = 1
+    counted: int = 1
+    heads: int = 1
+    nested: tuple[int, ...] = ()
+    centres: int = 1
+    sharded: bool = False
+    shared_network: bool = False
+    fused: bool = False
+    weight_bytes: int = 4
+    logit_cache: float = 0.0
+    sample_rate: float = 1.0
+    momentum: bool = True
+    ema: bool = False
+    shared_norms: bool = False
     compared: Literal["classes", "proxies", "images"] = "classes"
     remembered: int = 0
     positives: int = 1
-    shared_network: bool = False
 
     @property
     def local_batch(self) -> int:

@@ -29,7 +29,6 @@ class Range:
     """Numbers from `low` to `high`, both included.
 
     Attributes:
-        integer: whole numbers only.
         logarithmic: drawn evenly by their logarithm.
     """
 
@@ -145,9 +144,7 @@ def default_space(used: Config, asked: set[str], images: int) -> Space:
     """The space around the settings of a run, without those that the user gave.
 
     Args:
-        used: the settings, resolved.
         asked: dotted keys that stay.
-        images: of the training list.
     """
     loss, optim, batch = used.loss, used.optim, used.train.batch_size
     decay = 0.05 if optim.name == "adamw" else 1e-3

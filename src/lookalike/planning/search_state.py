@@ -34,8 +34,6 @@ class Trial(Checked):
         trial: its number; 0 is the recipe's choice.
         settings: values of the searched settings, by dotted key.
         score: mean of Recall@1 and MAP@R on the classes that choose; 0 where it failed.
-        recall_at_1: on the same classes.
-        map_at_r: on the same classes.
         failed: why it has no score; "" where it has one.
     """
 

@@ -57,7 +57,6 @@ class Speed:
     """Seconds of a step, on the slowest worker; its parts are None where whole steps were timed.
 
     Attributes:
-        step: all together.
         images_per_second: of all workers.
         epoch: seconds; None where the number of images is not known.
         run: seconds; None where the number of steps is not known.
@@ -156,10 +155,6 @@ def time_steps(config: Config, spec: RunSpec) -> Speed:
 
     As many processes as the run has workers take them together, since cores, memory and caches are
     shared.
-
-    Args:
-        config: the request, resolved.
-        spec: the same in numbers.
 
     Raises:
         ConfigError: it has fewer CUDA devices than workers, or fewer than a quarter as many cores.

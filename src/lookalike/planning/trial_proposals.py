@@ -30,7 +30,6 @@ def propose(
     been.
 
     Args:
-        space: the settings that vary.
         tried: settings and score of each trial so far, the higher the better; 0 for a failed one.
     """
     import optuna
