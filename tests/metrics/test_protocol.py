@@ -121,8 +121,19 @@ def test_roles_of_records():
 def test_nothing_to_find_is_an_error_with_counts():
     x, labels, _ = draw(10, 2, 0)
     nobody = torch.zeros(10, dtype=torch.bool)
-    with pytest.raises(DataError, match="of 10 images, 10 are queries and 0 are in the gallery"):
+    with pytest.raises(DataError, match="10 queries and 0 in the gallery, no class has"):
         score(x, labels, roles=Roles(~nobody, nobody, torch.full((10,), -1)))
+
+
+def test_queries_and_gallery_without_a_common_class_are_named():
+    x, _, _ = draw(10, 2, 0)
+    query = torch.arange(10) < 4
+    labels = torch.tensor([[0, 1], [0, -1], [1, -1], [1, -1]] + [[2, -1]] * 6)
+    roles = Roles(query, ~query, torch.full((10,), -1))
+    with pytest.raises(DataError, match="4 queries and 6 in the gallery, no class has a query and"):
+        score(x, labels, roles=roles)
+    with pytest.raises(DataError, match="that is not of its own sequence or camera"):
+        score(x, labels[:, 0] * 0, roles=Roles(query, ~query, torch.zeros(10, dtype=torch.int64)))
 
 
 def test_images_of_one_class_and_camera_do_not_find_each_other():

@@ -287,7 +287,8 @@ def test_two_workers_skip_alike_and_share_micro_batches(tmp_path):
             if mine[0].shape != expected.shape:  # rows of each worker
                 mine = [torch.cat(mine)]
             for each in mine:
-                torch.testing.assert_close(each, expected, rtol=1e-6, atol=1e-9)
+                # float32 of sums in another order; another update differs by 1e-3
+                torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError, TrainingError
+from lookalike.log import counted
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.rank_metrics import RECALL, RankMetrics
 from lookalike.metrics.ranking import rank
@@ -176,7 +177,7 @@ def measure_queries(
         embeddings, labels, metrics, world=world, device=device, roles=roles
     )
     if len(rows) == 0:
-        raise DataError(_nothing_to_find(len(labels), roles))
+        raise DataError(_nothing_to_find(labels, roles))
     order = rows.argsort()
     values = table[order].T.contiguous()  # (M, Q)
     return PerQuery(rows[order], relevant[order], dict(zip(metrics.names, values, strict=True)))
@@ -252,16 +253,23 @@ def checked(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tup
     return embeddings, labels
 
 
-def _nothing_to_find(count: int, roles: Roles | None) -> str:
+def _nothing_to_find(labels: Tensor, roles: Roles | None) -> str:
     if roles is None:
         return (
-            f"validation cannot be measured: no class has two images ({count:,} images); add"
-            " images of the same classes"
+            "validation cannot be measured: no class has two images"
+            f" ({counted(len(labels), 'image')}); add images of the same classes"
+        )
+    asked, searched = labels[roles.query], labels[roles.gallery]
+    queries = counted(len(asked), "query", "queries")
+    sizes = f"{queries} and {len(searched):,} in the gallery"
+    if not torch.isin(asked[asked >= 0], searched).any():  # -1 fills rows of fewer labels
+        return (
+            f"validation cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no class"
+            " has a query and an image in the gallery; their labels must be of the same classes"
         )
     return (
-        f"validation cannot be measured: of {count:,} images, {int(roles.query.sum()):,} are"
-        f" queries and {int(roles.gallery.sum()):,} are in the gallery, and no query has an image"
-        " of its class to find that is not of its own sequence or camera; see the columns"
+        f"validation cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no query has"
+        " an image of its class to find that is not of its own sequence or camera; see the columns"
         " is_query, is_gallery, sequence, camera"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.bad_images import RELATIVE_PATHS, BadImages, describe_bad
 from lookalike.distributed.world import World
 from lookalike.errors import DataError
 from lookalike.log import logger
@@ -58,11 +58,11 @@ class BadImageLimit:
         if len(self._known) > self.allowed:
             first = "\n".join(self._line(row) for row in list(self._known)[:_SHOWN])
             missing = set(self._known.values()) == {MISSING}
-            root = " Relative paths start at the list's folder, or at data.image_root."
+            root = f" {RELATIVE_PATHS}" if missing else ""
             raise DataError(
                 f"{len(self._known)} of {len(self.catalog)} images cannot be read, more than the "
                 f"{self.allowed} that data.max_bad_images allows; fix or remove them, or raise "
-                f"it.{root if missing else ''} The first ones:\n{first}"
+                f"it.{root} The first ones:\n{first}"
             )
 
     def _add(self, row: int, reason: str) -> None:

@@ -272,10 +272,15 @@ def test_too_many_bad_images(tmp_path, threads):
     first = min(bad.reasons)
     if threads == 0:
         assert str(e.value).endswith(
-            f"first: train.txt:{first + 1}: {catalog.records[first].uri}: "
+            f"The first one: train.txt:{first + 1}: {catalog.records[first].uri}: "
             "an HTML page, often the error page of a web server; download or export the image again"
         )
     assert "\n" not in str(e.value)
+    assert "data.image_root" not in str(e.value)
+    for record in catalog.records:
+        Path(record.uri).unlink()
+    with pytest.raises(DataError, match=r"or at data\.image_root\. The first one: train\.txt:"):
+        next(trainer(catalog, threads=threads, bad=BadImages(), batch_size=2).epoch(0))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

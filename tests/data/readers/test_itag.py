@@ -107,7 +107,7 @@ def test_items_without_an_answer_are_skipped_and_counted(tmp_path, caplog):
         assert labels(uri) == ["cat"]
     assert caplog.messages == [f"{uri}: 12 of 13 items skipped: no answer"]
     assert complaint(tmp_path, emptied) == (
-        "items.manifest: the manifest holds no labelled image (1 items without an answer)"
+        "items.manifest: the manifest holds no labelled image (1 item without an answer)"
     )
 
 

@@ -11,6 +11,9 @@ from lookalike.errors import CredentialsError, UnavailableError
 from lookalike.storage import is_remote, local_path, public
 from lookalike.storage.retry import MISSING
 
+RELATIVE_PATHS = "Relative paths start at the list's folder, or at data.image_root."
+"""Hint where every image that failed is missing."""
+
 
 class BadImages:
     """Rows whose image cannot be read or decoded, each counted once; safe in threads.

@@ -17,7 +17,12 @@ from lookalike.data.decoding.crop_box import decode_record, pixel_box
 from lookalike.data.decoding.decode import BadImage, decode, jpeg_header, shrinks
 from lookalike.data.decoding.partial_jpeg import Box, decode_part
 from lookalike.data.image_weights import relative_weights
-from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
+from lookalike.data.loading.bad_images import (
+    RELATIVE_PATHS,
+    BadImages,
+    describe_bad,
+    image_fault,
+)
 from lookalike.data.loading.batch import Batch, empty_images
 from lookalike.data.loading.feature_parts import FeatureParts
 from lookalike.data.loading.image_source import PLAIN, Source, read_twice
@@ -28,6 +33,8 @@ from lookalike.data.rng import occurrences, row_rng
 from lookalike.data.samplers import Sampling, create_sampler
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError, StorageError
+from lookalike.log import counted
+from lookalike.storage.retry import MISSING
 
 _SUBSTITUTES = 8
 
@@ -197,9 +204,10 @@ class TrainLoader:
     def _none_readable(self, row: int) -> DataError:
         reasons, records = self._bad.reasons, self.catalog.records
         first = next(iter(reasons))
+        root = f" {RELATIVE_PATHS}" if set(reasons.values()) == {MISSING} else ""
         return DataError(
-            f"{len(reasons)} images cannot be read, among them {records[row].origin} and all "
-            f"{_SUBSTITUTES} drawn in its place; first: "
+            f"{counted(len(reasons), 'image')} cannot be read, among them {records[row].origin} "
+            f"and all {_SUBSTITUTES} drawn in its place.{root} The first one: "
             f"{describe_bad(records[first], reasons[first])}"
         )
 

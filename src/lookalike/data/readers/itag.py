@@ -33,6 +33,7 @@ from lookalike.data.readers.annotation import (
 )
 from lookalike.data.record import Record, with_labels
 from lookalike.data.record_table import RecordTable
+from lookalike.log import counted
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def read(annotation: Annotation) -> RecordTable:
     annotation.finish(
         records,
         bad,
-        f"the manifest holds no labelled image ({skipped:,} items without an answer)",
+        f"the manifest holds no labelled image ({counted(skipped, 'item')} without an answer)",
     )
     if skipped:
         total = skipped + len(records)
