@@ -55,12 +55,15 @@ class WorkflowOutcome:
     folder: Path
     nodes: list[NodeOutcome]
 
+    @property
+    def failed(self) -> list[NodeOutcome]:
+        """The nodes that failed."""
+        return [one for one in self.nodes if one.did == "failed"]
+
     def failure(self) -> LookalikeError | None:
         """The error that names the nodes that failed; None where none did."""
         lines = [
-            f"{one.node}: {one.why} (log: {self.folder / one.node / LOG})"
-            for one in self.nodes
-            if one.did == "failed"
+            f"{one.node}: {one.why} (log: {self.folder / one.node / LOG})" for one in self.failed
         ]
         return RunError("\n".join(lines)) if lines else None
 
