@@ -105,6 +105,7 @@ def test_another_worker_of_the_machine_puts_its_parts_there_too(
     with monkeypatch.context() as patch:
         patch.setattr(World, "from_env", lambda device: Second(rank=1, size=2, local_size=2))
         patch.setattr(Parts, "begin", lambda parts, restart: parts.folder.mkdir(parents=True))
+        patch.setattr(command, "read_once", lambda read, world: read())
         assert lookalike.embed(model, many, address, threads=1, device="cpu") == 0
     with Index.open(address) as index:
         assert len(index) == 4

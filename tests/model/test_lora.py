@@ -42,7 +42,8 @@ def test_merged_weights_give_the_outputs_of_the_adapted_layers(tmp_path, name, s
     start = embedder.embed_batch(images)
     adapted = add_lora(embedder.backbone, 2, size)
     assert len(adapted) >= 4
-    assert torch.equal(embedder.embed_batch(images), start)  # B is zero
+    adapted_start = embedder.embed_batch(images)  # B is zero; some processors round otherwise
+    torch.testing.assert_close(adapted_start, start, rtol=0, atol=1e-6)
     randomize(embedder)
     unmerged = embedder.embed_batch(images)
     assert (unmerged - start).norm(dim=1).min() > 1e-3
