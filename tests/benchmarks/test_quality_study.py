@@ -359,3 +359,15 @@ def test_a_study_runs_stops_and_resumes(quality, shapes, tmp_path, monkeypatch, 
     code, said = call("run", study, *common, "--methods", "ours", "--regimes", "lite0")
     assert (code, said.err.count("\n")) == (2, 1)
     assert "tf_efficientnet_lite0.safetensors: not there" in said.err
+
+
+def test_the_table_of_the_study_in_the_repository(quality, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["quality.py", "table", str(BENCHMARKS / "study")])
+    assert quality.cli.main() == 0
+    table = capsys.readouterr().out
+    for cell in ("cards, scratch", "flags, lite0", "emoji, lite0"):
+        assert f"### {cell}" in table
+    folder = BENCHMARKS / "study"
+    for line in quality.study.Study(folder, folder).lines():
+        found = np.load(folder / line["queries"])
+        assert float(found["recall_at_1"].mean()) == pytest.approx(line["end"]["recall_at_1"])
