@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lookalike.config.yaml_lines import read_mapping, read_value, write_yaml
@@ -51,6 +51,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(value=VALUES)
+@example(value="\U00018cd6")  # a letter that this Python's Unicode does not have
 def test_yaml_is_read_as_it_was_written(value):
     for flow in (False, True):
         assert read_value(write_yaml(value, flow=flow)) == value

@@ -95,12 +95,12 @@ def write_yaml(value: Any, *, flow: bool = False) -> str:
 def read_value(text: str) -> Any:
     """The value of `key=VALUE`.
 
-    Signs alone, as `|`, are text: in YAML many would be the beginning of something else.
+    Signs alone on a line, as `|`, are text: in YAML many would be the beginning of something else.
 
     Raises:
         ValueError: it is no YAML.
     """
-    if text and not any(sign.isalnum() or sign in "~[]{}'\" " for sign in text):
+    if text and not any(sign.isalnum() or sign in "~[]{}'\" \n" for sign in text):
         return text
     try:
         return yaml.load(text, _Loader)
