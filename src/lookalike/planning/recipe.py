@@ -16,6 +16,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
+from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
 from lookalike.planning.facts import Facts, gather_facts
@@ -350,12 +351,13 @@ def _train(config: Config, facts: Facts) -> Iterator[Choice]:
     yield Choice(
         "train.batch_size",
         batch,
-        f"{facts.images:,} images give {facts.images // batch:,} steps an epoch",
+        f"{counted(facts.images, 'image')} give "
+        f"{counted(max(facts.images // batch, 1), 'step')} an epoch",
     )
     yield Choice(
         "train.epochs",
         epochs,
-        f"for {facts.images:,} images, "
+        f"for {counted(facts.images, 'image')}, "
         f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
         "another length",
     )
