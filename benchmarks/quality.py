@@ -39,7 +39,7 @@ from quality_study import (
     in_order,
     names,
 )
-from quality_tuning import draw
+from quality_tuning import draw, method_name
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -167,21 +167,13 @@ def tune(study: Study, given: argparse.Namespace) -> int:
     for number in range(given.trials):
         for regime in given.regimes:
             drawn = draw(method.base, number, pretrained=REGIMES[regime].weights is not None)
-            text = ",".join(f"{key}={_text(value)}" for key, value in drawn.items())
-            name = f"{method.base}:{text}" if text else method.base
+            name = method_name(method.base, drawn)
             for each in given.sets:
                 for scale in given.scale:
                     trial = Trial(each, regime, name, scale, 0, held_out=True)
                     trials[frozen_of(trial)] = None
                     trials[trial] = None
     return run_all(study, list(trials), given, again=False)
-
-
-def _text(value: object) -> str:
-    """As YAML reads it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
 
 
 def main() -> int:

@@ -156,7 +156,7 @@ def embed(
 
 
 def _train_ours(request: Request) -> Outcome:
-    run = lookalike.train(_config(request))
+    run = lookalike.train(config_of(request))
     embedder = lookalike.load(run, device="cpu")
     images = _images(run)
     # Hundreds of trials: what is large goes.
@@ -165,7 +165,7 @@ def _train_ours(request: Request) -> Outcome:
     return Outcome(images, partial(embed, embedder.preprocess, embedder.embed_batch))
 
 
-def _config(request: Request) -> Config:
+def config_of(request: Request) -> Config:
     """Request of a user: the length of the run, and nothing else."""
     overrides = [f"{key}={value}" for key, value in request.settings.items()]
     asked = Config.load(overrides=overrides)

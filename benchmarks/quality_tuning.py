@@ -60,6 +60,18 @@ def draw(base: str, trial: int, *, pretrained: bool) -> dict[str, Any]:
     return {name: drawn(rng) for name, drawn in space.items()}
 
 
+def method_name(base: str, settings: dict[str, Any]) -> str:
+    """Name of a method with these settings, which `Method.parse` reads."""
+    text = ",".join(f"{key}={_as_yaml(value)}" for key, value in settings.items())
+    return f"{base}:{text}" if text else base
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
 def _peer(base: str, rng: random.Random, pretrained: bool) -> dict[str, Draw]:
     if base in OML:
         return _oml(base, pretrained)

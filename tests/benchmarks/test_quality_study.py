@@ -147,9 +147,9 @@ def test_oml_needs_its_python_and_the_component_is_ours_with_its_settings(qualit
 
 def test_a_time_budget_replaces_the_length(quality, shapes, tmp_path):
     ours = request(quality, shapes, tmp_path, "ours")
-    assert quality.trial._config(ours).asked() >= {"train.epochs", "data.train", "model.backbone"}
+    assert quality.trial.config_of(ours).asked() >= {"train.epochs", "data.train", "model.backbone"}
     asked = dataclasses.replace(ours, settings={"train.time_budget": "90s", "optim.lr": "1e-3"})
-    config = quality.trial._config(asked)
+    config = quality.trial.config_of(asked)
     assert "train.epochs" not in config.asked()
     assert (config.train.time_budget, config.optim.lr) == ("90s", 0.001)
 
@@ -204,8 +204,8 @@ def test_a_draw_is_the_same_everywhere_and_its_name_leads_back(quality):
             drawn = draw(base, 3, pretrained=pretrained)
             assert drawn == draw(base, 3, pretrained=pretrained)
             assert drawn != draw(base, 4, pretrained=pretrained)
-            text = ",".join(f"{key}={quality.cli._text(value)}" for key, value in drawn.items())
-            method = quality.study.Method.parse(f"{base}:{text}")
+            method = quality.study.Method.parse(quality.tuning.method_name(base, drawn))
+            assert method.base == base
             if base == "ours":
                 config = quality.trial.Config.load(
                     overrides=[f"{key}={value}" for key, value in method.settings.items()]

@@ -369,9 +369,9 @@ def test_help_and_settings_do_not_show_a_default_that_the_recipe_replaces(monkey
 @pytest.mark.parametrize("words", [["train"], ["train", "--train", "a.txt"]])
 def test_what_is_missing_is_said_before_torch_is_imported(words):
     program = (
-        "import sys; from lookalike import cli; "
-        f"sys.argv = {['lookalike', *words]}; "
-        "code = cli._run(); assert 'torch' not in sys.modules; sys.exit(code)"
+        "import sys\nfrom lookalike import cli\n"
+        f"sys.argv = {['lookalike', *words]}\n"
+        "try:\n    cli.main()\nfinally:\n    assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr

@@ -6,13 +6,14 @@ import shutil
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
 from postgres_server import PostgresServer
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 from qdrant_server import QdrantServer
 
 import lookalike
@@ -124,7 +125,7 @@ def test_processes_may_create_the_same_index(address: str) -> None:
 
 
 def test_hnsw_is_built_once(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgvector_store, "_INDEXED_ROWS", 500)
+    monkeypatch.setattr(pgvector_store, "INDEXED_ROWS", 500)
     with Index.create(postgres.address("once"), dim=DIM) as index, index.loading():
         index.add(vectors=drawn(0, 1000), ids=list(map(str, range(1000))))
         together(index.compact, 3)
@@ -158,7 +159,7 @@ def test_additions_of_the_same_images_do_not_deadlock(postgres: PostgresServer) 
 def test_a_user_who_may_only_write_can_add(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pgvector_store, "_INDEXED_ROWS", 10)
+    monkeypatch.setattr(pgvector_store, "INDEXED_ROWS", 10)
     Index.create(postgres.address("written"), dim=DIM).close()
     postgres.execute("CREATE ROLE writer LOGIN")
     postgres.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON written TO writer")
@@ -203,7 +204,10 @@ def test_points_of_other_programs_are_named(qdrant: QdrantServer) -> None:
     with Index.create(place, dim=DIM) as index:
         index.add(vectors=drawn(4, 3), ids=list("abc"))
         point = models.PointStruct(id=str(uuid.uuid4()), vector=[1.0] * DIM, payload={})
-        index.store._client.upsert("strangers", [point])
+        with closing(
+            QdrantClient(grpc_port=qdrant.port, prefer_grpc=True, check_compatibility=False)
+        ) as other:
+            other.upsert("strangers", [point])
         for use in (index.ids, lambda: index.search(np.ones(DIM, np.float32), 1)):
             with pytest.raises(RunError, match="another program has put points into this"):
                 use()

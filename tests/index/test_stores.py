@@ -92,7 +92,7 @@ def test_rows_are_added_replaced_searched_and_deleted(address: str) -> None:
 
 
 def test_hnsw_finds_nearly_the_same(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgvector_store, "_INDEXED_ROWS", 1000)
+    monkeypatch.setattr(pgvector_store, "INDEXED_ROWS", 1000)
     vectors, queries = drawn(4, 2400), drawn(5, 50)
     with Index.create(address, dim=DIM) as index:
         index.add(vectors=vectors, ids=names(range(2400)))

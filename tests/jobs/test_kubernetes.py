@@ -436,7 +436,7 @@ def test_cluster_of_a_pod(
     module = "kubernetes.config.incluster_config.SERVICE_"
     monkeypatch.setattr(f"{module}TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(f"{module}CERT_FILENAME", str(tmp_path / "ca.crt"))
-    monkeypatch.setattr("lookalike.jobs.kubernetes_cluster._IN_CLUSTER", tmp_path / "namespace")
+    monkeypatch.setattr("lookalike.jobs.kubernetes_cluster.POD_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     assert connect(Resources()).namespace == "of-pod"

@@ -5,11 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from job_service import serving
 from typer.testing import CliRunner
 
 from lookalike.cli import app
-from lookalike.jobs import dlc, slurm
+from lookalike.jobs.dlc import connect
 from lookalike.jobs.engine import JobState
+from lookalike.jobs.resources import Resources
+from lookalike.jobs.slurm import Slurm
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIG = """data: {train: oss://shop/train.txt, val: /data/val.txt}
@@ -56,9 +59,34 @@ def table(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in found.splitlines()]
 
 
+def words_of_states(column: int) -> dict[str, str]:
+    """The state of each word in a column of the table of states."""
+    return {word: row[0] for row in table("state") for word in re.findall(r"[A-Z]\w+", row[column])}
+
+
 def test_table_of_states() -> None:
-    for state, of_dlc, _, of_slurm in table("state"):
-        for words, known in ((of_dlc, dlc._STATES), (of_slurm, slurm._STATES)):
-            for word in re.findall(r"[A-Z]\w+", words):
-                assert known.get(word, JobState.RUNNING) == state, word
     assert {row[0] for row in table("state")} == set(JobState)
+
+
+def test_states_of_dlc_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("alibabacloud_pai_dlc20201203")
+    words = words_of_states(1)
+    tags = {"Tags": {"lookalike": "train"}}
+    listed = [{"JobId": word, "Status": word, "Settings": tags} for word in words]
+    with serving({"GET /api/v1/jobs": [(200, {"Jobs": listed})]}) as service:
+        monkeypatch.setenv("PAI_DLC_ENDPOINT", service.address)
+        monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "secret")
+        assert {job.id: job.state for job in connect(Resources()).jobs()} == words
+
+
+def test_states_of_slurm_are_those_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = words_of_states(3)
+    lines = "\n".join(f"{word}|{word}|T|None|lookalike|shoes" for word in words)
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\ncat <<'E'\n{lines}\nE\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert {job.id: job.state for job in Slurm().jobs()} == words

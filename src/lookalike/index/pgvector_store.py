@@ -28,7 +28,7 @@ from lookalike.log import logger
 
 _FORMAT = "lookalike gallery 1"
 _ROWS = 4096  # that are read at a time
-_INDEXED_ROWS = 10_000  # from which an index of the vectors is worth building
+INDEXED_ROWS = 10_000  # from which an index of the vectors is worth building
 _MOST_INDEXED_DIM = 2000  # of pgvector's HNSW for float32
 _MOST_CANDIDATES = 1000  # of pgvector
 
@@ -200,7 +200,7 @@ class PgvectorStore(Store):
         if self.kind == "exact" or self.dim > _MOST_INDEXED_DIM:
             return
         with self._connections.one() as connection:
-            if self._has_index(connection) or (count := self._count(connection)) < _INDEXED_ROWS:
+            if self._has_index(connection) or (count := self._count(connection)) < INDEXED_ROWS:
                 return
             try:
                 with connection.transaction():

@@ -30,7 +30,7 @@ _APIS = {
 _PODS_OF = {"trainjob": "jobset.sigs.k8s.io/jobset-name", "job": "batch.kubernetes.io/job-name"}
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _TIMEOUT = (10, 60)  # seconds to connect, and to answer
-_IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class KubernetesCluster:
@@ -247,10 +247,10 @@ def connect(resources: Resources) -> KubernetesCluster:
             chosen = [each for each in contexts if each["name"] == options.context] or [active]
             namespace = chosen[0]["context"].get("namespace") or namespace
         except config.ConfigException:
-            if options.context is not None or not _IN_CLUSTER.exists():
+            if options.context is not None or not POD_NAMESPACE.exists():
                 raise
             config.load_incluster_config(client_configuration=settings)
-            namespace = _IN_CLUSTER.read_text("utf-8").strip()
+            namespace = POD_NAMESPACE.read_text("utf-8").strip()
     except (config.ConfigException, yaml.YAMLError, OSError) as error:
         raise CredentialsError(
             f"Kubernetes: no cluster ({one_line(error, 200)}); set KUBECONFIG, choose "
