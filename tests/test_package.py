@@ -1,5 +1,6 @@
 """Promises of the package as a whole: its public names, its layers, its start."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -59,6 +60,23 @@ def test_importing_does_nothing():
 def test_imports_only_point_down():
     done = run(str(Path(sys.executable).with_name("lint-imports")))
     assert done.returncode == 0, done.stdout
+
+
+def test_functions_have_twelve_parameters_at_most():
+    """But those of the command line, whose parameters are its flags, and kernels."""
+    too_long = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            given = node.args
+            named = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            count = len(named) + (given.vararg is not None) + (given.kwarg is not None)
+            decorators = " ".join(map(ast.unparse, getattr(node, "decorator_list", ())))
+            if count > 12 and path.parent.name != "cli" and "triton.jit" not in decorators:
+                name = getattr(node, "name", "lambda")
+                too_long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name} has {count}")
+    assert too_long == []
 
 
 def test_the_package_is_typed():

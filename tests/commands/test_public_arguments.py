@@ -139,8 +139,11 @@ def test_every_argument_that_takes_several_is_tried():
     for name, one in functions.items():
         if inspect.isclass(one):
             continue
-        for argument, parameter in inspect.signature(one).parameters.items():
-            kind = str(parameter.annotation)
+        arguments = {a: str(p.annotation) for a, p in inspect.signature(one).parameters.items()}
+        for packed in [text for text in arguments.values() if text.startswith("Unpack[")]:
+            keywords = one.__globals__[packed[len("Unpack[") : -1]]
+            arguments |= {a: kind.__forward_arg__ for a, kind in keywords.__annotations__.items()}
+        for argument, kind in arguments.items():
             words = ("Iterable", "Sequence", "list[", "Texts", "Labels", "Images",
                      "Places")  # fmt: skip
             if any(word in kind for word in words):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lookalike.serving import run_server, timed_connection
 from lookalike.serving.access import Access
-from lookalike.serving.service import ServiceLimits
+from lookalike.serving.service_limits import ServiceLimits
 
 HOST = b"Host: 127.0.0.1\r\n"
 JSON = {"content-type": "application/json"}
@@ -28,7 +28,9 @@ MAX_BODY = 300_000
 @pytest.fixture(scope="module")
 def port(model, gallery):
     """A server that waits a fifth of a second for what is slow."""
-    service = small_service(model, gallery, ServiceLimits(images=8, pixels=10**6, threads=2))
+    service = small_service(
+        model, gallery, ServiceLimits(max_images=8, max_pixels=10**6, threads=2)
+    )
     access = Access(max_body=MAX_BODY, max_held=2 * MAX_BODY, body_seconds=0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timed_connection, "STALLED_SECONDS", 0.2)

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from dockerfile import command_of, instructions
 
-from lookalike.commands.serve import serve
 from lookalike.serving.access import Access
+from lookalike.serving.service_limits import ServiceLimits
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -67,7 +67,7 @@ def test_the_compose_file_fits_the_dockerfile():
         assert (ROOT / service["build"]["dockerfile"]).is_file()
         assert (DOCKER / service["build"]["context"]).resolve() == ROOT
         # Docker kills what has not ended by then: a body may take its time, and its answer again.
-        seconds = serve.__kwdefaults__["seconds"]
+        seconds = ServiceLimits().seconds
         assert int(service["stop_grace_period"].removesuffix("s")) > 2 * seconds
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]

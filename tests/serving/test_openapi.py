@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from lookalike.serving.service import ServiceLimits
+from lookalike.serving.service_limits import ServiceLimits
 
 CHECKS = [
     not_a_server_error,
@@ -34,7 +34,7 @@ def operations(model, gallery, tmp_path_factory):
     """The operations of a server that listens, with an index of its own, by their names."""
     folder = tmp_path_factory.mktemp("described") / "index"
     shutil.copytree(gallery, folder)
-    service = small_service(model, folder, ServiceLimits(pixels=10**6, threads=2))
+    service = small_service(model, folder, ServiceLimits(max_pixels=10**6, threads=2))
     with listening(service) as port:
         description = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
         found = (result.ok() for result in description.get_all_operations())

@@ -17,7 +17,7 @@ from lookalike.index.index import Index
 from lookalike.serving.access import Access
 from lookalike.serving.batcher import Batcher
 from lookalike.serving.problems import Problem
-from lookalike.serving.service import ServiceLimits
+from lookalike.serving.service_limits import ServiceLimits
 
 
 def post(model, path, index=None, limits=None, **request):
@@ -201,7 +201,7 @@ def test_wrong_requests_are_refused_in_one_line(model, request_, status, words):
     async def conversation(client):
         return await client.post("/v1/embeddings", **request_)
 
-    service = small_service(model, limits=ServiceLimits(images=8, threads=1))
+    service = small_service(model, limits=ServiceLimits(max_images=8, threads=1))
     answer = talk(service, conversation, Access(max_body=200_000))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -216,7 +216,7 @@ def test_an_image_bomb_is_refused_from_its_header(model):
     answer = post(
         model,
         "/v1/embeddings",
-        limits=ServiceLimits(pixels=10**6, threads=1),
+        limits=ServiceLimits(max_pixels=10**6, threads=1),
         content=content,
         headers={"content-type": "image/png"},
     )
@@ -388,9 +388,9 @@ def test_an_answer_that_takes_too_long_is_given_up(model, files):
 
 def test_limits_are_checked_before_serving():
     with pytest.raises(ConfigError, match="the queue holds 8"):
-        ServiceLimits(images=9, queue=8)
-    with pytest.raises(ConfigError, match="pixels=0"):
-        ServiceLimits(pixels=0)
+        ServiceLimits(max_images=9, queue=8)
+    with pytest.raises(ConfigError, match="max_pixels=0"):
+        ServiceLimits(max_pixels=0)
 
 
 def test_bytes_of_other_formats_are_decoded(model):

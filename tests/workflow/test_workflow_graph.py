@@ -144,6 +144,6 @@ def test_settings_of_nodes_are_those_of_the_command(uses):
     assert {port.key for port in kind.inputs.values()} <= names
     if uses in commands:
         parameters = set(inspect.signature(commands[uses]).parameters)
-        keywords = evaluate.CompareKeywords if uses == "evaluate" else ReadKeywords
+        keywords = {"evaluate": evaluate.CompareKeywords, "export": export.ExportKeywords}
         own = {"model"} if uses == "evaluate" else set()  # one of its `models`
-        assert names - own <= parameters | set(keywords.__annotations__)
+        assert names - own <= parameters | set(keywords.get(uses, ReadKeywords).__annotations__)

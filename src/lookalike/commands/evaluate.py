@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 
@@ -19,7 +19,7 @@ from lookalike.commands.models import (
     separator_of,
     training_counts,
 )
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
@@ -149,11 +149,8 @@ def compare(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    kinds = (MetricKeywords, ListKeywords)
-    metrics, form = ({k: v for k, v in more.items() if k in one.__annotations__} for one in kinds)
-    read = {k: v for k, v in more.items() if k not in metrics | form}
-    reading = ReadOptions(**cast(ReadKeywords, read))
-    listing = ListOptions(**cast(ListKeywords, form))
+    metrics, form, read = split_keywords(more, MetricKeywords, ListKeywords)
+    reading, listing = ReadOptions(**read), ListOptions(**form)
     models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
     data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)
     per_class, per_query, output = _places(per_class=per_class, per_query=per_query, output=output)
@@ -163,7 +160,7 @@ def compare(
         per_class = per_class or storage.join(output, "per_class.csv")
         per_query = per_query or storage.join(output, "per_query.csv")
     _check(models, data, query, gallery, embeddings, labels)
-    options = MetricOptions.of(**cast(MetricKeywords, metrics))
+    options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
         if not world.is_main:
             log.start(logging.ERROR)

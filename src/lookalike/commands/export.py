@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 from lookalike import log, storage
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
 from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
@@ -38,6 +38,22 @@ RANGES = 256
 """Images whose activations set the ranges of int8."""
 
 
+class BoundKeywords(TypedDict, total=False):
+    """Bounds of the certificate, as keywords of `export`; by default those of `BOUNDS`.
+
+    Attributes:
+        max_drift: largest 1 - cosine between the two vectors of an image.
+        max_recall_change: largest change of Recall@1, as a fraction of 1.
+    """
+
+    max_drift: float | None
+    max_recall_change: float | None
+
+
+class ExportKeywords(ReadKeywords, BoundKeywords, total=False):
+    """Those keywords of `export` that belong together."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """Result of `export`; `path` is the file or folder, or its URI in object storage."""
@@ -56,11 +72,9 @@ def export(
     data: Place | None = None,
     data_format: str = "auto",
     split: str | None = None,
-    max_drift: float | None = None,
-    max_recall_change: float | None = None,
     max_images: int = 1000,
     ranges: Place | None = None,
-    **read: Unpack[ReadKeywords],
+    **more: Unpack[ExportKeywords],
 ) -> Exported:
     """Write a model as one artefact, from the decoded image to the unit vector, with a certificate.
 
@@ -78,14 +92,12 @@ def export(
             training images where it had none.
         data_format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where `data` has splits, the one to take.
-        max_drift: largest 1 - cosine between the two vectors of an image; by default that of
-            `lookalike.exporting.BOUNDS`.
-        max_recall_change: largest change of Recall@1, as a fraction of 1; likewise.
         max_images: images to compare on at most; whole classes.
         ranges: for int8: images whose activations set the ranges; the run's training images by
             default.
-        read: `threads`, `cache`, `cache_size`, `requests` and `allow_truncated`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+        more: `max_drift` and `max_recall_change`, as in
+            `lookalike.commands.export.BoundKeywords`; `threads`, `cache`, `cache_size`, `requests`
+            and `allow_truncated`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         ExportError: torch cannot export this network, or a bound is exceeded; nothing is written.
@@ -93,7 +105,12 @@ def export(
     """
     _check(format, precision, input, max_images)
     model = place_of("model", model)
-    options = _read_options(read)
+    allowed, read = split_keywords(more, BoundKeywords)
+    options = ReadOptions(**read)
+    if options.device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device={options.device!r}: exports are certified on the CPU; leave it out"
+        )
     data = optional_place("data", data)
     ranges = optional_place("ranges", ranges)
     log.start()
@@ -118,7 +135,7 @@ def export(
     with where as path, writing(place if isinstance(place, Path) else path):
         write = partial(write_onnx, input=input) if format == "onnx" else WRITERS[format]
         artefact = write(embedder, precision, path, batches)
-        bounds = _bounds(precision, max_drift, max_recall_change)
+        bounds = _bounds(precision, **allowed)
         proven = partial(certify, embedder, catalog=sample, bounds=bounds, source=images)
         certificate = proven(artefact.reread())
         certificate.check()
@@ -159,20 +176,13 @@ def export(
     return Exported(place, certificate)
 
 
-def _read_options(read: ReadKeywords) -> ReadOptions:
-    options = ReadOptions(**read)
-    if options.device not in ("auto", "cpu"):
-        raise ConfigError(
-            f"device={options.device!r}: exports are certified on the CPU; leave it out"
-        )
-    return options
-
-
-def _bounds(precision: str, drift: float | None, recall_change: float | None) -> Bounds:
+def _bounds(
+    precision: str, max_drift: float | None = None, max_recall_change: float | None = None
+) -> Bounds:
     usual = BOUNDS[precision]
     return Bounds(
-        drift=usual.drift if drift is None else drift,
-        recall_change=usual.recall_change if recall_change is None else recall_change,
+        drift=usual.drift if max_drift is None else max_drift,
+        recall_change=usual.recall_change if max_recall_change is None else max_recall_change,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -91,6 +91,12 @@ class ReadOptions:
                 yield from (f"--{name.replace('_', '-')}", str(value))
         if self.allow_truncated is not None:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
+
+
+def split_keywords(given: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
+    """Keywords by the TypedDict that has them; the rest, last, are those of `ReadOptions`."""
+    parts = [{k: v for k, v in given.items() if k in kind.__annotations__} for kind in kinds]
+    return [*parts, {k: v for k, v in given.items() if not any(k in part for part in parts)}]
 
 
 def run_config(model: Place) -> Config | None:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import TypedDict, Unpack
 
 from lookalike import log, storage
 from lookalike.commands.models import calibration_of, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, describe_bad
@@ -33,6 +33,24 @@ from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 
 Places = Place | Iterable[Place]
+
+
+class ChangeKeywords(TypedDict, total=False):
+    """Changes of an index before it is searched, as keywords of `search`.
+
+    Attributes:
+        add: more images for the index.
+        remove: ids, folders, or patterns with `*` to remove from the index; one or several.
+        remove_all: let folders and patterns of `remove` remove all images.
+    """
+
+    add: Places
+    remove: Places
+    remove_all: bool
+
+
+class SearchKeywords(ReadKeywords, ChangeKeywords, total=False):
+    """Those keywords of `search` that belong together."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +79,6 @@ def search(
     *,
     gallery: Places = (),
     index: Place | None = None,
-    add: Places = (),
-    remove: Places = (),
-    remove_all: bool = False,
     k: int = 10,
     kind: str = "auto",
     exact: bool = False,
@@ -71,7 +86,7 @@ def search(
     check: int = 0,
     html: Place | None = None,
     lists_of: Place | None = None,
-    **read: Unpack[ReadKeywords],
+    **more: Unpack[SearchKeywords],
 ) -> SearchOutcome:
     """Find the images of a gallery that are most like each query.
 
@@ -85,9 +100,6 @@ def search(
             added to it, and its other images stay.
         index: the folder of an index, or the address of a collection of Qdrant or of a table of
             PostgreSQL (`Index.open`); made from `gallery` where there is none.
-        add: more images for the index.
-        remove: ids, folders, or patterns with `*` to remove from the index; one or several.
-        remove_all: let folders and patterns of `remove` remove all images.
         k: neighbours of each query.
         kind: of search in a new index; see `Index.create`.
         exact: search all images, also where an approximate search would be faster.
@@ -99,7 +111,8 @@ def search(
         html: a file for a page with the pictures.
         lists_of: a run whose training and validation lists are read by its settings
             (`data.format`, `data.image_root`, ...); by default `model`, where it is a run.
-        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
+        more: `add`, `remove` and `remove_all`, as in `lookalike.commands.search.ChangeKeywords`;
+            `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
             `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
@@ -108,7 +121,8 @@ def search(
     """
     model = place_of("model", model)
     asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
-    added, removed = places_of("add", add), places_of("remove", remove)
+    changes, read = split_keywords(more, ChangeKeywords)
+    added, removed = (places_of(name, changes.get(name, ())) for name in ("add", "remove"))
     if not galleries and index is None:
         raise ConfigError("nothing to search: give --gallery PLACE, or --index PLACE")
     if (added or removed) and index is None:
@@ -136,7 +150,7 @@ def search(
     ]
     found = _index(embedder, index, galleries, kind)
     if removed:
-        sync.remove(found, removed, remove_all=remove_all)
+        sync.remove(found, removed, remove_all=changes.get("remove_all", False))
     named: dict[str, Record] = {}
     for listed, exactly in lists:
         named |= sync.synchronize(found, listed, remove_missing=exactly, source=source)

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from lookalike import __version__, log, storage
 from lookalike.commands.models import calibration_of, load
@@ -17,10 +17,11 @@ from lookalike.index.index import Index
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
+from lookalike.serving.service_limits import LimitKeywords, ServiceLimits
 from lookalike.storage import Place
 
 if TYPE_CHECKING:
-    from lookalike.serving.service import Service, ServiceLimits
+    from lookalike.serving.service import Service
 
 _PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 
@@ -35,15 +36,10 @@ def serve(
     token_file: Place | None = None,
     allowed_hosts: tuple[str, ...] = (),
     name: str | None = None,
-    threads: int = 4,
-    queue: int = 256,
-    max_images: int = 64,
-    max_body: int = 64 * 2**20,
-    max_pixels: int = 50_000_000,
-    seconds: float = 30.0,
     drain_seconds: float = 0.0,
     device: str = "auto",
     announce: Callable[[str], None] = lambda address: None,
+    **limits: Unpack[LimitKeywords],
 ) -> None:
     """Serve a model until SIGINT or SIGTERM; requests that were accepted are then finished.
 
@@ -57,16 +53,12 @@ def serve(
         token_file: holds the token that requests must show.
         allowed_hosts: more names of this server, as behind a proxy.
         name: of the model in requests; by default that of its folder or file.
-        threads: that decode images.
-        queue: images that wait or are computed; more are answered with 429.
-        max_images: of a request.
-        max_body: bytes of a request.
-        max_pixels: of an image.
-        seconds: for a request's body to arrive, and again for its answer.
         drain_seconds: in which a server that is asked to stop still accepts connections, while
             /health/ready answers 503; for load balancers.
         device: auto, cpu or cuda.
         announce: called with the address once requests are served.
+        limits: `threads`, `queue`, `max_images`, `max_body`, `max_pixels` and `seconds`, as in
+            `lookalike.serving.service_limits.ServiceLimits`.
 
     Raises:
         LookalikeError: no model, an index of another model, an address that is in use, or another
@@ -77,22 +69,22 @@ def serve(
             raise MissingExtraError(package, "serve")
     from lookalike.serving.access import Access, read_token
     from lookalike.serving.run_server import bind, run_server
-    from lookalike.serving.service import ServiceLimits, create_app
+    from lookalike.serving.service import create_app
 
     log.start()
+    bounds = ServiceLimits(**limits)
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
         names=allowed_hosts,
-        max_body=max_body,
-        body_seconds=seconds,
+        max_body=bounds.max_body,
+        body_seconds=bounds.seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
     )
-    limits = ServiceLimits(max_images, max_pixels, queue, seconds, threads)
     listening = bind(host, port)
     try:
         service = open_service(
-            model, index=index, read_only=read_only, name=name, limits=limits, device=device
+            model, index=index, read_only=read_only, name=name, limits=bounds, device=device
         )
         run_server(
             create_app(service, access),
@@ -120,7 +112,7 @@ def open_service(
         LookalikeError: no model, or an index of another model.
     """
     from lookalike.serving.served_index import ServedIndex
-    from lookalike.serving.service import Service, ServiceLimits
+    from lookalike.serving.service import Service
 
     place = place_of("model", model)
     loaded = load(place, device=device)

@@ -84,7 +84,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         given = request.inputs[0]
         if math.prod(given.shape) != len(given.data):
             raise DataError(f"shape {given.shape}, but {len(given.data):,} images in data")
-        most = service.limits.images
+        most = service.limits.max_images
         if len(given.data) > most:
             raise Problem(413, f"{len(given.data):,} images in a request, of at most {most:,}")
         contents = await run_in_threadpool(

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import DataError
 from lookalike.index.decision import Answer
 from lookalike.serving import inference_protocol, problems
 from lookalike.serving.access import Access, Guard
@@ -33,36 +33,9 @@ from lookalike.serving.request_images import (
 from lookalike.serving.request_metrics import CONTENT_TYPE, Measured, RequestMetrics
 from lookalike.serving.served_index import ServedIndex
 from lookalike.serving.served_network import Served, ServedNetwork
+from lookalike.serving.service_limits import ServiceLimits
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ServiceLimits:
-    """Bounds of a request and of the queue.
-
-    Attributes:
-        images: of a request.
-        pixels: of an image; more are refused from its header, before it is decoded.
-        queue: images of all requests that wait or are computed; more are answered with 429.
-        seconds: from the body of a request to its answer.
-    """
-
-    images: int = 64
-    pixels: int = 50_000_000
-    queue: int = 256
-    seconds: float = 30.0
-    threads: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("images", "pixels", "queue", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.images > self.queue:
-            raise ConfigError(
-                f"a request may have {self.images:,} images, but the queue holds {self.queue:,}; "
-                "raise --queue, or lower --max-images"
-            )
 
 
 @dataclass
@@ -87,7 +60,7 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = RequestMetrics(lambda: self.batcher.pending)
         self.batcher = Batcher(
-            ServedNetwork(self.model, self.limits.pixels),
+            ServedNetwork(self.model, self.limits.max_pixels),
             threads=self.limits.threads,
             queue=self.limits.queue,
             observe=self.metrics.batch,
@@ -200,7 +173,7 @@ def _described(service: Service) -> dict[str, Any]:
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
-    most = service.limits.images
+    most = service.limits.max_images
 
     @app.post("/v1/embeddings", openapi_extra=described(EmbeddingsRequest))
     async def embeddings(request: Request) -> Response:
