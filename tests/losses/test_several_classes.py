@@ -123,17 +123,20 @@ def test_centres_and_the_filter(centres):
 
 @pytest.mark.parametrize("rate", [1.0, 0.4])
 def test_a_fused_update_takes_the_step_of_the_gradient(rate):
-    embeddings, weight, _ = draw(ROWS, DIM, COUNT)
-    classes = several()
+    count = 40  # more than the batch has
+    embeddings, weight, _ = draw(ROWS, DIM, count)
+    classes = several(count=count)
     rule = UpdateRule("sgd", momentum=0.0)
     head = head_with(create_loss("arcface"), weight, update=rule, sample_rate=rate, chunk=3)
     head.update.lr = 0.3
     head.begin()
-    index, _ = head._sample(classes)  # the draw of this step, by its number
+    kept = torch.arange(count)
+    if head.sampler is not None:
+        kept = head.sampler.draw(classes, head.update.steps)  # the same as in the step below
+    assert (len(kept) < count) is (rate < 1)
     head(embeddings, classes).backward()
     head.end()
-    kept = torch.arange(COUNT) if index is None else index
-    place = torch.full((COUNT + 1,), -1).index_put((kept,), torch.arange(len(kept)))
+    place = torch.full((count + 1,), -1).index_put((kept,), torch.arange(len(kept)))
     plain = head_with(create_loss("arcface"), weight[kept])
     plain(embeddings, place[classes]).backward()
     torch.testing.assert_close(

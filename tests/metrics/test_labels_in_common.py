@@ -50,8 +50,8 @@ def test_retrieval_against_the_sorted_matrix(some_roles, block, monkeypatch):
     monkeypatch.setattr(ranking, "BLOCK", block)
     monkeypatch.setattr(ranking, "CLASS_ROWS", block)
     monkeypatch.setattr(ranking, "CLASS_COLUMNS", block)
-    monkeypatch.setattr(class_members, "_ROWS", block)
-    monkeypatch.setattr(class_members, "_COLUMNS", block)
+    monkeypatch.setattr(class_members, "ROWS", block)
+    monkeypatch.setattr(class_members, "COLUMNS", block)
     vectors, classes = drawn()
     roles = roles_of() if some_roles else None
     found = measure_queries(

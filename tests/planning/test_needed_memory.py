@@ -56,7 +56,7 @@ def test_gradients_that_are_counted_are_those_of_the_heads():
 
 
 def test_the_memory_of_a_million_classes_is_logged_with_cheaper_settings(caplog, monkeypatch):
-    monkeypatch.setattr("lookalike.commands.plan._resident", lambda: 500 * 10**6)
+    monkeypatch.setattr("lookalike.commands.plan.resident", lambda: 500 * 10**6)
     caplog.set_level("INFO")
     asked, config, embedder = resolved(MILLION)
     need = plan_memory(config, embedder, MILLION, World(), limit=7 * 10**9)

@@ -14,6 +14,7 @@ from PIL import Image
 import lookalike
 from lookalike.errors import ConfigError, LookalikeError, NotFiniteError
 from lookalike.index.index import Index
+from lookalike.serving import batcher as batcher_module
 from lookalike.serving.access import Access
 from lookalike.serving.batcher import Batcher
 from lookalike.serving.problems import Problem
@@ -281,8 +282,15 @@ class Held:
     def __init__(self, waits_for=1.0):
         self.gate, self.batches, self.waits_for = threading.Event(), [], waits_for
         self.slow = threading.Event()
+        self.decoding, self.decoded, self.computing = [], [], []
 
     def prepare(self, content):
+        self.decoding.append(content)
+        found = self.decode(content)
+        self.decoded.append(content)
+        return found
+
+    def decode(self, content):
         if content == b"11":
             self.slow.wait(30)
         if content == b"bad":
@@ -290,6 +298,7 @@ class Held:
         return np.int64(content)
 
     def compute(self, prepared):
+        self.computing.append(list(prepared))
         self.gate.wait(30)
         self.batches.append(list(prepared))
         if 13 in prepared:
@@ -301,28 +310,30 @@ class Held:
 
 
 @pytest.mark.parametrize(("waits_for", "batches"), [(1.0, [[3, 11]]), (0.5, [[3], [11]])])
-def test_a_batch_waits_for_images_in_decoding_but_not_for_long(waits_for, batches):
+def test_a_batch_waits_for_images_in_decoding_but_not_for_long(waits_for, batches, monkeypatch):
     async def run():
         network = Held(waits_for)
         network.gate.set()
         batcher = Batcher(network, threads=2, queue=8)
         await batcher.start()
-        batcher._seconds = 600.0  # of the last batch
+        await batcher.vectors([b"0"])
+        network.batches.clear()
+        monkeypatch.setattr(batcher_module, "PATIENCE", 1e9)  # of the seconds of the last batch
         slow = asyncio.create_task(batcher.vectors([b"11"]))
-        while not batcher._coming:
-            await asyncio.sleep(0)
+        while b"11" not in network.decoding:
+            await asyncio.sleep(0.001)
         quick = asyncio.create_task(batcher.vectors([b"3"]))
         if waits_for == 1.0:
-            while not batcher._waiting:
+            while b"3" not in network.decoded:
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             assert not network.batches
         else:
             await quick
         network.slow.set()
         await asyncio.gather(slow, quick)
         assert sorted(map(sorted, network.batches)) == batches
-        batcher._seconds = 0.001
+        monkeypatch.setattr(batcher_module, "PATIENCE", 0.0)
         network.slow.clear()
         slow = asyncio.create_task(batcher.vectors([b"11"]))
         await batcher.vectors([b"5"])
@@ -334,30 +345,31 @@ def test_a_batch_waits_for_images_in_decoding_but_not_for_long(waits_for, batche
     asyncio.run(run())
 
 
-def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses():
+def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses(monkeypatch):
     async def run():
         network = Held()
         batcher = Batcher(network, threads=2, queue=8)
         await batcher.start()
         first = asyncio.create_task(batcher.vectors([b"0"]))
-        while batcher._waiting or not batcher._held:
-            await asyncio.sleep(0)
+        while not network.computing:
+            await asyncio.sleep(0.001)
         others = [asyncio.create_task(batcher.vectors([b"%d" % n])) for n in range(1, 7)]
-        while len(batcher._waiting) < 6:
+        while len(network.decoded) < 7:
             await asyncio.sleep(0.001)
         with pytest.raises(Problem) as refused:
             await batcher.vectors([b"1", b"2"])
         assert refused.value.status_code == 429
         assert int(refused.value.headers["Retry-After"]) >= 1
         given_up = asyncio.create_task(batcher.vectors([b"9"]))
-        while len(batcher._waiting) < 7:
+        while len(network.decoded) < 8:
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)  # until it waits for its batch
         given_up.cancel()
         network.gate.set()
         found = [float((await task)[0, 0]) for task in (first, *others)]
         assert found == [0, 1, 2, 3, 4, 5, 6]
         assert sorted(map(len, network.batches)) == [1, 2, 4]  # the one given up is not computed
-        assert batcher.pending == batcher._held == 0
+        assert batcher.pending == 0
         # One without a vector fails alone; a mistake of ours fails its batch, and not the next.
         mixed = await asyncio.gather(
             *(batcher.vectors([one]) for one in (b"7", b"8", b"bad")), return_exceptions=True
@@ -368,7 +380,30 @@ def test_requests_are_batched_while_others_are_computed_and_a_full_queue_refuses
         with pytest.raises(ZeroDivisionError):
             await batcher.vectors([b"13"])
         assert (await batcher.vectors([b"14"]))[0, 0] == 14
-        assert batcher.pending == batcher._held == 0
+        assert batcher.pending == 0
+        # None of them is held any more: one byte would keep the next image from being decoded.
+        monkeypatch.setattr(batcher_module, "HELD", 1)
+        assert (await asyncio.wait_for(batcher.vectors([b"15"]), 10))[0, 0] == 15
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_no_image_is_decoded_while_enough_decoded_ones_wait(monkeypatch):
+    monkeypatch.setattr(batcher_module, "HELD", 1)
+
+    async def run():
+        network = Held()
+        batcher = Batcher(network, threads=2, queue=8)
+        await batcher.start()
+        first = asyncio.create_task(batcher.vectors([b"0"]))
+        while not network.computing:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(batcher.vectors([b"1"]))
+        await asyncio.sleep(0.05)
+        assert network.decoding == [b"0"]
+        network.gate.set()
+        assert [float(found[0, 0]) for found in await asyncio.gather(first, second)] == [0, 1]
         await batcher.stop()
 
     asyncio.run(run())

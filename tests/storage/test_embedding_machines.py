@@ -138,7 +138,7 @@ def test_evaluation_goes_on_with_the_parts_of_a_killed_one(bucket, model, many_s
     expected = compare(model, many_shapes, device="cpu").to_dict()
     embedder, records = load(model, device="cpu"), from_list(str(many_shapes)).catalog.records
     request = embed_parts.request_of(embedder, records, 64)
-    with embed_parts.shared_parts(embed_parts._below(output, request), request, 1) as parts:
+    with embed_parts.shared_parts(embed_parts.parts_place(output, request), request, 1) as parts:
         parts.begin()
         embed_parts.make_parts(
             embedder, records, parts, [1], source=Source(threads=2), advance=lambda count: None

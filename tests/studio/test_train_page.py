@@ -179,7 +179,7 @@ def test_the_first_page_is_small(client):
 
 def test_a_check_shows_its_progress_and_then_what_it_has_said(client, root, started, monkeypatch):
     values = {"data.train": "train.txt", "run.output": "r", "optim.lr": "0.1"}
-    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "now")
+    monkeypatch.setattr(run_processes.StudioProcess, "is_alive", lambda process: True)
     answer = client.post("/train/ask/doctor", values)
     [*_, command, request] = started[0]
     assert command == "doctor"
@@ -192,7 +192,7 @@ def test_a_check_shows_its_progress_and_then_what_it_has_said(client, root, star
     assert "3 of 1,000,000 images" in client.get(link).text
     with output.open("a") as file:
         file.write("training    <b>2 images</b>   \n\nwrong  1\n")
-    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "")
+    monkeypatch.setattr(run_processes.StudioProcess, "is_alive", lambda process: False)
     text = client.get(link).text
     assert '<pre tabindex="0">training    &lt;b&gt;2 images&lt;/b&gt;\n\nwrong  1</pre>' in text
     assert "hx-get" not in text
@@ -207,7 +207,7 @@ def test_a_check_shows_its_progress_and_then_what_it_has_said(client, root, star
 
 def test_a_later_check_ends_the_earlier_one(client, root, started, monkeypatch):
     ended = []
-    monkeypatch.setattr(run_processes, "_start_of", lambda pid: "now")
+    monkeypatch.setattr(run_processes.StudioProcess, "is_alive", lambda process: True)
     monkeypatch.setattr(run_processes.os, "kill", lambda *given: ended.append(given))
     for command in ("doctor", "plan", "doctor"):
         assert client.post(f"/train/ask/{command}", {"data.train": "train.txt"}).status_code == 200

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.storage import file_lock
-from lookalike.studio import watched_runs
+from lookalike.studio import run_processes, watched_runs
 from lookalike.studio.run_processes import RunProcesses
 from lookalike.studio.watched_runs import MOST_LISTED
 
@@ -136,15 +136,20 @@ def test_a_run_that_is_removed_while_it_is_watched(client, run, root, monkeypatc
     assert "no run here" in answer.json()["detail"]
 
 
+def reads_of_logs(monkeypatch):
+    """The log files that the pages read from now on."""
+    found = []
+
+    def counted(file, *given):
+        found.append(file)
+        return run_processes.tail(file, *given)
+
+    monkeypatch.setattr(watched_runs, "tail", counted)
+    return found
+
+
 def test_a_run_that_has_ended_is_read_again_when_its_files_change(client, run, monkeypatch):
-    reads = []
-    read = watched_runs.WatchedRuns._read_anew
-
-    def counted(self, *given):
-        reads.append(given)
-        return read(self, *given)
-
-    monkeypatch.setattr(watched_runs.WatchedRuns, "_read_anew", counted)
+    reads = reads_of_logs(monkeypatch)
     for _ in range(3):
         assert "4 of 20 steps" in client.get("/watch/live?run=runs/one").text
     assert len(reads) == 1
@@ -172,11 +177,7 @@ def test_many_runs_are_shown_a_page_at_a_time_and_found_by_name(client, root, mo
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "config.yaml").write_text("{}")
         os.utime(folder / "config.yaml", (10**9 + number,) * 2)
-    reads = []
-    read = watched_runs.WatchedRuns._read_anew
-    monkeypatch.setattr(
-        watched_runs.WatchedRuns, "_read_anew", lambda *given: reads.append(1) or read(*given)
-    )
+    reads = reads_of_logs(monkeypatch)
 
     def shown(path):
         return re.findall(r"/watch/run\?run=runs/(n-\d+)", client.get(path).text)

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -28,13 +30,13 @@ def trained(**heads: Head) -> Trained:
 @pytest.fixture
 def held(monkeypatch):
     """Lets the threads write once it is set."""
-    event, write = threading.Event(), checkpoint_writer._write
+    event, write = threading.Event(), safetensors.torch.save_file
 
     def when_set(*given):
         assert event.wait(60)
         write(*given)
 
-    monkeypatch.setattr(checkpoint_writer, "_write", when_set)
+    monkeypatch.setattr(safetensors.torch, "save_file", when_set)
     return event
 
 
@@ -56,29 +58,31 @@ def test_holds_the_state_of_its_step_and_appears_whole(tmp_path, held):
     assert checkpoint.read_state(folder, verify=True)["progress"]["step"] == 3
 
 
-def test_a_save_waits_for_the_one_before(tmp_path, held, monkeypatch):
+def test_a_save_waits_for_the_one_before(tmp_path, held):
     state, writer = trained(), CheckpointWriter(ALONE)
     order = []
     writer.save(tmp_path / "a", state, Progress(step=1), then=lambda idle: order.append("a"))
-    joined = writer._join
 
-    def join():
+    def save_another():
+        writer.save(tmp_path / "b", state, Progress(step=2), then=lambda idle: order.append("b"))
+
+    with ThreadPoolExecutor(1) as pool:
+        saved = pool.submit(save_another)
+        with pytest.raises(TimeoutError):
+            saved.result(0.2)
         held.set()
-        joined()
-        order.append("waited")
-
-    monkeypatch.setattr(writer, "_join", join)
-    writer.save(tmp_path / "b", state, Progress(step=2), then=lambda idle: order.append("b"))
-    assert order[:2] == ["a", "waited"]
+        saved.result(60)
+    assert order[0] == "a"
     writer.wait()
-    assert order == ["a", "waited", "b", "waited"]
+    assert order == ["a", "b"]
 
 
 def test_a_failure_is_raised_by_the_next_wait_and_logged_at_an_end_by_another(tmp_path, caplog):
     (tmp_path / "file").touch()
     state, writer = trained(), CheckpointWriter(ALONE)
     writer.save(tmp_path / "file/step", state, Progress())
-    writer._thread.join()
+    while writer.busy:
+        time.sleep(0.01)
     assert writer.failed
     with pytest.raises(RunError, match="file/step: the checkpoint could not be written: not a dir"):
         writer.wait()
@@ -144,14 +148,14 @@ def test_two_workers_write_one_checkpoint(tmp_path, store):
 
 
 def test_a_failure_of_one_worker_is_the_failure_of_all(tmp_path, store, monkeypatch):
-    write = checkpoint_writer._write
+    write = safetensors.torch.save_file
 
-    def failing(path, *given):
+    def failing(tensors, path, *given):
         if path.name == "head-metric-00001.safetensors":
             raise OSError(28, "No space left on device")
-        write(path, *given)
+        write(tensors, path, *given)
 
-    monkeypatch.setattr(checkpoint_writer, "_write", failing)
+    monkeypatch.setattr(safetensors.torch, "save_file", failing)
     for writer in list(both(tmp_path / "step-00000001")):
         with pytest.raises(RunError, match="could not be written: no space left on device"):
             writer.wait()

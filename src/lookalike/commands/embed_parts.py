@@ -112,7 +112,7 @@ def embed_together(
     Called by all workers together, and `forget_parts` when they are of no more use.
     """
     found, bar = [], Bar("embedding", len(records), unit="images", quiet=not world.is_main)
-    place = _below(output, request)
+    place = parts_place(output, request)
     with shared_parts(place, request, world.rank) as parts, world.raise_together(), bar:
         parts.begin()
         mine = range(request.parts)[world.rank :: world.size]
@@ -141,12 +141,13 @@ def embed_together(
 
 def forget_parts(request: Request, output: str, world: World) -> None:
     """Remove the parts of `embed_together`."""
-    with shared_parts(_below(output, request), request, world.rank) as parts:
+    with shared_parts(parts_place(output, request), request, world.rank) as parts:
         parts.remove(range(request.parts)[world.rank :: world.size])
         world.barrier()
         if world.is_main or not storage.is_remote(output):
             parts.remove_manifest()
 
 
-def _below(output: str, request: Request) -> str:
+def parts_place(output: str, request: Request) -> str:
+    """Folder or URI of the parts of `embed_together`."""
     return storage.join(output, f".vectors-{request.model[:8]}-{request.images[:8]}")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +15,7 @@ from lookalike.data.held_out_classes import hold_out
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers import Sizes, epoch_shape
-from lookalike.distributed.machine import installed
+from lookalike.distributed.machine import installed, resident
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError, StorageError
 from lookalike.log import logger
@@ -119,7 +116,7 @@ def plan(
     if gpu is not None and machine is not None:
         raise ConfigError("--gpu and --machine exclude each other; give one")
     limit = None if memory is None else parse_bytes(memory)
-    base = _resident()
+    base = resident()
     place: Machine | None = None
     if gpu is not None:
         place = known_machine(gpu)
@@ -173,7 +170,7 @@ def plan_memory(
     parameters = sum(value.numel() for value in embedder.parameters())
     heads = 12 * sum(spec.head_rows) * spec.dim  # weight, gradient and momentum
     images = spec.micro_batch * height * width * _MOST_OF_PIXEL
-    runtime = CUDA_RUNTIME if cuda else _resident() + FIRST_STEP
+    runtime = CUDA_RUNTIME if cuda else resident() + FIRST_STEP
     if runtime + heads + 16 * parameters + images < limit / 4:
         return None
     with torch.random.fork_rng(devices=[]):
@@ -367,11 +364,3 @@ def _notes(spec: RunSpec) -> tuple[str, ...]:
             "Not in the bytes: what the caching allocator cannot use again, a few per cent."
         )
     return tuple(notes)
-
-
-def _resident() -> int:
-    """Resident bytes of this process."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 
 _GROUP = Path("/sys/fs/cgroup")
@@ -37,6 +38,14 @@ def available() -> int:
     # Cached files count as used, and are dropped where programs need memory.
     cached = re.search(r"^inactive_file (\d+)$", (_GROUP / "memory.stat").read_text(), re.MULTILINE)
     return min(free, limit - used + (0 if cached is None else int(cached[1])))
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
 
 
 def _limit() -> int | None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from lookalike.losses.shared_classes import share_class
 from lookalike.metrics.protocol import Roles, relevant_of
 
-_ROWS = 128  # images at a time that are compared with their classes
-_COLUMNS = 4096  # images of these at a time
+ROWS = 128  # images at a time that are compared with their classes
+COLUMNS = 4096  # images of these at a time
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class ClassMembers:
         """The number of other images with a class in common that each may find, (N,) int64."""
         device = self.classes.device
         found = []
-        for rows in torch.arange(len(self.classes), device=device).split(_ROWS):
+        for rows in torch.arange(len(self.classes), device=device).split(ROWS):
             count = torch.zeros_like(rows)
-            for column in self.of_classes(self.classes[rows]).split(_COLUMNS):
+            for column in self.of_classes(self.classes[rows]).split(COLUMNS):
                 mine = share_class(self.classes[rows], self.classes[column])
                 mine &= column != rows[:, None]
                 if roles is not None:

@@ -22,10 +22,10 @@ from lookalike.errors import LookalikeError, check_integer
 from lookalike.serving.problems import Problem
 from lookalike.serving.served_network import ServedNetwork
 
-_HELD = 512 * 2**20  # bytes of decoded images that wait; one more may be decoded by each thread
+HELD = 512 * 2**20  # bytes of decoded images that wait; one more may be decoded by each thread
 _SLOWEST = 60.0  # seconds, of `Retry-After`
 _RECENT = 0.9  # weight of the past in the mean rate
-_PATIENCE = 0.5  # of the seconds of the last batch: the longest wait for images in decoding
+PATIENCE = 0.5  # of the seconds of the last batch: the longest wait for images in decoding
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Batcher:
         try:
             async with self._decoders:
                 async with self._changed:
-                    await self._changed.wait_for(lambda: self._held < _HELD)
+                    await self._changed.wait_for(lambda: self._held < HELD)
                 prepared = await loop.run_in_executor(self._decoding, self.network.prepare, content)
             waiting = _Waiting(prepared, loop.create_future())
             self._held += prepared.nbytes
@@ -143,7 +143,7 @@ class Batcher:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._waiting)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_PATIENCE * self._seconds):
+                    async with asyncio.timeout(PATIENCE * self._seconds):
                         await self._changed.wait_for(self._is_due)
                 found = [
                     self._waiting.popleft()
