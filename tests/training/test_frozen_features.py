@@ -44,6 +44,11 @@ def whole(loader):
     return next(iter(loader)).images
 
 
+def without_calibration(*_, **__):
+    """In place of `Validator.calibrate`, which reads the images of the validation set."""
+    raise DataError("not measured here")
+
+
 @pytest.fixture
 def catalog(shapes):
     return open_catalog(str(shapes / "train.txt"))
@@ -162,7 +167,7 @@ def test_interrupted_run_on_features_has_the_same_curve_and_reads_no_image_again
     shutil.rmtree(run.checkpoints / "step-00000012")
     with monkeypatch.context() as without_images:
         without_images.setattr(EvalLoader, "__iter__", lambda _: iter(()))
-        without_images.setattr("lookalike.commands.train._calibrate", lambda *_: None)
+        without_images.setattr(Validator, "calibrate", without_calibration)
         train(cut.with_settings({"train__max_steps": 18}), resume=True)
     assert curve(once.path) == curve(run.path)
     live = train(
@@ -174,11 +179,6 @@ def test_interrupted_run_on_features_has_the_same_curve_and_reads_no_image_again
     assert first == same
     losses = [record["loss"] for record in records(once.path) if "loss" in record]
     assert losses[-1] < losses[0]
-
-
-def without_calibration(*_, **__):
-    """In place of `Validator.calibrate`, which reads the images of the validation set."""
-    raise DataError("not measured here")
 
 
 def test_weights_between_start_and_end_are_measured_on_features(shapes, tmp_path, monkeypatch):
