@@ -88,7 +88,7 @@ def test_without_the_setting_a_separator_is_a_part_of_the_label(tmp_path):
         ("a.jsonl", '{"path": "a.jpg", "label": ["a", "b"]}', AnnotationOptions(),
          r"a.jsonl:1: label \"\['a', 'b'\]\" is a list; set data.label_separator='\|'"),
         ("a.manifest", itag("cat", "dog"), AnnotationOptions(), "set data.label_separator='|'"),
-        ("a.txt", "a.jpg cat|nan\nb.jpg |", BAR,
+        ("a.txt", "a.jpg cat|nan\nb.jpg |\nc.jpg cat", BAR,
          "a.txt:1: label 'nan' is a missing value(.|\n)*a.txt:2: no label"),
         ("a.txt", "a.jpg cat dog", AnnotationOptions(label_separator=" "),
          "blanks stand between path and label"),

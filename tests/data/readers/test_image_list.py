@@ -114,10 +114,10 @@ def test_bad_lines_are_reported_together(tmp_path):
 
 
 def test_the_first_ten_bad_lines_in_full(tmp_path):
-    lines = complaint(write(tmp_path, "a.jpg\n" * 10)).split("\n")
+    lines = complaint(write(tmp_path, "a.jpg 1\n" + "b.jpg\n" * 10)).split("\n")
     assert len(lines) == 10
-    lines = complaint(write(tmp_path, "a.jpg\n" * 1234)).split("\n")
-    assert lines[9] == "train.txt:10: 'a.jpg' has no label; write: path label"
+    lines = complaint(write(tmp_path, "a.jpg 1\n" + "b.jpg\n" * 1234)).split("\n")
+    assert lines[9] == "train.txt:11: 'b.jpg' has no label; write: path label"
     assert lines[10:] == ["and 1,224 more"]
 
 

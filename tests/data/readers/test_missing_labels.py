@@ -49,6 +49,27 @@ def test_missing_values_in_texts(tmp_path, name, header, row):
     assert [record.label for record in found] == ["7", *[""] * len(MISSING), "7"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "first"),
+    [
+        ("a.txt", "0.jpg\n1.jpg\n", "1: '0.jpg' has no label; write: path label"),
+        ("a.csv", "path,label\n0.jpg,\n1.jpg,nan\n", "2: no label; fill it in or remove the row"),
+        ("a.jsonl", '{"path": "0.jpg", "label": null}\n' * 2, "1: no label; fill it in or remove"),
+    ],
+)
+def test_a_list_without_any_labels_is_one_error(tmp_path, name, text, first):
+    (tmp_path / name).write_text(text)
+    [line] = complaints(tmp_path / name)
+    assert line.startswith(
+        f"{tmp_path / name}: none of the 2 rows has a label, as {tmp_path / name}:{first}"
+    )
+    (tmp_path / "good.txt").write_text("0.jpg 7\n")
+    rows = BadRows()
+    places = [str(tmp_path / "good.txt"), str(tmp_path / name)]
+    assert len(read_records(places, options=AnnotationOptions(bad=rows))) == 1
+    assert [": ".join(row) for row in rows.found] == [line]
+
+
 def test_similar_words_are_classes(tmp_path):
     labels = ["none", "na", "nano", "infinite", "Nantes", "null-a", "1.5", "-1"]
     (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{x}.jpg,{x}\n" for x in labels))

@@ -38,15 +38,21 @@ class MalformedRow(Exception):
     """A row that cannot be used: the reason and the fix."""
 
 
+class MissingLabel(MalformedRow):
+    """A row without the label that it needs."""
+
+
 class BadRows:
     """Errors of rows: the place of each (`train.csv:17`), and the reason."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
+        self.unlabelled = 0
 
     def add(self, place: str, reason: object) -> None:
         """Add the error of one row."""
         self.found.append((place, str(reason)))
+        self.unlabelled += isinstance(reason, MissingLabel)
 
     def raise_any(self) -> None:
         """Raise a DataError about all of them, if there are any."""
@@ -124,7 +130,14 @@ class Annotation:
         return place
 
     def finish(self, records: RecordTable, bad: BadRows, empty: str) -> RecordTable:
-        """The records, once `bad` is reported; a DataError, `empty`, where there are neither."""
+        """The records, once `bad` is reported; a DataError, `empty`, where there are neither.
+
+        A list without any labels is one error, not one for each row.
+        """
+        if not records and bad.unlabelled == len(bad.found) > 1:
+            first = ": ".join(bad.found[0])
+            none = f"none of the {bad.unlabelled:,} rows has a label, as {first}"
+            bad.found = [(self.name, none)]
         self.options.report(bad)
         if not records and not bad.found:
             raise DataError(f"{self.name}: {empty}")
@@ -221,7 +234,7 @@ def parse_label(text: str, labelled: bool) -> str:
     if is_missing(label):
         if not labelled:
             return ""
-        raise MalformedRow(
+        raise MissingLabel(
             f"label {quoted(label)} is a missing value; fill it in or remove the row (a class "
             "cannot have this name)"
             if label

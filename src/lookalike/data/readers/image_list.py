@@ -9,6 +9,7 @@ from lookalike.data.readers.annotation import (
     Annotation,
     BadRows,
     MalformedRow,
+    MissingLabel,
     has_control_characters,
     is_invalid_uri,
     lines,
@@ -162,4 +163,4 @@ def _check(line: str, path: str, label: str) -> None:
     if has_control_characters(path) or has_control_characters(label):
         raise MalformedRow(f"{quoted(line)} holds a control character; remove it")
     if not path or _is_path_alone(path, label):
-        raise MalformedRow(f"{quoted(line)} has no label; write: path label")
+        raise MissingLabel(f"{quoted(line)} has no label; write: path label")

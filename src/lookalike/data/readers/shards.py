@@ -21,6 +21,7 @@ from lookalike.data.readers.annotation import (
     AnnotationOptions,
     BadRows,
     MalformedRow,
+    MissingLabel,
     has_control_characters,
     name_fault,
     parse_labels,
@@ -142,7 +143,7 @@ def _image(files: _Files) -> Member:
 def _labels(files: _Files, options: AnnotationOptions) -> tuple[str, ...]:
     end = next((end for end in _LABELS if end in files), None)
     if end is None:
-        raise MalformedRow("no label; add " + " or ".join(_LABEL_SUFFIXES))
+        raise MissingLabel("no label; add " + " or ".join(_LABEL_SUFFIXES))
     member, content = files[end]
     name = quoted(member.name)
     if len(content) > _LARGEST_LABEL:
@@ -157,7 +158,7 @@ def _labels(files: _Files, options: AnnotationOptions) -> tuple[str, ...]:
     try:
         return parse_labels(label, options)
     except MalformedRow as error:
-        raise MalformedRow(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _label_of_json(name: str, text: str, separator: str | None) -> str:
