@@ -217,18 +217,25 @@ def reading(folder: Path) -> Iterator[None]:
         raise RunError(f"{folder}: does not fit this configuration: {one_line(error)}") from None
 
 
-def parse_state(text: str | bytes) -> dict[str, Any]:
-    """Parse and check a state.json.
+def parse_state(
+    text: str | bytes, place: object, sizes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Parse and check the state.json of a checkpoint on disk or in object storage.
+
+    Args:
+        text: its content.
+        place: the folder, for messages.
+        sizes: those of the files in it, which must be complete; None does not check them.
 
     Raises:
-        ValueError: it is broken, or damaged.
-        RunError: it has the format of another version.
+        RunError: it is damaged or of another version, or a file is missing or has another size
+            than when it was written.
     """
     try:
         state = json.loads(text)
         format, files = state["format"], state["files"]
         if format not in (FORMAT, *OLDER_FORMATS):
-            raise RunError(f"written by another version of lookalike, as {format!r}")
+            raise RunError(f"{place}: written by another version of lookalike, as {format!r}")
         scale, good_steps = map(float, state["loss_scale"])
         plain = scale > 0 and good_steps >= 0 and type(Progress.of(state["progress"]).step) is int
         plain &= all(
@@ -243,8 +250,20 @@ def parse_state(text: str | bytes) -> dict[str, Any]:
     except (RecursionError, TypeError, AttributeError, KeyError, ValueError):
         plain = False
     if not plain:
-        raise ValueError(f"{STATE_FILE} is damaged")
+        raise RunError(f"{place}: {STATE_FILE} is damaged")
+    if sizes is not None and (fault := size_fault(place, files, sizes)):
+        raise RunError(fault)
     return dict(state)
+
+
+def size_fault(place: object, files: Mapping[str, int], sizes: Mapping[str, int]) -> str | None:
+    """The first of `files` that is missing or of another size in `sizes`; None without one."""
+    for name, size in files.items():
+        if name not in sizes:
+            return f"{place}: {name} is missing"
+        if sizes[name] != size:
+            return f"{place}/{name}: has {sizes[name]} bytes instead of {size}"
+    return None
 
 
 def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -254,19 +273,13 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         RunError: something is missing, has another size than when it was written, or is damaged.
     """
     try:
-        state = parse_state((folder / STATE_FILE).read_bytes())
+        text = (folder / STATE_FILE).read_bytes()
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.exists()}
     except FileNotFoundError:
         raise RunError(f"{folder}: {STATE_FILE} is missing") from None
     except OSError as error:
         raise RunError(f"{folder / STATE_FILE}: cannot be read: {refused(error)}") from None
-    except (ValueError, RunError) as error:
-        raise RunError(f"{folder}: {error}") from None
-    for name, size in state["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise RunError(f"{folder}: {name} is missing")
-        if path.stat().st_size != size:
-            raise RunError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
+    state = parse_state(text, folder, sizes)
     if verify:
         _verify(folder, state.get("sha256", {}))
     return state

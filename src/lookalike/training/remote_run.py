@@ -121,10 +121,14 @@ def newest(
     faults: list[str] = []
     names = {name.split("/")[1] for name in sizes if name.startswith(f"{CHECKPOINTS}/step-")}
     for name in sorted((n for n in names if before is None or n < before), reverse=True):
-        fault = _fault(output, name, sizes)
-        if fault is None:
+        prefix = f"{CHECKPOINTS}/{name}/"
+        below = {k.removeprefix(prefix): size for k, size in sizes.items() if k.startswith(prefix)}
+        try:
+            _complete_state(storage.join(output, f"{CHECKPOINTS}/{name}"), below)
+        except RunError as error:
+            faults.append(str(error))
+        else:
             return name, faults
-        faults.append(fault)
     return None, faults
 
 
@@ -140,10 +144,7 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
     place = f"{CHECKPOINTS}/{name}"
     shown = storage.public(storage.join(output, place))
     text = storage.read_bytes(storage.join(output, f"{place}/{checkpoint.STATE_FILE}"))
-    try:
-        state = checkpoint.parse_state(text)
-    except (ValueError, RunError) as error:
-        raise RunError(f"{shown}: {error}") from None
+    state = checkpoint.parse_state(text, shown)
     state_here = folder / name / checkpoint.STATE_FILE
     same = "id" in state and state_here.exists() and state_here.read_bytes() == text
     partial = partial_path(folder / name)
@@ -166,40 +167,24 @@ def fetch_checkpoint(output: str, name: str, folder: Path) -> None:
 def state_text(output: str, name: str) -> str | None:
     """Text of state.json of a remote checkpoint; None if that is not complete."""
     folder = storage.join(output, f"{CHECKPOINTS}/{name}")
-    content = storage.read_if_exists(storage.join(folder, checkpoint.STATE_FILE))
-    if content is None or _incomplete(folder, content, storage.sizes_below(folder)) is not None:
-        return None
-    return content.decode()
-
-
-def _fault(output: str, name: str, sizes: dict[str, int]) -> str | None:
-    """Fault of a remote checkpoint; None if it is complete."""
-    prefix = f"{CHECKPOINTS}/{name}/"
-    folder = storage.join(output, prefix.rstrip("/"))
-    if prefix + checkpoint.STATE_FILE not in sizes:
-        shown = storage.public(folder)
-        return f"{shown}: {checkpoint.STATE_FILE} is missing: its upload was not complete"
-    content = storage.read_bytes(storage.join(folder, checkpoint.STATE_FILE))
-    below = {k.removeprefix(prefix): size for k, size in sizes.items() if k.startswith(prefix)}
-    return _incomplete(folder, content, below)
-
-
-def _incomplete(folder: str, content: bytes, sizes: Mapping[str, int]) -> str | None:
-    """Fault of a remote checkpoint with this state.json and files of these sizes."""
-    shown = storage.public(folder)
     try:
-        files = checkpoint.parse_state(content)["files"]
-    except (ValueError, RunError) as error:
-        return f"{shown}: {error}"
-    return size_fault(shown, files, sizes)
+        return _complete_state(folder, storage.sizes_below(folder)).decode()
+    except RunError:
+        return None
 
 
-def size_fault(place: str, files: Mapping[str, int], sizes: Mapping[str, int]) -> str | None:
-    """First of `files` that has another size in `sizes`, as text; None without one."""
-    for name, size in files.items():
-        if sizes.get(name) != size:
-            return f"{place}: {name} has {sizes.get(name, 'no')} bytes instead of {size}"
-    return None
+def _complete_state(folder: str, sizes: Mapping[str, int]) -> bytes:
+    """Content of state.json of a remote checkpoint with files of these sizes.
+
+    Raises:
+        RunError: the checkpoint is not complete.
+    """
+    shown = storage.public(folder)
+    content = storage.read_if_exists(storage.join(folder, checkpoint.STATE_FILE))
+    if content is None:
+        raise RunError(f"{shown}: {checkpoint.STATE_FILE} is missing: its upload was not complete")
+    checkpoint.parse_state(content, shown, sizes)
+    return content
 
 
 def _stays_inside(name: str) -> bool:
@@ -213,4 +198,4 @@ def _best(output: str, sizes: dict[str, int]) -> str | None:
         return None
     name = storage.read_bytes(storage.join(output, f"{CHECKPOINTS}/best")).decode().strip()
     known = re.fullmatch(r"step-\d+", name) is not None
-    return name if known and _fault(output, name, sizes) is None else None
+    return name if known and state_text(output, name) is not None else None

@@ -120,7 +120,7 @@ def _state(folder: Path) -> str | None:
     """Text of a state.json; None if it is missing or damaged."""
     try:
         text = (folder / checkpoint.STATE_FILE).read_text("utf-8")
-        checkpoint.parse_state(text)
+        checkpoint.parse_state(text, folder)
     except (OSError, ValueError, RunError):
         return None
     return text

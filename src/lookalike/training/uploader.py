@@ -339,7 +339,7 @@ class Uploader:
                 self._wait_for(_id_of(name, text), missing)
                 uri = self._uri(place)
                 sizes = storage.sizes_below(uri)
-                if fault := remote_run.size_fault(storage.public(uri), state["files"], sizes):
+                if fault := checkpoint.size_fault(storage.public(uri), state["files"], sizes):
                     raise StorageError(fault)  # another start of the run removed it
             self._send(snapshot, f"{place}/{checkpoint.STATE_FILE}")
             logger.info("checkpoint %s is stored at %s", name, storage.public(self._uri(place)))
