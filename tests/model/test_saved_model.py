@@ -66,7 +66,7 @@ CHANGES = [
     ({"projected_dim": 4}, "projection.mean has nothing, and the network of config.json shape"),
     ({"free_length": True}, "neck.norm.weight has nothing"),
     ({"format": "other"}, "format='other'"),
-    ({"colour": 1}, "colour=1: extra inputs are not permitted"),
+    ({"colour": 1}, "colour is not a key"),
     ({"preprocess": 3}, "preprocess=3: input should be an object"),
     (
         {"preprocess": {"image_size": 10**9}},

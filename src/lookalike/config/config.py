@@ -5,8 +5,6 @@ The texts of the settings feed `lookalike train --help`, docs/parameters.md and 
 
 import difflib
 import os
-import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -31,6 +29,7 @@ from lookalike.config.yaml_lines import read_mapping, read_value, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED
 from lookalike.storage import Place
+from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import refuse_remote
 
 
@@ -202,9 +201,6 @@ class Config(Section):
         return getattr(getattr(self, section), name)
 
 
-_repr = reprlib.Repr()  # of a value in a message, which may be huge
-_repr.maxstring = _repr.maxother = 80
-
 FLAGS = {
     "train": "data.train",
     "val": "data.val",
@@ -355,52 +351,24 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
     """A line for each setting that is wrong."""
-    whole: dict[str, list[str]] = {}  # choices of a value of several types, by the line's begin
-    found = [
-        (".".join(str(part) for part in item["loc"] if not _is_type(part)), item)
-        for item in error.errors()
-    ]
-    wrong = {key for key, _ in found if key}
-    for key, item in found:
-        if any(key.startswith(f"{outer}.") for outer in wrong):
-            continue  # a part of a value whose own line describes the values that are allowed
+    lines = []
+    words = {"extra_forbidden": _unknown, "model_type": _is_section}
+    for key, what in faults_of(error, words):
         section, _, name = key.partition(".")
         where = places.get(f"{section}.{name.partition('.')[0]}") or places.get(key)
-        where = where or places.get(section) or ("" if places else place)
-        value = _repr.repr(item.get("input"))
-        more: list[str] = []
-        if item["type"] == "extra_forbidden":
-            what = f"{key} is not a key{_hint(key)}"
-        elif item["type"] == "literal_error":
-            what = f"{key}={value} is not one of {item['ctx']['expected']}"
-            named = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-            close = difflib.get_close_matches(str(item.get("input")), named, 1, 0.6)
-            what += f"; did you mean {close[0]}?" if close else ""
-        elif item["type"] == "value_error":
-            text = str(item["ctx"]["error"])
-            what = f"{key}={value} {text}" if key else text
-        elif item["type"] == "model_type":
-            first = next((k for k in (*popular_keys(), *keys()) if k.startswith(f"{key}.")), None)
-            what = f"{key}={value} is a section: write {first}=value, or another key of it"
-        else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            what, expected = f"{key}={value}: ", message.removeprefix("input should be ")
-            if expected != message:
-                what, message = f"{what}input should be ", expected
-            more.append(message)
-        line = f"{where or place}: {what}" if where or (place and not key) else what
-        whole.setdefault(line, []).extend(more)
-    return "\n".join(line + " or ".join(dict.fromkeys(more)) for line, more in whole.items())
+        where = where or places.get(section) or ("" if places and key else place)
+        lines.append(f"{where}: {what}" if where else what)
+    return "\n".join(lines)
 
 
-def _is_type(part: int | str) -> bool:
-    """True if a part of pydantic's location is one of several types of a value."""
-    return isinstance(part, str) and (part in ("bool", "str", "int", "float") or "[" in part)
-
-
-def _hint(key: str) -> str:
+def _unknown(key: str) -> str:
     found = setting_meant(key)
-    return f"; did you mean {found}?" if found else ""
+    return "is not a key" + (f"; did you mean {found}?" if found else "")
+
+
+def _is_section(key: str) -> str:
+    first = next((k for k in (*popular_keys(), *keys()) if k.startswith(f"{key}.")), None)
+    return f"is a section: write {first}=value, or another key of it"
 
 
 def setting_meant(name: str) -> str | None:

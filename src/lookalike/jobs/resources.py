@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationError, field_validator, model_validator
@@ -13,6 +14,7 @@ from lookalike.config.section_base import Section, setting
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage.byte_size import in_bytes
+from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import read_text
 
 _SECRET_NAME = re.compile(
@@ -280,21 +282,22 @@ def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:
     except _SecretError as error:
         raise ConfigError(str(error)) from None
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_line(item, file, lines, given) for item in error.errors())
-        ) from None
+        raise ConfigError(_explain(error, file, lines, given)) from None
 
 
-def _line(item: Any, file: str | None, lines: dict[str, int], given: dict[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
-    key = ".".join(path)
-    known = path and path[0] not in given
-    number = lines.get(".".join(path[:2])) or lines.get(path[0]) if known else None
-    place = f"{file}:{number}: " if number else ""
-    if item["type"] == "extra_forbidden":
-        choices = ", ".join(Resources.model_fields) if len(path) == 1 else "see docs/submit.md"
-        return f"{place}{key} is not a key of the resources ({choices})"
-    if item["type"] == "value_error":
-        text = str(item["ctx"]["error"])
-        return f"{place}{key}={item['input']!r} {text}" if key else f"{place}{text}"
-    return f"{place}{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+def _explain(
+    error: ValidationError, file: str | None, lines: Mapping[str, int], given: Mapping[str, Any]
+) -> str:
+    """A line for each key that is wrong."""
+    found = []
+    for key, what in faults_of(error, {"extra_forbidden": _unknown}):
+        path = key.split(".")
+        known = key and path[0] not in given
+        number = lines.get(".".join(path[:2])) or lines.get(path[0]) if known else None
+        found.append(f"{file}:{number}: {what}" if number else what)
+    return "\n".join(found)
+
+
+def _unknown(key: str) -> str:
+    choices = "see docs/submit.md" if "." in key else ", ".join(Resources.model_fields)
+    return f"is not a key of the resources ({choices})"

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
-from lookalike.storage.checked_json import first_fault
+from lookalike.storage.checked_json import faults_of
 
 # Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The same parts
 # of the published peaks are assumed of the others.
@@ -168,4 +168,4 @@ def read_machine(file: Place) -> Machine:
     try:
         return TypeAdapter(Machine).validate_python(values)
     except ValidationError as error:
-        raise ConfigError(f"--machine {file}: {first_fault(error)}") from None
+        raise ConfigError(f"--machine {file}: {faults_of(error)[0][1]}") from None

@@ -23,6 +23,7 @@ from lookalike.config.config import Config, key_of, keys
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
+from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import read_text
 from lookalike.workflow.node_kinds import KINDS, NodeKind
 
@@ -233,17 +234,8 @@ class _Reader:
         try:
             checked = kind.settings.model_validate(known)
         except ValidationError as error:
-            messages: dict[str, list[str]] = {}  # a value of several types has a message for each
-            values = {}
-            for item in error.errors():
-                name = str(item["loc"][0])
-                cause = item.get("ctx", {}).get("error")
-                text = str(cause) if isinstance(cause, ValueError) else item["msg"]
-                messages.setdefault(name, []).append(text[0].lower() + text[1:])
-                values[name] = known[name]
-            for name, texts in messages.items():
-                text = " or ".join(dict.fromkeys(texts))
-                self._fault(f"{key}.with.{name}", f"{key}: {name}={values[name]!r}: {text}")
+            for name, what in faults_of(error):
+                self._fault(f"{key}.with.{name.partition('.')[0]}", f"{key}: {what}")
             return {}
         return checked.model_dump(exclude_unset=True)
 
