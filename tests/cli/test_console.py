@@ -5,9 +5,11 @@ import errno
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -230,6 +232,19 @@ def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, 
         f"the environment has {places}, but {others} cannot be reached there (The client socket "
         f"has timed out); {names}, or start the workers with"
     )
+
+
+def test_another_program_at_the_address_of_the_main_worker_is_named(monkeypatch):
+    """It accepts connections and is silent, as a server of HTTP is until a line has come."""
+    monkeypatch.setattr(world, "_MARGIN", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = str(silent.getsockname()[1])
+        set_launcher(monkeypatch, MEETING | {"RANK": "1", "MASTER_PORT": port})
+        began = time.monotonic()
+        words = f"MASTER_PORT={port}, but the main worker .* another program.*; unset RANK"
+        with pytest.raises(ConfigError, match=words):
+            World.from_env("cpu", timeout=0.5)
+        assert time.monotonic() - began < 10
 
 
 def set_launcher(monkeypatch, environment):

@@ -9,6 +9,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,6 +27,7 @@ TIMEOUT = 1800.0
 """Seconds that a worker waits for others by default."""
 
 SLOW_SECONDS = 10.0
+_MARGIN = 5.0  # seconds beyond the timeout, within which torch reports its own
 
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
@@ -134,15 +136,35 @@ _starts = itertools.count()
 
 def _create_group(rank: int, size: int, options: dict[str, Any]) -> None:
     """Create the process group, also where this process has had one before."""
-    number = next(_starts)
-    if not number:
-        dist.init_process_group(**options)
-        return
     # The key-value store of the earlier group may be in use still, with the addresses of then:
     # caches of torch keep a group that has shared a network out (FSDP2).
-    store, *_ = next(dist.rendezvous("env://", rank, size, timeout=options["timeout"]))
-    store = dist.PrefixStore(f"start-{number}", store)
+    store = dist.PrefixStore(f"start-{next(_starts)}", _open_store(rank, size, options["timeout"]))
     dist.init_process_group(**options, store=store, rank=rank, world_size=size)
+
+
+def _open_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """The key-value store of the workers; a DistNetworkError where it does not answer in time.
+
+    In a thread: torch has no limit for the answer to its first message, and another program that
+    listens there may give none.
+    """
+    opened: Future[dist.Store] = Future()
+
+    def connect() -> None:
+        try:
+            opened.set_result(next(dist.rendezvous("env://", rank, size, timeout=timeout))[0])
+        except BaseException as error:
+            opened.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    seconds = timeout.total_seconds()
+    try:
+        return opened.result(seconds + _MARGIN)
+    except TimeoutError:
+        raise dist.DistNetworkError(
+            f"what listens there has not answered as a TCPStore for {seconds:g} seconds: it may be "
+            "another program"
+        ) from None
 
 
 @contextmanager
