@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import lookalike
+from private_names import names_of_program, reached
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,3 +91,14 @@ def test_names_of_files_and_classes_stand_once():
     ]
     for names in ([path.name for path in files], classes):
         assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_tests_reach_no_private_names():
+    names = names_of_program()
+    assert len(names) > 500
+    assert [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path.name != "test_private_names.py"  # made of reaches
+        for line, name in reached(path.read_text(), names)
+    ] == []

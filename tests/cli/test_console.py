@@ -236,7 +236,7 @@ def test_waiting_for_workers_that_do_not_come_is_explained(monkeypatch, caplog, 
 
 def test_another_program_at_the_address_of_the_main_worker_is_named(monkeypatch):
     """It accepts connections and is silent, as a server of HTTP is until a line has come."""
-    monkeypatch.setattr(world, "_MARGIN", 0.5)
+    monkeypatch.setattr(world, "TIMEOUT_MARGIN", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = str(silent.getsockname()[1])
         set_launcher(monkeypatch, MEETING | {"RANK": "1", "MASTER_PORT": port})

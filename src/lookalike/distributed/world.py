@@ -27,7 +27,7 @@ TIMEOUT = 1800.0
 """Seconds that a worker waits for others by default."""
 
 SLOW_SECONDS = 10.0
-_MARGIN = 5.0  # seconds beyond the timeout, within which torch reports its own
+TIMEOUT_MARGIN = 5.0  # seconds beyond the timeout, within which torch reports its own
 
 _LAUNCHER = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
@@ -159,7 +159,7 @@ def _open_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
     threading.Thread(target=connect, daemon=True).start()
     seconds = timeout.total_seconds()
     try:
-        return opened.result(seconds + _MARGIN)
+        return opened.result(seconds + TIMEOUT_MARGIN)
     except TimeoutError:
         raise dist.DistNetworkError(
             f"what listens there has not answered as a TCPStore for {seconds:g} seconds: it may be "
