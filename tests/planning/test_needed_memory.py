@@ -57,7 +57,7 @@ def test_gradients_that_are_counted_are_those_of_the_heads():
 
 def test_the_memory_of_a_million_classes_is_logged_with_cheaper_settings(caplog, monkeypatch):
     monkeypatch.setattr("lookalike.commands.plan.resident", lambda: 500 * 10**6)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "lookalike")  # threads of SDKs log too
     asked, config, embedder = resolved(MILLION)
     need = plan_memory(config, embedder, MILLION, World(), limit=7 * 10**9)
     assert need.memory.head_gradients == 0
@@ -73,7 +73,7 @@ def test_the_memory_of_a_million_classes_is_logged_with_cheaper_settings(caplog,
 
 
 def test_little_memory_is_not_logged(caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "lookalike")  # threads of SDKs log too
     asked, config, embedder = resolved(1000)
     assert plan_memory(config, embedder, 1000, World(), limit=80 * 10**9) is None
     log_needed_memory(None, config, asked)
