@@ -14,9 +14,11 @@ from lookalike import storage
 from lookalike.commands import embed as command_embed
 from lookalike.commands import embed_parts
 from lookalike.commands.embed import embed
+from lookalike.commands.embed_parts import EmbeddingTask
 from lookalike.commands.evaluate import compare
 from lookalike.commands.models import load
 from lookalike.data.loading.image_source import Source
+from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError, RunError
 from lookalike.evaluation.testset import from_list
 from lookalike.log import logger
@@ -137,12 +139,11 @@ def test_evaluation_goes_on_with_the_parts_of_a_killed_one(bucket, model, many_s
     output = "s3://shop/results"
     expected = compare(model, many_shapes, device="cpu").to_dict()
     embedder, records = load(model, device="cpu"), from_list(str(many_shapes)).catalog.records
-    request = embed_parts.request_of(embedder, records, 64)
+    task = EmbeddingTask(embedder, records, Source(threads=2), ALONE, 64)
+    request = task.request
     with embed_parts.shared_parts(embed_parts.parts_place(output, request), request, 1) as parts:
         parts.begin()
-        embed_parts.make_parts(
-            embedder, records, parts, [1], source=Source(threads=2), advance=lambda count: None
-        )
+        task.make_own(parts, [1])
     [made] = [name for name in storage.sizes_below(output) if name.endswith(".part")]
     bucket.counts.clear()
     with socket.socket() as free:

@@ -15,29 +15,24 @@ from typing import Unpack
 from lookalike import log, storage
 from lookalike.commands.embed_parts import (
     PART_SIZE,
-    make_own_parts,
-    make_parts,
-    request_of,
+    EmbeddingTask,
     shared_parts,
 )
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
-from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.data.shared_records import read_once
 from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, check_integer
-from lookalike.exporting.exported import ExportedModel
 from lookalike.index.index import Index
 from lookalike.index.store_address import BACKENDS, is_store_address
 from lookalike.index.stored_parts import IndexedParts, StoredParts
 from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
-from lookalike.model.embedder import Embedder
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
@@ -123,25 +118,19 @@ def embed(
             records = read_list()
         else:
             run, records = _embed, read_once(read_list, world)
-        count = run(embedder, records, output, restart, world, source)
+        task = EmbeddingTask(embedder, records, source, world, PART_SIZE)
+        count = run(task, output, restart)
         if world.is_main:
             report_to_launcher(_COUNT, str(count))
         return count
 
 
-def _embed(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    output: str,
-    restart: bool,
-    world: World,
-    source: Source,
-) -> int:
-    request = request_of(embedder, records, PART_SIZE)
+def _embed(task: EmbeddingTask, output: str, restart: bool) -> int:
+    world = task.world
     with ExitStack() as stack:
-        parts = Parts(_work_folder(output), request)
+        parts = Parts(_work_folder(output), task.request)
         if is_store_address(output):
-            parts = stack.enter_context(_into_index(embedder, parts, records, output, world))
+            parts = stack.enter_context(_into_index(task, parts, output))
         if world.is_main:
             lock = parts.folder.with_name(parts.folder.name + ".lock")
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -151,24 +140,18 @@ def _embed(
             parts.begin(restart=restart)
         # Gathered, not looked up by each: a faster worker may have made a part meanwhile.
         missing = world.broadcast_object(parts.missing() if world.is_main else [])
-        _make(embedder, records, parts, missing, world, source)
-        return _finish(parts, records, output) if world.is_main else 0
+        _make(task, parts, missing)
+        return _finish(parts, task.records, output) if world.is_main else 0
 
 
 @contextmanager
-def _into_index(
-    embedder: Embedder | ExportedModel,
-    parts: Parts,
-    records: Sequence[Record],
-    output: str,
-    world: World,
-) -> Iterator[Parts]:
+def _into_index(task: EmbeddingTask, parts: Parts, output: str) -> Iterator[Parts]:
     """The parts of an index, which the main worker makes where there is none."""
-    if world.is_main:
-        Index.open_or_create(output, embedder=embedder).close()
-    world.barrier()
-    with Index.open(output, embedder) as index:
-        yield StoredParts(parts.folder, parts.request, index, records)
+    if task.world.is_main:
+        Index.open_or_create(output, embedder=task.embedder).close()
+    task.world.barrier()
+    with Index.open(output, task.embedder) as index:
+        yield StoredParts(parts.folder, task.request, index, task.records)
 
 
 def _work_folder(output: str) -> Path:
@@ -178,16 +161,9 @@ def _work_folder(output: str) -> Path:
     return path.with_name(f".{path.name}.parts")
 
 
-def _make(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    parts: Parts,
-    missing: Sequence[int],
-    world: World,
-    source: Source,
-) -> None:
+def _make(task: EmbeddingTask, parts: Parts, missing: Sequence[int]) -> None:
     """Make each worker's share of the missing parts; the main one then waits for all."""
-    request = parts.request
+    request, world = task.request, task.world
     left = sum(len(request.rows(number)) for number in missing)
     if left < request.count:
         logger.info(
@@ -197,15 +173,7 @@ def _make(
     began = time.monotonic()
     before = request.count - left
     with Bar("embedding", request.count, before, unit="images", quiet=not world.is_main) as bar:
-        make_parts(
-            embedder,
-            records,
-            parts,
-            missing[world.rank :: world.size],
-            source=source,
-            # The others are about as far as this worker.
-            advance=lambda n: bar.advance(min(n * world.size, request.count - bar.done)),
-        )
+        task.make(parts, missing[world.rank :: world.size], bar, world.size)
         while world.is_main and parts.missing():  # torchrun ends this worker if another fails
             time.sleep(0.2)
     if left:
@@ -216,19 +184,12 @@ def _make(
         )  # fmt: skip
 
 
-def _embed_on_machines(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    output: str,
-    restart: bool,
-    world: World,
-    source: Source,
-) -> int:
+def _embed_on_machines(task: EmbeddingTask, output: str, restart: bool) -> int:
     """Make this worker's parts, then those that others have not made; worker 0 merges them.
 
     Workers do not wait for each other, so that each may be killed, and start again, alone.
     """
-    request = request_of(embedder, records, PART_SIZE)
+    request, world = task.request, task.world
     name = storage.public(output).rsplit("/", 1)[-1]
     with shared_parts(storage.resolve(f".{name}.parts", output), request, world.rank) as parts:
         if restart:
@@ -243,47 +204,39 @@ def _embed_on_machines(
             )  # fmt: skip
             return 0
         missing = parts.missing()
-        mine = [number for number in missing if number % world.size == world.rank]
+        mine = [number for number in missing if number in task.mine]
         if len(missing) < request.parts:
             done = f"{request.parts - len(missing):,} of {request.parts:,}"
             logger.info("resumed: %s parts are done (%s)", done, storage.public(parts.place))
         while missing:
             # Of other machines, which are slower or lost, one at a time, the last ones first.
             numbers = mine or [missing[-1 - world.rank % len(missing)]]
-            make_own_parts(embedder, records, parts, numbers, source=source, world=world)
+            task.make_own(parts, numbers)
             missing, mine = parts.missing(), []
         if not world.is_main:
             return 0
         parts.fetch(range(request.parts))
-        found = _finish(parts.local, records, output)
+        found = _finish(parts.local, task.records, output)
         parts.end()
         return found
 
 
-def _share_into_index(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    output: str,
-    restart: bool,
-    world: World,
-    source: Source,
-) -> int:
+def _share_into_index(task: EmbeddingTask, output: str, restart: bool) -> int:
     """Put this worker's parts into an index, as far as it lacks them.
 
     Workers do not wait for each other, and none makes the parts of another: the index does not say
     which images cannot be read.
     """
-    request = request_of(embedder, records, PART_SIZE)
-    with Index.open_or_create(output, embedder=embedder) as index:
-        parts = IndexedParts(request, index, records)
-        mine = range(request.parts)[world.rank :: world.size]
+    request, mine = task.request, task.mine
+    with Index.open_or_create(output, embedder=task.embedder) as index:
+        parts = IndexedParts(request, index, task.records)
         missing = list(mine) if restart else parts.missing(mine)
         if len(missing) < len(mine):
             done = f"{len(mine) - len(missing):,} of the {len(mine):,} parts of this worker"
             logger.info("resumed: %s are in %s", done, index.place)
-        make_own_parts(embedder, records, parts, missing, source=source, world=world)
+        task.make_own(parts, missing)
         index.compact()  # by each: the last one finds all rows
-        _warn_of_bad(parts.bad, records)
+        _warn_of_bad(parts.bad, task.records)
         vectors = log.counted(parts.count, "vector")
         logger.info("%s: %s of %d by this worker", index.place, vectors, request.dim)
         return parts.count

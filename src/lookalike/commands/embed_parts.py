@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -33,58 +35,62 @@ class _WrittenParts(Protocol):
     def write(self, number: int, part: Part) -> None: ...
 
 
-def request_of(
-    embedder: Embedder | ExportedModel, records: Sequence[Record], size: int = PART_SIZE
-) -> Request:
-    """The vectors of these records by this model, in parts of `size` images."""
-    return Request(
-        model=embedder.fingerprint(),
-        images=fingerprint_of(records),
-        count=len(records),
-        dim=embedder.embedding_dim,
-        size=size,
-        trained=embedder.trained_fingerprint(),
-    )
+@dataclass(frozen=True)
+class EmbeddingTask:
+    """A list that workers embed with a model, part by part.
 
+    Attributes:
+        source: of the images' bytes.
+        world: the workers, seen from this one.
+        size: images of a part.
+    """
 
-def make_parts(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    parts: _WrittenParts,
-    numbers: Sequence[int],
-    *,
-    source: Source,
-    advance: Callable[[int], None],
-) -> None:
-    """Make these parts; `advance` is called with the number of images of each batch."""
-    request = parts.request
-    size = batch_size_of(embedder)
-    batches = [row // size for number in numbers for row in request.rows(number)[::size]]
-    bad = BadImages()
+    embedder: Embedder | ExportedModel
+    records: Sequence[Record]
+    source: Source
+    world: World
+    size: int = PART_SIZE
 
-    def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        found = embed_batches(embedder, records, bad=bad, batches=batches, source=source)
-        for rows, vectors in found:
-            advance(len(rows))
-            yield rows.numpy(), vectors.numpy()
+    @cached_property
+    def request(self) -> Request:
+        """The vectors of these records by this model."""
+        return Request(
+            model=self.embedder.fingerprint(),
+            images=fingerprint_of(self.records),
+            count=len(self.records),
+            dim=self.embedder.embedding_dim,
+            size=self.size,
+            trained=self.embedder.trained_fingerprint(),
+        )
 
-    for number, rows, vectors in by_part(counted(), numbers, request):
-        parts.write(number, Part(rows, vectors, bad.among(request.rows(number))))
+    @property
+    def mine(self) -> range:
+        """The parts that are this worker's."""
+        return range(self.request.parts)[self.world.rank :: self.world.size]
 
+    def make(
+        self, parts: _WrittenParts, numbers: Sequence[int], bar: Bar, workers: int = 1
+    ) -> None:
+        """Make these parts; `bar` counts the images of so many workers, all about as far."""
+        size = batch_size_of(self.embedder)
+        batches = [row // size for number in numbers for row in self.request.rows(number)[::size]]
+        bad = BadImages()
 
-def make_own_parts(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    parts: _WrittenParts,
-    numbers: Sequence[int],
-    *,
-    source: Source,
-    world: World,
-) -> None:
-    """`make_parts` with a progress bar of this worker's images alone, on the main one."""
-    count = sum(len(parts.request.rows(number)) for number in numbers)
-    with Bar("embedding", count, unit="images", quiet=not world.is_main) as bar:
-        make_parts(embedder, records, parts, numbers, source=source, advance=bar.advance)
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows, vectors in embed_batches(
+                self.embedder, self.records, bad=bad, batches=batches, source=self.source
+            ):
+                bar.advance(min(len(rows) * workers, bar.total - bar.done))
+                yield rows.numpy(), vectors.numpy()
+
+        for number, rows, vectors in by_part(counted(), numbers, self.request):
+            parts.write(number, Part(rows, vectors, bad.among(self.request.rows(number))))
+
+    def make_own(self, parts: _WrittenParts, numbers: Sequence[int]) -> None:
+        """`make` with a progress bar of this worker's images alone, on the main one."""
+        count = sum(len(self.request.rows(number)) for number in numbers)
+        with Bar("embedding", count, unit="images", quiet=not self.world.is_main) as bar:
+            self.make(parts, numbers, bar)
 
 
 @contextmanager
@@ -97,37 +103,21 @@ def shared_parts(place: str, request: Request, rank: int) -> Iterator[SharedPart
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def embed_together(
-    embedder: Embedder | ExportedModel,
-    records: Sequence[Record],
-    request: Request,
-    output: str,
-    *,
-    bad: BadImages,
-    world: World,
-    source: Source,
-) -> Embedded:
+def embed_together(task: EmbeddingTask, output: str, bad: BadImages) -> Embedded:
     """`embed_records`, with parts below a folder or URI that all machines see: they outlive a kill.
 
     Called by all workers together, and `forget_parts` when they are of no more use.
     """
-    found, bar = [], Bar("embedding", len(records), unit="images", quiet=not world.is_main)
+    request, world, mine = task.request, task.world, task.mine
+    found, bar = [], Bar("embedding", request.count, unit="images", quiet=not world.is_main)
     place = parts_place(output, request)
     with shared_parts(place, request, world.rank) as parts, world.raise_together(), bar:
         parts.begin()
-        mine = range(request.parts)[world.rank :: world.size]
         missing = set(parts.missing())
         if world.is_main and len(missing) < request.parts:
             done = f"{request.parts - len(missing):,} of {request.parts:,}"
             logger.info("resumed: %s parts were done before", done)
-        make_parts(
-            embedder,
-            records,
-            parts,
-            [number for number in mine if number in missing],
-            source=source,
-            advance=lambda n: bar.advance(min(n * world.size, len(records) - bar.done)),
-        )
+        task.make(parts, [number for number in mine if number in missing], bar, world.size)
         parts.fetch(mine)
         found = [parts.local.read(number) for number in mine]
     for part in found:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import torch
 
 from lookalike import log, storage
-from lookalike.commands.embed_parts import PART_SIZE, embed_together, forget_parts, request_of
+from lookalike.commands.embed_parts import PART_SIZE, EmbeddingTask, embed_together, forget_parts
 from lookalike.commands.models import (
     calibration_of,
     load,
@@ -272,16 +272,12 @@ def _embedded(
 ) -> ModelVectors:
     embedder = load(model, device=reading.device)
     bad, records = BadImages(), test.catalog.records
-    read: dict[str, Any] = {
-        "bad": bad,
-        "world": world,
-        "source": source,
-    }
     if kept is None:
-        found = embed_records(embedder, records, **read)
+        found = embed_records(embedder, records, bad=bad, world=world, source=source)
     else:
-        kept.requests.append(request_of(embedder, records, PART_SIZE))
-        found = embed_together(embedder, records, kept.requests[-1], kept.output, **read)
+        task = EmbeddingTask(embedder, records, source, world, PART_SIZE)
+        kept.requests.append(task.request)
+        found = embed_together(task, kept.output, bad)
     if world.is_main:
         for row, reason in sorted(bad.reasons.items()):
             logger.warning("skipped: %s: %s", records[row].origin, reason)
