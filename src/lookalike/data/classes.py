@@ -11,8 +11,8 @@ from functools import cached_property
 
 from lookalike import storage
 from lookalike.data.readers.annotation import (
+    BadRows,
     canonical_label,
-    combined_error,
     has_control_characters,
     quoted,
     read_text,
@@ -103,17 +103,16 @@ def _distinct(names: Iterable[str], place: Callable[[int], str]) -> tuple[str, .
     if not any(clean):
         raise DataError(f"{place(0)}: no class names")
     first: dict[str, int] = {}
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     for row, name in enumerate(clean):
         if not name:
-            bad.append((row, "an empty class name; fill it in or remove it"))
+            bad.add(place(row), "an empty class name; fill it in or remove it")
         elif has_control_characters(name):
-            bad.append((row, f"{quoted(name)} holds a control character; remove it"))
+            bad.add(place(row), f"{quoted(name)} holds a control character; remove it")
         elif first.setdefault(canonical_label(name), row) != row:
             same = first[canonical_label(name)]
-            bad.append((row, f"{quoted(name)} is the name of class {same} already; rename one"))
-    if bad:
-        raise combined_error(bad, lambda item: f"{place(item[0])}: {item[1]}")
+            bad.add(place(row), f"{quoted(name)} is the name of class {same} already; rename one")
+    bad.raise_any()
     return clean
 
 

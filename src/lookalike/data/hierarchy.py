@@ -10,10 +10,11 @@ import numpy as np
 from lookalike import storage
 from lookalike.data.classes import Classes
 from lookalike.data.readers.annotation import (
+    BadRows,
     canonical_label,
     combined_error,
+    content_lines,
     is_missing,
-    lines,
     names_file,
     quoted,
     read_text,
@@ -147,12 +148,9 @@ def _of_file(
     names: list[str] = []
     above: dict[int, tuple[str, ...]] = {}
     given: dict[int, int] = {}
-    bad: list[tuple[int, str]] = []
+    bad = BadRows()
     width = 0
-    for number, line in enumerate(lines(read_text(uri)), 1):
-        line = line.strip()
-        if not line or line[0] == "#":
-            continue
+    for number, line in content_lines(read_text(uri)):
         mark = "\t" if "\t" in line else "," if "," in line else None
         cells = [cell.strip().strip('"') for cell in line.split(mark)]
         if not width and len(cells) > 1:
@@ -163,18 +161,19 @@ def _of_file(
         if len(cells) < 2 or len(cells) != width or any(map(is_missing, cells)):
             wanted = f"its {width - 1} coarser classes" if width > 2 else "its coarser class"
             example = "cat felid mammal" if width > 2 else "cat mammal"
-            bad.append((number, f"{quoted(line)} is not a label and {wanted}, as: {example}"))
+            reason = f"{quoted(line)} is not a label and {wanted}, as: {example}"
+            bad.add(f"{place}:{number}", reason)
             continue
         row = classes.rows.get(canonical_label(cells[0]))
         if row is None:
             continue
         if row in given:
-            bad.append((number, f"label {quoted(cells[0])} is in line {given[row]} already"))
+            reason = f"label {quoted(cells[0])} is in line {given[row]} already"
+            bad.add(f"{place}:{number}", reason)
             continue
         given[row] = number
         above[row] = tuple(map(canonical_label, cells[1:]))
-    if bad:
-        raise combined_error(bad, lambda item: f"{place}:{item[0]}: {item[1]}")
+    bad.raise_any()
     missing = [row for row in np.unique(class_ids).tolist() if row not in above]
     if missing:
         shown = ", ".join(quoted(classes.names[row]) for row in missing[:5])

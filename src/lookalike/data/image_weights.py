@@ -11,9 +11,9 @@ from lookalike import storage
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.readers.annotation import (
+    BadRows,
     canonical_label,
-    combined_error,
-    lines,
+    content_lines,
     names_file,
     parse_weight,
     quoted,
@@ -55,14 +55,12 @@ def read_class_weights(uri: str, classes: Classes) -> np.ndarray:
     """
     found = np.ones(len(classes), np.float32)
     given: dict[int, int] = {}
-    bad: list[tuple[int, str]] = []
-    for number, line in enumerate(lines(read_text(uri)), 1):
-        line = line.strip()
-        if not line or line[0] == "#":
-            continue
+    source, bad = storage.public(uri), BadRows()
+    for number, line in content_lines(read_text(uri)):
+        place = f"{source}:{number}"
         match = re.fullmatch(r"(.*?)(?:\s*,\s*|\s+)([^\s,]+)", line)
         if match is None:
-            bad.append((number, f"{quoted(line)} is not a label and its weight, as: cat 2.5"))
+            bad.add(place, f"{quoted(line)} is not a label and its weight, as: cat 2.5")
             continue
         label, text = match[1].strip().strip('"'), match[2]
         if not given and (label.lower(), text.lower()) == ("label", "weight"):
@@ -71,21 +69,19 @@ def read_class_weights(uri: str, classes: Classes) -> np.ndarray:
         try:
             weight = parse_weight(text)
         except ValueError as error:
-            bad.append((number, str(error)))
+            bad.add(place, error)
             continue
         if row is None:
             reason = classes.unknown(label).partition("; fix the line")[0]
-            bad.append((number, f"{reason}; fix the label or remove the line"))
+            bad.add(place, f"{reason}; fix the label or remove the line")
         elif row in given:
-            bad.append((number, f"label {quoted(label)} is in line {given[row]} already"))
+            bad.add(place, f"label {quoted(label)} is in line {given[row]} already")
         else:
             given[row] = number
             found[row] = weight
-    if bad:
-        place = storage.public(uri)
-        raise combined_error(bad, lambda item: f"{place}:{item[0]}: {item[1]}")
+    bad.raise_any()
     if not given:
-        raise DataError(f"{storage.public(uri)}: no weights; write lines of label and weight")
+        raise DataError(f"{source}: no weights; write lines of label and weight")
     return found
 
 

@@ -179,12 +179,7 @@ class SortedSet:
         for column in self._classmates(rows).split(CLASS_COLUMNS):  # (t,)
             band = query @ vectors.exact(span(column)).T  # (n, t)
             place = column - begins  # (n, t), in the class
-            mine = (place >= 0) & (place < sizes) & (column != rows[:, None])
-            if self.hidden is not None:
-                mine &= ~self.hidden[column]
-            if self.negatives.sequences is not None:
-                own = self.negatives.sequences[rows, None]  # (n, 1)
-                mine &= (self.negatives.sequences[column] != own) | (own < 0)
+            mine = (place >= 0) & (place < sizes) & self._may_find(rows, column)
             row, number = mine.nonzero(as_tuple=True)
             found[row, place[row, number]] = band[row, number]
         return found.sort(1, descending=True).values[:, :width]
@@ -197,14 +192,19 @@ class SortedSet:
         for column in self.members.of_classes(self.negatives.classes[rows]).split(CLASS_COLUMNS):
             band = query @ vectors.exact(span(column)).T  # (n, t)
             own = self.negatives.classes[rows]
-            mine = share_class(own, self.negatives.classes[column]) & (column != rows[:, None])
-            if self.hidden is not None:
-                mine &= ~self.hidden[column]
-            if self.negatives.sequences is not None:
-                sequence = self.negatives.sequences[rows, None]  # (n, 1)
-                mine &= (self.negatives.sequences[column] != sequence) | (sequence < 0)
+            mine = share_class(own, self.negatives.classes[column]) & self._may_find(rows, column)
             band.masked_fill_(~mine, -torch.inf)
             found = torch.cat([found, band], 1).sort(1, descending=True).values[:, :width]
+        return found
+
+    def _may_find(self, rows: Tensor, column: Tensor) -> Tensor:
+        """(n, t): images of the gallery but the query itself and those of its own sequence."""
+        found = column != rows[:, None]
+        if self.hidden is not None:
+            found &= ~self.hidden[column]
+        if self.negatives.sequences is not None:
+            own = self.negatives.sequences[rows, None]  # (n, 1)
+            found &= (self.negatives.sequences[column] != own) | (own < 0)
         return found
 
     def _classmates(self, rows: Tensor) -> Tensor:

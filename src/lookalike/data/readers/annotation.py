@@ -187,6 +187,13 @@ def lines(text: str) -> Iterator[str]:
         begin = end
 
 
+def content_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Number and content of each line, without those that are blank or begin with `#`."""
+    for number, line in enumerate(lines(text), 1):
+        if (content := line.strip()) and content[0] != "#":
+            yield number, content
+
+
 def has_control_characters(text: str) -> bool:
     """True for text that neither a path nor a label may be."""
     return not text.isprintable() and not _CONTROL.isdisjoint(text)
