@@ -22,6 +22,7 @@ from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
+from lookalike.data.loading.bad_images import warn_left_out
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.data.shared_records import read_once
@@ -40,7 +41,6 @@ from lookalike.vectors.vector_files import SUFFIXES
 from lookalike.vectors.vector_parts import Parts, merge, outdated
 
 _COUNT = "count"
-_NAMED = 20  # images that are left out and named one by one
 
 
 def embed(
@@ -236,7 +236,7 @@ def _share_into_index(task: EmbeddingTask, output: str, restart: bool) -> int:
             logger.info("resumed: %s are in %s", done, index.place)
         task.make_own(parts, missing)
         index.compact()  # by each: the last one finds all rows
-        _warn_of_bad(parts.bad, task.records)
+        warn_left_out(task.records, parts.bad)
         vectors = log.counted(parts.count, "vector")
         logger.info("%s: %s of %d by this worker", index.place, vectors, request.dim)
         return parts.count
@@ -247,7 +247,7 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
     count = parts.sizes()
     bad = {row: reason for part in parts.all() for row, reason in part.bad.items()}
     if count == 0:
-        _warn_of_bad(bad, records)
+        warn_left_out(records, bad)
         parts.remove()
         raise DataError(f"none of the {len(records):,} images can be read")
     if isinstance(parts, StoredParts):
@@ -255,7 +255,7 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
     else:
         _put_files(parts, records, output)
     parts.remove()
-    _warn_of_bad(bad, records)
+    warn_left_out(records, bad)
     vectors = log.counted(count, "vector")
     logger.info("%s: %s of %d", storage.public(output), vectors, parts.request.dim)
     return count
@@ -277,10 +277,3 @@ def _put_files(parts: Parts, records: Sequence[Record], output: str) -> None:
             storage.write_file(file, place)
         else:
             file.replace(storage.local_path(place))
-
-
-def _warn_of_bad(bad: dict[int, str], records: Sequence[Record]) -> None:
-    for row, reason in sorted(bad.items())[:_NAMED]:
-        logger.warning("left out: %s: %s", records[row].place, reason)
-    if len(bad) > _NAMED:
-        logger.warning("left out: %d more images that cannot be read", len(bad) - _NAMED)

@@ -21,7 +21,7 @@ from lookalike.commands.models import (
 )
 from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
 from lookalike.data.inputs import optional_place, place_of, places_of
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
@@ -279,8 +279,7 @@ def _embedded(
         kept.requests.append(task.request)
         found = embed_together(task, kept.output, bad)
     if world.is_main:
-        for row, reason in sorted(bad.reasons.items()):
-            logger.warning("skipped: %s: %s", records[row].origin, reason)
+        warn_left_out(records, bad.reasons)
     name = storage.public(os.fspath(model)).rstrip("/") or os.fspath(model)
     return ModelVectors(name, found.vectors, found.rows, calibration_of(model, embedder))
 

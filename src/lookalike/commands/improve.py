@@ -18,7 +18,7 @@ from lookalike.commands.models import ModelOrigin, load, separator_of
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
-from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Record
@@ -217,8 +217,7 @@ class _View:
         bad = BadImages()
         found = embed_records(embedder, catalog.records, bad=bad, world=world, source=source)
         if not flip:
-            for row, reason in bad.reasons.items():
-                logger.warning("skipped: %s", describe_bad(catalog.records[row], reason))
+            warn_left_out(catalog.records, bad.reasons)
         if len(found.rows) == 0:
             raise DataError(f"none of the {len(catalog)} images can be read")
         fit = None

@@ -13,7 +13,7 @@ from lookalike.commands.models import calibration_of, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
-from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, check_integer
@@ -223,8 +223,7 @@ def _answers(
         what="queries",
         quiet=len(queries) == 1,
     )
-    for row, reason in bad.reasons.items():
-        logger.warning("left out: %s", describe_bad(queries[row], reason))
+    warn_left_out(queries, bad.reasons)
     if not len(embedded.rows):
         raise DataError("no query can be read")
     found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from lookalike import storage
-from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Details, Member, Record
 from lookalike.errors import DataError
 from lookalike.index.store import StoredRows, table_of
-from lookalike.log import Bar, logger
+from lookalike.log import Bar
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import FinishedModel, embed_batches
 from lookalike.model.user_images import several
@@ -27,8 +27,6 @@ Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One id, or several."""
 
 _SECONDS, _ROWS = 60.0, 65536  # of work that a kill may cost
-
-_NAMED = 20  # images that are left out and named one by one
 
 
 @dataclass(frozen=True)
@@ -208,11 +206,7 @@ def embedded(
                 rows, parts, since = [], [], time.monotonic()
     if rows:
         yield images.rows(rows, np.concatenate(parts))
-    reasons = bad.reasons
-    for row, reason in list(reasons.items())[:_NAMED]:
-        logger.warning("left out: %s", describe_bad(records[row], reason))
-    if len(reasons) > _NAMED:
-        logger.warning("left out: %d more images that cannot be read", len(reasons) - _NAMED)
+    warn_left_out(records, bad.reasons)
 
 
 def id_of(record: Record) -> str:

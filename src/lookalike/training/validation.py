@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.loading.bad_images import BadImages, describe_bad
+from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError
@@ -126,10 +126,9 @@ class Validator:
         return found
 
     def _log(self, levels: dict[str, float]) -> None:
-        for row, reason in self.bad.reasons.items():
-            if row not in self._logged:
-                self._logged.add(row)
-                logger.warning("left out: %s", describe_bad(self.catalog.records[row], reason))
+        new = {row: why for row, why in self.bad.reasons.items() if row not in self._logged}
+        self._logged |= new.keys()
+        warn_left_out(self.catalog.records, new)
         for level in self.catalog.levels:
             logger.info(
                 "by %s: Recall@1 %.1f %%, MAP@R %.1f %%", level.name,

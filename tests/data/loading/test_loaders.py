@@ -22,7 +22,7 @@ from lookalike.data.decoding import partial_jpeg as part_module
 from lookalike.data.decoding.decode import decode
 from lookalike.data.decoding.image_formats import OTHERS
 from lookalike.data.loading import image_source as source_module
-from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault
+from lookalike.data.loading.bad_images import BadImages, describe_bad, image_fault, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.preprocess import Preprocess
 from lookalike.data.loading.sequential import EvalLoader
@@ -484,6 +484,14 @@ def test_bad_images_count_each_row_once():
     assert bad.reasons[9] == "old"
     assert 9 in bad
     assert 200 not in bad
+
+
+def test_the_first_images_that_are_left_out_are_named_and_the_rest_counted(caplog):
+    records = [Record(f"{row}.jpg", "0", "train.txt", row + 1) for row in range(30)]
+    warn_left_out(records, dict.fromkeys(reversed(range(30)), "truncated"))
+    assert len(caplog.messages) == 21
+    assert caplog.messages[0] == "left out: train.txt:1: 0.jpg: truncated"
+    assert caplog.messages[20] == "left out: 10 images more that cannot be read"
 
 
 def test_secrets_are_not_told(monkeypatch):

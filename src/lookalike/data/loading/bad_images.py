@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from lookalike.data.record import Record
 from lookalike.errors import CredentialsError, UnavailableError
+from lookalike.log import counted, logger
 from lookalike.storage import is_remote, local_path, public
 from lookalike.storage.retry import MISSING
 
 RELATIVE_PATHS = "Relative paths start at the list's folder, or at data.image_root."
 """Hint where every image that failed is missing."""
+
+_NAMED = 20  # images that are left out and named one by one
 
 
 class BadImages:
@@ -89,6 +92,15 @@ def _exists_in_gbk(uri: str) -> bool:
         return os.path.exists(local_path(uri.encode().decode("gb18030")))
     except UnicodeError:
         return False
+
+
+def warn_left_out(records: Sequence[Record], reasons: Mapping[int, str]) -> None:
+    """Log the images that cannot be read: the first by name and reason, then how many more."""
+    for row, reason in sorted(reasons.items())[:_NAMED]:
+        logger.warning("left out: %s", describe_bad(records[row], reason))
+    if len(reasons) > _NAMED:
+        more = counted(len(reasons) - _NAMED, "image")
+        logger.warning("left out: %s more that cannot be read", more)
 
 
 def describe_bad(record: Record, reason: str) -> str:
