@@ -182,6 +182,13 @@ def test_more_images_take_fewer_epochs_and_larger_batches():
     assert chosen(images=10_000_000)["train.batch_size"] == 64
 
 
+def test_small_lists_take_small_batches_from_random_weights():
+    sizes = (300, 3000, 3300, 6500)
+    begun = [chosen(images=n, pretrained=False)["train.batch_size"] for n in sizes]
+    assert begun == [16, 16, 32, 64]
+    assert [chosen(images=n)["train.batch_size"] for n in sizes] == [32, 32, 32, 64]
+
+
 def test_pretrained_networks_take_few_epochs_and_enough_steps():
     assert chosen(images=1000)["train.epochs"] == 5
     few = chosen(images=400)

@@ -329,7 +329,7 @@ _LARGEST_OF_ADAMW = 0.005
 
 
 def _batch(config: Config, facts: Facts) -> int:
-    """Images a step: some 150 steps an epoch, and eight images a micro-batch at least.
+    """Images a step, and eight images a micro-batch at least.
 
     Activations of many fill a CPU's memory. A multiple of what the sampler needs.
     """
@@ -340,9 +340,9 @@ def _batch(config: Config, facts: Facts) -> int:
 
 
 def _preferred_batch(facts: Facts) -> int:
-    return min(
-        max(2 ** round(math.log2(max(facts.images, 1) / 150)), 32), 256 if facts.cuda else 64
-    )
+    """A power of two, for 100 to 200 steps an epoch; random weights need many steps."""
+    least, most = 32 if facts.pretrained else 16, 256 if facts.cuda else 64
+    return min(max(2 ** math.floor(math.log2(max(facts.images, 1) / 100)), least), most)
 
 
 def _train(config: Config, facts: Facts) -> Iterator[Choice]:
