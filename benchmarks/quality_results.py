@@ -133,6 +133,46 @@ def table(study: Study, reference: str = "ours") -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def overview(study: Study, scale: float) -> str:
+    """Scores of all methods in all cells at one length as Markdown, seeds averaged.
+
+    The last line has the differences of `ours` and the best peer of each cell, by MAP@R.
+    """
+    found = cells(study)
+    by_cell = {
+        cell: {row.method: row for row in rows if row.scale == scale or row.method == "frozen"}
+        for cell, rows in found.items()
+    }
+    methods = dict.fromkeys(method for rows in by_cell.values() for method in rows)
+    ordered = sorted(methods, key=lambda method: (method != "frozen", method != "ours", method))
+    lines = [
+        f"| method | {' | '.join(', '.join(cell) for cell in by_cell)} |",
+        f"|{' --- |' * (len(by_cell) + 1)}",
+    ]
+    for method in ordered:
+        scores = [_scores(rows.get(method)) for rows in by_cell.values()]
+        lines.append(f"| {method} | {' | '.join(scores)} |")
+    gains = [_gain(rows) for rows in by_cell.values()]
+    lines.append(f"| ours − the best peer | {' | '.join(gains)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scores(row: Row | None) -> str:
+    if row is None:
+        return ""
+    seeds = f" ({len(row.seeds)})" if len(row.seeds) > 1 else ""
+    return " / ".join(f"{100 * row.score(metric):.1f}" for metric in METRICS) + seeds
+
+
+def _gain(rows: Mapping[str, Row]) -> str:
+    peers = [row for row in rows.values() if row.is_peer]
+    if "ours" not in rows or not peers:
+        return ""
+    best = max(peers, key=lambda row: row.score("map_at_r"))
+    by_metric = advantages(rows["ours"], best)
+    return " / ".join(_points(by_metric[metric]) for metric in METRICS)
+
+
 def _table_of(cell: tuple[str, str], rows: Sequence[Row], reference: str) -> str:
     by_scale = {row.scale: row for row in rows if row.method == reference}
     longest = by_scale[max(by_scale)] if by_scale else None

@@ -278,6 +278,31 @@ def test_the_table_has_means_over_seeds_and_paired_differences(quality, tmp_path
     assert "- Start: ours ends below it in Recall@1 and MAP@R: Recall@1 -" in text
 
 
+def test_the_overview_has_a_column_for_each_cell_and_a_difference_to_its_best_peer(
+    quality, tmp_path
+):
+    study, trial = quality.study.Study(tmp_path, tmp_path), quality.study.Trial
+    classes = np.repeat(np.arange(4), 5)
+    good, fair, poor = (np.full(20, level) for level in (0.5, 0.25, 0.125))
+    for method, values in (("ours", good), ("pml_arcface", poor), ("cross_entropy", fair)):
+        made_up(study, trial("a", "lite0", method, 0.5, 0), values, classes, 9)
+    made_up(study, trial("a", "lite0", "ours", 1.0, 0), good * 2, classes, 9)
+    made_up(study, trial("a", "lite0", "frozen", 1.0, 0), poor, classes, 0)
+    for seed in range(2):
+        made_up(study, trial("b", "scratch", "cross_entropy", 0.5, seed), poor, classes, 9)
+    *lines, gains = quality.results.overview(study, 0.5).splitlines()
+    assert lines == [
+        "| method | a, lite0 | b, scratch |",
+        "| --- | --- | --- |",
+        "| frozen | 12.5 / 6.2 |  |",
+        "| ours | 50.0 / 25.0 |  |",
+        "| cross_entropy | 25.0 / 12.5 | 12.5 / 6.2 (2) |",
+        "| pml_arcface | 12.5 / 6.2 |  |",
+    ]
+    assert gains.startswith("| ours − the best peer | +25.0 [")
+    assert gains.endswith("] |  |")
+
+
 def test_trials_are_missing_until_done_with_the_same_settings(quality, tmp_path, monkeypatch):
     study = quality.study.Study(tmp_path, tmp_path)
     trials = quality.study.in_order(["a"], ["scratch"], ["ours", "pml_arcface"], [0], [1.0])
