@@ -18,9 +18,12 @@ A message names the place, the value, the choices and the fix. Anything that is 
 """
 
 import errno
+import math
 import os
 import signal
-from numbers import Integral
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 class LookalikeError(Exception):
@@ -138,6 +141,42 @@ def check_integer(
     """Raise an error unless an argument is an integer that is not below `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise error(f"{name}={value!r} must be an integer from {least} on")
+
+
+def check_number(name: str, value: Any, least: float, *, above: bool = False) -> None:
+    """Raise a ConfigError unless an argument is a finite number from `least` on, or above it."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < least or (above and value == least):
+        bound = f"above {least:g}" if above else f"from {least:g} on"
+        raise ConfigError(f"{name}={value!r} must be a number {bound}")
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    os.PathLike: (os.PathLike, "a path"),
+    type(None): (type(None), "None"),
+}
+
+
+def check_fields(options: object) -> None:
+    """Raise a ConfigError unless the fields of a dataclass are of their types.
+
+    Those that hold several values are left out, and those that are a text and nothing else: they
+    have errors of their own, with the choices.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        union = isinstance(hint, UnionType)
+        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if union else (hint,))]
+        if kinds == [str] or not _KINDS.keys() >= set(kinds):
+            continue
+        value = getattr(options, name)
+        is_bool = isinstance(value, bool) and bool not in kinds  # which is an integer to Python
+        if is_bool or not isinstance(value, tuple(_KINDS[kind][0] for kind in kinds)):
+            words = " or ".join(_KINDS[kind][1] for kind in kinds)
+            raise ConfigError(f"{name}={value!r} must be {words}")
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

@@ -1,6 +1,7 @@
 """Every public argument that takes several takes one too, and paths may be paths or runs."""
 
 import inspect
+import math
 import os
 from pathlib import Path
 
@@ -243,6 +244,22 @@ class _Long:
         (lambda: lookalike.search("run", "a.jpg", gallery="b", threads=-1), "threads=-1 must be"),
         (lambda: lookalike.evaluate("run", "a.txt", threads="x"), "threads='x' must be an integer"),
         (lambda: lookalike.export("run", threads=None), "threads=None must be an integer"),
+        (lambda: lookalike.export("run", max_drift="1"), "max_drift='1' must be a number from 0"),
+        (lambda: lookalike.export("run", max_recall_change=math.nan), "must be a number from 0 on"),
+        (lambda: lookalike.evaluate("run", "a.txt", split=3), "split=3 must be a text or None"),
+        (lambda: lookalike.compare("run", "a.txt", seed="x"), "seed='x' must be an integer"),
+        (lambda: lookalike.compare("run", "a.txt", seed=True), "seed=True must be an integer"),
+        (lambda: lookalike.compare("run", "a.txt", full="no"), "full='no' must be True or False"),
+        (lambda: lookalike.compare("run", "a.txt", hierarchy=3), "hierarchy=3 must be a text or"),
+        (lambda: lookalike.compare("run", "a.txt", cache=3), "cache=3 must be a text or a path or"),
+        (
+            lambda: lookalike.search("run", index="i", remove="*", remove_all="no"),
+            "remove_all='no' must be True or False",
+        ),
+        (lambda: lookalike.serve("run", port="80"), "port='80' .--port. must be from 0 to"),
+        (lambda: lookalike.serve("run", seconds="9"), "seconds='9' must be a number above 0"),
+        (lambda: lookalike.serve("run", drain_seconds=-1), "drain_seconds=-1 must be a number"),
+        (lambda: lookalike.serve("run", allowed_hosts=["a", 3]), "allowed_hosts: 3 is not a text"),
         (lambda: lookalike.improve("run", "a.txt", threads=-2), "threads=-2 must be an integer"),
         (lambda: lookalike.embed("run", {"a.jpg": "b.jpg"}, "o.npy"), "images={.*several"),
         (lambda: lookalike.search(_Long(), "a.jpg", gallery="b"), "^model=_Long: give one path"),
@@ -266,6 +283,26 @@ def test_values_of_a_wrong_type_are_refused_in_one_line(tmp_path, monkeypatch, c
         call()
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: lookalike.embed("run", "a.jpg", "o.npy", thread=2), "embed.*'thread'.*'threads'"),
+        (lambda: lookalike.search("run", "a.jpg", kinds="exact"), "search.*'kinds'.*'kind'"),
+        (lambda: lookalike.search("run", "a.jpg", ad="b"), "search.*'ad'.*'add'"),
+        (lambda: lookalike.evaluate("run", "a.txt", devise="cpu"), "evaluate.*'devise'.*'device'"),
+        (lambda: lookalike.compare("run", "a.txt", recal=1), "compare.*'recal'.*'recall'"),
+        (lambda: lookalike.compare("run", "a.txt", ks=1), r"'ks'; see help\(lookalike.compare"),
+        (lambda: lookalike.improve("run", "a.txt", variant="flip"), "improve.*'variants'"),
+        (lambda: lookalike.export("run", max_drif=1), "export.*'max_drif'.*'max_drift'"),
+        (lambda: lookalike.serve("run", max_imagez=3), "serve.*'max_imagez'.*'max_images'"),
+        (lambda: lookalike.serve("run", prot=3), "serve.*'prot'.*'port'"),
+    ],
+)
+def test_unknown_keywords_are_told_with_the_function_and_the_closest(call, said):
+    with pytest.raises(TypeError, match=said):
+        call()
 
 
 def test_a_wrong_embedder_of_an_index_is_refused(index):

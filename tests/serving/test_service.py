@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import math
 import shutil
 import threading
 
@@ -426,6 +427,9 @@ def test_limits_are_checked_before_serving():
         ServiceLimits(max_images=9, queue=8)
     with pytest.raises(ConfigError, match="max_pixels=0"):
         ServiceLimits(max_pixels=0)
+    for seconds in (0, -1.0, math.nan, math.inf, "30", True):
+        with pytest.raises(ConfigError, match=r"^seconds=.* must be a number above 0$"):
+            ServiceLimits(seconds=seconds)
 
 
 def test_bytes_of_other_formats_are_decoded(model):

@@ -18,6 +18,7 @@ from lookalike.commands.embed_parts import (
     EmbeddingTask,
     shared_parts,
 )
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
@@ -94,7 +95,7 @@ def embed(
             )
         storage.check_writable(output)
     check_integer("workers", workers, 1)
-    options = ReadOptions(**read)
+    options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     if workers > 1 and not in_worker():
         places = [keep_list(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
         words = ["embed", "--output", output, *options.flags(), *["--restart"] * restart]

@@ -13,13 +13,14 @@ import torch
 
 from lookalike import log, storage
 from lookalike.commands.embed_parts import PART_SIZE, EmbeddingTask, embed_together, forget_parts
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import (
     calibration_of,
     load,
     separator_of,
     training_counts,
 )
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
@@ -97,7 +98,8 @@ def evaluate(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    model, reading = place_of("model", model), ReadOptions(**read)
+    [given] = split_keywords(evaluate, read, ReadKeywords)
+    model, reading = place_of("model", model), ReadOptions(**given)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
     _check([model], data, query, gallery, (), None)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
@@ -149,7 +151,7 @@ def compare(
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    metrics, form, read = split_keywords(more, MetricKeywords, ListKeywords)
+    metrics, form, read = split_keywords(compare, more, MetricKeywords, ListKeywords, ReadKeywords)
     reading, listing = ReadOptions(**read), ListOptions(**form)
     models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
     data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)

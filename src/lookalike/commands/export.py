@@ -12,15 +12,16 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from lookalike import log, storage
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError, ExportError
+from lookalike.errors import ConfigError, DataError, ExportError, check_number
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
 from lookalike.exporting.artefact import atomic_output, atomic_upload, describe
 from lookalike.exporting.card import write_card
@@ -105,8 +106,11 @@ def export(
     """
     _check(format, precision, input, max_images)
     model = place_of("model", model)
-    allowed, read = split_keywords(more, BoundKeywords)
+    allowed, read = split_keywords(export, more, BoundKeywords, ReadKeywords)
     options = ReadOptions(**read)
+    for name, value in allowed.items():
+        if value is not None:
+            check_number(name, value, 0)
     if options.device not in ("auto", "cpu"):
         raise ConfigError(
             f"device={options.device!r}: exports are certified on the CPU; leave it out"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lookalike import log, storage
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load, separator_of
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.data.catalog import Catalog, open_catalog
@@ -107,7 +108,7 @@ def improve(
     kept = None if keep is None else _keepable(keep)
     place = None if output is None else _check_output(output)
     model, data = place_of("model", model), place_of("data", data)
-    reading = ReadOptions(**read)
+    reading = ReadOptions(**split_keywords(improve, read, ReadKeywords)[0])
     fit = optional_place("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.loading.image_source import Source
-from lookalike.errors import ConfigError, check_integer
+from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
 from lookalike.storage import Place
 from lookalike.training.build import create_source
@@ -42,7 +42,7 @@ class ReadOptions:
         device: auto, cpu or cuda.
 
     Raises:
-        ConfigError: `threads` is no number.
+        ConfigError: a field is not of its type, or `threads` is below 0.
     """
 
     threads: int = 4
@@ -53,6 +53,7 @@ class ReadOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_integer("threads", self.threads, 0)
 
     def source(self, models: Sequence[Place]) -> Source:
@@ -91,12 +92,6 @@ class ReadOptions:
                 yield from (f"--{name.replace('_', '-')}", str(value))
         if self.allow_truncated is not None:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
-
-
-def split_keywords(given: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
-    """Keywords by the TypedDict that has them; the rest, last, are those of `ReadOptions`."""
-    parts = [{k: v for k, v in given.items() if k in kind.__annotations__} for kind in kinds]
-    return [*parts, {k: v for k, v in given.items() if not any(k in part for part in parts)}]
 
 
 def run_config(model: Place) -> Config | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from lookalike import log, storage
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import calibration_of, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, split_keywords
+from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
@@ -121,8 +122,10 @@ def search(
     """
     model = place_of("model", model)
     asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
-    changes, read = split_keywords(more, ChangeKeywords)
+    changes, read = split_keywords(search, more, ChangeKeywords, ReadKeywords)
     added, removed = (places_of(name, changes.get(name, ())) for name in ("add", "remove"))
+    if not isinstance(remove_all := changes.get("remove_all", False), bool):
+        raise ConfigError(f"remove_all={remove_all!r} must be True or False")
     if not galleries and index is None:
         raise ConfigError("nothing to search: give --gallery PLACE, or --index PLACE")
     if (added or removed) and index is None:
@@ -150,7 +153,7 @@ def search(
     ]
     found = _index(embedder, index, galleries, kind)
     if removed:
-        sync.remove(found, removed, remove_all=changes.get("remove_all", False))
+        sync.remove(found, removed, remove_all=remove_all)
     named: dict[str, Record] = {}
     for listed, exactly in lists:
         named |= sync.synchronize(found, listed, remove_missing=exactly, source=source)
@@ -184,7 +187,7 @@ def cached_index(
     embedder: Embedder | ExportedModel, gallery: Sequence[str], kind: str = "auto"
 ) -> Path:
     """The folder of the index that a search in these places keeps in the user's cache."""
-    places = "\n".join([embedder.fingerprint(), kind, *map(sync.absolute, gallery)])
+    places = "\n".join([embedder.fingerprint(), str(kind), *map(sync.absolute, gallery)])
     return cache_entry("galleries", gallery[0], places)
 
 

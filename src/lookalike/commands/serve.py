@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from lookalike import __version__, log, storage
+from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import calibration_of, load
-from lookalike.data.inputs import place_of
-from lookalike.errors import ConfigError, MissingExtraError
+from lookalike.data.inputs import place_of, places_of
+from lookalike.errors import ConfigError, MissingExtraError, check_number
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index.index import Index
 from lookalike.log import logger
@@ -72,11 +73,13 @@ def serve(
     from lookalike.serving.service import create_app
 
     log.start()
-    bounds = ServiceLimits(**limits)
+    [given] = split_keywords(serve, limits, LimitKeywords)
+    bounds = ServiceLimits(**given)
+    check_number("drain_seconds", drain_seconds, 0)
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
-        names=allowed_hosts,
+        names=tuple(places_of("allowed_hosts", allowed_hosts)),
         max_body=bounds.max_body,
         body_seconds=bounds.seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),

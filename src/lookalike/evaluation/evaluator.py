@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, check_fields
 from lookalike.evaluation.class_frequency import by_shots
 from lookalike.evaluation.query_duplicates import find_duplicates
 from lookalike.evaluation.result import (
@@ -62,7 +62,7 @@ class MetricOptions:
         seed: of the resampling for the intervals.
 
     Raises:
-        ConfigError: a k is none.
+        ConfigError: a field is not of its type, or a k is none.
     """
 
     recall: tuple[int, ...] = RECALL
@@ -83,6 +83,7 @@ class MetricOptions:
         return cls(**{**keywords, **ks})
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.recall:
             raise ConfigError("no k: give one at least, as in --k 1,5,10")
         for k in (*self.recall, *self.precision):

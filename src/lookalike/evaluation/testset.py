@@ -32,7 +32,7 @@ from lookalike.data.record_table import RecordTable
 from lookalike.data.shared_records import read_once
 from lookalike.data.splits import measured
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError
+from lookalike.errors import DataError, check_fields
 from lookalike.metrics.protocol import Roles
 from lookalike.vectors.vector_files import ROLES, read_vectors
 
@@ -59,12 +59,18 @@ class ListOptions:
         label_separator: the text between the labels of an image.
         hierarchy: coarser classes at which is measured too: columns of a table (`genus,family`), or
             a file with one `label genus family` a line.
+
+    Raises:
+        ConfigError: a field is not of its type.
     """
 
     format: str = "auto"
     split: str | None = None
     label_separator: str | None = None
     hierarchy: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def annotation(self) -> AnnotationOptions:

@@ -31,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is not of this machine, or in use.
     """
-    if isinstance(port, bool) or not 0 <= port <= 65535:
+    if type(port) is not int or not 0 <= port <= 65535:
         raise ConfigError(f"port={port!r} (--port) must be from 0 to 65535; 0 takes a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

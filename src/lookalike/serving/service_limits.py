@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from lookalike.errors import ConfigError, check_integer
+from lookalike.errors import ConfigError, check_integer, check_number
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -32,7 +32,8 @@ class ServiceLimits:
         seconds: for a request's body to arrive, and again for its answer.
 
     Raises:
-        ConfigError: a bound is below 1, or the queue holds less than a request.
+        ConfigError: a bound is below 1, `seconds` is not above 0, or the queue holds less than a
+            request.
     """
 
     threads: int = 4
@@ -45,6 +46,7 @@ class ServiceLimits:
     def __post_init__(self) -> None:
         for name in ("threads", "queue", "max_images", "max_body", "max_pixels"):
             check_integer(name, getattr(self, name), 1)
+        check_number("seconds", self.seconds, 0, above=True)
         if self.max_images > self.queue:
             raise ConfigError(
                 f"a request may have {self.max_images:,} images, but the queue holds "
