@@ -69,6 +69,8 @@ def test_script_is_bash_and_holds_the_file_unchanged(name: str) -> None:
         ({"time_limit": "4m"}, "time_limit=4m must be longer than grace=5m"),
         ({"nodes": 0}, "nodes=0"),
         ({"machines": 2}, "machines is not a key of the resources"),
+        ({"slurm": "big"}, r"slurm='big': input should be a mapping, \{key: value\}"),
+        ({"environment": ["A"]}, r"environment=\['A'\]: input should be a mapping"),
         ({"name": "My Job"}, "is no name of a job"),
         ({"gpu_type": ""}, "gpu_type='' is not one word"),
         ({"gpu_type": "h 100"}, "gpu_type='h 100' is not one word"),

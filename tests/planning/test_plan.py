@@ -356,6 +356,15 @@ def test_a_machine_from_a_file(tmp_path: Path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=words):
             read_machine(file)
+    file.write_text("base: a100\nnarow: 1\nlinc: 2")
+    with pytest.raises(ConfigError, match="narow, linc are not one of base, name, wide"):
+        read_machine(file)
+    file.write_text("base: a100\nlink: fast\nwide: [1]")
+    with pytest.raises(ConfigError) as error:
+        read_machine(file)
+    assert [line.partition("m.yaml: ")[2][:8] for line in str(error.value).splitlines()] == [
+        "wide=[1]", "link='fa",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

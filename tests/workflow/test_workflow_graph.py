@@ -87,6 +87,23 @@ def test_a_fault_is_told_with_its_line(old, new, told):
     assert any(line.startswith(told) for line in faults(GOOD.replace(old, new, 1)))
 
 
+def test_wrong_settings_do_not_make_what_is_given_missing():
+    text = GOOD.replace("list: b.txt", "list: 3").replace("[1, 10]", "{a: 1}")
+    text = text.replace("{model: train.run, data: val.list}", "{data: val.list}")
+    text = text.replace("recall:", "model: runs/shoes, precision: x, recall:")
+    text = text.replace("inputs: {train: list.list, val: val.list}", "inputs: {val: val.list}")
+    text = text.replace("epochs: 2", "epochs: some\n    data.train: a.txt")
+    place = "flow.yaml:"
+    assert faults(text) == [
+        f"{place}4: evaluate: precision='x': input should be a valid integer, unable to parse "
+        "string as an integer or a valid list",
+        f"{place}4: evaluate: recall={{'a': 1}}: input should be a valid integer or a valid list",
+        f"{place}9: train.epochs='some': input should be a valid integer, unable to parse string "
+        "as an integer",
+        f"{place}15: val: list=3: input should be a valid string",
+    ]
+
+
 def test_a_fault_names_its_node_and_setting():
     text = GOOD.replace("epochs: 2", "epochs: some").replace("train.run", "trian.run")
     workflow, found = Workflow.check(text.replace("recall:", "recal:"), Path("/w/f.yaml"), "f.yaml")

@@ -160,12 +160,16 @@ def read_machine(file: Place) -> Machine:
         values = asdict(known_machine(str(tree["base"])))
     values |= {key: value for key, value in tree.items() if key != "base"}
     known = {field.name: field.default is MISSING for field in fields(Machine)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"--machine {file}: {key} is not one of base, {', '.join(known)}")
+    if unknown := [str(key) for key in values if key not in known]:
+        choices = ", ".join(known)
+        raise ConfigError(
+            f"--machine {file}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not "
+            f"one of base, {choices}"
+        )
     if missing := [name for name, needed in known.items() if needed and name not in values]:
         raise ConfigError(f"--machine {file}: lacks {', '.join(missing)}; give them, or a base")
     try:
         return TypeAdapter(Machine).validate_python(values)
     except ValidationError as error:
-        raise ConfigError(f"--machine {file}: {faults_of(error)[0][1]}") from None
+        lines = [f"--machine {file}: {what}" for _, what in faults_of(error)]
+        raise ConfigError("\n".join(lines)) from None

@@ -18,6 +18,8 @@ T = TypeVar("T")
 _repr = reprlib.Repr()  # of a value in a message, which may be huge
 _repr.maxstring = _repr.maxother = 80
 
+_MAPPINGS = ("model_type", "model_attributes_type", "dataclass_type", "dict_type", "mapping_type")
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share, 0 to 1."""
 
@@ -104,6 +106,10 @@ def _fault(key: str, item: Any, words: Mapping[str, Callable[[str], str]]) -> li
         guess = f"; did you mean {close[0]}?" if close else ""
         return [f"{value} is not one of {choices}{guess}"]
     expected = message.removeprefix("input should be ")
+    if kind in _MAPPINGS:
+        expected = "a mapping, {key: value}"
+    if kind == "tuple_type":  # of Python; the files have lists
+        expected = expected.replace("tuple", "list")
     return [f"{value}: " + ("" if expected == message else "input should be "), expected]
 
 

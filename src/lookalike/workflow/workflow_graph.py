@@ -236,7 +236,7 @@ class _Reader:
         except ValidationError as error:
             for name, what in faults_of(error):
                 self._fault(f"{key}.with.{name.partition('.')[0]}", f"{key}: {what}")
-            return {}
+            return known  # so that an input that one of them gives is not missing as well
         return checked.model_dump(exclude_unset=True)
 
     def _config_settings(self, key: str, given: Mapping[Any, Any]) -> dict[str, Any]:
@@ -270,7 +270,9 @@ class _Reader:
                 self.faults.append(
                     Fault(self._line(f"{key}.with"), message, key, name[0] if name else "", text)
                 )
-            return {}
+            return {
+                f"{part}.{name}": v for part, values in tree.items() for name, v in values.items()
+            }
         return {dotted: config.get(dotted) for dotted in sorted(config.asked())}
 
     def _check_inputs(self, node: Node, nodes: Mapping[str, Node], known: set[str]) -> None:
