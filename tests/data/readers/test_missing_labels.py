@@ -70,6 +70,21 @@ def test_a_list_without_any_labels_is_one_error(tmp_path, name, text, first):
     assert [": ".join(row) for row in rows.found] == [line]
 
 
+@pytest.mark.parametrize("label", [None, b"", b" \n", b"nan"])
+def test_shards_without_any_labels_are_one_error(tmp_path, label):
+    place = tmp_path / "a.tar"
+    with tarfile.open(place, "w") as tar:
+        for name, content in (("0.jpg", b"x"), ("0.cls", label), ("1.jpg", b"x"), ("1.cls", label)):
+            if content is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    [line] = complaints(place)
+    assert line.startswith(f"{place}: none of the 2 rows has a label, as {place}: 0: ")
+    found = read_records(str(place), options=UNLABELLED)
+    assert [record.label for record in found] == ["", ""]
+
+
 def test_similar_words_are_classes(tmp_path):
     labels = ["none", "na", "nano", "infinite", "Nantes", "null-a", "1.5", "-1"]
     (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{x}.jpg,{x}\n" for x in labels))

@@ -153,7 +153,7 @@ def _labels(files: _Files, options: AnnotationOptions) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise MalformedRow(f"{name} is not UTF-8 text") from None
     label = _label_of_json(name, text, options.label_separator) if end == "json" else text
-    if not label or has_control_characters(label) or "\n" in label:
+    if has_control_characters(label) or "\n" in label:
         raise MalformedRow(f"label {quoted(label)} of {name} is not one line of text")
     try:
         return parse_labels(label, options)
@@ -174,4 +174,7 @@ def _label_of_json(name: str, text: str, separator: str | None) -> str:
             return str(value).strip()
         if isinstance(value, float) and (not isfinite(value) or value.is_integer()):
             return str(value)  # a missing value, or 17.0 for class 17
+    given = [values[key] for key in _KEYS if key in values] if isinstance(values, dict) else []
+    if given and all(value is None for value in given):
+        return ""
     raise MalformedRow(f"{name} has no text or integer under " + " or ".join(_KEYS))
