@@ -329,6 +329,13 @@ def newest(folder: Path, *, verify: bool = True) -> tuple[Path | None, list[str]
     return None, faults
 
 
+def none_complete(run: object) -> RunError:
+    """The error of a run here or in object storage whose checkpoints are all damaged."""
+    return RunError(
+        f"{run}: no complete checkpoint is left to resume from; train anew with another --output"
+    )
+
+
 def prune(folder: Path, *, written: str, keep: int, also: Path | None) -> None:
     """Remove all but the newest `keep` checkpoints and `also`.
 

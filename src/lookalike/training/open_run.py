@@ -321,5 +321,5 @@ def newest_of(run: Run, catalog: Catalog) -> str | None:
     for fault in faults:
         logger.warning("%s; skipped", fault)
     if newest is None and faults:
-        raise RunError(f"{run.path}: no complete checkpoint is left to resume from")
+        raise checkpoint.none_complete(run.path)
     return None if newest is None else newest.name

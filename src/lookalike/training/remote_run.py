@@ -74,9 +74,7 @@ def resume_from(output: str, local: Run) -> None:
         for fault in faults:
             logger.warning("%s; skipped", fault)
         if found is None and here is None and (faults or damaged):
-            raise RunError(
-                f"{storage.public(output)}: no complete checkpoint is left to resume from"
-            )
+            raise checkpoint.none_complete(storage.public(output))
         if here is not None and (found is None or here.name >= found):
             return
         if found is None or _downloaded(output, found, local):

@@ -491,7 +491,7 @@ def test_the_first_images_that_are_left_out_are_named_and_the_rest_counted(caplo
     warn_left_out(records, dict.fromkeys(reversed(range(30)), "truncated"))
     assert len(caplog.messages) == 21
     assert caplog.messages[0] == "left out: train.txt:1: 0.jpg: truncated"
-    assert caplog.messages[20] == "left out: 10 images more that cannot be read"
+    assert caplog.messages[20] == "left out: 10 more images that cannot be read"
 
 
 def test_secrets_are_not_told(monkeypatch):

@@ -99,8 +99,8 @@ def warn_left_out(records: Sequence[Record], reasons: Mapping[int, str]) -> None
     for row, reason in sorted(reasons.items())[:_NAMED]:
         logger.warning("left out: %s", describe_bad(records[row], reason))
     if len(reasons) > _NAMED:
-        more = counted(len(reasons) - _NAMED, "image")
-        logger.warning("left out: %s more that cannot be read", more)
+        more = counted(len(reasons) - _NAMED, "more image")
+        logger.warning("left out: %s that cannot be read", more)
 
 
 def describe_bad(record: Record, reason: str) -> str:
