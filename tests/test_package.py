@@ -1,12 +1,15 @@
 """Promises of the package as a whole: its public names, its layers, its start."""
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+import grimp
 
 import lookalike
 from private_names import names_of_program, reached
@@ -61,6 +64,16 @@ def test_importing_does_nothing():
 def test_imports_only_point_down():
     done = run(str(Path(sys.executable).with_name("lint-imports")))
     assert done.returncode == 0, done.stdout
+
+
+def test_imports_have_no_circle():
+    graph = grimp.build_graph("lookalike", exclude_type_checking_imports=True, cache_dir=None)
+    below = {
+        # A component's function imports the module that it stands in: it runs elsewhere.
+        module: graph.find_modules_directly_imported_by(module) - {module}
+        for module in graph.modules
+    }
+    graphlib.TopologicalSorter(below).prepare()  # a CycleError has the modules of the circle
 
 
 def test_functions_have_twelve_parameters_at_most():

@@ -15,6 +15,7 @@ ResourcesFile = Annotated[
 
 
 def submit(
+    context: typer.Context,
     request: Annotated[
         list[str] | None,
         typer.Argument(
@@ -65,7 +66,7 @@ def submit(
 
     log.start()
     if request and request[0] in COMMANDS:
-        _check_words(*request)
+        _check_words(context.find_root(), *request)
     answer = command(
         *(request or []),
         on=required_engine(on),
@@ -81,13 +82,9 @@ def submit(
         follow_job(answer, on, resources, write=lambda line: typer.echo(line, err=True))
 
 
-def _check_words(command: str, *words: str) -> None:
+def _check_words(program: Any, command: str, *words: str) -> None:
     """Parse the words of a command as it does: a mistake in them would show after the queue."""
-    from lookalike.cli import app
-
-    program: Any = typer.main.get_command(app)
-    with program.context_class(program, info_name="lookalike") as parent:
-        program.commands[command].make_context(command, list(words), parent)
+    program.command.commands[command].make_context(command, list(words), program)
 
 
 def required_engine(on: str) -> str:
