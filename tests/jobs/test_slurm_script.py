@@ -70,7 +70,11 @@ def test_script_is_bash_and_holds_the_file_unchanged(name: str) -> None:
         ({"nodes": 0}, "nodes=0"),
         ({"machines": 2}, "machines is not a key of the resources"),
         ({"slurm": "big"}, r"slurm='big': input should be a mapping, \{key: value\}"),
-        ({"environment": ["A"]}, r"environment=\['A'\]: input should be a mapping"),
+        ({"environment": ["TOKEN=abc123"]}, "^environment: input should be a mapping"),
+        ({"environment": {"PIN": 123123}}, "^environment.PIN: input should be a valid string"),
+        ({"environment": {"A-B": "1", "X": "pw9"}}, "^environment names 'A-B', which no variable"),
+        ({"kubernetes": {"secrets": "abc123"}}, "^kubernetes.secrets: input should be a mapping"),
+        ({"kubernetes": {"secrets": {"A": ["abc123"]}}}, "^kubernetes.secrets.A: input should be"),
         ({"name": "My Job"}, "is no name of a job"),
         ({"gpu_type": ""}, "gpu_type='' is not one word"),
         ({"gpu_type": "h 100"}, "gpu_type='h 100' is not one word"),
@@ -86,6 +90,7 @@ def test_what_cannot_be_is_refused(config: str, changes: dict, message: str) -> 
     with pytest.raises(ConfigError, match=message) as error:
         submit(config, on="slurm", dry_run=True, **changes)
     assert "abc123" not in str(error.value)
+    assert "123123" not in str(error.value)
     assert "pw9" not in str(error.value)
 
 

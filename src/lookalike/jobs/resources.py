@@ -20,6 +20,7 @@ from lookalike.storage.local_files import read_text
 _SECRET_NAME = re.compile(
     r"secret|token|passw|access_?key|api_?key|credential|private_?key", re.IGNORECASE
 )
+_MAY_BE_SECRET = ("environment", "kubernetes.secrets")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -290,7 +291,7 @@ def _explain(
 ) -> str:
     """A line for each key that is wrong."""
     found = []
-    for key, what in faults_of(error, {"extra_forbidden": _unknown}):
+    for key, what in faults_of(error, {"extra_forbidden": _unknown}, _MAY_BE_SECRET):
         path = key.split(".")
         known = key and path[0] not in given
         number = lines.get(".".join(path[:2])) or lines.get(path[0]) if known else None

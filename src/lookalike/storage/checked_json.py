@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
@@ -60,13 +60,16 @@ def _adapter(schema: Any) -> Any:
 
 
 def faults_of(
-    error: ValidationError, words: Mapping[str, Callable[[str], str]] | None = None
+    error: ValidationError,
+    words: Mapping[str, Callable[[str], str]] | None = None,
+    hidden: Iterable[str] = (),
 ) -> list[tuple[str, str]]:
     """Each key that does not fit a schema, and a line about it: its value, and what is wrong.
 
     Args:
         error: of pydantic.
         words: what is wrong with a key, by pydantic's type of its error.
+        hidden: keys that may hold secrets: their values, and those below, are not in the lines.
     """
     found = [
         (".".join(str(part) for part in item["loc"] if not _is_type(part)), item)
@@ -77,7 +80,9 @@ def faults_of(
     for key, item in found:
         if any(key[: dot.start()] in wrong for dot in re.finditer(r"\.", key)):
             continue  # a part of a value whose own line describes the values that are allowed
-        begin, *expected = _fault(key, item, words or {})
+        is_hidden = any(f"{key}.".startswith(f"{above}.") for above in hidden)
+        value = key if is_hidden else f"{key or 'the whole'}={_repr.repr(item['input'])}"
+        begin, *expected = _fault(key, value, item, words or {})
         lines.setdefault((key, begin), []).extend(expected)
     return [
         (key, begin + " or ".join(dict.fromkeys(expected)))
@@ -85,10 +90,9 @@ def faults_of(
     ]
 
 
-def _fault(key: str, item: Any, words: Mapping[str, Callable[[str], str]]) -> list[str]:
+def _fault(key: str, value: str, item: Any, words: Mapping[str, Callable[[str], str]]) -> list[str]:
     """The line about a key; or its begin, and the values that a type of several allows."""
     kind, message = item["type"], f"{item['msg'][0].lower()}{item['msg'][1:]}"
-    value = f"{key or 'the whole'}={_repr.repr(item['input'])}"
     if kind in words:
         return [f"{key if kind == 'extra_forbidden' else value} {words[kind](key)}"]
     if kind == "json_invalid":
