@@ -240,3 +240,10 @@ def test_odd_values_of_a_name_are_config_errors():
 
 def test_class_names_may_look_like_numbers():
     assert Config.load(None, ["data.classes=[0, 1.5, b]"]).data.classes == ["0", "1.5", "b"]
+
+
+@pytest.mark.parametrize("key", ["run.timeout", "train.time_budget"])
+@pytest.mark.parametrize("value", [5, 1.5, True, [9], "5"])
+def test_a_time_without_its_unit_is_told_how_times_are_written(key, value):
+    with pytest.raises(ConfigError, match=f"^{key}=.* is not a time; write e.g. 90s, 30m"):
+        Config().with_values({key: value})

@@ -67,6 +67,7 @@ def test_script_is_bash_and_holds_the_file_unchanged(name: str) -> None:
         ),
         ({"mounts": ["/data:/data"]}, "give --image"),
         ({"time_limit": "4m"}, "time_limit=4m must be longer than grace=5m"),
+        ({"grace": 60}, "grace=60 is not a time; write e.g. 90s"),
         ({"nodes": 0}, "nodes=0"),
         ({"machines": 2}, "machines is not a key of the resources"),
         ({"slurm": "big"}, r"slurm='big': input should be a mapping, \{key: value\}"),

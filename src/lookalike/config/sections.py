@@ -490,10 +490,10 @@ class TrainConfig(Section):
             raise ValueError("is neither auto nor component nor a file ending in .yaml")
         return value
 
-    @field_validator("time_budget")
+    @field_validator("time_budget", mode="before")
     @classmethod
-    def _time(cls, value: str | None) -> str | None:
-        if value is not None and seconds_of(value) <= 0:
+    def _time(cls, value: Any) -> Any:
+        if value is not None and seconds_of(str(value)) <= 0:
             raise ValueError("is not a time above 0; write e.g. 30m")
         return value
 
@@ -520,9 +520,9 @@ class RunConfig(Section):
     """Time without an answer, as 90s or 30m, after which a worker takes another one for lost and
     ends."""
 
-    @field_validator("timeout")
+    @field_validator("timeout", mode="before")
     @classmethod
-    def _timeout(cls, value: str) -> str:
-        if seconds_of(value) < 1:
+    def _timeout(cls, value: Any) -> Any:
+        if seconds_of(str(value)) < 1:
             raise ValueError("is less than a second; write e.g. 30m")
         return value

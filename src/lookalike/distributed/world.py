@@ -116,9 +116,10 @@ def _connect(rank: int, size: int, device: torch.device, timeout: float) -> None
         return
     others = "the main worker" if rank else counted(size - 1, "other worker")
     names = [name for name in (*_LAUNCHER, "MASTER_ADDR", "MASTER_PORT") if name in os.environ]
+    limit = f"{timeout / 60:.3g} minutes" if timeout >= 120 else f"{timeout:g} seconds"
     try:
         with _logged_if_slow(
-            f"waiting for {others}, up to {timeout / 60:.3g} minutes, as the environment has "
+            f"waiting for {others}, up to {limit}, as the environment has "
             f"{_shown(names)}; if these are left over from another program, stop and "
             f"unset {' '.join(names)}"
         ):

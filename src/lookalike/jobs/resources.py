@@ -193,10 +193,10 @@ class Resources(Section):
     kubernetes: KubernetesOptions = KubernetesOptions()
     slurm: SlurmOptions = SlurmOptions()
 
-    @field_validator("time_limit", "grace")
+    @field_validator("time_limit", "grace", mode="before")
     @classmethod
-    def _is_time(cls, value: str | None) -> str | None:
-        if value is not None and seconds_of(value) < 1:
+    def _is_time(cls, value: Any) -> Any:
+        if value is not None and seconds_of(str(value)) < 1:
             raise ValueError("is shorter than a second")
         return value
 
