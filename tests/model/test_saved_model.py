@@ -67,7 +67,7 @@ CHANGES = [
     ({"free_length": True}, "neck.norm.weight has nothing"),
     ({"format": "other"}, "format='other'"),
     ({"colour": 1}, "colour is not a key"),
-    ({"preprocess": 3}, "preprocess=3: input should be an object"),
+    ({"preprocess": 3}, "preprocess=3: input should be a mapping"),
     (
         {"preprocess": {"image_size": 10**9}},
         "preprocess.image_size=1000000000: input should be less",
