@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,13 +247,19 @@ def _points(gain: Difference) -> str:
 
 
 def plot(study: Study, path: Path) -> None:
-    """Recall@1 and MAP@R against seconds of CPU, a row of two charts for each set and regime."""
+    """Recall@1 and MAP@R against seconds of CPU, a row of two charts for each set and regime.
+
+    Ours with other settings is left out: the table has it.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = cells(study)
+    found = {
+        cell: [row for row in rows if not row.method.startswith("ours:")]
+        for cell, rows in cells(study).items()
+    }
     if not found:
         raise StudyError(f"{study.folder}: no finished trial; begin with `run`")
     figure, axes = pyplot.subplots(
@@ -282,9 +289,10 @@ def _draw(axis: Any, rows: Sequence[Row], metric: str, colours: Mapping[str, str
             [100 * b.high - height for height, b in zip(heights, bounds, strict=True)],
         ]
         axis.errorbar(
-            [row.seconds for row in line], heights, yerr=errors, label=method,
+            [row.seconds for row in line], heights, yerr=errors,
+            label=textwrap.fill(method.replace(",", ", "), 36),
             color=colours[method], marker="o" if line[0].is_ours else "s", capsize=2,
             linewidth=2 if line[0].is_ours else 1,
         )  # fmt: skip
     axis.grid(alpha=0.3)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.08 * max([1.0, *(row.seconds for row in rows)]))
