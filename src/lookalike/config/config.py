@@ -29,8 +29,8 @@ from lookalike.config.yaml_lines import read_mapping, read_value, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.run import CONFIG, RESOLVED
 from lookalike.storage import Place
-from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import refuse_remote
+from lookalike.storage.schema_faults import faults_of
 
 
 class Config(Section):

@@ -14,8 +14,8 @@ from lookalike.config.section_base import Section, setting
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage.byte_size import in_bytes
-from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import read_text
+from lookalike.storage.schema_faults import faults_of
 
 _SECRET_NAME = re.compile(
     r"secret|token|passw|access_?key|api_?key|credential|private_?key", re.IGNORECASE

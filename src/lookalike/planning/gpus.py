@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lookalike import storage
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
-from lookalike.storage.checked_json import faults_of
+from lookalike.storage.schema_faults import faults_of
 
 # Measured on one H100: 798 of 989 TFLOP/s in bfloat16 products, 3.0 of 3.35 TB/s. The same parts
 # of the published peaks are assumed of the others.

@@ -23,8 +23,8 @@ from lookalike.config.config import Config, key_of, keys
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.errors import ConfigError
 from lookalike.storage import Place
-from lookalike.storage.checked_json import faults_of
 from lookalike.storage.local_files import read_text
+from lookalike.storage.schema_faults import faults_of
 from lookalike.workflow.node_kinds import KINDS, NodeKind
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
