@@ -72,6 +72,7 @@ class PeerSettings:
         freeze_batchnorm: keep pretrained statistics.
         head_epochs: first epochs, in which the backbone rests.
         images_per_class: of a class in a batch; None to shuffle.
+        batch_size: in place of the regime's.
     """
 
     loss: str
@@ -91,6 +92,7 @@ class PeerSettings:
     freeze_batchnorm: bool = False
     head_epochs: int = 0
     images_per_class: int | None = None
+    batch_size: int | None = None
 
     def changed(self, values: Mapping[str, Any]) -> PeerSettings:
         """With other values of fields or of the loss's options, by name.
@@ -283,6 +285,7 @@ def train_peer(
     network = PeerNetwork(backbone, weights, image_size, settings)
     network.to(memory_format=torch.channels_last)
     loss = PeerLoss(settings, len(catalog.classes))
+    batch_size = settings.batch_size or batch_size
     loader = _loader(settings, catalog, network, image_size, batch_size, seed, threads)
     total = max(1, round(epochs * loader.steps_per_epoch))
     total = total if max_steps is None else min(total, max_steps)

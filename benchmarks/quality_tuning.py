@@ -1,7 +1,8 @@
 """Random search of `quality.py`: the settings that may be drawn for each method.
 
-Trial 0 is the published setting, or our defaults. A draw depends on the method, the kind of start
-and its number alone: it is the same on every set.
+Trial 0 is the published setting, or our defaults; of a margin loss trial 1 is what experience
+suggests. A draw depends on the method, the kind of start and its number alone: it is the same on
+every set.
 """
 
 from __future__ import annotations
@@ -51,10 +52,21 @@ LOSS_SPACES: dict[str, dict[str, Draw]] = {
 }  # fmt: skip
 
 
+EXPERIENCE: dict[str, dict[str, Any]] = {
+    "arcface": {"scale": 16, "margin": 11.5},
+    "cosface": {"scale": 16, "margin": 0.1},
+    "subcenter_arcface": {"scale": 16, "margin": 11.5},
+    "normalized_softmax": {"temperature": 1 / 16},
+}
+"""Options of the second trial, by loss: a small scale and margin."""
+
+
 def draw(base: str, trial: int, *, pretrained: bool) -> dict[str, Any]:
     """The settings of one trial, by name; none for trial 0."""
     if trial == 0:
         return {}
+    if trial == 1 and (known := _experience(base, pretrained)):
+        return known
     rng = random.Random(f"{base} {pretrained} {trial}")
     space = _ours(pretrained) if base == "ours" else _peer(base, rng, pretrained)
     return {name: drawn(rng) for name, drawn in space.items()}
@@ -72,6 +84,14 @@ def _as_yaml(value: object) -> str:
     return "null" if value is None else str(value)
 
 
+def _experience(base: str, pretrained: bool) -> dict[str, Any]:
+    if base not in PUBLISHED or (loss := PUBLISHED[base][0].loss) not in EXPERIENCE:
+        return {}
+    usual = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "min_crop": 0.75}
+    start = {"freeze_batchnorm": True, "backbone_lr_factor": 1.0} if pretrained else {}
+    return {**EXPERIENCE[loss], **usual, **start}
+
+
 def _peer(base: str, rng: random.Random, pretrained: bool) -> dict[str, Draw]:
     if base in OML:
         return _oml(base, pretrained)
@@ -86,9 +106,10 @@ def _peer(base: str, rng: random.Random, pretrained: bool) -> dict[str, Draw]:
         "loss_lr_factor": one_of(1, 10, 100) if optimizer == "adamw" else one_of(1, 10),
         "warmup": one_of(0.0, 0.1),
         "flip": one_of(0.0, 0.5),
-        "min_crop": one_of(0.2, 0.5),
+        "min_crop": one_of(0.2, 0.5, 0.75),
         "crop_pct": one_of(None, 1.0),
         "pooling": one_of("avg", "avgmax"),
+        "batch_size": one_of(32, 64) if pretrained else one_of(16, 32, 64),
         "images_per_class": one_of(4, 2) if loss == "multi_similarity" else one_of(None, 4),
     }
     if loss == "cross_entropy":
@@ -109,7 +130,7 @@ def _oml(base: str, pretrained: bool) -> dict[str, Draw]:
         "weight_decay": between(1e-6, 1e-3),
         "normalise": one_of(False, True),
         "flip": one_of(0.0, 0.5),
-        "min_crop": one_of(0.2, 0.5),
+        "min_crop": one_of(0.2, 0.5, 0.75),
         "crop_pct": one_of(None, 1.0),
     }
 
@@ -127,8 +148,8 @@ def _ours(pretrained: bool) -> dict[str, Draw]:
         "model.pooling": one_of("avg", "gem+avg", "gem+max"),
         "model.crop_pct": one_of("null", 1.0),
         "data.flip": one_of(0.0, 0.5),
-        "data.min_crop": one_of(0.2, 0.5),
-        "train.batch_size": one_of(32, 64),
+        "data.min_crop": one_of(0.2, 0.5, 0.75),
+        "train.batch_size": one_of(32, 64) if pretrained else one_of(16, 32, 64),
     }
     if pretrained:
         space["optim.backbone_lr_factor"] = between(0.01, 1)
