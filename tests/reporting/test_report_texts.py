@@ -164,6 +164,34 @@ def test_zero_has_no_sign():
     assert "\u22120.00" not in render(content(WEAK))
 
 
+def between_start_and_end(kept: float, *, start: float, end: float) -> RunHistory:
+    """A training whose weights at `kept` of the way from start to end are the model."""
+    first, last = ({**MEASURED[0], "recall_at_1": s, "map_at_r": s} for s in (start, end))
+    chosen = {**(first if kept == 0 else last), "step": 9, "interpolation": kept}
+    points = [[0.0, start, start], [1.0, end, end]]
+    return RunHistory("a/run", [first, {**last, "step": 9}, {**chosen, "points": points}])
+
+
+def test_the_kept_start_is_named_in_the_headline():
+    history = between_start_and_end(0.0, start=0.5, end=0.4)
+    words = "Training gained nothing: the model is the one from before the first step"
+    assert words in headline(content(WEAK, history=history))
+    page = render(content(WEAK, history=history))
+    assert words in page
+    assert "Training gained nothing here: the model is the one before training." in page
+    history = between_start_and_end(1.0, start=0.1, end=0.9)
+    page = render(content(GOOD, history=history))
+    assert "gained nothing" not in page
+    assert "Between start and end" in page
+
+
+@pytest.mark.parametrize(("start", "would_do"), [(0.99, True), (0.05, False)])
+def test_a_start_that_would_do_is_said(start, would_do):
+    evaluated = evaluation(1.5)
+    found = headline(content(evaluated, history=between_start_and_end(1.0, start=start, end=0.99)))
+    assert ("The model before training would do as well" in found) == would_do
+
+
 def test_one_is_counted_as_one():
     two = evaluation(0.1, classes=1, each=2)
     assert headline(content(two, own=False)).endswith("on 2 images of 1 class.")

@@ -455,8 +455,8 @@ class TrainConfig(Section):
     end on the validation set, and keep the best of those that are not below the start in Recall@1
     or MAP@R (Wortsman et al., Robust fine-tuning of zero-shot models, 2022)."""
     average_last: float = Field(0.0, ge=0, le=1)
-    """The same with an average of equal weights over this last part of the steps, as 0.3; until
-    then the weights themselves are measured. 0 is off."""
+    """Measure and save an average of equal weights over this last part of the steps, as 0.3, in
+    place of the weights; until then the weights themselves are measured. 0 is off."""
     shard_backbone: bool = False
     """Share the network's weights, gradients and optimizer state out over the workers (FSDP2), for
     a backbone that does not fit into the memory of one, as a ViT-g. Takes more communication; with

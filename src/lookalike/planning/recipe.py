@@ -1,7 +1,7 @@
 """The recipe: facts about data, network and machine -> settings that the request leaves open.
 
-Each choice has its reason in a sentence, which console, resolved.yaml and report show. The figures
-behind them are in docs/recipe.md, with the commands that measured them.
+Each choice has its reason in a sentence, which console, recipe.json and report show. The figures
+behind them are in docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -255,8 +255,8 @@ def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
         yield Choice(
             "loss.scale",
             _SCALE,
-            f"for {facts.classes:,} classes: AdaCos gives {_adacos(facts.classes):.1f} for as "
-            "many, and the published 30 to 64 are for many more",
+            f"published ones are for more classes: here {facts.classes:,}; from random weights a "
+            "scale of 64 retrieves less",
         )
         yield Choice(
             "loss.margin",
@@ -269,11 +269,6 @@ def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
             0.0,
             "a second branch doubles the class weights: those of plain softmax",
         )
-
-
-def _adacos(classes: int) -> float:
-    """Scale for that many classes (Zhang et al., AdaCos, CVPR 2019, fixed form)."""
-    return math.sqrt(2) * math.log(max(classes - 1, 2))
 
 
 def _head(config: Config, facts: Facts) -> Iterator[Choice]:

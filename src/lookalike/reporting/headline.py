@@ -52,13 +52,27 @@ def headline(data: ReportData) -> str:
             f"The nearest image is of the same class for {100 * value:.1f} % of the queries{where}."
         )
     before, best = start["recall_at_1"], data.history.best
-    if best is not None and best["step"] == 0:
+    if best is not None and (best["step"] == 0 or best.get("interpolation") == 0):
         return (
-            "Training did not improve MAP@R: the model is the one from before the first step, with "
+            "Training gained nothing: the model is the one from before the first step, with "
             f"Recall@1 {100 * value:.1f} %{where}."
         )
     change = "rose" if value > before else "fell" if value < before else "stayed"
-    return f"Recall@1 {change} from {100 * before:.1f} % to {100 * value:.1f} %{where}."
+    result = f"Recall@1 {change} from {100 * before:.1f} % to {100 * value:.1f} %{where}."
+    if _start_would_do(data, start):
+        result += (
+            " The model before training would do as well: its Recall@1 and MAP@R are not below "
+            "the intervals of these."
+        )
+    return result
+
+
+def _start_would_do(data: ReportData, start: Mapping[str, Any]) -> bool:
+    """True if neither score of the start is below the interval of the model's."""
+    intervals = _intervals(data)
+    return bool(intervals) and all(
+        start[key] >= intervals[key].low for key in ("recall_at_1", "map_at_r")
+    )
 
 
 def _measured_on(data: ReportData) -> str:
