@@ -137,7 +137,8 @@ def table(study: Study, reference: str = "ours") -> str:
 def overview(study: Study, scale: float) -> str:
     """Scores of all methods in all cells at one length as Markdown, seeds averaged.
 
-    The last line has the differences of `ours` and the best peer of each cell, by MAP@R.
+    The last line has the differences of `ours` and the best peer of each cell, by the sum of both
+    scores.
     """
     found = cells(study)
     by_cell = {
@@ -169,7 +170,7 @@ def _gain(rows: Mapping[str, Row]) -> str:
     peers = [row for row in rows.values() if row.is_peer]
     if "ours" not in rows or not peers:
         return ""
-    best = max(peers, key=lambda row: row.score("map_at_r"))
+    best = max(peers, key=lambda row: sum(row.score(metric) for metric in METRICS))
     by_metric = advantages(rows["ours"], best)
     return " / ".join(_points(by_metric[metric]) for metric in METRICS)
 
