@@ -266,8 +266,11 @@ def plot(study: Study, path: Path) -> None:
     figure, axes = pyplot.subplots(
         len(found), 2, figsize=(12, 4.2 * len(found)), squeeze=False, layout="constrained"
     )
-    methods = sorted({row.method for rows in found.values() for row in rows} - {"frozen"})
-    colours = {name: f"C{number % 10}" for number, name in enumerate(methods)}
+    methods = sorted({row.method for rows in found.values() for row in rows} - {"frozen", "ours"})
+    reds = (6, 7)
+    palette = [matplotlib.colormaps["tab20"](n) for n in range(20) if n not in reds]
+    colours = {name: palette[number % len(palette)] for number, name in enumerate(methods)}
+    colours["ours"] = "red"
     for pair, ((name, regime), rows) in zip(axes, found.items(), strict=True):
         for axis, (metric, title) in zip(pair, TITLES.items(), strict=True):
             _draw(axis, rows, metric, colours)
