@@ -202,12 +202,12 @@ def test_killed_worker_is_the_only_error_reported(shapes, tmp_path):
     while time.monotonic() < deadline and not (run / "metrics.jsonl").exists():
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [
+    [second] = [
         int(child)
         for child in children
-        if b"lookalike" in Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
     ]
-    os.kill(workers[1], signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 137, errors
     logged = (run / "log.txt").read_text()
