@@ -285,7 +285,8 @@ def train_peer(
     network = PeerNetwork(backbone, weights, image_size, settings)
     network.to(memory_format=torch.channels_last)
     loss = PeerLoss(settings, len(catalog.classes))
-    batch_size = settings.batch_size or batch_size
+    if settings.batch_size is not None:
+        batch_size = settings.batch_size
     loader = _loader(settings, catalog, network, image_size, batch_size, seed, threads)
     total = max(1, round(epochs * loader.steps_per_epoch))
     total = total if max_steps is None else min(total, max_steps)

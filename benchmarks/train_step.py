@@ -1,13 +1,13 @@
 """Our training step against the loop that a user would write today, side by side in one run.
 
     python benchmarks/train_step.py [--backbone resnet18] [--size 112] [--rounds 9]
-    python benchmarks/train_step.py --precision auto
+    python benchmarks/train_step.py --precision bf16
 
 The other loop: timm's model, torchvision's transforms in a DataLoader, PML's ArcFaceLoss, and
 torch's SGD. Same architecture, batch, precision, learning rate, images and threads; the two take
 turns, and a ratio is that of two neighbours in time, so that a noisy machine slows both. With
-`--precision auto` ours has the precision that training chooses here, and the other loop float32,
-as it is written.
+`--precision bf16` ours computes the network in bfloat16, and the other loop in float32, as it is
+written.
 
 Two figures: the step alone, on batches that lie in memory; and end to end, from JPEG files on
 the disk (photographs of 375 x 500).
@@ -38,7 +38,6 @@ from lookalike.data.loading.batch import Batch
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.train_loader import TrainLoader
 from lookalike.training.build_heads import DTYPES
-from lookalike.training.precision import own_precision
 from our_step import DIM, our_step
 from photographs import SIZES, write_photographs
 from turns import in_turns, ratios, shown
@@ -123,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=("fp32", "auto"), default="fp32", help="of ours")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -133,10 +132,9 @@ def main() -> None:
     )
     size, batch, steps = options.size, options.batch, options.steps
     plain = PlainLoop(options.backbone, options.classes)
-    auto = options.precision == "auto"
-    precision = own_precision(plain.model, torch.device("cpu")) if auto else "fp32"
-    print(f"ours in {precision}, the plain loop in fp32")
-    ours = our_step(options.backbone, size, options.classes, lr=LR, precision=DTYPES[precision])
+    precision = DTYPES[options.precision]
+    print(f"ours in {options.precision}, the plain loop in fp32")
+    ours = our_step(options.backbone, size, options.classes, lr=LR, precision=precision)
     weights = sum(p.numel() for p in ours.network.parameters())
     assert abs(weights / sum(p.numel() for p in plain.model.parameters()) - 1) < 1e-3
 

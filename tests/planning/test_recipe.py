@@ -172,15 +172,6 @@ def test_large_heads_are_narrowed_and_shared():
     assert "head.dtype" not in chosen()
 
 
-def test_random_weights_learn_with_a_second_branch():
-    branch = "loss.classification_weight"
-    assert chosen(pretrained=False)[branch] == 1
-    assert chosen(pretrained=True)[branch] == 0
-    assert chosen(pretrained=False, classes=10**5, images=10**6)[branch] == 0
-    shared = Config.load(overrides=["head.parallel=model"])
-    assert chosen(shared, pretrained=False)[branch] == 0
-
-
 def test_more_images_take_fewer_epochs_and_larger_batches():
     sizes = (1000, 10_000, 100_000, 10_000_000)
     for pretrained in (True, False):

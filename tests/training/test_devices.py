@@ -1,14 +1,12 @@
 """Choice of device and precision, on simulated machines."""
 
 import pytest
-import timm
 import torch
 
 from lookalike.config.config import Config
 from lookalike.distributed.world import World
 from lookalike.training.build import create_embedder
 from lookalike.training.build_heads import metric_loss
-from lookalike.training.precision import common_precision
 from lookalike.training.resolve import resolve
 from lookalike.training.step import repeatable
 
@@ -41,36 +39,6 @@ def test_bfloat16_only_on_gpus_that_support_it(gpu, major, precision):
     found = resolve(config, margin, create_embedder(config, margin), world, 8)
     assert found.train.precision == precision
     assert found.head.precision == ("bf16" if precision == "bf16" else "fp32")
-
-
-@pytest.mark.parametrize(
-    ("backbone", "amx", "precision"),
-    [
-        ("resnet18", True, "bf16"),
-        ("resnet18", False, "fp32"),
-        ("vit_small_patch32_224", True, "bf16"),
-        ("test_resnet", True, "fp32"),  # few parameters
-        ("tf_efficientnet_lite2", True, "fp32"),  # depthwise convolutions
-        ("resnext50_32x4d", True, "fp32"),  # grouped ones
-    ],
-)
-def test_bfloat16_on_cpus_where_it_is_faster(monkeypatch, backbone, amx, precision):
-    monkeypatch.setattr("lookalike.training.precision.has_bf16_products", lambda device: amx)
-    monkeypatch.setattr("lookalike.training.resolve.has_bf16_products", lambda device: amx)
-    config = Config().with_values({"model.backbone": backbone, "model.pretrained": False})
-    margin, world = metric_loss(config), World()
-    found = resolve(config, margin, create_embedder(config, margin), world, 8)
-    assert found.train.precision == found.head.precision == precision
-
-
-@pytest.mark.parametrize(
-    ("others", "common"), [(["bf16"], "bf16"), (["fp32"], "fp32"), (["fp16", "bf16"], "fp16")]
-)
-def test_workers_train_in_a_precision_that_all_have(monkeypatch, others, common):
-    monkeypatch.setattr("lookalike.training.precision.has_bf16_products", lambda device: True)
-    world = World(size=len(others) + 1)
-    monkeypatch.setattr(World, "all_gather_object", lambda self, value: [value, *others])
-    assert common_precision(timm.create_model("resnet18"), world) == common
 
 
 def test_call_from_a_program_keeps_the_current_device(gpu, monkeypatch):

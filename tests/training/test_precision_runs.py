@@ -4,7 +4,6 @@ import pytest
 from engine_process import curve
 
 from lookalike.commands.train import train
-from lookalike.training.remote_run import saved_config
 
 
 def settings(shapes, output, **change):
@@ -29,14 +28,3 @@ def test_bfloat16_resumes_to_the_same_curve_and_is_close_to_float32(shapes, tmp_
     assert curve(parts) == curve(tmp_path / "bf16")
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.02)
-
-
-@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_precision_of_this_processor_is_in_the_resolved_settings(
-    shapes, tmp_path, monkeypatch, amx, precision
-):
-    monkeypatch.setattr("lookalike.training.precision.has_bf16_products", lambda device: amx)
-    monkeypatch.setattr("lookalike.training.precision.FEWEST_PARAMETERS", 0)
-    run = train(**settings(shapes, tmp_path / "run", max_steps=1))
-    assert saved_config(str(run.path)).train.precision == precision
-    assert f"network in {precision}" in run.log.read_text()

@@ -248,10 +248,12 @@ def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Conf
     """The request as the run will resolve it on that machine, and its network."""
     device = _device(config, place)
     precision = config.train.precision
-    if precision == "auto" and place is not None:
-        precision = "fp32"
-        if device == "cuda":
-            precision = "bf16" if place.bfloat16 else "fp16"
+    if precision == "auto" and device == "cuda":
+        if place is not None:
+            native = place.bfloat16
+        else:
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp16"
     config = config.with_values({"model.pretrained": False, "train.precision": precision})
     margin = metric_loss(config)
     embedder = create_embedder(config, margin)

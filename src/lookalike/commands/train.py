@@ -57,7 +57,6 @@ from lookalike.training.open_run import (
     write_request,
 )
 from lookalike.training.parts import TrainingParts
-from lookalike.training.precision import common_precision
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import repeatable
@@ -132,9 +131,6 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             choices += choose_rates(config, start)
             config = with_choices(config, choices)
         summary.log_choices(choices)
-        if config.train.precision == "auto":
-            common = common_precision(embedder.backbone, world)
-            config = config.with_values({"train.precision": common})
         config = resolve(config, loss, embedder, world, len(catalog.classes))
         if world.is_main:
             needed = plan_memory(config, embedder, len(catalog.classes), world)

@@ -426,8 +426,7 @@ class TrainConfig(Section):
     """Stop after this many steps, before `epochs` are over."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")
     """Arithmetic of the network; margin and softmax are always fp32. `auto`: bf16 on a GPU that
-    multiplies in it (Ampere or newer), fp16 on another GPU; on a CPU bf16 where it has AMX and the
-    network 5 million parameters or more and no grouped convolutions, else fp32."""
+    multiplies in it (Ampere or newer), fp16 on another GPU, fp32 on a CPU."""
     compile: bool = False
     """Compile the backbone with torch.compile."""
     seed: int = Field(0, ge=0)

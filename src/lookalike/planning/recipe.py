@@ -264,17 +264,10 @@ def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
             f"fits a scale of {_SCALE:g}: published ones go with 64",
         )
     if config.loss.name in MARGINS:
-        with_branch = (
-            not facts.pretrained
-            and facts.classes <= _MANY_CLASSES
-            and config.head.parallel == "data"
-        )
         yield Choice(
             "loss.classification_weight",
-            float(with_branch),
-            "random weights learn more by a second branch: of plain softmax, dropped after training"
-            if with_branch
-            else "a second branch doubles the class weights: those of plain softmax",
+            0.0,
+            "a second branch doubles the class weights: those of plain softmax",
         )
 
 

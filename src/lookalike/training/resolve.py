@@ -17,7 +17,6 @@ from lookalike.losses.margin import Margin
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.model.dry_run import single_value_norms
 from lookalike.model.embedder import Embedder
-from lookalike.training.precision import own_precision
 from lookalike.training.sampler_choice import resolve_sampler
 
 FUSED_FROM = 2_000_000_000
@@ -32,7 +31,7 @@ RESOLVED_FROM = {
     "loss.scale": ("loss.name",),
     "loss.classification_weight": ("head.parallel", "loss.name"),
     "train.max_steps": ("train.epochs",),
-    "train.precision": ("run.device", "model.backbone"),
+    "train.precision": ("run.device",),
     "head.precision": ("run.device", "train.precision"),
     "head.fused_update": ("head.dtype", "head.sample_rate"),
 }
@@ -58,7 +57,12 @@ def resolve(
         raise ConfigError("loss.weight=0 and loss.classification_weight=0 leave nothing to learn")
     precision = config.train.precision
     if precision == "auto":
-        precision = own_precision(embedder.backbone, world.device)
+        precision = "fp32"
+        if world.device.type == "cuda":
+            # Without emulation: GPUs before Ampere accept bfloat16 tensors, and multiply them many
+            # times slower than float16.
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bf16" if native else "fp16"
     if config.train.batch_size < world.size:
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"
