@@ -351,6 +351,17 @@ def test_a_name_outside_the_encoding_of_the_system_names_the_setting():
     assert "in ascii, the encoding of file names here; set PYTHONUTF8=1" in cause(error)
 
 
+def test_workers_beyond_the_free_memory_are_refused_before_one_starts(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("torch.distributed.run.run", started.append)
+    monkeypatch.setattr(launch, "available", lambda: 24 * 10**9)
+    with pytest.raises(ConfigError, match=r"1,000 workers do not fit .* so 80 at most"):
+        launch.launch(1000, ["train"], tmp_path, "Resume with: this")
+    assert not started
+    launch.launch(80, ["train"], tmp_path, "Resume with: this")
+    assert len(started) == 1
+
+
 @pytest.mark.parametrize(
     ("workers", "cores", "warned"), [(99, 2, True), (4, 2, False), (3, 1, True)]
 )
@@ -360,6 +371,7 @@ def test_many_more_workers_than_cores_are_one_warning(
     started = []
     monkeypatch.setattr("torch.distributed.run.run", started.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(launch, "available", lambda: 10**12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launch.launch(workers, ["train"], tmp_path, "Resume with: this")
     said = capsys.readouterr().err

@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lookalike.distributed.machine import cores
-from lookalike.errors import LookalikeError
+from lookalike.distributed.machine import available, cores
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.log import counted
 
 
@@ -39,6 +39,9 @@ def is_answering() -> bool:
     """
     return not in_worker() or (_REPORTS not in os.environ and os.environ.get("RANK", "0") == "0")
 
+
+_LEAST_OF_A_WORKER = 300_000_000
+"""Bytes of a worker's own that Python, torch and timm take."""
 
 _REPORTS = "LOOKALIKE_REPORTS"  # folder of the reports of workers to their launcher
 _LAUNCHER_PID = "LOOKALIKE_LAUNCHER_PID"
@@ -127,8 +130,16 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
         again: how to continue after a worker was killed, for a message.
 
     Raises:
+        ConfigError: they need more memory than is free, before they hold a model.
         WorkersFailed: one of them ended with another exit code than 0.
     """
+    fit = max(available() // _LEAST_OF_A_WORKER, 1)
+    if workers > fit:
+        raise ConfigError(
+            f"{workers:,} workers do not fit into this machine's free memory: each takes "
+            f"{_LEAST_OF_A_WORKER / 1e9:.1f} GB before it holds a model, so {fit:,} at most; "
+            "usual is one for each GPU, or one in all without GPUs"
+        )
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
