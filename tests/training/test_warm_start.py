@@ -223,3 +223,29 @@ def test_first_differing_tensor_is_named(shapes, old, tmp_path):
     (copy / "classes.json").unlink()
     with pytest.raises(RunError, match=r"classes\.json: cannot be read \(no such file"):
         train(**tiny(shapes), output=str(tmp_path / "b"), start_from=str(copy))
+
+
+def test_a_start_from_a_run_needs_no_pretrained_weights(old, shapes, tmp_path, monkeypatch):
+    """Weights of the hub cannot be had here: they are not asked for."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings = tiny(shapes) | {"pretrained": True, "lr": 1e-9}
+    run = train(**settings, output=str(tmp_path / "new"), start_from=str(old))
+    assert run.path == tmp_path / "new"
+
+
+def test_a_resumed_run_needs_no_pretrained_weights(old, shapes, tmp_path):
+    file = tmp_path / "start.safetensors"
+    weights = safetensors.torch.load_file(old / "model/model.safetensors")
+    safetensors.torch.save_file(
+        {
+            name.removeprefix("backbone.model."): value
+            for name, value in weights.items()
+            if name.startswith("backbone.model.")
+        },
+        file,
+    )
+    settings = tiny(shapes) | {"pretrained": str(file), "output": str(tmp_path / "run")}
+    train(**settings | {"max_steps": 6}, checkpoint_every=1)
+    file.unlink()
+    run = train(**settings | {"max_steps": 9}, checkpoint_every=1, resume=True)
+    assert (run.path / "checkpoints/step-00000009").is_dir()

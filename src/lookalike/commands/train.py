@@ -120,10 +120,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)
-        embedder = build.create_embedder(config, loss)
+        begins = has_no_checkpoint(run, resume, world) and config.train.start_from is None
+        embedder = build.create_embedder(config, loss, pretrained=begins)
         features = None
-        wanted = config.model.init_from_features and config.train.start_from is None
-        if wanted and has_no_checkpoint(run, resume, world):
+        if begins and config.model.init_from_features:
             features = start_features(embedder, catalog, world=world, source=source)
             features.set_neck(embedder, world)
         if config.train.recipe == "auto":  # the rates too where all other settings are given

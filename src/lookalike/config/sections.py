@@ -473,8 +473,9 @@ class TrainConfig(Section):
     sync_batchnorm: bool = True
     """Batch norms see the global batch when there are several workers."""
     start_from: str | None = None
-    """An earlier run's output directory to begin from: its network, and the class weights of the
-    classes that have the same label there; new classes start at random."""
+    """An earlier run's output directory to begin from: its network, in place of the weights of
+    `model.pretrained`, and the class weights of the classes that have the same label there; new
+    classes start at random."""
     report: bool = True
     """Write report.html at the end: scores, curves, what queries find, a map of the embedding."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()

@@ -255,12 +255,16 @@ def create_source(config: Config) -> Source:
     )
 
 
-def create_embedder(config: Config, loss: MetricLoss) -> Embedder:
-    """Network with its initial weights; logs how a file of weights matched."""
+def create_embedder(config: Config, loss: MetricLoss, *, pretrained: bool = True) -> Embedder:
+    """Network with its initial weights; logs how a file of weights matched.
+
+    With `pretrained=False` those of `model.pretrained` are neither read nor downloaded: for a run
+    whose weights come from a checkpoint.
+    """
     model = config.model
     embedder = Embedder.create(
         model.backbone,
-        pretrained=model.pretrained,
+        pretrained=model.pretrained if pretrained else False,
         image_size=model.image_size,
         crop_pct=model.crop_pct,
         embedding_dim=model.embedding_dim,
