@@ -15,7 +15,7 @@ from lookalike.errors import DataError, RunError
 from lookalike.metrics import calibration as module
 from lookalike.metrics import pair_scan as pairs_module
 from lookalike.metrics.calibration import Calibration, fit_calibration
-from lookalike.metrics.far_interval import ClassPairCounter, far_interval
+from lookalike.metrics.far_interval import ClassPairCounter, ClassPairs, far_interval
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
 from lookalike.metrics.open_set import BestMatches
 from lookalike.metrics.pair_scan import PairSet
@@ -237,3 +237,13 @@ def test_training_classes_are_excluded_from_calibration(many_shapes):
         validator.train_classes = known
         found = validator.calibrate(embedder, "shapes", chose_checkpoint=False)
         assert (found.seen_in_training, found.classes, found.images) == expected
+
+
+def test_equal_shares_of_all_classes_count_as_that_many_classes(recwarn):
+    # Each class differs by one accepted pair from the rate of a half.
+    pairs = ClassPairs(
+        pairs=np.full(4, 4), accepted=np.array([[3, 3, 1, 1]]), squares=np.array([4]),
+        products=np.array([8]), pair_squares=16,
+    )  # fmt: skip
+    assert pairs.spread(0).degrees == 3
+    assert not recwarn.list

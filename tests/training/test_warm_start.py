@@ -249,3 +249,17 @@ def test_a_resumed_run_needs_no_pretrained_weights(old, shapes, tmp_path):
     file.unlink()
     run = train(**settings | {"max_steps": 9}, checkpoint_every=1, resume=True)
     assert (run.path / "checkpoints/step-00000009").is_dir()
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(shapes, tmp_path):
+    settings = tiny(shapes) | {"val": str(shapes / "train.txt"), "output": str(tmp_path / "run")}
+    run = train(**settings)
+    weights, metrics = run.model / "model.safetensors", run.metrics.read_bytes()
+    before = weights.read_bytes()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(RunError, match=r"a finished run without checkpoints.*model\.pretrained="):
+        train(**settings | {"max_steps": 9}, resume=True)
+    assert weights.read_bytes() == before
+    assert run.metrics.read_bytes() == metrics
+    again = settings | {"pretrained": str(weights), "output": str(tmp_path / "new")}
+    train(**again)

@@ -110,12 +110,13 @@ class ClassPairs:
         )  # fmt: skip
         classes = int((self.pairs > 0).sum())
         hubs = max(float(by_class.sum()) - 2 * by_pair, 0.0) * classes / (classes - 1)
-        varied = max(float(by_class.var()) * len(by_class), np.finfo(float).tiny)
+        twice, varied = 2 * float(by_class.sum()) ** 2, float(by_class.var()) * len(by_class)
+        most = classes - 1.0  # degrees of freedom, those of equal shares too
         return Spread(
             classes=classes,
             of_pairs=by_pair / accepted**2,
             of_classes=hubs / accepted**2,
-            degrees=min(max(2 * float(by_class.sum()) ** 2 / varied, 2.0), classes - 1.0),
+            degrees=most if twice >= most * varied else min(max(twice / varied, 2.0), most),
             alike=self.pair_squares / total / accepted,
         )
 

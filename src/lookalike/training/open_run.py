@@ -16,6 +16,7 @@ from lookalike.distributed import shared_directory
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
+from lookalike.model.embedder import WEIGHTS_FILE
 from lookalike.run import CONFIG, Run
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
@@ -307,7 +308,8 @@ def newest_of(run: Run, catalog: Catalog) -> str | None:
     """Name of the newest complete checkpoint of a run of these classes; None if it has none yet.
 
     Raises:
-        RunError: it is a run of other classes, or no checkpoint is complete.
+        RunError: it is a run of other classes, or no checkpoint is complete, or it is finished and
+            its checkpoints were removed.
         DataError: its classes.json is broken.
     """
     saved = run.classes.read_bytes() if run.classes.exists() else None
@@ -322,4 +324,10 @@ def newest_of(run: Run, catalog: Catalog) -> str | None:
         logger.warning("%s; skipped", fault)
     if newest is None and faults:
         raise checkpoint.none_complete(run.path)
+    if newest is None and (run.report.exists() or run.calibration.exists()):
+        raise RunError(
+            f"{run.path}: a finished run without checkpoints, which training from the start would "
+            "overwrite; train into another --output (with "
+            f"model.pretrained={run.model / WEIGHTS_FILE} to begin with its weights)"
+        )
     return None if newest is None else newest.name
