@@ -10,6 +10,7 @@ from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
 from lookalike.planning.image_sample import SampleFacts
 from lookalike.planning.recipe import choose, choose_by_file, choose_rates, with_choices
+from lookalike.training.build import check_settings
 
 SAMPLE = SampleFacts(
     images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True
@@ -44,6 +45,37 @@ def test_every_choice_is_a_valid_setting_with_a_reason():
             assert len(choice.reason) > 20
             assert len(choice.short_reason) <= 46, choice.short_reason
             assert not choice.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("asked", "unit", "least"),
+    [
+        (["data.sampler=pk", "data.images_per_class=5"], 5, 5),
+        (["data.sampler=pk"], 4, 4),
+        (["data.repeats=3"], 3, 3),
+        (["loss.name=supcon", "data.images_per_class=16"], 16, 32),
+        (["loss.name=supcon", "data.repeats=4"], 16, 32),
+        (["loss.name=multi_similarity", "data.images_per_class=48"], 48, 96),
+    ],
+)
+def test_the_batch_fits_the_sampler(asked, unit, least):
+    config = Config.load(overrides=asked)
+    check_settings(config)  # before there is a batch
+    batch = chosen(config, pretrained=False, images=48, classes=8)["train.batch_size"]
+    assert batch % unit == 0
+    assert batch >= least
+
+
+def test_choices_contradict_no_request():
+    nested = Config.load(overrides=["loss.nested_dims=[64,1024]"])
+    assert "model.embedding_dim" not in chosen(nested)
+    assert "model.embedding_dim" in chosen(Config.load(overrides=["loss.nested_dims=[64]"]))
+    only_branch = Config.load(overrides=["loss.weight=0"])
+    assert "loss.classification_weight" not in chosen(only_branch)
+    whole = Config.load(overrides=["data.val_fraction=0"])
+    several = {"classes": 300, "several": 300, "images": 3000, "has_validation": False}
+    assert "train.interpolate" in chosen(**several)
+    assert "train.interpolate" not in chosen(whole, **several)
 
 
 def test_choices_fill_a_line_of_a_terminal_each(caplog):

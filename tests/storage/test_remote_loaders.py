@@ -404,7 +404,7 @@ def test_no_image_is_requested_twice_ahead(server, remote):
 
 
 def test_pictures_of_the_doctor(server, local, remote):
-    server.delay = 0.01
+    server.delay = 0.1
     here = read_image_facts(local.records, range(NUM), source=Source(threads=2), quiet=True)
     there = read_image_facts(remote.records, range(NUM), source=Source(threads=2), quiet=True)
     assert server.most > 8

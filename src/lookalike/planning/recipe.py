@@ -14,12 +14,15 @@ from typing import Any
 from lookalike.config.config import Config, keys
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
+from lookalike.data.samplers.sampling import IMAGES_PER_CLASS
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
 from lookalike.planning.facts import Facts, gather_facts
+from lookalike.training.build_heads import metric_loss
+from lookalike.training.sampler_choice import sampler_name
 
 RECIPES = ("auto", "component")
 """Recipes by name; any other value of `train.recipe` is the path of a YAML file."""
@@ -156,6 +159,8 @@ _MARGINS = {
 
 _SCALE = 20.0
 
+_DIM = 512
+
 _MANY_CLASSES = 50_000
 """Classes above which scale and margin stay those that were published for that many."""
 
@@ -214,6 +219,8 @@ def _holds_out(config: Config, facts: Facts) -> bool:
     """True if classes are held out; most must have two images, as a query needs another."""
     if not facts.pretrained or facts.has_validation or config.data.val is not None:
         return False
+    if "data.val_fraction" in config.asked():
+        return False
     return facts.several >= max(5 * _FEWEST_HELD_OUT, facts.classes / 2)
 
 
@@ -224,11 +231,12 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
         found = f"shorter sides have {facts.sample.side:,} pixels in the median"
         enlarged = f"pretraining saw larger ones: {found}"
         yield Choice("model.image_size", side, enlarged if side > facts.sample.side + 31 else found)
-    yield Choice(
-        "model.embedding_dim",
-        512,
-        "a third of the memory of the component's 1,536: of class weights and vectors",
-    )
+    if _dim(config) == _DIM:
+        yield Choice(
+            "model.embedding_dim",
+            _DIM,
+            "a third of the memory of the component's 1,536: of class weights and vectors",
+        )
     if not facts.convolutional:
         pooling = "cls+avg" if facts.class_token else "avg"
         yield Choice(
@@ -244,6 +252,12 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             True,
             "the start retrieves like the pretrained one",
         )
+
+
+def _dim(config: Config) -> int:
+    """Length of the embedding: `_DIM` where the request leaves it open, and asks for no longer."""
+    own = "model.embedding_dim" in config.asked() or max(config.loss.nested_dims, default=0) >= _DIM
+    return config.model.embedding_dim if own else _DIM
 
 
 def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
@@ -263,7 +277,7 @@ def _loss(config: Config, facts: Facts) -> Iterator[Choice]:
             _MARGINS[name],
             f"fits a scale of {_SCALE:g}: published ones go with 64",
         )
-    if config.loss.name in MARGINS:
+    if config.loss.name in MARGINS and config.loss.weight > 0:
         yield Choice(
             "loss.classification_weight",
             0.0,
@@ -275,8 +289,7 @@ def _head(config: Config, facts: Facts) -> Iterator[Choice]:
     if config.loss.name in PAIR_LOSSES:  # no class weights
         return
     workers = facts.workers
-    dim = config.model.embedding_dim if "model.embedding_dim" in config.asked() else 512
-    state = 4 * facts.classes * dim * config.head.centres * _COPIES
+    state = 4 * facts.classes * _dim(config) * config.head.centres * _COPIES
     if workers > 1 and state > _LARGE_HEAD:
         yield Choice(
             "head.parallel",
@@ -328,9 +341,13 @@ def _batch(config: Config, facts: Facts) -> int:
 
     Activations of many fill a CPU's memory. A multiple of what the sampler needs.
     """
-    data = config.data
-    unit = (data.images_per_class or 1) * data.repeats
+    data, loss = config.data, metric_loss(config)
+    unit = data.repeats
+    if sampler_name(config, loss) == "pk":
+        unit *= data.images_per_class or IMAGES_PER_CLASS
     least = max(8 * facts.workers * config.train.accumulate, _preferred_batch(facts))
+    if loss.needs_positives:  # and images of another class
+        least = max(least, 2 * unit)
     return -(-least // unit) * unit
 
 

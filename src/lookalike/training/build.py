@@ -136,7 +136,8 @@ def check_settings(config: Config) -> None:
     """
     metric_loss(config)
     create_augmentations(config.data.augment)
-    create_sampling(config)
+    if config.train.recipe != "auto" or "train.batch_size" in config.asked():
+        create_sampling(config)  # else the recipe chooses a batch that fits
     check_cache_features(config)
     check_network(config)
     check_installed(logger_names(config))
