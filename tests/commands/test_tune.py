@@ -15,9 +15,11 @@ import lookalike
 from lookalike import cli
 from lookalike.commands import tune as tune_module
 from lookalike.commands import tune_trials
-from lookalike.config.config import Config
+from lookalike.commands.tune_trials import WholeListRecipe
+from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.distributed import signals
 from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
+from lookalike.planning.facts import Facts
 from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
 from lookalike.planning.search_state import Trial
@@ -83,7 +85,26 @@ def test_default_space_holds_the_start_and_leaves_out_what_was_given():
 
 def test_a_range_around_a_start_that_is_no_number_is_refused():
     with pytest.raises(ConfigError, match="is no number"):
-        including({"model.crop_pct": Range(0.5, 1)}, Config())
+        including(
+            {"model.image_size": Range(64, 128)}, Config.load(None, ["model.image_size=[64,32]"])
+        )
+
+
+def test_a_range_around_a_start_that_is_unset_is_searched():
+    space = including({"model.crop_pct": Range(0.5, 1)}, Config())
+    assert space == {"model.crop_pct": Range(0.5, 1)}
+    tried = [({"model.crop_pct": None}, 0.5)]
+    for _ in range(10):
+        values = propose(space, tried, 0)
+        assert 0.5 <= values["model.crop_pct"] <= 1
+        tried.append((values, values["model.crop_pct"]))
+    lines = [
+        Trial(trial=number, settings=values, score=score, recall_at_1=score, map_at_r=score,
+              seconds=1, failed="")
+        for number, (values, score) in enumerate(tried)
+    ]  # fmt: skip
+    for shown in (lines, lines[:1]):
+        assert "model.crop_pct" in render(shown, "a result", better=True, output="runs/a")
 
 
 def test_proposals_follow_from_seed_and_trials_and_find_the_maximum():
@@ -271,3 +292,67 @@ def test_without_optuna_the_error_names_the_extra(monkeypatch, hard_list, tmp_pa
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(lookalike.LookalikeError, match=r"lookalike\[tune\]"):
         lookalike.tune(train=hard_list, output=tmp_path / "search", trials=2)
+
+
+@pytest.fixture
+def recipe_of_400():
+    facts = Facts(
+        images=4000, classes=400, several=400, pretrained=False, convolutional=True,
+        class_token=False, has_validation=False, workers=1,
+    )  # fmt: skip
+    request = Config.load(None, ["model.backbone=test_resnet", "model.pretrained=false"])
+    return WholeListRecipe(request, facts)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {"loss.name": "arcface", "loss.margin": 17.0, "loss.scale": 20.0}),
+        ({"loss.name": "cosface"}, {"loss.margin": 0.2, "loss.scale": 20.0}),
+        ({"loss.name": "softmax"}, {"loss.margin": None, "loss.scale": None}),
+        ({"loss.name": "supcon"}, {"loss.margin": None, "loss.scale": None}),
+        ({"loss.scale": 40.0}, {"loss.name": "arcface", "loss.margin": 17.0, "loss.scale": 40.0}),
+        ({"loss.name": "amsoftmax", "loss.margin": 0.3}, {"loss.margin": 0.3, "loss.scale": 20.0}),
+        ({"optim.lr": 0.02}, {"optim.name": "adamw", "optim.lr": 0.02}),
+        ({"optim.name": "sgd"}, {"optim.lr": Config().optim.lr}),
+        ({"train.batch_size": 256}, {"optim.lr": 0.002}),
+        ({"model.backbone": "vit_tiny"}, {"model.pooling": "cls+avg"}),
+    ],
+)
+def test_what_follows_from_a_searched_setting_is_chosen_again(recipe_of_400, values, expected):
+    trial = recipe_of_400.request_of_trial(values, 0.2, 3)
+    assert {key: trial.get(key) for key in expected} == expected
+    assert trial.train.epochs == 3
+    assert all(trial.get(key) == value for key, value in values.items())
+
+
+def test_a_trial_leaves_open_only_the_rate_of_the_backbone(recipe_of_400):
+    asked = recipe_of_400.request_of_trial({}, 0.2, 3).asked()
+    assert CHOSEN_BY_RECIPE - asked == {"optim.backbone_lr_factor"}
+
+
+def test_losses_are_searched_and_the_recipe_holds_what_was_given(hard_list, tmp_path):
+    """Each with its own margin: that of ArcFace, in degrees, is none for another loss."""
+    given = {**SMALL, "over": "loss.name=arcface,cosface,softmax,supcon", "seed": 7}
+    given |= {"nested_dims": [8], "pretrained": False}
+    found = lookalike.tune(train=hard_list, output=tmp_path / "search", trials=6, **given)
+    assert len({one.settings["loss.name"] for one in found.trials}) >= 3
+    for one in found.trials:
+        assert not one.failed
+        file = tmp_path / f"search/trials/{one.trial:04d}/resolved.yaml"
+        used = Config.load(content=file.read_bytes(), file="x")
+        assert used.loss.name == one.settings["loss.name"]
+        margin = {"arcface": 17.0, "cosface": 0.2}.get(used.loss.name)
+        assert margin is None or used.loss.margin == margin
+    recipe = Config.load(found.recipe)
+    assert recipe.model.backbone == "test_resnet"
+    assert recipe.model.image_size == 32
+    assert recipe.loss.nested_dims == (8,)
+    assert recipe.train.epochs == 1
+    assert not {"data.train", "run.output", "run.device", "data.threads"} & recipe.asked()
+    run = lookalike.train(
+        train=hard_list, output=tmp_path / "run", recipe=str(found.recipe), device="cpu", threads=0
+    )
+    used = Config.load(content=run.resolved.read_bytes(), file="x")
+    assert used.loss.name == recipe.loss.name
+    assert used.loss.margin == recipe.loss.margin

@@ -310,6 +310,15 @@ def test_a_list_is_planned_with_the_settings_that_train_chooses(many_shapes: Pat
     assert (spec.classes, spec.images) == (30, 90)  # without those held out
 
 
+def test_a_plan_of_a_time_budget_counts_no_steps(shapes: Path):
+    found = lookalike.plan(
+        small(), train=str(shapes / "train.txt"), train__time_budget="30m", measure=False
+    )
+    assert found.spec.steps_per_epoch
+    assert found.spec.steps is None
+    assert any("train.time_budget=30m" in note for note in found.notes)
+
+
 def test_a_plan_goes_without_images_that_storage_refuses(many_shapes: Path, monkeypatch):
     def refuse(*_, **__):
         raise CredentialsError("no")

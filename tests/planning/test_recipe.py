@@ -284,6 +284,11 @@ def test_a_run_that_starts_from_another_takes_its_network():
     ).pretrained  # fmt: skip
 
 
+def test_a_time_budget_leaves_the_length_open():
+    assert "train.epochs" in chosen()
+    assert "train.epochs" not in chosen(Config.load(None, ["train.time_budget=30m"]))
+
+
 def test_an_unknown_recipe_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"train\.recipe='best' is neither auto nor component"):
         Config.load(overrides=["recipe=best"])

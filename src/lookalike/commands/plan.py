@@ -138,7 +138,7 @@ def plan(
     runtime = base + FIRST_STEP if spec.device == "cpu" else CUDA_RUNTIME
     found = make_plan(
         spec, _profiles(config, embedder), runtime=runtime, limit=limit, machine=place,
-        notes=(*_notes(spec), *([_STORED] if _stored(config) else [])),
+        notes=(*_notes(spec), *_notes_of(config)),
     )  # fmt: skip
     if place is not None or not measure:
         return found
@@ -275,7 +275,7 @@ def _run_spec(config: Config, classes: int, sizes: Sizes | None, device: str) ->
         classes=classes,
         images=None if sizes is None else sizes.total,
         steps_per_epoch=steps,
-        epochs=train.epochs,
+        epochs=None if train.time_budget is not None else train.epochs,
         max_steps=train.max_steps,
         workers=config.run.workers,
         batch=batch,
@@ -353,6 +353,16 @@ def _memory_of(place: Machine | None, spec: RunSpec) -> int | None:
     if spec.device == "cuda":
         return int(torch.cuda.mem_get_info()[1])
     return installed() // spec.workers
+
+
+def _notes_of(config: Config) -> list[str]:
+    notes = [_STORED] if _stored(config) else []
+    if config.train.time_budget is not None:
+        notes.append(
+            f"The run ends within train.time_budget={config.train.time_budget}; its steps are "
+            "counted when it begins, by the time of its first ones."
+        )
+    return notes
 
 
 def _notes(spec: RunSpec) -> tuple[str, ...]:

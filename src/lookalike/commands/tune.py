@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from lookalike import log, storage
-from lookalike.commands.tune_trials import TrialRunner, request_of_trials
+from lookalike.commands.tune_trials import TrialRunner, WholeListRecipe
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
-from lookalike.config.yaml_lines import write_yaml
 from lookalike.data.catalog import Catalog
 from lookalike.data.held_out_classes import hold_out
 from lookalike.distributed import signals
@@ -30,14 +29,21 @@ from lookalike.errors import (
 )
 from lookalike.log import counted, duration, logger
 from lookalike.metrics.bootstrap import LEAST, Difference, differences
-from lookalike.planning.recipe import Choice, choose_by_data, choose_by_file, with_choices
+from lookalike.planning.facts import gather_facts
+from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.planning.search_classes import (
     choosing_and_confirming,
     held_out_fraction,
     measurable,
     too_few,
 )
-from lookalike.planning.search_space import Space, default_space, including, parse_space
+from lookalike.planning.search_space import (
+    Space,
+    default_space,
+    including,
+    of_a_model,
+    parse_space,
+)
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import check_optuna, propose
 from lookalike.planning.tune_page import render
@@ -181,7 +187,7 @@ class _SettingsSearch:
     """A search, prepared.
 
     Attributes:
-        choices: settings of the recipe for the whole training list.
+        catalog: the training list without the classes that are held out.
         asked_space: of the request; empty for the default space.
         seconds: that the search may take, None without a limit.
         most: trials, None without a limit.
@@ -192,8 +198,6 @@ class _SettingsSearch:
 
     runner: TrialRunner
     folder: SearchFolder
-    choices: list[Choice]
-    asked: set[str]
     catalog: Catalog
     asked_space: Space
     seconds: float | None
@@ -218,29 +222,26 @@ class _SettingsSearch:
         with World.from_env(request.run.device) as world:
             source = build.create_source(request)
             # What `train` would find, with its validation set as a fact only.
-            choices = choose_by_file(request)
-            chosen = with_choices(request, choices)
-            catalog, validation = build.open_catalogs(chosen)
-            choices += choose_by_data(chosen, catalog, validation, source, world)
+            config = with_choices(request, choose_by_file(request))
+            catalog, validation = build.open_catalogs(config)
+            facts = None
+            if config.train.recipe == "auto":
+                facts = gather_facts(config, catalog, validation, source, world)
             device = world.device
         fraction = held_out_fraction(catalog)
         training, held_out = hold_out(catalog, fraction, request.train.seed)
         if any(measurable(held_out, part) < LEAST for part in choosing_and_confirming(held_out)):
             raise too_few(catalog)
-        asked = request.asked()
-        runner = TrialRunner(
-            request_of_trials(request, choices, fraction), folder, held_out, source, device
-        )
+        recipe = WholeListRecipe(request, facts)
+        longest = recipe.chosen({}).get("train.epochs", request.train.epochs)
+        runner = TrialRunner(recipe, fraction, folder, held_out, source, device, longest)
         fingerprint = catalog.fingerprint()
         epochs = folder.check_same(request, texts, fingerprint)
-        search = cls(
-            runner, folder, choices, asked, training, space, seconds, most, folder.finished(),
-            began,
-        )  # fmt: skip
+        search = cls(runner, folder, training, space, seconds, most, folder.finished(), began)
         if epochs is None:
-            epochs = search._length(request)
+            epochs = search._length()
             folder.begin(request, texts, fingerprint, epochs)
-        runner.config = runner.config.with_values({"train.epochs": epochs})
+        runner.epochs = epochs
         logger.info(
             "%s held out of %s: half of them choose, half confirm; %s a trial",
             counted(len(held_out.classes), "class is", "classes are"),
@@ -251,12 +252,14 @@ class _SettingsSearch:
             logger.info("resuming after %s", counted(len(search.trials), "finished trial"))
         return search
 
-    def _length(self, request: Config) -> int:
+    @property
+    def _request(self) -> Config:
+        return self.runner.recipe.request
+
+    def _length(self) -> int:
         """Epochs of a trial: those of the recipe, or as many as the time allows."""
-        longest: int = next(
-            (c.value for c in self.choices if c.key == "train.epochs"), request.train.epochs
-        )
-        if self.seconds is None or "train.epochs" in self.asked:
+        longest = self.runner.epochs
+        if self.seconds is None or "train.epochs" in self._request.asked():
             return longest
         began = monotonic()
         epoch = len(self.catalog) / self.runner.images_per_second()
@@ -274,7 +277,7 @@ class _SettingsSearch:
             number = len(self.trials)
             space = self._space() if number else {}
             tried = [(one.settings, one.score) for one in self.trials]
-            values = propose(space, tried, self.runner.config.train.seed) if number else {}
+            values = propose(space, tried, self._request.train.seed) if number else {}
             logger.info("trial %d: %s", number, _text(values) or "the recipe's choice")
             one = self.runner.run(number, values)
             if not number:
@@ -323,7 +326,9 @@ class _SettingsSearch:
     def _space_and_start(self) -> tuple[Space, Config]:
         resolved = self.folder.run(0).resolved
         start = Config.load(resolved, content=resolved.read_bytes())
-        return self.asked_space or default_space(start, self.asked, len(self.catalog)), start
+        return self.asked_space or default_space(
+            start, self._request.asked(), len(self.catalog)
+        ), start
 
     def result(self) -> Tuning:
         """Compare the best trial with the recipe's choice, and write recipe and page."""
@@ -351,16 +356,13 @@ class _SettingsSearch:
         return found
 
     def _write_recipe(self, found: Tuning) -> None:
-        """The recipe's settings, with those of the best trial where that is better."""
-        values = self.runner.chosen_at_start() | {c.key: c.value for c in self.choices}
-        if found.better:
-            values |= found.best.settings
-        tree: dict[str, dict[str, Any]] = {}
-        for key in sorted(values):
-            section, name = key.split(".")
-            tree.setdefault(section, {})[name] = values[key]
+        """The request's settings and the recipe's, with the best trial's where it is better."""
+        request = self._request
+        given = {key: request.get(key) for key in request.asked() if of_a_model(key)}
+        values = given | self.runner.settings(found.best if found.better else None)
+        recipe = Config().with_values(values).without_secrets()
         text = f"# lookalike tune: {found.describe()}\n"
-        storage.write_text(self.folder.recipe, text + write_yaml(tree))
+        storage.write_text(self.folder.recipe, text + recipe.to_yaml(complete=False))
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -16,18 +16,25 @@ from typing import Any
 import torch
 
 from lookalike.commands.train import train
-from lookalike.config.config import Config
+from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, TrainingError, one_line
+from lookalike.errors import ConfigError, ModelError, TrainingError, one_line
 from lookalike.log import logger
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
-from lookalike.planning.recipe import Choice
+from lookalike.planning.facts import Facts, with_network
+from lookalike.planning.recipe import (
+    BY_START,
+    IMPLYING,
+    choose,
+    choose_by_file,
+    with_choices,
+)
 from lookalike.planning.search_classes import choosing_and_confirming
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.run import Run
@@ -35,28 +42,55 @@ from lookalike.run import Run
 _TIMED = 12  # steps
 
 
-def request_of_trials(request: Config, choices: list[Choice], fraction: float) -> Config:
-    """Request of a trial: the recipe's choice for the whole list, measured on held-out classes."""
-    others = ("data.val_fraction", "train.epochs")
-    values = {c.key: c.value for c in choices if c.key not in others}
-    if "train.interpolate" not in request.asked():
-        values.setdefault("train.interpolate", False)
-    return request.with_values(
-        {
-            **values,
-            "data.val": None,
-            "data.val_fraction": fraction,
-            "train.eval_every": 0,
-            "train.early_stopping": 0,
-            "train.checkpoint_every": 10**6,
-            "train.checkpoint_every_steps": None,
-            "train.checkpoint_minutes": 0,
-            "train.keep_checkpoints": 1,
-            "train.report": False,
-            "train.loggers": (),
-            "train.tensorboard": False,
-        }
-    )
+_MEASUREMENT: dict[str, Any] = {
+    "data.val": None,
+    "train.eval_every": 0,
+    "train.early_stopping": 0,
+    "train.checkpoint_every": 10**6,
+    "train.checkpoint_every_steps": None,
+    "train.checkpoint_minutes": 0,
+    "train.keep_checkpoints": 1,
+    "train.report": False,
+    "train.loggers": (),
+    "train.tensorboard": False,
+}
+"""Settings of a trial that concern its measurement and files."""
+
+
+@dataclass(frozen=True)
+class WholeListRecipe:
+    """The recipe's choices for the whole training list, from which classes are then held out.
+
+    Attributes:
+        request: of the user.
+        facts: of the whole list; None where the recipe is not `auto`.
+    """
+
+    request: Config
+    facts: Facts | None
+
+    def chosen(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Choices of `train` for the whole list if it were given these settings too.
+
+        Without what it chooses by the start's retrieval. A margin, a scale or a rate in `values`
+        belongs to the loss and the optimizer that are chosen without it.
+        """
+        request = self.request.with_values({k: v for k, v in values.items() if k not in IMPLYING})
+        choices = choose_by_file(request)
+        config = with_choices(request, choices)
+        if self.facts is not None:
+            choices += choose(config, with_network(self.facts, config))
+        return {c.key: c.value for c in choices if c.key not in values}
+
+    def request_of_trial(self, values: Mapping[str, Any], fraction: float, epochs: int) -> Config:
+        """Request of a trial that leaves open only what follows from the start's retrieval."""
+        chosen = self.chosen(values)
+        if "train.interpolate" not in self.request.asked():
+            chosen.setdefault("train.interpolate", False)
+        measured = {**_MEASUREMENT, "data.val_fraction": fraction}
+        config = self.request.with_values({**chosen, "train.epochs": epochs, **values, **measured})
+        settled = CHOSEN_BY_RECIPE - {BY_START}
+        return config.with_values({key: config.get(key) for key in settled})
 
 
 @dataclass
@@ -64,23 +98,30 @@ class TrialRunner:
     """Training and measurement of trials, each in a directory of its own.
 
     Attributes:
-        config: request of a trial, without what the recipe chooses.
+        fraction: part of the classes that is held out.
         held_out: classes that trials are measured on.
         device: of the measurement.
+        epochs: of a trial.
     """
 
-    config: Config
+    recipe: WholeListRecipe
+    fraction: float
     folder: SearchFolder
     held_out: Catalog
     source: Source
     device: torch.device
+    epochs: int
+
+    def request(self, values: Mapping[str, Any]) -> Config:
+        """Request of a trial with these settings."""
+        return self.recipe.request_of_trial(values, self.fraction, self.epochs)
 
     def images_per_second(self) -> float:
         """Rate of training, from some steps."""
         run = Run(self.folder.timing)
         with _quiet(logging.ERROR):
             train(
-                self.config.with_values(
+                self.request({}).with_values(
                     {
                         "run.output": str(run.path),
                         "train.max_steps": _TIMED,
@@ -99,17 +140,13 @@ class TrialRunner:
         A trial after the first that cannot be trained has scores of 0.
         """
         run = self.folder.run(number)
-        config = self.config.with_values({"run.output": str(run.path)})
-        if number:  # with what the recipe chose for trial 0, rates included
-            settings = {**self.chosen_at_start(), "train.recipe": "component", **values}
-            config = config.with_values(settings)
         began, failed = monotonic(), ""
         scores = {"recall_at_1": 0.0, "map_at_r": 0.0}
         try:
             with _quiet(logging.ERROR if number else logging.WARNING):
-                train(config)
+                train(self.request(values).with_values({"run.output": str(run.path)}))
                 scores = self._measure(number, run)
-        except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:
+        except (TrainingError, ConfigError, ModelError, torch.OutOfMemoryError) as error:
             if not number:
                 raise
             failed = one_line(error)
@@ -150,12 +187,16 @@ class TrialRunner:
                 self.folder.write_confirmation(number, classes[mine][measured.rows], values)
         return scores
 
-    def chosen_at_start(self) -> dict[str, Any]:
-        """Settings that the recipe chose in trial 0 alone, such as rates by the start's scores."""
-        file = self.folder.run(0).recipe
-        chosen = json.loads(file.read_text("utf-8")) if file.exists() else []
-        asked = self.config.asked()
-        return {c["key"]: c["value"] for c in chosen if c["key"] not in asked}
+    def settings(self, trial: Trial | None) -> dict[str, Any]:
+        """Settings of a trial, and the recipe's for the whole list beside them.
+
+        Those by the start's retrieval are the trial's. `None` is for trial 0.
+        """
+        values = {} if trial is None or not trial.trial else trial.settings
+        file = self.folder.run(0 if trial is None else trial.trial).recipe
+        in_run = json.loads(file.read_text("utf-8")) if file.exists() else []
+        by_start = {c["key"]: c["value"] for c in in_run}
+        return self.recipe.chosen(values) | by_start | values
 
 
 @contextmanager

@@ -112,6 +112,20 @@ def network_facts(
     )
 
 
+def with_network(facts: Facts, config: Config) -> Facts:
+    """The facts of the same list with the network and the start of another request."""
+    return network_facts(
+        config,
+        images=facts.images,
+        classes=facts.classes,
+        several=facts.several,
+        has_validation=facts.has_validation,
+        workers=facts.workers,
+        cuda=facts.cuda,
+        sample=facts.sample,
+    )
+
+
 def _has_attention_pool(backbone: str) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):

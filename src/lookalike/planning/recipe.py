@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lookalike.config.config import Config, keys
+from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
 from lookalike.data.samplers.sampling import IMAGES_PER_CLASS
@@ -60,7 +60,8 @@ def choose_by_data(
     Images are read only where the recipe `auto` has something to choose, and there is a `source`.
     `differing` are `Facts` of a run elsewhere that are not those of the list and of `world`.
     """
-    if config.train.recipe == "auto" and not set(keys()) <= config.asked():
+    settled = CHOSEN_BY_RECIPE - {BY_START} <= config.asked() and config.train.start_from is None
+    if config.train.recipe == "auto" and not settled:
         facts = gather_facts(config, catalog, held_out, source, world)
         return choose(config, replace(facts, **differing))
     return choose(config, None)
@@ -113,16 +114,16 @@ def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
     pretrained = config.model.pretrained is not False or config.train.start_from is not None
     if config.train.recipe != "auto" or not pretrained or config.optim.name != "adamw":
         return []
-    if "optim.backbone_lr_factor" in config.asked():
+    if BY_START in config.asked():
         return []
     if start is None:
         reason = "the backbone is pretrained: its retrieval before training was not measured"
-        return [Choice("optim.backbone_lr_factor", _FACTORS[1], reason)]
+        return [Choice(BY_START, _FACTORS[1], reason)]
     recall = start.recall[1]
     factor = _FACTORS[sum(recall < limit for limit in _RECALLS)]
     return [
         Choice(
-            "optim.backbone_lr_factor",
+            BY_START,
             factor,
             f"Recall@1 is {_percent(recall)} before training: among {start.num_queries:,} training "
             "images; a lower one gets a higher rate",
@@ -143,6 +144,9 @@ def reasons(choices: list[Choice]) -> dict[str, str]:
 _LENGTHS = {"train.epochs", "train.time_budget"}
 
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
+
+BY_START = "optim.backbone_lr_factor"
+"""The one setting that is chosen by the features of the start, after the network was built."""
 
 _RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 1.0)
 """Recall@1 of the start above which the backbone's learning rate has each factor."""
@@ -165,6 +169,9 @@ _MANY_CLASSES = 50_000
 """Classes above which scale and margin stay those that were published for that many."""
 
 _OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
+
+IMPLYING = (_OF_LOSS - {"loss.name"}) | {"optim.lr"}
+"""Settings that, given, are taken to be meant for a certain loss or optimizer."""
 
 _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
@@ -366,13 +373,14 @@ def _train(config: Config, facts: Facts) -> Iterator[Choice]:
         f"{counted(facts.images, 'image')} give "
         f"{counted(max(facts.images // batch, 1), 'step')} an epoch",
     )
-    yield Choice(
-        "train.epochs",
-        epochs,
-        f"for {counted(facts.images, 'image')}, "
-        f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
-        "another length",
-    )
+    if config.train.time_budget is None:
+        yield Choice(
+            "train.epochs",
+            epochs,
+            f"for {counted(facts.images, 'image')}, "
+            f"{'pretrained' if facts.pretrained else 'random'} weights: train.time_budget=30m sets "
+            "another length",
+        )
     if facts.pretrained:
         yield Choice(
             "train.freeze_batchnorm",

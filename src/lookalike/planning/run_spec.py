@@ -45,12 +45,13 @@ class RunSpec:
             proxies of classes, or the images of the batch.
         remembered: embeddings of earlier batches that are kept.
         positives: images of a class, where the loss compares ranks; else 1.
+        epochs: of the run; None where they follow from its time.
     """
 
     classes: int
     images: int | None
     steps_per_epoch: int | None
-    epochs: int
+    epochs: int | None
     workers: int
     batch: int
     image_size: ImageSize
@@ -173,8 +174,10 @@ class RunSpec:
 
     @property
     def steps(self) -> int | None:
-        """Steps of the run, None where the number of images is not known."""
+        """Steps of the run, None where the images are not known, or the length is a time."""
         epoch = self.steps_per_epoch
+        if self.epochs is None:
+            return None
         if epoch is None:
             return self.max_steps
         total = epoch * self.epochs

@@ -21,6 +21,19 @@ _NOT_SEARCHED = {
 }  # fmt: skip
 """Settings that choose the images of a measurement, or have no effect on the model."""
 
+_OF_FILES = {
+    "train.checkpoint_every", "train.checkpoint_every_steps", "train.checkpoint_minutes",
+    "train.keep_checkpoints", "train.log_every", "train.early_stopping", "data.threads",
+    "data.requests", "data.cache", "data.cache_size",
+}  # fmt: skip
+"""Settings of a run's files, length and input that are its own, beside `_NOT_SEARCHED`."""
+
+
+def of_a_model(key: str) -> bool:
+    """True for a setting that goes with a model from one list to another."""
+    return key not in _NOT_SEARCHED | _OF_FILES and not key.startswith("run.")
+
+
 _LOGARITHMIC_FROM = 10  # ratio of the ends
 
 
@@ -168,13 +181,15 @@ def default_space(used: Config, asked: set[str], images: int) -> Space:
 
 
 def including(space: Space, start: Config) -> Space:
-    """The space, widened to hold the settings of the start."""
+    """The space, widened to hold the settings of the start; a range cannot hold what is unset."""
     found: Space = {}
     for key, one in space.items():
         value = start.get(key)
         if isinstance(one, Values):
             known = value in one.values
             found[key] = one if known else Values((value, *one.values))
+        elif value is None:
+            found[key] = one
         elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = min(one.low, value), max(one.high, value)
             found[key] = Range(low, high, one.integer, one.logarithmic and low > 0)

@@ -31,6 +31,7 @@ def propose(
 
     Args:
         tried: settings and score of each trial so far, the higher the better; 0 for a failed one.
+            A setting with a range is None where the trial had none.
     """
     import optuna
 
@@ -51,10 +52,13 @@ def propose(
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for settings, score in tried:
-        params = {key: settings[key] for key in space}
-        study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=distributions, value=score)
-        )
+        params = {
+            key: settings[key]
+            for key, one in space.items()
+            if not (isinstance(one, Range) and settings[key] is None)
+        }
+        known = {key: distributions[key] for key in params}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=known, value=score))
     params = study.ask(distributions).params
     return {
         key: one.number(params[key]) if isinstance(one, Range) else params[key]

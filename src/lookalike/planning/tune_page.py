@@ -65,8 +65,12 @@ def _best_so_far(minutes: np.ndarray, trials: Sequence[Trial]) -> Curve:
 
 def _effect(name: str, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     """Dots of the score over the values of a setting; values that are no numbers stand apart."""
+    numbers = [one for one in trials if _is_number(one.settings[name])]
+    unset = [one for one in trials if one.settings[name] is None]
+    numeric = bool(numbers) and len(numbers) + len(unset) == len(trials)
+    if numeric:
+        trials = numbers
     values = [one.settings[name] for one in trials]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     distinct = sorted(set(values)) if numeric else sorted(set(values), key=str)
     even = not numeric or len(distinct) <= 3
     logarithmic = not even and distinct[0] > 0 and distinct[-1] / distinct[0] >= 10
@@ -104,6 +108,10 @@ def _effect(name: str, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
             for s in sorted({min(scores), max(scores)})
         ],
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:
