@@ -173,6 +173,15 @@ def test_resume_past_the_end_is_refused(shapes, half, tmp_path, change, words):
     assert after == before
 
 
+@pytest.mark.parametrize(("before", "now"), [("sgd", "adamw"), ("adamw", "sgd")])
+def test_another_optimizer_is_refused_without_class_weights_too(shapes, tmp_path, before, now):
+    wanted = settings(shapes, tmp_path / "run", loss="supcon", max_steps=1, optim__name=before)
+    train(**wanted)
+    words = rf"cannot be resumed with optim\.name={now} \(it was {before}\): its checkpoints do not"
+    with pytest.raises(RunError, match=words):
+        train(**{**wanted, "max_steps": 2, "optim__name": now}, resume=True)
+
+
 def test_resume_of_a_finished_run(shapes, half, tmp_path, caplog):
     output = tmp_path / "run"
     shutil.copytree(half, output)

@@ -48,6 +48,7 @@ from lookalike.storage.local_files import digest_of, refused
 from lookalike.training import head_checkpoint
 from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.network_shards import NetworkShards, as_sharded, part_of
+from lookalike.training.optimizer import check_moments, name_of
 from lookalike.training.weight_average import WeightAverage
 
 FORMAT = "lookalike checkpoint 2"
@@ -362,6 +363,8 @@ def _load_network(folder: Path, trained: Trained) -> None:
     for key, value in saved.items():
         name, state = key.rsplit(".", 1)
         states.setdefault(name, {})[state] = value
+    moments = {key for each in states.values() for key in each} - {"step"}
+    check_moments(moments, name_of(trained.optimizer))
     parameters = dict(trained.network.named_parameters())
     for name, optimized in trained.optimized.items():
         if name in states:

@@ -29,11 +29,10 @@ from torch import Tensor
 
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.head_update import UpdateRule, create_update
+from lookalike.training.optimizer import check_moments, name_of
 
 BLOCK_BYTES = 2**25
 """Bytes of each tensor in memory at a time while rows are read."""
-
-_MOMENTS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq"}}
 
 
 def file_name(head: str, part: int) -> str:
@@ -151,18 +150,6 @@ class HeadRows:
         """True if rows may have updates pending, as those of a sampled head."""
         return "seen" in self.names
 
-    def check_optimizer(self, name: str) -> None:
-        """Check that the optimizer's state, if any, is that of `name`.
-
-        Raises:
-            ValueError: it is another one's.
-        """
-        if self.moments and self.moments != _MOMENTS[name]:
-            raise ValueError(
-                f"its optimizer state ({', '.join(sorted(self.moments))}) is not that of "
-                f"optim.name={name}"
-            )
-
     def read(
         self, classes: Tensor, rule: UpdateRule | None = None
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
@@ -233,7 +220,7 @@ def load_head(
     with HeadRows(folder, name) as saved:
         _check_fits(saved, name, head)
         rule = _rule(head, optimizer)
-        saved.check_optimizer(rule.name)
+        check_moments(saved.moments, rule.name)
         lazy = head.update is not None and head.update.lazy
         steps = int(saved.common.get("step", saved.common.get("clock", torch.tensor(steps))))
         targets: dict[str, Tensor] = {"weight": head.weight}
@@ -281,7 +268,7 @@ def _check_fits(saved: HeadRows, name: str, head: ClassWeights) -> None:
 def _rule(head: ClassWeights, optimizer: torch.optim.Optimizer) -> UpdateRule:
     if head.update is not None:
         return head.update.rule
-    if isinstance(optimizer, torch.optim.SGD):
+    if name_of(optimizer) == "sgd":
         return UpdateRule("sgd")
     momentum, beta2 = optimizer.param_groups[0]["betas"]
     return UpdateRule("adamw", momentum, beta2=beta2)

@@ -10,6 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+_MOMENTS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq"}}
+"""States of a parameter in each optimizer, without counts of steps."""
+
 
 def parameter_groups(
     network: nn.Module,
@@ -78,3 +81,24 @@ def create_optimizer(
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=True)
+
+
+def name_of(optimizer: torch.optim.Optimizer) -> Literal["sgd", "adamw"]:
+    """The name that `create_optimizer` takes for such an optimizer."""
+    return "sgd" if isinstance(optimizer, torch.optim.SGD) else "adamw"
+
+
+def check_moments(moments: set[str], name: str) -> None:
+    """Check that saved states, if any, are those of the optimizer `name`.
+
+    Args:
+        moments: names of the states, without counts of steps.
+        name: as `create_optimizer` takes it.
+
+    Raises:
+        ValueError: they are another one's.
+    """
+    if moments and moments != _MOMENTS[name]:
+        raise ValueError(
+            f"its optimizer state ({', '.join(sorted(moments))}) is not that of optim.name={name}"
+        )
