@@ -51,7 +51,7 @@ from lookalike.training.build import (
 )
 from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
-from lookalike.training.resolve import check_micro_batches, resolve
+from lookalike.training.resolve import check_micro_batches, half_precision, resolve
 
 CUDA_RUNTIME = 1_500_000_000
 """Assumed bytes of the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL."""
@@ -247,14 +247,9 @@ def _device(config: Config, place: Machine | None) -> str:
 def _resolved(config: Config, place: Machine | None, classes: int) -> tuple[Config, Embedder]:
     """The request as the run will resolve it on that machine, and its network."""
     device = _device(config, place)
-    precision = config.train.precision
-    if precision == "auto" and device == "cuda":
-        if place is not None:
-            native = place.bfloat16
-        else:
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if native else "fp16"
-    config = config.with_values({"model.pretrained": False, "train.precision": precision})
+    config = config.with_values({"model.pretrained": False})
+    if place is not None and device == "cuda" and config.train.precision == "auto":
+        config = config.with_values({"train.precision": half_precision(place.bfloat16)})
     margin = metric_loss(config)
     embedder = create_embedder(config, margin)
     world = World(size=config.run.workers, device=torch.device(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -61,8 +61,7 @@ def resolve(
         if world.device.type == "cuda":
             # Without emulation: GPUs before Ampere accept bfloat16 tensors, and multiply them many
             # times slower than float16.
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            precision = "bf16" if native else "fp16"
+            precision = half_precision(torch.cuda.is_bf16_supported(including_emulation=False))
     if config.train.batch_size < world.size:
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} is less than the {world.size} workers"
@@ -87,6 +86,11 @@ def resolve(
             ),
         }
     )
+
+
+def half_precision(bfloat16: bool) -> Literal["bf16", "fp16"]:
+    """Precision of the network on a GPU, by whether it computes in bfloat16."""
+    return "bf16" if bfloat16 else "fp16"
 
 
 def resolve_head(
