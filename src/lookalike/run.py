@@ -201,7 +201,7 @@ class Run:
                 yield from read_lines(stream, str(file))
 
     def scores(self) -> list[dict[str, Any]]:
-        """Scores of this run on its newest validation list, in order."""
+        """Scores of this run that can be compared with the newest one, in order."""
         records = of_one_list(list(self.read(self.metrics)))
         return [record for record in records if "recall_at_1" in record]
 
@@ -233,14 +233,15 @@ def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:
 
 
 def of_one_list(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of metrics.jsonl without scores on another validation list than the last one.
+    """Records of metrics.jsonl without scores that cannot be compared with the last one.
 
-    A run that was resumed with another list has scores on both, which cannot be compared.
+    They are on another validation list, or by another `scoring` (image size, pooling), from before
+    the run was resumed.
     """
-    lists = [record["val_list"] for record in records if "val_list" in record]
-    return [
-        record for record in records if not lists or record.get("val_list", lists[-1]) == lists[-1]
-    ]
+    for key in ("val_list", "scoring"):
+        found = [record[key] for record in records if key in record]
+        records = [each for each in records if not found or each.get(key, found[-1]) == found[-1]]
+    return records
 
 
 def kept_score(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 import lookalike
+from lookalike.data.catalog import open_catalog
 from lookalike.errors import RunError
 from lookalike.model.batchnorm import measure_statistics
 from lookalike.model.embedder import Embedder
 from lookalike.run import kept_score
 from lookalike.training.interpolation import Point, best_point, interpolated
+from lookalike.training.validation import Validator
 
 
 def test_the_best_point_is_not_below_the_start_in_either_score():
@@ -91,6 +93,21 @@ def test_the_model_is_the_best_between_start_and_end(settings, tmp_path):
     scores = run.scores()
     assert "interpolation" in scores[-1]
     assert scores[-1]["step"] == 9
+
+
+def test_a_resumed_run_measures_its_start_again_at_another_image_size(settings, tmp_path, shapes):
+    run = lookalike.train(output=tmp_path / "run", epochs=1, **settings)
+    before = run.scores()[0]
+    changed = {**settings, "image_size": 64}
+    lookalike.train(output=run.path, resume=True, epochs=2, **changed)
+    last = run.scores()[-1]
+    start, model = Embedder.load(run.start), Embedder.load(run.model)
+    assert model.preprocess.image_size == 64
+    start.preprocess = model.preprocess
+    lists = (open_catalog(str(shapes / name)) for name in ("val.txt", "train.txt"))
+    found = Validator(*lists).measure(start)[1]
+    assert last["points"][0][1:] == pytest.approx([found["recall_at_1"], found["map_at_r"]])
+    assert last["points"][0][2] != before["map_at_r"]
 
 
 def test_weights_of_the_start_that_are_gone_are_one_clear_line(settings, tmp_path):

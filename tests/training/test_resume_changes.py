@@ -9,6 +9,7 @@ import pytest
 import torch
 from engine_process import records
 
+import lookalike
 from lookalike.commands.train import train
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
@@ -206,6 +207,42 @@ def test_scores_of_another_validation_list_are_not_compared(resumed, many_shapes
     assert [r["step"] for r in run.scores()] == [9, 12]
     start = f"start: {100 * found[0]['recall_at_1']:.1f} %"
     assert start in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 48},
+        {"crop_pct": 0.6},
+        {"pooling": "avg+gem"},
+        {"allow_truncated": True},
+        {"max_image_size": "7MB"},
+    ],
+)
+def test_scores_of_other_preprocessing_are_not_compared(shapes, resumed, caplog, change):
+    found = [r for r in resumed(**change, epochs=2) if "recall_at_1" in r]
+    assert "another preprocessing, pooling or reading of images: the best MAP@R so" in caplog.text
+    assert [r["step"] for r in found] == [9, 12]
+    assert [r["step"] for r in Run(resumed.path).scores()] == [9, 12]
+    latest = sorted((resumed.path / "checkpoints").glob("step-*"))[-1]
+    best = max(found, key=lambda r: r["map_at_r"])
+    assert checkpoint.read_state(latest)["progress"]["best_score"] == best["map_at_r"]
+    # What was measured is the model that was saved.
+    measured = lookalike.evaluate(resumed.path, data=shapes / "val.txt")
+    assert measured.map_at_r == pytest.approx(best["map_at_r"], abs=1e-9)
+
+
+def test_a_checkpoint_of_an_older_version_keeps_its_best_score(resumed, monkeypatch, caplog):
+    monkeypatch.setattr(
+        checkpoint.Progress, "of",
+        classmethod(
+            lambda cls, saved: cls(
+                **{**saved, "inputs": checkpoint.Inputs(**{**saved["inputs"], "scoring": ""})}
+            )
+        ),
+    )  # fmt: skip
+    assert [r["step"] for r in resumed(epochs=2) if "recall_at_1" in r] == [12]
+    assert "is not compared" not in caplog.text
 
 
 def test_moved_list_is_the_same_list(shapes, resumed, tmp_path, caplog):

@@ -34,7 +34,7 @@ from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.model.batchnorm import synchronise
-from lookalike.model.embedder import Embedder
+from lookalike.model.embedder import Embedder, digest_of_tensors
 from lookalike.model.pretrained import lacks_weights
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
@@ -88,7 +88,7 @@ def build(
     heads = create_heads(config, loss, catalog, world)
     comparisons = create_comparisons(config, loss, catalog, world)
     trained = create_trained(config, embedder, heads, world, comparisons)
-    inputs = _inputs(config, loader, catalog, held_out, world)
+    inputs = _inputs(config, embedder, loader, catalog, held_out, world)
     return TrainingParts(
         loader=loader,
         trained=trained,
@@ -103,6 +103,7 @@ def build(
             held_out,
             catalog,
             list_id=inputs.val_list,
+            scoring=inputs.scoring,
             world=world,
             source=source,
         ),
@@ -110,7 +111,12 @@ def build(
 
 
 def _inputs(
-    config: Config, loader: TrainLoader, catalog: Catalog, held_out: Catalog | None, world: World
+    config: Config,
+    embedder: Embedder,
+    loader: TrainLoader,
+    catalog: Catalog,
+    held_out: Catalog | None,
+    world: World,
 ) -> Inputs:
     lists = ["", ""]
     if world.is_main:  # takes a while for a list of millions
@@ -124,7 +130,19 @@ def _inputs(
         images=len(catalog),
         train_list=train_list,
         val_list=val_list,
+        scoring=_scoring(config, embedder),
     )
+
+
+def _scoring(config: Config, embedder: Embedder) -> str:
+    """`Inputs.scoring` of a run with this request."""
+    about = {
+        "preprocess": embedder.preprocess.to_dict(),
+        "pooling": embedder.pooling,
+        "allow_truncated": config.data.allow_truncated,
+        "max_image_size": in_bytes(config.data.max_image_size),
+    }
+    return digest_of_tensors(about, {})[:16]
 
 
 def check_settings(config: Config) -> None:

@@ -71,6 +71,8 @@ class Inputs:
         images: length of the training list.
         train_list: fingerprint of the training list.
         val_list: fingerprint of the validation list; empty without one.
+        scoring: fingerprint of what scores depend on beside weights and list: preprocessing,
+            pooling, and which images can be read; empty in checkpoints of older versions.
     """
 
     steps_per_epoch: int
@@ -79,6 +81,7 @@ class Inputs:
     images: int
     train_list: str
     val_list: str
+    scoring: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        best_score: the best primary metric so far on this validation list, None without one.
+        best_score: the best primary metric so far on this validation list and by this `scoring`,
+            None without one.
         best_step: the step that reached it.
         skipped: steps skipped because the loss or a gradient was not finite.
         since_best: measurements after the best one.

@@ -68,8 +68,8 @@ def with_inputs(saved: Progress, now: Inputs) -> Progress:
     """Progress of a run that is resumed with other inputs; logs what changed.
 
     Finished epochs stay finished: with batches of another size, the next step is the one that
-    many epochs into the training data. Scores on different validation lists are not compared:
-    the best one is dropped with its list.
+    many epochs into the training data. Scores on different validation lists, and those of another
+    image size or pooling, are not compared: the best one is dropped.
     """
     before = saved.inputs
     progress = replace(saved, inputs=now)
@@ -97,12 +97,16 @@ def with_inputs(saved: Progress, now: Inputs) -> Progress:
             "follows the epochs",
             "; ".join(changes), position / before.steps_per_epoch,
         )  # fmt: skip
+    another = ""
     if before.val_list != now.val_list:
+        another = "another validation list"
+    elif before.scoring not in ("", now.scoring):
+        another = "another preprocessing, pooling or reading of images"
+    if another:
         if saved.best_score is not None:
             logger.warning(
-                "resumed with another validation list: the best MAP@R so far, %.1f %% at step %d, "
-                "is of the old one and is not compared",
-                100 * saved.best_score, saved.best_step,
+                "resumed with %s: the best MAP@R so far, %.1f %% at step %d, is of the old one and "
+                "is not compared", another, 100 * saved.best_score, saved.best_step,
             )  # fmt: skip
         progress = replace(progress, best_score=None, best_step=saved.step, since_best=0)
     return progress

@@ -46,6 +46,7 @@ class Validator:
         held_out: images with classes, numbered on their own.
         catalog: training set.
         list_id: fingerprint of the validation list, for the records.
+        scoring: as in `checkpoint.Inputs`, for the records.
 
     Attributes:
         features: of the images, where the backbone is frozen and they are kept.
@@ -57,12 +58,13 @@ class Validator:
         catalog: Catalog,
         *,
         list_id: str = "",
+        scoring: str = "",
         world: World = ALONE,
         source: Source = PLAIN,
     ) -> None:
         self.catalog = held_out
         self.train_classes = in_training(held_out, catalog)
-        self.list_id = list_id
+        self._identity = {"val_list": list_id, "scoring": scoring}
         self.world = world
         self.source = source
         self.bad = BadImages()
@@ -113,7 +115,7 @@ class Validator:
             record["accuracy"] = _accuracy(head, vectors, known[mine], self.world)
         record["seconds"] = round(time.monotonic() - began, 3)
         self._log(levels)
-        return scores.primary[1], {**record, "val_list": self.list_id}
+        return scores.primary[1], {**record, **self._identity}
 
     def _level_scores(self, vectors: Tensor, rows: Tensor, roles: Roles | None) -> dict[str, float]:
         """Scores at the levels of `data.hierarchy`, under names that begin with the level's."""
