@@ -267,6 +267,23 @@ MISTAKES = {
         ["--train", "{nan}", "--output", "{out}", "--backbone", "test_resnet",
          "model.pretrained=false"], "nan.csv:3: label 'nan' is",
     ),
+    "validation without pairs": (
+        ["--train", "{train}", "--val", "{lone}", "--output", "{out}", "--backbone",
+         "test_resnet", "model.pretrained=false"],
+        "lone.txt: validation cannot be measured: no class has two images",
+    ),
+    "a split of a list without any": (
+        ["--train", "{train}", "--output", "{out}", "data.train_split=tain"],
+        "train.txt: no row names a split, so none is of the split 'tain'",
+    ),
+    "a validation split that is not there": (
+        ["--train", "{train}", "--output", "{out}", "data.val_split=test"],
+        "train.txt: no row names a split, so none is of the split 'test'",
+    ),
+    "a split of a validation list without any": (
+        ["--train", "{train}", "--val", "{train}", "--output", "{out}", "data.val_split=test"],
+        "train.txt: no row names a split, so none is of the split 'test'",
+    ),
     "output is a file": (
         ["--train", "{train}", "--output", "{train}/x"], "cannot be made",
     ),
@@ -295,7 +312,9 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
 ):
     words, message = MISTAKES[mistake]
     (tmp_path / "nan.csv").write_text("path,label\na.jpg,1\nb.jpg,nan\nc.jpg,2\n")
-    places = {"train": shapes / "train.txt", "out": tmp_path / "out", "nan": tmp_path / "nan.csv"}
+    (tmp_path / "lone.txt").write_text("a.jpg 1\nb.jpg 2\n")
+    places = {"train": shapes / "train.txt", "out": tmp_path / "out"}
+    places |= {"nan": tmp_path / "nan.csv", "lone": tmp_path / "lone.txt"}
     assert run(monkeypatch, "train", *(word.format(**places) for word in words)) == 2
     shown = capsys.readouterr().err
     assert message in shown

@@ -187,9 +187,33 @@ def test_embeddings_from_files(monkeypatch, models, shapes, tmp_path, capsys):
         ([models / "good", "--data", "x", "--labels", "y"], "--labels belongs"),
         ([models / "good", "--data", "x", "--k", "0"], "k = 0"),
         ([models / "good", "--data", "x", "--embeddings", "y.npy"], "leave out the models"),
+        (["--embeddings", "y.npy", "--split", "test"], "--gallery and --split"),
     ):  # fmt: skip
         assert run(monkeypatch, *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_set_without_pairs_is_refused_before_any_image_is_read(
+    monkeypatch, models, tmp_path, capsys
+):
+    data = tmp_path / "lone.txt"
+    data.write_text("no/a.jpg 1\nno/b.jpg 2\n")
+    assert run(monkeypatch, models / "good", "--data", data) == 2
+    assert f"{data}: validation cannot be measured: no class has two" in capsys.readouterr().err
+
+
+def test_a_split_is_of_one_list_at_least(monkeypatch, models, shapes, tmp_path, capsys):
+    rows = ["path,label,split"]
+    for number, line in enumerate((shapes / "val.txt").read_text().splitlines()):
+        path, label = line.rsplit(" ", 1)
+        rows.append(f"{shapes / path},{label},{('test', 'other')[number % 2]}")
+    (tmp_path / "queries.csv").write_text("\n".join(rows) + "\n")
+    both = ["--query", tmp_path / "queries.csv", "--gallery", shapes / "val.txt"]
+    assert run(monkeypatch, models / "good", *both, "--split", "test", "--json") == 0
+    assert numbers(capsys)["queries"] == 10
+    both = ["--query", shapes / "val.txt", "--gallery", shapes / "val.txt"]
+    assert run(monkeypatch, models / "good", *both, "--split", "test") == 2
+    assert "val.txt: no row names a split" in capsys.readouterr().err
 
 
 def test_embeddings_with_cameras(monkeypatch, tmp_path, capsys):

@@ -78,6 +78,27 @@ def test_all_default_variants_and_keep(monkeypatch, shapes, model, tmp_path, cap
     assert np.abs(vectors - expected).max() < 1e-5
 
 
+def test_whitening_is_fitted_on_the_training_rows_of_a_table(shapes, model, tmp_path):
+    rows = ["path,label,split"]
+    for name, split in (("train.txt", "train"), ("val.txt", "test")):
+        for line in (shapes / name).read_text().splitlines():
+            path, label = line.rsplit(" ", 1)
+            rows.append(f"{shapes / path},{label},{split}")
+    table, kept = tmp_path / "all.csv", tmp_path / "kept"
+    table.write_text("\n".join(rows) + "\n")
+    improve(model, table, variants="flip", fit=table, keep="whiten=12+flip", output=kept)
+    images = listed(shapes, "val.txt")
+    expected = by_hand(lookalike.load(model, device="cpu"), images, listed(shapes, "train.txt"))
+    assert np.abs(lookalike.load(kept, device="cpu").embed(images) - expected).max() < 1e-5
+
+
+def test_fewer_axes_than_asked_for_are_warned_of(shapes, model, tmp_path, caplog):
+    few = tmp_path / "few.txt"
+    few.write_text("".join(f"{path} 1\n" for path in listed(shapes, "train.txt")[:5]))
+    improve(model, shapes / "val.txt", variants="whiten=12", fit=few)
+    assert "whiten=12: the 5 images that whitening is fitted on span 4 axes only" in caplog.text
+
+
 def test_table_of_gains(monkeypatch, shapes, model, capsys):
     arguments = ["improve", model, "--data", shapes / "val.txt", "--variant", "dims=8+int8"]
     assert run(monkeypatch, *arguments) == 0
@@ -141,10 +162,16 @@ def test_only_significant_gains_are_marked(capsys):
     [
         (["--variant", "wobble"], "'wobble' is not one of"),
         (["--variant", "whiten"], "give --fit LIST"),
+        (["--variant", "whiten=25", "--fit", "x"], "whiten=25: the embedding has 24 dimensions"),
+        (["--variant", "dims=25"], "dims=25: the embedding has 24 dimensions"),
+        (["--split", "test"], "val.txt: no row names a split, so none is of the split 'test'"),
         (["--keep", "flip"], "go together"),
         (["--keep", "int8", "--output", "x"], "int8 cannot be kept with a model"),
         (["--keep", "flip", "--output", "s3://b/x"], "written to a folder of this machine"),
-        (["--keep", "flip", "--output", __file__], "is a file; choose another --output"),
+        (
+            ["--keep", "flip", "--output", __file__],
+            "is a file, where a folder is needed",
+        ),
     ],
 )
 def test_mistakes_of_improve_are_one_line(monkeypatch, shapes, model, capsys, more, message):

@@ -5,7 +5,7 @@ import pytest
 
 import lookalike
 from lookalike import storage
-from lookalike.commands.models import calibration_of, model_folder
+from lookalike.commands.models import ModelOrigin, calibration_of, model_folder
 from lookalike.errors import RunError
 from lookalike.model.embedder import Embedder
 
@@ -36,6 +36,25 @@ def test_damaged_copy_of_a_remote_model_is_downloaded_again(remote):
     storage.write_bytes(uri, bytes(len(storage.read_bytes(uri))))
     with pytest.raises(RunError, match=f"{uri}: damaged"):
         lookalike.load(remote, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        (None, ["a.jpg"]),
+        ("data: {train: x.csv}", ["a.jpg"]),
+        ("data: {train: x.csv, train_split: fold1}", ["b.jpg"]),
+    ],
+)
+def test_whitening_and_ranges_take_the_training_rows_of_a_table(tmp_path, config, rows):
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    table = tmp_path / "x.csv"
+    table.write_text("path,label,split\na.jpg,1,train\nb.jpg,1,fold1\nc.jpg,1,test\n")
+    found = ModelOrigin.of(tmp_path).learned(str(table), "auto", instead="--fit")
+    assert [record.uri for record in found] == [str(tmp_path / row) for row in rows]
+    table.write_text("path,label\na.jpg,1\nb.jpg,1\n")
+    assert len(ModelOrigin.of(tmp_path).learned(str(table), "auto", instead="--fit")) == 2
 
 
 @pytest.mark.parametrize("place", ["run", "run/model"])

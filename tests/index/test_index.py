@@ -5,6 +5,9 @@ import json
 import pickle
 import re
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -482,6 +485,35 @@ def test_concurrent_creation_does_not_replace_an_index(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="holds an index already"):
         Index.create(tmp_path / "x", dim=24)
     assert len(Index.open(tmp_path / "x")) == 9
+
+
+def test_several_that_create_an_index_at_once_all_have_it(tmp_path, monkeypatch):
+    """Each finds the folder with the unfinished manifest of the first one, which is slow."""
+    begun, real = threading.Event(), manifest.replacing
+
+    @contextmanager
+    def slow(path):
+        with real(path) as partial:
+            yield partial
+            begun.set()
+            time.sleep(0.5)
+
+    monkeypatch.setattr(manifest, "replacing", slow)
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(Index.open_or_create, tmp_path / "x", dim=24)]
+        assert begun.wait(30)
+        made += [pool.submit(Index.open_or_create, tmp_path / "x", dim=24) for _ in range(3)]
+        assert {each.result().store.state.id for each in made} == {
+            Index.open(tmp_path / "x").store.state.id
+        }
+
+
+def test_an_index_is_made_where_a_killed_process_began_one(tmp_path):
+    (tmp_path / "x").mkdir()
+    for name in ("lock", ".manifest.json.partial"):
+        (tmp_path / "x" / name).write_text("{")
+    assert len(Index.create(tmp_path / "x", dim=24)) == 0
+    assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["lock", "manifest.json"]
 
 
 @pytest.mark.parametrize("file", ["vectors.npy", "codes.npy", "scales.npy", "dead"])

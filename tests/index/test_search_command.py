@@ -222,6 +222,14 @@ def test_python_builds_from_paths_arrays_and_bytes(model, photos, tmp_path, capl
         (["--index", "{photos}/none", "--gallery", "{photos}/nothing"], "no such file or folder"),
         (["--gallery", "{photos}", "--html", "x.html"], "name a query"),
         (["--gallery", "{photos}", "--kind", "best", "{photos}/alone.jpg"], "is not one of auto"),
+        (
+            ["--index", "{photos}/none", "--kind", "hnsw", "{photos}/alone.jpg"],
+            "kind='hnsw' is not one of auto, exact, int8",
+        ),
+        (
+            ["--index", "qdrant://none.invalid/x", "--kind", "int8", "{photos}/alone.jpg"],
+            "kind='int8' is not one of auto, exact, hnsw",
+        ),
     ],
 )
 def test_mistakes(model, photos, cache, monkeypatch, capsys, words, message):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from lookalike import log, storage
@@ -33,7 +32,7 @@ from lookalike.model.inference import embed_records
 from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
-from lookalike.storage.local_files import make_folder
+from lookalike.storage.output_checks import check_output_file
 from lookalike.training.build import create_source, open_catalogs
 
 
@@ -136,12 +135,9 @@ def _output_place(config: Config) -> str | None:
     output = config.run.output
     if output is None:
         return None
-    if storage.is_remote(output):
-        storage.check_writable(output)
-        storage.sizes_below(output)
-        return output
-    make_folder(Path(storage.local_path(output)), output)
-    return storage.local_path(output)
+    for name in (DOCTOR_JSON, DOCTOR_PAGE):
+        check_output_file(storage.join(output, name))
+    return output if storage.is_remote(output) else storage.local_path(output)
 
 
 def _write(diagnosis: Diagnosis, output: str, source: Source) -> None:

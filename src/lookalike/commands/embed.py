@@ -38,7 +38,8 @@ from lookalike.log import Bar, logger
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
-from lookalike.vectors.vector_files import SUFFIXES
+from lookalike.storage.output_checks import check_output_file
+from lookalike.vectors.vector_files import SUFFIXES, beside, is_array
 from lookalike.vectors.vector_parts import Parts, merge, outdated
 
 _COUNT = "count"
@@ -93,7 +94,9 @@ def embed(
                 f"{storage.public(output)}: the output's name must end in .npy or .parquet, or be "
                 f"an index in a database: {forms}"
             )
-        storage.check_writable(output)
+        texts = [beside(output, name) for name in ("paths", "labels")] if is_array(output) else []
+        for file in (output, *texts):
+            check_output_file(file)
     check_integer("workers", workers, 1)
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     if workers > 1 and not in_worker():

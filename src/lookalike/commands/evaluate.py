@@ -48,10 +48,11 @@ from lookalike.evaluation.testset import (
 )
 from lookalike.log import logger
 from lookalike.metrics.rank_metrics import RECALL
-from lookalike.metrics.scores import Scores
+from lookalike.metrics.scores import Scores, check_measurable
 from lookalike.metrics.topk import nearest_images
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
+from lookalike.storage.output_checks import check_output_file
 from lookalike.vectors.vector_parts import Request
 
 RESULT_JSON = "evaluation.json"
@@ -101,7 +102,7 @@ def evaluate(
     [given] = split_keywords(evaluate, read, ReadKeywords)
     model, reading = place_of("model", model), ReadOptions(**given)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
-    _check([model], data, query, gallery, (), None)
+    _check([model], data, query, gallery, (), None, split)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = _with_separator(ListOptions(format, split, label_separator), [model])
@@ -161,7 +162,10 @@ def compare(
     if output is not None:
         per_class = per_class or storage.join(output, "per_class.csv")
         per_query = per_query or storage.join(output, "per_query.csv")
-    _check(models, data, query, gallery, embeddings, labels)
+    result_json = None if output is None else storage.join(output, RESULT_JSON)
+    for place in filter(None, (per_class, per_query, result_json)):
+        check_output_file(place)
+    _check(models, data, query, gallery, embeddings, labels, listing.split)
     options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
         if not world.is_main:
@@ -196,12 +200,11 @@ def compare(
             ]
             if world.is_main:
                 write_rows(per_query, [row for rows in rows_of for row in rows])
-        if output is not None and world.is_main:
+        if result_json is not None and world.is_main:
             text = json.dumps(found.to_dict(), indent=1) + "\n"
-            storage.write_text(storage.join(output, RESULT_JSON), text)
+            storage.write_text(result_json, text)
         if world.is_main:
-            written = [per_class, per_query, output and storage.join(output, RESULT_JSON)]
-            for place in filter(None, written):
+            for place in filter(None, (per_class, per_query, result_json)):
                 logger.info("written: %s", storage.public(place))
         if kept is not None:
             for request in kept.requests:
@@ -220,14 +223,15 @@ def _check(
     gallery: str | None,
     embeddings: Sequence[Place],
     labels: str | None,
+    split: str | None,
 ) -> None:
     """Refuse inputs that contradict each other, before any work."""
     lists = [data, query, gallery]
     if embeddings:
-        if models or any(lists):
+        if models or any(lists) or split is not None:
             raise ConfigError(
-                "--embeddings are measured as they are: leave out the models, --data, --query and "
-                "--gallery"
+                "--embeddings are measured as they are: leave out the models, --data, --query, "
+                "--gallery and --split"
             )
     elif not models:
         raise ConfigError("nothing to measure: give a run, or --embeddings with --labels")
@@ -243,10 +247,13 @@ def _test_set(
     data: str | None, query: str | None, gallery: str | None, options: ListOptions, world: World
 ) -> TestSet:
     if data is not None:
-        return from_list(data, options, world)
-    assert query is not None
-    assert gallery is not None
-    return from_query_and_gallery(query, gallery, options, world)
+        test = from_list(data, options, world)
+    else:
+        assert query is not None
+        assert gallery is not None
+        test = from_query_and_gallery(query, gallery, options, world)
+    check_measurable(test.catalog)
+    return test
 
 
 def _with_separator(options: ListOptions, models: Sequence[Place]) -> ListOptions:

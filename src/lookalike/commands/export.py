@@ -30,10 +30,12 @@ from lookalike.exporting.export_formats import WRITERS, write_onnx
 from lookalike.exporting.exported import require
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
+from lookalike.metrics.scores import check_measurable
 from lookalike.model.embedder import Embedder
 from lookalike.run import EXPORTS
 from lookalike.storage import Place
 from lookalike.storage.local_files import writing
+from lookalike.storage.output_checks import check_output_file, check_output_folder
 
 RANGES = 256
 """Images whose activations set the ranges of int8."""
@@ -117,6 +119,8 @@ def export(
         )
     data = optional_place("data", data)
     ranges = optional_place("ranges", ranges)
+    if split is not None and data is None:
+        raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     log.start()
     source = ModelOrigin.of(model)
     place = _place(source, format, precision, input, output)
@@ -129,6 +133,7 @@ def export(
             f"{model}: is exported already; give the run or model folder that it was exported from"
         )
     catalog, list_name = source.labelled(data, data_format, split)
+    check_measurable(catalog)
     sample = sample_classes(catalog, max_images)
     images = options.source([model])
     batches = None
@@ -242,9 +247,12 @@ def _place(
         suffix += "" if precision == "fp32" else f"-{precision}"
         name = FORMATS[format][0].format(precision=suffix)
         place = storage.join(source.uri, f"{EXPORTS}/{name}")
-    storage.check_writable(place)
     shown = storage.public(place).rstrip("/")
     ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
     if ending is not None and not shown.endswith(ending):
         raise ConfigError(f"{shown}: the name of a file for {format} must end in {ending}")
+    if ending is None:
+        check_output_folder(place)
+    else:
+        check_output_file(place)
     return place if storage.is_remote(place) else Path(storage.local_path(place))

@@ -29,12 +29,13 @@ from lookalike.log import logger
 from lookalike.metrics.bootstrap import Difference, differences
 from lookalike.metrics.postprocessing.variants import KEPT, Split, Variant, measure_variant
 from lookalike.metrics.protocol import Roles, first_class
-from lookalike.metrics.scores import PerQuery, Scores
+from lookalike.metrics.scores import PerQuery, Scores, check_measurable
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection
 from lookalike.storage import Place
 from lookalike.storage.atomic import partial_path, put_in_place
+from lookalike.storage.output_checks import check_output_folder
 
 GAINS = ("recall_at_1", "map_at_r")
 """Metrics that are compared with the plain embeddings."""
@@ -121,9 +122,12 @@ def improve(
             f"{model}: has postprocessing already; start from the model that it came from"
         )
     tried = parsed or [Variant.parse(text) for text in _defaults(embedder, model, fit)]
+    needing = [*tried, kept] if kept is not None else tried
+    for variant in needing:
+        variant.check_dims(embedder.embedding_dim)
     options = AnnotationOptions(label_separator=separator_of(model))
     catalog = open_catalog(data, format, options, split=split)
-    needing = [*tried, kept] if kept is not None else tried
+    check_measurable(catalog)
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})
     source = reading.source([model])
@@ -162,7 +166,8 @@ def _check_output(output: Place) -> Path:
     """The folder that a model can be written to, checked before any work.
 
     Raises:
-        ConfigError: it is remote, a file, or not empty.
+        ConfigError: it is remote, or not empty.
+        StorageError: as in `check_output_folder`.
     """
     name = os.fspath(output)
     if storage.is_remote(name):
@@ -171,9 +176,8 @@ def _check_output(output: Place) -> Path:
             "machine; from there, lookalike export FOLDER --format safetensors --data LIST "
             "--output URI takes it on"
         )
+    check_output_folder(name)
     place = Path(storage.local_path(name))
-    if place.exists() and not place.is_dir():
-        raise ConfigError(f"{place} is a file; choose another --output")
     if place.exists() and any(place.iterdir()):
         raise ConfigError(f"{place} is not empty; choose another --output")
     return place

@@ -19,7 +19,7 @@ from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
-from lookalike.data.splits import select
+from lookalike.data.splits import TRAIN, select
 from lookalike.distributed.world import World
 from lookalike.errors import (
     ConfigError,
@@ -223,13 +223,15 @@ class ModelOrigin:
         return held_out, _names(asked.val or asked.train)
 
     def learned(self, data: str | None, format: str, *, instead: str) -> Sequence[Record]:
-        """Images of `data`, or the run's training images; `instead` is the flag of `data`.
+        """Training images of `data`, or the run's; `instead` is the flag of `data`.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            return read_records(data, format, self._options)
+            records = read_records(data, format, self._options)
+            train = TRAIN if self.config is None else self.config.data.train_split
+            return select(records, train, required=False)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
         return self._lists(instead)[0].records
@@ -294,6 +296,7 @@ def training_counts(model: Place) -> dict[str, int] | None:
         records = select(
             read_records(train, config.data.format, annotation_options(config)),
             config.data.train_split,
+            required=False,
         )
         place = storage.join(str(model), "classes.json")
         text = storage.read_bytes(place)

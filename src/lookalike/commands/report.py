@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
-from lookalike.errors import DataError, LookalikeError
+from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.log import logger
+from lookalike.metrics.scores import check_measurable
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded, PictureModel, embed_records
 from lookalike.reporting.evaluation_data import EvaluationData, evaluate_list
@@ -29,7 +29,7 @@ from lookalike.reporting.report_data import ReportData
 from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
-from lookalike.storage.local_files import make_folder
+from lookalike.storage.output_checks import check_output_file
 from lookalike.training.build import create_source, open_catalogs
 from lookalike.training.validation import in_training
 
@@ -73,6 +73,8 @@ def report(
     place = place_of("run", run)
     data = optional_place("data", data)
     compare = optional_place("compare", compare)
+    if split is not None and data is None:
+        raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     target = _target(place, output)
     config = run_info.required_config(place)
     other, other_validated_on = None if compare is None else os.fspath(compare), ""
@@ -83,6 +85,7 @@ def report(
     train, shown, unreadable = _lists(config, data, format, split)
     evaluation = other_evaluation = None
     if shown is not None:
+        check_measurable(shown)
         where = World.device_from_env(device)
         trained = None if train is None else _training_images(shown, train)
         found = [
@@ -161,18 +164,13 @@ def _report_data(
 
 def _target(run: str, output: Place | None) -> str:
     """Place of the page, checked to be writable."""
-    if output is None:
-        target = storage.join(run, REPORT)
-        storage.check_writable(target)
-        return target
-    place = os.fspath(output)
-    storage.check_writable(place)
-    if storage.is_remote(place):
-        return place if place.endswith(".html") else storage.join(place, REPORT)
-    path = Path(storage.local_path(place))
-    path = path / REPORT if path.is_dir() else path
-    make_folder(path.parent, output)
-    return str(path)
+    target = storage.join(run, REPORT) if output is None else os.fspath(output)
+    if output is not None and storage.is_remote(target):
+        target = target if target.endswith(".html") else storage.join(target, REPORT)
+    elif output is not None and storage.path_of(target).is_dir():
+        target = storage.join(target, REPORT)
+    check_output_file(target)
+    return target
 
 
 def _lists(

@@ -26,12 +26,14 @@ from lookalike.index.new_images import id_of
 from lookalike.index.recall_check import RecallCheck, check_recall
 from lookalike.index.search_page import render
 from lookalike.index.segment_search import checked_k
+from lookalike.index.store_address import check_kind
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
+from lookalike.storage.output_checks import check_output_file
 
 Places = Place | Iterable[Place]
 
@@ -136,7 +138,10 @@ def search(
         raise ConfigError(str(error)) from None
     if html is not None and not asked_for:
         raise ConfigError("a page shows queries and what they found: name a query")
+    if html is not None:
+        check_output_file(html)
     check_integer("check", check, 0)
+    check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
     log.start()
     known = known_lists_of(model if lists_of is None else lists_of, required=lists_of is not None)

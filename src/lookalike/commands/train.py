@@ -116,7 +116,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         choices = by_file + choices
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
-        build.check_early_stopping(config, held_out)
+        build.check_validation(config, held_out)
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)

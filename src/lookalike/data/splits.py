@@ -33,14 +33,16 @@ def splits_of(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(split for split in named if split is not None))
 
 
-def measured(records: Sequence[Record], split: str | None = None) -> RecordTable:
+def measured(
+    records: Sequence[Record], split: str | None = None, *, required: bool = True
+) -> RecordTable:
     """The records to measure on: of `split`, or of the only one that is not `train`.
 
     Raises:
-        DataError: there are splits, but not this one, or several.
+        DataError: no record is of `split`, see `select`; or there are several to choose from.
     """
     if split is not None:
-        return select(records, split)
+        return select(records, split, required=required)
     others = [name for name in splits_of(records) if name != TRAIN]
     if len(others) > 1:
         raise DataError(
@@ -50,16 +52,28 @@ def measured(records: Sequence[Record], split: str | None = None) -> RecordTable
     return select(records, others[0] if others else None)
 
 
-def select(records: Sequence[Record], split: str | None) -> RecordTable:
-    """The records of a split; all of them with None, or where no record names one.
+def select(records: Sequence[Record], split: str | None, *, required: bool = True) -> RecordTable:
+    """The records of a split; all of them with None.
+
+    Args:
+        records: of one list or several.
+        split: any spelling of its name.
+        required: some record must name a split; without, all are taken where none does.
 
     Raises:
-        DataError: there are splits, but not this one.
+        DataError: no record is of this split.
     """
     table = RecordTable.of(records)
-    if split is None or not (found := splits_of(table)):
+    if split is None:
         return table
-    wanted = split_name(split)
+    found, wanted = splits_of(table), split_name(split)
+    if not found and not required:
+        return table
+    if not found:
+        raise DataError(
+            f"{records[0].source}: no row names a split, so none is of the split {wanted!r}; leave "
+            "the split out, or add the column split"
+        )
     if wanted not in found:
         raise DataError(
             f"{records[0].source}: no row is of the split {wanted!r}; there are {', '.join(found)}"

@@ -30,7 +30,7 @@ from lookalike.data.readers.table_rows import labels_text
 from lookalike.data.record import Details, Record, image_keys, with_labels
 from lookalike.data.record_table import RecordTable
 from lookalike.data.shared_records import read_once
-from lookalike.data.splits import measured
+from lookalike.data.splits import measured, splits_of
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError, check_fields
 from lookalike.metrics.protocol import Roles
@@ -83,10 +83,6 @@ class ListOptions:
     def read(self, uri: str) -> RecordTable:
         """All records of a list."""
         return read_records(uri, self.format, self.annotation)
-
-    def records(self, uri: str) -> RecordTable:
-        """The records of a list to measure on."""
-        return measured(self.read(uri), self.split)
 
 
 @dataclass(frozen=True)
@@ -154,13 +150,16 @@ def from_query_and_gallery(
 def _both_lists(query: str, gallery: str, options: ListOptions) -> RecordTable:
     """The queries with their roles, then those images of the gallery that are no queries."""
     key_of = image_keys()
-    queries = [_with_roles(record, query=True, gallery=False) for record in options.records(query)]
+    lists = [options.read(query), options.read(gallery)]
+    one_has_splits = any(map(splits_of, lists))  # the other may be all of the chosen split
+    asked, searched = (measured(one, options.split, required=not one_has_splits) for one in lists)
+    queries = [_with_roles(record, query=True, gallery=False) for record in asked]
     rows: dict[object, int] = {}
     for row, record in enumerate(queries):
         rows.setdefault(key_of(record), row)  # an image that a list repeats stays two images
     others = RecordTable()
     contradictions: list[tuple[Record, Record]] = []
-    for record in options.records(gallery):
+    for record in searched:
         found = rows.get(key_of(record))
         if found is None:
             others.append(_with_roles(record, query=False, gallery=True))

@@ -19,6 +19,7 @@ from lookalike.index.manifest import FIX, Manifest, SegmentEntry
 from lookalike.index.segment import Segment
 from lookalike.index.store import SearchHits, Store, StoredRows
 from lookalike.storage import local_files
+from lookalike.storage.atomic import partial_path
 from lookalike.storage.file_lock import locked
 
 RETRIES = 20
@@ -305,5 +306,7 @@ def _refuse_used(folder: Path) -> None:
         raise RunError(
             f"{folder}: holds an index already; choose another place, or add to the index"
         )
-    if any(file.name != "lock" for file in folder.iterdir()):
+    # Of another process that makes one, or was killed while it did.
+    begun = {"lock", partial_path(folder / manifest.FILE).name}
+    if any(file.name not in begun for file in folder.iterdir()):
         raise RunError(f"{folder}: is not empty; choose another place, or add to the index")

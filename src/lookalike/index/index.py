@@ -19,7 +19,7 @@ from lookalike.index.manifest import MOST_DIM
 from lookalike.index.new_images import NewImages, Texts, record_from, texts_of
 from lookalike.index.segment_search import checked_k, normalized, vectors_in
 from lookalike.index.store import SearchHits, Store, StoredRows
-from lookalike.index.store_address import create_store, exists, kinds_of, open_store
+from lookalike.index.store_address import check_kind, create_store, exists, open_store
 from lookalike.model import user_images
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import FinishedModel
@@ -103,9 +103,7 @@ class Index:
         """
         place = place_of("path", path)
         _check_embedder(embedder)
-        kinds = kinds_of(place)
-        if kind not in kinds:
-            raise DataError(f"kind={kind!r} is not one of {', '.join(kinds)}")
+        check_kind(kind, place)
         if embedder is None and dim is None:
             raise DataError("an index of vectors needs their dimension: dim=")
         size = embedder.embedding_dim if dim is None and embedder is not None else dim
@@ -130,6 +128,7 @@ class Index:
     ) -> Index:
         """An existing index, or a new one where there is none; see `open` and `create`."""
         place = place_of("path", path)
+        check_kind(kind, place)
         if not exists(place):
             try:
                 return cls.create(place, embedder=embedder, dim=dim, kind=kind)

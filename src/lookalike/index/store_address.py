@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import MissingExtraError, RunError
+from lookalike.errors import DataError, MissingExtraError, RunError
 from lookalike.index import manifest
 from lookalike.index.folder_store import FolderStore
 from lookalike.index.store import Store
@@ -93,9 +93,11 @@ def create_store(place: str, *, model: str, dim: int, kind: str) -> Store:
     return FolderStore.create(_folder(place), model=model, dim=dim, kind=kind)
 
 
-def kinds_of(place: str) -> tuple[str, ...]:
-    """The kinds of search of a store."""
-    return Store.KINDS if is_store_address(place) else FolderStore.KINDS
+def check_kind(kind: object, place: str) -> None:
+    """Raise a DataError unless a store at `place` has this kind of search."""
+    kinds = Store.KINDS if is_store_address(place) else FolderStore.KINDS
+    if kind not in kinds:
+        raise DataError(f"kind={kind!r} is not one of {', '.join(kinds)}")
 
 
 def _class_of(place: str) -> Any:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.data.catalog import Catalog
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import DataError, TrainingError
 from lookalike.log import counted
+from lookalike.metrics.class_members import relevant_images
 from lookalike.metrics.protocol import Roles
 from lookalike.metrics.rank_metrics import RECALL, RankMetrics
 from lookalike.metrics.ranking import rank
@@ -128,6 +130,16 @@ class Scores:
             "lone_queries": self.num_lone,
             "gallery": self.num_gallery,
         }
+
+
+def check_measurable(catalog: Catalog) -> None:
+    """Raise a DataError where no query has an image to find, before any image is embedded."""
+    labels, roles = torch.from_numpy(catalog.all_ids), Roles.of(catalog.records)
+    findable = relevant_images(labels, roles) > 0
+    if roles is not None:
+        findable &= roles.query
+    if not findable.any():
+        raise DataError(f"{catalog.records[0].source}: {_nothing_to_find(labels, roles)}")
 
 
 def measure_queries(

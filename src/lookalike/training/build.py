@@ -26,13 +26,14 @@ from lookalike.data.readers.skipped_files import Skipped
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.samplers import Sampling
 from lookalike.data.shared_records import read_once
-from lookalike.data.splits import select, split_name, splits_of
+from lookalike.data.splits import TRAIN, VALIDATION, select, split_name, splits_of
 from lookalike.distributed.world import ALONE, World
 from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.losses.metric_loss import MetricLoss
 from lookalike.losses.pairs.batch_comparison import BatchComparison
+from lookalike.metrics.scores import check_measurable
 from lookalike.model.batchnorm import synchronise
 from lookalike.model.embedder import Embedder, digest_of_tensors
 from lookalike.model.pretrained import lacks_weights
@@ -225,33 +226,36 @@ def open_catalogs(
     options = replace(annotation_options(config), bad=bad, skipped=skipped)
     read = partial(read_records, data.train, data.format, training_options(config, options))
     records = read_once(read, world)
-    catalog = build_catalog(
-        select(records, data.train_split), classes=data.classes, num_classes=data.num_classes
-    )
+    learned = select(records, data.train_split, required=split_name(data.train_split) != TRAIN)
+    catalog = build_catalog(learned, classes=data.classes, num_classes=data.num_classes)
     if data.weights is not None:
         catalog = with_weights(catalog, data.weights)
     catalog = with_hierarchy(catalog, data.hierarchy)
     held_out = None
+    val_split = split_name(data.val_split)
     if data.val is not None:
         if data.val_fraction:
             raise ConfigError("data.val and data.val_fraction exclude each other; give one")
         read = partial(read_records, data.val, data.format, options)
-        held_out = build_catalog(select(read_once(read, world), data.val_split))
-        held_out = with_hierarchy(held_out, data.hierarchy)
+        measured = select(read_once(read, world), val_split, required=val_split != VALIDATION)
+        held_out = with_hierarchy(build_catalog(measured), data.hierarchy)
     elif data.val_fraction:
         catalog, held_out = hold_out(catalog, data.val_fraction, config.train.seed)
-    elif split_name(data.val_split) in splits_of(records):
-        held_out = with_hierarchy(build_catalog(select(records, data.val_split)), data.hierarchy)
+    elif val_split != VALIDATION or val_split in splits_of(records):
+        held_out = with_hierarchy(build_catalog(select(records, val_split)), data.hierarchy)
     check_trainable(catalog)
     return catalog, held_out
 
 
-def check_early_stopping(config: Config, held_out: Catalog | None) -> None:
-    """Check that a run with early stopping is measured.
+def check_validation(config: Config, held_out: Catalog | None) -> None:
+    """Check that the validation set can be measured, and that early stopping has one.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: early stopping has none.
+        DataError: no query of the set has an image to find.
     """
+    if held_out is not None:
+        check_measurable(held_out)
     patience = config.train.early_stopping
     if patience and (held_out is None or not config.train.eval_every):
         needed = (

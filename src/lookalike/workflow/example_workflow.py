@@ -8,6 +8,7 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.errors import RunError
 from lookalike.storage import Place
+from lookalike.storage.output_checks import check_output_folder
 
 FILE = "workflow.yaml"
 
@@ -22,6 +23,7 @@ def write_example(folder: Place) -> Path:
     from lookalike.commands.quickstart import unpack_images, unpack_weights
 
     place = storage.path_of(folder)
+    check_output_folder(place)
     path = place / FILE
     if path.exists():
         raise RunError(f"{path} is there already; choose another folder, or run it")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError
+from lookalike.log import counted, logger
 from lookalike.losses.shared_classes import have_common
 from lookalike.metrics.class_members import relevant_images
 from lookalike.metrics.postprocessing.quantization import from_bits, from_int8, to_bits, to_int8
@@ -75,6 +76,12 @@ class Variant:
         shown = [name if count is None else f"{name}={count}" for name, count in steps.items()]
         return cls("+".join(shown), steps)
 
+    def check_dims(self, full: int) -> None:
+        """Raise a ConfigError where `dims` or `whiten` is larger than D, `full`."""
+        for step in ("dims", "whiten"):
+            if (self.steps.get(step) or 0) > full:
+                raise ConfigError(f"{self.name}: the embedding has {full} dimensions only")
+
     def projection(self, full: int, fit: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The linear map of this variant, mean and matrix; None where it has none.
 
@@ -83,18 +90,24 @@ class Variant:
             fit: (M, D) unit vectors of other images, for whitening.
 
         Raises:
-            ConfigError: `dims` is larger than D, or there is nothing to fit on.
+            ConfigError: as in `check_dims`, or there is nothing to fit on.
         """
+        self.check_dims(full)
         dims = self.steps.get("dims")
-        if dims is not None and dims > full:
-            raise ConfigError(f"{self.name}: the embedding has {full} dimensions only")
         if "whiten" in self.steps:
             if fit is None or len(fit) < 2:
                 raise ConfigError(
                     f"{self.name}: whitening is fitted on images that are not measured on; give "
                     "them (--fit LIST)"
                 )
-            return whitening(fit, min(self.steps["whiten"] or full, dims or full))
+            wanted = min(self.steps["whiten"] or full, dims or full)
+            found = whitening(fit, wanted)
+            if self.steps["whiten"] is not None and len(found[1]) < wanted:
+                logger.warning(
+                    "%s: the %d images that whitening is fitted on span %s only",
+                    self.name, len(fit), counted(len(found[1]), "axis", "axes"),
+                )  # fmt: skip
+            return found
         return None if dims is None else truncation(full, dims)
 
     def bytes_of(self, dim: int) -> int:

@@ -1,0 +1,67 @@
+"""Checks of places to write to, before the work whose results go there."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from lookalike.errors import StorageError, reason_of
+from lookalike.storage.client_registry import check_writable
+from lookalike.storage.read import exists
+from lookalike.storage.uri import Place, is_remote, path_of, public
+
+
+def check_output_file(place: Place) -> None:
+    """Refuse a place that no file can be written to; what is there may be replaced.
+
+    Raises:
+        StorageError: it is a folder or a device, its folder may not be written to or cannot be
+            made, or its storage is read-only or does not answer.
+    """
+    if _checked_remote(str(place)):
+        return
+    path = path_of(place)
+    if path.is_dir():
+        raise StorageError(f"{place}: is a folder, where a file is to be written; name the file")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{place}: is no regular file; give another name")
+    _check_folder(path.parent, place)
+
+
+def check_output_folder(place: Place) -> None:
+    """Refuse a place that no folder of results can be written to.
+
+    Raises:
+        StorageError: it is a file, or as in `check_output_file`.
+    """
+    if _checked_remote(str(place)):
+        return
+    path = path_of(place)
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{place}: is a file, where a folder is needed; choose another --output")
+    _check_folder(path, place)
+
+
+def _checked_remote(place: str) -> bool:
+    """True for a place elsewhere, which is refused where nothing can be written or asked for."""
+    if not is_remote(place):
+        return False
+    check_writable(place)
+    exists(place)  # the storage answers, and takes the credentials
+    return True
+
+
+def _check_folder(folder: Path, place: Place) -> None:
+    """Write to a folder, or to the one above it that is there; nothing of it stays."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    shown = public(str(place))
+    if not there.is_dir():
+        raise StorageError(f"{shown}: cannot be written: {there} is a file, not a folder")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise StorageError(
+            f"{shown}: cannot be written: {there}: {reason_of(error, str(error))}"
+        ) from None

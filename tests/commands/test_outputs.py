@@ -1,0 +1,75 @@
+"""Places of results that cannot be written to: one line before any work, in every command."""
+
+import sys
+
+import pytest
+import torch
+
+from lookalike import cli
+from lookalike.model.embedder import Embedder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8).save(folder)
+    return folder
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "MODEL", "--data", "none.txt", "--output", "file"], "file is a file"),
+        (["evaluate", "MODEL", "--data", "none.txt", "--output", "file/a/b"], "file is a file"),
+        (["evaluate", "MODEL", "--data", "none.txt", "--output", "used"],
+         "used/evaluation.json: is a folder"),
+        (["evaluate", "MODEL", "--data", "none.txt", "--per-class", "folder.csv"],
+         "folder.csv: is a folder"),
+        (["evaluate", "MODEL", "--data", "none.txt", "--per-query", "file/q.csv"],
+         "file/q.csv: cannot be written"),
+        (["evaluate", "MODEL", "--data", "none.txt", "--per-class", "/proc/q.csv"],
+         "/proc/q.csv: cannot be written: /proc: "),
+        (["improve", "MODEL", "--data", "none.txt", "--keep", "flip", "--output", "file/model"],
+         "file/model: cannot be written"),
+        (["embed", "MODEL", "none.txt", "-o", "folder.npy"], "folder.npy: is a folder"),
+        (["embed", "MODEL", "none.txt", "-o", "beside.npy"], "beside.paths.txt: is a folder"),
+        (["embed", "MODEL", "none.txt", "-o", "folder.parquet"], "folder.parquet: is a folder"),
+        (["embed", "MODEL", "none.txt", "-o", "file/x.npy"], "file/x.npy: cannot be written"),
+        (["export", "MODEL", "--data", "none.txt", "--output", "folder.onnx"],
+         "folder.onnx: is a folder"),
+        (["export", "MODEL", "--data", "none.txt", "--format", "safetensors", "--output", "file"],
+         "file: is a file, where a folder is needed"),
+        (["search", "MODEL", "q.png", "--gallery", "none.txt", "--html", "folder.html"],
+         "folder.html: is a folder"),
+        (["doctor", "--train", "none.txt", "--output", "file"], "file is a file"),
+        (["quickstart", "--output", "file"], "file: is a file, where a folder is needed"),
+        (["run", "--example", "file"], "file: is a file, where a folder is needed"),
+    ],
+)  # fmt: skip
+def test_wrong_places_of_results_are_refused_before_any_work(
+    monkeypatch, tmp_path, model, capsys, words, message
+):
+    """No list is there: each command would complain of it if it began."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    for name in ("folder.csv", "folder.npy", "folder.parquet", "folder.onnx", "folder.html"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "used/evaluation.json").mkdir(parents=True)
+    (tmp_path / "beside.paths.txt").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, *(model if word == "MODEL" else word for word in words)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "mine"
