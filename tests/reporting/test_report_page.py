@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys):
     assert "none.txt" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert command(monkeypatch, runs / "one", "--output", tmp_path / "file/r.html") == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "r.html: cannot be written" in capsys.readouterr().err
 
 
 def test_without_a_validation_list_it_has_the_curves(runs, tmp_path):

@@ -7,12 +7,15 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lookalike.errors import ConfigError, LookalikeError, RunError, StorageError, reason_of
 from lookalike.storage.uri import Place, is_remote, local_path, path_of, public
+
+Opener = Callable[[str, int], int]
+"""Of `open`: the descriptor of a path, by flags."""
 
 _OS_ERROR = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 """Number of a system's error, as errors of safetensors (Rust) and Arrow (C++) name it."""
@@ -37,6 +40,26 @@ def read_text(file: Place) -> str:
         raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text") from None
+
+
+def regular_file(path: str, flags: int) -> int:
+    """Descriptor of a regular file, as an opener of `open`; waits for no other end of a pipe.
+
+    Raises:
+        StorageError: it is a pipe, a socket or a device.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise StorageError(f"{path}: is a socket, not a file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` refuses a folder itself
+        return descriptor
+    os.close(descriptor)
+    kind = "named pipe" if stat.S_ISFIFO(mode) else "device"
+    raise StorageError(f"{path}: is a {kind}, not a file")
 
 
 def refuse_remote(file: Place) -> None:

@@ -5,7 +5,6 @@ A local path never goes through fsspec: opening a file must cost one system call
 
 import asyncio
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from lookalike.storage import archive
 from lookalike.storage.client_registry import client_of, fetch
 from lookalike.storage.download import NO_LIMITS, Limits
 from lookalike.storage.event_loop import waited
+from lookalike.storage.local_files import Opener, regular_file
 from lookalike.storage.retry import cause, retrying, retrying_there
 from lookalike.storage.stream import stream_of
 from lookalike.storage.uri import is_remote, local_path, public
@@ -30,6 +30,7 @@ def read_bytes(
     part: tuple[int, int] | None = None,
     retries: int = 2,
     limits: Limits = NO_LIMITS,
+    regular: bool = False,
 ) -> bytes:
     """The content of `uri`.
 
@@ -39,15 +40,17 @@ def read_bytes(
         part: offset and size of the bytes to read; None for all.
         retries: more tries, with growing pauses, after errors that may pass.
         limits: on the size and, for a remote `uri`, on the time.
+        regular: refuse a pipe, a socket or a device of this machine, which may never end.
 
     Raises:
         MissingFileError: there is no such file.
-        StorageError: it cannot be read, ends before `part` does, or exceeds the limits; the
-            message holds the cause.
+        StorageError: it cannot be read, ends before `part` does, is no regular file, or exceeds
+            the limits; the message holds the cause.
     """
     if is_remote(uri):
         return waited(fetch_bytes(uri, part=part, retries=retries, limits=limits))
-    return retrying(lambda: _read_local(uri, part, limits), uri, retries, limits.seconds)
+    opener = regular_file if regular else None
+    return retrying(lambda: _read_local(uri, part, limits, opener), uri, retries, limits.seconds)
 
 
 def read_if_exists(uri: str) -> bytes | None:
@@ -101,7 +104,7 @@ def read_starts(uris: Sequence[str], size: int) -> list[bytes]:
         try:
             if archive.may_lead_in(uri) and archive.find(uri) is not None:
                 return read_bytes(uri)[:size]
-            with open(local_path(uri), "rb", buffering=0) as file:
+            with open(local_path(uri), "rb", buffering=0, opener=regular_file) as file:
                 return file.read(size)
         except (OSError, StorageError):
             return b""
@@ -134,7 +137,7 @@ def opened(uri: str) -> Iterator[IO[bytes]]:
         if is_remote(uri):
             stream = retrying(lambda: stream_of(uri), uri, 2)
         else:
-            stream = open(local_path(uri), "rb")  # noqa: SIM115  # closed below
+            stream = open(local_path(uri), "rb", opener=regular_file)  # noqa: SIM115  # below
         with stream:
             yield stream
     except LookalikeError:
@@ -221,7 +224,9 @@ def _of_entry(
     return _whole(uri, part, content[part[0] : part[0] + part[1]])
 
 
-def _read_local(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes:
+def _read_local(
+    uri: str, part: tuple[int, int] | None, limits: Limits, opener: Opener | None = None
+) -> bytes:
     if archive.may_lead_in(uri):
         found = archive.entry_of(uri)
         if found is not None:
@@ -229,20 +234,15 @@ def _read_local(uri: str, part: tuple[int, int] | None, limits: Limits) -> bytes
             limits.check(entry.size)
             packed = _read_local(place, (entry.offset, entry.span), NO_LIMITS)
             return _of_entry(uri, entry, packed, part)
-    with open(local_path(uri), "rb", buffering=-1 if part is None else 0) as file:
+    buffering = -1 if part is None else 0
+    with open(local_path(uri), "rb", buffering=buffering, opener=opener) as file:
         if part is not None:
             limits.check(part[1])
             file.seek(part[0])
             return _whole(uri, part, file.read(part[1]))
-        if limits.size is None:
-            return file.read()
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode):
-            limits.check(status.st_size)
-            return file.read()
-        content = file.read(limits.size + 1)  # a device or a pipe, which may never end
-        limits.check(len(content))
-        return content
+        if limits.size is not None:
+            limits.check(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:

@@ -108,8 +108,11 @@ def test_splits(tmp_path):
     with pytest.raises(DataError, match=r"train, validation, test; choose .* --split valid"):
         measured(more)
     plain = read_records(written(tmp_path, "a.jpg 1\n", "list.txt"))
-    assert len(select(plain, "test")) == 1
+    assert len(select(plain, "train", required=False)) == 1
     assert len(measured(plain)) == 1
+    for asked in (select, measured):
+        with pytest.raises(DataError, match=r"list.txt: no row names a split, so none is of .*'te"):
+            asked(plain, "test")
 
 
 def test_boxes_cut_the_upright_picture(tmp_path):

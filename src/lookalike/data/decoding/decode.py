@@ -211,7 +211,7 @@ def load_image(source: ImageSource, limits: Limits = NO_LIMITS) -> np.ndarray:
         return decode(source)
     uri = os.fspath(source)
     try:
-        return decode(read_bytes(uri, limits=limits))
+        return decode(read_bytes(uri, limits=limits, regular=True))
     except BadImage as error:
         raise BadImage(f"{public(uri)}: {error}") from error
 

@@ -83,7 +83,7 @@ class Source:
             kept = None if cache is None or fresh else cache.get(record.uri, part)
             if kept is not None:
                 return kept
-            content = read_bytes(record.uri, part=part, limits=self.limits)
+            content = read_bytes(record.uri, part=part, limits=self.limits, regular=True)
         if cache is not None:
             cache.put(record.uri, part, content)
         return content

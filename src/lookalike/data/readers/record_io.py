@@ -23,6 +23,7 @@ from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError, StorageError, reason_of
 from lookalike.storage.atomic import replacing
 from lookalike.storage.cache_folder import cache_entry
+from lookalike.storage.local_files import regular_file
 
 MAGIC = 0xCED7230A
 _FRAME = struct.Struct("<II")
@@ -58,7 +59,7 @@ def read(annotation: Annotation) -> RecordTable:
         status = path.stat()
         state = f"{status.st_size}:{status.st_mtime_ns}"
         blob = cache_entry("unpacked", str(path.absolute()), state).with_suffix(".images")
-        with path.open("rb", buffering=0) as stream:
+        with open(path, "rb", buffering=0, opener=regular_file) as stream:
             for number, image, first in _images(stream.fileno(), annotation.name):
                 try:
                     label = _label(first)
