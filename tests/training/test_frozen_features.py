@@ -26,6 +26,7 @@ from lookalike.model.inference import embed_records
 from lookalike.model.neck import pool
 from lookalike.training import build
 from lookalike.training.build_heads import create_heads, metric_loss
+from lookalike.training.checkpoint import embedder_weights
 from lookalike.training.resolve import resolve
 from lookalike.training.time_budget import Length
 from lookalike.training.validation import Validator
@@ -82,7 +83,7 @@ def test_features_are_those_of_the_frozen_forward_pass(catalog, tmp_path, backbo
     alone = pooled_features(embedder, batch.images[some], poolings)
     torch.testing.assert_close(stored.parts.take(some), alone, rtol=1e-5, atol=1e-6)
     expected = embed_records(embedder, catalog.records, bad=BadImages())
-    found = stored.embedded()
+    found = stored.embedded(embedder)
     assert torch.equal(found.vectors, expected.vectors)
     assert torch.equal(found.rows, expected.rows)
 
@@ -198,6 +199,61 @@ def test_weights_between_start_and_end_are_measured_on_features(shapes, tmp_path
     held_out = open_catalog(str(shapes / "val.txt"))
     validator = Validator(held_out, open_catalog(str(shapes / "train.txt")))
     assert validator.measure(Embedder.load(run.model))[0] == pytest.approx(last["map_at_r"])
+
+
+@pytest.fixture
+def halfway(monkeypatch):
+    """The point half of the way from start to end is the one that is kept."""
+    monkeypatch.setattr("lookalike.training.interpolation.best_point", lambda points, _: points[2])
+
+
+def validator_of(shapes):
+    return Validator(open_catalog(str(shapes / "val.txt")), open_catalog(str(shapes / "train.txt")))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_weights_between_keep_a_backbone_that_never_learned(shapes, tmp_path, halfway, cached):
+    more = ["train.freeze_backbone=true", f"train.cache_features={str(cached).lower()}",
+            f"data.val={shapes / 'val.txt'}", "train.interpolate=true", "train.epochs=1",
+            "train.report=false", "train.freeze_batchnorm=false", "optim.lr=0.1"]  # fmt: skip
+    torch.manual_seed(1)
+    before = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
+    for name, value in before.named_buffers():  # statistics of a pretrained backbone
+        if name.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5)
+    before.save(tmp_path / "before")
+    more += [f"model.pretrained={tmp_path / 'before/model.safetensors'}"]
+    run = train(settings(shapes, tmp_path / "run", *more))
+    start, model = (
+        safetensors.torch.load_file(folder / "model.safetensors")
+        for folder in (run.start, run.model)
+    )
+    same = {name: torch.equal(value, start[name]) for name, value in model.items()}
+    assert all(same[name] for name in same if name.startswith("backbone."))
+    assert not all(same.values())
+    found = validator_of(shapes).measure(Embedder.load(run.model))[0]
+    assert found == pytest.approx(records(run.path)[-1]["map_at_r"], abs=1e-9)
+
+
+@pytest.mark.parametrize("ema", ["0", "0.8"])
+def test_features_are_not_used_for_a_backbone_that_learned_before(shapes, tmp_path, halfway, ema):
+    """Weights between start and end, and averages, of a run that is frozen on a resume."""
+    request = settings(
+        shapes, tmp_path / "run", f"data.val={shapes / 'val.txt'}", "train.interpolate=true",
+        "train.report=false", "optim.lr=0.1", "optim.schedule=constant", f"train.ema={ema}",
+        "train.epochs=1",
+    )  # fmt: skip
+    train(request)
+    changes = {"train__freeze_backbone": True, "train__cache_features": True, "train__epochs": 2}
+    run = train(request.with_settings(changes), resume=True)
+    *_, end, between = [record for record in records(run.path) if "map_at_r" in record]
+    validator = validator_of(shapes)
+    assert between["interpolation"] == 0.5
+    found = validator.measure(Embedder.load(run.model))[0]
+    assert found == pytest.approx(between["map_at_r"], abs=1e-9)
+    last = Embedder.load(run.model)
+    last.load_state_dict(embedder_weights(run.checkpoints / f"step-{end['step']:08d}"))
+    assert validator.measure(last)[0] == pytest.approx(end["map_at_r"], abs=1e-9)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -23,6 +23,7 @@ from lookalike.data.record import Record
 from lookalike.distributed.shared_directory import find_directory_leaders
 from lookalike.distributed.world import ALONE, World
 from lookalike.log import Bar
+from lookalike.model.backbone import Backbone
 from lookalike.model.embedder import Embedder, digest_of_tensors
 from lookalike.model.inference import BATCH_SIZE, Embedded, gathered
 from lookalike.model.lora import merged_state
@@ -102,16 +103,18 @@ class FrozenFeatures:
             "images": len(records),
             **(options or {}),
         }
-        weights = {
-            name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-            for name, value in merged_state(backbone).items()
-        }
+        weights = _weights(backbone)
+        self._backbone = _digest(weights)
         self.parts = FeatureParts(
             folder / digest_of_tensors(self._about, weights),
             len(records),
             (len(poolings), backbone.dim),
             BATCH_SIZE,
         )
+
+    def are_of(self, embedder: Embedder) -> bool:
+        """True if the weights of the embedder's backbone are those that gave the features."""
+        return _digest(_weights(embedder.backbone)) == self._backbone
 
     def compute(
         self,
@@ -203,14 +206,15 @@ class FrozenFeatures:
         return values
 
     @torch.inference_mode()
-    def embedded(self, world: World = ALONE) -> Embedded:
-        """Unit vectors of all readable images by neck, computed by all workers, on each.
+    def embedded(self, embedder: Embedder, world: World = ALONE) -> Embedded:
+        """Unit vectors of all readable images by the embedder's neck, computed by all workers.
 
-        With float32 features of the neck's poolings they are those of `embed_records`, to the bit.
+        With float32 features of its backbone and of the neck's poolings they are those of
+        `embed_records`, to the bit; each worker has all.
         """
-        neck, device = self.embedder.neck, self.embedder.device
+        neck, device = embedder.neck, embedder.device
         number = -(-len(self.records) // BATCH_SIZE)
-        found = [(np.zeros(0, np.int64), torch.empty(0, self.embedder.embedding_dim))]
+        found = [(np.zeros(0, np.int64), torch.empty(0, embedder.embedding_dim))]
         was_training = neck.training
         neck.eval()
         try:
@@ -227,3 +231,16 @@ class FrozenFeatures:
         rows_found, vectors_found = zip(*found, strict=True)
         rows_M = torch.from_numpy(np.concatenate(rows_found))
         return gathered(rows_M, torch.cat(vectors_found), world)
+
+
+def _weights(backbone: Backbone) -> dict[str, Tensor]:
+    """Weights and statistics by name, on the CPU."""
+    return {
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+        for name, value in merged_state(backbone).items()
+    }
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    # An average of equal weights turns -0 into 0; adding 0 does so too.
+    return digest_of_tensors({}, {name: value + 0 for name, value in weights.items()})

@@ -6,7 +6,7 @@ ends below its start (Wortsman et al., Robust fine-tuning of zero-shot models, C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
 from lookalike.log import logger
@@ -89,18 +90,17 @@ def interpolated(module: nn.Module, start: Mapping[str, Tensor], weight: float) 
 
 
 def keep_best_weights(
-    parts: TrainingParts, output: RunOutput, progress: Progress, freeze_steps: int, world: World
+    parts: TrainingParts, output: RunOutput, progress: Progress, world: World
 ) -> None:
     """Save the best weights between start and end of a run as its model, and record their scores.
 
-    The end is the best measurement during training, or the last where that is the start. Does
-    nothing without a validation set, and for a run that is resumed at its end. `freeze_steps` as
-    in `TrainingSchedule`.
+    The end is the checkpoint of the best measurement during training, or the last where that is the
+    start. Does nothing without a validation set, and for a run that is resumed at its end.
 
     Raises:
         RunError: the weights of the start or the end cannot be read.
     """
-    validator, run, trained = parts.validator, output.run, parts.trained
+    validator, run, shards = parts.validator, output.run, parts.trained.shards
     if validator is None:
         return
     end = progress.best_step or progress.step
@@ -110,30 +110,26 @@ def keep_best_weights(
         return
     measured = {score["step"]: score for score in scores if "interpolation" not in score}
     known = {weight: measured[step] for weight, step in ((0.0, 0), (1.0, end)) if step in measured}
-    position = progress.step + progress.shift
+    position, folder = progress.step + progress.shift, run.checkpoints / checkpoint.folder_name(end)
 
-    def prepare() -> None:
-        parts.step.prepare(frozen=position < freeze_steps)
-        if trained.shards is not None:
-            trained.shards.copy_modes()
-        _measure_statistics(parts, network, position // parts.loader.steps_per_epoch, world)
-
-    with ExitStack() as stack:
-        if end == progress.step and trained.average is not None:
-            stack.enter_context(trained.average.applied())
-        network = stack.enter_context(trained.whole())
+    with parts.trained.whole() as network, ExitStack() as stack:
         embedder = network.embedder
-        if end != progress.step:
-            folder = run.checkpoints / checkpoint.folder_name(end)
-            weights = shared_weights(embedder, lambda: checkpoint.embedder_weights(folder), world)
-            stack.enter_context(interpolated(embedder, weights, 0.0))
+        weights = shared_weights(embedder, lambda: checkpoint.embedder_weights(folder), world)
+        stack.enter_context(interpolated(embedder, weights, 0.0))
         start = shared_weights(embedder, lambda: read_start(run), world)
+        frozen = world.broadcast_object(_have_one_backbone(start, weights))
+
+        def prepare() -> None:
+            parts.step.prepare(frozen=frozen)
+            if shards is not None:
+                shards.copy_modes()
+            stored = validator.has_features_of(embedder)
+            epoch = position // parts.loader.steps_per_epoch
+            with closing(parts.loader.epoch(epoch, stored=stored)) as batches:
+                _measure_statistics(network, batches, world)
+
         point, record = interpolate(
-            embedder,
-            start,
-            lambda: validator.measure(embedder, frozen=position <= freeze_steps),
-            known,
-            prepare,
+            embedder, start, lambda: validator.measure(embedder), known, prepare
         )
         with interpolated(embedder, start, point.weight):
             if 0 < point.weight < 1:
@@ -143,14 +139,19 @@ def keep_best_weights(
     output.record({**record, "step": progress.step, "epoch": epoch, "end": end})
 
 
-def _measure_statistics(parts: TrainingParts, network: nn.Module, epoch: int, world: World) -> None:
-    """Measure the statistics of those batch norms of `network` anew that learn them in training.
+def _have_one_backbone(start: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> bool:
+    """True if weights and statistics of the backbone are the same at the start and at the end."""
+    return all(
+        torch.equal(value, end[name])
+        for name, value in start.items()
+        if name.startswith("backbone.")
+    )
 
-    `epoch` is the one after the last: it has what that one had, images or stored features.
-    """
-    with closing(parts.loader.epoch(epoch)) as batches:
-        images = (batch.images.to(world.device) for batch in islice(batches, STATISTICS))
-        measure_statistics(network, images, world)
+
+def _measure_statistics(network: nn.Module, batches: Iterable[Batch], world: World) -> None:
+    """Measure the statistics of those batch norms anew that learn them in training."""
+    images = (batch.images.to(world.device) for batch in islice(batches, STATISTICS))
+    measure_statistics(network, images, world)
 
 
 def interpolate(

@@ -159,11 +159,6 @@ class Trainer:
         return self.progress.step + self.progress.shift
 
     @property
-    def _frozen(self) -> bool:
-        """True if the backbone has not been trained so far."""
-        return self._position <= self.schedule.freeze_steps
-
-    @property
     def out_of_patience(self) -> bool:
         """True if early stopping ends the run."""
         return 0 < self.schedule.patience <= self.progress.since_best
@@ -328,9 +323,7 @@ class Trainer:
             self._with_model(self.output.save_model)
             return False
         validator, head = self.validator, self.trained.heads.get("metric")
-        score, record = self._with_model(
-            lambda embedder: validator.measure(embedder, head, frozen=self._frozen)
-        )
+        score, record = self._with_model(lambda embedder: validator.measure(embedder, head))
         # The score of the main worker decides for all, despite different rounding.
         score = float(
             self.world.broadcast(torch.tensor(score, dtype=torch.float64).to(self.world.device))
@@ -370,9 +363,7 @@ class Trainer:
     def _interpolate(self) -> None:
         """Replace the model by the best one between start and end, where that is asked for."""
         if self.schedule.interpolate and self.progress.best_score is not None:
-            keep_best_weights(
-                self.parts, self.output, self.progress, self.schedule.freeze_steps, self.world
-            )
+            keep_best_weights(self.parts, self.output, self.progress, self.world)
 
     def _with_model(self, action: Callable[[Embedder], T]) -> T:
         """Call with the model on each worker: the average of the weights, where one is kept."""

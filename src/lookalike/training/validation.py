@@ -49,7 +49,8 @@ class Validator:
         scoring: as in `checkpoint.Inputs`, for the records.
 
     Attributes:
-        features: of the images, where the backbone is frozen and they are kept.
+        features: of the images by a frozen backbone, where they are stored; used to measure
+            models with this very backbone.
     """
 
     def __init__(
@@ -72,22 +73,31 @@ class Validator:
         self._logged: set[int] = set()
         self._roles = Roles.of(held_out.records)
 
+    def has_features_of(self, embedder: Embedder) -> bool:
+        """True if features of the embedder's backbone are stored; called by all workers together.
+
+        It has changed where a run was trained before it was frozen: at the start, at other
+        checkpoints, and in an average of the weights.
+        """
+        if self.features is None:
+            return False
+        return bool(self.world.broadcast_object(self.features.are_of(embedder)))
+
     def measure(
-        self, embedder: Embedder, head: ClassWeights | None = None, *, frozen: bool = False
+        self, embedder: Embedder, head: ClassWeights | None = None
     ) -> tuple[float, dict[str, Any]]:
         """Primary score, and a record of all scores for metrics.jsonl.
 
         Where labels are among the training classes and `head` is given, the record has `accuracy`
-        as well: the part of those images whose nearest class centre is their own. With `frozen`
-        the backbone is that of `features`, which are used where there are some.
+        as well: the part of those images whose nearest class centre is their own.
 
         Raises:
             DataError: no image can be read.
         """
         began = time.monotonic()
         share_statistics(embedder, self.world)
-        if frozen and self.features is not None:
-            embedded = self.features.embedded(self.world)
+        if self.features is not None and self.has_features_of(embedder):
+            embedded = self.features.embedded(embedder, self.world)
         else:
             embedded = embed_records(
                 embedder,

@@ -101,8 +101,12 @@ class TrainLoader:
         self._features: FeatureParts | None = None
         self._feature_epochs = 0
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+    def epoch(
+        self, epoch: int, start: int = 0, *, stored: bool = True
+    ) -> Generator[Batch, None, None]:
         """The batches of epoch number `epoch` (from 0), from step `start` on.
+
+        Of stored features where the epoch is one of `use_features`, unless `stored` is False.
 
         An image that cannot be read is noted in `bad` and replaced by another, drawn from
         (seed, epoch, row), so that a batch keeps its shape.
@@ -111,7 +115,7 @@ class TrainLoader:
             DataError: an image and eight substitutes cannot be read.
         """
         assert 0 <= start <= self.steps_per_epoch
-        if self._features is not None and epoch < self._feature_epochs:
+        if stored and self._features is not None and epoch < self._feature_epochs:
             yield from self._stored_batches(self._features, epoch, start)
             return
         batches = pipeline(self._jobs(epoch, start), source=self._source)
