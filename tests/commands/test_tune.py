@@ -126,6 +126,18 @@ def test_proposals_follow_from_seed_and_trials_and_find_the_maximum():
     assert 1e-4 <= best["optim.lr"] <= 0.04
 
 
+def test_a_few_values_are_each_tried_once():
+    space = {
+        "loss.name": Values(("cosface", "arcface", "softmax")),
+        "data.min_side": Range(1, 2, integer=True),
+    }
+    tried = [({"loss.name": "arcface", "data.min_side": 1}, 0.5)]
+    while (values := propose(space, tried, 0)) is not None:
+        tried.append((values, 0.5))
+    assert len(tried) == 6
+    assert len({tuple(values.items()) for values, _ in tried}) == 6
+
+
 def test_page_shows_all_trials_and_escapes():
     lines = (
         ({"optim.lr": 1e-3, "loss.name": "cosface"}, 0.5, 0.6, 0.4, 3.0, ""),

@@ -278,6 +278,9 @@ class _SettingsSearch:
             space = self._space() if number else {}
             tried = [(one.settings, one.score) for one in self.trials]
             values = propose(space, tried, self._request.train.seed) if number else {}
+            if values is None:
+                logger.info("every one of the settings to search was tried")
+                return None
             logger.info("trial %d: %s", number, _text(values) or "the recipe's choice")
             one = self.runner.run(number, values)
             if not number:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from lookalike.errors import MissingExtraError
@@ -10,6 +12,12 @@ from lookalike.planning.search_space import Range, Space
 
 _RANDOM = 8
 """Trials that are drawn at random, before the others follow the scores."""
+
+_FEW = 1000
+"""Settings of a space that are compared with those tried; of more, few are drawn twice."""
+
+_DRAWS = 20
+"""Proposals before the first untried settings are taken, where each was tried before."""
 
 
 def check_optuna() -> None:
@@ -23,11 +31,12 @@ def check_optuna() -> None:
 
 def propose(
     space: Space, tried: Sequence[tuple[dict[str, Any], float]], seed: int
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Settings of the next trial, by the tree-structured Parzen estimator.
 
     They follow from the arguments alone: a search that was interrupted resumes as if it had not
-    been.
+    been. They differ from all that were tried, as the same settings give the same score; None
+    where a space of a few values has no others.
 
     Args:
         tried: settings and score of each trial so far, the higher the better; 0 for a failed one.
@@ -47,6 +56,9 @@ def propose(
             distributions[key] = optuna.distributions.FloatDistribution(
                 one.low, one.high, log=one.logarithmic
             )
+    left = _untried(space, [settings for settings, _ in tried])
+    if left is not None and not left:
+        return None
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=_RANDOM, seed=(1_000_003 * seed + len(tried)) % 2**32
     )
@@ -59,8 +71,27 @@ def propose(
         }
         known = {key: distributions[key] for key in params}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=known, value=score))
-    params = study.ask(distributions).params
-    return {
-        key: one.number(params[key]) if isinstance(one, Range) else params[key]
-        for key, one in space.items()
-    }
+    for _ in range(_DRAWS):
+        params = study.ask(distributions).params
+        found = {
+            key: one.number(params[key]) if isinstance(one, Range) else params[key]
+            for key, one in space.items()
+        }
+        if left is None or found in left:
+            return found
+    assert left is not None
+    return left[0]
+
+
+def _untried(space: Space, tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The settings of a space of few values that were not tried; None for a larger space."""
+    values = []
+    for one in space.values():
+        if isinstance(one, Range) and not one.integer:
+            return None
+        ends = one.ends()
+        values.append(range(ends[0], ends[1] + 1) if isinstance(one, Range) else ends)
+    if math.prod(map(len, values)) > _FEW:
+        return None
+    combined = (dict(zip(space, each, strict=True)) for each in product(*values))
+    return [each for each in combined if each not in tried]
