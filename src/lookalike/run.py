@@ -9,6 +9,7 @@ bad_images.jsonl       images that could not be read
 log.txt                the lines that the console showed
 environment.json       versions and devices that it ran with
 report.html            scores, curves and images
+finished.json          the last step, once the run has come to its end
 checkpoints/step-N/    resumable; written under another name, then renamed
 checkpoints/latest     name of the newest one
 checkpoints/best       name of the best one by the primary retrieval metric
@@ -48,6 +49,7 @@ METRICS = "metrics.jsonl"
 RECIPE = "recipe.json"
 LOGGERS = "loggers.json"
 EXPORTS = "exports"
+FINISHED = "finished.json"
 
 
 class _PathBelow:
@@ -79,6 +81,7 @@ class Run:
     log = _PathBelow("log.txt")
     environment = _PathBelow(ENVIRONMENT)
     report = _PathBelow(REPORT)
+    finished = _PathBelow(FINISHED)
     checkpoints = _PathBelow("checkpoints")
     model = _PathBelow("model")
     start = _PathBelow("start")
@@ -142,8 +145,8 @@ class Run:
         return self.config.exists()
 
     def began(self) -> bool:
-        """True if there is something to resume: a run, or checkpoints without config.yaml."""
-        return self.exists() or any(self.checkpoints.glob("step-*"))
+        """True if there is something to resume or keep: a run, or what is left of one."""
+        return self.exists() or self.finished.exists() or any(self.checkpoints.glob("step-*"))
 
     def _check_own(self, resume: bool) -> None:
         """Check that a directory without a run holds no foreign files.
@@ -157,6 +160,7 @@ class Run:
         ours |= {self.path / name for name in beside}
         if resume:
             ours |= {self.metrics, self.environment, self.report, self.model, self.start}
+            ours |= {self.finished}
             ours |= {self.path / EXPORTS, *self.path.glob(".*")}
         foreign = sorted(path.name for path in self.path.iterdir() if path not in ours)
         if not resume and any(self.checkpoints.glob("*")):

@@ -1,5 +1,6 @@
 """A run in object storage, gone on with on a machine that has nothing of it."""
 
+import json
 import shutil
 
 import fsspec
@@ -9,6 +10,7 @@ import lookalike
 from lookalike import storage
 from lookalike.commands.models import calibration_of
 from lookalike.errors import RunError
+from lookalike.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -40,6 +42,30 @@ def test_run_resumes_from_storage_and_loads(shapes, cache):
     assert [r["step"] for r in again.read(again.metrics) if "loss" in r] == [1, 2, 3, 4, 5]
     assert storage.read_bytes(f"{output}/checkpoints/latest") == b"step-00000005\n"
     assert lookalike.load(output, device="cpu").embedding_dim == 16
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(shapes, cache, monkeypatch):
+    output = "memory://bucket/runs/z"
+    go(shapes, output, 1, report=False)
+    mark = f"{output}/finished.json"
+    assert json.loads(storage.read_bytes(mark)) == {"step": 1}
+    with monkeypatch.context() as failing:
+        failing.setattr(Trainer, "fit", fails)
+        with pytest.raises(RunError, match="no more"):
+            go(shapes, output, 2, report=False, resume=True)
+    assert storage.read_if_exists(mark) is None
+    go(shapes, output, 2, report=False, resume=True)
+    shutil.rmtree(cache)
+    for name in storage.sizes_below(f"{output}/checkpoints"):
+        storage.remove_file(f"{output}/checkpoints/{name}")
+    before = storage.read_bytes(f"{output}/model/model.safetensors")
+    with pytest.raises(RunError, match="a finished run without checkpoints"):
+        go(shapes, output, 3, report=False, resume=True)
+    assert storage.read_bytes(f"{output}/model/model.safetensors") == before
+
+
+def fails(_):
+    raise RunError("no more")
 
 
 def test_calibration_is_uploaded_with_the_model(shapes, many_shapes, cache):

@@ -13,6 +13,7 @@ from engine_process import TINY, call, records
 from lookalike.commands.train import train
 from lookalike.errors import RunError
 from lookalike.losses.class_weights import initial_weight
+from lookalike.training.trainer import Trainer
 
 DIM, CENTRES = 12, 2
 OLD = [str(klass) for klass in range(8)]
@@ -251,15 +252,50 @@ def test_a_resumed_run_needs_no_pretrained_weights(old, shapes, tmp_path):
     assert (run.path / "checkpoints/step-00000009").is_dir()
 
 
-def test_a_finished_run_without_checkpoints_is_not_trained_over(shapes, tmp_path):
-    settings = tiny(shapes) | {"val": str(shapes / "train.txt"), "output": str(tmp_path / "run")}
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"val": "train.txt"},
+        {"report": False},
+        {"report": False, "val": "val.txt", "max_steps": 9, "early_stopping": 1, "lr": 1e-12},
+    ],
+)
+def test_a_finished_run_without_checkpoints_is_not_trained_over(shapes, tmp_path, kind):
+    kind = kind | ({"val": str(shapes / kind["val"])} if "val" in kind else {})
+    settings = tiny(shapes) | kind | {"output": str(tmp_path / "run")}
     run = train(**settings)
+    step = max(record["step"] for record in records(run.path))
+    assert json.loads(run.finished.read_text()) == {"step": step}
     weights, metrics = run.model / "model.safetensors", run.metrics.read_bytes()
     before = weights.read_bytes()
     shutil.rmtree(run.checkpoints)
-    with pytest.raises(RunError, match=r"a finished run without checkpoints.*model\.pretrained="):
-        train(**settings | {"max_steps": 9}, resume=True)
-    assert weights.read_bytes() == before
-    assert run.metrics.read_bytes() == metrics
+    for lost in (None, run.config):
+        if lost is not None:
+            lost.unlink()
+        words = r"a finished run without checkpoints.*model\.pretrained="
+        with pytest.raises(RunError, match=words):
+            train(**settings | {"max_steps": 20}, resume=True)
+        assert weights.read_bytes() == before
+        assert run.metrics.read_bytes() == metrics
     again = settings | {"pretrained": str(weights), "output": str(tmp_path / "new")}
     train(**again)
+
+
+def test_a_resumed_run_is_not_finished_while_it_goes_on(shapes, tmp_path, monkeypatch):
+    settings = tiny(shapes) | {"output": str(tmp_path / "run"), "report": False}
+    run = train(**settings)
+    train(**settings, resume=True)  # nothing is left to train
+    assert run.finished.exists()
+
+    def fails(_):
+        assert not run.finished.exists()
+        raise RunError("no more")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Trainer, "fit", fails)
+        with pytest.raises(RunError, match="no more"):
+            train(**settings | {"max_steps": 2}, resume=True)
+    assert not run.finished.exists()
+    shutil.rmtree(run.checkpoints)
+    train(**settings | {"max_steps": 2}, resume=True)  # what was interrupted begins again
+    assert json.loads(run.finished.read_text()) == {"step": 2}

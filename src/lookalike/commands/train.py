@@ -167,11 +167,13 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         finished = False
         with written:  # checkpoints of a failed training are uploaded too
             try:
+                written.begin()
                 stopped_by = trainer.fit()
                 if not stopped_by:
                     calibration = _calibrate(run, parts.validator, config, world)
                     if config.train.report and world.is_main:
                         report_training(run, config, catalog, held_out, world.device, source)
+                    written.finish(trainer.progress.step)
                 finished = not stopped_by
             finally:
                 loggers.finish(finished=finished)

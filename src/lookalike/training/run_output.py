@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from types import TracebackType
@@ -56,6 +57,16 @@ class RunOutput:
         self.checkpoints.close(error)
         if self.uploader is not None:
             self.uploader.finish()
+
+    def begin(self) -> None:
+        """Remove the mark of an earlier end."""
+        if self.world.is_main:
+            self.run.finished.unlink(missing_ok=True)
+
+    def finish(self, step: int) -> None:
+        """Mark the run as finished after `step`."""
+        if self.world.is_main:
+            storage.write_text(self.run.finished, json.dumps({"step": step}) + "\n")
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl and send it to the trackers."""

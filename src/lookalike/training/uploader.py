@@ -3,9 +3,9 @@
 At a checkpoint the leader of each output directory takes a snapshot of it, mostly hard links, which
 outlive the pruning of the directory, and a thread uploads it. The main worker sends small files
 first, then its slices of the checkpoint, state.json when the slices of all machines are stored,
-then `latest`, `best` and the model. The leaders on other machines send the slices that the main
-worker does not see. A snapshot is taken on all machines or on none: where one still sends, the
-checkpoint is left to the next snapshot, or to the one at the end.
+then the model, `latest` and `best`, and the mark of the run's end. The leaders on other machines
+send the slices that the main worker does not see. A snapshot is taken on all machines or on none:
+where one still sends, the checkpoint is left to the next snapshot, or to the one at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lookalike import storage
 from lookalike.distributed.world import ALONE, KeyValueStore, World
 from lookalike.errors import LookalikeError, RunError, StorageError
 from lookalike.log import logger
-from lookalike.run import CONFIG, RESOLVED, Run
+from lookalike.run import CONFIG, FINISHED, RESOLVED, Run
 from lookalike.training import checkpoint, remote_run
 
 _LAST_TRIES = 3
@@ -175,10 +175,13 @@ class Uploader:
     def start(self) -> None:
         """Write the first files, so that a wrong place is found before any work.
 
+        The mark of an earlier end is removed.
+
         Raises:
             StorageError: they cannot be written.
         """
         if self.world.is_main:
+            storage.remove_file(self._uri(FINISHED))
             for name in _FIRST[:3]:
                 self._send_changed(self.run.path, name)
         else:
@@ -320,7 +323,8 @@ class Uploader:
         for name in checkpoints:
             self._send_checkpoint(snapshot, name)
         rest = [n for n in files if n not in _FIRST and not n.startswith("checkpoints/")]
-        for name in [*rest, *(n for n in files if n in ("checkpoints/latest", "checkpoints/best"))]:
+        rest += [n for n in files if n in ("checkpoints/latest", "checkpoints/best")]
+        for name in sorted(rest, key=lambda n: n == FINISHED):  # the mark after all that it is of
             self._send_changed(snapshot, name)
         self._prune(set(checkpoints))
 
