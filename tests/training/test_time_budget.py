@@ -81,7 +81,13 @@ def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path, monkeypat
     assert not (budget.path / ".timing").exists()
     given = lookalike.train(output=tmp_path / "given", epochs=2, max_steps=4, **settings)
     assert [r["loss"] for r in given.read(given.metrics) if "loss" in r] == losses
-    with pytest.raises(ConfigError, match="exclude each other"):
-        lookalike.train(output=tmp_path / "both", time_budget="8s", epochs=2, **settings)
+    both = {**settings, "output": tmp_path / "both", "time_budget": "8s", "epochs": 2}
+    for resume in (False, True):  # jobs always resume, into a fresh folder too
+        with pytest.raises(ConfigError, match="exclude each other"):
+            lookalike.train(**both, resume=resume)
+    assert not (tmp_path / "both").exists()
+    # A run that began with a time budget takes another length.
+    lookalike.train(output=budget, resume=True, epochs=3)
+    lookalike.train(output=budget, resume=True)
     with pytest.raises(ConfigError, match="not enough for one step"):
         lookalike.train(output=tmp_path / "short", time_budget="0.001s", **settings)

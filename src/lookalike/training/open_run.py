@@ -33,26 +33,28 @@ from lookalike.training.resume_changes import (
 
 
 def check_request(config: Config, resume: bool) -> None:
-    """Check that a training list and an output are given.
+    """Check that a training list and an output are given, and a new run's length only once.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: one is missing, or both train.epochs and train.time_budget are given.
         RunError: the run to resume does not exist.
         StorageError: nothing can be written to the output.
     """
     output = config.run.output
-    if not resume and {"train.epochs", "train.time_budget"} <= config.asked():
+    if output is not None:
+        storage.check_writable(output)
+    resumed = resume and output is not None
+    resumed = resumed and remote_run.saved_config(str(output), asked=True) is not None
+    if not resumed and {"train.epochs", "train.time_budget"} <= config.asked():
         raise ConfigError(
             f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
             "exclude each other; give one"
         )
-    if output is not None:
-        storage.check_writable(output)
     if config.data.train is not None and output is not None:
         return
     if resume and output is None:
         raise ConfigError("nothing to resume: give run.output (--output), the directory of the run")
-    if resume and output is not None and remote_run.saved_config(output, asked=True) is None:
+    if resume and output is not None and not resumed:
         raise RunError(
             f"{storage.public(output)}: no run here to resume ({CONFIG} is missing); "
             f"{_like(output)}check --output, or give --train LIST to begin a run there"
