@@ -1,10 +1,13 @@
 """Averages of weights against torch's AveragedModel."""
 
+import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from lookalike.training.weight_average import WeightAverage
+import lookalike
+from lookalike.training.weight_average import WeightAverage, resumed_start
 
 
 def network() -> nn.Module:
@@ -67,6 +70,43 @@ def test_equal_weights_over_the_last_steps_are_those_of_torch():
     for name, value in theirs.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(ours.values[name], value)
+
+
+def test_a_resumed_average_begins_as_near_to_the_wanted_step_as_it_can():
+    assert resumed_start(70, 50, 70) == 70  # not begun yet
+    assert resumed_start(70, 90, 70) == 70  # the same length
+    assert resumed_start(160, 90, 70) == 160  # longer: it begins anew
+    assert resumed_start(72, 90, 70) == 70
+    assert resumed_start(88, 90, 70) == 90
+    assert resumed_start(80, 90, 160) == 90  # shorter, and it had not begun
+    assert resumed_start(60, 90, 70) == 70
+    assert resumed_start(60, 90, None) == 90
+
+
+@pytest.mark.parametrize(("steps", "first"), [(7, 3), (8, 3), (10, 6), (16, 8)])
+def test_average_of_a_run_resumed_with_another_length(shapes, tmp_path, caplog, steps, first):
+    """Half of the steps are averaged: of six, those from the fourth on."""
+    wanted = {
+        "train": shapes / "train.txt", "output": tmp_path / "run", "backbone": "test_resnet",
+        "pretrained": False, "image_size": 32, "embedding_dim": 8, "batch_size": 8,
+        "device": "cpu", "threads": 1, "recipe": "component", "report": False, "lr": 0.05,
+        "epochs": 4, "average_last": 0.5, "checkpoint_every_steps": 1, "keep_checkpoints": 20,
+    }  # fmt: skip
+    lookalike.train(**wanted, max_steps=6)
+    run = lookalike.train(**wanted, max_steps=steps, resume=True)
+
+    def saved(step, name):
+        return safetensors.torch.load_file(run.checkpoints / f"step-{step:08d}" / name)
+
+    single = [saved(step, "network.safetensors") for step in range(first + 1, steps + 1)]
+    for name, value in saved(steps, "ema.safetensors").items():
+        if value.is_floating_point():
+            mean = torch.stack([each[f"embedder.{name}"] for each in single]).mean(0)
+            torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-6)
+    stated = steps - round(steps / 2)
+    said = f"is of the steps from {first + 1} on, and not from {stated + 1}"
+    assert (said in caplog.text) == (first != stated)
+    assert ("train.average_last: the" in caplog.text) == (first != stated)
 
 
 def test_frozen_weights_are_not_kept_twice():

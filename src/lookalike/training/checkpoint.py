@@ -97,6 +97,7 @@ class Progress:
         since_best: measurements after the best one.
         shift: step + shift is the position in the training data, in steps of the current `inputs`;
             not 0 where earlier steps had another batch size.
+        average_from: first step of an average of equal weights; None without one.
         inputs: None in checkpoints of older versions.
     """
 
@@ -106,6 +107,7 @@ class Progress:
     skipped: int = 0
     since_best: int = 0
     shift: int = 0
+    average_from: int | None = None
     inputs: Inputs | None = None
 
     @classmethod

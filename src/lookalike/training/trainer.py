@@ -26,6 +26,7 @@ from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.run_output import RunOutput
 from lookalike.training.step import Outcome
 from lookalike.training.throughput import ThroughputMeter
+from lookalike.training.weight_average import resumed_start
 
 PATIENCE = 25
 """Steps in a row without a finite loss after which training gives up."""
@@ -50,8 +51,6 @@ class Trainer:
     ) -> None:
         self.parts = parts
         self.trained = parts.trained
-        if parts.trained.average is not None:
-            parts.trained.average.start = schedule.average_from
         self.step = parts.step
         self.loader = parts.loader
         self.validator = parts.validator
@@ -61,10 +60,27 @@ class Trainer:
         self.output = output
         self.folder = output.run.checkpoints
         self.world = world
-        self.progress = progress
+        self.progress = replace(progress, average_from=self._begin_average(progress))
         self._unhealthy = 0
         self._saved_at = time.monotonic()
         self._meter = ThroughputMeter()
+
+    def _begin_average(self, progress: Progress) -> int | None:
+        """Set the first step of the average of the weights; returns it where they count alike."""
+        average, wanted = self.trained.average, self.schedule.average_from
+        if average is None:
+            return None
+        average.start = wanted
+        if average.decay is not None:
+            return None
+        average.start = resumed_start(wanted, progress.step, progress.average_from)
+        if average.start != wanted and progress.step < self.schedule.total_steps:
+            logger.warning(
+                "train.average_last: the average is of the steps from %d on, and not from %d: the "
+                "run had another length, and the weights of single steps are not kept",
+                average.start + 1, wanted + 1,
+            )  # fmt: skip
+        return average.start
 
     def fit(self) -> int | None:
         """Train to the end, or until a signal asks to stop; a checkpoint is saved either way.

@@ -88,5 +88,22 @@ class WeightAverage:
             current[name].copy_(value)
 
 
+def resumed_start(wanted: int, step: int, saved: int | None) -> int:
+    """First step of an average of equal weights that is resumed after `step` steps.
+
+    Of a run that was resumed with another length, the steps from `wanted` on cannot be averaged any
+    more where some of them are done: either the saved average continues, or a new one begins, as
+    its first step is nearer to the one that was wanted.
+
+    Args:
+        wanted: the first step of the part to be averaged.
+        saved: that of the saved average; None where there is no average of equal weights.
+    """
+    if wanted >= step:
+        return wanted
+    began = step if saved is None else min(saved, step)
+    return min((step, began), key=lambda start: abs(start - wanted))
+
+
 def _state(module: nn.Module) -> dict[str, Tensor]:
     return {name: part_of(value) for name, value in module.state_dict().items()}
