@@ -50,7 +50,7 @@ def resumed(shapes, half, tmp_path, caplog):
         before = len(records(output))
         caplog.clear()
         with caplog.at_level(logging.INFO, "lookalike"):
-            train(**settings(shapes, output, max_steps=None, **change), resume=True)
+            train(**settings(shapes, output, **{"max_steps": None, **change}), resume=True)
         return records(output)[before:]
 
     resume.path = output
@@ -95,7 +95,8 @@ def test_weights_of_images_are_part_of_the_list(resumed, tmp_path, caplog):
     changed = "other images, labels or weights in the training list"
     resumed(data__weights=str(file), epochs=2)
     assert f"data.weights none -> {file}" in caplog.text
-    assert "train.epochs 4 -> 2 (the learning rate follows the new length" in caplog.text
+    shorter = "the learning rate follows the new length: that of a shorter run is lower"
+    assert f"train.epochs 4 -> 2 ({shorter})" in caplog.text
     assert changed in caplog.text
     assert not losses(resumed(data__weights=str(file), epochs=2))
     assert "resumed with" not in caplog.text
@@ -265,6 +266,31 @@ def test_every_other_changed_setting_is_listed(resumed, caplog):
 def test_settings_of_new_runs_are_refused(resumed, change):
     with pytest.raises(ConfigError, match=r"is for new runs, and .* began with (none|component)"):
         resumed(**change)
+
+
+def test_the_meaning_of_another_length_is_that_of_its_schedule(resumed, caplog):
+    resumed(epochs=5, max_steps=9)
+    longer = "the learning rate follows the new length: that of a longer run is higher"
+    assert f"train.epochs 4 -> 5 ({longer})" in caplog.text
+    resumed(epochs=6, max_steps=9, schedule="constant")
+    assert "train.epochs 5 -> 6" in caplog.text
+    assert "new length" not in caplog.text
+
+
+@pytest.mark.parametrize("loss", ["amsoftmax", "proxy_anchor"])
+def test_a_loss_on_coarser_classes_is_named_where_it_does_not_fit(shapes, tmp_path, loss):
+    for levels in (1, 2):
+        lines = (f"{label} {'a b'[: 2 * levels - 1]}\n" for label in [*range(8), *range(100, 105)])
+        (tmp_path / f"{levels}.txt").write_text("".join(lines))
+    wanted = settings(shapes, tmp_path / "run", max_steps=1, loss=loss)
+    wanted["data__hierarchy"] = str(tmp_path / "1.txt")
+    train(**wanted)
+    with pytest.raises(RunError, match=r"with loss\.hierarchy_weight=0\.5 \(it was 0\.0\): its"):
+        train(**{**wanted, "max_steps": 2, "hierarchy_weight": 0.5}, resume=True)
+    wanted |= {"output": str(tmp_path / "with"), "hierarchy_weight": 0.5}
+    train(**wanted)
+    with pytest.raises(RunError, match=r"with data\.hierarchy=.*2\.txt \(it was .*1\.txt\): its"):
+        train(**{**wanted, "max_steps": 2, "data__hierarchy": str(tmp_path / "2.txt")}, resume=True)
 
 
 def test_early_stopping_ends_a_run_and_is_resumed(shapes, tmp_path, caplog):

@@ -13,8 +13,9 @@ from lookalike.training.checkpoint import Inputs, Progress
 _SHAPES = (
     "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
     "model.image_size", "model.lora_rank", "loss.name", "loss.nested_dims", "loss.memory",
-    "loss.classification_weight", "head.centres", "head.parallel", "head.dtype",
-    "head.fused_update", "optim.name", "train.ema", "train.average_last",
+    "loss.classification_weight", "loss.hierarchy_weight", "data.hierarchy", "head.centres",
+    "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
+    "train.average_last",
 )  # fmt: skip
 """Settings that decide which tensors a checkpoint holds, and of which shape."""
 
@@ -35,11 +36,16 @@ _REPORTED_ELSEWHERE = ("train.max_steps", "train.batch_size", "data.train", "dat
 _OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
 """Settings of the weights before the first step, which a checkpoint replaces."""
 
-_MEANING = {
-    **dict.fromkeys(_OF_THE_START, "without effect: training has begun"),
-    "train.epochs": "the learning rate follows the new length: that of a longer run is higher",
-}
-"""Meaning of a change on a resume, by setting."""
+
+def _meaning(key: str, used: Config, now: Config) -> str:
+    """Meaning of a changed setting on a resume, in parentheses; empty where none is known."""
+    if key in _OF_THE_START:
+        return " (without effect: training has begun)"
+    if key == "train.epochs" and now.optim.schedule == "cosine":
+        longer = now.train.epochs > used.train.epochs
+        kind, rate = ("longer", "higher") if longer else ("shorter", "lower")
+        return f" (the learning rate follows the new length: that of a {kind} run is {rate})"
+    return ""
 
 
 def other_changes(run: Run, config: Config) -> list[str]:
@@ -49,7 +55,7 @@ def other_changes(run: Run, config: Config) -> list[str]:
         return []
     return [
         f"{key} {setting_text(used.get(key))} -> {setting_text(now.get(key))}"
-        + (f" ({_MEANING[key]})" if key in _MEANING else "")
+        + _meaning(key, used, now)
         for key in keys()
         if key not in _REPORTED_ELSEWHERE
         and not key.startswith("run.")
