@@ -396,7 +396,7 @@ def test_a_remote_file_is_fetched_to_be_used(monkeypatch, shapes, trained, onnx_
     storage.remove_file(uri)
 
 
-def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes, tmp_path, capsys):
+def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes, tmp_path, capfd):
     """A run knows its lists by the paths that it was given, perhaps from another folder."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there/data").symlink_to(shapes)
@@ -412,12 +412,17 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
         (["export", "there/run"], "--data"),
         (["export", "there/run", *val, "--precision", "int8"], "--ranges"),
         (["improve", "there/run", *val, "--variant", "whiten"], "--fit"),
+        (["train", "--resume", "--output", "there/run"], "--train LIST and --val"),
+        (["train", "--resume", "--output", "there/run", "run.workers=2"], "--train LIST and --val"),
+        (["doctor", "--run", "there/run"], "--data"),
     ):
         assert run(monkeypatch, *words) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == (
+        assert capfd.readouterr().err.splitlines()[-1] == (
             "error: data/train.txt: no such file or directory; there/run names it, relative to the "
             f"folder where it was trained: run this there, or give {flag} LIST"
         )
+    assert run(monkeypatch, "train", "--resume", "--output", "there/run", "--train", "none") == 2
+    assert capfd.readouterr().err.splitlines()[-1] == "error: none: no such file or directory"
 
 
 def test_one_writes_at_a_time(tmp_path, monkeypatch):

@@ -48,6 +48,18 @@ def test_unusable_rows_are_listed_and_the_others_checked(tmp_path):
         check(tmp_path, "path,label\na.jpg,nan\nb.jpg,nan\n")
 
 
+def test_the_bad_row_that_an_error_follows_from_is_named(tmp_path):
+    (tmp_path / "train.txt").write_text("a.jpg 1\nb.jpg 1\nc.jpg nan\n")
+    with pytest.raises(LookalikeError) as error:
+        lookalike.doctor(train=str(tmp_path / "train.txt"))
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{tmp_path}/train.txt:3: label 'nan' is a missing value")
+    assert second == (
+        f"without these rows: {tmp_path}/train.txt: all 2 images have the label '1'; "
+        "training needs at least 2 classes"
+    )
+
+
 def test_the_same_path_again_with_another_label_and_in_the_other_list(tmp_path):
     train = "1.jpg a\n1.jpg a\n2.jpg a\n2.jpg b\n3.jpg b\n4.jpg b\n"
     _, found = check(tmp_path, train, "3.jpg c\n5.jpg c\n5.jpg d\n")

@@ -1,5 +1,6 @@
 """The sbatch script: its text, what is refused, and no secret in it."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_other_commands(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"s3://shop/c\.yaml: an address, where a file of this"):
         submit("s3://shop/c.yaml", on="slurm", dry_run=True)
     for words in (["--train", "a.txt"], ["--resume", "--train", "a.txt"]):
-        text = submit("train", *words, on="slurm", dry_run=True)  # a second start resumes
+        text = submit("train", "--output=r", *words, on="slurm", dry_run=True)  # another resumes
         assert text.count(" --resume") == 1
 
 
@@ -139,6 +140,35 @@ def test_mistake_in_the_words_of_a_command_is_refused_before_it_is_sent() -> Non
     )
     assert "Missing option '--output'" in answer("embed", "run", "photos")
     assert "Invalid value for '--workers'" in answer("evaluate", "run", "--workers", "many")
+    for words, message in (
+        (("embed", "run", "photos", "-o", "x.txt"), "must end in .npy or .parquet"),
+        (("evaluate", "run"), "nothing to measure on"),
+        (("evaluate", "run", "--data", "x", "--per-class", "x.txt"), "must end in .csv"),
+        (("train", "optim.lrr=1", "--output", "r"), "optim.lrr"),
+        (("train", "--epochs", "0", "--output", "r"), "train.epochs=0"),
+        (("train", "--train", "a.txt"), "a job needs run.output"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            CliRunner().invoke(
+                app, ["submit", "--on", "slurm", "--dry-run", "--", *words], catch_exceptions=False
+            )
+
+
+def test_the_configuration_of_a_command_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data: {train: /lists/a.txt}\nrun: {output: oss://b/r}\n")
+    words = ("train", str(file), "--epochs=3", "--train", "/x/1.txt", "--train", "/x/2.txt")
+    submit(*words, on="slurm", dry_run=True)
+    lists = (("/lists/a.txt", words[:3]), ("/x/2.txt", words))
+    for place, some in lists:  # that of a file, and those of flags
+        with pytest.raises(ConfigError, match=f"{place}: is in no mount of the container"):
+            submit(*some, on="kubernetes", dry_run=True, image="i", mounts=["s:/x/1.txt"])
+    file.write_text("data: {train: https://me:secret@example.com/a.txt}\nrun: {output: r}\n")
+    with pytest.raises(ConfigError, match="holds an address with a signature or a password"):
+        submit("train", str(file), on="slurm", dry_run=True)
+    file.write_text("optim: {lr: fast}\n")
+    with pytest.raises(ConfigError, match=r"config.yaml:1: optim.lr='fast'"):
+        submit("train", str(file), on="slurm", dry_run=True)
 
 
 def test_lines_before_the_start_may_use_variables_that_are_not_set(config: str) -> None:

@@ -15,7 +15,7 @@ from lookalike import cli, storage
 from lookalike.commands import report as command_module
 from lookalike.commands import run_info
 from lookalike.config.config import Config
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, StorageError
 from lookalike.model.inference import Embedded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -167,6 +167,15 @@ def test_missing_lists_leave_out_the_images_only(runs, tmp_path, caplog):
     shutil.copytree(runs / "one", tmp_path / "one")
     text = (tmp_path / "one/resolved.yaml").read_text().replace(str(runs), "/gone")
     (tmp_path / "one/resolved.yaml").write_text(text)
+    page = (tmp_path / "one/report.html").read_bytes()
+    with pytest.raises(
+        StorageError,
+        match=r"^/gone/train.txt: .*/one names it; give --data LIST; "
+        r".*one/report.html stays as it is",
+    ):
+        lookalike.report(tmp_path / "one")
+    assert (tmp_path / "one/report.html").read_bytes() == page
+    (tmp_path / "one/report.html").unlink()
     lookalike.report(tmp_path / "one")
     assert "the images are left out: /gone/train.txt" in caplog.text
     assert "Recall@1" in (tmp_path / "one/report.html").read_text()

@@ -83,8 +83,20 @@ def submit(
 
 
 def _check_words(program: Any, command: str, *words: str) -> None:
-    """Parse the words of a command as it does: a mistake in them would show after the queue."""
-    program.command.commands[command].make_context(command, list(words), program)
+    """Check the words of a command as it does: a mistake in them would show after the queue."""
+    given = program.command.commands[command].make_context(command, list(words), program).params
+    if command == "embed":
+        from lookalike.index.store_address import check_vectors_place
+
+        check_vectors_place(given["output"])
+    elif command == "evaluate":
+        from lookalike.commands.evaluate import check_inputs
+        from lookalike.evaluation.metric_tables import check_name
+
+        for table in (given["per_class"], given["per_query"]):
+            check_name(table)
+        names = ("data", "query", "gallery", "embeddings", "labels", "split")
+        check_inputs(given["models"] or (), *(given[name] for name in names))
 
 
 def required_engine(on: str) -> str:

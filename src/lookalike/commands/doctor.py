@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import BadRows
+from lookalike.data.readers.annotation import BadRows, combined_error
 from lookalike.data.readers.skipped_files import Skipped
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError
@@ -34,6 +35,7 @@ from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
 from lookalike.storage.output_checks import check_output_file
 from lookalike.training.build import create_source, open_catalogs
+from lookalike.training.saved_lists import lists_named_by
 
 
 def doctor(
@@ -75,7 +77,17 @@ def doctor(
     source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
     bad, skipped = BadRows(), list[Skipped]()
-    train, val = open_catalogs(config, bad, skipped)
+    named: AbstractContextManager[None] = nullcontext()
+    if run is not None and data is None:
+        named = lists_named_by(storage.public(run), config, instead="--data")
+    try:
+        with named:
+            train, val = open_catalogs(config, bad, skipped)
+    except DataError as error:
+        if not bad.found:
+            raise
+        rows = combined_error(bad.found, ": ".join)
+        raise DataError(f"{rows}\nwithout these rows: {error}") from None
     lists = Lists.of(train, val)
     facts, issues = check_lists(lists, train, val)
     issues += [*bad_rows(bad), *skipped_files(skipped)]

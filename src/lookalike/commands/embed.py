@@ -31,7 +31,7 @@ from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.index.index import Index
-from lookalike.index.store_address import BACKENDS, is_store_address
+from lookalike.index.store_address import check_vectors_place, is_store_address
 from lookalike.index.stored_parts import IndexedParts, StoredParts
 from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
@@ -39,7 +39,7 @@ from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
 from lookalike.storage.output_checks import check_output_file
-from lookalike.vectors.vector_files import SUFFIXES, beside, is_array
+from lookalike.vectors.vector_files import beside, is_array
 from lookalike.vectors.vector_parts import Parts, merge, outdated
 
 _COUNT = "count"
@@ -87,13 +87,8 @@ def embed(
         place_of("output", output),
         places_of("images", images),
     )
+    check_vectors_place(output)
     if not is_store_address(output):
-        if not output.endswith(SUFFIXES):
-            forms = ", ".join(backend.form for backend in BACKENDS.values())
-            raise ConfigError(
-                f"{storage.public(output)}: the output's name must end in .npy or .parquet, or be "
-                f"an index in a database: {forms}"
-            )
         texts = [beside(output, name) for name in ("paths", "labels")] if is_array(output) else []
         for file in (output, *texts):
             check_output_file(file)

@@ -102,7 +102,7 @@ def evaluate(
     [given] = split_keywords(evaluate, read, ReadKeywords)
     model, reading = place_of("model", model), ReadOptions(**given)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
-    _check([model], data, query, gallery, (), None, split)
+    check_inputs([model], data, query, gallery, (), None, split)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = _with_separator(ListOptions(format, split, label_separator), [model])
@@ -165,7 +165,7 @@ def compare(
     result_json = None if output is None else storage.join(output, RESULT_JSON)
     for place in filter(None, (per_class, per_query, result_json)):
         check_output_file(place)
-    _check(models, data, query, gallery, embeddings, labels, listing.split)
+    check_inputs(models, data, query, gallery, embeddings, labels, listing.split)
     options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
         if not world.is_main:
@@ -216,16 +216,16 @@ def _places(**places: Place | None) -> list[str | None]:
     return [optional_place(name, value) for name, value in places.items()]
 
 
-def _check(
+def check_inputs(
     models: Sequence[Place],
     data: str | None,
     query: str | None,
     gallery: str | None,
-    embeddings: Sequence[Place],
+    embeddings: Sequence[Place] | None,
     labels: str | None,
     split: str | None,
 ) -> None:
-    """Refuse inputs that contradict each other, before any work."""
+    """Raise a ConfigError about inputs that contradict each other, before any work."""
     lists = [data, query, gallery]
     if embeddings:
         if models or any(lists) or split is not None:

@@ -21,14 +21,7 @@ from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
 from lookalike.data.splits import TRAIN, select
 from lookalike.distributed.world import World
-from lookalike.errors import (
-    ConfigError,
-    CredentialsError,
-    LookalikeError,
-    RunError,
-    StorageError,
-    UnavailableError,
-)
+from lookalike.errors import ConfigError, LookalikeError, RunError, StorageError
 from lookalike.exporting.artefact import ABOUT_FILE, exported_from
 from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.log import logger
@@ -40,6 +33,7 @@ from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.training.build import annotation_options, open_catalogs
 from lookalike.training.remote_run import saved_config
+from lookalike.training.saved_lists import lists_named_by
 
 _VERSIONS = ".versions.json"
 
@@ -244,15 +238,8 @@ class ModelOrigin:
     def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
         """Training and validation lists of the run; `instead` is a flag to replace them."""
         assert self.config is not None
-        try:
+        with lists_named_by(self.place, self.config, instead=instead):
             return open_catalogs(self.config)
-        except (CredentialsError, UnavailableError):
-            raise
-        except StorageError as error:
-            raise StorageError(
-                f"{error}; {self.place} names it, relative to the folder where it was trained: "
-                f"run this there, or give {instead} LIST"
-            ) from None
 
     def facts(self) -> dict[str, str]:
         """Summary of the training, without paths of this machine."""

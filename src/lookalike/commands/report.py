@@ -19,7 +19,7 @@ from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError, LookalikeError
+from lookalike.errors import ConfigError, DataError, LookalikeError, StorageError
 from lookalike.log import logger
 from lookalike.metrics.scores import check_measurable
 from lookalike.model.embedder import Embedder
@@ -31,6 +31,7 @@ from lookalike.run import REPORT, Run
 from lookalike.storage import Place
 from lookalike.storage.output_checks import check_output_file
 from lookalike.training.build import create_source, open_catalogs
+from lookalike.training.saved_lists import lists_named_by
 from lookalike.training.validation import in_training
 
 _LACKING = (
@@ -82,7 +83,7 @@ def report(
         other_validated_on = run_info.validated_on(run_info.required_config(other))
     reading = config if threads is None else config.with_values({"data.threads": threads})
     source = create_source(reading)
-    train, shown, unreadable = _lists(config, data, format, split)
+    train, shown, unreadable = _lists(place, config, data, format, split, target)
     evaluation = other_evaluation = None
     if shown is not None:
         check_measurable(shown)
@@ -174,20 +175,31 @@ def _target(run: str, output: Place | None) -> str:
 
 
 def _lists(
-    config: Config, data: str | None, format: str, split: str | None
+    run: str, config: Config, data: str | None, format: str, split: str | None, target: str
 ) -> tuple[Catalog | None, Catalog | None, str]:
-    """The training list, the list to show, and the reason where they cannot be read."""
+    """The training list, the list to show, and the reason where they cannot be read.
+
+    Raises:
+        StorageError: they cannot be read, and the page `target`, which may have images, would be
+            replaced by one without.
+    """
     shown = None
     if data is not None:
         options = AnnotationOptions(label_separator=config.data.label_separator)
         shown = open_catalog(data, format, options, split=split)
     try:
-        train, held_out = open_catalogs(config)
+        with lists_named_by(storage.public(run), config, instead="--data"):
+            train, held_out = open_catalogs(config)
     except LookalikeError as error:
         if shown is not None:
             logger.warning("scores by training images of each class are left out: %s", error)
             return None, shown, ""
-        logger.warning("the images are left out: %s; to show others, give --data LIST", error)
+        if storage.exists(target):
+            raise StorageError(
+                f"{error}; {storage.public(target)} stays as it is: for a page without the images "
+                "give another --output"
+            ) from None
+        logger.warning("the images are left out: %s", error)
         return None, None, f"Images are left out: the list could not be read: {error}"
     return train, shown or held_out, ""
 

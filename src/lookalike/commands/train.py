@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,10 @@ from lookalike.training.open_run import (
     write_request,
 )
 from lookalike.training.parts import TrainingParts
+from lookalike.training.remote_run import saved_config
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
+from lookalike.training.saved_lists import lists_named_by
 from lookalike.training.step import repeatable
 from lookalike.training.time_budget import fit_length, reserved_passes
 from lookalike.training.trainer import Trainer
@@ -110,7 +112,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         asked, config = config, as_before(config, run, resume, world)
 
         source = build.create_source(config)
-        catalog, held_out = build.open_catalogs(config, world=world)
+        with _naming_run(run, config, resume):
+            catalog, held_out = build.open_catalogs(config, world=world)
         choices = choose_by_data(config, catalog, held_out, source, world)
         config = with_choices(config, choices)
         choices = by_file + choices
@@ -240,6 +243,15 @@ def _open(config: Config, resume: bool, world: World, stack: ExitStack) -> tuple
     elif world.is_directory_leader:  # each machine logs problems of its own upload
         log.start(logging.WARNING, console_optional=True)
     return run, world
+
+
+def _naming_run(run: Run, config: Config, resume: bool) -> AbstractContextManager[None]:
+    """Name the run in errors of its lists, where a resumed one takes those that it began with."""
+    before = saved_config(str(run.path), asked=True) if resume else None
+    if before is None or config.data.train != before.data.train:
+        return nullcontext()
+    instead = "--train" if config.data.val is None else "--train LIST and --val"
+    return lists_named_by(storage.public(str(config.run.output)), config, instead=instead)
 
 
 def _run_facts(run: Run, config: Config) -> RunFacts:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import DataError, MissingExtraError, RunError
+from lookalike.errors import ConfigError, DataError, MissingExtraError, RunError
 from lookalike.index import manifest
 from lookalike.index.folder_store import FolderStore
 from lookalike.index.store import Store
 from lookalike.storage.uri import scheme_of
+from lookalike.vectors.vector_files import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ def is_store_address(place: str) -> bool:
 def _backend_of(place: str) -> Backend | None:
     scheme = scheme_of(place)
     return BACKENDS.get(_ALIASES.get(scheme, scheme))
+
+
+def check_vectors_place(place: str) -> None:
+    """Raise a ConfigError unless vectors can be written to a place by its name."""
+    if not is_store_address(place) and not place.endswith(SUFFIXES):
+        forms = ", ".join(backend.form for backend in BACKENDS.values())
+        raise ConfigError(
+            f"{storage.public(place)}: the output's name must end in .npy or .parquet, or be an "
+            f"index in a database: {forms}"
+        )
 
 
 def exists(place: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lookalike import storage
-from lookalike.config.config import Config
+from lookalike.config.config import FLAGS, Config
 from lookalike.config.yaml_lines import read_mapping
 from lookalike.data.readers.annotation import names_file
 from lookalike.errors import ConfigError
@@ -144,16 +144,46 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
             if name in files:
                 raise ConfigError(f"{word}: another file of that name is part of the job")
             files[name] = _file_text(word)
+            if storage.without_secrets(files[name]) != files[name]:
+                raise _secret_in(word)
             sent.append(name)
         else:
             sent.append(word)
+    places = list(_argument_places(arguments))
+    if command == "train":
+        places += _setting_places(_training_config(arguments))
     return JobRequest(
         name=resources.name or f"lookalike-{command}",
         command=command,
         arguments=tuple(sent),
         files=files,
-        places=tuple(_argument_places(arguments)),
+        places=tuple(places),
     )
+
+
+def _training_config(arguments: Sequence[str]) -> Config:
+    """The request of `lookalike train ARGUMENTS`.
+
+    Raises:
+        ConfigError: it is wrong, or has no output: a training list may be that of a run there.
+    """
+    flags: dict[str, Any] = {}
+    files, settings = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            (settings if equals else files).append(word)
+        elif key := FLAGS.get(option[2:]):
+            text = value if equals else next(words, "")
+            flags.setdefault(key, []).append(int(text) if text.isdecimal() else text)
+    if len(files) > 1:
+        raise ConfigError(f"more than one configuration file: {', '.join(files)}")
+    given = {key: each if len(each) > 1 else each[0] for key, each in flags.items()}
+    config = Config.load(files[0] if files else None, settings, given)
+    if config.run.output is None:
+        raise ConfigError("a job needs run.output; add it to the file or as --output PLACE")
+    return config
 
 
 def _argument_places(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
