@@ -168,6 +168,7 @@ def test_resume_continues_and_a_used_directory_is_refused(monkeypatch, shapes, t
     assert "holds a run already; add --resume" in capsys.readouterr().err
     assert run(monkeypatch, "train", "--resume", "--output", output, "--epochs", 2) == 0
     assert [r["step"] for r in records(output)] == list(range(1, 13))
+    assert "6 steps an epoch, 6 of 12 steps to do" in (output / "log.txt").read_text()
 
 
 def test_a_start_that_stays_the_best_is_reported(monkeypatch, shapes, tmp_path, caplog):

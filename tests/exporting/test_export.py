@@ -425,6 +425,16 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
     assert capfd.readouterr().err.splitlines()[-1] == "error: none: no such file or directory"
 
 
+@pytest.mark.parametrize(
+    "words", [["export"], ["improve", "--data", "x"], ["embed", "x", "-o", "x.npy"]]
+)
+def test_a_model_that_is_not_there_is_told_so(monkeypatch, tmp_path, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, words[0], "nope", *words[1:]) == 2
+    error = "error: nope: no such file or folder; give a run or a model folder"
+    assert capsys.readouterr().err.splitlines()[-1] == error
+
+
 def test_one_writes_at_a_time(tmp_path, monkeypatch):
     output = tmp_path / "model.onnx"
     monkeypatch.setattr(file_lock, "PATIENCE", 0.1)

@@ -258,6 +258,16 @@ def test_damage_is_an_error(tmp_path):
         Index.open(tmp_path / "x")
 
 
+def test_a_vector_without_a_direction_is_named_by_its_image(tmp_path):
+    index = Index.create(tmp_path / "x", dim=24)
+    vectors = cloud(1, 3)
+    vectors[1] = 0
+    with pytest.raises(DataError, match=r"^shop/b\.jpg: its vector is zero or not finite"):
+        index.add(vectors=vectors, ids=["a", "shop/b.jpg", "c"])
+    with pytest.raises(DataError, match=r"^vector 1 is zero"):
+        index.search(vectors)
+
+
 def test_single_images_ids_and_vectors(tmp_path):
     index = Index.create(tmp_path / "x", dim=4)
     one = np.eye(4, dtype=np.float32)

@@ -51,6 +51,22 @@ def test_a_run_of_a_command_line_is_watched(client, run):
     assert "state finished" in client.get("/watch/live?run=runs/one").text
 
 
+@pytest.mark.parametrize(
+    ("resumed", "steps"),
+    [
+        ("6 of 42 steps to do", "36 of 42 steps"),  # longer than before
+        ("6 steps to do", "36 of 36 steps"),  # as older versions wrote it
+        ("1 of 36 steps to do\n", "36 of 36 steps"),
+    ],
+)
+def test_a_resumed_run_counts_all_steps(client, run, resumed, steps):
+    with (run / "log.txt").open("a") as log:
+        log.write(LOG.replace("{} steps to do", resumed))
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"step": 36, **STEP}) + "\n")
+    assert steps in client.get("/watch/live?run=runs/one").text
+
+
 def test_runs_are_compared(client, run, root):
     other = root / "runs/two"
     (other / "checkpoints").mkdir(parents=True)

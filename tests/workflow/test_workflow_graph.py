@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import lookalike
 from lookalike.commands import evaluate, export, improve, search
 from lookalike.commands.read_options import ReadKeywords
 from lookalike.config.config import Config
@@ -142,6 +143,18 @@ def test_a_file_that_refers_to_itself_is_told():
 
 def test_an_empty_file_is_told():
     assert faults("") == ["flow.yaml:1: holds no nodes; see lookalike run --example DIR"]
+
+
+def test_a_list_in_place_of_a_workflow_is_told_so(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("a.jpg 1\nb.jpg 2\n")
+    message = f"^{file}:1: holds no nodes; a workflow is a YAML file as `lookalike run --example"
+    with pytest.raises(ConfigError, match=message):
+        Workflow.load(file)
+    with pytest.raises(ConfigError, match=r"list\.txt:1: holds neither sections nor nodes"):
+        lookalike.submit(str(file), on="slurm", dry_run=True)
+    with pytest.raises(ConfigError, match=r"list\.txt:1: holds no resources"):
+        lookalike.submit("train", "--output=r", on="slurm", resources=str(file), dry_run=True)
 
 
 @pytest.mark.parametrize("uses", KINDS)

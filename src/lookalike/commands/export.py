@@ -123,15 +123,15 @@ def export(
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     log.start()
     source = ModelOrigin.of(model)
-    place = _place(source, format, precision, input, output)
-    calibration = None
-    if source.calibration is not None:
-        calibration = Calibration.from_json(source.calibration, source.place)
     embedder = load(model, device="cpu")
     if not isinstance(embedder, Embedder):
         raise ConfigError(
             f"{model}: is exported already; give the run or model folder that it was exported from"
         )
+    place = _place(source, format, precision, input, output)
+    calibration = None
+    if source.calibration is not None:
+        calibration = Calibration.from_json(source.calibration, source.place)
     catalog, list_name = source.labelled(data, data_format, split)
     check_measurable(catalog)
     sample = sample_classes(catalog, max_images)

@@ -73,6 +73,8 @@ def model_folder(path: Place) -> Path:
         found = (folder / CONFIG_FILE).exists()
     except PermissionError:
         raise RunError(f"{path}: cannot be read: permission denied") from None
+    if not found and not folder.exists():
+        raise RunError(f"{path}: no such file or folder; give a run or a model folder")
     if not found:
         raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
     return folder

@@ -128,12 +128,13 @@ def log_plan(
     logger.info("loss: %s; network in %s", config.loss.describe(), config.train.precision)
     shard, parts = len(world.shard(loader.batch_size)), config.train.accumulate
     micro = f" in {parts} micro-batches" if parts > 1 else ""
+    left = "" if not progress.step else f"{schedule.total_steps - progress.step:,} of "
     each = f", {shard} on each of {world.size} workers" if world.size > 1 else ""
     logger.info(
-        "batch: %s%s%s; %s an epoch, %s to do",
+        "batch: %s%s%s; %s an epoch, %s%s to do",
         counted(loader.batch_size, "image"), each, micro,
         counted(loader.steps_per_epoch, "step"),
-        counted(schedule.total_steps - progress.step, "step"),
+        left, counted(schedule.total_steps, "step"),
     )  # fmt: skip
     if words := loader.sampler.describe():
         logger.info(

@@ -108,8 +108,19 @@ def read_value(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any], dict[str, int]]:
+OF_A_REQUEST = (
+    "holds no sections; write e.g. 'optim:' and below it '  lr: 0.1'; a list of images is given as "
+    "--train LIST"
+)
+"""What a file is not, and the fix, where a request is read from it."""
+
+
+def read_mapping(
+    text: str, place: str, depth: int = 2, *, otherwise: str = OF_A_REQUEST
+) -> tuple[dict[Any, Any], dict[str, int]]:
     """The content of a file, and the line of each section and dotted key of at most `depth` parts.
+
+    `otherwise` ends the message about a file that holds no mapping.
 
     Raises:
         ConfigError: it is no YAML, or no mapping.
@@ -130,10 +141,7 @@ def read_mapping(text: str, place: str, depth: int = 2) -> tuple[dict[Any, Any],
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{place}:{node.start_mark.line + 1}: holds no sections; write e.g. 'optim:' and below "
-            "it '  lr: 0.1'; a list of images is given as --train LIST"
-        )
+        raise ConfigError(f"{place}:{node.start_mark.line + 1}: {otherwise}")
     return tree, dict(_lines(node, depth))
 
 

@@ -201,10 +201,10 @@ class Index:
             found = vectors_in(vectors)
             if found is None:
                 raise DataError("vectors must be an array or a tensor of floats, (N, D) or (D,)")
-            found = normalized(found, self.dim)
             if len(found) != listed.given:
                 raise DataError(f"{len(found)} vectors of {listed.given} images")
-            rows = listed.rows(range(len(listed.ids)), found[listed.kept])
+            found = normalized(found[listed.kept], self.dim, listed.ids)
+            rows = listed.rows(range(len(listed.ids)), found)
             added = self.store.upsert(rows)
         self._optimize()
         return added
@@ -213,9 +213,12 @@ class Index:
         if self.embedder is None:
             raise RunError(f"{self.place}: opened without an embedder: give one, or add vectors")
         return sum(
-            self.store.upsert(StoredRows(normalized(rows.vectors, self.dim), rows.table))
+            self.store.upsert(StoredRows(self._normalized(rows), rows.table))
             for rows in new_images.embedded(self.embedder, images, source)
         )
+
+    def _normalized(self, rows: StoredRows) -> np.ndarray:
+        return normalized(rows.vectors, self.dim, rows.table["id"].to_pylist())
 
     def remove(self, ids: Texts) -> int:
         """Remove one image or several, as far as they are in the index; returns their number."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lookalike import storage
 from lookalike.errors import DataError, RunError
 from lookalike.index import segment_scan
 from lookalike.index.manifest import FIX
@@ -101,8 +102,13 @@ def checked_k(k: object) -> int:
     return int(k)
 
 
-def normalized(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """(N, D) float32 of unit length; vectors that are so already, to 1e-6, do not change."""
+def normalized(vectors: np.ndarray, dim: int, ids: Sequence[str] = ()) -> np.ndarray:
+    """(N, D) float32 of unit length; vectors that are so already, to 1e-6, do not change.
+
+    Raises:
+        DataError: they have another shape, or one has no direction; names its image, where they
+            have `ids`.
+    """
     if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind != "f":
         raise DataError(
             f"vectors must be floats of shape (N, {dim}), got {vectors.dtype} of {vectors.shape}"
@@ -112,7 +118,9 @@ def normalized(vectors: np.ndarray, dim: int) -> np.ndarray:
         result = np.ascontiguousarray(vectors, np.float32)
     bad = ~(np.isfinite(lengths) & (lengths > 0))
     if bad.any():
-        raise DataError(f"vector {int(bad.argmax())} is zero or not finite: it has no direction")
+        row = int(bad.argmax())
+        whose = f"{storage.public(ids[row])}: its vector" if ids else f"vector {row}"
+        raise DataError(f"{whose} is zero or not finite: it has no direction")
     far = np.abs(lengths - 1) > 1e-6
     if far.any():
         result = result.copy()

@@ -88,5 +88,5 @@ def _put(part: Part, records: Sequence[Record], index: Index) -> None:
     readable = [records[row] for row in part.rows.tolist()]
     if readable:
         images = NewImages.of(readable, versions=[image_version(one.uri) for one in readable])
-        vectors = normalized(part.vectors[images.kept], index.dim)
+        vectors = normalized(part.vectors[images.kept], index.dim, images.ids)
         index.store.upsert(images.rows(range(len(images.ids)), vectors))

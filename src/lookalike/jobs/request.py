@@ -42,6 +42,11 @@ START_END = "LOOKALIKE_START"
 _ENDS = {_END, START_END}
 """Lines that end a text in the shell, and that no file of a job may have."""
 
+_NO_REQUEST = (
+    "holds neither sections nor nodes; give a config.yaml, which names the list as data.train, or "
+    "a workflow.yaml"
+)
+
 _OUTPUTS = ("run.output", "output")
 
 
@@ -168,7 +173,7 @@ def _training_config(arguments: Sequence[str]) -> Config:
         ConfigError: it is wrong, or has no output: a training list may be that of a run there.
     """
     flags: dict[str, Any] = {}
-    files, settings = [], []
+    files, settings = list[str](), list[str]()
     words = iter(arguments)
     for word in words:
         option, equals, value = word.partition("=")
@@ -207,7 +212,7 @@ def _argument_places(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def is_workflow(file: str) -> bool:
     """True for a file whose parts are nodes, not sections of a configuration."""
-    tree, _ = read_mapping(_file_text(file), file)
+    tree, _ = read_mapping(_file_text(file), file, otherwise=_NO_REQUEST)
     return any(isinstance(part, dict) and "uses" in part for part in tree.values())
 
 

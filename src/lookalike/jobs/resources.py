@@ -23,6 +23,7 @@ _SECRET_NAME = re.compile(
 _MAY_BE_SECRET = ("environment", "kubernetes.secrets")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[-._A-Za-z0-9]+")
+_NO_FIELDS = "holds no resources; write e.g. 'gpus: 8'"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -274,7 +275,7 @@ def read_resources(file: str | None, changes: dict[str, Any]) -> Resources:
     tree: dict[str, Any] = {}
     lines: dict[str, int] = {}
     if file is not None:
-        tree, lines = read_mapping(read_text(file), file)
+        tree, lines = read_mapping(read_text(file), file, otherwise=_NO_FIELDS)
     given = {key: value for key, value in changes.items() if value not in (None, (), {}, [])}
     if "environment" in given and isinstance(tree.get("environment"), dict):
         given["environment"] = {**tree["environment"], **given["environment"]}

@@ -1,6 +1,7 @@
 """Retries of requests that may succeed later, and the causes of final failures."""
 
 import asyncio
+import os
 import random
 import time
 from collections import defaultdict
@@ -16,7 +17,7 @@ from lookalike.errors import (
 )
 from lookalike.storage import client_registry
 from lookalike.storage.download import TooLargeError, TransferError
-from lookalike.storage.uri import is_remote, public
+from lookalike.storage.uri import is_remote, local_path, public
 
 MISSING = "no such file or directory"
 """The reason of an error about a file that is not there."""
@@ -139,7 +140,7 @@ class _Tries:
             self.succeeded()
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
             kind = MissingFileError if missing else StorageError
-            raise kind(f"{public(self._uri)}: {cause(error)}") from None
+            raise kind(f"{self._place_of(error)}: {cause(error)}") from None
         pause = min(self._pause, _LONGEST_PAUSE)
         pause *= random.uniform(0.5, 1) if self._remote else 1
         late = self._end is not None and time.monotonic() + pause >= self._end
@@ -156,11 +157,18 @@ class _Tries:
                     f"{public(self._uri)}: {reason}, and the storage does not answer other "
                     "requests either; try again when it can be reached (a run: with --resume)"
                 ) from None
-            raise StorageError(f"{public(self._uri)}: {reason}") from None
+            raise StorageError(f"{self._place_of(error)}: {reason}") from None
         self._left -= 1
         _failing[self._kind].add(self._uri)
         self._pause *= 2
         return pause
+
+    def _place_of(self, error: Exception) -> str:
+        """What cannot be read: the URI, or the folder or file below it that the system names."""
+        name = error.filename if isinstance(error, OSError) and not self._remote else None
+        if isinstance(name, str) and name.startswith(os.path.join(local_path(self._uri), "")):
+            return name
+        return public(self._uri)
 
 
 def cause(error: Exception) -> str:

@@ -34,6 +34,7 @@ MOST_LISTED = 100
 """Runs on a page of all runs."""
 
 _PROGRESS = re.compile(r"training: ([\d,]+) of ([\d,]+) steps, (?:.*?, )?(.+?) left", re.M)
+_TO_DO = re.compile(r"([\d,]+) steps? to do")
 _MEMORY = re.compile(r"peak memory of [^:]*: ([^\n]+)")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.*)$", re.M)
 _ERROR = re.compile(r"^error:\s*(.+)", re.M | re.S)
@@ -265,14 +266,18 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 
 def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any]]) -> None:
-    if progress := _PROGRESS.findall(log_text):
+    begins = list(_TO_DO.finditer(log_text))
+    attempt = log_text[begins[-1].start() :] if begins else log_text  # the last one
+    if progress := _PROGRESS.findall(attempt):
         done, steps, found.left = progress[-1]
         found.step, found.steps = _number(done), _number(steps)
-    elif total := re.findall(r"([\d,]+) steps to do", log_text):
-        found.steps = _number(total[-1])
+    elif begins:
+        found.steps = _number(begins[-1][1])
     if trained:
         last = trained[-1]
         found.step = max(found.step, int(last["step"]))
+        if found.steps:  # the log of an older resumed run has only the steps that were left
+            found.steps = max(found.steps, found.step)
         found.facts += [
             ("epoch", str(last.get("epoch", ""))),
             ("loss", f"{last['loss']:.4g}" if last.get("loss") is not None else "–"),
@@ -293,7 +298,7 @@ def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any
 def _ended_well(log_text: str) -> bool:
     """True if the last attempt in a log came to its end."""
     ends = [place.start() for place in re.finditer(r" INFO done: ", log_text)]
-    begins = [place.start() for place in re.finditer(r" steps to do", log_text)]
+    begins = [place.start() for place in _TO_DO.finditer(log_text)]
     return bool(ends) and (not begins or ends[-1] > begins[-1])
 
 

@@ -18,6 +18,7 @@ from lookalike.config.config import Config
 from lookalike.config.yaml_lines import is_larger, read_mapping, write_yaml
 from lookalike.errors import ConfigError
 from lookalike.workflow.node_kinds import KINDS
+from lookalike.workflow.workflow_graph import NO_NODES
 
 _WIDTH = 96  # of a mapping on one line
 _MOST_VALUES = 10_000  # of a node's settings
@@ -63,7 +64,7 @@ class WorkflowDraft:
             ConfigError: it is no YAML, or has a node whose kind or parts are unknown: it is for an
                 editor of text.
         """
-        tree, lines = read_mapping(text, place, 1)
+        tree, lines = read_mapping(text, place, 1, otherwise=NO_NODES)
         text = text.replace("\r\n", "\n")
         head = "".join(takewhile(_is_comment, text.splitlines(keepends=True))).strip()
         draft = cls(head=f"{head}\n" if head else "")

@@ -32,6 +32,9 @@ _PARTS = ("uses", "with", "inputs", "at")
 _MOST_CELLS = 999
 _DEPTH = 4  # node.with.section.key
 
+NO_NODES = "holds no nodes; a workflow is a YAML file as `lookalike run --example DIR` writes one"
+"""The fault of a file that is something else, as a list."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -124,7 +127,7 @@ class Workflow:
         Raises:
             ConfigError: it is no YAML, or no mapping.
         """
-        tree, lines = read_mapping(text, place or str(path), _DEPTH)
+        tree, lines = read_mapping(text, place or str(path), _DEPTH, otherwise=NO_NODES)
         reader = _Reader(place or str(path), lines)
         nodes = reader.nodes(tree)
         return cls(path, nodes), sorted(reader.faults)

@@ -1,5 +1,6 @@
 """The image folder: images, their order, and skipped files."""
 
+import errno
 import logging
 import os
 import random
@@ -27,6 +28,20 @@ def read(uri, options=DEFAULT):
 
 def found(uri):
     return [(os.path.relpath(r.uri, uri), r.label) for r in read(uri)]
+
+
+def test_a_folder_of_a_class_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("cats"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(StorageError, match=f"^{tmp_path}/photos/cats: permission denied$"):
+        read_records(str(tmp_path / "photos"))
 
 
 def test_the_first_folder_is_the_class_and_paths_are_in_order(tmp_path, caplog):
