@@ -94,7 +94,7 @@ def test_refusals_are_one_line_without_the_token(hub, places, error, words):
 def test_a_wrong_model_or_repository_is_refused(hub, places):
     with pytest.raises(ConfigError, match="'shoes' is not OWNER/NAME"):
         lookalike.push_to_hub(places / "model", "shoes")
-    with pytest.raises(RunError, match="neither a run nor a model folder"):
+    with pytest.raises(RunError, match="none: no such file or folder"):
         lookalike.push_to_hub(places / "none", "me/shoes")
     with pytest.raises(ConfigError, match="s3://b/run: copy the model to this machine first"):
         lookalike.push_to_hub("s3://b/run", "me/shoes")

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from lookalike.errors import StorageError, reason_of
-from lookalike.storage.client_registry import check_writable
-from lookalike.storage.read import exists
+from lookalike.storage.client_registry import check_writable, client_of
+from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.uri import Place, is_remote, path_of, public
 
 
@@ -47,7 +47,21 @@ def _checked_remote(place: str) -> bool:
     if not is_remote(place):
         return False
     check_writable(place)
-    exists(place)  # the storage answers, and takes the credentials
+
+    def ask() -> None:
+        """The storage answers, and takes the credentials; these may be for writing alone."""
+        try:
+            client_of(place).has_below(place)
+        except FileNotFoundError:
+            raise StorageError(
+                f"{public(place)}: cannot be written: no such bucket; make it first, or correct "
+                "the name"
+            ) from None
+        except PermissionError as error:
+            if refusal(error):
+                raise
+
+    retrying(ask, place, 2)
     return True
 
 
