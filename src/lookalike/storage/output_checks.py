@@ -52,11 +52,6 @@ def _checked_remote(place: str) -> bool:
         """The storage answers, and takes the credentials; these may be for writing alone."""
         try:
             client_of(place).has_below(place)
-        except FileNotFoundError:
-            raise StorageError(
-                f"{public(place)}: cannot be written: no such bucket; make it first, or correct "
-                "the name"
-            ) from None
         except PermissionError as error:
             if refusal(error):
                 raise
