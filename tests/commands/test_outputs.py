@@ -4,9 +4,13 @@ import sys
 
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lookalike import cli
+from lookalike.errors import StorageError
 from lookalike.model.embedder import Embedder
+from lookalike.storage import retry
+from lookalike.storage.output_checks import check_output_file, check_output_folder
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,25 @@ def test_wrong_places_of_results_are_refused_before_any_work(
     assert message in error
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (PermissionError("writing alone is allowed"), None),
+        (PermissionError("ExpiredToken"), "the storage refuses the credentials"),
+        (ConnectionError(), "the connection was broken"),
+    ],
+)
+def test_a_storage_that_does_not_answer_is_found_before_the_work(monkeypatch, error, refused):
+    def isdir(*_):
+        raise error
+
+    monkeypatch.setattr(MemoryFileSystem, "isdir", isdir)
+    monkeypatch.setitem(retry.FIRST_PAUSE, True, 0.0)
+    for check in (check_output_file, check_output_folder):
+        if refused is None:
+            check("memory://bucket/x.csv")
+        else:
+            with pytest.raises(StorageError, match=f"^memory://bucket/x.csv: {refused}"):
+                check("memory://bucket/x.csv")
