@@ -112,7 +112,7 @@ OF_A_REQUEST = (
     "holds no sections; write e.g. 'optim:' and below it '  lr: 0.1'; a list of images is given as "
     "--train LIST"
 )
-"""What a file is not, and the fix, where a request is read from it."""
+"""Fault of a file that is no request, and the fix."""
 
 
 def read_mapping(

@@ -164,7 +164,7 @@ class _Tries:
         return pause
 
     def _place_of(self, error: Exception) -> str:
-        """What cannot be read: the URI, or the folder or file below it that the system names."""
+        """The URI, or the folder or file below it that the system names."""
         name = error.filename if isinstance(error, OSError) and not self._remote else None
         if isinstance(name, str) and name.startswith(os.path.join(local_path(self._uri), "")):
             return name
