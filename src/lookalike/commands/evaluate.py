@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import torch
@@ -17,13 +17,15 @@ from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import (
     calibration_of,
     load,
-    separator_of,
     training_counts,
 )
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.run_lists import reading_of, settings_of
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
+from lookalike.data.readers import read_records
+from lookalike.data.record_table import RecordTable
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.evaluation.evaluator import (
@@ -105,8 +107,8 @@ def evaluate(
     check_inputs([model], data, query, gallery, (), None, split)
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
-        lists = _with_separator(ListOptions(format, split, label_separator), [model])
-        test = _test_set(data, query, gallery, lists, world)
+        lists = ListOptions(format, split, label_separator)
+        test = _test_set(data, query, gallery, lists, world, model)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -177,8 +179,7 @@ def compare(
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            lists = _with_separator(listing, models)
-            test = _test_set(data, query, gallery, lists, world)
+            test = _test_set(data, query, gallery, listing, world, models[0])
             source = reading.source(models)
             measured = common_images(
                 [_embedded(model, test, reading, source, world, kept) for model in models]
@@ -244,23 +245,33 @@ def check_inputs(
 
 
 def _test_set(
-    data: str | None, query: str | None, gallery: str | None, options: ListOptions, world: World
+    data: str | None,
+    query: str | None,
+    gallery: str | None,
+    options: ListOptions,
+    world: World,
+    model: Place,
 ) -> TestSet:
+    """The images to measure on; lists of the run of `model` are read as by its training."""
+
+    def read(place: str) -> RecordTable:
+        format, annotation = reading_of(
+            place,
+            options.format,
+            settings_of(model),
+            separator=options.label_separator,
+            coarser=options.annotation.coarser_columns,
+        )
+        return read_records(place, format, annotation)
+
     if data is not None:
-        test = from_list(data, options, world)
+        test = from_list(data, options, world, read)
     else:
         assert query is not None
         assert gallery is not None
-        test = from_query_and_gallery(query, gallery, options, world)
+        test = from_query_and_gallery(query, gallery, options, world, read)
     check_measurable(test.catalog)
     return test
-
-
-def _with_separator(options: ListOptions, models: Sequence[Place]) -> ListOptions:
-    """Options with the separator of labels of the first model, where none is given."""
-    if options.label_separator is not None or not models:
-        return options
-    return replace(options, label_separator=separator_of(models[0]))
 
 
 @dataclass

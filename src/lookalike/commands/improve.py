@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
-from lookalike.commands.models import ModelOrigin, load, separator_of
+from lookalike.commands.models import ModelOrigin, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.run_lists import reading_of, settings_of
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.record import Record
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError
@@ -125,8 +125,7 @@ def improve(
     needing = [*tried, kept] if kept is not None else tried
     for variant in needing:
         variant.check_dims(embedder.embedding_dim)
-    options = AnnotationOptions(label_separator=separator_of(model))
-    catalog = open_catalog(data, format, options, split=split)
+    catalog = open_catalog(data, *reading_of(data, format, settings_of(model)), split=split)
     check_measurable(catalog)
     fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})

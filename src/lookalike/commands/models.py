@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike import storage
+from lookalike.commands.run_lists import reading_of
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.classes import Classes
 from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
@@ -204,7 +204,8 @@ class ModelOrigin:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            return open_catalog(data, format, self._options, split=split), _name(data)
+            reading = reading_of(data, format, self.config)
+            return open_catalog(data, *reading, split=split), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
         learned, held_out = self._lists("--data")
@@ -225,17 +226,12 @@ class ModelOrigin:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            records = read_records(data, format, self._options)
+            records = read_records(data, *reading_of(data, format, self.config))
             train = TRAIN if self.config is None else self.config.data.train_split
             return select(records, train, required=False)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no training images; give {instead} LIST")
         return self._lists(instead)[0].records
-
-    @property
-    def _options(self) -> AnnotationOptions:
-        separator = None if self.config is None else self.config.data.label_separator
-        return AnnotationOptions(label_separator=separator)
 
     def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
         """Training and validation lists of the run; `instead` is a flag to replace them."""
@@ -259,16 +255,6 @@ class ModelOrigin:
             "Loss": loss.describe(),
             "Length": f"{train.epochs} epochs at most, in batches of {train.batch_size}",
         }
-
-
-def separator_of(model: Place) -> str | None:
-    """The text between the labels of an image in the lists of a run; None for a model alone."""
-    try:
-        config = saved_config(os.fspath(model))
-    except LookalikeError as error:
-        logger.info("labels are taken as they stand: %s", error)
-        return None
-    return None if config is None else config.data.label_separator
 
 
 def training_counts(model: Place) -> dict[str, int] | None:

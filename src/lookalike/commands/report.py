@@ -12,12 +12,12 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
+from lookalike.commands.run_lists import reading_of
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, LookalikeError, StorageError
 from lookalike.log import logger
@@ -185,8 +185,7 @@ def _lists(
     """
     shown = None
     if data is not None:
-        options = AnnotationOptions(label_separator=config.data.label_separator)
-        shown = open_catalog(data, format, options, split=split)
+        shown = open_catalog(data, *reading_of(data, format, config), split=split)
     try:
         with lists_named_by(storage.public(run), config, instead="--data"):
             train, held_out = open_catalogs(config)

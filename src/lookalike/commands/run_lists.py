@@ -1,14 +1,19 @@
-"""The lists of a run, read by its settings where a command takes them as images."""
+"""The lists of a run, read by its settings where a command takes them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lookalike.commands.read_options import run_config
+from lookalike.config.config import Config
 from lookalike.data.inputs import KnownLists, no_lists
 from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.path_patterns import expand_choices
 from lookalike.data.record_table import RecordTable
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.index.sync import absolute
+from lookalike.log import logger
 from lookalike.storage import Place
 from lookalike.training.build import annotation_options
 
@@ -33,14 +38,57 @@ def lists_of(run: Place, *, required: bool = False) -> KnownLists:
         if required:
             raise ConfigError(f"lists_of={run} (--lists-of) is no run of lookalike train")
         return no_lists
-    data = config.data
-    given = [[lists] if isinstance(lists, str) else lists or () for lists in (data.train, data.val)]
-    own = {absolute(one) for lists in given for place in lists for one in expand_choices(place)}
-    options = annotation_options(config)
+    options, format = annotation_options(config), config.data.format
 
     def known(place: str) -> RecordTable | None:
-        if absolute(place) not in own:
-            return None
-        return read_records(place, data.format, options)
+        return read_records(place, format, options) if _is_own(config, place) else None
 
     return known
+
+
+def reading_of(
+    place: str,
+    format: str,
+    config: Config | None,
+    *,
+    separator: str | None = None,
+    coarser: tuple[str, ...] = (),
+) -> tuple[str, AnnotationOptions]:
+    """Format and options of reading a list of labelled images for the model of a run.
+
+    A list of the run itself is read as its training read it, columns and image folder included;
+    of another one only the separator of labels is the run's.
+
+    Args:
+        format: of the list, where it is not `auto`.
+        config: settings of the run; None for a model alone.
+        separator: between the labels of an image, "" for none; None for the run's.
+        coarser: columns of coarser classes.
+    """
+    own = config is not None and _is_own(config, place)
+    options = AnnotationOptions()
+    if config is not None:
+        options = AnnotationOptions(label_separator=config.data.label_separator)
+        if own:
+            options = annotation_options(config)
+            format = config.data.format if format == "auto" else format
+    if separator is not None:
+        options = replace(options, label_separator=separator or None)
+    return format, replace(options, coarser_columns=coarser)
+
+
+def settings_of(model: Place) -> Config | None:
+    """The settings of a run, None for a model alone; and with a line, where they are broken."""
+    try:
+        return run_config(model)
+    except LookalikeError as error:
+        logger.info("the list is read by the defaults, not by the run's settings: %s", error)
+        return None
+
+
+def _is_own(config: Config, place: str) -> bool:
+    """True for a training or validation list of the run."""
+    data = config.data
+    given = [[lists] if isinstance(lists, str) else lists or () for lists in (data.train, data.val)]
+    own = (one for lists in given for pattern in lists for one in expand_choices(pattern))
+    return absolute(place) in map(absolute, own)

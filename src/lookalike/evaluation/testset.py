@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict
@@ -85,6 +85,10 @@ class ListOptions:
         return read_records(uri, self.format, self.annotation)
 
 
+ReadList = Callable[[str], RecordTable]
+"""Reads all records of a list."""
+
+
 @dataclass(frozen=True)
 class TestSet:
     """Queries and gallery.
@@ -115,15 +119,16 @@ def from_list(
     data: str,
     options: ListOptions = ListOptions(),  # frozen
     world: World = ALONE,
+    read: ReadList | None = None,
 ) -> TestSet:
     """A list whose images search each other, or have the roles that it states.
 
-    Called by all workers together; one of each machine reads.
+    Called by all workers together; one of each machine reads, by `read` or else by the options.
 
     Raises:
         LookalikeError: it cannot be read, or has no such split.
     """
-    records = measured(read_once(partial(options.read, data), world), options.split)
+    records = measured(read_once(partial(read or options.read, data), world), options.split)
     return TestSet.of(data, records, hierarchy=options.hierarchy)
 
 
@@ -132,27 +137,31 @@ def from_query_and_gallery(
     gallery: str,
     options: ListOptions = ListOptions(),  # frozen
     world: World = ALONE,
+    read: ReadList | None = None,
 ) -> TestSet:
     """A list of queries, and one of the gallery.
 
     An image that is in both lists, by its path however that is spelled, is one image with both
-    roles: it does not find itself. Called by all workers together; one of each machine reads.
+    roles: it does not find itself. Called by all workers together; one of each machine reads, by
+    `read` or else by the options.
 
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
-    records = read_once(partial(_both_lists, query, gallery, options), world)
+    records = read_once(
+        partial(_both_lists, query, gallery, options.split, read or options.read), world
+    )
     both = [one is not None and one.is_query and one.is_gallery for one in records.details]
     in_both = int(np.array(both, bool)[records.details_codes].sum())
     return TestSet.of(f"{query} in {gallery}", records, in_both, options.hierarchy)
 
 
-def _both_lists(query: str, gallery: str, options: ListOptions) -> RecordTable:
+def _both_lists(query: str, gallery: str, split: str | None, read: ReadList) -> RecordTable:
     """The queries with their roles, then those images of the gallery that are no queries."""
     key_of = image_keys()
-    lists = [options.read(query), options.read(gallery)]
+    lists = [read(query), read(gallery)]
     one_has_splits = any(map(splits_of, lists))  # the other may be all of the chosen split
-    asked, searched = (measured(one, options.split, required=not one_has_splits) for one in lists)
+    asked, searched = (measured(one, split, required=not one_has_splits) for one in lists)
     queries = [_with_roles(record, query=True, gallery=False) for record in asked]
     rows: dict[object, int] = {}
     for row, record in enumerate(queries):
