@@ -95,6 +95,38 @@ def test_an_index_is_kept_added_to_and_removed_from(
     assert sorted(ids) == sorted(map(str, there))
 
 
+@pytest.mark.parametrize("form", ["list", "npy"])
+@pytest.mark.parametrize("kept", [True, False], ids=["index", "cached gallery"])
+def test_new_labels_of_a_gallery_are_taken_over(
+    model, photos, cache, tmp_path, monkeypatch, form, kept
+):
+    """The vectors stay; an image without a label loses its own only in a gallery of its own."""
+    embedder = lookalike.load(model, device="cpu")
+    paths = sorted(map(str, photos.rglob("*.jpg")))[:4]
+    np.save(tmp_path / "v.npy", embedder.embed(paths))
+    (tmp_path / "v.paths.txt").write_text("".join(f"{path}\n" for path in paths))
+    gallery = tmp_path / {"list": "list.csv", "npy": "v.npy"}[form]
+
+    def found(*labels):
+        (tmp_path / "v.labels.txt").write_text("".join(f"{label}\n" for label in labels))
+        rows = "".join(f"{path},{label}\n" for path, label in zip(paths, labels, strict=True))
+        (tmp_path / "list.csv").write_text("path,label\n" + rows)
+        index = tmp_path / "kept.index" if kept else None
+        answer = lookalike.search(model, paths[0], gallery=gallery, index=index, device="cpu")
+        return {one.id: (one.label, one.cosine) for one in answer.answers[0].neighbours}
+
+    before = found("a", "a", "b", "b")
+    assert [before[path][0] for path in paths] == ["a", "a", "b", "b"]
+    for path in paths[1:]:
+        status = os.stat(path)
+        with open(path, "r+b") as file:
+            file.write(b"no picture")  # of the same size: reading it would fail
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = found("a", "shoe", "b", "")
+    assert [after[path][0] for path in paths] == ["a", "shoe", "b", "b" if kept else None]
+    assert [after[path][1] for path in paths] == [before[path][1] for path in paths]
+
+
 def test_only_the_asterisk_has_a_meaning_for_remove(model, photos, tmp_path, monkeypatch):
     some = tmp_path / "br"
     some.mkdir()

@@ -283,6 +283,16 @@ class Index:
             )
         }
 
+    def labels(self) -> dict[str, str | None]:
+        """The label of each image, by id; None where it is unknown."""
+        return {
+            id: label
+            for rows in self.store.read()
+            for id, label in zip(
+                rows.table["id"].to_pylist(), rows.table["label"].to_pylist(), strict=True
+            )
+        }
+
     def records(self, ids: Texts) -> dict[str, Record]:
         """The records of the images with these ids, as far as they are in the index."""
         found = {}

@@ -18,6 +18,8 @@ from lookalike.index.new_images import id_of
 from lookalike.log import counted, logger
 from lookalike.vectors import vector_files
 
+_BLOCK = 16_384  # images whose vectors are in memory at once
+
 
 @dataclass(frozen=True)
 class GalleryList:
@@ -51,33 +53,40 @@ class GalleryList:
 def synchronize(
     index: Index, gallery: GalleryList, *, remove_missing: bool, source: Source
 ) -> dict[str, Record]:
-    """Add new and changed images to the index.
+    """Add new and changed images to the index; of an image with another label, only that changes.
 
     Args:
         index: changed.
         gallery: the images.
-        remove_missing: remove images that are not in this list.
+        remove_missing: remove images that are not in this list, and labels that it does not give;
+            otherwise these stay.
 
     Returns:
         The images by id, with the secrets of their addresses, which the index does not keep.
     """
     for table, models in gallery.tables.items():
         _check_models(table, models, index)
-    known = index.versions()
+    known, labels = index.versions(), index.labels()
     listed = _by_id(gallery.records, known)
     versions = {id: image_version(record.uri) for id, record in listed.items()}
     seen = set(listed)
-    added = 0
+    added = relabelled = 0
     with index.loading():
         for table in gallery.tables:
-            for ids, count in _added_vectors(index, table, known):
+            for ids, count in _added_vectors(index, table, known, labels, remove_missing):
                 seen.update(ids)
                 added += count
         fresh = [id for id, version in versions.items() if known.get(id) != version]
+        changed = {
+            id: record.label or None
+            for id, record in listed.items()
+            if known.get(id) == versions[id] and _relabels(record, labels[id], remove_missing)
+        }
         gone = [id for id in known if id not in seen] if remove_missing else []
         if gone:
             index.remove(gone)
             logger.info("%s: %s removed, no longer there", index.place, counted(len(gone), "image"))
+        relabelled = _relabel(index, changed, known)
         # A changed image whose path is spelled in another way now is added by its new name.
         renamed = {id: id_of(listed[id]) for id in fresh if id in known and id_of(listed[id]) != id}
         if fresh:
@@ -92,13 +101,41 @@ def synchronize(
             index.remove(list(renamed))
     if added:
         logger.info("%s: %s added", index.place, counted(added, "image"))
+    if relabelled:
+        logger.info("%s: %s with another label now", index.place, counted(relabelled, "image"))
     if len(index) == 0:
         raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
     return {renamed.get(id, id): record for id, record in listed.items()}
 
 
+def _relabels(record: Record, label: str | None, exactly: bool) -> bool:
+    """True for an image with another label than in the index, or, with `exactly`, without it."""
+    own = record.label or None
+    return own != label and (own is not None or exactly)
+
+
+def _relabel(index: Index, changed: Mapping[str, str | None], versions: Mapping[str, int]) -> int:
+    """Give images of the index these labels; their vectors stay."""
+    ids = list(changed)
+    for at in range(0, len(ids), _BLOCK):
+        some = ids[at : at + _BLOCK]
+        stored = index.records(some)
+        index.add(
+            [stored[id] for id in some],
+            vectors=index.vectors(some),
+            ids=some,
+            labels=[changed[id] for id in some],
+            versions=[versions[id] for id in some],
+        )
+    return len(ids)
+
+
 def _added_vectors(
-    index: Index, table: str, known: Mapping[str, int]
+    index: Index,
+    table: str,
+    known: Mapping[str, int],
+    labels: Mapping[str, str | None],
+    exactly: bool,
 ) -> Iterator[tuple[list[str], int]]:
     """Add the vectors of a file block by block; yields a block's ids and how many are new."""
     version = image_version(absolute(table))
@@ -112,7 +149,11 @@ def _added_vectors(
             )
         records = list(records if named else map(_placed, records))
         ids = [id_of(record) for record in records]
-        new = [row for row, id in enumerate(ids) if known.get(id) != version]
+        new = [
+            row
+            for row, id in enumerate(ids)
+            if known.get(id) != version or _relabels(records[row], labels[id], exactly)
+        ]
         if new:
             some = [records[row] for row in new]
             count = index.add(some, vectors=vectors[new], versions=[version] * len(new))
