@@ -240,9 +240,12 @@ def _read_local(
             limits.check(part[1])
             file.seek(part[0])
             return _whole(uri, part, file.read(part[1]))
-        if limits.size is not None:
-            limits.check(os.fstat(file.fileno()).st_size)
-        return file.read()
+        if limits.size is None:
+            return file.read()
+        limits.check(os.fstat(file.fileno()).st_size)
+        content = file.read(limits.size + 1)  # a device or a pipe may never end
+        limits.check(len(content))
+        return content
 
 
 def _whole(uri: str, part: tuple[int, int], content: bytes) -> bytes:
