@@ -5,6 +5,7 @@ A local path never goes through fsspec: opening a file must cost one system call
 
 import asyncio
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -242,7 +243,10 @@ def _read_local(
             return _whole(uri, part, file.read(part[1]))
         if limits.size is None:
             return file.read()
-        limits.check(os.fstat(file.fileno()).st_size)
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            limits.check(status.st_size)
+            return file.read()
         content = file.read(limits.size + 1)  # a device or a pipe may never end
         limits.check(len(content))
         return content
