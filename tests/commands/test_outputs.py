@@ -64,19 +64,60 @@ def test_wrong_places_of_results_are_refused_before_any_work(
     monkeypatch, tmp_path, model, capsys, words, message
 ):
     """No list is there: each command would complain of it if it began."""
+    refused(monkeypatch, tmp_path, model, capsys, words, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("evaluate MODEL --data mine.csv --per-class ./mine.csv", "mine.csv: is an input"),
+        ("evaluate MODEL --query q.txt --gallery link.csv --per-query mine.csv",
+         "mine.csv: is an input"),
+        ("evaluate MODEL --data out/per_class.csv --output out", "per_class.csv: is an input"),
+        ("evaluate MODEL --data none.txt --per-class b.csv --per-query DIR/b.csv",
+         "b.csv: is the place of two results"),
+        ("embed MODEL none.txt mine.parquet -o mine.parquet", "mine.parquet: is an input"),
+        ("embed MODEL mine.labels.txt -o mine.npy", "mine.labels.txt: is an input"),
+        ("search MODEL q.png --gallery mine.csv --html mine.csv", "mine.csv: is an input"),
+        ("search MODEL mine.csv --index none --html DIR/mine.csv", "mine.csv: is an input"),
+        ("search MODEL q.png --index none --add mine.csv --html link.csv", "link.csv: is an input"),
+        ("report run --data mine.csv --output mine.csv", "mine.csv: is an input"),
+        ("report run --output train.txt", "train.txt: is an input"),
+        ("doctor --train out/doctor.json --output out", "out/doctor.json: is an input"),
+        ("export MODEL --data mine.onnx -o mine.onnx", "mine.onnx: is an input"),
+    ],
+)  # fmt: skip
+def test_results_never_replace_an_input_or_each_other(
+    monkeypatch, tmp_path, model, capsys, words, named
+):
+    """However the places are spelled; no list holds an image, so each command ends soon."""
+    files = "mine.csv mine.parquet mine.onnx mine.labels.txt train.txt run/config.yaml"
+    for name in (*files.split(), "out/per_class.csv", "out/doctor.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("data: {train: train.txt}\n")
+    (tmp_path / "link.csv").symlink_to("mine.csv")
+    words = words.replace("DIR", str(tmp_path)).split()
+    refused(monkeypatch, tmp_path, model, capsys, words, named)
+
+
+def refused(monkeypatch, tmp_path, model, capsys, words, message):
+    """Run a command that ends with this line and changes nothing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     for name in ("folder.csv", "folder.npy", "folder.parquet", "folder.onnx", "folder.html"):
         (tmp_path / name).mkdir()
     (tmp_path / "used/evaluation.json").mkdir(parents=True)
     (tmp_path / "beside.paths.txt").mkdir()
-    before = sorted(tmp_path.rglob("*"))
+    before = contents(tmp_path)
     assert run(monkeypatch, *(model if word == "MODEL" else word for word in words)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
-    assert sorted(tmp_path.rglob("*")) == before
-    assert (tmp_path / "file").read_text() == "mine"
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize(

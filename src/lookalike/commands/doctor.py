@@ -10,6 +10,7 @@ from typing import Any
 from lookalike import log, storage
 from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
+from lookalike.commands.run_lists import lists_in
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
@@ -33,7 +34,7 @@ from lookalike.model.inference import embed_records
 from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
-from lookalike.storage.output_checks import check_output_file
+from lookalike.storage.output_checks import check_distinct, check_output_file
 from lookalike.training.build import create_source, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
 
@@ -73,6 +74,8 @@ def doctor(
         config = _as_trained(config, required_config(str(run)), data)
     if config.data.train is None:
         raise ConfigError("no list: give data.train (--train), or a run (--run)")
+    if output is not None:
+        check_distinct(_results(output), lists_in(config))
     log.start()
     source = create_source(config)
     embedder = None if run is None else load(run, device=config.run.device)
@@ -147,16 +150,19 @@ def _output_place(config: Config) -> str | None:
     output = config.run.output
     if output is None:
         return None
-    for name in (DOCTOR_JSON, DOCTOR_PAGE):
-        check_output_file(storage.join(output, name))
+    for place in _results(output):
+        check_output_file(place)
     return output if storage.is_remote(output) else storage.local_path(output)
+
+
+def _results(output: str) -> list[str]:
+    return [storage.join(output, name) for name in (DOCTOR_JSON, DOCTOR_PAGE)]
 
 
 def _write(diagnosis: Diagnosis, output: str, source: Source) -> None:
     found = json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1) + "\n"
     page = render(diagnosis, source=source)
-    results = {DOCTOR_JSON: found, DOCTOR_PAGE: page}
-    places = {storage.join(output, name): text for name, text in results.items()}
+    places = dict(zip(_results(output), (found, page), strict=True))
     for place, text in places.items():
         storage.write_text(place, text)
     logger.info("written: %s", ", ".join(map(storage.public, places)))

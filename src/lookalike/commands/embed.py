@@ -38,7 +38,7 @@ from lookalike.log import Bar, logger
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
 from lookalike.storage.file_lock import locked
-from lookalike.storage.output_checks import check_output_file
+from lookalike.storage.output_checks import check_distinct, check_output_file
 from lookalike.vectors.vector_files import beside, is_array
 from lookalike.vectors.vector_parts import Parts, merge, outdated
 
@@ -92,6 +92,7 @@ def embed(
         texts = [beside(output, name) for name in ("paths", "labels")] if is_array(output) else []
         for file in (output, *texts):
             check_output_file(file)
+        check_distinct((output, *texts), places)
     check_integer("workers", workers, 1)
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     if workers > 1 and not in_worker():

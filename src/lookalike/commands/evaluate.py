@@ -54,7 +54,7 @@ from lookalike.metrics.scores import Scores, check_measurable
 from lookalike.metrics.topk import nearest_images
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
-from lookalike.storage.output_checks import check_output_file
+from lookalike.storage.output_checks import check_distinct, check_output_file
 from lookalike.vectors.vector_parts import Request
 
 RESULT_JSON = "evaluation.json"
@@ -165,8 +165,11 @@ def compare(
         per_class = per_class or storage.join(output, "per_class.csv")
         per_query = per_query or storage.join(output, "per_query.csv")
     result_json = None if output is None else storage.join(output, RESULT_JSON)
-    for place in filter(None, (per_class, per_query, result_json)):
+    outputs = [place for place in (per_class, per_query, result_json) if place is not None]
+    for place in outputs:
         check_output_file(place)
+    lists = (data, query, gallery, labels, listing.hierarchy)
+    check_distinct(outputs, (*models, *embeddings, *lists))
     check_inputs(models, data, query, gallery, embeddings, labels, listing.split)
     options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
@@ -205,7 +208,7 @@ def compare(
             text = json.dumps(found.to_dict(), indent=1) + "\n"
             storage.write_text(result_json, text)
         if world.is_main:
-            for place in filter(None, (per_class, per_query, result_json)):
+            for place in outputs:
                 logger.info("written: %s", storage.public(place))
         if kept is not None:
             for request in kept.requests:

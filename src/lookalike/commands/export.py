@@ -35,7 +35,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.run import EXPORTS
 from lookalike.storage import Place
 from lookalike.storage.local_files import writing
-from lookalike.storage.output_checks import check_output_file, check_output_folder
+from lookalike.storage.output_checks import check_distinct, check_output_file, check_output_folder
 
 RANGES = 256
 """Images whose activations set the ranges of int8."""
@@ -129,6 +129,7 @@ def export(
             f"{model}: is exported already; give the run or model folder that it was exported from"
         )
     place = _place(source, format, precision, input, output)
+    check_distinct([place], [model, data, ranges])
     calibration = None
     if source.calibration is not None:
         calibration = Calibration.from_json(source.calibration, source.place)

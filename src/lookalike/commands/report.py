@@ -12,7 +12,7 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
-from lookalike.commands.run_lists import reading_of
+from lookalike.commands.run_lists import lists_in, reading_of
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of
@@ -29,7 +29,7 @@ from lookalike.reporting.report_data import ReportData
 from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
-from lookalike.storage.output_checks import check_output_file
+from lookalike.storage.output_checks import check_distinct, check_output_file
 from lookalike.training.build import create_source, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
 from lookalike.training.validation import in_training
@@ -78,6 +78,7 @@ def report(
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     target = _target(place, output)
     config = run_info.required_config(place)
+    check_distinct([target], [data, *lists_in(config)])
     other, other_validated_on = None if compare is None else os.fspath(compare), ""
     if other is not None:
         other_validated_on = run_info.validated_on(run_info.required_config(other))

@@ -88,7 +88,11 @@ def settings_of(model: Place) -> Config | None:
 
 def _is_own(config: Config, place: str) -> bool:
     """True for a training or validation list of the run."""
+    return absolute(place) in map(absolute, lists_in(config))
+
+
+def lists_in(config: Config) -> list[str]:
+    """The places of the training and validation lists; those of `{a,b}` one by one."""
     data = config.data
     given = [[lists] if isinstance(lists, str) else lists or () for lists in (data.train, data.val)]
-    own = (one for lists in given for pattern in lists for one in expand_choices(pattern))
-    return absolute(place) in map(absolute, own)
+    return [one for lists in given for pattern in lists for one in expand_choices(pattern)]

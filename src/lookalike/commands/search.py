@@ -33,7 +33,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
-from lookalike.storage.output_checks import check_output_file
+from lookalike.storage.output_checks import check_distinct, check_output_file
 
 Places = Place | Iterable[Place]
 
@@ -140,6 +140,7 @@ def search(
         raise ConfigError("a page shows queries and what they found: name a query")
     if html is not None:
         check_output_file(html)
+        check_distinct([html], (*asked_for, *galleries, *added))
     check_integer("check", check, 0)
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from lookalike.errors import StorageError, reason_of
+from lookalike.errors import ConfigError, StorageError, reason_of
 from lookalike.storage.client_registry import check_writable, client_of
 from lookalike.storage.retry import refusal, retrying
-from lookalike.storage.uri import Place, is_remote, path_of, public
+from lookalike.storage.uri import Place, canonicalizer, is_remote, path_of, public
 
 
 def check_output_file(place: Place) -> None:
@@ -40,6 +41,34 @@ def check_output_folder(place: Place) -> None:
     if path.exists() and not path.is_dir():
         raise StorageError(f"{place}: is a file, where a folder is needed; choose another --output")
     _check_folder(path, place)
+
+
+def check_distinct(outputs: Iterable[Place], inputs: Iterable[Place | None] = ()) -> None:
+    """Refuse to write a file over an input, or over another output, however they are spelled.
+
+    Args:
+        outputs: files that the command will write.
+        inputs: files or folders that it reads; None stands for none.
+
+    Raises:
+        ConfigError: two of them are the same place.
+    """
+    place_of = canonicalizer()
+    read = {place_of(str(place)) for place in inputs if place is not None}
+    written = set()
+    for output in map(str, outputs):
+        place = place_of(output)
+        if place in read:
+            raise ConfigError(
+                f"{public(output)}: is an input of this command, which its results would replace; "
+                "choose another place for them"
+            )
+        if place in written:
+            raise ConfigError(
+                f"{public(output)}: is the place of two results, of which one would replace the "
+                "other; choose another place for one of them"
+            )
+        written.add(place)
 
 
 def _checked_remote(place: str) -> bool:
