@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,27 @@ def test_all_default_variants_and_keep(monkeypatch, shapes, model, tmp_path, cap
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     expected = by_hand(lookalike.load(model, device="cpu"), images, listed(shapes, "train.txt"))
     assert np.abs(vectors - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("place", [".", "link", "dangling"])
+def test_the_model_is_written_into_an_empty_folder(monkeypatch, shapes, model, tmp_path, place):
+    """The current one, one behind a link, one that a link names; nothing else is left."""
+    target = tmp_path / "place/target"
+    (tmp_path / "place").mkdir()
+    if place != "dangling":
+        target.mkdir()
+    if place != ".":
+        (tmp_path / "place" / place).symlink_to("target")
+    monkeypatch.chdir(target if place == "." else tmp_path / "place")
+    lookalike.improve(
+        model, shapes / "val.txt", variants="flip", keep="flip", output=place, device="cpu"
+    )
+    assert Path.cwd().is_dir()
+    assert {path.name for path in target.iterdir()} == {
+        "config.json", "improved.json", "model.safetensors"
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "place").iterdir()} == {"target", place} - {"."}
+    assert lookalike.load(place, device="cpu").mirror
 
 
 def test_whitening_is_fitted_on_the_training_rows_of_a_table(shapes, model, tmp_path):

@@ -449,6 +449,20 @@ def test_one_writes_at_a_time(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_an_export_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    link, folder = tmp_path / "link", tmp_path / "below/model"
+    link.symlink_to("below/model")
+    for content in ("first", "second"):
+        with artefact.atomic_output(link) as path:
+            path.mkdir()
+            (path / artefact.ABOUT_FILE).write_text(content)
+        assert (folder / artefact.ABOUT_FILE).read_text() == content
+    assert link.is_symlink()
+    assert {file.name for file in tmp_path.rglob("*")} == {
+        "link", "below", "model", artefact.ABOUT_FILE
+    }  # fmt: skip
+
+
 def test_a_damaged_onnx_file_is_not_loaded(onnx_file, tmp_path):
     copy = tmp_path / "model.onnx"
     content = bytearray(onnx_file.read_bytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,6 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection
 from lookalike.storage import Place
-from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.output_checks import check_output_folder
 
 GAINS = ("recall_at_1", "map_at_r")
@@ -175,10 +173,10 @@ def _check_output(output: Place) -> Path:
             "machine; from there, lookalike export FOLDER --format safetensors --data LIST "
             "--output URI takes it on"
         )
-    check_output_folder(name)
-    place = Path(storage.local_path(name))
+    place = Path(storage.local_path(name)).resolve()  # also of a link to nothing yet
+    check_output_folder(place)
     if place.exists() and any(place.iterdir()):
-        raise ConfigError(f"{place} is not empty; choose another --output")
+        raise ConfigError(f"{name} is not empty; choose another --output")
     return place
 
 
@@ -258,14 +256,12 @@ def _gains(plain: PerQuery, measured: PerQuery, labels: Tensor) -> dict[str, Dif
 def _keep(
     embedder: Embedder, kept: Variant, projection: tuple[Tensor, Tensor] | None, output: Path
 ) -> None:
-    """Write the model with the variant in it."""
+    """Write the model with the variant in it.
+
+    The folder may be there, as the current one or as a mount point: it is filled, not replaced.
+    """
     made = None if projection is None else Projection(*projection).to(embedder.device)
     embedder.set_postprocessing(mirror="flip" in kept.steps, projection=made)
-    aside = partial_path(output)
-    shutil.rmtree(aside, ignore_errors=True)
-    embedder.save(aside)
-    (aside / "improved.json").write_text(json.dumps({"variant": kept.name}) + "\n", "utf-8")
-    if output.exists():
-        output.rmdir()  # checked to be empty
-    put_in_place(aside, output)
+    embedder.save(output)
+    storage.write_text(output / "improved.json", json.dumps({"variant": kept.name}) + "\n")
     logger.info("%s: the model with %s, vectors of %d", output, kept.name, embedder.embedding_dim)

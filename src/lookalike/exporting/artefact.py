@@ -44,14 +44,17 @@ _PACKAGES = (
 @contextmanager
 def atomic_output(output: Path) -> Iterator[Path]:
     """A path for a file or folder that is renamed to `output` at the end; after an error nothing
-    is left of it, and what was at `output` stays.
+    is left of it, and what was at `output` stays. A link stays too: what it leads to is replaced.
 
     Raises:
-        RunError: `output` is a folder that no export wrote, or cannot be written.
+        RunError: `output` is a folder that no export wrote or a mount point, or cannot be written.
         StorageError: another process is writing it.
     """
     if output.is_dir() and not (output / ABOUT_FILE).exists():
         raise RunError(f"{output}: is a folder, and no exported one; choose another --output")
+    if output.is_mount():
+        raise RunError(f"{output}: is a mount point, which cannot be replaced; name a folder in it")
+    output = output.resolve()
     aside = partial_path(output)
     make_folder(output.parent, output)
     with ExitStack() as stack:
