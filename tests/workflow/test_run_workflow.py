@@ -64,6 +64,29 @@ def change(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+def test_one_node_runs_again_when_what_it_takes_from_others_changed(flow):
+    folder, calls, _ = flow
+    file = folder / "flow.yaml"
+    run_workflow(file)
+    names(calls)
+    assert did(run_workflow(file, only="train")) == {"train": "kept"}
+    (folder / "learn.txt").write_text("a.jpg 1\nb.jpg 2\n")
+    assert did(run_workflow(file, only="train", dry_run=True)) == {"train": "would run"}
+    assert did(run_workflow(file, only="train")) == {"train": "done"}
+    assert did(run_workflow(file, only="train")) == {"train": "kept"}
+    assert did(run_workflow(file))["train"] == "kept"
+    names(calls)
+    other = folder / "other.txt"
+    other.write_text("a.jpg 1\n")
+    change(file, "learn.txt", "other.txt")
+    assert did(run_workflow(file, only="train")) == {"train": "done"}
+    assert calls[0][1]["data.train"] == str(other)
+    other.unlink()
+    [failed] = run_workflow(file, only="train").nodes
+    assert failed.did == "failed"
+    assert "other.txt: no such file or folder" in failed.why
+
+
 def test_what_did_not_change_is_kept(flow):
     folder, calls, _ = flow
     here = Path.cwd()

@@ -186,6 +186,9 @@ class _Engine:
             source, value = node.inputs.get(port), settings.get(needed.key)
             if source is not None:
                 output = self._outputs[source.node][source.port]
+                if self._only is not None:  # its node is not looked at: what lies there now counts
+                    kind = self._workflow.nodes[source.node].kind.outputs[source.port].type
+                    output = replace(output, digest=content_of(output.place, kind))
                 if value is not None:
                     shown = storage.public(value) if isinstance(value, str) else value
                     logger.info(
