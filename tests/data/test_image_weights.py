@@ -9,9 +9,12 @@ import pytest
 
 from lookalike.config.config import Config
 from lookalike.data.augmentations.training_crop import Augment
+from lookalike.data.catalog import build_catalog
 from lookalike.data.held_out_classes import hold_out
-from lookalike.data.image_weights import relative_weights
+from lookalike.data.image_weights import relative_weights, with_weights
 from lookalike.data.loading.train_loader import TrainLoader
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import ConfigError, DataError
 from lookalike.losses import PAIR_LOSSES
 from lookalike.training.build import open_catalogs
@@ -154,3 +157,12 @@ def test_losses_over_classes_have_no_weights_of_images():
     request = Config.of(None, {"loss.name": "proxy_anchor", "data.weights": "w"})
     with pytest.raises(ConfigError, match=r"data.weights=w and loss.name=proxy_anchor"):
         metric_loss(request)
+
+
+def test_an_image_of_several_classes_has_the_mean_of_their_weights(tmp_path):
+    (tmp_path / "list.txt").write_text("a.jpg cat|pet\nb.jpg dog|pet\nc.jpg cat\n")
+    (tmp_path / "weights.txt").write_text("pet 5\ncat 3\n")
+    options = AnnotationOptions(label_separator="|")
+    catalog = build_catalog(read_records(str(tmp_path / "list.txt"), options=options))
+    weighted = with_weights(catalog, str(tmp_path / "weights.txt"))
+    assert weighted.weights.tolist() == [4, 3, 3]

@@ -106,7 +106,7 @@ class DataConfig(Section):
     weights: str | None = None
     """Weights of the training images in the loss, of which only ratios count: the column of a table
     that holds them, or the path or URI of a file (`.txt`, `.csv`, `.tsv`) with one `label weight` a
-    line."""
+    line. An image with several labels has the mean of theirs."""
     image_root: str | None = None
     """The folder or URI where relative paths of lists and tables start, by default that of the
     list; names without a suffix are then looked up in it."""

@@ -69,11 +69,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = '"' if "\n" in data else None  # the others need lines of their own
+        # The other styles need lines of their own, and fold these three into blanks.
+        style = '"' if any(sign in data for sign in "\n\x85\u2028\u2029") else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
+
+
+_OF_TAGS = (KeyError, IndexError, AttributeError, TypeError)
+"""Raised by PyYAML for a value that its tag, as `!!bool maybe`, does not fit."""
 
 
 def write_yaml(value: Any, *, flow: bool = False) -> str:
@@ -104,8 +109,8 @@ def read_value(text: str) -> Any:
         return text
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+    except (yaml.YAMLError, *_OF_TAGS, RecursionError) as error:
+        raise ValueError(_reason(error)) from None
 
 
 OF_A_REQUEST = (
@@ -135,9 +140,9 @@ def read_mapping(
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{place}{line}: not YAML: {_explained(error)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ConfigError(f"{place}: not YAML: {what.splitlines()[0][:200]}") from None
+    except (yaml.YAMLError, ValueError, *_OF_TAGS, RecursionError) as error:
+        what = _reason(error).splitlines()[0][:200]
+        raise ConfigError(f"{place}: not YAML: {what}") from None
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
@@ -167,6 +172,14 @@ def _open(text: str, place: str) -> _Loader:
             f"{place}:{line}: not YAML: it holds the character U+{ord(text[error.position]):04X}; "
             "remove it"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, _OF_TAGS):
+        return "a value does not fit its tag (!!...); leave the tag out"
+    return str(error)
 
 
 def _explained(error: yaml.MarkedYAMLError) -> str:

@@ -25,13 +25,17 @@ from lookalike.errors import ConfigError, DataError
 def with_weights(catalog: Catalog, weights: str) -> Catalog:
     """The catalog with the weight of each image, by `data.weights`, a column or a file.
 
+    An image of several classes has the mean of their weights.
+
     Raises:
         StorageError: the file cannot be read.
         DataError: a line of it is wrong.
         ConfigError: no image has a weight, as in a list without columns.
     """
     if names_file(weights):
-        found = read_class_weights(weights, catalog.classes)[catalog.class_ids]
+        of_class = read_class_weights(weights, catalog.classes)
+        ids = catalog.all_ids.reshape(len(catalog), -1)  # (N, M), -1 beyond an image's own
+        found = np.where(ids < 0, np.float32(0), of_class[ids]).sum(1) / (ids >= 0).sum(1)
     else:
         each = [record.details.weight if record.details else None for record in catalog.records]
         if all(weight is None for weight in each):
@@ -40,7 +44,7 @@ def with_weights(catalog: Catalog, weights: str) -> Catalog:
                 "a CSV, JSON or Parquet table, or a file (.txt, .csv, .tsv) of label and weight"
             )
         found = np.array([1.0 if weight is None else weight for weight in each], np.float32)
-    return replace(catalog, weights=found)
+    return replace(catalog, weights=found.astype(np.float32))
 
 
 def read_class_weights(uri: str, classes: Classes) -> np.ndarray:

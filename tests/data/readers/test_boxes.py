@@ -75,6 +75,7 @@ def test_columns_of_the_picture_size_are_not_a_box(tmp_path):
         (HEAD + "a.jpg,0,50,10,20,40\nb.jpg,0,1,9,9,3\n", "(?s)t.csv:2: .* upside down.*t.csv:3:"),
         (HEAD + "a.jpg,0,-30,0,-10,40\n", "t.csv:2: .* is outside"),
         (HEAD + "a.jpg,0,nan,0,5,inf\n", "t.csv:2: the box is not complete"),
+        (HEAD + "a.jpg,0,0,0,5,1e300\n", "t.csv:2: the box .* is larger than any picture"),
         (
             "path,label,x_1,y_1,x_2,y_2,cx,cy,w,h\na.jpg,0,1,2,3,4,1,2,3,4\n",
             "two boxes, x_1",

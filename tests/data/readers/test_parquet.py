@@ -232,6 +232,17 @@ def test_embedded_images(tmp_path, kind):
     assert list(map(content, read_records(str(file)))) == images[::-1]
 
 
+def test_an_edited_table_with_the_same_footer_gives_its_new_images(tmp_path):
+    file = tmp_path / "t.parquet"
+    for colour in ((1, 0, 0), (2, 0, 0)):
+        images = [png((9, 9, 9)), png(colour), png((7, 7, 7))]
+        table = hugging_face(images, [0, 1, 0])
+        pq.write_table(
+            table, file, compression="none", use_dictionary=False, write_statistics=False
+        )
+        assert list(map(content, read_records(str(file)))) == images
+
+
 def test_rows_without_image_or_label_are_refused(tmp_path):
     table = hugging_face([png((0, 0, 0)), None, png((1, 0, 0)), b""], [0, 1, -1, None])
     for kind, name in (("parquet", "t.parquet"), ("stream", "t.arrow")):

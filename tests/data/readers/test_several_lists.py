@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+import fsspec
 import pytest
 
 from lookalike.config.config import Config
@@ -55,7 +56,6 @@ def test_lists_joined_in_order(lists, place, names):
 
 
 def test_patterns_in_storage_and_ranges_of_numbers(lists):
-    import fsspec
 
     for number in (8, 9, 10):
         with fsspec.open(f"memory://joined/{number:02}.txt", "wb") as file:
@@ -186,3 +186,11 @@ def test_a_full_disk_leaves_no_partial_list(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="no space left on device; set LOOKALIKE_CACHE"):
         streams.keep_list([Record("a.jpg", "1", "standard input", 1)])
     assert list((tmp_path / "lists").iterdir()) == []
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]*.jpg", "[]*.jpg"])
+def test_wrong_patterns_in_storage_are_one_line(pattern):
+    with fsspec.open("memory://patterns/a.jpg", "wb") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="patterns/"):
+        read_places([f"memory://patterns/{pattern}"])

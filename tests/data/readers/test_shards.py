@@ -60,6 +60,23 @@ def test_images_are_read_in_place(tmp_path, format):
     assert records == read_records(uri, "webdataset")
 
 
+def test_hard_links_are_the_files_that_they_name(tmp_path, caplog):
+    """As `tar` writes two names of one file."""
+    contents = pictures(1)
+    uri = write(tmp_path / "a.tar", [("0.jpg", contents[0]), ("0.cls", b"cat")])
+    with tarfile.open(uri, "a") as archive:
+        for name, target, kind in (
+            ("1.jpg", "0.jpg", tarfile.LNKTYPE), ("1.cls", "0.cls", tarfile.LNKTYPE),
+            ("2.jpg", "0.jpg", tarfile.SYMTYPE),
+        ):  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+    assert found(uri) == [("0.jpg", "cat"), ("1.jpg", "cat")]
+    assert all(read_twice(record, bytes) == contents[0] for record in read_records(uri))
+    assert "1 member that is no file" in caplog.text
+
+
 def test_several_shards_in_order(tmp_path):
     contents = pictures(12)
     for number in range(12):

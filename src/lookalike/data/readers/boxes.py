@@ -48,6 +48,7 @@ _AMBIGUOUS_GROUPS = tuple(
     for width, height in (("w", "h"), ("width", "height"))
 )
 _AMBIGUOUS = ("bbox", "box", "bboxes", "boxes", "bounding_box", "xywh", "xyxy")
+_LARGEST = 1e9  # pixels; far above what any format holds, and an int64
 _MOST_RELATIVE = 2.0  # a box may stick out of its picture a little
 
 
@@ -95,6 +96,8 @@ def parse_box(columns: Sequence[str], texts: Mapping[str, str]) -> Corners | Non
     numbers = [_number(cell) for cell in cells]
     if not all(map(math.isfinite, numbers)):
         raise MalformedRow(f"the box {', '.join(map(quoted, cells))} is not four numbers")
+    if max(map(abs, numbers)) > _LARGEST:
+        raise MalformedRow(f"the box {', '.join(map(quoted, cells))} is larger than any picture")
     left, top, right, bottom = numbers
     if tuple(columns) in _CENTRES:
         x, y, width, height = numbers

@@ -284,7 +284,9 @@ def _unpacked(file: str, table: pq.ParquetFile, stream: IO[bytes], image: str) -
     stream.seek(end - 8 - footer)
     remote = storage.is_remote(file)
     address = storage.public(file) if remote else os.path.abspath(storage.local_path(file))
-    key = hashlib.sha256(f"{address}:{end}:{image}:".encode() + stream.read(footer))
+    # The footer has no digest of the pixels: an edited table may have the same one.
+    version = storage.version_of(file) if remote else os.stat(address).st_mtime_ns
+    key = hashlib.sha256(f"{address}:{end}:{version}:{image}:".encode() + stream.read(footer))
     folder = cache_folder() / "unpacked"
     blob = folder / f"{key.hexdigest()[:32]}.images"
     index = blob.with_suffix(".npy")

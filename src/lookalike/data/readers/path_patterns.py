@@ -74,7 +74,10 @@ def matches(place: str, *, folders: bool = False) -> list[str]:
 def _in_storage(place: str) -> list[str]:
     name, query = storage.split_query(place)
     fixed = re.split(r"[*\[]", name, maxsplit=1)[0].rsplit("/", 1)[0]
-    regex = re.compile(_regex(name[len(fixed) + 1 :]), re.DOTALL)
+    try:
+        regex = re.compile(_regex(name[len(fixed) + 1 :]), re.DOTALL)
+    except re.error as error:
+        raise DataError(f"{storage.public(place)}: not a pattern: {error}") from None
     below = fixed + query
     paths = storage.files_below(below)
     return [storage.join(below, path) for path in paths if regex.fullmatch(path)]

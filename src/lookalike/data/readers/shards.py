@@ -9,9 +9,11 @@ must not be compressed; the images are.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isfinite
 
 from lookalike import storage
@@ -32,6 +34,9 @@ from lookalike.data.readers.table_rows import labels_text
 from lookalike.data.record import Member, Record, with_labels
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import DataError
+from lookalike.log import counted
+
+_log = logging.getLogger(__name__)
 
 # By priority. `.txt` comes last: in some sets it is a caption beside a `.cls`.
 _LABELS = ("cls", "label", "json", "txt")
@@ -101,18 +106,33 @@ def _members(shard: str) -> Iterator[tuple[Member, bytes]]:
             storage.opened(shard) as stream,
             tarfile.open(fileobj=stream, mode="r:") as archive,
         ):
-            end = 0
+            end, skipped = 0, 0
+            found: dict[str, tuple[Member, bytes]] = {}  # for hard links, which name an earlier one
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                end = entry.offset_data + -(-entry.size // 512) * 512
-                if not entry.isfile() or os.path.basename(entry.name).startswith("."):
+                length = 0 if entry.islnk() else -(-entry.size // 512) * 512
+                end = entry.offset_data + length
+                if entry.isdir() or os.path.basename(entry.name).startswith("."):
+                    continue
+                if entry.islnk() and entry.linkname in found:
+                    member, content = found[entry.linkname]
+                    yield replace(member, name=entry.name), content
+                    continue
+                if not entry.isfile():
+                    skipped += 1
                     continue
                 content = b""
                 if entry.name.lower().endswith(_LABEL_SUFFIXES):
                     file = archive.extractfile(entry)
                     assert file is not None  # it is a file
                     content = file.read(_LARGEST_LABEL + 1)
-                yield Member(entry.name, entry.offset_data, entry.size), content
+                found[entry.name] = Member(entry.name, entry.offset_data, entry.size), content
+                yield found[entry.name]
+            if skipped:
+                _log.warning(
+                    "%s: left out: %s", storage.public(shard),
+                    counted(skipped, "member that is no file", "members that are no files"),
+                )  # fmt: skip
             stream.seek(end)
             if 0 < len(stream.read(512)) < 512:
                 raise tarfile.ReadError("cut off in a header")
