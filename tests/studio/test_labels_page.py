@@ -3,8 +3,11 @@
 import re
 
 import pytest
+import yaml
 
 import lookalike
+from lookalike.data.readers import read_records
+from lookalike.data.readers.annotation import AnnotationOptions
 
 RUN = {"run": "runs/one"}
 
@@ -107,3 +110,31 @@ def test_lists_elsewhere_are_neither_checked_nor_written(client, root, trained, 
     (trained / "config.yaml").write_text("data: {train: /etc/passwd}\n")
     assert client.post("/look/labels/check", RUN).status_code == 400
     assert len(started) == 1
+
+
+def test_images_with_several_labels_are_corrected_as_their_list_writes_them(
+    client, root, trained, started
+):
+    lists = root / "shapes/several.csv"
+    rows = [line.rsplit(" ", 1) for line in (root / "shapes/train.txt").read_text().splitlines()]
+    (root / "shapes/images/3-0.jpg").write_bytes(b"<b>no image")
+    lists.write_text("path,one\n" + "".join(f"{path},{label}|all\n" for path, label in rows))
+    settings = {"train": str(lists), "label_column": "one", "label_separator": "|"}
+    (trained / "config.yaml").write_text(yaml.safe_dump({"data": settings}))
+    assert client.post("/look/labels/check", RUN).status_code == 303
+    lookalike.doctor(run=trained, output=started[0][-1], device="cpu")
+    row = {**RUN, "kind": "unreadable", "group": "0", "image": "0"}
+    assert "3|all" in client.get("/look/labels/issue", params=row).text
+    text = client.post("/look/labels/correct", {**row, "label": "03| new"}).text
+    assert re.search(r"<b.*>3\|all</b> → <b.*>3\|new</b>", text)
+    assert 'value="shapes/several.corrected.csv"' in text
+    save = {**RUN, "source": str(lists), "target": "shapes/several.corrected.csv"}
+    assert "Saved: " in client.post("/look/labels/save", save).text
+    options = AnnotationOptions(label_column="one", label_separator="|")
+    before, after = (
+        {one.uri: one.labels for one in read_records(str(place), options=options)}
+        for place in (lists, root / "shapes/several.corrected.csv")
+    )
+    [changed] = [uri for uri in before if before[uri] != after[uri]]
+    assert changed.endswith("images/3-0.jpg")
+    assert after[changed] == ("3", "new")

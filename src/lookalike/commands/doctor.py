@@ -107,7 +107,7 @@ def doctor(
     if embedder is not None:
         facts["labels"], more = _judge_labels(embedder, train, source)
         issues += more
-    diagnosis = Diagnosis(lists, facts, by_severity(issues))
+    diagnosis = Diagnosis(lists, facts, by_severity(issues), config.data.label_separator)
     if output is not None:
         _write(diagnosis, output, source)
     return diagnosis

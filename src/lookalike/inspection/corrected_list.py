@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +14,16 @@ from lookalike.data.readers.annotation import (
     AnnotationOptions,
     MalformedRow,
     lines,
-    parse_label,
+    parse_labels,
     quoted,
     read_text,
 )
+from lookalike.data.readers.csv_table import read as read_table
 from lookalike.data.readers.image_list import read as read_image_list
-from lookalike.data.record import Record
+from lookalike.data.readers.written_table import table_text
+from lookalike.data.record import Details, Record, with_labels
 from lookalike.errors import DataError, RunError
 from lookalike.storage.local_files import writing
-
-_COLUMNS = ("split", "is_query", "is_gallery", "sequence", "camera", "category")
-_BOX = ("x_1", "y_1", "x_2", "y_2")
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Correction:
     Attributes:
         line: of the list; 0 where it has no lines.
         image: `Record.place`.
-        before: its label.
-        after: its new label; None to leave the image out.
+        before: its label, or its labels with the separator between.
+        after: its new label or labels; None to leave the image out.
     """
 
     line: int
@@ -46,16 +43,17 @@ class Correction:
     after: str | None
 
 
-def checked_label(text: str) -> str:
-    """A label as a list holds it.
+def checked_label(text: str, separator: str | None = None) -> str:
+    """A label as a list holds it; with a separator, one or several.
 
     Raises:
         DataError: it cannot be one.
     """
     try:
-        return parse_label(text, labelled=True)
+        labels = parse_labels(text, AnnotationOptions(label_separator=separator))
     except MalformedRow as error:
         raise DataError(str(error)) from None
+    return (separator or "").join(labels)
 
 
 def corrected_suffix(
@@ -79,7 +77,8 @@ def write_corrected(
 
     An image list stays as it is but for the corrected lines; its relative paths start at its own
     folder, and so the new one lies there. From all others a table as CSV is made, with the columns
-    of Open Metric Learning and the full address of each image.
+    of Open Metric Learning, those that `options` name, and the full address of each image. Columns
+    that training does not read are left out. `options` read the new list as they read the source.
 
     Args:
         source: the list.
@@ -89,25 +88,32 @@ def write_corrected(
         options: by which it was read.
 
     Raises:
-        DataError: the list has changed, a label is not possible in it, or its images lie inside
-            of other files.
+        DataError: the list has changed, a label is not possible in it, its images lie inside of
+            other files, or a table cannot hold what it says about an image.
         RunError: the target exists, or an image list would move.
         StorageError: a file cannot be read or written.
     """
+    separator = options.label_separator or ""
     records = read_records(source, format, options)
-    found = {(one.line, one.place, one.label): one for one in records}
-    wanted = {(one.line, one.image, one.before): one.after for one in corrections}
-    if missing := wanted.keys() - found.keys():
+    rows = [(one.line, one.place, separator.join(one.labels)) for one in records]
+    wanted = {
+        (one.line, one.image, one.before): None
+        if one.after is None
+        else checked_label(one.after, options.label_separator)
+        for one in corrections
+    }
+    if missing := wanted.keys() - set(rows):
         line, image, _ = min(missing)
         raise DataError(
             f"{storage.public(source)}{f':{line}' if line else ''}: has changed since it was "
             f"checked ({image}); check it again"
         )
     kept = []
-    for one in records:
-        after = wanted.get((one.line, one.place, one.label), one.label)
-        if after is not None:
-            kept.append(replace(one, label=after))
+    for one, row in zip(records, rows, strict=True):
+        if row not in wanted:
+            kept.append(one)
+        elif (after := wanted[row]) is not None:
+            kept.append(_labelled(one, parse_labels(after, options)))
     if not kept:
         raise DataError(f"{storage.public(source)}: no image would be left")
     if is_image_list(source, format, options):
@@ -118,7 +124,7 @@ def write_corrected(
                 "corrected list there too"
             )
         again = read_image_list(Annotation(source, options, text))
-        if [(one.uri, one.label) for one in again] != [(one.uri, one.label) for one in kept]:
+        if [(one.uri, one.labels) for one in again] != [(one.uri, one.labels) for one in kept]:
             labels = ", ".join(quoted(after) for after in wanted.values() if after is not None)
             raise DataError(f"{labels}: not a label of an image list, which has no blanks in it")
     else:
@@ -150,31 +156,57 @@ def _edited(source: str, labels: dict[int, str | None]) -> str:
     return "".join(found)
 
 
+def _labelled(record: Record, labels: Sequence[str]) -> Record:
+    """The record with these labels instead of its own."""
+    details = record.details
+    if details is not None:
+        details = replace(details, further_labels=())
+    return replace(record, label=labels[0], details=with_labels(details, labels))
+
+
+def _weighted(record: Record) -> Record:
+    """The record with the weight that it counts with."""
+    details = record.details or Details()
+    weight = 1.0 if details.weight is None else details.weight
+    return replace(record, details=replace(details, weight=weight))
+
+
 def _table(source: str, records: Sequence[Record], options: AnnotationOptions) -> str:
+    """The text of a table of these records, which `options` read as them.
+
+    Raises:
+        DataError: it would be read as something else.
+    """
     if any(one.member is not None for one in records):
         raise DataError(
             f"{storage.public(source)}: its images lie inside of files, which a list cannot name; "
             "correct the labels there"
         )
-    details = [one.details for one in records]
-    names = [c for c in _COLUMNS if any(getattr(d, c, None) is not None for d in details)]
-    boxed = any(d is not None and d.box is not None for d in details)
-    weight = options.weight_column
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(
-        ["path", "label", *names, *(_BOX if boxed else ()), *([weight] if weight else ())]
-    )
-    for one, its in zip(records, details, strict=True):
-        row: list[object] = [one.uri, one.label]
-        row += [_cell(getattr(its, name, None)) for name in names]
-        if boxed:
-            row += ["", "", "", ""] if its is None or its.box is None else list(its.box)
-        if weight:
-            row.append(_cell(None if its is None else its.weight))
-        table.writerow(row)
-    return stream.getvalue()
+    if options.weight_column is not None:  # in lists without the column the weight is 1
+        records = [_weighted(one) for one in records]
+    text = table_text(records, options)
+    _check_table(source, records, text, options)
+    return text
 
 
-def _cell(value: object) -> object:
-    return "" if value is None else value
+def _check_table(
+    source: str, records: Sequence[Record], text: str, options: AnnotationOptions
+) -> None:
+    """Check that a table is read as these records.
+
+    Raises:
+        DataError: it is not.
+    """
+    canonical = storage.canonicalizer()
+    try:
+        again = read_table(Annotation(source, options, text))
+    except DataError as error:
+        fault = str(error).partition("\n")[0]
+        raise DataError(f"cannot be saved as a table, which would have a fault: {fault}") from None
+    for one, other in zip(records, again, strict=True):
+        was, now = ((each.labels, each.details or Details()) for each in (one, other))
+        if was != now or canonical(one.uri) != canonical(other.uri):
+            raise DataError(
+                f"{one.origin}: cannot be saved as a table, where {one.place} would be read with "
+                "another path, label or column; correct the list itself"
+            )

@@ -110,11 +110,17 @@ class Diagnosis:
     Attributes:
         facts: numbers by section, as plain values for JSON.
         issues: the most serious first.
+        label_separator: the text between the labels of an image; None where each has one.
     """
 
     lists: Lists
     facts: Mapping[str, Any]
     issues: tuple[Issue, ...] = field(default=())
+    label_separator: str | None = None
+
+    def label(self, row: int) -> str:
+        """The label of an image, or its labels with the separator between."""
+        return (self.label_separator or "").join(self.lists.records[row].labels)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of doctor.json."""
@@ -148,7 +154,7 @@ class Diagnosis:
             "line": record.line,
             "origin": record.origin,
             "image": record.place,
-            "label": record.label,
+            "label": self.label(row),
         }
 
 

@@ -56,7 +56,7 @@ def _section(
             cards.append(
                 {
                     "row": row,
-                    "label": record.label,
+                    "label": diagnosis.label(row),
                     "place": record.place,
                     "origin": record.origin,
                     "part": diagnosis.lists.part(row),

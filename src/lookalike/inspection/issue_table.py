@@ -91,9 +91,9 @@ def example(diagnosis: Diagnosis, group: Group) -> str:
     """One group in a line: its images and its note."""
     records = diagnosis.lists.records
     named = [
-        f"{records[row].origin}: {_end(records[row].place)} ({records[row].label})"
+        f"{records[row].origin}: {_end(records[row].place)} ({diagnosis.label(row)})"
         if records[row].line
-        else f"{_end(records[row].place)} ({records[row].label})"
+        else f"{_end(records[row].place)} ({diagnosis.label(row)})"
         for row in group.rows[:3]
     ]
     named += ["..."] if len(group.rows) > 3 else []

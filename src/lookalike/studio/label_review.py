@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import storage
+from lookalike.config.config import Config
+from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import ConfigError, RunError
 from lookalike.inspection.corrected_list import (
     Correction,
@@ -130,7 +132,10 @@ class LabelReview:
             its = self.issue(run, kind)["groups"][group]["images"][image]
         except IndexError:
             raise ConfigError(f"{kind[:40]}: no image {image} in group {group}") from None
-        label = None if after is None else checked_label(after)
+        label = None
+        if after is not None:
+            separator = self.runs.permitted(run, "data.").data.label_separator
+            label = checked_label(after, separator)
         made = ListCorrection(
             its["source"], its["list"], Correction(its["line"], its["image"], its["label"], label)
         )
@@ -156,7 +161,7 @@ class LabelReview:
     def target(self, run: WatchedRun, source: str) -> str:
         """A name for the corrected list that no file has, beside the list or in the first root."""
         config = self.runs.permitted(run, "data.")
-        suffix = corrected_suffix(self._absolute(source), config.data.format)
+        suffix = corrected_suffix(self._absolute(source), config.data.format, _options(config))
         path = self._local(source)
         stem = (path or Path(storage.public(source))).name.removesuffix(".gz")
         stem = stem.removesuffix(Path(stem).suffix) or "list"
@@ -177,8 +182,6 @@ class LabelReview:
         Raises:
             LookalikeError: see `write_corrected`; or a place does not lie below the roots.
         """
-        from lookalike.training.build import annotation_options, training_options
-
         chosen = [one for one in self.corrections(run) if one.source == source]
         corrections = [one.correction for one in chosen]
         if not chosen:
@@ -189,15 +192,13 @@ class LabelReview:
         if not path.parent.is_dir():
             raise RunError(f"{target}: there is no folder {self.roots.name(path.parent)}")
         config = self.runs.permitted(run, "data.")
-        options = annotation_options(config)
-        if chosen[0].part == "training":
-            options = training_options(config, options)
+        options = _options(config, chosen[0].part)
         whole = self._absolute(source)
         count = write_corrected(
             whole,
             [replace(each, image=self._absolute(each.image)) for each in corrections],
             path,
-            format=config.data.format, options=replace(options, bad=None, skipped=None),
+            format=config.data.format, options=options,
         )  # fmt: skip
         train = config.data.train
         lists = [train] if isinstance(train, str) else list(train or ())
@@ -223,6 +224,14 @@ class LabelReview:
     def _write(self, run: WatchedRun, corrections: Sequence[ListCorrection]) -> None:
         text = "".join(json.dumps(asdict(one)) + "\n" for one in corrections)
         storage.write_text(self._check(run).folder / _CORRECTIONS, text)
+
+
+def _options(config: Config, part: str = "") -> AnnotationOptions:
+    """Reading options of the lists of a run, or of its training lists."""
+    from lookalike.training.build import annotation_options, training_options
+
+    options = annotation_options(config)
+    return training_options(config, options) if part == "training" else options
 
 
 def _row(one: ListCorrection) -> tuple[str, int, str]:
