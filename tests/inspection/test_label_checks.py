@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 import lookalike
 from lookalike.data.catalog import build_catalog
-from lookalike.data.record import Record
+from lookalike.data.held_out_classes import hold_out
+from lookalike.data.record import Details, Record
 from lookalike.inspection.label_checks import check_labels, label_scores
 
 
@@ -55,6 +56,50 @@ def test_a_wrong_label_ranks_first_and_twin_classes_are_an_issue():
     assert len(pairs.groups) == 1
     assert pairs.groups[0].note.startswith("3 and 4: centres at cosine")
     assert {labels[row] for row in pairs.groups[0].rows} == {3, 4}
+
+
+def test_images_with_several_labels_are_of_each_of_their_classes():
+    shown = [c for c in range(5) for _ in range(6)]
+    labels = [[str(c)] if c < 4 else ["3", "z"] for c in shown]  # z is no image's first label
+    labels[2] = ["1"]  # shows class 0
+    labels[25] = ["2"]  # shows z
+    more = [None if len(found) == 1 else Details(further_labels=("z",)) for found in labels]
+    records = [
+        Record(f"{i}.jpg", found[0], "t.txt", i + 1, None, details)
+        for i, (found, details) in enumerate(zip(labels, more, strict=True))
+    ]
+    _, found = check_labels(build_catalog(records), torch.arange(30), clusters(shown, shown))
+    assert {group.rows[0]: group.label for group in found[0].groups} == {2: "0", 25: "z"}
+    assert "to its class 2, " in found[0].groups[0].note + found[0].groups[1].note
+
+
+def test_classes_alike_count_all_images_of_a_class():
+    # The images of twins a and b show the same; those of a have another label first.
+    labels = ["x"] * 6 + ["b"] * 6 + ["c"] * 6 + ["x"] * 6
+    content = [1] * 12 + [2] * 6 + [3] * 6
+    records = [
+        Record(
+            f"{i}.jpg", c, "t.txt", i + 1, None, Details(further_labels=("a",)) if i < 6 else None
+        )
+        for i, c in enumerate(labels)
+    ]
+    _, found = check_labels(build_catalog(records), torch.arange(24), clusters(content, content))
+    [pairs] = [one for one in found if one.kind == "classes_alike"]
+    assert pairs.groups[0].note.startswith("a and b: ")
+    assert pairs.groups[0].note.endswith("of their 12 images are closer to the other")
+
+
+def test_held_out_labels_of_an_image_are_not_suggested():
+    records = [
+        Record(f"{i}.jpg", str(c), "t.txt", i + 1, None, Details(further_labels=(f"z{c}",)))
+        for i, c in enumerate(c for c in range(8) for _ in range(6))
+    ]
+    catalog, _ = hold_out(build_catalog(records), 0.25, 0)
+    shown = [int(record.label) for record in catalog.records]
+    vectors = clusters(shown, [shown[-1], *shown[1:]])
+    _, found = check_labels(catalog, torch.arange(len(shown)), vectors)
+    assert found[0].groups[0].rows == (0,)
+    assert found[0].groups[0].label == str(shown[-1])
 
 
 @pytest.mark.parametrize(("num_classes", "needed"), [(2, 0.75), (8, 0.5625), (20, 0.525)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 import torch
 import torch.nn.functional as F
@@ -92,12 +94,12 @@ def check_labels(
         rows: (M,) int64, record of each vector.
         vectors: (M, D) float32, unit length.
     """
-    all_classes = torch.from_numpy(catalog.all_ids)[rows]
-    scores, centres = label_scores(vectors, all_classes, len(catalog.classes))
-    classes = torch.from_numpy(catalog.class_ids)[rows]
+    classes = torch.from_numpy(catalog.all_ids)[rows].reshape(len(rows), -1)  # (M, L)
+    scores, centres = label_scores(vectors, classes, len(catalog.classes))
+    each = [[c for c in row if c >= 0] for row in classes.tolist()]
     names = catalog.classes.names
     margin = scores.margin
-    judged, present = int(scores.judged.sum()), len(classes.unique())
+    judged, present = int(scores.judged.sum()), len({c for row in each for c in row})
     right = int((scores.judged & (margin <= 0)).sum())
     chance = 1 / max(present, 1)
     needed = (1 + chance) / 2
@@ -112,20 +114,22 @@ def check_labels(
         return facts, _cannot_judge(right, judged, chance, needed)
     ranked = margin.argsort(descending=True, stable=True)
     ranked = ranked[margin[ranked] > 0]
-    # A list may write a class by its row instead of its name.
-    written = {
-        c: catalog.records[r].label for r, c in zip(rows.tolist(), classes.tolist(), strict=True)
-    }
+    # A list may write a class by its row instead of its name. Labels of classes that were held out
+    # are no classes here.
+    written: dict[int, str] = {}
+    for row, found in zip(rows.tolist(), each, strict=True):
+        labels = catalog.records[row].labels
+        written |= zip(found, labels if len(found) == len(labels) else labels[:1], strict=False)
     suspects = [
         Group(
             (int(rows[i]),),
-            f"cosine {scores.own[i]:.2f} to its class {names[int(classes[i])]}, "
+            f"cosine {scores.own[i]:.2f} to its {_named([names[c] for c in each[i]])}, "
             f"{scores.other[i]:.2f} to {names[int(scores.nearest[i])]}",
-            written[int(scores.nearest[i])],
+            written.get(int(scores.nearest[i]), names[int(scores.nearest[i])]),
         )
         for i in ranked.tolist()
     ]
-    pairs = _pairs(catalog, rows, classes, scores, centres)
+    pairs = _pairs(catalog, rows, each, scores, centres)
     facts |= {"suspect_labels": len(suspects), "class_pairs_alike": len(pairs)}
     return facts, [
         *issues_of(
@@ -157,24 +161,36 @@ def _cannot_judge(right: int, judged: int, chance: float, needed: float) -> list
     )  # fmt: skip
 
 
+def _named(classes: Sequence[str]) -> str:
+    return f"{'class' if len(classes) == 1 else 'classes'} {', '.join(classes)}"
+
+
 def _pairs(
-    catalog: Catalog, rows: Tensor, classes: Tensor, scores: LabelScores, centres: Tensor
+    catalog: Catalog,
+    rows: Tensor,
+    classes: Sequence[Sequence[int]],
+    scores: LabelScores,
+    centres: Tensor,
 ) -> list[Group]:
-    """Pairs of classes that look like one, by the share of images closer to the other centre."""
+    """Pairs of classes that look like one, by the share of images closer to the other centre.
+
+    Two that an image has together are no such pair: the list holds them apart.
+    """
     names = catalog.classes.names
-    counts = torch.bincount(classes, minlength=len(names)).tolist()
-    # Candidates: the class of each image and the nearest other one, though no image may be closer
+    counts = Counter(chain.from_iterable(classes))
+    together = {pair for found in classes for pair in combinations(sorted(found), 2)}
+    # Candidates: the classes of each image and the nearest other one, though no image may be closer
     # to the other centre.
-    candidates: Counter[tuple[int, int]] = Counter()
     wrong: Counter[tuple[int, int]] = Counter()
-    for a, b, margin in zip(
-        classes.tolist(), scores.nearest.tolist(), scores.margin.tolist(), strict=True
+    for found, b, margin in zip(
+        classes, scores.nearest.tolist(), scores.margin.tolist(), strict=True
     ):
-        if a != b:
-            candidates[min(a, b), max(a, b)] += 1
-            wrong[min(a, b), max(a, b)] += margin > 0
+        for a in found:
+            pair = min(a, b), max(a, b)
+            if a != b and pair not in together:
+                wrong[pair] += margin > 0
     ranked = []
-    for a, b in candidates:
+    for a, b in wrong:
         share = wrong[a, b] / (counts[a] + counts[b])
         cosine = float(centres[a] @ centres[b])
         if (share >= _SHARE and wrong[a, b] >= _CONFUSED) or cosine >= _ALIKE:
@@ -182,9 +198,10 @@ def _pairs(
     ranked.sort()
     wanted = {c for _, _, a, b in ranked for c in (a, b)}
     examples: dict[int, list[int]] = {}
-    for row, c in zip(rows.tolist(), classes.tolist(), strict=True):
-        if c in wanted and len(examples.setdefault(c, [])) < 3:
-            examples[c].append(row)
+    for row, found in zip(rows.tolist(), classes, strict=True):
+        for c in found:
+            if c in wanted and len(examples.setdefault(c, [])) < 3:
+                examples[c].append(row)
     return [
         Group(
             (*examples[a], *examples[b]),
