@@ -24,3 +24,18 @@ def test_a_value_that_does_not_fit_its_tag_is_one_line(value, tmp_path):
 def test_texts_keep_their_signs(sign):
     tree, _ = read_mapping(write_yaml({"a": f"b{sign}c"}), "x")
     assert tree == {"a": f"b{sign}c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("data.train=photos #1/train.txt", "data.train", "photos #1/train.txt"),
+        ("data.label_column=0", "data.label_column", "0"),
+        ("run.output=2024", "run.output", "2024"),
+        ("data.label_separator='#'", "data.label_separator", "#"),
+        ("data.train='a #1' # a comment", "data.train", "a #1"),
+        ("optim.lr=0.1 # a comment", "optim.lr", 0.1),
+    ],
+)
+def test_texts_are_meant_as_they_are_typed(text, key, value):
+    assert Config.load(None, [text]).get(key) == value

@@ -149,12 +149,14 @@ def test_what_cannot_be_is_refused(config: str, changes: dict, message: str) -> 
         ("data.image_root=photos", "data.image_root=photos"),
         ("data.weights=weights.csv", "data.weights=weights.csv"),
         ("data.train=[/data/a.txt, b.txt]", "data.train=b.txt"),
+        ("data.train=/data/../etc/a.txt", "data.train=/data/../etc/a.txt"),
     ],
 )
 def test_place_that_a_container_lacks_is_refused(config: str, setting: str, place: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"{place}: is in no mount of the container")):
         submit(config, setting, on="kubernetes", dry_run=True, **STANDALONE)
-    for fine in ("data.weights=weight", "data.hierarchy=genus", "data.classes=[a, b]"):
+    for fine in ("data.weights=weight", "data.hierarchy=genus", "data.classes=[a, b]",
+                 "data.classes=cat,dog"):  # fmt: skip
         submit(config, fine, on="kubernetes", dry_run=True, **STANDALONE)
 
 

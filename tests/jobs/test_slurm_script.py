@@ -129,6 +129,16 @@ def test_other_commands(tmp_path: Path) -> None:
         assert text.count(" --resume") == 1
 
 
+@pytest.mark.parametrize("form", ["train.recipe={}", "--recipe={}", "--recipe {}"])
+def test_a_recipe_goes_with_the_job_in_each_form(form: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("optim: {lr: 0.1}\n")
+    words = form.format(recipe).split()
+    job = command_job(["train", "--train", "t.txt", "--output", "2024", *words], Resources())
+    assert job.files == {"r.yaml": "optim: {lr: 0.1}\n"}
+    assert job.arguments[4:-1] == tuple(form.format("r.yaml").split())
+
+
 def test_mistake_in_the_words_of_a_command_is_refused_before_it_is_sent() -> None:
     def answer(*words: str) -> str:
         found = CliRunner().invoke(app, ["submit", "--on", "slurm", "--dry-run", "--", *words])

@@ -1,6 +1,7 @@
 """The form: its fields, checks, and what a run gets."""
 
 import re
+import shlex
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -214,3 +215,21 @@ def test_a_later_check_ends_the_earlier_one(client, root, started, monkeypatch):
     assert ended == [(2**22 + 5, signal.SIGTERM)]
     assert client.post("/train/give-up/plan").status_code == 200
     assert len(ended) == 2
+
+
+def test_the_command_means_the_values_of_the_form(tmp_path):
+    """Of the shell's words, as the command line reads them."""
+    (tmp_path / "photos #1").mkdir()
+    (tmp_path / "photos #1/train.txt").write_text("a.jpg cat\n")
+    found = read_form(
+        {
+            "data.train": str(tmp_path / "photos #1/train.txt"),
+            "run.output": str(tmp_path / "out: new"),
+            "data.label_separator": "|",
+            "model.image_size": "[64, 32]",
+        },
+        Roots([tmp_path]),
+    )
+    assert not found.errors
+    config = Config.load(None, shlex.split(found.command)[2:])
+    assert config == found.config

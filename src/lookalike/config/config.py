@@ -110,6 +110,8 @@ class Config(Section):
                 if text[:1] not in "*{" or not keys().get(key, ("",))[0].startswith("str"):
                     raise ConfigError(f"{key}: {text!r} cannot be read as YAML; quote it") from None
                 value = text
+            if _is_meant_as_text(key, text, value):
+                value = text
             _put(tree, key, value)
             places.pop(key, None)
         for key, value in (flags or {}).items():
@@ -347,6 +349,14 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
         tree[part] = dict(inner or {})
         tree = tree[part]
     tree[name] = value
+
+
+def _is_meant_as_text(key: str, text: str, value: Any) -> bool:
+    """True for a text of a setting that YAML reads as a number, or cuts at ` #`, a comment."""
+    kind = keys().get(key, ("",))[0]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    cut = isinstance(value, str) and " #" in text and text[:1] not in "\"'"
+    return (kind == "str" and number) or (cut and "str" in kind)
 
 
 def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:

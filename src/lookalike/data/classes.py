@@ -76,6 +76,11 @@ class Classes:
         return cls(_distinct(names, lambda row: f"{origin}: class {row}"))
 
 
+def names_class_file(text: str) -> bool:
+    """True where the text of `data.classes` is a file, and not names with commas between."""
+    return "://" in text or text.endswith(".txt") or os.path.isfile(storage.local_path(text))
+
+
 def read_class_names(names_or_uri: str | Sequence[str]) -> tuple[str, ...]:
     """The class names of `data.classes`, in the order of their rows.
 
@@ -89,7 +94,7 @@ def read_class_names(names_or_uri: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(names_or_uri, str):
         return _distinct(names_or_uri, lambda row: f"data.classes: name {row + 1}")
     text = names_or_uri.strip()
-    if not ("://" in text or text.endswith(".txt") or os.path.isfile(storage.local_path(text))):
+    if not names_class_file(text):
         return _distinct(text.split(","), lambda row: f"data.classes: name {row + 1}")
 
     # A blank line between names is kept, and refused: dropping it would shift all rows below.

@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from lookalike import storage
-from lookalike.config.config import FLAGS, Config
+from lookalike.config.config import FLAGS, Config, keys
 from lookalike.config.yaml_lines import read_mapping
+from lookalike.data.classes import names_class_file
 from lookalike.data.readers.annotation import names_file
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
@@ -116,6 +118,8 @@ def _setting_places(config: Config) -> Iterator[tuple[str, str]]:
             continue  # columns of a table
         if key == "train.recipe" and not value.endswith((".yaml", ".yml")):
             continue
+        if key == "data.classes" and isinstance(value, str) and not names_class_file(value):
+            continue  # names with commas between
         lists = value if isinstance(value, list) and key != "data.classes" else [value]
         for each in lists:
             if isinstance(each, str):
@@ -144,14 +148,17 @@ def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
     files: dict[str, str] = {}
     sent: list[str] = []
     for word in arguments:
-        if word.endswith((".yaml", ".yml")) and not storage.is_remote(word):
-            name = PurePosixPath(word).name
+        option, equals, value = word.partition("=")
+        named = equals and (option.startswith("--") or option in keys())
+        file = value if named else word
+        if file.endswith((".yaml", ".yml")) and not storage.is_remote(file):
+            name = PurePosixPath(file).name
             if name in files:
                 raise ConfigError(f"{word}: another file of that name is part of the job")
-            files[name] = _file_text(word)
+            files[name] = _file_text(file)
             if storage.without_secrets(files[name]) != files[name]:
-                raise _secret_in(word)
-            sent.append(name)
+                raise _secret_in(file)
+            sent.append(f"{option}={name}" if named else name)
         else:
             sent.append(word)
     places = list(_argument_places(arguments))
@@ -181,7 +188,8 @@ def _training_config(arguments: Sequence[str]) -> Config:
             (settings if equals else files).append(word)
         elif key := FLAGS.get(option[2:]):
             text = value if equals else next(words, "")
-            flags.setdefault(key, []).append(int(text) if text.isdecimal() else text)
+            number = text.isdecimal() and keys()[key][0].startswith("int")
+            flags.setdefault(key, []).append(int(text) if number else text)
     if len(files) > 1:
         raise ConfigError(f"more than one configuration file: {', '.join(files)}")
     given = {key: each if len(each) > 1 else each[0] for key, each in flags.items()}
@@ -303,7 +311,7 @@ def check_places(job: JobRequest, resources: Resources) -> None:
     for key, place in job.places:
         if storage.is_remote(place) or place in job.files or PurePosixPath(place).name in job.files:
             continue
-        around = [path for path in mounts if f"{place}/".startswith(f"{path}/")]
+        around = [path for path in mounts if f"{normpath(place)}/".startswith(f"{path}/")]
         if not around:
             raise ConfigError(
                 f"{key}={place}: is in no mount of the container "

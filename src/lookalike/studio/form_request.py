@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lookalike import storage
 from lookalike.config.config import Config, keys
+from lookalike.config.yaml_lines import write_yaml
 from lookalike.errors import ConfigError
 from lookalike.studio.component_form import COMPUTING_MODE, REQUIRED, is_path
 from lookalike.studio.roots import Roots, is_object
@@ -45,8 +46,8 @@ class FormRequest:
         words = ["lookalike", "train"]
         for key in sorted(config.asked()):
             value = config.get(key)
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words.append(f"{key}={list(value) if isinstance(value, tuple) else text}")
+            plain = list(value) if isinstance(value, tuple) else value
+            words.append(f"{key}={write_yaml(plain, flow=True)}")
         return shlex.join(words)
 
 
