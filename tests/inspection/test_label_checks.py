@@ -149,3 +149,12 @@ def test_a_trained_run_judges_its_list(shapes, tmp_path):
     assert other.facts["labels"]["embedded"] == 20
     with pytest.raises(lookalike.LookalikeError, match="exclude each other"):
         lookalike.doctor(run=output, train=str(wrong), images=False)
+    with pytest.raises(lookalike.LookalikeError, match=r"nosuch\.txt"):
+        lookalike.doctor(run=output, val=str(shapes / "nosuch.txt"), images=False, device="cpu")
+    with pytest.raises(lookalike.LookalikeError, match=r"image_size=64 contradicts the run"):
+        lookalike.doctor(run=output, image_size=64, images=False, device="cpu")
+    moved = tmp_path / "moved.csv"
+    moved.write_text("path,who\n" + (shapes / "val.txt").read_text().replace(" ", ","))
+    settings = {"label_column": "who", "image_root": str(shapes), "device": "cpu"}
+    other = lookalike.doctor(run=output, data=str(moved), images=False, **settings)
+    assert other.facts["labels"]["embedded"] == 20

@@ -114,23 +114,33 @@ def doctor(
 
 
 def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
-    """The run's settings, with the places of this call."""
+    """The run's settings with those of this call.
+
+    Raises:
+        ConfigError: settings of this call contradict the run.
+    """
     if config.data.train is not None:
         raise ConfigError("data.train (--train) and a run exclude each other; give data (--data)")
-    own = (
-        "run.device",
-        "data.threads",
-        "data.requests",
-        "data.cache",
-        "data.cache_size",
+    asked = config.asked() - {"run.output"}
+    for key in sorted(asked):
+        other = not key.startswith("data.") and key != "run.device"
+        if other and config.get(key) != trained.get(key):
+            raise ConfigError(
+                f"{key}={config.get(key)} contradicts the run, which has {trained.get(key)}; leave "
+                "it out: with --run, settings of data and run.device apply"
+            )
+    own = {
+        "run.device", "data.threads", "data.requests", "data.cache", "data.cache_size",
         "data.allow_truncated",
-    )
-    values: dict[str, Any] = {key: config.get(key) for key in own}
+    }  # fmt: skip
+    values: dict[str, Any] = {}
     if data is not None:
-        other = {"train": data, "val": None, "val_fraction": 0.0, "format": config.data.format}
-        other |= {"classes": None, "num_classes": None, "val_split": config.data.val_split}
-        other |= {"train_split": config.data.train_split}
-        values |= {f"data.{key}": value for key, value in other.items()}
+        values = {"data.val": None, "data.val_fraction": 0.0, "data.train": data}
+        values |= {"data.classes": None, "data.num_classes": None}
+        own |= {"data.format", "data.val_split", "data.train_split"}
+    elif "data.val" in asked:  # in the place of the run's own validation
+        values = {"data.val_fraction": 0.0}
+    values |= {key: config.get(key) for key in own | asked}
     return trained.with_values(values)
 
 

@@ -30,7 +30,7 @@ from lookalike.exporting.export_formats import WRITERS, write_onnx
 from lookalike.exporting.exported import require
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
-from lookalike.metrics.scores import check_measurable
+from lookalike.metrics.scores import check_measurable, findable_queries
 from lookalike.model.embedder import Embedder
 from lookalike.run import EXPORTS
 from lookalike.storage import Place
@@ -135,7 +135,7 @@ def export(
         calibration = Calibration.from_json(source.calibration, source.place)
     catalog, list_name = source.labelled(data, data_format, split)
     check_measurable(catalog)
-    sample = sample_classes(catalog, max_images)
+    sample = sample_classes(catalog, max_images, findable=findable_queries(catalog).numpy())
     images = options.source([model])
     batches = None
     if precision == "int8":

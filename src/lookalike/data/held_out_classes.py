@@ -44,19 +44,26 @@ def hold_out(catalog: Catalog, fraction: float, seed: int) -> tuple[Catalog, Cat
     return _of_classes(catalog, ~held), _of_classes(catalog, held)
 
 
-def sample_classes(catalog: Catalog, most: int, seed: int = 0) -> Catalog:
+def sample_classes(
+    catalog: Catalog, most: int, seed: int = 0, *, findable: np.ndarray | None = None
+) -> Catalog:
     """Whole classes with at most `most` images together, and two classes at least.
 
-    They are drawn as in `hold_out`, those of one image last: they cannot be measured.
+    They are drawn as in `hold_out`, last those that cannot be measured: without an image that is
+    `findable`, (N,) bool, a query that has something to find; by default with one image.
     """
     if len(catalog) <= most:
         return catalog
     counts = np.bincount(catalog.class_ids, minlength=len(catalog.classes))
+    measured = counts >= 2
+    if findable is not None:
+        ids = catalog.class_ids[findable]
+        measured = np.bincount(ids, minlength=len(counts)) > 0
     names = catalog.classes.names
     drawn = sorted(np.flatnonzero(counts).tolist(), key=lambda row: _draw(names[row], seed))
     kept = np.zeros(len(names), dtype=bool)
     total = 0
-    for row in sorted(drawn, key=lambda row: counts[row] < 2):
+    for row in sorted(drawn, key=lambda row: not measured[row]):
         if total + counts[row] > most and kept.sum() >= 2:
             break
         kept[row] = True

@@ -132,13 +132,17 @@ class Scores:
         }
 
 
+def findable_queries(catalog: Catalog) -> Tensor:
+    """The images that are queries and have an image to find, (N,) bool."""
+    roles = Roles.of(catalog.records)
+    found = relevant_images(torch.from_numpy(catalog.all_ids), roles) > 0
+    return found if roles is None else found & roles.query
+
+
 def check_measurable(catalog: Catalog) -> None:
     """Raise a DataError where no query has an image to find, before any image is embedded."""
-    labels, roles = torch.from_numpy(catalog.all_ids), Roles.of(catalog.records)
-    findable = relevant_images(labels, roles) > 0
-    if roles is not None:
-        findable &= roles.query
-    if not findable.any():
+    if not findable_queries(catalog).any():
+        labels, roles = torch.from_numpy(catalog.all_ids), Roles.of(catalog.records)
         raise DataError(f"{catalog.records[0].source}: {_nothing_to_find(labels, roles)}")
 
 
