@@ -73,6 +73,29 @@ def test_vectors_are_those_of_evaluation_to_the_bit(model, many, tmp_path, worke
     assert not list(tmp_path.glob(".v*"))
 
 
+def test_files_of_vectors_serve_in_any_folder(model, photos, cache, tmp_path, monkeypatch):
+    """Paths of a list are relative where it is embedded, and absolute in the file."""
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("photos/100/0.jpg a\n./photos/101/../101/1.jpg b\n")
+    for name in ("v.parquet", "v.npy"):
+        lookalike.embed(model, "list.txt", name, device="cpu")
+    files = [str(photos / "100/0.jpg"), str(photos / "101/1.jpg")]
+    assert rows_of(tmp_path / "v.parquet")[0] == files
+    assert Path("v.paths.txt").read_text().splitlines() == files
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    for name in ("v.parquet", "v.npy"):
+        found = lookalike.search(
+            model,
+            files[0],
+            gallery=f"../{name}",
+            index=name + ".index",
+            html="p.html",
+            device="cpu",
+        )
+        assert [one.id for one in found.answers[0].neighbours] == files
+
+
 def test_files_and_what_is_beside_them(model, many, tmp_path, parts_of_64, caplog):
     lookalike.embed(model, many, tmp_path / "v.parquet", device="cpu")
     assert "broken.jpg: not an image" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lookalike import storage
 from lookalike.commands.read_options import run_config
 from lookalike.config.config import Config
 from lookalike.data.inputs import KnownLists, no_lists
@@ -12,7 +13,6 @@ from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.path_patterns import expand_choices
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, LookalikeError
-from lookalike.index.sync import absolute
 from lookalike.log import logger
 from lookalike.storage import Place
 from lookalike.training.build import annotation_options
@@ -88,7 +88,7 @@ def settings_of(model: Place) -> Config | None:
 
 def _is_own(config: Config, place: str) -> bool:
     """True for a training or validation list of the run."""
-    return absolute(place) in map(absolute, lists_in(config))
+    return storage.absolute(place) in map(storage.absolute, lists_in(config))
 
 
 def lists_in(config: Config) -> list[str]:

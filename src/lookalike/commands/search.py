@@ -193,7 +193,7 @@ def cached_index(
     embedder: Embedder | ExportedModel, gallery: Sequence[str], kind: str = "auto"
 ) -> Path:
     """The folder of the index that a search in these places keeps in the user's cache."""
-    places = "\n".join([embedder.fingerprint(), str(kind), *map(sync.absolute, gallery)])
+    places = "\n".join([embedder.fingerprint(), str(kind), *map(storage.absolute, gallery)])
     return cache_entry("galleries", gallery[0], places)
 
 

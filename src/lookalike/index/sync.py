@@ -138,10 +138,10 @@ def _added_vectors(
     exactly: bool,
 ) -> Iterator[tuple[list[str], int]]:
     """Add the vectors of a file block by block; yields a block's ids and how many are new."""
-    version = image_version(absolute(table))
+    version = image_version(storage.absolute(table))
     # Ids that were given are no paths.
     named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
-    for records, vectors in vector_files.read_images(absolute(table)):
+    for records, vectors in vector_files.read_images(storage.absolute(table)):
         if vectors.shape[1] != index.dim:
             raise DataError(
                 f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
@@ -208,7 +208,7 @@ def remove(index: Index, wanted: Sequence[str], *, remove_all: bool = False) -> 
     leaving: dict[str, None] = {}
     broad: str | None = None
     for item in wanted:
-        names = (item, absolute(item))
+        names = (item, storage.absolute(item))
         found = [name for name in names if name in there]
         if not found:
             found = [
@@ -240,17 +240,8 @@ def records_at(places: Sequence[str], known: KnownLists = no_lists) -> RecordTab
 
 
 def _placed(record: Record) -> Record:
-    uri = absolute(record.uri)
+    uri = storage.absolute(record.uri)
     return record if uri == record.uri else replace(record, uri=uri)
-
-
-def absolute(place: str) -> str:
-    """The absolute path of a local place; a URI as it is."""
-    if storage.is_remote(place):
-        return place
-    path = storage.local_path(place)
-    # Only the file system resolves `link/../a.jpg`.
-    return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 
 
 def image_version(uri: str) -> int:

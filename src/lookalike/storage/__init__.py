@@ -15,6 +15,7 @@ from lookalike.storage.read import (
 )
 from lookalike.storage.uri import (
     Place,
+    absolute,
     address,
     canonicalizer,
     is_remote,
@@ -39,7 +40,7 @@ from lookalike.storage.write import (
 )
 
 __all__ = [
-    "NO_LIMITS", "Limits", "Place", "address", "canonicalizer", "check_writable",
+    "NO_LIMITS", "Limits", "Place", "absolute", "address", "canonicalizer", "check_writable",
     "exists", "fetch_bytes", "fetch_file", "files_below", "is_archive", "is_folder", "is_remote",
     "join", "local_path", "opened", "path_of", "public", "read_bytes", "read_if_exists",
     "read_starts", "remove_file", "resolve", "resolver", "sizes_below", "split_query",

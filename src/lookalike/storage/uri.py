@@ -56,6 +56,15 @@ def local_path(uri: str) -> str:
     return uri
 
 
+def absolute(place: str) -> str:
+    """The absolute path of a local place; a URI as it is."""
+    if is_remote(place):
+        return place
+    path = local_path(place)
+    # Only the file system resolves `link/../a.jpg`.
+    return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
+
+
 def path_of(place: Place) -> Path:
     """`local_path` as a Path."""
     return Path(local_path(os.fspath(place)))

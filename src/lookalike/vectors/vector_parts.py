@@ -256,8 +256,8 @@ def outdated(name: str, files: Sequence[Path]) -> list[str]:
 
 
 def _path_of(record: Record) -> str:
-    """The URI without secrets, and the name inside a larger file."""
-    uri = storage.unsigned(record.uri)
+    """The absolute path, or the URI without secrets, and the name inside a larger file."""
+    uri = storage.absolute(storage.unsigned(record.uri))
     return f"{uri}: {record.member.name}" if record.member else uri
 
 
