@@ -201,3 +201,19 @@ def test_mistakes_of_improve_are_one_line(monkeypatch, shapes, model, capsys, mo
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_the_format_is_that_of_the_data(shapes, model, tmp_path):
+    table = tmp_path / "val.csv"
+    rows = (
+        (shapes / "val.txt").read_text().replace(" ", ",").replace("images/", f"{shapes}/images/")
+    )
+    table.write_text("path,label\n" + rows)
+    fit = shapes / "train.txt"
+    found = improve(model, table, format="csv", variants="whiten=12", fit=fit, device="cpu")
+    assert [one.variant for one in found] == ["plain", "whiten=12"]
+
+
+def test_an_empty_list_of_variants_is_refused(shapes, model):
+    with pytest.raises(lookalike.LookalikeError, match="variants is empty"):
+        improve(model, shapes / "val.txt", variants=[], device="cpu")

@@ -14,6 +14,7 @@ import torch
 import lookalike
 from lookalike.cli import main
 from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.testset import from_files
 from lookalike.metrics.clustering import nmi
 from lookalike.metrics.scores import score
 from lookalike.storage.claimed_sizes import read_npy
@@ -274,3 +275,11 @@ def test_unparsable_headers_are_refused(text):
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     with pytest.raises(DataError, match=r"^x\.npy: not a \.npy file of numbers"):
         read_npy(io.BytesIO(data), len(data), "x.npy")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_behind_the_labels_are_no_labels(folder, end):
+    np.save("v.npy", np.eye(4, 8, dtype=np.float32))
+    Path("l.txt").write_bytes(end.join(["a", "a", "b", "b", "", ""]).encode())
+    test, _ = from_files(["v.npy"], "l.txt")
+    assert len(test.catalog) == 4

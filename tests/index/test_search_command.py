@@ -452,3 +452,8 @@ def test_a_browser_shows_the_page(calibrated_model, photos, cache, tmp_path, mon
             assert shown.locator("figure.same").count() > 0
             assert shown.locator("b b").count() == 0
         browser.close()
+
+
+def test_a_prior_needs_a_query():
+    with pytest.raises(ConfigError, match=r"prior \(--prior\) is for the answers to queries"):
+        lookalike.search("none", index="none", prior=0.1)

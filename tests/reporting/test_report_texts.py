@@ -5,6 +5,8 @@ import re
 import pytest
 import torch
 
+from lookalike.commands.run_info import validated_on
+from lookalike.config.config import Config
 from lookalike.data.catalog import build_catalog
 from lookalike.data.record import Record
 from lookalike.metrics.bootstrap import differences
@@ -197,3 +199,16 @@ def test_one_is_counted_as_one():
     assert headline(content(two, own=False)).endswith("on 2 images of 1 class.")
     html = render(content(two, own=False, listed="x"))
     assert not re.search(r"(?<![\d,.])1 (classes|queries|images|pairs)\b", html)
+
+
+def test_a_run_without_validation_is_named_as_such():
+    config = Config().with_settings({"train": "train.txt"})
+    assert validated_on(config, RunHistory("a/run", [])) == ""
+    assert (
+        validated_on(config, RunHistory("a/run", MEASURED)) == "the split validation of train.txt"
+    )
+    words = content(None, None, other=RunHistory("b/run", []), other_validated_on="").lists_apart
+    assert words == "the other run was not validated, this run on /lists/val.txt"
+    neither = content(None, None, history=RunHistory("a/run", []), validated_on="",
+                      other=RunHistory("b/run", []))  # fmt: skip
+    assert neither.lists_apart == "neither run was validated"

@@ -442,3 +442,12 @@ def test_bytes_of_other_formats_are_decoded(model):
         headers={"content-type": "application/octet-stream"},
     )
     assert vectors_of(answer).shape == (1, 16)
+
+
+def test_a_calibrated_model_is_named_so_without_an_index(model):
+    async def conversation(client):
+        return await client.get("/v1/models")
+
+    [described] = talk(small_service(model, None, None), conversation).json()["data"]
+    assert described["calibrated"] is True
+    assert described["index"] is None

@@ -111,6 +111,8 @@ def improve(
     fit = optional_place("fit", fit)
     texts = None if variants is None else places_of("variants", variants)
     parsed = None if texts is None else [Variant.parse(text) for text in texts]
+    if parsed == []:
+        raise ConfigError("variants is empty: name one, or leave it out for one of each kind")
     log.start()
     embedder = load(model, device=reading.device)
     if not isinstance(embedder, Embedder):
@@ -125,7 +127,7 @@ def improve(
         variant.check_dims(embedder.embedding_dim)
     catalog = open_catalog(data, *reading_of(data, format, settings_of(model)), split=split)
     check_measurable(catalog)
-    fitting = _fitting(model, fit, format) if any("whiten" in w.steps for w in needing) else None
+    fitting = _fitting(model, fit) if any("whiten" in w.steps for w in needing) else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})
     source = reading.source([model])
     seen = {flip: _View.of(embedder, catalog, fitting, flip, source) for flip in views}
@@ -190,9 +192,9 @@ def _keepable(text: str) -> Variant:
     return variant
 
 
-def _fitting(model: Place, fit: str | None, format: str) -> Sequence[Record]:
+def _fitting(model: Place, fit: str | None) -> Sequence[Record]:
     """The images that whitening is fitted on, never those that a run held out."""
-    records = ModelOrigin.of(model).learned(fit, format, instead="--fit")
+    records = ModelOrigin.of(model).learned(fit, "auto", instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]
 
 

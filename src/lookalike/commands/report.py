@@ -79,9 +79,11 @@ def report(
     target = _target(place, output)
     config = run_info.required_config(place)
     check_distinct([target], [data, *lists_in(config)])
-    other, other_validated_on = None if compare is None else os.fspath(compare), ""
-    if other is not None:
-        other_validated_on = run_info.validated_on(run_info.required_config(other))
+    other, other_history, other_validated_on = None, None, ""
+    if compare is not None:
+        other = os.fspath(compare)
+        other_config, other_history = run_info.required_config(other), run_info.history(other)
+        other_validated_on = run_info.validated_on(other_config, other_history)
     reading = config if threads is None else config.with_values({"data.threads": threads})
     source = create_source(reading)
     train, shown, unreadable = _lists(place, config, data, format, split, target)
@@ -107,7 +109,7 @@ def report(
         listed="" if data is None else storage.public(data),
         own=data is None,
         other_validated_on=other_validated_on,
-        other=None if other is None else run_info.history(other),
+        other=other_history,
         other_evaluation=other_evaluation,
     )
     return _write(report, target)
@@ -150,14 +152,15 @@ def _report_data(
     source: Source,
     unreadable: str = "",
 ) -> ReportData:
+    history = run_info.history(run)
     return ReportData(
-        history=run_info.history(run),
+        history=history,
         facts=run_info.facts(config, train, shown),
         settings=run_info.settings(config, run_info.reasons(run)),
         environment=run_info.environment(run),
         evaluation=evaluation,
         lacking="" if shown is not None else unreadable or _LACKING,
-        validated_on=run_info.validated_on(config),
+        validated_on=run_info.validated_on(config, history),
         calibration=calibration_of(run),
         seed=config.train.seed,
         source=source,

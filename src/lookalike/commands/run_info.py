@@ -74,8 +74,10 @@ def facts(config: Config, train: Catalog | None, shown: Catalog | None) -> list[
     return facts
 
 
-def validated_on(config: Config) -> str:
-    """Name of a run's validation list, without secrets; "" without one."""
+def validated_on(config: Config, history: RunHistory) -> str:
+    """Name of a run's validation list, without secrets; "" where nothing was measured."""
+    if not history.measured:
+        return ""
     data = config.data
     train = shown(data.train)
     if data.val is not None:

@@ -141,6 +141,8 @@ def search(
     if html is not None:
         check_output_file(html)
         check_distinct([html], (*asked_for, *galleries, *added))
+    if prior is not None and not asked_for:
+        raise ConfigError("prior (--prior) is for the answers to queries: name a query")
     check_integer("check", check, 0)
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
@@ -151,7 +153,7 @@ def search(
     embedder = load(model, device=options.device) if needed else None
     source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
-    prior_of(calibration if asked_for else None, 1, prior)  # a wrong one is known before any work
+    prior_of(calibration, 1, prior)  # a wrong one is known before any work
     lists = [  # read before an index is made
         (sync.GalleryList.of(places, known), exactly)
         for places, exactly in ((galleries, index is None), (added, False))

@@ -132,7 +132,10 @@ def open_service(
         own, loaded.embedding_dim, loaded.device, _of(calibration),
         "" if served is None else f", index of {log.counted(len(served.index), 'image')}",
     )  # fmt: skip
-    return Service(own, loaded, served, limits or ServiceLimits(), int(time.time()), __version__)
+    return Service(
+        own, loaded, served, calibration is not None, limits or ServiceLimits(),
+        int(time.time()), __version__,
+    )  # fmt: skip
 
 
 def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -> Index:

@@ -220,7 +220,7 @@ def from_files(
     files = list(map(storage.public, embeddings))
     place = storage.public(labels) if labels else files[0]
     if labels is not None:
-        given = _parse_labels(lines(read_text(labels).rstrip("\n")), place, options.annotation)
+        given = _parse_labels(lines(read_text(labels).rstrip("\r\n")), place, options.annotation)
         names = [given] * len(parts)
     else:
         names = [

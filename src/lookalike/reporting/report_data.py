@@ -112,6 +112,11 @@ class ReportData:
     def lists_apart(self) -> str:
         """The lists of both runs in words, where their scores are not comparable."""
         ours, theirs = self.validated_on, self.other_validated_on
+        if not ours and not theirs:
+            return "neither run was validated"
+        if not ours or not theirs:
+            without, other = ("this", "the other") if theirs else ("the other", "this")
+            return f"{without} run was not validated, {other} run on {ours or theirs}"
         if ours != theirs:
             return f"this run was validated on {ours}, the other run on {theirs}"
         return f"both runs were validated on {ours}, whose content changed between the trainings"

@@ -46,11 +46,13 @@ class Service:
         name: of the model, in requests and answers.
         created: seconds since 1970, of the model.
         index: None where none is served.
+        calibrated: whether the model is.
     """
 
     name: str
     model: Served
     index: ServedIndex | None = None
+    calibrated: bool = False
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     created: int = 0
     version: str = "0"
@@ -167,7 +169,7 @@ def _described(service: Service) -> dict[str, Any]:
         "owned_by": "lookalike",
         "dimensions": service.model.embedding_dim,
         "fingerprint": service.model.fingerprint(),
-        "calibrated": index is not None and index.calibration is not None,
+        "calibrated": service.calibrated,
         "index": None if index is None else {"images": len(index.index)},
     }
 
