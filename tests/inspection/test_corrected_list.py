@@ -29,6 +29,14 @@ def test_an_image_list_keeps_all_its_other_bytes(tmp_path):
     assert source.read_bytes() == TEXT.encode()
 
 
+def test_a_label_behind_a_tab_may_hold_blanks(tmp_path):
+    source, target = tmp_path / "l.txt", tmp_path / "new.txt"
+    source.write_text("img/a b.jpg\tred boot\n  img/b.jpg\t blue boot \n")
+    wanted = changes(source, {0: "blue boot", 1: "cap"})
+    assert write_corrected(str(source), wanted, target) == 2
+    assert target.read_text() == "img/a b.jpg\tblue boot\n  img/b.jpg\t cap \n"
+
+
 def test_a_table_keeps_its_details(tmp_path):
     source, target = tmp_path / "l.csv", tmp_path / "new.csv"
     source.write_text(

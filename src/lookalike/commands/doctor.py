@@ -70,6 +70,7 @@ def doctor(
     output = _output_place(config)
     if run is None and data is not None:
         raise ConfigError("data is the list for a run to judge: give run (--run) too, or train")
+    own_lists = run is not None and data is None and config.data.val is None
     if run is not None:
         config = _as_trained(config, required_config(str(run)), data)
     if config.data.train is None:
@@ -81,8 +82,8 @@ def doctor(
     embedder = None if run is None else load(run, device=config.run.device)
     bad, skipped = BadRows(), list[Skipped]()
     named: AbstractContextManager[None] = nullcontext()
-    if run is not None and data is None:
-        named = lists_named_by(storage.public(run), config, instead="--data")
+    if own_lists:
+        named = lists_named_by(storage.public(str(run)), config, instead="--data")
     try:
         with named:
             train, val = open_catalogs(config, bad, skipped)

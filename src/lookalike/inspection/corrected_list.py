@@ -19,6 +19,7 @@ from lookalike.data.readers.annotation import (
     read_text,
 )
 from lookalike.data.readers.csv_table import read as read_table
+from lookalike.data.readers.image_list import label_start
 from lookalike.data.readers.image_list import read as read_image_list
 from lookalike.data.readers.written_table import table_text
 from lookalike.data.record import Details, Record, with_labels
@@ -151,8 +152,7 @@ def _edited(source: str, labels: dict[int, str | None]) -> str:
             found.append(line)
         elif after is not None:
             body = line.rstrip(" \t\r\n")
-            label = max(body.rfind(" "), body.rfind("\t")) + 1
-            found.append(body[:label] + after + line[len(body) :])
+            found.append(body[: label_start(body)] + after + line[len(body) :])
     return "".join(found)
 
 

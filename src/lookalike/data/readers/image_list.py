@@ -105,12 +105,8 @@ class _Rows:
             line = line.strip(" \t\r\n")
             if not line or line[0] == "#":
                 continue
-            cut = line.rfind(" ")
-            if "\t" in line:
-                cut = max(cut, line.rfind("\t"))
-            path, label = line[: max(cut, 0)].rstrip(" \t"), line[cut + 1 :]
-            if "\t" in path:
-                path, label = _cut_at_tab(line) or (path, label)
+            start = label_start(line)
+            path, label = line[: max(start - 1, 0)].rstrip(" \t"), line[start:]
             if not labelled and (not path or _is_path_alone(path, label)):
                 path, label = line, ""
             try:
@@ -143,12 +139,18 @@ def _parts(text: str) -> Iterator[str]:
         begin = end
 
 
-def _cut_at_tab(line: str) -> tuple[str, str] | None:
-    """Path and label of a line such as `a.jpg<tab>red boot`, None for others."""
-    path, _, label = line.rpartition("\t")
-    path, label = path.rstrip(" \t"), label.strip(" ")
-    named = path.lower().endswith(IMAGE_SUFFIXES)
-    return (path, label) if named and not label.lower().endswith(IMAGE_SUFFIXES) else None
+def label_start(line: str) -> int:
+    """Index at which the label of a line begins, behind its last blank; 0 without a blank.
+
+    Behind a tab, as in `a.jpg<tab>red boot`, a label may hold blanks. The line has none at its end.
+    """
+    tab = line.rfind("\t")
+    last = max(line.rfind(" "), tab)
+    if "\t" in line[: max(last, 0)].rstrip(" \t"):
+        path, label = line[:tab].rstrip(" \t"), line[tab + 1 :].lstrip(" ")
+        if path.lower().endswith(IMAGE_SUFFIXES) and not label.lower().endswith(IMAGE_SUFFIXES):
+            return len(line) - len(label)
+    return last + 1
 
 
 def _is_path_alone(path: str, label: str) -> bool:
