@@ -71,7 +71,7 @@ def opened(command: str, path: str, world: World) -> Catalog | RecordTable:
     from lookalike.data.inputs import read_places
     from lookalike.data.shared_records import read_once
     from lookalike.evaluation.testset import from_list
-    from lookalike.training.build import open_catalogs
+    from lookalike.training.request_lists import open_catalogs
 
     if command == "train":
         return open_catalogs(Config.of(None, {"train": path}), world=world)[0]

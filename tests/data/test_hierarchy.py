@@ -10,7 +10,7 @@ from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.streams import keep_list
 from lookalike.errors import ConfigError, DataError
-from lookalike.training.build import open_catalogs
+from lookalike.training.request_lists import open_catalogs
 
 ROWS = "path,label,genus,family\na.jpg,cat,felis,felid\nb.jpg,dog,canis,canid\n"
 ROWS += "c.jpg,lion,panthera,felid\nd.jpg,cat,felis,felid\n"

@@ -17,8 +17,8 @@ from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.errors import ConfigError, DataError
 from lookalike.losses import PAIR_LOSSES
-from lookalike.training.build import open_catalogs
 from lookalike.training.build_heads import metric_loss
+from lookalike.training.request_lists import open_catalogs
 
 WEIGHTS = [0.0, 2.5, 1.0, 0.5, 1.0, 3.0, 0.25, 1.0]
 LABELS = ["cat", "cat", "dog", "dog", "owl", "owl", "red fox", "red fox"]

@@ -176,7 +176,7 @@ def test_home_in_settings(home, photos, model):
     assert config.data.train == "~/list.txt"
     run = Run.create(config.run.output)
     assert run.path == home / "o"
-    from lookalike.training.build import create_source
+    from lookalike.training.request_lists import create_source
 
     create_source(config)
     assert (home / "cache/lookalike-images-1").is_dir()

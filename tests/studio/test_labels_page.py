@@ -138,3 +138,13 @@ def test_images_with_several_labels_are_corrected_as_their_list_writes_them(
     [changed] = [uri for uri in before if before[uri] != after[uri]]
     assert changed.endswith("images/3-0.jpg")
     assert after[changed] == ("3", "new")
+
+
+def test_a_corrected_list_is_trained_with_by_its_own_format(client, trained):
+    """A table, whatever the format of the list that was corrected."""
+    (trained / "config.yaml").write_text("data: {train: shapes/train.manifest, format: itag}\n")
+    preset = {"preset": f"run:{RUN['run']}"}
+    chosen = re.compile("<option selected>(itag|ClsSourceItag)</option>")
+    assert chosen.search(client.get("/train", params=preset).text)
+    link = {**preset, "train": "shapes/train.corrected.csv"}
+    assert not chosen.search(client.get("/train", params=link).text)

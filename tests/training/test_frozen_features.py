@@ -27,6 +27,7 @@ from lookalike.model.neck import pool
 from lookalike.training import build
 from lookalike.training.build_heads import create_heads, metric_loss
 from lookalike.training.checkpoint import embedder_weights
+from lookalike.training.request_lists import open_catalogs
 from lookalike.training.resolve import resolve
 from lookalike.training.time_budget import Length
 from lookalike.training.validation import Validator
@@ -115,7 +116,7 @@ def test_training_on_features_is_training_on_images_without_augmentation(shapes,
     trained, losses = [], []
     for stored in (False, True):
         torch.manual_seed(0)
-        catalog, _ = build.open_catalogs(config)
+        catalog, _ = open_catalogs(config)
         margin = metric_loss(config)
         embedder = build.create_embedder(config, margin)
         used = resolve(config, margin, embedder, World(), len(catalog.classes))

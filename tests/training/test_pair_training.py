@@ -17,10 +17,10 @@ from lookalike.losses.pairs.batch_comparison import BatchComparison
 from lookalike.losses.pairs.proxy_weights import ProxyWeights
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
-from lookalike.training.build import open_catalogs
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.checkpoint import Trained
 from lookalike.training.loss_scaler import LossScaler
+from lookalike.training.request_lists import open_catalogs
 from lookalike.training.resolve import resolve_head
 from lookalike.training.sampler_choice import resolve_sampler
 from lookalike.training.step import TrainStep

@@ -35,7 +35,7 @@ from lookalike.planning.recipe import choose_by_file, with_choices
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
 from lookalike.storage.output_checks import check_distinct, check_output_file
-from lookalike.training.build import create_source, open_catalogs
+from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
 
 

@@ -19,8 +19,8 @@ from lookalike.commands.models import (
     load,
     training_counts,
 )
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.commands.run_lists import reading_of, settings_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, settings_of
+from lookalike.commands.run_lists import reading_of
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source

@@ -15,8 +15,8 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.commands.run_lists import reading_of, settings_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, settings_of
+from lookalike.commands.run_lists import reading_of
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out

@@ -31,8 +31,8 @@ from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_describ
 from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
-from lookalike.training.build import annotation_options, open_catalogs
 from lookalike.training.remote_run import saved_config
+from lookalike.training.request_lists import annotation_options, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
 
 _VERSIONS = ".versions.json"

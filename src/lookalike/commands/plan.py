@@ -43,14 +43,10 @@ from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place
 from lookalike.storage.byte_size import in_bytes
-from lookalike.training.build import (
-    create_embedder,
-    create_sampling,
-    create_source,
-    open_catalogs,
-)
+from lookalike.training.build import create_embedder, create_sampling
 from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
+from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.resolve import check_micro_batches, half_precision, resolve
 
 CUDA_RUNTIME = 1_500_000_000

@@ -13,8 +13,8 @@ from lookalike.data.loading.image_source import Source
 from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
 from lookalike.storage import Place
-from lookalike.training.build import create_source
 from lookalike.training.remote_run import saved_config
+from lookalike.training.request_lists import create_source
 
 
 class ReadKeywords(TypedDict, total=False):
@@ -65,7 +65,7 @@ class ReadOptions:
         Raises:
             ConfigError: a value is wrong, or a size comes without a cache.
         """
-        config = next(filter(None, map(_config_of, models)), None) or Config()
+        config = next(filter(None, map(settings_of, models)), None) or Config()
         there = config.data.cache
         if self.cache is None and there is not None and not storage.path_of(there).is_dir():
             config = config.with_values({"data.cache": None})  # of the machine that trained it
@@ -106,10 +106,10 @@ def run_config(model: Place) -> Config | None:
     return saved_config(name if storage.is_remote(name) else storage.local_path(name))
 
 
-def _config_of(model: Place) -> Config | None:
+def settings_of(model: Place) -> Config | None:
     """The settings of a run; None for another model, or where they cannot be read."""
     try:
         return run_config(model)
     except ConfigError as error:
-        logger.warning("%s; images are read by the defaults, and without a cache", error)
+        logger.warning("%s; images and lists are read by the defaults, and without a cache", error)
         return None

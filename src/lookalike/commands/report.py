@@ -30,7 +30,7 @@ from lookalike.reporting.report_page import render
 from lookalike.run import REPORT, Run
 from lookalike.storage import Place
 from lookalike.storage.output_checks import check_distinct, check_output_file
-from lookalike.training.build import create_source, open_catalogs
+from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
 from lookalike.training.validation import in_training
 

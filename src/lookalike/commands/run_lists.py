@@ -12,10 +12,9 @@ from lookalike.data.readers import read_records
 from lookalike.data.readers.annotation import AnnotationOptions
 from lookalike.data.readers.path_patterns import expand_choices
 from lookalike.data.record_table import RecordTable
-from lookalike.errors import ConfigError, LookalikeError
-from lookalike.log import logger
+from lookalike.errors import ConfigError
 from lookalike.storage import Place
-from lookalike.training.build import annotation_options
+from lookalike.training.request_lists import annotation_options
 
 
 def lists_of(run: Place, *, required: bool = False) -> KnownLists:
@@ -75,15 +74,6 @@ def reading_of(
     if separator is not None:
         options = replace(options, label_separator=separator or None)
     return format, replace(options, coarser_columns=coarser)
-
-
-def settings_of(model: Place) -> Config | None:
-    """The settings of a run, None for a model alone; and with a line, where they are broken."""
-    try:
-        return run_config(model)
-    except LookalikeError as error:
-        logger.info("the list is read by the defaults, not by the run's settings: %s", error)
-        return None
 
 
 def _is_own(config: Config, place: str) -> bool:

@@ -10,7 +10,8 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
 from lookalike.planning.recipe import choose_by_data, choose_by_file, reasons, with_choices
-from lookalike.training.build import check_settings, create_source, open_catalogs
+from lookalike.training.build import check_settings
+from lookalike.training.request_lists import create_source, open_catalogs
 
 
 def show_config(config: Config | None = None, **settings: Any) -> str:

@@ -58,6 +58,12 @@ from lookalike.training.open_run import (
 )
 from lookalike.training.parts import TrainingParts
 from lookalike.training.remote_run import saved_config
+from lookalike.training.request_lists import (
+    check_validation,
+    create_source,
+    keep_streams,
+    open_catalogs,
+)
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.saved_lists import lists_named_by
@@ -95,7 +101,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     by_file = choose_by_file(requested)
     config = with_choices(requested, by_file)
     check_request(config, resume)
-    config = build.keep_streams(config)
+    config = keep_streams(config)
     build.check_settings(config)
     if config.run.workers > 1 and not in_worker():
         return _train_in_workers(config, _without(config, by_file), resume)
@@ -111,15 +117,15 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         run, world = _open(config, resume, world, stack)
         asked, config = config, as_before(config, run, resume, world)
 
-        source = build.create_source(config)
+        source = create_source(config)
         with _naming_run(run, config, resume):
-            catalog, held_out = build.open_catalogs(config, world=world)
+            catalog, held_out = open_catalogs(config, world=world)
         choices = choose_by_data(config, catalog, held_out, source, world)
         config = with_choices(config, choices)
         choices = by_file + choices
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
-        build.check_validation(config, held_out)
+        check_validation(config, held_out)
         summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)

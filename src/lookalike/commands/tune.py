@@ -49,6 +49,7 @@ from lookalike.planning.trial_proposals import check_optuna, propose
 from lookalike.planning.tune_page import render
 from lookalike.storage.file_lock import locked
 from lookalike.training import build
+from lookalike.training.request_lists import create_source, keep_streams, open_catalogs
 
 _TRIALS = 12
 """Trials that the time should reach for, where their number is not given."""
@@ -126,7 +127,7 @@ def tune(
     texts = [over] if isinstance(over, str) else list(over)
     asked_space = parse_space(texts, request)
     check_optuna()
-    request = build.keep_streams(request)
+    request = keep_streams(request)
     build.check_settings(request)
     for key, one in asked_space.items():
         for value in one.ends():
@@ -220,10 +221,10 @@ class _SettingsSearch:
         began: float,
     ) -> _SettingsSearch:
         with World.from_env(request.run.device) as world:
-            source = build.create_source(request)
+            source = create_source(request)
             # What `train` would find, with its validation set as a fact only.
             config = with_choices(request, choose_by_file(request))
-            catalog, validation = build.open_catalogs(config)
+            catalog, validation = open_catalogs(config)
             facts = None
             if config.train.recipe == "auto":
                 facts = gather_facts(config, catalog, validation, source, world)

@@ -228,7 +228,7 @@ class LabelReview:
 
 def _options(config: Config, part: str = "") -> AnnotationOptions:
     """Reading options of the lists of a run, or of its training lists."""
-    from lookalike.training.build import annotation_options, training_options
+    from lookalike.training.request_lists import annotation_options, training_options
 
     options = annotation_options(config)
     return training_options(config, options) if part == "training" else options

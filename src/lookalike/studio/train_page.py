@@ -32,6 +32,7 @@ def router(frame: Frame, roots: Roots, processes: RunProcesses, runs: WatchedRun
         values, message = _preset(runs, preset)
         if train:
             values |= _shortened({"data.train": train}, roots)
+            values.pop("data.format", None)  # of the list that this one replaces
         if start_from:
             values["train.start_from"] = runs.one(start_from).name
         return show(FormRequest(values), preset=preset, message=message)

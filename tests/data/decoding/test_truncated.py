@@ -98,7 +98,7 @@ def test_loaders_accept_it_on_request(tmp_path):
 def test_the_setting_and_the_argument_reach_the_source(tmp_path):
     from lookalike.commands.read_options import ReadOptions
     from lookalike.config.config import Config
-    from lookalike.training.build import create_source
+    from lookalike.training.request_lists import create_source
 
     (tmp_path / "a.jpg").write_bytes(PLAIN_JPEG[:9000])
     record = Record(str(tmp_path / "a.jpg"), "0", "list.txt", 1)

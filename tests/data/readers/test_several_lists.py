@@ -16,7 +16,7 @@ from lookalike.data.readers import read_records, streams
 from lookalike.data.record import Details, Record
 from lookalike.errors import ConfigError, DataError, StorageError
 from lookalike.inspection.list_checks import images_in_both
-from lookalike.training.build import annotation_options, keep_streams, open_catalogs
+from lookalike.training.request_lists import annotation_options, keep_streams, open_catalogs
 
 
 @pytest.fixture
