@@ -73,6 +73,7 @@ def test_gzip_byte_order_mark_and_a_cell_of_several_lines(tmp_path):
         ("path,label\n,cat\n", "t.csv:2: '' is not the path"),
         ("path,label\nhttp://[x,cat\n", "t.csv:2: 'http://[x' is not the path"),
         ('path,label\na.jpg,"cat\n', "t.csv:2: not CSV"),
+        ('path,label\n"b.jpg,dog\nc.jpg,cat\n', "t.csv:2: not CSV (a quote is not closed)"),
         ("path,label,path\na.jpg,1,b.jpg\n", "the column 'path' occurs twice"),
         ("path,label,x_1\na.jpg,1,3\n", "y_1, x_2, y_2 missing"),
         ("path,label,sequence,camera\na.jpg,1,2,3\n", "by `sequence` or by `camera`, not by both"),

@@ -96,7 +96,10 @@ class Layout:
     header: bool
 
     def rows(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """Last line and cells of each row that is not empty; a csv.Error begins with the line."""
+        """Last line and cells of each row that is not empty.
+
+        A csv.Error begins with the first line of its row.
+        """
         blanks = self.delimiter == _BLANKS
         rows = self._blank_separated(text) if blanks else self._marked(text)
         for number, cells in islice(rows, int(self.header), None):
@@ -105,12 +108,16 @@ class Layout:
 
     def _marked(self, text: str) -> Iterator[tuple[int, list[str]]]:
         reader = csv.reader(lines(text), delimiter=self.delimiter, strict=True)
+        done = 0  # lines of whole rows
         try:
             for cells in reader:
+                done = reader.line_num
                 if any(map(str.strip, cells)):
-                    yield reader.line_num, cells
+                    yield done, cells
         except csv.Error as error:
-            raise csv.Error(f"{reader.line_num}: not CSV ({error})") from None
+            unclosed = "unexpected end of data" in str(error)
+            fault = "a quote is not closed" if unclosed else error
+            raise csv.Error(f"{done + 1}: not CSV ({fault})") from None
 
     def _blank_separated(self, text: str) -> Iterator[tuple[int, list[str]]]:
         """Rows of words; a path with blanks takes those that are too many."""
