@@ -95,8 +95,6 @@ def test_weights_of_images_are_part_of_the_list(resumed, tmp_path, caplog):
     changed = "other images, labels or weights in the training list"
     resumed(data__weights=str(file), epochs=2)
     assert f"data.weights none -> {file}" in caplog.text
-    shorter = "the learning rate follows the new length: that of a shorter run is lower"
-    assert f"train.epochs 4 -> 2 ({shorter})" in caplog.text
     assert changed in caplog.text
     assert not losses(resumed(data__weights=str(file), epochs=2))
     assert "resumed with" not in caplog.text
@@ -249,7 +247,7 @@ def test_a_checkpoint_of_an_older_version_keeps_its_best_score(resumed, monkeypa
 def test_moved_list_is_the_same_list(shapes, resumed, tmp_path, caplog):
     shutil.copytree(shapes, tmp_path / "moved")
     found = resumed(train=str(tmp_path / "moved/train.txt"), val=str(tmp_path / "moved/val.txt"))
-    assert "resumed with" not in caplog.text
+    assert caplog.text.count("resumed with") == caplog.text.count("resumed with another length")
     assert [r["step"] for r in found if "recall_at_1" in r] == [12, 18, 24]
 
 
@@ -268,13 +266,45 @@ def test_settings_of_new_runs_are_refused(resumed, change):
         resumed(**change)
 
 
-def test_the_meaning_of_another_length_is_that_of_its_schedule(resumed, caplog):
-    resumed(epochs=5, max_steps=9)
-    longer = "the learning rate follows the new length: that of a longer run is higher"
-    assert f"train.epochs 4 -> 5 ({longer})" in caplog.text
-    resumed(epochs=6, max_steps=9, schedule="constant")
-    assert "train.epochs 5 -> 6" in caplog.text
-    assert "new length" not in caplog.text
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "train.max_steps 9 -> none; the last step is 24 (it was 9), LONGER"),
+        (
+            {"epochs": 2, "batch_size": 16},
+            "train.epochs 4 -> 2, train.max_steps 9 -> none; the last step is 11 (it was 9), "
+            "LONGER",
+        ),
+        ({"epochs": 5, "max_steps": 9}, "train.epochs 4 -> 5; the last step is 9 (it was 9)"),
+        (
+            {"max_steps": 12, "schedule": "constant"},
+            "train.max_steps 9 -> 12; the last step is 12 (it was 9)",
+        ),
+        ({"max_steps": 9}, None),
+    ],
+)
+def test_another_length_and_its_effect_are_one_line(resumed, caplog, change, expected):
+    resumed(**change)
+    said = [r.getMessage() for r in caplog.records if "another length" in r.getMessage()]
+    follows = "and the learning rate follows it: that of a"
+    if expected is None:
+        assert not said
+        return
+    expected = expected.replace("LONGER", f"{follows} longer run is higher")
+    assert said == [f"resumed with another length: {expected}"]
+
+
+def test_a_shorter_run_learns_at_a_lower_rate(resumed, caplog):
+    for name in ("config.yaml", "resolved.yaml"):  # as of a run of 20 steps that was interrupted
+        file = resumed.path / name
+        text = file.read_text()
+        assert text.count("max_steps: 9\n") == 1
+        file.write_text(text.replace("max_steps: 9\n", "max_steps: 20\n"))
+    found = losses(resumed(max_steps=12))
+    assert "the last step is 12 (it was 20), and the learning rate follows it: that" in caplog.text
+    assert "that of a shorter run is lower" in caplog.text
+    rate = LearningRateSchedule(lr=0.03, total_steps=12, warmup_steps=100, min_lr=1e-6)
+    assert [r["lr"] for r in found] == pytest.approx([rate.at(step) for step in (9, 10, 11)])
 
 
 @pytest.mark.parametrize("loss", ["amsoftmax", "proxy_anchor"])

@@ -25,6 +25,7 @@ from lookalike.training.frozen_start import StartFeatures, start_features
 from lookalike.training.parts import TrainingParts, TrainingSchedule
 from lookalike.training.resolve import RESOLVED_FROM
 from lookalike.training.resume_changes import (
+    change_of_length,
     changes_of_shape,
     other_changes,
     setting_text,
@@ -209,7 +210,11 @@ def start_or_resume(
     elif restored is None and features is not None:
         with parts.trained.whole() as network:
             features.set_class_weights(network.embedder, parts.trained.heads)
-    return with_inputs(restored or Progress(inputs=parts.inputs), parts.inputs)
+    saved = restored or Progress(inputs=parts.inputs)
+    progress = with_inputs(saved, parts.inputs)
+    if resume and (change := change_of_length(run, config, saved, progress)):
+        logger.warning("resumed with another length: %s", change)
+    return progress
 
 
 def has_no_checkpoint(run: Run, resume: bool, world: World) -> bool:

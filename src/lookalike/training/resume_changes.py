@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from lookalike.config.config import Config, keys
 from lookalike.log import logger
 from lookalike.run import Run
 from lookalike.training import remote_run
+from lookalike.training.build import create_schedule
 from lookalike.training.checkpoint import Inputs, Progress
 
 _SHAPES = (
@@ -29,23 +31,14 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
-_REPORTED_ELSEWHERE = ("train.max_steps", "train.batch_size", "data.train", "data.val")
-"""Settings whose change another message reports."""
+_LENGTH = ("train.epochs", "train.max_steps")
+"""Settings of the length of a run."""
 
+_REPORTED_ELSEWHERE = (*_LENGTH, "train.batch_size", "data.train", "data.val")
+"""Settings whose change another message reports."""
 
 _OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")
 """Settings of the weights before the first step, which a checkpoint replaces."""
-
-
-def _meaning(key: str, used: Config, now: Config) -> str:
-    """Meaning of a changed setting on a resume, in parentheses; empty where none is known."""
-    if key in _OF_THE_START:
-        return " (without effect: training has begun)"
-    if key == "train.epochs" and now.optim.schedule == "cosine":
-        longer = now.train.epochs > used.train.epochs
-        kind, rate = ("longer", "higher") if longer else ("shorter", "lower")
-        return f" (the learning rate follows the new length: that of a {kind} run is {rate})"
-    return ""
 
 
 def other_changes(run: Run, config: Config) -> list[str]:
@@ -53,14 +46,45 @@ def other_changes(run: Run, config: Config) -> list[str]:
     used, now = remote_run.saved_config(str(run.path)), config.without_secrets()
     if used is None:
         return []
+    changed = _changes(
+        [key for key in keys() if key not in _REPORTED_ELSEWHERE and not key.startswith("run.")],
+        used,
+        now,
+    )
     return [
-        f"{key} {setting_text(used.get(key))} -> {setting_text(now.get(key))}"
-        + _meaning(key, used, now)
-        for key in keys()
-        if key not in _REPORTED_ELSEWHERE
-        and not key.startswith("run.")
-        and setting_text(used.get(key)) != setting_text(now.get(key))
+        text + (" (without effect: training has begun)" if key in _OF_THE_START else "")
+        for key, text in changed.items()
     ]
+
+
+def change_of_length(run: Run, config: Config, saved: Progress, now: Progress) -> str:
+    """Another length than that of the run so far, and its effect on the rate; empty if the same.
+
+    `saved` is the progress of the checkpoint, `now` the same with the present inputs.
+    """
+    used = remote_run.saved_config(str(run.path))
+    inputs, inputs_now = saved.inputs or now.inputs, now.inputs
+    if used is None or inputs is None or inputs_now is None:
+        return ""
+    changes = _changes(_LENGTH, used, config)
+    if not changes:
+        return ""
+    before = create_schedule(used, inputs.steps_per_epoch, saved.shift).total_steps
+    after = create_schedule(config, inputs_now.steps_per_epoch, now.shift).total_steps
+    text = f"{', '.join(changes.values())}; the last step is {after} (it was {before})"
+    # In epochs: a step may have had another number of images.
+    epochs_before = (before + saved.shift) / inputs.steps_per_epoch
+    epochs = (after + now.shift) / inputs_now.steps_per_epoch
+    if config.optim.schedule != "cosine" or epochs == epochs_before:
+        return text
+    kind, rate = ("longer", "higher") if epochs > epochs_before else ("shorter", "lower")
+    return f"{text}, and the learning rate follows it: that of a {kind} run is {rate}"
+
+
+def _changes(some: Iterable[str], used: Config, now: Config) -> dict[str, str]:
+    """Those of the settings that differ, as text by key."""
+    texts = {key: (setting_text(used.get(key)), setting_text(now.get(key))) for key in some}
+    return {key: f"{key} {old} -> {new}" for key, (old, new) in texts.items() if old != new}
 
 
 def setting_text(value: object) -> str:
