@@ -314,6 +314,23 @@ def test_runs_share_a_folder_and_bad_images_are_replaced(tmp_path, shapes):
         train(settings(tmp_path / "shapes", tmp_path / "third", *more))
 
 
+def test_another_limit_on_images_computes_features_anew(tmp_path, shapes):
+    folder = tmp_path / "features"
+    shutil.copytree(shapes, tmp_path / "set")
+    with next((tmp_path / "set/images").glob("3-*.jpg")).open("ab") as image:
+        image.write(bytes(20_000))  # behind the end of the picture
+    size, seconds = "data.max_image_size", "data.image_timeout"
+    limits = [[f"{size}=15KB"], [], [f"{size}=256000000"], [f"{seconds}=9"]]
+    left_out = []
+    for number, more in enumerate(limits):
+        fixed = [*FROZEN[:1], FROZEN[2], "train.epochs=1", "data.max_bad_images=1", *more]
+        output = tmp_path / f"run{number}"
+        run = train(settings(tmp_path / "set", output, *fixed, f"train.cache_features={folder}"))
+        left_out.append(len(list(run.read(run.bad_images))))
+    assert left_out == [1, 0, 0, 0]
+    assert len(list(folder.iterdir())) == 3
+
+
 def test_parts_are_written_once_and_broken_ones_again(tmp_path):
     parts = FeatureParts(tmp_path, 1000, (2, 3), batch_size=64)
     assert len(parts) == 4

@@ -27,7 +27,6 @@ from lookalike.model.embedder import Embedder, digest_of_tensors
 from lookalike.model.pretrained import lacks_weights
 from lookalike.reporting.loggers import check_installed
 from lookalike.run import Run
-from lookalike.storage.byte_size import in_bytes
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.build_heads import (
     DTYPES,
@@ -45,6 +44,7 @@ from lookalike.training.loss_scaler import LossScaler
 from lookalike.training.network_shards import NetworkShards
 from lookalike.training.optimizer import create_optimizer, parameter_groups
 from lookalike.training.parts import TrainingParts, TrainingSchedule
+from lookalike.training.request_lists import reading_options
 from lookalike.training.resolve import check_micro_batches
 from lookalike.training.sampler_choice import sampler_name
 from lookalike.training.step import TrainStep
@@ -127,8 +127,7 @@ def _scoring(config: Config, embedder: Embedder) -> str:
     about = {
         "preprocess": embedder.preprocess.to_dict(),
         "pooling": embedder.pooling,
-        "allow_truncated": config.data.allow_truncated,
-        "max_image_size": in_bytes(config.data.max_image_size),
+        **reading_options(config),
     }
     return digest_of_tensors(about, {})[:16]
 

@@ -18,6 +18,7 @@ from lookalike.run import Run
 from lookalike.training.build_heads import DTYPES
 from lookalike.training.checkpoint import Progress
 from lookalike.training.parts import TrainingParts
+from lookalike.training.request_lists import reading_options
 
 
 def check_cache_features(config: Config) -> None:
@@ -85,7 +86,8 @@ def use_frozen_features(
         folder = Path(storage.local_path(train.cache_features)).expanduser().absolute()
     network, validator = parts.trained.network, parts.validator
     assert isinstance(network, TrainingNetwork)
-    options = {"allow_truncated": config.data.allow_truncated}
+    # A part keeps which images were not read in time.
+    options = {**reading_options(config), "image_timeout": config.data.image_timeout}
     records = loader.catalog.records
     features = FrozenFeatures(
         network.embedder, records, folder, poolings=network.poolings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import Config
@@ -120,6 +121,15 @@ def check_validation(config: Config, held_out: Catalog | None) -> None:
             "train.eval_every of 1 or more" if held_out else "a validation set: give --val LIST"
         )
         raise ConfigError(f"train.early_stopping={patience} needs {needed}, or leave it out")
+
+
+def reading_options(config: Config) -> dict[str, Any]:
+    """Settings that decide which images can be read, and what their pixels are, by name."""
+    data = config.data
+    return {
+        "allow_truncated": data.allow_truncated,
+        "max_image_size": in_bytes(data.max_image_size),
+    }
 
 
 def create_source(config: Config) -> Source:
