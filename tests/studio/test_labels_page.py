@@ -118,15 +118,28 @@ def test_images_with_several_labels_are_corrected_as_their_list_writes_them(
     lists = root / "shapes/several.csv"
     rows = [line.rsplit(" ", 1) for line in (root / "shapes/train.txt").read_text().splitlines()]
     (root / "shapes/images/3-0.jpg").write_bytes(b"<b>no image")
-    lists.write_text("path,one\n" + "".join(f"{path},{label}|all\n" for path, label in rows))
+    rows[0][1] = "5"  # its image is of class 0
+    lists.write_text(
+        "path,one\n" + "".join(f"{path},{label}|all-{label}\n" for path, label in rows)
+    )
     settings = {"train": str(lists), "label_column": "one", "label_separator": "|"}
     (trained / "config.yaml").write_text(yaml.safe_dump({"data": settings}))
     assert client.post("/look/labels/check", RUN).status_code == 303
     lookalike.doctor(run=trained, output=started[0][-1], device="cpu")
     row = {**RUN, "kind": "unreadable", "group": "0", "image": "0"}
-    assert "3|all" in client.get("/look/labels/issue", params=row).text
+    assert "3|all-3" in client.get("/look/labels/issue", params=row).text
     text = client.post("/look/labels/correct", {**row, "label": "03| new"}).text
-    assert re.search(r"<b.*>3\|all</b> → <b.*>3\|new</b>", text)
+    assert re.search(r"<b.*>3\|all-3</b> → <b.*>3\|new</b>", text)
+    doubtful = {**RUN, "kind": "suspect_labels"}
+    [card] = [
+        card
+        for card in client.get("/look/labels/issue", params=doubtful).text.split("<form")
+        if "images/0-0.jpg" in card
+    ]
+    [offered] = re.findall(r'name="label" list="known" value="([^"]*)"', card)
+    assert offered in ("5|all-5|0", "5|all-5|all-0")
+    hidden = dict(re.findall(r'name="(group|image)" value="(\d+)"', card))
+    text = client.post("/look/labels/correct", {**doubtful, **hidden, "label": offered}).text
     assert 'value="shapes/several.corrected.csv"' in text
     save = {**RUN, "source": str(lists), "target": "shapes/several.corrected.csv"}
     assert "Saved: " in client.post("/look/labels/save", save).text
@@ -135,9 +148,8 @@ def test_images_with_several_labels_are_corrected_as_their_list_writes_them(
         {one.uri: one.labels for one in read_records(str(place), options=options)}
         for place in (lists, root / "shapes/several.corrected.csv")
     )
-    [changed] = [uri for uri in before if before[uri] != after[uri]]
-    assert changed.endswith("images/3-0.jpg")
-    assert after[changed] == ("3", "new")
+    changed = {uri.rpartition("/")[2]: after[uri] for uri in before if before[uri] != after[uri]}
+    assert changed == {"3-0.jpg": ("3", "new"), "0-0.jpg": tuple(offered.split("|"))}
 
 
 def test_a_corrected_list_is_trained_with_by_its_own_format(client, trained):

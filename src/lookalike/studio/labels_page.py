@@ -108,14 +108,19 @@ def router(
         shown = [each for group in groups for each in group["images"][:_IMAGES]]
         records = {each["image"]: Record(each["image"], "", "", 0) for each in shown}
         now = noted(run)
+        separator = runs.settings(run, asked=True).data.label_separator
         cards = [
             {
                 "note": group["note"],
-                "label": group.get("label", ""),
                 "number": start + at,
                 "left": max(0, len(group["images"]) - _IMAGES),
                 "images": [
-                    {**each, "key": key, "noted": now.get(key, "")}
+                    {
+                        **each,
+                        "key": key,
+                        "noted": now.get(key, ""),
+                        "offered": _offered(each["label"], group.get("label", ""), separator),
+                    }
                     for each in group["images"][:_IMAGES]
                     for key in [_row_key(each["source"], each["line"], each["image"])]
                 ],
@@ -135,6 +140,13 @@ def router(
         return int(text)
 
     return routes
+
+
+def _offered(label: str, likelier: str, separator: str | None) -> str:
+    """The text to correct: the likelier label, behind those of an image that has several."""
+    if likelier and separator is not None and separator in label:
+        return label + separator + likelier
+    return likelier or label
 
 
 def _words(one: ListCorrection) -> str:
