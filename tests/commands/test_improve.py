@@ -16,6 +16,7 @@ from lookalike import cli
 from lookalike.cli.improve_command import show
 from lookalike.commands.evaluate import compare
 from lookalike.commands.improve import Improvement, improve
+from lookalike.errors import ConfigError
 from lookalike.metrics.bootstrap import Difference
 from lookalike.metrics.postprocessing.whitening import project, whitening
 from lookalike.metrics.scores import Scores
@@ -98,6 +99,45 @@ def test_the_model_is_written_into_an_empty_folder(monkeypatch, shapes, model, t
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "place").iterdir()} == {"target", place} - {"."}
     assert lookalike.load(place, device="cpu").mirror
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_folder_that_a_killed_call_left_is_filled(monkeypatch, shapes, model, tmp_path, renamed):
+    """Killed before the first, the second or the third file got its name."""
+
+    def keep():
+        lookalike.improve(
+            model, shapes / "val.txt", variants="flip", keep="flip", output=tmp_path, device="cpu"
+        )
+
+    replace, calls = Path.replace, []
+
+    def killed(self, target):
+        calls.append(target)
+        if len(calls) > renamed:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep()
+    assert len(list(tmp_path.iterdir())) == renamed
+    for name in ("config.json", "model.safetensors")[: 3 - renamed]:
+        (tmp_path / f".{name}.partial").write_bytes(b"half")
+    keep()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json", "improved.json", "model.safetensors"
+    }  # fmt: skip
+    assert lookalike.load(tmp_path, device="cpu").mirror
+    with pytest.raises(ConfigError, match="is not empty"):
+        keep()
+
+
+def test_weights_of_somebody_else_are_kept(shapes, model, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(ConfigError, match="is not empty"):
+        lookalike.improve(model, shapes / "val.txt", keep="flip", output=tmp_path)
 
 
 def test_whitening_is_fitted_on_the_training_rows_of_a_table(shapes, model, tmp_path):

@@ -115,3 +115,27 @@ def test_exports_of_a_remote_run_are_remote(shapes, val):
     made = lookalike.export(run, "torch_export")
     assert made.path == f"{run}/exports/model.pt2"
     assert "exports/model.pt2" in storage.sizes_below(run)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "oss"])
+def test_a_bucket_that_is_not_there_is_found_before_any_work(
+    monkeypatch, bucket, model, tmp_path, scheme, capsys
+):
+    """No list is there: each command would complain of it if it began."""
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["train", "--train", "none.txt", "--output", "URI/run"],
+        ["train", "--resume", "--train", "none.txt", "--output", "URI/run"],
+        ["export", model, "--data", "none.txt", "--output", "URI/shoes.onnx"],
+        ["export", model, "--data", "none.txt", "--format", "safetensors", "--output", "URI/shoes"],
+        ["evaluate", model, "--data", "none.txt", "--per-class", "URI/classes.csv"],
+        ["embed", model, "none.txt", "--output", "URI/x.parquet"],
+        ["doctor", "--train", "none.txt", "--output", "URI/doctor"],
+    ):
+        bare = [str(word).replace("URI", f"{scheme}://nowhere") for word in words]
+        assert command(monkeypatch, *bare) == 2, words
+        said = capsys.readouterr().err
+        assert re.search(f"{scheme}://nowhere/[^ ]+: cannot be written: no such bucket", said), said
+        assert "none.txt" not in said
+    assert not storage.exists(f"{scheme}://nowhere/x")
+    assert not storage.is_folder(f"{scheme}://nowhere/x")

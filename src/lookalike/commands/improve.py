@@ -29,10 +29,12 @@ from lookalike.metrics.bootstrap import Difference, differences
 from lookalike.metrics.postprocessing.variants import KEPT, Split, Variant, measure_variant
 from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.scores import PerQuery, Scores, check_measurable
-from lookalike.model.embedder import Embedder
+from lookalike.model.embedder import CONFIG_FILE, WEIGHTS_FILE, Embedder
 from lookalike.model.inference import embed_records
 from lookalike.model.projection import Projection
 from lookalike.storage import Place
+from lookalike.storage.atomic import partial_path, replacing
+from lookalike.storage.local_files import writing
 from lookalike.storage.output_checks import check_output_folder
 
 GAINS = ("recall_at_1", "map_at_r")
@@ -40,6 +42,9 @@ GAINS = ("recall_at_1", "map_at_r")
 
 MOST_FIT = 20_000
 """Images that whitening is fitted on, at most: every n-th of the list."""
+
+
+_ABOUT = "improved.json"
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,17 @@ def _check_output(output: Place) -> Path:
         )
     place = Path(storage.local_path(name)).resolve()  # also of a link to nothing yet
     check_output_folder(place)
-    if place.exists() and any(place.iterdir()):
+    if place.exists() and not _is_free(place):
         raise ConfigError(f"{name} is not empty; choose another --output")
     return place
+
+
+def _is_free(folder: Path) -> bool:
+    """True for an empty folder, and for one with what is left of a killed call of ours."""
+    names = (_ABOUT, WEIGHTS_FILE, CONFIG_FILE)
+    partial = {partial_path(folder / name).name for name in names}
+    there = {path.name for path in folder.iterdir()} - partial
+    return not there or (_ABOUT in there and there <= {_ABOUT, WEIGHTS_FILE})
 
 
 def _keepable(text: str) -> Variant:
@@ -261,9 +274,11 @@ def _keep(
     """Write the model with the variant in it.
 
     The folder may be there, as the current one or as a mount point: it is filled, not replaced.
+    The name of the variant comes first and config.json last: see `_is_free`.
     """
     made = None if projection is None else Projection(*projection).to(embedder.device)
     embedder.set_postprocessing(mirror="flip" in kept.steps, projection=made)
+    with writing(output), replacing(output / _ABOUT) as about:
+        about.write_text(json.dumps({"variant": kept.name}) + "\n", "utf-8")
     embedder.save(output)
-    storage.write_text(output / "improved.json", json.dumps({"variant": kept.name}) + "\n")
     logger.info("%s: the model with %s, vectors of %d", output, kept.name, embedder.embedding_dim)

@@ -39,7 +39,11 @@ class Client(ABC):
 
     @abstractmethod
     def has_below(self, uri: str) -> bool:
-        """True if any file is below a folder of this name."""
+        """True if any file is below a folder of this name.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+        """
 
     @abstractmethod
     def upload(self, local: str, uri: str, size: int) -> None:
@@ -96,10 +100,7 @@ class BucketClient(GetClient):
             return {}
 
     def has_below(self, uri: str) -> bool:
-        try:
-            return any(True for _ in self.objects(uri, _folder(self.key_of(uri)), 1))
-        except FileNotFoundError:
-            return False
+        return any(True for _ in self.objects(uri, _folder(self.key_of(uri)), 1))
 
 
 def _folder(key: str) -> str:

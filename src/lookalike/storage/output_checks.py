@@ -10,6 +10,7 @@ from lookalike.errors import ConfigError, StorageError, reason_of
 from lookalike.storage.client_registry import check_writable, client_of
 from lookalike.storage.retry import refusal, retrying
 from lookalike.storage.uri import Place, canonicalizer, is_remote, path_of, public
+from lookalike.storage.write import no_such_bucket
 
 
 def check_output_file(place: Place) -> None:
@@ -17,7 +18,7 @@ def check_output_file(place: Place) -> None:
 
     Raises:
         StorageError: it is a folder or a device, its folder may not be written to or cannot be
-            made, or its storage is read-only or does not answer.
+            made, or its storage is read-only, has no such bucket, or does not answer.
     """
     if _checked_remote(str(place)):
         return
@@ -81,6 +82,8 @@ def _checked_remote(place: str) -> bool:
         """The storage answers, and takes the credentials; these may be for writing alone."""
         try:
             client_of(place).has_below(place)
+        except FileNotFoundError:
+            raise no_such_bucket(place) from None
         except PermissionError as error:
             if refusal(error):
                 raise

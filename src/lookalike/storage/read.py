@@ -163,7 +163,7 @@ def exists(uri: str) -> bool:
         try:
             client_of(uri).describe(uri)
         except FileNotFoundError:
-            return client_of(uri).has_below(uri)
+            return _has_below(uri)
         return True
 
     return retrying(ask, uri, 2)
@@ -182,7 +182,14 @@ def is_folder(uri: str) -> bool:
         return not found.name or bool(archive.names_below(found))
     if not is_remote(uri):
         return os.path.isdir(local_path(uri))
-    return retrying(lambda: client_of(uri).has_below(uri), uri, 2)
+    return retrying(lambda: _has_below(uri), uri, 2)
+
+
+def _has_below(uri: str) -> bool:
+    try:
+        return client_of(uri).has_below(uri)
+    except FileNotFoundError:  # no such bucket
+        return False
 
 
 def files_below(uri: str) -> list[str]:

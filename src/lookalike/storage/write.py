@@ -79,6 +79,13 @@ def fetch_file(uri: str, local: Path, size: int | None = None) -> None:
         retrying(get, uri, _RETRIES)
 
 
+def no_such_bucket(uri: str) -> StorageError:
+    """The error of writing to a bucket that is not there."""
+    return StorageError(
+        f"{public(uri)}: cannot be written: no such bucket; make it first, or correct the name"
+    )
+
+
 def remove_file(uri: str) -> None:
     """Remove remote `uri`, if it is there.
 
@@ -121,9 +128,7 @@ def _put(local: str, uri: str) -> None:
     try:
         client_of(uri).upload(local, uri, size)
     except FileNotFoundError:
-        raise StorageError(
-            f"{public(uri)}: cannot be written: no such bucket; make it first, or correct the name"
-        ) from None
+        raise no_such_bucket(uri) from None
     except PermissionError as error:
         if refusal(error):  # fsspec's clients raise it for expired tokens too
             raise

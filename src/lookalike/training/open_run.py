@@ -18,6 +18,7 @@ from lookalike.errors import ConfigError, RunError
 from lookalike.log import logger
 from lookalike.model.embedder import WEIGHTS_FILE
 from lookalike.run import CONFIG, Run
+from lookalike.storage.output_checks import check_output_folder
 from lookalike.training import checkpoint, remote_run, several_machines, warm_start
 from lookalike.training.bad_image_limit import BadImageLimit
 from lookalike.training.checkpoint import Progress, Trained
@@ -39,11 +40,11 @@ def check_request(config: Config, resume: bool) -> None:
     Raises:
         ConfigError: one is missing, or both train.epochs and train.time_budget are given.
         RunError: the run to resume does not exist.
-        StorageError: nothing can be written to the output.
+        StorageError: nothing can be written to a remote output.
     """
     output = config.run.output
-    if output is not None:
-        storage.check_writable(output)
+    if output is not None and storage.is_remote(output):
+        check_output_folder(output)
     resumed = resume and output is not None
     resumed = resumed and remote_run.saved_config(str(output), asked=True) is not None
     if not resumed and {"train.epochs", "train.time_budget"} <= config.asked():
