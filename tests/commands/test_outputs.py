@@ -1,10 +1,14 @@
 """Places of results that cannot be written to: one line before any work, in every command."""
 
+import json
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
 from lookalike import cli
 from lookalike.errors import StorageError
@@ -98,6 +102,62 @@ def test_results_never_replace_an_input_or_each_other(
     (tmp_path / "link.csv").symlink_to("mine.csv")
     words = words.replace("DIR", str(tmp_path)).split()
     refused(monkeypatch, tmp_path, model, capsys, words, named)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("embed MODEL tables -o tables/b.parquet", "tables/b.parquet: is an input"),
+        ("embed MODEL tables/*.parquet -o tables/../tables/b.parquet", "b.parquet: is an input"),
+        ("embed MODEL lists/*.txt -o lists/x.npy", "lists/x.paths.txt: is an input"),
+        ("evaluate MODEL --data lists/*.csv --per-class lists/c.csv", "lists/c.csv: is an input"),
+        ("search MODEL lists/*.txt --gallery photos --html lists/a.txt", "a.txt: is an input"),
+        ("search MODEL photos --index new --add photos --html photos/a/1.jpg",
+         "photos/a/1.jpg: is an input"),
+        ("report run --data photos --output photos/b/2.jpg", "photos/b/2.jpg: is an input"),
+        ("report run --output photos/b/2.jpg", "photos/b/2.jpg: is an input"),
+        ("doctor --train *.json --output .", "doctor.json: is an input"),
+        ("export MODEL --data x*.onnx --data-format csv -o x.onnx", "x.onnx: is an input"),
+    ],
+)  # fmt: skip
+def test_results_never_replace_what_a_folder_or_a_pattern_names(
+    monkeypatch, tmp_path, model, capsys, words, named
+):
+    for place in ("photos/a/1.jpg", "photos/a/2.jpg", "photos/b/1.jpg", "photos/b/2.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / place)
+    for folder in ("lists", "tables", "run"):
+        (tmp_path / folder).mkdir()
+    rows = [(f"../photos/{x}/{n}.jpg", x) for x in "ab" for n in (1, 2)]
+    for name in ("a.txt", "x.paths.txt"):
+        (tmp_path / "lists" / name).write_text("".join(f"{path} {x}\n" for path, x in rows))
+    table = "path,label\n" + "".join(f"{path},{x}\n" for path, x in rows)
+    (tmp_path / "lists/c.csv").write_text(table)
+    (tmp_path / "x.onnx").write_text(table.replace("../", ""))
+    lines = [json.dumps({"path": path[3:], "label": x}) + "\n" for path, x in rows]
+    (tmp_path / "doctor.json").write_text("".join(lines))
+    content = (tmp_path / "photos/a/1.jpg").read_bytes()
+    for name in "ab":
+        images = pa.table({"image": [content] * 2, "label": ["a", "b"]})
+        pq.write_table(images, tmp_path / f"tables/{name}.parquet")
+    (tmp_path / "run/config.yaml").write_text(f"data: {{train: {tmp_path}/photos}}\n")
+    refused(monkeypatch, tmp_path, model, capsys, words.split(), named)
+
+
+def test_results_may_lie_beside_the_images(monkeypatch, tmp_path, model):
+    """Also the second time, when they are there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name in "12":
+        Image.new("RGB", (9, 9)).save(tmp_path / f"a/{name}.jpg")
+    for words in (
+        "embed MODEL a -o a/x.parquet",
+        "embed MODEL a/* -o a/x.npy",
+        "search MODEL a/1.jpg --gallery a/* --html a/x.html",
+        "evaluate MODEL --data . --per-class a/x.csv",
+    ):
+        for _ in range(2):
+            assert run(monkeypatch, *(model if w == "MODEL" else w for w in words.split())) == 0
 
 
 def refused(monkeypatch, tmp_path, model, capsys, words, message):

@@ -16,6 +16,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
+from lookalike.data.read_files import check_not_read
 from lookalike.data.readers.annotation import BadRows, combined_error
 from lookalike.data.readers.skipped_files import Skipped
 from lookalike.distributed.world import World
@@ -93,6 +94,8 @@ def doctor(
         rows = combined_error(bad.found, ": ".join)
         raise DataError(f"{rows}\nwithout these rows: {error}") from None
     lists = Lists.of(train, val)
+    if output is not None:
+        check_not_read(_results(output), lists.records)
     facts, issues = check_lists(lists, train, val)
     issues += [*bad_rows(bad), *skipped_files(skipped)]
     if skipped:

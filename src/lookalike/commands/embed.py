@@ -24,6 +24,7 @@ from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import warn_left_out
+from lookalike.data.read_files import check_not_read
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.data.shared_records import read_once
@@ -88,11 +89,13 @@ def embed(
         places_of("images", images),
     )
     check_vectors_place(output)
+    files: list[str] = []
     if not is_store_address(output):
         texts = [beside(output, name) for name in ("paths", "labels")] if is_array(output) else []
-        for file in (output, *texts):
+        files = [output, *texts]
+        for file in files:
             check_output_file(file)
-        check_distinct((output, *texts), places)
+        check_distinct(files, places)
     check_integer("workers", workers, 1)
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     if workers > 1 and not in_worker():
@@ -118,6 +121,8 @@ def embed(
             records = read_list()
         else:
             run, records = _embed, read_once(read_list, world)
+        if world.is_main:
+            check_not_read(files, records)
         task = EmbeddingTask(embedder, records, source, world, PART_SIZE)
         count = run(task, output, restart)
         if world.is_main:

@@ -24,6 +24,7 @@ from lookalike.commands.run_lists import reading_of
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
+from lookalike.data.read_files import check_not_read
 from lookalike.data.readers import read_records
 from lookalike.data.record_table import RecordTable
 from lookalike.distributed.world import World
@@ -183,6 +184,7 @@ def compare(
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
             test = _test_set(data, query, gallery, listing, world, models[0])
+            check_not_read(outputs, test.catalog.records)
             source = reading.source(models)
             measured = common_images(
                 [_embedded(model, test, reading, source, world, kept) for model in models]

@@ -20,6 +20,7 @@ from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.sequential import EvalLoader
+from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, ExportError, check_number
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
@@ -135,6 +136,7 @@ def export(
         calibration = Calibration.from_json(source.calibration, source.place)
     catalog, list_name = source.labelled(data, data_format, split)
     check_measurable(catalog)
+    check_not_read([place], catalog.records)
     sample = sample_classes(catalog, max_images, findable=findable_queries(catalog).numpy())
     images = options.source([model])
     batches = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
+from lookalike.data.read_files import check_not_read
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, LookalikeError, StorageError
 from lookalike.log import logger
@@ -87,6 +89,7 @@ def report(
     reading = config if threads is None else config.with_values({"data.threads": threads})
     source = create_source(reading)
     train, shown, unreadable = _lists(place, config, data, format, split, target)
+    check_not_read([target], chain.from_iterable(one.records for one in (train, shown) if one))
     evaluation = other_evaluation = None
     if shown is not None:
         check_measurable(shown)

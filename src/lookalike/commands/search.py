@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -16,6 +17,7 @@ from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
+from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, DataError, check_integer
 from lookalike.exporting.exported import ExportedModel
@@ -159,6 +161,8 @@ def search(
         for places, exactly in ((galleries, index is None), (added, False))
         if places
     ]
+    if html is not None:
+        check_not_read([html], chain(asking, *(listed.records for listed, _ in lists)))
     found = _index(embedder, index, galleries, kind)
     if removed:
         sync.remove(found, removed, remove_all=remove_all)

@@ -60,16 +60,21 @@ def check_distinct(outputs: Iterable[Place], inputs: Iterable[Place | None] = ()
     for output in map(str, outputs):
         place = place_of(output)
         if place in read:
-            raise ConfigError(
-                f"{public(output)}: is an input of this command, which its results would replace; "
-                "choose another place for them"
-            )
+            raise replaced_input(output)
         if place in written:
             raise ConfigError(
                 f"{public(output)}: is the place of two results, of which one would replace the "
                 "other; choose another place for one of them"
             )
         written.add(place)
+
+
+def replaced_input(output: str) -> ConfigError:
+    """The error of writing a file over an input."""
+    return ConfigError(
+        f"{public(output)}: is an input of this command, which its results would replace; choose "
+        "another place for them"
+    )
 
 
 def _checked_remote(place: str) -> bool:
