@@ -7,6 +7,7 @@ from pathlib import Path
 import embed_process
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -94,6 +95,33 @@ def test_files_of_vectors_serve_in_any_folder(model, photos, cache, tmp_path, mo
             device="cpu",
         )
         assert [one.id for one in found.answers[0].neighbours] == files
+
+
+def test_relative_paths_of_older_files_need_their_folder(
+    model, photos, cache, tmp_path, monkeypatch
+):
+    """Earlier versions wrote paths as the list had them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("v.parquet", "v.npy"):
+        lookalike.embed(model, "photos/100", name, device="cpu")
+    table = pq.read_table("v.parquet")
+    names = [path.removeprefix(f"{tmp_path}/") for path in table["path"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("path"), "path", pa.array(names))
+    pq.write_table(table, "v.parquet")
+    Path("v.paths.txt").write_text("".join(f"{name}\n" for name in names))
+    (tmp_path / "other").mkdir()
+
+    def search(folder, index):
+        monkeypatch.chdir(tmp_path / folder)
+        for name in ("v.parquet", "v.npy"):
+            words = {"gallery": tmp_path / name, "index": name + index, "device": "cpu"}
+            yield lambda words=words: lookalike.search(model, photos / "100/0.jpg", **words)
+
+    for call in search(".", ".here"):
+        assert call().answers[0].neighbours[0].id == str(photos / "100/0.jpg")
+    for call in search("other", ".there"):
+        with pytest.raises(DataError, match=r"v\.\w+: its paths are relative \(photos/100/0.jpg\)"):
+            call()
 
 
 def test_files_and_what_is_beside_them(model, many, tmp_path, parts_of_64, caplog):

@@ -108,6 +108,27 @@ def synchronize(
     return {renamed.get(id, id): record for id, record in listed.items()}
 
 
+def _check_paths(table: str, paths: Sequence[str]) -> None:
+    """Check that relative paths in a file of vectors lead to images from the current folder.
+
+    `embed` wrote them before it wrote absolute ones, and other programs do.
+
+    Raises:
+        DataError: none of them does.
+    """
+    local = (storage.local_path(path) for path in paths if not storage.is_remote(path))
+    relative = [path for path in local if not os.path.isabs(path)]
+    # Of an image inside of a larger file, that file is there.
+    if relative and not any(
+        os.path.exists(path) or os.path.exists(path.rpartition(": ")[0]) for path in relative
+    ):
+        raise DataError(
+            f"{storage.public(table)}: its paths are relative ({relative[0]}), and lead to no "
+            f"image from {os.getcwd()}; go to the folder where they do, or embed the images again, "
+            "which writes absolute paths"
+        )
+
+
 def _relabels(record: Record, label: str | None, exactly: bool) -> bool:
     """True for an image with another label than in the index, or, with `exactly`, without it."""
     own = record.label or None
@@ -147,7 +168,9 @@ def _added_vectors(
                 f"{storage.public(table)}: vectors of {vectors.shape[1]:,} numbers; those of "
                 f"{index.place} have {index.dim:,}"
             )
-        records = list(records if named else map(_placed, records))
+        if not named:
+            _check_paths(table, [record.uri for record in records])
+            records = list(map(_placed, records))
         ids = [id_of(record) for record in records]
         new = [
             row
