@@ -135,9 +135,25 @@ def test_json_lines_and_a_json_list(tmp_path):
         read_records(written(tmp_path, "\n".join(lines), "a.jsonl"))
     assert [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()] == [
         "a.jsonl:2: no label; fill it in or remove the row",
-        "a.jsonl:3: '[1]' is no object; write one object a line",
-        "a.jsonl:4: '{\"image\": 3' is not JSON; write one object a line",
+        "a.jsonl:3: '[1]' is not a JSON object; write one object a line",
+        "a.jsonl:4: '{\"image\": 3' is not JSON (Expecting ',' delimiter at column 12); write one "
+        "object a line",
     ]
+
+
+def test_json_lines_with_commas_between_or_a_broken_first_one(tmp_path):
+    lines = [json.dumps({"path": f"{name}.jpg", "label": label}) for name, label in ("a7", "b8")]
+    assert found(written(tmp_path, ",\n".join(lines) + ",\n", "a.jsonl")) == TWO
+    assert found(written(tmp_path, "\r\n".join(lines) + " , \r\n", "a.jsonl")) == TWO
+    with pytest.raises(DataError) as caught:
+        read_records(written(tmp_path, "\n".join(['{"path": }', *lines]), "a.jsonl"))
+    place, _, message = str(caught.value).removeprefix(f"{tmp_path}/").partition(": ")
+    assert place == "a.jsonl:1"
+    assert message == (
+        "'{\"path\": }' is not JSON (Expecting value at column 10); write one object a line"
+    )
+    with pytest.raises(DataError, match=r":1: '\{\},,' is not JSON \(Extra data at column 3\)"):
+        read_records(written(tmp_path, "\n".join(["{},,", *lines]), "a.jsonl"))
 
 
 def test_an_image_root_and_images_by_id(tmp_path):

@@ -14,7 +14,6 @@ An answer is text, or an object `{"labels": {"<the question>": "cat"}}`. Policie
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from math import isfinite
@@ -31,6 +30,7 @@ from lookalike.data.readers.annotation import (
     parse_labels,
     quoted,
 )
+from lookalike.data.readers.json_objects import json_object
 from lookalike.data.record import Record, with_labels
 from lookalike.data.record_table import RecordTable
 from lookalike.log import counted
@@ -55,7 +55,7 @@ def read(annotation: Annotation) -> RecordTable:
         if not line:
             continue
         try:
-            item = _parse(line)
+            item = json_object(line)
             answers = _answers_of(item)
             if not answers and options.labelled:
                 skipped += 1
@@ -76,22 +76,6 @@ def read(annotation: Annotation) -> RecordTable:
         total = skipped + len(records)
         _log.warning("%s: %d of %d items skipped: no answer", source, skipped, total)
     return records
-
-
-def _parse(line: str) -> dict[str, object]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        message = f"{quoted(line)} is not JSON ({error.msg} at column {error.colno})"
-        raise MalformedRow(f"{message}; write one object a line") from None
-    except (ValueError, RecursionError):  # a number or a nesting beyond Python's limits
-        raise MalformedRow(
-            f"{quoted(line)} is not JSON that can be parsed (number or nesting too large); write "
-            "one object a line"
-        ) from None
-    if not isinstance(item, dict):
-        raise MalformedRow(f"{quoted(line)} is not a JSON object; write one object a line")
-    return item
 
 
 def _image(item: dict[str, object]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 
 from lookalike.data.readers.annotation import (
     Annotation,
@@ -13,6 +15,7 @@ from lookalike.data.readers.annotation import (
     lines,
     quoted,
 )
+from lookalike.data.readers.json_objects import json_object
 from lookalike.data.readers.table_columns import PATHS, SAMPLE, Columns, column_key
 from lookalike.data.readers.table_rows import (
     ParsedRow,
@@ -30,13 +33,12 @@ def is_table(text: str, options: AnnotationOptions) -> bool:
     """True for a text that begins with `[`, or whose first object has a column of paths."""
     if text.lstrip()[:1] == "[":
         return True
-    try:
-        first = json.loads(next(line for line in lines(text) if line.strip()))
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(first, dict) or isinstance(first.get("data"), dict):
-        return False
-    if _is_coco(first):
+    first: dict[str, object] = {}
+    for line in islice(lines(text), SAMPLE):
+        with suppress(MalformedRow):
+            first = json_object(line)
+            break
+    if isinstance(first.get("data"), dict) or _is_coco(first):
         return False
     return bool(options.path_column in first or any(column_key(name) in PATHS for name in first))
 
@@ -86,9 +88,9 @@ def read(annotation: Annotation) -> RecordTable:
         )
     resolve = image_resolver(annotation)
 
-    def parse(item: dict[str, object] | str) -> ParsedRow:
-        if isinstance(item, str):
-            raise MalformedRow(f"{item}; write one object a line")
+    def parse(item: dict[str, object] | MalformedRow) -> ParsedRow:
+        if isinstance(item, MalformedRow):
+            raise item
         cells = [
             "" if index not in columns.used
             else labels_text(item.get(name), separator) if index == columns.label
@@ -110,7 +112,7 @@ def _sample_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _items(text: str, source: str) -> Iterator[tuple[int, dict[str, object] | str]]:
+def _items(text: str, source: str) -> Iterator[tuple[int, dict[str, object] | MalformedRow]]:
     """Number and object of each row; the fault in its stead where it is none."""
     if text.lstrip()[:1] == "[":
         try:
@@ -118,14 +120,13 @@ def _items(text: str, source: str) -> Iterator[tuple[int, dict[str, object] | st
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: not JSON ({str(error)[:100]})") from None
         for number, item in enumerate(items, 1):
-            yield number, item if isinstance(item, dict) else f"{quoted(str(item))} is no object"
+            fault = MalformedRow(f"{quoted(str(item))} is no JSON object; write one for each image")
+            yield number, item if isinstance(item, dict) else fault
         return
     for number, line in enumerate(lines(text), 1):
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, f"{quoted(line.strip())} is not JSON"
-        else:
-            yield number, item if isinstance(item, dict) else f"{quoted(line.strip())} is no object"
+            yield number, json_object(line)
+        except MalformedRow as error:
+            yield number, error
