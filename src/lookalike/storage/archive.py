@@ -189,10 +189,17 @@ def _read(archive: str, state: tuple[int, ...]) -> dict[str, ArchiveEntry]:
 
 
 def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, ArchiveEntry]:
-    """The files of an opened archive, in the order of their names."""
+    """The files of an opened archive, in the order of their names.
+
+    Of several with the very same name, the last one is the file.
+
+    Raises:
+        StorageError: entries overlap, or two names are one path.
+    """
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos), opened.start_dir][1:]
     found: dict[str, ArchiveEntry] = {}
+    written: dict[str, str] = {}
     for info, end in zip(infos, ends, strict=True):
         span = end - info.header_offset
         if span < _HEADER.size + info.compress_size:
@@ -200,6 +207,12 @@ def _directory(opened: zipfile.ZipFile, place: str) -> dict[str, ArchiveEntry]:
             raise StorageError(f"{place}: its entries overlap; write the archive again")
         if info.filename and not info.filename.endswith("/"):
             name = posixpath.normpath(info.filename.replace("\\", "/"))
+            other = written.setdefault(name, info.filename)
+            if other != info.filename:
+                raise StorageError(
+                    f"{place}: the entries {other!r} and {info.filename!r} are one path; write the "
+                    "archive again with one of them, or other names"
+                )
             found[name] = ArchiveEntry(
                 offset=info.header_offset,
                 span=min(span, info.compress_size + _TRAILER),

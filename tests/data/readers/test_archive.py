@@ -147,6 +147,26 @@ def test_entries_without_a_name_are_ignored(tmp_path):
     assert named(read_records(str(tmp_path / "a.zip"))) == FOUND
 
 
+@pytest.mark.parametrize("other", ["cat\\1.jpg", "./cat/1.jpg", "cat//1.jpg"])
+def test_two_spellings_of_one_path_are_refused(tmp_path, other):
+    names = {"cat/1.jpg": JPEG, "dog/1.jpg": JPEG}
+    uri = write(tmp_path / "a.zip", names | {other: PNG})
+    with pytest.raises(StorageError) as caught:
+        read_records(uri)
+    assert str(caught.value).startswith(
+        f"{uri}: the entries 'cat/1.jpg' and {other!r} are one path; "
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_the_last_entry_of_one_name_counts(tmp_path):
+    uri = write(tmp_path / "a.zip", {"cat\\1.jpg": JPEG, "dog/1.jpg": JPEG})
+    with zipfile.ZipFile(uri, "a") as opened:
+        opened.writestr("cat\\1.jpg", PNG)
+    assert named(read_records(uri)) == [("cat/1.jpg", "cat"), ("dog/1.jpg", "dog")]
+    assert storage.read_bytes(f"{uri}/cat/1.jpg") == PNG
+
+
 def test_names_that_lead_out_of_the_archive_are_skipped(tmp_path):
     names = {"cat/1.jpg": JPEG, "dog/1.jpg": JPEG}
     bad = {
