@@ -48,6 +48,18 @@ def test_a_camera(tmp_path):
     assert records[1].details == Details()
 
 
+@pytest.mark.parametrize("text", ["path,label\ra.jpg,1\rb.jpg,2", "a.jpg 1\rb.jpg 2"])
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_line_ends_of_an_old_mac(tmp_path, text, end, name):
+    records = read_records(written(tmp_path, text + end, name))
+    assert [(r.uri, r.label) for r in records] == [
+        (str(tmp_path / "a.jpg"), "1"), (str(tmp_path / "b.jpg"), "2"),
+    ]  # fmt: skip
+    first = 1 + text.startswith("path")
+    assert [r.line for r in records] == [first, first + 1]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_delimiters_and_line_ends(tmp_path, delimiter, end):

@@ -280,8 +280,8 @@ def test_a_label_behind_a_tab_may_hold_blanks(tmp_path):
     ]
 
 
-def test_line_ends_of_a_carriage_return_alone_are_named(tmp_path):
-    assert complaint(write(tmp_path, "a.jpg 1\rb.jpg 2\r")) == (
+def test_a_carriage_return_within_a_line_is_named(tmp_path):
+    assert complaint(write(tmp_path, "a.jpg 1\rb.jpg 2\nc.jpg 3\n")) == (
         "train.txt:1: 'a.jpg 1\\rb.jpg 2' holds a carriage return; save the list with \\n or "
         "\\r\\n as line ends"
     )

@@ -166,13 +166,20 @@ def decode_text(content: bytes, place: str) -> str:
     if fault := list_fault(content[:ENOUGH]):
         raise DataError(f"{place}: not a list, but {fault}")
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        return _with_newlines(content.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{place}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text;"
             " save the file as UTF-8"
         ) from None
+
+
+def _with_newlines(text: str) -> str:
+    r"""The text with `\n` as its line ends if they are `\r` alone, as in old files of a Mac."""
+    if text.find("\n") in (-1, len(text) - 1):
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def lines(text: str) -> Iterator[str]:
