@@ -410,6 +410,8 @@ def test_the_command_prints_tables_and_json():
     [
         ([], "how many classes"),
         (["--classes", "0"], "--classes 0"),
+        (["--classes", "1"], "--classes 1: training needs at least 2 classes"),
+        (["data.num_classes=1"], "data.num_classes=1: training needs at least 2 classes"),
         (["--classes", "9", "--gpu", "h1000"], "not one of h100"),
         (["--classes", "9", "--memory", "lots"], "write e.g. 80GB"),
         (["--classes", "9", "--gpu", "l4", "--machine", "a.yaml"], "exclude each other"),

@@ -210,11 +210,16 @@ def _of_counts(
     config: Config, classes: int | None, images: int | None, device: str
 ) -> tuple[Config, int, Sizes | None]:
     """As `_of_list`, without a list: as far as the recipe needs no images."""
+    given = f"data.num_classes={config.data.num_classes}"
+    if classes is not None:
+        given = f"--classes {classes}"
     classes = classes or config.data.num_classes
     if classes is None:
         raise ConfigError(
             "how many classes? give --classes N, or data.train, a list to count them in"
         )
+    if classes < 2:
+        raise ConfigError(f"{given}: training needs at least 2 classes")
     sizes = None if images is None else Sizes.even(images, classes)
     facts = network_facts(
         config,
