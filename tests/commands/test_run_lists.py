@@ -2,10 +2,14 @@
 
 import csv
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import lookalike
 from lookalike.commands.report import report
+from lookalike.commands.search import search
+from lookalike.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,74 @@ def test_improve_export_and_report_read_it_alike(trained, tmp_path):
     lookalike.export(run.path, format="safetensors", data=folder / "val.csv", output=tmp_path / "x")
     report(run.path, data=folder / "val.csv", output=tmp_path / "page.html")
     assert "shape 1" in (tmp_path / "page.html").read_text()
+
+
+@pytest.fixture
+def other(trained, shapes, tmp_path):
+    """The validation list of the run as a table whose columns only a person can tell apart."""
+    rows = ["small,large,first,second"]
+    for number, line in enumerate((shapes / "val.txt").read_text().splitlines()):
+        path, label = line.rsplit(" ", 1)
+        rows.append(f"none-{number}.jpg,{shapes}/{path},{number % 2},{label}")
+    place = tmp_path / "other.csv"
+    place.write_text("\n".join(rows) + "\n")
+    return place
+
+
+COLUMNS = {"path_column": "large", "label_column": "second"}
+
+
+def test_columns_of_another_list_are_named(trained, other, tmp_path):
+    folder, run = trained
+    expected = pytest.approx(run.scores()[-1]["map_at_r"])
+    with pytest.raises(DataError, match=r"may be 'small', 'large'; set .* \(--path-column\) to"):
+        lookalike.evaluate(run.path, other)
+    with pytest.raises(DataError, match=r"no column of labels .* \(--label-column\) to"):
+        lookalike.evaluate(run.path, other, path_column="large")
+    assert lookalike.evaluate(run.path, other, **COLUMNS).map_at_r == expected
+    both = lookalike.evaluate(run.path, query=other, gallery=other, **COLUMNS)
+    assert both.map_at_r == expected
+    improved = lookalike.improve(run.path, other, variants=["whiten=8"], fit=other, **COLUMNS)
+    own = lookalike.improve(run.path, folder / "val.csv", variants=["flip"])
+    assert improved[0].scores == own[0].scores
+    lookalike.export(run.path, "safetensors", data=other, output=tmp_path / "x", **COLUMNS)
+    lookalike.report(run.path, data=other, output=tmp_path / "page.html", **COLUMNS)
+    assert ">104<" in (tmp_path / "page.html").read_text()
+
+
+def test_columns_of_tables_to_embed_and_to_search(trained, other, tmp_path):
+    _, run = trained
+    vectors = tmp_path / "vectors.parquet"
+    assert lookalike.embed(run.path, other, vectors, **COLUMNS) == 20
+    assert pq.read_table(vectors)["label"].to_pylist()[::4] == ["100", "101", "102", "103", "104"]
+    found = search(run.path, other, gallery=other, index=tmp_path / "index", k=1, **COLUMNS)
+    assert len(found.answers) == 20
+    assert {one.label for answer in found.answers for one in answer.neighbours} <= {
+        "100", "101", "102", "103", "104",
+    }  # fmt: skip
+
+
+def test_named_columns_take_the_place_of_those_of_the_run(trained):
+    folder, run = trained
+    scores = lookalike.evaluate(run.path, folder / "val.csv", label_column="label")
+    assert scores.map_at_r != run.scores()[-1]["map_at_r"]
+    # Whitening is fitted on the training list by the run's own columns.
+    plain, halves = (
+        lookalike.improve(run.path, folder / "val.csv", variants=["whiten=8"], **named)[0]
+        for named in ({}, {"label_column": "label", "fit": folder / "train.csv"})
+    )
+    assert halves.scores.map_at_r != plain.scores.map_at_r
+
+
+@pytest.mark.parametrize("command", [lookalike.export, lookalike.report, lookalike.compare])
+def test_columns_without_a_table_are_refused(trained, command, tmp_path):
+    _, run = trained
+    given = {"label_column": "second"}
+    if command is lookalike.compare:
+        np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+        given["embeddings"] = tmp_path / "x.npy"
+    with pytest.raises(ConfigError, match=r"label_column='second' \(--label-column\) names a col"):
+        command(*[run.path] * (command is not lookalike.compare), **given)
 
 
 def test_another_list_is_read_by_its_own_names_of_columns(trained, shapes, tmp_path):

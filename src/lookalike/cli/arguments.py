@@ -28,6 +28,13 @@ MeasuredSplit = Annotated[
     str | None, typer.Option(help="Where the data have splits: the one to measure on.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of images in a table; by default found by name and content."),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of labels in a table; by default found by name.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Request = Annotated[
     list[str] | None,
@@ -70,6 +77,8 @@ def _read_flags(
         bool | None,
         typer.Option(help="Accept JPEGs whose end is missing; as in the run by default."),
     ] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
     device: Device = "auto",
 ) -> None:
     """The flags of `lookalike.commands.read_options.ReadOptions`."""

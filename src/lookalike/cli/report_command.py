@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device
+from lookalike.cli.arguments import Device, LabelColumn, PathColumn
 
 
 def report(
@@ -25,6 +25,8 @@ def report(
     split: Annotated[
         str | None, typer.Option(help="Where --data has splits: the one to show.")
     ] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that read and decode images.")
     ] = None,
@@ -35,5 +37,6 @@ def report(
 
     command(
         run, data=data, compare=compare, output=output,
-        format=format, split=split, threads=threads, device=device,
+        format=format, split=split, path_column=path_column, label_column=label_column,
+        threads=threads, device=device,
     )  # fmt: skip

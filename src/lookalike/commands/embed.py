@@ -25,6 +25,7 @@ from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import warn_left_out
 from lookalike.data.read_files import check_not_read
+from lookalike.data.readers.annotation import UNLABELLED
 from lookalike.data.readers.streams import is_stream, keep_list
 from lookalike.data.record import Record
 from lookalike.data.shared_records import read_once
@@ -72,8 +73,8 @@ def embed(
             goes there as it is ready.
         workers: processes on this machine, each with its own GPU where there are any.
         restart: drop the parts of an earlier attempt for this output.
-        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
+            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
         The number of embedded images; on several machines, into a database, those of this worker.
@@ -99,7 +100,7 @@ def embed(
     check_integer("workers", workers, 1)
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     if workers > 1 and not in_worker():
-        places = [keep_list(read_places([p])) if is_stream(os.fspath(p)) else p for p in places]
+        places = [_kept(place, options) if is_stream(place) else place for place in places]
         words = ["embed", "--output", output, *options.flags(), *["--restart"] * restart]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             again = "The same command again resumes it"
@@ -114,7 +115,8 @@ def embed(
         log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
-        read_list = partial(read_images, places, lists_of(model))
+        known = lists_of(model, columns=options.columns)
+        read_list = partial(read_images, places, known, options.columns)
         source = options.source([model])
         if world.on_several_machines:  # workers that do not wait for each other
             run = _share_into_index if is_store_address(output) else _embed_on_machines
@@ -128,6 +130,12 @@ def embed(
         if world.is_main:
             report_to_launcher(_COUNT, str(count))
         return count
+
+
+def _kept(stream: str, options: ReadOptions) -> str:
+    """The path of a table of the images of a stream, which workers read with the same options."""
+    columns = options.columns
+    return keep_list(read_places([stream], columns=columns), UNLABELLED.with_columns(columns))
 
 
 def _embed(task: EmbeddingTask, output: str, restart: bool) -> int:

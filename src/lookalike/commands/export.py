@@ -14,7 +14,7 @@ import numpy as np
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_columns
 from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
@@ -100,8 +100,9 @@ def export(
         ranges: for int8: images whose activations set the ranges; the run's training images by
             default.
         more: `max_drift` and `max_recall_change`, as in
-            `lookalike.commands.export.BoundKeywords`; `threads`, `cache`, `cache_size`, `requests`
-            and `allow_truncated`, as in `lookalike.commands.read_options.ReadOptions`.
+            `lookalike.commands.export.BoundKeywords`; `threads`, `cache`, `cache_size`, `requests`,
+            `allow_truncated`, `path_column` and `label_column`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         ExportError: torch cannot export this network, or a bound is exceeded; nothing is written.
@@ -120,6 +121,7 @@ def export(
         )
     data = optional_place("data", data)
     ranges = optional_place("ranges", ranges)
+    check_columns(options.columns, data or ranges, "--data too")
     if split is not None and data is None:
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     log.start()
@@ -134,14 +136,14 @@ def export(
     calibration = None
     if source.calibration is not None:
         calibration = Calibration.from_json(source.calibration, source.place)
-    catalog, list_name = source.labelled(data, data_format, split)
+    catalog, list_name = source.labelled(data, data_format, split, options.columns)
     check_measurable(catalog)
     check_not_read([place], catalog.records)
     sample = sample_classes(catalog, max_images, findable=findable_queries(catalog).numpy())
     images = options.source([model])
     batches = None
     if precision == "int8":
-        learned = source.learned(ranges, "auto", instead="--ranges")
+        learned = source.learned(ranges, options.columns, instead="--ranges")
         batches = _batches(embedder, learned, images)
     where = atomic_upload(place) if isinstance(place, str) else atomic_output(place)
     with where as path, writing(place if isinstance(place, Path) else path):

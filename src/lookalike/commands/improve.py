@@ -98,8 +98,8 @@ def improve(
         output: folder of the model with `keep` in it.
         format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
-        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
+            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
         The plain embeddings first, then the variants in their order.
@@ -130,9 +130,11 @@ def improve(
     needing = [*tried, kept] if kept is not None else tried
     for variant in needing:
         variant.check_dims(embedder.embedding_dim)
-    catalog = open_catalog(data, *reading_of(data, format, settings_of(model)), split=split)
+    form = reading_of(data, format, settings_of(model), columns=reading.columns)
+    catalog = open_catalog(data, *form, split=split)
     check_measurable(catalog)
-    fitting = _fitting(model, fit) if any("whiten" in w.steps for w in needing) else None
+    whitened = any("whiten" in variant.steps for variant in needing)
+    fitting = _fitting(model, fit, reading) if whitened else None
     views = sorted({"flip" in variant.steps for variant in needing} | {False})
     source = reading.source([model])
     seen = {flip: _View.of(embedder, catalog, fitting, flip, source) for flip in views}
@@ -205,9 +207,9 @@ def _keepable(text: str) -> Variant:
     return variant
 
 
-def _fitting(model: Place, fit: str | None) -> Sequence[Record]:
+def _fitting(model: Place, fit: str | None, reading: ReadOptions) -> Sequence[Record]:
     """The images that whitening is fitted on, never those that a run held out."""
-    records = ModelOrigin.of(model).learned(fit, "auto", instead="--fit")
+    records = ModelOrigin.of(model).learned(fit, reading.columns, instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]
 
 

@@ -1,15 +1,16 @@
-"""Options of reading images that the commands on trained models have in common."""
+"""Options of reading tables and images that the commands on trained models have in common."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.loading.image_source import Source
+from lookalike.data.readers.annotation import ColumnNames
 from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
 from lookalike.storage import Place
@@ -25,12 +26,14 @@ class ReadKeywords(TypedDict, total=False):
     cache_size: str | None
     requests: int | None
     allow_truncated: bool | None
+    path_column: str | None
+    label_column: str | None
     device: str
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of reading images, and the device of the model.
+    """Options of reading tables and images, and the device of the model.
 
     Attributes:
         threads: threads that read and decode, for each worker.
@@ -39,6 +42,9 @@ class ReadOptions:
         cache_size: the most that lies there, as "50GB"; that of the run by default.
         requests: for remote images at a time, for each worker; as in the run by default.
         allow_truncated: accept JPEGs without their end; as in the run by default.
+        path_column: the column of images in the tables that are given; found by name and content
+            by default.
+        label_column: the column of labels in them; found by name by default.
         device: auto, cpu or cuda.
 
     Raises:
@@ -50,11 +56,18 @@ class ReadOptions:
     cache_size: str | None = None
     requests: int | None = None
     allow_truncated: bool | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_integer("threads", self.threads, 0)
+
+    @property
+    def columns(self) -> ColumnNames:
+        """The columns of tables that are named."""
+        return ColumnNames(self.path_column, self.label_column)
 
     def source(self, models: Sequence[Place]) -> Source:
         """The bytes of images, read by these options, or as in training where they are open.
@@ -87,11 +100,20 @@ class ReadOptions:
     def flags(self) -> Iterator[str]:
         """The same as arguments of the command line."""
         yield from ("--threads", str(self.threads), "--device", self.device)
-        for name in ("cache", "cache_size", "requests"):
+        for name in ("cache", "cache_size", "requests", "path_column", "label_column"):
             if (value := getattr(self, name)) is not None:
                 yield from (f"--{name.replace('_', '-')}", str(value))
         if self.allow_truncated is not None:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
+
+
+def check_columns(columns: ColumnNames, table: Place | None, flag: str) -> None:
+    """Raise a ConfigError if columns are named, but no table is given, as by `flag`."""
+    for kind, name in asdict(columns).items():
+        if name is not None and table is None:
+            raise ConfigError(
+                f"{kind}_column={name!r} (--{kind}-column) names a column of a table: give {flag}"
+            )
 
 
 def run_config(model: Place) -> Config | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
+from lookalike.commands.read_options import check_columns
 from lookalike.commands.run_lists import lists_in, reading_of
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, open_catalog
@@ -20,6 +21,7 @@ from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
+from lookalike.data.readers.annotation import ColumnNames
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, LookalikeError, StorageError
 from lookalike.log import logger
@@ -50,6 +52,8 @@ def report(
     output: Place | None = None,
     format: str = "auto",
     split: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     threads: int | None = None,
     device: str = "auto",
 ) -> str:
@@ -62,6 +66,8 @@ def report(
         output: file to write, here or in object storage; by default `report.html` of the run.
         format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: of `data`, if it has splits; by default the only one that is not `train`.
+        path_column: of `data`, if it is a table; by default found by name and content.
+        label_column: of `data`, if it is a table; by default found by name.
         threads: that read and decode; by default as in the training.
         device: auto, cpu or cuda.
 
@@ -78,6 +84,8 @@ def report(
     compare = optional_place("compare", compare)
     if split is not None and data is None:
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
+    columns = ColumnNames(path_column, label_column)
+    check_columns(columns, data, "--data too")
     target = _target(place, output)
     config = run_info.required_config(place)
     check_distinct([target], [data, *lists_in(config)])
@@ -88,7 +96,7 @@ def report(
         other_validated_on = run_info.validated_on(other_config, other_history)
     reading = config if threads is None else config.with_values({"data.threads": threads})
     source = create_source(reading)
-    train, shown, unreadable = _lists(place, config, data, format, split, target)
+    train, shown, unreadable = _lists(place, config, data, format, split, columns, target)
     check_not_read([target], chain.from_iterable(one.records for one in (train, shown) if one))
     evaluation = other_evaluation = None
     if shown is not None:
@@ -182,7 +190,13 @@ def _target(run: str, output: Place | None) -> str:
 
 
 def _lists(
-    run: str, config: Config, data: str | None, format: str, split: str | None, target: str
+    run: str,
+    config: Config,
+    data: str | None,
+    format: str,
+    split: str | None,
+    columns: ColumnNames,
+    target: str,
 ) -> tuple[Catalog | None, Catalog | None, str]:
     """The training list, the list to show, and the reason where they cannot be read.
 
@@ -192,7 +206,7 @@ def _lists(
     """
     shown = None
     if data is not None:
-        shown = open_catalog(data, *reading_of(data, format, config), split=split)
+        shown = open_catalog(data, *reading_of(data, format, config, columns=columns), split=split)
     try:
         with lists_named_by(storage.public(run), config, instead="--data"):
             train, held_out = open_catalogs(config)

@@ -117,8 +117,8 @@ def search(
         lists_of: a run whose training and validation lists are read by its settings
             (`data.format`, `data.image_root`, ...); by default `model`, where it is a run.
         more: `add`, `remove` and `remove_all`, as in `lookalike.commands.search.ChangeKeywords`;
-            `threads`, `cache`, `cache_size`, `requests`, `allow_truncated` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+            `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
+            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, no index, none of the queries can be read, or an index of
@@ -149,15 +149,18 @@ def search(
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
     log.start()
-    known = known_lists_of(model if lists_of is None else lists_of, required=lists_of is not None)
-    asking = sync.records_at(asked_for, known) if asked_for else []
+    columns = options.columns
+    known = known_lists_of(
+        model if lists_of is None else lists_of, required=lists_of is not None, columns=columns
+    )
+    asking = sync.records_at(asked_for, known, columns) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
     source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration, 1, prior)  # a wrong one is known before any work
     lists = [  # read before an index is made
-        (sync.GalleryList.of(places, known), exactly)
+        (sync.GalleryList.of(places, known, columns), exactly)
         for places, exactly in ((galleries, index is None), (added, False))
         if places
     ]

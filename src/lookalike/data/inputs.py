@@ -11,8 +11,11 @@ from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH, IMAGE_SUFFIXES
 from lookalike.data.readers import image_folder, parquet, read_records
 from lookalike.data.readers.annotation import (
+    BY_CONTENT,
     UNLABELLED,
     Annotation,
+    AnnotationOptions,
+    ColumnNames,
     combined_error,
     has_control_characters,
     name_fault,
@@ -72,7 +75,11 @@ def no_lists(place: str) -> None:
     """`KnownLists` without any list."""
 
 
-def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> RecordTable:
+def read_places(
+    places: Sequence[Place],
+    known: KnownLists = no_lists,
+    columns: ColumnNames = BY_CONTENT,
+) -> RecordTable:
     """The images that `places` name, in the order of the places; labels where they are known.
 
     - A folder is searched whole, sorted, and so are a ZIP archive and a folder in one; an image's
@@ -86,17 +93,17 @@ def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> Record
     - `-` is a list on standard input.
     - Anything else is an image.
 
-    A place that `known` reads is a list, whatever its name.
+    A place that `known` reads is a list, whatever its name. `columns` are those of other tables.
 
     Raises:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
     """
-    records = RecordTable()
+    options, records = UNLABELLED.with_columns(columns), RecordTable()
     for place in map(str, places):
         for one in expand_choices(place):
             found = known(one)
-            records.extend(_read(one) if found is None else found)
+            records.extend(_read(one, options) if found is None else found)
     if not records:
         raise DataError("no images: name folders, lists or images")
     odd = [record for record in records if has_control_characters(record.uri)]
@@ -105,22 +112,22 @@ def read_places(places: Sequence[Place], known: KnownLists = no_lists) -> Record
     return records
 
 
-def _read(place: str) -> RecordTable:
+def _read(place: str, options: AnnotationOptions) -> RecordTable:
     remote = storage.is_remote(place)
     path = storage.local_path(place)
     if is_stream(place):
-        return read_records(place, options=UNLABELLED)
+        return read_records(place, options=options)
     if _is_list(place):
         if not remote and not os.path.exists(path) and not RANGE.search(path):
-            return _matching(place)
-        return read_records(place, options=UNLABELLED)
+            return _matching(place, options)
+        return read_records(place, options=options)
     name = storage.split_query(place)[0] if remote else path
     is_named = name.lower().endswith(IMAGE_SUFFIXES) and "*" not in name
     if not (is_named and (remote or storage.exists(place))):
         if storage.is_folder(place):
-            return _folder(place)
+            return _folder(place, options)
         if remote or not storage.exists(place):
-            return _matching(place)
+            return _matching(place, options)
     return RecordTable([Record(place, "", storage.public(place), 0)])
 
 
@@ -129,9 +136,9 @@ def _is_list(place: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(_LISTS) and "*" not in name
 
 
-def _folder(place: str) -> RecordTable:
+def _folder(place: str, options: AnnotationOptions) -> RecordTable:
     """The images of a folder; those inside of the tables of a folder that has no other images."""
-    annotation = Annotation(place, UNLABELLED)
+    annotation = Annotation(place, options)
     try:
         return image_folder.read(annotation)
     except DataError:
@@ -140,7 +147,7 @@ def _folder(place: str) -> RecordTable:
     return parquet.read(annotation)
 
 
-def _matching(place: str) -> RecordTable:
+def _matching(place: str, options: AnnotationOptions) -> RecordTable:
     """The images of the files that match a pattern; a single image where it is none."""
     shown = storage.public(place)
     if not is_pattern(place):
@@ -170,7 +177,7 @@ def _matching(place: str) -> RecordTable:
         elif file in images:
             records.append(Record(file, "", shown, 0))
         elif not images and _is_list(file):
-            records.extend(read_records(file, options=UNLABELLED))
+            records.extend(read_records(file, options=options))
     if not records:
         raise DataError(f"{shown}: no images or lists match this pattern")
     return records

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from lookalike import storage
 from lookalike.data.inputs import KnownLists, no_lists, read_places
 from lookalike.data.loading.image_source import Source
+from lookalike.data.readers.annotation import BY_CONTENT, ColumnNames
 from lookalike.data.record import Record
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError, RunError
@@ -34,10 +35,15 @@ class GalleryList:
     records: RecordTable
 
     @classmethod
-    def of(cls, places: Sequence[str], known: KnownLists = no_lists) -> GalleryList:
+    def of(
+        cls,
+        places: Sequence[str],
+        known: KnownLists = no_lists,
+        columns: ColumnNames = BY_CONTENT,
+    ) -> GalleryList:
         """Images at places; also files of vectors: `.npy`, or Parquet that `embed` wrote.
 
-        Those that `known` reads are lists: see `read_places`.
+        `known` and `columns` are those of `read_places`.
 
         Raises:
             LookalikeError: a place cannot be read.
@@ -47,7 +53,7 @@ class GalleryList:
         }
         tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
         others = [place for place in places if place not in tables]
-        return cls(tables, records_at(others, known) if others else RecordTable())
+        return cls(tables, records_at(others, known, columns) if others else RecordTable())
 
 
 def synchronize(
@@ -257,9 +263,13 @@ def _fits(id: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), id, re.DOTALL) is not None
 
 
-def records_at(places: Sequence[str], known: KnownLists = no_lists) -> RecordTable:
-    """The images, with absolute paths: an index is used from anywhere."""
-    return RecordTable(map(_placed, read_places(places, known)))
+def records_at(
+    places: Sequence[str],
+    known: KnownLists = no_lists,
+    columns: ColumnNames = BY_CONTENT,
+) -> RecordTable:
+    """The images of `read_places`, with absolute paths: an index is used from anywhere."""
+    return RecordTable(map(_placed, read_places(places, known, columns)))
 
 
 def _placed(record: Record) -> Record:

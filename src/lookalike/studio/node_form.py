@@ -13,7 +13,10 @@ from lookalike.studio.component_form import COMPUTING_MODE, FormField, field_of,
 from lookalike.workflow.node_kinds import KINDS
 
 _SHOWN_AT_ONCE = 8  # settings of a command
-_OF_READING = ("threads", "cache", "cache_size", "requests", "allow_truncated")
+_OF_READING = (
+    *("threads", "cache", "cache_size", "requests", "allow_truncated"),
+    *("path_column", "label_column"),
+)
 
 
 @cache

@@ -73,6 +73,10 @@ class _Reading(Section):
     """Remote images requested at a time."""
     allow_truncated: bool | None = None
     """Accept JPEGs whose end is missing."""
+    path_column: str | None = None
+    """Column of images in a table; by default found by name and content."""
+    label_column: str | None = None
+    """Column of labels in a table; by default found by name."""
 
 
 class EvaluateSettings(_Reading):

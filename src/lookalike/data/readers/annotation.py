@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -61,6 +61,17 @@ class BadRows:
 
 
 @dataclass(frozen=True)
+class ColumnNames:
+    """Names of columns of tables; None for one that is found by name and content."""
+
+    path: str | None = None
+    label: str | None = None
+
+
+BY_CONTENT = ColumnNames()
+
+
+@dataclass(frozen=True)
 class AnnotationOptions:
     """Options of reading annotations.
 
@@ -85,6 +96,14 @@ class AnnotationOptions:
     image_root: str | None = None
     bad: BadRows | None = field(default=None, compare=False)
     skipped: list[Skipped] | None = field(default=None, compare=False)
+
+    def with_columns(self, columns: ColumnNames) -> AnnotationOptions:
+        """The same with those columns that are named."""
+        return replace(
+            self,
+            path_column=columns.path or self.path_column,
+            label_column=columns.label or self.label_column,
+        )
 
     def report(self, bad: BadRows) -> None:
         """Hand the errors of rows to `bad`, or raise a DataError about them."""

@@ -192,7 +192,7 @@ def _image_column(
     if len(found) > 1:
         raise DataError(
             f"{place}: the column of images may be {', '.join(map(repr, found))}; set "
-            "data.path_column to its name, or call it image"
+            "data.path_column (--path-column) to its name, or call it image"
         )
     return found[0] if found else None
 

@@ -220,7 +220,7 @@ class Columns:
             shown = quoted(self._names[choices[0]])
             _log.info("%s: the column of %s is %s", self._place, what, shown)
             return choices[0]
-        fix = f"set data.{name}_column to its name, or call it {name}"
+        fix = f"set data.{name}_column (--{name}-column) to its name, or call it {name}"
         if not choices:
             raise DataError(
                 f"{self._place}: no column of {what} is known among {_listed(self._names)}; {fix}"
