@@ -285,6 +285,7 @@ def test_an_exported_model_is_copied_and_pickled_by_its_file(onnx_file, shapes, 
         ("test_vit", "cls+max", False),
         pytest.param("swint_tiny", "gem", False, marks=pytest.mark.slow),
         ("test_resnet", "avg", True),
+        ("test_resnet", "gem+quarters", False),
     ],
 )
 def test_the_cards_code_gives_the_full_embedding_with_timm_alone(

@@ -236,6 +236,7 @@ def test_the_norm_behind_the_pooling_of_convnext_is_applied(tmp_path):
     [
         ("siglip2_base", "gem+avg"), ("siglip2_base", "map"), ("eva02_tiny", "gem+avg"),
         ("dinov3_convnext_tiny", "gem+avg"), ("dinov3_small", "cls"),
+        ("dinov3_convnext_tiny", "avg+quarters"),
     ],
 )  # fmt: skip
 def test_timm_reads_an_export_of_every_kind(name, pooling, tmp_path):

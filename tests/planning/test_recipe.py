@@ -1,6 +1,7 @@
 """Choices of the recipe."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -175,6 +176,15 @@ def test_the_image_size_follows_the_images():
     assert not {"data.flip", "data.min_crop"} & chosen(sample=large).keys()
     assert chosen()["data.min_crop"] == 0.75
     assert "model.image_size" not in chosen(convolutional=False)
+
+
+def test_places_count_where_objects_fill_their_images_alike():
+    assert chosen(quarters=True)["model.pooling"] == "gem+avg+quarters"
+    assert "model.pooling" not in chosen(quarters=True, sample=None)
+    assert "model.pooling" not in chosen(quarters=True, sample=replace(SAMPLE, recall=0.19))
+    assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
+    asked = Config.load(overrides=["model.pooling=gem"])
+    assert "model.pooling" not in chosen(asked, quarters=True)
 
 
 def test_transformers_are_not_pooled_by_gem():

@@ -252,8 +252,9 @@ class ModelConfig(Section):
     embedding of each class as its weight: the start then retrieves like the backbone alone."""
     pooling: str = "gem+avg"
     """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), map (the
-    attention pool of SigLIP and PE), or several joined by `+`; each gets an equal part of the
-    embedding."""
+    attention pool of SigLIP and PE), quarters (averages over the four quarters of an earlier map,
+    for objects that fill their images alike), or several joined by `+`; each gets an equal part of
+    the embedding."""
     gradient_checkpointing: bool = False
     """Compute the backbone's activations again in the backward pass rather than keep them: much
     less memory, for about a third more time."""

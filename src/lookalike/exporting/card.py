@@ -11,6 +11,7 @@ from lookalike.data.image_size import height_width
 from lookalike.exporting.weight_folders import feature_layout
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.scores import DEFINITIONS
+from lookalike.model.backbone import Backbone
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.neck import GEM_EPS, GEM_POWER
 
@@ -29,6 +30,7 @@ _POOLED = {
     "gem": f"features.clamp(min={GEM_EPS}).pow({GEM_POWER:g}).mean(dim=1).pow(1 / {GEM_POWER:g})",
     "cls": "token",
     "map": "token",
+    "quarters": "quarters",
 }
 
 
@@ -99,7 +101,7 @@ def timm_snippet(embedder: Embedder, name: str) -> str:
         "@torch.inference_mode()",
         "def embed(images):",
         '    """Unit vectors (B, D) of transformed images (B, 3, S, S)."""',
-        "    maps = model.forward_features(images)",
+        *_maps(embedder.backbone),
         *(["    maps = model.head.norm(maps)"] if embedder.backbone.has_final_norm else []),
         f"    features = {shape}  # (B, places, channels)",
         *(["    token = maps[:, 0]"] if "cls" in poolings else []),
@@ -116,3 +118,17 @@ def timm_snippet(embedder: Embedder, name: str) -> str:
     else:
         lines += ["    joined = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)"]
     return "\n".join([*lines, "    return F.normalize(joined, dim=1)"])
+
+
+def _maps(backbone: Backbone) -> list[str]:
+    index = backbone.earlier_map
+    if index is None:
+        return ["    maps = model.forward_features(images)"]
+    return [
+        f"    maps, (earlier,) = model.forward_intermediates(images, indices=[{index}])",
+        "    height, width = earlier.shape[2:]",
+        "    rows = slice((height + 1) // 2), slice(height // 2, height)",
+        "    columns = slice((width + 1) // 2), slice(width // 2, width)",
+        "    parts = [earlier[:, :, r, c].mean(dim=(2, 3)) for r in rows for c in columns]",
+        "    quarters = torch.cat(parts, dim=1)",
+    ]

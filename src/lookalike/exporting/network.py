@@ -40,10 +40,10 @@ class Network(nn.Module):
         return vectors if self.projection is None else self.projection(vectors)
 
     def _unit(self, normal: Tensor) -> Tensor:
-        features, token = self.backbone(normal.to(self.dtype))
+        features, beside = self.backbone(normal.to(self.dtype))
         # The neck stays in float32: it costs little, and its rounding would reach the output.
-        token = None if token is None else token.float()
-        return F.normalize(self.neck(features.float(), token), dim=1)
+        beside = None if beside is None else beside.float()
+        return F.normalize(self.neck(features.float(), beside), dim=1)
 
 
 class TensorNetwork(Network):

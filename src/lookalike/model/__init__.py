@@ -80,7 +80,7 @@ CURRENT_BACKBONES: dict[str, str] = {
 }
 """Short names of current backbones, and the weights of timm (`architecture.tag`) that they are."""
 
-POOLINGS = ("gem", "avg", "max", "cls", "map")
+POOLINGS = ("gem", "avg", "max", "cls", "map", "quarters")
 """Poolings of a neck; several are joined with `+`."""
 
 

@@ -37,6 +37,8 @@ class Backbone(nn.Module):
         num_prefix_tokens: class and register tokens, which are no places of the feature map.
         has_class_token: of the model.
         has_final_norm: the norm behind the model's pooling is applied to the feature map.
+        earlier_map: index of the map whose quarters are averaged, None where that is not asked for.
+        quarters_dim: length Q of the vector of quarters; 0 without them.
         data_config: mean, std, interpolation and crop_pct of the pretrained weights (timm).
     """
 
@@ -48,6 +50,7 @@ class Backbone(nn.Module):
         download: bool = False,
         args: Mapping[str, Any] | None = None,
         attention_pool: bool = False,
+        quarters: bool = False,
         final_norm: bool = True,
     ) -> None:
         """Build the model; `name` as `find_architecture` takes it.
@@ -58,12 +61,13 @@ class Backbone(nn.Module):
             args: of the model's constructor, as saved beside a name.
             attention_pool: keep the model's attention pool (SigLIP, PE), whose output `forward`
                 then gives in place of the class token.
+            quarters: give the averages over the four quarters of an earlier map.
             final_norm: apply the norm that ConvNeXt and others have behind their pooling to each
                 place of the feature map, as DINOv3's authors do; False for models saved before.
 
         Raises:
-            ModelError: no such model, weights that cannot be had, an impossible size, or no
-                attention pool.
+            ModelError: no such model, weights that cannot be had, an impossible size, no
+                attention pool, or no earlier maps.
         """
         super().__init__()
         found = name if isinstance(name, Architecture) else find_architecture(name)
@@ -86,8 +90,36 @@ class Backbone(nn.Module):
             and isinstance(head, NormMlpClassifierHead)
             and not isinstance(head.norm, nn.Identity)
         )
+        self.earlier_map: int | None = None
+        self.quarters_dim = 0
+        if quarters:
+            if not self.has_quarters:
+                raise ModelError(
+                    f"model.pooling=quarters: {self.name} has no earlier, larger maps, as "
+                    "networks of convolutions have; use gem, avg, max or gem+avg"
+                )
+            self.earlier_map = self._earlier_map()
+            self.quarters_dim = 4 * int(model.feature_info[self.earlier_map]["num_chs"])
         self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
         self._compiled: Any = None
+
+    @property
+    def has_quarters(self) -> bool:
+        """True where the model has maps of different sizes, and no class token."""
+        if self.has_class_token or not hasattr(self.model, "forward_intermediates"):
+            return False
+        return len({entry["reduction"] for entry in getattr(self.model, "feature_info", ())}) > 1
+
+    def _earlier_map(self) -> int:
+        """Index of the deepest map that has `PLACES` places a side, and is not the last size."""
+        strides = [int(entry["reduction"]) for entry in self.model.feature_info]
+        side = min(height_width(self.image_size))
+        fitting = [
+            index
+            for index, stride in enumerate(strides)
+            if stride < strides[-1] and side >= PLACES * stride
+        ]
+        return max(fitting, default=0)
 
     @property
     def saved_name(self) -> str:
@@ -100,7 +132,7 @@ class Backbone(nn.Module):
 
     def compile_features(self) -> None:
         """Run the model through torch.compile from now on; its weights keep their names."""
-        self._compiled = torch.compile(self.model.forward_features)
+        self._compiled = torch.compile(self._maps)
 
     def checkpoint_activations(self) -> None:
         """Compute activations again in the backward pass from now on.
@@ -133,28 +165,36 @@ class Backbone(nn.Module):
         return {f"model.{name}": layer for name, layer in found.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, N, C) and one vector (B, C) or None, for images (B, 3, H, W).
+        """Features (B, N, C) and one vector or None, for images (B, 3, H, W).
 
-        The vector is the class token, or what the attention pool makes of all tokens.
+        The vector is the class token (B, C), what the attention pool makes of all tokens (B, C),
+        or the quarters (B, Q).
         """
-        maps = (self._compiled or self.model.forward_features)(images)
+        maps, quarters = (self._compiled or self._maps)(images)
         if not isinstance(maps, Tensor):
             raise ModelError(
                 f"model.backbone={self.name!r}: gives several maps of features, and lookalike "
                 "takes one; choose another model.backbone"
             )
         if maps.ndim == 3:  # (B, prefix + N, C)
-            token = maps[:, 0] if self.has_class_token else None
+            token = maps[:, 0] if self.has_class_token else quarters
             if self.attention_pool:
                 token = self.model.pool(maps)
             return maps[:, self.num_prefix_tokens :], token
         if maps.ndim == 2:  # a model that pools in its own way
-            return maps[:, None], None
+            return maps[:, None], quarters
         if self.has_final_norm:
             maps = self.model.head.norm(maps)
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            return maps.flatten(1, 2), None
-        return maps.flatten(2).transpose(1, 2), None
+            return maps.flatten(1, 2), quarters
+        return maps.flatten(2).transpose(1, 2), quarters
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        # The model's last map in its own layout, and the quarters of an earlier one.
+        if self.earlier_map is None:
+            return self.model.forward_features(images), None
+        maps, earlier = self.model.forward_intermediates(images, indices=[self.earlier_map])
+        return maps, quarter_means(earlier[0])
 
     def __getstate__(self) -> dict[str, Any]:
         # The compiled function uses this object's weights: copies and pickles go without.
@@ -250,6 +290,18 @@ class Backbone(nn.Module):
         return isinstance(maps, Tensor) and maps.ndim == 4
 
 
+def quarter_means(maps: Tensor) -> Tensor:
+    """Averages (B, 4 C) over the upper left, upper right, lower left and lower right quarter.
+
+    Of maps (B, C, H, W); the middle row or column of an odd side belongs to both halves.
+    """
+    height, width = maps.shape[2:]
+    rows = slice((height + 1) // 2), slice(height // 2, height)
+    columns = slice((width + 1) // 2), slice(width // 2, width)
+    parts = [maps[:, :, row, column].mean(dim=(2, 3)) for row in rows for column in columns]
+    return torch.cat(parts, dim=1)
+
+
 def preprocess_of(
     data_config: Mapping[str, Any], image_size: ImageSize, crop_pct: float | None = None
 ) -> Preprocess:
@@ -262,6 +314,9 @@ def preprocess_of(
         interpolation="bicubic" if data_config["interpolation"] == "bicubic" else "bilinear",
     )
 
+
+PLACES = 8
+"""Places a side that an earlier map has at least, where quarters of it are averaged."""
 
 _GIVES_MAP: dict[str, bool] = {}
 

@@ -24,7 +24,7 @@ from lookalike.model.backbone import Backbone
 from lookalike.model.dry_run import unused_parameters
 from lookalike.model.freed_memory import keep_freed_memory
 from lookalike.model.lora import merged_state
-from lookalike.model.neck import Neck
+from lookalike.model.neck import BESIDE, Neck
 from lookalike.model.pretrained import Match, load_into, read_weights
 from lookalike.model.projection import Projection
 from lookalike.model.saved_model import (
@@ -73,10 +73,18 @@ class Embedder(nn.Module):
                 f"model.pooling={pooling!r}: {backbone.name} has no class token; "
                 "use gem, avg, max or gem+avg"
             )
-        if "cls" in parts and "map" in parts:
-            raise ModelError(f"model.pooling={pooling!r}: cls and map exclude each other; take one")
+        if len(beside := [part for part in parts if part in BESIDE]) > 1:
+            raise ModelError(
+                f"model.pooling={pooling!r}: {' and '.join(beside)} exclude each other; take one"
+            )
         self.backbone = backbone
-        self.neck = Neck(backbone.dim, embedding_dim, pooling, normalize=normalize)
+        self.neck = Neck(
+            backbone.dim,
+            embedding_dim,
+            pooling,
+            quarters_dim=backbone.quarters_dim,
+            normalize=normalize,
+        )
         self.embedding_dim = embedding_dim
         self.pooling = pooling
         self.normalize = normalize
@@ -110,7 +118,7 @@ class Embedder(nn.Module):
             crop_pct: part of the resized image that the centre crop keeps; None for timm's.
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
-            pooling: gem, avg, max, cls, map, or several joined by `+`.
+            pooling: gem, avg, max, cls, map, quarters, or several joined by `+`.
             normalize: False lets the network choose the length of raw embeddings, for losses that
                 read it (`Margin.uses_length`).
 
@@ -123,6 +131,7 @@ class Embedder(nn.Module):
             image_size,
             download=pretrained is True,
             attention_pool="map" in pooling.split("+"),
+            quarters="quarters" in pooling.split("+"),
         )
         trunk.check_size(image_size)
         if backbone_dim is not None and backbone_dim != trunk.dim:
@@ -141,14 +150,14 @@ class Embedder(nn.Module):
         return embedder
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, N, C) and the backbone's own vector (B, C) or None, for uint8 images."""
+        """Features (B, N, C) and the backbone's vector beside them or None, for uint8 images."""
         normal = self.preprocess.normalise(images).to(self.dtype)
         return self.backbone(normal)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw embeddings (B, D) of uint8 images (B, 3, S, S)."""
-        features, token = self.features(images)
-        return self.neck(features, token)
+        features, beside = self.features(images)
+        return self.neck(features, beside)
 
     def set_postprocessing(self, *, mirror: bool, projection: Projection | None) -> None:
         """Set the steps of `unit` behind the network; see the attributes."""
@@ -303,6 +312,7 @@ class Embedder(nn.Module):
                 preprocess.image_size,
                 args=described.backbone_args,
                 attention_pool="map" in described.pooling.split("+"),
+                quarters="quarters" in described.pooling.split("+"),
                 final_norm=described.final_norm,
             )
             if backbone.dim != described.backbone_dim:

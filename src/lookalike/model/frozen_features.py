@@ -39,7 +39,10 @@ def pooled_features(
     poolings: Sequence[str],
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Features (B, K, C) float32 of uint8 images (B, 3, S, S) by K poolings, in evaluation mode."""
+    """Features (B, K, C) float32 of uint8 images (B, 3, S, S) by K poolings, in evaluation mode.
+
+    Vectors shorter than the longest end in zeros.
+    """
     backbone, device = embedder.backbone, embedder.device
     was_training = backbone.training
     narrow = precision != torch.float32
@@ -49,10 +52,18 @@ def pooled_features(
             torch.inference_mode(),
             torch.autocast(device.type, precision) if narrow else nullcontext(),
         ):
-            features, token = embedder.features(images.to(device, non_blocking=True))
-            return torch.stack([pool(features, kind, token).float() for kind in poolings], dim=1)
+            features, beside = embedder.features(images.to(device, non_blocking=True))
+            found = [pool(features, kind, beside).float() for kind in poolings]
+            width = max(vector.shape[1] for vector in found)
+            return torch.stack([F.pad(v, (0, width - v.shape[1])) for v in found], dim=1)
     finally:
         backbone.train(was_training)
+
+
+def pooled_width(backbone: Backbone, poolings: Sequence[str]) -> int:
+    """Length C of the longest vector of these poolings."""
+    lengths = {backbone.quarters_dim if kind == "quarters" else backbone.dim for kind in poolings}
+    return max(lengths)
 
 
 class FrozenFeatures:
@@ -108,7 +119,7 @@ class FrozenFeatures:
         self.parts = FeatureParts(
             folder / digest_of_tensors(self._about, weights),
             len(records),
-            (len(poolings), backbone.dim),
+            (len(poolings), pooled_width(backbone, poolings)),
             BATCH_SIZE,
         )
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 GEM_POWER = 3.0
 GEM_EPS = 1e-6
 
+BESIDE = ("cls", "map", "quarters")
+"""Poolings that are the one vector beside the features: they exclude each other."""
+
 # The dimension for which margins that read the length of the embedding state their lengths.
 LENGTH_DIM = 512
 
@@ -34,25 +37,39 @@ class Neck(nn.Module):
     The projections start semi-orthogonal, so that the embedding of a pretrained backbone keeps
     the backbone's angles as far as its length allows, and the measured start means something.
 
+    Attributes:
+        in_dims: length of the pooled vector of each part.
+
     Args:
         in_dim: channels C of the feature map.
+        quarters_dim: length Q of the vector of `quarters`.
         out_dim: numbers D of an embedding.
-        pooling: gem, avg, max, cls or map, or several joined by `+`; each has D / k dimensions
-            (the first ones have one more where k does not divide D). cls is the class token, map
-            the output of the backbone's attention pool.
+        pooling: gem, avg, max, cls, map or quarters, or several joined by `+`; each has D / k
+            dimensions (the first ones have one more where k does not divide D). cls is the class
+            token, map the output of the backbone's attention pool, quarters the averages over the
+            four quarters of an earlier map.
         normalize: length 1 for each part, instead of a batch norm over the joined ones.
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, pooling: str = "gem+avg", *, normalize: bool = True
+        self,
+        in_dim: int,
+        out_dim: int,
+        pooling: str = "gem+avg",
+        *,
+        quarters_dim: int = 0,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.out_dim = out_dim
         self.poolings = tuple(pooling.split("+"))
+        self.in_dims = tuple(
+            quarters_dim if kind == "quarters" else in_dim for kind in self.poolings
+        )
         base, more = divmod(out_dim, len(self.poolings))
         self.projections = nn.ModuleList(
-            nn.Linear(in_dim, base + (part < more), bias=False)
-            for part in range(len(self.poolings))
+            nn.Linear(length, base + (part < more), bias=False)
+            for part, length in enumerate(self.in_dims)
         )
         for projection in self.projections:
             nn.init.orthogonal_(projection.weight)  # type: ignore[arg-type]
@@ -62,20 +79,24 @@ class Neck(nn.Module):
             self.norm = nn.BatchNorm2d(out_dim)
             nn.init.constant_(self.norm.weight, math.sqrt(LENGTH_DIM / out_dim))
 
-    def forward(self, features: Tensor, class_token: Tensor | None) -> Tensor:
-        """Embeddings (B, D), not normalised as a whole, of features (B, N, C) and token (B, C).
+    def forward(self, features: Tensor, beside: Tensor | None) -> Tensor:
+        """Embeddings (B, D), not normalised as a whole, of features (B, N, C).
 
-        `class_token` is the vector that the backbone gives beside its features.
+        `beside` is the vector that the backbone gives beside its features: (B, C), of quarters
+        (B, Q).
         """
-        return self.project([pool(features, kind, class_token) for kind in self.poolings])
+        return self.project([pool(features, kind, beside) for kind in self.poolings])
 
     def project(self, pooled: Sequence[Tensor]) -> Tensor:
-        """Embeddings (B, D) of one pooled vector (B, C) for each of `poolings`."""
+        """Embeddings (B, D) of one pooled vector (B, C) for each of `poolings`.
+
+        Vectors may be longer than a projection takes: zeros follow.
+        """
         parts = []
-        for vector, projection in zip(pooled, self.projections, strict=True):
+        for vector, projection, length in zip(pooled, self.projections, self.in_dims, strict=True):
             # GeM gives float32 also where the whole model was made narrower, as by `half()`.
             dtype = next(projection.parameters()).dtype
-            part = at_least_float32(projection(vector.to(dtype)))
+            part = at_least_float32(projection(vector[:, :length].to(dtype)))
             parts.append(part if self.norm is not None else F.normalize(part, dim=1))
         joined = torch.cat(parts, dim=1)  # (B, D)
         if self.norm is None:
@@ -84,16 +105,16 @@ class Neck(nn.Module):
         return at_least_float32(self.norm(joined).flatten(1))
 
 
-def pool(features: Tensor, kind: str, class_token: Tensor | None = None) -> Tensor:
-    """One vector (B, C) from features (B, N, C), or the one beside them (B, C).
+def pool(features: Tensor, kind: str, beside: Tensor | None = None) -> Tensor:
+    """One vector (B, C) from features (B, N, C), or the one `beside` them.
 
     `gem` is the generalised mean with p = 3 over activations clamped to be positive (Radenović
     et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018), in float32, because
     a cube overflows half precision at 41.
     """
-    if kind in ("cls", "map"):
-        assert class_token is not None, "checked when the embedder was built"
-        return class_token
+    if kind in BESIDE:
+        assert beside is not None, "checked when the embedder was built"
+        return beside
     if kind == "avg":
         return features.mean(dim=1)
     if kind == "max":

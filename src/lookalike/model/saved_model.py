@@ -134,7 +134,10 @@ def _check_neck(shapes: dict[str, tuple[int, ...]], described: SavedModel, path:
     # Sizes that are to be allocated must be those of the file.
     parts = described.pooling.split("+")
     neck = [shapes.get(f"neck.projections.{part}.weight", (0, 0)) for part in range(len(parts))]
-    dims = (sum(shape[0] for shape in neck), *{shape[-1] for shape in neck})
+    whole = {shape[-1] for shape, kind in zip(neck, parts, strict=True) if kind != "quarters"} or {
+        described.backbone_dim
+    }
+    dims = (sum(shape[0] for shape in neck), *whole)
     if dims != (described.embedding_dim, described.backbone_dim):
         raise RunError(
             f"{path}: its neck leads from {dims[-1]} channels to {dims[0]} numbers, and "

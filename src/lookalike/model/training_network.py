@@ -28,6 +28,7 @@ class ClassificationBranch(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Unit vectors (B, D) from average-pooled features (B, C)."""
         # Four dimensions, so that the norm is one of those that see the global batch.
+        pooled = pooled[:, : self.norm.num_features]  # stored ones may end in zeros
         normal = self.norm(pooled[:, :, None, None])  # (B, C, 1, 1)
         vector = self.dropout(self.projection(normal.flatten(1)))
         return F.normalize(at_least_float32(vector), dim=1)
@@ -54,8 +55,8 @@ class TrainingNetwork(nn.Module):
         learn: their `poolings`, (B, K, C) float32 (`lookalike.model.frozen_features`).
         """
         if inputs.dtype == torch.uint8:
-            features, token = self.embedder.features(inputs)
-            pooled = {kind: pool(features, kind, token) for kind in self.poolings}
+            features, beside = self.embedder.features(inputs)
+            pooled = {kind: pool(features, kind, beside) for kind in self.poolings}
         else:
             pooled = dict(zip(self.poolings, inputs.unbind(1), strict=True))
         neck = self.embedder.neck

@@ -34,6 +34,7 @@ class Facts:
         convolutional: True for a network of convolutions, which takes images of any size.
         class_token: True if the network has one.
         attention_pool: True if it has an attention pool of its own.
+        quarters: True if it has earlier maps, whose quarters can be averaged.
         sample: facts of some images; None where none were read.
     """
 
@@ -46,6 +47,7 @@ class Facts:
     has_validation: bool
     workers: int
     attention_pool: bool = False
+    quarters: bool = False
     cuda: bool = False
     sample: SampleFacts | None = None
     earlier: Config | None = None
@@ -104,6 +106,7 @@ def network_facts(
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
         attention_pool=not backbone.is_convolutional and _has_attention_pool(model.backbone),
+        quarters=backbone.has_quarters,
         has_validation=has_validation,
         workers=workers,
         cuda=cuda,

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lookalike.data.image_size import ImageSize, height_width
 from lookalike.model.batchnorm import freeze_statistics
 from lookalike.model.dry_run import fake_copy
-from lookalike.model.frozen_features import pooled_features
+from lookalike.model.frozen_features import pooled_features, pooled_width
 from lookalike.model.inference import BATCH_SIZE
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.training.network_shards import blocks_of
@@ -99,8 +99,9 @@ def measure(
             features_peak = living.peak
     with mode, _Living(fake) as living, count:
         if stored:
-            channels = fake.embedder.backbone.dim
-            inputs = torch.empty(images, len(fake.poolings), channels)
+            inputs = torch.empty(
+                images, len(fake.poolings), pooled_width(fake.embedder.backbone, fake.poolings)
+            )
         else:
             inputs = _pixels(images, image_size)
         living.forget(inputs)

@@ -253,6 +253,14 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
+    elif facts.quarters and facts.sample is not None and facts.sample.recall >= _ALIGNED:
+        yield Choice(
+            "model.pooling",
+            "gem+avg+quarters",
+            "objects fill the images, places tell them apart: "
+            f"{_percent(facts.sample.recall)} of {facts.sample.queries} images have an image of "
+            "their class as the nearest, by raw pixels",
+        )
     if facts.pretrained and config.train.start_from is None:
         yield Choice(
             "model.init_from_features",

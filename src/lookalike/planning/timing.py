@@ -35,6 +35,7 @@ from lookalike.data.loading.batch import Batch
 from lookalike.distributed.machine import cores
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
+from lookalike.model.frozen_features import pooled_width
 from lookalike.model.training_network import TrainingNetwork
 from lookalike.planning.communication import Communication
 from lookalike.planning.gpus import Machine
@@ -220,7 +221,8 @@ def _seconds_of_steps(config: Config, spec: RunSpec, world: World) -> list[float
     if config.train.freeze_backbone and config.train.cache_features:
         network = trained.network
         assert isinstance(network, TrainingNetwork)
-        images = torch.rand(count, len(network.poolings), network.embedder.backbone.dim)
+        width = pooled_width(network.embedder.backbone, network.poolings)
+        images = torch.rand(count, len(network.poolings), width)
     labels = torch.randint(0, spec.classes, (count,))
     if loss.needs_positives:
         labels = torch.arange(count) // create_sampling(config).k % spec.classes

@@ -27,7 +27,7 @@ from lookalike.log import Bar
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
-from lookalike.model.frozen_features import pooled_features
+from lookalike.model.frozen_features import pooled_features, pooled_width
 from lookalike.model.inference import BATCH_SIZE, gathered
 from lookalike.training.build_heads import LEVEL
 
@@ -40,7 +40,7 @@ class StartFeatures:
     """Features of training images by the backbone before training.
 
     Attributes:
-        pooled: (M, C) float32 on the CPU for each pooling of the neck.
+        pooled: (M, C) float32 on the CPU for each pooling of the neck, C as its projection takes.
         classes: (M,) int64; (M, L) where images may have several, -1 behind the last.
     """
 
@@ -188,7 +188,7 @@ def _pooled_features(
     records = [catalog.records[row] for row in rows.tolist()]
     numbers = range(-(-len(records) // BATCH_SIZE))[world.rank :: world.size]
     poolings = embedder.neck.poolings
-    found = [torch.empty(0, len(poolings), embedder.backbone.dim)]
+    found = [torch.empty(0, len(poolings), pooled_width(embedder.backbone, poolings))]
     read = [torch.empty(0, dtype=torch.int64)]
     bar = Bar("features of the start", len(records), unit="images", quiet=not world.is_main)
     with world.raise_together(), bar:
@@ -206,4 +206,5 @@ def _pooled_features(
             read.append(batch.rows)
             bar.advance(min(BATCH_SIZE * world.size, len(records) - bar.done))
     everyone = gathered(torch.cat(read), torch.cat(found), world)
-    return list(everyone.vectors.unbind(1)), everyone.rows
+    vectors = zip(everyone.vectors.unbind(1), embedder.neck.in_dims, strict=True)
+    return [vector[:, :length] for vector, length in vectors], everyone.rows
