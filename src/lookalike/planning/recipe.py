@@ -257,7 +257,7 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
         yield Choice(
             "model.pooling",
             "gem+avg+quarters",
-            "objects fill the images, places tell them apart: "
+            "objects fill the images, so places correspond: "
             f"{_percent(facts.sample.recall)} of {facts.sample.queries} images have an image of "
             "their class as the nearest, by raw pixels",
         )
