@@ -179,7 +179,7 @@ def test_the_image_size_follows_the_images():
 
 
 def test_places_count_where_objects_fill_their_images_alike():
-    assert chosen(quarters=True)["model.pooling"] == "gem+avg+quarters"
+    assert chosen(quarters=True)["model.pooling"] == "gem+quarters"
     assert "model.pooling" not in chosen(quarters=True, sample=None)
     assert "model.pooling" not in chosen(quarters=True, sample=replace(SAMPLE, recall=0.19))
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"

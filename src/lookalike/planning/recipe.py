@@ -256,7 +256,7 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
     elif facts.quarters and facts.sample is not None and facts.sample.recall >= _ALIGNED:
         yield Choice(
             "model.pooling",
-            "gem+avg+quarters",
+            "gem+quarters",
             "objects fill the images, so places correspond: "
             f"{_percent(facts.sample.recall)} of {facts.sample.queries} images have an image of "
             "their class as the nearest, by raw pixels",
