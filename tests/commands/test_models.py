@@ -6,6 +6,7 @@ import pytest
 import lookalike
 from lookalike import storage
 from lookalike.commands.models import ModelOrigin, calibration_of, model_folder
+from lookalike.data.readers.annotation import BY_CONTENT
 from lookalike.errors import RunError
 from lookalike.model.embedder import Embedder
 
@@ -51,10 +52,10 @@ def test_whitening_and_ranges_take_the_training_rows_of_a_table(tmp_path, config
         (tmp_path / "config.yaml").write_text(config)
     table = tmp_path / "x.csv"
     table.write_text("path,label,split\na.jpg,1,train\nb.jpg,1,fold1\nc.jpg,1,test\n")
-    found = ModelOrigin.of(tmp_path).learned(str(table), "auto", instead="--fit")
+    found = ModelOrigin.of(tmp_path).learned(str(table), BY_CONTENT, instead="--fit")
     assert [record.uri for record in found] == [str(tmp_path / row) for row in rows]
     table.write_text("path,label\na.jpg,1\nb.jpg,1\n")
-    assert len(ModelOrigin.of(tmp_path).learned(str(table), "auto", instead="--fit")) == 2
+    assert len(ModelOrigin.of(tmp_path).learned(str(table), BY_CONTENT, instead="--fit")) == 2
 
 
 @pytest.mark.parametrize("place", ["run", "run/model"])
