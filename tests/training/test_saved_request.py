@@ -10,7 +10,7 @@ import lookalike
 from lookalike import cli
 from lookalike.config.config import Config, keys
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, RunError
+from lookalike.errors import ConfigError, LookalikeError, RunError
 from lookalike.run import Run
 from lookalike.training.build import create_embedder
 from lookalike.training.build_heads import metric_loss
@@ -176,3 +176,31 @@ def test_data_and_output_of_a_recipe_file_apply_before_lists_are_opened(shapes, 
     assert run.scores()  # of the classes that are held out
     assert yaml.safe_load(run.config.read_text()) == {"train": {"recipe": str(file)}}
     assert lookalike.train(recipe=str(file), resume=True).path == output
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("train.recipe", "own/recipe.yaml", ""),
+        ("train.start_from", "runs/first", ", or give train.start_from=PLACE"),
+        ("model.pretrained", "own/a.safetensors", ", or give model.pretrained=PLACE"),
+        ("model.backbone", "local-dir:own/vit", ", or give model.backbone=PLACE"),
+    ],
+)
+def test_relative_files_of_a_run_resumed_elsewhere_are_explained(
+    shapes, tmp_path, monkeypatch, key, value, instead
+):
+    output = tmp_path / "run"
+    output.mkdir()
+    asked = {**ASKED, "data.train": str(shapes / "train.txt"), key: value}
+    config = Config.load(flags={**asked, "run.output": str(output)})
+    (output / "config.yaml").write_text(config.to_yaml(complete=False))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LookalikeError) as caught:
+        lookalike.train(output=output, resume=True)
+    named = f"{output} names it in {key}, relative to the folder where it was trained: run this"
+    assert str(caught.value).endswith(f"; {named} there{instead}")
+    # Of a setting of this call, the present folder is meant.
+    with pytest.raises(LookalikeError) as caught:
+        lookalike.train(Config.load(flags={**asked, "run.output": str(tmp_path / "new")}))
+    assert "names it" not in str(caught.value)

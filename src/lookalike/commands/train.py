@@ -66,7 +66,7 @@ from lookalike.training.request_lists import (
 )
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
-from lookalike.training.saved_lists import lists_named_by
+from lookalike.training.saved_lists import files_named_by, lists_named_by
 from lookalike.training.step import repeatable
 from lookalike.training.time_budget import fit_length, reserved_passes
 from lookalike.training.trainer import Trainer
@@ -98,7 +98,8 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     if saved:
         output = with_choices(requested, choose_by_file(requested)).run.output
         requested = resumed_request(requested, output)
-    by_file = choose_by_file(requested)
+    with files_named_by(requested, resume):
+        by_file = choose_by_file(requested)
     config = with_choices(requested, by_file)
     check_request(config, resume)
     config = keep_streams(config)
@@ -115,6 +116,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(repeatable(world.device))
         run, world = _open(config, resume, world, stack)
+        stack.enter_context(files_named_by(config, resume))
         asked, config = config, as_before(config, run, resume, world)
 
         source = create_source(config)

@@ -1,4 +1,4 @@
-"""Lists that the request of a run names: errors of those that are not found."""
+"""Lists and files that the request of a run names: errors of those that are not found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.errors import CredentialsError, RunError, StorageError, UnavailableError
+from lookalike.errors import (
+    CredentialsError,
+    LookalikeError,
+    RunError,
+    StorageError,
+    UnavailableError,
+)
+from lookalike.training.remote_run import saved_config
 
 
 @contextmanager
@@ -38,11 +45,42 @@ def lists_named_by(run: str, config: Config, *, instead: str) -> Iterator[None]:
         raise StorageError(f"{error}; {fix}") from None
 
 
+_FILES = ("train.recipe", "train.start_from", "model.pretrained", "model.backbone")
+
+
+@contextmanager
+def files_named_by(config: Config, resume: bool) -> Iterator[None]:
+    """Say in errors about a relative path of `config` that the run to resume names it.
+
+    Of the recipe, and of those files that training starts from; see `lists_named_by` for lists.
+    """
+    output = config.run.output
+    before = saved_config(str(output), asked=True) if resume and output is not None else None
+    try:
+        yield
+    except LookalikeError as error:
+        for key in _FILES:
+            place = config.get(key)
+            if before is None or not isinstance(place, str) or place != before.get(key):
+                continue
+            path = place.removeprefix("local-dir:")
+            if path in str(error) and _is_relative(path) and not storage.exists(path):
+                fix = "run this there"
+                if key != "train.recipe":  # a run keeps its own
+                    fix += f", or give {key}=PLACE"
+                named = f"{storage.public(str(output))} names it in {key}"
+                error.args = (
+                    f"{error}; {named}, relative to the folder where it was trained: {fix}",
+                )
+        raise
+
+
+def _is_relative(place: str) -> bool:
+    return not storage.is_remote(place) and not os.path.isabs(storage.local_path(place))
+
+
 def _has_relative_paths(config: Config) -> bool:
     data = config.data
     lists = [[each] if isinstance(each, str) else each or [] for each in (data.train, data.val)]
     files = [name for name in (data.classes, data.hierarchy, data.weights) if isinstance(name, str)]
-    return any(
-        not storage.is_remote(place) and not os.path.isabs(storage.local_path(place))
-        for place in (*lists[0], *lists[1], *files)
-    )
+    return any(map(_is_relative, (*lists[0], *lists[1], *files)))
