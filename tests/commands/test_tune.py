@@ -18,7 +18,13 @@ from lookalike.commands import tune_trials
 from lookalike.commands.tune_trials import WholeListRecipe
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.distributed import signals
-from lookalike.errors import ConfigError, Interrupted, RunError, SearchInterrupted
+from lookalike.errors import (
+    ConfigError,
+    Interrupted,
+    RunError,
+    SearchInterrupted,
+    StorageError,
+)
 from lookalike.planning.facts import Facts
 from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
@@ -298,6 +304,12 @@ def test_trial_0_has_the_rate_of_a_pretrained_backbone_and_its_recipe_goes_with_
     assert recipe.optim.backbone_lr_factor == used.optim.backbone_lr_factor
     asked = Config().with_settings({"recipe": str(found.recipe), "val": "val.txt"})
     assert "data.val_fraction" not in {choice.key for choice in choose_by_file(asked)}
+
+
+def test_a_wrong_list_is_named_before_a_missing_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(StorageError, match=r"none\.txt: no such file"):
+        lookalike.tune(train=tmp_path / "none.txt", output=tmp_path / "run", trials=2)
 
 
 def test_without_optuna_the_error_names_the_extra(monkeypatch, hard_list, tmp_path):

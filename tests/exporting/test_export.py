@@ -383,6 +383,14 @@ def test_a_missing_extra_is_named_with_its_pip_command(monkeypatch, trained, onn
     ):
         with pytest.raises(lookalike.LookalikeError, match=r"pip install 'lookalike\[onnx\]'"):
             act()
+    # Mistakes in the arguments come first.
+    for act in (
+        lambda: lookalike.export(tmp_path / "nope"),
+        lambda: lookalike.export(trained, data=tmp_path / "nope"),
+        lambda: lookalike.load(tmp_path / "nope.onnx"),
+    ):
+        with pytest.raises(lookalike.LookalikeError, match=r"nope.*: no such file"):
+            act()
 
 
 def test_a_remote_file_is_fetched_to_be_used(monkeypatch, shapes, trained, onnx_file, tmp_path):

@@ -1,5 +1,6 @@
 """Models in a repository of the hub, with a client that only notes what it is asked."""
 
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import lookalike
-from lookalike.errors import ConfigError, RunError, StorageError
+from lookalike.errors import ConfigError, MissingExtraError, RunError, StorageError
 from lookalike.model.embedder import Embedder
 
 
@@ -91,7 +92,12 @@ def test_refusals_are_one_line_without_the_token(hub, places, error, words):
     assert "hf_secret" not in str(refused.value)
 
 
-def test_a_wrong_model_or_repository_is_refused(hub, places):
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_wrong_model_or_repository_is_refused(hub, places, monkeypatch, installed):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[hub\]'"):
+            lookalike.push_to_hub(places / "model", "me/shoes")
     with pytest.raises(ConfigError, match="'shoes' is not OWNER/NAME"):
         lookalike.push_to_hub(places / "model", "shoes")
     with pytest.raises(RunError, match="none: no such file or folder"):

@@ -13,7 +13,8 @@ from conversation import data_uri, png, small_service, talk
 from PIL import Image
 
 import lookalike
-from lookalike.errors import ConfigError, LookalikeError, NotFiniteError
+from lookalike.commands.serve import serve
+from lookalike.errors import ConfigError, LookalikeError, MissingExtraError, NotFiniteError
 from lookalike.index.index import Index
 from lookalike.serving import batcher as batcher_module
 from lookalike.serving.access import Access
@@ -451,3 +452,16 @@ def test_a_calibrated_model_is_named_so_without_an_index(model):
     [described] = talk(small_service(model, None, None), conversation).json()["data"]
     assert described["calibrated"] is True
     assert described["index"] is None
+
+
+def test_mistakes_in_the_arguments_are_named_before_missing_packages(monkeypatch, model, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for place, given, words in (
+        (tmp_path / "nope", {}, "nope: no such file or folder; give a run"),
+        (tmp_path / "nope.onnx", {}, "nope.onnx: no such file"),
+        (model, {"read_only": True}, "--read-only is of an index"),
+    ):
+        with pytest.raises(LookalikeError, match=words):
+            serve(place, **given)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[serve\]'"):
+        serve(model)

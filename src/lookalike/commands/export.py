@@ -139,6 +139,8 @@ def export(
     catalog, list_name = source.labelled(data, data_format, split, options.columns)
     check_measurable(catalog)
     check_not_read([place], catalog.records)
+    if format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
     sample = sample_classes(catalog, max_images, findable=findable_queries(catalog).numpy())
     images = options.source([model])
     batches = None
@@ -235,8 +237,6 @@ def _check(format: str, precision: str, input: str, max_images: int) -> None:
         )
     if max_images < 2:
         raise ConfigError(f"max_images={max_images} must be at least 2")
-    if format == "onnx":
-        require("onnx", "onnxscript", "onnxruntime")
 
 
 def _place(

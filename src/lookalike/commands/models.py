@@ -60,6 +60,15 @@ def load(path: Place, *, device: str = "auto") -> Embedder | ExportedModel:
     return embedder
 
 
+def check_model(path: Place) -> None:
+    """Raise a RunError if there is no model at `path`, without loading it."""
+    name = place_of("path", path)
+    if not storage.public(name).endswith(".onnx"):
+        model_folder(name)
+    elif not storage.exists(name):
+        raise RunError(f"{storage.public(name)}: no such file")
+
+
 def model_folder(path: Place) -> Path:
     """The folder with the model of a run, or `path` if it is one; remote ones are fetched.
 

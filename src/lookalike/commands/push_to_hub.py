@@ -48,16 +48,16 @@ def push_to_hub(
         RunError: there is no model.
         StorageError: the hub refuses, or cannot be reached.
     """
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "hub") from None
     if not isinstance(repository, str) or repository.count("/") != 1:
         raise ConfigError(f"repository={repository!r} is not OWNER/NAME")
     log.start()
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         _gather(model, Path(folder))
+        try:
+            import huggingface_hub
+            from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+        except ImportError:
+            raise MissingExtraError("huggingface_hub", "hub") from None
         api = huggingface_hub.HfApi()
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)

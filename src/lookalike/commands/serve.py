@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from lookalike import __version__, log, storage
 from lookalike.commands.keyword_groups import split_keywords
-from lookalike.commands.models import calibration_of, load
+from lookalike.commands.models import calibration_of, check_model, load
 from lookalike.data.inputs import place_of, places_of
 from lookalike.errors import ConfigError, MissingExtraError, check_number
 from lookalike.exporting.exported import ExportedModel
@@ -65,6 +65,13 @@ def serve(
         LookalikeError: no model, an index of another model, an address that is in use, or another
             host without a token.
     """
+    log.start()
+    [given] = split_keywords(serve, limits, LimitKeywords)
+    bounds = ServiceLimits(**given)
+    check_number("drain_seconds", drain_seconds, 0)
+    if read_only and index is None:
+        raise ConfigError("--read-only is of an index: name it with --index DIR")
+    check_model(model)
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "serve")
@@ -72,10 +79,6 @@ def serve(
     from lookalike.serving.run_server import bind, run_server
     from lookalike.serving.service import create_app
 
-    log.start()
-    [given] = split_keywords(serve, limits, LimitKeywords)
-    bounds = ServiceLimits(**given)
-    check_number("drain_seconds", drain_seconds, 0)
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
@@ -124,8 +127,6 @@ def open_service(
     if index is not None:
         opened = _opened(index, loaded, read_only=read_only)
         served = ServedIndex(opened, calibration, read_only=read_only)
-    elif read_only:
-        raise ConfigError("--read-only is of an index: name it with --index DIR")
     own = name or _name_of(place)
     logger.info(
         "%s: %d numbers a vector, on %s, %s%s",

@@ -126,7 +126,6 @@ def tune(
     seconds = None if time is None else _seconds(time)
     texts = [over] if isinstance(over, str) else list(over)
     asked_space = parse_space(texts, request)
-    check_optuna()
     request = keep_streams(request)
     build.check_settings(request)
     for key, one in asked_space.items():
@@ -225,6 +224,7 @@ class _SettingsSearch:
             # What `train` would find, with its validation set as a fact only.
             config = with_choices(request, choose_by_file(request))
             catalog, validation = open_catalogs(config)
+            check_optuna()
             facts = None
             if config.train.recipe == "auto":
                 facts = gather_facts(config, catalog, validation, source, world)

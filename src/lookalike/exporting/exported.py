@@ -158,6 +158,8 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         RunError: there is no such file, or it is no model of ours.
         ConfigError: `device` is CUDA, and this onnxruntime (not onnxruntime-gpu) cannot use it.
     """
+    if not storage.path_of(path).is_file():
+        raise RunError(f"{path}: no such file")
     require("onnxruntime")
     import onnxruntime as ort
 
@@ -173,8 +175,6 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         cuda = {"device_id": device.index or 0, "use_tf32": 0}
         providers.insert(0, ("CUDAExecutionProvider", cuda))
     path = storage.path_of(path)
-    if not path.is_file():
-        raise RunError(f"{path}: no such file")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.enable_mem_pattern = False  # a plan of the memory serves one size only
