@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from lookalike.cli.submitted_words import submit
     from lookalike.commands.backbones import backbones
     from lookalike.commands.doctor import doctor
     from lookalike.commands.embed import embed
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
     from lookalike.index.index import Index
     from lookalike.jobs.engine import JobState, JobStatus
     from lookalike.jobs.kubeflow_component import training_component
-    from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
+    from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job
     from lookalike.metrics.calibration import Calibration
     from lookalike.metrics.scores import Scores
     from lookalike.model.embedder import Embedder
@@ -109,7 +110,7 @@ _HOMES = {
     "search": "lookalike.commands.search",
     "serve": "lookalike.commands.serve",
     "stop_job": "lookalike.jobs.submit",
-    "submit": "lookalike.jobs.submit",
+    "submit": "lookalike.cli.submitted_words",
     "train": "lookalike.commands.train",
     "training_component": "lookalike.jobs.kubeflow_component",
     "tune": "lookalike.commands.tune",

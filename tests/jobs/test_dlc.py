@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from job_service import serving
 
+from lookalike.cli.submitted_words import submit
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, CredentialsError, UnavailableError
 from lookalike.jobs.dlc import Dlc, connect
 from lookalike.jobs.engine import JobError, JobState, follow
 from lookalike.jobs.resources import Resources
-from lookalike.jobs.submit import submit
 
 models = pytest.importorskip("alibabacloud_pai_dlc20201203.models")
 

@@ -16,12 +16,13 @@ from job_service import JobService, serving
 from typer.testing import CliRunner
 
 from lookalike.cli import app
+from lookalike.cli.submitted_words import submit
 from lookalike.errors import ConfigError, CredentialsError, LookalikeError, UnavailableError
 from lookalike.jobs.engine import JobError, JobState
 from lookalike.jobs.kubernetes_cluster import connect
 from lookalike.jobs.request import COMMANDS, NO_PLACES
 from lookalike.jobs.resources import Resources
-from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job, submit
+from lookalike.jobs.submit import follow_job, job_status, list_jobs, stop_job
 
 pytest.importorskip("kubernetes")
 

@@ -16,9 +16,9 @@ from slurm_cluster import needs_slurm, wait_until
 from tiny_training import losses, write_config
 
 import lookalike
+from lookalike.cli.submitted_words import submit
 from lookalike.jobs.engine import JobState, follow
 from lookalike.jobs.slurm import Slurm
-from lookalike.jobs.submit import submit
 
 pytestmark = pytest.mark.slow
 

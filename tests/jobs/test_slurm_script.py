@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 import lookalike
 from lookalike.cli import app
+from lookalike.cli.submitted_words import submit
 from lookalike.errors import ConfigError
 from lookalike.jobs.engine import JobError, JobState, follow
 from lookalike.jobs.request import command_job
 from lookalike.jobs.resources import Resources
 from lookalike.jobs.slurm import Slurm
-from lookalike.jobs.submit import submit
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -140,17 +140,13 @@ def test_a_recipe_goes_with_the_job_in_each_form(form: str, tmp_path: Path) -> N
 
 
 def test_mistake_in_the_words_of_a_command_is_refused_before_it_is_sent() -> None:
-    def answer(*words: str) -> str:
-        found = CliRunner().invoke(app, ["submit", "--on", "slurm", "--dry-run", "--", *words])
-        assert found.exit_code == 2, found.output
-        return found.output
-
-    assert "No such option: --wrokers" in answer(
-        "embed", "run", "photos", "-o", "x.npy", "--wrokers", "2"
-    )
-    assert "Missing option '--output'" in answer("embed", "run", "photos")
-    assert "Invalid value for '--workers'" in answer("evaluate", "run", "--workers", "many")
     for words, message in (
+        (
+            ("embed", "run", "photos", "-o", "x.npy", "--wrokers", "2"),
+            "embed: No such option: --wrokers",
+        ),
+        (("embed", "run", "photos"), "embed: Missing option '--output'"),
+        (("evaluate", "run", "--workers", "many"), "evaluate: Invalid value for '--workers'"),
         (("embed", "run", "photos", "-o", "x.txt"), "must end in .npy or .parquet"),
         (("evaluate", "run"), "nothing to measure on"),
         (("evaluate", "run", "--data", "x", "--per-class", "x.txt"), "must end in .csv"),
@@ -158,10 +154,14 @@ def test_mistake_in_the_words_of_a_command_is_refused_before_it_is_sent() -> Non
         (("train", "--epochs", "0", "--output", "r"), "train.epochs=0"),
         (("train", "--train", "a.txt"), "a job needs run.output"),
     ):
-        with pytest.raises(ConfigError, match=re.escape(message)):
+        with pytest.raises(ConfigError, match=re.escape(message)) as typed:
             CliRunner().invoke(
                 app, ["submit", "--on", "slurm", "--dry-run", "--", *words], catch_exceptions=False
             )
+        with pytest.raises(ConfigError) as called:
+            submit(*words, on="slurm", dry_run=True)
+        assert str(called.value) == str(typed.value)
+        assert "\n" not in str(called.value)
 
 
 def test_the_configuration_of_a_command_is_checked(tmp_path: Path) -> None:

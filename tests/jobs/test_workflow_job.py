@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lookalike.cli.submitted_words import submit
 from lookalike.errors import ConfigError
-from lookalike.jobs.submit import submit
 
 WORKFLOW = """images: {uses: read, with: {list: lists/train.txt}}
 train: {uses: train, inputs: {train: images.list}, with: {data.val: /data/val.txt, run.workers: 2}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ ResourcesFile = Annotated[
 
 
 def submit(
-    context: typer.Context,
     request: Annotated[
         list[str] | None,
         typer.Argument(
@@ -60,13 +59,10 @@ def submit(
     Prints the id of the job on stdout. All resources: docs/submit.md.
     """
     from lookalike import log
-    from lookalike.jobs.request import COMMANDS
+    from lookalike.cli.submitted_words import submit as command
     from lookalike.jobs.submit import follow_job
-    from lookalike.jobs.submit import submit as command
 
     log.start()
-    if request and request[0] in COMMANDS:
-        _check_words(context.find_root(), *request)
     answer = command(
         *(request or []),
         on=required_engine(on),
@@ -80,23 +76,6 @@ def submit(
     typer.echo(answer, nl=not answer.endswith("\n"))
     if wait and not dry_run:
         follow_job(answer, on, resources, write=lambda line: typer.echo(line, err=True))
-
-
-def _check_words(program: Any, command: str, *words: str) -> None:
-    """Check the words of a command as it does: a mistake in them would show after the queue."""
-    given = program.command.commands[command].make_context(command, list(words), program).params
-    if command == "embed":
-        from lookalike.index.store_address import check_vectors_place
-
-        check_vectors_place(given["output"])
-    elif command == "evaluate":
-        from lookalike.commands.evaluate import check_inputs
-        from lookalike.evaluation.metric_tables import check_name
-
-        for table in (given["per_class"], given["per_query"]):
-            check_name(table)
-        names = ("data", "query", "gallery", "embeddings", "labels", "split")
-        check_inputs(given["models"] or (), *(given[name] for name in names))
 
 
 def required_engine(on: str) -> str:

@@ -42,8 +42,9 @@ def _connected(on: str, resources: str | None, changes: dict[str, Any]) -> Engin
     return engine
 
 
-def submit(
-    *request: str,
+def send(
+    request: Sequence[str],
+    *,
     on: str,
     resources: str | None = None,
     dry_run: bool = False,
@@ -52,26 +53,7 @@ def submit(
     pause: float = 5.0,
     **changes: Any,
 ) -> str:
-    """Send a training, a workflow, or another command to a cluster.
-
-    Args:
-        request: a configuration file and `key=value`s, the file of a workflow, or the words of a
-            command: `"embed", "oss://shop/runs/shoes", "oss://shop/photos.txt", "-o",
-            "oss://shop/photos.parquet"`.
-        on: "dlc", "kubernetes" or "slurm".
-        resources: a YAML file with the fields of `lookalike.jobs.resources.Resources`.
-        dry_run: send nothing.
-        wait: follow its log until it ends.
-        write: called with each line of that log.
-        pause: seconds between two looks at the job.
-        changes: fields of the resources, which count before the file's.
-
-    Returns:
-        The id of the job; with `dry_run`, the exact request as text.
-
-    Raises:
-        LookalikeError: the request is wrong or refused; with `wait`, the job failed.
-    """
+    """`lookalike.submit`, of words that were parsed."""
     asked = read_resources(resources, changes)
     job = _job(request, asked)
     module = _module(on)
