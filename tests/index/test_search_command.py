@@ -457,3 +457,46 @@ def test_a_browser_shows_the_page(calibrated_model, photos, cache, tmp_path, mon
 def test_a_prior_needs_a_query():
     with pytest.raises(ConfigError, match=r"prior \(--prior\) is for the answers to queries"):
         lookalike.search("none", index="none", prior=0.1)
+
+
+def test_an_image_with_different_labels_has_the_first_one_each_time(
+    model, photos, cache, tmp_path, caplog
+):
+    """Of files of vectors before lists, twice in one file, and of lists in their order."""
+    embedder = lookalike.load(model, device="cpu")
+    paths = sorted(map(str, photos.rglob("*.jpg")))[:2]
+    rows = {"one": "ax", "two": "b", "twice": "cc", "none": ""}
+    for name, labels in rows.items():
+        some = [paths[0]] * len(labels or "-")
+        np.save(tmp_path / f"{name}.npy", embedder.embed(some))
+        (tmp_path / f"{name}.paths.txt").write_text("\n".join(some))
+        if labels:
+            (tmp_path / f"{name}.labels.txt").write_text("\n".join(labels))
+    for name, label in (("d", "d"), ("e", "e")):
+        text = f"path,label\n{paths[0]},{label}\n{paths[1]},all\n"
+        (tmp_path / f"{name}.csv").write_text(text)
+
+    for places, label, warned in (
+        (
+            ["one.npy", "two.npy"],
+            "a",
+            f"1 image with different labels in the gallery ({paths[0]}: ",
+        ),
+        (["two.npy", "one.npy"], "b", f"({paths[0]}: b and a); the first counts"),
+        (["d.csv", "two.npy"], "b", f"({paths[0]}: b and d)"),
+        (["d.csv", "e.csv"], "d", f"({paths[0]}: d and e)"),
+        (["none.npy", "d.csv"], "d", ""),
+        (["d.csv", "none.npy"], "d", ""),
+    ):
+        for kept in (tmp_path / "-".join(places), None):
+            for again in range(3):
+                caplog.clear()
+                found = lookalike.search(
+                    model, paths[0], gallery=[tmp_path / p for p in places], index=kept,
+                    device="cpu",
+                )  # fmt: skip
+                answers = {one.id: one.label for one in found.answers[0].neighbours}
+                assert answers[paths[0]] == label, (places, kept, again)
+                assert warned in caplog.text
+                assert bool(warned) == ("different labels" in caplog.text)
+                assert again == 0 or "added" not in caplog.text

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
 
 from lookalike import storage
 from lookalike.data.inputs import KnownLists, no_lists, read_places
@@ -61,6 +65,9 @@ def synchronize(
 ) -> dict[str, Record]:
     """Add new and changed images to the index; of an image with another label, only that changes.
 
+    An image that several places name has its vector and its label from the first of them, of files
+    of vectors before others; its label from the first that has one. Different ones are warned of.
+
     Args:
         index: changed.
         gallery: the images.
@@ -73,22 +80,38 @@ def synchronize(
     for table, models in gallery.tables.items():
         _check_models(table, models, index)
     known, labels = index.versions(), index.labels()
-    listed = _by_id(gallery.records, known)
-    versions = {id: image_version(record.uri) for id, record in listed.items()}
-    seen = set(listed)
+    clashes = _LabelClashes()
+    listed = _by_id(gallery.records, known, clashes)
+    seen: dict[str, str] = {}  # the labels of images whose vectors are in files
     added = relabelled = 0
     with index.loading():
         for table in gallery.tables:
-            for ids, count in _added_vectors(index, table, known, labels, remove_missing):
-                seen.update(ids)
-                added += count
+            version = image_version(storage.absolute(table))
+            for records, vectors in _images_of_table(index, table, listed, seen, clashes):
+                new = [
+                    row
+                    for row, (id, record) in enumerate(records.items())
+                    if known.get(id) != version or _relabels(record, labels[id], remove_missing)
+                ]
+                if new:
+                    some = list(records.values())
+                    added += index.add(
+                        [some[row] for row in new],
+                        vectors=vectors[new],
+                        versions=[version] * len(new),
+                    )
+        versions = {
+            id: image_version(record.uri) for id, record in listed.items() if id not in seen
+        }
         fresh = [id for id, version in versions.items() if known.get(id) != version]
         changed = {
             id: record.label or None
             for id, record in listed.items()
-            if known.get(id) == versions[id] and _relabels(record, labels[id], remove_missing)
+            if id in versions
+            and known.get(id) == versions[id]
+            and _relabels(record, labels[id], remove_missing)
         }
-        gone = [id for id in known if id not in seen] if remove_missing else []
+        gone = [id for id in known if id not in seen and id not in listed] if remove_missing else []
         if gone:
             index.remove(gone)
             logger.info("%s: %s removed, no longer there", index.place, counted(len(gone), "image"))
@@ -109,8 +132,9 @@ def synchronize(
         logger.info("%s: %s added", index.place, counted(added, "image"))
     if relabelled:
         logger.info("%s: %s with another label now", index.place, counted(relabelled, "image"))
+    clashes.warn(index.place)
     if len(index) == 0:
-        raise DataError(f"none of the {len(seen):,} images of the gallery can be read")
+        raise DataError(f"none of the {len(listed):,} images of the gallery can be read")
     return {renamed.get(id, id): record for id, record in listed.items()}
 
 
@@ -157,15 +181,38 @@ def _relabel(index: Index, changed: Mapping[str, str | None], versions: Mapping[
     return len(ids)
 
 
-def _added_vectors(
+class _LabelClashes:
+    """Images to which two places of a gallery give different labels."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, str]] = {}
+
+    def compare(self, id: str, kept: str, other: str) -> None:
+        """Note an image's label, and another one that may differ."""
+        if kept and other and kept != other:
+            self._found.setdefault(id, (kept, other))
+
+    def warn(self, place: str) -> None:
+        """Say how many there are, with an example."""
+        for id, (kept, other) in islice(self._found.items(), 1):
+            logger.warning(
+                "%s: %s with different labels in the gallery (%s: %s and %s); the first counts",
+                place, counted(len(self._found), "image"), id, kept, other,
+            )  # fmt: skip
+
+
+def _images_of_table(
     index: Index,
     table: str,
-    known: Mapping[str, int],
-    labels: Mapping[str, str | None],
-    exactly: bool,
-) -> Iterator[tuple[list[str], int]]:
-    """Add the vectors of a file block by block; yields a block's ids and how many are new."""
-    version = image_version(storage.absolute(table))
+    listed: Mapping[str, Record],
+    seen: dict[str, str],
+    clashes: _LabelClashes,
+) -> Iterator[tuple[dict[str, Record], np.ndarray]]:
+    """The images of a file of vectors by their ids, block by block, and their (n, D) vectors.
+
+    Those in `seen` are left out, and the others put there with their labels; images without one
+    have that of `listed`.
+    """
     # Ids that were given are no paths.
     named = vector_files.is_array(table) and storage.exists(vector_files.beside(table, "ids"))
     for records, vectors in vector_files.read_images(storage.absolute(table)):
@@ -177,19 +224,25 @@ def _added_vectors(
         if not named:
             _check_paths(table, [record.uri for record in records])
             records = list(map(_placed, records))
-        ids = [id_of(record) for record in records]
-        new = [
-            row
-            for row, id in enumerate(ids)
-            if known.get(id) != version or _relabels(records[row], labels[id], exactly)
-        ]
-        if new:
-            some = [records[row] for row in new]
-            count = index.add(some, vectors=vectors[new], versions=[version] * len(new))
-        yield ids, count if new else 0
+        found: dict[str, Record] = {}
+        rows = []
+        for row, record in enumerate(records):
+            id = id_of(record)
+            if id in seen:
+                clashes.compare(id, seen[id], record.label)
+                continue
+            if id in listed:
+                clashes.compare(id, record.label, listed[id].label)
+                record = replace(record, label=record.label or listed[id].label)
+            seen[id] = sys.intern(record.label)
+            found[id] = record
+            rows.append(row)
+        yield found, vectors[rows]
 
 
-def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Record]:
+def _by_id(
+    records: Sequence[Record], known: Collection[str], clashes: _LabelClashes
+) -> dict[str, Record]:
     """The images by their ids in the index, or else their own: each image once.
 
     `./a.jpg`, a symbolic link to it and `file:///…/a.jpg` are one image.
@@ -199,7 +252,11 @@ def _by_id(records: Sequence[Record], known: Collection[str]) -> dict[str, Recor
     listed: dict[str, Record] = {}
     for record in records:
         id = id_of(record)
-        listed.setdefault(id if id in known else names.setdefault(place_of(id), id), record)
+        id = id if id in known else names.setdefault(place_of(id), id)
+        first = listed.setdefault(id, record)
+        clashes.compare(id, first.label, record.label)
+        if record.label and not first.label:
+            listed[id] = record
     return listed
 
 
