@@ -459,6 +459,27 @@ def test_a_prior_needs_a_query():
         lookalike.search("none", index="none", prior=0.1)
 
 
+def test_the_kind_of_an_index_is_chosen_once(model, photos, tmp_path, monkeypatch, capsys):
+    query = photos / "alone.jpg"
+    for made, same, others in (
+        ("auto", ("auto", "int8"), ("exact",)),
+        ("exact", ("auto", "exact"), ("int8",)),
+        ("int8", ("auto", "int8"), ("exact",)),
+    ):
+        index = tmp_path / made
+        words = (model, query, "--index", index)
+        assert search(monkeypatch, *words, "--gallery", photos, "--kind", made) == 0
+        for kind in same:
+            assert search(monkeypatch, *words, "--kind", kind) == 0
+        for kind in others:
+            for more in ([], ["--gallery", photos]):
+                capsys.readouterr()
+                assert search(monkeypatch, *words, *more, "--kind", kind) == 2
+                error = capsys.readouterr().err
+                assert f"{index}: kind={made} was chosen when it was made" in error
+                assert f"leave out kind={kind}" in error
+
+
 def test_an_image_with_different_labels_has_the_first_one_each_time(
     model, photos, cache, tmp_path, caplog
 ):

@@ -106,7 +106,7 @@ def search(
         index: the folder of an index, or the address of a collection of Qdrant or of a table of
             PostgreSQL (`Index.open`); made from `gallery` where there is none.
         k: neighbours of each query.
-        kind: of search in a new index; see `Index.create`.
+        kind: of search in a new index; see `Index.create`. An existing one must have it.
         exact: search all images, also where an approximate search would be faster.
         prior: the share of same pairs that probabilities and decisions assume, between 0 and 1; by
             default that of the calibration for a gallery of this size
@@ -218,7 +218,7 @@ def _index(
         path = cached_index(embedder, gallery, kind)
     if gallery:
         return Index.open_or_create(path, embedder=embedder, kind=kind)
-    return Index.open(path, embedder)
+    return Index.open(path, embedder, kind=kind)
 
 
 def _answers(

@@ -64,19 +64,34 @@ class Index:
         self.close()
 
     @classmethod
-    def open(cls, path: Place, embedder: Embedder | FinishedModel | None = None) -> Index:
+    def open(
+        cls,
+        path: Place,
+        embedder: Embedder | FinishedModel | None = None,
+        *,
+        kind: Kind | str = "auto",
+    ) -> Index:
         """An existing index.
 
         Args:
             path: a folder, `qdrant://HOST:6334/COLLECTION` or
                 `postgresql://USER@HOST:5432/DATABASE/TABLE`.
             embedder: whose vectors it holds.
+            kind: of search that it must have, as in `create`; any for "auto".
 
         Raises:
-            RunError: there is none, it is damaged, or it was built with another model.
+            RunError: there is none, it is damaged, or it was built with another model or kind.
             StorageError: the database does not answer, or refuses.
         """
-        return cls(open_store(place_of("path", path)), embedder)
+        index = cls(open_store(place_of("path", path)), embedder)
+        own = index.store.kind
+        if kind not in ("auto", index.store.KINDS[-1] if own == "auto" else own):
+            index.close()
+            raise RunError(
+                f"{index.place}: kind={own} was chosen when it was made, and stays; leave out "
+                f"kind={kind} (--kind), or make another index"
+            )
+        return index
 
     @classmethod
     def create(
@@ -135,7 +150,7 @@ class Index:
             except RunError:
                 if not exists(place):  # which another process may have made meanwhile
                     raise
-        return cls.open(place, embedder)
+        return cls.open(place, embedder, kind=kind)
 
     @classmethod
     def build(

@@ -57,7 +57,7 @@ class Store(ABC):
         place: the same without user and parameters, for messages.
         dim: numbers D of a vector.
         model: the fingerprint of the embedder; "" where vectors come from elsewhere.
-        kind: of search, one of the store's `KINDS`.
+        kind: of search, one of the store's `KINDS`: auto, which is the last one, or another.
     """
 
     KINDS: tuple[str, ...] = ("auto", "exact", "hnsw")
