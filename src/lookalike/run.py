@@ -26,6 +26,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ RECIPE = "recipe.json"
 LOGGERS = "loggers.json"
 EXPORTS = "exports"
 FINISHED = "finished.json"
+
+STEPS_TO_DO = re.compile(r"([\d,]+) steps? to do")
+"""What log.txt has at the begin of each attempt."""
 
 
 class _PathBelow:
@@ -148,6 +152,12 @@ class Run:
         """True if there is something to resume or keep: a run, or what is left of one."""
         return self.exists() or self.finished.exists() or any(self.checkpoints.glob("step-*"))
 
+    def is_finished(self) -> bool:
+        """True after the end of training, which earlier versions noted in log.txt alone."""
+        if self.finished.exists() or not self.log.is_file():
+            return self.finished.exists()
+        return ended_well(self.log.read_text("utf-8", "replace"))
+
     def _check_own(self, resume: bool) -> None:
         """Check that a directory without a run holds no foreign files.
 
@@ -215,6 +225,13 @@ class Run:
             logger.warning("%s: is missing; the curves begin at step %d", self.metrics, step)
         kept = [record for record in self.read(self.metrics) if record.get("step", 0) <= step]
         storage.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def ended_well(log_text: str) -> bool:
+    """True if the last attempt in a log came to its end."""
+    ends = [place.start() for place in re.finditer(r" INFO done: ", log_text)]
+    begins = [place.start() for place in STEPS_TO_DO.finditer(log_text)]
+    return bool(ends) and (not begins or ends[-1] > begins[-1])
 
 
 def read_lines(lines: Iterable[str], place: str) -> Iterator[dict[str, Any]]:

@@ -269,14 +269,17 @@ def test_a_finished_run_without_checkpoints_is_not_trained_over(shapes, tmp_path
     weights, metrics = run.model / "model.safetensors", run.metrics.read_bytes()
     before = weights.read_bytes()
     shutil.rmtree(run.checkpoints)
-    for lost in (None, run.config):
+    for lost in (None, run.finished, run.config):  # earlier versions wrote no mark of the end
         if lost is not None:
+            content = lost.read_bytes()
             lost.unlink()
         words = r"a finished run without checkpoints.*model\.pretrained="
         with pytest.raises(RunError, match=words):
             train(**settings | {"max_steps": 20}, resume=True)
         assert weights.read_bytes() == before
         assert run.metrics.read_bytes() == metrics
+        if lost is not None:
+            lost.write_bytes(content)
     again = settings | {"pretrained": str(weights), "output": str(tmp_path / "new")}
     train(**again)
 
@@ -299,3 +302,15 @@ def test_a_resumed_run_is_not_finished_while_it_goes_on(shapes, tmp_path, monkey
     shutil.rmtree(run.checkpoints)
     train(**settings | {"max_steps": 2}, resume=True)  # what was interrupted begins again
     assert json.loads(run.finished.read_text()) == {"step": 2}
+
+
+def test_a_finished_run_without_the_mark_of_its_end_is_not_trained_again(shapes, tmp_path, caplog):
+    """Earlier versions wrote none."""
+    settings = tiny(shapes) | {"output": str(tmp_path / "run"), "report": False}
+    run = train(**settings)
+    before = {path: path.read_bytes() for path in (run.metrics, run.model / "model.safetensors")}
+    run.finished.unlink()
+    train(**settings, resume=True)
+    assert "nothing is left to train" in caplog.text
+    assert {path: path.read_bytes() for path in before} == before
+    assert run.finished.exists()

@@ -17,7 +17,15 @@ from typing import Any
 from lookalike import storage
 from lookalike.config.config import Config, keys
 from lookalike.errors import ConfigError, RunError
-from lookalike.run import CONFIG, METRICS, RESOLVED, Run, kept_score
+from lookalike.run import (
+    CONFIG,
+    METRICS,
+    RESOLVED,
+    STEPS_TO_DO,
+    Run,
+    ended_well,
+    kept_score,
+)
 from lookalike.storage.file_lock import is_held
 from lookalike.studio.component_form import values_of
 from lookalike.studio.form_request import read_form
@@ -34,7 +42,6 @@ MOST_LISTED = 100
 """Runs on a page of all runs."""
 
 _PROGRESS = re.compile(r"training: ([\d,]+) of ([\d,]+) steps, (?:.*?, )?(.+?) left", re.M)
-_TO_DO = re.compile(r"([\d,]+) steps? to do")
 _MEMORY = re.compile(r"peak memory of [^:]*: ([^\n]+)")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.*)$", re.M)
 _ERROR = re.compile(r"^error:\s*(.+)", re.M | re.S)
@@ -219,7 +226,7 @@ class WatchedRuns:
         trained, scores = last_and_scores(self._file(found, METRICS))
         if begun:
             found.state = TRAINING if run.exists() else STARTING
-        elif _ended_well(log_text):
+        elif ended_well(log_text):
             found.state = FINISHED
         elif not run.exists() or (_ERROR.search(printed) and not _INTERRUPTED.search(printed)):
             found.state = FAILED
@@ -266,7 +273,7 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 
 def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any]]) -> None:
-    begins = list(_TO_DO.finditer(log_text))
+    begins = list(STEPS_TO_DO.finditer(log_text))
     attempt = log_text[begins[-1].start() :] if begins else log_text  # the last one
     if progress := _PROGRESS.findall(attempt):
         done, steps, found.left = progress[-1]
@@ -293,13 +300,6 @@ def _fill_progress(found: WatchedRun, log_text: str, trained: list[dict[str, Any
         found.facts.append(("workers", batch[-1]))
     if not found.is_live:
         found.left = ""
-
-
-def _ended_well(log_text: str) -> bool:
-    """True if the last attempt in a log came to its end."""
-    ends = [place.start() for place in re.finditer(r" INFO done: ", log_text)]
-    begins = [place.start() for place in _TO_DO.finditer(log_text)]
-    return bool(ends) and (not begins or ends[-1] > begins[-1])
 
 
 def _error_of(printed: str) -> str:

@@ -332,7 +332,7 @@ def newest_of(run: Run, catalog: Catalog) -> str | None:
         logger.warning("%s; skipped", fault)
     if newest is None and faults:
         raise checkpoint.none_complete(run.path)
-    if newest is None and run.finished.exists():
+    if newest is None and run.is_finished():
         raise RunError(
             f"{run.path}: a finished run without checkpoints, which training from the start would "
             "overwrite; train into another --output (with "
