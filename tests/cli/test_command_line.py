@@ -271,7 +271,12 @@ MISTAKES = {
     "validation without pairs": (
         ["--train", "{train}", "--val", "{lone}", "--output", "{out}", "--backbone",
          "test_resnet", "model.pretrained=false"],
-        "lone.txt: validation cannot be measured: no class has two images",
+        "lone.txt: retrieval cannot be measured: no class has two images",
+    ),
+    "validation of one class": (
+        ["--train", "{train}", "--val", "{alike}", "--output", "{out}", "--backbone",
+         "test_resnet", "model.pretrained=false"],
+        "alike.txt: retrieval cannot be measured: all 4 images to find are of one class",
     ),
     "a split of a list without any": (
         ["--train", "{train}", "--output", "{out}", "data.train_split=tain"],
@@ -314,8 +319,10 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
     words, message = MISTAKES[mistake]
     (tmp_path / "nan.csv").write_text("path,label\na.jpg,1\nb.jpg,nan\nc.jpg,2\n")
     (tmp_path / "lone.txt").write_text("a.jpg 1\nb.jpg 2\n")
+    (tmp_path / "alike.txt").write_text("".join(f"{name}.jpg 1\n" for name in "abcd"))
     places = {"train": shapes / "train.txt", "out": tmp_path / "out"}
     places |= {"nan": tmp_path / "nan.csv", "lone": tmp_path / "lone.txt"}
+    places["alike"] = tmp_path / "alike.txt"
     assert run(monkeypatch, "train", *(word.format(**places) for word in words)) == 2
     shown = capsys.readouterr().err
     assert message in shown

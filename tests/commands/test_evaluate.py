@@ -14,6 +14,7 @@ import torch
 
 import lookalike
 from lookalike import cli
+from lookalike.data.classes import Classes
 from lookalike.errors import ConfigError, DataError
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.scores import score
@@ -199,7 +200,13 @@ def test_a_set_without_pairs_is_refused_before_any_image_is_read(
     data = tmp_path / "lone.txt"
     data.write_text("no/a.jpg 1\nno/b.jpg 2\n")
     assert run(monkeypatch, models / "good", "--data", data) == 2
-    assert f"{data}: validation cannot be measured: no class has two" in capsys.readouterr().err
+    assert f"{data}: retrieval cannot be measured: no class has two" in capsys.readouterr().err
+    data.write_text("no/a.jpg 1\nno/b.jpg 1\n")
+    np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
+    (tmp_path / "x.labels.txt").write_text("1\n1\n")
+    for words in ((models / "good", "--data", data), ("--embeddings", tmp_path / "x.npy")):
+        assert run(monkeypatch, *words) == 2
+        assert "all 2 images to find are of one class" in capsys.readouterr().err
 
 
 def test_a_split_is_of_one_list_at_least(monkeypatch, models, shapes, tmp_path, capsys):
@@ -284,3 +291,19 @@ def test_two_workers_print_the_same(monkeypatch, models, shapes, tmp_path, capsy
     assert run(monkeypatch, *request(1)) == 0
     assert numbers(capsys) == json.loads(done.stdout)
     assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()
+
+
+def test_classes_that_were_trained_on_are_said(monkeypatch, models, shapes, tmp_path, capsys):
+    run_folder = tmp_path / "run"
+    shutil.copytree(models / "good/model", run_folder / "model")
+    (run_folder / "config.yaml").write_text(f"data: {{train: {shapes / 'train.txt'}}}\n")
+    names = sorted({line.split()[1] for line in (shapes / "train.txt").read_text().splitlines()})
+    (run_folder / "classes.json").write_text(Classes(tuple(names)).to_json())
+    for data, said in (
+        ("train.txt", f"{len(names)} of these classes were trained on"),
+        ("val.txt", ""),
+    ):
+        assert run(monkeypatch, run_folder, "--data", shapes / data) == 0
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert bool(said) == ("trained on" in printed)

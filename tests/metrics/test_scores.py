@@ -445,7 +445,7 @@ def test_embeddings_that_are_not_finite_are_refused(value, part, monkeypatch):
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_nothing_to_find_is_an_error(count):
-    with pytest.raises(DataError, match=r"^validation cannot be measured: no class has two images"):
+    with pytest.raises(DataError, match=r"^retrieval cannot be measured: no class has two images"):
         score(torch.randn(count, 4), torch.arange(count))
 
 

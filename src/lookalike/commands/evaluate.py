@@ -181,6 +181,7 @@ def compare(
         kept = _Kept(output) if output is not None and world.on_several_machines else None
         if embeddings:
             test, files = from_files(embeddings, labels, listing)
+            check_measurable(test.catalog)
             rows = torch.arange(len(test.catalog))
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)

@@ -150,6 +150,12 @@ def _counts(one: Evaluation) -> list[str]:
         lines.append(f"{lone} skipped: there is nothing to find")
     if one.unreadable:
         lines.append(f"{counted(one.unreadable, 'image', 'images')} skipped: unreadable")
+    if one.shots_by == "training" and [shot.name for shot in one.shots] not in ([], ["unseen"]):
+        trained = sum(shot.classes for shot in one.shots if shot.name != "unseen")
+        lines.append(
+            f"{trained:,} of these classes {'was' if trained == 1 else 'were'} trained on; new "
+            "classes will score lower"
+        )
     return lines
 
 

@@ -140,10 +140,21 @@ def findable_queries(catalog: Catalog) -> Tensor:
 
 
 def check_measurable(catalog: Catalog) -> None:
-    """Raise a DataError where no query has an image to find, before any image is embedded."""
+    """Check, before any image is embedded, that a search can be right and can be wrong.
+
+    Raises:
+        DataError: no query has an image to find, or all images of the gallery are of one class.
+    """
+    labels, roles = torch.from_numpy(catalog.all_ids), Roles.of(catalog.records)
+    place = catalog.records[0].source
     if not findable_queries(catalog).any():
-        labels, roles = torch.from_numpy(catalog.all_ids), Roles.of(catalog.records)
-        raise DataError(f"{catalog.records[0].source}: {_nothing_to_find(labels, roles)}")
+        raise DataError(f"{place}: {_nothing_to_find(labels, roles)}")
+    searched = labels if roles is None else labels[roles.gallery]
+    if len(searched[searched >= 0].unique()) == 1:
+        raise DataError(
+            f"{place}: retrieval cannot be measured: all {len(searched):,} images to find are of "
+            "one class, so that any model finds them; add images of other classes"
+        )
 
 
 def measure_queries(
@@ -272,7 +283,7 @@ def checked(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tup
 def _nothing_to_find(labels: Tensor, roles: Roles | None) -> str:
     if roles is None:
         return (
-            "validation cannot be measured: no class has two images"
+            "retrieval cannot be measured: no class has two images"
             f" ({counted(len(labels), 'image')}); add images of the same classes"
         )
     asked, searched = labels[roles.query], labels[roles.gallery]
@@ -280,11 +291,11 @@ def _nothing_to_find(labels: Tensor, roles: Roles | None) -> str:
     sizes = f"{queries} and {len(searched):,} in the gallery"
     if not torch.isin(asked[asked >= 0], searched).any():  # -1 fills rows of fewer labels
         return (
-            f"validation cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no class"
+            f"retrieval cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no class"
             " has a query and an image in the gallery; their labels must be of the same classes"
         )
     return (
-        f"validation cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no query has"
+        f"retrieval cannot be measured: of {counted(len(labels), 'image')}, {sizes}, no query has"
         " an image of its class to find that is not of its own sequence or camera; see the columns"
         " is_query, is_gallery, sequence, camera"
     )

@@ -44,6 +44,8 @@ def check_request(config: Config, resume: bool) -> None:
     """
     output = config.run.output
     if output is not None and storage.is_remote(output):
+        storage.check_writable(output)
+        remote_run.workdir(output, config.run.workdir)  # refuses secrets, before a request
         check_output_folder(output)
     resumed = resume and output is not None
     resumed = resumed and remote_run.saved_config(str(output), asked=True) is not None
