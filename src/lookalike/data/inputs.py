@@ -123,6 +123,7 @@ def _read(place: str, options: AnnotationOptions) -> RecordTable:
         return read_records(place, options=options)
     name = storage.split_query(place)[0] if remote else path
     is_named = name.lower().endswith(IMAGE_SUFFIXES) and "*" not in name
+    is_named = is_named and (remote or not os.path.isdir(path))
     if not (is_named and (remote or storage.exists(place))):
         if storage.is_folder(place):
             return _folder(place, options)

@@ -4,6 +4,7 @@ A local path never goes through fsspec: opening a file must cost one system call
 """
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -209,6 +210,15 @@ def files_below(uri: str) -> list[str]:
     return sorted(retrying(lambda: list(_walk(local_path(uri), "", ())), uri, 2))
 
 
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself, which is no more than a file that cannot be read
+
+
 def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Files below `folder`, each with the prefix `below`."""
     status = os.stat(folder)
@@ -217,7 +227,7 @@ def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is_dir(entry):
                 yield from _walk(entry.path, f"{below}{entry.name}/", (*above, own))
             else:
                 yield below + entry.name

@@ -224,7 +224,8 @@ def test_reasons():
         (b"no image", "not an image (starts with b'no im')"),
         (
             jpeg[: len(jpeg) // 2],
-            "truncated JPEG; download it again, or set data.allow_truncated=true",
+            "truncated JPEG; download it again, or set data.allow_truncated=true "
+            "(--allow-truncated)",
         ),
         (encode(RGB, "PNG")[:3000], "truncated PNG; download it again"),
         (b"\x89PNG\r\n\x1a\n", "damaged or truncated PNG header"),

@@ -9,8 +9,9 @@ import pytest
 
 from lookalike.data.catalog import open_catalog
 from lookalike.data.decoding.pillow_plugins import has_plugin
+from lookalike.data.inputs import read_places
 from lookalike.data.readers import image_folder, read_records
-from lookalike.data.readers.annotation import DEFAULT, Annotation, AnnotationOptions
+from lookalike.data.readers.annotation import DEFAULT, UNLABELLED, Annotation, AnnotationOptions
 from lookalike.errors import DataError, StorageError
 
 
@@ -74,6 +75,18 @@ def test_links_are_followed_and_loops_end(tmp_path):
     os.symlink(tmp_path / "there", tmp_path / "photos" / "dog")
     os.symlink(tmp_path / "photos", tmp_path / "photos" / "cat" / "again")
     assert found(uri) == [("cat/2.jpg", "cat"), ("dog/1.jpg", "dog")]
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    assert [os.path.basename(one.uri) for one in read(make(tmp_path, "b/b.jpg"), UNLABELLED)] == [
+        "a.jpg", "b.jpg"
+    ]  # fmt: skip
+
+
+def test_a_folder_named_as_an_image_is_a_folder(tmp_path):
+    folder = make(tmp_path / "photos.jpg", "b/b.jpg")
+    assert [one.uri for one in read_places([folder])] == [f"{folder}/b/b.jpg"]
 
 
 def test_remote_folders(tmp_path):

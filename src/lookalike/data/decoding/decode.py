@@ -38,7 +38,7 @@ _FORMATS = (
 # Formats that some builds of PIL leave out, by `format_of`, and PIL's name of them.
 _OPTIONAL = {"AVIF": "AVIF", "JPEG 2000": "JPEG2000", "WebP": "WEBP"}
 
-TRUNCATED = "download it again, or set data.allow_truncated=true"
+TRUNCATED = "download it again, or set data.allow_truncated=true (--allow-truncated)"
 """The fix for a JPEG whose end is missing."""
 
 _JPEG_FAST = ("YCbCr", "RGB", "Gray")  # simplejpeg converts these as PIL does
