@@ -16,21 +16,12 @@ import lookalike
 from lookalike import cli
 from lookalike.losses import MARGINS
 from lookalike.model import BACKBONES
+from program import run
 
 SMALL = [
     "model.pretrained=false", "model.image_size=48", "model.embedding_dim=32",
     "train.batch_size=8", "train.log_every=1", "data.threads=2", "run.device=cpu",
 ]  # fmt: skip
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The exit code of `lookalike ARGUMENTS` in this process."""
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def records(folder: Path) -> list[dict]:

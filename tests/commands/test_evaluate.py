@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lookalike
-from lookalike import cli
+import program
 from lookalike.data.classes import Classes
 from lookalike.errors import ConfigError, DataError
 from lookalike.metrics.calibration import Calibration
@@ -36,13 +36,8 @@ def models(tmp_path_factory):
     return folder
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["lookalike", "evaluate", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def run(monkeypatch, *words):
+    return program.run(monkeypatch, "evaluate", *words)
 
 
 def numbers(capsys):

@@ -1,7 +1,6 @@
 """`lookalike improve`, and the model that it saves."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 import lookalike
-from lookalike import cli
 from lookalike.cli.improve_command import show
 from lookalike.commands.evaluate import compare
 from lookalike.commands.improve import Improvement, improve
@@ -21,6 +19,7 @@ from lookalike.metrics.bootstrap import Difference
 from lookalike.metrics.postprocessing.whitening import project, whitening
 from lookalike.metrics.scores import Scores
 from lookalike.model.embedder import Embedder
+from program import run
 
 MODEL = {"pretrained": False, "image_size": 32, "embedding_dim": 24}
 
@@ -47,15 +46,6 @@ def by_hand(embedder, images, fitting):
 def listed(folder, name):
     lines = (folder / name).read_text().splitlines()
     return [folder / line.rsplit(" ", 1)[0] for line in lines]
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_all_default_variants_and_keep(monkeypatch, shapes, model, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """Places of results that cannot be written to: one line before any work, in every command."""
 
 import json
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +9,11 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from lookalike import cli
 from lookalike.errors import StorageError
 from lookalike.model.embedder import Embedder
 from lookalike.storage import retry
 from lookalike.storage.output_checks import check_output_file, check_output_folder
+from program import run
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +22,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=8).save(folder)
     return folder
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize(

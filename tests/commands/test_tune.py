@@ -12,7 +12,6 @@ import timm
 from PIL import Image
 
 import lookalike
-from lookalike import cli
 from lookalike.commands import tune as tune_module
 from lookalike.commands import tune_trials
 from lookalike.commands.tune_trials import WholeListRecipe
@@ -31,20 +30,12 @@ from lookalike.planning.search_space import Range, Values, default_space, includ
 from lookalike.planning.search_state import Trial
 from lookalike.planning.trial_proposals import propose
 from lookalike.planning.tune_page import render
+from program import run
 
 SMALL = {
     "backbone": "test_resnet", "pretrained": False, "image_size": 32, "embedding_dim": 16,
     "epochs": 1, "batch_size": 32, "threads": 0, "device": "cpu", "over": "optim.lr=1e-4..1e-2",
 }  # fmt: skip
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_space_from_texts():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import pytest
 import torch
 
 import lookalike
-from lookalike.cli import main
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.testset import from_files
 from lookalike.metrics.clustering import nmi
 from lookalike.metrics.scores import score
 from lookalike.storage.claimed_sizes import read_npy
+from program import run
 
 IMAGES = 60
 
@@ -41,10 +40,7 @@ def table(name, vectors, labels, **more):
 
 
 def evaluate(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lookalike", "evaluate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code or 0
+    return run(monkeypatch, "evaluate", *arguments)
 
 
 def figures(monkeypatch, capsys, name):

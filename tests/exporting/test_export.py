@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import timm
 import torch
 
 import lookalike
-from lookalike import cli, storage
+from lookalike import storage
 from lookalike.data.catalog import Catalog
 from lookalike.data.decoding.decode import load_image
 from lookalike.data.record import Record
@@ -24,16 +23,7 @@ from lookalike.metrics.calibration import fit_calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded
 from lookalike.storage import file_lock
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The exit code of `lookalike ARGUMENTS` in this process."""
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from program import run
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import lookalike
-from lookalike import cli
 from lookalike.errors import ConfigError, DataError, LookalikeError, RunError
 from lookalike.index.decision import decide, prior_of
 from lookalike.metrics.calibration import Calibration, Level
@@ -24,17 +23,13 @@ from lookalike.metrics.likelihood_ratio import LikelihoodRatio
 from lookalike.metrics.open_set import OpenSet, Rejection
 from lookalike.model.embedder import Embedder
 from lookalike.vectors import vector_files
+from program import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def search(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["lookalike", "search", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def search(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    return run(monkeypatch, "search", *words)
 
 
 def test_gallery_is_indexed_once_and_kept_up_to_date(

@@ -2,15 +2,15 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 import lookalike
-from lookalike import cli, storage
+from lookalike import storage
 from lookalike.inspection import issue_page
 from lookalike.run import Run
+from program import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TRICKY = "<script>alert(1)</script>&'\"_" + "long" * 20
@@ -30,13 +30,8 @@ def written(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def doctor(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["lookalike", "doctor", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def doctor(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    return run(monkeypatch, "doctor", *words)
 
 
 def test_the_command_prints_advice_and_writes_the_files(

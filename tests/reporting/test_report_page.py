@@ -4,19 +4,19 @@ import json
 import logging
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import lookalike
-from lookalike import cli, storage
+from lookalike import storage
 from lookalike.commands import report as command_module
 from lookalike.commands import run_info
 from lookalike.config.config import Config
 from lookalike.errors import LookalikeError, StorageError
 from lookalike.model.inference import Embedded
+from program import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TRICKY = "<script>alert(1)</script>&'\"_" + "long" * 12
@@ -45,13 +45,8 @@ def runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["lookalike", "report", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    return run(monkeypatch, "report", *words)
 
 
 def test_each_training_ends_with_a_report(runs):

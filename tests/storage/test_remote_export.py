@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 from test_whole_run import go
 
 import lookalike
-from lookalike import cli, storage
+from lookalike import storage
 from lookalike.errors import ExportError, LookalikeError, StorageError
 from lookalike.exporting import artefact
+from program import run
 
 
 @pytest.fixture
@@ -20,26 +20,17 @@ def val(bucket, shapes):
     return str(shapes / "val.txt")
 
 
-def command(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, words)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
-
-
 @pytest.mark.parametrize("scheme", ["s3", "oss"])
 def test_an_onnx_file(monkeypatch, model, val, shapes, tmp_path, scheme, caplog):
     folder = f"{scheme}://shop/models"
     uri = f"{folder}/shoes.onnx"
-    assert command(monkeypatch, "export", model, "-o", uri, "--data", val) == 0
+    assert run(monkeypatch, "export", model, "-o", uri, "--data", val) == 0
     assert f"{uri}: largest drift" in caplog.text
     assert list(storage.sizes_below(folder)) == ["shoes.onnx"]
     expected = lookalike.evaluate(model, val, device="cpu")
     assert lookalike.evaluate(uri, val, device="cpu") == expected
-    assert command(monkeypatch, "evaluate", uri, "--data", val, "--json") == 0
-    assert command(monkeypatch, "embed", uri, val, "-o", tmp_path / "x.npy") == 0
+    assert run(monkeypatch, "evaluate", uri, "--data", val, "--json") == 0
+    assert run(monkeypatch, "embed", uri, val, "-o", tmp_path / "x.npy") == 0
     assert np.load(tmp_path / "x.npy").shape == (20, 16)
     image = str(shapes / "images/100-0.jpg")
     found = [
@@ -133,7 +124,7 @@ def test_a_bucket_that_is_not_there_is_found_before_any_work(
         ["doctor", "--train", "none.txt", "--output", "URI/doctor"],
     ):
         bare = [str(word).replace("URI", f"{scheme}://nowhere") for word in words]
-        assert command(monkeypatch, *bare) == 2, words
+        assert run(monkeypatch, *bare) == 2, words
         said = capsys.readouterr().err
         assert re.search(f"{scheme}://nowhere/[^ ]+: cannot be written: no such bucket", said), said
         assert "none.txt" not in said
