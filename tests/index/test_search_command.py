@@ -454,6 +454,15 @@ def test_a_prior_needs_a_query():
         lookalike.search("none", index="none", prior=0.1)
 
 
+def test_a_cache_that_cannot_be_made_has_a_way_out(model, photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "file"))
+    assert search(monkeypatch, model, photos / "alone.jpg", "--gallery", photos) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/file/galleries: cannot be made: " in error
+    assert "--index PLACE, or set LOOKALIKE_CACHE" in error
+
+
 def test_the_kind_of_an_index_is_chosen_once(model, photos, tmp_path, monkeypatch, capsys):
     query = photos / "alone.jpg"
     for made, same, others in (

@@ -19,7 +19,7 @@ from lookalike.data.loading.bad_images import BadImages, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError, check_integer
+from lookalike.errors import ConfigError, DataError, RunError, check_integer
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index import sync
 from lookalike.index.decision import Answer, decide, prior_of
@@ -35,6 +35,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
+from lookalike.storage.local_files import make_folder
 from lookalike.storage.output_checks import check_distinct, check_output_file
 
 Places = Place | Iterable[Place]
@@ -216,6 +217,13 @@ def _index(
     if path is None:
         assert embedder is not None
         path = cached_index(embedder, gallery, kind)
+        try:
+            make_folder(path.parent)
+        except RunError as error:
+            raise RunError(
+                f"{error}; name an index with --index PLACE, or set LOOKALIKE_CACHE to another "
+                "folder"
+            ) from None
     if gallery:
         return Index.open_or_create(path, embedder=embedder, kind=kind)
     return Index.open(path, embedder, kind=kind)
