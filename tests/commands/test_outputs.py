@@ -137,9 +137,9 @@ def test_results_never_replace_what_a_folder_or_a_pattern_names(
 def test_results_may_lie_beside_the_images(monkeypatch, tmp_path, model):
     """Also the second time, when they are there."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").mkdir()
-    for name in "12":
-        Image.new("RGB", (9, 9)).save(tmp_path / f"a/{name}.jpg")
+    for place in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / place)
     for words in (
         "embed MODEL a -o a/x.parquet",
         "embed MODEL a/* -o a/x.npy",
