@@ -7,6 +7,7 @@ import shutil
 import sys
 import webbrowser
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -351,7 +352,8 @@ def test_decisions_agree_with_their_probabilities(ratios, cosines, prior, size):
             assert one.same == (one.cosine > limit)
     assert answer.known == answer.neighbours[0].same
     shares = [one.probability for one in answer.neighbours]
-    assert shares == sorted(shares, reverse=True)
+    # Interpolation between equal ratios rounds either way.
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(shares))
 
 
 def test_everything_is_removed_only_with_yes(model, photos, tmp_path, monkeypatch, capsys):
