@@ -200,7 +200,7 @@ def test_resume_ignores_start_from(shapes, old, tmp_path):
             "its embedding_dim is 12, and 16 here; give model.embedding_dim=12",
         ),
         ({"backbone": "test_vit"}, "its backbone is test_resnet, and test_vit here; give model"),
-        ({"pooling": "gem"}, r"its pooling is gem\+avg, and gem here"),
+        ({"pooling": "gem"}, r"its pooling is gem\+quarters, and gem here"),
         ({"classification_weight": 0}, r"branch\..* here; set loss.classification_weight=1"),
         ({"centres": 3}, "head 'metric' has head.centres=2, and not 3; give head.centres=2"),
         ({"start_from": "nowhere"}, "train.start_from=nowhere: no complete checkpoint in"),

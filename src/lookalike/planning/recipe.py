@@ -189,7 +189,10 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
     if earlier is None:
         return
     reason = f"as in the run that training starts from: {config.train.start_from}"
+    same = earlier.model.backbone == config.model.backbone
     for key in _OF_START:
+        if key == "model.pooling" and not same:  # another network may lack it, and is refused
+            continue
         yield Choice(key, earlier.get(key), reason)
 
 
