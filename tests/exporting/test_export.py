@@ -22,6 +22,7 @@ from lookalike.exporting.exported import ExportedModel, load_onnx
 from lookalike.metrics.calibration import fit_calibration
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import Embedded
+from lookalike.model.projection import Projection
 from lookalike.storage import file_lock
 from program import run
 
@@ -197,6 +198,22 @@ def test_folders_have_weights_a_card_and_the_certificate(trained, tmp_path, form
     # Made again, in the same place.
     assert lookalike.export(trained, format, output=folder, threads=2).path == folder
     assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_a_model_of_fewer_dimensions_is_exported(shapes, tmp_path):
+    torch.manual_seed(1)
+    embedder = Embedder.create(
+        "test_resnet", pretrained=False, image_size=32, embedding_dim=16, pooling="gem+quarters"
+    ).eval()
+    projection = Projection(torch.randn(16) / 10, torch.linalg.qr(torch.randn(16, 5))[0].T)
+    embedder.set_postprocessing(mirror=False, projection=projection)
+    embedder.save(tmp_path / "model")
+    data = str(shapes / "val.txt")
+    lookalike.export(tmp_path / "model", output=tmp_path / "m.onnx", data=data, threads=2)
+    image = [str(shapes / "images/100-0.jpg")]
+    found = lookalike.load(tmp_path / "m.onnx", device="cpu").embed(image)
+    assert found.shape == (1, 5)
+    np.testing.assert_allclose(found, embedder.embed(image), atol=1e-5)
 
 
 def test_our_folder_loads_as_a_model(trained, shapes, tmp_path):

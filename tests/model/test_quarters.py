@@ -28,6 +28,7 @@ def test_quarters_are_those_of_adaptive_pooling(shape):
         pytest.param("densenet121", 64, 8, marks=pytest.mark.slow),
         pytest.param("inception_v3", 299, 16, marks=pytest.mark.slow),
         pytest.param("hrnet_w18", 64, 8, marks=pytest.mark.slow),
+        pytest.param("hiera_tiny_224", 224, 16, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_quarters_lie_beside_the_same_features(name, size, stride):
@@ -57,6 +58,20 @@ def test_quarters_lie_beside_the_same_features(name, size, stride):
     assert quarters.shape == (2, backbone.quarters_dim)
 
 
+def test_a_map_is_chosen_by_its_stride(tmp_path):
+    torch.manual_seed(6)
+    backbone = Backbone("vgg11", 64, quarters=8)
+    assert (backbone.quarters_stride, backbone.quarters_dim) == (8, 2048)
+    # At another size, and so with another map of as many channels by default.
+    options = {"pretrained": False, "embedding_dim": 8, "pooling": "quarters"}
+    assert Embedder.create("vgg11", image_size=128, **options).backbone.quarters_stride == 16
+    larger = Embedder.create("vgg11", image_size=128, quarters_stride=8, **options)
+    larger.save(tmp_path)
+    assert Embedder.load(tmp_path).backbone.quarters_stride == 8
+    with pytest.raises(ModelError, match=r"quarters_stride=5: resnet18 has maps of stride 2, 4, 8"):
+        Backbone("resnet18", 64, quarters=5)
+
+
 def test_networks_without_earlier_maps_are_refused():
     with pytest.raises(ModelError, match=r"quarters: vit_tiny has no earlier, larger maps"):
         Embedder.create("vit_tiny", pretrained=False, image_size=32, pooling="avg+quarters")
@@ -73,7 +88,13 @@ def test_a_model_with_quarters_is_saved_and_loaded(tmp_path):
     assert torch.equal(loaded.embed_batch(pixels), embedder.embed_batch(pixels))
     assert loaded.fingerprint() == embedder.fingerprint()
     text = (tmp_path / "model/config.json").read_text()
-    (tmp_path / "model/config.json").write_text(text.replace("gem+avg+quarters", "gem+avg+max"))
+    assert '"quarters_stride": 4' in text
+    (tmp_path / "model/config.json").write_text(text.replace('"quarters_stride": 4,', ""))
+    with pytest.raises(RunError, match="quarters without quarters_stride"):
+        Embedder.load(tmp_path / "model")
+    (tmp_path / "model/config.json").write_text(
+        text.replace("gem+avg+quarters", "gem+avg+max").replace('"quarters_stride": 4,', "")
+    )
     with pytest.raises(RunError, match="belong to different models"):
         Embedder.load(tmp_path / "model")
 

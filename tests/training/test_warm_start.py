@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from engine_process import TINY, call, records
 
+import lookalike
 from lookalike.commands.train import train
 from lookalike.errors import RunError
 from lookalike.losses.class_weights import initial_weight
@@ -314,3 +315,17 @@ def test_a_finished_run_without_the_mark_of_its_end_is_not_trained_again(shapes,
     assert "nothing is left to train" in caplog.text
     assert {path: path.read_bytes() for path in before} == before
     assert run.finished.exists()
+
+
+@pytest.mark.parametrize("how", ["resumed", "started from"])
+def test_quarters_keep_their_map_at_another_image_size(shapes, tmp_path, how):
+    settings = {**tiny(shapes), "pooling": "gem+quarters", "max_steps": 2}
+    old = lookalike.train(**settings, output=str(tmp_path / "old"))
+    more = {**settings, "image_size": 64, "max_steps": 3}
+    if how == "resumed":
+        run = lookalike.train(**more, output=str(tmp_path / "old"), resume=True)
+    else:
+        run = lookalike.train(**more, output=str(tmp_path / "new"), start_from=str(old.path))
+    model = lookalike.load(run.path, device="cpu")
+    assert model.preprocess.image_size == 64
+    assert model.backbone.quarters_stride == 4  # at 64 pixels by itself: 8

@@ -255,6 +255,9 @@ class ModelConfig(Section):
     attention pool of SigLIP and PE), quarters (averages over the four quarters of an earlier map,
     for objects that fill their images alike), or several joined by `+`; each gets an equal part of
     the embedding."""
+    quarters_stride: int | None = Field(None, ge=1, le=1024)
+    """Stride in pixels of the map whose quarters are averaged; by default that of the deepest one
+    with eight places a side at `image_size`, short of the last size."""
     gradient_checkpointing: bool = False
     """Compute the backbone's activations again in the backward pass rather than keep them: much
     less memory, for about a third more time."""

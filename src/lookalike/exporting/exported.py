@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
 
     return ExportedModel(
         run_tensor if about.get("input_kind") == "tensor" else run,
-        about["model"]["embedding_dim"],
+        _dim(about),
         device=device,
         about=about,
         calibration=metadata.get(CALIBRATION),
@@ -204,6 +204,12 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
         path=Path(path).absolute(),
         preprocess=_preprocess_of(about) if about.get("input_kind") == "tensor" else None,
     )
+
+
+def _dim(about: Mapping[str, Any]) -> int:
+    """Length of the vectors, behind a projection where there is one."""
+    model = about["model"]
+    return int(model.get("projected_dim") or model["embedding_dim"])
 
 
 def load_openvino(path: Place) -> ExportedModel:
@@ -231,7 +237,7 @@ def load_openvino(path: Place) -> ExportedModel:
 
     return ExportedModel(
         run,
-        about["model"]["embedding_dim"],
+        _dim(about),
         about=about,
         preprocess=_preprocess_of(about),
         calibration=metadata.get(CALIBRATION),

@@ -83,7 +83,7 @@ def load_timm(folder: Path, like: Embedder) -> Embedder:
         like.backbone.architecture,
         like.preprocess.image_size,
         attention_pool=like.backbone.attention_pool,
-        quarters=like.backbone.quarters_dim > 0,
+        quarters=like.backbone.quarters_stride or False,
         final_norm=like.backbone.has_final_norm,
     )
     backbone.model.load_state_dict(

@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         has_final_norm: the norm behind the model's pooling is applied to the feature map.
         earlier_map: index of the map whose quarters are averaged, None where that is not asked for.
         quarters_dim: length Q of the vector of quarters; 0 without them.
+        quarters_stride: pixels from place to place of that map, None without it.
         data_config: mean, std, interpolation and crop_pct of the pretrained weights (timm).
     """
 
@@ -50,7 +51,7 @@ class Backbone(nn.Module):
         download: bool = False,
         args: Mapping[str, Any] | None = None,
         attention_pool: bool = False,
-        quarters: bool = False,
+        quarters: bool | int = False,
         final_norm: bool = True,
     ) -> None:
         """Build the model; `name` as `find_architecture` takes it.
@@ -61,7 +62,8 @@ class Backbone(nn.Module):
             args: of the model's constructor, as saved beside a name.
             attention_pool: keep the model's attention pool (SigLIP, PE), whose output `forward`
                 then gives in place of the class token.
-            quarters: give the averages over the four quarters of an earlier map.
+            quarters: give the averages over the four quarters of an earlier map: of this stride,
+                or, with True, of the deepest one with `PLACES` places a side.
             final_norm: apply the norm that ConvNeXt and others have behind their pooling to each
                 place of the feature map, as DINOv3's authors do; False for models saved before.
 
@@ -92,14 +94,17 @@ class Backbone(nn.Module):
         )
         self.earlier_map: int | None = None
         self.quarters_dim = 0
+        self.quarters_stride: int | None = None
         if quarters:
             if not self.has_quarters:
                 raise ModelError(
                     f"model.pooling=quarters: {self.name} has no earlier, larger maps, as "
                     "networks of convolutions have; use gem, avg, max or gem+avg"
                 )
-            self.earlier_map = self._earlier_map()
-            self.quarters_dim = 4 * int(model.feature_info[self.earlier_map]["num_chs"])
+            self.earlier_map = self._earlier_map(None if quarters is True else quarters)
+            entry = model.feature_info[self.earlier_map]
+            self.quarters_dim = 4 * int(entry["num_chs"])
+            self.quarters_stride = int(entry["reduction"])
         self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
         self._compiled: Any = None
 
@@ -110,9 +115,19 @@ class Backbone(nn.Module):
             return False
         return len({entry["reduction"] for entry in getattr(self.model, "feature_info", ())}) > 1
 
-    def _earlier_map(self) -> int:
-        """Index of the deepest map that has `PLACES` places a side, and is not the last size."""
+    def _earlier_map(self, asked: int | None) -> int:
+        """Index of the deepest map that has `PLACES` places a side, and is not the last size.
+
+        Or of the deepest one of the stride that was asked for.
+        """
         strides = [int(entry["reduction"]) for entry in self.model.feature_info]
+        if asked is not None:
+            if asked not in strides:
+                raise ModelError(
+                    f"model.quarters_stride={asked}: {self.name} has maps of stride "
+                    f"{', '.join(map(str, dict.fromkeys(strides)))}"
+                )
+            return max(index for index, stride in enumerate(strides) if stride == asked)
         side = min(height_width(self.image_size))
         fitting = [
             index
@@ -193,7 +208,11 @@ class Backbone(nn.Module):
         # The model's last map in its own layout, and the quarters of an earlier one.
         if self.earlier_map is None:
             return self.model.forward_features(images), None
-        maps, earlier = self.model.forward_intermediates(images, indices=[self.earlier_map])
+        maps, earlier = self.model.forward_intermediates(
+            images,
+            indices=[self.earlier_map],
+            stop_early=False,  # the default of some models
+        )
         return maps, quarter_means(earlier[0])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Embedder(nn.Module):
         embedding_dim: int = 1536,
         backbone_dim: int | None = None,
         pooling: str = "gem+avg",
+        quarters_stride: int | None = None,
         normalize: bool = True,
     ) -> Embedder:
         """A new embedder.
@@ -119,6 +120,8 @@ class Embedder(nn.Module):
             embedding_dim: numbers D of an embedding.
             backbone_dim: channels of the feature map, to be checked; None to infer.
             pooling: gem, avg, max, cls, map, quarters, or several joined by `+`.
+            quarters_stride: of the map whose quarters are averaged; None to choose it by the
+                image size.
             normalize: False lets the network choose the length of raw embeddings, for losses that
                 read it (`Margin.uses_length`).
 
@@ -131,7 +134,7 @@ class Embedder(nn.Module):
             image_size,
             download=pretrained is True,
             attention_pool="map" in pooling.split("+"),
-            quarters="quarters" in pooling.split("+"),
+            quarters="quarters" in pooling.split("+") and (quarters_stride or True),
         )
         trunk.check_size(image_size)
         if backbone_dim is not None and backbone_dim != trunk.dim:
@@ -240,6 +243,8 @@ class Embedder(nn.Module):
             described["backbone_args"] = dict(self.backbone.architecture.args)
         if self.backbone.has_final_norm:
             described["final_norm"] = True
+        if self.backbone.quarters_stride is not None:
+            described["quarters_stride"] = self.backbone.quarters_stride
         if self.mirror:
             described["mirror"] = True
         if self.projection is not None:
@@ -312,7 +317,7 @@ class Embedder(nn.Module):
                 preprocess.image_size,
                 args=described.backbone_args,
                 attention_pool="map" in described.pooling.split("+"),
-                quarters="quarters" in described.pooling.split("+"),
+                quarters=described.quarters_stride or False,
                 final_norm=described.final_norm,
             )
             if backbone.dim != described.backbone_dim:

@@ -49,6 +49,7 @@ class SavedModel(Checked):
     pooling: str
     free_length: bool = False  # absent in older files, as are those below
     final_norm: bool = False
+    quarters_stride: Annotated[int, Field(ge=1, le=1024)] | None = None
     mirror: bool = False
     projected_dim: _Channels | None = None
     preprocess: SavedPreprocess
@@ -59,6 +60,8 @@ class SavedModel(Checked):
         parts = self.pooling.split("+")
         if len(set(parts)) < len(parts) or not set(parts) <= set(POOLINGS):
             raise ValueError(f"pooling is none of {', '.join(POOLINGS)}, nor several joined by '+'")
+        if ("quarters" in parts) != (self.quarters_stride is not None):
+            raise ValueError("pooling has quarters without quarters_stride, or the reverse")
         if self.projected_dim is not None and self.projected_dim > self.embedding_dim:
             raise ValueError("projected_dim is more than embedding_dim")
         if not _plain(self.backbone_args):

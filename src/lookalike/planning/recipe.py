@@ -177,8 +177,10 @@ _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
 
 
+_OF_MAPS = ("model.pooling", "model.quarters_stride")
+
 _OF_START = (
-    "model.embedding_dim", "model.pooling", "model.image_size", "loss.classification_weight",
+    *_OF_MAPS, "model.embedding_dim", "model.image_size", "loss.classification_weight",
     "loss.nested_dims", "head.centres",
 )  # fmt: skip
 
@@ -191,7 +193,9 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
     reason = f"as in the run that training starts from: {config.train.start_from}"
     same = earlier.model.backbone == config.model.backbone
     for key in _OF_START:
-        if key == "model.pooling" and not same:  # another network may lack it, and is refused
+        if key in _OF_MAPS and not same:  # another network may lack them, and is refused
+            continue
+        if key == "model.quarters_stride" and earlier.get(key) is None:
             continue
         yield Choice(key, earlier.get(key), reason)
 

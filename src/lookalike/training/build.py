@@ -168,6 +168,7 @@ def create_embedder(config: Config, loss: MetricLoss, *, pretrained: bool = True
         embedding_dim=model.embedding_dim,
         backbone_dim=model.backbone_dim,
         pooling=model.pooling,
+        quarters_stride=model.quarters_stride,
         normalize=not loss.uses_length,
     )
     other = model.train_size not in (None, model.image_size)

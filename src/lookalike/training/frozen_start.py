@@ -32,7 +32,7 @@ from lookalike.model.inference import BATCH_SIZE, gathered
 from lookalike.training.build_heads import LEVEL
 
 MOST_IMAGES = 8192
-"""Images whose features are computed: 130 MB for 2,048 channels and two poolings."""
+"""Images whose features are computed: 67 MB for 2,048 channels and one pooling."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class StartFeatures:
         for projection, features in zip(embedder.neck.projections, self.pooled, strict=True):
             weight = projection.weight
             assert isinstance(weight, Tensor)
-            if weight.shape[0] < weight.shape[1]:  # else the random one keeps all angles already
+            # Of a wide neck the random one keeps all angles already.
+            if weight.shape[0] < weight.shape[1] and world.is_main:
                 weight.copy_(principal_axes(features, weight.shape[0]))
             # NCCL takes tensors of its devices only.
             weight.copy_(world.broadcast(weight.detach().to(world.device)))

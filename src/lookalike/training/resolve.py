@@ -26,6 +26,7 @@ RESOLVED_FROM = {
     "data.sampler": ("loss.name",),
     "data.val_fraction": ("data.val",),
     "model.backbone_dim": ("model.backbone",),
+    "model.quarters_stride": ("model.backbone", "model.pooling"),
     "model.crop_pct": ("model.backbone",),
     "loss.margin": ("loss.name",),
     "loss.scale": ("loss.name",),
@@ -71,6 +72,7 @@ def resolve(
         {
             "data.sampler": resolve_sampler(config, metric, classes),
             "model.backbone_dim": embedder.backbone.dim,
+            "model.quarters_stride": embedder.backbone.quarters_stride,
             "model.crop_pct": embedder.preprocess.crop_pct,
             "loss.margin": metric.margin,
             "loss.scale": metric.scale,

@@ -14,7 +14,8 @@ from lookalike.training.checkpoint import Inputs, Progress
 
 _SHAPES = (
     "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
-    "model.image_size", "model.lora_rank", "loss.name", "loss.nested_dims", "loss.memory",
+    "model.quarters_stride", "model.image_size", "model.lora_rank",
+    "loss.name", "loss.nested_dims", "loss.memory",
     "loss.classification_weight", "loss.hierarchy_weight", "data.hierarchy", "head.centres",
     "head.parallel", "head.dtype", "head.fused_update", "optim.name", "train.ema",
     "train.average_last",

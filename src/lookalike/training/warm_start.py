@@ -31,7 +31,7 @@ from lookalike.training.network_shards import whole_of
 from lookalike.training.weight_average import WeightAverage
 
 _EMBEDDER = "embedder."
-_MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "free_length")
+_MODEL_KEYS = ("backbone", "embedding_dim", "pooling", "quarters_stride", "free_length")
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,13 @@ def _compare_settings(source: _Source, embedder: Embedder) -> None:
         return  # a checkpoint that was copied alone: tensors are compared
     there, here = dict(read_saved(source.run.model)), embedder.describe()
     for key in _MODEL_KEYS:
-        if key in there and there[key] != here[key]:
+        if key in there and there[key] != here.get(key):
             setting = f"model.{key}={there[key]}"
             if key == "free_length":  # follows from the loss
                 setting = "a loss like that of the earlier run"
             raise RunError(
-                f"train.start_from={source.name}: its {key} is {there[key]}, and {here[key]} here; "
-                f"give {setting}, or leave train.start_from out"
+                f"train.start_from={source.name}: its {key} is {there[key]}, and {here.get(key)} "
+                f"here; give {setting}, or leave train.start_from out"
             )
 
 
