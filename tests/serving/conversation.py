@@ -13,7 +13,8 @@ import httpx2
 
 from lookalike.commands.serve import open_service
 from lookalike.serving.access import Access
-from lookalike.serving.run_server import bind, run_server
+from lookalike.serving.listening import bind
+from lookalike.serving.run_server import run_server
 from lookalike.serving.service import create_app
 from lookalike.serving.service_limits import ServiceLimits
 

@@ -44,7 +44,8 @@ def studio(
 
     from lookalike import log
     from lookalike.serving.access import Access, read_token
-    from lookalike.serving.run_server import bind, run_server
+    from lookalike.serving.listening import bind
+    from lookalike.serving.run_server import run_server
     from lookalike.studio.studio_app import LARGER, LOGIN, MAX_BODY, create_app
 
     log.start()

@@ -18,6 +18,7 @@ from lookalike.index.index import Index
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
+from lookalike.serving.listening import bind, check_port
 from lookalike.serving.service_limits import LimitKeywords, ServiceLimits
 from lookalike.storage import Place
 
@@ -71,18 +72,20 @@ def serve(
     check_number("drain_seconds", drain_seconds, 0)
     if read_only and index is None:
         raise ConfigError("--read-only is of an index: name it with --index DIR")
+    names = tuple(places_of("allowed_hosts", allowed_hosts))
+    check_port(port)
     check_model(model)
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "serve")
     from lookalike.serving.access import Access, read_token
-    from lookalike.serving.run_server import bind, run_server
+    from lookalike.serving.run_server import run_server
     from lookalike.serving.service import create_app
 
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
-        names=tuple(places_of("allowed_hosts", allowed_hosts)),
+        names=names,
         max_body=bounds.max_body,
         body_seconds=bounds.seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),

@@ -28,7 +28,7 @@ class ClassificationBranch(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Unit vectors (B, D) from average-pooled features (B, C)."""
         # Four dimensions, so that the norm is one of those that see the global batch.
-        pooled = pooled[:, : self.norm.num_features]  # stored ones may end in zeros
+        pooled = pooled[:, : self.projection.in_features]  # stored ones may end in zeros
         normal = self.norm(pooled[:, :, None, None])  # (B, C, 1, 1)
         vector = self.dropout(self.projection(normal.flatten(1)))
         return F.normalize(at_least_float32(vector), dim=1)

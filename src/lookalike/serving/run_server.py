@@ -16,41 +16,13 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lookalike.errors import ConfigError, reason_of
+from lookalike.errors import ConfigError
 from lookalike.log import logger
+from lookalike.serving.listening import BACKLOG
 from lookalike.serving.timed_connection import KEEP_ALIVE_SECONDS, TimedConnection
 
-_BACKLOG = 2048
 _QUIET_TURNS = 3  # of the event loop, from accepting a connection to its transport and beyond
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
-
-    Raises:
-        ConfigError: the address is not of this machine, or in use.
-    """
-    if type(port) is not int or not 0 <= port <= 65535:
-        raise ConfigError(f"port={port!r} (--port) must be from 0 to 65535; 0 takes a free one")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise ConfigError(f"--host {host}: no address of this machine") from None
-    family, kind, protocol, _, address = found[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        listening.close()
-        reason = reason_of(error)
-        raise ConfigError(
-            f"{host}:{port}: {reason}; choose another --port, or --port 0 for a free one"
-        ) from None
-    listening.setblocking(False)
-    return listening
 
 
 def address_of(listening: socket.socket) -> str:
@@ -130,7 +102,7 @@ class _Server(uvicorn.Server):
         these must find nothing to accept.
         """
         quiet = 0
-        for _ in range(_BACKLOG):
+        for _ in range(BACKLOG):
             waiting = sockets and select.select(sockets, [], [], 0)[0]
             quiet = 0 if waiting else quiet + 1
             if quiet > _QUIET_TURNS:
