@@ -5,9 +5,12 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from lookalike.errors import ModelError, RunError
+from lookalike.config.config import Config
+from lookalike.errors import ConfigError, ModelError, RunError
 from lookalike.model.backbone import Backbone, quarter_means
 from lookalike.model.embedder import Embedder
+from lookalike.training.build import create_embedder
+from lookalike.training.build_heads import metric_loss
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (1, 1), (5, 1), (10, 14)])
@@ -70,6 +73,14 @@ def test_a_map_is_chosen_by_its_stride(tmp_path):
     assert Embedder.load(tmp_path).backbone.quarters_stride == 8
     with pytest.raises(ModelError, match=r"quarters_stride=5: resnet18 has maps of stride 2, 4, 8"):
         Backbone("resnet18", 64, quarters=5)
+
+
+def test_a_stride_without_quarters_is_refused():
+    config = Config().with_values(
+        {"model.backbone": "test_resnet", "model.pretrained": False, "model.quarters_stride": 8}
+    )
+    with pytest.raises(ConfigError, match=r"quarters_stride=8 .* it is gem\+avg; leave the stride"):
+        create_embedder(config, metric_loss(config))
 
 
 def test_networks_without_earlier_maps_are_refused():

@@ -177,11 +177,9 @@ _ALIGNED = 0.2
 """Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
 
 
-_OF_MAPS = ("model.pooling", "model.quarters_stride")
-
 _OF_START = (
-    *_OF_MAPS, "model.embedding_dim", "model.image_size", "loss.classification_weight",
-    "loss.nested_dims", "head.centres",
+    "model.pooling", "model.quarters_stride", "model.embedding_dim", "model.image_size",
+    "loss.classification_weight", "loss.nested_dims", "head.centres",
 )  # fmt: skip
 
 
@@ -191,13 +189,16 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
     if earlier is None:
         return
     reason = f"as in the run that training starts from: {config.train.start_from}"
-    same = earlier.model.backbone == config.model.backbone
+    left_out = set[str]()
+    if earlier.model.backbone != config.model.backbone:
+        left_out = {"model.pooling", "model.quarters_stride"}  # it may lack the maps; refused later
+    elif earlier.model.quarters_stride is None or (
+        "model.pooling" in config.asked() and "quarters" not in config.model.pooling
+    ):
+        left_out = {"model.quarters_stride"}
     for key in _OF_START:
-        if key in _OF_MAPS and not same:  # another network may lack them, and is refused
-            continue
-        if key == "model.quarters_stride" and earlier.get(key) is None:
-            continue
-        yield Choice(key, earlier.get(key), reason)
+        if key not in left_out:
+            yield Choice(key, earlier.get(key), reason)
 
 
 def _data(config: Config, facts: Facts) -> Iterator[Choice]:

@@ -160,6 +160,11 @@ def create_embedder(config: Config, loss: MetricLoss, *, pretrained: bool = True
     whose weights come from a checkpoint.
     """
     model = config.model
+    if model.quarters_stride is not None and "quarters" not in model.pooling.split("+"):
+        raise ConfigError(
+            f"model.quarters_stride={model.quarters_stride} is of model.pooling=quarters, and it "
+            f"is {model.pooling}; leave the stride out, or add +quarters"
+        )
     embedder = Embedder.create(
         model.backbone,
         pretrained=model.pretrained if pretrained else False,
