@@ -53,7 +53,7 @@ EXPORTS = "exports"
 FINISHED = "finished.json"
 
 STEPS_TO_DO = re.compile(r"([\d,]+) steps? to do")
-"""Line of log.txt at the begin of each attempt."""
+"""Line of log.txt at the beginning of each attempt."""
 
 
 class _PathBelow:

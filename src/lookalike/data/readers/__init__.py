@@ -170,10 +170,10 @@ def _text_format(annotation: Annotation) -> str:
         return "json"
     if csv_table.detect_layout(annotation) is not None:
         return "csv"
-    asked = [n for n in ("path_column", "label_column") if getattr(options, n) is not None]
-    if asked:
-        raise DataError(
-            f"{name}:1: no first line with names of columns, but data.{asked[0]}="
-            f"{getattr(options, asked[0])}; leave it out for a list of path and label"
-        )
+    for column in ("path", "label"):
+        if (asked := getattr(options, f"{column}_column")) is not None:
+            raise DataError(
+                f"{name}:1: no first line with names of columns, but data.{column}_column "
+                f"(--{column}-column) is {asked!r}; leave it out for a list of path and label"
+            )
     return "image_list"
