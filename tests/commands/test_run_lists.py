@@ -116,14 +116,39 @@ def test_named_columns_take_the_place_of_those_of_the_run(trained):
     assert halves.scores.map_at_r != plain.scores.map_at_r
 
 
+def test_the_image_folder_of_another_list_is_named(trained, shapes, tmp_path):
+    folder, run = trained
+    other = tmp_path / "other.txt"
+    other.write_text((shapes / "val.txt").read_text())
+    root = {"image_root": str(shapes)}
+    with pytest.raises(DataError, match=r"--image-root"):
+        lookalike.evaluate(run.path, other)
+    expected = pytest.approx(map_at_r(run))
+    assert lookalike.evaluate(run.path, other, **root).map_at_r == expected
+    improved = lookalike.improve(run.path, other, variants=["whiten=8"], fit=other, **root)
+    own = lookalike.improve(run.path, folder / "val.csv", variants=["flip"])
+    assert improved[0].scores == own[0].scores
+    lookalike.export(run.path, "safetensors", data=other, output=tmp_path / "x", **root)
+    lookalike.report(run.path, data=other, output=tmp_path / "page.html", **root)
+    assert ">104<" in (tmp_path / "page.html").read_text()
+    assert lookalike.embed(run.path, other, tmp_path / "vectors.parquet", **root) == 20
+    found = search(run.path, other, gallery=other, index=tmp_path / "index", k=1, **root)
+    assert len(found.answers) == 20
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"label_column": "second"}, {"path_column": "large"}, {"image_root": "photos"}],
+    ids=lambda given: next(iter(given)),
+)
 @pytest.mark.parametrize("command", [lookalike.export, lookalike.report, lookalike.compare])
-def test_columns_without_a_table_are_refused(trained, command, tmp_path):
+def test_the_layout_of_no_list_is_refused(trained, command, given, tmp_path):
     _, run = trained
-    given = {"label_column": "second"}
+    (name, value), given = next(iter(given.items())), dict(given)
     if command is lookalike.compare:
         np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
         given["embeddings"] = tmp_path / "x.npy"
-    with pytest.raises(ConfigError, match=r"label_column='second' \(--label-column\) names a col"):
+    with pytest.raises(ConfigError, match=rf"{name}='{value}' \(--.*\) is of a list: give"):
         command(*[run.path] * (command is not lookalike.compare), **given)
 
 

@@ -301,7 +301,7 @@ def test_mistakes(model, photos, tmp_path):
     with pytest.raises(ConfigError, match="workers=0"):
         lookalike.embed(model, photos, tmp_path / "v.npy", workers=0)
     (tmp_path / "bad.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="none of the 1 images can be read"):
+    with pytest.raises(DataError, match=r"bad\.jpg: "):
         lookalike.embed(model, tmp_path / "bad.jpg", tmp_path / "v.npy", device="cpu")
     assert not list(tmp_path.glob(".v*"))
 

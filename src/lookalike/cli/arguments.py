@@ -35,6 +35,10 @@ PathColumn = Annotated[
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of labels in a table; by default found by name.")
 ]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(help="Folder or URI where relative paths in lists start; by default the list's."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Request = Annotated[
     list[str] | None,
@@ -79,6 +83,7 @@ def _read_flags(
     ] = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
+    image_root: ImageRoot = None,
     device: Device = "auto",
 ) -> None:
     """The flags of `lookalike.commands.read_options.ReadOptions`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import Device, LabelColumn, PathColumn
+from lookalike.cli.arguments import Device, ImageRoot, LabelColumn, PathColumn
 
 
 def report(
@@ -27,6 +27,7 @@ def report(
     ] = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
+    image_root: ImageRoot = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that read and decode images.")
     ] = None,
@@ -38,5 +39,5 @@ def report(
     command(
         run, data=data, compare=compare, output=output,
         format=format, split=split, path_column=path_column, label_column=label_column,
-        threads=threads, device=device,
+        image_root=image_root, threads=threads, device=device,
     )  # fmt: skip

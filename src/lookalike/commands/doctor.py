@@ -14,7 +14,7 @@ from lookalike.commands.run_lists import lists_in
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, none_readable
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
 from lookalike.data.readers.annotation import BadRows, combined_error
@@ -153,9 +153,10 @@ def _judge_labels(
 ) -> tuple[dict[str, float], list[Issue]]:
     """Embed the training list and compare each image with the centres of the classes."""
     world = World(device=embedder.device)
-    embedded = embed_records(embedder, train.records, bad=BadImages(), world=world, source=source)
+    bad = BadImages()
+    embedded = embed_records(embedder, train.records, bad=bad, world=world, source=source)
     if not len(embedded.rows):
-        raise DataError(f"{train.records[0].source}: none of its images can be read")
+        raise none_readable(train.records, bad.reasons)
     return check_labels(train, embedded.rows, embedded.vectors)
 
 

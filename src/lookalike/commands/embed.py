@@ -23,7 +23,7 @@ from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
-from lookalike.data.loading.bad_images import warn_left_out
+from lookalike.data.loading.bad_images import none_readable, warn_left_out
 from lookalike.data.read_files import check_not_read
 from lookalike.data.readers.annotation import UNLABELLED
 from lookalike.data.readers.streams import is_stream, keep_list
@@ -31,7 +31,7 @@ from lookalike.data.record import Record
 from lookalike.data.shared_records import read_once
 from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError, check_integer
+from lookalike.errors import ConfigError, check_integer
 from lookalike.index.index import Index
 from lookalike.index.store_address import check_vectors_place, is_store_address
 from lookalike.index.stored_parts import IndexedParts, StoredParts
@@ -74,7 +74,8 @@ def embed(
         workers: processes on this machine, each with its own GPU where there are any.
         restart: drop the parts of an earlier attempt for this output.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
+            `label_column`, `image_root` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
         The number of embedded images; on several machines, into a database, those of this worker.
@@ -115,8 +116,8 @@ def embed(
         log.start(logging.INFO if world.is_main else usual)
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
-        known = lists_of(model, columns=options.columns)
-        read_list = partial(read_images, places, known, options.columns)
+        known = lists_of(model, layout=options.layout)
+        read_list = partial(read_images, places, known, options.layout)
         source = options.source([model])
         if world.on_several_machines:  # workers that do not wait for each other
             run = _share_into_index if is_store_address(output) else _embed_on_machines
@@ -134,8 +135,8 @@ def embed(
 
 def _kept(stream: str, options: ReadOptions) -> str:
     """The path of a table of the images of a stream, which workers read with the same options."""
-    columns = options.columns
-    return keep_list(read_places([stream], columns=columns), UNLABELLED.with_columns(columns))
+    layout = options.layout
+    return keep_list(read_places([stream], layout=layout), UNLABELLED.with_layout(layout))
 
 
 def _embed(task: EmbeddingTask, output: str, restart: bool) -> int:
@@ -262,7 +263,7 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
     if count == 0:
         warn_left_out(records, bad)
         parts.remove()
-        raise DataError(f"none of the {len(records):,} images can be read")
+        raise none_readable(records, bad)
     if isinstance(parts, StoredParts):
         parts.index.compact()
     else:

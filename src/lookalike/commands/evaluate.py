@@ -19,14 +19,14 @@ from lookalike.commands.models import (
     load,
     training_counts,
 )
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_columns, settings_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_layout, settings_of
 from lookalike.commands.run_lists import reading_of
 from lookalike.data.inputs import optional_place, place_of, places_of
-from lookalike.data.loading.bad_images import BadImages, warn_left_out
+from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import ColumnNames
+from lookalike.data.readers.annotation import ListLayout
 from lookalike.data.record_table import RecordTable
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
@@ -98,7 +98,8 @@ def evaluate(
         precision: the k of precision@k, one or several.
         full: measure mean average precision and mINP too, which need the whole ranking.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
+            `label_column`, `image_root` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
@@ -110,7 +111,7 @@ def evaluate(
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = ListOptions(format, split, label_separator)
-        test = _test_set(data, query, gallery, lists, world, model, reading.columns)
+        test = _test_set(data, query, gallery, lists, world, model, reading.layout)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -150,8 +151,8 @@ def compare(
             `hierarchy`, as in `lookalike.evaluation.testset.ListOptions`; `recall`, `precision`,
             `full`, `verification`, `nmi` and `seed`, as in
             `lookalike.evaluation.evaluator.MetricOptions`; `threads`, `cache`, `cache_size`,
-            `requests`, `allow_truncated`, `path_column`, `label_column` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+            `requests`, `allow_truncated`, `path_column`, `label_column`, `image_root` and
+            `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
@@ -173,7 +174,7 @@ def compare(
     lists = (data, query, gallery, labels, listing.hierarchy)
     check_distinct(outputs, (*models, *embeddings, *lists))
     check_inputs(models, data, query, gallery, embeddings, labels, listing.split)
-    check_columns(reading.columns, data or query, "--data, not --embeddings")
+    check_layout(reading.layout, data or query, "--data, not --embeddings")
     options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
         if not world.is_main:
@@ -186,7 +187,7 @@ def compare(
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            test = _test_set(data, query, gallery, listing, world, models[0], reading.columns)
+            test = _test_set(data, query, gallery, listing, world, models[0], reading.layout)
             check_not_read(outputs, test.catalog.records)
             source = reading.source(models)
             measured = common_images(
@@ -259,7 +260,7 @@ def _test_set(
     options: ListOptions,
     world: World,
     model: Place,
-    columns: ColumnNames,
+    layout: ListLayout,
 ) -> TestSet:
     """The images to measure on; lists of the run of `model` are read as by its training."""
 
@@ -268,7 +269,7 @@ def _test_set(
             place,
             options.format,
             settings_of(model),
-            columns=columns,
+            layout=layout,
             separator=options.label_separator,
             coarser=options.annotation.coarser_columns,
         )
@@ -310,6 +311,8 @@ def _embedded(
         found = embed_together(task, kept.output, bad)
     if world.is_main:
         warn_left_out(records, bad.reasons)
+    if not len(found.rows):
+        raise none_readable(records, bad.reasons)
     name = storage.public(os.fspath(model)).rstrip("/") or os.fspath(model)
     return ModelVectors(name, found.vectors, found.rows, calibration_of(model, embedder))
 

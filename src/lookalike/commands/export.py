@@ -14,15 +14,15 @@ import numpy as np
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_columns
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_layout
 from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, none_readable
 from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, DataError, ExportError, check_number
+from lookalike.errors import ConfigError, ExportError, check_number
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
 from lookalike.exporting.artefact import atomic_output, atomic_upload, describe
 from lookalike.exporting.card import write_card
@@ -101,7 +101,7 @@ def export(
             default.
         more: `max_drift` and `max_recall_change`, as in
             `lookalike.commands.export.BoundKeywords`; `threads`, `cache`, `cache_size`, `requests`,
-            `allow_truncated`, `path_column` and `label_column`, as in
+            `allow_truncated`, `path_column`, `label_column` and `image_root`, as in
             `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
@@ -121,7 +121,7 @@ def export(
         )
     data = optional_place("data", data)
     ranges = optional_place("ranges", ranges)
-    check_columns(options.columns, data or ranges, "--data too")
+    check_layout(options.layout, data or ranges, "--data too")
     if split is not None and data is None:
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     log.start()
@@ -136,7 +136,7 @@ def export(
     calibration = None
     if source.calibration is not None:
         calibration = Calibration.from_json(source.calibration, source.place)
-    catalog, list_name = source.labelled(data, data_format, split, options.columns)
+    catalog, list_name = source.labelled(data, data_format, split, options.layout)
     check_measurable(catalog)
     check_not_read([place], catalog.records)
     if format == "onnx":
@@ -145,7 +145,7 @@ def export(
     images = options.source([model])
     batches = None
     if precision == "int8":
-        learned = source.learned(ranges, options.columns, instead="--ranges")
+        learned = source.learned(ranges, options.layout, instead="--ranges")
         batches = _batches(embedder, learned, images)
     where = atomic_upload(place) if isinstance(place, str) else atomic_output(place)
     with where as path, writing(place if isinstance(place, Path) else path):
@@ -204,12 +204,13 @@ def _bounds(
 
 def _batches(embedder: Embedder, records: Sequence[Record], source: Source) -> Iterator[np.ndarray]:
     """Preprocessed batches (b, 3, S, S) uint8 of `RANGES` images, taken evenly from all."""
-    step = max(1, len(records) // RANGES)
+    step, bad = max(1, len(records) // RANGES), BadImages()
+    some = records[::step][:RANGES]
     loader = EvalLoader(
-        records[::step][:RANGES],
+        some,
         preprocess=embedder.preprocess,
         batch_size=32,
-        bad=BadImages(),
+        bad=bad,
         source=source,
     )
     empty = True
@@ -217,7 +218,7 @@ def _batches(embedder: Embedder, records: Sequence[Record], source: Source) -> I
         empty = False
         yield np.ascontiguousarray(batch.images.numpy())
     if empty:
-        raise DataError(f"{records[0].source}: none of the images for int8 can be read")
+        raise none_readable(some, bad.reasons)
 
 
 def _check(format: str, precision: str, input: str, max_images: int) -> None:

@@ -19,11 +19,11 @@ from lookalike.commands.read_options import ReadKeywords, ReadOptions, settings_
 from lookalike.commands.run_lists import reading_of
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
-from lookalike.data.loading.bad_images import BadImages, warn_left_out
+from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.record import Record
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError
 from lookalike.log import logger
 from lookalike.metrics.bootstrap import Difference, differences
 from lookalike.metrics.postprocessing.variants import KEPT, Split, Variant, measure_variant
@@ -99,7 +99,8 @@ def improve(
         format: of `data`: auto, or one of `lookalike.data.readers.READERS`.
         split: where the data have splits, the one to measure on.
         read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
+            `label_column`, `image_root` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Returns:
         The plain embeddings first, then the variants in their order.
@@ -130,7 +131,7 @@ def improve(
     needing = [*tried, kept] if kept is not None else tried
     for variant in needing:
         variant.check_dims(embedder.embedding_dim)
-    form = reading_of(data, format, settings_of(model), columns=reading.columns)
+    form = reading_of(data, format, settings_of(model), layout=reading.layout)
     catalog = open_catalog(data, *form, split=split)
     check_measurable(catalog)
     whitened = any("whiten" in variant.steps for variant in needing)
@@ -209,7 +210,7 @@ def _keepable(text: str) -> Variant:
 
 def _fitting(model: Place, fit: str | None, reading: ReadOptions) -> Sequence[Record]:
     """The images that whitening is fitted on, never those that a run held out."""
-    records = ModelOrigin.of(model).learned(fit, reading.columns, instead="--fit")
+    records = ModelOrigin.of(model).learned(fit, reading.layout, instead="--fit")
     return records[:: max(1, -(-len(records) // MOST_FIT))]
 
 
@@ -238,7 +239,7 @@ class _View:
         if not flip:
             warn_left_out(catalog.records, bad.reasons)
         if len(found.rows) == 0:
-            raise DataError(f"none of the {len(catalog)} images can be read")
+            raise none_readable(catalog.records, bad.reasons)
         fit = None
         if fitting is not None:
             fit = embed_records(

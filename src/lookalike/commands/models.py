@@ -16,7 +16,7 @@ from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.classes import Classes
 from lookalike.data.inputs import place_of
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import BY_CONTENT, ColumnNames
+from lookalike.data.readers.annotation import BY_CONTENT, ListLayout
 from lookalike.data.readers.record_io import is_record_io
 from lookalike.data.readers.shards import is_shards
 from lookalike.data.record import Record
@@ -206,18 +206,18 @@ class ModelOrigin:
         return cls(storage.public(name), where, saved_config(where), calibration)
 
     def labelled(
-        self, data: str | None, format: str, split: str | None, columns: ColumnNames
+        self, data: str | None, format: str, split: str | None, layout: ListLayout
     ) -> tuple[Catalog, str]:
         """Images to measure on, those of `data` or the run's own, and the name of their list.
 
-        A run without validation images is measured on its training images. `columns` are those
+        A run without validation images is measured on its training images. `layout` is that
         of `data`, as in `reading_of`.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
-            reading = reading_of(data, format, self.config, columns=columns)
+            reading = reading_of(data, format, self.config, layout=layout)
             return open_catalog(data, *reading, split=split), _name(data)
         if self.config is None:
             raise ConfigError(f"{self.place}: no run, so no list to measure on; give --data LIST")
@@ -232,17 +232,17 @@ class ModelOrigin:
             return learned, f"{_names(asked.train)} (training images)"
         return held_out, _names(asked.val or asked.train)
 
-    def learned(self, data: str | None, columns: ColumnNames, *, instead: str) -> Sequence[Record]:
+    def learned(self, data: str | None, layout: ListLayout, *, instead: str) -> Sequence[Record]:
         """Training images of `data`, or the run's; `instead` is the flag of `data`.
 
-        `columns` are those of `data`, as in `reading_of`, unless it is a list of the run.
+        `layout` is that of `data`, as in `reading_of`, unless it is a list of the run.
 
         Raises:
             LookalikeError: there is no list, or a wrong one.
         """
         if data is not None:
             own = self.config is not None and is_own(self.config, data)
-            form = reading_of(data, "auto", self.config, columns=BY_CONTENT if own else columns)
+            form = reading_of(data, "auto", self.config, layout=BY_CONTENT if own else layout)
             records = read_records(data, *form)
             train = TRAIN if self.config is None else self.config.data.train_split
             return select(records, train, required=False)

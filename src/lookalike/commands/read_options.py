@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import ColumnNames
+from lookalike.data.readers.annotation import ListLayout
 from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
 from lookalike.storage import Place
@@ -28,6 +28,7 @@ class ReadKeywords(TypedDict, total=False):
     allow_truncated: bool | None
     path_column: str | None
     label_column: str | None
+    image_root: str | None
     device: str
 
 
@@ -45,6 +46,8 @@ class ReadOptions:
         path_column: the column of images in the tables that are given; found by name and content
             by default.
         label_column: the column of labels in them; found by name by default.
+        image_root: the folder or URI at which relative paths in lists start; by default the
+            folder of each.
         device: auto, cpu or cuda.
 
     Raises:
@@ -58,6 +61,7 @@ class ReadOptions:
     allow_truncated: bool | None = None
     path_column: str | None = None
     label_column: str | None = None
+    image_root: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -65,9 +69,9 @@ class ReadOptions:
         check_integer("threads", self.threads, 0)
 
     @property
-    def columns(self) -> ColumnNames:
-        """The columns of tables that are named."""
-        return ColumnNames(self.path_column, self.label_column)
+    def layout(self) -> ListLayout:
+        """The layout of the lists that are given."""
+        return ListLayout(self.path_column, self.label_column, self.image_root)
 
     def source(self, models: Sequence[Place]) -> Source:
         """The bytes of images, read by these options, or as in training where they are open.
@@ -100,19 +104,19 @@ class ReadOptions:
     def flags(self) -> Iterator[str]:
         """The same as arguments of the command line."""
         yield from ("--threads", str(self.threads), "--device", self.device)
-        for name in ("cache", "cache_size", "requests", "path_column", "label_column"):
+        for name in ("cache", "cache_size", "requests", *asdict(self.layout)):
             if (value := getattr(self, name)) is not None:
                 yield from (f"--{name.replace('_', '-')}", str(value))
         if self.allow_truncated is not None:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
 
 
-def check_columns(columns: ColumnNames, table: Place | None, flag: str) -> None:
-    """Raise a ConfigError if columns are named, but no table is given, as by `flag`."""
-    for kind, name in asdict(columns).items():
-        if name is not None and table is None:
+def check_layout(layout: ListLayout, table: Place | None, flag: str) -> None:
+    """Raise a ConfigError if a layout is given, but no list that has it, as by `flag`."""
+    for name, value in asdict(layout).items():
+        if value is not None and table is None:
             raise ConfigError(
-                f"{kind}_column={name!r} (--{kind}-column) names a column of a table: give {flag}"
+                f"{name}={value!r} (--{name.replace('_', '-')}) is of a list: give {flag}"
             )
 
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
-from lookalike.commands.read_options import check_columns
+from lookalike.commands.read_options import check_layout
 from lookalike.commands.run_lists import lists_in, reading_of
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, none_readable
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
-from lookalike.data.readers.annotation import ColumnNames
+from lookalike.data.readers.annotation import ListLayout
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, DataError, LookalikeError, StorageError
 from lookalike.log import logger
@@ -54,6 +54,7 @@ def report(
     split: str | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    image_root: str | None = None,
     threads: int | None = None,
     device: str = "auto",
 ) -> str:
@@ -68,6 +69,8 @@ def report(
         split: of `data`, if it has splits; by default the only one that is not `train`.
         path_column: of `data`, if it is a table; by default found by name and content.
         label_column: of `data`, if it is a table; by default found by name.
+        image_root: the folder or URI at which relative paths in `data` start; by default its
+            folder.
         threads: that read and decode; by default as in the training.
         device: auto, cpu or cuda.
 
@@ -84,8 +87,8 @@ def report(
     compare = optional_place("compare", compare)
     if split is not None and data is None:
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
-    columns = ColumnNames(path_column, label_column)
-    check_columns(columns, data, "--data too")
+    layout = ListLayout(path_column, label_column, image_root)
+    check_layout(layout, data, "--data too")
     target = _target(place, output)
     config = run_info.required_config(place)
     check_distinct([target], [data, *lists_in(config)])
@@ -96,7 +99,7 @@ def report(
         other_validated_on = run_info.validated_on(other_config, other_history)
     reading = config if threads is None else config.with_values({"data.threads": threads})
     source = create_source(reading)
-    train, shown, unreadable = _lists(place, config, data, format, split, columns, target)
+    train, shown, unreadable = _lists(place, config, data, format, split, layout, target)
     check_not_read([target], chain.from_iterable(one.records for one in (train, shown) if one))
     evaluation = other_evaluation = None
     if shown is not None:
@@ -195,7 +198,7 @@ def _lists(
     data: str | None,
     format: str,
     split: str | None,
-    columns: ColumnNames,
+    layout: ListLayout,
     target: str,
 ) -> tuple[Catalog | None, Catalog | None, str]:
     """The training list, the list to show, and the reason where they cannot be read.
@@ -206,7 +209,7 @@ def _lists(
     """
     shown = None
     if data is not None:
-        shown = open_catalog(data, *reading_of(data, format, config, columns=columns), split=split)
+        shown = open_catalog(data, *reading_of(data, format, config, layout=layout), split=split)
     try:
         with lists_named_by(storage.public(run), config, instead="--data"):
             train, held_out = open_catalogs(config)
@@ -232,7 +235,11 @@ def _training_images(shown: Catalog, train: Catalog) -> np.ndarray:
 
 
 def _embedded(embedder: Embedder | PictureModel, shown: Catalog, source: Source) -> Embedded:
-    return embed_records(embedder, shown.records, bad=BadImages(), source=source, what="report")
+    bad = BadImages()
+    found = embed_records(embedder, shown.records, bad=bad, source=source, what="report")
+    if not len(found.rows):
+        raise none_readable(shown.records, bad.reasons)
+    return found
 
 
 def _evaluation(

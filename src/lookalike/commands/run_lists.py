@@ -9,7 +9,7 @@ from lookalike.commands.read_options import run_config
 from lookalike.config.config import Config
 from lookalike.data.inputs import KnownLists, no_lists
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import BY_CONTENT, AnnotationOptions, ColumnNames
+from lookalike.data.readers.annotation import BY_CONTENT, AnnotationOptions, ListLayout
 from lookalike.data.readers.path_patterns import expand_choices
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError
@@ -17,15 +17,13 @@ from lookalike.storage import Place
 from lookalike.training.request_lists import annotation_options
 
 
-def lists_of(
-    run: Place, *, required: bool = False, columns: ColumnNames = BY_CONTENT
-) -> KnownLists:
+def lists_of(run: Place, *, required: bool = False, layout: ListLayout = BY_CONTENT) -> KnownLists:
     """Reads the lists of a run as its training did: by `data.format`, `data.image_root`, ...
 
     Args:
         run: or a model alone, which has no lists.
         required: `run` must be one.
-        columns: as in `reading_of`.
+        layout: as in `reading_of`.
 
     Raises:
         ConfigError: it is required, and there is no run, or its settings are broken.
@@ -40,7 +38,7 @@ def lists_of(
         if required:
             raise ConfigError(f"lists_of={run} (--lists-of) is no run of lookalike train")
         return no_lists
-    options, format = annotation_options(config).with_columns(columns), config.data.format
+    options, format = annotation_options(config).with_layout(layout), config.data.format
 
     def known(place: str) -> RecordTable | None:
         return read_records(place, format, options) if is_own(config, place) else None
@@ -53,7 +51,7 @@ def reading_of(
     format: str,
     config: Config | None,
     *,
-    columns: ColumnNames = BY_CONTENT,
+    layout: ListLayout = BY_CONTENT,
     separator: str | None = None,
     coarser: tuple[str, ...] = (),
 ) -> tuple[str, AnnotationOptions]:
@@ -65,7 +63,7 @@ def reading_of(
     Args:
         format: of the list, where it is not `auto`.
         config: settings of the run; None for a model alone.
-        columns: those that are named take the place of the run's.
+        layout: what it names takes the place of the run's.
         separator: between the labels of an image, "" for none; None for the run's.
         coarser: columns of coarser classes.
     """
@@ -78,7 +76,7 @@ def reading_of(
             format = config.data.format if format == "auto" else format
     if separator is not None:
         options = replace(options, label_separator=separator or None)
-    return format, replace(options, coarser_columns=coarser).with_columns(columns)
+    return format, replace(options, coarser_columns=coarser).with_layout(layout)
 
 
 def is_own(config: Config, place: str) -> bool:

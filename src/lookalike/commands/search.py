@@ -15,7 +15,7 @@ from lookalike.commands.models import calibration_of, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
-from lookalike.data.loading.bad_images import BadImages, warn_left_out
+from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
@@ -119,7 +119,8 @@ def search(
             (`data.format`, `data.image_root`, ...); by default `model`, where it is a run.
         more: `add`, `remove` and `remove_all`, as in `lookalike.commands.search.ChangeKeywords`;
             `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
+            `label_column`, `image_root` and `device`, as in
+            `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, no index, none of the queries can be read, or an index of
@@ -150,18 +151,18 @@ def search(
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
     log.start()
-    columns = options.columns
+    layout = options.layout
     known = known_lists_of(
-        model if lists_of is None else lists_of, required=lists_of is not None, columns=columns
+        model if lists_of is None else lists_of, required=lists_of is not None, layout=layout
     )
-    asking = sync.records_at(asked_for, known, columns) if asked_for else []
+    asking = sync.records_at(asked_for, known, layout) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
     source = options.source([model] if needed else [])
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration, 1, prior)  # a wrong one is known before any work
     lists = [  # read before an index is made
-        (sync.GalleryList.of(places, known, columns), exactly)
+        (sync.GalleryList.of(places, known, layout), exactly)
         for places, exactly in ((galleries, index is None), (added, False))
         if places
     ]
@@ -251,7 +252,7 @@ def _answers(
     )
     warn_left_out(queries, bad.reasons)
     if not len(embedded.rows):
-        raise DataError("no query can be read")
+        raise none_readable(queries, bad.reasons)
     found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
     asked = [queries[row] for row in embedded.rows.tolist()]
     answers = [

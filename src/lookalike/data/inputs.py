@@ -15,7 +15,7 @@ from lookalike.data.readers.annotation import (
     UNLABELLED,
     Annotation,
     AnnotationOptions,
-    ColumnNames,
+    ListLayout,
     combined_error,
     has_control_characters,
     name_fault,
@@ -78,7 +78,7 @@ def no_lists(place: str) -> None:
 def read_places(
     places: Sequence[Place],
     known: KnownLists = no_lists,
-    columns: ColumnNames = BY_CONTENT,
+    layout: ListLayout = BY_CONTENT,
 ) -> RecordTable:
     """The images that `places` name, in the order of the places; labels where they are known.
 
@@ -93,13 +93,13 @@ def read_places(
     - `-` is a list on standard input.
     - Anything else is an image.
 
-    A place that `known` reads is a list, whatever its name. `columns` are those of other tables.
+    A place that `known` reads is a list, whatever its name. `layout` is that of other lists.
 
     Raises:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
     """
-    options, records = UNLABELLED.with_columns(columns), RecordTable()
+    options, records = UNLABELLED.with_layout(layout), RecordTable()
     for place in map(str, places):
         for one in expand_choices(place):
             found = known(one)

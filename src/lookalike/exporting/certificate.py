@@ -15,7 +15,7 @@ from torch import Tensor
 from lookalike.data.catalog import Catalog
 from lookalike.data.decoding.resize import resize
 from lookalike.data.image_size import ImageSize, height_width
-from lookalike.data.loading.bad_images import BadImages
+from lookalike.data.loading.bad_images import BadImages, none_readable
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.loading.sequential import WholeImageLoader
 from lookalike.errors import DataError, ExportError, NotFiniteError
@@ -143,7 +143,7 @@ def certify(
             "vectors of the exported model are not finite; use --precision fp32"
         ) from None
     if len(ours.rows) == 0:
-        raise DataError(f"{catalog.records[0].source}: none of the images can be read")
+        raise none_readable(catalog.records, bad.reasons)
     if not torch.equal(ours.rows, theirs.rows):
         raise DataError(
             f"{catalog.records[0].source}: some images could be read the first time and not the "

@@ -14,7 +14,7 @@ import numpy as np
 from lookalike import storage
 from lookalike.data.inputs import KnownLists, no_lists, read_places
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import BY_CONTENT, ColumnNames
+from lookalike.data.readers.annotation import BY_CONTENT, ListLayout
 from lookalike.data.record import Record
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError, RunError
@@ -43,11 +43,11 @@ class GalleryList:
         cls,
         places: Sequence[str],
         known: KnownLists = no_lists,
-        columns: ColumnNames = BY_CONTENT,
+        layout: ListLayout = BY_CONTENT,
     ) -> GalleryList:
         """Images at places; also files of vectors: `.npy`, or Parquet that `embed` wrote.
 
-        `known` and `columns` are those of `read_places`.
+        `known` and `layout` are those of `read_places`.
 
         Raises:
             LookalikeError: a place cannot be read.
@@ -57,7 +57,7 @@ class GalleryList:
         }
         tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
         others = [place for place in places if place not in tables]
-        return cls(tables, records_at(others, known, columns) if others else RecordTable())
+        return cls(tables, records_at(others, known, layout) if others else RecordTable())
 
 
 def synchronize(
@@ -134,7 +134,7 @@ def synchronize(
         logger.info("%s: %s with another label now", index.place, counted(relabelled, "image"))
     clashes.warn(index.place)
     if len(index) == 0:
-        raise DataError(f"none of the {len(listed):,} images of the gallery can be read")
+        raise DataError(f"the gallery: no image can be read, of {len(listed):,}")
     return {renamed.get(id, id): record for id, record in listed.items()}
 
 
@@ -323,10 +323,10 @@ def _fits(id: str, pattern: str) -> bool:
 def records_at(
     places: Sequence[str],
     known: KnownLists = no_lists,
-    columns: ColumnNames = BY_CONTENT,
+    layout: ListLayout = BY_CONTENT,
 ) -> RecordTable:
     """The images of `read_places`, with absolute paths: an index is used from anywhere."""
-    return RecordTable(map(_placed, read_places(places, known, columns)))
+    return RecordTable(map(_placed, read_places(places, known, layout)))
 
 
 def _placed(record: Record) -> Record:

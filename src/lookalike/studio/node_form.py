@@ -15,7 +15,7 @@ from lookalike.workflow.node_kinds import KINDS
 _SHOWN_AT_ONCE = 8  # settings of a command
 _OF_READING = (
     *("threads", "cache", "cache_size", "requests", "allow_truncated"),
-    *("path_column", "label_column"),
+    *("path_column", "label_column", "image_root"),
 )
 
 

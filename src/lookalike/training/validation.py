@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.loading.bad_images import BadImages, warn_left_out
+from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError
 from lookalike.log import logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration, fit_calibration
@@ -108,7 +107,7 @@ class Validator:
                 what="validation",
             )
         if len(embedded.rows) == 0:
-            raise DataError("validation cannot be measured: no image of the list can be read")
+            raise none_readable(self.catalog.records, self.bad.reasons)
         labels = torch.from_numpy(self.catalog.all_ids)[embedded.rows]
         roles = None if self._roles is None else self._roles[embedded.rows]
         vectors = embedded.vectors.to(self.world.device)

@@ -77,6 +77,8 @@ class _Reading(Section):
     """Column of images in a table; by default found by name and content."""
     label_column: str | None = None
     """Column of labels in a table; by default found by name."""
+    image_root: str | None = None
+    """Folder or URI where relative paths in lists start; by default the list's folder."""
 
 
 class EvaluateSettings(_Reading):

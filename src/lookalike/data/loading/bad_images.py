@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from lookalike.data.record import Record
-from lookalike.errors import CredentialsError, UnavailableError
+from lookalike.errors import CredentialsError, DataError, UnavailableError
 from lookalike.log import counted, logger
 from lookalike.storage import is_remote, local_path, public
 from lookalike.storage.retry import MISSING
 
 RELATIVE_PATHS = "Relative paths start at the list's folder, or at data.image_root."
-"""Hint where every image that failed is missing."""
+"""Hint of a training where every image that failed is missing."""
 
 _NAMED = 20  # images that are left out and named one by one
 
@@ -101,6 +101,18 @@ def warn_left_out(records: Sequence[Record], reasons: Mapping[int, str]) -> None
     if len(reasons) > _NAMED:
         more = counted(len(reasons) - _NAMED, "more image")
         logger.warning("left out: %s that cannot be read", more)
+
+
+def none_readable(records: Sequence[Record], reasons: Mapping[int, str]) -> DataError:
+    """The error where all images of a list are bad; `reasons` are those of this worker."""
+    text = f"{records[0].source}: none of its {len(records):,} images can be read"
+    if reasons:
+        row = min(reasons)
+        first = describe_bad(records[row], reasons[row])
+        text = first if len(records) == 1 else f"{text}; the first: {first}"
+    if set(reasons.values()) == {MISSING}:
+        text += ". Relative paths start at the list's folder, or at image_root (--image-root)"
+    return DataError(text)
 
 
 def describe_bad(record: Record, reason: str) -> str:

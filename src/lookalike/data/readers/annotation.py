@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -61,14 +61,21 @@ class BadRows:
 
 
 @dataclass(frozen=True)
-class ColumnNames:
-    """Names of columns of tables; None for one that is found by name and content."""
+class ListLayout:
+    """Where a list that a command is given has its images and labels.
 
-    path: str | None = None
-    label: str | None = None
+    Attributes:
+        path_column: None to find it by name and content.
+        label_column: None to find it by name.
+        image_root: base folder or URI of relative paths; None for the folder of the list.
+    """
+
+    path_column: str | None = None
+    label_column: str | None = None
+    image_root: str | None = None
 
 
-BY_CONTENT = ColumnNames()
+BY_CONTENT = ListLayout()
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,9 @@ class AnnotationOptions:
     bad: BadRows | None = field(default=None, compare=False)
     skipped: list[Skipped] | None = field(default=None, compare=False)
 
-    def with_columns(self, columns: ColumnNames) -> AnnotationOptions:
-        """The same with those columns that are named."""
-        return replace(
-            self,
-            path_column=columns.path or self.path_column,
-            label_column=columns.label or self.label_column,
-        )
+    def with_layout(self, layout: ListLayout) -> AnnotationOptions:
+        """The same with what `layout` names."""
+        return replace(self, **{key: v for key, v in asdict(layout).items() if v is not None})
 
     def report(self, bad: BadRows) -> None:
         """Hand the errors of rows to `bad`, or raise a DataError about them."""
