@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike.data.catalog import build_catalog
+from lookalike.data.catalog import build_catalog, with_hierarchy
 from lookalike.data.record import Details, Record
 from lookalike.metrics.protocol import Roles
 from lookalike.reporting.evaluation_data import evaluate_list
@@ -29,7 +29,9 @@ def make_vectors(seed: int, *, with_roles: bool = False, most: int = 120):
     return vectors, labels, roles
 
 
-def make_evaluation(seed: int, *, category: bool = False, trained: bool = False):
+def make_evaluation(
+    seed: int, *, category: bool = False, trained: bool = False, hierarchy: str | None = None
+):
     vectors, labels, _ = make_vectors(seed, most=200)
     records = [
         Record(
@@ -38,7 +40,7 @@ def make_evaluation(seed: int, *, category: bool = False, trained: bool = False)
         )
         for i, label in enumerate(labels.tolist())
     ]  # fmt: skip
-    catalog = build_catalog(records)
+    catalog = with_hierarchy(build_catalog(records), hierarchy)
     seen = np.arange(len(catalog.classes)) % 5 if trained else None
     rows = torch.arange(len(records))
     return evaluate_list(catalog, rows, vectors, trained=seen, seed=0, device=CPU)

@@ -1,5 +1,6 @@
 """Scores by groups of queries."""
 
+import numpy as np
 import pytest
 
 from lookalike.reporting.slices import breakdowns
@@ -25,3 +26,25 @@ def test_groups_add_up_to_all_queries(random_evaluation):
     assert [part.queries for part in divisions[1].groups] == [
         int(mask.sum()) for mask in (saw == 0, saw == 1, saw == 2, (saw == 3) | (saw == 4))
     ]
+
+
+def test_levels_of_a_hierarchy_are_scored_on_the_same_queries(random_evaluation, tmp_path):
+    classes = random_evaluation(8).names
+    file = tmp_path / "genera.txt"
+    file.write_text("".join(f"{name} genus{int(name) % 3}\n" for name in classes))
+    found = random_evaluation(8, hierarchy=str(file))
+    levels, *others = breakdowns(found)
+    assert (levels.title, [one.title for one in others]) == ("By level", ["By size of the class"])
+    fine, genera = levels.groups
+    assert (fine.name, genera.name) == ("class", "level_1")
+    assert fine.intervals["recall_at_1"].value == pytest.approx(
+        float(found.per_query.values["recall_at_1"].mean())
+    )
+    # Brute force, on all pairs of images.
+    genus = np.array([int(found.name(image)) % 3 for image in range(len(found.labels))])
+    cosines = found.vectors.numpy() @ found.vectors.numpy().T
+    np.fill_diagonal(cosines, -2)
+    hits = genus[cosines.argmax(1)] == genus
+    assert genera.queries == len(hits)
+    assert genera.intervals["recall_at_1"].value == pytest.approx(hits.mean())
+    assert genera.intervals["recall_at_1"].value > fine.intervals["recall_at_1"].value

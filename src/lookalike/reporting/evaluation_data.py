@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class EvaluationData:
         per_query: metrics, in the same order.
         pairs: histograms of the cosines.
         trained: (classes,) int64, training images of each class; None where unknown.
+        levels: metrics with the coarser classes of each level of `data.hierarchy`, the finest
+            first.
     """
 
     records: Sequence[Record]
@@ -45,6 +47,7 @@ class EvaluationData:
     per_query: PerQuery
     pairs: PairCounts
     trained: np.ndarray | None
+    levels: Mapping[str, PerQuery] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
@@ -86,9 +89,12 @@ def evaluate_list(
     roles = Roles.of(catalog.records)
     roles = None if roles is None else roles[rows]
     queries, total = sample_queries(labels, roles, seed)
-    per_query = measure_queries(
-        vectors, labels, roles=_restricted(roles, queries, len(labels)), device=device
-    )
+    asking = _restricted(roles, queries, len(labels))
+    per_query = measure_queries(vectors, labels, roles=asking, device=device)
+    coarser = {
+        level.name: torch.from_numpy(level.coarser(catalog.all_ids))[rows]
+        for level in catalog.levels
+    }
     neighbours = find_neighbours(
         vectors, labels, queries, roles=roles, count=NEIGHBOURS, total=total, device=device
     )
@@ -104,6 +110,10 @@ def evaluate_list(
         per_query=per_query,
         pairs=pairs,
         trained=trained,
+        levels={
+            name: measure_queries(vectors, ids, roles=asking, device=device)
+            for name, ids in coarser.items()
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores by the size of the query's class, its training images, and its category."""
+"""Scores by level of the hierarchy, and by the query's class, training images and category."""
 
 from __future__ import annotations
 
@@ -41,7 +41,18 @@ def breakdowns(evaluation: EvaluationData) -> list[Breakdown]:
     found = [
         Breakdown(title, note, score_groups(values, classes, masks)) for title, note, masks in parts
     ]
-    return [one for one in found if len(one.groups) > 1]
+    return [one for one in (_by_level(evaluation), *found) if len(one.groups) > 1]
+
+
+def _by_level(evaluation: EvaluationData) -> Breakdown:
+    """All queries with their own classes, and with the coarser ones of each level."""
+    groups = []
+    for name, measured in {"class": evaluation.per_query, **evaluation.levels}.items():
+        classes = evaluation.labels[measured.rows]
+        values = {metric: measured.values[metric] for metric in METRICS}
+        everything = np.ones(len(classes), dtype=bool)
+        groups += score_groups(values, classes, {name: everything})
+    return Breakdown("By level", "an image should find those of its coarser class", groups)
 
 
 def _by_number(numbers: np.ndarray) -> dict[str, np.ndarray]:
