@@ -145,7 +145,7 @@ def _ours(pretrained: bool) -> dict[str, Draw]:
         "optim.weight_decay": between(1e-6, 0.05),
         "head.lr_factor": one_of(1, 10),
         "model.embedding_dim": one_of(512),
-        "model.pooling": one_of("avg", "gem+avg", "gem+max"),
+        "model.pooling": one_of("avg", "gem+avg", "gem+max", "gem+quarters"),
         "model.crop_pct": one_of("null", 1.0),
         "data.flip": one_of(0.0, 0.5),
         "data.min_crop": one_of(0.2, 0.5, 0.75),

@@ -62,7 +62,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class ListLayout:
-    """Where a list that a command is given has its images and labels.
+    """Columns and image folder of a list that a command is given.
 
     Attributes:
         path_column: None to find it by name and content.
