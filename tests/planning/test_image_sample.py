@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lookalike.data.catalog import open_catalog
-from lookalike.planning.image_sample import mirror_recall, sample_facts
+from lookalike.planning.image_sample import SampleFacts, chance_of, mirror_recall, sample_facts
 
 
 def pictures(folder, *, symmetric, classes=40, views=2, side=50):
@@ -46,20 +46,69 @@ def test_classes_of_one_image_give_no_queries(tmp_path):
     assert (found.images, found.queries, found.mirrors_differ) == (40, 0, False)
 
 
-def test_recall_of_pixels_is_that_of_a_loop():
+def histograms(image):
+    """Of one image (32, 32, 3): weight of each orientation in each cell, pixel by pixel."""
+    grey, found = image.mean(axis=2), np.zeros((4, 4, 8))
+    for y in range(32):
+        for x in range(32):
+            ys, xs = (max(y - 1, 0), min(y + 1, 31)), (max(x - 1, 0), min(x + 1, 31))
+            down = (grey[ys[1], x] - grey[ys[0], x]) / (ys[1] - ys[0])
+            right = (grey[y, xs[1]] - grey[y, xs[0]]) / (xs[1] - xs[0])
+            turn = np.degrees(np.arctan2(down, right)) % 360 / 45
+            for orientation in range(8):
+                distance = abs((turn - orientation + 4) % 8 - 4)
+                weight = max(0.0, 1 - distance) * np.hypot(down, right)
+                found[y // 8, x // 8, orientation] += weight
+    return np.sqrt(found.ravel() / found.sum())
+
+
+def patches(image):
+    """Of one image (32, 32, 3): the mean of each 4 x 4 pixels, centred, unit length."""
+    means = [image[y : y + 4, x : x + 4].mean((0, 1)) for y in range(0, 32, 4)
+             for x in range(0, 32, 4)]  # fmt: skip
+    flat = np.concatenate(means) - np.mean(means)
+    return flat / np.linalg.norm(flat)
+
+
+def test_recall_is_that_of_a_loop():
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 6, 30)
-    pixels = (rng.normal(size=(6, 4, 4, 3))[labels] + rng.normal(size=(30, 4, 4, 3))).astype("f4")
-    hits, mirrored = mirror_recall(pixels, labels)
-    for found, flip in ((hits, False), (mirrored, True)):
-        expected = []
-        for i in range(30):
-            if (labels == labels[i]).sum() < 2:
-                continue
-            query = pixels[i][:, ::-1] if flip else pixels[i]
-            cosines = [
-                -2.0 if j == i else np.corrcoef(query.ravel(), pixels[j].ravel())[0, 1]
-                for j in range(30)
-            ]
-            expected.append(labels[int(np.argmax(cosines))] == labels[i])
+    shapes = rng.normal(size=(6, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
+    pixels = (shapes[labels] + 9 * rng.normal(size=(30, 32, 32, 3))).astype("f4")
+    mirrored = pixels[:, :, ::-1]
+    hits, turned = mirror_recall(pixels, labels)
+    for found, queries in ((hits, pixels), (turned, mirrored)):
+        similarity = np.zeros((30, 30))
+        for describe in (histograms, patches):
+            own, asked = (np.stack([describe(one) for one in them]) for them in (pixels, queries))
+            asked, own = asked - own.mean(0), own - own.mean(0)
+            lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(own, axis=1)
+            similarity += asked @ own.T / lengths
+        similarity[np.arange(30), np.arange(30)] = -9
+        expected = [
+            labels[similarity[i].argmax()] == labels[i]
+            for i in range(30)
+            if (labels == labels[i]).sum() > 1
+        ]
         assert found.tolist() == expected
+    assert turned.mean() < hits.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "recall", "chance", "alike"),
+    [(400, 0.5, 0.0, 0.5), (300, 0.28, 0.1, 0.2), (6, 0.67, 0.4, 0.0), (0, 0.0, 0.0, 0.0)],
+)
+def test_images_are_alike_as_far_as_recall_is_no_chance(queries, recall, chance, alike):
+    found = SampleFacts(queries, 64, queries, recall, 0.0, False, chance)
+    assert found.alike == pytest.approx(alike)
+
+
+def test_chance_is_the_mean_of_random_orders():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    rng = np.random.default_rng(0)
+    drawn = [
+        np.mean([labels[rng.choice([j for j in range(6) if j != i])] == labels[i]
+                 for i in range(5)])
+        for _ in range(4000)
+    ]  # fmt: skip
+    assert chance_of(labels) == pytest.approx(np.mean(drawn), abs=0.02)

@@ -173,15 +173,25 @@ def test_the_image_size_follows_the_images():
     assert chosen()["model.image_size"] == 160  # nearer to what pretraining saw
     large = SampleFacts(300, 1200, 0, 0.0, 0.0, mirrors_differ=False)
     assert chosen(sample=large)["model.image_size"] == 224
-    assert not {"data.flip", "data.min_crop"} & chosen(sample=large).keys()
-    assert chosen()["data.min_crop"] == 0.75
+    assert "data.flip" not in chosen(sample=large)
     assert "model.image_size" not in chosen(convolutional=False)
 
 
-def test_places_count_where_objects_fill_their_images_alike():
+def test_crops_are_larger_where_objects_lie_alike():
+    assert chosen()["data.min_crop"] == 0.75
+    assert chosen(sample=replace(SAMPLE, recall=0.09))["data.min_crop"] == 0.4
+    assert chosen(sample=replace(SAMPLE, chance=0.45))["data.min_crop"] == 0.4
+    assert "data.min_crop" not in chosen(sample=None)
+    assert chosen(pretrained=False, sample=replace(SAMPLE, recall=0.09))["data.min_crop"] == 0.75
+
+
+def test_places_count_where_objects_lie_alike():
     assert chosen(quarters=True)["model.pooling"] == "gem+quarters"
     assert "model.pooling" not in chosen(quarters=True, sample=None)
-    assert "model.pooling" not in chosen(quarters=True, sample=replace(SAMPLE, recall=0.19))
+    anywhere = replace(SAMPLE, recall=0.09)
+    assert "model.pooling" not in chosen(quarters=True, sample=anywhere)
+    from_scratch = chosen(quarters=True, sample=anywhere, pretrained=False)
+    assert from_scratch["model.pooling"] == "gem+quarters"
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
     asked = Config.load(overrides=["model.pooling=gem"])
     assert "model.pooling" not in chosen(asked, quarters=True)

@@ -21,6 +21,7 @@ from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
 from lookalike.planning.facts import Facts, gather_facts
+from lookalike.planning.image_sample import SampleFacts
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.sampler_choice import sampler_name
 
@@ -173,8 +174,8 @@ _OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
 IMPLYING = (_OF_LOSS - {"loss.name"}) | {"optim.lr"}
 """Settings that, given, are taken to be meant for a certain loss or optimizer."""
 
-_ALIGNED = 0.2
-"""Recall@1 of raw pixels from which on the objects of a list fill their images alike."""
+_ALIKE = 0.1
+"""`SampleFacts.alike` from which on places correspond between the images of a list."""
 
 
 _OF_START = (
@@ -211,14 +212,12 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "helps, and choose between its start and its end",
         )
     sample = facts.sample
-    if sample is not None and sample.recall >= _ALIGNED:
-        yield Choice(
-            "data.min_crop",
-            0.75,
-            "objects fill the images, small crops lose them: "
-            f"{_percent(sample.recall)} of {sample.queries} images have an image of their "
-            "class as the nearest, by raw pixels",
-        )
+    if sample is not None and sample.alike >= _ALIKE:
+        yield Choice("data.min_crop", 0.75, f"objects lie alike in the images: {_alike(sample)}")
+    elif not facts.pretrained:
+        yield Choice("data.min_crop", 0.75, "random weights learn less from smaller crops")
+    elif sample is not None:
+        yield Choice("data.min_crop", 0.4, f"objects lie anywhere in the images: {_alike(sample)}")
     if sample is not None and sample.mirrors_differ:
         yield Choice(
             "data.flip",
@@ -228,6 +227,13 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "have an image of their class as the nearest, of the images as they are "
             f"{_percent(sample.recall)}",
         )
+
+
+def _alike(sample: SampleFacts) -> str:
+    return (
+        f"{_percent(sample.recall)} of {sample.queries} images have an image of their class as the "
+        f"nearest, by gradients and colours at each place; chance: {_percent(sample.chance)}"
+    )
 
 
 def _holds_out(config: Config, facts: Facts) -> bool:
@@ -261,14 +267,14 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
-    elif facts.quarters and facts.sample is not None and facts.sample.recall >= _ALIGNED:
+    elif facts.quarters and facts.sample is not None and facts.sample.alike >= _ALIKE:
         yield Choice(
             "model.pooling",
             "gem+quarters",
-            "objects fill the images, so places correspond: "
-            f"{_percent(facts.sample.recall)} of {facts.sample.queries} images have an image of "
-            "their class as the nearest, by raw pixels",
+            f"objects lie alike, so places correspond: {_alike(facts.sample)}",
         )
+    elif facts.quarters and not facts.pretrained:
+        yield Choice("model.pooling", "gem+quarters", "random weights retrieve better by places")
     if facts.pretrained and config.train.start_from is None:
         yield Choice(
             "model.init_from_features",
