@@ -89,10 +89,17 @@ def evaluate_list(
     roles = Roles.of(catalog.records)
     roles = None if roles is None else roles[rows]
     queries, total = sample_queries(labels, roles, seed)
-    asking = _restricted(roles, queries, len(labels))
-    per_query = measure_queries(vectors, labels, roles=asking, device=device)
-    coarser = {
-        level.name: torch.from_numpy(level.coarser(catalog.all_ids))[rows]
+    sample = _restricted(roles, queries, len(labels))
+    per_query = measure_queries(vectors, labels, roles=sample, device=device)
+    # An image that is alone in its class may have others of its coarser class.
+    asking = roles if len(queries) == total else sample
+    levels = {
+        level.name: measure_queries(
+            vectors,
+            torch.from_numpy(level.coarser(catalog.all_ids))[rows],
+            roles=asking,
+            device=device,
+        )
         for level in catalog.levels
     }
     neighbours = find_neighbours(
@@ -110,10 +117,7 @@ def evaluate_list(
         per_query=per_query,
         pairs=pairs,
         trained=trained,
-        levels={
-            name: measure_queries(vectors, ids, roles=asking, device=device)
-            for name, ids in coarser.items()
-        },
+        levels=levels,
     )
 
 
