@@ -1,11 +1,13 @@
 """Facts about a sample of images."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lookalike.data.catalog import open_catalog
-from lookalike.planning.image_sample import SampleFacts, chance_of, mirror_recall, sample_facts
+from lookalike.planning.image_sample import recalls, sample_facts
 
 
 def pictures(folder, *, symmetric, classes=40, views=2, side=50):
@@ -46,9 +48,9 @@ def test_classes_of_one_image_give_no_queries(tmp_path):
     assert (found.images, found.queries, found.mirrors_differ) == (40, 0, False)
 
 
-def histograms(image):
+def orientations(image, cells):
     """Of one image (32, 32, 3): weight of each orientation in each cell, pixel by pixel."""
-    grey, found = image.mean(axis=2), np.zeros((4, 4, 8))
+    grey, found = image.mean(axis=2), np.zeros((cells, cells, 8))
     for y in range(32):
         for x in range(32):
             ys, xs = (max(y - 1, 0), min(y + 1, 31)), (max(x - 1, 0), min(x + 1, 31))
@@ -58,7 +60,7 @@ def histograms(image):
             for orientation in range(8):
                 distance = abs((turn - orientation + 4) % 8 - 4)
                 weight = max(0.0, 1 - distance) * np.hypot(down, right)
-                found[y // 8, x // 8, orientation] += weight
+                found[y * cells // 32, x * cells // 32, orientation] += weight
     return np.sqrt(found.ravel() / found.sum())
 
 
@@ -70,16 +72,31 @@ def patches(image):
     return flat / np.linalg.norm(flat)
 
 
-def test_recall_is_that_of_a_loop():
+def colours(image):
+    """Of one image (32, 32, 3): how many means of 2 x 2 pixels have each of 64 colours."""
+    found = np.zeros(64)
+    for y in range(0, 32, 2):
+        for x in range(0, 32, 2):
+            red, green, blue = (image[y : y + 2, x : x + 2].mean((0, 1)) // 64).astype(int)
+            found[16 * red + 4 * green + blue] += 1
+    return np.sqrt(found / found.sum())
+
+
+def test_recalls_are_those_of_a_loop():
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 6, 30)
     shapes = rng.normal(size=(6, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
-    pixels = (shapes[labels] + 9 * rng.normal(size=(30, 32, 32, 3))).astype("f4")
+    noisy = shapes[labels] + 9 * rng.normal(size=(30, 32, 32, 3))
+    pixels = (127 + 8 * noisy).clip(0, 255).astype("f4")
     mirrored = pixels[:, :, ::-1]
-    hits, turned = mirror_recall(pixels, labels)
-    for found, queries in ((hits, pixels), (turned, mirrored)):
+    places = (partial(orientations, cells=4), patches)
+    whole = (partial(orientations, cells=1), colours)
+    found = recalls(pixels, labels)
+    for hits, queries, descriptions in zip(
+        found, (pixels, mirrored, pixels), (places, places, whole), strict=True
+    ):
         similarity = np.zeros((30, 30))
-        for describe in (histograms, patches):
+        for describe in descriptions:
             own, asked = (np.stack([describe(one) for one in them]) for them in (pixels, queries))
             asked, own = asked - own.mean(0), own - own.mean(0)
             lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(own, axis=1)
@@ -90,25 +107,28 @@ def test_recall_is_that_of_a_loop():
             for i in range(30)
             if (labels == labels[i]).sum() > 1
         ]
-        assert found.tolist() == expected
-    assert turned.mean() < hits.mean() < 1
+        assert hits.tolist() == expected
+    assert found[1].mean() < found[0].mean() < 1
 
 
-@pytest.mark.parametrize(
-    ("queries", "recall", "chance", "alike"),
-    [(400, 0.5, 0.0, 0.5), (300, 0.28, 0.1, 0.2), (6, 0.67, 0.4, 0.0), (0, 0.0, 0.0, 0.0)],
-)
-def test_images_are_alike_as_far_as_recall_is_no_chance(queries, recall, chance, alike):
-    found = SampleFacts(queries, 64, queries, recall, 0.0, False, chance)
-    assert found.alike == pytest.approx(alike)
-
-
-def test_chance_is_the_mean_of_random_orders():
-    labels = np.array([0, 0, 0, 1, 1, 2])
-    rng = np.random.default_rng(0)
-    drawn = [
-        np.mean([labels[rng.choice([j for j in range(6) if j != i])] == labels[i]
-                 for i in range(5)])
-        for _ in range(4000)
-    ]  # fmt: skip
-    assert chance_of(labels) == pytest.approx(np.mean(drawn), abs=0.02)
+def test_objects_lie_alike_where_places_tell(tmp_path):
+    """Patterns of the same colours, in place, and rolled around by chance."""
+    rng = np.random.default_rng(4)
+    colours = rng.integers(0, 256, (64, 3)).astype(np.uint8)
+    found = {}
+    for rolled in (False, True):
+        lines = []
+        for klass in range(12):
+            pattern = rng.permutation(colours).reshape(8, 8, 3)
+            for view in range(10):
+                pixels = np.asarray(Image.fromarray(pattern).resize((48, 48), 0))
+                pixels = np.roll(pixels, rng.integers(6, 42, 2), (0, 1)) if rolled else pixels
+                noise = rng.integers(-40, 40, pixels.shape)
+                image = Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
+                image.save(tmp_path / f"{klass}-{view}-{rolled}.png")
+                lines.append(f"{klass}-{view}-{rolled}.png {klass}\n")
+        (tmp_path / "list.txt").write_text("".join(lines))
+        found[rolled] = sample_facts(open_catalog(str(tmp_path / "list.txt")))
+    assert [one.images for one in found.values()] == [120, 120]  # few classes: all of their images
+    assert found[False].alike > 0.3
+    assert found[True].alike == 0

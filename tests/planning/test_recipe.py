@@ -14,8 +14,10 @@ from lookalike.planning.recipe import choose, choose_by_file, choose_rates, with
 from lookalike.training.build import check_settings
 
 SAMPLE = SampleFacts(
-    images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True
-)
+    images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True,
+    placeless_recall=0.2, places_tell=True,
+)  # fmt: skip
+ANYWHERE = replace(SAMPLE, placeless_recall=0.48)
 
 
 def facts(**changes):
@@ -179,18 +181,17 @@ def test_the_image_size_follows_the_images():
 
 def test_crops_are_larger_where_objects_lie_alike():
     assert chosen()["data.min_crop"] == 0.75
-    assert chosen(sample=replace(SAMPLE, recall=0.09))["data.min_crop"] == 0.4
-    assert chosen(sample=replace(SAMPLE, chance=0.45))["data.min_crop"] == 0.4
+    assert chosen(sample=ANYWHERE)["data.min_crop"] == 0.4
+    assert chosen(sample=replace(SAMPLE, places_tell=False))["data.min_crop"] == 0.4
     assert "data.min_crop" not in chosen(sample=None)
-    assert chosen(pretrained=False, sample=replace(SAMPLE, recall=0.09))["data.min_crop"] == 0.75
+    assert chosen(pretrained=False, sample=ANYWHERE)["data.min_crop"] == 0.75
 
 
 def test_places_count_where_objects_lie_alike():
     assert chosen(quarters=True)["model.pooling"] == "gem+quarters"
     assert "model.pooling" not in chosen(quarters=True, sample=None)
-    anywhere = replace(SAMPLE, recall=0.09)
-    assert "model.pooling" not in chosen(quarters=True, sample=anywhere)
-    from_scratch = chosen(quarters=True, sample=anywhere, pretrained=False)
+    assert "model.pooling" not in chosen(quarters=True, sample=ANYWHERE)
+    from_scratch = chosen(quarters=True, sample=ANYWHERE, pretrained=False)
     assert from_scratch["model.pooling"] == "gem+quarters"
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
     asked = Config.load(overrides=["model.pooling=gem"])

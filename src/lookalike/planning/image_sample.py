@@ -13,12 +13,15 @@ from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.data.loading.sequential import WholeImageLoader
 
 CLASSES, A_CLASS = 128, 3
-"""Sampled classes, and images of each: enough to tell 10 points of Recall@1 from chance."""
+"""Sampled classes, and images of each: enough to tell 10 points of Recall@1 from chance.
 
-_SIDE, _CELLS, _ORIENTATIONS, _PATCHES = 32, 4, 8, 8
+Fewer classes have more images each, as many in all.
+"""
+
+_SIDE, _CELLS, _ORIENTATIONS = 32, 4, 8
 _GROUP = 16
 _SURE, _LESS = 3.0, 0.85
-"""Mirror images differ where they lose this many standard errors and keep less than this part."""
+"""Standard errors beyond chance; mirror images differ where they keep less than this part too."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class SampleFacts:
         images: number of the images that could be read.
         side: median of their shorter sides, in pixels.
         queries: those with another image of their class in the sample.
-        recall: Recall@1 of the queries, by gradients and colours of their places at 32 x 32.
+        recall: Recall@1 of the queries, by gradients and colours at each place.
         mirrored_recall: the same where each query is mirrored.
-        chance: Recall@1 of a random order.
         mirrors_differ: True if mirroring makes images of a class unlike, beyond chance.
+        placeless_recall: Recall@1 by gradients and colours of whole images.
+        places_tell: True if `recall` is above that, beyond chance.
     """
 
     images: int
@@ -41,19 +45,15 @@ class SampleFacts:
     recall: float
     mirrored_recall: float
     mirrors_differ: bool
-    chance: float = 0.0
+    placeless_recall: float = 0.0
+    places_tell: bool = False
 
     @property
     def alike(self) -> float:
-        """The part of the queries whose recall is not by chance; 0 where that part may be chance.
-
-        It is large where objects lie alike in their images.
-        """
-        if not self.queries or self.chance == 1:
+        """The part that places find of what whole images miss: much where objects lie alike."""
+        if not self.places_tell:
             return 0.0
-        error = (self.chance * (1 - self.chance) / self.queries) ** 0.5
-        beyond = self.recall - self.chance
-        return beyond / (1 - self.chance) if beyond > _SURE * error else 0.0
+        return (self.recall - self.placeless_recall) / (1 - self.placeless_recall)
 
 
 def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | None:
@@ -72,64 +72,80 @@ def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | N
             read.append(row)
     if not read:
         return None
-    pixels = np.stack(small)  # (n, 32, 32, 3)
-    hits, mirrored = mirror_recall(pixels, catalog.class_ids[rows[read]])
-    lost = hits.astype(float) - mirrored
-    error = lost.std() / max(len(lost), 1) ** 0.5 if len(lost) else 0.0
-    mean = float(lost.mean()) if len(lost) else 0.0
+    pixels, labels = np.stack(small), catalog.class_ids[rows[read]]  # (n, 32, 32, 3)
+    hits, mirrored, placeless = recalls(pixels, labels)
     return SampleFacts(
         images=len(read),
         side=int(np.median(sides)),
         queries=len(hits),
-        recall=float(hits.mean()) if len(hits) else 0.0,
-        mirrored_recall=float(mirrored.mean()) if len(hits) else 0.0,
-        mirrors_differ=bool(mean > _SURE * error and mirrored.mean() < _LESS * hits.mean()),
-        chance=chance_of(catalog.class_ids[rows[read]]),
+        recall=_mean(hits),
+        mirrored_recall=_mean(mirrored),
+        mirrors_differ=_is_above(hits, mirrored) and _mean(mirrored) < _LESS * _mean(hits),
+        placeless_recall=_mean(placeless),
+        places_tell=_is_above(hits, placeless),
     )
 
 
-def chance_of(labels: np.ndarray) -> float:
-    """Recall@1 of a random order, of the images with another one of their class."""
-    _, counts = np.unique(labels, return_counts=True)
-    counts = counts[counts > 1]
-    return float((counts * (counts - 1)).sum() / (counts.sum() * (len(labels) - 1) or 1))
+def _mean(hits: np.ndarray) -> float:
+    return float(hits.mean()) if len(hits) else 0.0
 
 
-def mirror_recall(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _is_above(hits: np.ndarray, others: np.ndarray) -> bool:
+    """True if the same queries have more hits, beyond chance."""
+    more = hits.astype(float) - others
+    return bool(len(more) and more.mean() > _SURE * more.std() / len(more) ** 0.5)
+
+
+def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each image with another one of its class, whether the nearest other image is of it.
 
     The similarity is the sum of two cosines, of gradients and of colours, each less its mean over
     the images.
 
     Args:
-        pixels: (n, 32, 32, 3) float32.
+        pixels: (n, 32, 32, 3) float32, 0 to 255.
         labels: (n,) int64.
 
     Returns:
-        (q,) bool for the images as they are, and (q,) bool for mirrored queries.
+        (q,) bool by gradients and colours at each place, the same for mirrored queries, and by
+        those of whole images.
     """
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     asked = counts[inverse] > 1
-    plain, mirrored = np.zeros((2, len(pixels), len(pixels)), np.float32)
-    for describe in (_gradients, _colours):
-        own = describe(pixels)
-        mean = own.mean(axis=0)
-        gallery = _unit(own - mean)
-        plain += gallery @ gallery.T
-        mirrored += _unit(describe(pixels[:, :, ::-1]) - mean) @ gallery.T
+    mirrored = pixels[:, :, ::-1]
+    cases = (
+        (pixels, (_gradients, _colours)),
+        (mirrored, (_gradients, _colours)),
+        (pixels, (_all_gradients, _histogram)),
+    )
     found = []
-    for similarity in (plain, mirrored):
+    for queries, descriptions in cases:
+        similarity = np.zeros((len(pixels), len(pixels)), np.float32)
+        for describe in descriptions:
+            own = describe(pixels)
+            mean = own.mean(axis=0)
+            similarity += _unit(describe(queries) - mean) @ _unit(own - mean).T
         np.fill_diagonal(similarity, -np.inf)  # neither itself nor its own mirror image
-        found.append(labels[similarity.argmax(axis=1)] == labels)
-    return found[0][asked], found[1][asked]
+        found.append((labels[similarity.argmax(axis=1)] == labels)[asked])
+    return found[0], found[1], found[2]
 
 
 def _gradients(pixels: np.ndarray) -> np.ndarray:
-    """Histograms of 8 orientations in 4 x 4 cells, (n, 128), square roots, unit length.
+    """Square roots of histograms of 8 orientations in 4 x 4 cells, (n, 128), unit length.
 
     Dalal and Triggs, CVPR 2005; the root of Arandjelovic and Zisserman, CVPR 2012. Small shifts of
     an object change them little.
     """
+    return _unit(np.sqrt(_orientations(pixels).reshape(len(pixels), -1)))
+
+
+def _all_gradients(pixels: np.ndarray) -> np.ndarray:
+    """The same for one cell, the whole image, (n, 8)."""
+    return _unit(np.sqrt(_orientations(pixels).sum(axis=(1, 2))))
+
+
+def _orientations(pixels: np.ndarray) -> np.ndarray:
+    """Strength of gradients by cell and orientation, (n, 4, 4, 8), shared by the nearest two."""
     grey = pixels.mean(axis=3)
     down, right = np.gradient(grey, axis=(1, 2))
     strength = np.hypot(right, down)
@@ -143,15 +159,27 @@ def _gradients(pixels: np.ndarray) -> np.ndarray:
         part += np.where((lower + 1) % _ORIENTATIONS == orientation, upper_part, 0)
         cells = (strength * part).reshape(-1, _CELLS, size, _CELLS, size)
         found[..., orientation] = cells.sum(axis=(2, 4))
-    return _unit(np.sqrt(found.reshape(len(pixels), -1)))
+    return found
 
 
 def _colours(pixels: np.ndarray) -> np.ndarray:
     """Pixels at 8 x 8, (n, 192), less the mean of each image, unit length."""
-    size = _SIDE // _PATCHES
-    patches = pixels.reshape(-1, _PATCHES, size, _PATCHES, size, 3).mean(axis=(2, 4))
-    flat = patches.reshape(len(pixels), -1)
+    flat = _reduced(pixels, 8).reshape(len(pixels), -1)
     return _unit(flat - flat.mean(axis=1, keepdims=True))
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """Square roots of a histogram of 4 x 4 x 4 colours at 16 x 16, (n, 64), unit length."""
+    levels = (_reduced(pixels, 16) / 64).astype(int).clip(0, 3).reshape(len(pixels), -1, 3)
+    colours = levels @ (16, 4, 1)
+    found = np.stack([np.bincount(one, minlength=64) for one in colours]).astype(np.float32)
+    return _unit(np.sqrt(found))
+
+
+def _reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    size = _SIDE // side
+    found: np.ndarray = pixels.reshape(-1, side, size, side, size, 3).mean(axis=(2, 4))
+    return found
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -166,5 +194,6 @@ def _sample(class_ids: np.ndarray) -> np.ndarray:
     several = np.flatnonzero(counts > 1)
     chosen = several if len(several) else np.arange(len(present))
     chosen = chosen[np.linspace(0, len(chosen) - 1, min(CLASSES, len(chosen))).astype(int)]
-    parts = [order[starts[c] : starts[c] + min(A_CLASS, counts[c])] for c in chosen]
+    most = CLASSES * A_CLASS // len(chosen)
+    parts = [order[starts[c] : starts[c] + min(most, counts[c])] for c in chosen]
     return np.concatenate(parts)

@@ -174,7 +174,7 @@ _OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
 IMPLYING = (_OF_LOSS - {"loss.name"}) | {"optim.lr"}
 """Settings that, given, are taken to be meant for a certain loss or optimizer."""
 
-_ALIKE = 0.1
+_ALIKE = 0.06
 """`SampleFacts.alike` from which on places correspond between the images of a list."""
 
 
@@ -232,7 +232,8 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
 def _alike(sample: SampleFacts) -> str:
     return (
         f"{_percent(sample.recall)} of {sample.queries} images have an image of their class as the "
-        f"nearest, by gradients and colours at each place; chance: {_percent(sample.chance)}"
+        f"nearest by gradients and colours at each place, {_percent(sample.placeless_recall)} by "
+        "those of whole images"
     )
 
 
