@@ -136,6 +136,21 @@ def test_the_image_folder_of_another_list_is_named(trained, shapes, tmp_path):
     assert len(found.answers) == 20
 
 
+def test_a_hint_at_relative_paths_stands_where_a_list_has_them(trained, tmp_path):
+    _, run = trained
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}0.jpg 1\n{name}1.jpg 1\n{name}2.jpg 2\n")
+    hint = r"Relative paths start at the list's folder, or at image_root \(--image-root\)$"
+    one = (
+        rf"a\.txt: none of its 3 images can be read; the first: .*a\.txt:1: .*no such file.*{hint}"
+    )
+    with pytest.raises(DataError, match=one):
+        lookalike.evaluate(run.path, tmp_path / "a.txt")
+    both = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    with pytest.raises(DataError, match=rf"^none of the 6 images can be read; .*{hint}"):
+        lookalike.embed(run.path, both, tmp_path / "v.npy")
+
+
 @pytest.mark.parametrize(
     "given",
     [{"label_column": "second"}, {"path_column": "large"}, {"image_root": "photos"}],

@@ -68,6 +68,16 @@ def test_workflow_where_it_lies(workflow: str) -> None:
             "dlc", WORKFLOW.replace("/data/val", "/other/val"), {"folder": "/data"},
             "train.data.val=/other/val.txt: is in no mount",
         ),
+        (
+            "dlc", WORKFLOW.replace("run.workers: 2", "data.image_root: /other"),
+            {"folder": "/data"}, "train.data.image_root=/other: is in no mount",
+        ),
+        (
+            "dlc",
+            WORKFLOW + "scores: {uses: evaluate, inputs: {model: train.run}, "
+            "with: {data: /data/test.txt, image_root: /other}}\n",
+            {"folder": "/data"}, "scores.image_root=/other: is in no mount",
+        ),
         ("slurm", WORKFLOW, {"folder": "flow"}, "is no absolute path"),
         ("slurm", WORKFLOW, {"image": "i"}, "needs a folder that outlives it"),
         ("slurm", WORKFLOW, {"nodes": 2}, "runs on one machine"),

@@ -183,6 +183,9 @@ def test_crops_are_larger_where_objects_lie_alike():
     assert chosen()["data.min_crop"] == 0.75
     assert chosen(sample=ANYWHERE)["data.min_crop"] == 0.4
     assert chosen(sample=replace(SAMPLE, places_tell=False))["data.min_crop"] == 0.4
+    for unknown in (replace(SAMPLE, queries=29), replace(SAMPLE, placeless_recall=0.96)):
+        [crop] = [c for c in choose(Config(), facts(sample=unknown)) if c.key == "data.min_crop"]
+        assert (crop.value, crop.short_reason) == (0.4, "not known where objects lie in the images")
     assert "data.min_crop" not in chosen(sample=None)
     assert chosen(pretrained=False, sample=ANYWHERE)["data.min_crop"] == 0.75
 

@@ -31,12 +31,14 @@ def test_groups_add_up_to_all_queries(random_evaluation):
 def test_levels_of_a_hierarchy_have_scores(random_evaluation, tmp_path):
     classes = random_evaluation(3).names
     file = tmp_path / "genera.txt"
-    file.write_text("".join(f"{name} genus{int(name) // 2 % 3}\n" for name in classes))
+    file.write_text(
+        "label class\n" + "".join(f"{name} genus{int(name) // 2 % 3}\n" for name in classes)
+    )
     found = random_evaluation(3, hierarchy=str(file))
     levels, *others = breakdowns(found)
     assert (levels.title, [one.title for one in others]) == ("By level", ["By size of the class"])
     fine, genera = levels.groups
-    assert (fine.name, genera.name) == ("class", "level_1")
+    assert (fine.name, genera.name) == ("label", "class")
     assert fine.intervals["recall_at_1"].value == pytest.approx(
         float(found.per_query.values["recall_at_1"].mean())
     )

@@ -1,6 +1,7 @@
 """Runs on images of several classes and on coarser classes: curves, resume, what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -71,6 +72,12 @@ def test_measured_at_each_level_in_training_as_in_evaluation(lists, tmp_path):
         assert found[key] == pytest.approx(measured[key], abs=1e-9)
         assert found["levels"]["first"][key] == pytest.approx(measured[f"first_{key}"], abs=1e-9)
     assert 0 < found["hierarchical_average_precision"] <= 1
+    for data in (None, lists / "val.txt"):
+        lookalike.report(run.path, data=data, output=tmp_path / "page.html", device="cpu")
+        page = (tmp_path / "page.html").read_text()
+        assert re.search(
+            r"<h3>By level .*<th>label</th>.*<th>first</th>.*<th>whole</th>", page, re.S
+        )
 
 
 def test_coarser_classes_stand_once_in_a_row():

@@ -14,7 +14,7 @@ from lookalike.commands.run_lists import lists_in
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
-from lookalike.data.loading.bad_images import BadImages, none_readable
+from lookalike.data.loading.bad_images import RELATIVE_PATHS, BadImages, none_readable
 from lookalike.data.loading.image_source import Source
 from lookalike.data.read_files import check_not_read
 from lookalike.data.readers.annotation import BadRows, combined_error
@@ -156,7 +156,7 @@ def _judge_labels(
     bad = BadImages()
     embedded = embed_records(embedder, train.records, bad=bad, world=world, source=source)
     if not len(embedded.rows):
-        raise none_readable(train.records, bad.reasons)
+        raise none_readable(train.records, bad.reasons, RELATIVE_PATHS)
     return check_labels(train, embedded.rows, embedded.vectors)
 
 

@@ -14,9 +14,10 @@ from lookalike import log, storage
 from lookalike.commands import run_info
 from lookalike.commands.models import calibration_of, load
 from lookalike.commands.read_options import check_layout
-from lookalike.commands.run_lists import lists_in, reading_of
+from lookalike.commands.run_lists import is_own, lists_in, reading_of
 from lookalike.config.config import Config
-from lookalike.data.catalog import Catalog, open_catalog
+from lookalike.data.catalog import Catalog, open_catalog, with_hierarchy
+from lookalike.data.hierarchy import hierarchy_columns
 from lookalike.data.inputs import optional_place, place_of
 from lookalike.data.loading.bad_images import BadImages, none_readable
 from lookalike.data.loading.image_source import Source
@@ -209,7 +210,9 @@ def _lists(
     """
     shown = None
     if data is not None:
-        shown = open_catalog(data, *reading_of(data, format, config, layout=layout), split=split)
+        hierarchy = config.data.hierarchy if is_own(config, data) else None
+        form = reading_of(data, format, config, layout=layout, coarser=hierarchy_columns(hierarchy))
+        shown = with_hierarchy(open_catalog(data, *form, split=split), hierarchy)
     try:
         with lists_named_by(storage.public(run), config, instead="--data"):
             train, held_out = open_catalogs(config)

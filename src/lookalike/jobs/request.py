@@ -51,6 +51,7 @@ _NO_REQUEST = (
 )
 
 _OUTPUTS = ("run.output", "output")
+_ROOTS = ("data.image_root", "image_root")
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def _places(workflow: Workflow) -> Iterator[tuple[str, str]]:
 
 def _keys(node: Node) -> list[str]:
     inputs = [port.key for name, port in node.kind.inputs.items() if name not in node.inputs]
-    return ["list"] if node.uses == "read" else [*inputs, *_OUTPUTS]
+    return ["list"] if node.uses == "read" else [*inputs, *_OUTPUTS, *_ROOTS]
 
 
 def _secret_in(file: str) -> ConfigError:

@@ -23,6 +23,9 @@ _GROUP = 16
 _SURE, _LESS = 3.0, 0.85
 """Standard errors beyond chance; mirror images differ where they keep less than this part too."""
 
+_FEWEST, _MOST_PLACELESS = 30, 0.95
+"""Queries of which something is said, and Recall@1 of whole images above which it is not."""
+
 
 @dataclass(frozen=True)
 class SampleFacts:
@@ -34,7 +37,8 @@ class SampleFacts:
         queries: those with another image of their class in the sample.
         recall: Recall@1 of the queries, by gradients and colours at each place.
         mirrored_recall: the same where each query is mirrored.
-        mirrors_differ: True if mirroring makes images of a class unlike, beyond chance.
+        mirrors_differ: True if mirroring makes images of a class unlike, beyond chance; False of
+            fewer than 30 queries.
         placeless_recall: Recall@1 by gradients and colours of whole images.
         places_tell: True if `recall` is above that, beyond chance.
     """
@@ -49,8 +53,13 @@ class SampleFacts:
     places_tell: bool = False
 
     @property
-    def alike(self) -> float:
-        """The part that places find of what whole images miss: much where objects lie alike."""
+    def alike(self) -> float | None:
+        """The part that places find of what whole images miss: much where objects lie alike.
+
+        None where too few images are missed, or there are too few, to tell.
+        """
+        if self.queries < _FEWEST or self.placeless_recall > _MOST_PLACELESS:
+            return None
         if not self.places_tell:
             return 0.0
         return (self.recall - self.placeless_recall) / (1 - self.placeless_recall)
@@ -93,7 +102,8 @@ def _mean(hits: np.ndarray) -> float:
 def _is_above(hits: np.ndarray, others: np.ndarray) -> bool:
     """True if the same queries have more hits, beyond chance."""
     more = hits.astype(float) - others
-    return bool(len(more) and more.mean() > _SURE * more.std() / len(more) ** 0.5)
+    enough = len(more) >= _FEWEST
+    return bool(enough and more.mean() > _SURE * more.std() / len(more) ** 0.5)
 
 
 def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
@@ -212,12 +212,15 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "helps, and choose between its start and its end",
         )
     sample = facts.sample
-    if sample is not None and sample.alike >= _ALIKE:
-        yield Choice("data.min_crop", 0.75, f"objects lie alike in the images: {_alike(sample)}")
+    if _lie_alike(sample):
+        yield Choice("data.min_crop", 0.75, f"objects lie alike in the images: {_facts_of(sample)}")
     elif not facts.pretrained:
         yield Choice("data.min_crop", 0.75, "random weights learn less from smaller crops")
     elif sample is not None:
-        yield Choice("data.min_crop", 0.4, f"objects lie anywhere in the images: {_alike(sample)}")
+        told = "not known where objects lie in the images"
+        if sample.alike is not None:
+            told = "objects lie anywhere in the images"
+        yield Choice("data.min_crop", 0.4, f"{told}: {_facts_of(sample)}")
     if sample is not None and sample.mirrors_differ:
         yield Choice(
             "data.flip",
@@ -229,7 +232,11 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
         )
 
 
-def _alike(sample: SampleFacts) -> str:
+def _lie_alike(sample: SampleFacts | None) -> TypeGuard[SampleFacts]:
+    return sample is not None and sample.alike is not None and sample.alike >= _ALIKE
+
+
+def _facts_of(sample: SampleFacts) -> str:
     return (
         f"{_percent(sample.recall)} of {sample.queries} images have an image of their class as the "
         f"nearest by gradients and colours at each place, {_percent(sample.placeless_recall)} by "
@@ -268,11 +275,11 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
-    elif facts.quarters and facts.sample is not None and facts.sample.alike >= _ALIKE:
+    elif facts.quarters and _lie_alike(facts.sample):
         yield Choice(
             "model.pooling",
             "gem+quarters",
-            f"objects lie alike, so places correspond: {_alike(facts.sample)}",
+            f"objects lie alike, so places correspond: {_facts_of(facts.sample)}",
         )
     elif facts.quarters and not facts.pretrained:
         yield Choice("model.pooling", "gem+quarters", "random weights retrieve better by places")

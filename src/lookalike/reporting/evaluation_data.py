@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ class EvaluationData:
         per_query: metrics, in the same order.
         pairs: histograms of the cosines.
         trained: (classes,) int64, training images of each class; None where unknown.
-        levels: metrics with the coarser classes of each level of `data.hierarchy`, the finest
-            first.
+        levels: name, and metrics with the coarser classes, of each level of `data.hierarchy`, the
+            finest first; of all queries that have an image of their coarser class, or a sample.
     """
 
     records: Sequence[Record]
@@ -47,7 +47,7 @@ class EvaluationData:
     per_query: PerQuery
     pairs: PairCounts
     trained: np.ndarray | None
-    levels: Mapping[str, PerQuery] = field(default_factory=dict)
+    levels: Sequence[tuple[str, PerQuery]] = ()
 
     @property
     def sampled(self) -> bool:
@@ -89,19 +89,14 @@ def evaluate_list(
     roles = Roles.of(catalog.records)
     roles = None if roles is None else roles[rows]
     queries, total = sample_queries(labels, roles, seed)
-    sample = _restricted(roles, queries, len(labels))
-    per_query = measure_queries(vectors, labels, roles=sample, device=device)
-    # An image that is alone in its class may have others of its coarser class.
-    asking = roles if len(queries) == total else sample
-    levels = {
-        level.name: measure_queries(
-            vectors,
-            torch.from_numpy(level.coarser(catalog.all_ids))[rows],
-            roles=asking,
-            device=device,
-        )
-        for level in catalog.levels
-    }
+    per_query = measure_queries(
+        vectors, labels, roles=_restricted(roles, queries, len(labels)), device=device
+    )
+    levels = []
+    for level in catalog.levels:  # each with its own queries: an image may be alone in its class
+        coarser = torch.from_numpy(level.coarser(catalog.all_ids))[rows]
+        asking = _restricted(roles, sample_queries(coarser, roles, seed)[0], len(labels))
+        levels.append((level.name, measure_queries(vectors, coarser, roles=asking, device=device)))
     neighbours = find_neighbours(
         vectors, labels, queries, roles=roles, count=NEIGHBOURS, total=total, device=device
     )

@@ -47,7 +47,7 @@ def breakdowns(evaluation: EvaluationData) -> list[Breakdown]:
 def _by_level(evaluation: EvaluationData) -> Breakdown:
     """All queries with their own classes, and with the coarser ones of each level."""
     groups = []
-    for name, measured in {"class": evaluation.per_query, **evaluation.levels}.items():
+    for name, measured in (("label", evaluation.per_query), *evaluation.levels):
         classes = evaluation.labels[measured.rows]
         values = {metric: measured.values[metric] for metric in METRICS}
         everything = np.ones(len(classes), dtype=bool)

@@ -60,7 +60,7 @@ PATHS = {
     "train.recipe": "file", "train.cache_features": "folder", "train.start_from": "folder",
     "run.output": "folder", "run.workdir": "folder",
     "list": "file", "data": "file", "gallery": "file", "fit": "file", "ranges": "file",
-    "model": "folder", "output": "folder", "cache": "folder",
+    "model": "folder", "output": "folder", "cache": "folder", "image_root": "folder",
 }  # fmt: skip
 """Settings that may name a file or folder, and which of both the form offers to browse for.
 

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
+from lookalike.data.loading.bad_images import (
+    RELATIVE_PATHS,
+    BadImages,
+    none_readable,
+    warn_left_out,
+)
 from lookalike.data.loading.image_source import PLAIN, Source
 from lookalike.distributed.world import ALONE, World
 from lookalike.log import logger
@@ -107,7 +112,7 @@ class Validator:
                 what="validation",
             )
         if len(embedded.rows) == 0:
-            raise none_readable(self.catalog.records, self.bad.reasons)
+            raise none_readable(self.catalog.records, self.bad.reasons, RELATIVE_PATHS)
         labels = torch.from_numpy(self.catalog.all_ids)[embedded.rows]
         roles = None if self._roles is None else self._roles[embedded.rows]
         vectors = embedded.vectors.to(self.world.device)

@@ -103,15 +103,26 @@ def warn_left_out(records: Sequence[Record], reasons: Mapping[int, str]) -> None
         logger.warning("left out: %s that cannot be read", more)
 
 
-def none_readable(records: Sequence[Record], reasons: Mapping[int, str]) -> DataError:
-    """The error where all images of a list are bad; `reasons` are those of this worker."""
-    text = f"{records[0].source}: none of its {len(records):,} images can be read"
+def none_readable(
+    records: Sequence[Record],
+    reasons: Mapping[int, str],
+    hint: str = "Relative paths start at the list's folder, or at image_root (--image-root)",
+) -> DataError:
+    """The error where all images are bad.
+
+    Args:
+        reasons: those that this worker found, by row.
+        hint: where all images are missing that lists name.
+    """
+    first, last = records[0].source, records[-1].source
+    text = f"{first}: none of its" if first == last else "none of the"
+    text += f" {len(records):,} images can be read"
     if reasons:
         row = min(reasons)
-        first = describe_bad(records[row], reasons[row])
-        text = first if len(records) == 1 else f"{text}; the first: {first}"
-    if set(reasons.values()) == {MISSING}:
-        text += ". Relative paths start at the list's folder, or at image_root (--image-root)"
+        described = describe_bad(records[row], reasons[row])
+        text = described if len(records) == 1 else f"{text}; the first: {described}"
+    if set(reasons.values()) == {MISSING} and all(records[row].line for row in reasons):
+        text += f". {hint}"
     return DataError(text)
 
 

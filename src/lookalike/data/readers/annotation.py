@@ -106,7 +106,7 @@ class AnnotationOptions:
 
     def with_layout(self, layout: ListLayout) -> AnnotationOptions:
         """The same with what `layout` names."""
-        return replace(self, **{key: v for key, v in asdict(layout).items() if v is not None})
+        return replace(self, **{key: v for key, v in asdict(layout).items() if v})
 
     def report(self, bad: BadRows) -> None:
         """Hand the errors of rows to `bad`, or raise a DataError about them."""
