@@ -186,6 +186,27 @@ def test_missing_credentials_are_one_line(monkeypatch, caplog) -> None:
     assert "HttpCode" not in caplog.text
 
 
+@pytest.mark.parametrize("token", [None, "token"])
+def test_keys_of_the_environment_count_after_the_import(monkeypatch, token) -> None:
+    import alibabacloud_credentials.client as client
+
+    for name, value in (("ID", "late"), ("SECRET", SECRET)):
+        monkeypatch.setenv(f"ALIBABA_CLOUD_ACCESS_KEY_{name}", value)
+    if token:
+        monkeypatch.setenv("ALIBABA_CLOUD_SECURITY_TOKEN", token)
+    monkeypatch.setenv("ALIBABA_CLOUD_REGION_ID", "cn-shanghai")
+    found, original = [], client.Client.get_credential
+
+    def noted(self: Any) -> Any:
+        found.append(original(self))
+        return found[-1]
+
+    monkeypatch.setattr(client.Client, "get_credential", noted)
+    connect(Resources())
+    keys = [found[0].access_key_id, found[0].access_key_secret, found[0].security_token]
+    assert keys == ["late", SECRET, token]
+
+
 def test_bare_start_on_a_machine_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "m", "MASTER_PORT": "23456",
               "NPROC_PER_NODE": "8"}  # fmt: skip

@@ -281,6 +281,16 @@ def _answer_of(error: Exception) -> ServiceAnswer | None:
     return ServiceAnswer(int(status), code, storage.without_secrets(words))
 
 
+def _keys() -> dict[str, str]:
+    """The keys of the environment, first in the vendor's chain, whose SDK reads them at import."""
+    names = ("access_key_id", "access_key_secret", "security_token")
+    found = {name: os.environ.get(f"ALIBABA_CLOUD_{name.upper()}", "") for name in names}
+    if not (found["access_key_id"] and found["access_key_secret"]):
+        return {}
+    given = {name: value for name, value in found.items() if value}
+    return {"type": "sts" if "security_token" in given else "access_key", **given}
+
+
 def connect(resources: Resources) -> Dlc:
     """The service of the region, by the vendor's chain of credentials.
 
@@ -290,6 +300,7 @@ def connect(resources: Resources) -> Dlc:
     """
     try:
         from alibabacloud_credentials.client import Client as Credentials
+        from alibabacloud_credentials.models import Config as CredentialConfig
         from alibabacloud_pai_dlc20201203 import models
         from alibabacloud_pai_dlc20201203.client import Client
         from alibabacloud_tea_openapi.utils_models import Config as ClientConfig
@@ -301,7 +312,7 @@ def connect(resources: Resources) -> Dlc:
         raise ConfigError("DLC needs a region: dlc.region, or $ALIBABA_CLOUD_REGION_ID")
     logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK's tracebacks
     try:
-        credentials = Credentials()
+        credentials = Credentials(CredentialConfig(**keys) if (keys := _keys()) else None)
         credentials.get_credential()
     except Exception as error:  # the SDK raises its own kind for each source
         raise CredentialsError(
