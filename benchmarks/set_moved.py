@@ -1,4 +1,4 @@
-"""Sets whose objects lie anywhere in their images, made of those that `quality_sets.py` drew.
+"""Sets whose objects are not aligned, made of those that `quality_sets.py` drew.
 
     python benchmarks/set_moved.py FOLDER
 

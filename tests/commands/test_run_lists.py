@@ -136,7 +136,7 @@ def test_the_image_folder_of_another_list_is_named(trained, shapes, tmp_path):
     assert len(found.answers) == 20
 
 
-def test_a_hint_at_relative_paths_stands_where_a_list_has_them(trained, tmp_path):
+def test_a_list_without_a_readable_image_is_one_line_with_a_hint(trained, tmp_path, caplog):
     _, run = trained
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"{name}0.jpg 1\n{name}1.jpg 1\n{name}2.jpg 2\n")
@@ -149,6 +149,7 @@ def test_a_hint_at_relative_paths_stands_where_a_list_has_them(trained, tmp_path
     both = [tmp_path / "a.txt", tmp_path / "b.txt"]
     with pytest.raises(DataError, match=rf"^none of the 6 images can be read; .*{hint}"):
         lookalike.embed(run.path, both, tmp_path / "v.npy")
+    assert "left out" not in caplog.text
 
 
 @pytest.mark.parametrize(

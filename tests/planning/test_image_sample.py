@@ -111,7 +111,7 @@ def test_recalls_are_those_of_a_loop():
     assert found[1].mean() < found[0].mean() < 1
 
 
-def test_objects_lie_alike_where_places_tell(tmp_path):
+def test_alignment_is_what_positions_find(tmp_path):
     """Patterns of the same colours, in place, and rolled around by chance."""
     rng = np.random.default_rng(4)
     colours = rng.integers(0, 256, (64, 3)).astype(np.uint8)
@@ -130,5 +130,5 @@ def test_objects_lie_alike_where_places_tell(tmp_path):
         (tmp_path / "list.txt").write_text("".join(lines))
         found[rolled] = sample_facts(open_catalog(str(tmp_path / "list.txt")))
     assert [one.images for one in found.values()] == [120, 120]  # few classes: all of their images
-    assert found[False].alike > 0.3
-    assert found[True].alike == 0
+    assert found[False].alignment > 0.3
+    assert found[True].alignment == 0

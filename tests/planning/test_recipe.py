@@ -15,9 +15,9 @@ from lookalike.training.build import check_settings
 
 SAMPLE = SampleFacts(
     images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True,
-    placeless_recall=0.2, places_tell=True,
+    global_recall=0.2, spatial_is_better=True,
 )  # fmt: skip
-ANYWHERE = replace(SAMPLE, placeless_recall=0.48)
+UNALIGNED = replace(SAMPLE, global_recall=0.48)
 
 
 def facts(**changes):
@@ -179,22 +179,22 @@ def test_the_image_size_follows_the_images():
     assert "model.image_size" not in chosen(convolutional=False)
 
 
-def test_crops_are_larger_where_objects_lie_alike():
+def test_crops_are_larger_where_objects_are_aligned():
     assert chosen()["data.min_crop"] == 0.75
-    assert chosen(sample=ANYWHERE)["data.min_crop"] == 0.4
-    assert chosen(sample=replace(SAMPLE, places_tell=False))["data.min_crop"] == 0.4
-    for unknown in (replace(SAMPLE, queries=29), replace(SAMPLE, placeless_recall=0.96)):
+    assert chosen(sample=UNALIGNED)["data.min_crop"] == 0.4
+    assert chosen(sample=replace(SAMPLE, spatial_is_better=False))["data.min_crop"] == 0.4
+    for unknown in (replace(SAMPLE, queries=29), replace(SAMPLE, global_recall=0.96)):
         [crop] = [c for c in choose(Config(), facts(sample=unknown)) if c.key == "data.min_crop"]
-        assert (crop.value, crop.short_reason) == (0.4, "not known where objects lie in the images")
+        assert (crop.value, crop.short_reason) == (0.4, "not known whether objects are aligned")
     assert "data.min_crop" not in chosen(sample=None)
-    assert chosen(pretrained=False, sample=ANYWHERE)["data.min_crop"] == 0.75
+    assert chosen(pretrained=False, sample=UNALIGNED)["data.min_crop"] == 0.75
 
 
-def test_places_count_where_objects_lie_alike():
+def test_quarters_are_for_aligned_objects():
     assert chosen(quarters=True)["model.pooling"] == "gem+quarters"
     assert "model.pooling" not in chosen(quarters=True, sample=None)
-    assert "model.pooling" not in chosen(quarters=True, sample=ANYWHERE)
-    from_scratch = chosen(quarters=True, sample=ANYWHERE, pretrained=False)
+    assert "model.pooling" not in chosen(quarters=True, sample=UNALIGNED)
+    from_scratch = chosen(quarters=True, sample=UNALIGNED, pretrained=False)
     assert from_scratch["model.pooling"] == "gem+quarters"
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
     asked = Config.load(overrides=["model.pooling=gem"])

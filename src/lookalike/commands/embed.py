@@ -261,7 +261,6 @@ def _finish(parts: Parts, records: Sequence[Record], output: str) -> int:
     count = parts.sizes()
     bad = {row: reason for part in parts.all() for row, reason in part.bad.items()}
     if count == 0:
-        warn_left_out(records, bad)
         parts.remove()
         raise none_readable(records, bad)
     if isinstance(parts, StoredParts):

@@ -309,10 +309,10 @@ def _embedded(
         task = EmbeddingTask(embedder, records, source, world, PART_SIZE)
         kept.requests.append(task.request)
         found = embed_together(task, kept.output, bad)
-    if world.is_main:
-        warn_left_out(records, bad.reasons)
     if not len(found.rows):
         raise none_readable(records, bad.reasons)
+    if world.is_main:
+        warn_left_out(records, bad.reasons)
     name = storage.public(os.fspath(model)).rstrip("/") or os.fspath(model)
     return ModelVectors(name, found.vectors, found.rows, calibration_of(model, embedder))
 

@@ -236,10 +236,10 @@ class _View:
         embedder.set_postprocessing(mirror=flip or was, projection=embedder.projection)
         bad = BadImages()
         found = embed_records(embedder, catalog.records, bad=bad, world=world, source=source)
-        if not flip:
-            warn_left_out(catalog.records, bad.reasons)
         if len(found.rows) == 0:
             raise none_readable(catalog.records, bad.reasons)
+        if not flip:
+            warn_left_out(catalog.records, bad.reasons)
         fit = None
         if fitting is not None:
             fit = embed_records(

@@ -250,9 +250,9 @@ def _answers(
         what="queries",
         quiet=len(queries) == 1,
     )
-    warn_left_out(queries, bad.reasons)
     if not len(embedded.rows):
         raise none_readable(queries, bad.reasons)
+    warn_left_out(queries, bad.reasons)
     found = index.search(embedded.vectors.numpy(), k + 1, exact=exact)
     asked = [queries[row] for row in embedded.rows.tolist()]
     answers = [

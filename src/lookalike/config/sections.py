@@ -253,7 +253,7 @@ class ModelConfig(Section):
     pooling: str = "gem+avg"
     """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), map (the
     attention pool of SigLIP and PE), quarters (averages over the four quarters of an earlier map,
-    for objects that lie alike in their images), or several joined by `+`; each gets an equal part
+    for aligned objects), or several joined by `+`; each gets an equal part
     of the embedding."""
     quarters_stride: int | None = Field(None, ge=1, le=1024)
     """Stride in pixels of the map whose quarters are averaged; by default that of the deepest one

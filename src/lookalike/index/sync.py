@@ -134,7 +134,7 @@ def synchronize(
         logger.info("%s: %s with another label now", index.place, counted(relabelled, "image"))
     clashes.warn(index.place)
     if len(index) == 0:
-        raise DataError(f"the gallery: no image can be read, of {len(listed):,}")
+        raise DataError(f"the gallery: none of its {len(listed):,} images can be read")
     return {renamed.get(id, id): record for id, record in listed.items()}
 
 

@@ -23,8 +23,8 @@ _GROUP = 16
 _SURE, _LESS = 3.0, 0.85
 """Standard errors beyond chance; mirror images differ where they keep less than this part too."""
 
-_FEWEST, _MOST_PLACELESS = 30, 0.95
-"""Queries of which something is said, and Recall@1 of whole images above which it is not."""
+_FEWEST, _MOST_GLOBAL = 30, 0.95
+"""Least queries that say something, and global Recall@1 above which there is no alignment."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class SampleFacts:
         images: number of the images that could be read.
         side: median of their shorter sides, in pixels.
         queries: those with another image of their class in the sample.
-        recall: Recall@1 of the queries, by gradients and colours at each place.
+        recall: Recall@1 of the queries, by spatial descriptors: gradients and colours by position.
         mirrored_recall: the same where each query is mirrored.
         mirrors_differ: True if mirroring makes images of a class unlike, beyond chance; False of
             fewer than 30 queries.
-        placeless_recall: Recall@1 by gradients and colours of whole images.
-        places_tell: True if `recall` is above that, beyond chance.
+        global_recall: the same by global descriptors: histograms of whole images.
+        spatial_is_better: True if `recall` is above that, beyond chance.
     """
 
     images: int
@@ -49,20 +49,20 @@ class SampleFacts:
     recall: float
     mirrored_recall: float
     mirrors_differ: bool
-    placeless_recall: float = 0.0
-    places_tell: bool = False
+    global_recall: float = 0.0
+    spatial_is_better: bool = False
 
     @property
-    def alike(self) -> float | None:
-        """The part that places find of what whole images miss: much where objects lie alike.
+    def alignment(self) -> float | None:
+        """The part of the global descriptors' misses that spatial ones find; large if aligned.
 
-        None where too few images are missed, or there are too few, to tell.
+        None of too few queries, or too few misses.
         """
-        if self.queries < _FEWEST or self.placeless_recall > _MOST_PLACELESS:
+        if self.queries < _FEWEST or self.global_recall > _MOST_GLOBAL:
             return None
-        if not self.places_tell:
+        if not self.spatial_is_better:
             return 0.0
-        return (self.recall - self.placeless_recall) / (1 - self.placeless_recall)
+        return (self.recall - self.global_recall) / (1 - self.global_recall)
 
 
 def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | None:
@@ -82,7 +82,7 @@ def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | N
     if not read:
         return None
     pixels, labels = np.stack(small), catalog.class_ids[rows[read]]  # (n, 32, 32, 3)
-    hits, mirrored, placeless = recalls(pixels, labels)
+    hits, mirrored, by_global = recalls(pixels, labels)
     return SampleFacts(
         images=len(read),
         side=int(np.median(sides)),
@@ -90,8 +90,8 @@ def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | N
         recall=_mean(hits),
         mirrored_recall=_mean(mirrored),
         mirrors_differ=_is_above(hits, mirrored) and _mean(mirrored) < _LESS * _mean(hits),
-        placeless_recall=_mean(placeless),
-        places_tell=_is_above(hits, placeless),
+        global_recall=_mean(by_global),
+        spatial_is_better=_is_above(hits, by_global),
     )
 
 
@@ -117,8 +117,7 @@ def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
         labels: (n,) int64.
 
     Returns:
-        (q,) bool by gradients and colours at each place, the same for mirrored queries, and by
-        those of whole images.
+        (q,) bool by spatial descriptors, the same for mirrored queries, and by global ones.
     """
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     asked = counts[inverse] > 1

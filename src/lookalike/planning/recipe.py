@@ -174,8 +174,8 @@ _OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
 IMPLYING = (_OF_LOSS - {"loss.name"}) | {"optim.lr"}
 """Settings that, given, are taken to be meant for a certain loss or optimizer."""
 
-_ALIKE = 0.06
-"""`SampleFacts.alike` from which on places correspond between the images of a list."""
+_ALIGNED = 0.06
+"""`SampleFacts.alignment` from which on the objects of a list are aligned."""
 
 
 _OF_START = (
@@ -212,14 +212,14 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "helps, and choose between its start and its end",
         )
     sample = facts.sample
-    if _lie_alike(sample):
-        yield Choice("data.min_crop", 0.75, f"objects lie alike in the images: {_facts_of(sample)}")
+    if _aligned(sample):
+        yield Choice("data.min_crop", 0.75, f"objects are aligned: {_facts_of(sample)}")
     elif not facts.pretrained:
         yield Choice("data.min_crop", 0.75, "random weights learn less from smaller crops")
     elif sample is not None:
-        told = "not known where objects lie in the images"
-        if sample.alike is not None:
-            told = "objects lie anywhere in the images"
+        told = "not known whether objects are aligned"
+        if sample.alignment is not None:
+            told = "objects are not aligned"
         yield Choice("data.min_crop", 0.4, f"{told}: {_facts_of(sample)}")
     if sample is not None and sample.mirrors_differ:
         yield Choice(
@@ -232,15 +232,14 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
         )
 
 
-def _lie_alike(sample: SampleFacts | None) -> TypeGuard[SampleFacts]:
-    return sample is not None and sample.alike is not None and sample.alike >= _ALIKE
+def _aligned(sample: SampleFacts | None) -> TypeGuard[SampleFacts]:
+    return sample is not None and sample.alignment is not None and sample.alignment >= _ALIGNED
 
 
 def _facts_of(sample: SampleFacts) -> str:
     return (
-        f"{_percent(sample.recall)} of {sample.queries} images have an image of their class as the "
-        f"nearest by gradients and colours at each place, {_percent(sample.placeless_recall)} by "
-        "those of whole images"
+        f"Recall@1 of {sample.queries} images is {_percent(sample.recall)} by gradients and "
+        f"colours at each position, {_percent(sample.global_recall)} by those of whole images"
     )
 
 
@@ -275,14 +274,16 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
-    elif facts.quarters and _lie_alike(facts.sample):
+    elif facts.quarters and _aligned(facts.sample):
         yield Choice(
             "model.pooling",
             "gem+quarters",
-            f"objects lie alike, so places correspond: {_facts_of(facts.sample)}",
+            f"objects are aligned, so positions correspond: {_facts_of(facts.sample)}",
         )
     elif facts.quarters and not facts.pretrained:
-        yield Choice("model.pooling", "gem+quarters", "random weights retrieve better by places")
+        yield Choice(
+            "model.pooling", "gem+quarters", "random weights retrieve better with positions"
+        )
     if facts.pretrained and config.train.start_from is None:
         yield Choice(
             "model.init_from_features",
