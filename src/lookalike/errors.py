@@ -18,6 +18,7 @@ A message names the place, the value, the choices and the fix. Anything that is 
 """
 
 import errno
+import importlib.util
 import math
 import os
 import signal
@@ -133,6 +134,13 @@ class MissingExtraError(LookalikeError):
         super().__init__(
             f"{package} is not installed; it comes with: pip install 'lookalike[{extra}]'"
         )
+
+
+def check_installed(extra: str, *packages: str) -> None:
+    """Raise a MissingExtraError unless the packages of an extra are there, without an import."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)
 
 
 def check_integer(

@@ -21,9 +21,9 @@ from lookalike.commands import embed as command
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, UnavailableError
 from lookalike.index import pgvector_store
+from lookalike.index.database_address import parse_qdrant
 from lookalike.index.index import Index
 from lookalike.index.postgres_connections import reported
-from lookalike.index.qdrant_store import parse_address
 from lookalike.vectors.vector_parts import Parts
 
 DIM = 8
@@ -183,7 +183,7 @@ def test_a_server_that_was_started_again_is_asked_again(postgres: PostgresServer
 
 
 def test_an_address_may_be_of_ipv6() -> None:
-    assert parse_address("qdrant://[::1]:7/x") == ("[::1]", 7, "x", False)
+    assert parse_qdrant("qdrant://[::1]:7/x") == ("[::1]", 7, "x", False)
 
 
 @pytest.mark.parametrize(

@@ -232,11 +232,38 @@ def test_wrong_addresses(place: str, message: str) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package, extra in (("qdrant_client", "qdrant"), ("psycopg", "pgvector")):
+    """And a wrong address before them, as it can be corrected without."""
+    for package, extra, right, wrong in (
+        ("qdrant_client", "qdrant", "qdrant://host/t", "qdrant://host:6333/t"),
+        ("psycopg", "pgvector", "postgresql://host/db/t", "postgresql://host/db"),
+    ):
         monkeypatch.setitem(__import__("sys").modules, package, None)
-        [scheme] = [s for s, one in store_address.BACKENDS.items() if one.extra == extra]
-        with pytest.raises(MissingExtraError, match=rf"lookalike\[{extra}\]"):
-            Index.open(f"{scheme}://host/db/t")
+        assert store_address.BACKENDS[right.partition(":")[0]].extra == extra
+        for use in (Index.open, store_address.check_client):
+            with pytest.raises(MissingExtraError, match=rf"lookalike\[{extra}\]"):
+                use(right)
+        for use in (Index.open, store_address.check_index_place):
+            with pytest.raises(ConfigError):
+                use(wrong)
+
+
+def test_an_address_is_checked_before_the_model_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As is its client: there is no model here, which each command would name."""
+    wrong, right = "qdrant://host:6333/t", "qdrant://host/t"
+    monkeypatch.setitem(__import__("sys").modules, "qdrant_client", None)
+    model = tmp_path / "none"
+    for use in (
+        lambda place: lookalike.embed(model, tmp_path, place),
+        lambda place: lookalike.search(model, tmp_path, index=place),
+    ):
+        with pytest.raises(ConfigError, match="6333 is Qdrant's port for HTTP"):
+            use(wrong)
+        with pytest.raises(MissingExtraError, match=r"lookalike\[qdrant\]"):
+            use(right)
+    with pytest.raises(RunError, match="mapped into memory; give a folder"):
+        lookalike.search(model, tmp_path, index="s3://bucket/x")
 
 
 def test_search_keeps_its_index_in_a_database(address: str, model: Path, photos: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from job_service import serving
 
 from lookalike.cli.submitted_words import submit
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, CredentialsError, UnavailableError
+from lookalike.errors import ConfigError, CredentialsError, MissingExtraError, UnavailableError
 from lookalike.jobs.dlc import Dlc, connect
 from lookalike.jobs.engine import JobError, JobState, follow
 from lookalike.jobs.resources import Resources
@@ -172,6 +173,18 @@ def test_service_that_does_not_answer(config: str, monkeypatch: pytest.MonkeyPat
         pass
     with pytest.raises(UnavailableError, match="dlc1: no good answer in 5 tries"):
         _engine(monkeypatch, service.address).status("dlc1")
+
+
+def test_a_missing_region_is_named_before_the_missing_sdk(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "alibabacloud_credentials", None)
+    monkeypatch.setitem(sys.modules, "alibabacloud_credentials.client", None)
+    for name in ("ALIBABA_CLOUD_REGION_ID", "PAI_DLC_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="DLC needs a region"):
+        connect(Resources())
+    monkeypatch.setenv("ALIBABA_CLOUD_REGION_ID", "cn-hangzhou")
+    with pytest.raises(MissingExtraError, match=r"lookalike\[dlc\]"):
+        connect(Resources())
 
 
 def test_missing_credentials_are_one_line(monkeypatch, caplog) -> None:

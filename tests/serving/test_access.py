@@ -7,7 +7,8 @@ import pytest
 from fastapi import FastAPI, Request
 
 from lookalike.errors import ConfigError, MissingFileError
-from lookalike.serving.access import COOKIE, Access, Guard, read_token
+from lookalike.serving.access import COOKIE, Access, read_token
+from lookalike.serving.guard import Guard
 from lookalike.serving.problems import Problem, install
 
 TOKEN = "0123456789abcdef-long"

@@ -456,10 +456,19 @@ def test_a_calibrated_model_is_named_so_without_an_index(model):
 
 def test_mistakes_in_the_arguments_are_named_before_missing_packages(monkeypatch, model, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    empty, short, long = (tmp_path / name for name in ("empty", "short", "long"))
+    for file, token in ((empty, ""), (short, "abc"), (long, "0123456789abcdef")):
+        file.write_text(token)
     for place, given, words in (
         (tmp_path / "nope", {}, "nope: no such file or folder; give a run"),
         (tmp_path / "nope.onnx", {}, "nope.onnx: no such file"),
         (model, {"read_only": True}, "--read-only is of an index"),
+        (model, {"token_file": tmp_path / "token"}, "token: no such file"),
+        (model, {"token_file": empty}, "empty: a token is one word"),
+        (model, {"token_file": short}, "the token has 3 characters; it needs at least 16"),
+        (model, {"host": "0.0.0.0"}, "--host 0.0.0.0: other machines can reach it"),
+        (model, {"host": "no/host", "token_file": long}, "--host no/host: no address of this"),
+        (model, {"index": "qdrant://host:6333/x"}, "6333 is Qdrant's port"),
     ):
         with pytest.raises(LookalikeError, match=words):
             serve(place, **given)

@@ -24,7 +24,8 @@ from lookalike.errors import ConfigError
 from lookalike.serving.access import Access
 from lookalike.studio import workflow_runs
 from lookalike.studio.roots import Roots
-from lookalike.studio.studio_app import LARGER, MAX_BODY, create_app
+from lookalike.studio.studio_access import LARGER, MAX_BODY
+from lookalike.studio.studio_app import create_app
 
 PATHS = [
     "../secret.txt",
@@ -369,7 +370,7 @@ def described(client, run, started, monkeypatch):
 
 def create_app_named(app):
     """The application behind its checks, under the name that schemathesis uses."""
-    from lookalike.serving.access import Guard
+    from lookalike.serving.guard import Guard
 
     return Guard(app, Access(max_body=MAX_BODY, names=("testserver",)))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.errors import MissingExtraError
+from lookalike.errors import check_installed
 
 
 def studio(
@@ -36,29 +36,31 @@ def studio(
 
     Prints the address on stdout. Runs go on when the studio ends, and are found again.
     """
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("fastapi and uvicorn", "studio") from None
-
     from lookalike import log
-    from lookalike.serving.access import Access, read_token
     from lookalike.serving.listening import bind
-    from lookalike.serving.run_server import run_server
-    from lookalike.studio.studio_app import LARGER, LOGIN, MAX_BODY, create_app
+    from lookalike.studio.galleries import database_gallery
+    from lookalike.studio.roots import Roots
+    from lookalike.studio.studio_access import studio_access
 
     log.start()
-    token = None if token_file is None else read_token(token_file)
-    access = Access(
-        host, token, tuple(allowed_host or ()), max_body=MAX_BODY, larger=LARGER,
-        open_paths=("/health/live", "/static/"), login_path=None if token is None else LOGIN,
-    )  # fmt: skip
-    app = create_app(root or ["."], access, index or ())
+    access = studio_access(host, token_file, allowed_host or ())
+    folders = root or ["."]
+    Roots(folders)
+    for address in index or ():
+        database_gallery(address)
+    listening = bind(host, port)
+    try:
+        check_installed("studio", "fastapi", "uvicorn", "multipart")
+        from lookalike.serving.run_server import run_server
+        from lookalike.studio.studio_app import create_app
 
-    def announce(address: str) -> None:
-        typer.echo(address)
-        if open:
-            typer.launch(address)
+        app = create_app(folders, access, index or ())
 
-    run_server(app, bind(host, port), announce=announce, stop_seconds=5)
+        def announce(address: str) -> None:
+            typer.echo(address)
+            if open:
+                typer.launch(address)
+
+        run_server(app, listening, announce=announce, stop_seconds=5)
+    finally:
+        listening.close()

@@ -33,7 +33,7 @@ from lookalike.distributed.launch import in_worker, launch, report_to_launcher
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, check_integer
 from lookalike.index.index import Index
-from lookalike.index.store_address import check_vectors_place, is_store_address
+from lookalike.index.store_address import check_client, check_vectors_place, is_store_address
 from lookalike.index.stored_parts import IndexedParts, StoredParts
 from lookalike.index.sync import records_at
 from lookalike.log import Bar, logger
@@ -100,6 +100,7 @@ def embed(
         check_distinct(files, places)
     check_integer("workers", workers, 1)
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
+    check_client(output)
     if workers > 1 and not in_worker():
         places = [_kept(place, options) if is_stream(place) else place for place in places]
         words = ["embed", "--output", output, *options.flags(), *["--restart"] * restart]

@@ -13,7 +13,7 @@ import numpy as np
 
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
-from lookalike.commands.models import ModelOrigin, load
+from lookalike.commands.models import ModelOrigin, check_model, load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_layout
 from lookalike.data.held_out_classes import sample_classes
 from lookalike.data.inputs import optional_place, place_of
@@ -22,13 +22,12 @@ from lookalike.data.loading.image_source import Source
 from lookalike.data.loading.sequential import EvalLoader
 from lookalike.data.read_files import check_not_read
 from lookalike.data.record import Record
-from lookalike.errors import ConfigError, ExportError, check_number
+from lookalike.errors import ConfigError, ExportError, check_installed, check_number
 from lookalike.exporting import BOUNDS, FORMATS, INPUTS, Bounds
 from lookalike.exporting.artefact import atomic_output, atomic_upload, describe
 from lookalike.exporting.card import write_card
 from lookalike.exporting.certificate import Certificate, certify
 from lookalike.exporting.export_formats import WRITERS, write_onnx
-from lookalike.exporting.exported import require
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.metrics.scores import check_measurable, findable_queries
@@ -125,12 +124,8 @@ def export(
     if split is not None and data is None:
         raise ConfigError(f"split={split!r} (--split) is one of data: give --data too")
     log.start()
+    _check_origin(model, output)
     source = ModelOrigin.of(model)
-    embedder = load(model, device="cpu")
-    if not isinstance(embedder, Embedder):
-        raise ConfigError(
-            f"{model}: is exported already; give the run or model folder that it was exported from"
-        )
     place = _place(source, format, precision, input, output)
     check_distinct([place], [model, data, ranges])
     calibration = None
@@ -140,7 +135,9 @@ def export(
     check_measurable(catalog)
     check_not_read([place], catalog.records)
     if format == "onnx":
-        require("onnx", "onnxscript", "onnxruntime")
+        check_installed("onnx", "onnx", "onnxscript", "onnxruntime")
+    embedder = load(model, device="cpu")
+    assert isinstance(embedder, Embedder)
     sample = sample_classes(catalog, max_images, findable=findable_queries(catalog).numpy())
     images = options.source([model])
     batches = None
@@ -238,6 +235,23 @@ def _check(format: str, precision: str, input: str, max_images: int) -> None:
         )
     if max_images < 2:
         raise ConfigError(f"max_images={max_images} must be at least 2")
+
+
+def _check_origin(model: str, output: Place | None) -> None:
+    """Check that there is a model that can be exported; a remote one only where it is the output's.
+
+    Raises:
+        ConfigError: it is exported already.
+        RunError: there is none.
+    """
+    is_export = storage.public(model).endswith(".onnx")
+    if is_export or output is None or not storage.is_remote(model):
+        check_model(model)
+    if is_export:
+        raise ConfigError(
+            f"{storage.public(model)}: is exported already; give the run or model folder that it "
+            "was exported from"
+        )
 
 
 def _place(

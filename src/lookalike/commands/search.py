@@ -28,7 +28,7 @@ from lookalike.index.new_images import id_of
 from lookalike.index.recall_check import RecallCheck, check_recall
 from lookalike.index.search_page import render
 from lookalike.index.segment_search import checked_k
-from lookalike.index.store_address import check_kind
+from lookalike.index.store_address import check_client, check_index_place, check_kind
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
@@ -150,6 +150,9 @@ def search(
     check_integer("check", check, 0)
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
+    if index is not None:
+        check_index_place(place_of("index", index))
+        check_client(os.fspath(index))
     log.start()
     layout = options.layout
     known = known_lists_of(

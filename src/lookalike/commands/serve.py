@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -12,12 +11,14 @@ from lookalike import __version__, log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import calibration_of, check_model, load
 from lookalike.data.inputs import place_of, places_of
-from lookalike.errors import ConfigError, MissingExtraError, check_number
+from lookalike.errors import ConfigError, check_installed, check_number
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index.index import Index
+from lookalike.index.store_address import check_client, check_index_place
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
+from lookalike.serving.access import Access, read_token
 from lookalike.serving.listening import bind, check_port
 from lookalike.serving.service_limits import LimitKeywords, ServiceLimits
 from lookalike.storage import Place
@@ -73,15 +74,9 @@ def serve(
     if read_only and index is None:
         raise ConfigError("--read-only is of an index: name it with --index DIR")
     names = tuple(places_of("allowed_hosts", allowed_hosts))
+    if index is not None:
+        check_index_place(place_of("index", index))
     check_port(port)
-    check_model(model)
-    for package in _PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "serve")
-    from lookalike.serving.access import Access, read_token
-    from lookalike.serving.run_server import run_server
-    from lookalike.serving.service import create_app
-
     access = Access(
         host=host,
         token=None if token_file is None else read_token(token_file),
@@ -90,8 +85,15 @@ def serve(
         body_seconds=bounds.seconds,
         open_paths=("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
     )
+    check_model(model)
     listening = bind(host, port)
     try:
+        check_installed("serve", *_PACKAGES)
+        if index is not None:
+            check_client(os.fspath(index))
+        from lookalike.serving.run_server import run_server
+        from lookalike.serving.service import create_app
+
         service = open_service(
             model, index=index, read_only=read_only, name=name, limits=bounds, device=device
         )

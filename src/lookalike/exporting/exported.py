@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.data.loading.preprocess import Preprocess
-from lookalike.errors import ConfigError, DataError, MissingExtraError, ModelError, RunError
+from lookalike.errors import ConfigError, DataError, ModelError, RunError, check_installed
 from lookalike.exporting import (
     CALIBRATION,
     FORMAT_VERSION,
@@ -143,13 +142,6 @@ def _opened_again(path: str, device: str, fingerprint: str) -> ExportedModel:
     return found
 
 
-def require(*packages: str) -> None:
-    """Raise a MissingExtraError unless the packages of the extra `onnx` are installed."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "onnx")
-
-
 def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
     """The model in a local ONNX file of `lookalike export`, run by onnxruntime.
 
@@ -160,7 +152,7 @@ def load_onnx(path: Place, device: torch.device | None = None) -> ExportedModel:
     """
     if not storage.path_of(path).is_file():
         raise RunError(f"{path}: no such file")
-    require("onnxruntime")
+    check_installed("onnx", "onnxruntime")
     import onnxruntime as ort
 
     device = device or torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL with pgvector: addresses, a pool, and its errors as ours."""
+"""Connections to PostgreSQL with pgvector: a pool, and its errors as ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -17,7 +16,6 @@ from psycopg import sql
 
 from lookalike import storage
 from lookalike.errors import (
-    ConfigError,
     CredentialsError,
     DataError,
     LookalikeError,
@@ -26,6 +24,7 @@ from lookalike.errors import (
     UnavailableError,
     one_line,
 )
+from lookalike.index.database_address import parse_postgres
 
 CANDIDATES = 200
 """That a search of HNSW keeps."""
@@ -46,7 +45,8 @@ class PostgresConnections:
 
     def __init__(self, address: str) -> None:
         self.place = storage.public(address)
-        self._conninfo, self.table = parse_address(address)
+        self._conninfo, names = parse_postgres(address)
+        self.table = sql.Identifier(*names)
         self._idle: deque[psycopg.Connection[Any]] = deque()
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
 
@@ -77,40 +77,6 @@ class PostgresConnections:
     def close(self) -> None:
         """Close those that are idle."""
         _close_all(self._idle)
-
-
-def parse_address(address: str) -> tuple[str, sql.Identifier]:
-    """The conninfo of libpq, and the table, of `postgresql://USER@HOST/DATABASE/[SCHEMA.]TABLE`.
-
-    Raises:
-        ConfigError: another form, or a password.
-    """
-    place, _, query = address.partition("?")
-    rest = place.partition("://")[2]
-    host, _, path = rest.partition("/")
-    form = "postgresql://USER@HOST:5432/DATABASE/TABLE"
-    secrets = {"password", "sslpassword"} & {name for name, _ in parse_qsl(query)}
-    if ":" in host.rpartition("@")[0] or secrets:
-        raise ConfigError(
-            f"{storage.public(address)}: an address must not hold a password, which logs and "
-            "histories keep; set PGPASSWORD, or write it to ~/.pgpass"
-        )
-    for server in host.rpartition("@")[2].split(","):  # libpq tries one after the other
-        if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?", server):
-            raise ConfigError(
-                f"{storage.public(address)}: {server!r} is no HOST:PORT; the form is {form}"
-            )
-    database, _, table = path.partition("/")
-    names = table.split(".")
-    if not database or not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", n) for n in names):
-        raise ConfigError(
-            f"{storage.public(address)}: not of the form {form}, with a table named by letters, "
-            "digits and _"
-        )
-    if len(names) > 2:
-        raise ConfigError(f"{storage.public(address)}: a table is TABLE or SCHEMA.TABLE")
-    conninfo = f"postgresql://{host}/{database}" + (f"?{query}" if query else "")
-    return conninfo, sql.Identifier(*names)
 
 
 def _is_lost(connection: psycopg.Connection[Any]) -> bool:

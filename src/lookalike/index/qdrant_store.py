@@ -10,12 +10,10 @@ The folders that Qdrant's client keeps without a server are not used: they are p
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl
 
 import grpc
 import numpy as np
@@ -24,7 +22,6 @@ from qdrant_client.common.client_exceptions import QdrantException
 
 from lookalike import storage
 from lookalike.errors import (
-    ConfigError,
     CredentialsError,
     LookalikeError,
     RunError,
@@ -32,6 +29,7 @@ from lookalike.errors import (
     UnavailableError,
     one_line,
 )
+from lookalike.index.database_address import parse_qdrant
 from lookalike.index.store import SearchHits, Store, StoredRows, hits_of, table_of
 from lookalike.log import logger
 
@@ -44,11 +42,6 @@ _CANDIDATES = 128  # that a search of HNSW keeps at least
 _NAMESPACE = uuid.UUID("b7a7f1de-0a0c-5d0e-8f4a-6c1d2f9b3e55")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _RECONNECT_MS = 5000  # gRPC waits up to two minutes by itself
-_ADDRESS = re.compile(
-    r"qdrant://(?P<host>\[[0-9a-fA-F:]+\]|[^/:@?]+)(:(?P<port>\d{1,5}))?/(?P<name>[^/?#]+)"
-    r"(\?(?P<query>.*))?",
-    re.IGNORECASE,
-)
 
 
 class QdrantStore(Store):
@@ -257,7 +250,7 @@ def _opened(address: str, client: QdrantClient | None) -> tuple[QdrantClient, st
     """Client, name of the collection, and the place for messages."""
     if client is not None:
         return client, address, f"the collection {address}"
-    host, port, name, tls = parse_address(address)
+    host, port, name, tls = parse_qdrant(address)
     key = os.environ.get("QDRANT_API_KEY")
     place = storage.public(address)
     if key and not tls and host not in _LOOPBACK:
@@ -273,29 +266,6 @@ def _opened(address: str, client: QdrantClient | None) -> tuple[QdrantClient, st
         check_compatibility=False,  # by HTTP, at a port that need not be reachable
     )
     return opened, name, place
-
-
-def parse_address(address: str) -> tuple[str, int, str, bool]:
-    """Host, port, collection and TLS of `qdrant://HOST:6334/COLLECTION?tls=true`.
-
-    Raises:
-        ConfigError: another form.
-    """
-    place = storage.public(address)
-    found = _ADDRESS.fullmatch(address)
-    if found is None:
-        raise ConfigError(
-            f"{place}: not of the form qdrant://HOST:6334/COLLECTION, with the API key in "
-            "QDRANT_API_KEY; folders of Qdrant's client are not read: they are pickles"
-        )
-    port = int(found["port"] or 6334)
-    if port == 6333:
-        raise ConfigError(f"{place}: 6333 is Qdrant's port for HTTP; give the one for gRPC, 6334")
-    options = dict(parse_qsl(found["query"] or "", keep_blank_values=True))
-    tls = options.pop("tls", "false").lower()
-    if options or tls not in ("true", "false") or not 0 < port < 65536:
-        raise ConfigError(f"{place}: the only parameter is ?tls=true or ?tls=false")
-    return found["host"], port, found["name"], tls == "true"
 
 
 def _point_id(id: str) -> str:

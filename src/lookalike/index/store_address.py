@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lookalike import storage
-from lookalike.errors import ConfigError, DataError, MissingExtraError, RunError
+from lookalike.errors import ConfigError, DataError, MissingExtraError, RunError, check_installed
 from lookalike.index import manifest
+from lookalike.index.database_address import parse_postgres, parse_qdrant
 from lookalike.index.folder_store import FolderStore
 from lookalike.index.store import Store
 from lookalike.storage.uri import scheme_of
@@ -25,6 +27,7 @@ class Backend:
         package: that it needs, as it is imported.
         extra: that brings the package.
         form: of an address, for messages.
+        parse: an address, without the package; raises a ConfigError for another form.
     """
 
     module: str
@@ -32,16 +35,17 @@ class Backend:
     package: str
     extra: str
     form: str
+    parse: Callable[[str], object]
 
 
 BACKENDS = {
     "qdrant": Backend(
         "lookalike.index.qdrant_store", "QdrantStore", "qdrant_client", "qdrant",
-        "qdrant://HOST:6334/COLLECTION",
+        "qdrant://HOST:6334/COLLECTION", parse_qdrant,
     ),
     "postgresql": Backend(
         "lookalike.index.pgvector_store", "PgvectorStore", "psycopg", "pgvector",
-        "postgresql://USER@HOST:5432/DATABASE/TABLE",
+        "postgresql://USER@HOST:5432/DATABASE/TABLE", parse_postgres,
     ),
 }  # fmt: skip
 
@@ -59,9 +63,32 @@ def _backend_of(place: str) -> Backend | None:
     return BACKENDS.get(_ALIASES.get(scheme, scheme))
 
 
+def check_index_place(place: str) -> None:
+    """Check the name of an index, without asking for it.
+
+    Raises:
+        ConfigError: an address is not of the form of its database.
+        RunError: it is a folder of another machine.
+    """
+    backend = _backend_of(place)
+    if backend is None:
+        _folder(place)
+    else:
+        backend.parse(place)
+
+
+def check_client(place: str) -> None:
+    """Raise a MissingExtraError unless the client of an index in a database is installed."""
+    backend = _backend_of(place)
+    if backend is not None:
+        check_installed(backend.extra, backend.package)
+
+
 def check_vectors_place(place: str) -> None:
     """Raise a ConfigError unless vectors can be written to a place by its name."""
-    if not is_store_address(place) and not place.endswith(SUFFIXES):
+    if is_store_address(place):
+        check_index_place(place)
+    elif not place.endswith(SUFFIXES):
         forms = ", ".join(backend.form for backend in BACKENDS.values())
         raise ConfigError(
             f"{storage.public(place)}: the output's name must end in .npy or .parquet, or be an "
@@ -114,6 +141,7 @@ def check_kind(kind: object, place: str) -> None:
 def _class_of(place: str) -> Any:
     backend = _backend_of(place)
     assert backend is not None
+    backend.parse(place)
     try:
         importlib.import_module(backend.package)
     except ImportError:

@@ -298,6 +298,10 @@ def connect(resources: Resources) -> Dlc:
         MissingExtraError: the SDK is not installed.
         CredentialsError: there are no credentials.
     """
+    region = resources.dlc.region or os.environ.get("ALIBABA_CLOUD_REGION_ID")
+    endpoint = os.environ.get("PAI_DLC_ENDPOINT")
+    if region is None and endpoint is None:
+        raise ConfigError("DLC needs a region: dlc.region, or $ALIBABA_CLOUD_REGION_ID")
     try:
         from alibabacloud_credentials.client import Client as Credentials
         from alibabacloud_credentials.models import Config as CredentialConfig
@@ -306,10 +310,6 @@ def connect(resources: Resources) -> Dlc:
         from alibabacloud_tea_openapi.utils_models import Config as ClientConfig
     except ImportError:
         raise MissingExtraError("alibabacloud-pai-dlc20201203", "dlc") from None
-    region = resources.dlc.region or os.environ.get("ALIBABA_CLOUD_REGION_ID")
-    endpoint = os.environ.get("PAI_DLC_ENDPOINT")
-    if region is None and endpoint is None:
-        raise ConfigError("DLC needs a region: dlc.region, or $ALIBABA_CLOUD_REGION_ID")
     logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK's tracebacks
     try:
         credentials = Credentials(CredentialConfig(**keys) if (keys := _keys()) else None)

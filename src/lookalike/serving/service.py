@@ -20,8 +20,9 @@ from starlette.concurrency import run_in_threadpool
 from lookalike.errors import DataError
 from lookalike.index.decision import Answer
 from lookalike.serving import inference_protocol, problems
-from lookalike.serving.access import Access, Guard
+from lookalike.serving.access import Access
 from lookalike.serving.batcher import Batcher
+from lookalike.serving.guard import Guard
 from lookalike.serving.problems import Problem
 from lookalike.serving.request_images import (
     AddRequest,

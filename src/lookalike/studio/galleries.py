@@ -50,7 +50,7 @@ class Galleries:
         addresses: Sequence[str] = (),
     ) -> None:
         self.roots, self.processes, self.runs = roots, processes, runs
-        self._databases = list(map(_database, addresses))
+        self._databases = list(map(database_gallery, addresses))
 
     def of_run(self, run: WatchedRun) -> list[Gallery]:
         """The lists of a run, validation first, and all indexes."""
@@ -130,8 +130,13 @@ def _lists(config: Config, run: WatchedRun) -> list[Gallery]:
     return found
 
 
-def _database(address: str) -> Gallery:
-    from lookalike.index.store_address import BACKENDS, is_store_address
+def database_gallery(address: str) -> Gallery:
+    """The gallery of an index in a database.
+
+    Raises:
+        ConfigError: the address is none.
+    """
+    from lookalike.index.store_address import BACKENDS, check_index_place, is_store_address
 
     place = storage.public(address)
     if not is_store_address(address):
@@ -139,6 +144,7 @@ def _database(address: str) -> Gallery:
         raise ConfigError(
             f"--index {place}: give {forms}; indexes in folders below --root are found without it"
         )
+    check_index_place(address)
     return Gallery(f"index:{place}", f"index {place}", index=address)
 
 

@@ -13,11 +13,8 @@ from lookalike.studio.galleries import Galleries, Gallery
 from lookalike.studio.page_frame import Frame, Values, fragment, page, sent_to
 from lookalike.studio.picture_search import PictureSearch
 from lookalike.studio.run_processes import DONE, FAILED, MISSING, WORKING
+from lookalike.studio.studio_access import SEARCH
 from lookalike.studio.watched_runs import WatchedRun, WatchedRuns, has_model
-
-SEARCH = "/look/search"
-MAX_PICTURE = 32 * 2**20
-"""Bytes of a request with a picture."""
 
 
 def router(

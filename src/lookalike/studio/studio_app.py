@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from lookalike.errors import LookalikeError
-from lookalike.serving.access import Access, Guard
+from lookalike.serving.access import Access
+from lookalike.serving.guard import Guard
 from lookalike.serving.problems import Problem, install, problem_response, status_of
 from lookalike.studio import labels_page, look_page, train_page, watch_page, workflow_page
 from lookalike.studio.galleries import Galleries
@@ -20,13 +21,10 @@ from lookalike.studio.page_frame import Frame, Values, page, static
 from lookalike.studio.picture_search import PictureSearch
 from lookalike.studio.roots import Roots
 from lookalike.studio.run_processes import RunProcesses
+from lookalike.studio.studio_access import LOGIN
 from lookalike.studio.watched_runs import WatchedRuns
 from lookalike.studio.workflow_files import WorkflowFiles
 from lookalike.studio.workflow_runs import WorkflowRuns
-
-MAX_BODY = 2**20
-LARGER = ((look_page.SEARCH, look_page.MAX_PICTURE),)
-LOGIN = "/login"
 
 
 def create_app(
