@@ -474,3 +474,23 @@ def test_mistakes_in_the_arguments_are_named_before_missing_packages(monkeypatch
             serve(place, **given)
     with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[serve\]'"):
         serve(model)
+
+
+def test_an_index_that_was_not_there_is_made_with_a_warning(model, gallery, tmp_path, caplog):
+    """The path may be misspelt: the index beside it of a similar name is named."""
+    caplog.set_level("INFO", "lookalike")
+    shutil.copytree(gallery, tmp_path / "shop.index")
+    (tmp_path / "empty").mkdir()
+    small_service(model, tmp_path / "shop.index")
+    small_service(model, tmp_path / "empty")  # as the volume of a new container
+    assert "no images yet" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    small_service(model, tmp_path / "shop.indx")
+    small_service(model, tmp_path / "deep/other")
+    near, far = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert near.startswith(f"{tmp_path}/shop.indx: there was no index, and an empty one was made")
+    assert f"(did you mean {tmp_path}/shop.index?)" in near
+    assert "did you mean" not in far
+    with pytest.raises(LookalikeError, match="no index here"):
+        small_service(model, tmp_path / "shop.indices", read_only=True)
+    assert not (tmp_path / "shop.indices").exists()

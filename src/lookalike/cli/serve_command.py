@@ -14,8 +14,8 @@ def serve(
     index: Annotated[
         str | None,
         typer.Option(
-            help="Index to search: a folder, qdrant://... or postgresql://...; made where there is "
-            "none."
+            help="Index to search: a folder, qdrant://... or postgresql://...; an empty one is "
+            "made where there is none, with a warning."
         ),
     ] = None,
     read_only: Annotated[

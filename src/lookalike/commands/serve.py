@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
 from lookalike import __version__, log, storage
@@ -14,7 +16,7 @@ from lookalike.data.inputs import place_of, places_of
 from lookalike.errors import ConfigError, check_installed, check_number
 from lookalike.exporting.exported import ExportedModel
 from lookalike.index.index import Index
-from lookalike.index.store_address import check_client, check_index_place
+from lookalike.index.store_address import check_client, check_index_place, exists, is_store_address
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
@@ -48,8 +50,8 @@ def serve(
 
     Args:
         model: an output directory, a model folder, or an exported `.onnx` file.
-        index: a folder or the address of a database (`Index.open`), to search and to change; made
-            where there is none.
+        index: a folder or the address of a database (`Index.open`), to search and to change; an
+            empty one is made where there is none, which a warning says.
         read_only: refuse changes of the index.
         host: the address to listen on; one that other machines reach needs a token.
         port: 0 takes a free one.
@@ -148,10 +150,30 @@ def _opened(index: Place, model: Embedder | ExportedModel, *, read_only: bool) -
     place = place_of("index", index)
     if read_only:
         return Index.open(place, model)
+    was_there = exists(place) or (not is_store_address(place) and storage.path_of(place).is_dir())
     opened = Index.open_or_create(place, embedder=model)
-    if not len(opened):
+    if not was_there:
+        logger.warning(
+            "%s: there was no index, and an empty one was made: no search finds anything before "
+            "POST /v1/index adds images. For an index that is there, correct --index%s; "
+            "--read-only makes none", opened.place, _close_names(place),
+        )  # fmt: skip
+    elif not len(opened):
         logger.info("%s: the index has no images yet; POST /v1/index adds some", opened.place)
     return opened
+
+
+def _close_names(place: str) -> str:
+    """Hint at an index in a folder beside `place`, of a similar name."""
+    if is_store_address(place):
+        return ""
+    path = storage.path_of(place).absolute()
+    with suppress(OSError):  # a folder that may not be listed
+        names = [name for name in os.listdir(path.parent) if name != path.name]
+        for name in difflib.get_close_matches(path.name, names, 5):
+            if exists(str(path.parent / name)):
+                return f" (did you mean {path.parent / name}?)"
+    return ""
 
 
 def _of(calibration: Calibration | None) -> str:
