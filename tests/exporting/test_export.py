@@ -382,6 +382,28 @@ def test_a_model_of_somebody_else_and_a_broken_one_are_refused(
         load_onnx(onnx_file, torch.device("cuda"))
 
 
+def test_the_place_the_list_and_the_packages_are_checked_before_the_model_is_loaded(
+    monkeypatch, trained, tmp_path
+):
+    """Loading takes time, and of a remote run a download."""
+
+    def loaded(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("lookalike.commands.export.load", loaded)
+    (tmp_path / "file").touch()
+    for words, given in (
+        ("file/m.onnx: cannot be written", {"output": tmp_path / "file/m.onnx"}),
+        ("must end in .onnx", {"output": tmp_path / "m.pt2"}),
+        ("none: no such file", {"data": tmp_path / "none"}),
+    ):
+        with pytest.raises(lookalike.LookalikeError, match=words):
+            lookalike.export(trained, **given)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(lookalike.LookalikeError, match=r"pip install 'lookalike\[onnx\]'"):
+        lookalike.export(trained, output=tmp_path / "m.onnx")
+
+
 def test_a_missing_extra_is_named_with_its_pip_command(monkeypatch, trained, onnx_file, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for act in (

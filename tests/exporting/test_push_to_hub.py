@@ -104,4 +104,30 @@ def test_a_wrong_model_or_repository_is_refused(hub, places, monkeypatch, instal
         lookalike.push_to_hub(places / "none", "me/shoes")
     with pytest.raises(ConfigError, match="s3://b/run: copy the model to this machine first"):
         lookalike.push_to_hub("s3://b/run", "me/shoes")
+    for name in ("/shoes", "me/", "me/our shoes", "me/sh\u00f6es"):
+        with pytest.raises(ConfigError, match=f"repository='{name}' is not OWNER/NAME"):
+            lookalike.push_to_hub(places / "model", name)
+    with pytest.raises(ConfigError, match="private='no' must be True or False"):
+        lookalike.push_to_hub(places / "model", "me/shoes", private="no")
     assert "files" not in hub
+
+
+def test_nothing_is_copied_before_the_package_and_the_name_are_checked(
+    hub, places, embedder, monkeypatch
+):
+    """A model may weigh gigabytes."""
+
+    def copied(*_, **__):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr("shutil.copy", copied)
+    monkeypatch.setattr("shutil.copytree", copied)
+    monkeypatch.setattr(Embedder, "save", copied)
+    models = [embedder, *(places / name for name in ("export", "run", "model", "a.onnx"))]
+    for model in models:
+        with pytest.raises(ConfigError, match="'me/a--b' is not a name that the hub accepts"):
+            lookalike.push_to_hub(model, "me/a--b")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for model in models:
+        with pytest.raises(MissingExtraError, match=r"lookalike\[hub\]"):
+            lookalike.push_to_hub(model, "me/shoes")

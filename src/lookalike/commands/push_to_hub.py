@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from lookalike.metrics.calibration import CALIBRATION_FILE
 from lookalike.model.embedder import CONFIG_FILE, WEIGHTS_FILE, Embedder
 from lookalike.storage import Place
 
+_OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
 
 
@@ -48,16 +50,24 @@ def push_to_hub(
         RunError: there is no model.
         StorageError: the hub refuses, or cannot be reached.
     """
-    if not isinstance(repository, str) or repository.count("/") != 1:
+    if not isinstance(repository, str) or not _OWNER_AND_NAME.fullmatch(repository):
         raise ConfigError(f"repository={repository!r} is not OWNER/NAME")
+    if not isinstance(private, bool):
+        raise ConfigError(f"private={private!r} must be True or False")
+    source = model if isinstance(model, Embedder) else _source(model)
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+        from huggingface_hub.utils import validate_repo_id
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "hub") from None
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise _unacceptable(repository) from None
     log.start()
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        _gather(model, Path(folder))
-        try:
-            import huggingface_hub
-            from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
-        except ImportError:
-            raise MissingExtraError("huggingface_hub", "hub") from None
+        _gather(source, Path(folder))
         api = huggingface_hub.HfApi()
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)
@@ -68,9 +78,7 @@ def push_to_hub(
                 revision=revision,
             )
         except HFValidationError:
-            raise ConfigError(
-                f"repository={repository!r} is not a name that the hub accepts"
-            ) from None
+            raise _unacceptable(repository) from None
         except LocalTokenNotFoundError:
             raise StorageError(f"{repository}: no token of the hub; {_LOG_IN}") from None
         except Exception as error:  # of its HTTP library, which differs between versions
@@ -82,27 +90,39 @@ def push_to_hub(
 _LOG_IN = "set HF_TOKEN, or run: hf auth login"
 
 
-def _gather(model: Place | Embedder, folder: Path) -> None:
-    """Copy the files to upload into an empty folder."""
-    if isinstance(model, Embedder):
-        model.save(folder)
-        return
+def _unacceptable(repository: str) -> ConfigError:
+    return ConfigError(f"repository={repository!r} is not a name that the hub accepts")
+
+
+def _source(model: Place) -> Path:
+    """The ONNX file, or the folder of an export or a model, to upload.
+
+    Raises:
+        ConfigError: it is on another machine.
+        RunError: there is none.
+    """
     place = place_of("model", model)
     if storage.is_remote(place):
         raise ConfigError(
             f"{storage.public(place)}: copy the model to this machine first, then upload it"
         )
     path = storage.path_of(place)
-    if path.is_file() and path.suffix == ".onnx":
-        shutil.copy(path, folder / "model.onnx")
-        return
-    if (path / ABOUT_FILE).is_file():  # an export: all of it
-        shutil.copytree(path, folder, dirs_exist_ok=True)
-        return
-    source = model_folder(place)
-    for name in _MODEL_FILES:
-        if (source / name).is_file():
-            shutil.copy(source / name, folder / name)
+    is_export = (path.is_file() and path.suffix == ".onnx") or (path / ABOUT_FILE).is_file()
+    return path if is_export else model_folder(place)
+
+
+def _gather(source: Path | Embedder, folder: Path) -> None:
+    """Copy the files to upload into an empty folder."""
+    if isinstance(source, Embedder):
+        source.save(folder)
+    elif source.is_file():
+        shutil.copy(source, folder / "model.onnx")
+    elif (source / ABOUT_FILE).is_file():  # an export: all of it
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    else:
+        for name in _MODEL_FILES:
+            if (source / name).is_file():
+                shutil.copy(source / name, folder / name)
 
 
 def _reason(error: Exception) -> str:
