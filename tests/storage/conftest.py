@@ -4,11 +4,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from google_storage import GoogleStorage
 from moto.moto_api._internal import moto_api_backend
 from object_server import object_server
 
 from lookalike.model.embedder import Embedder
 from lookalike.storage import client_registry
+from lookalike.storage.fsspec_client import FsspecClient
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,20 @@ def bucket(server, monkeypatch, tmp_path):
     urlopen(Request(f"{address}/shop", method="PUT")).close()
     faults.counts.clear()
     return faults
+
+
+@pytest.fixture
+def google(monkeypatch):
+    """A stand-in of gcsfs for gs://."""
+    filesystem = GoogleStorage()
+    usual = FsspecClient.filesystem_of
+
+    def filesystem_of(self, uri):
+        return (filesystem, uri[5:]) if uri.startswith("gs://") else usual(self, uri)
+
+    monkeypatch.setattr(FsspecClient, "filesystem_of", filesystem_of)
+    yield filesystem
+    filesystem.store.clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import lookalike
 from lookalike import storage
 from lookalike.errors import ExportError, LookalikeError, StorageError
 from lookalike.exporting import artefact
+from lookalike.storage.output_checks import check_output_file, check_output_folder
 from program import run
 
 
@@ -108,9 +109,9 @@ def test_exports_of_a_remote_run_are_remote(shapes, val):
     assert "exports/model.pt2" in storage.sizes_below(run)
 
 
-@pytest.mark.parametrize("scheme", ["s3", "oss"])
+@pytest.mark.parametrize("scheme", ["s3", "oss", "gs"])
 def test_a_bucket_that_is_not_there_is_found_before_any_work(
-    monkeypatch, bucket, model, tmp_path, scheme, capsys
+    monkeypatch, bucket, google, model, tmp_path, scheme, capsys
 ):
     """No list is there: each command would complain of it if it began."""
     monkeypatch.chdir(tmp_path)
@@ -122,6 +123,8 @@ def test_a_bucket_that_is_not_there_is_found_before_any_work(
         ["evaluate", model, "--data", "none.txt", "--per-class", "URI/classes.csv"],
         ["embed", model, "none.txt", "--output", "URI/x.parquet"],
         ["doctor", "--train", "none.txt", "--output", "URI/doctor"],
+        ["report", "none.txt", "--output", "URI/page.html"],
+        ["search", model, "none.txt", "--gallery", "none.txt", "--html", "URI/page.html"],
     ):
         bare = [str(word).replace("URI", f"{scheme}://nowhere") for word in words]
         assert run(monkeypatch, *bare) == 2, words
@@ -130,3 +133,53 @@ def test_a_bucket_that_is_not_there_is_found_before_any_work(
         assert "none.txt" not in said
     assert not storage.exists(f"{scheme}://nowhere/x")
     assert not storage.is_folder(f"{scheme}://nowhere/x")
+
+
+def test_a_bucket_that_may_be_written_to_but_not_be_listed_is_accepted(google, tmp_path):
+    check_output_file("gs://drop/a/x.parquet")
+    check_output_folder("gs://shop/new/folder")
+    (tmp_path / "x").write_bytes(b"1")
+    storage.write_file(tmp_path / "x", "gs://shop/a/x")
+    assert storage.read_bytes("gs://shop/a/x") == b"1"
+    with pytest.raises(StorageError, match=r"gs://drop/a: permission denied$"):
+        storage.sizes_below("gs://drop/a")
+
+
+def test_a_status_of_gcsfs_is_named_and_not_asked_for_again(google, monkeypatch):
+    class HttpError(Exception):
+        code = 401
+
+    asked = []
+
+    def refused(path, **more):
+        asked.append(path)
+        raise HttpError
+
+    HttpError.__module__ = "gcsfs.retry"
+    monkeypatch.setattr(google, "ls", refused)
+    with pytest.raises(StorageError, match=r"gs://shop/x: the storage answers 401 \(not logged in"):
+        check_output_file("gs://shop/x")
+    assert asked == ["shop"]
+
+
+def test_a_uri_for_what_is_written_on_this_machine_is_refused(
+    monkeypatch, model, shapes, tmp_path, capsys
+):
+    """It became a folder called `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["quickstart", "--output", "s3://b/x"],
+        ["run", "--example", "s3://b/x"],
+        ["embed", model, tmp_path, "--output", "x.parquet", "--cache", "s3://b/x"],
+        ["train", "--train", "l.txt", "--output", "memory://b/run", "run.workdir=s3://b/x"],
+    ):
+        assert run(monkeypatch, *words) == 2, words
+        assert "s3://b/x: an address, where " in capsys.readouterr().err, words
+    embedder = lookalike.load(model, device="cpu")
+    with pytest.raises(LookalikeError, match="s3://b/x: an address, where a saved model is on"):
+        embedder.save("s3://b/x")
+    monkeypatch.setenv("LOOKALIKE_CACHE", "s3://b/x")
+    image = shapes / "images/100-0.jpg"
+    with pytest.raises(LookalikeError, match="s3://b/x: an address, where LOOKALIKE_CACHE is on"):
+        lookalike.search(model, image, gallery=image, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == []

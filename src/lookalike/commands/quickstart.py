@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 import timm
 
-from lookalike import log, storage
+from lookalike import log
 from lookalike.commands.train import train
 from lookalike.config.config import Config
 from lookalike.data.inputs import place_of
@@ -21,7 +21,7 @@ from lookalike.log import logger
 from lookalike.model.pretrained import read_weights
 from lookalike.run import Run, kept_score
 from lookalike.storage import Place
-from lookalike.storage.local_files import usual_mode, writing
+from lookalike.storage.local_files import local_folder, usual_mode, writing
 from lookalike.storage.output_checks import check_output_folder
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -50,7 +50,7 @@ def quickstart(output: Place = "runs/quickstart", *, seed: int = 0) -> Run:
     """
     began = time.monotonic()
     log.start()
-    folder = storage.path_of(place_of("output", output))
+    folder = local_folder(place_of("output", output), "--output")
     check_output_folder(folder)
     run_folder = folder / "run"
     if run_folder.exists():

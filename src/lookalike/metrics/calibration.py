@@ -32,6 +32,7 @@ from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.verification import FARS, PairCounter, PairCounts
 from lookalike.storage import Place
 from lookalike.storage.checked_json import Cosine, Count, Share, read_checked
+from lookalike.storage.local_files import local_folder
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -200,8 +201,8 @@ class Calibration:
         return found
 
     def save(self, folder: Place) -> Path:
-        """Write `calibration.json` into a model folder, as a whole."""
-        path = storage.path_of(folder) / CALIBRATION_FILE
+        """Write `calibration.json` into a model folder of this machine, as a whole."""
+        path = local_folder(folder, "the place of a calibration") / CALIBRATION_FILE
         storage.write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
         return path
 

@@ -38,7 +38,7 @@ from lookalike.model.saved_model import (
 from lookalike.model.user_images import Images, embedded, encode, prepared
 from lookalike.storage import Place
 from lookalike.storage.atomic import replacing
-from lookalike.storage.local_files import digest_of, writing
+from lookalike.storage.local_files import digest_of, local_folder, writing
 
 
 class Embedder(nn.Module):
@@ -278,9 +278,10 @@ class Embedder(nn.Module):
         """Write config.json and model.safetensors into `folder`, made when it is not there.
 
         Raises:
+            ConfigError: `folder` is a URI.
             StorageError: the disk refuses; what was there before stays.
         """
-        folder = storage.path_of(folder)
+        folder = local_folder(folder, "a saved model")
         # The weights are renamed first, and `load` reads again where it came in between.
         with (
             writing(folder),

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from lookalike.storage.local_files import local_folder
 from lookalike.storage.uri import public
 
 
@@ -17,7 +18,7 @@ def cache_folder() -> Path:
     """
     own, root = os.environ.get("LOOKALIKE_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
-        return Path(own).expanduser()
+        return local_folder(own, "LOOKALIKE_CACHE")
     if root:
         return Path(root) / "lookalike"
     try:

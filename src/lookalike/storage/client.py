@@ -45,6 +45,15 @@ class Client(ABC):
             FileNotFoundError: there is no such bucket.
         """
 
+    def check_bucket(self, uri: str) -> None:
+        """Ask for the bucket, or the root, of a URI that will be written to.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+            PermissionError: it may not be asked for; it may be written to, perhaps.
+        """
+        self.has_below(uri)
+
     @abstractmethod
     def upload(self, local: str, uri: str, size: int) -> None:
         """Copy a local file of this size."""

@@ -29,6 +29,7 @@ from lookalike.errors import ConfigError, reason_of
 from lookalike.log import logger
 from lookalike.storage.download import ByteRange
 from lookalike.storage.file_lock import is_locked
+from lookalike.storage.local_files import local_folder
 
 _FOLDER = "lookalike-images-1"  # the number of the entries' form
 _NAME = re.compile(r"^[0-9a-f]{40}$")
@@ -54,7 +55,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
-        self.folder = storage.path_of(folder) / _FOLDER
+        self.folder = local_folder(folder, "the cache of images (data.cache)") / _FOLDER
         self.limit = limit
         self._numbers = itertools.count()
         self._mutex = threading.Lock()

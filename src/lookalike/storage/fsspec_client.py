@@ -4,7 +4,9 @@ Pages of links on web servers too, as folders.
 """
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import IO, Any
 
@@ -85,7 +87,8 @@ class FsspecClient(Client):
             else:
                 loop = asyncio.get_running_loop()
                 answer = loop.run_in_executor(_pool(), lambda: filesystem.cat_file(path, **span))
-            content = bytes(await answer)
+            with _translated():
+                content = bytes(await answer)
         except Exception as error:
             if part is None and span and getattr(error, "status", None) == _NOT_SATISFIABLE:
                 return b""
@@ -96,17 +99,20 @@ class FsspecClient(Client):
 
     def copy_to(self, file: IO[bytes], uri: str) -> None:
         filesystem, path = self._fresh(uri)
-        filesystem.get_file(path, file)
+        with _translated():
+            filesystem.get_file(path, file)
 
     def describe(self, uri: str) -> dict[str, Any]:
         filesystem, path = self._fresh(uri)
-        return dict(filesystem.info(path))
+        with _translated():
+            return dict(filesystem.info(path))
 
     def sizes_below(self, uri: str) -> dict[str, int]:
         filesystem, path = self._fresh(uri)
         folder = path.rstrip("/") + "/"
         try:
-            entries = filesystem.find(path, detail=True)
+            with _translated():
+                entries = filesystem.find(path, detail=True)
         except FileNotFoundError:
             return {}
         # Of a file, fsspec finds itself.
@@ -117,17 +123,42 @@ class FsspecClient(Client):
         filesystem, path = self.filesystem_of(uri)
         return bool(filesystem.isdir(path))
 
+    def check_bucket(self, uri: str) -> None:
+        # Of Google's buckets: `isdir` is False of one that is not there, and on any failure.
+        if _SCHEMES.get(scheme_of(uri)) != "gs":
+            self.has_below(uri)
+            return
+        filesystem, path = self._fresh(uri)
+        try:
+            with _translated():
+                filesystem.ls(path.partition("/")[0], detail=False, max_results=1)
+        finally:
+            filesystem.invalidate_cache()  # old versions keep this listing as if it were all
+
     def upload(self, local: str, uri: str, size: int) -> None:
         filesystem, path = self.filesystem_of(uri)
-        filesystem.put_file(local, path)
+        with _translated():
+            filesystem.put_file(local, path)
 
     def remove(self, uri: str) -> None:
         filesystem, path = self.filesystem_of(uri)
-        filesystem.rm_file(path)
+        with _translated():
+            filesystem.rm_file(path)
         filesystem.invalidate_cache()
 
     def forget(self, uri: str) -> None:
         type(self.filesystem_of(uri)[0]).clear_instance_cache()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The plain OSError by which gcsfs says that permission is missing, as a PermissionError."""
+    try:
+        yield
+    except OSError as error:
+        if type(error) is OSError and str(error).startswith("Forbidden"):
+            raise PermissionError("Forbidden") from error
+        raise
 
 
 @lru_cache(maxsize=1)

@@ -71,6 +71,19 @@ def refuse_remote(file: Place) -> None:
         )
 
 
+def local_folder(place: Place, use: str) -> Path:
+    """The path of a folder that is written on this machine; `use` names it, as "the cache".
+
+    Raises:
+        ConfigError: it is an address.
+    """
+    if is_remote(str(place)):
+        raise ConfigError(
+            f"{public(str(place))}: an address, where {use} is on this machine; give a path"
+        )
+    return path_of(place)
+
+
 def make_folder(folder: Path, place: Place | None = None) -> None:
     """Make a folder, and those above it.
 

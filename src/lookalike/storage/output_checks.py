@@ -86,7 +86,7 @@ def _checked_remote(place: str) -> bool:
     def ask() -> None:
         """The storage answers, and takes the credentials; these may be for writing alone."""
         try:
-            client_of(place).has_below(place)
+            client_of(place).check_bucket(place)
         except FileNotFoundError:
             raise no_such_bucket(place) from None
         except PermissionError as error:

@@ -277,11 +277,12 @@ def refusal(error: Exception) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of botocore, oss2 or aiohttp."""
+    """The HTTP status in an error of botocore, oss2, aiohttp or gcsfs."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-    status = getattr(error, "status", None)
+    of_gcsfs = type(error).__module__.startswith("gcsfs.")
+    status = getattr(error, "code" if of_gcsfs else "status", None)
     known = isinstance(status, int) and (status > 0 or status == _REFUSED_BY_CLIENT)
     return status if known else None
 

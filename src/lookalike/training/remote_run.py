@@ -15,6 +15,7 @@ from lookalike.log import logger
 from lookalike.run import CONFIG, RESOLVED, Run
 from lookalike.storage.atomic import partial_path, put_in_place
 from lookalike.storage.cache_folder import cache_entry
+from lookalike.storage.local_files import local_folder
 from lookalike.training import checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -30,6 +31,7 @@ def workdir(output: str, chosen: str | None = None) -> Path:
 
     Raises:
         RunError: the URI has user info or another query, which would be saved with the run.
+        ConfigError: `chosen` is a URI.
     """
     _, query = storage.split_query(output)
     if storage.unsigned(output) != output or (query and not query.startswith("?endpoint=")):
@@ -37,7 +39,7 @@ def workdir(output: str, chosen: str | None = None) -> Path:
             f"run.output={storage.public(output)}: has user info or a query in it, which would be "
             "saved with the run; credentials belong in the environment"
         )
-    return storage.path_of(chosen) if chosen else cache_entry("runs", output)
+    return local_folder(chosen, "run.workdir") if chosen else cache_entry("runs", output)
 
 
 def saved_config(output: str, *, asked: bool = False) -> Config | None:

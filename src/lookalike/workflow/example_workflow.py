@@ -8,6 +8,7 @@ from pathlib import Path
 from lookalike import storage
 from lookalike.errors import RunError
 from lookalike.storage import Place
+from lookalike.storage.local_files import local_folder
 from lookalike.storage.output_checks import check_output_folder
 
 FILE = "workflow.yaml"
@@ -22,7 +23,7 @@ def write_example(folder: Place) -> Path:
     """
     from lookalike.commands.quickstart import unpack_images, unpack_weights
 
-    place = storage.path_of(folder)
+    place = local_folder(folder, "the place of the example")
     check_output_folder(place)
     path = place / FILE
     if path.exists():
