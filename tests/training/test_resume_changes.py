@@ -1,11 +1,13 @@
 """Resume with another batch size, sampler, list or length."""
 
 import logging
+import os
 import shutil
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from engine_process import records
 
@@ -13,6 +15,7 @@ import lookalike
 from lookalike.commands.train import train
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError, RunError
+from lookalike.model.embedder import Embedder
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.learning_rate import LearningRateSchedule
@@ -258,6 +261,24 @@ def test_every_other_changed_setting_is_listed(resumed, caplog):
         "resumed with changed settings: data.threads 0 -> 1, loss.name amsoftmax -> arcface, "
         "loss.margin 0.4 -> 28.6, loss.scale 30.0 -> 64.0, optim.lr 0.03 -> 0.001"
     )
+
+
+def test_another_spelling_of_a_file_is_no_change(shapes, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("optim:\n  lr: 0.01\n")
+    (tmp_path / "weights.txt").write_text("0 2\n")
+    backbone = Embedder.create("test_resnet", pretrained=False, image_size=32).backbone
+    safetensors.torch.save_file(backbone.state_dict(), tmp_path / "a.safetensors")
+    files = {"recipe": "mine.yaml", "pretrained": "a.safetensors", "data__weights": "weights.txt"}
+    train(**settings(shapes, "run", max_steps=1, **files))
+    for steps, folder in ((2, tmp_path), (3, "."), (4, "")):
+        spelled = {key: os.path.join(folder, name) for key, name in files.items()}
+        caplog.clear()
+        train(**settings(shapes, tmp_path / "run", max_steps=steps, **spelled), resume=True)
+        assert "changed settings" not in caplog.text
+    (tmp_path / "other.yaml").write_text("optim:\n  lr: 0.01\n")
+    with pytest.raises(ConfigError, match=r"train.recipe=other.yaml is for new runs"):
+        train(**settings(shapes, "run", **{**files, "recipe": "other.yaml"}), resume=True)
 
 
 @pytest.mark.parametrize("change", [{"time_budget": "1h"}, {"recipe": "auto"}])

@@ -12,6 +12,7 @@ from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
 from lookalike.commands.run_lists import lists_in
 from lookalike.config.config import Config
+from lookalike.config.same_setting import same_setting
 from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
 from lookalike.data.loading.bad_images import RELATIVE_PATHS, BadImages, none_readable
@@ -128,7 +129,7 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     asked = config.asked() - {"run.output"}
     for key in sorted(asked):
         other = not key.startswith("data.") and key != "run.device"
-        if other and config.get(key) != trained.get(key):
+        if other and not same_setting(key, config.get(key), trained.get(key)):
             raise ConfigError(
                 f"{key}={config.get(key)} contradicts the run, which has {trained.get(key)}; leave "
                 "it out: with --run, settings of data and run.device apply"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config, keys
+from lookalike.config.same_setting import same_setting
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.loading.image_source import Source
@@ -113,7 +114,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
     for key, instead in _OF_NEW_RUNS.items():
-        if key in given and config.get(key) != used.get(key):
+        if key in given and not same_setting(key, config.get(key), used.get(key)):
             raise ConfigError(
                 f"{key}={config.get(key)} is for new runs, and {run.path} began with "
                 f"{setting_text(used.get(key))}: {instead}, or train into another --output"
@@ -126,7 +127,8 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
         )
 
     def changed(key: str) -> bool:
-        return key in given | before.asked() and config.get(key) != used.get(key)
+        is_given = key in given | before.asked()
+        return is_given and not same_setting(key, config.get(key), used.get(key))
 
     kept = {
         key: used.get(key)

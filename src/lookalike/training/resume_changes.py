@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lookalike.config.config import Config, keys
+from lookalike.config.same_setting import same_setting
 from lookalike.log import logger
 from lookalike.run import Run
 from lookalike.training import remote_run
@@ -28,7 +29,7 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
     used = remote_run.saved_config(str(run.path))
     if used is None:
         return []
-    changed = [key for key in _SHAPES if config.get(key) != used.get(key)]
+    changed = [key for key in _SHAPES if not same_setting(key, config.get(key), used.get(key))]
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
@@ -84,7 +85,11 @@ def change_of_length(run: Run, config: Config, saved: Progress, now: Progress) -
 
 def _changes(some: Iterable[str], used: Config, now: Config) -> dict[str, str]:
     """Those of the settings that differ, as text by key."""
-    texts = {key: (setting_text(used.get(key)), setting_text(now.get(key))) for key in some}
+    texts = {
+        key: (setting_text(used.get(key)), setting_text(now.get(key)))
+        for key in some
+        if not same_setting(key, used.get(key), now.get(key))
+    }
     return {key: f"{key} {old} -> {new}" for key, (old, new) in texts.items() if old != new}
 
 

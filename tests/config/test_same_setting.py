@@ -1,0 +1,39 @@
+"""Settings that name one file or folder in two spellings."""
+
+import os
+
+import pytest
+
+from lookalike.config.same_setting import same_setting
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for name in ("file", "auto", "sub/file"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("file")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("key", ["model.pretrained", "train.recipe", "data.weights"])
+def test_spellings_of_one_file(here, key):
+    spellings = ["file", "./file", "sub/../file", "link", f"{here}/file", f"file://{here}/file"]
+    for one in spellings:
+        assert same_setting(key, one, "file")
+        assert same_setting(key, "file", one)
+        for other in ("sub/file", f"{here}/sub/file", "none", None, True):
+            assert not same_setting(key, one, other)
+
+
+def test_what_is_no_place_is_compared_as_it_is(here):
+    assert same_setting("loss.name", "arcface", "arcface")
+    assert not same_setting("loss.name", "file", "./file")
+    assert not same_setting("train.recipe", "auto", "./auto")
+    assert not same_setting("model.pretrained", "none", "./none")  # no file is there
+    assert not same_setting("model.backbone", "file", "./file")
+    assert same_setting("model.backbone", "local-dir:sub", f"local-dir:{os.path.abspath('sub')}")
+    assert not same_setting("model.backbone", "local-dir:sub", "sub")
+    assert not same_setting("model.pretrained", True, False)
+    assert same_setting("model.pretrained", "s3://b/x", "S3://b/x")
