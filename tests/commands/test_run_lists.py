@@ -177,3 +177,36 @@ def test_another_list_is_read_by_its_own_names_of_columns(trained, shapes, tmp_p
     assert lookalike.evaluate(run.path, other).map_at_r == pytest.approx(
         run.scores()[-1]["map_at_r"]
     )
+
+
+def test_doctor_reads_another_list_by_its_own_columns(trained, other, shapes, tmp_path):
+    """Those of the run are of its lists, which other lists need not have."""
+    folder, run = trained
+    settings = {"run": run.path, "images": False, "device": "cpu"}
+    plain = tmp_path / "plain.txt"
+    plain.write_text((shapes / "val.txt").read_text().replace("images/", f"{shapes}/images/"))
+    expected = lookalike.doctor(data=folder / "val.csv", **settings)  # the run's own
+    assert all(record.label.startswith("shape ") for record in expected.lists.records)
+    for data, columns in (
+        (plain, {}),
+        (shapes / "val.txt", {}),
+        (other, COLUMNS),
+    ):
+        found = lookalike.doctor(data=data, **settings, **columns)
+        assert found.facts["labels"] == expected.facts["labels"], data
+        assert [issue.kind for issue in found.issues] == [issue.kind for issue in expected.issues]
+    with pytest.raises(DataError, match=r"may be 'small', 'large'; set data\.path_column"):
+        lookalike.doctor(data=other, **settings)
+
+
+def test_a_list_of_the_run_is_its_own_in_all_spellings(trained, monkeypatch, tmp_path):
+    folder, run = trained
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for place in ("val.csv", "./val.csv", tmp_path / "link/val.csv", f"file://{folder}/val.csv"):
+        scores = lookalike.evaluate(run.path, place)
+        assert scores.map_at_r == pytest.approx(map_at_r(run)), place
+    both = lookalike.doctor(
+        data="{train,val}.csv", run=run.path, images=False, device="cpu",
+    )  # fmt: skip
+    assert all(record.label.startswith("shape ") for record in both.lists.records)

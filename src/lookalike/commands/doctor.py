@@ -10,7 +10,7 @@ from typing import Any
 from lookalike import log, storage
 from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
-from lookalike.commands.run_lists import lists_in
+from lookalike.commands.run_lists import is_own, lists_in
 from lookalike.config.config import Config
 from lookalike.config.same_setting import same_setting
 from lookalike.data.catalog import Catalog
@@ -58,7 +58,9 @@ def doctor(
         config: the request, of which `data` counts; None for the defaults.
         run: an output directory or its URI: its model finds doubtful labels of its training list,
             and its settings apply where `config` has none.
-        data: with `run`, a list to judge instead of its training list.
+        data: with `run`, a list to judge instead of its training list. Unless it is one of the
+            run, its columns, format and image folder are found by name and content, or those of
+            `config`; only the separator of labels is the run's.
         images: check the images too, not only the lists.
         settings: values that differ from `config`, as in `train`.
 
@@ -98,6 +100,8 @@ def doctor(
     if output is not None:
         check_not_read(_results(output), lists.records)
     facts, issues = check_lists(lists, train, val)
+    if data is not None:  # nothing is trained on it
+        issues = [issue for issue in issues if issue.kind != "no_validation"]
     issues += [*bad_rows(bad), *skipped_files(skipped)]
     if skipped:
         facts["skipped_files"] = [asdict(each) for each in skipped]
@@ -116,6 +120,13 @@ def doctor(
     if output is not None:
         _write(diagnosis, output, source)
     return diagnosis
+
+
+_OF_THE_LIST = {
+    "data.format", "data.path_column", "data.label_column", "data.image_root", "data.weights",
+    "data.hierarchy",
+}  # fmt: skip
+"""Settings of the run's lists that do not hold for another one; see `reading_of`."""
 
 
 def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
@@ -142,7 +153,9 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     if data is not None:
         values = {"data.val": None, "data.val_fraction": 0.0, "data.train": data}
         values |= {"data.classes": None, "data.num_classes": None}
-        own |= {"data.format", "data.val_split", "data.train_split"}
+        own |= {"data.val_split", "data.train_split"}
+        if not is_own(trained, data):
+            own |= _OF_THE_LIST
     elif "data.val" in asked:  # in the place of the run's own validation
         values = {"data.val_fraction": 0.0}
     values |= {key: config.get(key) for key in own | asked}

@@ -80,8 +80,10 @@ def reading_of(
 
 
 def is_own(config: Config, place: str) -> bool:
-    """True for a training or validation list of the run."""
-    return storage.absolute(place) in map(storage.absolute, lists_in(config))
+    """True for a training or validation list of the run, in any spelling."""
+    one = storage.canonicalizer()
+    own = set(map(one, lists_in(config)))
+    return own.issuperset(map(one, expand_choices(place)))
 
 
 def lists_in(config: Config) -> list[str]:
