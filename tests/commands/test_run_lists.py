@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lookalike
+import program
 from lookalike.commands.report import report
 from lookalike.commands.search import search
 from lookalike.errors import ConfigError, DataError
@@ -210,3 +211,71 @@ def test_a_list_of_the_run_is_its_own_in_all_spellings(trained, monkeypatch, tmp
         data="{train,val}.csv", run=run.path, images=False, device="cpu",
     )  # fmt: skip
     assert all(record.label.startswith("shape ") for record in both.lists.records)
+
+
+@pytest.fixture
+def asked(trained, shapes, tmp_path):
+    """The validation list as a table with other columns than `other`, and paths of its own root."""
+    rows = ["draft,shot,what"]
+    for line in (shapes / "val.txt").read_text().splitlines():
+        path, label = line.rsplit(" ", 1)
+        rows.append(f"x.jpg,{path.removeprefix('images/')},{label}")
+    place = tmp_path / "asked.csv"
+    place.write_text("\n".join(rows) + "\n")
+    return place
+
+
+def test_queries_may_have_other_columns_than_the_gallery(trained, other, asked, shapes, tmp_path):
+    _, run = trained
+    queries = {"query_path_column": "shot", "query_image_root": f"{shapes}/images"}
+    with pytest.raises(DataError, match=r"asked\.csv:1: no column named data\.path_column=large"):
+        search(run.path, asked, gallery=other, device="cpu", **COLUMNS)
+    found = search(run.path, asked, gallery=other, k=1, device="cpu", **COLUMNS, **queries)
+    labels = [answer.neighbours[0].label for answer in found.answers]
+    assert labels[::4] == ["100", "101", "102", "103", "104"]
+    assert all(answer.neighbours[0].itself for answer in found.answers)
+    with pytest.raises(DataError, match=r"asked\.csv:1: no column named data\.label_column=second"):
+        lookalike.evaluate(run.path, query=asked, gallery=other, device="cpu", **COLUMNS, **queries)
+    queries["query_label_column"] = "what"
+    scores = lookalike.evaluate(
+        run.path, query=asked, gallery=other, device="cpu", **COLUMNS, **queries
+    )
+    assert scores.map_at_r == pytest.approx(map_at_r(run))
+    compared = lookalike.compare(
+        run.path, query=asked, gallery=other, device="cpu", **COLUMNS, **queries
+    )
+    assert compared.evaluations[0].scores.map_at_r == scores.map_at_r
+
+
+def test_queries_may_be_found_by_content_where_the_gallery_is_not(
+    trained, other, shapes, monkeypatch, tmp_path, capsys
+):
+    """A list of paths has no columns, and its folder is its own."""
+    _, run = trained
+    plain = tmp_path / "plain.txt"
+    plain.write_text(f"{shapes}/images/100-0.jpg\n")
+    words = ["search", run.path, plain, "--gallery", other, "--device", "cpu", "--k", "1", "--json"]
+    words += ["--path-column", "large", "--label-column", "second", "--image-root", shapes]
+    assert program.run(monkeypatch, *words) == 2
+    assert "plain.txt:1: no first line with names of columns" in capsys.readouterr().err
+    words += ["--query-path-column", "", "--query-image-root", ""]
+    assert program.run(monkeypatch, *words) == 0
+    assert '"label": "100"' in capsys.readouterr().out
+    words = ["evaluate", run.path, "--query", shapes / "val.txt", "--gallery", other]
+    words += ["--path-column", "large", "--label-column", "second", "--device", "cpu"]
+    assert program.run(monkeypatch, *words) == 2
+    words += ["--query-path-column", "", "--query-label-column", ""]
+    assert program.run(monkeypatch, *words) == 0
+
+
+def test_columns_of_queries_without_queries_are_refused(trained, other, tmp_path):
+    _, run = trained
+    for use, flag in (
+        (lambda **more: search(run.path, gallery=other, **more), "queries"),
+        (lambda **more: lookalike.evaluate(run.path, other, **more), "--query and --gallery"),
+        (lambda **more: lookalike.compare(run.path, other, **more), "--query and --gallery"),
+    ):
+        with pytest.raises(ConfigError, match=rf"--query-path-column\) is of queries: give {flag}"):
+            use(query_path_column="x", device="cpu")
+        with pytest.raises(ConfigError, match=r"query_path_column=3 must be a text or None"):
+            use(query_path_column=3, device="cpu")

@@ -207,7 +207,8 @@ def test_values_that_are_no_places() -> None:
         for name in each.opts
     }
     places = {"-o", "--output", "--train", "--val", "--data", "--query", "--gallery", "--cache",
-              "--image-root", "--embeddings", "--labels", "--per-class", "--per-query"}  # fmt: skip
+              "--image-root", "--query-image-root", "--embeddings", "--labels", "--per-class",
+              "--per-query"}  # fmt: skip
     assert options - NO_PLACES == places
     assert options >= NO_PLACES
     submit(*EMBED, "--device", "cpu", on="kubernetes", dry_run=True, image="i")

@@ -39,6 +39,18 @@ ImageRoot = Annotated[
     str | None,
     typer.Option(help="Folder or URI where relative paths in lists start; by default the list's."),
 ]
+QueryPathColumn = Annotated[
+    str | None,
+    typer.Option(help="--path-column of the queries, if another; '' finds it by content."),
+]
+QueryLabelColumn = Annotated[
+    str | None,
+    typer.Option(help="--label-column of the queries, if another; '' finds it by name."),
+]
+QueryImageRoot = Annotated[
+    str | None,
+    typer.Option(help="--image-root of the queries, if another; '' is their list's folder."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Request = Annotated[
     list[str] | None,

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import AsJson, Format, MeasuredSplit, with_read_flags
+from lookalike.cli.arguments import (
+    AsJson,
+    Format,
+    MeasuredSplit,
+    QueryImageRoot,
+    QueryLabelColumn,
+    QueryPathColumn,
+    with_read_flags,
+)
 from lookalike.errors import ConfigError
 
 
@@ -73,6 +81,9 @@ def evaluate(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    query_path_column: QueryPathColumn = None,
+    query_label_column: QueryLabelColumn = None,
+    query_image_root: QueryImageRoot = None,
     **read: Any,
 ) -> None:
     """Measure retrieval with confidence intervals; compare models."""
@@ -114,6 +125,9 @@ def evaluate(
         per_class=per_class,
         per_query=per_query,
         output=output,
+        query_path_column=query_path_column,
+        query_label_column=query_label_column,
+        query_image_root=query_image_root,
         **read,
     )
     if os.environ.get("RANK", "0") != "0":

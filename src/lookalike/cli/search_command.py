@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike import storage
-from lookalike.cli.arguments import Model, with_read_flags
+from lookalike.cli.arguments import Model, QueryImageRoot, QueryPathColumn, with_read_flags
 
 if TYPE_CHECKING:
     from lookalike.index.decision import Answer, Neighbour
@@ -85,6 +85,8 @@ def search(
             "a run."
         ),
     ] = None,
+    query_path_column: QueryPathColumn = None,
+    query_image_root: QueryImageRoot = None,
     **read: Any,
 ) -> None:
     """Find the images of a gallery that look like a query."""
@@ -110,6 +112,8 @@ def search(
         check=check,
         html=html,
         lists_of=lists_of,
+        query_path_column=query_path_column,
+        query_image_root=query_image_root,
         **read,
     )
     try:

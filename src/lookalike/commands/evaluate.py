@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -19,7 +20,14 @@ from lookalike.commands.models import (
     load,
     training_counts,
 )
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, check_layout, settings_of
+from lookalike.commands.read_options import (
+    QueryKeywords,
+    ReadKeywords,
+    ReadOptions,
+    check_layout,
+    check_query_layout,
+    settings_of,
+)
 from lookalike.commands.run_lists import reading_of
 from lookalike.data.inputs import optional_place, place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
@@ -62,7 +70,11 @@ from lookalike.vectors.vector_parts import Request
 RESULT_JSON = "evaluation.json"
 
 
-class CompareKeywords(ReadKeywords, MetricKeywords, ListKeywords, total=False):
+class EvaluateKeywords(ReadKeywords, QueryKeywords, total=False):
+    """Those keywords of `evaluate` that are fields of options."""
+
+
+class CompareKeywords(ReadKeywords, QueryKeywords, MetricKeywords, ListKeywords, total=False):
     """Those keywords of `compare` that are fields of options."""
 
 
@@ -78,7 +90,7 @@ def evaluate(
     recall: int | Iterable[int] = RECALL,
     precision: int | Iterable[int] = (),
     full: bool = False,
-    **read: Unpack[ReadKeywords],
+    **more: Unpack[EvaluateKeywords],
 ) -> Scores:
     """Retrieval scores of one model: each image searches the others of its class.
 
@@ -97,21 +109,24 @@ def evaluate(
         recall: the k of Recall@k, one or several.
         precision: the k of precision@k, one or several.
         full: measure mean average precision and mINP too, which need the whole ranking.
-        read: `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column`, `image_root` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+        more: `query_path_column`, `query_label_column` and `query_image_root`, as in
+            `lookalike.commands.read_options.QueryKeywords`; `threads`, `cache`, `cache_size`,
+            `requests`, `allow_truncated`, `path_column`, `label_column`, `image_root` and
+            `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    [given] = split_keywords(evaluate, read, ReadKeywords)
+    asking, given = split_keywords(evaluate, more, QueryKeywords, ReadKeywords)
     model, reading = place_of("model", model), ReadOptions(**given)
+    query_layout = reading.query_layout(asking)
     data, query, gallery = _places(data=data, query=query, gallery=gallery)
     check_inputs([model], data, query, gallery, (), None, split)
+    check_query_layout(asking, query, "--query and --gallery")
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = ListOptions(format, split, label_separator)
-        test = _test_set(data, query, gallery, lists, world, model, reading.layout)
+        test = _test_set(data, query, gallery, lists, world, model, reading.layout, query_layout)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -150,15 +165,20 @@ def compare(
         more: `format`, `split`, `label_separator` (by default that of the first run) and
             `hierarchy`, as in `lookalike.evaluation.testset.ListOptions`; `recall`, `precision`,
             `full`, `verification`, `nmi` and `seed`, as in
-            `lookalike.evaluation.evaluator.MetricOptions`; `threads`, `cache`, `cache_size`,
+            `lookalike.evaluation.evaluator.MetricOptions`; `query_path_column`,
+            `query_label_column` and `query_image_root`, as in
+            `lookalike.commands.read_options.QueryKeywords`; `threads`, `cache`, `cache_size`,
             `requests`, `allow_truncated`, `path_column`, `label_column`, `image_root` and
             `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, a wrong list, or nothing that can be measured.
     """
-    metrics, form, read = split_keywords(compare, more, MetricKeywords, ListKeywords, ReadKeywords)
+    metrics, form, asking, read = split_keywords(
+        compare, more, MetricKeywords, ListKeywords, QueryKeywords, ReadKeywords
+    )
     reading, listing = ReadOptions(**read), ListOptions(**form)
+    query_layout = reading.query_layout(asking)
     models, embeddings = places_of("models", models), places_of("embeddings", embeddings)
     data, query, gallery, labels = _places(data=data, query=query, gallery=gallery, labels=labels)
     per_class, per_query, output = _places(per_class=per_class, per_query=per_query, output=output)
@@ -175,6 +195,7 @@ def compare(
     check_distinct(outputs, (*models, *embeddings, *lists))
     check_inputs(models, data, query, gallery, embeddings, labels, listing.split)
     check_layout(reading.layout, data or query, "--data, not --embeddings")
+    check_query_layout(asking, query, "--query and --gallery")
     options = MetricOptions.of(**metrics)
     with World.from_env(reading.device) as world:
         if not world.is_main:
@@ -187,7 +208,9 @@ def compare(
             measured = [ModelVectors(name, x, rows, has_files=False) for name, x in files]
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
-            test = _test_set(data, query, gallery, listing, world, models[0], reading.layout)
+            test = _test_set(
+                data, query, gallery, listing, world, models[0], reading.layout, query_layout
+            )
             check_not_read(outputs, test.catalog.records)
             source = reading.source(models)
             measured = common_images(
@@ -261,10 +284,11 @@ def _test_set(
     world: World,
     model: Place,
     layout: ListLayout,
+    query_layout: ListLayout,
 ) -> TestSet:
     """The images to measure on; lists of the run of `model` are read as by its training."""
 
-    def read(place: str) -> RecordTable:
+    def read(place: str, layout: ListLayout = layout) -> RecordTable:
         format, annotation = reading_of(
             place,
             options.format,
@@ -280,7 +304,8 @@ def _test_set(
     else:
         assert query is not None
         assert gallery is not None
-        test = from_query_and_gallery(query, gallery, options, world, read)
+        read_query = partial(read, layout=query_layout)
+        test = from_query_and_gallery(query, gallery, options, world, read, read_query)
     check_measurable(test.catalog)
     return test
 

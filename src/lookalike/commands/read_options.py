@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 from lookalike import storage
@@ -30,6 +30,28 @@ class ReadKeywords(TypedDict, total=False):
     label_column: str | None
     image_root: str | None
     device: str
+
+
+class SearchedKeywords(TypedDict, total=False):
+    """Layout of the lists of queries, as keywords of `search`; by default that of all lists.
+
+    Attributes:
+        query_path_column: as `path_column`; "" to find it by name and content.
+        query_image_root: as `image_root`; "" for the folder of each list.
+    """
+
+    query_path_column: str | None
+    query_image_root: str | None
+
+
+class QueryKeywords(SearchedKeywords, total=False):
+    """The same with labels, as keywords of `evaluate` and `compare`.
+
+    Attributes:
+        query_label_column: as `label_column`; "" to find it by name.
+    """
+
+    query_label_column: str | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,22 @@ class ReadOptions:
         """The layout of the lists that are given."""
         return ListLayout(self.path_column, self.label_column, self.image_root)
 
+    def query_layout(self, given: Mapping[str, Any]) -> ListLayout:
+        """The layout of the lists of queries: what `QueryKeywords` name, else that of all lists.
+
+        Raises:
+            ConfigError: a value is no text.
+        """
+        values = {}
+        for name in asdict(self.layout):
+            value = given.get(f"query_{name}")
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                raise ConfigError(f"query_{name}={value!r} must be a text or None")
+            values[name] = value
+        return replace(self.layout, **values)
+
     def source(self, models: Sequence[Place]) -> Source:
         """The bytes of images, read by these options, or as in training where they are open.
 
@@ -109,6 +147,15 @@ class ReadOptions:
                 yield from (f"--{name.replace('_', '-')}", str(value))
         if self.allow_truncated is not None:
             yield "--allow-truncated" if self.allow_truncated else "--no-allow-truncated"
+
+
+def check_query_layout(given: Mapping[str, Any], queries: object, flag: str) -> None:
+    """Raise a ConfigError if a layout of queries is given, but no queries, as by `flag`."""
+    for name, value in given.items():
+        if value is not None and not queries:
+            raise ConfigError(
+                f"{name}={value!r} (--{name.replace('_', '-')}) is of queries: give {flag}"
+            )
 
 
 def check_layout(layout: ListLayout, table: Place | None, flag: str) -> None:

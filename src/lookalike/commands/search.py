@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -12,7 +12,12 @@ from typing import TypedDict, Unpack
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import calibration_of, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions
+from lookalike.commands.read_options import (
+    ReadKeywords,
+    ReadOptions,
+    SearchedKeywords,
+    check_query_layout,
+)
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
@@ -55,7 +60,7 @@ class ChangeKeywords(TypedDict, total=False):
     remove_all: bool
 
 
-class SearchKeywords(ReadKeywords, ChangeKeywords, total=False):
+class SearchKeywords(ReadKeywords, SearchedKeywords, ChangeKeywords, total=False):
     """Those keywords of `search` that belong together."""
 
 
@@ -118,9 +123,10 @@ def search(
         lists_of: a run whose training and validation lists are read by its settings
             (`data.format`, `data.image_root`, ...); by default `model`, where it is a run.
         more: `add`, `remove` and `remove_all`, as in `lookalike.commands.search.ChangeKeywords`;
-            `threads`, `cache`, `cache_size`, `requests`, `allow_truncated`, `path_column`,
-            `label_column`, `image_root` and `device`, as in
-            `lookalike.commands.read_options.ReadOptions`.
+            `query_path_column` and `query_image_root`, as in
+            `lookalike.commands.read_options.SearchedKeywords`; `threads`, `cache`, `cache_size`,
+            `requests`, `allow_truncated`, `path_column`, `label_column` (of the gallery),
+            `image_root` and `device`, as in `lookalike.commands.read_options.ReadOptions`.
 
     Raises:
         LookalikeError: no model, no index, none of the queries can be read, or an index of
@@ -128,7 +134,9 @@ def search(
     """
     model = place_of("model", model)
     asked_for, galleries = places_of("queries", queries), places_of("gallery", gallery)
-    changes, read = split_keywords(search, more, ChangeKeywords, ReadKeywords)
+    changes, asking, read = split_keywords(
+        search, more, ChangeKeywords, SearchedKeywords, ReadKeywords
+    )
     added, removed = (places_of(name, changes.get(name, ())) for name in ("add", "remove"))
     if not isinstance(remove_all := changes.get("remove_all", False), bool):
         raise ConfigError(f"remove_all={remove_all!r} must be True or False")
@@ -150,15 +158,21 @@ def search(
     check_integer("check", check, 0)
     check_kind(kind, "" if index is None else os.fspath(index))
     options = ReadOptions(**read)
+    # The labels of queries are not used: their lists need not have the column of the gallery's.
+    query_layout = replace(options.query_layout(asking), label_column=None)
+    check_query_layout(asking, asked_for, "queries")
     if index is not None:
         check_index_place(place_of("index", index))
         check_client(os.fspath(index))
     log.start()
     layout = options.layout
-    known = known_lists_of(
-        model if lists_of is None else lists_of, required=lists_of is not None, layout=layout
+    known, known_queries = (
+        known_lists_of(
+            model if lists_of is None else lists_of, required=lists_of is not None, layout=one
+        )
+        for one in (layout, query_layout)
     )
-    asking = sync.records_at(asked_for, known, layout) if asked_for else []
+    queried = sync.records_at(asked_for, known_queries, query_layout) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
     source = options.source([model] if needed else [])
@@ -170,7 +184,7 @@ def search(
         if places
     ]
     if html is not None:
-        check_not_read([html], chain(asking, *(listed.records for listed, _ in lists)))
+        check_not_read([html], chain(queried, *(listed.records for listed, _ in lists)))
     found = _index(embedder, index, galleries, kind)
     if removed:
         sync.remove(found, removed, remove_all=remove_all)
@@ -184,7 +198,7 @@ def search(
     assumed = prior_of(calibration, len(found), prior)
     if not len(found):
         logger.warning("%s: holds no images; add some with --add or --gallery", found.place)
-    answers, asked = _answers(embedder, found, asking, calibration, assumed, k, exact, source)
+    answers, asked = _answers(embedder, found, queried, calibration, assumed, k, exact, source)
     threshold = None
     if calibration is not None and assumed is not None:
         threshold = calibration.cosine_of(assumed)

@@ -138,28 +138,37 @@ def from_query_and_gallery(
     options: ListOptions = ListOptions(),  # frozen
     world: World = ALONE,
     read: ReadList | None = None,
+    read_query: ReadList | None = None,
 ) -> TestSet:
     """A list of queries, and one of the gallery.
 
     An image that is in both lists, by its path however that is spelled, is one image with both
     roles: it does not find itself. Called by all workers together; one of each machine reads, by
-    `read` or else by the options.
+    `read` or else by the options; the queries by `read_query`, where there is one.
 
     Raises:
         LookalikeError: one of them cannot be read, or an image has another label in the other.
     """
     records = read_once(
-        partial(_both_lists, query, gallery, options.split, read or options.read), world
+        partial(
+            _both_lists,
+            partial(read_query or read or options.read, query),
+            partial(read or options.read, gallery),
+            options.split,
+        ),
+        world,
     )
     both = [one is not None and one.is_query and one.is_gallery for one in records.details]
     in_both = int(np.array(both, bool)[records.details_codes].sum())
     return TestSet.of(f"{query} in {gallery}", records, in_both, options.hierarchy)
 
 
-def _both_lists(query: str, gallery: str, split: str | None, read: ReadList) -> RecordTable:
+def _both_lists(
+    query: Callable[[], RecordTable], gallery: Callable[[], RecordTable], split: str | None
+) -> RecordTable:
     """The queries with their roles, then those images of the gallery that are no queries."""
     key_of = image_keys()
-    lists = [read(query), read(gallery)]
+    lists = [query(), gallery()]
     one_has_splits = any(map(splits_of, lists))  # the other may be all of the chosen split
     asked, searched = (measured(one, split, required=not one_has_splits) for one in lists)
     queries = [_with_roles(record, query=True, gallery=False) for record in asked]

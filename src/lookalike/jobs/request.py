@@ -34,7 +34,7 @@ NO_PLACES = frozenset(
     {
         *("--workers", "--threads", "--cache-size", "--requests", "--device"),
         *("--k", "--precision", "--format", "--split", "--label-separator", "--hierarchy"),
-        *("--path-column", "--label-column"),
+        *("--path-column", "--label-column", "--query-path-column", "--query-label-column"),
         *("--backbone", "--loss", "--epochs", "--recipe"),
     }
 )
