@@ -1,7 +1,7 @@
 """Choices of the recipe."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -10,14 +10,18 @@ from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.errors import ConfigError
 from lookalike.planning.facts import Facts, network_facts
 from lookalike.planning.image_sample import SampleFacts
-from lookalike.planning.recipe import choose, choose_by_file, choose_rates, with_choices
+from lookalike.planning.recipe import (
+    choose,
+    choose_by_file,
+    choose_by_start,
+    poolings_to_measure,
+    with_choices,
+)
 from lookalike.training.build import check_settings
 
 SAMPLE = SampleFacts(
     images=300, side=72, queries=300, recall=0.5, mirrored_recall=0.1, mirrors_differ=True,
-    global_recall=0.2, spatial_is_better=True,
 )  # fmt: skip
-UNALIGNED = replace(SAMPLE, global_recall=0.48)
 
 
 def facts(**changes):
@@ -143,7 +147,9 @@ def test_classes_are_held_out_only_to_guard_a_pretrained_start():
     assert chosen()["data.val_fraction"] == pytest.approx(40 / 800)
     assert "data.val_fraction" not in chosen(pretrained=False)
     assert "data.val_fraction" not in chosen(has_validation=True)
-    assert "data.val_fraction" not in chosen(classes=60)
+    assert chosen(classes=60)["data.val_fraction"] == pytest.approx(12 / 60)
+    assert chosen(classes=15)["data.val_fraction"] == pytest.approx(3 / 15)
+    assert "data.val_fraction" not in chosen(classes=14)
     # Lone images are no queries.
     assert not {"data.val_fraction", "train.interpolate"} & chosen(several=90).keys()
     assert chosen(has_validation=True, several=0)["train.interpolate"]
@@ -179,26 +185,76 @@ def test_the_image_size_follows_the_images():
     assert "model.image_size" not in chosen(convolutional=False)
 
 
-def test_crops_are_larger_where_objects_are_aligned():
-    assert chosen()["data.min_crop"] == 0.75
-    assert chosen(sample=UNALIGNED)["data.min_crop"] == 0.4
-    assert chosen(sample=replace(SAMPLE, spatial_is_better=False))["data.min_crop"] == 0.4
-    for unknown in (replace(SAMPLE, queries=29), replace(SAMPLE, global_recall=0.96)):
-        [crop] = [c for c in choose(Config(), facts(sample=unknown)) if c.key == "data.min_crop"]
-        assert (crop.value, crop.short_reason) == (0.4, "not known whether objects are aligned")
-    assert "data.min_crop" not in chosen(sample=None)
-    assert chosen(pretrained=False, sample=UNALIGNED)["data.min_crop"] == 0.75
+def test_crops_are_large():
+    for changes in ({}, {"sample": None}, {"pretrained": False}):
+        assert chosen(**changes)["data.min_crop"] == 0.75
 
 
-def test_quarters_are_for_aligned_objects():
-    assert chosen(quarters=True)["model.pooling"] == "gem+quarters"
-    assert "model.pooling" not in chosen(quarters=True, sample=None)
-    assert "model.pooling" not in chosen(quarters=True, sample=UNALIGNED)
-    from_scratch = chosen(quarters=True, sample=UNALIGNED, pretrained=False)
-    assert from_scratch["model.pooling"] == "gem+quarters"
+def test_random_weights_take_quarters():
+    assert chosen(quarters=True, pretrained=False)["model.pooling"] == "gem+quarters"
+    assert "model.pooling" not in chosen(quarters=False, pretrained=False)
+    assert "model.pooling" not in chosen(quarters=True)  # by the start
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
     asked = Config.load(overrides=["model.pooling=gem"])
-    assert "model.pooling" not in chosen(asked, quarters=True)
+    assert "model.pooling" not in chosen(asked, quarters=True, pretrained=False)
+
+
+@dataclass
+class Start:
+    """Retrieval before training."""
+
+    recall_at_1: float
+    map_at_r: float = 0.1
+    num_queries: int = 100
+
+    @property
+    def recall(self):
+        return {1: self.recall_at_1}
+
+
+def by_start(config, starts):
+    return {each.key: each.value for each in choose_by_start(config, starts)}
+
+
+def request(*overrides):
+    return Config.load(
+        overrides=[
+            "model.backbone=resnet18", "model.init_from_features=true", "optim.name=adamw",
+            *overrides,
+        ]
+    )  # fmt: skip
+
+
+def test_quarters_are_chosen_unless_they_retrieve_worse_before_training():
+    whole = Start(0.6, 0.4)
+    for quarters, expected in (
+        (Start(0.7, 0.5), "gem+quarters"), (Start(0.58, 0.37), "gem+quarters"),
+        (Start(0.5, 0.3), "gem+avg"), (Start(0.62, 0.2), "gem+avg"),
+    ):  # fmt: skip
+        found = by_start(request(), {"gem+quarters": quarters, "gem+avg": whole})
+        assert found["model.pooling"] == expected
+    unmeasured = {"gem+quarters": None, "gem+avg": None}
+    assert by_start(request(), unmeasured)["model.pooling"] == "gem+avg"
+
+
+def test_the_rate_of_the_backbone_follows_the_pooling_that_is_chosen():
+    starts = {"gem+quarters": Start(0.5), "gem+avg": Start(0.9)}
+    found = by_start(request(), starts)
+    assert found == {"model.pooling": "gem+avg", "optim.backbone_lr_factor": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "measured"),
+    [
+        ([], ("gem+quarters", "gem+avg")),
+        (["model.pooling=gem"], ("gem",)),
+        (["train.recipe=component"], ("gem+avg",)),
+        (["model.backbone=vit_tiny"], ("gem+avg",)),
+        (["train.start_from=runs/old"], ("gem+avg",)),
+    ],
+)
+def test_poolings_are_measured_where_the_choice_is_open(overrides, measured):
+    assert poolings_to_measure(request(*overrides)) == measured
 
 
 def test_transformers_are_not_pooled_by_gem():
@@ -257,21 +313,18 @@ def test_plain_sgd_keeps_its_own_rate():
 
 
 def test_the_backbone_learns_faster_the_worse_its_start():
-    class Start:
-        num_queries = 100
+    def rate(config, start=None):
+        starts = {} if start is None else {"gem+avg": Start(start)}
+        return by_start(config, starts).get("optim.backbone_lr_factor")
 
-        def __init__(self, recall):
-            self.recall = {1: recall}
-
-    adamw = Config.load(overrides=["optim.name=adamw", "model.pretrained=true"])
-    rates = [choose_rates(adamw, Start(recall))[0].value for recall in (0.95, 0.7, 0.3)]
+    adamw = request("model.pooling=gem+avg")
+    rates = [rate(adamw, recall) for recall in (0.95, 0.7, 0.3)]
     assert rates == sorted(rates)
     assert rates[0] < rates[2]
-    assert rates[0] < choose_rates(adamw, None)[0].value < rates[2]
-    random = adamw.with_values({"model.pretrained": False})
-    assert choose_rates(random, None) == []
-    asked = adamw.with_values({"optim.backbone_lr_factor": 0.5})
-    assert choose_rates(asked, Start(0.3)) == []
+    assert rates[0] < rate(adamw) < rates[2]
+    assert rate(adamw.with_values({"model.pretrained": False})) is None
+    assert rate(adamw.with_values({"optim.backbone_lr_factor": 0.5}), 0.3) is None
+    assert rate(adamw.with_values({"optim.name": "sgd"}), 0.3) is None
 
 
 def test_facts_of_the_network_come_without_its_weights():
@@ -326,5 +379,5 @@ def test_the_settings_that_help_and_docs_call_chosen_are_those_of_the_recipe():
         {"classes": 3 * 10**7, "images": 10**8, "workers": 4},
     )  # fmt: skip
     found = {key for changes in cases for key in chosen(**changes)}
-    found |= {each.key for each in choose_rates(Config.load(None, ["optim.name=adamw"]), None)}
+    found |= set(by_start(request("model.pooling=gem+avg"), {}))
     assert found == CHOSEN_BY_RECIPE

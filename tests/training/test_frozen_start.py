@@ -51,16 +51,15 @@ def test_the_start_keeps_the_similarities_of_the_backbone(shapes):
     embedder = Embedder.create("resnet18", pretrained=False, image_size=32, embedding_dim=100)
     catalog = open_catalog(str(shapes / "train.txt"))
     features = start_features(embedder, catalog)
-    assert [tuple(part.shape) for part in features.pooled] == [(48, 512), (48, 512)]
-    features.set_neck(embedder)
+    assert [tuple(part.shape) for part in features.pooled.values()] == [(48, 512), (48, 512)]
+    features.set_neck(embedder.neck)
     live = embed_records(embedder, catalog.records, bad=BadImages()).vectors
-    kept = F.normalize(features.embeddings(embedder), dim=1)
+    kept = F.normalize(features.embeddings(embedder.neck), dim=1)
     assert torch.allclose(live, kept, atol=1e-5)
-    expected = (
-        sum(F.normalize(part, dim=1) @ F.normalize(part, dim=1).T for part in features.pooled) / 2
-    )
+    units = [F.normalize(part, dim=1) for part in features.pooled.values()]
+    expected = sum(unit @ unit.T for unit in units) / 2
     assert torch.allclose(live @ live.T, expected, atol=1e-4)
-    assert features.scores(embedder).num_queries == 48
+    assert features.scores(embedder.neck).num_queries == 48
 
 
 def test_of_many_classes_pairs_are_taken(monkeypatch, shapes):
@@ -70,4 +69,4 @@ def test_of_many_classes_pairs_are_taken(monkeypatch, shapes):
     catalog = open_catalog(str(shapes / "train.txt"))
     features = start_features(embedder, catalog)
     assert features.classes.tolist() == [0, 0, 1, 1, 2, 2]
-    assert features.scores(embedder).num_queries == 6
+    assert features.scores(embedder.neck).num_queries == 6

@@ -32,6 +32,18 @@ def test_half_a_point_or_one_query_is_no_difference():
     assert best_point(points, 50).weight == 1
 
 
+def test_half_way_is_kept_where_few_queries_show_no_gain():
+    points = [
+        Point(0, 0.92, 0.77), Point(0.5, 0.92, 0.79), Point(0.75, 0.95, 0.79), Point(1, 0.9, 0.75),
+    ]  # fmt: skip
+    assert best_point(points, 60).weight == 0.5
+    assert best_point(points, 10_000).weight == 0.75
+    gained = [Point(0, 0.7, 0.3), Point(0.5, 0.9, 0.8), Point(1, 0.95, 0.9)]
+    assert best_point(gained, 60).weight == 1
+    below = [Point(0, 0.9, 0.5), Point(0.5, 0.7, 0.4), Point(1, 0.6, 0.3)]
+    assert best_point(below, 60).weight == 0
+
+
 def test_interpolated_weights_and_statistics_are_put_back():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     module(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -9,16 +10,23 @@ import torch
 from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
-from lookalike.planning.recipe import choose_by_data, choose_by_file, reasons, with_choices
+from lookalike.planning.recipe import (
+    choose_by_data,
+    choose_by_file,
+    left_to_start,
+    reasons,
+    with_choices,
+)
 from lookalike.training.build import check_settings
 from lookalike.training.request_lists import create_source, open_catalogs
 
 
 def show_config(config: Config | None = None, **settings: Any) -> str:
-    """YAML of the complete request, loadable, with a comment above what the recipe chose.
+    """YAML of the request, loadable, with a comment above what the recipe chose.
 
     Lists are read, and some images of the training list; nothing is trained or downloaded. What
-    depends on the features of the pretrained network is chosen when training begins.
+    depends on the features of the pretrained network is chosen when training begins: a comment
+    stands in its place.
 
     Args:
         config: the request; None for the defaults.
@@ -39,18 +47,26 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
         config, catalog, held_out, create_source(config), ALONE, workers=config.run.workers,
         cuda=device == "cuda" or (device == "auto" and torch.cuda.is_available()),
     )  # fmt: skip
-    return with_comments(with_choices(config, choices).without_secrets(), reasons(choices))
+    config = with_choices(config, choices)
+    return with_comments(config.without_secrets(), reasons(choices), left_to_start(config))
 
 
-def with_comments(config: Config, comments: dict[str, str]) -> str:
-    """YAML of every setting, with a comment above those that have one by their dotted key."""
+def with_comments(config: Config, comments: Mapping[str, str], left: Collection[str] = ()) -> str:
+    """YAML of every setting, with a comment above those that have one by their dotted key.
+
+    A comment stands in place of those that are `left` to the start of training.
+    """
     lines, section = [], ""
     for line in config.to_yaml().splitlines():
         name = line.strip().partition(":")[0]
         if line[:1] not in (" ", "-"):
             section = name
         elif line.startswith("  ") and line[2] not in " -":
-            comment = comments.get(f"{section}.{name}")
+            key = f"{section}.{name}"
+            if key in left:
+                lines.append(f"  # {name}: chosen when training begins, by the network's features")
+                continue
+            comment = comments.get(key)
             if comment is not None:
                 lines.append(f"  # {comment}")
         lines.append(line)

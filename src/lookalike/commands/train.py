@@ -19,6 +19,7 @@ import torch
 
 from lookalike import __version__, log, storage
 from lookalike.commands import run_info, summary
+from lookalike.commands.network_start import start_network
 from lookalike.commands.plan import plan_memory
 from lookalike.commands.report import report_training
 from lookalike.config.config import Config, keys
@@ -36,7 +37,6 @@ from lookalike.planning.recipe import (
     Choice,
     choose_by_data,
     choose_by_file,
-    choose_rates,
     with_choices,
 )
 from lookalike.reporting import environment
@@ -44,7 +44,6 @@ from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run
 from lookalike.training import build, several_machines
 from lookalike.training.frozen_backbone import use_frozen_features
-from lookalike.training.frozen_start import start_features
 from lookalike.training.open_run import (
     as_before,
     check_end,
@@ -132,15 +131,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)
         begins = has_no_checkpoint(run, resume, world) and config.train.start_from is None
-        embedder = build.create_embedder(config, loss, pretrained=begins)
-        features = None
-        if begins and config.model.init_from_features:
-            features = start_features(embedder, catalog, world=world, source=source)
-            features.set_neck(embedder, world)
-        if config.train.recipe == "auto":  # the rates too where all other settings are given
-            start = None if features is None else features.scores(embedder, world)
-            choices += choose_rates(config, start)
-            config = with_choices(config, choices)
+        start = start_network(config, loss, catalog, begins=begins, source=source, world=world)
+        embedder = start.embedder
+        choices += start.choices
+        config = with_choices(config, start.choices)
         summary.log_choices(choices)
         config = resolve(config, loss, embedder, world, len(catalog.classes))
         if world.is_main:
@@ -150,7 +144,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         uploader = create_uploader(
             run, str(config.run.output), keep=config.train.keep_checkpoints, world=world
         )
-        progress = start_or_resume(run, parts, catalog, config, resume, world, source, features)
+        progress = start_or_resume(
+            run, parts, catalog, config, resume, world, source, start.features
+        )
         use_frozen_features(parts, config, run, progress, world, source)
         config = _within_budget(config, asked, parts, run, world, began)
         schedule = build.create_schedule(config, parts.loader.steps_per_epoch, progress.shift)

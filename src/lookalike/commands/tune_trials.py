@@ -89,7 +89,7 @@ class WholeListRecipe:
             chosen.setdefault("train.interpolate", False)
         measured = {**_MEASUREMENT, "data.val_fraction": fraction}
         config = self.request.with_values({**chosen, "train.epochs": epochs, **values, **measured})
-        settled = CHOSEN_BY_RECIPE - {BY_START}
+        settled = CHOSEN_BY_RECIPE - BY_START
         return config.with_values({key: config.get(key) for key in settled})
 
 

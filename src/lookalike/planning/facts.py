@@ -95,17 +95,15 @@ def network_facts(
 
     `several` is None where the sizes of the classes are not known.
     """
-    model = config.model
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        backbone = Backbone(find_architecture(model.backbone), model.image_size)
+    backbone = _described(config)
     return Facts(
         images=images,
         classes=classes,
         several=classes if several is None else several,
-        pretrained=model.pretrained is not False or config.train.start_from is not None,
+        pretrained=config.model.pretrained is not False or config.train.start_from is not None,
         convolutional=backbone.is_convolutional,
         class_token=backbone.has_class_token,
-        attention_pool=not backbone.is_convolutional and _has_attention_pool(model.backbone),
+        attention_pool=not backbone.is_convolutional and _has_attention_pool(config.model.backbone),
         quarters=backbone.has_quarters,
         has_validation=has_validation,
         workers=workers,
@@ -113,6 +111,17 @@ def network_facts(
         sample=sample,
         earlier=_earlier(config.train.start_from),
     )
+
+
+def has_quarters(config: Config) -> bool:
+    """True if the network has earlier maps, whose quarters can be averaged."""
+    return _described(config).has_quarters
+
+
+def _described(config: Config) -> Backbone:
+    """The backbone without memory for its weights."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return Backbone(find_architecture(config.model.backbone), config.model.image_size)
 
 
 def with_network(facts: Facts, config: Config) -> Facts:

@@ -23,8 +23,8 @@ _GROUP = 16
 _SURE, _LESS = 3.0, 0.85
 """Standard errors beyond chance; mirror images differ where they keep less than this part too."""
 
-_FEWEST, _MOST_GLOBAL = 30, 0.95
-"""Least queries that say something, and global Recall@1 above which there is no alignment."""
+_FEWEST = 30
+"""Least queries that say something."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,6 @@ class SampleFacts:
         mirrored_recall: the same where each query is mirrored.
         mirrors_differ: True if mirroring makes images of a class unlike, beyond chance; False of
             fewer than 30 queries.
-        global_recall: the same by global descriptors: histograms of whole images.
-        spatial_is_better: True if `recall` is above that, beyond chance.
     """
 
     images: int
@@ -49,20 +47,6 @@ class SampleFacts:
     recall: float
     mirrored_recall: float
     mirrors_differ: bool
-    global_recall: float = 0.0
-    spatial_is_better: bool = False
-
-    @property
-    def alignment(self) -> float | None:
-        """The part of the global descriptors' misses that spatial ones find; large if aligned.
-
-        None of too few queries, or too few misses.
-        """
-        if self.queries < _FEWEST or self.global_recall > _MOST_GLOBAL:
-            return None
-        if not self.spatial_is_better:
-            return 0.0
-        return (self.recall - self.global_recall) / (1 - self.global_recall)
 
 
 def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | None:
@@ -82,7 +66,7 @@ def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | N
     if not read:
         return None
     pixels, labels = np.stack(small), catalog.class_ids[rows[read]]  # (n, 32, 32, 3)
-    hits, mirrored, by_global = recalls(pixels, labels)
+    hits, mirrored = recalls(pixels, labels)
     return SampleFacts(
         images=len(read),
         side=int(np.median(sides)),
@@ -90,8 +74,6 @@ def sample_facts(catalog: Catalog, *, source: Source = PLAIN) -> SampleFacts | N
         recall=_mean(hits),
         mirrored_recall=_mean(mirrored),
         mirrors_differ=_is_above(hits, mirrored) and _mean(mirrored) < _LESS * _mean(hits),
-        global_recall=_mean(by_global),
-        spatial_is_better=_is_above(hits, by_global),
     )
 
 
@@ -106,7 +88,7 @@ def _is_above(hits: np.ndarray, others: np.ndarray) -> bool:
     return bool(enough and more.mean() > _SURE * more.std() / len(more) ** 0.5)
 
 
-def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each image with another one of its class, whether the nearest other image is of it.
 
     The similarity is the sum of two cosines, of gradients and of colours, each less its mean over
@@ -117,26 +99,20 @@ def recalls(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
         labels: (n,) int64.
 
     Returns:
-        (q,) bool by spatial descriptors, the same for mirrored queries, and by global ones.
+        (q,) bool, and the same for mirrored queries.
     """
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     asked = counts[inverse] > 1
-    mirrored = pixels[:, :, ::-1]
-    cases = (
-        (pixels, (_gradients, _colours)),
-        (mirrored, (_gradients, _colours)),
-        (pixels, (_all_gradients, _histogram)),
-    )
     found = []
-    for queries, descriptions in cases:
+    for queries in (pixels, pixels[:, :, ::-1]):
         similarity = np.zeros((len(pixels), len(pixels)), np.float32)
-        for describe in descriptions:
+        for describe in (_gradients, _colours):
             own = describe(pixels)
             mean = own.mean(axis=0)
             similarity += _unit(describe(queries) - mean) @ _unit(own - mean).T
         np.fill_diagonal(similarity, -np.inf)  # neither itself nor its own mirror image
         found.append((labels[similarity.argmax(axis=1)] == labels)[asked])
-    return found[0], found[1], found[2]
+    return found[0], found[1]
 
 
 def _gradients(pixels: np.ndarray) -> np.ndarray:
@@ -146,11 +122,6 @@ def _gradients(pixels: np.ndarray) -> np.ndarray:
     an object change them little.
     """
     return _unit(np.sqrt(_orientations(pixels).reshape(len(pixels), -1)))
-
-
-def _all_gradients(pixels: np.ndarray) -> np.ndarray:
-    """The same for one cell, the whole image, (n, 8)."""
-    return _unit(np.sqrt(_orientations(pixels).sum(axis=(1, 2))))
 
 
 def _orientations(pixels: np.ndarray) -> np.ndarray:
@@ -175,14 +146,6 @@ def _colours(pixels: np.ndarray) -> np.ndarray:
     """Pixels at 8 x 8, (n, 192), less the mean of each image, unit length."""
     flat = _reduced(pixels, 8).reshape(len(pixels), -1)
     return _unit(flat - flat.mean(axis=1, keepdims=True))
-
-
-def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """Square roots of a histogram of 4 x 4 x 4 colours at 16 x 16, (n, 64), unit length."""
-    levels = (_reduced(pixels, 16) / 64).astype(int).clip(0, 3).reshape(len(pixels), -1, 3)
-    colours = levels @ (16, 4, 1)
-    found = np.stack([np.bincount(one, minlength=64) for one in colours]).astype(np.float32)
-    return _unit(np.sqrt(found))
 
 
 def _reduced(pixels: np.ndarray, side: int) -> np.ndarray:

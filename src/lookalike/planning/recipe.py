@@ -7,9 +7,9 @@ behind them are in docs/recipe.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
@@ -20,8 +20,7 @@ from lookalike.errors import ConfigError
 from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.metrics.scores import Scores
-from lookalike.planning.facts import Facts, gather_facts
-from lookalike.planning.image_sample import SampleFacts
+from lookalike.planning.facts import Facts, gather_facts, has_quarters
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.sampler_choice import sampler_name
 
@@ -61,7 +60,7 @@ def choose_by_data(
     Images are read only where the recipe `auto` has something to choose, and there is a `source`.
     `differing` are `Facts` of a run elsewhere that are not those of the list and of `world`.
     """
-    settled = CHOSEN_BY_RECIPE - {BY_START} <= config.asked() and config.train.start_from is None
+    settled = config.asked() >= CHOSEN_BY_RECIPE - BY_START and config.train.start_from is None
     if config.train.recipe == "auto" and not settled:
         facts = gather_facts(config, catalog, held_out, source, world)
         return choose(config, replace(facts, **differing))
@@ -107,29 +106,74 @@ def choose_by_file(config: Config) -> list[Choice]:
     return [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked() - given)]
 
 
-def choose_rates(config: Config, start: Scores | None) -> list[Choice]:
-    """Learning rate of a pretrained backbone, by the retrieval of training images at the start.
-
-    `start` is None where it was not measured.
-    """
+def left_to_start(config: Config) -> set[str]:
+    """Keys that are left to `choose_by_start`, as the run begins; of a request with its choices."""
     pretrained = config.model.pretrained is not False or config.train.start_from is not None
-    if config.train.recipe != "auto" or not pretrained or config.optim.name != "adamw":
-        return []
-    if BY_START in config.asked():
-        return []
+    if config.train.recipe != "auto" or not pretrained:
+        return set()
+    left = set(BY_START)
+    if config.optim.name != "adamw":
+        left.discard(_FACTOR)
+    measured = config.model.init_from_features and config.train.start_from is None
+    if not measured or not has_quarters(config):
+        left.discard(_POOLING)
+    return left - config.asked()
+
+
+def poolings_to_measure(config: Config) -> tuple[str, ...]:
+    """Poolings of which the start's retrieval chooses one; the network is built with the first."""
+    if _POOLING in left_to_start(config):
+        return QUARTERS, WHOLE
+    return (config.model.pooling,)
+
+
+def choose_by_start(config: Config, starts: Mapping[str, Scores | None]) -> list[Choice]:
+    """Settings that follow from the retrieval of training images before training.
+
+    Args:
+        config: the request with its other choices.
+        starts: retrieval by pooling, of `poolings_to_measure`; None where no class has two images.
+            Empty where it was not measured.
+    """
+    left, choices = left_to_start(config), []
+    pooling = config.model.pooling
+    if _POOLING in left and starts:
+        pooling, reason = _pooling_by_start(starts)
+        choices.append(Choice(_POOLING, pooling, reason))
+    if _FACTOR in left:
+        choices.append(_factor_by_start(starts.get(pooling)))
+    return choices
+
+
+def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:
+    quarters, whole = starts[QUARTERS], starts[WHOLE]
+    if quarters is None or whole is None:
+        return WHOLE, "no class has two images: retrieval before training was not measured"
+    figures = (
+        f"before training Recall@1 and MAP@R of {whole.num_queries:,} training images are "
+        f"{_percent(quarters.recall[1])} and {_percent(quarters.map_at_r)} with {QUARTERS}, "
+        f"{_percent(whole.recall[1])} and {_percent(whole.map_at_r)} with {WHOLE}"
+    )
+    if _mean(quarters) < _mean(whole) - _LOSS_OF_QUARTERS:
+        return WHOLE, f"objects lie anywhere, as positions mislead: {figures}"
+    return QUARTERS, f"positions help to tell things apart: {figures}"
+
+
+def _mean(scores: Scores) -> float:
+    return (scores.recall[1] + scores.map_at_r) / 2
+
+
+def _factor_by_start(start: Scores | None) -> Choice:
     if start is None:
         reason = "the backbone is pretrained: its retrieval before training was not measured"
-        return [Choice(BY_START, _FACTORS[1], reason)]
+        return Choice(_FACTOR, _FACTORS[1], reason)
     recall = start.recall[1]
-    factor = _FACTORS[sum(recall < limit for limit in _RECALLS)]
-    return [
-        Choice(
-            BY_START,
-            factor,
-            f"Recall@1 is {_percent(recall)} before training: among {start.num_queries:,} training "
-            "images; a lower one gets a higher rate",
-        )
-    ]
+    return Choice(
+        _FACTOR,
+        _FACTORS[sum(recall < limit for limit in _RECALLS)],
+        f"Recall@1 is {_percent(recall)} before training: among {start.num_queries:,} training "
+        "images; a lower one gets a higher rate",
+    )
 
 
 def with_choices(config: Config, choices: list[Choice]) -> Config:
@@ -144,10 +188,20 @@ def reasons(choices: list[Choice]) -> dict[str, str]:
 
 _LENGTHS = {"train.epochs", "train.time_budget"}
 
-_FEWEST_HELD_OUT, _MOST_HELD_OUT = 20, 200  # classes
+_FEWEST_HELD_OUT, _MOST_HELD_OUT = 3, 200  # classes
 
-BY_START = "optim.backbone_lr_factor"
-"""The one setting that is chosen by the features of the start, after the network was built."""
+_POOLING, _FACTOR = "model.pooling", "optim.backbone_lr_factor"
+
+BY_START = frozenset({_POOLING, _FACTOR})
+"""Settings that are chosen by the features of the start, after the network was built."""
+
+QUARTERS, WHOLE = "gem+quarters", "gem+avg"
+
+_LOSS_OF_QUARTERS = 0.04
+"""Mean of Recall@1 and MAP@R that quarters may lose before training, and are still chosen.
+
+Training gains more of them: see docs/recipe.md.
+"""
 
 _RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 1.0)
 """Recall@1 of the start above which the backbone's learning rate has each factor."""
@@ -173,10 +227,6 @@ _OF_LOSS = {"loss.name", "loss.margin", "loss.scale", "loss.options"}
 
 IMPLYING = (_OF_LOSS - {"loss.name"}) | {"optim.lr"}
 """Settings that, given, are taken to be meant for a certain loss or optimizer."""
-
-_ALIGNED = 0.06
-"""`SampleFacts.alignment` from which on the objects of a list are aligned."""
-
 
 _OF_START = (
     "model.pooling", "model.quarters_stride", "model.embedding_dim", "model.image_size",
@@ -204,23 +254,15 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
 
 def _data(config: Config, facts: Facts) -> Iterator[Choice]:
     if _holds_out(config, facts):
-        held = min(max(_FEWEST_HELD_OUT, round(facts.classes / 20)), _MOST_HELD_OUT)
+        held = min(max(round(facts.classes / 20), 20), facts.classes // 5, _MOST_HELD_OUT)
         yield Choice(
             "data.val_fraction",
             round(held / facts.classes, 4),
             f"{held} of {facts.classes:,} classes are held out: they show whether training "
             "helps, and choose between its start and its end",
         )
+    yield Choice("data.min_crop", 0.75, "short trainings learn less from smaller crops")
     sample = facts.sample
-    if _aligned(sample):
-        yield Choice("data.min_crop", 0.75, f"objects are aligned: {_facts_of(sample)}")
-    elif not facts.pretrained:
-        yield Choice("data.min_crop", 0.75, "random weights learn less from smaller crops")
-    elif sample is not None:
-        told = "not known whether objects are aligned"
-        if sample.alignment is not None:
-            told = "objects are not aligned"
-        yield Choice("data.min_crop", 0.4, f"{told}: {_facts_of(sample)}")
     if sample is not None and sample.mirrors_differ:
         yield Choice(
             "data.flip",
@@ -230,17 +272,6 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "have an image of their class as the nearest, of the images as they are "
             f"{_percent(sample.recall)}",
         )
-
-
-def _aligned(sample: SampleFacts | None) -> TypeGuard[SampleFacts]:
-    return sample is not None and sample.alignment is not None and sample.alignment >= _ALIGNED
-
-
-def _facts_of(sample: SampleFacts) -> str:
-    return (
-        f"Recall@1 of {sample.queries} images is {_percent(sample.recall)} by gradients and "
-        f"colours at each position, {_percent(sample.global_recall)} by those of whole images"
-    )
 
 
 def _holds_out(config: Config, facts: Facts) -> bool:
@@ -274,16 +305,9 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
-    elif facts.quarters and _aligned(facts.sample):
-        yield Choice(
-            "model.pooling",
-            "gem+quarters",
-            f"objects are aligned, so positions correspond: {_facts_of(facts.sample)}",
-        )
     elif facts.quarters and not facts.pretrained:
-        yield Choice(
-            "model.pooling", "gem+quarters", "random weights retrieve better with positions"
-        )
+        reason = "random weights retrieve better with positions"
+        yield Choice(_POOLING, QUARTERS, reason)
     if facts.pretrained and config.train.start_from is None:
         yield Choice(
             "model.init_from_features",

@@ -10,7 +10,7 @@ Distort Pretrained Features, ICLR 2022).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from lookalike.metrics.scores import Scores, score
 from lookalike.model.embedder import Embedder
 from lookalike.model.frozen_features import pooled_features, pooled_width
 from lookalike.model.inference import BATCH_SIZE, gathered
+from lookalike.model.neck import Neck
 from lookalike.training.build_heads import LEVEL
 
 MOST_IMAGES = 8192
@@ -40,18 +41,18 @@ class StartFeatures:
     """Features of training images by the backbone before training.
 
     Attributes:
-        pooled: (M, C) float32 on the CPU for each pooling of the neck, C as its projection takes.
+        pooled: (M, C) float32 on the CPU by pooling, C as a projection of it takes.
         classes: (M,) int64; (M, L) where images may have several, -1 behind the last.
     """
 
-    pooled: list[Tensor]
+    pooled: dict[str, Tensor]
     classes: Tensor
 
     @torch.no_grad()
-    def set_neck(self, embedder: Embedder, world: World = ALONE) -> None:
+    def set_neck(self, neck: Neck, world: World = ALONE) -> None:
         """Make the projections of the neck the principal axes of the features."""
-        for projection, features in zip(embedder.neck.projections, self.pooled, strict=True):
-            weight = projection.weight
+        for pooling, projection in zip(neck.poolings, neck.projections, strict=True):
+            features, weight = self.pooled[pooling], projection.weight
             assert isinstance(weight, Tensor)
             # Of a wide neck the random one keeps all angles already.
             if weight.shape[0] < weight.shape[1] and world.is_main:
@@ -60,29 +61,29 @@ class StartFeatures:
             weight.copy_(world.broadcast(weight.detach().to(world.device)))
 
     @torch.no_grad()
-    def embeddings(self, embedder: Embedder) -> Tensor:
+    def embeddings(self, neck: Neck) -> Tensor:
         """Vectors (M, D) float32 on the CPU by the projections of the neck, not of unit length."""
         found = []
-        for projection, features in zip(embedder.neck.projections, self.pooled, strict=True):
-            weight = projection.weight
+        for pooling, projection in zip(neck.poolings, neck.projections, strict=True):
+            features, weight = self.pooled[pooling], projection.weight
             assert isinstance(weight, Tensor)
             found.append(F.normalize(features @ weight.float().cpu().T, dim=1))
         return torch.cat(found, dim=1)
 
-    def scores(self, embedder: Embedder, world: World = ALONE) -> Scores | None:
+    def scores(self, neck: Neck, world: World = ALONE) -> Scores | None:
         """Retrieval among these images; None if no class has two of them."""
         counts = self.classes[self.classes >= 0].bincount()
         if not (counts > 1).any():
             return None
-        vectors = F.normalize(self.embeddings(embedder), dim=1).to(world.device)
+        vectors = F.normalize(self.embeddings(neck), dim=1).to(world.device)
         return score(vectors, self.classes, world=world)
 
-    def set_class_weights(self, embedder: Embedder, heads: Mapping[str, ClassWeights]) -> None:
+    def set_class_weights(self, neck: Neck, heads: Mapping[str, ClassWeights]) -> None:
         """Make class weights the mean embeddings of their classes, where there are images.
 
         Those of coarser classes keep their random ones.
         """
-        vectors = self.embeddings(embedder)
+        vectors = self.embeddings(neck)
         for name, head in heads.items():
             if name != "classification" and not name.startswith(LEVEL):
                 rows, classes = _each_class(self.classes)
@@ -93,17 +94,20 @@ def start_features(
     embedder: Embedder,
     catalog: Catalog,
     *,
+    poolings: Sequence[str] | None = None,
     world: World = ALONE,
     source: Source = PLAIN,
 ) -> StartFeatures:
     """Features of a class-balanced sample of up to `MOST_IMAGES` images, on every worker.
 
-    Called by all workers together. Unreadable images are left out.
+    Called by all workers together. Unreadable images are left out. `poolings` are those of the
+    neck where None.
     """
     rows = _rows(catalog.sampling_ids(), MOST_IMAGES)
     before = embedder.device
     embedder.to(world.device)
-    pooled, read = _pooled_features(embedder, catalog, rows, world, source)
+    kinds = embedder.neck.poolings if poolings is None else tuple(poolings)
+    pooled, read = _pooled_features(embedder, catalog, rows, kinds, world, source)
     embedder.to(before)
     return StartFeatures(pooled, torch.from_numpy(catalog.all_ids[rows[read.numpy()]]))
 
@@ -182,13 +186,13 @@ def _pooled_features(
     embedder: Embedder,
     catalog: Catalog,
     rows: np.ndarray,
+    poolings: tuple[str, ...],
     world: World,
     source: Source,
-) -> tuple[list[Tensor], Tensor]:
-    """(M, C) float32 on the CPU for each pooling, and (M,) positions in `rows`; on each worker."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(M, C) float32 on the CPU by pooling, and (M,) positions in `rows`; on each worker."""
     records = [catalog.records[row] for row in rows.tolist()]
     numbers = range(-(-len(records) // BATCH_SIZE))[world.rank :: world.size]
-    poolings = embedder.neck.poolings
     found = [torch.empty(0, len(poolings), pooled_width(embedder.backbone, poolings))]
     read = [torch.empty(0, dtype=torch.int64)]
     bar = Bar("features of the start", len(records), unit="images", quiet=not world.is_main)
@@ -207,5 +211,6 @@ def _pooled_features(
             read.append(batch.rows)
             bar.advance(min(BATCH_SIZE * world.size, len(records) - bar.done))
     everyone = gathered(torch.cat(read), torch.cat(found), world)
-    vectors = zip(everyone.vectors.unbind(1), embedder.neck.in_dims, strict=True)
-    return [vector[:, :length] for vector, length in vectors], everyone.rows
+    vectors = zip(poolings, everyone.vectors.unbind(1), strict=True)
+    lengths = {kind: pooled_width(embedder.backbone, [kind]) for kind in poolings}
+    return {kind: vector[:, : lengths[kind]] for kind, vector in vectors}, everyone.rows

@@ -6,6 +6,7 @@ ends below its start (Wortsman et al., Robust fine-tuning of zero-shot models, C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from lookalike.data.loading.batch import Batch
 from lookalike.distributed.world import World
 from lookalike.errors import RunError, one_line
-from lookalike.log import logger
+from lookalike.log import counted, logger
 from lookalike.model.batchnorm import measure_statistics
 from lookalike.model.embedder import WEIGHTS_FILE, Embedder
 from lookalike.model.lora import unadapted
@@ -31,6 +32,9 @@ from lookalike.training.run_output import RunOutput
 
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of the end, for which retrieval is measured."""
+
+_CHANCE = 0.6
+"""Two standard deviations of a query's change from point to point, in the mean of both scores."""
 
 STATISTICS = 32
 """Batches that the statistics of batch norms are measured on."""
@@ -57,16 +61,27 @@ class Point:
 def best_point(points: Sequence[Point], queries: int) -> Point:
     """The point of the highest mean score of those not below the start in either score.
 
-    `points` begin with the start; of equal ones, the later. Half a point, or one of few `queries`,
-    is no difference.
+    Half a point, or one of few `queries`, is no difference; of equal points, the later. Where the
+    best is not above the start beyond chance, the point half-way, if it is one of them: few
+    queries tell the points apart no better than that guess.
+
+    Args:
+        points: begin with the start.
     """
+    allowed = _not_below_the_start(points, queries)
+    best = max(allowed, key=lambda point: (point.mean, point.weight))
+    if best.mean - points[0].mean < _CHANCE / math.sqrt(queries):
+        return next((point for point in allowed if point.weight == 0.5), best)
+    return best
+
+
+def _not_below_the_start(points: Sequence[Point], queries: int) -> list[Point]:
     start, same = points[0], max(0.005, 1 / queries) + 1e-9
-    allowed = [
+    return [
         point
         for point in points
         if point.recall_at_1 >= start.recall_at_1 - same and point.map_at_r >= start.map_at_r - same
     ]
-    return max(allowed, key=lambda point: (point.mean, point.weight))
 
 
 @contextmanager
@@ -186,13 +201,19 @@ def interpolate(
         Point(weight, float(record["recall_at_1"]), float(record["map_at_r"]))
         for weight, record in records.items()
     ]
-    chosen = best_point(points, int(records[1.0]["queries"]))
+    queries = int(records[1.0]["queries"])
+    chosen = best_point(points, queries)
     for point in points:
         logger.info(
             "%3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
             100 * point.weight, 100 * point.recall_at_1, 100 * point.map_at_r,
             " (kept)" if point is chosen else "",
         )  # fmt: skip
+    if any(point.mean > chosen.mean for point in _not_below_the_start(points, queries)):
+        logger.info(
+            "half-way is kept: %s are too few to tell which point is best",
+            counted(queries, "query", "queries"),
+        )
     listed = [[point.weight, point.recall_at_1, point.map_at_r] for point in points]
     return chosen, {**records[chosen.weight], "interpolation": chosen.weight, "points": listed}
 

@@ -214,7 +214,7 @@ def start_or_resume(
         )  # fmt: skip
     elif restored is None and features is not None:
         with parts.trained.whole() as network:
-            features.set_class_weights(network.embedder, parts.trained.heads)
+            features.set_class_weights(network.embedder.neck, parts.trained.heads)
     saved = restored or Progress(inputs=parts.inputs)
     progress = with_inputs(saved, parts.inputs)
     if resume and (change := change_of_length(run, config, saved, progress)):

@@ -112,7 +112,7 @@ def begin(
         )  # fmt: skip
         if features is not None:
             with trained.whole() as network:
-                features(network.embedder).set_class_weights(network.embedder, lacking)
+                features(network.embedder).set_class_weights(network.embedder.neck, lacking)
 
 
 def _open(name: str, *, verify: bool) -> _Source:

@@ -1,0 +1,60 @@
+"""The network as a run begins, and what the recipe chooses by its features."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lookalike.commands import network_start
+from lookalike.commands.network_start import start_network
+from lookalike.config.config import Config
+from lookalike.data.catalog import open_catalog
+from lookalike.data.loading.image_source import PLAIN
+from lookalike.distributed.world import ALONE
+from lookalike.model.embedder import Embedder
+from lookalike.planning.recipe import Choice
+from lookalike.training.build import metric_loss
+from lookalike.training.frozen_start import start_features
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(5)
+    network = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
+    file = tmp_path / "weights.safetensors"
+    save_file(network.backbone.model.state_dict(), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("chosen", ["gem+quarters", "gem+avg"])
+def test_the_network_is_that_of_the_chosen_pooling(monkeypatch, shapes, weights, chosen):
+    catalog = open_catalog(str(shapes / "train.txt"))
+    config = Config.load(
+        overrides=[
+            f"data.train={shapes / 'train.txt'}", "model.backbone=test_resnet",
+            f"model.pretrained={weights}", "model.image_size=32", "model.embedding_dim=16",
+            "model.init_from_features=true", "optim.name=adamw",
+        ]
+    )  # fmt: skip
+    expected = {}
+    for pooling in ("gem+quarters", "gem+avg"):
+        embedder = Embedder.create(
+            "test_resnet", pretrained=weights, image_size=32, embedding_dim=16, pooling=pooling
+        )
+        features = start_features(embedder, catalog)
+        features.set_neck(embedder.neck)
+        expected[pooling] = embedder, features.scores(embedder.neck)
+
+    def choose(config, starts):
+        assert {name: (each.recall, each.map_at_r) for name, each in starts.items()} == {
+            name: (each.recall, each.map_at_r) for name, (_, each) in expected.items()
+        }
+        return [Choice("model.pooling", chosen, "a test")]
+
+    monkeypatch.setattr(network_start, "choose_by_start", choose)
+    found = start_network(
+        config, metric_loss(config), catalog, begins=True, source=PLAIN, world=ALONE
+    )
+    assert "+".join(found.embedder.neck.poolings) == chosen
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    alike = expected[chosen][0].embed_batch(images)
+    assert torch.allclose(found.embedder.embed_batch(images), alike, atol=1e-5)
