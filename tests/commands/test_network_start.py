@@ -1,9 +1,14 @@
 """The network as a run begins, and what the recipe chooses by its features."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import lookalike
 from lookalike.commands import network_start
 from lookalike.commands.network_start import start_network
 from lookalike.config.config import Config
@@ -44,7 +49,8 @@ def test_the_network_is_that_of_the_chosen_pooling(monkeypatch, shapes, weights,
         features.set_neck(embedder.neck)
         expected[pooling] = embedder, features.scores(embedder.neck)
 
-    def choose(config, starts):
+    def choose(config, starts, held_out):
+        assert held_out is None
         assert {name: (each.recall, each.map_at_r) for name, each in starts.items()} == {
             name: (each.recall, each.map_at_r) for name, (_, each) in expected.items()
         }
@@ -58,3 +64,25 @@ def test_the_network_is_that_of_the_chosen_pooling(monkeypatch, shapes, weights,
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     alike = expected[chosen][0].embed_batch(images)
     assert torch.allclose(found.embedder.embed_batch(images), alike, atol=1e-5)
+
+
+def test_classes_of_a_short_list_with_a_good_start_choose_between_start_and_end(tmp_path, weights):
+    """Colours that any network tells apart."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for klass in range(16):
+        colour = rng.integers(0, 256, 3)
+        for view in range(3):
+            pixels = (colour + rng.integers(-9, 9, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{klass}-{view}.png")
+            lines.append(f"{klass}-{view}.png {klass}\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    run = lookalike.train(
+        train=tmp_path / "list.txt", output=tmp_path / "run", backbone="test_resnet", epochs=1,
+        pretrained=weights, image_size=32, embedding_dim=16, device="cpu", report=False,
+    )  # fmt: skip
+    choices = {each["key"]: each["value"] for each in json.loads(run.recipe.read_text())}
+    assert round(16 * choices["data.val_fraction"]) == 3
+    assert choices["train.interpolate"]
+    assert run.scores()[-1]["queries"] == 9
+    assert "interpolation" in run.scores()[-1]

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from lookalike.commands.summary import log_choices
@@ -14,6 +15,7 @@ from lookalike.planning.recipe import (
     choose,
     choose_by_file,
     choose_by_start,
+    part_to_hold_out,
     poolings_to_measure,
     with_choices,
 )
@@ -147,9 +149,8 @@ def test_classes_are_held_out_only_to_guard_a_pretrained_start():
     assert chosen()["data.val_fraction"] == pytest.approx(40 / 800)
     assert "data.val_fraction" not in chosen(pretrained=False)
     assert "data.val_fraction" not in chosen(has_validation=True)
-    assert chosen(classes=60)["data.val_fraction"] == pytest.approx(12 / 60)
-    assert chosen(classes=15)["data.val_fraction"] == pytest.approx(3 / 15)
-    assert "data.val_fraction" not in chosen(classes=14)
+    assert chosen(classes=300)["data.val_fraction"] == pytest.approx(20 / 300, abs=1e-4)
+    assert "data.val_fraction" not in chosen(classes=99)
     # Lone images are no queries.
     assert not {"data.val_fraction", "train.interpolate"} & chosen(several=90).keys()
     assert chosen(has_validation=True, several=0)["train.interpolate"]
@@ -212,8 +213,8 @@ class Start:
         return {1: self.recall_at_1}
 
 
-def by_start(config, starts):
-    return {each.key: each.value for each in choose_by_start(config, starts)}
+def by_start(config, starts, held_out=None):
+    return {each.key: each.value for each in choose_by_start(config, starts, held_out)}
 
 
 def request(*overrides):
@@ -241,6 +242,40 @@ def test_the_rate_of_the_backbone_follows_the_pooling_that_is_chosen():
     starts = {"gem+quarters": Start(0.5), "gem+avg": Start(0.9)}
     found = by_start(request(), starts)
     assert found == {"model.pooling": "gem+avg", "optim.backbone_lr_factor": 0.1}
+
+
+def catalog_of(sizes):
+    """What the recipe reads of a catalog with so many images in each class."""
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    return SizedCatalog(ids, list(map(str, range(len(sizes)))))
+
+
+@dataclass
+class SizedCatalog:
+    class_ids: np.ndarray
+    classes: list
+
+    def __len__(self):
+        return len(self.class_ids)
+
+
+def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
+    for classes, images, held in (
+        (60, 5, 12), (60, 20, 6), (41, 54, 4), (26, 35, 3), (15, 5, 3), (99, 5, 19),
+    ):  # fmt: skip
+        part = part_to_hold_out(request(), catalog_of([images] * classes), None)
+        assert round(part * classes) == held
+    short = catalog_of([5] * 40)
+    assert part_to_hold_out(request(), catalog_of([5] * 14), None) is None
+    assert part_to_hold_out(request(), catalog_of([5] * 100), None) is None  # by the facts
+    assert part_to_hold_out(request(), catalog_of([5] * 19 + [1] * 21), None) is None
+    assert part_to_hold_out(request(), short, short) is None
+    for given in ("data.val_fraction=0", "train.interpolate=false", "train.recipe=component"):
+        assert part_to_hold_out(request(given), short, None) is None
+    adamw = request("model.pooling=gem+avg")
+    good = by_start(adamw, {"gem+avg": Start(0.8)}, 0.1)
+    assert (good["data.val_fraction"], good["train.interpolate"]) == (0.1, True)
+    assert "data.val_fraction" not in by_start(adamw, {"gem+avg": Start(0.5)}, 0.1)
 
 
 @pytest.mark.parametrize(

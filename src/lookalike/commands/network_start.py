@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
@@ -28,6 +28,12 @@ class NetworkStart:
     features: StartFeatures | None
     choices: list[Choice]
 
+    def of_list(self, catalog: Catalog, *, source: Source, world: World) -> NetworkStart:
+        """The same network with neck and features of another list; called by all workers."""
+        features = start_features(self.embedder, catalog, source=source, world=world)
+        features.set_neck(self.embedder.neck, world)
+        return replace(self, features=features)
+
 
 def start_network(
     config: Config,
@@ -35,6 +41,7 @@ def start_network(
     catalog: Catalog,
     *,
     begins: bool,
+    held_out: float | None = None,
     source: Source,
     world: World,
 ) -> NetworkStart:
@@ -43,6 +50,7 @@ def start_network(
     Args:
         config: the request with the choices that need no network.
         begins: False for a run whose weights come from a checkpoint or another run.
+        held_out: as `choose_by_start` takes it.
     """
     if not begins or not config.model.init_from_features:
         embedder = create_embedder(config, loss, pretrained=begins)
@@ -63,6 +71,6 @@ def start_network(
         features.set_neck(other.neck, world)
         found[pooling] = other
     starts = {pooling: features.scores(each.neck, world) for pooling, each in found.items()}
-    choices = choose_by_start(config, starts)
+    choices = choose_by_start(config, starts, held_out)
     pooling = with_choices(config, choices).model.pooling
     return NetworkStart(found[pooling], features, choices)

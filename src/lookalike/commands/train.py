@@ -37,6 +37,7 @@ from lookalike.planning.recipe import (
     Choice,
     choose_by_data,
     choose_by_file,
+    part_to_hold_out,
     with_choices,
 )
 from lookalike.reporting import environment
@@ -127,14 +128,23 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
         check_validation(config, held_out)
-        summary.log_data(catalog, held_out, config)
+        part = part_to_hold_out(config, catalog, held_out)
+        if part is None:
+            summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)
         begins = has_no_checkpoint(run, resume, world) and config.train.start_from is None
-        start = start_network(config, loss, catalog, begins=begins, source=source, world=world)
+        start = start_network(
+            config, loss, catalog, begins=begins, held_out=part, source=source, world=world
+        )
         embedder = start.embedder
         choices += start.choices
         config = with_choices(config, start.choices)
+        if held_out is None and config.data.val_fraction:
+            catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
+            start = start.of_list(catalog, source=source, world=world)
+        if part is not None:
+            summary.log_data(catalog, held_out, config)
         summary.log_choices(choices)
         config = resolve(config, loss, embedder, world, len(catalog.classes))
         if world.is_main:

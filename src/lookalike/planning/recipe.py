@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.image_source import Source
@@ -127,22 +129,51 @@ def poolings_to_measure(config: Config) -> tuple[str, ...]:
     return (config.model.pooling,)
 
 
-def choose_by_start(config: Config, starts: Mapping[str, Scores | None]) -> list[Choice]:
+def choose_by_start(
+    config: Config, starts: Mapping[str, Scores | None], held_out: float | None = None
+) -> list[Choice]:
     """Settings that follow from the retrieval of training images before training.
 
     Args:
         config: the request with its other choices.
         starts: retrieval by pooling, of `poolings_to_measure`; None where no class has two images.
             Empty where it was not measured.
+        held_out: `part_to_hold_out` of the list.
     """
     left, choices = left_to_start(config), []
     pooling = config.model.pooling
     if _POOLING in left and starts:
         pooling, reason = _pooling_by_start(starts)
         choices.append(Choice(_POOLING, pooling, reason))
+    start = starts.get(pooling)
     if _FACTOR in left:
-        choices.append(_factor_by_start(starts.get(pooling)))
+        choices.append(_factor_by_start(start))
+    if held_out is not None and start is not None and start.recall[1] >= _RECALLS[-1]:
+        reason = (
+            f"a good start is to be kept: Recall@1 is {_percent(start.recall[1])} before "
+            f"training; {_percent(held_out)} of the classes choose between start and end"
+        )
+        choices += [Choice("data.val_fraction", held_out, reason)]
+        choices += [Choice("train.interpolate", True, reason)]
     return choices
+
+
+def part_to_hold_out(config: Config, catalog: Catalog, held_out: Catalog | None) -> float | None:
+    """Part of the classes of a short list to hold out where its start is good; None for none.
+
+    A tenth, or as many as have 100 images; three at least, and a fifth at most.
+    """
+    given = config.asked() & {"data.val", "data.val_fraction", "train.interpolate"}
+    measured = config.model.init_from_features and config.train.start_from is None
+    if config.train.recipe != "auto" or given or held_out is not None or not measured:
+        return None
+    sizes = np.bincount(catalog.class_ids)
+    classes, several = len(catalog.classes), int((sizes > 1).sum())
+    if not max(5 * _FEWEST_HELD_OUT, classes / 2) <= several < _MANY_TO_HOLD_OUT:
+        return None
+    enough = math.ceil(100 * classes / len(catalog))
+    held = min(max(classes // 10, enough, _FEWEST_HELD_OUT), classes // 5)
+    return round(held / classes, 4)
 
 
 def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:
@@ -188,7 +219,7 @@ def reasons(choices: list[Choice]) -> dict[str, str]:
 
 _LENGTHS = {"train.epochs", "train.time_budget"}
 
-_FEWEST_HELD_OUT, _MOST_HELD_OUT = 3, 200  # classes
+_FEWEST_HELD_OUT, _MANY_TO_HOLD_OUT, _MOST_HELD_OUT = 3, 100, 200  # classes
 
 _POOLING, _FACTOR = "model.pooling", "optim.backbone_lr_factor"
 
@@ -254,7 +285,7 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
 
 def _data(config: Config, facts: Facts) -> Iterator[Choice]:
     if _holds_out(config, facts):
-        held = min(max(round(facts.classes / 20), 20), facts.classes // 5, _MOST_HELD_OUT)
+        held = min(max(round(facts.classes / 20), 20), _MOST_HELD_OUT)
         yield Choice(
             "data.val_fraction",
             round(held / facts.classes, 4),
@@ -280,7 +311,7 @@ def _holds_out(config: Config, facts: Facts) -> bool:
         return False
     if "data.val_fraction" in config.asked():
         return False
-    return facts.several >= max(5 * _FEWEST_HELD_OUT, facts.classes / 2)
+    return facts.several >= max(_MANY_TO_HOLD_OUT, facts.classes / 2)
 
 
 def _model(config: Config, facts: Facts) -> Iterator[Choice]:
