@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import lookalike
 from lookalike.commands import network_start
 from lookalike.commands.network_start import start_network
+from lookalike.commands.show_config import show_config
 from lookalike.config.config import Config
 from lookalike.data.catalog import open_catalog
 from lookalike.data.loading.image_source import PLAIN
@@ -86,3 +87,18 @@ def test_classes_of_a_short_list_with_a_good_start_choose_between_start_and_end(
     assert choices["train.interpolate"]
     assert run.scores()[-1]["queries"] == 9
     assert "interpolation" in run.scores()[-1]
+
+
+def test_the_file_of_config_leaves_open_what_the_start_chooses(shapes, weights, tmp_path):
+    text = show_config(
+        train=shapes / "train.txt", backbone="test_resnet", pretrained=weights, image_size=32
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert "# pooling: chosen when training begins" in text
+    left = {"model.pooling", "optim.backbone_lr_factor"}
+    assert not left & Config.load(str(file)).asked()
+    run = lookalike.train(
+        Config.load(str(file)), output=tmp_path / "run", max_steps=1, report=False
+    )
+    assert {each["key"] for each in json.loads(run.recipe.read_text())} == left

@@ -198,6 +198,8 @@ def test_random_weights_take_quarters():
     assert chosen(quarters=True, convolutional=False)["model.pooling"] == "avg"
     asked = Config.load(overrides=["model.pooling=gem"])
     assert "model.pooling" not in chosen(asked, quarters=True, pretrained=False)
+    stride = Config.load(overrides=["model.quarters_stride=8"])
+    assert chosen(stride, quarters=True)["model.pooling"] == "gem+quarters"
 
 
 @dataclass
@@ -270,8 +272,12 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
     assert part_to_hold_out(request(), catalog_of([5] * 100), None) is None  # by the facts
     assert part_to_hold_out(request(), catalog_of([5] * 19 + [1] * 21), None) is None
     assert part_to_hold_out(request(), short, short) is None
-    for given in ("data.val_fraction=0", "train.interpolate=false", "train.recipe=component"):
+    for given in (
+        "data.val_fraction=0", "train.interpolate=false", "train.recipe=component", "data.val=v.txt"
+    ):  # fmt: skip
         assert part_to_hold_out(request(given), short, None) is None
+    for given in ("data.val=null", "train.interpolate=true"):
+        assert part_to_hold_out(request(given), short, None) is not None
     adamw = request("model.pooling=gem+avg")
     good = by_start(adamw, {"gem+avg": Start(0.8)}, 0.1)
     assert (good["data.val_fraction"], good["train.interpolate"]) == (0.1, True)

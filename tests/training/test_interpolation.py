@@ -40,6 +40,10 @@ def test_half_way_is_kept_where_few_queries_show_no_gain():
     assert best_point(points, 10_000).weight == 0.75
     gained = [Point(0, 0.7, 0.3), Point(0.5, 0.9, 0.8), Point(1, 0.95, 0.9)]
     assert best_point(gained, 60).weight == 1
+    large = [Point(0, 0.6, 0.4), Point(0.5, 0.62, 0.42), Point(1, 0.79, 0.58)]
+    assert best_point(large, 9).weight == 1
+    start_is_best = [Point(0, 1, 1), Point(0.5, 0.967, 0.975), Point(1, 0.9, 0.9)]
+    assert best_point(start_is_best, 30).weight == 0
     below = [Point(0, 0.9, 0.5), Point(0.5, 0.7, 0.4), Point(1, 0.6, 0.3)]
     assert best_point(below, 60).weight == 0
 

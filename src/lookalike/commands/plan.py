@@ -37,6 +37,8 @@ from lookalike.planning.recipe import (
     choose,
     choose_by_data,
     choose_by_file,
+    left_to_start,
+    part_to_hold_out,
     with_choices,
 )
 from lookalike.planning.run_spec import RunSpec
@@ -48,6 +50,7 @@ from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
 from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.resolve import check_micro_batches, half_precision, resolve
+from lookalike.training.resume_changes import setting_text
 
 CUDA_RUNTIME = 1_500_000_000
 """Assumed bytes of the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL."""
@@ -198,6 +201,12 @@ def _of_list(config: Config, images: int | None, device: str) -> tuple[Config, i
         logger.warning("%s; planned without looking at the images", error)
         choices = choose_by_data(config, catalog, held_out, None, ALONE, **elsewhere)
     config = _with_choices(config, choices)
+    left = left_to_start(config)
+    if part_to_hold_out(config, catalog, held_out) is not None:
+        left |= {"data.val_fraction"}
+    if left:
+        values = (f"{key}={setting_text(config.get(key))}" for key in sorted(left))
+        logger.info("chosen when training begins; planned with %s", ", ".join(values))
     if held_out is None and config.data.val_fraction:
         catalog, _ = hold_out(catalog, config.data.val_fraction, config.train.seed)
     classes = len(catalog.classes)

@@ -14,6 +14,7 @@ from lookalike.planning.recipe import (
     choose_by_data,
     choose_by_file,
     left_to_start,
+    part_to_hold_out,
     reasons,
     with_choices,
 )
@@ -48,7 +49,10 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
         cuda=device == "cuda" or (device == "auto" and torch.cuda.is_available()),
     )  # fmt: skip
     config = with_choices(config, choices)
-    return with_comments(config.without_secrets(), reasons(choices), left_to_start(config))
+    left = left_to_start(config)
+    if part_to_hold_out(config, catalog, held_out) is not None:
+        left |= {"data.val_fraction", "train.interpolate"} - config.asked()
+    return with_comments(config.without_secrets(), reasons(choices), left)
 
 
 def with_comments(config: Config, comments: Mapping[str, str], left: Collection[str] = ()) -> str:
@@ -64,7 +68,7 @@ def with_comments(config: Config, comments: Mapping[str, str], left: Collection[
         elif line.startswith("  ") and line[2] not in " -":
             key = f"{section}.{name}"
             if key in left:
-                lines.append(f"  # {name}: chosen when training begins, by the network's features")
+                lines.append(f"  # {name}: chosen when training begins")
                 continue
             comment = comments.get(key)
             if comment is not None:

@@ -127,9 +127,9 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
         choices = by_file + choices
         if held_out is None and config.data.val_fraction:
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
-        check_validation(config, held_out)
         part = part_to_hold_out(config, catalog, held_out)
         if part is None:
+            check_validation(config, held_out)
             summary.log_data(catalog, held_out, config)
         torch.manual_seed(config.train.seed)
         loss = build.metric_loss(config)
@@ -144,6 +144,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             catalog, held_out = hold_out(catalog, config.data.val_fraction, config.train.seed)
             start = start.of_list(catalog, source=source, world=world)
         if part is not None:
+            check_validation(config, held_out)
             summary.log_data(catalog, held_out, config)
         summary.log_choices(choices)
         config = resolve(config, loss, embedder, world, len(catalog.classes))

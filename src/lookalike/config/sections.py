@@ -253,7 +253,7 @@ class ModelConfig(Section):
     pooling: str = "gem+avg"
     """Pooling of the feature map: gem, avg, max, cls (the class token of a ViT or XCiT), map (the
     attention pool of SigLIP and PE), quarters (averages over the four quarters of an earlier map,
-    for aligned objects), or several joined by `+`; each gets an equal part
+    for things in the same place), or several joined by `+`; each gets an equal part
     of the embedding."""
     quarters_stride: int | None = Field(None, ge=1, le=1024)
     """Stride in pixels of the map whose quarters are averaged; by default that of the deepest one
@@ -456,7 +456,8 @@ class TrainConfig(Section):
     interpolate: bool = False
     """At the end, measure the weights at 0, 1/4, 1/2, 3/4 and 1 of the way from the start to the
     end on the validation set, and keep the best of those that are not below the start in Recall@1
-    or MAP@R (Wortsman et al., Robust fine-tuning of zero-shot models, 2022)."""
+    or MAP@R, or half-way where few queries show no gain (Wortsman et al., Robust fine-tuning of
+    zero-shot models, 2022)."""
     average_last: float = Field(0.0, ge=0, le=1)
     """Measure and save an average of equal weights over this last part of the steps, as 0.3, in
     place of the weights; until then the weights themselves are measured. 0 is off."""

@@ -150,11 +150,12 @@ def choose_by_start(
         choices.append(_factor_by_start(start))
     if held_out is not None and start is not None and start.recall[1] >= _RECALLS[-1]:
         reason = (
-            f"a good start is to be kept: Recall@1 is {_percent(start.recall[1])} before "
-            f"training; {_percent(held_out)} of the classes choose between start and end"
+            f"training may lose what a good start has: Recall@1 is {_percent(start.recall[1])} "
+            f"before training; {_percent(held_out)} of the classes choose between start and end"
         )
-        choices += [Choice("data.val_fraction", held_out, reason)]
-        choices += [Choice("train.interpolate", True, reason)]
+        choices.append(Choice("data.val_fraction", held_out, reason))
+        if "train.interpolate" not in config.asked():
+            choices.append(Choice("train.interpolate", True, reason))
     return choices
 
 
@@ -163,9 +164,11 @@ def part_to_hold_out(config: Config, catalog: Catalog, held_out: Catalog | None)
 
     A tenth, or as many as have 100 images; three at least, and a fifth at most.
     """
-    given = config.asked() & {"data.val", "data.val_fraction", "train.interpolate"}
+    asked = config.asked()
+    given = held_out is not None or config.data.val is not None or "data.val_fraction" in asked
+    unused = "train.interpolate" in asked and not config.train.interpolate
     measured = config.model.init_from_features and config.train.start_from is None
-    if config.train.recipe != "auto" or given or held_out is not None or not measured:
+    if config.train.recipe != "auto" or given or unused or not measured:
         return None
     sizes = np.bincount(catalog.class_ids)
     classes, several = len(catalog.classes), int((sizes > 1).sum())
@@ -186,8 +189,8 @@ def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:
         f"{_percent(whole.recall[1])} and {_percent(whole.map_at_r)} with {WHOLE}"
     )
     if _mean(quarters) < _mean(whole) - _LOSS_OF_QUARTERS:
-        return WHOLE, f"objects lie anywhere, as positions mislead: {figures}"
-    return QUARTERS, f"positions help to tell things apart: {figures}"
+        return WHOLE, f"quarters retrieve worse before training: {figures}"
+    return QUARTERS, f"quarters retrieve well before training: {figures}"
 
 
 def _mean(scores: Scores) -> float:
@@ -231,7 +234,7 @@ QUARTERS, WHOLE = "gem+quarters", "gem+avg"
 _LOSS_OF_QUARTERS = 0.04
 """Mean of Recall@1 and MAP@R that quarters may lose before training, and are still chosen.
 
-Training gains more of them: see docs/recipe.md.
+Training gains more with quarters: see docs/recipe.md.
 """
 
 _RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 1.0)
@@ -336,6 +339,8 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             if facts.attention_pool
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
+    elif facts.quarters and config.model.quarters_stride is not None:
+        yield Choice(_POOLING, QUARTERS, "model.quarters_stride is given")
     elif facts.quarters and not facts.pretrained:
         reason = "random weights retrieve better with positions"
         yield Choice(_POOLING, QUARTERS, reason)

@@ -36,6 +36,9 @@ STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _CHANCE = 0.6
 """Two standard deviations of a query's change from point to point, in the mean of both scores."""
 
+_MOST_CHANCE = 0.1
+"""A larger gain counts, of however few queries."""
+
 STATISTICS = 32
 """Batches that the statistics of batch norms are measured on."""
 
@@ -62,17 +65,19 @@ def best_point(points: Sequence[Point], queries: int) -> Point:
     """The point of the highest mean score of those not below the start in either score.
 
     Half a point, or one of few `queries`, is no difference; of equal points, the later. Where the
-    best is not above the start beyond chance, the point half-way, if it is one of them: few
-    queries tell the points apart no better than that guess.
+    best is above the start by no more than chance, the point half-way, if its mean is not below
+    the start's: few queries tell the points apart no better than that guess.
 
     Args:
         points: begin with the start.
     """
     allowed = _not_below_the_start(points, queries)
     best = max(allowed, key=lambda point: (point.mean, point.weight))
-    if best.mean - points[0].mean < _CHANCE / math.sqrt(queries):
-        return next((point for point in allowed if point.weight == 0.5), best)
-    return best
+    start = points[0]
+    if best.mean - start.mean >= min(_CHANCE / math.sqrt(queries), _MOST_CHANCE):
+        return best
+    middle = [point for point in allowed if point.weight == 0.5 and point.mean >= start.mean]
+    return middle[0] if middle else best
 
 
 def _not_below_the_start(points: Sequence[Point], queries: int) -> list[Point]:

@@ -50,7 +50,8 @@ def check_request(config: Config, resume: bool) -> None:
         check_output_folder(output)
     resumed = resume and output is not None
     resumed = resumed and remote_run.saved_config(str(output), asked=True) is not None
-    if not resumed and {"train.epochs", "train.time_budget"} <= config.asked():
+    both = "train.epochs" in config.asked() and config.train.time_budget is not None
+    if not resumed and both:
         raise ConfigError(
             f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
             "exclude each other; give one"
