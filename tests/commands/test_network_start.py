@@ -17,7 +17,7 @@ from lookalike.data.catalog import open_catalog
 from lookalike.data.loading.image_source import PLAIN
 from lookalike.distributed.world import ALONE
 from lookalike.model.embedder import Embedder
-from lookalike.planning.recipe import Choice
+from lookalike.planning.choice import Choice
 from lookalike.training.build import metric_loss
 from lookalike.training.frozen_start import start_features
 

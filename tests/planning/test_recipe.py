@@ -9,16 +9,15 @@ import pytest
 from lookalike.commands.summary import log_choices
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.errors import ConfigError
-from lookalike.planning.facts import Facts, network_facts
-from lookalike.planning.image_sample import SampleFacts
-from lookalike.planning.recipe import (
-    choose,
-    choose_by_file,
+from lookalike.planning.choice import with_choices
+from lookalike.planning.choices_by_start import (
     choose_by_start,
     part_to_hold_out,
     poolings_to_measure,
-    with_choices,
 )
+from lookalike.planning.facts import Facts, network_facts
+from lookalike.planning.image_sample import SampleFacts
+from lookalike.planning.recipe import choose, choose_by_file
 from lookalike.training.build import check_settings
 
 SAMPLE = SampleFacts(

@@ -52,7 +52,8 @@ def train(
     if not resume and config.train.recipe in ("auto", "component"):  # a file may name them
         config.require_list_and_output()  # before torch is imported, which takes seconds
     from lookalike.commands.train import train as command
-    from lookalike.planning.recipe import choose_by_file, with_choices
+    from lookalike.planning.choice import with_choices
+    from lookalike.planning.recipe import choose_by_file
     from lookalike.training.open_run import resumed_request
 
     if resume and file_of(request) is None:

@@ -33,7 +33,8 @@ from lookalike.inspection.list_checks import bad_rows, check_lists, distinct_row
 from lookalike.log import logger
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
-from lookalike.planning.recipe import choose_by_file, with_choices
+from lookalike.planning.choice import with_choices
+from lookalike.planning.recipe import choose_by_file
 from lookalike.run import DOCTOR_JSON, DOCTOR_PAGE
 from lookalike.storage import Place
 from lookalike.storage.output_checks import check_distinct, check_output_file

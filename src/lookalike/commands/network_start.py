@@ -10,7 +10,8 @@ from lookalike.data.loading.image_source import Source
 from lookalike.distributed.world import World
 from lookalike.losses import MetricLoss
 from lookalike.model.embedder import Embedder
-from lookalike.planning.recipe import Choice, choose_by_start, poolings_to_measure, with_choices
+from lookalike.planning.choice import Choice, with_choices
+from lookalike.planning.choices_by_start import choose_by_start, poolings_to_measure
 from lookalike.training.build import create_embedder
 from lookalike.training.frozen_start import StartFeatures, start_features
 

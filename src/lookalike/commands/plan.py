@@ -26,21 +26,15 @@ from lookalike.losses.pairs.pair_loss import PairLoss
 from lookalike.model.dry_run import sharing_copy
 from lookalike.model.embedder import Embedder
 from lookalike.model.training_network import TrainingNetwork
+from lookalike.planning.choice import Choice, with_choices
+from lookalike.planning.choices_by_start import left_to_start, part_to_hold_out
 from lookalike.planning.estimate import Plan, Profile, make_plan
 from lookalike.planning.facts import network_facts
 from lookalike.planning.gpus import Machine, known_machine, read_machine
 from lookalike.planning.list_needs import list_needs
 from lookalike.planning.network_profile import NetworkProfile
 from lookalike.planning.network_profile import measure as measure_network
-from lookalike.planning.recipe import (
-    Choice,
-    choose,
-    choose_by_data,
-    choose_by_file,
-    left_to_start,
-    part_to_hold_out,
-    with_choices,
-)
+from lookalike.planning.recipe import choose, choose_by_data, choose_by_file
 from lookalike.planning.run_spec import RunSpec
 from lookalike.planning.timing import time_steps
 from lookalike.storage import Place

@@ -10,14 +10,9 @@ import torch
 from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
-from lookalike.planning.recipe import (
-    choose_by_data,
-    choose_by_file,
-    left_to_start,
-    part_to_hold_out,
-    reasons,
-    with_choices,
-)
+from lookalike.planning.choice import reasons, with_choices
+from lookalike.planning.choices_by_start import left_to_start, part_to_hold_out
+from lookalike.planning.recipe import choose_by_data, choose_by_file
 from lookalike.training.build import check_settings
 from lookalike.training.request_lists import create_source, open_catalogs
 

@@ -20,8 +20,8 @@ from lookalike.log import counted, logger
 from lookalike.losses.class_weights import ClassWeights
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
+from lookalike.planning.choice import Choice
 from lookalike.planning.estimate import Plan
-from lookalike.planning.recipe import Choice
 from lookalike.run import Run, kept_score
 from lookalike.storage.byte_size import in_words
 from lookalike.training.checkpoint import Progress

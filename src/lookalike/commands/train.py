@@ -33,13 +33,9 @@ from lookalike.errors import DataError, Interrupted
 from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
-from lookalike.planning.recipe import (
-    Choice,
-    choose_by_data,
-    choose_by_file,
-    part_to_hold_out,
-    with_choices,
-)
+from lookalike.planning.choice import Choice, with_choices
+from lookalike.planning.choices_by_start import part_to_hold_out
+from lookalike.planning.recipe import choose_by_data, choose_by_file
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run

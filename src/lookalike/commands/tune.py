@@ -29,8 +29,9 @@ from lookalike.errors import (
 )
 from lookalike.log import counted, duration, logger
 from lookalike.metrics.bootstrap import LEAST, Difference, differences
+from lookalike.planning.choice import with_choices
 from lookalike.planning.facts import gather_facts
-from lookalike.planning.recipe import choose_by_file, with_choices
+from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_classes import (
     choosing_and_confirming,
     held_out_fraction,

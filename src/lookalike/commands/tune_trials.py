@@ -27,14 +27,10 @@ from lookalike.metrics.protocol import Roles
 from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
+from lookalike.planning.choice import with_choices
+from lookalike.planning.choices_by_start import BY_START
 from lookalike.planning.facts import Facts, with_network
-from lookalike.planning.recipe import (
-    BY_START,
-    IMPLYING,
-    choose,
-    choose_by_file,
-    with_choices,
-)
+from lookalike.planning.recipe import IMPLYING, choose, choose_by_file
 from lookalike.planning.search_classes import choosing_and_confirming
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.run import Run

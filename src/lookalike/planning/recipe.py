@@ -7,11 +7,9 @@ behind them are in docs/recipe.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.data.catalog import Catalog
@@ -21,32 +19,14 @@ from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
-from lookalike.metrics.scores import Scores
-from lookalike.planning.facts import Facts, gather_facts, has_quarters
+from lookalike.planning.choice import Choice, percent
+from lookalike.planning.choices_by_start import BY_START, HELD_OUT_FROM, POOLING, QUARTERS
+from lookalike.planning.facts import Facts, gather_facts
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.sampler_choice import sampler_name
 
 RECIPES = ("auto", "component")
 """Recipes by name; any other value of `train.recipe` is the path of a YAML file."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A setting that the recipe chose.
-
-    Attributes:
-        key: dotted.
-        reason: at most 46 characters that fit a line of the console, and after a colon the facts.
-    """
-
-    key: str
-    value: Any
-    reason: str
-
-    @property
-    def short_reason(self) -> str:
-        """The reason without its facts."""
-        return self.reason.partition(": ")[0]
 
 
 def choose_by_data(
@@ -108,137 +88,9 @@ def choose_by_file(config: Config) -> list[Choice]:
     return [Choice(key, recipe.get(key), f"from {name}") for key in sorted(recipe.asked() - given)]
 
 
-def left_to_start(config: Config) -> set[str]:
-    """Keys that are left to `choose_by_start`, as the run begins; of a request with its choices."""
-    pretrained = config.model.pretrained is not False or config.train.start_from is not None
-    if config.train.recipe != "auto" or not pretrained:
-        return set()
-    left = set(BY_START)
-    if config.optim.name != "adamw":
-        left.discard(_FACTOR)
-    measured = config.model.init_from_features and config.train.start_from is None
-    if not measured or not has_quarters(config):
-        left.discard(_POOLING)
-    return left - config.asked()
-
-
-def poolings_to_measure(config: Config) -> tuple[str, ...]:
-    """Poolings of which the start's retrieval chooses one; the network is built with the first."""
-    if _POOLING in left_to_start(config):
-        return QUARTERS, WHOLE
-    return (config.model.pooling,)
-
-
-def choose_by_start(
-    config: Config, starts: Mapping[str, Scores | None], held_out: float | None = None
-) -> list[Choice]:
-    """Settings that follow from the retrieval of training images before training.
-
-    Args:
-        config: the request with its other choices.
-        starts: retrieval by pooling, of `poolings_to_measure`; None where no class has two images.
-            Empty where it was not measured.
-        held_out: `part_to_hold_out` of the list.
-    """
-    left, choices = left_to_start(config), []
-    pooling = config.model.pooling
-    if _POOLING in left and starts:
-        pooling, reason = _pooling_by_start(starts)
-        choices.append(Choice(_POOLING, pooling, reason))
-    start = starts.get(pooling)
-    if _FACTOR in left:
-        choices.append(_factor_by_start(start))
-    if held_out is not None and start is not None and start.recall[1] >= _RECALLS[-1]:
-        reason = (
-            f"training may lose what a good start has: Recall@1 is {_percent(start.recall[1])} "
-            f"before training; {_percent(held_out)} of the classes choose between start and end"
-        )
-        choices.append(Choice("data.val_fraction", held_out, reason))
-        if "train.interpolate" not in config.asked():
-            choices.append(Choice("train.interpolate", True, reason))
-    return choices
-
-
-def part_to_hold_out(config: Config, catalog: Catalog, held_out: Catalog | None) -> float | None:
-    """Part of the classes of a short list to hold out where its start is good; None for none.
-
-    A tenth, or as many as have 100 images; three at least, and a fifth at most.
-    """
-    asked = config.asked()
-    given = held_out is not None or config.data.val is not None or "data.val_fraction" in asked
-    unused = "train.interpolate" in asked and not config.train.interpolate
-    measured = config.model.init_from_features and config.train.start_from is None
-    if config.train.recipe != "auto" or given or unused or not measured:
-        return None
-    sizes = np.bincount(catalog.class_ids)
-    classes, several = len(catalog.classes), int((sizes > 1).sum())
-    if not max(5 * _FEWEST_HELD_OUT, classes / 2) <= several < _MANY_TO_HOLD_OUT:
-        return None
-    enough = math.ceil(100 * classes / len(catalog))
-    held = min(max(classes // 10, enough, _FEWEST_HELD_OUT), classes // 5)
-    return round(held / classes, 4)
-
-
-def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:
-    quarters, whole = starts[QUARTERS], starts[WHOLE]
-    if quarters is None or whole is None:
-        return WHOLE, "no class has two images: retrieval before training was not measured"
-    figures = (
-        f"before training Recall@1 and MAP@R of {whole.num_queries:,} training images are "
-        f"{_percent(quarters.recall[1])} and {_percent(quarters.map_at_r)} with {QUARTERS}, "
-        f"{_percent(whole.recall[1])} and {_percent(whole.map_at_r)} with {WHOLE}"
-    )
-    if _mean(quarters) < _mean(whole) - _LOSS_OF_QUARTERS:
-        return WHOLE, f"quarters retrieve worse before training: {figures}"
-    return QUARTERS, f"quarters retrieve well before training: {figures}"
-
-
-def _mean(scores: Scores) -> float:
-    return (scores.recall[1] + scores.map_at_r) / 2
-
-
-def _factor_by_start(start: Scores | None) -> Choice:
-    if start is None:
-        reason = "the backbone is pretrained: its retrieval before training was not measured"
-        return Choice(_FACTOR, _FACTORS[1], reason)
-    recall = start.recall[1]
-    return Choice(
-        _FACTOR,
-        _FACTORS[sum(recall < limit for limit in _RECALLS)],
-        f"Recall@1 is {_percent(recall)} before training: among {start.num_queries:,} training "
-        "images; a lower one gets a higher rate",
-    )
-
-
-def with_choices(config: Config, choices: list[Choice]) -> Config:
-    """Request with the values of the recipe."""
-    return config.with_values({choice.key: choice.value for choice in choices})
-
-
-def reasons(choices: list[Choice]) -> dict[str, str]:
-    """Reason by dotted key."""
-    return {choice.key: choice.reason for choice in choices}
-
-
 _LENGTHS = {"train.epochs", "train.time_budget"}
 
-_FEWEST_HELD_OUT, _MANY_TO_HOLD_OUT, _MOST_HELD_OUT = 3, 100, 200  # classes
-
-_POOLING, _FACTOR = "model.pooling", "optim.backbone_lr_factor"
-
-BY_START = frozenset({_POOLING, _FACTOR})
-"""Settings that are chosen by the features of the start, after the network was built."""
-
-QUARTERS, WHOLE = "gem+quarters", "gem+avg"
-
-_LOSS_OF_QUARTERS = 0.04
-"""Mean of Recall@1 and MAP@R that quarters may lose before training, and are still chosen.
-
-Training gains more with quarters: see docs/recipe.md.
-"""
-
-_RECALLS, _FACTORS = (0.85, 0.6), (0.1, 0.3, 1.0)
-"""Recall@1 of the start above which the backbone's learning rate has each factor."""
+_MOST_HELD_OUT = 200  # classes
 
 _MARGINS = {
     "amsoftmax": 0.2,
@@ -302,9 +154,9 @@ def _data(config: Config, facts: Facts) -> Iterator[Choice]:
             "data.flip",
             0.0,
             "mirror images look like other classes: of them "
-            f"{_percent(sample.mirrored_recall)} "
+            f"{percent(sample.mirrored_recall)} "
             "have an image of their class as the nearest, of the images as they are "
-            f"{_percent(sample.recall)}",
+            f"{percent(sample.recall)}",
         )
 
 
@@ -314,7 +166,7 @@ def _holds_out(config: Config, facts: Facts) -> bool:
         return False
     if "data.val_fraction" in config.asked():
         return False
-    return facts.several >= max(_MANY_TO_HOLD_OUT, facts.classes / 2)
+    return facts.several >= max(HELD_OUT_FROM, facts.classes / 2)
 
 
 def _model(config: Config, facts: Facts) -> Iterator[Choice]:
@@ -340,10 +192,10 @@ def _model(config: Config, facts: Facts) -> Iterator[Choice]:
             else "its features have both signs: GeM pools positive ones, of convolutions",
         )
     elif facts.quarters and config.model.quarters_stride is not None:
-        yield Choice(_POOLING, QUARTERS, "model.quarters_stride is given")
+        yield Choice(POOLING, QUARTERS, "model.quarters_stride is given")
     elif facts.quarters and not facts.pretrained:
         reason = "random weights retrieve better with positions"
-        yield Choice(_POOLING, QUARTERS, reason)
+        yield Choice(POOLING, QUARTERS, reason)
     if facts.pretrained and config.train.start_from is None:
         yield Choice(
             "model.init_from_features",
@@ -497,10 +349,6 @@ def _epochs(facts: Facts, batch: int) -> int:
     if facts.pretrained:
         return min(max(5, math.ceil(128 * batch / images)), 30)
     return min(max(round(40 * (5000 / images) ** 0.4), 10), 100)
-
-
-def _percent(part: float) -> str:
-    return f"{100 * part:.0f} %"
 
 
 def _gigabytes(number: float) -> str:
