@@ -121,7 +121,7 @@ def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:
     )
     if _mean(quarters) < _mean(whole) - _LOSS_OF_QUARTERS:
         return WHOLE, f"quarters retrieve worse before training: {figures}"
-    return QUARTERS, f"quarters retrieve well before training: {figures}"
+    return QUARTERS, f"quarters retrieve no worse before training: {figures}"
 
 
 def _mean(scores: Scores) -> float:
