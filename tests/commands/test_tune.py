@@ -297,6 +297,38 @@ def test_trial_0_has_the_rate_of_a_pretrained_backbone_and_its_recipe_goes_with_
     assert "data.val_fraction" not in {choice.key for choice in choose_by_file(asked)}
 
 
+@pytest.mark.parametrize("given", [{}, {"interpolate": False}, {"val_fraction": 0.0}])
+def test_the_recipe_of_a_short_list_guards_a_good_start_as_plain_training(tmp_path, given):
+    """26 colours that any network tells apart."""
+    weights, lines = tmp_path / "weights.safetensors", []
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    rng = np.random.default_rng(0)
+    for klass in range(26):
+        colour = rng.integers(0, 256, 3)
+        for view in range(3):
+            pixels = (colour + rng.integers(-5, 5, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{klass}-{view}.png")
+            lines.append(f"{klass}-{view}.png {klass}\n")
+    (tmp_path / "train.txt").write_text("".join(lines))
+    small = {**SMALL, "pretrained": weights, "train": tmp_path / "train.txt", **given}
+    del small["over"]
+    found = lookalike.tune(output=tmp_path / "search", trials=1, **small)
+    runs = [
+        lookalike.train(output=tmp_path / "plain", report=False, **small),
+        lookalike.train(
+            train=tmp_path / "train.txt", output=tmp_path / "tuned", recipe=found.recipe,
+            report=False, device="cpu", threads=0,
+        ),
+    ]  # fmt: skip
+    plain, tuned = (Config.load(content=run.resolved.read_bytes(), file="x") for run in runs)
+    assert round(26 * plain.data.val_fraction) == (0 if given else 5)
+    assert plain.train.interpolate is not bool(given)
+    for key in ("data.val_fraction", "train.interpolate", "optim.backbone_lr_factor"):
+        assert tuned.get(key) == plain.get(key)
+    if not given:
+        assert "interpolation" in runs[1].scores()[-1]
+
+
 def test_a_wrong_list_is_named_before_a_missing_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(StorageError, match=r"none\.txt: no such file"):

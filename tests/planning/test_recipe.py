@@ -277,6 +277,11 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
         assert part_to_hold_out(request(given), short, None) is None
     for given in ("data.val=null", "train.interpolate=true"):
         assert part_to_hold_out(request(given), short, None) is not None
+    file = "train.recipe=ours.yaml"
+    assert part_to_hold_out(request(file), short, None) is None
+    file_that_guards = request(file, "train.interpolate=true")
+    assert part_to_hold_out(file_that_guards, short, None) == 0.2
+    assert part_to_hold_out(file_that_guards, catalog_of([5] * 400), None) == 0.05
     adamw = request("model.pooling=gem+avg")
     good = by_start(adamw, {"gem+avg": Start(0.8)}, 0.1)
     assert (good["data.val_fraction"], good["train.interpolate"]) == (0.1, True)
@@ -295,6 +300,14 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
 )
 def test_poolings_are_measured_where_the_choice_is_open(overrides, measured):
     assert poolings_to_measure(request(*overrides)) == measured
+
+
+@pytest.mark.parametrize(
+    ("classes", "held"), [(100, 20), (534, 27), (5000, 200), (3 * 10**6, 200), (3 * 10**7, 200)]
+)
+def test_a_twentieth_of_many_classes_is_held_out(classes, held):
+    found = chosen(classes=classes, images=10 * classes, several=classes)
+    assert round(classes * found["data.val_fraction"]) == held
 
 
 def test_transformers_are_not_pooled_by_gem():

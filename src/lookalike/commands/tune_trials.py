@@ -78,6 +78,23 @@ class WholeListRecipe:
             choices += choose(config, with_network(self.facts, config))
         return {c.key: c.value for c in choices if c.key not in values}
 
+    def settings(self, values: Mapping[str, Any], by_start: Mapping[str, Any]) -> dict[str, Any]:
+        """These settings and the recipe's choices, for a file that is a recipe itself.
+
+        Where the recipe leaves it to the start's retrieval whether classes are held out, so does
+        the file, by `train.interpolate` alone.
+
+        Args:
+            values: settings that were searched.
+            by_start: choices of a trial by the start's retrieval.
+        """
+        found = {**self.chosen(values), **by_start, **values}
+        asked = self.request.asked()
+        measured = self.facts is not None and found.get("model.init_from_features")
+        if measured and not asked & {"data.val_fraction", "train.interpolate"}:
+            found.setdefault("train.interpolate", True)
+        return found
+
     def request_of_trial(self, values: Mapping[str, Any], fraction: float, epochs: int) -> Config:
         """Request of a trial that leaves open only what follows from the start's retrieval."""
         chosen = self.chosen(values)
@@ -192,7 +209,7 @@ class TrialRunner:
         file = self.folder.run(0 if trial is None else trial.trial).recipe
         in_run = json.loads(file.read_text("utf-8")) if file.exists() else []
         by_start = {c["key"]: c["value"] for c in in_run}
-        return self.recipe.chosen(values) | by_start | values
+        return self.recipe.settings(values, by_start)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ HELD_OUT_FROM = 100
 
 _FEWEST = 3  # held-out classes
 
+_MOST = 200
+
 
 def left_to_start(config: Config) -> set[str]:
     """Keys that are left to `choose_by_start`, as the run begins; of a request with its choices."""
@@ -93,21 +95,30 @@ def choose_by_start(
 def part_to_hold_out(config: Config, catalog: Catalog, held_out: Catalog | None) -> float | None:
     """Part of the classes of a short list to hold out where its start is good; None for none.
 
-    A tenth, or as many as have 100 images; three at least, and a fifth at most.
+    A tenth, or as many as have 100 images; three at least, and a fifth at most. With a file that is
+    the recipe, which has to set `train.interpolate`, also of a long list.
     """
-    asked = config.asked()
+    asked, recipe = config.asked(), config.train.recipe
     given = held_out is not None or config.data.val is not None or "data.val_fraction" in asked
-    unused = "train.interpolate" in asked and not config.train.interpolate
+    used = config.train.interpolate if "train.interpolate" in asked else recipe == "auto"
     measured = config.model.init_from_features and config.train.start_from is None
-    if config.train.recipe != "auto" or given or unused or not measured:
+    if recipe == "component" or given or not used or not measured:
         return None
     sizes = np.bincount(catalog.class_ids)
     classes, several = len(catalog.classes), int((sizes > 1).sum())
-    if not max(5 * _FEWEST, classes / 2) <= several < HELD_OUT_FROM:
+    if several < max(5 * _FEWEST, classes / 2):
         return None
+    if several >= HELD_OUT_FROM:
+        return None if recipe == "auto" else part_of_long_list(classes)
     enough = math.ceil(100 * classes / len(catalog))
     held = min(max(classes // 10, enough, _FEWEST), classes // 5)
     return round(held / classes, 4)
+
+
+def part_of_long_list(classes: int) -> float:
+    """Part of at least `HELD_OUT_FROM` classes to hold out: a twentieth, 20 to 200 of them."""
+    held = min(max(round(classes / 20), 20), _MOST)
+    return round(held / classes, len(str(classes)) + 1)
 
 
 def _pooling_by_start(starts: Mapping[str, Scores | None]) -> tuple[str, str]:

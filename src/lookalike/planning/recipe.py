@@ -20,7 +20,13 @@ from lookalike.errors import ConfigError
 from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.planning.choice import Choice, percent
-from lookalike.planning.choices_by_start import BY_START, HELD_OUT_FROM, POOLING, QUARTERS
+from lookalike.planning.choices_by_start import (
+    BY_START,
+    HELD_OUT_FROM,
+    POOLING,
+    QUARTERS,
+    part_of_long_list,
+)
 from lookalike.planning.facts import Facts, gather_facts
 from lookalike.training.build_heads import metric_loss
 from lookalike.training.sampler_choice import sampler_name
@@ -90,8 +96,6 @@ def choose_by_file(config: Config) -> list[Choice]:
 
 _LENGTHS = {"train.epochs", "train.time_budget"}
 
-_MOST_HELD_OUT = 200  # classes
-
 _MARGINS = {
     "amsoftmax": 0.2,
     "cosface": 0.2,
@@ -140,10 +144,11 @@ def _start(config: Config, facts: Facts) -> Iterator[Choice]:
 
 def _data(config: Config, facts: Facts) -> Iterator[Choice]:
     if _holds_out(config, facts):
-        held = min(max(round(facts.classes / 20), 20), _MOST_HELD_OUT)
+        part = part_of_long_list(facts.classes)
+        held = round(part * facts.classes)
         yield Choice(
             "data.val_fraction",
-            round(held / facts.classes, 4),
+            part,
             f"{held} of {facts.classes:,} classes are held out: they show whether training "
             "helps, and choose between its start and its end",
         )
