@@ -30,6 +30,7 @@ from lookalike.planning.search_space import Range, Values, default_space, includ
 from lookalike.planning.search_state import Trial
 from lookalike.planning.trial_proposals import propose
 from lookalike.planning.tune_page import render
+from lookalike.training.request_lists import create_source
 from program import run
 
 SMALL = {
@@ -262,6 +263,7 @@ def test_other_settings_need_another_directory(found, hard_list):
 def test_mistakes_are_one_line(monkeypatch, shapes, hard_list, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
+    (tmp_path / "timed.yaml").write_text("train: {time_budget: 1h}\n")
     given = ["tune", "--train", hard_list, "--output", tmp_path / "other"]
     small = ["model.backbone=test_resnet", "model.pretrained=false", "run.device=cpu"]
     few = ["tune", "--train", shapes / "train.txt", "--output", tmp_path / "few", *small]
@@ -272,6 +274,10 @@ def test_mistakes_are_one_line(monkeypatch, shapes, hard_list, tmp_path, capsys)
         ([*given, "--trials", "2"], "holds no search (it has notes.txt)"),
         ([*given, "--trials", "2", "train.time_budget=1h"], "train.time_budget"),
         ([*given, "--trials", "2", "--over", "loss.margin=0.1..7"], "margin"),
+        (
+            [*given, "--trials", "2", "--recipe", tmp_path / "timed.yaml"],
+            "timed.yaml: train.time_b",
+        ),
         ([*few, "--trials", "2"], "too few classes"),
     ]:
         assert run(monkeypatch, *arguments) == 2, message
@@ -327,6 +333,34 @@ def test_the_recipe_of_a_short_list_guards_a_good_start_as_plain_training(tmp_pa
         assert tuned.get(key) == plain.get(key)
     if not given:
         assert "interpolation" in runs[1].scores()[-1]
+
+
+def test_a_search_from_a_recipe_that_holds_classes_out_measures_on_none_that_were_learnt(
+    hard_list, tmp_path, monkeypatch
+):
+    (tmp_path / "recipe.yaml").write_text("data: {val_fraction: 0.1, allow_truncated: true}\n")
+    measured = []
+
+    class Runner(tune_trials.TrialRunner):
+        def run(self, number, values):
+            measured.append(self.held_out.classes.names)
+            return super().run(number, values)
+
+    def source(config):
+        assert config.data.allow_truncated
+        return create_source(config)
+
+    monkeypatch.setattr(tune_module, "create_source", source)
+    monkeypatch.setattr(tune_module, "TrialRunner", Runner)
+    found = lookalike.tune(
+        train=hard_list, output=tmp_path / "search", trials=1,
+        recipe=tmp_path / "recipe.yaml", **SMALL,
+    )  # fmt: skip
+    learnt = json.loads((found.path / "trials/0000/classes.json").read_text())
+    assert len(measured[0]) == 12
+    assert len(learnt["classes"]) == 28
+    assert not {*measured[0]} & {*learnt["classes"]}
+    assert Config.load(found.recipe).data.val_fraction == 0.1
 
 
 def test_a_wrong_list_is_named_before_a_missing_extra(monkeypatch, tmp_path):

@@ -128,6 +128,7 @@ def tune(
     texts = [over] if isinstance(over, str) else list(over)
     asked_space = parse_space(texts, request)
     request = keep_streams(request)
+    _check_recipe(request)
     build.check_settings(request)
     for key, one in asked_space.items():
         for value in one.ends():
@@ -171,6 +172,16 @@ def _checked(config: Config, time: str | None, trials: int | None) -> Config:
             "length of a trial as train.epochs"
         )
     return config
+
+
+def _check_recipe(request: Config) -> None:
+    """Check the file that is the recipe, if it is one."""
+    budget = with_choices(request, choose_by_file(request)).train.time_budget
+    if budget is not None:
+        raise ConfigError(
+            f"{request.train.recipe}: train.time_budget is not for a search; give its time in all "
+            "(--time 2h), and the length of a trial as train.epochs (--epochs)"
+        )
 
 
 def _seconds(text: str) -> float:
@@ -221,9 +232,11 @@ class _SettingsSearch:
         began: float,
     ) -> _SettingsSearch:
         with World.from_env(request.run.device) as world:
-            source = create_source(request)
-            # What `train` would find, with its validation set as a fact only.
+            # What `train` would find, with its validation set as a fact only, and no classes held
+            # out by a file: the search holds out its own.
             config = with_choices(request, choose_by_file(request))
+            config = config.with_values({"data.val_fraction": 0.0})
+            source = create_source(config)
             catalog, validation = open_catalogs(config)
             check_optuna()
             facts = None
