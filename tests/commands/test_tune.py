@@ -27,7 +27,7 @@ from lookalike.errors import (
 from lookalike.planning.facts import Facts
 from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
-from lookalike.planning.search_state import Trial
+from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.planning.trial_proposals import propose
 from lookalike.planning.tune_page import render
 from lookalike.training.request_lists import create_source
@@ -258,6 +258,31 @@ def test_other_settings_need_another_directory(found, hard_list):
         lookalike.tune(
             train=hard_list, output=found.path, trials=2, **{**SMALL, "over": "data.flip=0,1"}
         )
+
+
+def test_a_search_goes_on_with_other_spellings_of_its_files(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for name in ("classes.txt", "recipe.yaml", "sub/recipe.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    folder = SearchFolder(tmp_path / "search")
+
+    def epochs(*overrides):
+        return folder.check_same(Config.load(None, overrides), [], "images")
+
+    begun = ["data.classes=classes.txt", "train.recipe=recipe.yaml", "data.val=val.txt"]
+    folder.begin(Config.load(None, begun), [], "images", 7)
+    here = tmp_path
+    assert epochs(*begun) == 7
+    assert epochs("data.classes=./classes.txt", *begun[1:2], "data.val=./val.txt") == 7
+    assert epochs(f"data.classes={here}/classes.txt", f"recipe={here}/recipe.yaml", begun[2]) == 7
+    monkeypatch.chdir("sub")
+    given = ["data.classes=../classes.txt", "recipe=../recipe.yaml", f"data.val={here}/val.txt"]
+    assert epochs(*given) == 7
+    with pytest.raises(RunError, match=r"began with train.recipe=recipe.yaml, and not /.*/sub/re"):
+        epochs(given[0], f"recipe={here}/sub/recipe.yaml", given[2])
+    with pytest.raises(RunError, match=r"began with data.val=val.txt, and not None"):
+        epochs(*given[:2])
 
 
 def test_mistakes_are_one_line(monkeypatch, shapes, hard_list, tmp_path, capsys):

@@ -27,6 +27,18 @@ def test_spellings_of_one_file(here, key):
             assert not same_setting(key, one, other)
 
 
+def test_a_relative_path_may_start_at_another_folder(here, monkeypatch):
+    monkeypatch.chdir("sub")
+    spellings = ["file", "./file", "link", f"{here}/file", f"file://{here}/file"]
+    for one in ("../file", f"{here}/file"):
+        assert all(same_setting("data.classes", one, other, str(here)) for other in spellings)
+        assert not same_setting("data.classes", one, "sub/file", str(here))
+        assert not same_setting("data.classes", one, "file")
+    nets = ("local-dir:.", f"local-dir:{here}/sub")
+    assert all(same_setting("model.backbone", one, "local-dir:sub", str(here)) for one in nets)
+    assert same_setting("model.pretrained", "s3://b/x", "S3://b/x", str(here))
+
+
 def test_what_is_no_place_is_compared_as_it_is(here):
     assert same_setting("loss.name", "arcface", "arcface")
     assert not same_setting("loss.name", "file", "./file")

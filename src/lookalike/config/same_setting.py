@@ -20,10 +20,10 @@ _NAMES = ("auto", "component")
 _BACKBONE_FOLDER = "local-dir:"
 
 
-def same_setting(key: str, one: Any, other: Any) -> bool:
+def same_setting(key: str, one: Any, other: Any, folder: str = "") -> bool:
     """True for equal values, and for two spellings of one file or folder that is there.
 
-    A relative path starts at the working folder.
+    A relative path starts at the working folder, that of `other` at `folder` where that is given.
     """
     if one == other:
         return True
@@ -37,4 +37,6 @@ def same_setting(key: str, one: Any, other: Any) -> bool:
         return False
     canonical = storage.canonicalizer()
     is_there = storage.is_remote(one) or os.path.exists(storage.local_path(one))
+    if folder and not storage.is_remote(other):
+        other = os.path.join(folder, storage.local_path(other))
     return is_there and canonical(one) == canonical(other)

@@ -1,6 +1,6 @@
 """Output directory of a search: what it was begun with, and its finished trials.
 
-tune.json          request, searched settings and length of a trial, as the search began
+tune.json          request, its folder, searched settings and length of a trial, as the search began
 trials.jsonl       finished trials, one JSON object a line
 trials/0003/       a trial's run, without its weights, and confirmation.json
 recipe.yaml        the settings that were found, for train.recipe
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.config.config import Config
+from lookalike.config.same_setting import same_setting
 from lookalike.errors import ConfigError, RunError, reason_of
 from lookalike.run import Run
 from lookalike.storage import Place
@@ -48,6 +50,7 @@ class Trial(Checked):
 
 class _Begun(Checked):
     request: dict[str, Any]
+    folder: str = ""
     over: list[str]
     list: str
     epochs: Count
@@ -96,7 +99,10 @@ class SearchFolder:
 
     def begin(self, config: Config, over: list[str], fingerprint: str, epochs: int) -> None:
         """Write what the search begins with."""
-        begun = {"request": _request(config), "over": over, "list": fingerprint, "epochs": epochs}
+        begun = {
+            "request": _request(config), "folder": str(Path.cwd()), "over": over,
+            "list": fingerprint, "epochs": epochs,
+        }  # fmt: skip
         storage.write_text(self.state, json.dumps(begun, indent=1) + "\n")
 
     def check_same(self, config: Config, over: list[str], fingerprint: str) -> int | None:
@@ -111,7 +117,7 @@ class SearchFolder:
         begun = read_checked(self.state.read_bytes(), _Begun, str(self.state), FIX)
         now = _request(config)
         for key in sorted({*now, *begun.request}):
-            if now.get(key) != begun.request.get(key):
+            if not _same(key, now.get(key), begun.request.get(key), begun.folder):
                 raise RunError(
                     f"{self.path}: the search began with {key}={begun.request.get(key)}, and not "
                     f"{now.get(key)}; {fix}"
@@ -173,6 +179,13 @@ class SearchFolder:
 
 _FREE = ("data.train", "data.threads", "data.requests", "data.cache", "data.cache_size")
 """Settings that may differ on resume; that of the list is compared by its content."""
+
+
+def _same(key: str, now: Any, begun: Any, folder: str) -> bool:
+    """True if a trial gives the same; relative paths of `begun` start at `folder`."""
+    if key == "data.val":  # only its presence counts
+        return (now is None) == (begun is None)
+    return same_setting(key, now, begun, folder)
 
 
 def _request(config: Config) -> dict[str, Any]:
