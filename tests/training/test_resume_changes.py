@@ -281,6 +281,34 @@ def test_another_spelling_of_a_file_is_no_change(shapes, tmp_path, monkeypatch, 
         train(**settings(shapes, "run", **{**files, "recipe": "other.yaml"}), resume=True)
 
 
+def test_a_recipe_is_the_same_from_another_folder(shapes, tmp_path, monkeypatch, caplog):
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    for folder in (began, elsewhere):
+        folder.mkdir()
+        (folder / "mine.yaml").write_text("optim:\n  lr: 0.01\n")
+    monkeypatch.chdir(began)
+    output = tmp_path / "run"
+    train(**settings(shapes, output, max_steps=1, recipe="mine.yaml"))
+    monkeypatch.chdir(elsewhere)
+    caplog.clear()
+    # With the saved request for all else, and with a complete one.
+    train(output=str(output), resume=True, max_steps=2, recipe=str(began / "mine.yaml"))
+    for steps, recipe in ((3, "../began/mine.yaml"), (4, str(began / "mine.yaml"))):
+        train(**settings(shapes, output, max_steps=steps, recipe=recipe), resume=True)
+    assert "changed settings" not in caplog.text
+    with pytest.raises(ConfigError, match=r"elsewhere/mine.yaml is for new runs, .*began/mine.y"):
+        train(
+            **settings(shapes, output, max_steps=5, recipe=str(elsewhere / "mine.yaml")),
+            resume=True,
+        )
+    # A folder that was moved with its recipe, given as before.
+    train(**settings(shapes, tmp_path / "new", max_steps=1, recipe="mine.yaml"))
+    monkeypatch.chdir(elsewhere.rename(tmp_path / "moved"))
+    caplog.clear()
+    train(**settings(shapes, tmp_path / "new", max_steps=2, recipe="mine.yaml"), resume=True)
+    assert "changed settings" not in caplog.text
+
+
 @pytest.mark.parametrize("change", [{"time_budget": "1h"}, {"recipe": "auto"}])
 def test_settings_of_new_runs_are_refused(resumed, change):
     with pytest.raises(ConfigError, match=r"is for new runs, and .* began with (none|component)"):

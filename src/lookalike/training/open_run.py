@@ -115,9 +115,12 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
     for key, instead in _OF_NEW_RUNS.items():
-        if key in given and not same_setting(key, config.get(key), used.get(key)):
+        now, known = config.get(key), [used.get(key)]
+        if key == "train.recipe":  # of a folder that was moved, as it was given
+            known.append(before.get(key))
+        if key in given and not any(same_setting(key, now, value) for value in known):
             raise ConfigError(
-                f"{key}={config.get(key)} is for new runs, and {run.path} began with "
+                f"{key}={now} is for new runs, and {run.path} began with "
                 f"{setting_text(used.get(key))}: {instead}, or train into another --output"
             )
     if used.data.val_fraction and config.data.val is not None and used.data.val is None:
@@ -140,7 +143,10 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
 
 
 def write_request(run: Run, asked: Config, used: Config) -> None:
-    """Write config.yaml (as asked) and resolved.yaml (as used), without secrets in addresses."""
+    """Write config.yaml (as asked) and resolved.yaml (as used), without secrets in addresses.
+
+    In resolved.yaml a recipe file has its absolute path, by which a resumed run knows it.
+    """
     written = asked.without_secrets()
     cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
     if cut:
@@ -148,6 +154,8 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
             "%s: written without the user info and signature of its address; to resume, give it "
             "again", ", ".join(cut),
         )  # fmt: skip
+    if used.train.recipe not in ("auto", "component"):
+        used = used.with_values({"train.recipe": storage.absolute(used.train.recipe)})
     storage.write_text(run.resolved, used.without_secrets().to_yaml())
     storage.write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
 

@@ -36,7 +36,7 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
 _LENGTH = ("train.epochs", "train.max_steps")
 """Settings of the length of a run."""
 
-_REPORTED_ELSEWHERE = (*_LENGTH, "train.batch_size", "data.train", "data.val")
+_REPORTED_ELSEWHERE = (*_LENGTH, "train.batch_size", "data.train", "data.val", "train.recipe")
 """Settings whose change another message reports."""
 
 _OF_THE_START = ("model.pretrained", "model.init_from_features", "train.start_from")

@@ -65,9 +65,7 @@ def files_named_by(config: Config, resume: bool) -> Iterator[None]:
                 continue
             path = place.removeprefix("local-dir:")
             if path in str(error) and _is_relative(path) and not storage.exists(path):
-                fix = "run this there"
-                if key != "train.recipe":  # a run keeps its own
-                    fix += f", or give {key}=PLACE"
+                fix = f"run this there, or give {key}=PLACE"
                 named = f"{storage.public(str(output))} names it in {key}"
                 error.args = (
                     f"{error}; {named}, relative to the folder where it was trained: {fix}",
