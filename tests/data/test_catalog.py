@@ -169,6 +169,23 @@ def test_any_labels(tmp_path, labels, names, count):
         assert [found.names[i] for i in ids] == shortest
 
 
+@pytest.mark.parametrize(
+    "images", [["1.jpg", "2.jpg"], ["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "ab/2.jpg"], ["../1.jpg"]]
+)
+def test_the_fingerprint_is_that_of_a_list_in_any_spelling(tmp_path, monkeypatch, images):
+    here, rows = tmp_path / "here", enumerate(images)
+    here.mkdir()
+    (here / "list.txt").write_text("".join(f"{image} {row}\n" for row, image in rows))
+    found = set()
+    for folder, spellings in (
+        (here, ["list.txt", "./list.txt", "../here/list.txt"]),
+        (tmp_path, ["here/list.txt", f"{here}/list.txt", f"file://{here}/list.txt"]),
+    ):
+        monkeypatch.chdir(folder)
+        found |= {catalog_of(spelling).fingerprint() for spelling in spellings}
+    assert len(found) == 1
+
+
 def test_labels_are_mapped_to_classes_and_back():
     classes = Classes(("cat", "007", "猫"))
     assert [classes.index(label) for label in ("猫", "7", "0007", "cat")] == [2, 1, 1, 0]

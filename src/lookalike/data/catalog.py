@@ -81,11 +81,13 @@ class Catalog:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits: paths below a common folder, labels, details and weights."""
-        folder = self._common_place().rpartition("/")[0]
+        folder, slash, _ = self._common_place().rpartition("/")
         digest = hashlib.sha256()
         line: tuple[object, ...]
         for record in self.records:
             place = storage.unsigned(record.uri)
+            if not slash and place[:1] != "/" and not storage.is_remote(place):
+                place = f"/{place}"  # as below a folder: the working folder is theirs
             line = (place[len(folder) :], record.label, record.member, record.details)
             if record.details and record.details.further_labels:
                 line = (*line, record.details.further_labels)
