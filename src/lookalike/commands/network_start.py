@@ -30,7 +30,12 @@ class NetworkStart:
     choices: list[Choice]
 
     def of_list(self, catalog: Catalog, *, source: Source, world: World) -> NetworkStart:
-        """The same network with neck and features of another list; called by all workers."""
+        """The same network with neck and features of another list; called by all workers.
+
+        The features are not taken from those of a list that holds this one: a run resumed before
+        its first checkpoint computes them of this list alone, and batches of other images, above
+        all a last one of another size, may have other last bits.
+        """
         features = start_features(self.embedder, catalog, source=source, world=world)
         features.set_neck(self.embedder.neck, world)
         return replace(self, features=features)
