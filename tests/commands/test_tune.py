@@ -274,6 +274,7 @@ def test_a_search_goes_on_with_other_spellings_of_its_files(tmp_path, monkeypatc
     folder.begin(Config.load(None, begun), [], "images", 7)
     here = tmp_path
     assert epochs(*begun) == 7
+    assert epochs(*begun, "data.format=auto") == 7  # as with a list from standard input
     assert epochs("data.classes=./classes.txt", *begun[1:2], "data.val=./val.txt") == 7
     assert epochs(f"data.classes={here}/classes.txt", f"recipe={here}/recipe.yaml", begun[2]) == 7
     monkeypatch.chdir("sub")

@@ -177,8 +177,10 @@ class SearchFolder:
         return torch.tensor(found.classes), values
 
 
-_FREE = ("data.train", "data.threads", "data.requests", "data.cache", "data.cache_size")
-"""Settings that may differ on resume; that of the list is compared by its content."""
+_FREE = (
+    "data.train", "data.format", "data.threads", "data.requests", "data.cache", "data.cache_size",
+)  # fmt: skip
+"""Settings that may differ on resume; those of the list are compared by its content."""
 
 
 def _same(key: str, now: Any, begun: Any, folder: str) -> bool:
